@@ -1,12 +1,20 @@
 """EngineClient: how the API process talks to an engine, whichever process that lives in."""
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from engine.client.first_token import FirstToken
-from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput, ServiceClass
+from engine.protocol import (
+    AbortReason,
+    EngineInfo,
+    EngineRequest,
+    PoolingOutput,
+    PoolingRequest,
+    RequestOutput,
+    ServiceClass,
+)
 
 
 class EngineState(enum.StrEnum):
@@ -84,4 +92,13 @@ class EngineClient(Protocol):
         iterate to the end or abort.
 
         num_new_tokens: of its prompt, less what other requests of the same client compute; all if it is left out.
+        """
+
+    async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
+        """The outputs of texts, in order; only of an engine whose info has `pooling`, which generates nothing.
+
+        Together they count as one request that waits. If the engine process ends, the next one computes what is left.
+        Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the engine ends twice while it
+        computes one of the texts, or for good, and EngineStopped. If it is cancelled, what has not begun is not
+        computed. An engine that gives up on one text says so in its output alone, by FinishReason.ERROR.
         """

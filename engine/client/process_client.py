@@ -5,6 +5,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
@@ -13,20 +14,26 @@ from engine.client.intake import Intake
 from engine.client.interface import EngineState, EngineStatus, RestartReason
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
+from engine.client.pooling_calls import PoolingCalls
 from engine.client.progress_clock import ProgressClock
 from engine.client.queue_limit import QueueLimit
 from engine.client.restart_limit import MAX_RESTARTS, RESTART_WINDOW_S, RestartLimit
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, OptionError, StartupError
 from engine.protocol import (
+    AbortPooling,
     AbortReason,
     AbortRequest,
+    AddPooling,
     AddRequest,
     EngineInfo,
     EngineRequest,
     Failed,
     FromEngine,
     Loading,
+    PoolingOutput,
+    PoolingOutputs,
+    PoolingRequest,
     Ready,
     ServiceClass,
     SetLogLevel,
@@ -50,8 +57,8 @@ _COMMAND = (sys.executable, "-P", "-m", "engine.process")  # -P: not from the cu
 class ProcessClient:
     """Owns the engine process. All methods run on the event loop that called `start`.
 
-    Invariant: when the process ends, every open stream raises EngineDied or is sent to the next process, so that no
-    caller waits for an engine that is gone.
+    Invariant: when the process ends, every open stream or call raises EngineDied or is sent to the next process, so
+    that no caller waits for an engine that is gone.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class ProcessClient:
             shares_prefixes=config.enable_prefix_caching,
             on_first_token=self._callbacks.on_first_token,
         )
+        self._pooling = PoolingCalls(QueueLimit(max_num_waiting, max_num_waiting_tokens))
         self._state = EngineState.LOADING
         self._reason = "the engine has not been started"
         self._loading: Loading | None = None
@@ -139,19 +147,23 @@ class ProcessClient:
 
     def status(self) -> EngineStatus:
         stage, progress = self._stage()
-        num_open = len(self._streams)
+        num_open = self._num_open
         return EngineStatus(
             state=self._state,
             reason=self._reason if stage is None else f"{self._reason}: {stage}{_percent(progress)}",
             stage=stage,
             progress=progress,
             num_open=num_open,
-            num_running=self._intake.stats.running,
-            num_waiting=self._intake.num_waiting,
-            num_waiting_tokens=self._streams.backlog.num_tokens,
+            num_running=self._intake.stats.running + self._pooling.num_running,
+            num_waiting=self._intake.num_waiting + self._pooling.num_waiting,
+            num_waiting_tokens=self._streams.backlog.num_tokens + self._pooling.num_waiting_tokens,
             seconds_since_progress=self._clock.silent_s(time.monotonic()) if num_open else 0.0,
             num_restarts=self._num_restarts,
         )
+
+    @property
+    def _num_open(self) -> int:
+        return len(self._streams) + len(self._pooling)
 
     def _stage(self) -> tuple[str | None, float | None]:
         """What is being loaded, and how much of it is done (0..1); None is unknown."""
@@ -162,7 +174,10 @@ class ProcessClient:
 
     def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
         self._check_ready()
-        self._intake.check(num_requests, num_new_tokens)
+        if self.info.pooling is not None:
+            self._pooling.check(num_requests, num_new_tokens)
+        else:
+            self._intake.check(num_requests, num_new_tokens)
 
     def _check_ready(self) -> None:
         if self._state is not EngineState.READY:
@@ -172,16 +187,27 @@ class ProcessClient:
         return self._intake.predict(num_new_tokens, service_class)
 
     def drain_s(self) -> float:
-        return self._intake.drain_s()
+        return self._intake.drain_s() if self.info.pooling is None else self._pooling.drain_s()
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> OutputStream:
         self._check_ready()
         self._intake.check_requests(1)
-        if not self._streams:
-            self._clock.restart(time.monotonic())  # it was idle
+        self._leave_idleness()
         stream = self._intake.open(request, num_new_tokens, lambda reason: self._abort(request.id, reason))
         self._send_requests()
         return stream
+
+    async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
+        self._check_ready()
+        assert self.info.pooling is not None
+        self._leave_idleness()
+        return await self._pooling.run(
+            requests, send=self._send_requests, on_abort=lambda ids: self._send(AbortPooling(ids))
+        )
+
+    def _leave_idleness(self) -> None:
+        if self._num_open == 0:
+            self._clock.restart(time.monotonic())
 
     def set_log_level(self, level: str) -> None:
         self._send(SetLogLevel(level))
@@ -189,6 +215,8 @@ class ProcessClient:
     def _send_requests(self) -> None:
         for request in self._streams.take_unsent():
             self._send(AddRequest(request))
+        if texts := self._pooling.take_unsent():
+            self._send(AddPooling(texts))
 
     def _abort(self, request_id: str, reason: AbortReason) -> None:
         if not self._streams.drop_unsent(request_id) and request_id in self._streams:
@@ -213,7 +241,7 @@ class ProcessClient:
                 return
             self._num_restarts += 1
             self._keep_requests()
-            self._callbacks.on_step(StepStats(waiting=len(self._streams)))
+            self._callbacks.on_step(StepStats(waiting=self._num_open))
             self._callbacks.on_restart(RestartReason.HANG if self._has_hung else RestartReason.CRASH)
             logger.warning(
                 "starting the engine again: restart %d; after %d within %d minutes the server gives up",
@@ -226,7 +254,9 @@ class ProcessClient:
 
     def _keep_requests(self) -> None:
         """The next engine gets the requests that can be run again or go on; the other streams end."""
-        requests = self._streams.engine_ended(_ENDED)
+        requests: list[EngineRequest | PoolingRequest] = []
+        requests += self._streams.engine_ended(_ENDED)
+        requests += self._pooling.engine_ended()
         if requests:
             logger.info("%d requests go on in the next engine", len(requests))
         loop = asyncio.get_running_loop()
@@ -237,6 +267,7 @@ class ProcessClient:
 
     def _expire(self) -> None:
         self._streams.expire_unsent(time.monotonic())
+        self._pooling.expire_unsent(time.monotonic())
 
     def _supervision_ended(self, supervisor: "asyncio.Task[None]") -> None:
         """A fault of our own must end in DEAD, too: nobody would notice that the supervisor is gone."""
@@ -285,6 +316,11 @@ class ProcessClient:
                     self._clock.restart(time.monotonic())
                 self._callbacks.on_step(stats)
                 self._intake.take_step(outputs, stats)
+            case PoolingOutputs(outputs=texts, stats=stats):
+                self._clock.restart(time.monotonic())
+                self._callbacks.on_step(stats)
+                for text in texts:
+                    self._pooling.deliver(text)
             case Loading():
                 self._loading = message
                 self._callbacks.on_loading(message)
@@ -303,6 +339,7 @@ class ProcessClient:
                 self._settled.set()
             case Started(ids=ids):
                 self._intake.start(ids)
+                self._pooling.start(ids)
             case Working():
                 self._clock.restart(time.monotonic())
             case Failed(message=reason, is_option=is_option):
@@ -329,9 +366,13 @@ class ProcessClient:
     def _fail_streams(self) -> None:
         if self._is_stopping:
             stopped = "the server stopped while it worked on this request; send it again"
-            self._streams.fail_all(lambda: EngineStopped(stopped))
+            self._fail_all(lambda: EngineStopped(stopped))
         else:
-            self._streams.fail_all(lambda: EngineDied(_ENDED))
+            self._fail_all(lambda: EngineDied(_ENDED))
+
+    def _fail_all(self, make_error: Callable[[], EngineDied]) -> None:
+        self._streams.fail_all(make_error)
+        self._pooling.fail_all(make_error)
 
 
 def _percent(progress: float | None) -> str:

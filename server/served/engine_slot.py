@@ -1,11 +1,12 @@
 """EngineSlot: the place of a model's engine, which may be empty."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.client.first_token import FirstToken
 from engine.client.interface import EngineClient, EngineState, EngineStatus, RequestStream
 from engine.errors import EngineUnavailable
-from engine.protocol import EngineInfo, EngineRequest, ServiceClass
+from engine.protocol import EngineInfo, EngineRequest, PoolingOutput, PoolingRequest, ServiceClass
 
 _EMPTY = EngineStatus(
     state=EngineState.UNLOADED,
@@ -67,6 +68,9 @@ class EngineSlot:
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         return self._engine().submit(request, num_new_tokens=num_new_tokens)
+
+    async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
+        return await self._engine().pool(requests)
 
     def _engine(self) -> EngineClient:
         """Raises EngineUnavailable if there is none."""

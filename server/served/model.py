@@ -74,7 +74,10 @@ class ServedModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """What requests may ask of the model, as far as that is known: it is with its chat template."""
+        """What requests may ask of the model, as far as that is known: it is with its chat template, or once a pooling
+        model is loaded."""
+        if self.info is not None and self.info.pooling is not None:
+            return self.info.pooling.capabilities
         task = self._text_model
         return [] if task is None or not task.done() or _has_failed(task) else task.result().capabilities
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import httpx
 from fastapi import FastAPI
@@ -17,6 +17,8 @@ from engine.protocol import (
     EngineInfo,
     EngineRequest,
     FinishReason,
+    PoolingOutput,
+    PoolingRequest,
     RequestOutput,
     SamplingParams,
     ServiceClass,
@@ -28,6 +30,7 @@ from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.text.direct_templates import DirectTemplates
 from server.text.template_runner import TemplateRunner
+from tests.helpers.fake_pooling import PoolScript, pooling_info, pooling_output, pools_prompts
 
 MODEL = "org/tiny"
 BOS, IM_START, IM_END = 256, 257, 258  # ids below are bytes
@@ -130,10 +133,17 @@ class FakeStream:
 
 
 class FakeClient:
-    """An EngineClient whose state a test sets, and whose requests play `script`."""
+    """An EngineClient whose state a test sets, and whose requests play `script`, or `pool_script` if its info has
+    `pooling`."""
 
-    def __init__(self, script: Script, info: EngineInfo | None = None) -> None:
+    def __init__(
+        self, script: Script, info: EngineInfo | None = None, *, pool_script: PoolScript = pools_prompts
+    ) -> None:
         self.script = script
+        self.pool_script = pool_script
+        self.pool_requests: list[PoolingRequest] = []
+        self.pool_gate: asyncio.Event | None = None  # no call returns before it is set
+        self.num_cancelled_pools = 0
         self.state = EngineState.READY
         self.reason = ""
         self.stage: str | None = None
@@ -194,6 +204,35 @@ class FakeClient:
         self.streams.append(stream)
         self.num_open += 1
         return stream
+
+    async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
+        self.check_capacity(1)
+        assert self._info.pooling is not None
+        self.pool_requests += requests
+        self.num_open += len(requests)
+        try:
+            await (asyncio.sleep(0) if self.pool_gate is None else self.pool_gate.wait())
+        except asyncio.CancelledError:
+            self.num_cancelled_pools += 1
+            raise
+        finally:
+            self.num_open -= len(requests)
+        return [self._pooled(request) for request in requests]
+
+    def _pooled(self, request: PoolingRequest) -> PoolingOutput:
+        pooled = self.pool_script(request)
+        if isinstance(pooled, BaseException):
+            raise pooled
+        return pooled if isinstance(pooled, PoolingOutput) else pooling_output(request, pooled)
+
+
+def pooling_client(pool_script: PoolScript = pools_prompts, **changes: object) -> FakeClient:
+    """The fake of a pooling engine. changes: to its PoolingInfo."""
+
+    def generates_nothing(request: EngineRequest) -> list[Step]:
+        raise AssertionError(f"request {request.id} would have a pooling model generate")
+
+    return FakeClient(generates_nothing, engine_info(pooling=pooling_info(**changes)), pool_script=pool_script)
 
 
 def prompt_text(client: FakeClient, number: int = 0) -> str:

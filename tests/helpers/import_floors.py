@@ -30,6 +30,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "errors",
         "sampler_params resumption events",
+        "pooling_params",
         "protocol config",
         "client jobs",
         "grammar",
@@ -62,7 +63,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 # What a package may import of another one; None is all of it.
 ACROSS: dict[str, dict[str, set[str] | None]] = {
-    "server": {"engine": {"errors", "sampler_params", "events", "protocol", "config", "client", "jobs"}},
+    "server": {
+        "engine": {"errors", "sampler_params", "pooling_params", "events", "protocol", "config", "client", "jobs"}
+    },
     "engine": {"models": None},
     "models": {},
 }
@@ -71,6 +74,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
 WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
     "engine.sampler_params": {"msgspec"},
+    "engine.pooling_params": {"msgspec"},
     "engine.resumption": {"msgspec"},
     "engine.events": {"msgspec"},
     "engine.protocol": {"msgspec"},

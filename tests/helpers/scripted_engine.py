@@ -4,6 +4,8 @@ Prompt [n]: sends n tokens and ends. [-1]: exits at once. [-2]: sends two tokens
 and exits. [-4]: starts, and hangs. [-5, n]: says n times that it is working, and ends. [-6, ...]: waits for an abort
 and never starts. [-7]: sends what is no message. [-8, n]: sends up to two tokens more, and exits; or
 ends, with n tokens.
+
+Pooled, a text [n, ...] gets the vector [n], [-1] lets the engine exit once it is started, and [-2] has no answer.
 """
 
 import os
@@ -11,11 +13,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from engine.client.framing import encode_frame, receive_to_engine
 from engine.protocol import (
+    AbortPooling,
     AbortRequest,
+    AddPooling,
     AddRequest,
     EngineInfo,
     EngineRequest,
@@ -23,6 +30,9 @@ from engine.protocol import (
     FinishReason,
     FromEngine,
     Loading,
+    PoolingOutput,
+    PoolingOutputs,
+    PoolingRequest,
     Ready,
     RequestOutput,
     Started,
@@ -31,6 +41,7 @@ from engine.protocol import (
     TokenizerInfo,
     Working,
 )
+from tests.helpers.fake_pooling import pooling_info, pooling_output
 
 INFO = EngineInfo(
     architecture="Scripted",
@@ -79,10 +90,15 @@ def main() -> None:
         except FileExistsError:
             receive_to_engine(sock)
             return
-    send(Ready(INFO))
+    send(Ready(msgspec.structs.replace(INFO, pooling=pooling_info()) if mode == "pooling" else INFO))
     waiting: dict[str, EngineRequest] = {}
     while (message := receive_to_engine(sock)) is not None:
         match message:
+            case AddPooling(requests=texts):
+                _pool(texts, send)
+            case AbortPooling(ids=ids):
+                outputs = [PoolingOutput(id=name, finish_reason=FinishReason.ABORT) for name in ids]
+                send(PoolingOutputs(outputs, StepStats()))
             case AddRequest(request=request) if request.prompt_ids[0] == -1:
                 os._exit(3)
             case AddRequest(request=request) if request.prompt_ids[0] == -2:
@@ -122,6 +138,17 @@ def main() -> None:
                 send(StepOutputs([end], StepStats()))
             case _:
                 return
+
+
+def _pool(texts: list[PoolingRequest], send: Callable[[FromEngine], None]) -> None:
+    for text in texts:
+        first = text.prompt_ids[0]
+        if first == -2:
+            continue
+        send(Started([text.id]))
+        if first == -1:
+            os._exit(3)
+        send(PoolingOutputs([pooling_output(text, [[float(first)]])], StepStats()))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         ("server/app.py", "from engine import local", "engine.local"),
         ("server/app.py", "import models.spec", "models.spec"),
         ("server/text/tokenizer.py", "from server.http.sse import EventStream", "server.http.sse"),
-        ("engine/protocol.py", "import torch", "torch"),
+        ("engine/protocol/messages.py", "import torch", "torch"),
         ("engine/client/framing.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),
         ("engine/scheduling/scheduler.py", "import numpy as np", "numpy"),
         ("engine/scheduling/kv/manager.py", "from models.batch import ForwardBatch", "models.batch"),

@@ -1,0 +1,196 @@
+"""PoolingCalls: texts that are to be pooled, and who waits for them, over the lives of several engine processes."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.client.open_streams import MAX_DEATHS
+from engine.client.queue_limit import QueueLimit
+from engine.errors import EngineDied
+from engine.protocol import FinishReason, PoolingOutput, PoolingRequest
+
+_SUSPECT = "the engine ended twice while it worked on these texts, which may be the cause; they are not run again"
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """Texts that came together: their outputs are returned together, once all are there."""
+
+    answer: asyncio.Future[list[PoolingOutput]]
+    requests: Sequence[PoolingRequest]
+    num_waiting: int = 0  # of the texts
+    outputs: dict[str, PoolingOutput] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """One text. `is_sent`: to the engine that lives now, which computes it once it `is_started`."""
+
+    request: PoolingRequest
+    call: _Call
+    is_sent: bool = False
+    is_started: bool = False
+    num_deaths: int = 0  # of engines that were computing it
+
+
+class PoolingCalls:
+    """Open texts by request id, in the order in which they came.
+
+    A text that an engine had not finished is sent to the next one. Invariants: the call of each open text waits for
+    it; what waits, by texts, tokens and calls, is what is not started.
+    """
+
+    def __init__(self, queue: QueueLimit) -> None:
+        """queue: it counts a call as one that waits, however many texts it has."""
+        self.num_waiting = 0
+        self.num_waiting_tokens = 0
+        self._num_waiting_calls = 0
+        self._queue = queue
+        self._open: dict[str, _Open] = {}
+        self._unsent: dict[str, _Open] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._open) - self.num_waiting
+
+    def check(self, num_calls: int, num_tokens: int) -> None:
+        """Raise QueueFull if so many calls more, or tokens of their texts, are too many."""
+        now = time.monotonic()
+        num_waiting = self._num_waiting_calls + num_calls
+        self._queue.check(num_waiting, now)
+        self._queue.check_tokens(num_tokens, waiting=self.num_waiting_tokens, num_waiting=num_waiting, now=now)
+
+    def drain_s(self) -> float:
+        """How long what waits takes at the recent rate."""
+        return self._queue.drain_s(self._num_waiting_calls, time.monotonic())
+
+    async def run(
+        self, requests: Sequence[PoolingRequest], *, send: Callable[[], None], on_abort: Callable[[list[str]], None]
+    ) -> list[PoolingOutput]:
+        """The outputs of all, in order. Raises QueueFull, and EngineDied if no engine can compute them.
+
+        send: called when `take_unsent` has something. on_abort: with the ids of what an engine was sent, if nobody
+        waits for them any more.
+        """
+        self.check(1, sum(len(request.prompt_ids) for request in requests))
+        if not requests:
+            return []
+        call = _Call(asyncio.get_running_loop().create_future(), requests)
+        if not self._open:
+            self._queue.begin(time.monotonic())
+        for request in requests:
+            assert request.id not in self._open
+            self._open[request.id] = self._unsent[request.id] = each = _Open(request, call)
+            self._wait(each)
+        send()
+        try:
+            return await call.answer
+        finally:
+            self._forget_call(call, on_abort)
+
+    def _forget_call(self, call: _Call, on_abort: Callable[[list[str]], None]) -> None:
+        """What is left of it, if its caller has gone or it has failed."""
+        left = [self._open[request.id] for request in call.requests if request.id in self._open]
+        for each in left:
+            self._forget(each)
+        if sent := [each.request.id for each in left if each.is_sent]:
+            on_abort(sent)
+
+    def take_unsent(self) -> list[PoolingRequest]:
+        """All texts that are yet to be sent, in order; they count as sent from now on."""
+        unsent, self._unsent = self._unsent, {}
+        for each in unsent.values():
+            each.is_sent = True
+        return [each.request for each in unsent.values()]
+
+    def start(self, request_ids: Sequence[str]) -> None:
+        """The engine begins to compute these; some may be gone."""
+        for request_id in request_ids:
+            if (each := self._open.get(request_id)) is not None and not each.is_started:
+                self._wait_no_more(each)
+                each.is_started = True
+
+    def deliver(self, output: PoolingOutput) -> None:
+        """Keep an output for its call, which returns with the last one; nobody may wait for it any more."""
+        if (each := self._open.get(output.id)) is None:
+            return
+        self._forget(each)
+        call = each.call
+        call.outputs[output.id] = output
+        if len(call.outputs) == len(call.requests):
+            self._queue.count_end(time.monotonic())
+            if not call.answer.done():
+                call.answer.set_result([call.outputs[request.id] for request in call.requests])
+        if not self._open:
+            self._queue.rest()
+
+    def expire_unsent(self, now: float) -> None:
+        """End texts whose time (in time.monotonic()) is over while no engine had them."""
+        for each in list(self._unsent.values()):
+            request = each.request
+            if request.deadline_s is not None and request.deadline_s <= now:
+                self.deliver(PoolingOutput(id=request.id, finish_reason=FinishReason.TIMEOUT))
+            elif request.start_by_s is not None and request.start_by_s <= now:
+                self.deliver(PoolingOutput(id=request.id, finish_reason=FinishReason.QUEUE_TIMEOUT))
+
+    def engine_ended(self) -> list[PoolingRequest]:
+        """Make ready for another engine, and return what will be sent to it.
+
+        Calls raise EngineDied if a text of theirs was being computed when MAX_DEATHS engines ended. If the engine had
+        begun none, any that it was sent may be the cause.
+        """
+        were_sent = [each for each in self._open.values() if each.is_sent]
+        for each in [each for each in were_sent if each.is_started] or were_sent:
+            each.num_deaths += 1
+        for each in were_sent:
+            if each.is_started:
+                self._wait(each)
+            each.is_sent = each.is_started = False
+        self._unsent = dict(self._open)
+        for each in were_sent:
+            if each.num_deaths >= MAX_DEATHS:
+                self._fail(each.call, EngineDied(_SUSPECT))
+        return [each.request for each in self._open.values()]
+
+    def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
+        """Raise an error to each caller."""
+        for each in list(self._open.values()):
+            self._fail(each.call, make_error())
+
+    def _fail(self, call: _Call, error: EngineDied) -> None:
+        for request in call.requests:
+            if (each := self._open.get(request.id)) is not None:
+                self._forget(each)
+        if not call.answer.done():
+            call.answer.set_exception(error)
+
+    def _forget(self, each: _Open) -> None:
+        del self._open[each.request.id]
+        self._unsent.pop(each.request.id, None)
+        if not each.is_started:
+            self._wait_no_more(each)
+
+    def _wait(self, each: _Open) -> None:
+        self.num_waiting += 1
+        self.num_waiting_tokens += len(each.request.prompt_ids)
+        each.call.num_waiting += 1
+        self._num_waiting_calls += each.call.num_waiting == 1
+
+    def _wait_no_more(self, each: _Open) -> None:
+        self.num_waiting -= 1
+        self.num_waiting_tokens -= len(each.request.prompt_ids)
+        each.call.num_waiting -= 1
+        self._num_waiting_calls -= each.call.num_waiting == 0
+
+    def check_invariants(self) -> None:
+        """Assert the invariants."""
+        waiting = [each for each in self._open.values() if not each.is_started]
+        assert self.num_waiting == len(waiting)
+        assert self.num_waiting_tokens == sum(len(each.request.prompt_ids) for each in waiting)
+        assert self._num_waiting_calls == len({id(each.call) for each in waiting})
+        assert self._unsent == {name: each for name, each in self._open.items() if not each.is_sent}
+        assert all(name not in each.call.outputs for name, each in self._open.items())

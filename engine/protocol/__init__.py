@@ -1,0 +1,74 @@
+"""Wire types between the API process and the engine process.
+
+One message carries a request in; one message a step carries the outputs of all its sequences out. Everything here is a
+frozen msgspec struct, so a frame is plain msgpack and nothing that came from a network is ever unpickled.
+"""
+
+from engine.protocol.engine_info import EngineInfo, Quality, TokenizerInfo
+from engine.protocol.generation import (
+    MAX_TENANT_WEIGHT,
+    MIN_TENANT_WEIGHT,
+    EngineRequest,
+    RequestOutput,
+    ThinkingBudget,
+    TokenLogprobs,
+)
+from engine.protocol.kinds import AbortReason, AuditVerdict, FinishReason, ServiceClass
+from engine.protocol.messages import (
+    AbortPooling,
+    AbortRequest,
+    AddPooling,
+    AddRequest,
+    Failed,
+    FromEngine,
+    Loading,
+    PoolingOutputs,
+    Ready,
+    SetLogLevel,
+    Shutdown,
+    Started,
+    StepOutputs,
+    ToEngine,
+    TokenizerReady,
+    Working,
+)
+from engine.protocol.pooling import PoolingInfo, PoolingOutput, PoolingRequest
+from engine.protocol.sampling_params import SamplingParams
+from engine.protocol.step_stats import StepStats
+
+__all__ = [
+    "MAX_TENANT_WEIGHT",
+    "MIN_TENANT_WEIGHT",
+    "AbortPooling",
+    "AbortReason",
+    "AbortRequest",
+    "AddPooling",
+    "AddRequest",
+    "AuditVerdict",
+    "EngineInfo",
+    "EngineRequest",
+    "Failed",
+    "FinishReason",
+    "FromEngine",
+    "Loading",
+    "PoolingInfo",
+    "PoolingOutput",
+    "PoolingOutputs",
+    "PoolingRequest",
+    "Quality",
+    "Ready",
+    "RequestOutput",
+    "SamplingParams",
+    "ServiceClass",
+    "SetLogLevel",
+    "Shutdown",
+    "Started",
+    "StepOutputs",
+    "StepStats",
+    "ThinkingBudget",
+    "ToEngine",
+    "TokenLogprobs",
+    "TokenizerInfo",
+    "TokenizerReady",
+    "Working",
+]

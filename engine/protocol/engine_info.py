@@ -1,0 +1,62 @@
+"""EngineInfo: what an engine has loaded and chosen."""
+
+import msgspec
+
+from engine.protocol.pooling import PoolingInfo
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the API process needs to convert text to ids and back, without torch or transformers."""
+
+    tokenizer_json: bytes
+    chat_template: str | None
+    special_tokens: dict[str, str]  # bos_token, eos_token, ...: what templates refer to
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    add_bos_token: bool  # whether a plain prompt gets a BOS in front
+    fim_ids: dict[str, int] = {}  # tokens for filling in the middle that the checkpoint names, by their roles
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model's predictions differ from those of the same weights unquantized, on average over the positions of
+    a text (engine/quality)."""
+
+    kl_divergence: float  # nats a token
+    top1_agreement: float  # share of positions with the same likeliest token
+    perplexity: float
+    reference_perplexity: float
+    num_tokens: int
+    reference: str  # names the unquantized weights
+
+    @property
+    def loss(self) -> float:
+        """Relative increase of the perplexity."""
+        return self.perplexity / self.reference_perplexity - 1
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded and chosen; sent once, with READY."""
+
+    architecture: str
+    device: str
+    dtype: str
+    vocab_size: int  # width of the output layer
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    kv_bytes: int
+    kv_windows: list[int | None]  # of each group of layers that shares block tables; None sees everything
+    num_states: int = 0  # of recurrent layers, in a pool of their own; a running request needs one
+    weight_bytes: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    are_steps_timed: bool = False  # they have fewer tokens where so many would take too long
+    prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
+    decode_step_s: float = 0.0  # a step of one sequence that generates, likewise
+    tokenizer: TokenizerInfo
+    generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
+    notes: list[str]  # lines for the operator: what was chosen and why
+    warnings: list[str] = []  # the same: what was probably not meant
+    weight_formats: dict[str, int] = {}  # how weights are stored, such as "int4 g32": number of tensors
+    quality: Quality | None = None  # if requested
+    pooling: PoolingInfo | None = None  # of an engine that pools texts, and generates none

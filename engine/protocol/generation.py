@@ -1,0 +1,75 @@
+"""A sequence to generate, as it is asked for, and what comes of it step by step."""
+
+import msgspec
+
+from engine.protocol.kinds import FinishReason, ServiceClass
+from engine.protocol.sampling_params import SamplingParams
+from engine.resumption import Resumption
+from engine.sampler_params import check_range
+
+MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
+
+
+class ThinkingBudget(msgspec.Struct, frozen=True):
+    """How long a model may think: when the budget is spent, the next token is the mark that ends the thought."""
+
+    max_tokens: int  # between the marks
+    start_id: int | None  # the mark that begins the thought; None where the prompt ends with it
+    end_id: int
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to generate. A request with n choices becomes n of these, which share their prompt's blocks."""
+
+    id: str  # made by the server, never a client's header
+    prompt_ids: list[int]
+    sampling: SamplingParams
+    arrival_s: float  # time.monotonic() when the HTTP request came
+    deadline_s: float | None = None  # in the same clock: then it ends with what it has, waiting or running
+    start_by_s: float | None = None  # in the same clock: if no step has had a part of it by then, it ends
+    priority: int = 0  # lower runs first; ties by arrival
+    cache_salt: str = ""  # requests share cached prefixes only within one salt
+    service_class: ServiceClass = ServiceClass.INTERACTIVE
+    tenant: str = ""  # whom it counts for: tenants share the engine by weight; all without a name are one
+    tenant_weight: float = 1.0  # its share against those of other tenants
+    grammar: str | None = None  # that the output must match, in llguidance's form
+    thinking: ThinkingBudget | None = None
+    reports_progress: bool = False  # outputs while the prompt is computed
+    prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
+    resumption: Resumption | None = None  # if another engine has begun it
+    drawn_seed: int | None = None  # of a request that gives none: the same for all engines; None draws one at intake
+
+    def __post_init__(self) -> None:
+        check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities from the raw logits, before any sampling parameter."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]]  # best first; of logprob_token_ids in their order
+    rank: int | None = None  # of a prompt's token among all, from 1
+
+
+class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is new for one request after one step. `finish_reason` marks the single terminal output."""
+
+    id: str
+    new_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None  # one a new id, if requested
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, with the first output; the first entry is None
+    num_prompt_computed: int | None = None  # with reports_progress, until the first token and with it
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
+    num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
+    queue_s: float | None = None  # arrival to first scheduled, with the first output
+    first_token_s: float | None = None  # time.monotonic() of the engine when it had the first tokens, with them
+    ended_s: float | None = None  # the same with the last tokens
+    preempted_s: list[float] = []  # the same of each preemption since the output before
+    error: str | None = None  # with FinishReason.ERROR
+    is_refused: bool = False  # with an error: the request's own fault, such as a grammar that cannot be compiled
+    refused_param: str | None = None  # of a refusal: the parameter at fault; None for the grammar
+    num_drafted: int = 0  # draft tokens verified so far, in every output with tokens
+    num_draft_accepted: int = 0  # of these
+    num_predicted: list[int] = []  # with a prediction: how many of its tokens were generated, after each new id

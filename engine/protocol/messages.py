@@ -1,0 +1,94 @@
+"""The messages between the two processes."""
+
+import msgspec
+
+from engine.protocol.engine_info import EngineInfo, TokenizerInfo
+from engine.protocol.generation import EngineRequest, RequestOutput
+from engine.protocol.kinds import AbortReason
+from engine.protocol.pooling import PoolingOutput, PoolingRequest
+from engine.protocol.step_stats import StepStats
+
+# --- API process -> engine -------------------------------------------------------------------------------------------
+
+
+class AddRequest(msgspec.Struct, frozen=True, tag=True):
+    request: EngineRequest
+
+
+class AddPooling(msgspec.Struct, frozen=True, tag=True):
+    requests: list[PoolingRequest]
+
+
+class AbortRequest(msgspec.Struct, frozen=True, tag=True):
+    id: str
+    reason: AbortReason
+
+
+class AbortPooling(msgspec.Struct, frozen=True, tag=True):
+    """Nobody waits for these any more. They get no output, except where they were being computed."""
+
+    ids: list[str]
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Stop at once; the API process has drained or given up on whatever ran."""
+
+
+class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
+    level: str  # as the option --log-level has it
+
+
+ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | SetLogLevel | Shutdown
+
+
+# --- engine -> API process -------------------------------------------------------------------------------------------
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Progress of start-up, for /health and the terminal's bars. total 0 means unknown."""
+
+    stage: str  # "download model", "load weights", "warm up"
+    done: int
+    total: int
+    unit: str  # "B" for bytes, else a noun
+    sent_s: float = 0.0  # time.monotonic() of the engine process, the same clock as the API process's
+
+
+class TokenizerReady(msgspec.Struct, frozen=True, tag=True):
+    """The tokenizer, while weights are still loaded: the API process makes its own form of it meanwhile."""
+
+    tokenizer: TokenizerInfo
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    info: EngineInfo
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The engine cannot start; `message` is for the user, and trying again would not help."""
+
+    message: str
+    is_option: bool = False  # an option is wrong, and not the model or what the machine has
+
+
+class StepOutputs(msgspec.Struct, frozen=True, tag=True):
+    outputs: list[RequestOutput]
+    stats: StepStats
+
+
+class PoolingOutputs(msgspec.Struct, frozen=True, tag=True):
+    outputs: list[PoolingOutput]
+    stats: StepStats
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The next step is the first one that computes these requests: if the engine ends now, they may be the cause."""
+
+    ids: list[str]
+
+
+class Working(msgspec.Struct, frozen=True, tag=True):
+    """A step that takes long gets on, or a grammar is still being compiled: the engine does not hang."""
+
+
+FromEngine = Loading | TokenizerReady | Ready | Failed | Started | Working | StepOutputs | PoolingOutputs

@@ -1,0 +1,101 @@
+"""SamplingParams: how a sequence's tokens are chosen, and when it stops."""
+
+from itertools import chain
+
+import msgspec
+
+from engine.errors import InvalidRequest
+from engine.sampler_params import DryParams, MirostatParams, XtcParams, check_range
+
+# Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
+_GREEDY_TEMPERATURE = 1e-5
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to choose a sequence's tokens, and when to stop. Stop strings are the server's: they need text.
+
+    Validated when built; raises InvalidRequest. What depends on the model (ids below its output width, prompt length)
+    is checked by `check_vocabulary` and by admission.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # 1 is off
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0  # 0 is off
+    typical_p: float = 1.0  # 1 is off
+    top_n_sigma: float = 0.0  # 0 is off
+    xtc: XtcParams | None = None
+    mirostat: MirostatParams | None = None  # instead of all the limits above
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # 1 is off
+    dry: DryParams | None = None
+    logit_bias: dict[int, float] = {}
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output must not contain
+    allowed_token_ids: tuple[int, ...] | None = None  # None allows all
+    seed: int | None = None  # None takes EngineRequest.drawn_seed
+    stop_token_ids: tuple[int, ...] = ()  # beside the checkpoint's own EOS ids
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; n: the sampled token's and the n best
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: these tokens' instead of the n best
+    prompt_logprobs: int | None = None  # for each prompt token: its own and the n best
+
+    def __post_init__(self) -> None:
+        check_range("temperature", self.temperature, 0.0, 100.0)
+        check_range("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        check_range("min_p", self.min_p, 0.0, 1.0)
+        check_range("typical_p", self.typical_p, 0.0, 1.0, low_open=True)
+        check_range("top_n_sigma", self.top_n_sigma, 0.0, 100.0)
+        check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        check_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        check_range("top_k", self.top_k, 0, 2**31 - 1)
+        check_range("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        check_range("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if self.seed is not None:
+            check_range("seed", self.seed, -(2**63), 2**63 - 1)
+        for token_id, bias in self.logit_bias.items():
+            check_range(f"logit_bias[{token_id}]", bias, -100.0, 100.0, param="logit_bias")
+        if self.allowed_token_ids == ():
+            raise InvalidRequest(
+                "allowed_token_ids is empty, which allows no token; leave it out to allow all",
+                param="allowed_token_ids",
+            )
+        assert all(self.bad_words), "a sequence of no tokens"
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether a token is the largest logit, and no random number is needed."""
+        return self.temperature < _GREEDY_TEMPERATURE
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether logits are edited for the sequence before its tokens are chosen, a grammar and a budget aside."""
+        return bool(
+            self.logit_bias
+            or self.has_penalties
+            or self.min_tokens
+            or self.bad_words
+            or self.dry is not None
+            or self.allowed_token_ids is not None
+        )
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""
+        for token_id in self.stop_token_ids:
+            check_range("stop_token_ids", token_id, 0, vocab_size - 1)
+        for token_id in self.logprob_token_ids:
+            check_range("logprob_token_ids", token_id, 0, vocab_size - 1)
+        for token_id in self.logit_bias:
+            check_range("logit_bias token id", token_id, 0, vocab_size - 1, param="logit_bias")
+        if self.allowed_token_ids is not None:  # it may hold most of the vocabulary
+            for token_id in (min(self.allowed_token_ids), max(self.allowed_token_ids)):
+                check_range("allowed_token_ids", token_id, 0, vocab_size - 1)
+        for token_id in chain.from_iterable(self.bad_words):
+            check_range("bad_words token id", token_id, 0, vocab_size - 1, param="bad_words")

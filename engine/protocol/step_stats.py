@@ -1,0 +1,68 @@
+"""StepStats: what one step of the engine was, in numbers."""
+
+import msgspec
+
+from engine.events.sequence import SequenceEvent
+from engine.protocol.kinds import AuditVerdict
+
+
+class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The scheduler's account of one step. Gauges are values after the step; the rest are this step's increments."""
+
+    running: int = 0
+    waiting: int = 0
+    waiting_urgent: int = 0  # of waiting, by service class; the rest are interactive
+    waiting_background: int = 0
+    waiting_for_grammar: int = 0  # of waiting, those that could not run if there were room
+    blocks_total: int = 0
+    blocks_used: int = 0  # by running requests
+    blocks_shared: int = 0  # of these, by several
+    blocks_cached: int = 0  # free, but their prefix can still be reused
+    states_total: int = 0  # of recurrent layers; 0 without such layers
+    states_used: int = 0  # by running requests
+    states_cached: int = 0  # free, but still the checkpoint of a prefix that can be reused
+    prefill_tokens: int = 0  # computed tokens that were known before: prompts, and recomputation after preemption
+    decode_tokens: int = 0  # computed tokens that were sampled in the step before, or drafted
+    prefix_queries: int = 0  # prompt tokens looked up at first admission
+    prefix_hits: int = 0  # of these, cached
+    preemptions: int = 0
+    preemptions_by_reason: dict[str, int] = {}  # of them, other than none: engine/scheduling/step_tally.py
+    tenants_running: int = 0  # with running requests
+    tenants_waiting: int = 0  # with waiting requests
+    pending_prompt_tokens: int = 0  # known ones of running requests that are to be computed, less one for each
+    memory_shortages: int = 0  # 1 if the step could not be computed for want of memory, and is tried again
+    corrupted: int = 0  # requests ended, since the model's output was not finite
+    recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
+    evicted_blocks: list[tuple[float, int]] = []  # cached ones that were reused: seconds since they were free, how many
+    evicted_states: int = 0
+    step_s: float = 0.0
+    draft_s: float = 0.0  # of step_s, by phase
+    schedule_s: float = 0.0
+    forward_s: float = 0.0
+    sample_s: float = 0.0  # on a GPU it has the wait for the forward pass
+    update_s: float = 0.0
+    read_bytes: int = 0  # that the forward pass could not do without, from memory
+    write_bytes: int = 0  # and to it
+    flops: int = 0  # its multiplications and additions
+    send_s: float = 0.0  # after the step before: its outputs to the API process
+    num_drafts: int = 0  # sequences whose draft was verified
+    draft_tokens: int = 0  # drafted tokens verified
+    accepted_tokens: int = 0  # of these
+    accepted_by_position: list[int] = []  # the same by position in the draft
+    draft_length: float | None = None  # mean over the sequences; None unless all of the step's sequences decode
+    estimated_speedup: float | None = None  # of this step by its drafts, as predicted
+    realized_speedup: float | None = None  # of the last steps, against decoding one by one
+    expert_rows: list[int] = []  # computed by each expert, over all layers; empty without experts
+    expert_imbalance: float | None = None  # busiest expert's recent rows over the mean, averaged over layers
+    audit: AuditVerdict | None = None  # if a replay ended in this step
+    is_speculation_off: bool = False  # for good, because of a fault
+    forced_tokens: int = 0  # that grammars determined, appended without sampling
+    num_masks: int = 0  # rows that a grammar's mask constrained
+    mask_s: float = 0.0  # time that their masks took, where the step waited for it
+    grammar_compile_s: dict[str, list[float]] = {}  # of grammars that were compiled, invalid or given up, by outcome
+    grammar_cache_queries: int = 0
+    grammar_cache_hits: int = 0
+    grammar_cache_bytes: int | None = None  # None in an engine without a compiler
+    pooled_tokens: int = 0  # computed by a pooling engine, in one forward pass
+    pooled_requests: int = 0  # their texts
+    events: list[SequenceEvent] = []  # of sequences that count in metrics, in order
