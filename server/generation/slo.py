@@ -5,7 +5,6 @@ import time
 
 from engine.client.first_token import FirstToken
 from engine.errors import WaitTooLong
-from engine.protocol import ServiceClass
 from server.generation.terms import RequestTerms
 from server.served.model import ServedModel
 
@@ -24,7 +23,7 @@ def check_first_token(model: ServedModel, terms: RequestTerms, num_prompt_tokens
     gone_s = time.monotonic() - terms.arrival_s
     from_now = model.client.predict_first_token(num_prompt_tokens, terms.service_class)
     predicted = FirstToken(gone_s + from_now.expected_s, gone_s + from_now.likely_s, from_now.own_s)
-    if predicted.likely_s <= slo_s or terms.service_class is ServiceClass.BACKGROUND:
+    if predicted.likely_s <= slo_s or terms.yields_to_all:
         return predicted
     raise _too_long(predicted, slo_s)
 

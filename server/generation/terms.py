@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from engine.client.interface import EngineClient, EngineState, EngineStatus
@@ -34,10 +35,16 @@ class RequestTerms:
     tenant: str = ""  # whom the engine counts it for, and their share
     tenant_weight: float = 1.0
     cache_salt: str = ""  # who shares cached prefixes with it
+    is_batch: bool = False  # a line of a batch, for which nobody waits
 
     @property
     def service_class(self) -> ServiceClass:
-        return _TIERS[self.service_tier]
+        return ServiceClass.BACKGROUND if self.is_batch else _TIERS[self.service_tier]
+
+    @property
+    def yields_to_all(self) -> bool:
+        """Whether it waits as long as others have work, so that no limit is set to that."""
+        return self.is_batch or self.service_class is ServiceClass.BACKGROUND
 
     @property
     def deadline_s(self) -> float | None:
@@ -45,8 +52,7 @@ class RequestTerms:
 
     @property
     def start_by_s(self) -> float | None:
-        """Those that yield to all others wait as long as these have work."""
-        if self.queue_timeout_s is None or self.service_class is ServiceClass.BACKGROUND:
+        if self.queue_timeout_s is None or self.yields_to_all:
             return None
         return self.arrival_s + self.queue_timeout_s
 
@@ -81,7 +87,16 @@ def request_terms(body: GenerationRequest, model: ServedModel, arrival_s: float)
         tenant=caller.tenant,
         tenant_weight=caller.weight,
         cache_salt=caller.cache_salt(body.cache_salt or ""),
+        is_batch=_is_batch.get(),
     )
+
+
+_is_batch: ContextVar[bool] = ContextVar("is_batch", default=False)
+
+
+def serve_as_batch() -> None:
+    """Have what this task asks for, and the tasks that it begins, served as lines of a batch."""
+    _is_batch.set(True)
 
 
 def served_tier(body: GenerationRequest) -> str | None:

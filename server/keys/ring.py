@@ -1,12 +1,15 @@
 """KeyRing: the keys that are accepted now."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from server.errors import ExpiredApiKey, InvalidApiKey
 from server.keys.account import Account
-from server.keys.caller import Caller, named_caller, option_caller
+from server.keys.caller import ANYBODY, Caller, named_caller, option_caller
 from server.keys.key import ApiKey, digest_of
 from server.keys.spending import Spending
 from server.metrics.values import Metrics
@@ -47,6 +50,7 @@ class KeyRing:
         self._metrics = metrics
         self._clock = clock
         self._accounts: dict[str, Account] = {}
+        self._batch_accounts: dict[str, Account] = {}
         has_file = file_keys is not None
         self._options = {
             digest_of(key.encode()): option_caller(
@@ -63,8 +67,9 @@ class KeyRing:
     def replace(self, keys: Iterable[ApiKey]) -> None:
         """Take these for the file's. What a name has used of its limits stays used; requests that run go on."""
         self.keys = tuple(keys)
-        accounts = {key.name: self._account(key) for key in self.keys}
+        accounts = {key.name: self._account(self._accounts, key) for key in self.keys}
         self._accounts = accounts
+        self._batch_accounts = {key.name: self._account(self._batch_accounts, _for_batches(key)) for key in self.keys}
         accepted = {digest: _Accepted(caller, float("inf")) for digest, caller in self._options.items()}
         for key in self.keys:
             caller = named_caller(key, accounts[key.name], shares_cache=self._shares_cache)
@@ -73,8 +78,8 @@ class KeyRing:
         self._accepted = accepted
         self._metrics.set("api_keys", len(self.keys))
 
-    def _account(self, key: ApiKey) -> Account:
-        account = self._accounts.get(key.name)
+    def _account(self, accounts: Mapping[str, Account], key: ApiKey) -> Account:
+        account = accounts.get(key.name)
         if account is None:
             return Account(key, self._spending, on_refused=self._metrics.count_key_refusal)
         account.change(key)
@@ -93,3 +98,20 @@ class KeyRing:
             moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.expires_s))
             raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask whoever runs the server for another")
         return found.caller
+
+    def batch_caller(self, owner: str) -> Caller | None:
+        """Whoever owns a batch, with the budget alone of its key's limits: a batch takes its time anyway. None while
+        no such key is accepted."""
+        if not self.asks_for_keys:
+            return ANYBODY if owner == ANYBODY.owner else None
+        now_s = self._clock()
+        for found in self._accepted.values():
+            caller = found.caller
+            if caller.owner == owner and now_s < found.expires_s:
+                account = None if caller.name is None else self._batch_accounts[caller.name]
+                return dataclasses.replace(caller, account=account)
+        return None
+
+
+def _for_batches(key: ApiKey) -> ApiKey:
+    return msgspec.structs.replace(key, requests_per_minute=None, tokens_per_minute=None, max_concurrency=None)

@@ -65,6 +65,10 @@ class RequestTable:
         elif record.num_choices or record.error_code is not None:
             self._keep(self._refused, NUM_RECENT_REFUSED, record)
 
+    def drop(self, record: RequestRecord) -> None:
+        """Keep nothing of a request that is over: a batch would displace all others."""
+        self._stories.forget(record.sequence_ids)
+
     def _keep(self, kept: deque[_Kept], max_kept: int, record: RequestRecord) -> None:
         kept.appendleft(_Kept(time.monotonic(), finished(record), facts_of(record)))
         if len(kept) > max_kept:

@@ -14,13 +14,12 @@ from server.http.disconnect import until_disconnect
 from server.http.models import asked_model
 from server.http.preparing import prepared
 from server.http.resume import resumable, resumed_by_header, stream_run
-from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.params import num_input_tokens, response_params
 from server.schemas.responses import InputTokensRequest, ResponsesRequest
 from server.served.model import ServedModel
 from server.state.background import start_background
 from server.state.history import prompt_items
-from server.state.keeping import KeptResponse
+from server.state.keeping import kept_response
 
 router = APIRouter(tags=["Responses"])
 
@@ -43,18 +42,15 @@ async def create_response(
     arrival_s = request.state.arrival_s
     asking = response_params(body, prompt.items, model, arrival_s, num_stored=prompt.num_stored)
     params = await prepared(request, model, asking)
-    formatter = ResponseFormatter(body, params, model.name)
-    formatter.response.previous_response_id = body.previous_response_id
-    if prompt.conversation_id is not None:
-        formatter.response.conversation = {"id": prompt.conversation_id}
-    kept = KeptResponse(
-        formatter,
+    kept = kept_response(
+        body,
+        params,
+        prompt,
+        model,
         context,
         owner=owner,
-        given=prompt.given,
-        conversation_id=prompt.conversation_id,
-        is_stored=is_stored,
         request_id=request.state.request_id,
+        is_stored=is_stored,
     )
     generation = Generation(model, params.generation)
     if body.resumable:

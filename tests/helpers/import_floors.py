@@ -54,6 +54,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "protocols",
         "http openapi",
         "state",
+        "batches",
         "routes",
         "app",
         "commands",

@@ -1,0 +1,105 @@
+"""answer_body: what the body of a batch's line is answered, by the same code as the body of an HTTP request."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.generation.generation import Generation
+from server.generation.params import GenerationParams, chat_params, completion_params
+from server.keys.caller import current_caller
+from server.metrics.request_record import current_record
+from server.protocols.chat import ChatFormatter
+from server.protocols.completions import CompletionFormatter
+from server.protocols.formatter import AnswerFormatter
+from server.protocols.responses.params import response_params
+from server.schemas.base import validate
+from server.schemas.chat import ChatCompletionRequest
+from server.schemas.completions import CompletionRequest
+from server.schemas.responses import ResponsesRequest
+from server.served.model import ServedModel
+from server.state.history import prompt_items
+from server.state.keeping import kept_response
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A line's body, when it was begun (time.monotonic()), and the id by which its request is known."""
+
+    body: dict[str, Any]
+    arrival_s: float
+    request_id: str
+
+
+Answer = Callable[[ServerContext, Asked], Awaitable[Any]]
+
+
+async def answer_body(context: ServerContext, endpoint: str, asked: Asked) -> bytes:
+    """The answer's JSON, for the caller of this task.
+
+    Raises what the endpoint would answer as an error.
+    """
+    return msgspec.json.encode(await ENDPOINTS[endpoint](context, asked))
+
+
+async def _chat(context: ServerContext, asked: Asked) -> Any:
+    body = validate(ChatCompletionRequest, asked.body)
+    async with _model(context, body.model) as model:
+        params = await chat_params(body, model, asked.arrival_s)
+        return await _collected(model, params, ChatFormatter(body, model.name, params.tokenizer))
+
+
+async def _completion(context: ServerContext, asked: Asked) -> Any:
+    body = validate(CompletionRequest, asked.body)
+    async with _model(context, body.model) as model:
+        params = await completion_params(body, model, asked.arrival_s)
+        return await _collected(model, params, CompletionFormatter(body, model.name, params.tokenizer))
+
+
+async def _response(context: ServerContext, asked: Asked) -> Any:
+    """Stored only where the line says so: a batch would displace what others stored."""
+    body = validate(ResponsesRequest, asked.body)
+    if body.background:
+        raise InvalidRequest("background is true; a line of a batch runs in the background anyway", param="background")
+    owner = current_caller().owner
+    async with _model(context, body.model) as model:
+        prompt = await prompt_items(body, context.store, owner)
+        params = await response_params(body, prompt.items, model, asked.arrival_s, num_stored=prompt.num_stored)
+        kept = kept_response(
+            body,
+            params,
+            prompt,
+            model,
+            context,
+            owner=owner,
+            request_id=asked.request_id,
+            is_stored=body.store is True,
+        )
+        return await _collected(model, params.generation, kept)
+
+
+# What lines may be for. Each answers a body as its route does.
+ENDPOINTS: Mapping[str, Answer] = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+    "/v1/responses": _response,
+}
+
+
+@asynccontextmanager
+async def _model(context: ServerContext, name: str | None) -> AsyncIterator[ServedModel]:
+    """The model of that name, which stays loaded within the context. Raises ModelNotFound, and as ServedModel.enter."""
+    model = context.models.find(name)
+    if (record := current_record()) is not None:
+        record.model_name = model.name
+    async with model.in_use():
+        yield model
+
+
+async def _collected(model: ServedModel, params: GenerationParams, formatter: AnswerFormatter) -> Any:
+    async with Generation(model, params) as generation:
+        return await formatter.collect(generation)

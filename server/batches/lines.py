@@ -1,0 +1,82 @@
+"""Lines of a batch's input: what each must be, and what is wrong with one that is not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.errors import InvalidRequest
+from server.schemas.base import quote
+from server.schemas.strict_json import parse_json
+
+MAX_CUSTOM_ID = 512  # characters
+
+_METHOD = "POST"
+
+
+class LineFault(msgspec.Struct, frozen=True):
+    """What is wrong with a file, or with the line of that number (from 1), in OpenAI's form."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class FaultyLine(Exception):
+    """A line that is no request of its batch."""
+
+    def __init__(self, fault: LineFault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request of a batch, `number` counted from 1."""
+
+    number: int
+    custom_id: str
+    body: dict[str, Any]
+
+
+def read_line(data: bytes, number: int, endpoint: str) -> Line:
+    """The request that a line of a batch for `endpoint` spells. Raises FaultyLine.
+
+    What the endpoint's own schema asks of the body is not looked at: a wrong body is answered as one that came by HTTP.
+    """
+
+    def faulty(code: str, message: str, param: str | None = None) -> FaultyLine:
+        return FaultyLine(LineFault(code, message, number, param))
+
+    try:
+        value = parse_json(data)
+    except InvalidRequest as error:
+        raise faulty("invalid_json_line", f"this line is no JSON that can be read: {error}") from None
+    if not isinstance(value, dict):
+        raise faulty("invalid_json_line", f"this line is {quote(value)}; it must be a JSON object")
+    for name, kind, what in _MEMBERS:
+        if name not in value:
+            raise faulty("missing_required_parameter", f"{name} is missing; it is required", name)
+        if not isinstance(value[name], kind):
+            raise faulty("invalid_type", f"{name} is {quote(value[name])}; it must be {what}", name)
+    custom_id = value["custom_id"]
+    if not 0 < len(custom_id) <= MAX_CUSTOM_ID:
+        message = f"custom_id has {len(custom_id)} characters; it must have 1 to {MAX_CUSTOM_ID}"
+        raise faulty("invalid_custom_id", message, "custom_id")
+    if value["method"] != _METHOD:
+        raise faulty("invalid_method", f"method is {quote(value['method'])}; it must be {_METHOD!r}", "method")
+    if value["url"] != endpoint:
+        message = f"url is {quote(value['url'])}; it must be the batch's endpoint, {endpoint!r}"
+        raise faulty("url_mismatch", message, "url")
+    if value["body"].get("stream"):
+        raise faulty("invalid_value", "stream is true; a batch's answers are whole, leave it out", "body.stream")
+    return Line(number, custom_id, value["body"])
+
+
+_MEMBERS: tuple[tuple[str, type, str], ...] = (
+    ("custom_id", str, "a string"),
+    ("method", str, "a string"),
+    ("url", str, "a string"),
+    ("body", dict, "an object"),
+)

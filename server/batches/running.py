@@ -1,0 +1,83 @@
+"""run_body: one line of a batch from its body to its answer, waiting for room and for an engine meanwhile."""
+
+import asyncio
+import math
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
+from server.batches.answers import LineAnswer
+from server.batches.execution import Asked, answer_body
+from server.context import ServerContext
+from server.errors import RateLimited, describe
+from server.generation.terms import serve_as_batch
+from server.keys.caller import Caller, set_current_caller
+from server.metrics.request_record import RequestRecord, set_current_record
+
+_MAX_DEATHS = 3  # engines that a line may have ended; a line that ends each would end all batches
+_PASSING = (Shed, EngineUnavailable, RateLimited)
+_MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
+
+Sleep = Callable[[float], Any]
+
+
+async def run_body(
+    context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], *, sleep: Sleep = asyncio.sleep
+) -> LineAnswer:
+    """What the endpoint answers to the body, in `caller`'s name and as work for which nobody waits.
+
+    What passes is waited for and never answered: a full queue, a model that is loaded or an engine that is started
+    again, a budget that is spent. Raises EngineStopped if the server ends before; the line is to be run again then. A
+    task of its own runs this.
+
+    sleep: a coroutine function.
+    """
+    set_current_caller(caller)
+    serve_as_batch()
+    num_deaths, wait_s = 0, _MIN_WAIT_S
+    while True:
+        request_id = f"req_{uuid.uuid4().hex}"
+        try:
+            return await _run_once(context, caller, endpoint, body, request_id)
+        except EngineStopped:
+            raise
+        except EngineDied as error:
+            num_deaths += 1
+            if num_deaths == _MAX_DEATHS:
+                reply = describe(error, request_id)
+                return LineAnswer(request_id, reply.status, reply.body())
+        except _PASSING as error:
+            # The first may know when there is room; nobody else does.
+            wait_s = min(_MAX_WAIT_S, max(2 * wait_s, math.ceil(getattr(error, "retry_after_s", None) or 0)))
+        await sleep(wait_s)
+
+
+async def _run_once(
+    context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], request_id: str
+) -> LineAnswer:
+    """The same without waiting: raises what passes."""
+    record = RequestRecord(request_id, "POST", lambda record: _count(context, record), context.models.only_name)
+    record.route = f"batch {endpoint}"
+    record.key_name, record.is_usage = caller.name, True
+    set_current_record(record)
+    try:
+        answer = await answer_body(context, endpoint, Asked(body, time.monotonic(), request_id))
+        record.status = 200
+        return LineAnswer(request_id, 200, answer)
+    except Exception as error:  # the boundary of a line, as of a route
+        reply = describe(error, request_id)
+        record.status = reply.status
+        record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
+        if isinstance(error, _PASSING):
+            record.is_usage = record.has_begun  # what waits is no request that was refused
+            raise
+        return LineAnswer(request_id, reply.status, reply.body())
+    finally:
+        record.release()
+
+
+def _count(context: ServerContext, record: RequestRecord) -> None:
+    context.keys.note(record)
+    context.models.named(record.model_name).live.requests.drop(record)

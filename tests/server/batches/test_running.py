@@ -1,0 +1,187 @@
+"""A line's body is answered as by HTTP, and waits for what passes."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import EngineDied, EngineStopped
+from engine.protocol import EngineRequest, ServiceClass
+from server.batches.answers import LineAnswer
+from server.batches.running import run_body
+from server.context import ServerContext
+from server.keys.caller import ANYBODY, Caller, name_owner
+from tests.helpers.deadline import DEADLINE_S
+from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, says
+from tests.helpers.keys import api_key, bearer, entry, write_keys
+
+pytestmark = pytest.mark.fast
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+MESSAGES = [{"role": "user", "content": "hi"}]
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: {"model": MODEL, "messages": MESSAGES, "seed": 1, "logprobs": True},
+    COMPLETIONS: {"model": MODEL, "prompt": ["a", "b"], "max_tokens": 2},
+    RESPONSES: {"model": MODEL, "input": "hi", "store": False},
+}
+
+
+class _Waits:
+    """A sleep that takes no time, and does something once."""
+
+    def __init__(self, then: Any = lambda: None) -> None:
+        self.seconds: list[float] = []
+        self._then = then
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self._then()
+
+
+def _context(client: FakeClient, **options: object) -> ServerContext:
+    context: ServerContext = make_app(client, **options).state.context
+    return context
+
+
+async def _run(
+    context: ServerContext, endpoint: str, body: dict[str, Any], caller: Caller = ANYBODY, sleep: Any = None
+) -> LineAnswer:
+    async with asyncio.timeout(DEADLINE_S):
+        return await asyncio.create_task(run_body(context, caller, endpoint, body, sleep=sleep or _Waits()))
+
+
+def _without_ids(answer: Any) -> Any:
+    """The answer without what two equal requests differ in."""
+    if isinstance(answer, list):
+        return [_without_ids(each) for each in answer]
+    if not isinstance(answer, dict):
+        return answer
+    own = ("id", "created", "created_at", "completed_at")
+    return {key: _without_ids(value) for key, value in answer.items() if key not in own}
+
+
+@pytest.mark.parametrize("endpoint", BODIES)
+async def test_a_line_is_answered_as_by_http(endpoint: str) -> None:
+    client = FakeClient(says("Because."))
+    app = make_app(client)
+    async with http(app) as caller:
+        expected = (await caller.post(endpoint, json=BODIES[endpoint])).json()
+    answer = await _run(app.state.context, endpoint, BODIES[endpoint])
+    assert answer.status_code == 200
+    assert _without_ids(json.loads(answer.body)) == _without_ids(expected)
+    assert answer.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("endpoint", BODIES)
+async def test_a_wrong_body_is_answered_as_by_http(endpoint: str) -> None:
+    body = {**BODIES[endpoint], "temperature": "hot"}
+    app = make_app(FakeClient(says("Because.")))
+    async with http(app) as caller:
+        expected = await caller.post(endpoint, json=body)
+    answer = await _run(app.state.context, endpoint, body)
+    assert (answer.status_code, json.loads(answer.body)) == (400, expected.json())
+
+
+async def test_an_unknown_model_is_a_404() -> None:
+    answer = await _run(_context(FakeClient(says(""))), CHAT, {"model": "other", "messages": MESSAGES})
+    assert answer.status_code == 404
+
+
+async def test_nobody_waits_for_a_line() -> None:
+    client = FakeClient(says("Because."))
+    client.first_token_s = 10.0
+    context = _context(client, queue_timeout=5.0, ttft_slo=1.0)
+    answer = await _run(context, CHAT, {**BODIES[CHAT], "service_tier": "priority"})
+    assert answer.status_code == 200
+    assert client.requests[0].service_class is ServiceClass.BACKGROUND
+    assert client.requests[0].start_by_s is None
+
+
+async def test_a_full_queue_is_waited_for() -> None:
+    client = FakeClient(says("Because."))
+    client.capacity = 0
+
+    def make_room() -> None:
+        client.capacity = 1
+
+    sleep = _Waits(make_room)
+    assert (await _run(_context(client), CHAT, BODIES[CHAT], sleep=sleep)).status_code == 200
+    assert sleep.seconds == [2]  # the queue's own word, in whole seconds
+
+
+async def test_a_drain_is_waited_for() -> None:
+    context = _context(FakeClient(says("Because.")))
+    context.drain.begin(0.0)
+    assert (await _run(context, CHAT, BODIES[CHAT], sleep=_Waits(context.drain.cancel))).status_code == 200
+
+
+def _dies(times: int) -> Script:
+    """The engine's end, so many times, and then an answer."""
+    left = [times]
+
+    def script(request: EngineRequest) -> list[Step]:
+        left[0] -= 1
+        return [EngineDied("the engine ended")] if left[0] >= 0 else says("Because.")(request)
+
+    return script
+
+
+async def test_a_line_is_run_again_when_the_engine_dies_and_not_for_ever() -> None:
+    assert (await _run(_context(FakeClient(_dies(2))), CHAT, BODIES[CHAT])).status_code == 200
+    answer = await _run(_context(FakeClient(_dies(100))), CHAT, BODIES[CHAT])
+    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (503, "engine_died")
+
+
+async def test_the_servers_end_is_no_answer() -> None:
+    with pytest.raises(EngineStopped):
+        await _run(_context(FakeClient(lambda _: [EngineStopped("stopping")])), CHAT, BODIES[CHAT])
+
+
+async def test_a_response_is_stored_only_where_the_line_says_so() -> None:
+    app = make_app(FakeClient(says("Because.")))
+    context = app.state.context
+    unsaid = json.loads((await _run(context, RESPONSES, {"input": "hi"})).body)
+    stored = json.loads((await _run(context, RESPONSES, {"input": "hi", "store": True})).body)
+    async with http(app) as client:
+        assert (await client.get(f"/v1/responses/{unsaid['id']}")).status_code == 404
+        assert (await client.get(f"/v1/responses/{stored['id']}")).json()["output"] == stored["output"]
+
+
+async def test_rates_do_not_hold_a_line_up_and_usage_counts(tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys", entry("ann", requests_per_minute=1, tokens_per_minute=50, max_concurrency=1))
+    client = FakeClient(says("Because."))
+    app = make_app(client, api_keys_file=keys)
+    context = app.state.context
+    caller = context.keys.ring.batch_caller(name_owner("ann"))
+    for _ in range(3):
+        assert (await _run(context, CHAT, {**BODIES[CHAT], "max_tokens": 40}, caller)).status_code == 200
+    assert client.requests[0].tenant == "ann"
+    async with http(app) as http_client:
+        report = (await http_client.get("/v1/usage", headers=bearer("ann"))).json()
+    assert report["data"][0]["requests"] == {"completed": 3}
+    assert report["data"][0]["output_tokens"] == 3 * len("Because.")
+
+
+async def test_a_spent_budget_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    keys = write_keys(path, entry("ann", budget_tokens=0))
+    context = _context(FakeClient(says("Because.")), api_keys_file=keys)
+    ring = context.keys.ring
+    caller = ring.batch_caller(name_owner("ann"))
+    assert caller is not None
+
+    def raise_budget() -> None:
+        ring.replace([api_key("ann", budget_tokens=1000)])
+
+    sleep = _Waits(raise_budget)
+    assert (await _run(context, CHAT, {**BODIES[CHAT], "max_tokens": 9}, caller, sleep)).status_code == 200
+    assert len(sleep.seconds) == 1
+
+
+def test_an_owner_whose_key_is_gone_has_no_caller(tmp_path: Path) -> None:
+    context = _context(FakeClient(says("")), api_keys_file=write_keys(tmp_path / "keys", entry("ann")))
+    assert context.keys.ring.batch_caller(name_owner("bob")) is None
+    assert context.keys.ring.batch_caller("") is None
+    assert _context(FakeClient(says(""))).keys.ring.batch_caller("") is ANYBODY
