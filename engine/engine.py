@@ -13,6 +13,7 @@ from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReas
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.service import CountedAs
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.audit import Auditor
 from engine.speculation.proposers import DraftSource
@@ -302,4 +303,4 @@ def _ids(plan: StepPlan) -> str:
 
 def _is_counted(plan: StepPlan) -> bool:
     """Whether the step computes anything for a service class that counts in metrics."""
-    return any(item.sequence.service.is_counted for item in plan.items)
+    return any(item.sequence.service.counted_as is not CountedAs.NOTHING for item in plan.items)

@@ -180,6 +180,13 @@ class ServerConfig:
         metavar="NAME",
     )
     max_num_waiting: int = option(1024, "Maximum waiting requests; more get 429.", group="Requests", minimum=1)
+    max_num_batch_requests: int | None = option(
+        None,
+        "Maximum requests of batches in the engine at once, beside those of clients; more wait in their file (default: "
+        "twice --max-num-seqs).",
+        group="Requests",
+        minimum=1,
+    )
     max_num_waiting_tokens: int = option(
         4 * 2**20,
         "Maximum prompt tokens of all waiting requests, each prompt counted once; more get 429. A token takes about "

@@ -26,8 +26,8 @@ class Backlog:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt tokens of all."""
-        return sum(self._num_tokens)
+        """Prompt tokens of clients' requests."""
+        return self.num_tokens_before(ServiceClass.BACKGROUND)
 
     def num_requests_before(self, service_class: ServiceClass) -> int:
         """Requests that are served before one of this class that comes now."""

@@ -15,7 +15,9 @@ from engine.client.output_lengths import OutputLengths
 from engine.client.pace import StepPace
 from engine.protocol import EngineInfo, RequestOutput, ServiceClass, StepStats
 
-_YIELDING = frozenset({ServiceClass.BACKGROUND, ServiceClass.AUDIT})  # they give up their places to others
+_YIELDING = frozenset(
+    {ServiceClass.BACKGROUND, ServiceClass.BATCH, ServiceClass.AUDIT}
+)  # they give up their places to others
 _MAX_LOOKED_AT = 64  # running sequences; of more, some stand for all
 # Tokens from now for which it is estimated how many of the running sequences will have ended.
 _HORIZONS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 16384, 65536)
@@ -87,8 +89,8 @@ class FirstTokenPredictor:
     def on_step(self, stats: StepStats, outputs: Sequence[RequestOutput]) -> None:
         """A step, which gave some requests tokens."""
         num_new = [len(output.new_ids) for output in outputs if output.new_ids]
-        if stats.step_s:
-            num_computed = stats.prefill_tokens + stats.decode_tokens
+        num_computed = stats.prefill_tokens + stats.decode_tokens
+        if stats.step_s and num_computed:  # a step of a batch alone says nothing of what clients get
             self._pace.observe(num_computed, stats.step_s, len(num_new), sum(num_new))
             self._pace.observe_prefixes(stats.prefix_queries, stats.prefix_hits)
         self._stats = stats
@@ -136,7 +138,7 @@ class FirstTokenPredictor:
                 is_timed=info.are_steps_timed,
             )
 
-        last_step_s = self._stats.step_s if num_running else 0.0
+        last_step_s = self._stats.step_s if num_running or self._stats.running_batch else 0.0
         gone_s = min(last_step_s, self._clock() - self._stepped_s)  # of the step that the engine is in
         own_s = prefill_s(own)
         expected_s = max(own_s, max(place_s + own_s, prefill_s(before + own)) - gone_s)

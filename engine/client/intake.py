@@ -36,7 +36,8 @@ class Intake:
 
     @property
     def num_waiting(self) -> int:
-        return max(self.stats.waiting, len(self._streams) - self.stats.running)
+        """Requests of clients."""
+        return max(self.stats.waiting, self._streams.num_clients - self.stats.running)
 
     def check(self, num_requests: int, num_new_tokens: int) -> None:
         """Raise QueueFull if so many requests, or tokens of their prompts, are too many."""
@@ -49,7 +50,7 @@ class Intake:
         """How many would wait with so many more. Raises QueueFull."""
         # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
         num_places = self.stats.running if self.stats.waiting else self._max_num_seqs
-        num_waiting = len(self._streams) + num_requests - num_places
+        num_waiting = self._streams.num_clients + num_requests - num_places
         self._queue.check(num_waiting, time.monotonic())
         return num_waiting
 
@@ -64,9 +65,10 @@ class Intake:
         self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
         """A stream for a request that is yet to be sent. num_new_tokens: see EngineClient.submit."""
-        if not self._streams:
+        is_batch = request.service_class is ServiceClass.BATCH
+        if not self._streams.num_clients and not is_batch:
             self._queue.begin(time.monotonic())
-        if num_new_tokens is None:
+        if num_new_tokens is None and not is_batch:
             self._predictor.expect(request.id, len(request.prompt_ids), request.service_class)
         if num_new_tokens is None or not self._shares_prefixes:
             num_new_tokens = len(request.prompt_ids)
@@ -81,10 +83,11 @@ class Intake:
         self.stats = stats
         self._predictor.on_step(stats, outputs)
         for output in outputs:
+            num_clients = self._streams.num_clients
             num_output = self._streams.deliver(output)
             if num_output is not None:
                 self._predictor.on_ended(num_output)
-            if output.finish_reason is not None:
+            if self._streams.num_clients < num_clients:
                 self._queue.count_end(time.monotonic())
-        if not self._streams:
+        if not self._streams.num_clients:
             self._queue.rest()

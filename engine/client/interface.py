@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.client.batch_lane import BatchLane
 from engine.client.first_token import FirstToken
 from engine.protocol import (
     AbortReason,
@@ -40,11 +41,12 @@ class EngineStatus:
     stage: str | None  # of LOADING, such as "load weights"; None before it is known
     progress: float | None  # of the stage, 0..1 while LOADING, None if unknown
     num_open: int  # requests submitted and not ended
-    num_running: int
+    num_running: int  # of clients, as num_waiting
     num_waiting: int
     num_waiting_tokens: int  # of prompts that the engine has not begun to compute
     seconds_since_progress: float  # since the engine's last sign of it, or since an idle engine got work; 0 when idle
     num_restarts: int
+    num_batch: int = 0  # of num_open, lines of batches
 
 
 class RequestStream(Protocol):
@@ -72,11 +74,18 @@ class EngineClient(Protocol):
 
     def status(self) -> EngineStatus: ...
 
-    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
+    def check_capacity(
+        self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE
+    ) -> None:
         """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, with no await between.
 
-        num_new_tokens: of their prompts, each of which counts once.
+        num_new_tokens: of their prompts, each of which counts once. Requests of batches do not stand in the clients'
+        queue, and are never refused for its length.
         """
+
+    @property
+    def batch_lane(self) -> BatchLane:
+        """Where whoever feeds a batch asks for room before it submits a line of it."""
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
         """Of a request that is submitted now. num_new_tokens: as for submit."""
@@ -88,8 +97,8 @@ class EngineClient(Protocol):
         """Of the engine. One that is started later takes it from the environment."""
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
-        """Hand over a request; raises QueueFull, for the number of requests, or EngineUnavailable. The caller must
-        iterate to the end or abort.
+        """Hand over a request; raises QueueFull, for the number of clients' requests, or EngineUnavailable. The caller
+        must iterate to the end or abort.
 
         num_new_tokens: of its prompt, less what other requests of the same client compute; all if it is left out.
         """

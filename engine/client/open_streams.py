@@ -10,7 +10,7 @@ from engine.client.backlog import Backlog
 from engine.client.first_token import Begun
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass
 from engine.resumption import Resumption
 
 MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second, since it may be the cause
@@ -33,6 +33,10 @@ class _Open:
     num_prompt_computed: int = 0  # the most that the stream was told
     num_predicted: int = 0  # as it was told last
     num_deaths: int = 0  # of engines that were computing it
+
+    @property
+    def is_batch(self) -> bool:
+        return self.request.service_class is ServiceClass.BATCH
 
     @property
     def can_go_on(self) -> bool:
@@ -70,10 +74,21 @@ class OpenStreams:
         """on_discarded: see OutputStream."""
         self.backlog = Backlog()
         self._open: dict[str, _Open] = {}
+        self._num_batch = 0
         self._on_discarded = on_discarded
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def num_batch(self) -> int:
+        """Requests of batches."""
+        return self._num_batch
+
+    @property
+    def num_clients(self) -> int:
+        """The others."""
+        return len(self._open) - self._num_batch
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._open
@@ -87,6 +102,7 @@ class OpenStreams:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
         self._open[request.id] = each = _Open(request, stream, num_new_tokens)
+        self._num_batch += each.is_batch
         self._wait(each)
         return stream
 
@@ -96,14 +112,15 @@ class OpenStreams:
 
     def _forget(self, each: _Open) -> None:
         del self._open[each.request.id]
+        self._num_batch -= each.is_batch
         self.backlog.remove(each.request.id)
 
     def begun(self) -> list[Begun]:
-        """Those that the engine computes."""
+        """Those of clients that the engine computes."""
         return [
             Begun(len(each.output_ids), each.request.sampling.max_tokens, each.request.service_class)
             for name, each in self._open.items()
-            if name not in self.backlog
+            if name not in self.backlog and not each.is_batch
         ]
 
     def take_unsent(self) -> list[EngineRequest]:
@@ -114,19 +131,19 @@ class OpenStreams:
         return [each.next_request() for each in unsent]
 
     def start(self, request_ids: list[str]) -> int:
-        """The engine begins to compute these; some may have ended, or be its own. Returns how many tokens their
-        prompts bring."""
+        """The engine begins to compute these; some may have ended, or be its own. Returns how many tokens the prompts
+        of clients among them bring."""
         num_tokens = 0
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None:
                 each.is_started = each.has_begun = True
                 self.backlog.remove(request_id)
-                num_tokens += each.num_new_tokens
+                num_tokens += 0 if each.is_batch else each.num_new_tokens
         return num_tokens
 
     def deliver(self, output: RequestOutput) -> int | None:
         """Put an output into its request's stream, which its terminal output closes. Returns how many tokens it
-        has had, if it had begun and has ended now."""
+        has had, if it is a client's that had begun and has ended now."""
         each = self._open.get(output.id)
         if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
@@ -145,7 +162,9 @@ class OpenStreams:
         if output.finish_reason is not None:
             self._forget(each)
         each.stream.put(output)
-        return len(each.output_ids) if has_begun and output.finish_reason is not None else None
+        if output.finish_reason is None or not has_begun or each.is_batch:
+            return None
+        return len(each.output_ids)
 
     def drop_unsent(self, request_id: str) -> bool:
         """Forget a request whose stream was aborted; False if an engine has it, or it has ended."""
@@ -198,6 +217,7 @@ class OpenStreams:
     def check(self) -> None:
         """Assert the invariants."""
         self.backlog.check()
+        assert self._num_batch == sum(each.is_batch for each in self._open.values())
         waiting = {name for name, each in self._open.items() if not each.is_started}
         assert {name for name in self._open if name in self.backlog} == waiting
 

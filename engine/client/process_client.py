@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from engine.client.batch_lane import BatchLane
 from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
 from engine.client.first_token import FirstToken
@@ -67,12 +68,13 @@ class ProcessClient:
         *,
         max_num_waiting: int,
         max_num_waiting_tokens: int | None = None,
+        max_num_batch_requests: int | None = None,
         hang_timeout_s: float = 0.0,
         callbacks: EngineCallbacks | None = None,
         command: tuple[str, ...] = _COMMAND,
     ) -> None:
-        """hang_timeout_s: without a sign of progress, while there is work, until the process is killed; 0 is never.
-        command: see EngineProcess."""
+        """max_num_batch_requests: see BatchLane. hang_timeout_s: without a sign of progress, while there is work, until
+        the process is killed; 0 is never. command: see EngineProcess."""
         self._config = config
         self._hang_timeout_s = hang_timeout_s
         self._callbacks = callbacks or EngineCallbacks()
@@ -87,6 +89,7 @@ class ProcessClient:
             on_first_token=self._callbacks.on_first_token,
         )
         self._pooling = PoolingCalls(QueueLimit(max_num_waiting, max_num_waiting_tokens))
+        self._batch_lane = BatchLane(max_num_batch_requests)
         self._state = EngineState.LOADING
         self._reason = "the engine has not been started"
         self._loading: Loading | None = None
@@ -154,6 +157,7 @@ class ProcessClient:
             stage=stage,
             progress=progress,
             num_open=num_open,
+            num_batch=self._streams.num_batch,
             num_running=self._intake.stats.running + self._pooling.num_running,
             num_waiting=self._intake.num_waiting + self._pooling.num_waiting,
             num_waiting_tokens=self._streams.backlog.num_tokens + self._pooling.num_waiting_tokens,
@@ -172,12 +176,18 @@ class ProcessClient:
             return None, None
         return loading.stage, min(1.0, loading.done / loading.total) if loading.total > 0 else None
 
-    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
+    def check_capacity(
+        self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE
+    ) -> None:
         self._check_ready()
         if self.info.pooling is not None:
             self._pooling.check(num_requests, num_new_tokens)
-        else:
+        elif service_class is not ServiceClass.BATCH:
             self._intake.check(num_requests, num_new_tokens)
+
+    @property
+    def batch_lane(self) -> BatchLane:
+        return self._batch_lane
 
     def _check_ready(self) -> None:
         if self._state is not EngineState.READY:
@@ -191,7 +201,8 @@ class ProcessClient:
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> OutputStream:
         self._check_ready()
-        self._intake.check_requests(1)
+        if request.service_class is not ServiceClass.BATCH:
+            self._intake.check_requests(1)
         self._leave_idleness()
         stream = self._intake.open(request, num_new_tokens, lambda reason: self._abort(request.id, reason))
         self._send_requests()
@@ -312,7 +323,7 @@ class ProcessClient:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case StepOutputs(outputs=outputs, stats=stats):
-                if outputs or stats.prefill_tokens or stats.decode_tokens:  # not if it spins and computes nothing
+                if outputs or stats.num_computed:  # not if it spins and computes nothing
                     self._clock.restart(time.monotonic())
                 self._callbacks.on_step(stats)
                 self._intake.take_step(outputs, stats)
@@ -332,6 +343,7 @@ class ProcessClient:
                 self._reason = ""
                 self._clock.restart(time.monotonic())
                 self._intake.begin(info)
+                self._batch_lane.open(info.max_num_seqs)
                 self._callbacks.on_ready(info)
                 if self._num_restarts:
                     logger.info("the engine is ready again")

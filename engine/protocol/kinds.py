@@ -30,6 +30,7 @@ class ServiceClass(enum.StrEnum):
     URGENT = "urgent"  # a client waits for it, and others may wait longer
     INTERACTIVE = "interactive"  # a client waits for it
     BACKGROUND = "background"  # a client that can wait as long as others have work
+    BATCH = "batch"  # nobody waits for it: it runs while no client has work
     AUDIT = "audit"  # the engine's own: a finished sequence generated again, to audit speculation
 
 

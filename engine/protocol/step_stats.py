@@ -13,6 +13,8 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting: int = 0
     waiting_urgent: int = 0  # of waiting, by service class; the rest are interactive
     waiting_background: int = 0
+    running_batch: int = 0  # lines of batches, which running and waiting do not count
+    waiting_batch: int = 0
     waiting_for_grammar: int = 0  # of waiting, those that could not run if there were room
     blocks_total: int = 0
     blocks_used: int = 0  # by running requests
@@ -33,6 +35,10 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_shortages: int = 0  # 1 if the step could not be computed for want of memory, and is tried again
     corrupted: int = 0  # requests ended, since the model's output was not finite
     recomputed_tokens: int = 0  # of prefill_tokens, computed before and lost to preemption
+    batch_prefill_tokens: int = 0  # the same four of lines of batches, which those above do not count
+    batch_decode_tokens: int = 0
+    batch_recomputed_tokens: int = 0
+    batch_preemptions: int = 0
     evicted_blocks: list[tuple[float, int]] = []  # cached ones that were reused: seconds since they were free, how many
     evicted_states: int = 0
     step_s: float = 0.0
@@ -65,4 +71,9 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grammar_cache_bytes: int | None = None  # None in an engine without a compiler
     pooled_tokens: int = 0  # computed by a pooling engine, in one forward pass
     pooled_requests: int = 0  # their texts
-    events: list[SequenceEvent] = []  # of sequences that count in metrics, in order
+    events: list[SequenceEvent] = []  # of clients' sequences and batches', in order
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens of the step that count in metrics."""
+        return self.prefill_tokens + self.decode_tokens + self.batch_prefill_tokens + self.batch_decode_tokens

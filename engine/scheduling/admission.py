@@ -47,6 +47,8 @@ class AdmissionRound:
         for sequence in self._lifecycle.waiting.in_turn(self._most_pending):
             if sequence in self._preempted:
                 continue
+            if sequence.service.fills_idle_steps and self._has_others_before(sequence.service.rank):
+                break
             if self._blocked_rank is not None and sequence.service.rank > self._blocked_rank:
                 break
             if not self._has_place() and not self._claims.victims(sequence, 0):
@@ -71,6 +73,14 @@ class AdmissionRound:
             elif not self._block(sequence):
                 break
         return self._newcomers
+
+    def _has_others_before(self, rank: int) -> bool:
+        """Whether sequences of lower ranks run or want to, all of which have been asked by now."""
+        running = self._lifecycle.running
+        if running and running[0].service.rank < rank:
+            return True
+        first_rank = self._lifecycle.waiting.first_rank
+        return first_rank is not None and first_rank < rank
 
     def _block(self, sequence: Sequence) -> bool:
         """Note that a sequence finds no room; returns whether to ask if one of another tenant may claim some."""

@@ -204,12 +204,15 @@ class Scheduler:
     def take_stats(self, **known: Any) -> StepStats:
         """The account of the step that was updated last. known: fields of it that others fill in."""
         tally = self._lifecycle.take_tally()
+        clients, batch = tally.clients, tally.batch
         pool, states, waiting = self._kv.pool, self._kv.states, self._lifecycle.waiting
         return StepStats(
             running=self._lifecycle.running.num_counted,
             waiting=waiting.num_counted,
             waiting_urgent=waiting.num_of(ServiceClass.URGENT),
             waiting_background=waiting.num_of(ServiceClass.BACKGROUND),
+            running_batch=self._lifecycle.running.num_of(ServiceClass.BATCH),
+            waiting_batch=waiting.num_of(ServiceClass.BATCH),
             blocks_total=pool.num_blocks,
             blocks_used=pool.num_used,
             blocks_shared=pool.num_shared,
@@ -219,15 +222,19 @@ class Scheduler:
             states_cached=states.num_free_cached,
             evicted_blocks=pool.take_evicted(),
             evicted_states=sum(count for _, count in states.take_evicted()),
-            prefill_tokens=tally.prefill_tokens,
-            decode_tokens=tally.decode_tokens,
+            prefill_tokens=clients.prefill_tokens,
+            decode_tokens=clients.decode_tokens,
             prefix_queries=tally.prefix_queries,
             prefix_hits=tally.prefix_hits,
-            preemptions=sum(tally.preemptions.values()),
-            preemptions_by_reason={reason.value: number for reason, number in tally.preemptions.items() if number},
+            preemptions=clients.num_preemptions,
+            preemptions_by_reason={reason.value: number for reason, number in clients.preemptions.items() if number},
             tenants_running=self._lifecycle.num_tenants_running,
             tenants_waiting=waiting.num_tenants,
-            recomputed_tokens=tally.recomputed_tokens,
+            recomputed_tokens=clients.recomputed_tokens,
+            batch_prefill_tokens=batch.prefill_tokens,
+            batch_decode_tokens=batch.decode_tokens,
+            batch_recomputed_tokens=batch.recomputed_tokens,
+            batch_preemptions=batch.num_preemptions,
             pending_prompt_tokens=self._lifecycle.num_pending_prompt_tokens,
             forced_tokens=tally.forced_tokens,
             memory_shortages=tally.memory_shortages,

@@ -14,35 +14,58 @@ class Yielding(enum.Enum):
     AT_ONCE = enum.auto()
 
 
+class CountedAs(enum.Enum):
+    """In which metrics of requests, steps, preemptions and prefixes a sequence counts."""
+
+    CLIENTS = enum.auto()
+    BATCH = enum.auto()  # which are apart, so that a batch hides nothing of what clients get
+    NOTHING = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceRules:
     """How sequences of one class are served. Classes that yield have higher ranks than those that do not."""
 
     rank: int  # all of a lower rank are served before them, and preempted after them
     yielding: Yielding
-    is_counted: bool  # in metrics of requests, steps and preemptions, and in prefix statistics
+    counted_as: CountedAs
     is_drafted: bool  # the speculator may set drafts
     stays_cached: bool  # its blocks remain in the prefix cache when it ends
+    fills_idle_steps: bool = False  # it is computed in steps without sequences of lower ranks, and in no others
 
     @property
     def yields(self) -> bool:
         """Whether waiting sequences of lower ranks are admitted before it gets its tokens of a step."""
         return self.yielding is not Yielding.NEVER
 
+    @property
+    def is_counted(self) -> bool:
+        """In the metrics of clients."""
+        return self.counted_as is CountedAs.CLIENTS
+
 
 def _of_clients(rank: int, yielding: Yielding = Yielding.NEVER) -> ServiceRules:
-    return ServiceRules(rank=rank, yielding=yielding, is_counted=True, is_drafted=True, stays_cached=True)
+    return ServiceRules(rank=rank, yielding=yielding, counted_as=CountedAs.CLIENTS, is_drafted=True, stays_cached=True)
 
 
 SERVICE_RULES: dict[ServiceClass, ServiceRules] = {
     ServiceClass.URGENT: _of_clients(0),
     ServiceClass.INTERACTIVE: _of_clients(1),
     ServiceClass.BACKGROUND: _of_clients(2, Yielding.FOR_ROOM),
-    # Computed again to compare it, beside the traffic that is measured; no request will continue it.
-    ServiceClass.AUDIT: ServiceRules(
+    # Fills the time in which no client has work; what it computed stays cached, so that it goes on where it stopped.
+    ServiceClass.BATCH: ServiceRules(
         rank=3,
         yielding=Yielding.AT_ONCE,
-        is_counted=False,
+        counted_as=CountedAs.BATCH,
+        is_drafted=True,
+        stays_cached=True,
+        fills_idle_steps=True,
+    ),
+    # Computed again to compare it, beside the traffic that is measured; no request will continue it.
+    ServiceClass.AUDIT: ServiceRules(
+        rank=4,
+        yielding=Yielding.AT_ONCE,
+        counted_as=CountedAs.NOTHING,
         is_drafted=False,
         stays_cached=False,
     ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from engine.events.sequence import Computed, SequenceEvent
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.service import CountedAs
 
 
 class PreemptionReason(enum.StrEnum):
@@ -17,36 +18,57 @@ class PreemptionReason(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class StepTally:
-    """Increments of one step, named as in StepStats. Sequences of uncounted service classes add nothing."""
+class ClassTally:
+    """Increments of one step by the sequences that count together."""
 
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    recomputed_tokens: int = 0
+    preemptions: dict[PreemptionReason, int] = field(default_factory=lambda: dict.fromkeys(PreemptionReason, 0))
+
+    @property
+    def num_preemptions(self) -> int:
+        return sum(self.preemptions.values())
+
+
+@dataclass(slots=True)
+class StepTally:
+    """Increments of one step, named as in StepStats. Sequences that count as nothing add nothing, and those of batches
+    nothing outside `batch` but their events."""
+
+    clients: ClassTally = field(default_factory=ClassTally)
+    batch: ClassTally = field(default_factory=ClassTally)
     prefix_queries: int = 0
     prefix_hits: int = 0
-    preemptions: dict[PreemptionReason, int] = field(default_factory=lambda: dict.fromkeys(PreemptionReason, 0))
-    recomputed_tokens: int = 0
     forced_tokens: int = 0
     memory_shortages: int = 0
     corrupted: int = 0
     events: list[SequenceEvent] = field(default_factory=list)
 
+    def _of(self, sequence: Sequence) -> ClassTally | None:
+        match sequence.service.counted_as:
+            case CountedAs.CLIENTS:
+                return self.clients
+            case CountedAs.BATCH:
+                return self.batch
+        return None
+
     def count_computed(self, sequence: Sequence, num_new: int, now_s: float) -> None:
         """Count rows computed from sequence.num_computed on, as it was before the step."""
-        if not sequence.service.is_counted:
+        if (tally := self._of(sequence)) is None:
             return
         start = sequence.num_computed
         num_known = max(sequence.num_prompt, sequence.num_computed_at_preemption) - start
         if num_known <= 0:
-            self.decode_tokens += num_new
+            tally.decode_tokens += num_new
             sequence.num_decode_steps += 1
             return
         num_left = max(0, num_known - num_new)
         num_known = min(num_new, num_known)
         self.events.append(Computed(sequence.id, now_s, num_known, num_left))
-        self.prefill_tokens += num_known
-        self.decode_tokens += num_new - num_known
-        self.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
+        tally.prefill_tokens += num_known
+        tally.decode_tokens += num_new - num_known
+        tally.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
 
     def count_prefix_lookup(self, sequence: Sequence) -> None:
         """Count the prompt of a sequence that was just admitted for the first time, and what was cached of it."""
@@ -55,9 +77,9 @@ class StepTally:
             self.prefix_hits += sequence.num_computed
 
     def note(self, sequence: Sequence, event: SequenceEvent) -> None:
-        if sequence.service.is_counted:
+        if self._of(sequence) is not None:
             self.events.append(event)
 
     def count_preemption(self, sequence: Sequence, reason: PreemptionReason) -> None:
-        if sequence.service.is_counted:
-            self.preemptions[reason] += 1
+        if (tally := self._of(sequence)) is not None:
+            tally.preemptions[reason] += 1

@@ -60,6 +60,7 @@ def engine_client(
         config,
         max_num_waiting=server.max_num_waiting,
         max_num_waiting_tokens=server.max_num_waiting_tokens,
+        max_num_batch_requests=server.max_num_batch_requests,
         hang_timeout_s=server.engine_hang_timeout,
         callbacks=dataclasses.replace(
             callbacks,

@@ -45,7 +45,8 @@ class BeamRequests:
     def check_capacity(self) -> None:
         """Raise QueueFull or EngineUnavailable unless the engine could take a step of all searches now."""
         prompts = self._params.prompts
-        self._client.check_capacity(self._options.width * len(prompts), sum(len(prompt.ids) for prompt in prompts))
+        num_tokens = sum(len(prompt.ids) for prompt in prompts)
+        self._client.check_capacity(self._options.width * len(prompts), num_tokens, self._params.terms.service_class)
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         """One terminal output for each choice: the best beams of each prompt, best first. Raises as the streams of

@@ -171,7 +171,8 @@ class Generation:
 
     def _submit_choices(self) -> None:
         client = self._model.client
-        client.check_capacity(len(self._choices), sum(len(prompt.ids) for prompt in self._params.prompts))
+        num_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
+        client.check_capacity(len(self._choices), num_tokens, self._params.terms.service_class)
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop: the room just checked is still there
             request = self._request(f"{group}-{choice.index}", choice.index)

@@ -39,7 +39,7 @@ class RequestTerms:
 
     @property
     def service_class(self) -> ServiceClass:
-        return ServiceClass.BACKGROUND if self.is_batch else _TIERS[self.service_tier]
+        return ServiceClass.BATCH if self.is_batch else _TIERS[self.service_tier]
 
     @property
     def yields_to_all(self) -> bool:
@@ -75,9 +75,11 @@ class RequestTerms:
 
 
 def request_terms(body: GenerationRequest, model: ServedModel, arrival_s: float) -> RequestTerms:
-    """As the request says, or else the options."""
+    """As the request says, or else the options. No option limits how long a line of a batch may wait."""
     caller = current_caller()
-    timeout_s = body.timeout if body.timeout is not None else model.config.request_timeout
+    timeout_s = body.timeout
+    if timeout_s is None and not _is_batch.get():
+        timeout_s = model.config.request_timeout
     return RequestTerms(
         arrival_s=arrival_s,
         timeout_s=timeout_s,

@@ -26,6 +26,28 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
             "background": lambda s: s.waiting_background,
         },
     ),
+    gauge(
+        "num_batch_requests",
+        "Requests of batches in the engine, which the rows of requests above do not count, by state: running, waiting.",
+        by="state",
+        step_by={"running": lambda s: s.running_batch, "waiting": lambda s: s.waiting_batch},
+    ),
+    counter(
+        "batch_computed_tokens_total",
+        "Tokens that the engine computed for batches, which the rows of iterations do not count, by kind: prefill, "
+        "decode, and recomputed, which is what clients' requests had cost by preemption.",
+        by="kind",
+        step_by={
+            "prefill": lambda s: s.batch_prefill_tokens - s.batch_recomputed_tokens,
+            "decode": lambda s: s.batch_decode_tokens,
+            "recomputed": lambda s: s.batch_recomputed_tokens,
+        },
+    ),
+    counter(
+        "batch_preemptions_total",
+        "Running requests of batches that were put back in the queue, for clients' requests or for want of memory.",
+        lambda s: s.batch_preemptions,
+    ),
     counter(
         "num_preemptions_total",
         "Running requests that were put back in the queue, for whatever reason.",

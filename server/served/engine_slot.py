@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from engine.client.batch_lane import BatchLane
 from engine.client.first_token import FirstToken
 from engine.client.interface import EngineClient, EngineState, EngineStatus, RequestStream
 from engine.errors import EngineUnavailable
@@ -52,8 +53,14 @@ class EngineSlot:
         state = EngineState.UNLOADED if self._is_settled else EngineState.LOADING
         return replace(_EMPTY, state=state, reason=self.reason)
 
-    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:
-        self._engine().check_capacity(num_requests, num_new_tokens)
+    def check_capacity(
+        self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE
+    ) -> None:
+        self._engine().check_capacity(num_requests, num_new_tokens, service_class)
+
+    @property
+    def batch_lane(self) -> BatchLane:
+        return self._engine().batch_lane
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
         return self._engine().predict_first_token(num_new_tokens, service_class)

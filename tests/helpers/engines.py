@@ -1,6 +1,6 @@
 """Short builders of requests, configs and ledger engines, and a scheduler that is stepped by hand."""
 
-from collections import abc
+from collections import Counter, abc
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +22,7 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.scheduling.service import CountedAs
 from engine.speculation.speculator import Speculator
 from tests.helpers.grammars import expected_output, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, allowed_ids, next_token
@@ -195,8 +196,12 @@ class SchedulerRun:
         self.transcript.add(outputs)
         self.stats.append(stats)
         assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "no progress"
-        counted = sum(item.num_new for item in plan.items if item.sequence.service.is_counted)
-        assert stats.prefill_tokens + stats.decode_tokens == counted
+        counted = Counter[CountedAs]()
+        for item in plan.items:
+            counted[item.sequence.service.counted_as] += item.num_new
+        assert stats.prefill_tokens + stats.decode_tokens == counted[CountedAs.CLIENTS]
+        assert stats.batch_prefill_tokens + stats.batch_decode_tokens == counted[CountedAs.BATCH]
+        assert stats.num_computed == counted[CountedAs.CLIENTS] + counted[CountedAs.BATCH]
         if self._propose is not None:
             self._draft(self._propose)
         self.scheduler.check()

@@ -8,6 +8,7 @@ import httpx
 from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from engine.client.batch_lane import BatchLane
 from engine.client.first_token import FirstToken
 from engine.client.interface import EngineState, EngineStatus
 from engine.config import EngineConfig, SchedulingPolicy
@@ -137,7 +138,12 @@ class FakeClient:
     `pooling`."""
 
     def __init__(
-        self, script: Script, info: EngineInfo | None = None, *, pool_script: PoolScript = pools_prompts
+        self,
+        script: Script,
+        info: EngineInfo | None = None,
+        *,
+        pool_script: PoolScript = pools_prompts,
+        batch_limit: int = 1000,
     ) -> None:
         self.script = script
         self.pool_script = pool_script
@@ -156,6 +162,7 @@ class FakeClient:
         self.num_running: int | None = None  # None: all that are open
         self.streams: list[FakeStream] = []
         self.log_level: str | None = None  # that was set
+        self.batch_lane = BatchLane(batch_limit)
         self._info = info or engine_info()
 
     @property
@@ -182,10 +189,15 @@ class FakeClient:
             num_restarts=0,
         )
 
-    def check_capacity(self, num_requests: int, num_new_tokens: int = 1) -> None:  # noqa: ARG002
+    def check_capacity(
+        self,
+        num_requests: int,
+        num_new_tokens: int = 1,  # noqa: ARG002
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
+    ) -> None:
         if self.state is not EngineState.READY:
             raise EngineUnavailable(self.reason)
-        if self.num_open + num_requests > self.capacity:
+        if service_class is not ServiceClass.BATCH and self.num_open + num_requests > self.capacity:
             raise QueueFull("the queue is full", retry_after_s=1.5)
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:  # noqa: ARG002
@@ -199,7 +211,7 @@ class FakeClient:
         self.log_level = level
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> FakeStream:  # noqa: ARG002
-        self.check_capacity(1)
+        self.check_capacity(1, service_class=request.service_class)
         stream = FakeStream(self, request, self.script(request))
         self.streams.append(stream)
         self.num_open += 1

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import ServiceClass
+from server.generation.terms import RequestTerms
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.sse import events
 
@@ -66,3 +67,8 @@ async def test_choices_are_counted_by_tier() -> None:
     counted = 'headrace_service_tier_requests_total{model_name="org/tiny",service_tier='
     assert f'{counted}"flex"}} 2.0' in metrics
     assert f'{counted}"default"}} 1.0' in metrics
+
+
+def test_a_line_of_a_batch_waits_as_long_as_clients_have_work_whatever_its_tier() -> None:
+    terms = RequestTerms(arrival_s=5.0, service_tier="priority", queue_timeout_s=3.0, is_batch=True)
+    assert (terms.service_class, terms.start_by_s) == (ServiceClass.BATCH, None)
