@@ -95,7 +95,7 @@ async def test_nobody_waits_for_a_line() -> None:
     context = _context(client, queue_timeout=5.0, ttft_slo=1.0)
     answer = await _run(context, CHAT, {**BODIES[CHAT], "service_tier": "priority"})
     assert answer.status_code == 200
-    assert client.requests[0].service_class is ServiceClass.BACKGROUND
+    assert client.requests[0].service_class is ServiceClass.BATCH
     assert client.requests[0].start_by_s is None
 
 
