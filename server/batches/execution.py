@@ -101,5 +101,6 @@ async def _model(context: ServerContext, name: str | None) -> AsyncIterator[Serv
 
 
 async def _collected(model: ServedModel, params: GenerationParams, formatter: AnswerFormatter) -> Any:
-    async with Generation(model, params) as generation:
+    room = model.client.batch_lane.room(params.num_sequences)
+    async with room, Generation(model, params) as generation:
         return await formatter.collect(generation)

@@ -51,6 +51,11 @@ class GenerationParams:
     end_ids: frozenset[int] = frozenset()  # that end an answer beside the model's EOS
     is_prompt_cut: bool = False  # of /infill: not all that was sent had a place in the context
 
+    @property
+    def num_sequences(self) -> int:
+        """That the engine may have of it at once."""
+        return len(self.prompts) * (self.n if self.beams is None else self.beams.width)
+
 
 def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationParams:
     """The params, with tokens that end an answer as EOS does, unless EOS is ignored."""

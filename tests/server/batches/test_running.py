@@ -99,16 +99,26 @@ async def test_nobody_waits_for_a_line() -> None:
     assert client.requests[0].start_by_s is None
 
 
-async def test_a_full_queue_is_waited_for() -> None:
+async def test_clients_that_fill_their_queue_are_none_of_a_lines_business() -> None:
     client = FakeClient(says("Because."))
     client.capacity = 0
+    assert (await _run(_context(client), CHAT, BODIES[CHAT])).status_code == 200
 
-    def make_room() -> None:
-        client.capacity = 1
 
-    sleep = _Waits(make_room)
-    assert (await _run(_context(client), CHAT, BODIES[CHAT], sleep=sleep)).status_code == 200
-    assert sleep.seconds == [2]  # the queue's own word, in whole seconds
+async def test_room_in_the_lane_is_waited_for() -> None:
+    gate = asyncio.Event()
+    client = FakeClient(lambda request: [gate, *says("Because.")(request)], batch_limit=2)
+    context = _context(client)
+    lines = [asyncio.create_task(_run(context, CHAT, {**BODIES[CHAT], "n": n})) for n in (2, 1)]
+    async with asyncio.timeout(DEADLINE_S):
+        while len(client.requests) < 2:
+            await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(client.requests) == 2
+    gate.set()
+    assert [(await line).status_code for line in lines] == [200, 200]
+    assert len(client.requests) == 3
 
 
 async def test_a_drain_is_waited_for() -> None:
