@@ -17,6 +17,8 @@ from server.config import ServerConfig
 from server.context import ServerContext
 from server.drain import Drain
 from server.errors import TTFT_HEADER
+from server.files.disk import disk_of
+from server.files.store import Files
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.http.preparing import QueueMiddleware
@@ -31,6 +33,7 @@ from server.routes import (
     conversations,
     dashboard,
     docs,
+    files,
     health,
     infill,
     messages,
@@ -65,6 +68,7 @@ ROUTERS = (
     responses.router,
     stored_responses.router,
     conversations.router,
+    files.router,
     infill.router,
     ollama.router,
     tokens.router,
@@ -130,6 +134,7 @@ def create_app(
         metrics=metrics,
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
+        files=Files(store.database, disk_of(config.data_dir), config.storage),
         keys=KeyRoom(config, metrics, store.database),
         workers=workers,
         drain=drain,

@@ -9,6 +9,7 @@ from engine.config import option
 from engine.errors import OptionError
 from server.model_options.config import ModelsConfig
 from server.network_config import NetworkConfig
+from server.storage_options.config import StorageConfig
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # as browsers write it, who are taken literally
 
@@ -33,6 +34,7 @@ class ServerConfig:
 
     network: NetworkConfig = NetworkConfig()
     models: ModelsConfig = ModelsConfig()
+    storage: StorageConfig = StorageConfig()
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)
     api_key: tuple[str, ...] = option(

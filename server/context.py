@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.config import ServerConfig
 from server.drain import Drain
+from server.files.store import Files
 from server.keys.room import KeyRoom
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
@@ -27,6 +28,7 @@ class ServerContext:
     metrics: Metrics
     runs: Runs
     store: Entries
+    files: Files
     keys: KeyRoom
     workers: TextWorkers
     drain: Drain

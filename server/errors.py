@@ -136,6 +136,10 @@ class StorageFailed(HeadraceError):
     """The disk, or whatever is under --data-dir, does not take or give what is stored."""
 
 
+class StorageFull(StorageFailed):
+    """There is no room for what should be stored."""
+
+
 class ClientGone(Exception):
     """The client closed its connection; there is nobody to answer."""
 
@@ -180,6 +184,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     HeadersTooLarge: _Kind(431, _INVALID, "headers_too_large"),
     RequestFailed: _Kind(500, "server_error", "generation_failed"),
     StorageFailed: _Kind(500, "server_error", "storage_failed"),
+    StorageFull: _Kind(507, "server_error", "insufficient_storage"),
     TooManyConnections: _Kind(503, "server_error", "too_many_connections"),
     EngineUnavailable: _Kind(503, "server_error", "engine_unavailable"),
     ModelNotLoaded: _Kind(503, "server_error", "model_not_loaded"),
@@ -245,6 +250,8 @@ def _headers(error: Exception) -> dict[str, str]:
             return {"retry-after": str(UNAVAILABLE_RETRY_S)}
         case TooManyConnections():
             return {"retry-after": str(UNAVAILABLE_RETRY_S), "connection": "close"}
+        case StorageFull():
+            return {"x-should-retry": "false"}  # room comes from deleting, and not from asking again
         case AnswerTimeout():
             return {"x-should-retry": "false"}  # OpenAI's clients would: what nobody waits for would be queued again
         case InvalidApiKey():

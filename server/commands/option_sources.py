@@ -16,6 +16,7 @@ from server.commands.suggestions import suggest
 from server.config import ServerConfig
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.network_config import NetworkConfig
+from server.storage_options.config import StorageConfig
 
 # Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
 # our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
@@ -45,6 +46,7 @@ def resolve(
     server_values = {
         **values,
         "network": _build(NetworkConfig, values),
+        "storage": _build(StorageConfig, values),
         "models": dataclasses.replace(_build(ModelsConfig, values), entries=entries),
     }
     return _build(ServerConfig, server_values), _build(EngineConfig, values)

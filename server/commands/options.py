@@ -16,6 +16,7 @@ from engine.errors import OptionError
 from server.config import ServerConfig
 from server.model_options.config import ModelsConfig
 from server.network_config import NetworkConfig
+from server.storage_options.config import StorageConfig
 
 PREFIX = "HEADRACE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -182,6 +183,6 @@ def _metavar_of(name: str, kind: type) -> str:
 
 OPTIONS: Mapping[str, Option] = {
     option.name: option
-    for config_class in (EngineConfig, ServerConfig, ModelsConfig, NetworkConfig)
+    for config_class in (EngineConfig, ServerConfig, StorageConfig, ModelsConfig, NetworkConfig)
     for option in options_of(config_class)
 }

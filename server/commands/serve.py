@@ -104,7 +104,7 @@ async def _serve(
     context.tracing = tracing
     engines.context = context
     if server_config.data_dir is not None:
-        await _tidy(store)
+        await _tidy(context)
     url = url_of(sock, has_tls=certificates is not None)
     async with _kept_up(context, manager, certificates), _answering(http, sock, context, engines):
         manager.loading(engines.what)
@@ -119,12 +119,14 @@ async def _serve(
     return 0
 
 
-async def _tidy(store: Entries) -> None:
-    """End what the last server left in the store."""
+async def _tidy(context: "ServerContext") -> None:
+    """End what the last server left in the store and among the files."""
     from server.state.records import fail_interrupted
 
-    await store.expire()
-    if num_interrupted := await fail_interrupted(store):
+    await context.store.expire()
+    await context.files.expire()
+    await context.files.sweep()
+    if num_interrupted := await fail_interrupted(context.store):
         logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
 
 

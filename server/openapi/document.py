@@ -24,6 +24,8 @@ from server.openapi.operations import EVENTS, JSON, LINES, OPERATIONS, Operation
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 
+FORM = "multipart/form-data"
+
 _EVERY = (InvalidRequest, HeadersTooLarge, Exception)
 _OF_BODIES = (RequestTimeout, RequestTooLarge)
 _OF_OTHERS_THAN_PROBES = (InvalidApiKey, ForeignName, TooManyConnections)
@@ -100,7 +102,13 @@ def _operation(
 ) -> dict[str, Any]:
     """is_request: it counts as a request of its key."""
     models = _models(route, operation)
-    errors = [*_EVERY, *operation.errors, *(_OF_BODIES if models else ()), *(() if is_open else _OF_OTHERS_THAN_PROBES)]
+    has_body = bool(models) or operation.form is not None
+    errors = [
+        *_EVERY,
+        *operation.errors,
+        *(_OF_BODIES if has_body else ()),
+        *(() if is_open else _OF_OTHERS_THAN_PROBES),
+    ]
     errors += _OF_REQUESTS if is_request else ()
     content = {
         media: {"schema": _answer_schema(media, kind, operation, answers)} for media, kind in operation.answers.items()
@@ -135,6 +143,8 @@ def _operation(
             "required": True,
             "content": {JSON: {"schema": schema, "example": operation.example}},
         }
+    if operation.form is not None:
+        described["requestBody"] = {"required": True, "content": {FORM: {"schema": dict(operation.form)}}}
     if is_open:
         described["security"] = []
     return described

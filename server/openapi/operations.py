@@ -26,6 +26,7 @@ from server.errors import (
     NotStored,
     RequestNotKnown,
     StorageFailed,
+    StorageFull,
     StreamNotFound,
     StreamStopped,
     TokensLimited,
@@ -38,6 +39,7 @@ from server.protocols.responses.events import Delta as ResponseDelta
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
 from server.schemas.answers import ChatChunk, ChatCompletion, TextCompletion
+from server.schemas.files import MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
 from server.schemas.messages_answers import Event as MessageEvent
 from server.schemas.messages_answers import MessageAnswer
 from server.schemas.ollama_answers import (
@@ -52,6 +54,7 @@ from server.schemas.tokens import TokenizeChatRequest, TokenizeTextRequest
 from server.schemas.usage import UsageReport
 
 JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
+BYTES = "application/octet-stream"
 
 _ResponseEvents = ResponseEvent | ItemEvent | PartEvent | ResponseDelta | TextDone | ArgumentsDone | InputDone
 _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -70,11 +73,13 @@ class Query:
 class Operation:
     """answers: of status 200, by media type; a stream's is what each of its events or lines is. None is plain text.
 
-    example: of the body. bodies: where the route reads its body by hand. errors: beside those that every route, and
-    every route with a body, may answer. unready: what 503 is, where it is no error.
+    form: the schema of a body of several parts, one of which may be a file. example: of the body. bodies: where the
+    route reads its body by hand. errors: beside those that every route, and every route with a body, may answer.
+    unready: what 503 is, where it is no error.
     """
 
     answers: Mapping[str, Any]
+    form: Mapping[str, Any] | None = None
     example: Mapping[str, Any] | None = None
     bodies: Sequence[type[BaseModel]] = ()
     errors: Sequence[type[Exception]] = ()
@@ -98,6 +103,22 @@ _MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)  # it
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
 _STORED = (NotStored, StorageFailed)
+_UPLOAD = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"enum": list(UPLOAD_PURPOSES)},
+        "expires_after[anchor]": {"enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY_S, "maximum": MAX_EXPIRY_S},
+    },
+    "required": ["file", "purpose"],
+}
+_FILE_PAGE = (
+    Query("after", {"type": "string"}, "The id of the file to begin behind."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "How many at most; 10,000 if left out."),
+    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
+    Query("purpose", {"type": "string"}, "Files of this purpose alone."),
+)
 
 OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/chat/completions": Operation(
@@ -175,6 +196,11 @@ OPERATIONS: Mapping[str, Operation] = {
         example={"input": "Why is the sky blue?"},
         errors=(*_MODEL, *_STORED),
     ),
+    "POST /v1/files": Operation(answers={JSON: FileObject}, form=_UPLOAD, errors=(StorageFailed, StorageFull)),
+    "GET /v1/files": Operation(answers={JSON: FileList}, query=_FILE_PAGE, errors=(StorageFailed,)),
+    "GET /v1/files/{file_id}": Operation(answers={JSON: FileObject}, errors=_STORED),
+    "GET /v1/files/{file_id}/content": Operation(answers={BYTES: None}, errors=_STORED),
+    "DELETE /v1/files/{file_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
     "POST /infill": Operation(
         answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
         example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},

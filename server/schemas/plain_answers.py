@@ -166,5 +166,5 @@ class ItemList(msgspec.Struct):
 
 class Deleted(msgspec.Struct):
     id: str
-    object: Literal["conversation.deleted", "response", "stream"]
+    object: Literal["conversation.deleted", "response", "stream", "file"]
     deleted: bool

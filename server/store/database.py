@@ -67,6 +67,31 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (hour_s, key, outcome)
         ) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE files (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            filename TEXT NOT NULL,
+            bytes INTEGER NOT NULL,
+            created_s INTEGER NOT NULL,
+            expires_s INTEGER
+        )""",
+        "CREATE INDEX files_by_owner ON files (owner, number)",
+        "CREATE INDEX files_by_expiry ON files (expires_s)",
+        """CREATE TABLE batches (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            status TEXT NOT NULL,
+            input_file TEXT NOT NULL,
+            ended_s INTEGER,
+            body BLOB NOT NULL
+        )""",
+        "CREATE INDEX batches_by_owner ON batches (owner, number)",
+        "CREATE INDEX batches_by_status ON batches (status)",
+    ),
 )
 
 
@@ -96,14 +121,15 @@ def memory_database(faults: FaultPlan | None = None) -> "Database":
 class Database:
     """One connection, used by one thread, in the order of the calls.
 
-    A call's work is one transaction: when `run` returns it is in the file, and survives the process, if not a loss of
-    power. Deleted content is overwritten.
+    A call's work is one transaction: when `run` returns it is in the file, and survives the process, and a loss of
+    power where it is durable. Of those that are not, power takes the last ones alone. Deleted content is overwritten.
     """
 
     def __init__(self, path: str, migrations: Sequence[tuple[str, ...]], faults: FaultPlan | None = None) -> None:
         self._path = path
         self._faults = faults
         self._is_failing = False
+        self._is_durable: bool | None = None
         self._migrations = migrations
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
@@ -115,13 +141,14 @@ class Database:
         """
         self._thread.submit(self._open).result()
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
         """What `work` returns. Raises StorageFailed, and what `work` raises; then nothing has changed."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, is_durable)
 
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _run(self, work: Callable[[sqlite3.Connection], T], is_durable: bool) -> T:
         try:
             connection = self._connection or self._open()
+            self._set_durable(connection, is_durable)
             with connection:  # commits, or rolls back
                 connection.execute("BEGIN IMMEDIATE")
                 if self._faults is not None and self._faults.due("store"):
@@ -132,6 +159,12 @@ class Database:
         except sqlite3.Error as error:
             self._note(error)
             raise StorageFailed(f"what should be stored or read could not be: {error}") from error
+
+    def _set_durable(self, connection: sqlite3.Connection, is_durable: bool) -> None:
+        """Whether the next commit is on the disk when it returns, and all before it."""
+        if is_durable is not self._is_durable:
+            connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
+            self._is_durable = is_durable
 
     def _note(self, error: sqlite3.Error | None) -> None:
         """Say when it begins to fail, and when it has stopped to; not each time."""
@@ -158,7 +191,7 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None)
         self._connection = connection
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "secure_delete=ON"):
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA temp_store=MEMORY")
         (version,) = connection.execute("PRAGMA user_version").fetchone()

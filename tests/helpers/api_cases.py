@@ -92,12 +92,19 @@ class ApiCases:
         self._random = random.Random(0)
         self._num_drawn = 0
 
-    def _request(self, method: str, path: str, body: Any = None) -> bytes:
+    def _request(self, method: str, path: str, body: Any = None, **form: Any) -> bytes:
         if self._app is None:
-            return self._http.request(method, path, json=body).content
+            return self._http.request(method, path, json=body, **form).content
         from starlette.testclient import TestClient
 
-        return TestClient(self._app).request(method, path, json=body).content
+        return TestClient(self._app).request(method, path, json=body, **form).content
+
+    def _upload(self) -> str:
+        """The id of a file."""
+        files = {"file": ("lines.jsonl", b"{}")}
+        answer = self._request("POST", "/v1/files", data={"purpose": "batch"}, files=files)
+        file_id: str = json.loads(answer)["id"]
+        return file_id
 
     def operations(self) -> dict[str, Any]:
         found = (result.ok() for result in self._schema.get_all_operations())
@@ -141,7 +148,7 @@ class ApiCases:
 
     def _make_real(self, case: Any, *, is_sparse: bool, is_bare: bool) -> None:
         path = case.operation.path
-        if isinstance(case.body, dict):
+        if isinstance(case.body, dict) and case.media_type == "application/json":
             if is_bare:  # so that each operation surely has some that are answered, in a stream
                 case.body = {**self._example(case), "stream": True}
             elif is_sparse:
@@ -160,6 +167,8 @@ class ApiCases:
             if isinstance(parameters, dict) and name in parameters and self._random.random() < 0.6:
                 body = {} if name == "conversation_id" else {"input": "hi", "max_output_tokens": _MAX_TOKENS}
                 parameters[name] = json.loads(self._request("POST", maker, body))["id"]
+        if isinstance(parameters, dict) and "file_id" in parameters and self._random.random() < 0.6:
+            parameters["file_id"] = self._upload()
         if isinstance(parameters, dict) and "name" in parameters and self._random.random() < 0.6:
             parameters["name"] = self._model
 

@@ -41,10 +41,7 @@ def _operation(name: str, operation: dict[str, Any]) -> Iterator[str]:
         described = parameter.get("description", "in the path.")
         yield from (f"- `{parameter['name']}` ({_type(parameter['schema'])}): {described}", "")
     if (body := operation.get("requestBody")) is not None:
-        content = body["content"]["application/json"]
-        parts = content["schema"].get("allOf", [content["schema"]])
-        yield from (f"Body: {', with the fields of '.join(map(_type, parts))}. For example", "")
-        yield from ("```json", json.dumps(content["example"], indent=2, ensure_ascii=False), "```", "")
+        yield from _body(body["content"])
     answer = operation["responses"]["200"]
     kinds = [f"`{media}` ({_type(_data(content['schema']))})" for media, content in answer["content"].items()]
     yield from (f"Answers {', or '.join(kinds)}.", "")
@@ -56,6 +53,16 @@ def _operation(name: str, operation: dict[str, Any]) -> Iterator[str]:
     yield from ("| status | object | when |", "| --- | --- | --- |")
     yield from (f"| {status} | {kind} | {_cell(when)} |" for status, kind, when in rows)
     yield ""
+
+
+def _body(content: dict[str, Any]) -> Iterator[str]:
+    ((media, described),) = content.items()
+    if media != "application/json":
+        yield from (f"Body: `{media}`.", "", *_schema(described["schema"]), "")
+        return
+    parts = described["schema"].get("allOf", [described["schema"]])
+    yield from (f"Body: {', with the fields of '.join(map(_type, parts))}. For example", "")
+    yield from ("```json", json.dumps(described["example"], indent=2, ensure_ascii=False), "```", "")
 
 
 def _data(schema: dict[str, Any]) -> dict[str, Any]:

@@ -43,10 +43,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "process commands",
     ),
     "server": (
-        "network_config model_options paths",
+        "network_config model_options storage_options paths",
         "errors metrics config schemas text loadtest pages",
         "structured_outputs reasoning drain runs store live tracing",
-        "tools keys",
+        "tools keys files",
         "text_model",
         "served",
         "context",

@@ -98,12 +98,12 @@ def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path) -> None:
 def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: Path) -> None:
     with open_database(tmp_path):
         pass
-    newer = (*MIGRATIONS, ("CREATE TABLE files (id TEXT)", "INSERT INTO files VALUES ('a')"))
+    newer = (*MIGRATIONS, ("CREATE TABLE later (id TEXT)", "INSERT INTO later VALUES ('a')"))
     for _ in range(2):
         with open_database(tmp_path, newer):
             pass
     connection = sqlite3.connect(tmp_path / "headrace.sqlite3")
-    assert connection.execute("SELECT * FROM files").fetchall() == [("a",)]
+    assert connection.execute("SELECT * FROM later").fetchall() == [("a",)]
     connection.close()
     with pytest.raises(StartupError, match="written by a newer headrace"), open_database(tmp_path):
         pass
@@ -112,10 +112,10 @@ def test_an_older_schema_is_brought_up_to_date_and_a_newer_one_refused(tmp_path:
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     with open_database(tmp_path):
         pass
-    broken = (*MIGRATIONS, ("CREATE TABLE files (id TEXT)", "NONSENSE"))
+    broken = (*MIGRATIONS, ("CREATE TABLE later (id TEXT)", "NONSENSE"))
     with pytest.raises(OptionError, match="NONSENSE"), open_database(tmp_path, broken):
         pass
-    with open_database(tmp_path, (*MIGRATIONS, ("CREATE TABLE files (id TEXT)",))):
+    with open_database(tmp_path, (*MIGRATIONS, ("CREATE TABLE later (id TEXT)",))):
         pass
 
 

@@ -1,0 +1,126 @@
+"""Disk: the one way by which the bytes of files are written, so that tests can let it fail at any moment.
+
+What a power cut leaves is what was synced: a file's bytes by `sync`, its name and its end by `sync_names`.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Protocol
+
+_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+
+
+class Disk(Protocol):
+    """Files in one folder, by names that are no paths. Methods block, raise OSError, and may be called by any
+    thread; those of one file not by several at a time."""
+
+    def names(self) -> list[str]: ...
+
+    def create(self, name: str) -> None:
+        """An empty file of that name, if there is none."""
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        """Write all of `data` behind `offset` bytes of the file. If it raises, a part of it may be written."""
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """So many bytes, or as many as there are."""
+
+    def size(self, name: str) -> int: ...
+
+    def truncate(self, name: str, size: int) -> None: ...
+
+    def remove(self, name: str) -> None:
+        """Nothing if there is none."""
+
+    def sync(self, name: str) -> None:
+        """Return when the file's bytes survive a power cut."""
+
+    def sync_names(self) -> None:
+        """Return when it does which files there are."""
+
+    def path(self, name: str) -> Path:
+        """Of a file that is there, to read it."""
+
+
+class FolderDisk:
+    """A Disk of a real folder, which is made when it is first written to, for its user alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        try:
+            return os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+
+    def create(self, name: str) -> None:
+        self._folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+        os.close(os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE))
+
+    def write(self, name: str, offset: int, data: bytes) -> None:
+        with _opened(self.path(name), os.O_WRONLY) as file:
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(file, view, offset)
+                view, offset = view[written:], offset + written
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        with _opened(self.path(name), os.O_RDONLY) as file:
+            return os.pread(file, size, offset)
+
+    def size(self, name: str) -> int:
+        return self.path(name).stat().st_size
+
+    def truncate(self, name: str, size: int) -> None:
+        os.truncate(self.path(name), size)
+
+    def remove(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def sync(self, name: str) -> None:
+        with _opened(self.path(name), os.O_RDONLY) as file:
+            os.fsync(file)
+
+    def sync_names(self) -> None:
+        for folder in (self._folder, self._folder.parent):  # the folder itself may be new
+            with _opened(folder, os.O_RDONLY) as file:
+                os.fsync(file)
+
+    def path(self, name: str) -> Path:
+        return self._folder / name
+
+
+class TemporaryDisk(FolderDisk):
+    """A Disk whose files end with the process, in a folder that is made when it is first written to."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def names(self) -> list[str]:
+        return [] if self._temporary is None else super().names()
+
+    def create(self, name: str) -> None:
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="headrace-files-")  # which removes itself
+            self._folder = Path(self._temporary.name)
+        super().create(name)
+
+
+def disk_of(data_dir: str | None) -> Disk:
+    """The one in --data-dir, or one that ends with the process without it."""
+    return TemporaryDisk() if data_dir is None else FolderDisk(Path(data_dir) / "files")
+
+
+class _opened(contextlib.AbstractContextManager[int]):  # as contextlib's own
+    def __init__(self, path: Path, flags: int) -> None:
+        self._file = os.open(path, flags | os.O_CLOEXEC)
+
+    def __enter__(self) -> int:
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)

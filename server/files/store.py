@@ -1,0 +1,215 @@
+"""Files: the files of one server. A file is there once its row is, whose bytes are on the disk before."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Collection
+from sqlite3 import Connection
+from typing import TypeVar
+
+from engine.errors import InvalidRequest
+from server.errors import RequestTooLarge, StorageFailed, StorageFull
+from server.files import table
+from server.files.disk import Disk
+from server.files.table import File, FilePage
+from server.storage_options.config import StorageConfig
+from server.store.database import Database
+from server.store.steady_clock import SteadyClock
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BUFFER_BYTES = 1 << 20  # of an upload, between two writes
+
+# Tells which of these files is in use, and why it is not to be deleted; None for each that may be.
+InUse = Callable[[Connection, str], str | None]
+
+
+def new_file_id() -> str:
+    return f"file-{secrets.token_hex(24)}"
+
+
+class Files:
+    """All methods raise StorageFailed, and StorageFull where the disk is full."""
+
+    def __init__(
+        self, database: Database, disk: Disk, config: StorageConfig, *, clock: Callable[[], float] | None = None
+    ) -> None:
+        """clock: seconds since 1970, by default steady ones."""
+        self.database = database
+        self.disk = disk
+        self.config = config
+        self.clock = clock or SteadyClock()
+        self.users: list[InUse] = []
+        self.writing: set[str] = set()  # names on the disk of files that have no row yet
+
+    # --- uploads ------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def upload(self) -> AsyncIterator["Upload"]:
+        """A file that is written within the context, and gone at its end unless it was finished."""
+        upload = Upload(self)
+        self.writing.add(upload.id)
+        try:
+            await self.on_disk(self.disk.create, upload.id)
+            yield upload
+        finally:
+            if not upload.is_finished:
+                with contextlib.suppress(StorageFailed):
+                    await asyncio.shield(self.on_disk(self.disk.remove, upload.id))
+            self.writing.discard(upload.id)
+
+    async def on_disk(self, work: Callable[..., T], *arguments: object) -> T:
+        """What the work returns, which blocks and is done by another thread."""
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        except OSError as error:
+            raise disk_error(error) from error
+
+    def check_room(self, connection: Connection, num_new_bytes: int) -> None:
+        """Raise StorageFull unless one more file of that size may be stored."""
+        num_files, num_bytes = table.totals(connection)
+        if num_files >= self.config.max_files:
+            raise StorageFull(
+                f"{num_files} files are stored, which is the limit (--max-files); delete some, and upload again"
+            )
+        limit = self.config.files_max_bytes
+        if num_bytes + num_new_bytes > limit:
+            raise StorageFull(
+                f"the files that are stored have {num_bytes} bytes, and with this one more than {limit}, which is the "
+                "limit (--files-max-bytes); delete some, and upload again"
+            )
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    async def find(self, file_id: str, owner: str) -> File | None:
+        return await self.database.run(lambda connection: table.find(connection, file_id, owner, self.clock()))
+
+    async def page(
+        self, owner: str, *, purpose: str | None, after: str | None, limit: int, is_ascending: bool
+    ) -> FilePage | None:
+        """As table.page has it."""
+
+        def work(connection: Connection) -> FilePage | None:
+            return table.page(
+                connection,
+                owner,
+                self.clock(),
+                purpose=purpose,
+                after=after,
+                limit=limit,
+                is_ascending=is_ascending,
+            )
+
+        return await self.database.run(work)
+
+    async def delete(self, file_id: str, owner: str) -> bool:
+        """Whether it was there. Raises InvalidRequest while it is in use."""
+
+        def work(connection: Connection) -> bool:
+            if table.find(connection, file_id, owner, self.clock()) is None:
+                return False
+            if (reason := self._use(connection, file_id)) is not None:
+                raise InvalidRequest(f"the file {file_id!r} cannot be deleted: {reason}", param="file_id")
+            table.delete(connection, file_id)
+            return True
+
+        was_there = await self.database.run(work, is_durable=True)
+        if was_there:
+            await self._remove([file_id])
+        return was_there
+
+    def _use(self, connection: Connection, file_id: str) -> str | None:
+        return next((reason for user in self.users if (reason := user(connection, file_id)) is not None), None)
+
+    async def expire(self) -> int:
+        """Delete what is too old and not in use; how many files."""
+
+        def work(connection: Connection) -> list[str]:
+            due = [each for each in table.expired(connection, self.clock()) if self._use(connection, each) is None]
+            for file_id in due:
+                table.delete(connection, file_id)
+            return due
+
+        due = await self.database.run(work, is_durable=True)
+        await self._remove(due)
+        return len(due)
+
+    async def sweep(self, known: Collection[str] = ()) -> int:
+        """Remove from the disk what is no file: it was being written, or deleted, when a server ended. How many.
+
+        known: names of what is no file yet, and is not to be removed.
+        """
+        names = await self.on_disk(self.disk.names)
+        strays = await self.database.run(lambda connection: table.unknown(connection, names))
+        return await self._remove([name for name in strays if name not in known and name not in self.writing])
+
+    async def _remove(self, names: list[str]) -> int:
+        """A failure leaves bytes that nobody sees; the next start removes them."""
+        for name in names:
+            try:
+                await self.on_disk(self.disk.remove, name)
+            except StorageFailed as error:
+                logger.warning("the file %s could not be removed from the disk: %s", name, error)
+        return len(names)
+
+    async def totals(self) -> tuple[int, int]:
+        """How many files there are, and their bytes."""
+        return await self.database.run(table.totals)
+
+
+class Upload:
+    """A file that is being written."""
+
+    def __init__(self, files: Files) -> None:
+        self.id = new_file_id()
+        self.num_bytes = 0
+        self.is_finished = False
+        self._files = files
+        self._buffer = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        """Raises RequestTooLarge."""
+        limit = self._files.config.max_file_bytes
+        if self.num_bytes + len(data) > limit:
+            raise RequestTooLarge(f"the file has more than {limit} bytes (--max-file-bytes)")
+        self._buffer += data
+        self.num_bytes += len(data)
+        if len(self._buffer) >= _BUFFER_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        await self._files.database.run(lambda connection: self._files.check_room(connection, self.num_bytes))
+        await self._files.on_disk(self._files.disk.write, self.id, self.num_bytes - len(data), data)
+
+    async def finish(self, *, owner: str, purpose: str, filename: str, expires_after_s: float | None) -> File:
+        """Store it for good: when this returns it survives a power cut."""
+        await self._flush()
+        disk = self._files.disk
+        await self._files.on_disk(disk.sync, self.id)
+        await self._files.on_disk(disk.sync_names)
+        now_s = int(self._files.clock())
+        expires_s = None if expires_after_s is None else int(now_s + expires_after_s)
+        file = File(self.id, owner, purpose, filename, self.num_bytes, now_s, expires_s)
+
+        def work(connection: Connection) -> None:
+            self._files.check_room(connection, file.bytes)
+            table.insert(connection, file)
+
+        await self._files.database.run(work, is_durable=True)
+        self.is_finished = True
+        return file
+
+
+def disk_error(error: OSError) -> StorageFailed:
+    """How to tell that the disk has failed."""
+    if error.errno in _FULL:
+        return StorageFull(
+            "the server's disk is full, and nothing of this was stored; delete files, or ask its operator"
+        )
+    return StorageFailed(f"what should be stored or read could not be: {error.strerror}")

@@ -1,0 +1,54 @@
+"""The fields of an upload, what a list of files asks for, and what is answered of files."""
+
+from typing import Annotated, Literal, get_args
+
+import msgspec
+from pydantic import Field
+
+from server.schemas.base import StrictModel
+
+MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 86400  # OpenAI's
+
+BATCH, BATCH_OUTPUT = "batch", "batch_output"
+
+UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
+
+
+class ExpiresAfter(StrictModel):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S)]
+
+
+class UploadFields(StrictModel):
+    purpose: UploadPurpose
+    expires_after: ExpiresAfter | None = None
+
+
+class FileListQuery(StrictModel):
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = None
+
+
+class FileObject(msgspec.Struct, kw_only=True):
+    """OpenAI's. status: what is stored is processed, since nothing is left to be done to it."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    status_details: None = None
+
+
+class FileList(msgspec.Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

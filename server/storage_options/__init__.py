@@ -1,0 +1,1 @@
+"""Options of what is stored for clients: files and batches."""
