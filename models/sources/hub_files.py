@@ -20,7 +20,7 @@ from typing import Any
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.sources.file_lock import locked
+from models.system.file_lock import locked
 from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.sources.file_lock import locked
+from models.system.file_lock import locked
 from models.sources.joined_wheels import JoinedFile, can_go_on
 from models.sources.wheel_content import append_wheel
 from models.system.cache_folder import cache_folder

@@ -3,13 +3,14 @@
 There is one shared library for each instruction-set level. Its file name holds a hash of the sources, the options and
 the architecture, so that a changed source never meets an old binary: a wheel's library that does not match is not used.
 In the cache the compiler's version is hashed too, and several versions live side by side. Compilation writes to a
-temporary folder and moves the finished file into place: processes that start together may compile twice, but never load
-half a file.
+temporary folder and moves the finished file into place: no process loads half a file. Of processes that start together
+one compiles, and the others wait for it.
 """
 
 import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -24,6 +25,9 @@ from pathlib import Path
 
 from models.system.cache_folder import cache_folder as user_cache_folder
 from models.system.cores import usable_cores
+from models.system.file_lock import locked
+
+logger = logging.getLogger(__name__)
 
 SOURCE_FOLDER = Path(__file__).parent / "src"
 PREBUILT_FOLDER = Path(__file__).parent / "prebuilt"  # in wheels only
@@ -202,7 +206,9 @@ def _ensure(recipe: _Recipe, folder: Path) -> Path:
     if not os.path.exists(target):  # unlike Path.exists it takes what may not be looked at for absent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, recipe, target)
+            with locked(target.with_suffix(".lock"), lambda: logger.info("another process compiles %s", recipe.name)):
+                if not os.path.exists(target):  # otherwise the process that had the lock before has compiled it
+                    _compile(compiler, recipe, target)
         except OSError as error:
             raise FolderNotWritable(
                 f"cannot write compiled kernels to {folder}: {error.strerror}; set HEADRACE_CACHE to a writable folder"

@@ -19,7 +19,7 @@ from engine.commands.models.removal import remove_named
 from engine.errors import StartupError
 from engine.jobs.models_config import ModelsJob
 from models.caches.entry import CacheEntry, Kind
-from models.sources.file_lock import locked
+from models.system.file_lock import locked
 
 NAME = "owner/repo-with-a-long-name-Instruct-GGUF:repo-with-a-long-name-Instruct-Q4_K_M.gguf"
 

@@ -10,7 +10,7 @@ import pytest
 from models.caches.entry import CacheEntry, Kind
 from models.caches.inventory import inventory
 from models.caches.removal import OutsideCache, is_being_fetched, remove
-from models.sources.file_lock import locked
+from models.system.file_lock import locked
 from models.weight_cache.index import packed_index
 
 pytestmark = pytest.mark.fast

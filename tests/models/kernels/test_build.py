@@ -4,8 +4,10 @@ import ctypes
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from models.attention.cpu import CpuAttention
 from models.errors import SettingError
 from models.kernels.cpu import build, library
 from models.spec import AttentionSpec
+from tests.helpers.deadline import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,30 @@ def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path, monkeypat
     assert [path.name for path in folder.iterdir()] == [first.name]
     loaded = ctypes.CDLL(str(first))
     assert loaded.a() + loaded.b() == 14
+
+
+def test_processes_that_start_together_compile_once(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """flock tells two openings of a file apart in one process as well."""
+    source = fresh / "a.cpp"
+    source.write_text("int a() { return 7; }")
+    monkeypatch.setattr(build, "kernel_sources", lambda: [source])
+    caplog.set_level("INFO", build.__name__)
+    level, compile_, found = build.LEVELS[0], build._compile, list[Path]()
+    second = threading.Thread(target=lambda: found.append(build.ensure_level_library(level, fresh / "cache")))
+
+    def compile_beside_another(*given: Any) -> None:
+        monkeypatch.setattr(build, "_compile", None)  # nothing else compiles
+        second.start()
+        wait_until(lambda: "another process compiles headrace-portable" in caplog.text, "the second one waits")
+        compile_(*given)
+
+    monkeypatch.setattr(build, "_compile", compile_beside_another)
+    first = build.ensure_level_library(level, fresh / "cache")
+    second.join()
+    assert found == [first]
+    assert [path.name for path in first.parent.iterdir()] == [first.name]
 
 
 def test_compilation_says_how_many_of_its_files_are_done(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

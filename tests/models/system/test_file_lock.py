@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.sources.file_lock import is_locked, locked
+from models.system.file_lock import is_locked, locked
 from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
