@@ -1,5 +1,7 @@
 """Fixtures of the kernel tests: they run on each instruction-set level that this processor has."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from models.kernels.cpu import build, library
@@ -15,8 +17,15 @@ def _levels() -> list[str]:
 
 
 @pytest.fixture(scope="session", params=_levels())
-def kernels(request: pytest.FixtureRequest) -> library.KernelLibrary:
-    """The kernel library of one level, with two threads."""
-    kernels = library.load_level(request.param)
-    kernels.set_num_threads(2)
-    return kernels
+def loaded_kernels(request: pytest.FixtureRequest) -> library.KernelLibrary:
+    return library.load_level(request.param)
+
+
+@pytest.fixture(scope="module")
+def kernels(loaded_kernels: library.KernelLibrary) -> Iterator[library.KernelLibrary]:
+    """The kernel library of one level, with two threads. Tests of other modules get back what they had: a thread that
+    waits for another spins, which costs much where tests run beside each other."""
+    before = loaded_kernels.num_threads()
+    loaded_kernels.set_num_threads(2)
+    yield loaded_kernels
+    loaded_kernels.set_num_threads(before)
