@@ -23,7 +23,7 @@ serve: $(VENV)/.installed ## Serve MODEL (default: the demo model) with the opti
 	@$(BIN)/headrace serve $(if $(MODEL),'$(MODEL)') $(ARGS)
 
 test: lint ## Lint, check types and run every test (the end-to-end tests take the demo model)
-	$(BIN)/python -m pytest -m "not long and not integrations"
+	$(BIN)/python -m pytest -m "not long and not integrations" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute or two
 	$(BIN)/python -m pytest -m fast

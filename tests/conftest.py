@@ -1,7 +1,11 @@
-"""The fast tier: `pytest -m fast` runs pure logic alone, and holds it to that.
+"""What holds for all tests: the fast tier, and how a run is divided among processes.
 
-A file is fast as a whole, by the line `pytestmark = pytest.mark.fast`. In such a run the other files are not even
-imported, which would load torch; importing torch and starting a process are errors.
+`pytest -m fast` runs pure logic alone, and holds it to that. A file is fast as a whole, by the line
+`pytestmark = pytest.mark.fast`. In such a run the other files are not even imported, which would load torch; importing
+torch and starting a process are errors.
+
+`make test` divides the files among as many processes as there are CPUs (pytest-xdist), in the order of their names. All
+of `e2e` is one piece, since its tests share a server; it begins early, for it is the longest.
 """
 
 import os
@@ -11,6 +15,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from models.system.cores import allowed_cpus, cpu_quota
 
 # For torch in this process: models are tiny, and several threads for an operator of theirs cost more than they save.
 # Where another process has a core they cost ten times as much and more: each waits for the others, and spins.
@@ -26,6 +32,31 @@ settings.load_profile("headrace")
 
 _MARK = "pytestmark = pytest.mark.fast"
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+
+
+_WORKER_BYTES = 4 << 30  # a process's models of tests, and a server beside it
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes for `--numprocesses auto`: one a CPU that may be used and that there is memory for."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(allowed_cpus()), int(cpu_quota() or sys.maxsize), memory_bytes // _WORKER_BYTES))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.option.dist != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # runs without pytest-xdist do without it
+
+    class Scheduling(LoadFileScheduling):
+        """Whole files, and all of e2e together."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/e2e" if nodeid.startswith("tests/e2e/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def _is_fast_run(config: pytest.Config) -> bool:
