@@ -117,9 +117,16 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def alone(model: LoadedModel) -> dict[str, RequestOutput]:
+    """The answer to each request by an engine that has no other."""
+    return {request.id: _run(model, [request])[0][request.id] for request in _requests()}
+
+
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
-def test_tokens_are_the_same_under_every_schedule(model: LoadedModel, schedule: str) -> None:
-    alone = {request.id: _run(model, [request])[0][request.id] for request in _requests()}
+def test_tokens_are_the_same_under_every_schedule(
+    model: LoadedModel, alone: dict[str, RequestOutput], schedule: str
+) -> None:
     together, client = _run(model, _requests(), **SCHEDULES[schedule])
     if schedule == "small pool":
         assert sum(stats.preemptions for stats in client.steps) > 0
