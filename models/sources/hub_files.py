@@ -20,8 +20,8 @@ from typing import Any
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.system.file_lock import locked
 from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
+from models.system.file_lock import locked
 
 logger = logging.getLogger(__name__)
 

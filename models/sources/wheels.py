@@ -26,10 +26,10 @@ from pathlib import Path
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.system.file_lock import locked
 from models.sources.joined_wheels import JoinedFile, can_go_on
 from models.sources.wheel_content import append_wheel
 from models.system.cache_folder import cache_folder
+from models.system.file_lock import locked
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
 _POLL_S = 0.2
