@@ -17,6 +17,7 @@ class WaitReason(enum.StrEnum):
     TOKENS = "tokens"  # the prompts before it take all tokens of the step
     PREFIX = "prefix"  # another sequence computes what both begin with
     GRAMMAR = "grammar"  # it is being compiled
+    ADAPTER = "adapter"  # it is being read, or those of other requests have all slots
     OTHERS = "others"  # what is free is for one that came before it, or was served less
 
 

@@ -4,6 +4,7 @@ One message carries a request in; one message a step carries the outputs of all 
 frozen msgspec struct, so a frame is plain msgpack and nothing that came from a network is ever unpickled.
 """
 
+from engine.protocol.adapters import AdapterInfo, AdapterRef, AdapterStats
 from engine.protocol.engine_info import EngineInfo, Quality, TokenizerInfo
 from engine.protocol.generation import (
     MAX_TENANT_WEIGHT,
@@ -17,10 +18,14 @@ from engine.protocol.kinds import AbortReason, AuditVerdict, FinishReason, Servi
 from engine.protocol.messages import (
     AbortPooling,
     AbortRequest,
+    AdapterLoaded,
+    AdapterRefused,
     AddPooling,
     AddRequest,
     Failed,
+    ForgetAdapter,
     FromEngine,
+    LoadAdapter,
     Loading,
     PoolingOutputs,
     Ready,
@@ -42,6 +47,11 @@ __all__ = [
     "AbortPooling",
     "AbortReason",
     "AbortRequest",
+    "AdapterInfo",
+    "AdapterLoaded",
+    "AdapterRef",
+    "AdapterRefused",
+    "AdapterStats",
     "AddPooling",
     "AddRequest",
     "AuditVerdict",
@@ -49,7 +59,9 @@ __all__ = [
     "EngineRequest",
     "Failed",
     "FinishReason",
+    "ForgetAdapter",
     "FromEngine",
+    "LoadAdapter",
     "Loading",
     "PoolingInfo",
     "PoolingOutput",

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.protocol.adapters import AdapterRef
 from engine.protocol.kinds import FinishReason, ServiceClass
 from engine.protocol.sampling_params import SamplingParams
 from engine.resumption import Resumption
@@ -36,6 +37,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # outputs while the prompt is computed
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
+    adapter: AdapterRef | None = None  # to run it with, on the model's weights
     resumption: Resumption | None = None  # if another engine has begun it
     drawn_seed: int | None = None  # of a request that gives none: the same for all engines; None draws one at intake
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.protocol.adapters import AdapterInfo
 from engine.protocol.engine_info import EngineInfo, TokenizerInfo
 from engine.protocol.generation import EngineRequest, RequestOutput
 from engine.protocol.kinds import AbortReason
@@ -30,6 +31,19 @@ class AbortPooling(msgspec.Struct, frozen=True, tag=True):
     ids: list[str]
 
 
+class LoadAdapter(msgspec.Struct, frozen=True, tag=True):
+    """Read an adapter and check it against the model; the answer has the same number."""
+
+    number: int
+    path: str
+
+
+class ForgetAdapter(msgspec.Struct, frozen=True, tag=True):
+    """No new request will have this one."""
+
+    digest: bytes
+
+
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Stop at once; the API process has drained or given up on whatever ran."""
 
@@ -38,7 +52,7 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
     level: str  # as the option --log-level has it
 
 
-ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | SetLogLevel | Shutdown
+ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | LoadAdapter | ForgetAdapter | SetLogLevel | Shutdown
 
 
 # --- engine -> API process -------------------------------------------------------------------------------------------
@@ -81,6 +95,16 @@ class PoolingOutputs(msgspec.Struct, frozen=True, tag=True):
     stats: StepStats
 
 
+class AdapterLoaded(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    info: AdapterInfo
+
+
+class AdapterRefused(msgspec.Struct, frozen=True, tag=True):
+    number: int
+    message: str  # for the operator
+
+
 class Started(msgspec.Struct, frozen=True, tag=True):
     """The next step is the first one that computes these requests: if the engine ends now, they may be the cause."""
 
@@ -91,4 +115,15 @@ class Working(msgspec.Struct, frozen=True, tag=True):
     """A step that takes long gets on, or a grammar is still being compiled: the engine does not hang."""
 
 
-FromEngine = Loading | TokenizerReady | Ready | Failed | Started | Working | StepOutputs | PoolingOutputs
+FromEngine = (
+    Loading
+    | TokenizerReady
+    | Ready
+    | Failed
+    | Started
+    | Working
+    | StepOutputs
+    | PoolingOutputs
+    | AdapterLoaded
+    | AdapterRefused
+)

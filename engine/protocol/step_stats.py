@@ -3,6 +3,7 @@
 import msgspec
 
 from engine.events.sequence import SequenceEvent
+from engine.protocol.adapters import AdapterStats
 from engine.protocol.kinds import AuditVerdict
 
 
@@ -71,6 +72,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grammar_cache_bytes: int | None = None  # None in an engine without a compiler
     pooled_tokens: int = 0  # computed by a pooling engine, in one forward pass
     pooled_requests: int = 0  # their texts
+    adapters: AdapterStats | None = None  # None in an engine without them
     events: list[SequenceEvent] = []  # of clients' sequences and batches', in order
 
     @property

@@ -57,7 +57,7 @@ class AdmissionRound:
                 continue
             if self._num_passed >= _MAX_PASSED or self._num_set_aside >= _MAX_SET_ASIDE:
                 break
-            if self._waits_for_prefix(sequence, None):
+            if self._waits_for_adapter(sequence) or self._waits_for_prefix(sequence, None):
                 continue
             match = self._kv.match(sequence)
             demand = self._split.demand(sequence, sequence.num_pending - match.num_tokens)
@@ -106,6 +106,15 @@ class AdmissionRound:
         longest = self._split.longest_pending(account)
         self._most_pending[account] = 0 if is_much_shorter(demand.num_pending, longest) else longest // 2
         return False
+
+    def _waits_for_adapter(self, sequence: Sequence) -> bool:
+        """Whether its adapter has no slot; nobody behind it waits for that."""
+        adapters = self._lifecycle.adapters
+        if adapters is None or sequence.request.adapter is None or adapters.offer(sequence):
+            return False
+        self._lifecycle.note_wait(sequence, WaitReason.ADAPTER)
+        self._num_set_aside += 1
+        return True
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch | None) -> bool:
         """Whether another computes the next full block of a waiting sequence in this step. Then it will also leave what

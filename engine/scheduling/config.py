@@ -20,6 +20,7 @@ class SchedulerConfig:
     long_prefill_token_threshold: int = 0  # 0 is no limit
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     enable_prefix_caching: bool = True
+    num_adapter_slots: int = 0
     eos_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:

@@ -9,13 +9,13 @@ from engine.scheduling.tenant_turns import TenantTurns
 
 
 class FairQueue(ClassCounts):
-    """Sequences stand in line, or are set aside: those whose grammars are compiled, and those that others have set
-    aside. What a step does with it does not grow with what waits."""
+    """Sequences stand in line, or are set aside: those that are not ready, and those that others have set aside. What
+    a step does with it does not grow with what waits."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ranks: dict[int, TenantTurns] = {}
-        self._compiling: set[Sequence] = set()
+        self._unready: set[Sequence] = set()
         self._names: Counter[str] = Counter()  # of tenants, by the queues in which they have sequences that count
         self._num_waiting = 0
 
@@ -44,8 +44,8 @@ class FairQueue(ClassCounts):
 
     @property
     def has_ready(self) -> bool:
-        """Whether any waits for something else than its grammar."""
-        return len(self._compiling) < self._num_waiting
+        """Whether any waits for something else than its grammar or its adapter."""
+        return len(self._unready) < self._num_waiting
 
     @property
     def num_tenants(self) -> int:
@@ -68,7 +68,7 @@ class FairQueue(ClassCounts):
     def add(self, sequence: Sequence) -> None:
         """Add a sequence that ran before: its tenant was not idle."""
         if not sequence.is_ready:
-            self._compiling.add(sequence)
+            self._unready.add(sequence)
         queue = self._turns(sequence).add(sequence, is_aside=not sequence.is_ready)
         if sequence.service.is_counted and queue.num_counted == 1:
             self._names[sequence.account.name] += 1
@@ -76,7 +76,7 @@ class FairQueue(ClassCounts):
         self._count(sequence, 1)
 
     def remove(self, sequence: Sequence) -> None:
-        self._compiling.discard(sequence)
+        self._unready.discard(sequence)
         queue = self._turns(sequence).remove(sequence)
         if sequence.service.is_counted and queue.num_counted == 0:
             self._forget_name(sequence.account.name)
@@ -90,13 +90,15 @@ class FairQueue(ClassCounts):
 
     def set_aside(self, sequence: Sequence) -> None:
         """Take a sequence out of the line; it waits all the same."""
+        if not sequence.is_ready:
+            self._unready.add(sequence)
         self._turns(sequence).queues[sequence.account].set_aside(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
         """Let a sequence stand in line, unless it does, or is gone."""
         queue = self._turns(sequence).queues.get(sequence.account)
         if queue is not None and queue.is_aside(sequence):
-            self._compiling.discard(sequence)
+            self._unready.discard(sequence)
             queue.put_back(sequence)
             self.advance(sequence)
 
@@ -128,5 +130,5 @@ class FairQueue(ClassCounts):
             turns.check()
         waiting = list(self)
         assert len(waiting) == self._num_waiting
-        assert self._compiling == {each for each in waiting if not each.is_ready}
+        assert self._unready == {each for each in waiting if not each.is_ready}
         assert set(self._names) == {each.account.name for each in waiting if each.service.is_counted}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from engine.events.sequence import Admitted, Preempted, Queued, WaitReason, Waits
 from engine.protocol import ServiceClass
+from engine.scheduling.adapter_slots import AdapterSlots
 from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
@@ -27,8 +28,15 @@ class Lifecycle:
     tally: of the current step.
     """
 
-    def __init__(self, kv: KVManager, *, max_num_seqs: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """max_num_seqs: that run at once."""
+    def __init__(
+        self,
+        kv: KVManager,
+        *,
+        max_num_seqs: int,
+        num_adapter_slots: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """max_num_seqs: that run at once. num_adapter_slots: 0 for an engine without adapters."""
         self.tally = StepTally()
         self._clock = clock
         self._kv = kv
@@ -37,6 +45,7 @@ class Lifecycle:
         self.tenants = Tenants()
         self.waiting = FairQueue()
         self.running = ServiceQueue()
+        self.adapters = AdapterSlots(num_adapter_slots, self.waiting, clock) if num_adapter_slots else None
 
     @property
     def num_free_places(self) -> int:
@@ -63,6 +72,8 @@ class Lifecycle:
         num_running, num_waiting = len(self.running), len(self.waiting)
         sequence.num_to_compute = self._kv.num_uncached(sequence)
         self.waiting.add_new(sequence)
+        if self.adapters is not None and sequence.request.adapter is not None:
+            self.adapters.join(sequence)
         self.tally.note(sequence, Queued(sequence.id, self._clock(), num_running, num_waiting, sequence.num_output))
         if not sequence.is_ready:
             self.note_wait(sequence, WaitReason.GRAMMAR)
@@ -70,6 +81,8 @@ class Lifecycle:
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Let a waiting sequence run, from its cached prefix on."""
         self.waiting.remove(sequence)
+        if self.adapters is not None and sequence.request.adapter is not None:
+            self.adapters.enter(sequence)
         self._kv.admit(sequence, match)
         sequence.status = SequenceStatus.RUNNING
         sequence.num_admitted += 1
@@ -109,6 +122,9 @@ class Lifecycle:
         sequence.status = SequenceStatus.WAITING
         sequence.num_to_compute = self._kv.num_uncached(sequence)
         self.waiting.add(sequence)
+        if self.adapters is not None and sequence.request.adapter is not None:
+            self.adapters.leave(sequence)
+            self.adapters.join(sequence)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
         """Free and forget a sequence. is_failed: what it computed may be wrong."""
@@ -118,6 +134,8 @@ class Lifecycle:
             sequence.account.num_running -= 1
         else:
             self.waiting.remove(sequence)
+        if self.adapters is not None and sequence.request.adapter is not None:
+            self.adapters.leave(sequence)
         refund_uncomputed(sequence)
         self.waiting.advance(sequence)
         if is_failed or not sequence.service.stays_cached:
@@ -154,4 +172,6 @@ class Lifecycle:
             assert sequence.num_computed == 0, sequence.id
             assert sequence.tables == sequence.draft == [], sequence.id
         self.waiting.check()
+        if self.adapters is not None:
+            self.adapters.check(running, waiting)
         self._kv.check(running)

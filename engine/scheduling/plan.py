@@ -30,7 +30,8 @@ class PlanItem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Items in batch order: a list, never a set, so that a step is reproducible."""
+    """Items in batch order: a list, never a set, so that a step is reproducible. Those of one adapter slot are
+    neighbors, for kernels that take their rows together."""
 
     items: list[PlanItem]
 

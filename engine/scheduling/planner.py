@@ -70,6 +70,9 @@ class StepPlanner:
         """
         lifecycle = self._lifecycle
         self._claims.yield_at_once()
+        if lifecycle.adapters is not None:
+            for victim in lifecycle.adapters.begin_step():
+                lifecycle.preempt(victim, PreemptionReason.SERVICE_CLASS)
         num_generating = self._num_generating
         token_budget = self._budget.tokens(num_generating)
         left: float = token_budget
@@ -99,7 +102,10 @@ class StepPlanner:
             left -= num_more * cost
             self._continue(items, sequence, tokens[sequence] + num_more)
         # A sequence that has lost its blocks to another one of this step is not computed.
-        plan = StepPlan([item for item in items if item.sequence.status is SequenceStatus.RUNNING])
+        items = [item for item in items if item.sequence.status is SequenceStatus.RUNNING]
+        if lifecycle.adapters is not None:
+            items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
+        plan = StepPlan(items)
         lifecycle.tenants.pass_step(plan, split.demands)
         return plan
 

@@ -15,6 +15,7 @@ from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.grammar.errors import GrammarError
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass, StepStats
+from engine.scheduling.adapter_slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.draft_grants import DraftGrants
 from engine.scheduling.kv.manager import KVManager
@@ -57,7 +58,9 @@ class Scheduler:
             num_states=config.num_states,
             enable_prefix_caching=config.enable_prefix_caching,
         )
-        self._lifecycle = Lifecycle(self._kv, max_num_seqs=config.max_num_seqs, clock=clock)
+        self._lifecycle = Lifecycle(
+            self._kv, max_num_seqs=config.max_num_seqs, num_adapter_slots=config.num_adapter_slots, clock=clock
+        )
         budget = budget or StepBudget(config.max_num_batched_tokens)
         self._planner = StepPlanner(config, self._kv, self._lifecycle, budget=budget, clock=clock)
         self._grants = DraftGrants(self._kv, self._lifecycle)
@@ -100,6 +103,20 @@ class Scheduler:
         return len(self._lifecycle.waiting)
 
     @property
+    def adapters(self) -> AdapterSlots | None:
+        """None in an engine without adapters. Its fills are answered between update and schedule."""
+        return self._lifecycle.adapters
+
+    @property
+    def adapter_digests(self) -> dict[bytes, bool]:
+        """Of unfinished sequences' adapters, and whether any of the sequences has begun."""
+        digests: dict[bytes, bool] = {}
+        for sequence in self._lifecycle.sequences.values():
+            if (adapter := sequence.request.adapter) is not None:
+                digests[adapter.digest] = digests.get(adapter.digest, False) or sequence.num_admitted > 0
+        return digests
+
+    @property
     def max_num_batched_tokens(self) -> int:
         """Most tokens of the next step."""
         return self._planner.token_budget
@@ -115,6 +132,8 @@ class Scheduler:
         """Accept a request; raises InvalidRequest if it can never be served. grammar: of request.grammar."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         self._check_length(request)
+        if request.adapter is not None and self.adapters is None:
+            raise InvalidRequest("this engine has no adapters (--enable-lora)", param="model")
         seed = request.drawn_seed if request.sampling.seed is None else request.sampling.seed
         sequence = Sequence(
             request=request,
@@ -161,6 +180,12 @@ class Scheduler:
         if request_id in self._lifecycle.sequences:
             sequence = self._lifecycle.sequences[request_id]
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, is_refused=True))
+
+    def fail(self, request_id: str, error: str) -> None:
+        """End a request that cannot go on for a reason which is not its own, likewise."""
+        if request_id in self._lifecycle.sequences:
+            sequence = self._lifecycle.sequences[request_id]
+            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error))
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ class Sequence:
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
     grammar: SequenceGrammar | None = None  # that the output must match
+    adapter_slot: int = -1  # that has its adapter while it runs; -1 without one
+    waits_for_adapter: bool = False  # it is set aside until its adapter has a slot
     order: Order = (0, 0, 0.0, 0)  # place among running sequences, and waiting ones of its tenant; lower goes first
     account: TenantAccount = field(default_factory=TenantAccount)  # of its tenant in its service class
     num_to_compute: int = 1  # tokens, less those that were cached when it came to wait or was asked last
@@ -94,8 +96,8 @@ class Sequence:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can run; not while its grammar is being compiled."""
-        return self.grammar is None or self.grammar.is_ready
+        """Whether it can run; not while its grammar is being compiled, or its adapter has no slot."""
+        return (self.grammar is None or self.grammar.is_ready) and not self.waits_for_adapter
 
     @property
     def needs_prompt_rows(self) -> bool:

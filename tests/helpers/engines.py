@@ -9,6 +9,7 @@ from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
 from engine.protocol import (
     AbortReason,
+    AdapterRef,
     EngineRequest,
     FinishReason,
     RequestOutput,
@@ -17,6 +18,7 @@ from engine.protocol import (
     StepStats,
     ThinkingBudget,
 )
+from engine.scheduling.adapter_slots import Fill
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepPlan, StepResult
@@ -25,7 +27,7 @@ from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.service import CountedAs
 from engine.speculation.speculator import Speculator
 from tests.helpers.grammars import expected_output, sequence_grammar
-from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, allowed_ids, next_token
+from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, adapted_seed, allowed_ids, next_token
 
 
 def make_request(
@@ -45,6 +47,7 @@ def make_request(
     tenant_weight: float = 1.0,
     grammar: str | None = None,
     thinking: ThinkingBudget | None = None,
+    adapter: AdapterRef | None = None,
     **sampling: Any,
 ) -> EngineRequest:
     return EngineRequest(
@@ -62,7 +65,12 @@ def make_request(
         tenant_weight=tenant_weight,
         grammar=grammar,
         thinking=thinking,
+        adapter=adapter,
     )
+
+
+def make_adapter(name: str, version: int = 0) -> AdapterRef:
+    return AdapterRef(name, f"/adapters/{name}", f"{name} {version}".encode())
 
 
 def make_prompt(length: int, seed: int = 0) -> list[int]:
@@ -126,7 +134,7 @@ def expected_ids(request: EngineRequest) -> list[int]:
     output: list[int] = []
     stop_ids = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS_ID,))}
     while len(output) < sampling.max_tokens:
-        output.append(next_token(history + output, sampling.seed or 0))
+        output.append(next_token(history + output, adapted_seed(request, sampling.seed or 0)))
         if output[-1] in stop_ids and len(output) > sampling.min_tokens:
             break
     return output
@@ -166,10 +174,17 @@ class Transcript:
 class SchedulerRun:
     """A scheduler over a ledger, stepped by hand; `check`s everything after each step.
 
-    `propose` returns the draft of a sequence; None is no speculation.
+    `propose` returns the draft of a sequence; None is no speculation. fill_steps: how many steps later an adapter is in
+    its slot.
     """
 
-    def __init__(self, config: SchedulerConfig, propose: Callable[[Sequence], list[int]] | None = None) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        propose: Callable[[Sequence], list[int]] | None = None,
+        *,
+        fill_steps: int = 0,
+    ) -> None:
         self.now_s = 100.0  # tests set it
         self.scheduler = Scheduler(config, clock=lambda: self.now_s)
         self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
@@ -177,15 +192,21 @@ class SchedulerRun:
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)
         self.stats: list[StepStats] = []
         self._propose = propose
+        self._fill_steps = fill_steps
+        self._fills: list[tuple[int, Fill]] = []  # with the number of the step before which each is done
+        self.lost_digests: set[bytes] = set()  # of adapters that cannot be read any more
 
     def step(self, *, abort_meanwhile: str | None = None) -> None:
         """One step, in which a request may be aborted between schedule and update.
 
-        Asserts progress: if there is work, it computes or ends something.
+        Asserts progress: if there is work, it computes or ends something, or has an adapter put into a slot.
         """
+        self._fill()
         had_work, num_ended = self.scheduler.has_work, len(self.transcript.finish_reasons)
         running = self.scheduler.running
+        num_filling = len(self._fills)
         plan = self.scheduler.schedule()
+        self._take_fills()
         if running:
             self._check_first(running[0], plan)
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
@@ -195,7 +216,8 @@ class SchedulerRun:
         outputs, stats = self.scheduler.update(plan, result), self.scheduler.take_stats()
         self.transcript.add(outputs)
         self.stats.append(stats)
-        assert plan.items or len(self.transcript.finish_reasons) > num_ended or not had_work, "no progress"
+        has_progress = plan.items or len(self.transcript.finish_reasons) > num_ended or num_filling < len(self._fills)
+        assert has_progress or not had_work or not self.scheduler.has_work, "no progress"
         counted = Counter[CountedAs]()
         for item in plan.items:
             counted[item.sequence.service.counted_as] += item.num_new
@@ -206,12 +228,32 @@ class SchedulerRun:
             self._draft(self._propose)
         self.scheduler.check()
 
+    def _take_fills(self) -> None:
+        if self.scheduler.adapters is not None:
+            done = len(self.plans) + 1 + self._fill_steps
+            self._fills += [(done, fill) for fill in self.scheduler.adapters.take_fills()]
+
+    def _fill(self) -> None:
+        """Put adapters into their slots whose time has come; all of them where there is nothing else to do."""
+        if self.scheduler.adapters is None:
+            return
+        self._take_fills()
+        due = [fill for at, fill in self._fills if at <= len(self.plans) or not self.scheduler.has_work]
+        self._fills = [(at, fill) for at, fill in self._fills if fill not in due]
+        for fill in due:
+            if fill.adapter.digest in self.lost_digests:
+                for sequence in self.scheduler.adapters.failed(fill.slot):
+                    self.scheduler.fail(sequence.id, "the adapter is lost")
+            else:
+                self.runner.fill(fill.slot, fill.adapter.digest)
+                self.scheduler.adapters.filled(fill.slot)
+
     def _check_first(self, first: Sequence, plan: StepPlan) -> None:
         """The first in the order goes on, unless it has ended or given way to one that comes before it."""
         if first.status is SequenceStatus.RUNNING:
             first = self.scheduler.running[0]
             assert any(item.sequence is first for item in plan.items), f"{first.id} gets nothing of the step"
-        elif first.status is SequenceStatus.WAITING:
+        elif first.status is SequenceStatus.WAITING and not self._fills:  # else it may have given up its adapter's slot
             assert self.scheduler.running[0].order < first.order, f"{first.id} was preempted, the first in the order"
 
     def _draft(self, propose: Callable[[Sequence], list[int]]) -> None:
@@ -225,7 +267,8 @@ class SchedulerRun:
     def finish(self, max_steps: int = 5000) -> Transcript:
         """Step until nothing is left."""
         for _ in range(max_steps):
-            if not self.scheduler.has_work:
+            is_filling = self.scheduler.adapters is not None and self.scheduler.adapters.is_filling
+            if not self.scheduler.has_work and not is_filling:
                 return self.transcript
             self.step()
         raise AssertionError(f"not finished after {max_steps} steps")
@@ -280,7 +323,7 @@ def longest_sequence(groups: tuple[KVGroup, ...], num_blocks: int) -> int:
 
 def half_right_draft(sequence: Sequence) -> list[int]:
     """Up to four tokens, the first few of them (a reproducible number) those that the ledger will say."""
-    tokens, seed = sequence.tokens, sequence.seed
+    tokens, seed = sequence.tokens, adapted_seed(sequence.request, sequence.seed)
     choice = next_token(tokens, seed + 77)
     draft: list[int] = []
     for index in range(choice % 5):

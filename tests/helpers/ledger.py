@@ -10,7 +10,7 @@ from collections import abc
 from hashlib import blake2b
 
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import TokenLogprobs
+from engine.protocol import EngineRequest, TokenLogprobs
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.kv.states import source_state
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
@@ -19,10 +19,23 @@ from engine.scheduling.sequence import Sequence
 VOCAB_SIZE = 40
 EOS_ID = 0
 
-# The content of a slot: KV group, token, position and the salt under which it may be shared.
-Entry = tuple[int, int, int, str]
-# The content of a recurrent state: the tokens that led to it, and their salt.
-State = tuple[bytes, str]
+# With what a token was computed: the salt under which it may be shared, and the digest of the adapter.
+Origin = tuple[str, bytes | None]
+# The content of a slot: KV group, token, position and origin.
+Entry = tuple[int, int, int, Origin]
+# The content of a recurrent state: the tokens that led to it, and their origin.
+State = tuple[bytes, Origin]
+
+
+def origin_of(request: EngineRequest) -> Origin:
+    return request.cache_salt, None if request.adapter is None else request.adapter.digest
+
+
+def adapted_seed(request: EngineRequest, seed: int) -> int:
+    """What stands for the seed of a request's tokens: each version of an adapter gives other tokens."""
+    if request.adapter is None:
+        return seed
+    return (seed ^ int.from_bytes(blake2b(request.adapter.digest, digest_size=7).digest())) % 2**62
 
 
 def next_token(history: list[int], seed: int = 0, allowed: abc.Sequence[int] = range(VOCAB_SIZE)) -> int:
@@ -40,9 +53,13 @@ def allowed_ids(grammar: SequenceGrammar) -> abc.Sequence[int]:
 
 
 class LedgerRunner:
-    """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error."""
+    """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error.
+
+    adapters: the digests of those in slots, which `fill` puts there.
+    """
 
     def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
+        self.adapters: dict[int, bytes] = {}
         self.kv_groups = groups
         self._block_size = groups[0].block_size
         self._slots: list[Entry | None] = [None] * (num_blocks * self._block_size)
@@ -55,6 +72,7 @@ class LedgerRunner:
         assert plan.items, "an empty plan is not for the runner"
         ids = [item.sequence.id for item in plan.items]
         assert len(set(ids)) == len(ids), f"a sequence is in the plan twice: {ids}"
+        self._check_adapters(plan)
         self._check_writes(plan)
         for item in plan.items:
             self._write(item)
@@ -70,6 +88,21 @@ class LedgerRunner:
 
     def release(self, sequence: Sequence) -> None:
         self.released.append(sequence.id)
+
+    def fill(self, slot: int, digest: bytes) -> None:
+        self.adapters[slot] = digest
+
+    def _check_adapters(self, plan: StepPlan) -> None:
+        """Each slot has the adapter that its sequences ask for, and rows of one slot are neighbors."""
+        for item in plan.items:
+            adapter, slot = item.sequence.request.adapter, item.sequence.adapter_slot
+            if adapter is None:
+                assert slot < 0, item.sequence.id
+            else:
+                assert self.adapters.get(slot) == adapter.digest, f"{item.sequence.id}: slot {slot} has another adapter"
+        slots = [item.sequence.adapter_slot for item in plan.items]
+        starts = [slot for index, slot in enumerate(slots) if index == 0 or slots[index - 1] != slot]
+        assert len(set(starts)) == len(starts), f"rows of one adapter are apart: {slots}"
 
     def _check_writes(self, plan: StepPlan) -> None:
         """A block that one sequence writes to is in no other sequence's table."""
@@ -99,7 +132,7 @@ class LedgerRunner:
         for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
             for index, group in enumerate(self.kv_groups):
                 if not group.is_state:
-                    entry = (index, known[position], position, sequence.request.cache_salt)
+                    entry = (index, known[position], position, origin_of(sequence.request))
                     self._slots[self._slot(sequence, index, position)] = entry
 
     def _row(self, item: PlanItem) -> RowResult:
@@ -130,7 +163,7 @@ class LedgerRunner:
             first = _first_seen(group, sequence.num_computed)
             for position in range(first, num_tokens):
                 entry = self._slots[self._slot(sequence, index, position)]
-                expected = (index, known[position], position, sequence.request.cache_salt)
+                expected = (index, known[position], position, origin_of(sequence.request))
                 assert entry == expected, f"{sequence.id}: position {position} holds {entry}, not {expected}"
         return known[:num_tokens]
 
@@ -172,13 +205,14 @@ class LedgerRunner:
 
     def _next(self, history: list[int], sequence: Sequence, draft: list[int]) -> int:
         """What follows history and draft, under the mask that the grammar makes there."""
+        seed = adapted_seed(sequence.request, sequence.seed)
         if sequence.grammar is None:
-            return next_token(history + draft, sequence.seed)
+            return next_token(history + draft, seed)
         with sequence.grammar.following(draft) as matches:
             if not matches:
                 assert draft[-1] == EOS_ID, f"{sequence.id}: the draft {draft} does not match its grammar"
                 return EOS_ID  # which nobody gets: the text has ended
-            return next_token(history + draft, sequence.seed, allowed_ids(sequence.grammar))
+            return next_token(history + draft, seed, allowed_ids(sequence.grammar))
 
     def _prompt_logprobs(self, item: PlanItem, history: list[int]) -> list[TokenLogprobs] | None:
         """One entry for each prompt token after a row; its "log probability" names the history that it follows."""
@@ -200,7 +234,7 @@ class LedgerRunner:
 
 def _state(sequence: Sequence, num_tokens: int) -> State:
     tokens = (sequence.tokens + sequence.draft)[:num_tokens]
-    return blake2b(array("q", tokens).tobytes(), digest_size=8).digest(), sequence.request.cache_salt
+    return blake2b(array("q", tokens).tobytes(), digest_size=8).digest(), origin_of(sequence.request)
 
 
 def _first_seen(group: KVGroup, position: int) -> int:

@@ -224,7 +224,7 @@ class KVManager:
         num_full = len(tokens) // size
         if len(hashes) == num_full:
             return
-        parent = hashes[-1] if hashes else root_digest(sequence.request.cache_salt)
+        parent = hashes[-1] if hashes else _root(sequence)
         for index in range(len(hashes), num_full):
             parent = block_digest(parent, tokens[index * size : (index + 1) * size])
             hashes.append(parent)
@@ -270,3 +270,8 @@ class KVManager:
 
     def _blocks(self, tables: list[list[int]], pool: BlockPool) -> list[int]:
         return blocks_of(tables, self._pools, pool)
+
+
+def _root(sequence: Sequence) -> bytes:
+    request = sequence.request
+    return root_digest(request.cache_salt, None if request.adapter is None else request.adapter.digest)

@@ -7,11 +7,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from engine.config import SchedulingPolicy
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, EngineRequest, FinishReason, ServiceClass
+from engine.protocol import AbortReason, AdapterRef, EngineRequest, FinishReason, ServiceClass
 from tests.helpers.engines import (
     SchedulerRun,
     expected_ids,
     half_right_draft,
+    make_adapter,
     make_config,
     make_prompt,
     make_request,
@@ -44,6 +45,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         drafts=st.booleans(),
         windows=st.sampled_from([(None,), (None,), (None, 5), (3,), (None, 2, 7), (-6,), (None, -5, -8)]),
         num_states=st.sampled_from([0, 0, 1, 3, 9, 40]),
+        num_slots=st.sampled_from([2, 1]),
+        fill_steps=st.sampled_from([0, 0, 2]),
     )
     def create(
         self,
@@ -57,6 +60,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         drafts: bool,
         windows: tuple[int | None, ...],
         num_states: int,
+        num_slots: int,
+        fill_steps: int,
     ) -> None:
         config = make_config(
             num_blocks=capacity // block_size * len(windows),
@@ -68,9 +73,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             long_prefill_token_threshold=threshold,
             scheduling_policy=policy,
             enable_prefix_caching=caching,
+            num_adapter_slots=num_slots,
         )
         self.max_len = config.max_model_len
-        self.run = SchedulerRun(config, half_right_draft if drafts else None)
+        self.run = SchedulerRun(config, half_right_draft if drafts else None, fill_steps=fill_steps)
 
     @rule(
         shared=st.integers(0, 16),
@@ -86,6 +92,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         reports_progress=st.booleans(),
         tenant=st.sampled_from(["", "", "a", "b"]),
         tenant_weight=st.sampled_from([1.0, 1.0, 4.0]),
+        adapter=st.sampled_from([None, None, None, make_adapter("x"), make_adapter("x", 1), make_adapter("y")]),
     )
     def add_some(
         self,
@@ -102,6 +109,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         reports_progress: bool,
         tenant: str,
         tenant_weight: float,
+        adapter: AdapterRef | None,
     ) -> None:
         for tail in tails:
             prompt = (PREFIX[:shared] + tail)[: self.max_len]
@@ -119,6 +127,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 reports_progress=reports_progress,
                 tenant=tenant,
                 tenant_weight=tenant_weight,
+                adapter=adapter,
             )
             self.requests[request.id] = request
             self.run.scheduler.add(request)

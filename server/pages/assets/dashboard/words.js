@@ -21,6 +21,7 @@ const WAITS = {
   tokens: "the prompts before it take all tokens of the step",
   prefix: "another request computes the beginning that both have, and it will share that",
   grammar: "the grammar of its schema or its tools is being compiled",
+  adapter: "its adapter is being read, or other adapters have all slots",
   others: "what is free is for one that came earlier, or whose key was served less",
 };
 

@@ -1,0 +1,298 @@
+"""AdapterSlots: which adapters have a slot of the model's banks, and which sequences wait for one."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from engine.protocol import AdapterRef
+from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.sequence import Sequence
+
+PATIENCE_S = 1.0  # of a waiting sequence, until a slot whose adapter others keep asking for is closed to them
+
+
+class Fill(NamedTuple):
+    """An adapter that is to be read, if need be, and put into a slot."""
+
+    slot: int
+    adapter: AdapterRef
+
+
+class _Group(NamedTuple):
+    """Waiting sequences of one service class and adapter."""
+
+    rank: int
+    digest: bytes
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    number: int
+    adapter: AdapterRef | None = None
+    is_filling: bool = False
+    is_closed: bool = False  # to sequences that are not its users yet: it is for another adapter when these have ended
+    users: set[Sequence] = field(default_factory=set)
+    last_use: int = 0
+
+
+class AdapterSlots:
+    """A sequence whose adapter has no slot is set aside, and nobody behind it waits for that.
+
+    The users of a slot are the running sequences that have its adapter, and waiting ones that it was promised to. Only
+    a slot without users changes hands, the least recently used first; so a sequence keeps the version of its adapter
+    with which it began. Whoever waits longer than PATIENCE_S has a slot closed to new users.
+
+    Invariants: an adapter has at most one slot; a running sequence with an adapter is a user of that slot, which is
+    filled; while a sequence is set aside here, no slot without users is free for its adapter.
+    """
+
+    def __init__(self, num_slots: int, waiting: FairQueue, clock: Callable[[], float]) -> None:
+        self._slots = [_Slot(number) for number in range(num_slots)]
+        self._waiting = waiting
+        self._clock = clock
+        self._by_digest: dict[bytes, _Slot] = {}
+        self._waiters: dict[_Group, dict[Sequence, float]] = {}  # since when, in the order in which they came to wait
+        self._waiting_names: Counter[str] = Counter()  # of sequences' adapters
+        self._running_names: Counter[str] = Counter()
+        self._fills: list[Fill] = []
+        self._num_uses = 0
+        self._num_evictions = 0
+
+    # --- sequences ----------------------------------------------------------------------------------------------------
+
+    def offer(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence may be admitted as far as its adapter goes; its slot is promised to it then. If
+        not it is set aside until it may."""
+        slot = self._by_digest.get(_adapter(sequence).digest)
+        if slot is not None and (sequence in slot.users or not slot.is_closed):
+            if not slot.is_filling:
+                slot.users.add(sequence)
+                return True
+        elif slot is None and (free := self._free_slot()) is not None:  # then nobody else waits for one
+            self._give(free, sequence)
+        self._set_aside(sequence)
+        return False
+
+    def join(self, sequence: Sequence) -> None:
+        """A sequence has come to wait."""
+        self._waiting_names[_adapter(sequence).name] += 1
+
+    def enter(self, sequence: Sequence) -> None:
+        """A waiting sequence to which a slot was promised runs."""
+        slot = self._by_digest[_adapter(sequence).digest]
+        assert sequence in slot.users
+        self._num_uses += 1
+        slot.last_use = self._num_uses
+        sequence.adapter_slot = slot.number
+        self._waiting_names[_adapter(sequence).name] -= 1
+        self._running_names[_adapter(sequence).name] += 1
+
+    def leave(self, sequence: Sequence) -> None:
+        """A sequence waits or runs no more."""
+        names = self._waiting_names if sequence.adapter_slot < 0 else self._running_names
+        names[_adapter(sequence).name] -= 1
+        sequence.adapter_slot = -1
+        self._end_wait(sequence)
+        if (slot := self._by_digest.get(_adapter(sequence).digest)) is not None:
+            slot.users.discard(sequence)
+        self._settle()
+
+    def begin_step(self) -> list[Sequence]:
+        """Close slots for those that have waited long enough. Returns running sequences that are to be preempted, since
+        others come before them and lack a slot."""
+        groups = self._groups_without_slot()
+        if not groups:
+            return []
+        latest_s = self._clock() - PATIENCE_S
+        num_aged = sum(next(iter(self._waiters[group].values())) <= latest_s for group in groups)
+        for slot in sorted(self._slots, key=lambda slot: (len(slot.users), slot.last_use)):
+            if self._num_closed < num_aged and not slot.is_filling:
+                slot.is_closed = True
+        return self._victims(groups[0].rank)
+
+    def _victims(self, rank: int) -> list[Sequence]:
+        """The running users of one slot, if all its users yield to a waiting sequence of this rank. A promise to those
+        that wait ends."""
+        for slot in self._slots:
+            if not slot.is_filling and all(each.service.yields and each.service.rank > rank for each in slot.users):
+                victims = [each for each in slot.users if each.adapter_slot >= 0]
+                slot.users.intersection_update(victims)
+                self._settle()
+                return sorted(victims, key=lambda each: each.order, reverse=True)
+        return []
+
+    # --- slots --------------------------------------------------------------------------------------------------------
+
+    def take_fills(self) -> list[Fill]:
+        """What is to be filled since the last call; each is answered by `filled` or `failed`."""
+        fills, self._fills = self._fills, []
+        return fills
+
+    def filled(self, number: int) -> None:
+        """Its adapter is there."""
+        slot = self._slots[number]
+        assert slot.is_filling
+        slot.is_filling = False
+        self._settle()
+
+    def failed(self, number: int) -> list[Sequence]:
+        """Its adapter could not be read: the slot is empty again. Returns who waited for it; they are to end."""
+        slot = self._slots[number]
+        assert slot.is_filling
+        assert slot.adapter is not None
+        slot.is_filling = False
+        digest = slot.adapter.digest
+        self._empty(slot)
+        disappointed = [each for group in self._groups() if group.digest == digest for each in self._waiters[group]]
+        for sequence in disappointed:
+            self._end_wait(sequence)
+        self._settle()
+        return disappointed
+
+    @property
+    def has_fills(self) -> bool:
+        """Whether `take_fills` returns any."""
+        return bool(self._fills)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether a slot is being filled, and sequences wait for that."""
+        return any(slot.is_filling for slot in self._slots)
+
+    def digests(self) -> set[bytes]:
+        """Of the adapters in slots."""
+        return set(self._by_digest)
+
+    # --- statistics ---------------------------------------------------------------------------------------------------
+
+    @property
+    def running_names(self) -> list[str]:
+        return sorted(+self._running_names)
+
+    @property
+    def waiting_names(self) -> list[str]:
+        return sorted(+self._waiting_names)
+
+    @property
+    def num_total(self) -> int:
+        return len(self._slots)
+
+    @property
+    def num_used(self) -> int:
+        return sum(bool(slot.users) for slot in self._slots)
+
+    @property
+    def num_cached(self) -> int:
+        return sum(slot.adapter is not None and not slot.users for slot in self._slots)
+
+    def take_evictions(self) -> int:
+        number, self._num_evictions = self._num_evictions, 0
+        return number
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Put back whoever may stand in line again, and give free slots to those that wait for one."""
+        if not self._waiters:
+            return
+        for group in self._groups():
+            slot = self._by_digest.get(group.digest)
+            if slot is None and (free := self._free_slot()) is not None:
+                self._give(free, next(iter(self._waiters[group])))
+            elif slot is not None and not slot.is_filling:
+                for sequence in list(self._waiters[group]):
+                    if sequence in slot.users or not slot.is_closed:
+                        self._put_back(sequence)
+        if self._num_closed > len(self._groups_without_slot()):
+            for slot in self._slots:
+                slot.is_closed = False
+            self._settle()
+
+    def _groups(self) -> list[_Group]:
+        """By service class, and then who has waited longest."""
+        return sorted(self._waiters, key=lambda group: (group.rank, next(iter(self._waiters[group].values()))))
+
+    def _groups_without_slot(self) -> list[_Group]:
+        return [group for group in self._groups() if group.digest not in self._by_digest]
+
+    @property
+    def _num_closed(self) -> int:
+        return sum(slot.is_closed for slot in self._slots)
+
+    def _free_slot(self) -> _Slot | None:
+        """An empty one, or the least recently used of those without users."""
+        free = [slot for slot in self._slots if not slot.users and not slot.is_filling]
+        return min(free, key=lambda slot: (slot.adapter is not None, slot.last_use), default=None)
+
+    def _give(self, slot: _Slot, sequence: Sequence) -> None:
+        """Have the slot filled with the sequence's adapter, and promise it."""
+        if slot.adapter is not None:
+            self._num_evictions += 1
+            self._empty(slot)
+        adapter = _adapter(sequence)
+        self._num_uses += 1
+        slot.adapter, slot.is_filling, slot.last_use = adapter, True, self._num_uses
+        slot.users.add(sequence)
+        self._by_digest[adapter.digest] = slot
+        self._fills.append(Fill(slot.number, adapter))
+
+    def _empty(self, slot: _Slot) -> None:
+        assert slot.adapter is not None
+        del self._by_digest[slot.adapter.digest]
+        slot.adapter, slot.is_closed = None, False
+        slot.users.clear()
+
+    def _set_aside(self, sequence: Sequence) -> None:
+        sequence.waits_for_adapter = True
+        self._waiting.set_aside(sequence)
+        group = _Group(sequence.service.rank, _adapter(sequence).digest)
+        self._waiters.setdefault(group, {})[sequence] = self._clock()
+
+    def _put_back(self, sequence: Sequence) -> None:
+        self._end_wait(sequence)
+        self._waiting.put_back(sequence)
+
+    def _end_wait(self, sequence: Sequence) -> None:
+        if sequence.waits_for_adapter:
+            sequence.waits_for_adapter = False
+            group = _Group(sequence.service.rank, _adapter(sequence).digest)
+            del self._waiters[group][sequence]
+            if not self._waiters[group]:
+                del self._waiters[group]
+
+    # --- invariants ---------------------------------------------------------------------------------------------------
+
+    def check(self, running: list[Sequence], waiting: list[Sequence]) -> None:
+        """Assert the invariants, given all unfinished sequences."""
+        filled = {slot.adapter.digest: slot for slot in self._slots if slot.adapter is not None}
+        assert filled == self._by_digest
+        for sequence in (each for each in running if each.request.adapter is not None):
+            slot = self._slots[sequence.adapter_slot]
+            assert sequence in slot.users
+            assert not slot.is_filling
+            assert slot.adapter is not None
+            assert slot.adapter.digest == _adapter(sequence).digest
+        assert all(each.adapter_slot < 0 for each in waiting)
+        assert all(slot.users <= {*running, *waiting} for slot in self._slots)
+        for names, sequences in ((self._running_names, running), (self._waiting_names, waiting)):
+            assert +names == Counter(
+                each.request.adapter.name for each in sequences if each.request.adapter is not None
+            )
+        self._check_waiters(waiting)
+
+    def _check_waiters(self, waiting: list[Sequence]) -> None:
+        aside = {each for group in self._waiters.values() for each in group}
+        assert aside == {each for each in waiting if each.waits_for_adapter}
+        assert all(self._waiting.is_aside(each) for each in aside)
+        if self._groups_without_slot():
+            assert all(slot.users for slot in self._slots), "a slot is free, and somebody waits"
+        for sequence in aside:
+            slot = self._by_digest.get(_adapter(sequence).digest)
+            assert slot is None or slot.is_filling or slot.is_closed, "the slot is there, and somebody waits for it"
+        assert self._num_closed <= len(self._groups_without_slot())
+
+
+def _adapter(sequence: Sequence) -> AdapterRef:
+    assert sequence.request.adapter is not None
+    return sequence.request.adapter
