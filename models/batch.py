@@ -50,6 +50,8 @@ class ForwardBatch:
     token_ids: [T] int64. positions: [T] int64. cu_seqlens_q: [S + 1] int32, row offsets of each sequence.
     seq_lens: [S] int32, context length of each sequence after this step (its rows included).
     logit_rows: [L] int64, rows whose logits are needed.
+    adapter_slots: [T] int32, the slot of each row's adapter (`LoadedModel.set_adapter`), -1 for rows without one; None
+    if no row has one.
     All on the model's device. query_lens and context_lens are the host's copy of the lengths, so that nothing has to
     be read back.
     """
@@ -63,3 +65,4 @@ class ForwardBatch:
     query_lens: tuple[int, ...]  # [S] rows of each sequence
     context_lens: tuple[int, ...]  # [S] seq_lens
     block_size: int
+    adapter_slots: torch.Tensor | None = None

@@ -10,11 +10,13 @@ from models.attention.layer_groups import group_layers
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder_layer import make_layer
+from models.errors import AdapterError
 from models.layers.attention import Attention
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
 from models.layers.moe import MoE
 from models.layers.norm import Norm, make_norm
+from models.linear.adapter import Adapter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
@@ -67,6 +69,7 @@ class Decoder(nn.Module):
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
+        self._max_slots = self._max_rank = 0  # of adapters
         self.on_progress: StepProgress = ignore_progress  # called before each layer
 
     def allocate(self, device: torch.device) -> None:
@@ -104,11 +107,12 @@ class Decoder(nn.Module):
 
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
         """The first layer's input: [T, hidden]."""
-        x = self.embed.look_up(batch.token_ids).to(self.residual_dtype)
+        slots = batch.adapter_slots
+        x = self.embed.look_up(batch.token_ids, slots).to(self.residual_dtype)
         if self.spec.embedding_scale != 1.0:
             x = x * self.spec.embedding_scale
         if self.project_in is not None:
-            x = self.project_in(x, out_dtype=self.residual_dtype)
+            x = self.project_in(x, out_dtype=self.residual_dtype, adapter_slots=slots)
         if self.position_embedding is not None:
             x = x + self.position_embedding.look_up(batch.positions)
         return x if self.embed_norm is None else self.embed_norm(x)
@@ -156,17 +160,47 @@ class Decoder(nn.Module):
             if isinstance(state, LayerState):
                 layer.attn.commit_states(accepted_rows, group, state)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Rows [L, hidden] of forward's result, normed here, to logits [L, V] in fp32."""
+    def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows [L, hidden] of forward's result, normed here, to logits [L, V] in fp32.
+
+        adapter_slots: [L] int32, of these rows, as ForwardBatch has them; None if none has an adapter.
+        """
         norm = self.norm or IDENTITY
         if self.project_out is not None:
-            hidden, norm = self.project_out(hidden, norm), IDENTITY
-        logits: torch.Tensor = self.head(hidden, norm, out_dtype=torch.float32)
+            hidden, norm = self.project_out(hidden, norm, adapter_slots=adapter_slots), IDENTITY
+        logits: torch.Tensor = self.head(hidden, norm, out_dtype=torch.float32, adapter_slots=adapter_slots)
         if self.spec.logit_scale != 1.0:
             logits *= self.spec.logit_scale
         if (cap := self.spec.logit_softcap) is not None:
             logits = cap * torch.tanh(logits / cap)
         return logits
+
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
+        """LoadedModel.enable_adapters."""
+        self._max_slots, self._max_rank = max_slots, max_rank
+        self.embed.enable_look_up_adapters()
+        for layer in self._adapted_layers().values():
+            layer.enable_adapters(max_slots)
+
+    def set_adapter(self, slot: int, adapter: Adapter | None) -> None:
+        """LoadedModel.set_adapter."""
+        assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
+        if adapter is not None and adapter.rank > self._max_rank:
+            raise AdapterError(
+                f"the adapter has rank {adapter.rank}; at most {self._max_rank} is served; raise --max-lora-rank"
+            )
+        layers = {} if adapter is None else adapter.layers
+        self.embed.set_look_up_adapter(slot, layers.get("embed"))
+        for name, layer in self._adapted_layers().items():
+            layer.set_adapter(slot, layers.get(name))
+
+    def _adapted_layers(self) -> dict[str, Linear]:
+        """By the names that LayerAdapters have. Experts have no adapters, and neither have learned positions."""
+        modules = dict(self.named_modules())
+        inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
+        skipped = ("embed", "position_embedding")
+        layers = {name: each for name, each in inner.items() if ".experts." not in name and name not in skipped}
+        return {**layers, "head": self.head}
 
     @property
     def num_experts(self) -> list[int]:

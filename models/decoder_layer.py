@@ -61,7 +61,10 @@ class DecoderLayer(nn.Module):
         x = self._attn_residual(
             x, lambda rows, norm, residual: self.attn(rows, norm, rotary, batch, group, kv, residual)
         )
-        return self._mlp_residual(x if output_rows is None else x[output_rows], self.mlp)
+        slots = batch.adapter_slots
+        if output_rows is not None:
+            x, slots = x[output_rows], None if slots is None else slots[output_rows]
+        return self._mlp_residual(x, lambda rows, norm, residual: self.mlp(rows, norm, residual, slots))
 
     @contextlib.contextmanager
     def without_mlp(self) -> Iterator[None]:
@@ -102,9 +105,12 @@ class ParallelLayer(nn.Module):
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As DecoderLayer.forward. x is used up: both sublayers have read it before either adds to it."""
-        inner = self.mlp.expand(x if output_rows is None else x[output_rows], self.mlp_norm)
+        slots = batch.adapter_slots
+        if output_rows is not None and slots is not None:
+            slots = slots[output_rows]
+        inner = self.mlp.expand(x if output_rows is None else x[output_rows], self.mlp_norm, slots)
         x = self.attn(x, self.attn_norm, rotary, batch, group, kv, residual=x)
-        return self.mlp.contract(inner, residual=x if output_rows is None else x[output_rows])
+        return self.mlp.contract(inner, residual=x if output_rows is None else x[output_rows], adapter_slots=slots)
 
 
 def make_layer(

@@ -28,6 +28,10 @@ class UnsupportedModelError(ModelError):
     """The files are sound, but the architecture or format is not one that headrace runs."""
 
 
+class AdapterError(ModelError):
+    """An adapter cannot be read, has what is not supported, or does not fit the model that it is for."""
+
+
 def shortened(error: BaseException) -> str:
     """What a library says of a file, on one line: it may quote as much of the file as there is."""
     text = " ".join(str(error).split())

@@ -8,6 +8,7 @@ import torch
 
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import LayerGroup
+from models.linear.adapter import Adapter
 from models.spec import AttentionSpec, RecurrenceSpec
 from models.tokenizer.assets import TokenizerAssets
 
@@ -51,3 +52,17 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     weight_formats: dict[str, int] = field(default_factory=dict)  # number of tensors by the format they are stored in
     mapped_bytes: int = 0  # as in LoadedWeights
+
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
+        """Let rows have adapters of up to `max_rank`, of slots 0 .. max_slots - 1; once, before the first step.
+
+        Raises UnsupportedModelError where the model cannot have any.
+        """
+        self.decoder.enable_adapters(max_slots, max_rank)
+
+    def set_adapter(self, slot: int, adapter: Adapter | None) -> None:
+        """Put an adapter into a slot, or empty it, between two steps: rows in the slot have it from the next step on.
+
+        Raises AdapterError if its rank is above `max_rank`.
+        """
+        self.decoder.set_adapter(slot, adapter)

@@ -51,9 +51,9 @@ class FaultyRunner:
         decoder = self._runner.decoder
         compute = decoder.logits
 
-        def spoiled(hidden: torch.Tensor) -> torch.Tensor:
+        def spoiled(hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
             decoder.logits = compute  # type: ignore[method-assign]
-            logits = compute(hidden)
+            logits = compute(hidden, adapter_slots)
             logits[0] = torch.nan
             return logits
 

@@ -33,7 +33,7 @@ class SafetensorsCheckpoint:
         self.tensors: dict[str, StoredTensor] = {}
         index = _read_index(folder)
         for path in sorted(set(index.values())) if index else [_single_file(folder)]:
-            for tensor in _tensors_of(path):
+            for tensor in tensors_of_file(path):
                 if tensor.name in self.tensors:
                     other = self.tensors[tensor.name].file
                     raise CheckpointError(f"tensor {tensor.name!r} is in {other} and in {path}; fetch them again")
@@ -97,7 +97,8 @@ def _read_index(folder: Path) -> dict[str, Path]:
     return {name: folder / file for name, file in entries}
 
 
-def _tensors_of(path: Path) -> Iterator[StoredTensor]:
+def tensors_of_file(path: Path) -> Iterator[StoredTensor]:
+    """Those of one file, in its order; raises CheckpointError."""
     _check_header_size(path)
     try:
         file = safe_open(path, framework="pt")  # checks the header against itself and against the file's size

@@ -70,7 +70,7 @@ class Attention(nn.Module):
 
         Writes the rows' K and V into `kv` before it attends, so that rows see themselves.
         """
-        qkv = self.qkv(x, norm, out_dtype=kv.dtype)
+        qkv = self.qkv(x, norm, out_dtype=kv.dtype, adapter_slots=batch.adapter_slots)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
         q, k = self._norm_qk(q, k)  # [T, heads, D]
         q = self._rotate_and_store(kv, q, k, v, rotary, group)
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         heads = attended.flatten(1)
         if gate:
             heads = _gated(heads, gate[0].flatten(1))
-        hidden: torch.Tensor = self.out(heads, residual=residual)
+        hidden: torch.Tensor = self.out(heads, residual=residual, adapter_slots=batch.adapter_slots)
         return hidden
 
     # --- (kv, q, k, v, rotary, group) -> q as attention takes it; k and v are stored ----------------------------------

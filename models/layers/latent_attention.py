@@ -54,10 +54,12 @@ class LatentAttention(nn.Module):
     ) -> torch.Tensor:
         """As Attention.forward."""
         assert rotary is not None
-        q, row = torch.split_with_sizes(self.qkv(x, norm, out_dtype=kv.dtype), list(self.shards.values()), dim=1)
+        slots = batch.adapter_slots
+        both = self.qkv(x, norm, out_dtype=kv.dtype, adapter_slots=slots)
+        q, row = torch.split_with_sizes(both, list(self.shards.values()), dim=1)
         if self.q_up is not None:
             assert self.q_norm is not None
-            q = self.q_up(q, self.q_norm)
+            q = self.q_up(q, self.q_norm, adapter_slots=slots)
         latent = row[:, None, self.rope_dim :]
         normed = self.backend.norm_heads(latent, self.kv_norm)
         if normed is not latent:
@@ -65,7 +67,7 @@ class LatentAttention(nn.Module):
         q = self.backend.rotate_and_write(kv, self._absorbed_queries(q), row.unsqueeze(1), None, rotary, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
         heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim))
-        hidden: torch.Tensor = self.out(heads.flatten(1), residual=residual)
+        hidden: torch.Tensor = self.out(heads.flatten(1), residual=residual, adapter_slots=slots)
         return hidden
 
     def _absorbed_queries(self, q: torch.Tensor) -> torch.Tensor:

@@ -26,23 +26,39 @@ class MLP(nn.Module):
     def linears(self) -> tuple[Linear, Linear]:
         """Before the activation, and after it."""
 
-    @abstractmethod
-    def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        """The first matrix: from x [T, hidden] to the intermediate rows that `contract` takes, [T, n] in `dtype`."""
+    def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
+        """The first matrix: from x [T, hidden] to the intermediate rows that `contract` takes, [T, n] in `dtype`.
+
+        adapter_slots: as Linear.forward takes them.
+        """
+        inner: torch.Tensor = self.linears[0](x, norm, out_dtype=self.dtype, adapter_slots=adapter_slots)
+        return inner
 
     def contract(
-        self, inner: torch.Tensor, residual: torch.Tensor | None = None, out_dtype: torch.dtype | None = None
+        self,
+        inner: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        out_dtype: torch.dtype | None = None,
+        adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Activation and second matrix: [T, hidden] in `out_dtype`, by default the residual's.
 
-        residual: added, and used up.
+        residual: added, and used up. adapter_slots: as Linear.forward takes them.
         """
-        hidden: torch.Tensor = self.down(inner, self.activation, residual=residual, out_dtype=out_dtype)
+        hidden: torch.Tensor = self.down(
+            inner, self.activation, residual=residual, out_dtype=out_dtype, adapter_slots=adapter_slots
+        )
         return hidden
 
-    def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
-        return self.contract(self.expand(x, norm), residual, x.dtype)
+    def forward(
+        self,
+        x: torch.Tensor,
+        norm: Prologue,
+        residual: torch.Tensor | None = None,
+        adapter_slots: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]. adapter_slots: as Linear.forward takes them."""
+        return self.contract(self.expand(x, norm, adapter_slots), residual, x.dtype, adapter_slots)
 
 
 class PlainMLP(MLP):
@@ -54,10 +70,6 @@ class PlainMLP(MLP):
     def linears(self) -> tuple[Linear, Linear]:
         return self.up, self.down
 
-    def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        inner: torch.Tensor = self.up(x, norm, out_dtype=self.dtype)
-        return inner
-
 
 class GatedMLP(MLP):
     def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
@@ -68,10 +80,6 @@ class GatedMLP(MLP):
     @property
     def linears(self) -> tuple[Linear, Linear]:
         return self.gate_up, self.down
-
-    def expand(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
-        inner: torch.Tensor = self.gate_up(x, norm, out_dtype=self.dtype)
-        return inner
 
 
 def make_mlp(spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> MLP:

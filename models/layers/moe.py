@@ -78,25 +78,39 @@ class MoE(nn.Module):
         self.scales_input = spec.router.scales_input
         self.rows_per_expert = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
 
-    def forward(self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden]."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        norm: Prologue,
+        residual: torch.Tensor | None = None,
+        adapter_slots: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden].
+
+        adapter_slots: as Linear.forward takes them; of adapters of the shared expert, since others are refused.
+        """
         if self._native is not None and supports_rows(x):
-            return self._compute_natively(self._native, x, norm.row_input, residual)
+            return self._compute_natively(self._native, x, norm.row_input, residual, adapter_slots)
         rows = norm(x)
         total = self._routed(rows)
         if self.shared is not None:
-            shared = self.shared(rows, IDENTITY).to(torch.float32)
+            shared = self.shared(rows, IDENTITY, adapter_slots=adapter_slots).to(torch.float32)
             total += shared if self.shared_gate is None else shared * self._gate(rows)
         return total.to(x.dtype) if residual is None else residual.add_(total)
 
     def _compute_natively(
-        self, experts: NativeExperts, x: torch.Tensor, norm: RowInput, residual: torch.Tensor | None
+        self,
+        experts: NativeExperts,
+        x: torch.Tensor,
+        norm: RowInput,
+        residual: torch.Tensor | None,
+        adapter_slots: torch.Tensor | None,
     ) -> torch.Tensor:
         rows, shared = prepare_rows(x, norm), None
         if self.shared is not None and self.shared_gate is None and residual is not None:
-            residual = self.shared(rows, IDENTITY, residual)
+            residual = self.shared(rows, IDENTITY, residual, adapter_slots)
         elif self.shared is not None:
-            shared = self.shared(rows, IDENTITY)
+            shared = self.shared(rows, IDENTITY, adapter_slots=adapter_slots)
         out = torch.empty(x.shape, dtype=x.dtype) if residual is None else residual
         experts(rows, shared, out, adds=residual is not None)
         return out

@@ -18,7 +18,8 @@ NORMS_OF_SUBLAYER = {
     NormPlacement.AFTER_SUM: (True, False),
 }
 
-# (rows, the norm before, what the result is added to or None) -> [T, hidden]; the third is used up.
+# (rows, the norm before, what the result is added to or None) -> [T, hidden]; the third is used up. What else it takes,
+# such as the rows' adapters, is bound.
 Sublayer = Callable[[torch.Tensor, Prologue, torch.Tensor | None], torch.Tensor]
 
 

@@ -11,7 +11,7 @@ from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
 from models.kernels.packed_weight import WeightFormat
 from models.linear.dense import DTYPE_NAMES
-from models.linear.method import LinearLayer, ParameterSpec, Rearrange
+from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
 from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.activations import round_rows
@@ -96,11 +96,21 @@ class DequantizingLinearMethod:
         return F.linear(round_rows(rows, weight), dequantize(weight, self.dtype))
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
-        weight = self._weights[None]
+        return self._rows_of(self._weights[None], ids, self.dtype)
+
+    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
+        parts = rows_of_shards(layer, self._storages, first, count)
+        return torch.cat(
+            [self._rows_of(self._weights[shard], rows.to(self._device), torch.float32) for shard, rows in parts]
+        )
+
+    def _rows_of(
+        self, weight: QuantTensor | GGUFRows | torch.Tensor, ids: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
         if isinstance(weight, torch.Tensor):
-            return F.embedding(ids, weight)
+            return F.embedding(ids, weight).to(dtype)
         if isinstance(weight, GGUFRows):
-            return GGUFRows(weight.format, weight.rows[ids]).dequantized(self.dtype)
+            return GGUFRows(weight.format, weight.rows[ids]).dequantized(dtype)
         groups = ids // weight.row_group
         rows = dataclasses.replace(
             weight,
@@ -109,7 +119,7 @@ class DequantizingLinearMethod:
             zeros=None if weight.zeros is None else weight.zeros[groups],
             row_group=1,
         )
-        return dequantize(rows, self.dtype)
+        return dequantize(rows, dtype)
 
     def format_of(self, shard: str | None) -> str:
         storage = self._storages[shard if shard in self._storages else None]

@@ -2,6 +2,8 @@
 
 import torch
 
+from models.linear.adapter import LayerAdapter
+from models.linear.adapter_bank import LookUpBank
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 
@@ -11,7 +13,23 @@ class Embedding(Linear):
 
     def __init__(self, num_rows: int, size: int, *, method: LinearMethod) -> None:
         super().__init__(size, num_rows, has_bias=False, method=method)
+        self.look_up_adapters: LookUpBank | None = None
 
-    def look_up(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids [T] int64, each below num_rows -> [T, size], in the method's dtype, bf16 or fp32."""
-        return self.method.look_up(ids, self)
+    def enable_look_up_adapters(self) -> None:
+        """Make ready for adapters of `look_up`, which those of the multiplication are apart from."""
+        self.look_up_adapters = LookUpBank(self.read_rows(0, 1).device)
+
+    def set_look_up_adapter(self, slot: int, adapter: LayerAdapter | None) -> None:
+        """Replace what the slot has, between two steps."""
+        assert self.look_up_adapters is not None, "enable_look_up_adapters() comes first"
+        self.look_up_adapters.set(slot, adapter)
+
+    def look_up(self, ids: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
+        """ids [T] int64, each below num_rows -> [T, size], in the method's dtype, bf16 or fp32.
+
+        adapter_slots: [T] int32, as ForwardBatch has them; None if no row has an adapter.
+        """
+        rows = self.method.look_up(ids, self)
+        if adapter_slots is None or self.look_up_adapters is None:
+            return rows
+        return self.look_up_adapters.adapt(ids, rows, adapter_slots)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from models.linear.adapter import LayerAdapter
+from models.linear.adapter_bank import AdapterBank, add_rows, make_bank
 from models.linear.method import LinearMethod
 from models.linear.prologue import IDENTITY, Prologue
 
@@ -13,7 +15,7 @@ class Linear(nn.Module):
     """y = W prologue(x) + b (+ residual), with W as `method` stores it.
 
     `shards` names the output rows that separate checkpoint tensors fill (q, k and v of a fused qkv). Rows are in
-    the order of `shard_sizes`.
+    the order of `shard_sizes`. After `enable_adapters`, a row may have an adapter.
     """
 
     weight: torch.Tensor  # where the method has a parameter of that name
@@ -37,6 +39,7 @@ class Linear(nn.Module):
         for name, size in sizes.items():
             self.shards[name] = (row, size)
             row += size
+        self.adapters: AdapterBank | None = None
         self.set_method(method)
 
     def set_method(self, method: LinearMethod) -> None:
@@ -53,6 +56,19 @@ class Linear(nn.Module):
         """(first, count) of a shard's output rows; None is the whole layer."""
         return (0, self.out_features) if shard is None else self.shards[shard]
 
+    def enable_adapters(self, max_slots: int) -> None:
+        """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""
+        self.adapters = make_bank(self, max_slots)
+
+    def set_adapter(self, slot: int, adapter: LayerAdapter | None) -> None:
+        """Replace what the slot has, between two steps."""
+        assert self.adapters is not None, "enable_adapters() comes first"
+        self.adapters.set(slot, adapter)
+
+    def read_rows(self, first: int, count: int) -> torch.Tensor:
+        """Rows of the weight, dequantized: [count, in] fp32."""
+        return self.method.read_rows(self, first, count)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -60,12 +76,22 @@ class Linear(nn.Module):
         *,
         residual: torch.Tensor | None = None,
         out_dtype: torch.dtype | None = None,
+        adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x: [T, n] that `prologue` takes. Returns [T, out] in `out_dtype`, by default the residual's dtype or x's.
 
         residual: [T, out], added; it is used up, since the result may be written over it.
+        adapter_slots: [T] int32, as ForwardBatch has them; None if no row has an adapter.
         """
-        return self.method.apply(x, self, prologue, residual, out_dtype)
+        if adapter_slots is None or self.adapters is None:
+            return self.method.apply(x, self, prologue, residual, out_dtype)
+        is_added_last = residual is not None and self.adapters.needs_product
+        if is_added_last and out_dtype is None:
+            assert residual is not None
+            out_dtype = residual.dtype
+        y = self.method.apply(x, self, prologue, None if is_added_last else residual, out_dtype)
+        self.adapters.adapt(x, prologue, y, adapter_slots)
+        return add_rows(residual, y) if is_added_last else y
 
 
 def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:

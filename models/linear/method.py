@@ -1,6 +1,6 @@
 """LinearMethod: how a linear layer's weights are stored and multiplied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,17 @@ class LinearLayer(Protocol):
         """Let torch know of a tensor that the method stores."""
 
 
+def rows_of_shards(
+    layer: LinearLayer, shards: Iterable[str | None], first: int, count: int
+) -> Iterator[tuple[str | None, torch.Tensor]]:
+    """The shards that have some of the rows first .. first + count - 1, with these rows' numbers within the shard."""
+    for shard in shards:
+        start, size = layer.rows(shard)
+        begin, end = max(first, start), min(first + count, start + size)
+        if begin < end:
+            yield shard, torch.arange(begin - start, end - start)
+
+
 class LinearMethod(Protocol):
     """One way to store and multiply linear layers."""
 
@@ -64,6 +75,9 @@ class LinearMethod(Protocol):
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         """Embedding.look_up."""
+
+    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
+        """Linear.read_rows."""
 
     def format_of(self, shard: str | None) -> str:
         """The format that a shard's weight is stored in, for the operator: "bf16", "q4_k"."""

@@ -9,7 +9,7 @@ from models.errors import CheckpointError
 from models.kernels.arena import HugePageArena
 from models.kernels.linear import PackedLinear
 from models.kernels.packed_weight import NativeWeight, NotFiniteError, WeightFormat, pack_weight
-from models.linear.method import LinearLayer, ParameterSpec, Rearrange
+from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
 from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.scaled_weight import pack_quantized
@@ -98,6 +98,10 @@ class NativeLinearMethod:
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         return self._weights[None].look_up(ids, torch.float32)
+
+    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
+        parts = rows_of_shards(layer, self._storages, first, count)
+        return torch.cat([self._weights[shard].look_up(rows, torch.float32) for shard, rows in parts])
 
     def format_of(self, shard: str | None) -> str:
         storage = self._storages[shard if shard in self._storages else None]

@@ -84,13 +84,14 @@ class ScaledWeight:
         )
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None) -> torch.Tensor:
-        """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns]."""
-        assert self.permutation is None, "embeddings are not permuted"
+        """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns], in the order of the layer's inputs."""
         out = torch.empty(len(ids), self.columns)
         (library or required_library()).scaled_gather_rows(
             *(self.format, self.data.data_ptr(), self.columns, self.group_size),
             *(ids.data_ptr(), len(ids), out.data_ptr()),
         )
+        if self.permutation is not None:
+            out = torch.empty_like(out).index_copy_(1, self.permutation.long(), out)
         return out.to(dtype)
 
 

@@ -23,16 +23,17 @@ class Recurrence(nn.Module):
         x: torch.Tensor,
         norm: Prologue,
         rotary: RotaryEmbedding | None,  # noqa: ARG002
-        batch: ForwardBatch,  # noqa: ARG002
+        batch: ForwardBatch,
         group: StateGroupBatch,
         state: LayerState,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """recurrence(norm(x)) (+ residual, used up; it may be x): [T, hidden]. Reads and writes `state`."""
-        rows = self.in_proj(x, norm, out_dtype=state.parts[0].dtype)
+        rows = self.in_proj(x, norm, out_dtype=state.parts[0].dtype, adapter_slots=batch.adapter_slots)
         if group.speculative_rows is not None:
             state.pending_rows = rows[group.speculative_rows]
-        hidden: torch.Tensor = self.out(self.scan(rows, group, state), residual=residual)
+        y = self.scan(rows, group, state)
+        hidden: torch.Tensor = self.out(y, residual=residual, adapter_slots=batch.adapter_slots)
         return hidden
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> None:

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import group_layers
 from models.batch import ForwardBatch
+from models.errors import UnsupportedModelError
 from models.progress import StepProgress, ignore_progress
 from models.spec import AttentionSpec
 from models.transformers_backend.interface import PagedLayer, Step
@@ -71,6 +72,13 @@ class TransformersDecoder(nn.Module):
 
     def weight_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
+
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None:  # noqa: ARG002
+        """Raises UnsupportedModelError: transformers' code does not tell the rows of a batch apart."""
+        raise UnsupportedModelError(
+            "adapters are supported by headrace's own families, and transformers' code computes this model; "
+            "serve a merged checkpoint"
+        )
 
     # --- experts are not counted --------------------------------------------------------------------------------------
 

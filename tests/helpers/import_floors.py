@@ -23,7 +23,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "families recurrence loaded_model",
         "decoder_layer kv_cache transformers_backend",
         "decoder",
-        "weight_cache",
+        "weight_cache adapters",
         "loading caches",
         "export",
     ),

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from models.attention.base import AttentionBackend
+from models.attention.reference import ReferenceAttention
 from models.attention.select import select_backend
+from models.decoder import Decoder
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import load_folder
@@ -19,19 +21,29 @@ def load_random(
     tokenizer_json: bytes = b"{}",
 ) -> LoadedModel:
     """What `random_model(...).save_pretrained(folder)` has written. backend: else the one that this machine prefers."""
-    device = torch.device("cpu")
-    backend = backend or select_backend(load_folder(folder).spec.attention_specs, dtype, device)[0]
-    decoder = load_folder(folder, dtype, backend)
+    specs = load_folder(folder).spec.attention_specs
+    backend = backend or select_backend(specs, dtype, torch.device("cpu"))[0]
+    return as_loaded(load_folder(folder, dtype, backend), tokenizer_json=tokenizer_json, backend=backend)
+
+
+def as_loaded(
+    decoder: Decoder,
+    architecture: str = "LlamaForCausalLM",
+    *,
+    tokenizer_json: bytes = b"{}",
+    backend: AttentionBackend | None = None,
+) -> LoadedModel:
+    """The decoder as loading gives it."""
     return LoadedModel(
         decoder=decoder,
-        architecture="LlamaForCausalLM",
-        dtype=dtype,
-        device=device,
+        architecture=architecture,
+        dtype=decoder.dtype,
+        device=torch.device("cpu"),
         vocab_size=decoder.spec.vocab_size,
         max_position=256,
         mixers=decoder.mixers,
         layer_groups=decoder.layer_groups,
-        attention_backend=backend,
+        attention_backend=backend or ReferenceAttention(),
         weight_bytes=0,
         tokenizer=TokenizerAssets(tokenizer_json, None, {}, None, [2], False),
         generation_defaults={},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -75,11 +76,20 @@ class PagedRun:
         self.free_blocks = list(range(num_blocks))
         random.Random(7).shuffle(self.free_blocks)
 
-    def step(self, items: list[tuple[PagedSequence, list[int]]]) -> list[torch.Tensor]:
-        """Feed each sequence its next tokens; returns their logits, [tokens, V] a sequence."""
+    def step(
+        self, items: list[tuple[PagedSequence, list[int]]], adapter_slots: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
+        """Feed each sequence its next tokens; returns their logits, [tokens, V] a sequence.
+
+        adapter_slots: of each sequence, -1 for none.
+        """
         batch = self.batch(items)
+        if adapter_slots is not None:
+            slots = [slot for slot, (_, tokens) in zip(adapter_slots, items, strict=True) for _ in tokens]
+            batch = dataclasses.replace(batch, adapter_slots=self._tensor(slots, torch.int32))
         with torch.inference_mode():
-            logits = self.decoder.logits(self.decoder(batch, self.kv)[batch.logit_rows])
+            hidden = self.decoder(batch, self.kv)[batch.logit_rows]
+            logits = self.decoder.logits(hidden, batch.adapter_slots)  # of every row
         for sequence, tokens in items:
             sequence.num_computed += len(tokens)
         return list(logits.split([len(tokens) for _, tokens in items]))

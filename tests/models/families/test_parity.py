@@ -18,6 +18,7 @@ from models.families.registry import FAMILIES
 from models.kernels.cpu.library import required_library
 from models.linear.linear import Linear
 from models.spec import MoESpec
+from tests.helpers.adapters import adapted, random_adapter
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
 from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
@@ -135,6 +136,25 @@ def test_fp32_logits_of_output_rows_and_of_what_follows_them(pair: Pair) -> None
     last = run.step([(sequence, prompt[-1:])])
 
     assert_all_close([logits, *last], [pair.truths[0][output_rows], pair.truths[0][-1:]])
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_fp32_logits_with_an_adapter_on_every_layer(pair: Pair, tmp_path: Path) -> None:
+    run, prompts, plain_truth = pair.run(), [pair.prompts[3], pair.prompts[1]], pair.truths[1]
+    adapters = [random_adapter(pair.model, rank=3 + seed, seed=seed) for seed in range(2)]
+    run.decoder.enable_adapters(3, 8)
+    for slot, adapter in enumerate(adapters):
+        architecture = type(pair.model).__name__
+        run.decoder.set_adapter(2 - slot, adapter.loaded(tmp_path / str(slot), run.decoder, architecture))
+    truths = []
+    for adapter, prompt in zip(adapters, prompts, strict=True):
+        with adapted(pair.model, adapter):
+            truths.append(truth(pair.model, prompt))
+
+    logits = run.step([(PagedSequence(), prompt) for prompt in (*prompts, prompts[1])], adapter_slots=[2, 1, -1])
+
+    assert_all_close(logits, [*truths, plain_truth])
+    assert (truths[1] - plain_truth).abs().mean() > 0.1
 
 
 def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:

@@ -1,0 +1,95 @@
+"""Adapters in GGUF files, as llama.cpp's converter writes them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.adapters.found import FoundAdapter, FoundPair
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.config.hf_config import quoted
+from models.errors import AdapterError, ModelError
+
+_SUFFIXES = (".lora_a", ".lora_b")
+_EMBEDDING = "token_embd.weight"  # its `a` is transposed
+_KNOWN = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix")
+
+
+def read_gguf_adapter(path: Path, architecture: str | None) -> FoundAdapter:
+    """architecture: what GGUF calls that of the base model. Raises AdapterError that names the file and the key or
+    tensor."""
+    try:
+        file = GGUFCheckpoint([path])
+    except ModelError as error:
+        raise AdapterError(str(error)) from None
+    _check_metadata(file, architecture)
+    alpha = file.metadata.get("adapter.lora.alpha", 0.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
+        raise AdapterError(f"{path}: adapter.lora.alpha is {quoted(alpha)}; it must be a number; convert it again")
+    base_model = file.metadata.get("general.base_model.0.name", "")
+    return FoundAdapter(
+        source=str(path),
+        alpha=float(alpha),
+        base_model=base_model if isinstance(base_model, str) else "",
+        is_gguf=True,
+        pairs=tuple(_pairs(file, float(alpha))),
+    )
+
+
+def _check_metadata(file: GGUFCheckpoint, architecture: str | None) -> None:
+    metadata = file.metadata
+    expected: dict[str, Any] = {"general.type": "adapter", "adapter.type": "lora"}
+    for key, value in expected.items():
+        if (given := metadata.get(key)) != value:
+            raise AdapterError(f"{file.path}: {key} is {quoted(given)}; an adapter's is {value!r}")
+    if (given := metadata.get("general.architecture")) != architecture:
+        raise AdapterError(f"{file.path} is for the architecture {quoted(given)}; the model's is {architecture!r}")
+    for key, value in metadata.items():
+        if key.startswith("adapter.") and key not in _KNOWN:
+            raise AdapterError(f"{file.path}: {key} is {quoted(value)}, which is not supported")
+
+
+def _pairs(file: GGUFCheckpoint, alpha: float) -> list[FoundPair]:
+    pairs = []
+    for name, tensor in file.tensors.items():
+        target, suffix = name[: -len(_SUFFIXES[0])], name[-len(_SUFFIXES[0]) :]
+        if suffix not in _SUFFIXES:
+            raise AdapterError(f"{file.path}: tensor {name!r} is not supported, and nothing of an adapter is left out")
+        other = target + _SUFFIXES[1 - _SUFFIXES.index(suffix)]
+        if other not in file.tensors:
+            raise AdapterError(f"{file.path}: {name!r} lacks its {other!r}; convert the adapter again")
+        if suffix == _SUFFIXES[0]:
+            pairs.append(_pair(target, tensor, file.tensors[other], alpha))
+    return pairs
+
+
+def _pair(target: str, a_tensor: StoredTensor, b_tensor: StoredTensor, alpha: float) -> FoundPair:
+    a, b = _read(a_tensor), _read(b_tensor)
+    if target == _EMBEDDING:
+        a = a.t().contiguous()
+    if a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] or not len(a):
+        raise AdapterError(
+            f"{a_tensor.file}: {a_tensor.name!r} has shape {list(a_tensor.shape)} and {b_tensor.name!r} "
+            f"{list(b_tensor.shape)}, which are no pair of one rank"
+        )
+    scale = alpha / len(a) if alpha else 1.0
+    return FoundPair(a_tensor.name, target, a, b, scale, is_look_up=target == _EMBEDDING)
+
+
+def _read(tensor: StoredTensor) -> torch.Tensor:
+    """In memory of its own, in fp32 where the file has quantized numbers."""
+    assert tensor.read is not None
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.format, torch.float32)
+    try:
+        values = tensor.read(dtype).clone()
+    except ModelError as error:
+        raise AdapterError(str(error)) from None
+    if values.dim() != 2:
+        raise AdapterError(
+            f"{tensor.file}: {tensor.name!r} has shape {list(tensor.shape)}; adapters of norms and of experts are not "
+            "supported"
+        )
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
+        raise AdapterError(f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; convert it again")
+    return values

@@ -1,0 +1,122 @@
+"""Adapters that PEFT has saved: a folder with adapter_config.json and adapter_model.safetensors."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
+from models.adapters.peft_config import PeftConfig, read_peft_config
+from models.checkpoints.base import StoredTensor
+from models.checkpoints.safetensors import NO_PICKLES, find_pickle, tensors_of_file
+from models.errors import AdapterError, CheckpointError
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+# What follows the module's name -> the part's name here.
+_PARTS = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_B.bias": "bias",
+    "lora_magnitude_vector": "magnitude",
+    "lora_magnitude_vector.weight": "magnitude",
+    "lora_embedding_A": "look_up_a",
+    "lora_embedding_B": "look_up_b",
+    "base_layer.weight": "copy",
+}
+_PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, sorted(_PARTS, key=len, reverse=True)))})")
+
+
+@dataclass(slots=True)
+class _Module:
+    """The tensors of one module of the base model, by their parts."""
+
+    parts: dict[str, StoredTensor] = field(default_factory=dict)
+
+
+def read_peft(folder: Path) -> FoundAdapter:
+    """Raises AdapterError that names the file and the field or tensor; reads no pickles."""
+    config = read_peft_config(folder)
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        pickle = find_pickle(folder)
+        reason = f"its weights are in {pickle.name}, {NO_PICKLES}" if pickle else f"it has no {WEIGHTS_NAME}"
+        raise AdapterError(f"{folder} is no adapter that can be read: {reason}")
+    try:
+        tensors = {tensor.name: tensor for tensor in tensors_of_file(path)}
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from None
+    modules: dict[str, _Module] = defaultdict(_Module)
+    weights = []
+    for name, tensor in tensors.items():
+        inner = name.removeprefix(_PREFIX)
+        match = _PART.fullmatch(inner)
+        if match is not None:
+            modules[match["module"]].parts[_PARTS[match["part"]]] = tensor
+        elif inner.endswith(".weight"):  # saved as a whole; where it may be, `place` decides
+            weights.append(FoundWeight(name, inner, _read(tensor)))
+        else:
+            raise AdapterError(f"{path}: tensor {name!r} is not supported, and nothing of an adapter is left out")
+    pairs, copies = [], []
+    for module, found in modules.items():
+        if (copy := found.parts.pop("copy", None)) is not None:
+            copies.append(FoundWeight(copy.name, f"{module}.weight", _read(copy), is_copy=True))
+        if found.parts:
+            pairs.append(_pair(module, found.parts, config))
+    return FoundAdapter(
+        source=str(path),
+        alpha=config.alpha,
+        base_model=config.base_model,
+        is_gguf=False,
+        pairs=tuple(pairs),
+        weights=(*weights, *copies),
+    )
+
+
+def _pair(module: str, parts: Mapping[str, StoredTensor], config: PeftConfig) -> FoundPair:
+    is_look_up = "look_up_a" in parts or "look_up_b" in parts
+    names = ("look_up_a", "look_up_b") if is_look_up else ("a", "b")
+    first = next(iter(parts.values()))
+    if any(name not in parts for name in names):
+        missing = {"a": "lora_A", "b": "lora_B", "look_up_a": "lora_embedding_A", "look_up_b": "lora_embedding_B"}
+        lacking = ", ".join(missing[name] for name in names if name not in parts)
+        raise AdapterError(f"{first.file}: {first.name!r} lacks its {lacking}; save the adapter again")
+    if is_look_up and len(parts) > 2:
+        other = next(tensor.name for name, tensor in parts.items() if name not in names)
+        raise AdapterError(f"{first.file}: tensor {other!r} of an embedding is not supported; train it without DoRA")
+    a, b = (_read(parts[name]) for name in names)
+    expected = config.rank_of(module)
+    if a.dim() != 2 or b.dim() != 2 or not len(a) == b.shape[1] == expected:
+        raise AdapterError(
+            f"{first.file}: {parts[names[0]].name!r} has shape {list(a.shape)} and {parts[names[1]].name!r} "
+            f"{list(b.shape)}; {config.source} says that their rank is {expected}"
+        )
+    return FoundPair(
+        name=parts[names[0]].name,
+        target=f"{module}.weight",
+        a=a,
+        b=b,
+        scale=config.scale_of(module),
+        bias=_vector(parts.get("bias")),
+        magnitude=_vector(parts.get("magnitude")),
+        is_look_up=is_look_up,
+    )
+
+
+def _vector(tensor: StoredTensor | None) -> torch.Tensor | None:
+    return None if tensor is None else _read(tensor).flatten()
+
+
+def _read(tensor: StoredTensor) -> torch.Tensor:
+    """The tensor in the file's dtype, in memory of its own: the file may be replaced while the adapter is served."""
+    if tensor.read is None or tensor.read_stored is None:
+        raise AdapterError(f"{tensor.file}: {tensor.name!r} is stored as {tensor.format}, which is not supported")
+    values = tensor.read_stored().clone()
+    if values.dtype == torch.float64:
+        values = values.to(torch.float32)
+    if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
+        raise AdapterError(f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; train or fetch it again")
+    return values

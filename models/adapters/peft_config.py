@@ -1,0 +1,118 @@
+"""PeftConfig: what an adapter_config.json of PEFT asks for. A field that changes results is honored or refused."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from models.config.hf_config import HFConfig, quoted, read_json_config
+from models.errors import AdapterError, CheckpointError
+
+Value = TypeVar("Value")
+
+CONFIG_NAME = "adapter_config.json"
+_MAX_RANK = 1 << 16
+_MAX_PATTERN = 200  # characters
+_MAX_REPEATS = 3  # in a pattern: each multiplies the time that a match may take
+# Which layers were trained, and how: what came of it are the tensors.
+_OF_TRAINING = frozenset(
+    (
+        "modules_to_save",
+        *("task_type", "auto_mapping", "revision", "inference_mode", "peft_version", "target_modules"),
+        *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "bias", "runtime_config"),
+        *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "megatron_core"),
+        *("velora_config", "fan_in_fan_out"),
+    )
+)
+_HONORED = frozenset(
+    (
+        *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias"),
+        *("base_model_name_or_path", "init_lora_weights"),
+    )
+)
+# The others ("pissa", "olora", "loftq", ...) change the base model's weights too, which the adapter then does not fit.
+_INITS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True, slots=True)
+class PeftConfig:
+    """patterns: in order, from a pattern of module names to a rank, or to an alpha; the first that matches decides."""
+
+    source: str
+    rank: int
+    alpha: float
+    is_rank_stabilized: bool  # scale alpha / sqrt(r) (Kalajdzievski 2023) instead of alpha / r
+    rank_patterns: Mapping[str, int]
+    alpha_patterns: Mapping[str, float]
+    base_model: str
+
+    def rank_of(self, module: str) -> int:
+        return _first_match(self.rank_patterns, module, self.rank)
+
+    def scale_of(self, module: str) -> float:
+        rank, alpha = self.rank_of(module), _first_match(self.alpha_patterns, module, self.alpha)
+        return alpha / (rank**0.5 if self.is_rank_stabilized else rank)
+
+
+def read_peft_config(folder: Path) -> PeftConfig:
+    """Raises AdapterError that names the file and the field."""
+    try:
+        return _checked(read_json_config(folder / CONFIG_NAME))
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from None
+
+
+def _checked(config: HFConfig) -> PeftConfig:
+    if (kind := config.text("peft_type")).upper() != "LORA":
+        raise AdapterError(f"{config.source}: peft_type {kind!r} is not supported; only LORA is")
+    for name, value in config.fields.items():
+        if value and name not in _HONORED and name not in _OF_TRAINING:
+            raise AdapterError(
+                f"{config.source}: {name} is {quoted(value)}, which is not supported; merge the adapter into its base "
+                "model and serve that, or train it without"
+            )
+    init = config.raw("init_lora_weights")
+    if init is not None and init not in _INITS:
+        raise AdapterError(
+            f"{config.source}: init_lora_weights is {quoted(init)}, which changes the base model's weights, so the "
+            "adapter does not fit the original ones; convert it to a plain LoRA with PEFT (save_pretrained with "
+            "path_initial_model_for_weight_conversion)"
+        )
+    base_model = config.raw("base_model_name_or_path")
+    return PeftConfig(
+        source=config.source,
+        rank=config.integer("r", maximum=_MAX_RANK),
+        alpha=config.number("lora_alpha", 8, minimum=0.0),
+        is_rank_stabilized=config.boolean("use_rslora", False),
+        rank_patterns={name: int(number) for name, number in _patterns(config, "rank_pattern", 1).items()},
+        alpha_patterns=_patterns(config, "alpha_pattern", 0),
+        base_model=base_model if isinstance(base_model, str) else "",
+    )
+
+
+def _patterns(config: HFConfig, name: str, minimum: int) -> dict[str, float]:
+    section = config.section(name)
+    for pattern in section.fields:
+        _check_pattern(pattern, f"{config.source}: {name}")
+    if name == "rank_pattern":
+        return {pattern: section.integer(pattern, maximum=_MAX_RANK) for pattern in section.fields}
+    return {pattern: section.number(pattern, minimum=minimum) for pattern in section.fields}
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+    """Raise AdapterError for what is no regular expression, or one whose matching could take forever."""
+    repeats = len(re.findall(r"[*+{]", pattern))
+    if len(pattern) > _MAX_PATTERN or repeats > _MAX_REPEATS or re.search(r"\)[*+{?]", pattern):
+        raise AdapterError(
+            f"{where} has {quoted(pattern)}, which is too complex; name modules with up to {_MAX_REPEATS} wildcards"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise AdapterError(f"{where} has {quoted(pattern)}, which is no regular expression ({error})") from None
+
+
+def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
+    """As PEFT does it: a pattern stands for the end of a module's name, from a dot on."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)

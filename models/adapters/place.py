@@ -1,0 +1,160 @@
+"""Places of an adapter's tensors in a decoder, by the rules that the checkpoint's own tensors follow."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+
+from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
+from models.decoder import Decoder
+from models.errors import AdapterError
+from models.families.name_map import Destination, NameMap, Rules
+from models.families.transforms import transpose
+from models.linear.adapter import LayerAdapter, LowRankPair
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.spec import GatedDeltaSpec
+
+_WHOLE = ("embed", "head")  # what may be replaced as a whole
+_MOST_DIFFERENT = 0.2  # of a copy of the base model's weights, relative to them: what quantization to 3 bits changes
+
+
+def place(found: FoundAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
+    """The adapter's changes by the decoder's module; see Adapter.layers.
+
+    Raises AdapterError that names a tensor which has no place, or does not fit it.
+    """
+    placer = _Placer(found, decoder, NameMap(rules, len(decoder.spec.layers)))
+    for pair in found.pairs:
+        placer.add_pair(pair)
+    for weight in found.weights:
+        placer.add_weight(weight)
+    return placer.layers()
+
+
+class _Placer:
+    def __init__(self, found: FoundAdapter, decoder: Decoder, names: NameMap) -> None:
+        self._found = found
+        self._decoder = decoder
+        self._names = names
+        self._pairs: dict[str, list[LowRankPair]] = defaultdict(list)
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def layers(self) -> dict[str, LayerAdapter]:
+        modules = sorted({*self._pairs, *self._weights})
+        layers = {}
+        for module in modules:
+            pairs = sorted(self._pairs.get(module, ()), key=lambda pair: pair.first)
+            layers[module] = LayerAdapter(tuple(pairs), self._weights.get(module))
+        return layers
+
+    def add_pair(self, pair: FoundPair) -> None:
+        for destination in self._destinations(pair.name, pair.target):
+            module = self._linear(pair.name, destination)
+            if pair.is_look_up != (destination.module == "embed"):
+                raise self._refusal(pair.name, "belongs to another kind of layer in this model")
+            first, count = module.rows(destination.shard)
+            if pair.is_look_up:
+                count, columns = module.in_features, module.out_features
+            else:
+                columns = module.in_features
+            b = self._rows(pair.b, destination)
+            if pair.a.shape[1] != columns or len(b) != count:
+                raise self._refusal(
+                    pair.name,
+                    f"is of a layer with {pair.a.shape[1]} inputs and {len(pair.b)} outputs; the model's layer has "
+                    f"{columns} and {count}",
+                )
+            vectors = []
+            for vector in (pair.bias, pair.magnitude):
+                vectors.append(None if vector is None else self._rows(vector.unsqueeze(1), destination).squeeze(1))
+                if vectors[-1] is not None and len(vectors[-1]) != count:
+                    raise self._refusal(pair.name, f"has a vector of {len(vectors[-1])} numbers; {count} are needed")
+            placed = self._pairs[destination.module]
+            if any(other.first < first + count and first < other.first + len(other.b) for other in placed):
+                raise self._refusal(pair.name, "changes what another tensor changes")
+            placed.append(LowRankPair(first, pair.a, b.contiguous(), pair.scale, *vectors))
+
+    def add_weight(self, found: FoundWeight) -> None:
+        for destination in self._destinations(found.name, found.target):
+            if destination.module not in _WHOLE or destination.parameter != "weight":
+                raise self._refusal(
+                    found.name, "replaces a whole layer; of modules_to_save only lm_head and embed_tokens are supported"
+                )
+            module = self._linear(found.name, destination)
+            shape = [module.out_features, module.in_features]
+            if list(found.weight.shape) != shape:
+                raise self._refusal(
+                    found.name,
+                    f"has shape {list(found.weight.shape)}, the model's layer {shape}; an adapter cannot add tokens; "
+                    "merge it into its base model and serve that",
+                )
+            if found.is_copy:
+                self._check_copy(found, module)
+            else:
+                self._weights[destination.module] = found.weight
+
+    def _check_copy(self, found: FoundWeight, module: Linear) -> None:
+        rows = module.read_rows(0, module.out_features).cpu()
+        difference = torch.linalg.vector_norm(found.weight.to(torch.float32) - rows)
+        if difference > _MOST_DIFFERENT * torch.linalg.vector_norm(rows):
+            raise self._refusal(
+                found.name, "is of another base model than the one that is served; serve the one it was trained with"
+            )
+
+    def _destinations(self, name: str, target: str) -> tuple[Destination, ...]:
+        destinations = self._names.destinations(target)
+        if not destinations:
+            raise self._refusal(name, "belongs to no layer of this model that adapters can change")
+        return destinations
+
+    def _linear(self, name: str, destination: Destination) -> Linear:
+        module = destination.module
+        if ".experts." in module:
+            raise self._refusal(name, "belongs to an expert, which is not supported")
+        layers = self._decoder.spec.layers
+        index = destination.layer
+        try:
+            layer = self._decoder.get_submodule(module)
+        except AttributeError:
+            raise self._refusal(name, "belongs to a layer that this model does not have") from None
+        is_table = isinstance(layer, Embedding) and module not in _WHOLE
+        if not isinstance(layer, Linear) or destination.parameter != "weight" or is_table:
+            raise self._refusal(name, "belongs to a part of the model that adapters are not supported for")
+        recurrence = None if index is None else layers[index].recurrence
+        if isinstance(recurrence, GatedDeltaSpec) and ".attn." in module:
+            # Files of Qwen3.5 order value heads differently in GGUF than elsewhere.
+            if recurrence.tiles_key_heads and not self._found.is_gguf:
+                raise self._refusal(
+                    name, "belongs to a recurrent layer, whose order in this GGUF model differs; serve the safetensors"
+                )
+            if self._found.is_gguf and not recurrence.tiles_key_heads:
+                raise self._refusal(
+                    name, "belongs to a recurrent layer, whose order may differ in GGUF; use the adapter's PEFT folder"
+                )
+        return layer
+
+    def _rows(self, tensor: torch.Tensor, destination: Destination) -> torch.Tensor:
+        """Rows [out, n] in the decoder's order."""
+        if destination.transform is None or destination.transform is transpose:  # pairs are never transposed
+            return tensor
+        layer = None if destination.layer is None else self._decoder.spec.layers[destination.layer]
+        try:
+            return destination.transform(tensor, layer)
+        except RuntimeError:  # rows that cannot be divided into heads; the caller compares shapes
+            return tensor
+
+    def _refusal(self, name: str, reason: str) -> AdapterError:
+        return AdapterError(f"{self._found.source}: tensor {name!r} {reason}")
+
+
+def targets_of(found: FoundAdapter) -> tuple[str, ...]:
+    """The base model's tensors that the adapter changes."""
+    changed = [pair.target for pair in found.pairs]
+    return tuple(sorted({*changed, *(weight.target for weight in found.weights if not weight.is_copy)}))
+
+
+def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:
+    """Of the tensors in memory."""
+    tensors = {tensor.data_ptr(): tensor.nbytes for layer in layers.values() for tensor in layer.tensors()}
+    return sum(tensors.values())
