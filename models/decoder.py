@@ -70,6 +70,7 @@ class Decoder(nn.Module):
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
         self._max_slots = self._max_rank = 0  # of adapters
+        self.adapters_version = 0  # of the native calls of steps with adapters: other adapters may need other calls
         self.on_progress: StepProgress = ignore_progress  # called before each layer
 
     def allocate(self, device: torch.device) -> None:
@@ -190,9 +191,16 @@ class Decoder(nn.Module):
                 f"the adapter has rank {adapter.rank}; at most {self._max_rank} is served; raise --max-lora-rank"
             )
         layers = {} if adapter is None else adapter.layers
+        before = self._layers_that_need_products()
         self.embed.set_look_up_adapter(slot, layers.get("embed"))
         for name, layer in self._adapted_layers().items():
             layer.set_adapter(slot, layers.get(name))
+        self.adapters_version += self._layers_that_need_products() != before
+
+    def _layers_that_need_products(self) -> list[str]:
+        """See AdapterBank.needs_product."""
+        layers = self._adapted_layers().items()
+        return [name for name, layer in layers if layer.adapters is not None and layer.adapters.needs_product]
 
     def _adapted_layers(self) -> dict[str, Linear]:
         """By the names that LayerAdapters have. Experts have no adapters, and neither have learned positions."""

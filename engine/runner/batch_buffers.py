@@ -26,6 +26,7 @@ class BatchTensors(NamedTuple):
     logit_rows: torch.Tensor
     cu_seqlens_q: torch.Tensor
     seq_lens: torch.Tensor
+    adapter_slots: torch.Tensor
     groups: list[KVGroupBatch]
 
 
@@ -41,7 +42,8 @@ class BatchBuffers:
         self._max_blocks = max_blocks
         self._num_groups = num_groups
         self._longs = array("q", bytes(8 * max_rows * (3 + num_groups)))
-        self._ints = array("i", bytes(4 * (2 * max_sequences + 1 + num_groups * max_sequences * max_blocks)))
+        self._num_lengths = 2 * max_sequences + 1
+        self._ints = array("i", bytes(4 * (self._num_lengths + max_rows + num_groups * max_sequences * max_blocks)))
         self._last: tuple[BatchShape, BatchTensors] | None = None
 
     def contains(self, batch: ForwardBatch) -> bool:
@@ -60,9 +62,13 @@ class BatchBuffers:
         start = self._max_sequences + 1
         self._ints[start : start + len(context_lens)] = array("i", context_lens)
 
+    def write_adapter_slots(self, slots: Sequence[int]) -> None:
+        """Of each row; -1 for rows without an adapter."""
+        self._ints[self._num_lengths : self._num_lengths + len(slots)] = array("i", slots)
+
     def write_tables(self, group: int, tables: Sequence[Sequence[int]], width: int) -> None:
         """Each is filled up with 0 to `width`."""
-        start = 2 * self._max_sequences + 1 + group * self._max_sequences * self._max_blocks
+        start = self._num_lengths + self.max_rows + group * self._max_sequences * self._max_blocks
         for table in tables:
             self._ints[start : start + width] = array("i", [*table, *[0] * (width - len(table))])
             start += self._max_blocks
@@ -79,7 +85,9 @@ class BatchBuffers:
     def _views(self, shape: BatchShape, device: torch.device) -> BatchTensors:
         longs = torch.frombuffer(self._longs, dtype=torch.int64).to(device).view(-1, self.max_rows)
         ints = torch.frombuffer(self._ints, dtype=torch.int32).to(device)
-        starts, lengths, tables = ints.tensor_split([self._max_sequences + 1, 2 * self._max_sequences + 1])
+        starts, lengths, slots_of_adapters, tables = ints.tensor_split(
+            [self._max_sequences + 1, self._num_lengths, self._num_lengths + self.max_rows]
+        )
         tables = tables.view(self._num_groups, self._max_sequences, self._max_blocks)
         token_ids, positions, logit_rows, *slots = longs
         return BatchTensors(
@@ -88,6 +96,7 @@ class BatchBuffers:
             logit_rows[: shape.logit_rows],
             starts[: shape.sequences + 1],
             lengths[: shape.sequences],
+            slots_of_adapters[: shape.rows],
             [
                 KVGroupBatch(slots[group][: shape.rows], tables[group, : shape.sequences, : shape.width])
                 for group in range(self._num_groups)

@@ -40,6 +40,7 @@ def build_batch(
         query_lens=tuple(rows.query_lens),
         context_lens=tuple(rows.context_lens),
         block_size=block_size,
+        adapter_slots=None if rows.adapter_slots is None else tensors.adapter_slots,
     )
 
 
@@ -53,6 +54,7 @@ class _Rows(NamedTuple):
     row_ends: list[int]
     query_lens: list[int]
     context_lens: list[int]
+    adapter_slots: list[int] | None
 
 
 def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int) -> _Rows:
@@ -82,7 +84,14 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int) -
             table = sequence.tables[index]
             for position in range(start, end):
                 of_group.append(table[position // block_size] * block_size + position % block_size)
-    return _Rows(token_ids, positions, slots, logit_rows, row_ends, query_lens, context_lens)
+    return _Rows(*(token_ids, positions, slots, logit_rows, row_ends, query_lens, context_lens), _adapter_slots(items))
+
+
+def _adapter_slots(items: list[PlanItem]) -> list[int] | None:
+    """Of each row; None if no sequence has an adapter."""
+    if all(item.sequence.adapter_slot < 0 for item in items):
+        return None
+    return [item.sequence.adapter_slot for item in items for _ in range(item.num_new)]
 
 
 def _write(
@@ -99,6 +108,8 @@ def _write(
         buffers = BatchBuffers(num_rows, len(items), width, len(rows.slots))
     buffers.write_rows(rows.token_ids, rows.positions, rows.logit_rows, *rows.slots)
     buffers.write_lengths(rows.row_ends, rows.context_lens)
+    if rows.adapter_slots is not None:
+        buffers.write_adapter_slots(rows.adapter_slots)
     kv_groups = (index for index, group in enumerate(groups) if not group.is_state)
     for place, index in enumerate(kv_groups):
         buffers.write_tables(place, _tables(items, index, width, groups[index]), width)

@@ -44,8 +44,16 @@ class _Inputs(NamedTuple):
                     buffer.copy_(part)
 
 
+class _Key(NamedTuple):
+    """What decides which native calls a step makes, beside the decoder's."""
+
+    rows: int
+    sequences: int
+    has_adapters: bool  # whether any row has one
+
+
 class RecordedLayers:
-    """The decoder's layers, with one tape for each (rows, sequences) of a step, where such steps can be recorded.
+    """The decoder's layers, with one tape for each _Key of a step, where such steps can be recorded.
 
     Only batches that are built in `buffers` have a tape. All tapes share these, further input buffers and a workspace:
     a result is valid until the next call.
@@ -56,7 +64,8 @@ class RecordedLayers:
         self._decoder = decoder
         self._kv = kv
         self._replay = library.replay
-        self._tapes: dict[tuple[int, int], Tape | None] = {}  # None: cannot be recorded
+        self._tapes: dict[_Key, Tape | None] = {}  # None: cannot be recorded
+        self._adapters_version = decoder.adapters_version
         self._workspace = Workspace()
         self.has_just_recorded = False  # in the last call
         num_groups = sum(not group.is_state for group in decoder.layer_groups)
@@ -78,28 +87,37 @@ class RecordedLayers:
     @property
     def recorded_sizes(self) -> list[tuple[int, int]]:
         """(rows, sequences) of the steps that have a tape."""
-        return [size for size, tape in self._tapes.items() if tape is not None]
+        return [(key.rows, key.sequences) for key, tape in self._tapes.items() if tape is not None]
 
     def __call__(self, batch: ForwardBatch, output_rows: torch.Tensor | None = None) -> torch.Tensor:
         """Decoder.forward. Steps that are too large or cannot be recorded run without a tape, and so do those with
         drafts over recurrent layers, which make tensors that outlive the step."""
-        key = (len(batch.token_ids), len(batch.query_lens))
+        key = _Key(len(batch.token_ids), len(batch.query_lens), self._has_adapters(batch))
         self.has_just_recorded = False
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
         if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_speculative_rows(batch):
             return self._decoder(batch, self._kv, output_rows)
-        x, rotary_embeddings = inputs = self._inputs[key[0]]
+        x, rotary_embeddings = inputs = self._inputs[key.rows]
         inputs.copy_from(self._decoder.embedded(batch), self._decoder.rotary_embeddings(batch))
         batch = self._with_state_buffers(batch)
         if tape is not None:
             tape.replay()
         else:
             self._record(key, x, rotary_embeddings, batch)
-        return x if output_rows is None or len(output_rows) == key[0] else x[output_rows]
+        return x if output_rows is None or len(output_rows) == key.rows else x[output_rows]
+
+    def _has_adapters(self, batch: ForwardBatch) -> bool:
+        """Whether the step's calls are those with adapters. Drops their tapes if the decoder makes other calls now."""
+        if batch.adapter_slots is None:
+            return False
+        if self._adapters_version != self._decoder.adapters_version:
+            self._adapters_version = self._decoder.adapters_version
+            self._tapes = {key: tape for key, tape in self._tapes.items() if not key.has_adapters}
+        return True
 
     def _record(
-        self, key: tuple[int, int], x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
+        self, key: _Key, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
     ) -> None:
         """Run the step, and store its tape if it can be recorded."""
         self.has_just_recorded = True
@@ -108,7 +126,7 @@ class RecordedLayers:
         )
         if tape is None and None not in self._tapes.values():
             logger.debug(
-                "steps of %d rows run without a tape: %s computes between native kernels", key[0], unrecordable_op
+                "steps of %d rows run without a tape: %s computes between native kernels", key.rows, unrecordable_op
             )
         self._tapes[key] = tape
 

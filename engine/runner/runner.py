@@ -80,7 +80,8 @@ class TorchRunner:
             else:
                 hidden = self._recorded(batch, output_rows)
             if sequences:
-                logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden)  # [L, V] fp32
+                slots = None if batch.adapter_slots is None else batch.adapter_slots[batch.logit_rows]
+                logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden, slots)  # [L, V] fp32
                 began_s = time.perf_counter()
                 sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
                 sample_s = time.perf_counter() - began_s
@@ -129,6 +130,14 @@ class TorchRunner:
         for start in range(0, len(targets), _PROMPT_LOGIT_ROWS):
             chunk = targets[start : start + _PROMPT_LOGIT_ROWS]
             self._model.decoder.on_progress()
-            logits = self._model.decoder.logits(hidden[start : start + len(chunk)])
+            rows = hidden[start : start + len(chunk)]
+            logits = self._model.decoder.logits(rows, _slots_of(sequence, rows))
             result += token_logprobs(logits, chunk, [num_top] * len(chunk), with_ranks=True)
         return result
+
+
+def _slots_of(sequence: Sequence, rows: torch.Tensor) -> torch.Tensor | None:
+    """The adapter slots of a sequence's rows, as Decoder.logits takes them."""
+    if sequence.adapter_slot < 0:
+        return None
+    return torch.full((len(rows),), sequence.adapter_slot, dtype=torch.int32, device=rows.device)

@@ -33,6 +33,8 @@ def in_buffers(batch: ForwardBatch, buffers: BatchBuffers) -> ForwardBatch:
     buffers.write_lengths(batch.cu_seqlens_q.tolist(), batch.context_lens)
     for index, group in enumerate(attended):
         buffers.write_tables(index, group.block_tables.tolist(), width)
+    if batch.adapter_slots is not None:
+        buffers.write_adapter_slots(batch.adapter_slots.tolist())
     shape = BatchShape(len(batch.token_ids), len(batch.context_lens), len(batch.logit_rows), width)
     tensors = buffers.tensors(shape, batch.token_ids.device)
     groups = iter(tensors.groups)
@@ -44,6 +46,7 @@ def in_buffers(batch: ForwardBatch, buffers: BatchBuffers) -> ForwardBatch:
         seq_lens=tensors.seq_lens,
         groups=tuple(next(groups) if isinstance(group, KVGroupBatch) else group for group in batch.groups),
         logit_rows=tensors.logit_rows,
+        adapter_slots=None if batch.adapter_slots is None else tensors.adapter_slots,
     )
 
 

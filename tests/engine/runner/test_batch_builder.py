@@ -63,6 +63,22 @@ def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_las
     assert len(addresses) == 1
 
 
+def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
+    buffers = BatchBuffers(8, 4, 6, 1)
+    adapted, plain = _sequence(10, 3, [7, 2, 5]), _sequence(6, 5, [1, 4])
+    items = [PlanItem(adapted, 3, 0, needs_logits=False), PlanItem(plain, 1, 0, needs_logits=True)]
+    assert build_batch(StepPlan(items), (KVGroup(4),), CPU, buffers).adapter_slots is None
+    adapted.adapter_slot = 2
+    addresses = set()
+    for plan, slots in ((items, [2, 2, 2, -1]), (items[:1], [2, 2, 2]), (items[::-1], [-1, 2, 2, 2])):
+        for batch in (build_batch(StepPlan(plan), (KVGroup(4),), CPU, reused) for reused in (buffers, None)):
+            assert batch.adapter_slots is not None
+            assert batch.adapter_slots.dtype == torch.int32
+            assert batch.adapter_slots.tolist() == slots
+            addresses.add((buffers.contains(batch), batch.adapter_slots.data_ptr() if buffers.contains(batch) else 0))
+    assert len(addresses) == 2
+
+
 def test_a_step_with_more_rows_than_the_buffers_has_its_own() -> None:
     buffers = BatchBuffers(4, 4, 6, 1)
     plan = StepPlan([PlanItem(_sequence(10, 3, [7, 2, 5]), num_new=5, num_draft=0, needs_logits=False)])
