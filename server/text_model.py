@@ -11,6 +11,7 @@ from server.reasoning.marks import ReasoningMarks, find_reasoning_marks
 from server.reasoning.registry import marks_of_parser
 from server.text.chat_template import ChatTemplate, load_chat_template
 from server.text.fill_in_middle import FillInMiddle, find_fill_in_middle
+from server.text.input_encoder import InputEncoder
 from server.text.template_runner import TemplateRunner
 from server.text.token_words import TokenWords
 from server.text.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ class ChatModel:
 class TextModel:
     tokenizer: Tokenizer
     words: TokenWords
+    inputs: InputEncoder  # of pooling models
     workers: TextWorkers  # for all that takes long with any of this
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
     fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
@@ -82,7 +84,8 @@ def build_text_model(
         config.chat_template, info.chat_template, info.special_tokens, tokenizer.special_texts, templates
     )
     chat = None if template is None else _chat_model(template, config)
-    return TextModel(tokenizer, TokenWords(tokenizer), workers, chat, find_fill_in_middle(tokenizer, info.fim_ids))
+    fill_in_middle = find_fill_in_middle(tokenizer, info.fim_ids)
+    return TextModel(tokenizer, TokenWords(tokenizer), InputEncoder(tokenizer), workers, chat, fill_in_middle)
 
 
 def _chat_model(template: ChatTemplate, config: ServerConfig) -> ChatModel:

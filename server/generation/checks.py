@@ -15,6 +15,7 @@ def check_request(body: GenerationRequest, model: ServedModel) -> list[str]:
     Raises EngineUnavailable, RateLimited or InvalidRequest.
     """
     model.check_admission()
+    check_generates(model)
     if (account := current_caller().account) is not None:
         account.check_open()
     if body.stream_options is not None and not body.stream:
@@ -34,6 +35,18 @@ def check_request(body: GenerationRequest, model: ServedModel) -> list[str]:
     if body.priority and not model.honors_priority:
         ignored.append("priority")
     return ignored
+
+
+def check_generates(model: ServedModel) -> None:
+    """Raise InvalidRequest of a model that computes embeddings or scores."""
+    if (info := model.info) is not None and info.pooling is not None:
+        can = ", ".join(info.pooling.capabilities)
+        raise InvalidRequest(
+            f"the model {model.name!r} generates no text; it is for {can} (/v1/embeddings, /v1/rerank, /v1/score, "
+            "/classify, /pooling)",
+            param="model",
+            code="model_not_suited",
+        )
 
 
 def _check_resumable(body: GenerationRequest, model: ServedModel) -> None:

@@ -6,13 +6,13 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from engine.client.interface import EngineClient, EngineState, EngineStatus
 from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
 from server.errors import AnswerTimeout
 from server.keys.caller import current_caller
-from server.schemas.sampling import GenerationRequest
 from server.served.model import ServedModel
 
 DEFAULT_TIER = "default"
@@ -74,7 +74,16 @@ class RequestTerms:
         )
 
 
-def request_terms(body: GenerationRequest, model: ServedModel, arrival_s: float) -> RequestTerms:
+class TermsFields(Protocol):
+    """What a body says of them."""
+
+    timeout: float | None
+    priority: int | None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None
+    cache_salt: str | None
+
+
+def request_terms(body: TermsFields, model: ServedModel, arrival_s: float) -> RequestTerms:
     """As the request says, or else the options. No option limits how long a line of a batch may wait."""
     caller = current_caller()
     timeout_s = body.timeout
@@ -101,7 +110,7 @@ def serve_as_batch() -> None:
     _is_batch.set(True)
 
 
-def served_tier(body: GenerationRequest) -> str | None:
+def served_tier(body: TermsFields) -> str | None:
     """What an answer says of the request's service_tier; None where it asked for none."""
     return DEFAULT_TIER if body.service_tier == "auto" else body.service_tier
 

@@ -18,7 +18,12 @@ T = TypeVar("T")
 
 
 # Routes of which every request waits for the engine. Ollama's may ask for the model alone, which is loaded.
-GENERATING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/infill"})
+WAITING = frozenset(
+    {
+        *("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/infill"),
+        *("/v1/embeddings", "/pooling", "/classify", "/v1/score", "/score", "/v1/rerank", "/v2/rerank", "/rerank"),
+    }
+)
 
 
 class QueueMiddleware:
@@ -30,7 +35,7 @@ class QueueMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises QueueFull, or EngineUnavailable."""
-        if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in GENERATING:
+        if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in WAITING:
             self._check(path, Headers(scope=scope))
         await self._app(scope, receive, send)
 

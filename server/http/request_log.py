@@ -77,9 +77,11 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         fields["client_subject"] = record.client_subject
     if record.error_code is not None:
         fields["error"] = record.error_code
-    if record.num_choices:
+    if record.num_choices or record.num_inputs:
         fields |= {"model": record.model_name, "prompt_tokens": record.prompt_tokens}
-    if record.has_begun:
+    if record.num_inputs:
+        fields["inputs"] = record.num_inputs
+    elif record.has_begun:
         fields |= {"cached_tokens": record.cached_tokens, "output_tokens": record.output_tokens}
     if record.num_choices > 1:
         fields["choices"] = record.num_choices

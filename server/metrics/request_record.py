@@ -82,6 +82,7 @@ class RequestRecord:
         # Of its generation, if there was one:
         self.has_begun = False
         self.num_choices = 0
+        self.num_inputs = 0  # for a pooling model
         self.prompt_tokens = 0
         self.counted_prompt_tokens = 0  # of them, those that a usage counts: of prompts that had an output or an end
         self.cached_tokens = 0

@@ -139,6 +139,17 @@ _PROMPTS: tuple[MetricSpec, ...] = (
     ),
 )
 
+_POOLING: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "pooling_inputs_total",
+        MetricType.COUNTER,
+        "Texts of ended requests for embeddings and scores, by task (embed, token_embed, classify, score) and by how "
+        "they ended: stop (computed), timeout, queue_timeout, abort, error.",
+        labels=(MODEL, "task", "outcome"),
+    ),
+    histogram("pooling_request_inputs", "Texts of such a request.", buckets.REQUEST_INPUTS),
+)
+
 _KEYS: tuple[MetricSpec, ...] = (
     gauge("api_keys", "Keys of the keys file that are accepted."),
     gauge("api_keys_file_broken", "1 while the keys file cannot be used, and the keys of before are accepted."),
@@ -258,6 +269,7 @@ SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Tokens": _TOKENS,
     "Requests": _CHOICES,
     "Prompts": _PROMPTS,
+    "Embeddings and scores": _POOLING,
     "Keys": _KEYS,
     "Server": _SERVER,
 }

@@ -206,6 +206,9 @@ class Metrics:
     def count_tier(self, tier: str) -> None:
         self._counters["service_tier_requests_total"].labels(self.model_name, tier).inc()
 
+    def count_pooled(self, task: str, outcome: str, num_inputs: int) -> None:
+        self._counters["pooling_inputs_total"].labels(self.model_name, task, outcome).inc(num_inputs)
+
     def count_tool_call(self, parser: str, *, is_complete: bool) -> None:
         outcome = "complete" if is_complete else "incomplete"
         self._counters["tool_calls_total"].labels(self.model_name, parser, outcome).inc()

@@ -38,6 +38,7 @@ from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEven
 from server.protocols.responses.events import Delta as ResponseDelta
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
+from server.schemas import pooling_answers as pooled
 from server.schemas.answers import ChatChunk, ChatCompletion, TextCompletion
 from server.schemas.files import MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
 from server.schemas.messages_answers import Event as MessageEvent
@@ -99,6 +100,7 @@ _ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
 _LIMITED = (TokensLimited, BudgetSpent)
 _SHED = (QueueFull, WaitTooLong, QueueTimeout)
 _GENERATING = (ModelNotFound, *_SHED, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
+_COMPUTING = (ModelNotFound, QueueFull, QueueTimeout, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
 _MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)  # its tokenizer is asked, and not the engine
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
@@ -118,6 +120,17 @@ _FILE_PAGE = (
     Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "How many at most; 10,000 if left out."),
     Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
     Query("purpose", {"type": "string"}, "Files of this purpose alone."),
+)
+
+_RERANK = Operation(
+    answers={JSON: pooled.Ranking},
+    example={"model": "MODEL", "query": "What floats?", "documents": ["A stone sinks.", "A boat floats."]},
+    errors=_COMPUTING,
+)
+_SCORE = Operation(
+    answers={JSON: pooled.ScoreList},
+    example={"model": "MODEL", "text_1": "What floats?", "text_2": ["A stone sinks.", "A boat floats."]},
+    errors=_COMPUTING,
 )
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -205,6 +218,26 @@ OPERATIONS: Mapping[str, Operation] = {
         answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
         example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},
         errors=_GENERATING,
+    ),
+    "POST /v1/embeddings": Operation(
+        answers={JSON: pooled.EmbeddingList},
+        example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
+        errors=_COMPUTING,
+    ),
+    "POST /v1/rerank": _RERANK,
+    "POST /v2/rerank": _RERANK,
+    "POST /rerank": _RERANK,
+    "POST /v1/score": _SCORE,
+    "POST /score": _SCORE,
+    "POST /classify": Operation(
+        answers={JSON: pooled.ClassifiedList},
+        example={"model": "MODEL", "input": "I have never had a better meal."},
+        errors=_COMPUTING,
+    ),
+    "POST /pooling": Operation(
+        answers={JSON: pooled.PooledList},
+        example={"model": "MODEL", "input": "What floats?", "task": "embed"},
+        errors=_COMPUTING,
     ),
     "POST /api/chat": Operation(
         answers={LINES: OllamaChatAnswer, JSON: OllamaChatAnswer},

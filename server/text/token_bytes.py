@@ -2,7 +2,8 @@
 
 Text is the concatenation of its tokens' bytes, read as UTF-8 with U+FFFD for what is not valid. That holds for the two
 ways in which tokenizers of language models write bytes, byte-level alphabets and SentencePiece with byte fallback, and
-it is what makes streaming exact: a token's bytes depend on no other token.
+it is what makes streaming exact: a token's bytes depend on no other token. The words of encoders (WordPiece) are taken
+for words with a space in front, which is not always how the text had them.
 """
 
 import json
@@ -29,6 +30,7 @@ class TokenBytes:
         self.strips_space = False
         self._replacements: list[tuple[str, str]] = []
         self._has_byte_pieces = False
+        self._subword_prefix: str | None = None  # of entries that go on with a word; others begin one
         self.is_byte_level = False
         for step in _steps(None if decoder is None else json.loads(decoder.__getstate__())):
             self._read(step)
@@ -51,10 +53,12 @@ class TokenBytes:
             self.strips_space = step.get("prepend_scheme", "always") != "never"
         elif kind == "Strip" and (step["content"], step["start"], step["stop"]) == (" ", 1, 0):
             self.strips_space = True
+        elif kind == "WordPiece":  # what its `cleanup` would do depends on neighbors, and is left out
+            self._subword_prefix, self.strips_space = step["prefix"], True
         elif kind != "Fuse":
             raise StartupError(
                 f"the tokenizer decodes with {step}, which headrace does not know; it knows ByteLevel, ByteFallback, "
-                "Metaspace, Replace of a text, Strip of one leading space, and Fuse"
+                "Metaspace, WordPiece, Replace of a text, Strip of one leading space, and Fuse"
             )
 
     def _from_pieces(self, token: str) -> bytes:
@@ -62,6 +66,8 @@ class TokenBytes:
             return bytes([int(match[1], 16)])
         for old, new in self._replacements:
             token = token.replace(old, new)
+        if (prefix := self._subword_prefix) is not None:
+            token = token.removeprefix(prefix) if token.startswith(prefix) else f" {token}"
         return token.encode()
 
 

@@ -56,6 +56,11 @@ class Tokenizer:
         self._marker_id = self._plain.token_to_id(self._marker)
         self._known = find_known_pieces(self._parsing, self._encode_parsed)
 
+    @property
+    def library(self) -> tokenizers.Tokenizer:
+        """The library's own, which turns text that spells a control token into that token. Nobody may change it."""
+        return self._parsing
+
     # --- text -> ids -------------------------------------------------------------------------------------------------
 
     def encode(
@@ -75,7 +80,7 @@ class Tokenizer:
         tokenizer = self._parsing if parse_special else self._plain
         pieces = self._ids_of_pieces(tokenizer, text, add_special_tokens)
         ids = _joined(pieces) if at_most is None else self._limited(pieces, text, at_most)
-        return self._with_one_bos(ids) if add_special_tokens else ids
+        return self.with_one_bos(ids) if add_special_tokens else ids
 
     def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
         """The first ids of `text`, at least `num_tokens` where it has so many, and maybe all."""
@@ -84,7 +89,7 @@ class Tokenizer:
             ids += more
             if len(ids) > num_tokens:  # a BOS may still be dropped
                 break
-        return self._with_one_bos(ids) if add_special_tokens else ids
+        return self.with_one_bos(ids) if add_special_tokens else ids
 
     def encode_end(
         self, text: str, num_tokens: int, *, add_special_tokens: bool = True, parse_special: bool = True
@@ -100,7 +105,7 @@ class Tokenizer:
             if len(tail) >= num_tokens:
                 return [*self.encode(""), *tail] if add_special_tokens else tail
             tail = _ids(tokenizer, text[start:end], add_special_tokens and start == 0) + tail
-        return self._with_one_bos(tail) if add_special_tokens else tail
+        return self.with_one_bos(tail) if add_special_tokens else tail
 
     def encode_chat(self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None) -> list[int]:
         """The ids of a rendered chat template, in which `hidden` texts stand behind the placeholders that are its keys.
@@ -197,7 +202,8 @@ class Tokenizer:
         """Whether the post-processor adds tokens at the beginning alone."""
         return _ids(self._parsing, "a", True)[-1:] == _ids(self._parsing, "a", False)[-1:]
 
-    def _with_one_bos(self, ids: list[int]) -> list[int]:
+    def with_one_bos(self, ids: list[int]) -> list[int]:
+        """The ids with the BOS in front that the model wants, and never two. They are those of a whole text."""
         bos = self.bos_token_id
         if self._add_bos_token and bos is not None and ids[:1] != [bos]:
             return [bos, *ids]

@@ -51,7 +51,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "served",
         "context",
         "generation",
-        "protocols",
+        "protocols pooling",
         "http openapi",
         "state",
         "batches",

@@ -1,10 +1,10 @@
-"""Tokenizers for tests: two tiny ones, of the two kinds that language models have, and those of real models."""
+"""Tokenizers for tests: tiny ones, of the kinds that language models and encoders have, and those of real models."""
 
 from dataclasses import fields
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordPiece
 
 from engine.protocol import TokenizerInfo
 from models.config.hf_config import HFConfig
@@ -77,4 +77,40 @@ def sentencepiece_info() -> TokenizerInfo:
         bos_token_id=1,
         eos_token_ids=[2],
         add_bos_token=True,
+    )
+
+
+def wordpiece_json() -> str:
+    """As BERT's: letters, a few words, and pairs that are joined as [CLS] A [SEP] B [SEP]."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["hello", "world", "boat", "float", "##s", "what", "a", "?", "."]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *dict.fromkeys([*words, *letters, *(f"##{each}" for each in letters)]),
+    ]
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens[:4]])
+    return str(tokenizer.to_str())
+
+
+def wordpiece_info() -> TokenizerInfo:
+    return TokenizerInfo(
+        tokenizer_json=wordpiece_json().encode(),
+        chat_template=None,
+        special_tokens={"cls_token": "[CLS]", "sep_token": "[SEP]"},
+        bos_token_id=None,
+        eos_token_ids=[],
+        add_bos_token=False,
     )

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import QueueFull, ShedReason
-from server.http.preparing import GENERATING
+from server.http.preparing import WAITING
 from server.openapi.operations import OPERATIONS
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
@@ -32,7 +32,7 @@ OLLAMAS: list[tuple[str, dict[str, Any]]] = [
 
 def test_all_routes_that_generate_are_known_but_those_that_may_ask_for_the_model_alone() -> None:
     generating = {key.removeprefix("POST ") for key, each in OPERATIONS.items() if QueueFull in each.errors}
-    assert generating == GENERATING | {path for path, _ in OLLAMAS}
+    assert generating == WAITING | {path for path, _ in OLLAMAS}
 
 
 @pytest.mark.parametrize("root_path", ["", "/llm"])

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from engine.pooling_params import PoolingTask
 from server.app import ROUTERS
 from server.errors import ERRORS
 from server.http.error_forms import FORM_PREFIXES
 from server.openapi.document import body_models, openapi_document, operations
 from server.openapi.errors import ERROR_FORMS
 from server.openapi.operations import OPERATIONS
-from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.openapi import fim_info
 
 pytestmark = pytest.mark.fast
@@ -105,7 +106,11 @@ def test_errors_have_the_forms_that_are_sent() -> None:
 async def test_an_example_is_answered(name: str) -> None:
     body = json.loads(json.dumps(EXAMPLES[name]).replace('"MODEL"', json.dumps(MODEL)))
     method, path = name.split()
-    async with http(make_app(FakeClient(says("Because."), fim_info(max_model_len=400)))) as api:
+    if OPERATIONS[name].errors == OPERATIONS["POST /v1/embeddings"].errors:
+        client = pooling_client(tasks=[*PoolingTask])
+    else:
+        client = FakeClient(says("Because."), fim_info(max_model_len=400))
+    async with http(make_app(client)) as api:
         conversation = (await api.post("/v1/conversations", json={})).json()
         path = path.replace("{conversation_id}", conversation["id"])
         response = await api.request(method, path, json=body)

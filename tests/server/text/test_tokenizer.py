@@ -147,6 +147,6 @@ def test_truncation_and_padding_of_the_json_are_not_applied() -> None:
 
 def test_unknown_decoder_refuses_to_start() -> None:
     content = json.loads(byte_level_json())
-    content["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
-    with pytest.raises(StartupError, match="WordPiece"):
+    content["decoder"] = {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
+    with pytest.raises(StartupError, match="CTC"):
         Tokenizer(msgspec.structs.replace(byte_level_info(), tokenizer_json=json.dumps(content).encode()))

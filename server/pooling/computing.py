@@ -1,0 +1,82 @@
+"""pool: have the work of one request computed, and count it."""
+
+import uuid
+from collections.abc import Sequence
+
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable, InvalidRequest, QueueFull, RequestFailed
+from engine.protocol import FinishReason, PoolingOutput, PoolingRequest
+from server.errors import AnswerTimeout
+from server.generation.terms import waited_too_long
+from server.keys.caller import current_caller
+from server.metrics.request_record import current_record
+from server.pooling.metering import PoolingMeter
+from server.pooling.work import PoolingWork
+from server.served.model import ServedModel
+
+
+async def pool(model: ServedModel, work: PoolingWork) -> list[PoolingOutput]:
+    """The values of all inputs, in order. Canceled, it ends what the engine has not begun.
+
+    Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
+    QueueTimeout, RequestFailed and InvalidRequest after.
+    """
+    model.check_engine()  # a drain that began while the inputs were encoded waits for them
+    meter = PoolingMeter(model.metrics, current_record(), current_caller().account, work)
+    try:
+        model.client.check_capacity(1, work.num_tokens)
+        async with work.terms.in_time():
+            meter.begin()
+            outputs = await model.client.pool(_requests(work))
+    except (QueueFull, EngineUnavailable) as error:
+        if not isinstance(error, EngineDied):
+            meter.refuse()
+            raise
+        meter.end(FinishReason.ABORT if isinstance(error, EngineStopped) else FinishReason.ERROR)
+        raise
+    except AnswerTimeout:
+        meter.end(FinishReason.TIMEOUT)
+        raise
+    except BaseException:
+        meter.end(FinishReason.ABORT)
+        raise
+    meter.take(outputs)
+    _check(model, work, outputs)
+    return outputs
+
+
+def _requests(work: PoolingWork) -> list[PoolingRequest]:
+    group = uuid.uuid4().hex
+    terms = work.terms
+    return [
+        PoolingRequest(
+            id=f"{group}-{number}",
+            prompt_ids=each.ids,
+            token_type_ids=each.type_ids,
+            params=work.params,
+            arrival_s=terms.arrival_s,
+            deadline_s=terms.deadline_s,
+            start_by_s=terms.start_by_s if number == 0 else None,  # once that has begun the others may wait
+            priority=terms.priority,
+            service_class=terms.service_class,
+            tenant=terms.tenant,
+            tenant_weight=terms.tenant_weight,
+        )
+        for number, each in enumerate(work.inputs)
+    ]
+
+
+def _check(model: ServedModel, work: PoolingWork, outputs: Sequence[PoolingOutput]) -> None:
+    """Raise the error of the first input that has no values."""
+    for path, output in zip(work.paths, outputs, strict=True):
+        match output.finish_reason:
+            case FinishReason.STOP:
+                continue
+            case FinishReason.QUEUE_TIMEOUT:
+                raise waited_too_long(work.terms, model.client)
+            case FinishReason.TIMEOUT:
+                raise work.terms.out_of_time()
+            case FinishReason.ERROR if output.is_refused:
+                raise InvalidRequest(f"{path}: {output.error}", param=output.refused_param or path)
+            case FinishReason.ABORT:
+                raise EngineUnavailable("the server ended this request because it is shutting down")
+        raise RequestFailed(f"{path}: {output.error or 'the engine gave up on it'}")

@@ -1,0 +1,212 @@
+"""What a client sends as inputs -> token ids, checked against the model, in slices beside which others are served."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.protocol import EngineInfo, PoolingInfo
+from server.generation.prompts import chat_prompt
+from server.generation.truncation import Truncation
+from server.pooling.prompts import prompt_text
+from server.schemas.base import quote
+from server.schemas.pooling import InputFields, PoolingFields
+from server.text.input_encoder import Cut, EncodedInput
+from server.text_model import TextModel
+
+T = TypeVar("T")
+
+MAX_CHARACTERS = 1 << 20  # of one text: some tokenizers need a hundred times its size
+MAX_TOKENS = 1 << 20  # of all inputs of a request together
+_SLICE_TEXTS, _SLICE_CHARACTERS = 64, 1 << 16  # encoded at once, some 30 ms
+
+
+async def encoded_inputs(
+    body: InputFields, text_model: TextModel, info: EngineInfo, pooling: PoolingInfo
+) -> list[EncodedInput]:
+    """Of the inputs one by one, or of the conversation. Raises InvalidRequest, which names the input."""
+    cut = cut_of(body, pooling)
+    if body.messages is not None:
+        return [await _encoded_chat(body, text_model, info, pooling, cut)]
+    inputs = body.input or []
+    if isinstance(inputs[0], str):
+        texts = [text for text in inputs if isinstance(text, str)]
+        prompt = prompt_text(pooling, body.prompt_name, body.input_type)
+        has_special = body.add_special_tokens is not False
+        return await encoded_texts(
+            [prompt + text for text in texts], text_model, pooling, cut, add_special_tokens=has_special
+        )
+    for name in ("prompt_name", "input_type"):
+        if getattr(body, name) is not None and pooling.prompts:
+            raise InvalidRequest(f"{name} puts a text in front, and the input is token ids; send texts", param=name)
+    ids = [each for each in inputs if isinstance(each, list)]
+    work = partial(_checked_ids, ids, info.vocab_size, cut)
+    encoded = await text_model.workers.run_unless_short(work, size=sum(map(len, ids)))
+    check_lengths(encoded, pooling, paths_of("input", len(ids)))
+    _check_total(sum(len(each.ids) for each in encoded), len(ids), "input")
+    return encoded
+
+
+async def encoded_texts(
+    texts: Sequence[str],
+    text_model: TextModel,
+    pooling: PoolingInfo,
+    cut: Cut | None,
+    *,
+    add_special_tokens: bool = True,
+    name: str = "input",
+    max_text_tokens: int | None = None,
+) -> list[EncodedInput]:
+    """One input a text. name: what the client calls them. max_text_tokens: that stay of each, special ones not counted.
+    Raises InvalidRequest, which names the text."""
+    paths = paths_of(name, len(texts))
+    _check_characters(texts, paths)
+    encoder = text_model.inputs
+    check_cut(cut, encoder.num_added(is_pair=False) if add_special_tokens else 0)
+    encode = partial(encoder.texts, add_special_tokens=add_special_tokens, cut=cut, max_text_tokens=max_text_tokens)
+    return await _in_slices(encode, texts, list(map(len, texts)), text_model, pooling, paths)
+
+
+async def encoded_pairs(
+    pairs: Sequence[tuple[str, str]],
+    text_model: TextModel,
+    pooling: PoolingInfo,
+    cut: Cut | None,
+    *,
+    name: str,
+    first_name: str,
+    max_second_tokens: int | None = None,
+) -> list[EncodedInput]:
+    """One input a pair. name, first_name: what the client calls the second texts, and the first. Raises InvalidRequest,
+    which names the second text."""
+    paths = paths_of(name, len(pairs))
+    _check_characters([first for first, _ in pairs], [first_name] * len(pairs))
+    _check_characters([second for _, second in pairs], paths)
+    encoder = text_model.inputs
+    check_cut(cut, encoder.num_added(is_pair=True) + 1)
+    encode = partial(encoder.pairs, cut=cut, max_second_tokens=max_second_tokens)
+    sizes = [len(first) + len(second) for first, second in pairs]
+    return await _in_slices(encode, pairs, sizes, text_model, pooling, paths)
+
+
+def cut_of(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
+    """None for inputs that are taken whole or refused."""
+    if not body.is_truncated:
+        return None
+    limit = pooling.max_input_tokens
+    wanted = body.truncate_prompt_tokens
+    return Cut(limit if wanted in (None, -1) else min(wanted or limit, limit), body.keeps_end)
+
+
+def check_cut(cut: Cut | None, num_added: int) -> None:
+    """Raise InvalidRequest if nothing of a text would be left."""
+    if cut is not None and cut.max_tokens <= num_added:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens is {cut.max_tokens}, and {num_added} of an input's tokens are the model's special "
+            f"ones; it must be at least {num_added + 1}",
+            param="truncate_prompt_tokens",
+        )
+
+
+def check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: Sequence[str]) -> None:
+    """Raise ContextLengthExceeded for the first that is too long, and InvalidRequest for one without tokens."""
+    limit = pooling.max_input_tokens
+    for encoded, path in zip(inputs, paths, strict=True):
+        if len(encoded.ids) > limit:
+            raise ContextLengthExceeded(
+                f"{path} has {len(encoded.ids)} tokens; this model takes {limit}; shorten it, split it, or have it cut "
+                "with truncate_prompt_tokens: -1",
+                param=path,
+                num_tokens=len(encoded.ids),
+                limit=limit,
+            )
+        if not encoded.ids:
+            raise InvalidRequest(f"{path} has no tokens; it must have at least one", param=path)
+
+
+async def _encoded_chat(
+    body: InputFields, text_model: TextModel, info: EngineInfo, pooling: PoolingInfo, cut: Cut | None
+) -> EncodedInput:
+    if text_model.chat is None:
+        raise InvalidRequest("this model has no chat template; send input in place of messages", param="messages")
+    truncation = None if cut is None else Truncation(cut.max_tokens, cut.keeps_end)
+    prepared = await chat_prompt(body.chat, text_model, info, truncation=truncation, is_counted=True)
+    prompt = prepared.prompt if truncation is None else truncation.apply(prepared.prompt, text_model.tokenizer)
+    encoded = EncodedInput(prompt.ids)
+    check_lengths([encoded], pooling, ["messages"])
+    return encoded
+
+
+async def _in_slices(
+    encode: Callable[[Sequence[T]], list[EncodedInput]],
+    items: Sequence[T],
+    sizes: Sequence[int],
+    text_model: TextModel,
+    pooling: PoolingInfo,
+    paths: Sequence[str],
+) -> list[EncodedInput]:
+    """All items encoded, a slice at a time, so that a client that goes away leaves little behind, and that the first
+    item that is too long is the last one that is looked at."""
+    total = sum(sizes)
+    encoded: list[EncodedInput] = []
+    num_tokens = 0
+    for start, end in _slices(sizes):
+        work = partial(encode, items[start:end])
+        part = await text_model.workers.run_unless_short(work, size=total)
+        check_lengths(part, pooling, paths[start:end])
+        encoded += part
+        num_tokens += sum(len(each.ids) for each in part)
+        _check_total(num_tokens, len(encoded), paths[0])
+    return encoded
+
+
+def _check_total(num_tokens: int, num_inputs: int, path: str) -> None:
+    if num_tokens > MAX_TOKENS:
+        raise InvalidRequest(
+            f"the first {num_inputs} inputs have {num_tokens} tokens; those of a request may have {MAX_TOKENS} "
+            "together; send several requests",
+            param=path.partition("[")[0],
+        )
+
+
+def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Start and end of each slice."""
+    start, size = 0, 0
+    for number, each in enumerate(sizes):
+        if number > start and (number - start >= _SLICE_TEXTS or size + each > _SLICE_CHARACTERS):
+            yield start, number
+            start, size = number, 0
+        size += each
+    if sizes:
+        yield start, len(sizes)
+
+
+def paths_of(name: str, num_items: int) -> list[str]:
+    """What the client calls each of its items."""
+    return [name] if num_items == 1 else [f"{name}[{number}]" for number in range(num_items)]
+
+
+def _check_characters(texts: Sequence[str], paths: Sequence[str]) -> None:
+    for text, path in zip(texts, paths, strict=True):
+        if len(text) > MAX_CHARACTERS:
+            raise InvalidRequest(
+                f"{path} has {len(text)} characters; one text may have {MAX_CHARACTERS}; split it", param=path
+            )
+
+
+def _checked_ids(inputs: Sequence[list[int]], vocab_size: int, cut: Cut | None) -> list[EncodedInput]:
+    """As they are: whoever sends ids has put the special tokens there."""
+    encoded = []
+    for ids, path in zip(inputs, paths_of("input", len(inputs)), strict=True):
+        if not (min(ids) >= 0 and max(ids) < vocab_size):
+            wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
+            raise InvalidRequest(
+                f"{path} has the token id {quote(wrong)}; it must be at least 0 and at most {vocab_size - 1}: the ids "
+                "must come from this model's tokenizer (LangChain's OpenAIEmbeddings needs "
+                "check_embedding_ctx_length=False), or send texts",
+                param=path,
+            )
+        if cut is not None and len(ids) > cut.max_tokens:
+            ids = ids[-cut.max_tokens :] if cut.keeps_end else ids[: cut.max_tokens]
+        encoded.append(EncodedInput(ids))
+    return encoded

@@ -1,0 +1,81 @@
+"""PoolingMeter: what is counted of one request to a pooling model, in metrics, its record and its key's limits."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from engine.protocol import FinishReason, PoolingOutput
+from server.keys.account import Account
+from server.metrics.request_record import RequestRecord
+from server.metrics.values import Metrics
+from server.pooling.work import PoolingWork
+
+
+class PoolingMeter:
+    """Made before anything is computed; then `begin`, and one of `refuse`, `end` and `take`."""
+
+    def __init__(
+        self, metrics: Metrics, record: RequestRecord | None, account: Account | None, work: PoolingWork
+    ) -> None:
+        """Reserve the inputs of the caller's limits. Raises RateLimited."""
+        self._metrics = metrics
+        self._record = record
+        self._account = account
+        self._arrival_s = work.terms.arrival_s
+        self._task = work.params.task.value
+        self._tier = work.terms.service_tier
+        self._lengths = [len(each.ids) for each in work.inputs]
+        self._num_tokens = sum(self._lengths)
+        for length in self._lengths:
+            metrics.observe("request_prompt_tokens", length)
+        metrics.observe("pooling_request_inputs", len(self._lengths))
+        if record is not None:
+            record.num_inputs += len(self._lengths)
+            record.prompt_tokens += self._num_tokens
+        self._reserved = None if account is None else account.begin(self._num_tokens, 0, is_open_ended=False)
+
+    def begin(self) -> None:
+        """The engine gets it now."""
+        self._metrics.count_tier(self._tier)
+        if self._record is not None:
+            self._record.has_begun = True
+
+    def refuse(self) -> None:
+        """The engine did not take it."""
+        if self._record is not None:
+            self._record.has_begun = False
+        self._settle(0)
+
+    def end(self, reason: FinishReason) -> None:
+        """It is over, and nobody knows how much of it was computed: its key has used all of it, or what is left in time
+        would be free."""
+        self._count_ends({reason: len(self._lengths)})
+        self._settle(self._num_tokens if reason is FinishReason.ABORT else 0)
+
+    def take(self, outputs: Sequence[PoolingOutput]) -> None:
+        """It is over, and this came of it."""
+        computed = sum(
+            length
+            for length, output in zip(self._lengths, outputs, strict=True)
+            if output.finish_reason is FinishReason.STOP
+        )
+        self._metrics.add("prompt_tokens_total", computed)
+        waits = [output.queue_s for output in outputs if output.queue_s is not None]
+        for queue_s in waits:
+            self._metrics.count_queue_time("scheduled", queue_s)
+        if self._record is not None:
+            self._record.counted_prompt_tokens += computed
+            self._record.queue_s = min(waits, default=None)
+        self._count_ends(Counter(output.finish_reason for output in outputs))
+        self._settle(computed)
+
+    def _count_ends(self, ends: Counter[FinishReason] | dict[FinishReason, int]) -> None:
+        for reason, count in ends.items():
+            self._metrics.count_pooled(self._task, reason, count)
+        self._metrics.observe("e2e_request_latency_seconds", time.monotonic() - self._arrival_s)
+        if self._record is not None:
+            self._record.note_ends(list(ends))
+
+    def _settle(self, num_tokens: int) -> None:
+        if self._account is not None and self._reserved is not None:
+            self._account.end(self._reserved, num_tokens)

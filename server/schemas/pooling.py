@@ -1,0 +1,209 @@
+"""The bodies of embeddings, /classify and /pooling: inputs or a conversation, and what is asked of them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from engine.errors import InvalidRequest
+from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
+from server.schemas.chat import ChatTemplateFields, Message
+from server.schemas.sampling import MAX_TIMEOUT_S
+
+MAX_INPUTS = 2048  # of one request, as OpenAI's API has it
+_INT32 = 2**31 - 1
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(item) is int for item in value)
+
+
+def _inputs(value: Any) -> list[str] | list[list[int]]:
+    """Inputs in any of their four spellings as a list of inputs. By hand: a union would report a fault per item. Raises
+    InvalidRequest, which names the item."""
+    inputs = [value] if isinstance(value, str) or _is_ids(value) else value
+    if not isinstance(inputs, list) or not inputs:
+        raise PydanticCustomError(
+            "input", "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"
+        )
+    check_number(len(inputs), "input")
+    is_text = isinstance(inputs[0], str)
+    for number, item in enumerate(inputs):
+        if not (isinstance(item, str) if is_text else _is_ids(item)):
+            raise InvalidRequest(
+                f"input[{number}] is {quote(item)}; all items must be strings, or all lists of token ids, none empty",
+                param=f"input[{number}]",
+            )
+    return inputs
+
+
+def check_number(num_inputs: int, name: str) -> None:
+    """Raise InvalidRequest for more than a request may have."""
+    if num_inputs > MAX_INPUTS:
+        raise InvalidRequest(
+            f"{name} has {num_inputs} items; a request may have {MAX_INPUTS}; send several requests", param=name
+        )
+
+
+def _truncate(value: Any) -> Any:
+    """Cohere's words, and the yes or no of others."""
+    if isinstance(value, str):
+        value = value.upper()
+    if value is None or isinstance(value, bool) or value in ("NONE", "START", "END"):
+        return value
+    raise PydanticCustomError("truncate", "it must be true, false, NONE, START or END")
+
+
+def _at_least_one(value: int) -> int:
+    if value == 0:
+        raise PydanticCustomError("truncate_prompt_tokens", "it must be at least 1, or -1 for all that the model takes")
+    return value
+
+
+def _encoding(value: Any) -> Any:
+    if value in ("bytes", "bytes_only"):
+        raise PydanticCustomError(UNSUPPORTED, "this server answers in JSON; use base64")
+    if value not in (None, "float", "base64"):
+        raise PydanticCustomError("encoding_format", "it must be float or base64")
+    return value
+
+
+def _task(value: Any) -> Any:
+    if value in ("token_classify", "plugin"):
+        raise PydanticCustomError(UNSUPPORTED, "this server has embed, token_embed, classify and score")
+    return value
+
+
+Task = Literal["embed", "token_embed", "classify", "score"]
+InputForms = str | list[str] | list[int] | list[list[int]]
+Inputs = Annotated[list[str] | list[list[int]], PlainValidator(_inputs, json_schema_input_type=InputForms)]
+Truncate = Annotated[
+    bool | Literal["NONE", "START", "END"] | None,
+    BeforeValidator(_truncate, json_schema_input_type=bool | Literal["NONE", "START", "END"] | None),
+]
+
+
+class PoolingFields(StrictModel):
+    """What all requests to a pooling model may say."""
+
+    model: str | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_INT32), AfterValidator(_at_least_one)] | None = (
+        None  # -1: as many as the model takes
+    )
+    truncation_side: Literal["left", "right"] | None = None
+    truncate: Truncate = None
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+    priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
+    cache_salt: str | None = None  # ignored: nothing of an input is cached
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether an input that is too long is cut."""
+        return self.truncate_prompt_tokens is not None or self.truncate not in (None, False, "NONE")
+
+    @property
+    def keeps_end(self) -> bool:
+        """Which end of an input that is too long stays."""
+        return self.truncation_side == "left" or self.truncate == "START"
+
+    def check_truncation(self) -> None:
+        """Raise InvalidRequest where the fields do not go together."""
+        if self.truncation_side is not None and not self.is_truncated:
+            raise InvalidRequest("truncation_side needs truncate_prompt_tokens or truncate", param="truncation_side")
+        if self.truncate_prompt_tokens is not None and self.truncate in (False, "NONE"):
+            raise InvalidRequest("truncate_prompt_tokens is given, and truncate says not to cut", param="truncate")
+        if (self.truncation_side, self.truncate) in (("left", "END"), ("right", "START")):
+            raise InvalidRequest(
+                f"truncation_side is {self.truncation_side!r} and truncate is {self.truncate!r}, which cut different "
+                "ends; leave out one of them",
+                param="truncate",
+            )
+
+
+class InputFields(PoolingFields):
+    """Inputs one by one, or a conversation that the chat template makes one input of."""
+
+    input: Inputs | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
+    add_special_tokens: bool | None = None  # to texts; a chat template writes its own
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    prompt_name: str | None = None  # of the model's prompts
+    input_type: str | None = None  # what the inputs are for, such as query or document
+
+    def check_input(self) -> None:
+        """Raise InvalidRequest unless there is one of input and messages, and what goes with it."""
+        self.check_truncation()
+        if self.input is None and self.messages is None:
+            raise InvalidRequest("input is missing; it is required, unless messages are given", param="input")
+        if self.input is not None and self.messages is not None:
+            raise InvalidRequest("input and messages are both given; leave out one of them", param="messages")
+        names = _OF_CHATS if self.messages is None else _OF_TEXTS
+        for name in names:
+            if getattr(self, name) is not None:
+                needed = "messages" if self.messages is None else "input"
+                raise InvalidRequest(f"{name} needs {needed}", param=name)
+        if self.prompt_name is not None and self.input_type is not None:
+            raise InvalidRequest("prompt_name and input_type are both given; leave out one of them", param="input_type")
+
+    @property
+    def chat(self) -> ChatTemplateFields:
+        """The conversation."""
+        return ChatTemplateFields.model_construct(
+            messages=self.messages,
+            add_generation_prompt=bool(self.add_generation_prompt),
+            continue_final_message=self.continue_final_message,
+            chat_template_kwargs=self.chat_template_kwargs,
+            add_special_tokens=self.add_special_tokens,
+        )
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return super().extra if self.messages is None else {**super().extra, **self.chat.extra}
+
+
+_OF_CHATS = ("add_generation_prompt", "continue_final_message", "chat_template_kwargs")
+_OF_TEXTS = ("prompt_name", "input_type")
+
+
+class VectorFields(InputFields):
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None,
+        BeforeValidator(_encoding, json_schema_input_type=Literal["float", "base64"] | None),
+    ] = None
+    dimensions: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    normalize: bool | None = None
+    use_activation: bool | None = None  # vLLM's name of it
+
+    @property
+    def is_base64(self) -> bool:
+        return self.encoding_format == "base64"
+
+    @property
+    def normalized(self) -> bool | None:
+        """None: as the model says. Raises InvalidRequest where the two names of it say different things."""
+        first, second = self.normalize, self.use_activation
+        if first is not None and second is not None and first != second:
+            raise InvalidRequest(
+                "normalize and use_activation are two names of one field, and differ; leave out one of them",
+                param="use_activation",
+            )
+        return second if first is None else first
+
+
+class EmbeddingRequest(VectorFields):
+    """The body of POST /v1/embeddings."""
+
+
+class PoolingBody(VectorFields):
+    """The body of POST /pooling."""
+
+    task: Annotated[Task | None, BeforeValidator(_task, json_schema_input_type=Task | None)] = None
+
+
+class ClassifyRequest(InputFields):
+    """The body of POST /classify."""
+
+    use_activation: bool | None = None

@@ -1,0 +1,135 @@
+"""What the routes of pooling models answer, as msgspec structs. Vectors are numbers, or base64 of fp32."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+_LIST = {"type": "array", "items": {"type": "number"}}
+_ROWS = {"type": "array", "items": _LIST}
+_TEXT = {"type": "string"}
+# Written one by one, so that other threads run between them.
+Numbers = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_LIST)]
+Vector = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"anyOf": [_LIST, _TEXT]})]
+Vectors = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"anyOf": [_LIST, _ROWS, _TEXT]})]
+
+
+class InputUsage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(msgspec.Struct, kw_only=True):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: Vector
+
+
+class EmbeddingList(msgspec.Struct, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: InputUsage
+
+
+class Pooled(msgspec.Struct, kw_only=True):
+    object: Literal["pooling"] = "pooling"
+    index: int
+    data: Vectors
+
+
+class PooledList(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[Pooled]
+    usage: InputUsage
+
+
+class Classified(msgspec.Struct, kw_only=True):
+    index: int
+    label: str | None  # the likeliest; None where the model does not name its labels
+    probs: list[float]
+    num_classes: int
+
+
+class ClassifiedList(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[Classified]
+    usage: InputUsage
+
+
+class Score(msgspec.Struct, kw_only=True):
+    object: Literal["score"] = "score"
+    index: int
+    score: float
+
+
+class ScoreList(msgspec.Struct, kw_only=True):
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[Score]
+    usage: InputUsage
+
+
+class RankedDocument(msgspec.Struct):
+    text: str
+
+
+class Ranked(msgspec.Struct, kw_only=True):
+    index: int  # among the request's documents
+    relevance_score: float
+    document: RankedDocument | UnsetType = UNSET
+
+
+class ApiVersion(msgspec.Struct):
+    version: str
+
+
+class RankTokens(msgspec.Struct):
+    input_tokens: int
+
+
+class RankMeta(msgspec.Struct):
+    """As Cohere's clients read it."""
+
+    api_version: ApiVersion
+    tokens: RankTokens
+
+
+class Ranking(msgspec.Struct, kw_only=True):
+    """The documents, best first."""
+
+    id: str
+    object: Literal["list"] = "list"
+    model: str
+    results: list[Ranked]
+    usage: InputUsage
+    meta: RankMeta
+
+
+class LlamaEmbedding(msgspec.Struct):
+    """As llama-server has it: a list of one vector an input."""
+
+    index: int
+    embedding: list[Numbers]
+
+
+class OllamaEmbedded(msgspec.Struct, kw_only=True):
+    """Durations in nanoseconds."""
+
+    model: str
+    embeddings: list[Numbers]
+    total_duration: int  # since the request came
+    load_duration: int
+    prompt_eval_count: int
+
+
+class OllamaEmbedding(msgspec.Struct):
+    embedding: Numbers

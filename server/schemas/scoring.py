@@ -1,0 +1,103 @@
+"""The bodies of /score and /rerank: a text and those that it is compared with."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from server.schemas.base import StrictModel, quote
+from server.schemas.pooling import PoolingFields, check_number
+
+_INT32 = 2**31 - 1
+
+
+def _texts(value: Any, name: str) -> list[str]:
+    """One text or several, each a string or an object with a text, as a list of strings. Raises InvalidRequest, which
+    names the item."""
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise PydanticCustomError("texts", "it must be a string or a list of strings that is not empty")
+    check_number(len(items), name)
+    return [_text(item, f"{name}[{number}]" if items is value else name) for number, item in enumerate(items)]
+
+
+def _text(item: Any, path: str) -> str:
+    if isinstance(item, dict) and isinstance(item.get("text"), str):
+        others = [key for key in item if key not in ("text", "type")]
+        if others:
+            raise UnsupportedParameter(
+                f"{path}.{others[0][:40]} is not supported: this server takes text alone; leave it out",
+                param=f"{path}.{others[0][:40]}",
+            )
+        item = item["text"]
+    if not isinstance(item, str):
+        raise InvalidRequest(f"{path} is {quote(item)}; it must be a string or an object with a text", param=path)
+    return item
+
+
+class TextObject(StrictModel):
+    text: str
+
+
+_TextForms = str | TextObject | list[str | TextObject]
+
+
+def _named(name: str) -> PlainValidator:
+    return PlainValidator(lambda value: _texts(value, name), json_schema_input_type=_TextForms)
+
+
+def _query(value: Any) -> str:
+    return _text(value, "query")
+
+
+class RerankRequest(PoolingFields):
+    """The body of POST /rerank, as Cohere, Jina and vLLM have it."""
+
+    query: Annotated[str, PlainValidator(_query, json_schema_input_type=str | TextObject)]
+    documents: Annotated[list[str], _named("documents")]
+    top_n: Annotated[int, Field(ge=0, le=_INT32)] | None = None  # 0 is all
+    return_documents: bool | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    use_activation: bool | None = None
+
+
+class ScoreRequest(PoolingFields):
+    """The body of POST /score, as vLLM has it: one text and n others, or n pairs."""
+
+    text_1: Annotated[list[str], _named("text_1")] | None = None
+    text_2: Annotated[list[str], _named("text_2")] | None = None
+    queries: Annotated[list[str], _named("queries")] | None = None  # other names of the same
+    documents: Annotated[list[str], _named("documents")] | None = None
+    use_activation: bool | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Raises InvalidRequest where the two sides do not go together."""
+        first_name, first = self._side("text_1", "queries")
+        second_name, second = self._side("text_2", "documents")
+        if len(first) not in (1, len(second)):
+            raise InvalidRequest(
+                f"{first_name} has {len(first)} texts and {second_name} {len(second)}; {first_name} must have one, or "
+                "as many",
+                param=first_name,
+            )
+        return list(zip(first * (len(second) if len(first) == 1 else 1), second, strict=True))
+
+    @property
+    def first_name(self) -> str:
+        """What the client calls the texts that the second are compared with."""
+        return "queries" if self.text_1 is None else "text_1"
+
+    @property
+    def second_name(self) -> str:
+        """What the client calls the texts that are compared with the first."""
+        return "documents" if self.text_2 is None else "text_2"
+
+    def _side(self, name: str, other: str) -> tuple[str, list[str]]:
+        value, other_value = getattr(self, name), getattr(self, other)
+        if value is not None and other_value is not None:
+            raise InvalidRequest(f"{name} and {other} are two names of one field; leave out one of them", param=other)
+        if value is None and other_value is None:
+            raise InvalidRequest(f"{name} is missing; it is required", param=name)
+        return (other, other_value) if value is None else (name, value)
