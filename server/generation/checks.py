@@ -18,6 +18,11 @@ def check_request(body: GenerationRequest, model: ServedModel) -> list[str]:
     check_generates(model)
     if (account := current_caller().account) is not None:
         account.check_open()
+    return check_fields(body, model)
+
+
+def check_fields(body: GenerationRequest, model: ServedModel) -> list[str]:
+    """The names of the fields that are ignored, by what needs no engine. Raises InvalidRequest."""
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     if body.return_progress and not body.stream:

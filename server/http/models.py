@@ -21,9 +21,15 @@ _LOOK_INTERVAL_S = 1.0  # at how far loading has come, for those who wait for it
 B = TypeVar("B", bound=StrictModel)
 
 
-def asked_model(body_type: type[B]) -> Callable[..., Awaitable[ServedModel]]:
+def asked_model(
+    body_type: type[B], check: Callable[[Request, B, ServedModel], Awaitable[object]] | None = None
+) -> Callable[..., Awaitable[ServedModel]]:
     """A dependency: the served model that a body of this type names. It raises ModelNotFound, and as `entered`
-    and json_body."""
+    and json_body.
+
+    check: of what needs no engine. Where the model is not loaded it is called first, and raises for a request for which
+    it need not be.
+    """
 
     async def find(
         request: Request, context: Context, body: Annotated[B, Depends(json_body(body_type))]
@@ -31,6 +37,8 @@ def asked_model(body_type: type[B]) -> Callable[..., Awaitable[ServedModel]]:
         model = context.models.find(body.model)  # type: ignore[attr-defined]
         if getattr(body, "resumable", False) and request.headers.get("last-event-id"):
             return model  # for the rest of a stream, which needs no engine of its own
+        if check is not None and not model.is_loaded:
+            await check(request, body, model)
         return await entered(
             request,
             model,

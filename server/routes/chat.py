@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from server.generation.early_checks import check_chat
 from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.http.answer import answer
@@ -19,11 +20,15 @@ from server.served.model import ServedModel
 router = APIRouter(tags=["Chats and completions"])
 
 
+async def _check(_request: Request, body: ChatCompletionRequest, model: ServedModel) -> None:
+    check_chat(body, model)
+
+
 @router.post("/v1/chat/completions")
 async def create_chat_completion(
     request: Request,
     body: Annotated[ChatCompletionRequest, Depends(json_body(ChatCompletionRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(ChatCompletionRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(ChatCompletionRequest, _check))],
 ) -> Response:
     """Answer a conversation, as a whole or as a stream."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from server.generation.early_checks import check_completion
 from server.generation.generation import Generation
 from server.generation.params import completion_params
 from server.http.answer import answer
@@ -19,11 +20,15 @@ from server.served.model import ServedModel
 router = APIRouter(tags=["Chats and completions"])
 
 
+async def _check(_request: Request, body: CompletionRequest, model: ServedModel) -> None:
+    check_completion(body, model)
+
+
 @router.post("/v1/completions")
 async def create_completion(
     request: Request,
     body: Annotated[CompletionRequest, Depends(json_body(CompletionRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(CompletionRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(CompletionRequest, _check))],
 ) -> Response:
     """Continue one or several texts, as a whole or as a stream."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from server.generation.early_checks import check_infill
 from server.generation.generation import Generation
 from server.generation.infill import infill_params
 from server.http.answer import answer
@@ -18,11 +19,15 @@ from server.served.model import ServedModel
 router = APIRouter(tags=["llama-server's"])
 
 
+async def _check(_request: Request, body: InfillRequest, model: ServedModel) -> None:
+    check_infill(body, model)
+
+
 @router.post("/infill")
 async def create_infill(
     request: Request,
     body: Annotated[InfillRequest, Depends(json_body(InfillRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(InfillRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(InfillRequest, _check))],
 ) -> Response:
     """Write what belongs between two pieces of code, as a whole or as a stream."""
     params = await prepared(request, model, infill_params(body, model, request.state.arrival_s))

@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
+from server.generation.early_checks import check_chat
 from server.generation.generation import Generation
 from server.generation.params import chat_params
 from server.generation.prompts import chat_prompt
@@ -24,15 +25,23 @@ from server.schemas.messages import MessagesPrompt, MessagesRequest
 from server.schemas.parameters import ignored_header
 from server.served.model import ServedModel
 from server.text.workers import ITEM_SIZE
+from server.text_model import TextModel
 
 router = APIRouter(tags=["Anthropic's Messages"])
+
+
+async def _check(_request: Request, body: MessagesPrompt, model: ServedModel) -> None:
+    """Of one that was never loaded, only what its template says nothing about."""
+    translated, chat = await _translation(body, model, None if model.info is None else await model.text_model())
+    with client_names(translated.names), anthropic_words():
+        check_chat(chat, model)
 
 
 @router.post("/v1/messages")
 async def create_message(
     request: Request,
     body: Annotated[MessagesRequest, Depends(json_body(MessagesRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(MessagesRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(MessagesRequest, _check))],
 ) -> Response:
     """Answer a conversation as Anthropic's API does, as a whole or as a stream."""
     translated, chat = await _translated(body, model)
@@ -55,7 +64,7 @@ async def create_message(
 async def count_tokens(
     request: Request,
     body: Annotated[MessagesPrompt, Depends(json_body(MessagesPrompt))],
-    model: Annotated[ServedModel, Depends(asked_model(MessagesPrompt))],
+    model: Annotated[ServedModel, Depends(asked_model(MessagesPrompt, _check))],
 ) -> JSONResponse:
     """Count the tokens that a message's prompt would have."""
     translated, chat = await _translated(body, model)
@@ -69,10 +78,15 @@ async def count_tokens(
 async def _translated(body: MessagesPrompt, model: ServedModel) -> tuple[Translated, ChatCompletionRequest]:
     """Raises EngineUnavailable or InvalidRequest."""
     model.check_admission()
-    text_model = await model.text_model()
+    return await _translation(body, model, await model.text_model())
 
+
+async def _translation(
+    body: MessagesPrompt, model: ServedModel, text_model: TextModel | None
+) -> tuple[Translated, ChatCompletionRequest]:
     def work() -> tuple[Translated, ChatCompletionRequest]:
-        translated = translate(body, text_model.chat, strict=model.config.strict_parameters)
+        template = None if text_model is None else text_model.chat
+        translated = translate(body, template, strict=model.config.strict_parameters)
         return translated, translated.chat()
 
     return await model.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))

@@ -14,8 +14,8 @@ from server.http.disconnect import until_disconnect
 from server.http.models import asked_model
 from server.http.preparing import prepared
 from server.http.resume import resumable, resumed_by_header, stream_run
-from server.protocols.responses.params import num_input_tokens, response_params
-from server.schemas.responses import InputTokensRequest, ResponsesRequest
+from server.protocols.responses.params import check_response, num_input_tokens, response_params
+from server.schemas.responses import InputTokensRequest, PromptFields, ResponsesRequest
 from server.served.model import ServedModel
 from server.state.background import start_background
 from server.state.history import prompt_items
@@ -24,19 +24,28 @@ from server.state.keeping import kept_response
 router = APIRouter(tags=["Responses"])
 
 
+async def _check(request: Request, body: PromptFields, model: ServedModel) -> None:
+    _check_storing(body)
+    prompt = await prompt_items(body, request.app.state.context.store, request.state.owner)
+    await check_response(body, prompt.items, model, num_stored=prompt.num_stored)
+
+
+def _check_storing(body: PromptFields) -> None:
+    if isinstance(body, ResponsesRequest) and body.background and body.store is False:
+        raise InvalidRequest("background is true and store is false; a background response is stored", param="store")
+
+
 @router.post("/v1/responses")
 async def create_response(
     request: Request,
     context: Context,
     body: Annotated[ResponsesRequest, Depends(json_body(ResponsesRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(ResponsesRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(ResponsesRequest, _check))],
 ) -> Response:
     """Answer items with items, as a whole, as a stream, or in the background."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:
         return stream
-    is_stored = body.store is not False
-    if body.background and not is_stored:
-        raise InvalidRequest("background is true and store is false; a background response is stored", param="store")
+    _check_storing(body)
     owner = request.state.owner
     prompt = await prompt_items(body, context.store, owner)
     arrival_s = request.state.arrival_s
@@ -50,7 +59,7 @@ async def create_response(
         context,
         owner=owner,
         request_id=request.state.request_id,
-        is_stored=is_stored,
+        is_stored=body.store is not False,
     )
     generation = Generation(model, params.generation)
     if body.resumable:
@@ -68,7 +77,7 @@ async def count_input_tokens(
     request: Request,
     context: Context,
     body: Annotated[InputTokensRequest, Depends(json_body(InputTokensRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(InputTokensRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(InputTokensRequest, _check))],
 ) -> JSONResponse:
     """Count the tokens of the prompt that a response with these fields would have."""
     prompt = await prompt_items(body, context.store, request.state.owner)

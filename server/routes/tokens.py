@@ -22,6 +22,10 @@ from server.text_model import TextModel
 router = APIRouter(tags=["Tokens"])
 
 
+async def _check(_request: Request, body: DetokenizeRequest, model: ServedModel) -> None:
+    _headers(body, model)
+
+
 @router.post("/tokenize")
 async def tokenize(request: Request, context: Context) -> Response:
     """Turn a text, or a conversation by the chat template, into token ids."""
@@ -54,7 +58,7 @@ async def tokenize(request: Request, context: Context) -> Response:
 async def detokenize(
     request: Request,
     body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(DetokenizeRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(DetokenizeRequest, _check))],
 ) -> Response:
     """Turn token ids into text."""
     headers = _headers(body, model)

@@ -101,9 +101,14 @@ class ServedModel:
         """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""
         self.client.check_capacity(self.num_preparing + 1)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether no request has to wait until the model is loaded on demand."""
+        return self.residence is None or self.state is ModelState.LOADED
+
     def check_new(self) -> None:
-        """The same of a request that would have the model loaded."""
-        if self.residence is None or self.state is ModelState.LOADED:
+        """Raise as check_queue, unless the request would have the model loaded."""
+        if self.is_loaded:
             self.check_queue()
 
     async def enter(self, record: RequestRecord | None) -> None:

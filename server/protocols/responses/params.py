@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.generation.checks import check_request
+from server.generation.early_checks import check_chat
 from server.generation.params import GenerationParams, chat_params
 from server.generation.prompts import chat_prompt
 from server.protocols.field_names import client_names, client_path
@@ -42,6 +43,15 @@ async def response_params(
         return ResponseParams(request, params, headers)
 
     return await _fitted(body, items, attempt)
+
+
+async def check_response(
+    body: PromptFields, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
+) -> None:
+    """Raise InvalidRequest, in the client's names, for what can be refused without the model."""
+    request = await _chat_request(body, items, model, num_stored)
+    with client_names(request.names):
+        check_chat(request.chat, model)
 
 
 async def num_input_tokens(
