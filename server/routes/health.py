@@ -67,9 +67,9 @@ def _problem(context: ServerContext) -> JSONResponse | None:
 
 
 def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
-    """None also of a model that a request would have loaded."""
+    """None also of a model that a request would have loaded, unless that is just being tried after a failure."""
     comes_and_goes = model.residence is not None and context.models.have_started
-    if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED):
+    if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED) and not _is_tried_again(model):
         return None
     status = model.client.status()
     if model.residence is not None and model.state is ModelState.FAILED:
@@ -81,6 +81,11 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
     if (silent_s := status.seconds_since_progress) > (context.config.engine_hang_timeout or _HUNG_AFTER_S):
         return _unavailable("hung", f"the engine has made no progress for {silent_s:.0f} s, with work to do")
     return None
+
+
+def _is_tried_again(model: ServedModel) -> bool:
+    assert model.residence is not None
+    return model.state is ModelState.LOADING and model.residence.resident(model.name).num_failures > 0
 
 
 def _unavailable(

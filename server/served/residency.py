@@ -12,6 +12,7 @@ from server.served.resident import ModelState, Resident, Waiter
 from server.served.wishes import Wish, grant, refuse
 
 _RETRY_FAILED_S = 10.0  # a load that failed is not tried again before
+_MAX_RETRY_S = 300.0  # that it takes at most until the server tries again by itself
 _MIN_RETRY_S = 1.0
 
 _OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOADING})
@@ -154,6 +155,7 @@ class Residency:
         resident.state = ModelState.LOADED
         resident.used_s = self._now()
         resident.load_s = resident.used_s - resident.began_s
+        resident.num_failures = 0
         resident.measured_bytes = need_bytes
         if need_bytes is not None:
             resident.need_bytes = min(resident.need_bytes, need_bytes)
@@ -168,6 +170,7 @@ class Residency:
         resident.state = ModelState.FAILED
         resident.reason = reason
         resident.failed_s = self._now()
+        resident.num_failures += 1
         resident.must_unload = False
         resident.keep_s = None
         self._refuse(resident, lambda: self._failure(resident))
@@ -202,10 +205,22 @@ class Residency:
             if each.state is ModelState.LOADED and not each.num_users and not each.is_pinned
             if (limit_s := each.idle_limit_s) is not None and math.isfinite(limit_s)
         ]
-        return min(times, default=None)
+        return min(times if self._retry_s is None else [*times, self._retry_s], default=None)
+
+    @property
+    def _retry_s(self) -> float | None:
+        """When the server tries one again by itself, on the clock: while all have failed it takes no requests, and a
+        load balancer sends none that would."""
+        if any(each.state is not ModelState.FAILED for each in self._residents.values()):
+            return None
+        return min(map(_own_retry_s, self._residents.values()))
 
     def look(self) -> None:
-        """Unload what has been idle for long enough."""
+        """Unload what has been idle for long enough, and try one again if all have failed."""
+        if self._retry_s is not None and self._now() >= self._retry_s and not self._is_closed:
+            resident = min(self._residents.values(), key=_own_retry_s)
+            resident.state = ModelState.UNLOADED
+            resident.is_wanted = True
         self._settle()
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -343,6 +358,12 @@ class Residency:
                 assert each.is_wanted or each.state is ModelState.LOADING, "a wish that nothing would grant"
             if each.unload_wishes:
                 assert each.must_unload or each.state is ModelState.UNLOADING, "a wish that nothing would grant"
+
+
+def _own_retry_s(resident: Resident) -> float:
+    """Twice as long after each failure in a row."""
+    wait_s: float = _RETRY_FAILED_S * 2.0 ** min(resident.num_failures - 1, 10)
+    return resident.failed_s + min(wait_s, _MAX_RETRY_S)
 
 
 def _stopped() -> EngineStopped:

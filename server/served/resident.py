@@ -56,6 +56,7 @@ class Resident:
     used_s: float = 0.0
     began_s: float = 0.0  # to load
     failed_s: float = -math.inf
+    num_failures: int = 0  # in a row
 
     @property
     def idle_limit_s(self) -> float | None:

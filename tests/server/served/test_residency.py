@@ -215,6 +215,51 @@ def test_a_failure_is_told_at_once_and_tried_again_later() -> None:
     assert again.is_admitted
 
 
+def test_when_all_have_failed_the_server_tries_again_by_itself_ever_less_often() -> None:
+    """No load balancer sends a request to a server that is not ready, so none would have it try."""
+    server = _Server(12, *map(_resident, "ab"))
+    server.serve("a")
+    server.residency.failed("a", "killed")
+    assert server.residency.next_look_s() is None, "a request for the other one is taken"
+    server.serve("b")
+    server.residency.failed("b", "killed")
+    tried = []
+    for _ in range(7):
+        due_s = server.residency.next_look_s()
+        assert due_s is not None
+        server.now_s = math.nextafter(due_s, 0)
+        server.residency.look()
+        assert not server.loader.loading
+        server.now_s = due_s
+        server.residency.look()
+        (name,) = server.loader.loading
+        assert server.residency.next_look_s() is None, "one at a time"
+        server.loader.loading.clear()
+        server.residency.failed(name, "no such file")
+        tried.append(name)
+    assert Counter(tried) == {"a": 4, "b": 3}
+    assert server.residency.next_look_s() - server.now_s <= 300
+    server.now_s += 300
+    server.residency.look()
+    server.loaded(*server.loader.loading)
+    assert server.residency.next_look_s() is None
+
+
+def test_the_pause_before_the_server_tries_again_doubles_up_to_its_limit_and_begins_anew() -> None:
+    server = _Server(12, _resident("a"))
+    server.serve("a")
+    for expected_s in (10, 20, 40, 80, 160, 300, 300):
+        server.residency.failed("a", "killed")
+        assert server.residency.next_look_s() == server.now_s + expected_s
+        server.now_s += expected_s
+        server.residency.look()
+        server.loader.loading.remove("a")
+    server.loader.loading.add("a")
+    server.loaded("a")
+    server.residency.failed("a", "killed")
+    assert server.residency.next_look_s() == server.now_s + 10
+
+
 def test_no_more_wait_than_may() -> None:
     server = _three()
     for _ in range(3):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.client.interface import EngineState
+from server.served import residency
 from server.served.resident import ModelState
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import http, says
@@ -269,6 +270,24 @@ async def test_probes_tell_a_failure_and_not_its_reason() -> None:
             assert (answer.status_code, answer.json()["status"]) == (503, "failed")
             assert "secret" not in answer.text
             assert "retry-after" not in answer.headers
+
+
+async def test_a_server_whose_models_have_all_failed_is_ready_again_when_its_own_try_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(residency, "_RETRY_FAILED_S", 0.0)
+    several = make_several({"alpha": 1}, BIG)
+    await _ask(several, "alpha")
+    several.loads_at_once = False
+    several.engine("alpha").die("it was killed")
+    await _until(lambda: several.num_loads["alpha"] == 2)
+    async with http(several.app) as api:
+        meanwhile = await api.get("/ready")
+        several.engine("alpha").may_load.set()
+        await _until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
+        afterwards = await api.get("/ready")
+    assert (meanwhile.status_code, meanwhile.json()["status"]) == (503, "loading")
+    assert afterwards.status_code == 200
 
 
 async def test_ollamas_clients_say_how_long_a_model_is_kept() -> None:
