@@ -6,12 +6,14 @@ Models that are not on this machine are fetched. The output is a WeighMessage in
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import torch
 
 from engine.client.lifetime import end_with_parent
 from engine.config import Device, DType, EngineConfig, Quantization
+from engine.draft_model.load import resolve_draft
 from engine.errors import HeadraceError, OptionError
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from engine.speculation.settings import speculation_settings
@@ -21,12 +23,12 @@ from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.loading.open import OpenedModel, check_config, open_with_either
 from models.sources.resolve import ModelFiles, resolve_model
+from models.spec import AttentionSpec
 from models.system.memory import free_memory_bytes
 
 _LEAST_CONTEXT = 2048  # tokens, where nobody says how many
-_ELEMENT_BYTES = 2  # of a key or value, in 16 bits
 _REPORT_INTERVAL_S = 0.1
-_WIDE = {DType.FLOAT32: 4}
+_ELEMENT_BYTES = {DType.FLOAT32: 4}  # of a weight, key or value; in every other dtype 2
 # Kernels store quantized weights in their own layouts, some of them wider than the file's.
 _PACKED_ALLOWANCE = 1.25
 
@@ -58,14 +60,15 @@ def _weighed(config: EngineConfig) -> Weighed:
     )
     opened = open_with_either(files, overrides, use_transformers=implementation)
     weights = _weight_bytes(files, opened if isinstance(opened, OpenedModel) else None, config)
+    per_token = _kv_bytes(opened.attention_specs, config)
     spec = speculation_settings(config)
-    if spec.draft_model is not None:
-        draft = resolve_model(spec.draft_model, None, _Reporter(spec.draft_model))
-        weights += sum(path.stat().st_size for path in draft.weight_files)
-    per_token = _ELEMENT_BYTES * sum(
-        each.num_kv_heads * (each.head_dim + (each.value_dim if each.values_from is None else 0))
-        for each in opened.attention_specs
-    )
+    if spec.draft_model is not None:  # which computes in the same dtype, and caches the same tokens
+        draft_files = resolve_draft(spec, _Reporter(spec.draft_model))
+        assert draft_files is not None
+        draft = open_with_either(draft_files, {})
+        draft_config = replace(config, quantization=spec.draft_quantization)
+        weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
+        per_token += _kv_bytes(draft.attention_specs, config)
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
     least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
     on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
@@ -79,6 +82,18 @@ def _weighed(config: EngineConfig) -> Weighed:
     )
 
 
+def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
+    """Of a token in all layers."""
+    numbers = (
+        each.num_kv_heads * (each.head_dim + (each.value_dim if each.values_from is None else 0)) for each in layers
+    )
+    return _element_bytes(config) * sum(numbers)
+
+
+def _element_bytes(config: EngineConfig) -> int:
+    return _ELEMENT_BYTES.get(config.dtype, 2)
+
+
 def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
     """Rather too many than too few: what is quantized while it is loaded counts as it is stored."""
     stored = sum(path.stat().st_size for path in files.weight_files)
@@ -87,7 +102,7 @@ def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineC
     tensors = opened.checkpoint.tensors.values()
     num_elements = sum(_product(tensor.shape) for tensor in tensors)
     if config.quantization is Quantization.NONE or config.dtype is DType.FLOAT32:
-        return max(stored, num_elements * _WIDE.get(config.dtype, 2))
+        return max(stored, num_elements * _element_bytes(config))
     is_quantized = isinstance(opened.checkpoint, GGUFCheckpoint) and stored < num_elements * 2
     return int(stored * _PACKED_ALLOWANCE) if is_quantized else stored
 

@@ -50,7 +50,15 @@ def test_options_count(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
     )
     assert wide.weight_bytes == pytest.approx(2 * plain.weight_bytes, rel=0.1)
     assert short.least_kv_bytes == plain.least_kv_bytes * 64 // 272
+    assert wide.least_kv_bytes == 2 * plain.least_kv_bytes
     assert drafted.weight_bytes == 2 * plain.weight_bytes
+    assert (drafted.least_kv_bytes, drafted.most_kv_bytes) == (2 * plain.least_kv_bytes, 2 * plain.most_kv_bytes)
+
+
+def test_a_draft_model_counts_as_it_is_stored(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    plain, wide = _weighed(capfdbinary, _config(folder), _config(folder, draft_model=str(folder), dtype=DType.FLOAT32))
+    assert wide.weight_bytes == pytest.approx(4 * plain.weight_bytes, rel=0.1)
+    assert wide.least_kv_bytes == 4 * plain.least_kv_bytes
 
 
 def test_one_that_cannot_be_served_is_told_and_the_others_are_weighed(
