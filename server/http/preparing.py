@@ -18,12 +18,10 @@ T = TypeVar("T")
 
 
 # Routes of which every request waits for the engine. Ollama's may ask for the model alone, which is loaded.
-WAITING = frozenset(
-    {
-        *("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/infill"),
-        *("/v1/embeddings", "/pooling", "/classify", "/v1/score", "/score", "/v1/rerank", "/v2/rerank", "/rerank"),
-    }
-)
+_GENERATING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/infill"})
+_POOLING = frozenset({"/v1/embeddings", "/embedding", "/pooling", "/classify", "/v1/score", "/score"})
+_RERANKING = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
+WAITING = _GENERATING | _POOLING | _RERANKING
 
 
 class QueueMiddleware:

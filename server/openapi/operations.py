@@ -45,6 +45,8 @@ from server.schemas.messages_answers import Event as MessageEvent
 from server.schemas.messages_answers import MessageAnswer
 from server.schemas.ollama_answers import (
     OllamaChatAnswer,
+    OllamaEmbedded,
+    OllamaEmbedding,
     OllamaGenerateAnswer,
     OllamaModels,
     OllamaRunningModels,
@@ -239,6 +241,9 @@ OPERATIONS: Mapping[str, Operation] = {
         example={"model": "MODEL", "input": "What floats?", "task": "embed"},
         errors=_COMPUTING,
     ),
+    "POST /embedding": Operation(
+        answers={JSON: list[pooled.LlamaEmbedding]}, example={"content": "What floats?"}, errors=_COMPUTING
+    ),
     "POST /api/chat": Operation(
         answers={LINES: OllamaChatAnswer, JSON: OllamaChatAnswer},
         example={"model": "MODEL", "messages": _MESSAGES, "stream": False, "options": {"num_predict": 64}},
@@ -248,6 +253,14 @@ OPERATIONS: Mapping[str, Operation] = {
         answers={LINES: OllamaGenerateAnswer, JSON: OllamaGenerateAnswer},
         example={"model": "MODEL", "prompt": "Why is the sky blue?", "stream": False, "options": {"num_predict": 64}},
         errors=_GENERATING,
+    ),
+    "POST /api/embed": Operation(
+        answers={JSON: OllamaEmbedded},
+        example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
+        errors=_COMPUTING,
+    ),
+    "POST /api/embeddings": Operation(
+        answers={JSON: OllamaEmbedding}, example={"model": "MODEL", "prompt": "What floats?"}, errors=_COMPUTING
     ),
     "GET /api/tags": Operation(answers={JSON: OllamaModels}),
     "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),

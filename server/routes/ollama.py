@@ -11,7 +11,6 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.context import ServerContext
 from server.errors import NotServed
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams, chat_params, completion_params
@@ -27,7 +26,7 @@ from server.protocols.ollama.formatter import (
     chat_answer,
     generate_answer,
 )
-from server.protocols.ollama.keep_alive import LONGEST_S, keep_alive_s
+from server.protocols.ollama.keep_alive import LONGEST_S
 from server.protocols.ollama.models import model_card, running_model, shown_model
 from server.protocols.ollama.names import served_name
 from server.protocols.ollama.options import output_limit
@@ -40,6 +39,7 @@ from server.protocols.ollama.requests import (
     is_unload,
     unhonored_fields,
 )
+from server.routes.ollama_model import check_keep_alive, heeds_keep_alive, keep_loaded, ollama_model
 from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, OllamaShowRequest
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
@@ -55,8 +55,6 @@ _OLLAMA_VERSION = "0.12.11"
 
 # What Ollama does and this server does not, by method and path.
 _NOT_SERVED = {
-    ("POST", "/api/embed"): "does not compute embeddings",
-    ("POST", "/api/embeddings"): "does not compute embeddings",
     ("POST", "/api/pull"): "does not fetch models; it serves the one that it was started with",
     ("POST", "/api/push"): "does not publish models",
     ("POST", "/api/create"): "does not make models; headrace quantize does",
@@ -71,9 +69,9 @@ async def ollama_chat(
     request: Request, context: Context, body: Annotated[OllamaChatRequest, Depends(json_body(OllamaChatRequest))]
 ) -> Response:
     """Answer a conversation in Ollama's protocol, as a stream unless `stream` is false."""
-    model = _asked(body.model, context)
+    model = ollama_model(body.model, context)
     _check_early(body)
-    if is_unload(body) and _heeds_keep_alive(model):
+    if is_unload(body) and heeds_keep_alive(model):
         return _unloaded(body, model, chat_answer)
     name, ignored = _checked(body, await entered(request, model))
     if is_load(body):
@@ -93,9 +91,9 @@ async def ollama_generate(
     body: Annotated[OllamaGenerateRequest, Depends(json_body(OllamaGenerateRequest))],
 ) -> Response:
     """Answer a prompt in Ollama's protocol, or with `raw` continue it, as a stream unless `stream` is false."""
-    model = _asked(body.model, context)
+    model = ollama_model(body.model, context)
     _check_early(body)
-    if is_unload(body) and _heeds_keep_alive(model):
+    if is_unload(body) and heeds_keep_alive(model):
         return _unloaded(body, model, generate_answer)
     name, ignored = _checked(body, await entered(request, model))
     if is_load(body):
@@ -138,12 +136,14 @@ async def ollama_show(
     name = body.model or body.name
     if not name:
         raise InvalidRequest("model is missing; it is required", param="model")
-    model = _asked(name, context)
+    model = ollama_model(name, context)
     if model.info is None:
         await entered(request, model)
         model.check_admission()
     model.drain.check()
-    return _json(shown_model(model.info or model.client.info, await model.text_model(), context.created_s))
+    return _json(
+        shown_model(model.info or model.client.info, await model.text_model(), model.capabilities, context.created_s)
+    )
 
 
 @router.api_route("/api/version", methods=["GET", "HEAD"])
@@ -153,7 +153,7 @@ async def ollama_version() -> Response:
 
 
 async def _not_served(request: Request) -> Response:
-    """Refuse what Ollama does with its models, and embeddings."""
+    """Refuse what Ollama does with its models."""
     path = request.scope["route"].path
     raise NotServed(f"{path} is not served here: this server {_NOT_SERVED[request.method, path]}")
 
@@ -162,31 +162,17 @@ for _method, _path in _NOT_SERVED:
     router.add_api_route(_path, _not_served, methods=[_method], include_in_schema=False)
 
 
-def _asked(name: str, context: ServerContext) -> ServedModel:
-    """The model that Ollama's clients mean by `name`. Raises ModelNotFound."""
-    models = context.models
-    return models.find(served_name(name, models.callers_names))
-
-
-def _heeds_keep_alive(model: ServedModel) -> bool:
-    """Whether the model comes and goes: one that is pinned stays loaded until an operator unloads it."""
-    return model.residence is not None and not model.residence.resident(model.name).is_pinned
-
-
 def _check_early(body: OllamaRequest) -> None:
     """Raise InvalidRequest for what is wrong with any model, before one is loaded for it."""
     output_limit(body.options or {})
-    if body.keep_alive is not None:
-        keep_alive_s(body.keep_alive)
+    check_keep_alive(body.keep_alive)
 
 
 def _checked(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
     """The served name, and the fields that are ignored. Raises InvalidRequest, or EngineUnavailable."""
     model.check_admission()
     unhonored = unhonored_fields(body, model.client.info)
-    if body.keep_alive is not None and _heeds_keep_alive(model):
-        assert model.residence is not None
-        model.residence.keep(model.name, keep_alive_s(body.keep_alive))
+    if keep_loaded(model, body.keep_alive):
         del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
     return served_name(body.model, model.callers_names), ignored

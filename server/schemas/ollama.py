@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
+from engine.errors import InvalidRequest
+from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
 
 _KEPT_SECONDS = (int, float, str)
 _MAX_DURATION = 32  # characters of a keep_alive
@@ -99,6 +100,40 @@ class OllamaGenerateRequest(OllamaRequest):
     system: str | None = None
     raw: bool | None = None
     images: NoImages = None
+
+
+def _inputs(value: Any) -> list[str]:
+    """One text or several as a list; "" is none. Raises InvalidRequest, which names the item."""
+    if value is None or value == "":
+        return []
+    items = value if isinstance(value, list) else [value]
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            path = f"input[{number}]" if items is value else "input"
+            raise InvalidRequest(f"{path} is {quote(item)}; it must be a string", param=path)
+    return items
+
+
+class OllamaEmbedRequest(StrictModel):
+    """The body of POST /api/embed. Without input it only asks for the model to be loaded."""
+
+    model: Annotated[str, Field(min_length=1)]
+    input: Annotated[
+        list[str], PlainValidator(_inputs, json_schema_input_type=str | list[str] | None), Field(default_factory=list)
+    ]
+    truncate: bool | None = None  # true unless it is false
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: KeepAlive = None
+
+
+class OllamaEmbeddingsRequest(StrictModel):
+    """The body of POST /api/embeddings, which Ollama had before. Without a prompt it only asks for the model."""
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: str | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: KeepAlive = None
 
 
 class OllamaShowRequest(StrictModel):

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.schemas.answers import ChatLogprob
+from server.schemas.pooling_answers import Numbers
 
 # As the model wrote it: its order of names and its numbers of any size.
 Arguments = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
@@ -105,3 +106,15 @@ class OllamaShown(msgspec.Struct, kw_only=True):
 class OllamaVersion(msgspec.Struct):
     version: str  # of Ollama, whose API this is
     headrace: str
+
+
+class OllamaEmbedded(msgspec.Struct, kw_only=True):
+    model: str
+    embeddings: list[Numbers]
+    total_duration: int  # since the request came
+    load_duration: int  # until the model was loaded
+    prompt_eval_count: int
+
+
+class OllamaEmbedding(msgspec.Struct):
+    embedding: Numbers

@@ -19,20 +19,28 @@ def _is_ids(value: Any) -> bool:
 
 
 def _inputs(value: Any) -> list[str] | list[list[int]]:
-    """Inputs in any of their four spellings as a list of inputs. By hand: a union would report a fault per item. Raises
-    InvalidRequest, which names the item."""
+    return listed_inputs(value, "input")
+
+
+def _contents(value: Any) -> list[str] | list[list[int]]:
+    return listed_inputs(value, "content")
+
+
+def listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
+    """Inputs in any of their four spellings as a list of inputs. By hand: a union would report a fault per item. name:
+    what the client calls them. Raises InvalidRequest, which names the item."""
     inputs = [value] if isinstance(value, str) or _is_ids(value) else value
     if not isinstance(inputs, list) or not inputs:
         raise PydanticCustomError(
             "input", "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"
         )
-    check_number(len(inputs), "input")
+    check_number(len(inputs), name)
     is_text = isinstance(inputs[0], str)
     for number, item in enumerate(inputs):
         if not (isinstance(item, str) if is_text else _is_ids(item)):
             raise InvalidRequest(
-                f"input[{number}] is {quote(item)}; all items must be strings, or all lists of token ids, none empty",
-                param=f"input[{number}]",
+                f"{name}[{number}] is {quote(item)}; all items must be strings, or all lists of token ids, none empty",
+                param=f"{name}[{number}]",
             )
     return inputs
 
@@ -195,6 +203,29 @@ class VectorFields(InputFields):
 
 class EmbeddingRequest(VectorFields):
     """The body of POST /v1/embeddings."""
+
+
+def _norm(value: Any) -> Any:
+    if value in (None, -1, 2) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("embd_normalize", "it must be 2 (length 1) or -1 (as the model makes them)")
+
+
+class LlamaEmbeddingRequest(PoolingFields):
+    """The body of POST /embedding, as llama-server has it."""
+
+    content: Annotated[list[str] | list[list[int]], PlainValidator(_contents, json_schema_input_type=InputForms)]
+    embd_normalize: Annotated[int | None, BeforeValidator(_norm, json_schema_input_type=Literal[-1, 2] | None)] = None
+
+    @property
+    def embedding(self) -> EmbeddingRequest:
+        """The same as OpenAI's request."""
+        fields = {name: getattr(self, name) for name in PoolingFields.model_fields}
+        return EmbeddingRequest.model_construct(**fields, **(self.model_extra or {}), input=self.content)
+
+    @property
+    def normalized(self) -> bool:
+        return self.embd_normalize != -1
 
 
 class PoolingBody(VectorFields):

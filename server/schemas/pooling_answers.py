@@ -119,17 +119,3 @@ class LlamaEmbedding(msgspec.Struct):
 
     index: int
     embedding: list[Numbers]
-
-
-class OllamaEmbedded(msgspec.Struct, kw_only=True):
-    """Durations in nanoseconds."""
-
-    model: str
-    embeddings: list[Numbers]
-    total_duration: int  # since the request came
-    load_duration: int
-    prompt_eval_count: int
-
-
-class OllamaEmbedding(msgspec.Struct):
-    embedding: Numbers

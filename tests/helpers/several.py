@@ -23,8 +23,8 @@ from tests.helpers.fake_client import FakeClient, engine_info, says
 class FakeEngine(FakeClient):
     """A FakeClient with an engine's life, which the test goes through."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(says(name), engine_info(prefill_seconds_per_token=0.5))
+    def __init__(self, name: str, info: EngineInfo | None = None) -> None:
+        super().__init__(says(name), info or engine_info(prefill_seconds_per_token=0.5))
         self.state, self.reason = EngineState.LOADING, "the model is being loaded"
         self.may_load = asyncio.Event()
         self.failure: str | Exception | None = None  # of its start
@@ -61,12 +61,13 @@ class Several:
     loads_at_once: bool = True
     engines: dict[str, list[FakeEngine]] = field(default_factory=dict)  # each model's, the last one last
     num_loads: Counter[str] = field(default_factory=Counter)
+    infos: dict[str, EngineInfo] = field(default_factory=dict)  # of engines that differ from the others
 
     def engine(self, name: str) -> FakeEngine:
         return self.engines[name][-1]
 
     def make_engine(self, name: str) -> FakeEngine:
-        engine = FakeEngine(name)
+        engine = FakeEngine(name, self.infos.get(name))
         if self.loads_at_once:
             engine.may_load.set()
         self.engines.setdefault(name, []).append(engine)

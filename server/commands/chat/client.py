@@ -51,6 +51,10 @@ class ChatClient:
         """The names that the server answers to. Raises ServerProblem."""
         return [model["id"] for model in self.get("/v1/models")["data"]]
 
+    def chat_models(self) -> list[str]:
+        """Those of the names that a conversation can be held with, as far as that is known. Raises ServerProblem."""
+        return [model["id"] for model in self.get("/v1/models")["data"] if _can_chat(model)]
+
     def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
         """The chunks of a streamed answer. Closing it ends the answer at the server. Raises ServerProblem."""
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
@@ -97,6 +101,13 @@ class ChatClient:
         if self._key_source is None:
             return f"{self.url} asks for a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
         return f"{self.url} does not take the key of {self._key_source} ({message.partition(';')[0]})"
+
+
+def _can_chat(card: dict[str, Any]) -> bool:
+    """Other servers say nothing of it, and headrace itself nothing before it has loaded a model."""
+    own = card.get("headrace")
+    can = own.get("capabilities") if isinstance(own, dict) else None
+    return not can or "completion" in can
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:

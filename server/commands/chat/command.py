@@ -131,7 +131,13 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
 
 def _model(client: ChatClient, name: str | None) -> str:
     with _told():
-        return name or client.models()[0]
+        return name or _first(client)
+
+
+def _first(client: ChatClient) -> str:
+    if not (names := client.chat_models()):
+        raise ServerProblem(f"no model of {client.url} generates text; it has {', '.join(client.models()) or 'none'}")
+    return names[0]
 
 
 @contextlib.contextmanager

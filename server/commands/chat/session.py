@@ -154,9 +154,9 @@ class Session:
         return True
 
     def _model(self, name: str) -> None:
-        served = self._client.models()
+        served = self._client.chat_models()
         if name and name not in served:
-            raise CommandProblem(f"{name} is not served; there is {', '.join(served)}")
+            raise CommandProblem(f"{name} is not served, or cannot chat; there is {', '.join(served) or 'none'}")
         self._talk.model = name or self._talk.model
         self._tell("\n".join(f"{'*' if each == self._talk.model else ' '} {each}" for each in served))
 

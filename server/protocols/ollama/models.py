@@ -39,14 +39,14 @@ def running_model(name: str, info: EngineInfo, expires_s: float | None = None) -
     )
 
 
-def shown_model(info: EngineInfo, text_model: TextModel, created_s: int) -> OllamaShown:
+def shown_model(info: EngineInfo, text_model: TextModel, capabilities: list[str], created_s: int) -> OllamaShown:
     template = info.tokenizer.chat_template if text_model.chat is None else text_model.chat.template.source
     return OllamaShown(
         parameters="\n".join(f"{name:<30} {value:g}" for name, value in sorted(info.generation_defaults.items())),
         template=UNSET if template is None else template,
         details=_details(info),
         model_info=_model_info(info),
-        capabilities=text_model.capabilities,
+        capabilities=capabilities,
         modified_at=timestamp(created_s),
     )
 
@@ -68,6 +68,8 @@ def _model_info(info: EngineInfo) -> dict[str, Any]:
         f"{family}.vocab_size": info.vocab_size,
         "tokenizer.ggml.add_bos_token": tokenizer.add_bos_token,
     }
+    if info.pooling is not None:
+        found[f"{family}.embedding_length"] = info.pooling.dimensions
     if tokenizer.bos_token_id is not None:
         found["tokenizer.ggml.bos_token_id"] = tokenizer.bos_token_id
     if tokenizer.eos_token_ids:

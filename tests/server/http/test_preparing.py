@@ -28,11 +28,12 @@ OLLAMAS: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"model": MODEL, "messages": _USER}),
     ("/api/generate", {"model": MODEL, "prompt": "hi"}),
 ]
+OLLAMAS_EMBEDDING = {"/api/embed", "/api/embeddings"}
 
 
 def test_all_routes_that_generate_are_known_but_those_that_may_ask_for_the_model_alone() -> None:
     generating = {key.removeprefix("POST ") for key, each in OPERATIONS.items() if QueueFull in each.errors}
-    assert generating == WAITING | {path for path, _ in OLLAMAS}
+    assert generating == WAITING | {path for path, _ in OLLAMAS} | OLLAMAS_EMBEDDING
 
 
 @pytest.mark.parametrize("root_path", ["", "/llm"])

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from engine.protocol import FinishReason
 from tests.helpers.deadline import DEADLINE_S
-from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, says
+from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, FakeClient, Script, make_app, pooling_client, says
 from tests.helpers.ollama import TOOL_TEMPLATE
 
 ollama = pytest.importorskip("ollama")
@@ -24,9 +24,10 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @contextlib.asynccontextmanager
-async def _served(script: Script, template: str | None = None) -> AsyncIterator[Any]:
+async def _served(script: Script | FakeClient, template: str | None = None) -> AsyncIterator[Any]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        app = make_app(FakeClient(script), api_key=("key",), chat_template=template)
+        engine = script if isinstance(script, FakeClient) else FakeClient(script)
+        app = make_app(engine, api_key=("key",), chat_template=template)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve([sock]))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -102,6 +103,19 @@ async def test_lists_and_descriptions() -> None:
     assert shown.details is not None
 
 
+async def test_embeddings_new_and_old() -> None:
+    engine = pooling_client(matryoshka=[])
+    async with _served(engine) as client:
+        many = await client.embed(MODEL, ["hi", "x" * 300], dimensions=2, keep_alive="5m")
+        one = await client.embeddings(MODEL, "hi")
+        (running,) = (await client.ps()).models
+    assert [list(vector) for vector in many.embeddings] == [[3.0, 465.0], [200.0, 256 + 199 * ord("x")]]
+    assert many.prompt_eval_count == 203
+    assert (many.total_duration or 0) > 0
+    assert list(one.embedding) == [3.0, 465.0, 256.0, 105.0]
+    assert running.model == f"{MODEL}:latest"
+
+
 async def test_errors_are_the_clients_own() -> None:
     async with _served(HELLO) as client:
         with pytest.raises(ollama.ResponseError, match="is not served here") as missing:
@@ -111,6 +125,6 @@ async def test_errors_are_the_clients_own() -> None:
         with pytest.raises(ollama.ResponseError, match=r"options\.temperature is -1"):
             async for _ in await client.chat(MODEL, messages=MESSAGES, options={"temperature": -1}, stream=True):
                 pass
-        with pytest.raises(ollama.ResponseError, match="does not compute embeddings"):
+        with pytest.raises(ollama.ResponseError, match="generates text"):
             await client.embed(MODEL, "hi")
     assert missing.value.status_code == 404

@@ -118,8 +118,6 @@ async def test_version_and_probe() -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/api/embed"),
-        ("POST", "/api/embeddings"),
         ("POST", "/api/pull"),
         ("DELETE", "/api/delete"),
         ("POST", "/api/blobs/sha256:00"),

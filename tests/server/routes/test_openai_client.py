@@ -12,7 +12,7 @@ import uvicorn
 from engine.errors import EngineDied
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
 from tests.helpers.deadline import DEADLINE_S, until
-from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, make_app, pooling_client, says
 
 pytestmark = pytest.mark.fast
 
@@ -20,9 +20,9 @@ HELLO = says("Grüße 🙂", finish=FinishReason.STOP)
 
 
 @contextlib.asynccontextmanager
-async def _served(script: Script) -> AsyncIterator[tuple[openai.AsyncOpenAI, FakeClient]]:
+async def _served(script: Script | FakeClient) -> AsyncIterator[tuple[openai.AsyncOpenAI, FakeClient]]:
     """The official client of a server that plays `script`."""
-    engine = FakeClient(script)
+    engine = script if isinstance(script, FakeClient) else FakeClient(script)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         config = uvicorn.Config(make_app(engine, api_key=("key",)), log_config=None, lifespan="off")
         server = uvicorn.Server(config)
@@ -66,6 +66,21 @@ async def test_completions_whole_and_streamed() -> None:
         async for chunk in await client.completions.create(model=MODEL, prompt=[97], stream=True):
             text += chunk.choices[0].text
         assert text == "Grüße 🙂"
+
+
+async def test_embeddings_as_base64_and_as_numbers() -> None:
+    async with _served(pooling_client()) as (client, engine):
+        create = client.embeddings.create
+        packed = await create(model=MODEL, input=["hi", "a"])  # the client asks for base64 by itself
+        plain = await create(model=MODEL, input=["hi", "a"], encoding_format="float", user="ann")
+        ids = await create(model=MODEL, input=[[104, 105], [97]])
+        with pytest.raises(openai.BadRequestError) as long:
+            await create(model=MODEL, input=["a", "b" * 300])
+    assert [item.embedding for item in packed.data] == [item.embedding for item in plain.data]
+    assert packed.data[0].embedding == [3.0, 465.0, 256.0, 105.0]
+    assert (packed.usage.prompt_tokens, ids.usage.total_tokens) == (5, 3)
+    assert (long.value.param, long.value.code) == ("input[1]", "context_length_exceeded")
+    assert len(engine.pool_requests) == 6
 
 
 async def test_models_and_errors() -> None:

@@ -2,6 +2,7 @@
 
 import { getJson } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
+import { canChat } from "./capabilities.js";
 
 const RETRY_MS = 2000;
 const MODEL_KEY = "headrace.model";
@@ -11,10 +12,11 @@ export async function connect(onKey) {
   for (;;) {
     try {
       const { data } = await getJson("v1/models");
-      showModels(data);
-      const isReady = data.some((model) => model.max_model_len != null);
-      setState(isReady ? "" : "Loading the model…");
-      if (isReady) return data;
+      const models = data.filter(canChat);
+      showModels(models);
+      const isReady = models.some((model) => model.max_model_len != null);
+      setState(isReady ? "" : data.length > 0 && models.length === 0 ? "No model here can chat" : "Loading the model…");
+      if (isReady) return models;
     } catch (error) {
       setState(error.wantsKey ? "A key is needed" : error.message, { isBad: true });
       if (error.wantsKey) {

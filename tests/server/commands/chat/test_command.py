@@ -11,11 +11,12 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server import cli
 from server.commands.chat import command
+from server.commands.chat.client import ChatClient
 from server.commands.options import CLIENT_KEY_VARIABLE
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.network_config import NetworkConfig
 from tests.helpers.certificates import Authority
-from tests.helpers.fake_client import FakeClient, says
+from tests.helpers.fake_client import FakeClient, pooling_client, says
 from tests.helpers.http_serving import Served, serving
 
 
@@ -58,6 +59,16 @@ async def test_ps_lists_each_of_several_models(capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     assert f"alpha, beta at {_url(server)}" in shown
     assert all(f"{name}: ready  ·  0 open" in shown for name in names)
+
+
+async def test_a_model_that_computes_embeddings_is_not_chosen_for_a_chat() -> None:
+    names = ("embedder", "talker")
+    entries = tuple(ModelEntry((name,), EngineConfig(model=name)) for name in names)
+    clients = {"embedder": pooling_client(), "talker": FakeClient(says("hello"))}
+    async with serving(clients, models=ModelsConfig(entries)) as server:
+        with ChatClient(_url(server), None) as client:
+            assert await asyncio.to_thread(client.models) == [*names]
+            assert await asyncio.to_thread(client.chat_models) == ["talker"]
 
 
 async def test_a_missing_or_wrong_key_is_told_in_the_words_of_the_command_line(

@@ -27,7 +27,7 @@ class _Client:
         self.num_closed = 0
         self._scripts = iter(scripts)
 
-    def models(self) -> list[str]:
+    def chat_models(self) -> list[str]:
         return ["m", "other"]
 
     def stream(self, _: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -130,5 +130,5 @@ def test_commands() -> None:
     assert "system be brief" in shown
     _, shown = _run(_Client(), "/nothing", "/model none", "/retry", "/help", "/exit", "never read")
     assert "/nothing is no command" in shown
-    assert "none is not served; there is m, other" in shown
+    assert "none is not served, or cannot chat; there is m, other" in shown
     assert "there is no question yet" in shown

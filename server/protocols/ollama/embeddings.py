@@ -1,0 +1,41 @@
+"""Ollama's requests for embeddings as OpenAI's, so that they go the way of all others."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.protocols.field_names import client_names
+from server.schemas.base import validate
+from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
+from server.schemas.pooling import EmbeddingRequest
+
+# OpenAI's fields and what the older endpoint calls them.
+EMBEDDINGS_NAMES: Mapping[str, str] = {"input": "prompt"}
+
+
+def embedding_of(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
+    """Of inputs that are not empty. They are cut where they are too long, unless the request says not to. The vectors
+    have length 1, as Ollama's have.
+
+    model: the served name. Raises InvalidRequest.
+    """
+    fields: dict[str, Any] = {"model": model, "input": body.input, "normalize": True, "dimensions": body.dimensions}
+    if body.truncate is not False:
+        fields["truncate_prompt_tokens"] = -1
+    return validate(EmbeddingRequest, fields)
+
+
+def old_embedding_of(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequest:
+    """The same of the older endpoint, whose vectors are as the model makes them. Raises InvalidRequest."""
+    with client_names(EMBEDDINGS_NAMES):
+        return validate(EmbeddingRequest, {"model": model, "input": body.prompt or "", "truncate_prompt_tokens": -1})
+
+
+def unhonored_embed_fields(body: OllamaEmbedRequest | OllamaEmbeddingsRequest, max_tokens: int) -> dict[str, Any]:
+    """What is not given on, by its path; for `ignored_parameters`. A num_ctx that is the model's limit asks for
+    nothing, and how tokens are chosen is nothing to embeddings."""
+    options = {
+        f"options.{name}": value
+        for name, value in (body.options or {}).items()
+        if not (name == "num_ctx" and value == max_tokens)
+    }
+    return {**body.extra, "keep_alive": body.keep_alive, **options}
