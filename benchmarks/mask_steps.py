@@ -104,7 +104,7 @@ def _measure(
             running.add(request.id)
             engine.add(request)
         if not engine.has_work:
-            engine.wait_for_grammar()
+            engine.wait_for_prepared()
         way = next(ways)
         masks.computing_ahead = ahead if way == _BESIDE else lambda *_: nullcontext()
         start_s = time.perf_counter()

@@ -175,6 +175,18 @@ class EngineConfig:
         minimum=1,
     )
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of shared prompt prefixes.", group="KV cache")
+    enable_lora: bool = option(
+        False, "Serve LoRA adapters beside the model: --lora-modules, --adapter-dir.", group="Adapters"
+    )
+    max_loras: int = option(8, "Maximum different adapters in one step.", group="Adapters", minimum=1)
+    max_cpu_loras: int | None = option(
+        None,
+        "Maximum adapters in memory, at least --max-loras; the least recently used is read again when a request asks "
+        "for it (default: twice --max-loras).",
+        group="Adapters",
+        minimum=1,
+    )
+    max_lora_rank: int = option(64, "Maximum rank of an adapter.", group="Adapters", minimum=1)
     check_invariants: bool = option(
         False, "Assert the scheduler's and block pool's invariants after every step.", group="KV cache"
     )
@@ -248,9 +260,18 @@ class EngineConfig:
                 f"--quantization-group-size is {size} and --quantization {self.quantization.value}; give a multiple of "
                 "32 with int4, int8 or nf4, or leave it out"
             )
+        if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
+            raise StartupError(
+                f"--max-cpu-loras is {self.max_cpu_loras:,}, and --max-loras {self.max_loras:,}, but adapters that run "
+                "are in memory, too; raise the first to the second at least, or lower the second"
+            )
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise StartupError(
                 f"--max-num-batched-tokens is {self.max_num_batched_tokens:,}, but each of up to "
                 f"{self.max_num_seqs:,} running sequences (--max-num-seqs) takes a token of every step; raise the "
                 "first to the second at least, or lower the second"
             )
+
+    @property
+    def max_adapters_on_host(self) -> int:
+        return 2 * self.max_loras if self.max_cpu_loras is None else self.max_cpu_loras

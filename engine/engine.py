@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from engine.adapters.service import AdapterService
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.grammar.compiler import GrammarCompiler
@@ -41,14 +42,15 @@ class Engine:
         budget: StepBudget | None = None,
         speculator: Speculator | None = None,
         grammars: GrammarCompiler | None = None,
+        adapters: AdapterService[Any] | None = None,
         on_started: Callable[[list[str]], None] | None = None,
     ) -> None:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
         and, if its model has recurrent layers, `num_states` states.
 
         budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
-        requests' own predictions. grammars: without it requests with a grammar are refused. on_started: called before
-        the first step that computes requests, with their ids.
+        requests' own predictions. grammars: without it requests with a grammar are refused. adapters: of an engine
+        with --enable-lora. on_started: called before the first step that computes requests, with their ids.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -64,6 +66,8 @@ class Engine:
         )
         self._speculator = speculator or Speculator(AUTO_TOKENS)
         self._grammars = grammars
+        self.adapters = adapters
+        assert (adapters is None) == (self._scheduler.adapters is None)
         self._on_started = on_started
         self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
@@ -72,9 +76,11 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has something to compute or to report, or a grammar to take in that has been compiled."""
+        """Whether `step` has something to compute or to report, or a grammar or an adapter to take in that has become
+        ready."""
         has_grammar = self._grammars is not None and self._grammars.has_compiled
-        return self._scheduler.has_work or bool(self._refused) or has_grammar
+        has_adapter = self.adapters is not None and self.adapters.has_work(self._scheduler)
+        return self._scheduler.has_work or bool(self._refused) or has_grammar or has_adapter
 
     @property
     def seconds_to_deadline(self) -> float | None:
@@ -82,14 +88,18 @@ class Engine:
         return self._scheduler.seconds_to_deadline
 
     @property
-    def is_compiling(self) -> bool:
-        """Whether a grammar is being compiled: `has_work` will be true again by itself."""
-        return self._grammars is not None and self._grammars.is_compiling
+    def is_preparing(self) -> bool:
+        """Whether a grammar is being compiled or an adapter read: `has_work` will be true again by itself."""
+        is_compiling = self._grammars is not None and self._grammars.is_compiling
+        return is_compiling or (self.adapters is not None and self.adapters.is_reading)
 
-    def wait_for_grammar(self) -> None:
-        """Return when a grammar has been compiled; call it only while `is_compiling`."""
-        assert self._grammars is not None
-        self._grammars.wait()
+    def wait_for_prepared(self) -> None:
+        """Return when a grammar has been compiled, or else an adapter read; call it only while `is_preparing`."""
+        if self._grammars is not None and self._grammars.is_compiling:
+            self._grammars.wait()
+        else:
+            assert self.adapters is not None
+            self.adapters.wait()
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. One that can never be served ends with an error output in the next step.
@@ -123,6 +133,8 @@ class Engine:
         and refusals."""
         start_s = time.perf_counter()
         self._collect_grammars()
+        if self.adapters is not None:
+            self.adapters.begin_step(self._scheduler)
         self._draft()
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
@@ -159,6 +171,7 @@ class Engine:
             num_masks=result.num_masks,
             mask_s=result.mask_s,
             **self._grammar_stats(),
+            adapters=None if self.adapters is None else self.adapters.stats(self._scheduler),
             **self._speculator.step_stats(),
         )
         return StepOutputs(refused + outputs, stats)

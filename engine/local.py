@@ -19,9 +19,9 @@ class LocalClient:
         for request in requests:
             self._engine.add(request)
         merged: dict[str, RequestOutput] = {}
-        while self._engine.has_work or self._engine.is_compiling:
+        while self._engine.has_work or self._engine.is_preparing:
             if not self._engine.has_work:
-                self._engine.wait_for_grammar()
+                self._engine.wait_for_prepared()
             step = self._engine.step()
             self.steps.append(step.stats)
             for output in step.outputs:

@@ -28,7 +28,9 @@ from engine.protocol import (
     AbortRequest,
     AddRequest,
     Failed,
+    ForgetAdapter,
     FromEngine,
+    LoadAdapter,
     Loading,
     Ready,
     SetLogLevel,
@@ -47,7 +49,7 @@ _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or cho
 _REPORT_INTERVAL_S = 0.05
 _PULSE_INTERVAL_S = 1.0
 
-Inbox = queue.SimpleQueue[ToEngine | None]  # None wakes the engine: a grammar has been compiled
+Inbox = queue.SimpleQueue[ToEngine | None]  # None wakes the engine: a grammar has been compiled, or an adapter read
 
 
 def main() -> None:
@@ -72,7 +74,8 @@ def main() -> None:
             config,
             report,
             on_tokenizer=lambda tokenizer: _send(sock, TokenizerReady(tokenizer)),
-            on_grammar=lambda: inbox.put(None),
+            on_prepared=lambda: inbox.put(None),
+            on_adapter=lambda answer: _send(sock, answer),
             on_started=lambda ids: _send(sock, Started(ids)),
             on_progress=pulse,
             faults=faults,
@@ -98,10 +101,11 @@ def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
 
 
 def _serve(engine: Engine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
-    """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar compiles."""
+    """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar is
+    compiled or an adapter read."""
     while True:
         if not engine.has_work:
-            if engine.is_compiling:
+            if engine.is_preparing:
                 pulse()
             if not _handle_next(engine, inbox):
                 return
@@ -116,10 +120,10 @@ def _serve(engine: Engine, inbox: Inbox, sock: "Sender", pulse: Callable[[], Non
 
 
 def _handle_next(engine: Engine, inbox: Inbox) -> bool:
-    """Wait for a message and handle it, unless a request that waits for its grammar runs out of time first, or it is
-    time for a pulse. False means stop."""
+    """Wait for a message and handle it, unless a request that waits for its grammar or adapter runs out of time first,
+    or it is time for a pulse. False means stop."""
     wait_s = engine.seconds_to_deadline
-    if engine.is_compiling:
+    if engine.is_preparing:
         wait_s = _PULSE_INTERVAL_S if wait_s is None else min(wait_s, _PULSE_INTERVAL_S)
     try:
         message = inbox.get(timeout=wait_s)
@@ -135,6 +139,10 @@ def _handle(engine: Engine, message: ToEngine | None) -> bool:
             engine.add(request)
         case AbortRequest(id=request_id, reason=reason):
             engine.abort(request_id, reason)
+        case LoadAdapter(number=number, path=path) if engine.adapters is not None:
+            engine.adapters.load(number, path)
+        case ForgetAdapter(digest=digest) if engine.adapters is not None:
+            engine.adapters.forget(digest)
         case SetLogLevel(level=level):
             set_log_level(level)
         case Shutdown():

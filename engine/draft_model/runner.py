@@ -44,7 +44,7 @@ class TorchDraftRunner:
 
     @torch.inference_mode()
     def next_tokens(self, plan: StepPlan) -> NextTokens:
-        batch = build_batch(plan, self._groups, self._model.device, self._batch_buffers)
+        batch = build_batch(plan, self._groups, self._model.device, self._batch_buffers, has_adapters=False)
         decoder = self._model.decoder
         output_rows = batch.logit_rows
         hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)

@@ -17,14 +17,20 @@ from models.batch import ForwardBatch
 
 
 def build_batch(
-    plan: StepPlan, groups: tuple[KVGroup, ...], device: torch.device, buffers: BatchBuffers | None = None
+    plan: StepPlan,
+    groups: tuple[KVGroup, ...],
+    device: torch.device,
+    buffers: BatchBuffers | None = None,
+    *,
+    has_adapters: bool = True,
 ) -> ForwardBatch:
     """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes. groups: one for each block table.
 
     buffers: where the batch is until the next one is built, if it has few enough rows; otherwise it gets its own.
+    has_adapters: whether the slots of sequences are this model's.
     """
     block_size = groups[0].block_size
-    rows = _rows(plan.items, groups, block_size)
+    rows = _rows(plan.items, groups, block_size, has_adapters=has_adapters)
     tensors = _write(rows, plan.items, groups, device, buffers)
     kv_groups = iter(tensors.groups)
     return ForwardBatch(
@@ -57,7 +63,7 @@ class _Rows(NamedTuple):
     adapter_slots: list[int] | None
 
 
-def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int) -> _Rows:
+def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *, has_adapters: bool) -> _Rows:
     kv_groups = [index for index, group in enumerate(groups) if not group.is_state]
     slots: list[list[int]] = [[] for _ in kv_groups]
     slots_of_groups = list(zip(kv_groups, slots, strict=True))
@@ -84,7 +90,8 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int) -
             table = sequence.tables[index]
             for position in range(start, end):
                 of_group.append(table[position // block_size] * block_size + position % block_size)
-    return _Rows(*(token_ids, positions, slots, logit_rows, row_ends, query_lens, context_lens), _adapter_slots(items))
+    adapter_slots = _adapter_slots(items) if has_adapters else None
+    return _Rows(token_ids, positions, slots, logit_rows, row_ends, query_lens, context_lens, adapter_slots)
 
 
 def _adapter_slots(items: list[PlanItem]) -> list[int] | None:

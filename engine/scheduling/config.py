@@ -54,5 +54,6 @@ class SchedulerConfig:
             long_prefill_token_threshold=config.long_prefill_token_threshold,
             scheduling_policy=config.scheduling_policy,
             enable_prefix_caching=config.enable_prefix_caching,
+            num_adapter_slots=config.max_loras if config.enable_lora else 0,
             eos_token_ids=frozenset(eos_token_ids),
         )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 import torch
 
+from engine.adapters.model_source import ModelAdapters
+from engine.adapters.service import AdapterService
 from engine.client.fault_plan import FaultPlan
 from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
@@ -16,7 +18,7 @@ from engine.errors import StartupError
 from engine.faults.wrappers import FaultyRunner
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
-from engine.protocol import EngineInfo, TokenizerInfo
+from engine.protocol import AdapterLoaded, AdapterRefused, EngineInfo, TokenizerInfo
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
@@ -30,9 +32,10 @@ from engine.startup.description import describe, describe_speculation, describe_
 from engine.startup.load import EngineModels, load_models
 from engine.startup.malloc import retain_freed_memory
 from engine.startup.threads import compute_threads
-from models.errors import is_out_of_memory
+from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.kv_cache import bytes_per_block, bytes_per_state, unshared_bytes_per_block
+from models.linear.adapter import Adapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
 from models.system.memory import free_memory_bytes
@@ -61,17 +64,19 @@ def build_engine(
     config: EngineConfig,
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
-    on_grammar: Callable[[], None] = _ignore,
+    on_prepared: Callable[[], None] = _ignore,
+    on_adapter: Callable[[AdapterLoaded | AdapterRefused], None] = _ignore,
     on_started: Callable[[list[str]], None] = _ignore,
     on_progress: Callable[[], None] = _ignore,
     faults: FaultPlan | None = None,
 ) -> tuple[Engine, EngineInfo]:
     """Load the model and return an engine that is ready for requests.
 
-    on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_grammar whenever a
-    grammar has been compiled, by another thread; on_started before the first step of requests, with their ids;
-    on_progress often within a step, at least once a layer. faults: to inject. Raises StartupError with a message for
-    the user if the model, an option or the memory is not usable.
+    on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_prepared whenever a
+    grammar has been compiled or an adapter read, by another thread; on_adapter with the answer to each LoadAdapter;
+    on_started before the first step of requests, with their ids; on_progress often within a step, at least once a
+    layer. faults: to inject. Raises StartupError with a message for the user if the model, an option or the memory is
+    not usable.
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
@@ -82,6 +87,8 @@ def build_engine(
     budget = _plan_memory(config, models, groups)
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
+    if config.enable_lora:
+        _enable_adapters(config, models.target)
     drafter = _drafter(config, spec, models, budget)
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
     step_budget = StepBudget(config.max_num_batched_tokens, times.prefill_token_s, runner.position_cost)
@@ -98,7 +105,8 @@ def build_engine(
         eos_token_ids=models.target.tokenizer.eos_token_ids,
         budget=step_budget,
         speculator=_speculator(spec, drafter),
-        grammars=_grammar_compiler(config, models.target, on_grammar),
+        grammars=_grammar_compiler(config, models.target, on_prepared),
+        adapters=_adapter_service(config, models.target, on_prepared, on_adapter),
         on_started=on_started,
     )
     info = describe(config, models.target, groups, budget, steps, models.quality)
@@ -141,6 +149,13 @@ def _plan_memory(config: EngineConfig, models: EngineModels, groups: tuple[KVGro
     )
 
 
+def _enable_adapters(config: EngineConfig, model: LoadedModel) -> None:
+    try:
+        model.enable_adapters(config.max_loras, config.max_lora_rank)
+    except UnsupportedModelError as error:
+        raise StartupError(f"{error}; leave --enable-lora out for this model") from error
+
+
 def _drafter(
     config: EngineConfig, spec: SpeculationSettings, models: EngineModels, budget: KVBudget
 ) -> DraftModel | None:
@@ -179,6 +194,24 @@ def _grammar_compiler(config: EngineConfig, model: LoadedModel, on_compiled: Cal
         timeout_s=config.grammar_compile_timeout,
         cache_bytes=config.grammar_cache_memory_bytes,
         on_compiled=on_compiled,
+    )
+
+
+def _adapter_service(
+    config: EngineConfig,
+    model: LoadedModel,
+    on_prepared: Callable[[], None],
+    on_adapter: Callable[[AdapterLoaded | AdapterRefused], None],
+) -> AdapterService[Adapter] | None:
+    """Of a model that has been told to have adapters."""
+    if not config.enable_lora:
+        return None
+    return AdapterService(
+        ModelAdapters(model),
+        max_rank=config.max_lora_rank,
+        max_on_host=config.max_adapters_on_host,
+        on_done=on_prepared,
+        on_answer=on_adapter,
     )
 
 

@@ -61,8 +61,9 @@ class TransformersDecoder(nn.Module):
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden if output_rows is None else hidden[output_rows]
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """hidden [L, hidden], rows of forward's result, to logits [L, V] in fp32."""
+        assert adapter_slots is None, "this model has no adapters"
         output = self.head(inputs_embeds=hidden[None], use_cache=False, return_dict=True)
         logits: torch.Tensor = output.logits[0].float()
         return logits

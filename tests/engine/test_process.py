@@ -43,7 +43,7 @@ def test_a_request_that_waits_for_its_grammar_ends_at_its_deadline(monkeypatch: 
 def test_compiling_a_grammar_is_told_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = make_engine()
     monkeypatch.setattr(process, "_PULSE_INTERVAL_S", 0.001)
-    monkeypatch.setattr(type(engine), "is_compiling", True)
+    monkeypatch.setattr(type(engine), "is_preparing", True)
     inbox: process.Inbox = queue.SimpleQueue()
     pulses: list[bool] = []
 

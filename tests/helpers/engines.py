@@ -4,6 +4,7 @@ from collections import Counter, abc
 from collections.abc import Callable
 from typing import Any
 
+from engine.adapters.service import AdapterService
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.engine import Engine
 from engine.grammar.compiler import GrammarCompiler
@@ -48,6 +49,7 @@ def make_request(
     grammar: str | None = None,
     thinking: ThinkingBudget | None = None,
     adapter: AdapterRef | None = None,
+    prediction_ids: list[int] | None = None,
     **sampling: Any,
 ) -> EngineRequest:
     return EngineRequest(
@@ -66,6 +68,7 @@ def make_request(
         grammar=grammar,
         thinking=thinking,
         adapter=adapter,
+        prediction_ids=prediction_ids or [],
     )
 
 
@@ -96,6 +99,8 @@ def make_engine(
     speculator: Speculator | None = None,
     spec_audit_rate: float = 0.0,
     grammars: GrammarCompiler | None = None,
+    adapters: AdapterService[Any] | None = None,
+    max_loras: int = 1,
     on_started: Callable[[list[str]], None] | None = None,
 ) -> tuple[Engine, LedgerRunner]:
     """An engine over a ledger, which checks all invariants after each step."""
@@ -110,6 +115,8 @@ def make_engine(
         enable_prefix_caching=enable_prefix_caching,
         check_invariants=True,
         spec_audit_rate=spec_audit_rate,
+        enable_lora=adapters is not None,
+        max_loras=max_loras,
     )
     runner = LedgerRunner(num_blocks, groups, num_states)
     engine = Engine(
@@ -120,6 +127,7 @@ def make_engine(
         eos_token_ids=[EOS_ID],
         speculator=speculator,
         grammars=grammars,
+        adapters=adapters,
         on_started=on_started,
     )
     return engine, runner

@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "grammar",
         "scheduling",
         "sampling",
-        "runner speculation",
+        "runner speculation adapters",
         "engine draft_model quality",
         "faults local",
         "startup",
