@@ -191,7 +191,7 @@ NAMES = {
     "model.layers.{x}.**": IGNORE,  # V3's multi-token prediction
     **llama.NAMES,
     "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", rotary_first_q),
-    "model.layers.{i}.self_attn.q_a_proj.*": To("layers.{i}.attn.qkv", "q"),
+    "model.layers.{i}.self_attn.q_a_proj.*": To("layers.{i}.attn.qkv", "q", beside="layers.{i}.attn.q_up"),
     "model.layers.{i}.self_attn.q_a_layernorm.*": To("layers.{i}.attn.q_norm"),
     "model.layers.{i}.self_attn.q_b_proj.*": To("layers.{i}.attn.q_up", transform=rotary_first_q),
     "model.layers.{i}.self_attn.kv_a_proj_with_mqa.*": To("layers.{i}.attn.qkv", "kv", rotary_first_row),

@@ -104,7 +104,7 @@ NAMES = {
     "model.layers.{i}.conv.in_proj.*": To("layers.{i}.attn.in_proj"),
     "model.layers.{i}.conv.conv.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
     "model.layers.{i}.conv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
-    "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out"),
+    "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out", beside="layers.{i}.attn.in_proj"),
     "model.layers.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
     "model.layers.{i}.feed_forward.w1.*": To("layers.{i}.mlp.gate_up", "gate"),
     "model.layers.{i}.feed_forward.w3.*": To("layers.{i}.mlp.gate_up", "up"),

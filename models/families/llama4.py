@@ -136,4 +136,4 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 FAMILY = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
-MULTIMODAL = language_model_of(FAMILY)
+MULTIMODAL = language_model_of(FAMILY, wraps_head=True)

@@ -12,13 +12,18 @@ _NOTE = "Text only: the checkpoint's vision tower is left out; images are not su
 _VISION = ("vision_tower", "vision_model", "multi_modal_projector")
 
 
-def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None) -> Family:
+def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None, *, wraps_head: bool = False) -> Family:
     """The family of a multimodal class whose `text_config` is a configuration of `family`.
 
-    defaults: fields that checkpoints leave out of text_config.
+    defaults: fields that checkpoints leave out of text_config. wraps_head: whether transformers' class has the whole
+    language model as `language_model`, its head included, and not only its body, in `model`.
     """
+    names = _names(family)
+    if wraps_head:  # of several names for one place the last is transformers'
+        for pattern in family.names:
+            names[f"language_model.{pattern}"] = names.pop(f"language_model.{pattern}")
     return dataclasses.replace(
-        family, names=_names(family), text_config=lambda config: _text_config(config, defaults or {}), note=_NOTE
+        family, names=names, text_config=lambda config: _text_config(config, defaults or {}), note=_NOTE
     )
 
 

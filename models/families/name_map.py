@@ -16,13 +16,15 @@ Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 class To:
     """Where a tensor goes: a module path such as "layers.{i}.attn.qkv", and which shard of a fused one it fills.
 
-    parameter: its name, if the tensor's name does not end with it.
+    parameter: its name, if the tensor's name does not end with it. beside: a module that the layer has where this is
+    the name that transformers gives the module, if another name leads there too.
     """
 
     module: str
     shard: str | None = None
     transform: Transform | None = None
     parameter: str | None = None
+    beside: str | None = None
 
 
 IGNORE: To | None = None  # a tensor that carries no weights, such as a stored causal mask
@@ -45,6 +47,7 @@ class Destination:
     shard: str | None
     layer: int | None
     transform: Transform | None
+    beside: str | None = None
 
 
 class NameMap:
@@ -87,13 +90,14 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 def _destination(match: re.Match[str], to: To) -> Destination:
     groups = match.groupdict()
-    module, shard, layer = to.module, to.shard, groups.get("i")
+    module, shard, beside, layer = to.module, to.shard, to.beside, groups.get("i")
     for letter in ("i", "e"):
         if groups.get(letter) is not None:
             module = module.replace(f"{{{letter}}}", groups[letter])
             shard = shard and shard.replace(f"{{{letter}}}", groups[letter])
+            beside = beside and beside.replace(f"{{{letter}}}", groups[letter])
     parameter = to.parameter or groups.get("part") or "weight"
-    return Destination(module, parameter, shard, None if layer is None else int(layer), to.transform)
+    return Destination(module, parameter, shard, None if layer is None else int(layer), to.transform, beside)
 
 
 def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:

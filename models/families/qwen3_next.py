@@ -134,7 +134,7 @@ _NAMES = {
     "model.layers.{i}.linear_attn.A_log": To("layers.{i}.attn", parameter="A_log"),
     "model.layers.{i}.linear_attn.dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
     "model.layers.{i}.linear_attn.norm.*": To("layers.{i}.attn.norm"),
-    "model.layers.{i}.linear_attn.out_proj.*": To("layers.{i}.attn.out"),
+    "model.layers.{i}.linear_attn.out_proj.*": To("layers.{i}.attn.out", beside="layers.{i}.attn.in_proj"),
 }
 
 _NEXT_NAMES = {

@@ -23,7 +23,7 @@ def supports_delta(rows: torch.Tensor, state: torch.Tensor) -> bool:
 
 def _has_kernel(rows: torch.Tensor) -> bool:
     is_supported = rows.device.type == "cpu" and rows.dtype in (torch.bfloat16, torch.float32)
-    return is_supported and kernel_library() is not None
+    return is_supported and not rows.requires_grad and kernel_library() is not None
 
 
 def convolve(

@@ -10,8 +10,9 @@ _LANES = 16  # columns must be a multiple of this
 
 
 def supports_rows(x: torch.Tensor) -> bool:
-    """Whether the kernels of this file support `x` [..., K]."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and x.shape[-1] % _LANES == 0 and kernel_library() is not None
+    """Whether the kernels of this file support `x` [..., K]. They compute no gradients."""
+    is_supported = x.device.type == "cpu" and x.dtype in _TYPES and x.shape[-1] % _LANES == 0
+    return is_supported and not x.requires_grad and kernel_library() is not None
 
 
 def prepare_rows(x: torch.Tensor, prepare: RowInput, *, library: KernelLibrary | None = None) -> torch.Tensor:

@@ -62,8 +62,8 @@ class LatentAttention(nn.Module):
             q = self.q_up(q, self.q_norm, adapter_slots=slots)
         latent = row[:, None, self.rope_dim :]
         normed = self.backend.norm_heads(latent, self.kv_norm)
-        if normed is not latent:
-            latent.copy_(normed)
+        if normed is not latent:  # not in place: a gradient needs what was there
+            row = torch.cat((row[:, : self.rope_dim], normed.squeeze(1)), dim=1)
         q = self.backend.rotate_and_write(kv, self._absorbed_queries(q), row.unsqueeze(1), None, rotary, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec)  # [T, H, kv_rank]
         heads = self.v_up(attended, attended.new_empty(*attended.shape[:2], self.value_dim))

@@ -96,7 +96,7 @@ class MoE(nn.Module):
         if self.shared is not None:
             shared = self.shared(rows, IDENTITY, adapter_slots=adapter_slots).to(torch.float32)
             total += shared if self.shared_gate is None else shared * self._gate(rows)
-        return total.to(x.dtype) if residual is None else residual.add_(total)
+        return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
 
     def _compute_natively(
         self,

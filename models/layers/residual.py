@@ -54,11 +54,10 @@ class AddScaled:
 
     def __call__(self, x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
         y = sublayer(x, self._norm, None)
-        if supports_rows(x):
+        if supports_rows(x) and supports_rows(y):
             return join_rows(x, y, self._post_norm.row_input, skip=self._skip_scale, scale=self._sublayer_scale)
-        y = self._post_norm(y)
-        skipped = x if self._skip_scale == 1.0 else x.mul_(self._skip_scale)
-        return skipped.add_(y, alpha=self._sublayer_scale)
+        skipped = x if self._skip_scale == 1.0 else x * self._skip_scale
+        return torch.add(skipped, self._post_norm(y), alpha=self._sublayer_scale)
 
 
 class AddAndNorm:
@@ -70,9 +69,9 @@ class AddAndNorm:
 
     def __call__(self, x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
         y = sublayer(x, IDENTITY, None)
-        if supports_rows(x):
+        if supports_rows(x) and supports_rows(y):
             return join_rows(x, y, self._norm.row_input, skip=self._skip_scale, norms_sum=True)
-        return self._norm(y.add_(x, alpha=self._skip_scale))
+        return self._norm(torch.add(y, x, alpha=self._skip_scale))
 
 
 def make_residual(spec: LayerSpec, norm: Norm | None, post_norm: Norm | None) -> Residual:

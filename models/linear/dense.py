@@ -44,8 +44,8 @@ class DenseLinearMethod:
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         return F.embedding(ids, layer.weight)
 
-    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
-        return layer.weight.narrow(0, first, count).to(torch.float32)
+    def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        return layer.weight.narrow(0, first, count).to(dtype)
 
     def format_of(self, shard: str | None) -> str:  # noqa: ARG002 (all shards are alike)
         return DTYPE_NAMES[self.dtype]

@@ -98,11 +98,9 @@ class DequantizingLinearMethod:
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         return self._rows_of(self._weights[None], ids, self.dtype)
 
-    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
+    def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
         parts = rows_of_shards(layer, self._storages, first, count)
-        return torch.cat(
-            [self._rows_of(self._weights[shard], rows.to(self._device), torch.float32) for shard, rows in parts]
-        )
+        return torch.cat([self._rows_of(self._weights[shard], rows.to(self._device), dtype) for shard, rows in parts])
 
     def _rows_of(
         self, weight: QuantTensor | GGUFRows | torch.Tensor, ids: torch.Tensor, dtype: torch.dtype

@@ -65,9 +65,9 @@ class Linear(nn.Module):
         assert self.adapters is not None, "enable_adapters() comes first"
         self.adapters.set(slot, adapter)
 
-    def read_rows(self, first: int, count: int) -> torch.Tensor:
-        """Rows of the weight, dequantized: [count, in] fp32."""
-        return self.method.read_rows(self, first, count)
+    def read_rows(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
+        return self.method.read_rows(self, first, count, dtype)
 
     def forward(
         self,

@@ -76,7 +76,7 @@ class LinearMethod(Protocol):
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
         """Embedding.look_up."""
 
-    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
+    def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Linear.read_rows."""
 
     def format_of(self, shard: str | None) -> str:

@@ -99,9 +99,10 @@ class NativeLinearMethod:
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
         return self._weights[None].look_up(ids, torch.float32)
 
-    def read_rows(self, layer: LinearLayer, first: int, count: int) -> torch.Tensor:
+    def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
         parts = rows_of_shards(layer, self._storages, first, count)
-        return torch.cat([self._weights[shard].look_up(rows, torch.float32) for shard, rows in parts])
+        found = [self._weights[shard].look_up(rows, dtype) for shard, rows in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def format_of(self, shard: str | None) -> str:
         storage = self._storages[shard if shard in self._storages else None]

@@ -25,7 +25,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "decoder",
         "weight_cache adapters",
         "loading caches",
-        "export",
+        "export training",
     ),
     "engine": (
         "errors",

@@ -1,0 +1,86 @@
+"""Adapters as PEFT saves them: adapter_config.json and adapter_model.safetensors in a folder."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.errors import ModelError
+from models.training.lora import Lora, LoraShape, Pair
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+
+
+def save_adapter(folder: Path, pairs: Iterable[Pair], shape: LoraShape, base: str, *, is_transposed: bool) -> None:
+    """Write a folder that PEFT loads: complete, or not at all. It may exist already.
+
+    base: the model's name for whoever loads it. is_transposed: whether the family stores matrices as [in, out], which
+    PEFT wants to be told. Raises OSError.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    targets = set()
+    for pair in pairs:
+        tensors[f"{_PREFIX}{pair.name}.lora_A.weight"] = pair.a.contiguous()
+        tensors[f"{_PREFIX}{pair.name}.lora_B.weight"] = pair.b.contiguous()
+        targets.add(pair.name.rpartition(".")[2])
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(targets),
+        "fan_in_fan_out": is_transposed,
+        "inference_mode": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / _WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    text = json.dumps(config, indent=2) + "\n"
+    _write(folder / _CONFIG, lambda path: path.write_text(text))  # last: a folder without it is no adapter
+
+
+def load_pairs(folder: Path, lora: Lora) -> None:
+    """Let `lora` begin with the pairs of a folder that `save_adapter` wrote. Raises ModelError for one that does not
+    fit."""
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+        tensors = load_file(folder / _WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder} holds no adapter that can be trained on: {error}") from error
+    if (config.get("r"), config.get("lora_alpha")) != (lora.shape.rank, lora.shape.alpha):
+        raise ModelError(
+            f"the adapter in {folder} has rank {config.get('r')} and alpha {config.get('lora_alpha')}; train on with "
+            f"those instead of {lora.shape.rank} and {lora.shape.alpha:g}"
+        )
+    for name, (a, b) in _pairs(tensors, folder).items():
+        lora.set_matrices(name, a.to(torch.float32), b.to(torch.float32))
+
+
+def _pairs(tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    pairs = {}
+    for key, tensor in tensors.items():
+        name, part, _ = key.removeprefix(_PREFIX).partition(".lora_A.weight")
+        partner = key.replace(".lora_A.", ".lora_B.")
+        if not part:
+            if not key.endswith(".lora_B.weight"):
+                raise ModelError(f"{folder}: tensor {key!r} is of no pair that can be trained on")
+            continue
+        if partner not in tensors:
+            raise ModelError(f"{folder}: {key!r} lacks its lora_B")
+        pairs[name] = tensor, tensors[partner]
+    return pairs
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

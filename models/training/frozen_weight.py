@@ -1,0 +1,67 @@
+"""FrozenWeight: a linear layer's weights as they are served, through which gradients flow to the layer's input."""
+
+from typing import Any
+
+import torch
+
+from models.linear.linear import Linear
+from models.linear.method import LinearMethod
+from models.linear.prologue import IDENTITY
+
+_MAX_ELEMENTS = 1 << 24  # of a matrix, dequantized at a time: 32 MB in bf16
+
+
+class FrozenWeight:
+    """keeps_dense: dequantize once, and keep the result, of 2 bytes a weight: a gradient needs it each time."""
+
+    def __init__(self, layer: Linear, method: LinearMethod, dtype: torch.dtype) -> None:
+        """method: that serves the layer. dtype: of the decoder, that gradients are multiplied in."""
+        self._layer = layer
+        self._method = method
+        self._dtype = dtype
+        self.keeps_dense = False
+        self._dense: torch.Tensor | None = None
+
+    @property
+    def dense_bytes(self) -> int:
+        """What `keeps_dense` takes."""
+        return self._layer.out_features * self._layer.in_features * self._dtype.itemsize
+
+    def product(self, rows: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        """rows W^T + b in `out_dtype`, computed as in serving, without a gradient."""
+        return self._method.apply(rows, self._layer, IDENTITY, None, out_dtype)
+
+    def times(self, gradients: torch.Tensor) -> torch.Tensor:
+        """gradients [T, out] times W: [T, in], the gradient of the layer's input."""
+        num_rows, step = self._layer.out_features, max(1, _MAX_ELEMENTS // self._layer.in_features)
+        if self.keeps_dense and self._dense is None:
+            self._dense = self._rows(0, num_rows)
+        if self._dense is not None:
+            return gradients.to(self._dtype) @ self._dense
+        if step >= num_rows:
+            return gradients.to(self._dtype) @ self._rows(0, num_rows)
+        total = gradients.new_zeros(len(gradients), self._layer.in_features, dtype=torch.float32)
+        for first in range(0, num_rows, step):
+            count = min(step, num_rows - first)
+            total += gradients.narrow(1, first, count).to(self._dtype) @ self._rows(first, count)
+        return total
+
+    def _rows(self, first: int, count: int) -> torch.Tensor:
+        return self._method.read_rows(self._layer, first, count, self._dtype)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
+        ctx.weight, ctx.dtype = weight, rows.dtype
+        return weight.product(rows, out_dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return ctx.weight.times(gradients[0]).to(ctx.dtype), None, None
+
+
+def multiply_frozen(rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
+    """`weight.product` with a gradient: where serving rounds the input, to int8 say, as if it did not."""
+    result: torch.Tensor = _Product.apply(rows, weight, out_dtype)
+    return result

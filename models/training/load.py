@@ -1,0 +1,54 @@
+"""load_for_training: a checkpoint as the server loads it, on an attention back end that gradients pass."""
+
+from dataclasses import dataclass
+
+import torch
+
+from models.attention.select import select_backend
+from models.decoder import Decoder
+from models.errors import UnsupportedModelError
+from models.families.name_map import Rules
+from models.families.registry import family_of
+from models.kernels.cpu.library import load_kernels
+from models.loaded_model import ComputeConfig, LoadedWeights
+from models.loading.load import LoadOptions, build_decoder, resolve_dtype
+from models.loading.methods import native_linears_refusal
+from models.loading.open import open_model
+from models.progress import ProgressReport
+from models.sources.resolve import ModelFiles
+from models.training.attention import TrainAttention
+from models.weight_cache.entry import cached_weights, files_state
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingModel:
+    """A decoder with frozen weights, ready for `Lora`, and the family's names of safetensors."""
+
+    decoder: Decoder
+    names: Rules
+    architecture: str
+    weights: LoadedWeights
+
+
+def load_for_training(files: ModelFiles, options: LoadOptions, progress: ProgressReport) -> TrainingModel:
+    """Load `files` with the options that the server has: then the weights are the same, in the same format, and mapped
+    from the same cached file.
+
+    Raises a ModelError, UnsupportedModelError for a model that transformers' code computes.
+    """
+    state = None if options.weight_cache is None else files_state(files)
+    opened = open_model(files, options.overrides)
+    device = torch.device(options.device)
+    if device.type != "cpu":
+        raise UnsupportedModelError(f"training runs on the CPU, not on {device}; choose --device cpu")
+    dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
+    load_kernels(lambda done, total: progress("compile kernels", done, total, "files"))
+    serving, _ = select_backend(opened.attention_specs, dtype, device)
+    cached = None
+    if options.weight_cache is not None and state is not None and native_linears_refusal(dtype, device) is None:
+        cached = cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
+    compute = ComputeConfig(TrainAttention(serving), dtype, device)
+    decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
+    opened.overridden.refuse_unread(opened.config.architecture())
+    architecture = opened.config.architecture()
+    return TrainingModel(decoder.requires_grad_(False), family_of(architecture).names, architecture, weights)

@@ -1,0 +1,279 @@
+"""LoRA pairs of a decoder's linear layers, as trainable parameters: y = W x + scale * B A x."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from models.decoder import Decoder
+from models.errors import ModelError
+from models.families.module_names import NamedLinear, named_linears
+from models.families.name_map import Destination, Rules
+from models.linear.linear import Linear
+from models.linear.method import LinearLayer, ParameterSpec
+from models.linear.prologue import Prologue
+from models.training.frozen_weight import FrozenWeight, multiply_frozen
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """targets: last parts of names ("q_proj"); empty means every linear layer but experts, embeddings and head."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """Consecutive rows of a layer's output that one B fills, from the A of a pair."""
+
+    first: int
+    count: int
+    pair: int
+    b: torch.Tensor  # [count, rank]
+    order: torch.Tensor  # [count], which rows these are of the pair's B as PEFT has it
+
+
+class Pair(NamedTuple):
+    """B's rows are in the order of transformers' layer."""
+
+    name: str  # of transformers' layer: "model.layers.3.self_attn.q_proj"
+    a: torch.Tensor  # [rank, in]
+    b: torch.Tensor  # [out, rank]
+
+
+class LayerAdapter:
+    """The pairs of one linear layer: several where transformers has several layers in its place (q, k and v)."""
+
+    def __init__(self, names: Sequence[str], a: torch.Tensor, pieces: Sequence[_Piece], shape: LoraShape) -> None:
+        """a: [pairs * rank, in], fp32. pieces: in the order of the layer's rows."""
+        self._names = names
+        self._a = a
+        self._pieces = pieces
+        self._shape = shape
+
+    def delta(self, rows: torch.Tensor, num_outputs: int) -> torch.Tensor:
+        """scale * B A x of rows [T, in]: [T, num_outputs] fp32."""
+        inner = (rows.to(torch.float32) @ self._a.t()) * self._shape.scale  # [T, pairs * rank]
+        of_pair = inner.split(self._shape.rank, dim=1)
+        parts: list[torch.Tensor] = []
+        end = 0
+        for piece in self._pieces:
+            if piece.first > end:
+                parts.append(rows.new_zeros(len(rows), piece.first - end, dtype=torch.float32))
+            parts.append(of_pair[piece.pair] @ piece.b.t())
+            end = piece.first + piece.count
+        if end < num_outputs:
+            parts.append(rows.new_zeros(len(rows), num_outputs - end, dtype=torch.float32))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def matrices(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Pair]:
+        """Of each pair, what `of` gives for its parameters. Copies."""
+        for index, name in enumerate(self._names):
+            pieces = [piece for piece in self._pieces if piece.pair == index]
+            b = torch.empty(sum(piece.count for piece in pieces), self._shape.rank)
+            for piece in pieces:
+                b[piece.order] = of(piece.b)
+            yield Pair(name, of(self._a).split(self._shape.rank)[index].clone(), b)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Begin with a pair that was trained before. Raises ModelError for one of another shape."""
+        index = self._names.index(name)
+        pieces = [piece for piece in self._pieces if piece.pair == index]
+        num_rows = sum(piece.count for piece in pieces)
+        rank, columns = self._shape.rank, self._a.shape[1]
+        if a.shape != (rank, columns) or b.shape != (num_rows, rank):
+            raise ModelError(
+                f"the adapter's {name} is {list(a.shape)} and {list(b.shape)}; this model and rank ask for "
+                f"[{rank}, {columns}] and [{num_rows}, {rank}]"
+            )
+        with torch.no_grad():
+            self._a.split(rank)[index].copy_(a)
+            for piece in pieces:
+                piece.b.copy_(b[piece.order])
+
+
+class TrainableMethod:
+    """A layer's own method, through which gradients flow, and its pairs. Frozen weights are computed as in serving.
+
+    No result is written over what a gradient needs: a residual is added in new memory.
+    """
+
+    name = "trainable"
+
+    def __init__(self, layer: Linear, adapter: LayerAdapter | None, dtype: torch.dtype) -> None:
+        """layer: with the method that serves it. dtype: of the decoder."""
+        self.frozen = layer.method
+        self.weight = FrozenWeight(layer, layer.method, dtype)
+        self.bias_dtype = self.frozen.bias_dtype
+        self.adapter = adapter
+        self.is_adapted = True  # False: the layer is that of the base
+
+    def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
+        return self.frozen.parameters(in_features, out_features)
+
+    def load(self, *_: object) -> None:
+        raise AssertionError("a layer is trained after it is loaded")
+
+    def process_after_loading(self, layer: LinearLayer) -> None:
+        """Nothing to do."""
+
+    def apply(
+        self,
+        x: torch.Tensor,
+        layer: LinearLayer,
+        prologue: Prologue,
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+    ) -> torch.Tensor:
+        has_delta = self.adapter is not None and self.is_adapted
+        if not has_delta and not torch.is_grad_enabled():
+            return self.frozen.apply(x, layer, prologue, residual, out_dtype)
+        rows = prologue(x)
+        if out_dtype is None:
+            out_dtype = x.dtype if residual is None else residual.dtype
+        y = multiply_frozen(rows, self.weight, out_dtype)
+        if has_delta:
+            assert self.adapter is not None
+            y = y + self.adapter.delta(rows, y.shape[1]).to(out_dtype)
+        return y if residual is None else residual + y
+
+    def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
+        return self.frozen.look_up(ids, layer)
+
+    def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        return self.frozen.read_rows(layer, first, count, dtype)
+
+    def format_of(self, shard: str | None) -> str:
+        return self.frozen.format_of(shard)
+
+
+class Lora:
+    """All pairs of a decoder. Their parameters are views of one tensor, `values`, and their gradients of `gradients`:
+    both [n] fp32, which an optimizer updates and a norm is taken of at once."""
+
+    def __init__(self, decoder: Decoder, rules: Rules, shape: LoraShape, seed: int) -> None:
+        """Makes every linear layer of `decoder` pass gradients, and those that `shape` names trainable.
+
+        rules: the family's, for safetensors. A begins random, by `seed`, and B with zeros: as PEFT's do. Raises
+        ModelError for targets that the model has not.
+        """
+        self.shape = shape
+        self.destinations: list[Destination] = []  # of all pairs
+        layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
+        shards = {name: tuple(layer.shards) for name, layer in layers.items()}
+        named: dict[str, list[NamedLinear]] = {}
+        for linear in named_linears(rules, decoder.spec, shards):
+            named.setdefault(linear.destinations[0].module, []).append(linear)
+        named = _chosen(named, shape.targets)
+        sizes = {name: _num_values(layers[name], each, shape.rank) for name, each in named.items()}
+        self.values = torch.zeros(sum(sizes.values()))
+        self.gradients = torch.zeros_like(self.values)
+        self._parameters: list[torch.Tensor] = []
+        self._end = 0
+        generator = torch.Generator().manual_seed(seed)
+        self._adapters: dict[str, LayerAdapter] = {}
+        for name, linears in named.items():
+            self.destinations += [each for linear in linears for each in linear.destinations]
+            self._adapters[name] = self._make(layers[name], linears, decoder, generator)
+        self._methods = []
+        for name, layer in layers.items():
+            method = TrainableMethod(layer, self._adapters.get(name), decoder.dtype)
+            layer.method = method
+            self._methods.append(method)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the decoder computes with the pairs; else it is the base."""
+        return self._methods[0].is_adapted
+
+    @is_adapted.setter
+    def is_adapted(self, value: bool) -> None:
+        for method in self._methods:
+            method.is_adapted = value
+
+    @property
+    def weights(self) -> list[FrozenWeight]:
+        """Of all linear layers, in the order of the decoder's modules."""
+        return [method.weight for method in self._methods]
+
+    def matrices(self) -> Iterator[Pair]:
+        """Of every pair. Copies."""
+        for adapter in self._adapters.values():
+            yield from adapter.matrices(torch.Tensor.detach)
+
+    def gradient_matrices(self) -> Iterator[Pair]:
+        """The gradients of every pair. Copies."""
+        for adapter in self._adapters.values():
+            yield from adapter.matrices(_gradient)
+
+    def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Begin with a pair that was trained before. Raises ModelError for one that does not fit."""
+        for adapter in self._adapters.values():
+            if name in adapter.names:
+                adapter.set_matrices(name, a, b)
+                return
+        raise ModelError(f"the adapter has a pair for {name}, which is not trained here; train with the same targets")
+
+    def _make(
+        self, layer: Linear, linears: Sequence[NamedLinear], decoder: Decoder, generator: torch.Generator
+    ) -> LayerAdapter:
+        rank, columns = self.shape.rank, layer.in_features
+        a = self._take(len(linears) * rank, columns)
+        bound = columns**-0.5  # PEFT's: kaiming_uniform with a = sqrt(5)
+        with torch.no_grad():
+            a.uniform_(-bound, bound, generator=generator)
+        pieces = []
+        for index, linear in enumerate(linears):
+            places = [layer.rows(each.shard) for each in linear.destinations]
+            orders = linear.row_orders(decoder.spec, sum(count for _, count in places))
+            for (first, count), order in zip(places, orders, strict=True):
+                pieces.append(_Piece(first, count, index, self._take(count, rank), order))
+        pieces.sort(key=lambda piece: piece.first)
+        return LayerAdapter([linear.name for linear in linears], a, pieces, self.shape)
+
+    def _take(self, *shape: int) -> torch.Tensor:
+        start, self._end = self._end, self._end + shape[0] * shape[1]
+        parameter = torch.nn.Parameter(self.values[start : self._end].view(shape))
+        parameter.grad = self.gradients[start : self._end].view(shape)  # gradients are added to it in place
+        self._parameters.append(parameter)
+        return parameter
+
+
+def frozen_weight(layer: Linear) -> FrozenWeight:
+    """That of a layer of a decoder which a Lora was made for."""
+    assert isinstance(layer.method, TrainableMethod)
+    return layer.method.weight
+
+
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def _chosen(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict[str, list[NamedLinear]]:
+    known = sorted({linear.name.rpartition(".")[2] for linears in named.values() for linear in linears})
+    if unknown := [target for target in targets if target not in known]:
+        raise ModelError(f"the model has no linear layers called {unknown[0]}; it has {', '.join(known)}")
+    if not targets:
+        return named
+    chosen = {
+        module: [linear for linear in linears if linear.name.rpartition(".")[2] in targets]
+        for module, linears in named.items()
+    }
+    return {module: linears for module, linears in chosen.items() if linears}
+
+
+def _num_values(layer: Linear, linears: Sequence[NamedLinear], rank: int) -> int:
+    num_rows = sum(layer.rows(each.shard)[1] for linear in linears for each in linear.destinations)
+    return rank * (len(linears) * layer.in_features + num_rows)

@@ -1,0 +1,172 @@
+"""A Lora of a decoder with frozen weights of every kind: what it saves, and how formats pass gradients."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers.pytorch_utils import Conv1D
+
+from models.attention.cpu import CpuAttention
+from models.attention.reference import ReferenceAttention
+from models.decoder import Decoder
+from models.errors import ModelError
+from models.families.registry import family_of
+from models.kernels.cpu.library import required_library
+from models.linear.storage import WeightOptions
+from models.quant.tensor import Encoding
+from models.training.adapter_file import load_pairs, save_adapter
+from models.training.attention import TrainAttention
+from models.training.batch import pack, training_caches
+from models.training.generate import generate
+from models.training.log_probs import token_log_probs
+from models.training.lora import Lora, LoraShape
+from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.models.families.all_variants import ALL_VARIANTS
+
+SHAPE = LoraShape(rank=4, alpha=8.0)
+WEIGHTS = {
+    "bf16": WeightOptions(),
+    "fp8": WeightOptions(quantize_to=Encoding.FP8_E4M3),
+    "int8": WeightOptions(quantize_to=Encoding.INT8),
+    "int4": WeightOptions(quantize_to=Encoding.INT4, includes_head=True),
+    "nf4": WeightOptions(quantize_to=Encoding.NF4),
+}
+IDS = [[5, 9, 33, 71, 8, 20, 4], [11, 3, 99, 100, 7]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    random_model(llama_config()).save_pretrained(path)
+    return path
+
+
+def _trainable(folder: Path, dtype: torch.dtype, weights: WeightOptions | None = None) -> tuple[Decoder, Lora]:
+    backend = ReferenceAttention() if dtype == torch.float32 else CpuAttention()
+    decoder = load_folder(folder, dtype, TrainAttention(backend), weights).requires_grad_(False)
+    return decoder, Lora(decoder, family_of("LlamaForCausalLM").names, SHAPE, seed=1)
+
+
+def _randomize(lora: Lora, scale: float = 0.05) -> None:
+    lora.values.copy_(scale * torch.randn(lora.values.shape, generator=torch.Generator().manual_seed(2)))
+
+
+def _gradients(decoder: Decoder, lora: Lora) -> torch.Tensor:
+    lora.gradients.zero_()
+    rows = torch.tensor([0, 1, 2, 3, 4, 5, 7, 8, 9, 10])
+    targets = torch.tensor([token_id for ids in IDS for token_id in ids[1:]])
+    hidden = decoder(pack(IDS, decoder, rows), training_caches(decoder), rows)
+    (-token_log_probs(decoder, hidden, targets).log_probs.mean()).backward()
+    return lora.gradients.clone()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_gradients_through_packed_weights_are_near_those_through_the_same_numbers_in_fp32(
+    folder: Path, weights: WeightOptions
+) -> None:
+    required_library()
+    packed, lora = _trainable(folder, torch.bfloat16, weights)
+    exact, exact_lora = _trainable(folder, torch.float32, weights)
+    for each in (lora, exact_lora):
+        _randomize(each)
+
+    found, truth = _gradients(packed, lora), _gradients(exact, exact_lora)
+
+    assert float(torch.nn.functional.cosine_similarity(found, truth, dim=0)) > 0.98
+
+
+def test_dense_weights_that_are_kept_give_the_same_gradients(folder: Path) -> None:
+    decoder, lora = _trainable(folder, torch.bfloat16, WEIGHTS["int4"])
+    _randomize(lora)
+    truth = _gradients(decoder, lora)
+
+    for weight in lora.weights:
+        weight.keeps_dense = True
+
+    assert torch.equal(_gradients(decoder, lora), truth)
+    assert torch.equal(_gradients(decoder, lora), truth)
+
+
+def test_an_adapter_begins_as_the_base(folder: Path) -> None:
+    decoder, lora = _trainable(folder, torch.float32)
+    adapted = generate(decoder, IDS, [], 5)
+
+    lora.is_adapted = False
+
+    assert generate(decoder, IDS, [], 5) == adapted
+    assert float(lora.values.abs().max()) > 0  # A is random, B zero
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "gpt2", "gpt-neox", "gemma2", "qwen3-next", "lfm2"])
+def test_what_is_generated_is_what_the_merged_model_generates(variant: str, tmp_path: Path) -> None:
+    model = random_model(ALL_VARIANTS[variant]())
+    model.save_pretrained(tmp_path)
+    decoder = load_folder(tmp_path, torch.float32, TrainAttention(ReferenceAttention())).requires_grad_(False)
+    lora = Lora(decoder, family_of(type(model).__name__).names, SHAPE, seed=1)
+    _randomize(lora)
+    for name, a, b in lora.matrices():
+        module = model.get_submodule(name)
+        delta = SHAPE.scale * b @ a
+        with torch.no_grad():
+            module.weight += delta.t() if isinstance(module, Conv1D) else delta
+
+    answers = generate(decoder, IDS, [], 6)
+
+    for ids, answer in zip(IDS, answers, strict=True):
+        row = list(ids)
+        for _ in answer:
+            with torch.no_grad():
+                row.append(int(model(torch.tensor([row])).logits[0, -1].argmax()))
+        assert row[len(ids) :] == answer
+
+
+def test_a_saved_adapter_is_loaded_again_to_the_last_bit(folder: Path, tmp_path: Path) -> None:
+    _, lora = _trainable(folder, torch.float32)
+    _randomize(lora)
+    save_adapter(tmp_path, lora.matrices(), SHAPE, "base", is_transposed=False)
+
+    _, other = _trainable(folder, torch.float32)
+    load_pairs(tmp_path, other)
+
+    assert torch.equal(other.values, lora.values)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert tensors["base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"].shape == (4, 96)
+    assert tensors["base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight"].shape == (32, 4)
+
+
+def test_an_adapter_of_another_rank_is_refused(folder: Path, tmp_path: Path) -> None:
+    decoder = load_folder(folder, torch.float32, TrainAttention(ReferenceAttention()))
+    names = family_of("LlamaForCausalLM").names
+    save_adapter(
+        tmp_path, Lora(decoder, names, LoraShape(2, 4.0), 0).matrices(), LoraShape(2, 4.0), "", is_transposed=False
+    )
+    _, lora = _trainable(folder, torch.float32)
+
+    with pytest.raises(ModelError, match="rank 2 and alpha 4"):
+        load_pairs(tmp_path, lora)
+
+
+def test_only_the_targets_are_trained_and_unknown_ones_are_refused(folder: Path) -> None:
+    names = family_of("LlamaForCausalLM").names
+    decoder = load_folder(folder, torch.float32, TrainAttention(ReferenceAttention()))
+    lora = Lora(decoder, names, LoraShape(4, 8.0, ("q_proj", "down_proj")), 0)
+
+    assert {pair.name.rpartition(".")[2] for pair in lora.matrices()} == {"q_proj", "down_proj"}
+    decoder = load_folder(folder, torch.float32, TrainAttention(ReferenceAttention()))
+    with pytest.raises(ModelError, match="called qproj; it has down_proj, gate_proj"):
+        Lora(decoder, names, LoraShape(4, 8.0, ("qproj",)), 0)
+
+
+def test_log_probabilities_are_those_of_the_logits_in_any_number_of_parts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, _ = _trainable(folder, torch.float32)
+    rows = torch.arange(7)
+    hidden = decoder(pack(IDS[:1], decoder, rows), training_caches(decoder), rows).detach()
+    targets = torch.tensor(IDS[0])
+    expected = decoder.logits(hidden).log_softmax(1).gather(1, targets[:, None])[:, 0]
+
+    torch.testing.assert_close(token_log_probs(decoder, hidden, targets).log_probs, expected)
+    monkeypatch.setattr("models.training.log_probs._MAX_LOGITS", 2 * VOCAB_SIZE)
+    torch.testing.assert_close(token_log_probs(decoder, hidden, targets).log_probs, expected)
