@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.engine import Engine
-from engine.protocol import AbortReason, EngineRequest, SamplingParams
+from engine.protocol import AbortReason, EngineRequest, SamplingParams, ServiceClass, StepStats
 
 
 @dataclass(slots=True)
@@ -50,10 +50,24 @@ class EngineClients:
         return [self._rng.randrange(self._vocab_size) for _ in range(num_tokens)]
 
     def send(
-        self, prompt_len: int, output_len: int, *, tenant: str = "", weight: float = 1.0, after_s: float = 0.0
+        self,
+        prompt_len: int,
+        output_len: int,
+        *,
+        tenant: str = "",
+        weight: float = 1.0,
+        after_s: float = 0.0,
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
     ) -> Sent:
         """A request with a prompt of its own."""
-        return self._send(self.random_ids(prompt_len), output_len, tenant=tenant, weight=weight, after_s=after_s)
+        return self._send(
+            self.random_ids(prompt_len),
+            output_len,
+            tenant=tenant,
+            weight=weight,
+            after_s=after_s,
+            service_class=service_class,
+        )
 
     def send_ids(
         self, prompt_ids: list[int], output_len: int, *, on_progress: Callable[[int], None] | None = None
@@ -69,6 +83,7 @@ class EngineClients:
         tenant: str = "",
         weight: float = 1.0,
         after_s: float = 0.0,
+        service_class: ServiceClass = ServiceClass.INTERACTIVE,
         on_progress: Callable[[int], None] | None = None,
     ) -> Sent:
         request = EngineRequest(
@@ -78,6 +93,7 @@ class EngineClients:
             arrival_s=self.now_s + after_s,
             tenant=tenant,
             tenant_weight=weight,
+            service_class=service_class,
             reports_progress=on_progress is not None,
         )
         self._num_sent += 1
@@ -85,8 +101,14 @@ class EngineClients:
         heapq.heappush(self._due, (request.arrival_s, request.id))
         return sent
 
-    def run(self, is_over: Callable[[], bool], on_end: Callable[[Sent], None] = lambda _: None) -> None:
-        """Step until `is_over`, or nothing is left. on_end: called for each request that ends."""
+    def run(
+        self,
+        is_over: Callable[[], bool],
+        on_end: Callable[[Sent], None] = lambda _: None,
+        on_step: Callable[[StepStats, float], None] = lambda *_: None,
+    ) -> None:
+        """Step until `is_over`, or nothing is left. on_end: called for each request that ends; on_step: with what each
+        step did, and how long it took by the clients' clock."""
         while not is_over():
             while self._due and self._due[0][0] <= self.now_s:
                 self._engine.add(self.sent[heapq.heappop(self._due)[1]].request)
@@ -95,9 +117,11 @@ class EngineClients:
                     return
                 self._skipped_s += max(0.0, self._due[0][0] - self.now_s)
                 continue
-            outputs = self._engine.step().outputs
+            began_s = self.now_s
+            step = self._engine.step()
             now_s = self.now_s
-            for output in outputs:
+            on_step(step.stats, now_s - began_s)
+            for output in step.outputs:
                 sent = self.sent[output.id]
                 sent.token_s += [now_s] * len(output.new_ids)
                 if sent.on_progress is not None and output.num_prompt_computed is not None:

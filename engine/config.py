@@ -156,6 +156,14 @@ class EngineConfig:
         group="Scheduling",
         minimum=1,
     )
+    batch_step_ms: float = option(
+        50,
+        "How long a step may take that computes batches alone, in milliseconds: a client that comes waits for its end. "
+        "It is no shorter than two steps of one request that generates. Longer steps compute long prompts faster.",
+        group="Scheduling",
+        metavar="MS",
+        minimum=1,
+    )
     long_prefill_token_threshold: int = option(
         0, "Maximum prompt tokens of one request in one step; 0 is no limit.", group="Scheduling", minimum=0
     )

@@ -138,7 +138,7 @@ class FirstTokenPredictor:
                 is_timed=info.are_steps_timed,
             )
 
-        last_step_s = self._stats.step_s if num_running or self._stats.running_batch else 0.0
+        last_step_s = self._stats.step_s if num_running else 0.0
         gone_s = min(last_step_s, self._clock() - self._stepped_s)  # of the step that the engine is in
         own_s = prefill_s(own)
         expected_s = max(own_s, max(place_s + own_s, prefill_s(before + own)) - gone_s)

@@ -166,11 +166,15 @@ class AdmissionRound:
         victims = [victim for victim, _ in without or ()]
         room = self._kv.room
         num_reserved = self._num_reserved + self._num_promised - sum(room.num_needed(victim) for victim in victims)
+        num_states_reserved = len(self._newcomers)
+        if self._lifecycle.running or self._newcomers:  # one that runs alone may take all
+            num_reserved += self._kv.num_protected(sequence)
+            num_states_reserved += self._kv.num_protected_states(sequence)
         return self._has_place(len(victims)) and room.can_admit(
             sequence,
             match,
             num_reserved,
-            num_states_reserved=len(self._newcomers),
+            num_states_reserved=num_states_reserved,
             without=victims,
         )
 

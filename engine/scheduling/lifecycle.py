@@ -62,7 +62,9 @@ class Lifecycle:
 
     @property
     def num_pending_prompt_tokens(self) -> int:
-        """Known tokens of running sequences that are to be computed, less one for each."""
+        """Known tokens of clients' running sequences that are to be computed, less one for each."""
+        if not self.running.num_counted:
+            return 0
         behind = [len(each.tokens) - each.num_computed - 1 for each in self.running]  # without calls that add up
         return sum([num_pending for num_pending in behind if num_pending > 0])
 

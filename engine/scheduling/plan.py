@@ -42,11 +42,12 @@ class StepPlan:
     def sample(self, step_s: float) -> StepSample:
         """What the step, which took `step_s`, tells of the cost of prompts."""
         prompts = [item for item in self.items if item.is_prompt]
+        is_batch = bool(self.items) and self.items[0].sequence.service.fills_idle_steps
         if not prompts:
-            return StepSample(self.num_tokens, 0, 0.0, step_s)
+            return StepSample(self.num_tokens, 0, 0.0, step_s, is_batch=is_batch)
         num_prompt = sum(item.num_new for item in prompts)
         distance = sum(item.num_new * (item.sequence.num_computed + item.num_new / 2) for item in prompts)
-        return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s, len(prompts))
+        return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s, len(prompts), is_batch=is_batch)
 
     @property
     def is_decoding(self) -> bool:

@@ -52,7 +52,16 @@ class StepPlanner:
     @property
     def token_budget(self) -> int:
         """Most tokens of the next step."""
-        return self._budget.tokens(self._num_generating)
+        return self._budget.tokens(self._num_generating, is_batch=self._is_batch_step)
+
+    @property
+    def _is_batch_step(self) -> bool:
+        """Whether the next step is one without clients, once those of batches have given way."""
+        running, waiting = self._lifecycle.running, self._lifecycle.waiting
+        if running:
+            return running[0].service.fills_idle_steps
+        first = waiting.first
+        return first is not None and first.service.fills_idle_steps
 
     @property
     def _num_generating(self) -> int:
@@ -74,10 +83,12 @@ class StepPlanner:
             for victim in lifecycle.adapters.begin_step():
                 lifecycle.preempt(victim, PreemptionReason.SERVICE_CLASS)
         num_generating = self._num_generating
-        token_budget = self._budget.tokens(num_generating)
+        is_batch = self._is_batch_step
+        token_budget = self._budget.tokens(num_generating, is_batch=is_batch)
         left: float = token_budget
         threshold = self._config.long_prefill_token_threshold
-        split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=self._budget.costs(num_generating))
+        costs = self._budget.costs(num_generating, is_batch=is_batch)
+        split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=costs)
         chosen: list[Sequence] = []
         if lifecycle.waiting:
             self._prefix_waits.begin_step(split.tokens())
@@ -129,7 +140,12 @@ class StepPlanner:
         end = num_computed + num_new
         if self._kv.is_allocated(sequence, end):  # as in most decode steps
             return num_new
-        while (num_tokens := self._kv.max_tokens_that_fit(sequence, end, num_free=pool.num_free)) == num_computed:
+        while True:
+            is_first = self._lifecycle.running[0] is sequence  # which may take all
+            num_free = pool.num_free - (0 if is_first else self._kv.num_protected(sequence))
+            num_tokens = self._kv.max_tokens_that_fit(sequence, end, num_free=num_free)
+            if num_tokens > num_computed:
+                break
             victim = self._claims.next_to_free_blocks()
             self._lifecycle.preempt(victim, PreemptionReason.MEMORY)
             if victim is sequence:

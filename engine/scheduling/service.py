@@ -31,6 +31,7 @@ class ServiceRules:
     counted_as: CountedAs
     is_drafted: bool  # the speculator may set drafts
     stays_cached: bool  # its blocks remain in the prefix cache when it ends
+    is_evicted_first: bool = False  # what it leaves in the prefix cache goes before what those of clients leave
     fills_idle_steps: bool = False  # it is computed in steps without sequences of lower ranks, and in no others
 
     @property
@@ -52,13 +53,15 @@ SERVICE_RULES: dict[ServiceClass, ServiceRules] = {
     ServiceClass.URGENT: _of_clients(0),
     ServiceClass.INTERACTIVE: _of_clients(1),
     ServiceClass.BACKGROUND: _of_clients(2, Yielding.FOR_ROOM),
-    # Fills the time in which no client has work; what it computed stays cached, so that it goes on where it stopped.
+    # Fills the time in which no client has work. What it computed stays cached, so that it goes on where it stopped;
+    # what clients left stays longer, so that a night's batch does not wash out the prefixes of the day.
     ServiceClass.BATCH: ServiceRules(
         rank=3,
         yielding=Yielding.AT_ONCE,
         counted_as=CountedAs.BATCH,
         is_drafted=True,
         stays_cached=True,
+        is_evicted_first=True,
         fills_idle_steps=True,
     ),
     # Computed again to compare it, beside the traffic that is measured; no request will continue it.

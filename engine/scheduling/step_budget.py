@@ -2,6 +2,7 @@
 
 from collections import abc
 
+from engine.scheduling.batch_budget import BatchBudget
 from engine.scheduling.step_cost import StepCost, StepSample
 from engine.scheduling.step_memory import StepMemory
 
@@ -18,10 +19,23 @@ _TOKENS_MULTIPLE = 16  # of steps with several times as many: kernels work on wh
 class StepBudget:
     """Bounds a step in time, or at a fixed number of tokens, and by what memory suffices for."""
 
-    def __init__(self, num_tokens: int | None, seconds_per_token: float = 0.0, position_cost: float = 0.0) -> None:
-        """num_tokens: of every step; None learns, starting from `seconds_per_token` and `position_cost` (StepCost)."""
+    def __init__(
+        self,
+        num_tokens: int | None,
+        seconds_per_token: float = 0.0,
+        position_cost: float = 0.0,
+        *,
+        decode_s: float = 0.0,
+        batch_step_s: float | None = None,
+    ) -> None:
+        """num_tokens: of every step; None learns, starting from `seconds_per_token` and `position_cost` (StepCost).
+
+        batch_step_s: how long a step should take in which no client has a part, starting from `decode_s`, which is that
+        of one sequence; None bounds them as those of clients.
+        """
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
+        self._batch = None if batch_step_s is None else BatchBudget(batch_step_s, self._cost, decode_s)
         self._memory = StepMemory(self.max_tokens)
 
     @property
@@ -38,16 +52,24 @@ class StepBudget:
         """How long a step may take beside streams where a prompt would else have less than about half of its rate."""
         return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
-    def tokens(self, num_generating: int) -> int:
-        """Most tokens of the next step, in which `num_generating` sequences continue their output.
+    def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
+        """Most tokens of the next step, in which `num_generating` sequences continue their output. is_batch: and no
+        client's.
 
         Each of those has a token in any case, and prompts have some beside them, or fewer the farther they are
         (`costs`); not so while memory is short.
         """
-        return self._memory.limit(self._tokens_in_time(num_generating))
+        num_tokens = self._tokens_in_time(num_generating)
+        if is_batch and self._batch is not None:
+            in_time = self._batch.num_rows(num_generating) + self._batch.num_prompt_tokens(num_generating)
+            num_tokens = min(self.max_tokens, in_time)
+        return self._memory.limit(num_tokens)
 
-    def costs(self, num_generating: int) -> abc.Callable[[int], float]:
+    def costs(self, num_generating: int, *, is_batch: bool = False) -> abc.Callable[[int], float]:
         """How many tokens at a prompt's beginning one at a position counts for, in the next step."""
+        if is_batch and self._batch is not None:
+            num_of_batch = self._batch.num_prompt_tokens(num_generating)
+            return lambda position: self._cost_of(position, num_of_batch, is_mixed=False)
         if self._num_tokens is not None:
             return lambda _: 1.0
         num_prompt_tokens = self.tokens(num_generating) - num_generating
@@ -79,7 +101,10 @@ class StepBudget:
     def observe(self, sample: StepSample) -> None:
         """Learn from a step that did not fail."""
         self._memory.observe(sample.num_tokens)
-        self._cost.observe(sample)
+        if not sample.is_batch:
+            self._cost.observe(sample)
+        elif self._batch is not None:
+            self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
         """Memory did not suffice for a step of so many tokens: allow half of them. False if that is less than one."""

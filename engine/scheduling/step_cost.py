@@ -21,6 +21,7 @@ class StepSample:
     position: float
     step_s: float
     num_prompts: int = 1
+    is_batch: bool = False  # it had no client's sequence
 
 
 class StepCost:
@@ -57,34 +58,42 @@ class StepCost:
         """What a prompt that is computed from a position on adds, beside its tokens."""
         return _READ_TOKENS * self._far_s * position / self._far
 
-    def observe(self, sample: StepSample) -> None:
-        """Learn from a step that did not fail."""
+    def prompts_s(self, sample: StepSample) -> float:
+        """What the prompts of a step add."""
+        num_near, num_far = self._parts(sample)
+        return num_near * self._token_s + num_far * self._far_s
+
+    def _parts(self, sample: StepSample) -> tuple[float, float]:
+        """How often `_token_s` and `_far_s` count in it."""
+        distance = sample.position / self._far
+        return sample.num_prompt_tokens, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
+
+    def observe(self, sample: StepSample, *, others_s: float | None = None) -> None:
+        """Learn from a step that did not fail. others_s: what it would have taken without prompts, if that is not
+        `decode_s`."""
         if sample.num_prompt_tokens == 0:
             known_s = sample.step_s if self._decode_s is None else self._decode_s
             # One of twice the time is an exception, such as a disturbance, until it is the rule.
             self._decode_s = known_s + (min(sample.step_s, 2 * known_s) - known_s) * _DECODE_WEIGHT
         elif sample.num_prompt_tokens * self.prompt_token_s(sample.position) >= _MIN_SAMPLE * self.prompt_token_s(0):
-            self._learn(sample)
+            self._learn(sample, self.decode_s if others_s is None else others_s)
 
-    def _learn(self, sample: StepSample) -> None:
-        distance = sample.position / self._far
-        num_near, num_far = (
-            sample.num_prompt_tokens,
-            (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance,
-        )
+    def _learn(self, sample: StepSample, others_s: float) -> None:
+        num_near, num_far = self._parts(sample)
         expected_s = max(num_near * self._token_s + num_far * self._far_s, 1e-9)
-        error_s = sample.step_s - self.decode_s - expected_s
+        error_s = sample.step_s - others_s - expected_s
         error_s = max(-expected_s, min(expected_s, error_s))
         weight = _FASTER_WEIGHT if error_s < 0 else _SLOWER_WEIGHT
         if num_far > num_near and self._num_far_steps < _FIRST_FAR_STEPS:
             self._num_far_steps += 1
             weight = _FIRST_FAR_WEIGHT
-        weight *= self._trust(sample)
+        weight *= _trust(sample, others_s)
         change_s = error_s * weight / (num_near**2 + num_far**2)
         self._token_s = max(0.0, self._token_s + change_s * num_near)
         self._far_s = max(0.0, self._far_s + change_s * num_far)
 
-    def _trust(self, sample: StepSample) -> float:
-        """0 to 1: how much a step says of prompts; all where they took half of its time."""
-        prompt_part = 1 - self.decode_s / sample.step_s if sample.step_s > 0 else 0.0
-        return min(1.0, max(0.0, 2 * prompt_part))
+
+def _trust(sample: StepSample, others_s: float) -> float:
+    """0 to 1: how much a step says of prompts; all where they took half of its time."""
+    prompt_part = 1 - others_s / sample.step_s if sample.step_s > 0 else 0.0
+    return min(1.0, max(0.0, 2 * prompt_part))

@@ -91,7 +91,13 @@ def build_engine(
         _enable_adapters(config, models.target)
     drafter = _drafter(config, spec, models, budget)
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
-    step_budget = StepBudget(config.max_num_batched_tokens, times.prefill_token_s, runner.position_cost)
+    step_budget = StepBudget(
+        config.max_num_batched_tokens,
+        times.prefill_token_s,
+        runner.position_cost,
+        decode_s=times.decode_s,
+        batch_step_s=config.batch_step_ms / 1000,
+    )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
     are_steps_timed = config.max_num_batched_tokens is None
     config = dataclasses.replace(

@@ -26,6 +26,7 @@ from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.service import CountedAs
+from engine.scheduling.step_budget import StepBudget
 from engine.speculation.speculator import Speculator
 from tests.helpers.grammars import expected_output, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, adapted_seed, allowed_ids, next_token
@@ -192,9 +193,10 @@ class SchedulerRun:
         propose: Callable[[Sequence], list[int]] | None = None,
         *,
         fill_steps: int = 0,
+        budget: StepBudget | None = None,
     ) -> None:
         self.now_s = 100.0  # tests set it
-        self.scheduler = Scheduler(config, clock=lambda: self.now_s)
+        self.scheduler = Scheduler(config, budget=budget, clock=lambda: self.now_s)
         self.runner = LedgerRunner(config.num_blocks, config.kv_groups, config.num_states)
         self.transcript = Transcript()
         self.plans: list[list[tuple[str, int, int]]] = []  # of each step: (id, num_new, num_draft)

@@ -18,6 +18,7 @@ class BlockPool:
     a block has at most one digest. Order of reuse: blank blocks, then cached blocks of low priority, then the other
     cached blocks; within each the least recently freed first. Blocks that fall out of a window have low priority.
     Otherwise a long sequence, which frees a block for each one that it takes, would evict the prefixes of others.
+    And so have those that only sequences used whose blocks are evicted first.
     """
 
     def __init__(self, num_blocks: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,6 +31,7 @@ class BlockPool:
         self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # first the blanks
         self._free_cached: OrderedDict[int, None] = OrderedDict()
         self._num_free_cached = 0  # in both lists
+        self._is_evicted_first = [False] * num_blocks
         self._num_shared = 0  # with references from several tables
         self._freed_s = [0.0] * num_blocks  # when a cached block became free, by the clock
         self._evicted: dict[float, int] = {}  # such times of cached blocks that were allocated since, and how many
@@ -53,6 +55,12 @@ class BlockPool:
         """Free blocks whose prefix can still be found."""
         return self._num_free_cached
 
+    @property
+    def num_protected(self) -> int:
+        """Free blocks that are not for sequences whose own are evicted first: those that are evicted last, since their
+        prefix is likely to be needed again, up to half of the pool."""
+        return min(len(self._free_cached), self.num_blocks // 2)
+
     def is_free(self, block: int) -> bool:
         return self._references[block] == 0
 
@@ -63,8 +71,11 @@ class BlockPool:
         """The block, in use or free, whose prefix has this digest."""
         return self._blocks_by_digest.get(digest)
 
-    def allocate(self, num_blocks: int) -> list[int]:
-        """Take blocks with undefined content, evicting cached prefixes as needed. The caller has checked num_free."""
+    def allocate(self, num_blocks: int, *, is_evicted_first: bool = False) -> list[int]:
+        """Take blocks with undefined content, evicting cached prefixes as needed. The caller has checked num_free.
+
+        is_evicted_first: they have low priority when they are freed, unless others share them till then.
+        """
         assert num_blocks <= self.num_free, f"{num_blocks} blocks asked for, {self.num_free} free"
         blocks = []
         for _ in range(num_blocks):
@@ -77,6 +88,7 @@ class BlockPool:
                 freed_s = self._freed_s[block]
                 self._evicted[freed_s] = self._evicted.get(freed_s, 0) + 1
             self._references[block] = 1
+            self._is_evicted_first[block] = is_evicted_first
             blocks.append(block)
         return blocks
 
@@ -88,14 +100,16 @@ class BlockPool:
         now_s = self._clock()
         return [(now_s - freed_s, count) for freed_s, count in evicted.items()]
 
-    def share(self, blocks: Iterable[int]) -> None:
-        """Add one reference to each of these cached blocks."""
+    def share(self, blocks: Iterable[int], *, is_evicted_first: bool = False) -> None:
+        """Add one reference to each of these cached blocks. is_evicted_first: who shares them does not need them to
+        stay."""
         for block in blocks:
             assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:
                 self._remove_free(block)
                 self._num_free_cached -= 1
             self._references[block] += 1
+            self._is_evicted_first[block] &= is_evicted_first
             self._num_shared += self._references[block] == 2
 
     def free(self, blocks: list[int], *, has_low_priority: bool = False) -> None:
@@ -113,7 +127,8 @@ class BlockPool:
             if self._digests[block] is None:
                 self._add_blank(block)
                 continue
-            (self._free_low_priority if has_low_priority else self._free_cached)[block] = None
+            is_first = has_low_priority or self._is_evicted_first[block]
+            (self._free_low_priority if is_first else self._free_cached)[block] = None
             self._num_free_cached += 1
             self._freed_s[block] = now_s
 

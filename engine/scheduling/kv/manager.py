@@ -98,12 +98,20 @@ class KVManager:
         assert not sequence.tables
         assert sequence.num_computed == 0
         for pool in (self.pool, self.states):
-            pool.share(self._blocks(match.tables, pool))
+            pool.share(self._blocks(match.tables, pool), is_evicted_first=sequence.service.is_evicted_first)
         sequence.tables = match.tables
         sequence.num_computed = match.num_tokens
         sequence.checkpoint = None
         branch_points = (match.num_blocks, match.num_blocks_of_first_group, sequence.num_prompt // self._block_size)
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
+
+    def num_protected(self, sequence: Sequence) -> int:
+        """Free blocks that a sequence may not take, unless it runs alone; see BlockPool."""
+        return self.pool.num_protected if sequence.service.is_evicted_first else 0
+
+    def num_protected_states(self, sequence: Sequence) -> int:
+        """The same of states."""
+        return self.states.num_protected if sequence.service.is_evicted_first else 0
 
     # --- allocation ---------------------------------------------------------------------------------------------------
 
@@ -139,7 +147,7 @@ class KVManager:
         for group, table in zip(self._groups, sequence.tables, strict=True):
             num_new_blocks = group.num_entries(num_tokens) - len(table)
             if num_new_blocks > 0 and not group.is_state:
-                table += self.pool.allocate(num_new_blocks)
+                table += self.pool.allocate(num_new_blocks, is_evicted_first=sequence.service.is_evicted_first)
                 num_added += num_new_blocks
         return num_added
 

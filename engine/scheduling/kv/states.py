@@ -49,7 +49,7 @@ class StateAllocator:
         """Add the entries that a step up to `num_tokens` needs, and checkpoints within it while states are free."""
         table = sequence.tables[self._index]
         missing = list(self._missing_entries(sequence, num_tokens))
-        is_short = len(missing) > self.pool.num_free or not self._saves_checkpoints
+        is_short = len(missing) > self._num_free(sequence) or not self._saves_checkpoints
         is_moving = is_short and self._can_move(sequence, num_tokens)
         table += [NO_BLOCK] * (self._entry(num_tokens) + 1 - len(table))
         if is_moving:
@@ -57,7 +57,7 @@ class StateAllocator:
             self.pool.unregister(table[source])
             table[missing.pop(0)], table[source] = table[source], NO_BLOCK
         for entry in missing:
-            (table[entry],) = self.pool.allocate(1)
+            (table[entry],) = self.pool.allocate(1, is_evicted_first=sequence.service.is_evicted_first)
         for num_blocks in (_num_certain(sequence, num_tokens) // self._size, *sequence.branch_points):
             self.allocate_checkpoint(sequence, num_blocks)
 
@@ -66,8 +66,12 @@ class StateAllocator:
         and a state is free."""
         table, entry = sequence.tables[self._index], num_blocks - 1
         is_within_step = self._entry(sequence.num_computed) < entry < len(table)
-        if is_within_step and table[entry] == NO_BLOCK and self._saves_checkpoints and self.pool.num_free:
-            (table[entry],) = self.pool.allocate(1)
+        if is_within_step and table[entry] == NO_BLOCK and self._saves_checkpoints and self._num_free(sequence) > 0:
+            (table[entry],) = self.pool.allocate(1, is_evicted_first=sequence.service.is_evicted_first)
+
+    def _num_free(self, sequence: Sequence) -> int:
+        """States that a sequence may take where it can do without."""
+        return self.pool.num_free - (self.pool.num_protected if sequence.service.is_evicted_first else 0)
 
     def _missing_entries(self, sequence: Sequence, num_tokens: int) -> abc.Iterator[int]:
         """Entries without a block in which the step may end: more than one if it verifies a draft."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.config import SchedulingPolicy
 from engine.local import LocalClient
-from engine.protocol import EngineRequest
+from engine.protocol import EngineRequest, ServiceClass
 from engine.scheduling.kv.groups import peak_blocks
 from tests.helpers.engines import (
     SchedulerRun,
@@ -24,6 +24,7 @@ from tests.helpers.grammars import GRAMMARS, expected_output
 
 pytestmark = pytest.mark.fast
 
+SERVED = [ServiceClass.INTERACTIVE, ServiceClass.BACKGROUND, ServiceClass.BATCH]
 PREFIXES = [make_prompt(24, seed=seed) for seed in range(2)]
 
 
@@ -46,6 +47,7 @@ def workloads(draw: st.DrawFn, grammars: tuple[str | None, ...] = (None,)) -> li
                 grammar=draw(st.sampled_from(grammars)),
                 tenant=draw(st.sampled_from(["", "a", "b"])),
                 tenant_weight=draw(st.sampled_from([1.0, 3.0])),
+                service_class=draw(st.sampled_from([ServiceClass.INTERACTIVE, *SERVED])),
             )
         )
     return requests
