@@ -32,6 +32,19 @@ class ModelImpl(enum.StrEnum):
     TRANSFORMERS = "transformers"
 
 
+class Task(enum.StrEnum):
+    AUTO = "auto"
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class Pooling(enum.StrEnum):
+    AUTO = "auto"
+    MEAN = "mean"
+    CLS = "cls"
+    LAST = "last"
+
+
 class Quantization(enum.StrEnum):
     AUTO = "auto"
     NONE = "none"
@@ -89,6 +102,17 @@ class EngineConfig:
         ModelImpl.AUTO,
         "Implementation of the model: 'headrace', 'transformers' (slower), or 'auto', which uses transformers for "
         "architectures that headrace does not implement.",
+        group="Model",
+    )
+    task: Task = option(
+        Task.AUTO,
+        "Use of the model: 'generate' text, or 'embed' texts; 'auto' is what the model was made for.",
+        group="Model",
+    )
+    pooling: Pooling = option(
+        Pooling.AUTO,
+        "How an embedding model's token states become one vector: their mean, the first ('cls') or the last; 'auto' is "
+        "as the model's modules.json says, else 'mean' for encoders and 'last' for decoders.",
         group="Model",
     )
     generation_config: str = option(

@@ -24,8 +24,11 @@ from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, c
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
+from engine.pooling.engine import PoolingEngine
 from engine.protocol import (
+    AbortPooling,
     AbortRequest,
+    AddPooling,
     AddRequest,
     Failed,
     ForgetAdapter,
@@ -68,9 +71,9 @@ def main() -> None:
     faults = FaultPlan(text) if (text := os.environ.get(VARIABLE)) else None  # the API process has allowed it
     report("import libraries", 0, 0, "")
     try:
-        from engine.startup.build import build_engine  # and with it torch, which takes most of a second
+        from engine.startup.build import build_served_engine  # and with it torch, which takes most of a second
 
-        engine, info = build_engine(
+        engine, info = build_served_engine(
             config,
             report,
             on_tokenizer=lambda tokenizer: _send(sock, TokenizerReady(tokenizer)),
@@ -100,7 +103,7 @@ def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
     return FaultySocket(sock, faults)
 
 
-def _serve(engine: Engine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
+def _serve(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
     """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar is
     compiled or an adapter read."""
     while True:
@@ -119,7 +122,7 @@ def _serve(engine: Engine, inbox: Inbox, sock: "Sender", pulse: Callable[[], Non
             engine.send_s = time.perf_counter() - began_s
 
 
-def _handle_next(engine: Engine, inbox: Inbox) -> bool:
+def _handle_next(engine: Engine | PoolingEngine, inbox: Inbox) -> bool:
     """Wait for a message and handle it, unless a request that waits for its grammar or adapter runs out of time first,
     or it is time for a pulse. False means stop."""
     wait_s = engine.seconds_to_deadline
@@ -132,17 +135,21 @@ def _handle_next(engine: Engine, inbox: Inbox) -> bool:
     return _handle(engine, message)
 
 
-def _handle(engine: Engine, message: ToEngine | None) -> bool:
+def _handle(engine: Engine | PoolingEngine, message: ToEngine | None) -> bool:
     """Handle one message; False means stop."""
     match message:
-        case AddRequest(request=request):
+        case AddRequest(request=request) if isinstance(engine, Engine):
             engine.add(request)
-        case AbortRequest(id=request_id, reason=reason):
+        case AbortRequest(id=request_id, reason=reason) if isinstance(engine, Engine):
             engine.abort(request_id, reason)
-        case LoadAdapter(number=number, path=path) if engine.adapters is not None:
+        case LoadAdapter(number=number, path=path) if isinstance(engine, Engine) and engine.adapters is not None:
             engine.adapters.load(number, path)
-        case ForgetAdapter(digest=digest) if engine.adapters is not None:
+        case ForgetAdapter(digest=digest) if isinstance(engine, Engine) and engine.adapters is not None:
             engine.adapters.forget(digest)
+        case AddPooling(requests=requests) if isinstance(engine, PoolingEngine):
+            engine.add(requests)
+        case AbortPooling(ids=ids) if isinstance(engine, PoolingEngine):
+            engine.abort(ids)
         case SetLogLevel(level=level):
             set_log_level(level)
         case Shutdown():

@@ -66,3 +66,4 @@ class ForwardBatch:
     context_lens: tuple[int, ...]  # [S] seq_lens
     block_size: int
     adapter_slots: torch.Tensor | None = None
+    token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types

@@ -1,4 +1,4 @@
-"""Decoder: the one decoder-only transformer, composed from a DecoderSpec when built."""
+"""Decoder: the one transformer, composed from a DecoderSpec when built; an encoder if its layers see both ways."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,7 @@ from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
 from models.layers.moe import MoE
 from models.layers.norm import Norm, make_norm
+from models.layers.score_head import ScoreHead
 from models.linear.adapter import Adapter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
@@ -36,7 +37,7 @@ def allocate_module(module: nn.Module, device: torch.device) -> None:
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states to logits.
+    """Token ids to hidden states to logits, or without an output layer to hidden states alone.
 
     Built without memory: the loader assigns tensors, may let layers `set_method` another one, and then allocates and
     fills. Invariant: nothing of the batch or of the KV cache outlives a call, so one instance serves any number of
@@ -57,12 +58,16 @@ class Decoder(nn.Module):
         self.position_embedding = (
             Embedding(spec.max_position, hidden_size, method=method) if spec.has_learned_positions else None
         )
+        self.token_type_embedding = (
+            Embedding(spec.num_token_types, hidden_size, method=method) if spec.num_token_types else None
+        )
         self.embed_norm = _optional_norm(spec.embedding_norm, hidden_size)
         self.layers = nn.ModuleList(
             make_layer(layer, hidden_size, backend=backend, method=method, dtype=dtype) for layer in spec.layers
         )
         self.norm = _optional_norm(spec.final_norm, hidden_size)
-        self.head = self.embed if spec.has_tied_head else _head(spec, method)
+        self.head = _head(spec, self.embed, method)
+        self.score_head = None if spec.score_head is None else ScoreHead(spec.score_head, hidden_size, method=method)
         self.rotary = DecoderRotary(spec.layers)
         self.mixers = [layer.mixer for layer in spec.layers]
         self.layer_groups = group_layers(self.mixers)
@@ -116,6 +121,9 @@ class Decoder(nn.Module):
             x = self.project_in(x, out_dtype=self.residual_dtype, adapter_slots=slots)
         if self.position_embedding is not None:
             x = x + self.position_embedding.look_up(batch.positions)
+        if self.token_type_embedding is not None:
+            types = torch.zeros_like(batch.token_ids) if batch.token_type_ids is None else batch.token_type_ids
+            x = x + self.token_type_embedding.look_up(types)
         return x if self.embed_norm is None else self.embed_norm(x)
 
     def rotary_embeddings(self, batch: ForwardBatch) -> list[RotaryEmbedding]:
@@ -161,11 +169,17 @@ class Decoder(nn.Module):
             if isinstance(state, LayerState):
                 layer.attn.commit_states(accepted_rows, group, state)
 
+    def final_states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Rows [L, hidden] of forward's result, normed here: the model's last hidden states, in fp32."""
+        hidden = hidden.to(torch.float32)
+        return hidden if self.norm is None else self.norm(hidden)
+
     def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Rows [L, hidden] of forward's result, normed here, to logits [L, V] in fp32.
 
         adapter_slots: [L] int32, of these rows, as ForwardBatch has them; None if none has an adapter.
         """
+        assert self.head is not None
         norm = self.norm or IDENTITY
         if self.project_out is not None:
             hidden, norm = self.project_out(hidden, norm, adapter_slots=adapter_slots), IDENTITY
@@ -203,12 +217,13 @@ class Decoder(nn.Module):
         return [name for name, layer in layers if layer.adapters is not None and layer.adapters.needs_product]
 
     def _adapted_layers(self) -> dict[str, Linear]:
-        """By the names that LayerAdapters have. Experts have no adapters, and neither have learned positions."""
+        """By the names that LayerAdapters have. Experts have no adapters, and neither have learned positions and
+        token types."""
         modules = dict(self.named_modules())
         inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
-        skipped = ("embed", "position_embedding")
+        skipped = ("embed", "position_embedding", "token_type_embedding")
         layers = {name: each for name, each in inner.items() if ".experts." not in name and name not in skipped}
-        return {**layers, "head": self.head}
+        return layers if self.head is None else {**layers, "head": self.head}
 
     @property
     def num_experts(self) -> list[int]:
@@ -234,6 +249,10 @@ def _optional_norm(spec: NormSpec | None, size: int) -> Norm | None:
     return None if spec is None else make_norm(spec, size)
 
 
-def _head(spec: DecoderSpec, method: LinearMethod) -> Linear:
+def _head(spec: DecoderSpec, embed: Embedding, method: LinearMethod) -> Linear | None:
+    if not spec.has_head:
+        return None
+    if spec.has_tied_head:
+        return embed
     size = spec.embedding_size or spec.hidden_size
     return Linear(size, spec.vocab_size, has_bias=spec.has_head_bias, method=method)

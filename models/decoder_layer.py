@@ -36,7 +36,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         before, after = NORMS_OF_SUBLAYER[spec.placement]
         attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
-            make_norm(spec.norm, hidden_size) if exists else None for exists in (before, after) * 2
+            make_norm(spec.norm, hidden_size) if exists else None
+            for exists in (before and spec.has_attn_norm, after, before, after)
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
         self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)

@@ -9,6 +9,7 @@ import torch
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import LayerGroup
 from models.linear.adapter import Adapter
+from models.pooling.traits import PoolingTraits
 from models.spec import AttentionSpec, RecurrenceSpec
 from models.tokenizer.assets import TokenizerAssets
 
@@ -52,6 +53,7 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     weight_formats: dict[str, int] = field(default_factory=dict)  # number of tensors by the format they are stored in
     mapped_bytes: int = 0  # as in LoadedWeights
+    pooling: PoolingTraits | None = None  # None where transformers' code computes the model
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
         """Let rows have adapters of up to `max_rank`, of slots 0 .. max_slots - 1; once, before the first step.

@@ -1,4 +1,6 @@
-"""DecoderSpec: what a decoder-only transformer computes, as plain frozen data that a family's describe() returns.
+"""DecoderSpec: what a transformer computes, as plain frozen data that a family's describe() returns.
+
+An encoder is one, too, whose layers see both ways and which has no output layer (`DecoderSpec.is_encoder`).
 
 Every technique that a family can choose is a field here; layers are composed from it when they are built. What is only
 stored differently (rotary pairs side by side, norm weights minus 1, fused or stacked matrices) is not here: it is a
@@ -23,6 +25,7 @@ class Activation(enum.Enum):
     GELU_QUICK = enum.auto()  # x * sigmoid(1.702 x)
     RELU = enum.auto()
     RELU_SQUARED = enum.auto()
+    TANH = enum.auto()  # of heads that score texts, alone
 
 
 class NormPlacement(enum.Enum):
@@ -132,24 +135,36 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """One layer's attention: softmax(scale * q k^T + bias) v over the causal context or a part of it."""
+    """One layer's attention: softmax(scale * q k^T + bias) v over the context before a query, or all of it, or a part.
+
+    What is not causal needs a sequence's whole context in one step.
+    """
 
     num_heads: int  # H
     num_kv_heads: int  # K; H / K query heads share each
     head_dim: int  # D, of queries and keys
     scale: float
-    sliding_window: int | None = None  # a query sees itself and the window - 1 positions before
+    sliding_window: int | None = (
+        None  # a query sees itself and the window - 1 positions before (after, too, if not causal)
+    )
     chunk: int | None = None  # a query sees its own chunk of positions; chunks start at multiples of it (Llama 4)
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
     has_alibi: bool = False  # slopes [H] are an argument of forward
     has_sinks: bool = False  # an extra logit per head that only takes part in the softmax's sum
     values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
+    is_causal: bool = True  # a query sees no later positions
 
     def first_seen(self, position: int) -> int:
         """The first position that a query at `position` sees."""
         if self.chunk is not None:
             return position // self.chunk * self.chunk
         return 0 if self.sliding_window is None else max(0, position - self.sliding_window + 1)
+
+    def last_seen(self, position: int, context: int) -> int:
+        """The last position that a query at `position` sees, of `context` in all."""
+        if self.is_causal:
+            return position
+        return context - 1 if self.sliding_window is None else min(context - 1, position + self.sliding_window - 1)
 
     @property
     def value_dim(self) -> int:
@@ -352,6 +367,7 @@ class LayerSpec:
     alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
     query_temperature: QueryTemperature | None = None
     latent: LatentSpec | None = None  # with mixer = latent.attention(...)
+    has_attn_norm: bool = True  # False: attention takes x as it is (ModernBERT's first layer); with PRE
     has_output_gate: bool = False  # heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv
 
     @property
@@ -369,6 +385,29 @@ class LayerSpec:
         return dataclasses.replace(self, mixer=dataclasses.replace(self.attention, sliding_window=window))
 
 
+class TokenPooling(enum.Enum):
+    """How the last hidden states of a text's tokens become one vector."""
+
+    MEAN = enum.auto()
+    CLS = enum.auto()  # the first token's
+    LAST = enum.auto()
+    MAX = enum.auto()  # the largest number of each dimension
+    MEAN_SQRT_LENGTH = enum.auto()  # the sum, divided by the root of the length
+    WEIGHTED_MEAN = enum.auto()  # the n-th token counts n times
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreHeadSpec:
+    """Scores of a text: out(norm(activation(dense(pooled)))), without what is None."""
+
+    num_labels: int
+    pooling: TokenPooling
+    dense_activation: Activation | None = None  # None: no dense layer
+    has_dense_bias: bool = True
+    norm: NormSpec | None = None
+    has_bias: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
     vocab_size: int
@@ -384,6 +423,14 @@ class DecoderSpec:
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
+    num_token_types: int = 0  # rows of a table that is added to the token embedding: BERT
+    has_head: bool = True  # an output layer
+    score_head: ScoreHeadSpec | None = None
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether a token's hidden state depends on later ones."""
+        return not all(spec.is_causal for spec in self.attention_specs)
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:

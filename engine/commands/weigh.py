@@ -18,14 +18,17 @@ from engine.errors import HeadraceError, OptionError
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from engine.speculation.settings import speculation_settings
 from engine.startup.load import USE_TRANSFORMERS
+from engine.startup.task import pools
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.loading.open import OpenedModel, check_config, open_with_either
+from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles, resolve_model
 from models.spec import AttentionSpec
 from models.system.memory import free_memory_bytes
 
+_POOLED_TOKENS = 16384  # a large batch of texts to pool
 _LEAST_CONTEXT = 2048  # tokens, where nobody says how many
 _REPORT_INTERVAL_S = 0.1
 _ELEMENT_BYTES = {DType.FLOAT32: 4}  # of a weight, key or value; in every other dtype 2
@@ -70,14 +73,21 @@ def _weighed(config: EngineConfig) -> Weighed:
         weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
         per_token += _kv_bytes(draft.attention_specs, config)
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
-    least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
+    if isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root)):
+        # No cache: a batch of texts has memory for the keys and values of one layer.
+        per_token = max(_kv_bytes([each], config) for each in opened.attention_specs)
+        least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
+    else:
+        least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
+        least_kv = per_token * (least + config.block_size)
+        most_kv = per_token * (longest + config.block_size) * config.max_num_seqs
     on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     return Weighed(
         is_on_cpu=not on_cuda,
         weight_bytes=weights,
-        least_kv_bytes=per_token * (least + config.block_size),
-        most_kv_bytes=per_token * (longest + config.block_size) * config.max_num_seqs,
+        least_kv_bytes=least_kv,
+        most_kv_bytes=most_kv,
         free_bytes=free_memory_bytes(device),
     )
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import torch
@@ -18,6 +19,7 @@ from engine.errors import StartupError
 from engine.faults.wrappers import FaultyRunner
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
+from engine.pooling.engine import PoolingEngine
 from engine.protocol import AdapterLoaded, AdapterRefused, EngineInfo, TokenizerInfo
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
@@ -31,6 +33,7 @@ from engine.speculation.speculator import Speculator
 from engine.startup.description import describe, describe_speculation, describe_steps
 from engine.startup.load import EngineModels, load_models
 from engine.startup.malloc import retain_freed_memory
+from engine.startup.pooling import build_pooling_engine, check_pooling
 from engine.startup.threads import compute_threads
 from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
@@ -59,8 +62,19 @@ def _explaining_memory_shortage() -> Iterator[None]:
         ) from error
 
 
+def build_engine(config: EngineConfig, report: ProgressReport, **callbacks: Any) -> tuple[Engine, EngineInfo]:
+    """As `build_served_engine`, of a model that generates text; raises StartupError for others."""
+    engine, info = build_served_engine(config, report, **callbacks)
+    if not isinstance(engine, Engine):
+        raise StartupError(
+            f"{info.architecture} makes vectors or scores of texts, and generates none; choose a model that does, or "
+            "have it generate if it can (--task generate)"
+        )
+    return engine, info
+
+
 @_explaining_memory_shortage()
-def build_engine(
+def build_served_engine(
     config: EngineConfig,
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
@@ -69,8 +83,8 @@ def build_engine(
     on_started: Callable[[list[str]], None] = _ignore,
     on_progress: Callable[[], None] = _ignore,
     faults: FaultPlan | None = None,
-) -> tuple[Engine, EngineInfo]:
-    """Load the model and return an engine that is ready for requests.
+) -> tuple[Engine | PoolingEngine, EngineInfo]:
+    """Load the model and return an engine that is ready for requests: to generate text, or to pool texts.
 
     on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_prepared whenever a
     grammar has been compiled or an adapter read, by another thread; on_adapter with the answer to each LoadAdapter;
@@ -83,6 +97,9 @@ def build_engine(
         set_num_threads(compute_threads(config.threads))
     spec = speculation_settings(config)
     models = load_models(config, spec, device, report, on_tokenizer)
+    if check_pooling(config, models.target.pooling):
+        models.on_progress(on_progress)
+        return build_pooling_engine(config, models.target, report, on_started)
     groups = kv_groups(models.target.layer_groups, config.block_size)
     budget = _plan_memory(config, models, groups)
     models.serve_context(budget.max_model_len)

@@ -13,6 +13,7 @@ from engine.protocol import Quality, TokenizerInfo
 from engine.quality.report import QualityReport
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
+from engine.startup.task import pools
 from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.linear.storage import WeightOptions
@@ -81,6 +82,11 @@ def load_models(
         raise StartupError(str(error)) from error
     draft = None
     if draft_files is not None:
+        if target.pooling is not None and pools(config.task, target.pooling.pools_by_default):
+            raise OptionError(
+                f"{config.model} makes vectors or scores of texts, and a draft model is for models that generate; "
+                "leave it out"
+            )
         # A draft model is read whole for every token, and its head and embeddings are much of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
         cache = _weight_cache(config)

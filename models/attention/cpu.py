@@ -121,7 +121,8 @@ class CpuAttention(AttentionBackend):
             *(batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
             *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
             *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),
-            *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.logit_softcap or 0.0),
+            *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
+            spec.logit_softcap or 0.0,
             *(_address(slopes), _address(sink_logits)),
         )
         return out

@@ -51,7 +51,8 @@ class ReferenceAttention(AttentionBackend):
             sequences = torch.tensor(part.sequences, device=q.device)  # [N]
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
             tables = group.block_tables[sequences]
-            softmax = _OnlineSoftmax(q[rows], batch.positions[rows], spec, alibi_slopes, sinks)
+            lengths = batch.seq_lens[sequences]
+            softmax = _OnlineSoftmax(q[rows], batch.positions[rows], lengths, spec, alibi_slopes, sinks)
             for first, last in _tiles(part, spec, batch.block_size):
                 softmax.add(first, *_gather(kv, tables, first, last, batch.block_size, spec.values_from))
             out[rows] = softmax.result().to(q.dtype)
@@ -64,7 +65,7 @@ class _Part(NamedTuple):
     sequences: list[int]  # [N]
     rows: list[list[int]]  # [N, R]
     first: int  # position of the nearest row
-    context: int  # keys that the furthest row sees
+    context: int  # keys up to the last one that the furthest row sees
 
 
 def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
@@ -80,8 +81,9 @@ def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
         step = max(1, _MAX_SCORES // (min(context, _TILE) * spec.num_heads))
         for first in range(start, end, step):
             last = min(first + step, end)
-            num_later = end - last
-            parts.append(_Part([sequence], [list(range(first, last))], context - (end - first), context - num_later))
+            furthest = context - (end - last) - 1  # position of the last row
+            seen = spec.last_seen(furthest, context) + 1
+            parts.append(_Part([sequence], [list(range(first, last))], context - (end - first), seen))
     return parts + _decode_parts(decodes, spec)
 
 
@@ -126,14 +128,16 @@ class _OnlineSoftmax:
         self,
         q: torch.Tensor,
         positions: torch.Tensor,
+        lengths: torch.Tensor,
         spec: AttentionSpec,
         alibi_slopes: torch.Tensor | None,
         sinks: torch.Tensor | None,
     ) -> None:
-        """q: [N, R, H, D] at positions [N, R]."""
+        """q: [N, R, H, D] at positions [N, R] of sequences whose context has lengths [N]."""
         self._heads = (spec.num_kv_heads, spec.num_heads // spec.num_kv_heads)
         self._queries = q.to(torch.float32).unflatten(2, self._heads)  # [N, R, K, H/K, D]
         self._positions = positions
+        self._lengths = lengths
         self._spec = spec
         self._slopes = self._by_head(alibi_slopes)
         shape = (q.shape[0], *self._heads, q.shape[1], 1)  # [N, K, H/K, R, 1]
@@ -169,9 +173,12 @@ class _OnlineSoftmax:
         distance = self._positions.unsqueeze(-1) - keys  # [N, R, C], query minus key
         if self._slopes is not None:
             scores = scores - self._slopes * distance[:, None, None]
-        hidden = distance < 0
+        if spec.is_causal:
+            hidden = distance < 0
+        else:
+            hidden = (keys >= self._lengths[:, None, None]).expand(distance.shape).clone()
         if spec.sliding_window is not None:
-            hidden |= distance >= spec.sliding_window
+            hidden |= distance.abs() >= spec.sliding_window
         if spec.chunk is not None:
             hidden |= distance > self._positions.unsqueeze(-1) % spec.chunk
         return scores.masked_fill(hidden[:, None, None], float("-inf")), hidden

@@ -96,27 +96,60 @@ FAMILIES: dict[str, Entry] = {
 }
 
 
+# Models that read texts and write none: encoders, and decoders with a head that scores texts.
+POOLING_FAMILIES: dict[str, Entry] = {
+    "BertForMaskedLM": Entry("models.families.bert:BERT"),
+    "BertForSequenceClassification": Entry("models.families.bert:BERT_SCORES"),
+    "BertModel": Entry("models.families.bert:BERT", seen="all-MiniLM-L6-v2"),
+    "CamembertForMaskedLM": Entry("models.families.roberta:ROBERTA"),
+    "CamembertForSequenceClassification": Entry("models.families.roberta:ROBERTA_SCORES"),
+    "CamembertModel": Entry("models.families.roberta:ROBERTA"),
+    "DistilBertForMaskedLM": Entry("models.families.distilbert:FAMILY"),
+    "DistilBertForSequenceClassification": Entry("models.families.distilbert:SCORES"),
+    "DistilBertModel": Entry("models.families.distilbert:FAMILY"),
+    "LlamaForSequenceClassification": Entry("models.families.pooling_decoders:LLAMA_SCORES"),
+    "LlamaModel": Entry("models.families.pooling_decoders:LLAMA"),
+    "MistralForSequenceClassification": Entry("models.families.pooling_decoders:MISTRAL_SCORES"),
+    "MistralModel": Entry("models.families.pooling_decoders:MISTRAL"),
+    "ModernBertForMaskedLM": Entry("models.families.modernbert:FAMILY"),
+    "ModernBertForSequenceClassification": Entry("models.families.modernbert:SCORES"),
+    "ModernBertModel": Entry("models.families.modernbert:FAMILY"),
+    "NomicBertModel": Entry("models.families.nomic_bert:FAMILY"),
+    "Qwen2ForSequenceClassification": Entry("models.families.pooling_decoders:QWEN2_SCORES"),
+    "Qwen2Model": Entry("models.families.pooling_decoders:QWEN2"),
+    "Qwen3ForSequenceClassification": Entry("models.families.pooling_decoders:QWEN3_SCORES"),
+    "Qwen3Model": Entry("models.families.pooling_decoders:QWEN3"),
+    "RobertaForMaskedLM": Entry("models.families.roberta:ROBERTA"),
+    "RobertaForSequenceClassification": Entry("models.families.roberta:ROBERTA_SCORES"),
+    "RobertaModel": Entry("models.families.roberta:ROBERTA"),
+    "XLMRobertaForMaskedLM": Entry("models.families.roberta:ROBERTA"),
+    "XLMRobertaForSequenceClassification": Entry("models.families.roberta:ROBERTA_SCORES"),
+    "XLMRobertaModel": Entry("models.families.roberta:ROBERTA"),
+}
+ARCHITECTURES: Mapping[str, Entry] = {**FAMILIES, **POOLING_FAMILIES}
+
+
 def family_of(architecture: str) -> Family:
     """The family of a Hugging Face class name; raises UnsupportedModelError with the nearest supported ones."""
-    if architecture not in FAMILIES:
+    if architecture not in ARCHITECTURES:
         raise unsupported(architecture)
-    module, _, name = FAMILIES[architecture].family.partition(":")
+    module, _, name = ARCHITECTURES[architecture].family.partition(":")
     family: Family = getattr(importlib.import_module(module), name)
     return family
 
 
 def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
-    """The error for an architecture that is not in FAMILIES, with the nearest; reason follows "is not supported"."""
+    """The error for one that is not in ARCHITECTURES, with the nearest; reason follows "is not supported"."""
     return UnsupportedModelError(
-        f"architecture {quoted(architecture)} is not supported{reason}; {_nearest(architecture, FAMILIES)}"
+        f"architecture {quoted(architecture)} is not supported{reason}; {_nearest(architecture, ARCHITECTURES)}"
     )
 
 
 def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:
     """The Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
-    candidates = {architecture: entry for architecture, entry in FAMILIES.items() if entry.gguf == name}
+    candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
     if not candidates:
-        known = sorted({entry.gguf for entry in FAMILIES.values() if entry.gguf})
+        known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})
         raise UnsupportedModelError(f"GGUF architecture {quoted(name)} is not supported; {_nearest(name, known)}")
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):

@@ -31,7 +31,7 @@ class Residual(Protocol):
 class AddResidual:
     """x + f(norm(x)): the sublayer's last matrix adds to x, so that native kernels do it all."""
 
-    def __init__(self, norm: Norm) -> None:
+    def __init__(self, norm: Prologue) -> None:
         self._norm = norm
 
     def __call__(self, x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
@@ -80,6 +80,6 @@ def make_residual(spec: LayerSpec, norm: Norm | None, post_norm: Norm | None) ->
         assert norm is not None
         assert spec.sublayer_scale == 1.0
         return AddAndNorm(norm, skip_scale=spec.skip_scale)
-    if norm is not None and post_norm is None and spec.sublayer_scale == spec.skip_scale == 1.0:
-        return AddResidual(norm)
+    if post_norm is None and spec.sublayer_scale == spec.skip_scale == 1.0:
+        return AddResidual(norm or IDENTITY)
     return AddScaled(norm or IDENTITY, post_norm, sublayer_scale=spec.sublayer_scale, skip_scale=spec.skip_scale)

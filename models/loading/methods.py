@@ -96,6 +96,8 @@ class _MethodChooser:
 
     def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device, options: WeightOptions) -> None:
         self._head = decoder.head
+        # Small, and their errors are those of the answer: quantized only with `includes_head`.
+        self._outer = {decoder.head, *(() if decoder.score_head is None else decoder.score_head.modules())}
         self._dtype = dtype
         self._device = device
         self._options = options
@@ -127,7 +129,7 @@ class _MethodChooser:
 
     def _wanted_storage(self, layer: Linear, tensor: StoredTensor) -> WeightStorage | None:
         """The storage that the options ask for, whether or not this machine computes with it; None is dense."""
-        is_inner = not isinstance(layer, Embedding) and layer is not self._head
+        is_inner = not isinstance(layer, Embedding) and layer not in self._outer
         quantize_to, stored = self._options.quantize_to, tensor.quantized
         if quantize_to is not None and (is_inner or self._options.includes_head):
             if stored is None or stored.kind.encoding is not quantize_to:

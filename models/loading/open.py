@@ -16,7 +16,7 @@ from models.config.overrides import Overridden, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.gguf_config import gguf_config
 from models.families.name_map import Rules
-from models.families.registry import FAMILIES, Family, family_of, unsupported
+from models.families.registry import ARCHITECTURES, Family, family_of, unsupported
 from models.sources.resolve import ModelFiles
 from models.spec import AttentionSpec, DecoderSpec, MoESpec
 
@@ -101,7 +101,7 @@ def _open_with_transformers(
 ) -> "OpenedTransformersModel | None":
     """The model of a folder if transformers' code computes it, else None. Raises a ModelError."""
     architecture = files.config.architecture()
-    if use_transformers is False or (use_transformers is None and architecture in FAMILIES):
+    if use_transformers is False or (use_transformers is None and architecture in ARCHITECTURES):
         return None
     from models.transformers_backend.open import open_through_transformers  # imports transformers' models
 

@@ -133,6 +133,8 @@ def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
         if (text := _token_text((config if config.has(name) else legacy).raw(name))) is not None:
             special_tokens[name] = text
     tokenizer = _tokenizer_of(root)
+    tokenizer.no_padding()  # some files say how a batch was cut and filled when they were written
+    tokenizer.no_truncation()
     _add_configured_tokens(tokenizer, _listed_tokens(config), special_tokens)
     bos_token_id = _id_of(tokenizer, special_tokens.get("bos_token"))
     ends = [*eos_token_ids, *_read_optional(root / "generation_config.json").token_ids("eos_token_id")]

@@ -53,6 +53,7 @@ def _chunk(
     rows: torch.Tensor, targets: torch.Tensor, decoder: Decoder, needs_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """[n] log probabilities, [n] whether likeliest, [n, hidden] gradients of the log probabilities by the rows."""
+    assert decoder.head is not None
     spec, head = decoder.spec, frozen_weight(decoder.head)
     logits = head.product(rows, torch.float32)
     if spec.logit_scale != 1.0:

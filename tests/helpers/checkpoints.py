@@ -67,15 +67,16 @@ def gpt2_config(**changes: object) -> GPT2Config:
     return GPT2Config(**{**sizes, "bos_token_id": 1, "eos_token_id": 2, **changes})
 
 
-def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A transformers model in fp32 whose logits have a standard deviation near 1.
+def random_model(config: PretrainedConfig, seed: int = 0, kind: type[PreTrainedModel] | None = None) -> PreTrainedModel:
+    """A transformers model in fp32 whose logits have a standard deviation near 1. kind: by default the one that
+    generates.
 
     The default initialization is so small that every layer is nearly the identity, which hides errors. Weights are
     rounded to bf16, so that fp32 and bf16 runs of one checkpoint differ in their arithmetic only.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # some parameters keep a part of what they begin with
-        model = model_class(config)._from_config(config, attn_implementation=exact_attention(config))
+        model = (kind or model_class(config))._from_config(config, attn_implementation=exact_attention(config))
     generator = torch.Generator().manual_seed(seed)
     turned = _stored_as_inputs_by_outputs(model)
     stored = [item for item in (*model.named_parameters(), *model.named_buffers()) if item[0] in model.state_dict()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi.routing import APIRoute
 
-from models.families.registry import FAMILIES, Entry
+from models.families.registry import FAMILIES, POOLING_FAMILIES, Entry
 from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
@@ -16,8 +16,9 @@ from tests.helpers.chart_schema import SCHEMA, schema_text
 from tests.helpers.dashboard import DASHBOARD, dashboard_text
 from tests.helpers.import_floors import FLOORS, floor_table, picture
 from tests.helpers.repository import ROOT
-from tests.helpers.techniques import described, techniques_of
+from tests.helpers.techniques import described, described_as, techniques_of
 from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.pooling_models import POOLING_MODELS
 
 Table = list[tuple[str, ...]]
 
@@ -77,6 +78,19 @@ def model_table() -> Table:
     return rows
 
 
+def pooling_model_table() -> Table:
+    rows: Table = [("architecture", "family", "beyond Llama", "run with real weights")]
+    tested: dict[str, list[str]] = {}
+    for (architecture, _), make in POOLING_MODELS.items():
+        known = tested.setdefault(architecture, [])
+        known += [name for name in techniques_of(described_as(architecture, make())) if name not in known]
+    for architecture, entry in POOLING_FAMILIES.items():
+        module = entry.family.partition(":")[0]
+        file = f"[{module.rpartition('.')[2]}](../{module.replace('.', '/')}.py)"
+        rows.append((f"`{architecture}`", file, ", ".join(tested[architecture]) or "-", entry.seen or "-"))
+    return rows
+
+
 def _gguf_files(entry: Entry) -> str:
     if entry.gguf is None:
         return "none" if entry.gguf_as is None else f"as `{entry.gguf_as}`"
@@ -115,6 +129,7 @@ def parts() -> list[tuple[str, Path, str]]:
         ("variables", docs / "options.md", variable_table()),
         ("metrics", docs / "metrics.md", metric_table()),
         ("models", docs / "models.md", model_table()),
+        ("pooling models", docs / "models.md", pooling_model_table()),
         *((f"rooms of {package}", ROOT / package / "README.md", floor_table(package)) for package in FLOORS),
     ]
     floors = f"```\n{picture()}\n```"

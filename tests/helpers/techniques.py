@@ -30,9 +30,14 @@ def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
     is_multimodal = hasattr(config, "vision_config")
     names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES if is_multimodal else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     architecture: str = names[config.model_type]
+    return architecture, described_as(architecture, config)
+
+
+def described_as(architecture: str, config: PretrainedConfig) -> DecoderSpec:
+    """What the family of `architecture` makes of a configuration."""
     family = family_of(architecture)
     fields = {**config.to_dict(), "architectures": [architecture]}
-    return architecture, family.describe(family.text_config(HFConfig(fields, architecture)))
+    return family.describe(family.text_config(HFConfig(fields, architecture)))
 
 
 def techniques_of(spec: DecoderSpec) -> list[str]:
@@ -57,6 +62,9 @@ _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
     "rotary settings by layer": lambda spec: len({layer.rope for layer in spec.layers if layer.rope is not None}) > 1,
     "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
     "capped logits": lambda spec: spec.logit_softcap is not None,
+    "sees both ways": lambda spec: spec.is_encoder,
+    "token types": lambda spec: spec.num_token_types > 0,
+    "scores": lambda spec: spec.score_head is not None,
     "embeddings of another size": lambda spec: spec.embedding_size is not None,
 }
 

@@ -12,8 +12,9 @@ from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.spec import DecoderSpec
 from tests.helpers.repository import ROOT
-from tests.helpers.techniques import described
+from tests.helpers.techniques import described, described_as
 from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.pooling_models import POOLING_MODELS
 
 README = ROOT / "models" / "README.md"
 
@@ -22,7 +23,9 @@ Places = dict[str, set[str]]  # module -> its shards, and its parameters beside 
 
 def test_every_place_is_in_the_table() -> None:
     found: Places = defaultdict(set)
-    for spec in {described(make())[1] for make in ALL_VARIANTS.values()}:
+    generating = {described(make())[1] for make in ALL_VARIANTS.values()}
+    pooling = {described_as(architecture, make()) for (architecture, _), make in POOLING_MODELS.items()}
+    for spec in generating | pooling:
         for module, names in places_of(spec).items():
             found[module] |= names
 

@@ -42,7 +42,7 @@ class KernelLibrary:
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
         # attention
-        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiifpp")
+        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiiifpp")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiii")
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")

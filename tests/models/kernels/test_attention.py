@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
@@ -91,6 +92,34 @@ def test_attention_equals_reference_over_block_sizes(kernels: KernelLibrary, blo
 def test_attention_equals_reference_over_options(kernels: KernelLibrary, options: dict[str, float]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         _check(kernels, AttentionSpec(6, 3, 64, 0.3, **options), MIXED, dtype, block_size=16)
+
+
+@pytest.mark.parametrize("window", [None, 1, 9, 65])
+@pytest.mark.parametrize("block_size", [16, 24])
+def test_attention_that_is_not_causal_equals_reference(
+    kernels: KernelLibrary, window: int | None, block_size: int
+) -> None:
+    texts = [Lengths(count, count) for count in (37, 1, 130, 16, 25)]
+    spec = AttentionSpec(6, 3, 32, 0.3, sliding_window=window, is_causal=False)
+    for dtype in (torch.float32, torch.bfloat16):
+        _check(kernels, spec, texts, dtype, block_size)
+
+
+@pytest.mark.parametrize("window", [None, 1, 9, 65])
+def test_attention_that_is_not_causal_is_that_of_torch(kernels: KernelLibrary, window: int | None) -> None:
+    texts = [Lengths(count, count) for count in (37, 1, 130)]
+    spec = AttentionSpec(4, 4, 32, 0.3, sliding_window=window, is_causal=False)
+    generator = torch.Generator().manual_seed(0)
+    batch, num_blocks = paged_batch(texts, 16, generator)
+    q, k, v = torch.randn(3, sum(batch.query_lens), 4, 32, generator=generator)
+    for backend in (CpuAttention(kernels), ReferenceAttention()):
+        kv = filled_kv(backend, spec, num_blocks, batch, k, v)
+        got = backend.forward(q, kv, batch, batch.groups[0], spec).split(batch.query_lens)
+        for rows, *heads in zip(got, *(part.split(batch.query_lens) for part in (q, k, v)), strict=True):
+            positions = torch.arange(len(rows))
+            mask = None if window is None else (positions[:, None] - positions).abs() < window
+            want = F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in heads), attn_mask=mask, scale=0.3)
+            torch.testing.assert_close(rows, want.transpose(0, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_attention_survives_large_logits(kernels: KernelLibrary) -> None:

@@ -2,8 +2,8 @@
 //
 //   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t))) v[p, h / G]
 //
-// over positions p <= pos(t) that a window or a chunk leaves visible; G query heads share a KV head. A sink is one more logit
-// in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
+// over positions p <= pos(t), or all of the sequence if attention is not causal, that a window or a chunk leaves visible; G
+// query heads share a KV head. A sink is one more logit in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
 //
 // Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
 // kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
@@ -53,12 +53,18 @@ struct Problem {
   int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
   int values_from;  // -1: values are stored beside the keys
   int window, chunk;  // 0: none
+  bool is_causal;
   float scale, softcap;  // softcap 0: none
   bool has_values() const { return values_from < 0; }
   // by a query at `position`
   int first_seen(int position) const {
     if (chunk > 0) return position / chunk * chunk;
     return window > 0 ? std::max(0, position - window + 1) : 0;
+  }
+  // the first position after those that a query at `position` sees
+  int seen_end(int position, int context) const {
+    if (is_causal) return position + 1;
+    return window > 0 ? std::min(context, position + window) : context;
   }
   int value_dim() const { return has_values() ? head_dim : head_dim - values_from; }
 };
@@ -97,8 +103,8 @@ HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
 // Lanes of a piece that the query at `position` sees: [first, end).
 struct Visible {
   int first, end;
-  HR_INLINE Visible(const Problem& p, const Piece& piece, int position) {
-    end = piece.first_lane + std::min(piece.count, position + 1 - piece.position);
+  HR_INLINE Visible(const Problem& p, const Piece& piece, int position, int context) {
+    end = piece.first_lane + std::min(piece.count, p.seen_end(position, context) - piece.position);
     first = piece.first_lane + std::max(0, p.first_seen(position) - piece.position);
   }
   HR_INLINE bool all() const { return first == 0 && end == kTile; }
@@ -119,15 +125,15 @@ F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, int posi
 
 // Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
 template <class Element>
-float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, float* scores, float& max_so_far,
-                  float& sum) {
+float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, int context, float* scores,
+                  float& max_so_far, float& sum) {
   const bool is_plain = p.softcap == 0 && !p.alibi_slopes;  // scaled on the way to weights, which the maximum commutes with
   const float factor = is_plain ? p.scale * kLog2e : 1.0f;
   F32x16 best = broadcast(-kInfinity);
   const int num_pieces = static_cast<int>(pieces.size());
   for (int i = 0; i < num_pieces; ++i) {
     F32x16 s = load<F32x16>(scores + i * kTile);
-    const Visible lanes(p, pieces[i], position);
+    const Visible lanes(p, pieces[i], position, context);
     if (!is_plain) s = capped_or_biased(p, pieces[i], head, position, s);
     if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
     if (!is_plain || !lanes.all()) store(scores + i * kTile, s);
@@ -217,7 +223,8 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
     for (int r = 0; r < item.num_rows; ++r) {
       const int row = item.first_row + r;
       rescale[r] = softmax_row<Element>(p, pieces, item.kv_head * group + row % group,
-                                        query_position(p, item.seq, row / group), s.scores + r * kChunk, s.max[r], s.sum[r]);
+                                        query_position(p, item.seq, row / group), p.seq_lens[item.seq], s.scores + r * kChunk,
+                                        s.max[r], s.sum[r]);
     }
     add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
   }
@@ -289,7 +296,7 @@ int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
     if (num_rows == 0) continue;
     for (int first = (num_rows - 1) / kRowTile * kRowTile; first >= 0; first -= kRowTile) {
       const int rows = std::min(kRowTile, num_rows - first);
-      const int end = query_position(p, seq, (first + rows - 1) / group) + 1;
+      const int end = p.seen_end(query_position(p, seq, (first + rows - 1) / group), p.seq_lens[seq]);
       const int seen = p.first_seen(query_position(p, seq, first / group));
       // as far back as makes whole tiles, but within the block: earlier ones may be given back
       const int begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
@@ -328,15 +335,16 @@ void attend(const Problem& p) {
 }  // namespace
 
 // is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 576. values_from: -1 where values are stored
-// beside the keys, else a multiple of 16. window 0, chunk 0, softcap 0: none.
+// beside the keys, else a multiple of 16. window 0, chunk 0, softcap 0: none. is_causal: 0 only without
+// a chunk; a window then reaches as far ahead as back.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
-                                   int values_from, int block_size, float scale, int window, int chunk, float softcap,
-                                   const float* alibi_slopes, const float* sinks) {
+                                   int values_from, int block_size, float scale, int window, int chunk, int is_causal,
+                                   float softcap, const float* alibi_slopes, const float* sinks) {
   const Problem p{q,        out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks,  q_stride,
                   table_stride, num_seqs, num_heads, num_kv_heads, head_dim,    block_size,   values_from,  window, chunk,
-                  scale,    softcap};
+                  is_causal != 0, scale, softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -1,0 +1,189 @@
+"""PoolingEngine: a model's queue of texts, and its steps, each of which computes some of them together."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from engine.errors import InvalidRequest
+from engine.pooling.queue import PoolingQueue
+from engine.pooling.step_size import PoolingStepSize
+from engine.protocol import (
+    FinishReason,
+    PoolingInfo,
+    PoolingOutput,
+    PoolingOutputs,
+    PoolingRequest,
+    ServiceClass,
+    StepStats,
+)
+from engine.sampler_params import check_range
+from models.errors import is_out_of_memory
+
+if TYPE_CHECKING:  # the process that runs this reports its progress before torch is there
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+class TextPooler(Protocol):
+    """Pooler, as far as the engine knows it."""
+
+    def compute(self, requests: Sequence[PoolingRequest]) -> "list[torch.Tensor]": ...
+
+
+class PoolingEngine:
+    """Single-threaded, as Engine. Every text that is added ends with exactly one output, unless it is aborted."""
+
+    def __init__(
+        self,
+        pooler: TextPooler,
+        info: PoolingInfo,
+        queue: PoolingQueue,
+        step_size: PoolingStepSize,
+        *,
+        vocab_size: int,
+        max_num_seqs: int,
+        on_started: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        """max_num_seqs: texts in a batch. on_started: called before a batch is computed, with its ids."""
+        self._pooler = pooler
+        self._info = info
+        self._queue = queue
+        self._step_size = step_size
+        self._vocab_size = vocab_size
+        self._max_num_seqs = max_num_seqs
+        self._on_started = on_started
+        self._outputs: list[PoolingOutput] = []  # of texts that were not computed
+        self.send_s = 0.0  # how long its caller took to send the outputs of the last step
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to compute or to report."""
+        return bool(self._queue) or bool(self._outputs)
+
+    is_preparing = False  # nothing is prepared beside the steps
+
+    @property
+    def seconds_to_deadline(self) -> float | None:
+        """Until `has_work` becomes true by itself: never."""
+        return None
+
+    def add(self, requests: Sequence[PoolingRequest]) -> None:
+        """Queue texts. One that can never be computed ends with an error output in the next step.
+
+        The API process refuses such texts before it submits them, with the right status; this is a second check.
+        """
+        for request in requests:
+            try:
+                self._check(request)
+            except InvalidRequest as error:
+                logger.warning("text %s refused: %s", request.id, error)
+                output = PoolingOutput(
+                    id=request.id,
+                    finish_reason=FinishReason.ERROR,
+                    error=str(error),
+                    is_refused=True,
+                    refused_param=error.param,
+                )
+                self._outputs.append(output)
+            else:
+                self._queue.add(request)
+
+    def _check(self, request: PoolingRequest) -> None:
+        num_tokens, limit = len(request.prompt_ids), self._info.max_input_tokens
+        if not 1 <= num_tokens <= limit:
+            raise InvalidRequest(f"the text has {num_tokens:,} tokens; it must have 1 to {limit:,}", param="input")
+        for token_id in (min(request.prompt_ids), max(request.prompt_ids)):
+            check_range("input token id", token_id, 0, self._vocab_size - 1, param="input")
+        if request.token_type_ids is not None and set(request.token_type_ids) - {0, 1}:
+            raise InvalidRequest("token types must be 0 or 1", param="input")
+        self._info.check(request.params)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Compute these no more; those that are gone are ignored."""
+        for request_id in request_ids:
+            self._queue.remove(request_id)
+
+    def step(self) -> PoolingOutputs:
+        """Compute one batch. Returns its outputs, and those of texts that were refused or whose time is over."""
+        began_s = time.perf_counter()
+        for request, reason in self._queue.take_expired(time.monotonic()):
+            self._outputs.append(PoolingOutput(id=request.id, finish_reason=reason))
+        outputs, self._outputs = self._outputs, []
+        service_class = self._queue.next_class()
+        if service_class is None:
+            return PoolingOutputs(outputs, self._stats())
+        batch = self._queue.take(self._step_size.tokens(service_class), self._max_num_seqs)
+        if self._on_started is not None:
+            self._on_started([request.id for request in batch])
+        num_tokens = sum(len(request.prompt_ids) for request in batch)
+        now_s, start_s = time.monotonic(), time.perf_counter()
+        results = self._compute(batch, num_tokens)
+        if results is None:
+            self._queue.put_back(batch)
+            return PoolingOutputs(outputs, self._stats(memory_shortages=1))
+        forward_s = time.perf_counter() - start_s
+        outputs += [_output(request, result, now_s) for request, result in zip(batch, results, strict=True)]
+        stats = self._stats(
+            pooled_tokens=num_tokens,
+            pooled_requests=len(batch),
+            step_s=time.perf_counter() - began_s,
+            forward_s=forward_s,
+            send_s=self.send_s,
+        )
+        return PoolingOutputs(outputs, stats)
+
+    def _stats(self, **fields: float) -> StepStats:
+        return StepStats(
+            waiting=len(self._queue),
+            waiting_urgent=self._queue.num_of(ServiceClass.URGENT),
+            waiting_background=self._queue.num_of(ServiceClass.BACKGROUND),
+            **fields,  # type: ignore[arg-type]
+        )
+
+    def _compute(self, batch: Sequence[PoolingRequest], num_tokens: int) -> "list[torch.Tensor | str] | None":
+        """Values of each text, or what went wrong; None if memory did not suffice for so many."""
+        start_s = time.perf_counter()
+        try:
+            results: list[torch.Tensor | str] = list(self._pooler.compute(batch))
+        except Exception as error:
+            if is_out_of_memory(error) and len(batch) > 1 and self._step_size.shrink(num_tokens):
+                logger.warning(
+                    "memory ran out for %d texts of %d tokens; smaller batches follow", len(batch), num_tokens
+                )
+                return None
+            logger.exception("a batch failed, of texts %s", ", ".join(request.id for request in batch))
+            return [_failed(error)] if len(batch) == 1 else [self._compute_alone(request) for request in batch]
+        self._step_size.observe(num_tokens, time.perf_counter() - start_s)
+        return results
+
+    def _compute_alone(self, request: PoolingRequest) -> "torch.Tensor | str":
+        try:
+            return self._pooler.compute([request])[0]
+        except Exception as error:
+            logger.exception("text %s fails alone, too, and ends", request.id)
+            return _failed(error)
+
+
+def _failed(error: Exception) -> str:
+    return f"the engine failed while it computed this text: {type(error).__name__}"
+
+
+def _output(request: PoolingRequest, result: "torch.Tensor | str", start_s: float) -> PoolingOutput:
+    num_tokens, queue_s, ended_s = len(request.prompt_ids), max(0.0, start_s - request.arrival_s), time.monotonic()
+    if not isinstance(result, str) and not bool(result.isfinite().all()):
+        result = "the model's output for this text is not finite"
+    if isinstance(result, str):
+        return PoolingOutput(
+            id=request.id, finish_reason=FinishReason.ERROR, error=result, queue_s=queue_s, ended_s=ended_s
+        )
+    return PoolingOutput(
+        id=request.id,
+        finish_reason=FinishReason.STOP,
+        values=result.contiguous().numpy().astype("<f4", copy=False).tobytes(),
+        shape=tuple(result.shape),
+        num_tokens=num_tokens,
+        queue_s=queue_s,
+        ended_s=ended_s,
+    )

@@ -1,0 +1,48 @@
+"""PoolingStepSize: how many tokens the next batch may have, from how long the last ones took."""
+
+from engine.protocol import ServiceClass
+from engine.scheduling.service import SERVICE_RULES, Yielding
+
+# A batch is not interrupted, so this is what the next text may wait for. Larger ones are hardly faster a token.
+_TARGET_S = 0.25
+_YIELDING_TARGET_S = 0.05
+_MIN_TOKENS, _MAX_TOKENS = 256, 16384
+_MIN_SAMPLE = 64  # tokens; smaller batches say more of what a batch costs than of what a token does
+_SHARE = 0.2  # of the last batch in the estimate
+
+
+class PoolingStepSize:
+    def __init__(self, max_tokens: int | None) -> None:
+        """max_tokens: always; None: as many as take a quarter of a second, or 50 ms where others may come."""
+        self._max_tokens = max_tokens
+        self._limit = _MAX_TOKENS
+        self.seconds_per_token = 0.0  # 0 is unknown
+
+    def tokens(self, service_class: ServiceClass) -> int:
+        """Of a batch whose first text is of this class. At least one text is computed, whatever its length."""
+        if self._max_tokens is not None:
+            return min(self._limit, self._max_tokens)
+        if not self.seconds_per_token:
+            return min(self._limit, _MIN_TOKENS)
+        yields = SERVICE_RULES[service_class].yielding is Yielding.AT_ONCE
+        target_s = _YIELDING_TARGET_S if yields else _TARGET_S
+        return min(self._limit, max(_MIN_TOKENS, int(target_s / self.seconds_per_token)))
+
+    @property
+    def most(self) -> int:
+        """Tokens of any batch of several texts."""
+        return min(self._limit, self._max_tokens or _MAX_TOKENS)
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        if num_tokens < _MIN_SAMPLE:
+            return
+        sample = seconds / num_tokens
+        known = self.seconds_per_token
+        self.seconds_per_token = sample if not known else known + _SHARE * (sample - known)
+
+    def shrink(self, num_tokens: int) -> bool:
+        """Memory did not suffice for so many; False if fewer would be no use."""
+        if num_tokens <= 1:
+            return False
+        self._limit = max(1, num_tokens // 2)
+        return True

@@ -1,0 +1,199 @@
+"""A model that pools texts: whether it is one, and its engine."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from engine.config import EngineConfig, Pooling, SchedulingPolicy, Task
+from engine.errors import OptionError, StartupError
+from engine.pooling.engine import PoolingEngine
+from engine.pooling.pooler import Pooler
+from engine.pooling.queue import PoolingQueue
+from engine.pooling.step_size import PoolingStepSize
+from engine.pooling_params import PoolingParams, PoolingTask
+from engine.protocol import EngineInfo, PoolingInfo, PoolingRequest
+from engine.runner.kv_budget import format_bytes
+from engine.startup.description import tokenizer_info
+from engine.startup.task import pools
+from models.decoder import Decoder
+from models.loaded_model import LoadedModel
+from models.packing.forward import PackedForward
+from models.pooling.scheme import PoolingScheme
+from models.pooling.traits import PoolingTraits
+from models.progress import ProgressReport
+from models.spec import TokenPooling
+
+_POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Pooling.LAST: TokenPooling.LAST}
+_WARM_UP_TEXTS = (16, 64, 256)  # tokens; the last one's time is the first estimate of the others'
+
+
+def check_pooling(config: EngineConfig, traits: PoolingTraits | None) -> bool:
+    """Whether the engine pools texts. traits: None of a model that transformers' code computes.
+
+    Raises OptionError for a task that the model is not able to do.
+    """
+    if traits is None:
+        if config.task is Task.EMBED:
+            raise OptionError(
+                "--task is embed, but transformers' code computes this model, of which headrace makes no embeddings; "
+                "choose an architecture of docs/models.md"
+            )
+        return False
+    if config.task is Task.GENERATE and not traits.can_generate:
+        raise OptionError("--task is generate, but this model has no output layer; leave it out")
+    is_pooling = pools(config.task, traits.pools_by_default)
+    if not is_pooling and config.pooling is not Pooling.AUTO:
+        raise OptionError(
+            f"--pooling is {config.pooling.value}, but this model generates text; add --task embed, or leave it out"
+        )
+    return is_pooling
+
+
+def build_pooling_engine(
+    config: EngineConfig,
+    model: LoadedModel,
+    report: ProgressReport,
+    on_started: Callable[[list[str]], None],
+) -> tuple[PoolingEngine, EngineInfo]:
+    """Raises StartupError for options that a pooling model has no use for, and for a model that cannot be used."""
+    traits, decoder = model.pooling, model.decoder
+    assert traits is not None
+    assert isinstance(decoder, Decoder)
+    _refuse_options(config)
+    if any(layer.recurrence is not None for layer in decoder.spec.layers):
+        raise StartupError(f"{model.architecture} has recurrent layers, of which headrace makes no embeddings")
+    scheme = _scheme(config, traits)
+    info = _pooling_info(config, model, traits, scheme)
+    decoder.serve_context(info.max_input_tokens)
+    forward = PackedForward(decoder, model.attention_backend, model.device)
+    pooler = Pooler(forward, decoder, scheme, traits.activation)
+    step_size = PoolingStepSize(config.max_num_batched_tokens)
+    _warm_up(pooler, info, step_size, report)
+    engine = PoolingEngine(
+        pooler,
+        info,
+        PoolingQueue(honors_priority=config.scheduling_policy is SchedulingPolicy.PRIORITY),
+        step_size,
+        vocab_size=model.vocab_size,
+        max_num_seqs=config.max_num_seqs,
+        on_started=on_started,
+    )
+    return engine, _engine_info(config, model, info, step_size)
+
+
+def _refuse_options(config: EngineConfig) -> None:
+    options = {
+        "--enable-lora": config.enable_lora,
+        "--quality-report": config.quality_report,
+        "--max-quality-loss": config.max_quality_loss is not None,
+        "--kv-cache-memory-bytes": config.kv_cache_memory_bytes is not None,
+    }
+    if given := [name for name, is_given in options.items() if is_given]:
+        raise OptionError(
+            f"{given[0]} is for models that generate text, and this one makes vectors or scores of it; leave it out"
+        )
+
+
+def _scheme(config: EngineConfig, traits: PoolingTraits) -> PoolingScheme | None:
+    """How the model makes vectors, None if it gives scores. What nothing states is the mean of an encoder, a decoder's
+    last state, and a length of 1."""
+    if traits.score_head is not None and config.task is not Task.EMBED:
+        if config.pooling is not Pooling.AUTO:
+            raise OptionError(
+                f"--pooling is {config.pooling.value}, but this model has a head that gives scores; leave it out"
+            )
+        return None
+    scheme = traits.scheme
+    if config.pooling is not Pooling.AUTO:
+        chosen = (_POOLINGS[config.pooling],)
+        if scheme is None:
+            return PoolingScheme(chosen, normalizes=True)
+        if scheme.projections and len(scheme.poolings) > 1:
+            raise OptionError(
+                f"--pooling is {config.pooling.value}, but this model's dense layer takes several kinds of pooling"
+            )
+        return dataclasses.replace(scheme, poolings=chosen)
+    if scheme is not None:
+        return scheme
+    return PoolingScheme((TokenPooling.MEAN if traits.is_encoder else TokenPooling.LAST,), normalizes=True)
+
+
+def _pooling_info(
+    config: EngineConfig, model: LoadedModel, traits: PoolingTraits, scheme: PoolingScheme | None
+) -> PoolingInfo:
+    limits = [model.max_position]
+    if config.max_model_len is not None:
+        if config.max_model_len > model.max_position:
+            raise OptionError(
+                f"--max-model-len is {config.max_model_len:,}; this model takes texts of up to {model.max_position:,} "
+                "tokens; lower it or leave it out"
+            )
+        limits.append(config.max_model_len)
+    elif scheme is not None and scheme.max_tokens is not None:
+        limits.append(scheme.max_tokens)
+    if scheme is None:
+        assert traits.score_head is not None
+        num_labels = traits.score_head.num_labels
+        return PoolingInfo(
+            tasks=[PoolingTask.CLASSIFY, *([PoolingTask.SCORE] if num_labels == 1 else [])],
+            dimensions=num_labels,
+            max_input_tokens=min(limits),
+            labels=list(traits.labels),
+            activation=traits.activation.value,
+            pooling=traits.score_head.pooling.name.lower(),
+        )
+    return PoolingInfo(
+        tasks=[PoolingTask.EMBED, PoolingTask.TOKEN_EMBED],
+        dimensions=scheme.dimensions(traits.hidden_size),
+        matryoshka=None if traits.matryoshka is None else list(traits.matryoshka),
+        max_input_tokens=min(limits),
+        normalize=scheme.normalizes,
+        prompts=dict(scheme.prompts),
+        default_prompt=scheme.default_prompt,
+        pooling=scheme.describe(),
+    )
+
+
+def _warm_up(pooler: Pooler, info: PoolingInfo, step_size: PoolingStepSize, report: ProgressReport) -> None:
+    lengths = [min(length, info.max_input_tokens) for length in _WARM_UP_TEXTS]
+    params = PoolingParams(task=info.tasks[0])
+    for done, length in enumerate(lengths):
+        report("warm up", done, len(lengths), "steps")
+        request = PoolingRequest(id="warm-up", prompt_ids=[0] * length, params=params, arrival_s=0.0)
+        start_s = time.perf_counter()
+        pooler.compute([request])
+        if length == lengths[-1]:
+            step_size.observe(length, time.perf_counter() - start_s)
+    report("warm up", len(lengths), len(lengths), "steps")
+
+
+def _engine_info(config: EngineConfig, model: LoadedModel, info: PoolingInfo, step_size: PoolingStepSize) -> EngineInfo:
+    dtype = str(model.dtype).removeprefix("torch.")
+    what = f"{info.dimensions:,} numbers a text" if PoolingTask.EMBED in info.tasks else f"{info.dimensions:,} scores"
+    rate = f" ({1 / step_size.seconds_per_token:,.0f} tokens/s at warm-up)" if step_size.seconds_per_token else ""
+    return EngineInfo(
+        architecture=model.architecture,
+        device=str(model.device),
+        dtype=dtype,
+        vocab_size=model.vocab_size,
+        max_model_len=info.max_input_tokens,
+        block_size=config.block_size,
+        num_blocks=0,
+        kv_bytes=0,
+        kv_windows=[],
+        weight_bytes=model.weight_bytes,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=step_size.most,
+        prefill_seconds_per_token=step_size.seconds_per_token,
+        tokenizer=tokenizer_info(model.tokenizer),
+        generation_defaults={},
+        notes=[
+            f"Model: {model.architecture}, {dtype} on {model.device}",
+            f"Pooling: {info.pooling}, {what}{', of length 1' if info.normalize else ''}; texts of up to "
+            f"{info.max_input_tokens:,} tokens{rate}",
+            f"Memory: {format_bytes(model.weight_bytes)} of weights, and no KV cache",
+            *model.notes,
+        ],
+        weight_formats=model.weight_formats,
+        pooling=info,
+    )

@@ -1,0 +1,133 @@
+"""ModernBERT: an encoder with rotary positions, windows in two layers of three, GeGLU, norms before, hardly a bias."""
+
+import dataclasses
+
+from models.config.hf_config import HFConfig
+from models.config.labels import num_labels
+from models.config.rope import context_length, rope_spec
+from models.errors import CheckpointError
+from models.families.name_map import IGNORE, Rules, To, with_prefixes
+from models.families.registry import Family
+from models.spec import (
+    AttentionSpec,
+    DecoderSpec,
+    LayerSpec,
+    MLPSpec,
+    NormKind,
+    NormSpec,
+    RopeSpec,
+    ScoreHeadSpec,
+    TokenPooling,
+)
+
+_SLIDING, _FULL = "sliding_attention", "full_attention"
+_POOLINGS = {"cls": TokenPooling.CLS, "mean": TokenPooling.MEAN}
+
+
+def describe(config: HFConfig) -> DecoderSpec:
+    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    num_layers = config.num_layers("num_hidden_layers")
+    head_dim = hidden_size // num_heads
+    norm = _norm(config)
+    has_attention_bias, has_mlp_bias = config.boolean("attention_bias", False), config.boolean("mlp_bias", False)
+    mlp = MLPSpec(
+        intermediate_size=config.integer("intermediate_size"),
+        activation=config.activation("hidden_activation", "gelu"),
+        is_gated=True,
+        has_up_bias=has_mlp_bias,
+        has_down_bias=has_mlp_bias,
+    )
+    # "local_attention" counts both sides: half of it before a token, half of it after, and the token.
+    reach = config.integer("local_attention", 128) // 2 + 1
+    ropes = _ropes(config, head_dim)
+
+    def layer(index: int, kind: str) -> LayerSpec:
+        window = reach if kind == _SLIDING else None
+        return LayerSpec(
+            mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, sliding_window=window, is_causal=False),
+            rope=ropes[kind],
+            mlp=mlp,
+            norm=norm,
+            has_qkv_bias=has_attention_bias,
+            has_out_bias=has_attention_bias,
+            has_attn_norm=index > 0,  # the embeddings' norm is the first layer's
+        )
+
+    return DecoderSpec(
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        max_position=context_length(config, 8192),
+        layers=tuple(layer(index, kind) for index, kind in enumerate(_kinds(config, num_layers))),
+        final_norm=norm,
+        has_tied_head=False,
+        has_head=False,
+        embedding_norm=norm,
+    )
+
+
+def _norm(config: HFConfig) -> NormSpec:
+    return NormSpec(NormKind.LAYER, config.number("norm_eps", 1e-5), has_bias=config.boolean("norm_bias", False))
+
+
+def _kinds(config: HFConfig, num_layers: int) -> list[str]:
+    kinds = config.raw("layer_types")
+    if kinds is None:
+        period = config.integer("global_attn_every_n_layers", 3)
+        return [_SLIDING if index % period else _FULL for index in range(num_layers)]
+    if not isinstance(kinds, list) or len(kinds) != num_layers or not set(kinds) <= {_SLIDING, _FULL}:
+        raise CheckpointError(
+            f"{config.source}: layer_types must have {_SLIDING} or {_FULL} for each of {num_layers} layers; "
+            "fetch the checkpoint's own configuration again"
+        )
+    return kinds
+
+
+def _ropes(config: HFConfig, head_dim: int) -> dict[str, RopeSpec]:
+    full = rope_spec(config, head_dim, layer_type=_FULL, default_theta=config.number("global_rope_theta", 160_000.0))
+    if config.has("rope_parameters"):
+        return {_FULL: full, _SLIDING: rope_spec(config, head_dim, layer_type=_SLIDING, default_theta=10_000.0)}
+    theta = full.theta if config.is_null("local_rope_theta") else config.number("local_rope_theta", 10_000.0)
+    return {_FULL: full, _SLIDING: dataclasses.replace(full, theta=theta)}
+
+
+def describe_scores(config: HFConfig) -> DecoderSpec:
+    pooling = config.text("classifier_pooling", "cls")
+    if pooling not in _POOLINGS:
+        raise CheckpointError(f"{config.source}: classifier_pooling is {pooling!r}; it must be 'cls' or 'mean'")
+    head = ScoreHeadSpec(
+        num_labels(config),
+        _POOLINGS[pooling],
+        dense_activation=config.activation("classifier_activation", "gelu"),
+        has_dense_bias=config.boolean("classifier_bias", False),
+        norm=_norm(config),
+    )
+    return dataclasses.replace(describe(config), score_head=head)
+
+
+_ENCODER_NAMES: Rules = {
+    "embeddings.tok_embeddings.*": To("embed"),
+    "embeddings.norm.*": To("embed_norm"),
+    "layers.{i}.attn_norm.*": To("layers.{i}.attn_norm"),
+    "layers.{i}.attn.Wqkv.*": To("layers.{i}.attn.qkv"),
+    "layers.{i}.attn.Wo.*": To("layers.{i}.attn.out"),
+    "layers.{i}.mlp_norm.*": To("layers.{i}.mlp_norm"),
+    "layers.{i}.mlp.Wi.*": To("layers.{i}.mlp.gate_up"),
+    "layers.{i}.mlp.Wo.*": To("layers.{i}.mlp.down"),
+    "final_norm.*": To("norm"),
+}
+
+NAMES: Rules = {
+    **with_prefixes(("", "model."), _ENCODER_NAMES),
+    "head.**": IGNORE,  # of masked tokens
+    "decoder.**": IGNORE,
+}
+
+SCORE_NAMES: Rules = {
+    **with_prefixes(("model.",), _ENCODER_NAMES),
+    "head.dense.*": To("score_head.dense"),
+    "head.norm.*": To("score_head.norm"),
+    "classifier.*": To("score_head.out"),
+}
+
+FAMILY = Family(describe, NAMES)
+SCORES = Family(describe_scores, SCORE_NAMES)

@@ -1,0 +1,34 @@
+"""Decoders without an output layer: bases of embedding models, and rerankers and classifiers with a head that scores a
+text by the state of its last token."""
+
+import dataclasses
+
+from models.config.hf_config import HFConfig
+from models.config.labels import num_labels
+from models.families import llama, mistral, qwen2, qwen3
+from models.families.name_map import IGNORE, To
+from models.families.registry import Family
+from models.spec import DecoderSpec, ScoreHeadSpec, TokenPooling
+
+
+def _base(family: Family) -> Family:
+    """As the class of the model alone is saved: without a prefix of names."""
+
+    def describe(config: HFConfig) -> DecoderSpec:
+        return dataclasses.replace(family.describe(config), has_tied_head=False, has_head=False)
+
+    return Family(describe, {pattern.removeprefix("model."): to for pattern, to in family.names.items()})
+
+
+def _with_scores(family: Family) -> Family:
+    def describe(config: HFConfig) -> DecoderSpec:
+        head = ScoreHeadSpec(num_labels(config), TokenPooling.LAST, has_bias=False)
+        return dataclasses.replace(family.describe(config), has_tied_head=False, has_head=False, score_head=head)
+
+    return Family(describe, {**family.names, "score.*": To("score_head.out"), "lm_head.*": IGNORE})
+
+
+LLAMA, LLAMA_SCORES = _base(llama.FAMILY), _with_scores(llama.FAMILY)
+MISTRAL, MISTRAL_SCORES = _base(mistral.FAMILY), _with_scores(mistral.FAMILY)
+QWEN2, QWEN2_SCORES = _base(qwen2.FAMILY), _with_scores(qwen2.FAMILY)
+QWEN3, QWEN3_SCORES = _base(qwen3.FAMILY), _with_scores(qwen3.FAMILY)

@@ -1,0 +1,44 @@
+"""ScoreHead: from one vector of a text to a score for each label."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.layers.norm import make_norm
+from models.linear.linear import Linear
+from models.linear.method import LinearMethod
+from models.spec import Activation, ScoreHeadSpec
+
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    Activation.TANH: torch.tanh,
+    Activation.GELU: F.gelu,
+    Activation.RELU: F.relu,
+    Activation.SILU: F.silu,
+}
+
+
+class ScoreHead(nn.Module):
+    """Few rows, and small matrices: what lies between these is torch's."""
+
+    def __init__(self, spec: ScoreHeadSpec, hidden_size: int, *, method: LinearMethod) -> None:
+        super().__init__()
+        self._activation = None if spec.dense_activation is None else _ACTIVATIONS[spec.dense_activation]
+        self.dense = (
+            Linear(hidden_size, hidden_size, has_bias=spec.has_dense_bias, method=method)
+            if self._activation is not None
+            else None
+        )
+        self.norm = None if spec.norm is None else make_norm(spec.norm, hidden_size)
+        self.out = Linear(hidden_size, spec.num_labels, has_bias=spec.has_bias, method=method)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """pooled [S, hidden], fp32 -> [S, labels], fp32, as the model was trained to give them to its loss."""
+        if self.dense is not None:
+            assert self._activation is not None
+            pooled = self._activation(self.dense(pooled, out_dtype=torch.float32))
+        if self.norm is not None:
+            pooled = self.norm(pooled)
+        scores: torch.Tensor = self.out(pooled, out_dtype=torch.float32)
+        return scores

@@ -1,0 +1,111 @@
+"""PoolingTraits: what a checkpoint says of itself as a model that reads texts and writes none."""
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from models.config.hf_config import HFConfig, quoted
+from models.config.labels import labels
+from models.errors import CheckpointError, UnsupportedModelError
+from models.pooling.scheme import PoolingScheme
+from models.pooling.sentence_transformers import MODULES, lowers_case, read_scheme
+from models.spec import DecoderSpec, ScoreHeadSpec
+
+
+class ScoreActivation(enum.StrEnum):
+    """What a classifier's scores become unless a request wants them as they are."""
+
+    IDENTITY = "identity"
+    SIGMOID = "sigmoid"
+    SOFTMAX = "softmax"
+
+    def __call__(self, scores: torch.Tensor) -> torch.Tensor:
+        match self:
+            case ScoreActivation.SIGMOID:
+                return torch.sigmoid(scores)
+            case ScoreActivation.SOFTMAX:
+                return F.softmax(scores, dim=-1)
+            case ScoreActivation.IDENTITY:
+                return scores
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingTraits:
+    """scheme: as the checkpoint states it, None if it does not. matryoshka: vectors may be cut to these sizes; (): to
+    any; None: to none."""
+
+    is_encoder: bool
+    pools_by_default: bool  # see is_pooling_model
+    can_generate: bool  # it has an output layer
+    hidden_size: int
+    scheme: PoolingScheme | None = None
+    matryoshka: tuple[int, ...] | None = None
+    score_head: ScoreHeadSpec | None = None
+    labels: tuple[str, ...] = ()
+    activation: ScoreActivation = ScoreActivation.IDENTITY
+
+
+def is_pooling_model(spec: DecoderSpec, root: Path | None) -> bool:
+    """Whether a model pools texts unless the user wants it to generate: it cannot generate, or comes with modules of
+    sentence-transformers."""
+    return not spec.has_head or (root is not None and (root / MODULES).is_file())
+
+
+def pooling_traits(spec: DecoderSpec, config: HFConfig, root: Path | None) -> PoolingTraits:
+    """root: the model's folder, None of a GGUF file. Raises a ModelError for modules that are not supported."""
+    has_modules = root is not None and (root / MODULES).is_file()
+    if has_modules and root is not None and lowers_case(root):
+        raise UnsupportedModelError(
+            f"{root}: do_lower_case of sentence_bert_config.json is true, which is not supported; let the tokenizer's "
+            "normalizer do it"
+        )
+    head = spec.score_head
+    return PoolingTraits(
+        is_encoder=spec.is_encoder,
+        pools_by_default=is_pooling_model(spec, root),
+        can_generate=spec.has_head,
+        hidden_size=spec.hidden_size,
+        scheme=read_scheme(root) if has_modules and root is not None and head is None else None,
+        matryoshka=_matryoshka(config, spec.hidden_size),
+        score_head=head,
+        labels=() if head is None else tuple(labels(config)),
+        activation=ScoreActivation.IDENTITY if head is None else _activation(config, head.num_labels),
+    )
+
+
+def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
+    """`matryoshka_dimensions` and `is_matryoshka`, as vLLM reads them; few checkpoints state either."""
+    sizes = config.raw("matryoshka_dimensions")
+    if sizes is None:
+        return () if config.boolean("is_matryoshka", False) else None
+    is_list = isinstance(sizes, list) and sizes and all(type(size) is int and size > 0 for size in sizes)
+    if not is_list or max(sizes) > hidden_size:
+        raise CheckpointError(
+            f"{config.source}: matryoshka_dimensions is {quoted(sizes)}; it must be a list of sizes up to {hidden_size}"
+        )
+    return tuple(sorted(sizes))
+
+
+def _activation(config: HFConfig, num_labels: int) -> ScoreActivation:
+    """As the checkpoint states it for sentence-transformers' CrossEncoder, else what its training implies: scores of
+    one label each for itself, those of several together."""
+    stated: Any = config.section("sentence_transformers").raw("activation_fn")
+    stated = stated or config.raw("sbert_ce_default_activation_function")
+    if stated is not None:
+        name = str(stated).rpartition(".")[2].lower()
+        if name not in set(ScoreActivation):
+            raise UnsupportedModelError(
+                f"{config.source}: the activation of its scores is {quoted(stated)}; supported are "
+                f"{', '.join(ScoreActivation)}"
+            )
+        return ScoreActivation(name)
+    match config.text("problem_type", ""):
+        case "regression":
+            return ScoreActivation.SIGMOID if num_labels == 1 else ScoreActivation.IDENTITY
+        case "multi_label_classification":
+            return ScoreActivation.SIGMOID
+    return ScoreActivation.SIGMOID if num_labels == 1 else ScoreActivation.SOFTMAX
