@@ -28,7 +28,12 @@ def check_request(body: PoolingFields, model: ServedModel) -> list[str]:
     model.check_admission()
     if (account := current_caller().account) is not None:
         account.check_open()
-    body.check_truncation()
+    return check_fields(body, model)
+
+
+def check_fields(body: PoolingFields, model: ServedModel) -> list[str]:
+    """The names of the fields that are ignored, by what needs no engine. Raises InvalidRequest."""
+    body.check()
     is_strict = model.config.strict_parameters
     extra = {**body.extra, "cache_salt": body.cache_salt}
     ignored = ignored_parameters(extra, strict=is_strict, table=POOLING_PARAMETERS)
@@ -39,9 +44,16 @@ def check_request(body: PoolingFields, model: ServedModel) -> list[str]:
     return ignored
 
 
+async def check_early(_request: object, body: PoolingFields, model: ServedModel) -> None:
+    """Raise InvalidRequest for what is wrong whatever the model says of itself, before it is loaded."""
+    check_fields(body, model)
+    if model.info is not None:
+        pooling_info(model)
+
+
 def pooling_info(model: ServedModel) -> PoolingInfo:
     """What the model can do. Raises InvalidRequest of one that generates text."""
-    info = model.client.info.pooling
+    info = (model.info or model.client.info).pooling
     if info is None:
         raise InvalidRequest(
             f"the model {model.name!r} generates text, and this route is for models that compute embeddings or scores; "

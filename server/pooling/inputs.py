@@ -32,7 +32,6 @@ async def asked_inputs(
     """The first of the tasks that the model can do. Raises as check_request, InvalidRequest and AnswerTimeout; what
     costs little is checked before the inputs are encoded."""
     ignored, terms = checked(body, model, arrival_s)
-    body.check_input()
     params = checked_params(model, chosen_task(model, tasks), dimensions=dimensions, normalize=normalize)
     info = pooling_info(model)
     if is_input_type_ignored(info, body.input_type):

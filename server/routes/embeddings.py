@@ -14,7 +14,7 @@ from server.http.body import json_body
 from server.http.disconnect import until_disconnect
 from server.http.models import asked_model
 from server.http.preparing import prepared
-from server.pooling.checks import pooling_info
+from server.pooling.checks import check_early, pooling_info
 from server.pooling.computing import pool
 from server.pooling.inputs import AskedInputs, asked_inputs
 from server.pooling.numbers import floats_of, written
@@ -37,7 +37,7 @@ router = APIRouter(tags=["Embeddings and scores"])
 async def create_embeddings(
     request: Request,
     body: Annotated[EmbeddingRequest, Depends(json_body(EmbeddingRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(EmbeddingRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(EmbeddingRequest, check_early))],
 ) -> Response:
     """Compute an embedding of each input."""
     asked = await _asked(request, body, model, [PoolingTask.EMBED])
@@ -50,7 +50,7 @@ async def create_embeddings(
 async def create_pooling(
     request: Request,
     body: Annotated[PoolingBody, Depends(json_body(PoolingBody))],
-    model: Annotated[ServedModel, Depends(asked_model(PoolingBody))],
+    model: Annotated[ServedModel, Depends(asked_model(PoolingBody, check_early))],
 ) -> Response:
     """Compute what a pooling model makes of each input, in vLLM's shape: a vector, one for each token, or scores."""
     tasks = pooling_info(model).tasks if body.task is None else [PoolingTask(body.task)]
@@ -65,7 +65,7 @@ async def create_pooling(
 async def classify(
     request: Request,
     body: Annotated[ClassifyRequest, Depends(json_body(ClassifyRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(ClassifyRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(ClassifyRequest, check_early))],
 ) -> Response:
     """Tell how well each of a classifier's labels fits each input, in vLLM's shape."""
     asking = asked_inputs(body, model, request.state.arrival_s, [PoolingTask.CLASSIFY], normalize=body.use_activation)

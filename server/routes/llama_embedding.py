@@ -11,6 +11,7 @@ from server.http.body import json_body
 from server.http.disconnect import until_disconnect
 from server.http.models import asked_model
 from server.http.preparing import prepared
+from server.pooling.checks import check_early
 from server.pooling.computing import pool
 from server.pooling.inputs import asked_inputs
 from server.pooling.numbers import written
@@ -26,7 +27,7 @@ router = APIRouter(tags=["Embeddings and scores"])
 async def llama_embedding(
     request: Request,
     body: Annotated[LlamaEmbeddingRequest, Depends(json_body(LlamaEmbeddingRequest))],
-    model: Annotated[ServedModel, Depends(asked_model(LlamaEmbeddingRequest))],
+    model: Annotated[ServedModel, Depends(asked_model(LlamaEmbeddingRequest, check_early))],
 ) -> Response:
     """Compute an embedding of each input, as llama-server does."""
     with client_names({"input": "content"}):

@@ -13,6 +13,7 @@ from server.http.body import json_body
 from server.http.disconnect import until_disconnect
 from server.http.models import asked_model
 from server.http.preparing import prepared
+from server.pooling.checks import check_early
 from server.pooling.inputs import checked
 from server.pooling.scores import PairNames, Scored, ScoreWork, score_work, scored
 from server.schemas.parameters import ignored_header
@@ -33,9 +34,9 @@ from server.served.model import ServedModel
 router = APIRouter(tags=["Embeddings and scores"])
 
 RerankBody = Annotated[RerankRequest, Depends(json_body(RerankRequest))]
-RerankModel = Annotated[ServedModel, Depends(asked_model(RerankRequest))]
+RerankModel = Annotated[ServedModel, Depends(asked_model(RerankRequest, check_early))]
 ScoreBody = Annotated[ScoreRequest, Depends(json_body(ScoreRequest))]
-ScoreModel = Annotated[ServedModel, Depends(asked_model(ScoreRequest))]
+ScoreModel = Annotated[ServedModel, Depends(asked_model(ScoreRequest, check_early))]
 
 
 @router.post("/v1/rerank")

@@ -115,7 +115,7 @@ class PoolingFields(StrictModel):
         """Which end of an input that is too long stays."""
         return self.truncation_side == "left" or self.truncate == "START"
 
-    def check_truncation(self) -> None:
+    def check(self) -> None:
         """Raise InvalidRequest where the fields do not go together."""
         if self.truncation_side is not None and not self.is_truncated:
             raise InvalidRequest("truncation_side needs truncate_prompt_tokens or truncate", param="truncation_side")
@@ -141,9 +141,9 @@ class InputFields(PoolingFields):
     prompt_name: str | None = None  # of the model's prompts
     input_type: str | None = None  # what the inputs are for, such as query or document
 
-    def check_input(self) -> None:
+    def check(self) -> None:
         """Raise InvalidRequest unless there is one of input and messages, and what goes with it."""
-        self.check_truncation()
+        super().check()
         if self.input is None and self.messages is None:
             raise InvalidRequest("input is missing; it is required, unless messages are given", param="input")
         if self.input is not None and self.messages is not None:

@@ -71,6 +71,10 @@ class ScoreRequest(PoolingFields):
     documents: Annotated[list[str], _named("documents")] | None = None
     use_activation: bool | None = None
 
+    def check(self) -> None:
+        super().check()
+        _ = self.pairs
+
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Raises InvalidRequest where the two sides do not go together."""
