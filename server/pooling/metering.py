@@ -60,12 +60,12 @@ class PoolingMeter:
             if output.finish_reason is FinishReason.STOP
         )
         self._metrics.add("prompt_tokens_total", computed)
-        waits = [output.queue_s for output in outputs if output.queue_s is not None]
-        for queue_s in waits:
+        queue_s = min((output.queue_s for output in outputs if output.queue_s is not None), default=None)
+        if queue_s is not None:
             self._metrics.count_queue_time("scheduled", queue_s)
         if self._record is not None:
             self._record.counted_prompt_tokens += computed
-            self._record.queue_s = min(waits, default=None)
+            self._record.queue_s = queue_s
         self._count_ends(Counter(output.finish_reason for output in outputs))
         self._settle(computed)
 

@@ -54,6 +54,9 @@ class InputEncoder:
         max_text_tokens: int | None = None,
     ) -> list[EncodedInput]:
         """One input a text. max_text_tokens: that stay of each text, from its beginning, special ones not counted."""
+        if cut is None and max_text_tokens is None:
+            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+            return [self._input(each) if add_special_tokens else EncodedInput(each.ids) for each in encodings]
         encodings = self._plain(texts)
         if max_text_tokens is not None:
             for encoding in encodings:
@@ -98,7 +101,9 @@ class InputEncoder:
         return encodings
 
     def _completed(self, first: tokenizers.Encoding, second: tokenizers.Encoding | None) -> EncodedInput:
-        encoding = self._library.post_process(first, second, add_special_tokens=True)
+        return self._input(self._library.post_process(first, second, add_special_tokens=True))
+
+    def _input(self, encoding: tokenizers.Encoding) -> EncodedInput:
         ids, type_ids = encoding.ids, encoding.type_ids
         num_ids = len(ids)
         ids = self._tokenizer.with_one_bos(ids)
