@@ -115,16 +115,17 @@ class PoolingCalls:
                 each.is_started = True
 
     def deliver(self, output: PoolingOutput) -> None:
-        """Keep an output for its call, which returns with the last one; nobody may wait for it any more."""
+        """Keep an output for its call, which returns with the last one, or if a text of its has waited too long; nobody
+        may wait for it any more."""
         if (each := self._open.get(output.id)) is None:
             return
         self._forget(each)
         call = each.call
         call.outputs[output.id] = output
-        if len(call.outputs) == len(call.requests):
+        has_waited = output.finish_reason is FinishReason.QUEUE_TIMEOUT  # then its caller wants none of the others
+        if (has_waited or len(call.outputs) == len(call.requests)) and not call.answer.done():
             self._queue.count_end(time.monotonic())
-            if not call.answer.done():
-                call.answer.set_result([call.outputs[request.id] for request in call.requests])
+            call.answer.set_result([call.outputs.get(each.id) or _late(each) for each in call.requests])
         if not self._open:
             self._queue.rest()
 
@@ -194,3 +195,7 @@ class PoolingCalls:
         assert self._num_waiting_calls == len({id(each.call) for each in waiting})
         assert self._unsent == {name: each for name, each in self._open.items() if not each.is_sent}
         assert all(name not in each.call.outputs for name, each in self._open.items())
+
+
+def _late(request: PoolingRequest) -> PoolingOutput:
+    return PoolingOutput(id=request.id, finish_reason=FinishReason.QUEUE_TIMEOUT)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from engine.client.log_format import LogFormat
+from engine.pooling_params import PoolingTask
 from engine.protocol import EngineInfo
 from server.commands.chat.server import DEFAULT_URL
 from server.commands.listener import UNIX_SCHEME, is_for_this_machine
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 _TELLING = (LogLevel.DEBUG, LogLevel.INFO)  # log levels of operators who want to be told of a start that went well
 _STORY = "Tell me a story about a river."
 _CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
+_EMBEDDING = ("/v1/embeddings", '{"input": ["What floats?", "A boat floats."]}')
+_RERANKING = ("/v1/rerank", '{"query": "What floats?", "documents": ["A stone sinks.", "A boat floats."]}')
+_CLASSIFYING = ("/classify", '{"input": "I have never had a better meal."}')
 _COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
 
 
@@ -59,7 +63,9 @@ def announce(
         return
     if config.log_level not in _TELLING:
         return
-    command = _command(url, *(_CHAT if text_model.chat is not None else _COMPLETION), has_key=has_key)
+    first = next(iter(infos.values()))
+    has_chat = text_model.chat is not None and first.pooling is None
+    command = _command(url, *_example(first, has_chat=has_chat), has_key=has_key)
     if is_drawn:
         names = [entry.name for entry in config.models.entries] or list(infos)
         started = Started(
@@ -67,13 +73,22 @@ def announce(
             address=f"{url}, and every other address of this machine" if config.host in ("0.0.0.0", "::") else url,
             models={name: infos.get(name) for name in names},
             keys=_keys(config, is_open=is_open),
-            tries=[*_pages(url, has_chat=text_model.chat is not None), ("API", command)],
+            tries=[*_pages(url, has_chat=has_chat), ("API", command)],
         )
         show_panel(Console(file=sys.stderr, highlight=False), started)
         return
-    pages = "".join(f"{label}: {what}\n" for label, what in _pages(url, has_chat=text_model.chat is not None))
+    pages = "".join(f"{label}: {what}\n" for label, what in _pages(url, has_chat=has_chat))
     sys.stderr.write(f"\nheadrace is ready at {url}\n{pages}API:\n\n  {command}\n\n")
     sys.stderr.flush()
+
+
+def _example(info: EngineInfo, *, has_chat: bool) -> tuple[str, str]:
+    """Path and body of a request that the model answers."""
+    if info.pooling is None:
+        return _CHAT if has_chat else _COMPLETION
+    if PoolingTask.EMBED in info.pooling.tasks:
+        return _EMBEDDING
+    return _RERANKING if PoolingTask.SCORE in info.pooling.tasks else _CLASSIFYING
 
 
 def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ class RequestTable:
         """Keep what is told of a request that is over, if it was to generate or was refused."""
         if record.has_begun:
             self._keep(self._ended, NUM_RECENT, record)
-        elif record.num_choices or record.error_code is not None:
+        elif record.num_choices or record.num_inputs or record.error_code is not None:
             self._keep(self._refused, NUM_RECENT_REFUSED, record)
 
     def drop(self, record: RequestRecord) -> None:

@@ -22,6 +22,7 @@ async def pool(model: ServedModel, work: PoolingWork) -> list[PoolingOutput]:
     """
     model.check_engine()  # a drain that began while the inputs were encoded waits for them
     meter = PoolingMeter(model.metrics, current_record(), current_caller().account, work)
+    model.live.requests.begin(meter)
     try:
         model.client.check_capacity(1, work.num_tokens)
         async with work.terms.in_time():
@@ -39,6 +40,8 @@ async def pool(model: ServedModel, work: PoolingWork) -> list[PoolingOutput]:
     except BaseException:
         meter.end(FinishReason.ABORT)
         raise
+    finally:
+        model.live.requests.end(meter)
     meter.take(outputs)
     _check(model, work, outputs)
     return outputs

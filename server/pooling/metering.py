@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.protocol import FinishReason, PoolingOutput
 from server.keys.account import Account
+from server.live.requests import Progress
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
 from server.pooling.work import PoolingWork
@@ -19,7 +20,7 @@ class PoolingMeter:
     ) -> None:
         """Reserve the inputs of the caller's limits. Raises RateLimited."""
         self._metrics = metrics
-        self._record = record
+        self.record = record
         self._account = account
         self._arrival_s = work.terms.arrival_s
         self._task = work.params.task.value
@@ -34,16 +35,20 @@ class PoolingMeter:
             record.prompt_tokens += self._num_tokens
         self._reserved = None if account is None else account.begin(self._num_tokens, 0, is_open_ended=False)
 
+    def progress(self) -> Progress:
+        """What a watcher of the server is told of it."""
+        return Progress(self._num_tokens, 0, 0, queue_s=None, first_token_s=None)
+
     def begin(self) -> None:
         """The engine gets it now."""
         self._metrics.count_tier(self._tier)
-        if self._record is not None:
-            self._record.has_begun = True
+        if self.record is not None:
+            self.record.has_begun = True
 
     def refuse(self) -> None:
         """The engine did not take it."""
-        if self._record is not None:
-            self._record.has_begun = False
+        if self.record is not None:
+            self.record.has_begun = False
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:
@@ -63,9 +68,9 @@ class PoolingMeter:
         queue_s = min((output.queue_s for output in outputs if output.queue_s is not None), default=None)
         if queue_s is not None:
             self._metrics.count_queue_time("scheduled", queue_s)
-        if self._record is not None:
-            self._record.counted_prompt_tokens += computed
-            self._record.queue_s = queue_s
+        if self.record is not None:
+            self.record.counted_prompt_tokens += computed
+            self.record.queue_s = queue_s
         self._count_ends(Counter(output.finish_reason for output in outputs))
         self._settle(computed)
 
@@ -73,8 +78,8 @@ class PoolingMeter:
         for reason, count in ends.items():
             self._metrics.count_pooled(self._task, reason, count)
         self._metrics.observe("e2e_request_latency_seconds", time.monotonic() - self._arrival_s)
-        if self._record is not None:
-            self._record.note_ends(list(ends))
+        if self.record is not None:
+            self.record.note_ends(list(ends))
 
     def _settle(self, num_tokens: int) -> None:
         if self._account is not None and self._reserved is not None:

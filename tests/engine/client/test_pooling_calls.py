@@ -67,6 +67,20 @@ async def test_outputs_come_together_and_in_the_order_of_the_texts() -> None:
     assert len(calls.calls) == 0
 
 
+async def test_a_text_that_has_waited_too_long_ends_its_call() -> None:
+    calls = Calls()
+    task = await calls.begin(_request("a"), _request("b"), _request("c"))
+    other = await calls.begin(_request("d"))
+    calls.answer("b")
+    calls.calls.deliver(PoolingOutput(id="a", finish_reason=FinishReason.QUEUE_TIMEOUT))
+    reasons = [output.finish_reason for output in await task]
+    assert reasons == [FinishReason.QUEUE_TIMEOUT, FinishReason.STOP, FinishReason.QUEUE_TIMEOUT]
+    assert calls.aborted == ["c"]
+    calls.answer("d")
+    assert [output.id for output in await other] == ["d"]
+    calls.calls.check_invariants()
+
+
 async def test_no_texts_have_no_outputs() -> None:
     assert await (await Calls().begin()) == []
 

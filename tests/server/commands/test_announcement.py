@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from engine.pooling_params import PoolingTask
 from server.commands.announcement import announce, announce_loading
 from server.config import LogLevel, ServerConfig
 from tests.helpers.fake_client import engine_info
+from tests.helpers.fake_pooling import pooling_info
 
 
 def test_what_was_probably_not_meant_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -34,6 +36,24 @@ def test_the_command_to_paste_reaches_the_socket(url: str, call: str, capsys: py
     told = capsys.readouterr().err
     assert f"headrace is ready at {url}\n" in told
     assert call in told
+
+
+@pytest.mark.parametrize(
+    ("task", "path"),
+    [
+        (PoolingTask.EMBED, "/v1/embeddings"),
+        (PoolingTask.SCORE, "/v1/rerank"),
+        (PoolingTask.CLASSIFY, "/classify"),
+    ],
+)
+def test_the_command_to_paste_is_one_that_a_pooling_model_answers(
+    task: PoolingTask, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = engine_info(pooling=pooling_info(tasks=[task]))
+    announce({"m": info}, SimpleNamespace(chat=object()), "http://x", ServerConfig(), is_drawn=False)  # type: ignore[arg-type]
+    told = capsys.readouterr().err
+    assert f"http://x{path} " in told
+    assert "headrace chat" not in told
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from fastapi import FastAPI
 
 from engine.client.interface import EngineState
 from engine.errors import EngineDied, EngineStopped
+from engine.pooling_params import PoolingParams, PoolingTask
 from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
+from server.errors import AnswerTimeout
+from server.generation.terms import RequestTerms
+from server.pooling.computing import pool
+from server.pooling.work import PoolingWork
+from server.text.input_encoder import EncodedInput
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client
 from tests.helpers.keys import bearer, entry, write_keys
@@ -98,8 +105,12 @@ async def test_a_request_whose_own_time_is_over_ends_in_the_engine() -> None:
     client = pooling_client()
     client.pool_gate = asyncio.Event()
     app = make_app(client)
-    response = await _post(app, timeout=0.05)
-    assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
+    terms = RequestTerms(arrival_s=time.monotonic() - 10, timeout_s=5)
+    params = PoolingParams(task=PoolingTask.EMBED)
+    inputs = [EncodedInput([1, 2]), EncodedInput([3])]
+    work = PoolingWork(inputs=inputs, paths=["input[0]", "input[1]"], params=params, terms=terms)
+    with pytest.raises(AnswerTimeout, match="timeout of 5 s"):
+        await pool(app.state.context.models.default, work)
     assert client.num_cancelled_pools == 1
     assert _ends(app) == {"timeout": 2.0}
 
@@ -111,6 +122,22 @@ async def test_terms_reach_the_engine() -> None:
         assert (request.service_class, request.priority) == (ServiceClass.BACKGROUND, 7)
         assert request.deadline_s == pytest.approx(request.arrival_s + 50)
     assert len({request.id for request in client.pool_requests}) == 2
+
+
+async def test_an_open_request_is_in_the_table_that_watchers_are_told_of() -> None:
+    client = pooling_client()
+    client.pool_gate = asyncio.Event()
+    app = make_app(client)
+    table = app.state.context.live.requests
+    async with RawRequest(app, URL, {"input": ["ab", "c"]}) as request:
+        await request.until(lambda: client.num_open == 2)
+        (shown,) = table.open()
+        assert (shown.route, shown.state, shown.prompt_tokens) == (URL, "waiting", 5)
+        client.pool_gate.set()
+        await request.ended()
+    assert not table.open()
+    (ended,) = table.recent()
+    assert (ended.state, ended.finish, ended.prompt_tokens) == ("completed", "stop", 5)
 
 
 async def test_the_line_of_the_log_has_tokens_and_inputs(caplog: pytest.LogCaptureFixture) -> None:
