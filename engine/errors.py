@@ -51,6 +51,10 @@ class UnsupportedParameter(InvalidRequest):
         super().__init__(message, param=param, code="unsupported_parameter")
 
 
+class AdapterUnusable(HeadraceError):
+    """The files are no adapter, or none of this model; the message names them and is for operators."""
+
+
 class ShedReason(enum.StrEnum):
     """Why a request was given up on before anything was computed for it."""
 

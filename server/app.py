@@ -28,6 +28,7 @@ from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
 from server.routes import (
+    adapters,
     chat,
     completions,
     conversations,
@@ -55,6 +56,7 @@ from server.routes import (
     drain as drain_routes,
 )
 from server.runs.registry import Runs
+from server.served.adapter_options import announce_adapters
 from server.served.model import ServedModel
 from server.served.models import ServedModels
 from server.store.database import memory_database
@@ -80,6 +82,7 @@ ROUTERS = (
     ollama.router,
     ollama_embeddings.router,
     tokens.router,
+    adapters.router,
     models.router,
     operations.router,
     usage.router,
@@ -127,6 +130,7 @@ def create_app(
                 client=clients[entry.name],
                 config=dataclasses.replace(config, **entry.overrides),
                 metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),
+                has_adapters=entry.engine.enable_lora,
                 honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
                 drain=drain,
                 live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else []),
@@ -136,6 +140,7 @@ def create_app(
             for entry in entries
         ]
     )
+    announce_adapters(models, config.lora)
     context = ServerContext(
         models=models,
         config=config,

@@ -9,6 +9,7 @@ from engine.client.batch_lane import BatchLane
 from engine.client.first_token import FirstToken
 from engine.protocol import (
     AbortReason,
+    AdapterInfo,
     EngineInfo,
     EngineRequest,
     PoolingOutput,
@@ -102,6 +103,16 @@ class EngineClient(Protocol):
 
         num_new_tokens: of its prompt, less what other requests of the same client compute; all if it is left out.
         """
+
+    async def load_adapter(self, path: str) -> AdapterInfo:
+        """Read the adapter at `path` and check it against the model, which has --enable-lora.
+
+        Raises AdapterUnusable with the reason, EngineUnavailable, and EngineDied or EngineStopped if the engine ends
+        meanwhile.
+        """
+
+    def forget_adapter(self, digest: bytes) -> None:
+        """No new request will have this one."""
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         """The outputs of texts, in order; only of an engine whose info has `pooling`, which generates nothing.

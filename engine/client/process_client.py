@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from engine.client.adapter_loads import AdapterLoads
 from engine.client.batch_lane import BatchLane
 from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
@@ -25,11 +26,15 @@ from engine.protocol import (
     AbortPooling,
     AbortReason,
     AbortRequest,
+    AdapterInfo,
+    AdapterLoaded,
+    AdapterRefused,
     AddPooling,
     AddRequest,
     EngineInfo,
     EngineRequest,
     Failed,
+    ForgetAdapter,
     FromEngine,
     Loading,
     PoolingOutput,
@@ -89,6 +94,7 @@ class ProcessClient:
             on_first_token=self._callbacks.on_first_token,
         )
         self._pooling = PoolingCalls(QueueLimit(max_num_waiting, max_num_waiting_tokens))
+        self._adapter_loads = AdapterLoads()
         self._batch_lane = BatchLane(max_num_batch_requests)
         self._state = EngineState.LOADING
         self._reason = "the engine has not been started"
@@ -220,6 +226,13 @@ class ProcessClient:
         if self._num_open == 0:
             self._clock.restart(time.monotonic())
 
+    async def load_adapter(self, path: str) -> AdapterInfo:
+        self._check_ready()
+        return await self._adapter_loads.run(path, self._send)
+
+    def forget_adapter(self, digest: bytes) -> None:
+        self._send(ForgetAdapter(digest))
+
     def set_log_level(self, level: str) -> None:
         self._send(SetLogLevel(level))
 
@@ -268,6 +281,7 @@ class ProcessClient:
         requests: list[EngineRequest | PoolingRequest] = []
         requests += self._streams.engine_ended(_ENDED)
         requests += self._pooling.engine_ended()
+        self._adapter_loads.fail_all(lambda: EngineDied(_ENDED))
         if requests:
             logger.info("%d requests go on in the next engine", len(requests))
         loop = asyncio.get_running_loop()
@@ -332,6 +346,8 @@ class ProcessClient:
                 self._callbacks.on_step(stats)
                 for text in texts:
                     self._pooling.deliver(text)
+            case AdapterLoaded() | AdapterRefused():
+                self._adapter_loads.deliver(message)
             case Loading():
                 self._loading = message
                 self._callbacks.on_loading(message)
@@ -385,6 +401,7 @@ class ProcessClient:
     def _fail_all(self, make_error: Callable[[], EngineDied]) -> None:
         self._streams.fail_all(make_error)
         self._pooling.fail_all(make_error)
+        self._adapter_loads.fail_all(make_error)
 
 
 def _percent(progress: float | None) -> str:

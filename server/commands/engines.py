@@ -99,6 +99,7 @@ class OneEngine:
             await self._client.wait_ready()
             self._times.begin(LAST_PHASE, time.monotonic())
             text_model = await self._model.text_model()
+            await self._context.models.adapters.check_all(self._model)
             self._times.end(time.monotonic())
             return text_model
         finally:
@@ -111,9 +112,13 @@ class OneEngine:
         await self._client.stop()
 
     @property
-    def _model(self) -> "ServedModel":
+    def _context(self) -> "ServerContext":
         assert self.context is not None
-        return self.context.models.default
+        return self.context
+
+    @property
+    def _model(self) -> "ServedModel":
+        return self._context.models.default
 
     def _on_loading(self, loading: Loading) -> None:
         self._display.show(loading)

@@ -26,6 +26,7 @@ from server.served.resident import Resident
 
 if TYPE_CHECKING:
     from server.context import ServerContext
+    from server.served.adapters import ServedAdapters
     from server.served.model import ServedModel
     from server.text_model import TextModel
 
@@ -111,7 +112,9 @@ class SeveralEngines:
                 idle_s=idle_s if entry.idle_unload is None else entry.idle_unload,
             )
             make_engine = partial(self._make_engine, entry, model, None if grant is None else grant.kv_bytes)
-            homes[entry.name] = Home(resident, self._slots[entry.name], make_engine, model.text_model)
+            homes[entry.name] = Home(
+                resident, self._slots[entry.name], make_engine, partial(_prepare, self.context.models.adapters, model)
+            )
         residence = Residence(homes, limit_bytes, load_timeout_s=self._server.models.load_timeout)
         for model in models.values():
             model.residence = residence
@@ -152,3 +155,9 @@ class SeveralEngines:
                 failures.append(f"{name}: {residence.resident(name).reason or error}")
         if len(failures) == len(first):
             raise StartupError("; ".join(failures))
+
+
+async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
+    """What requests need beside the model's engine."""
+    await model.text_model()
+    await adapters.check_all(model)

@@ -8,6 +8,7 @@ from engine.client.first_token import FirstToken
 from engine.client.interface import RestartReason
 from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
+from server.metrics.adapter_values import AdapterValues
 from server.metrics.exposition import exposition
 from server.metrics.families import Families
 from server.metrics.request_record import RequestRecord
@@ -38,6 +39,7 @@ class Metrics:
         self._step_values: list[tuple[Read, Callable[[float], None]]] = []  # of gauges and histograms
         for spec in METRICS:
             self._bind(spec)
+        self._adapters = AdapterValues(model_name, self._counters, self._gauges, self._histograms)
         ended = self._counters["request_success_total"]
         self._ended = {reason: ended.labels(model_name, reason.value) for reason in FinishReason}
         wasted = self._counters["wasted_tokens_total"]
@@ -109,6 +111,7 @@ class Metrics:
         for position, count in enumerate(stats.accepted_by_position):
             self._accepted_at(position).inc(count)
         self._count_experts(stats.expert_rows)
+        self._adapters.on_step(stats.adapters)
         for outcome, seconds in stats.grammar_compile_s.items():
             self._counters["grammar_compilations_total"].labels(self.model_name, outcome).inc(len(seconds))
             for compile_s in seconds:

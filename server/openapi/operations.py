@@ -277,6 +277,17 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
     "POST /v1/models/{name}/load": Operation(answers={JSON: plain.ModelCard}, errors=(*_CHANGING, ModelNotLoaded)),
     "POST /v1/models/{name}/unload": Operation(answers={JSON: plain.ModelCard}, errors=_CHANGING),
+    "DELETE /v1/models/{name}": Operation(
+        answers={JSON: plain.AdapterDeleted}, errors=(InsufficientPermissions, ModelNotFound)
+    ),
+    "POST /v1/load_lora_adapter": Operation(
+        answers={TEXT: None},
+        example={"lora_name": "ADAPTER", "lora_path": "FOLDER"},
+        errors=(*_CHANGING, EngineDied, ModelNotLoaded),
+    ),
+    "POST /v1/unload_lora_adapter": Operation(
+        answers={TEXT: None}, example={"lora_name": "LOADED"}, errors=(InsufficientPermissions, ModelNotFound)
+    ),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
     "GET /dashboard/events": Operation(
         answers={EVENTS: Frame},

@@ -85,7 +85,7 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
 
 def _is_tried_again(model: ServedModel) -> bool:
     assert model.residence is not None
-    return model.state is ModelState.LOADING and model.residence.resident(model.name).num_failures > 0
+    return model.state is ModelState.LOADING and model.residence.resident(model.base_name).num_failures > 0
 
 
 def _unavailable(

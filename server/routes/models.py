@@ -40,7 +40,7 @@ async def get_model(name: str, context: Context) -> JSONResponse:
 async def load_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Load a model, and answer when it is. Others are unloaded where memory is short."""
     model, residence = _changeable(name, context)
-    await until_disconnect(residence.want(model.name), request.receive)
+    await until_disconnect(residence.want(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
@@ -48,7 +48,7 @@ async def load_model(request: Request, name: str, context: Context) -> JSONRespo
 async def unload_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Unload a model when its requests are over, and answer then. The next request for it loads it again."""
     model, residence = _changeable(name, context)
-    await until_disconnect(residence.dismiss(model.name), request.receive)
+    await until_disconnect(residence.dismiss(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
@@ -67,13 +67,15 @@ def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, Residen
 
 def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
     info, state = model.info, model_state(model)
+    if model.adapter is not None:
+        created_s = model.adapter.created_s
     return {
         "id": name,
         "object": "model",
         "created": created_s,
         "owned_by": "headrace",
         "root": model.root,
-        "parent": None,
+        "parent": None if model.adapter is None else model.base_name,
         "max_model_len": None if info is None else info.max_model_len,
         **_anthropic_fields(name, created_s, info),
         "status": {"value": state["state"]},  # as llama-server's router says it
@@ -97,7 +99,7 @@ def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dic
 
 def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
     """What OpenAI's and vLLM's cards have no place for; most of it is known once the model has been loaded."""
-    needs = {} if model.residence is None else {"memory_bytes": model.residence.resident(model.name).need_bytes}
+    needs = {} if model.residence is None else {"memory_bytes": model.residence.resident(model.base_name).need_bytes}
     if info is None:
         return needs
     quality = None
@@ -105,6 +107,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         quality = {**msgspec.structs.asdict(info.quality), "perplexity_increase": info.quality.loss}
     return {
         **needs,
+        **_adapter_fields(model),
         "capabilities": model.capabilities,
         "kv_cache_bytes": info.kv_bytes,
         "dtype": info.dtype,
@@ -113,3 +116,10 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         "weight_formats": info.weight_formats,
         "quality": quality,
     }
+
+
+def _adapter_fields(model: ServedModel) -> dict[str, Any]:
+    if model.adapter is None or model.adapter.info is None:
+        return {}
+    info = model.adapter.info
+    return {"adapter": {"rank": info.rank, "size_bytes": info.num_bytes, "trained_on": info.base}}

@@ -182,7 +182,7 @@ def _unloaded(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> R
     """The answer to a request that asks for nothing but the model's end, once what runs is over."""
     assert model.residence is not None
     model.drain.check()
-    model.residence.keep(model.name, 0.0)
+    model.residence.keep(model.base_name, 0.0)
     done = write(Part(), body.model, True)
     done.done_reason = "unload"
     return _json(done)
@@ -192,7 +192,7 @@ def _expires_at(model: ServedModel) -> float | None:
     """When the model is unloaded, in Unix time, unless it is used before; None is never."""
     if model.residence is None:
         return None
-    idle_s = model.residence.resident(model.name).idle_left_s(time.monotonic())
+    idle_s = model.residence.resident(model.base_name).idle_left_s(time.monotonic())
     return None if idle_s is None or idle_s > LONGEST_S else time.time() + idle_s
 
 

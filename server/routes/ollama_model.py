@@ -14,7 +14,7 @@ def ollama_model(name: str, context: ServerContext) -> ServedModel:
 
 def heeds_keep_alive(model: ServedModel) -> bool:
     """Whether the model comes and goes: one that is pinned stays loaded until an operator unloads it."""
-    return model.residence is not None and not model.residence.resident(model.name).is_pinned
+    return model.residence is not None and not model.residence.resident(model.base_name).is_pinned
 
 
 def keep_loaded(model: ServedModel, keep_alive: float | str | None) -> bool:
@@ -22,7 +22,7 @@ def keep_loaded(model: ServedModel, keep_alive: float | str | None) -> bool:
     if keep_alive is None or not heeds_keep_alive(model):
         return False
     assert model.residence is not None
-    model.residence.keep(model.name, keep_alive_s(keep_alive))
+    model.residence.keep(model.base_name, keep_alive_s(keep_alive))
     return True
 
 

@@ -37,11 +37,26 @@ class ModelLoad(msgspec.Struct):
     waiting: int | UnsetType = UNSET
 
 
+class AdapterExtras(msgspec.Struct):
+    """trained_on: what the adapter's files call their model."""
+
+    rank: int
+    size_bytes: int
+    trained_on: str | None
+
+
+class AdapterDeleted(msgspec.Struct):
+    id: str
+    object: Literal["model"]
+    deleted: bool
+
+
 class ModelExtras(ModelLoad):
     """What OpenAI's and vLLM's cards have no place for. memory_bytes: what the model takes while it is loaded, its
     process too. The rest is known once it has been loaded."""
 
     memory_bytes: int | UnsetType = UNSET
+    adapter: AdapterExtras | UnsetType = UNSET
     capabilities: list[str] | UnsetType = UNSET
     kv_cache_bytes: int | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
@@ -65,7 +80,7 @@ class ModelCard(msgspec.Struct):
     created: int
     owned_by: str
     root: str
-    parent: None
+    parent: str | None  # of an adapter, its model
     max_model_len: int | None
     status: LoadStatus
     headrace: ModelExtras

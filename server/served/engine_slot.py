@@ -7,7 +7,7 @@ from engine.client.batch_lane import BatchLane
 from engine.client.first_token import FirstToken
 from engine.client.interface import EngineClient, EngineState, EngineStatus, RequestStream
 from engine.errors import EngineUnavailable
-from engine.protocol import EngineInfo, EngineRequest, PoolingOutput, PoolingRequest, ServiceClass
+from engine.protocol import AdapterInfo, EngineInfo, EngineRequest, PoolingOutput, PoolingRequest, ServiceClass
 
 _EMPTY = EngineStatus(
     state=EngineState.UNLOADED,
@@ -75,6 +75,13 @@ class EngineSlot:
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
         return self._engine().submit(request, num_new_tokens=num_new_tokens)
+
+    async def load_adapter(self, path: str) -> AdapterInfo:
+        return await self._engine().load_adapter(path)
+
+    def forget_adapter(self, digest: bytes) -> None:
+        if self.engine is not None:
+            self.engine.forget_adapter(digest)
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         return await self._engine().pool(requests)

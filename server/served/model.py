@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from engine.client.interface import EngineClient, EngineState
@@ -15,6 +15,7 @@ from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
+from server.served.adapter import AdaptedClient, ServedAdapter
 from server.served.residence import Residence
 from server.served.resident import ModelState
 from server.text.template_runner import TemplateRunner
@@ -30,8 +31,18 @@ _STATES = {
 
 
 @dataclass(slots=True)
+class _Shared:
+    """What a model and its adapters have in common, and changes."""
+
+    num_preparing: int = 0
+    text_model: asyncio.Task[TextModel] | None = None
+    last_info: EngineInfo | None = None
+
+
+@dataclass(slots=True)
 class ServedModel:
-    """A request has one from the moment that its `model` is read, and asks nothing of any other."""
+    """A request has one from the moment that its `model` is read, and asks nothing of any other. Of a request for an
+    adapter it is the adapter's model with the adapter's name, and an engine that runs with it."""
 
     names: tuple[str, ...]  # that clients call it by; the first is canonical
     root: str  # MODEL as typed
@@ -45,13 +56,37 @@ class ServedModel:
     workers: TextWorkers
     templates: TemplateRunner
     residence: Residence | None = None  # None: it is loaded at the start, and stays so
-    num_preparing: int = 0  # requests that are rendered and tokenized, and will wait for the engine then
-    _text_model: asyncio.Task[TextModel] | None = None
-    _last_info: EngineInfo | None = None
+    has_adapters: bool = False  # whether it can have any (--enable-lora)
+    adapter: ServedAdapter | None = None
+    _shared: _Shared = field(default_factory=_Shared)
 
     @property
     def name(self) -> str:
         return self.names[0]
+
+    @property
+    def base_name(self) -> str:
+        """Of the model that is loaded for it."""
+        return self.name if self.adapter is None else self.adapter.base_name
+
+    def adapted(self, adapter: ServedAdapter, current: Callable[[], ServedAdapter]) -> "ServedModel":
+        """What a request for one of its adapters has. current: as AdaptedClient takes it."""
+        return replace(
+            self,
+            names=(adapter.name,),
+            root=adapter.path,
+            client=AdaptedClient(self.client, current),
+            adapter=adapter,
+        )
+
+    @property
+    def num_preparing(self) -> int:
+        """Requests that are rendered and tokenized, and will wait for the engine then."""
+        return self._shared.num_preparing
+
+    @num_preparing.setter
+    def num_preparing(self, number: int) -> None:
+        self._shared.num_preparing = number
 
     @property
     def callers_names(self) -> tuple[str, ...]:
@@ -63,13 +98,13 @@ class ServedModel:
     def info(self) -> EngineInfo | None:
         """What is known of the model once it has been loaded."""
         with contextlib.suppress(EngineUnavailable):  # much is chosen while the model loads
-            self._last_info = self.client.info
-        return self._last_info
+            self._shared.last_info = self.client.info
+        return self._shared.last_info
 
     @property
     def state(self) -> ModelState:
         if self.residence is not None:
-            return self.residence.resident(self.name).state
+            return self.residence.resident(self.base_name).state
         return _STATES[self.client.status().state]
 
     @property
@@ -78,7 +113,7 @@ class ServedModel:
         model is loaded."""
         if self.info is not None and self.info.pooling is not None:
             return self.info.pooling.capabilities
-        task = self._text_model
+        task = self._shared.text_model
         return [] if task is None or not task.done() or _has_failed(task) else task.result().capabilities
 
     def check_admission(self) -> None:
@@ -119,8 +154,8 @@ class ServedModel:
         if self.residence is None or record is None:
             return
         self.drain.check()
-        await self.residence.enter(self.name)
-        record.at_end(partial(self.residence.leave, self.name))
+        await self.residence.enter(self.base_name)
+        record.at_end(partial(self.residence.leave, self.base_name))
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
@@ -137,11 +172,11 @@ class ServedModel:
         if self.residence is None:
             yield
             return
-        await self.residence.enter(self.name)
+        await self.residence.enter(self.base_name)
         try:
             yield
         finally:
-            self.residence.leave(self.name)
+            self.residence.leave(self.base_name)
 
     async def text_model(self) -> TextModel:
         """The tokenizer and chat template, built off the event loop at the first call.
@@ -157,11 +192,11 @@ class ServedModel:
 
         What has failed is tried again.
         """
-        if self._text_model is None or _has_failed(self._text_model):
-            self._text_model = asyncio.create_task(
+        if self._shared.text_model is None or _has_failed(self._shared.text_model):
+            self._shared.text_model = asyncio.create_task(
                 asyncio.to_thread(build_text_model, info, self.config, self.workers, self.templates), name="text-model"
             )
-        return self._text_model
+        return self._shared.text_model
 
 
 def _has_failed(task: "asyncio.Task[TextModel]") -> bool:

@@ -1,25 +1,30 @@
 """ServedModels: all models of one server, by their names."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from engine.errors import HeadraceError
+from engine.errors import HeadraceError, InvalidRequest
 from engine.protocol import EngineInfo
 from server.errors import ModelNotFound
+from server.keys.caller import current_caller
 from server.live.feed import Model
 from server.live.request_stories import RequestStory
 from server.live.request_table import not_known
 from server.metrics.values import Metrics
 from server.schemas.base import quote
+from server.served.adapters import ServedAdapters
 from server.served.model import ServedModel
 from server.served.resident import ModelState
 
 
 class ServedModels:
-    """At least one model; no two have a name in common. A request without a name means the first."""
+    """At least one model, and adapters of theirs; no two have a name in common. A request without a name means the
+    first model."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         assert models, "a server has a model"
         self.have_started = False  # those, of several, that are loaded at the start
+        self.adapters = ServedAdapters()
         self._models = tuple(models)
         self._by_name = {name: model for model in models for name in model.names}
         assert len(self._by_name) == sum(len(model.names) for model in models), "one name, one model"
@@ -41,19 +46,50 @@ class ServedModels:
 
     @property
     def callers_names(self) -> tuple[str, ...]:
-        """The names that the request's caller may ask for."""
-        return tuple(name for model in self._models for name in model.callers_names)
+        """The names that the request's caller may ask for, those of adapters last."""
+        caller = current_caller()
+        adapters = (each.name for each in self.adapters if caller.may_use(each.name))
+        return (*(name for model in self._models for name in model.callers_names), *adapters)
 
     def find(self, name: str | None) -> ServedModel:
         """The model that a request of this caller means by `name`. Raises ModelNotFound."""
         names = self.callers_names
         wanted = self.default.name if name is None else name
         if wanted in names:
-            return self._by_name[wanted]
+            return self._named(wanted)
         served = ", ".join(repr(known) for known in names) or "none for this key"
         if name is None:
             raise ModelNotFound(f"the request names no model, and its key must; this server has {served}")
         raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
+
+    def _named(self, name: str) -> ServedModel:
+        if (adapter := self.adapters.get(name)) is None:
+            return self._by_name[name]
+        return self._by_name[adapter.base_name].adapted(adapter, partial(self.adapters.current, name))
+
+    def is_model(self, name: str) -> bool:
+        """Whether a model has the name, and no adapter."""
+        return name in self._by_name
+
+    def base(self, name: str | None) -> ServedModel:
+        """The model that an adapter is for. Raises InvalidRequest; None is right where only one can have adapters."""
+        able = [model for model in self._models if model.has_adapters]
+        if not able:
+            raise InvalidRequest("this server serves no LoRA adapters; start it with --enable-lora")
+        if name is None and len(able) == 1:
+            return able[0]
+        known = ", ".join(repr(model.name) for model in able)
+        if name is None:
+            raise InvalidRequest(
+                f"base_model_name is missing; it must say which model the adapter is for: {known}",
+                param="base_model_name",
+            )
+        found = next((model for model in able if name in model.names), None)
+        if found is None:
+            raise InvalidRequest(
+                f"base_model_name is {quote(name)}; models that can have adapters are {known}", param="base_model_name"
+            )
+        return found
 
     @property
     def num_unfinished(self) -> int:
@@ -101,7 +137,7 @@ class ServedModels:
 
     def named(self, name: str | None) -> ServedModel:
         """The model of a name that may be none's: the first one then."""
-        return self.default if name is None else self._by_name.get(name, self.default)
+        return self.default if name is None else self._by_name.get(self.adapters.base_name(name), self.default)
 
     def check_queue(self) -> None:
         """Raise QueueFull, or EngineUnavailable, if no model takes one more request, whichever it is for."""

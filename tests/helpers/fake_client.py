@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -12,9 +13,10 @@ from engine.client.batch_lane import BatchLane
 from engine.client.first_token import FirstToken
 from engine.client.interface import EngineState, EngineStatus
 from engine.config import EngineConfig, SchedulingPolicy
-from engine.errors import EngineUnavailable, QueueFull
+from engine.errors import AdapterUnusable, EngineUnavailable, QueueFull
 from engine.protocol import (
     AbortReason,
+    AdapterInfo,
     EngineInfo,
     EngineRequest,
     FinishReason,
@@ -162,6 +164,8 @@ class FakeClient:
         self.num_running: int | None = None  # None: all that are open
         self.streams: list[FakeStream] = []
         self.log_level: str | None = None  # that was set
+        self.adapters: dict[str, AdapterInfo | Exception] = {}
+        self.forgotten: list[bytes] = []  # digests of adapters
         self.batch_lane = BatchLane(batch_limit)
         self._info = info or engine_info()
 
@@ -206,6 +210,18 @@ class FakeClient:
 
     def drain_s(self) -> float:
         return 2.5
+
+    async def load_adapter(self, path: str) -> AdapterInfo:
+        """As `adapters` has it by the file's name; raises what is an error there."""
+        self.check_capacity(0)
+        found = self.adapters.get(Path(path).name, AdapterUnusable(f"{path} has no adapter_config.json"))
+        await asyncio.sleep(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def forget_adapter(self, digest: bytes) -> None:
+        self.forgotten.append(digest)
 
     def set_log_level(self, level: str) -> None:
         self.log_level = level
@@ -305,10 +321,15 @@ def _prompt_scores(request: EngineRequest) -> list[TokenLogprobs | None] | None:
 
 
 def make_app(
-    client: FakeClient, *, priority: bool = False, templates: TemplateRunner | None = None, **options: object
+    client: FakeClient,
+    *,
+    priority: bool = False,
+    enable_lora: bool = False,
+    templates: TemplateRunner | None = None,
+    **options: object,
 ) -> FastAPI:
     policy = SchedulingPolicy.PRIORITY if priority else SchedulingPolicy.FCFS
-    engine_config = EngineConfig(model=MODEL, scheduling_policy=policy)
+    engine_config = EngineConfig(model=MODEL, scheduling_policy=policy, enable_lora=enable_lora)
     config = ServerConfig(**options)  # type: ignore[arg-type]
     return create_app(client, config, engine_config, Metrics(MODEL), templates=templates or DirectTemplates())
 

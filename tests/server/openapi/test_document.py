@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.pooling_params import PoolingTask
+from engine.protocol import AdapterInfo
 from server.app import ROUTERS
 from server.errors import ERRORS
 from server.http.error_forms import FORM_PREFIXES
+from server.model_options.lora import LoraConfig
 from server.openapi.document import body_models, openapi_document, operations
 from server.openapi.errors import ERROR_FORMS
 from server.openapi.operations import OPERATIONS
@@ -103,14 +106,17 @@ def test_errors_have_the_forms_that_are_sent() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-async def test_an_example_is_answered(name: str) -> None:
+async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
     body = json.loads(json.dumps(EXAMPLES[name]).replace('"MODEL"', json.dumps(MODEL)))
     method, path = name.split()
     if OPERATIONS[name].errors == OPERATIONS["POST /v1/embeddings"].errors:
         client = pooling_client(tasks=[*PoolingTask])
     else:
         client = FakeClient(says("Because."), fim_info(max_model_len=400))
-    async with http(make_app(client)) as api:
+    (tmp_path / "FOLDER").mkdir()
+    client.adapters["FOLDER"] = AdapterInfo(digest=b"x", rank=8, num_bytes=1)
+    async with http(make_app(client, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)))) as api:
+        await api.post("/v1/load_lora_adapter", json={"lora_name": "LOADED", "lora_path": "FOLDER"})
         conversation = (await api.post("/v1/conversations", json={})).json()
         path = path.replace("{conversation_id}", conversation["id"])
         response = await api.request(method, path, json=body)

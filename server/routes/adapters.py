@@ -1,0 +1,88 @@
+"""POST /v1/load_lora_adapter and /v1/unload_lora_adapter, DELETE /v1/models/NAME: adapters of a running server."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
+from server.http.operators import OPERATORS_ONLY
+from server.paths.inside import Outside, inside
+from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
+from server.schemas.base import quote
+from server.schemas.parameters import ignored_header, ignored_parameters
+
+router = APIRouter(tags=["Models"])
+
+
+@router.post("/v1/load_lora_adapter", dependencies=[OPERATORS_ONLY])
+async def load_lora_adapter(
+    request: Request,
+    context: Context,
+    body: Annotated[LoadAdapterRequest, Depends(json_body(LoadAdapterRequest))],
+) -> PlainTextResponse:
+    """Serve a LoRA adapter that is below --adapter-dir, under a name of its own."""
+    context.drain.check()
+    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    models = context.models
+    known = models.adapters.get(body.lora_name)
+    model = models.base(body.base_model_name or (None if known is None else known.base_name))
+    if not body.lora_name:
+        raise InvalidRequest("lora_name is empty; give the adapter a name", param="lora_name")
+    if models.is_model(body.lora_name):
+        raise InvalidRequest(
+            f"lora_name is {quote(body.lora_name)}, which is a model of this server; give the adapter another name",
+            param="lora_name",
+        )
+    path = _path(body.lora_path, context)
+    loading = models.adapters.load(body.lora_name, str(path), model, in_place=body.load_inplace)
+    await until_disconnect(loading, request.receive)
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.", headers=headers)
+
+
+@router.post("/v1/unload_lora_adapter", dependencies=[OPERATORS_ONLY])
+async def unload_lora_adapter(
+    context: Context, body: Annotated[UnloadAdapterRequest, Depends(json_body(UnloadAdapterRequest))]
+) -> PlainTextResponse:
+    """Serve a LoRA adapter no more. Requests that have it go on with it."""
+    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    _remove(body.lora_name, context)
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", headers=headers)
+
+
+@router.delete("/v1/models/{name:path}", dependencies=[OPERATORS_ONLY])
+async def delete_model(name: str, context: Context) -> JSONResponse:
+    """Serve a LoRA adapter no more, as OpenAI deletes a fine-tuned model. Its files stay."""
+    if context.models.is_model(name):
+        raise InvalidRequest(f"the model {quote(name)} is no adapter; only adapters can be deleted", param="model")
+    _remove(name, context)
+    return JSONResponse({"id": name, "object": "model", "deleted": True})
+
+
+def _remove(name: str, context: ServerContext) -> None:
+    """Raises ModelNotFound."""
+    adapter = context.models.adapters.current(name)
+    context.models.adapters.remove(name, context.models.base(adapter.base_name))
+
+
+def _path(given: str, context: ServerContext) -> Path:
+    """Raises InvalidRequest."""
+    folder = context.config.lora.adapter_dir
+    if folder is None:
+        raise InvalidRequest(
+            "this server loads no adapters while it runs; start it with --adapter-dir, the folder that they are in"
+        )
+    try:
+        path = inside(Path(folder), given)
+    except Outside:
+        raise InvalidRequest(
+            f"lora_path is {quote(given)}; it must be below the server's --adapter-dir, with all its files",
+            param="lora_path",
+        ) from None
+    if not path.exists():
+        raise InvalidRequest(f"lora_path is {quote(given)}, which does not exist on the server", param="lora_path")
+    return path

@@ -1,0 +1,105 @@
+"""ServedAdapters: the LoRA adapters of one server: which names they have, and how they come and go."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from engine.errors import AdapterUnusable, InvalidRequest, StartupError
+from engine.protocol import AdapterInfo
+from server.errors import ModelNotFound
+from server.schemas.base import quote
+from server.served.adapter import ServedAdapter
+from server.served.model import ServedModel
+
+logger = logging.getLogger(__name__)
+
+
+class ServedAdapters:
+    """A name means one version at a time. Requests that an engine has keep theirs: it knows versions by contents."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, ServedAdapter] = {}
+        self._base_names: dict[str, str] = {}  # of all that have been served
+        self._loading: set[str] = set()  # names
+
+    def __iter__(self) -> Iterator[ServedAdapter]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> ServedAdapter | None:
+        return self._by_name.get(name)
+
+    def current(self, name: str) -> ServedAdapter:
+        """Raises ModelNotFound."""
+        if (adapter := self._by_name.get(name)) is None:
+            raise ModelNotFound(f"The lora adapter {quote(name)} cannot be found.")
+        return adapter
+
+    def announce(self, adapter: ServedAdapter) -> None:
+        """Have an adapter of the server's options, which `check_all` looks at when its model is loaded."""
+        self._by_name[adapter.name] = adapter
+        self._base_names[adapter.name] = adapter.base_name
+
+    def base_name(self, name: str) -> str:
+        """Of the model of an adapter that is or was served; any other name as it is."""
+        return self._base_names.get(name, name)
+
+    async def check_all(self, model: ServedModel) -> None:
+        """Have the loaded model's engine read those that it has not read before. Raises StartupError."""
+        for adapter in [each for each in self if each.base_name == model.name and each.info is None]:
+            try:
+                info = await model.client.load_adapter(adapter.path)
+            except AdapterUnusable as error:
+                raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
+            if self._by_name.get(adapter.name) is adapter:
+                self._by_name[adapter.name] = replace(adapter, info=info)
+            _log(adapter, info)
+
+    async def load(self, name: str, path: str, model: ServedModel, *, in_place: bool) -> ServedAdapter:
+        """Serve the adapter at `path` under a name from now on, in place of what had it before.
+
+        Raises InvalidRequest if the name is another adapter's and not `in_place`, or the files are no adapter of the
+        model; and what ServedModel.in_use and EngineClient.load_adapter raise.
+        """
+        if name in self._loading:
+            raise InvalidRequest(f"the adapter {quote(name)} is being loaded by another request", param="lora_name")
+        if name in self._by_name and not in_place:
+            raise InvalidRequest(
+                f"The lora adapter {quote(name)} has already been loaded. If you want to load the adapter in place, "
+                "set 'load_inplace' to True.",
+                param="lora_name",
+            )
+        self._loading.add(name)
+        try:
+            async with model.in_use():
+                info = await model.client.load_adapter(path)
+        except AdapterUnusable as error:
+            raise InvalidRequest(str(error), param="lora_path") from error
+        finally:
+            self._loading.discard(name)
+        before, adapter = self._by_name.get(name), ServedAdapter(name, path, model.name, info)
+        self.announce(adapter)
+        _log(adapter, info)
+        if before is not None and before.base_name == model.name:
+            self._forget(before, model)
+        return adapter
+
+    def remove(self, name: str, model: ServedModel) -> None:
+        """Serve the adapter, which is the model's, no more. Raises ModelNotFound."""
+        adapter = self.current(name)
+        del self._by_name[name]
+        self._forget(adapter, model)
+        logger.info("the adapter %s is served no more", name)
+
+    def _forget(self, adapter: ServedAdapter, model: ServedModel) -> None:
+        """Tell the engine that no new request will have this version, unless another name means the same."""
+        if adapter.info is None:
+            return
+        digest = adapter.info.digest
+        same = (each for each in self if each.base_name == adapter.base_name and each.info is not None)
+        if not any(each.info is not None and each.info.digest == digest for each in same):
+            model.client.forget_adapter(digest)
+
+
+def _log(adapter: ServedAdapter, info: AdapterInfo) -> None:
+    size = info.num_bytes >> 10
+    logger.info("the adapter %s of %s is served: rank %d, %d KiB", adapter.name, adapter.base_name, info.rank, size)
