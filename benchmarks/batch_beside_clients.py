@@ -24,7 +24,7 @@ from engine.startup.build import build_engine
 _KV_BYTES = 1 << 30
 _THINKING_S = (0.5, 2.5)  # of a client, between an answer and its next request
 _CLIENT_PROMPT, _CLIENT_OUTPUT = (60, 140), 48
-_LINE_PROMPT, _LINE_OUTPUT = (40, 120), (30, 90)
+_LINE_PROMPT, _LINE_OUTPUT = (20, 60), (60, 120)
 _LINES_AHEAD = 96  # of the batch, in the engine
 
 
@@ -33,7 +33,7 @@ class Batch:
     """What steps of a batch did, of which clients had no part."""
 
     steps_s: float = 0.0
-    num_outputs: int = 0
+    num_tokens: int = 0  # of prompts and outputs
     recomputed_s: float = 0.0  # of `steps_s`, by the share of their tokens
     num_recomputed: int = 0
     step_s: list[float] = field(default_factory=list)
@@ -44,14 +44,14 @@ class Batch:
             return
         self.steps_s += step_s
         self.step_s.append(step_s)
-        self.num_outputs += stats.batch_decode_tokens
+        self.num_tokens += num_tokens
         self.num_recomputed += stats.batch_recomputed_tokens
         self.recomputed_s += step_s * stats.batch_recomputed_tokens / num_tokens
 
     @property
     def rate(self) -> float:
-        """Output tokens a second, without the time of what was computed again."""
-        return self.num_outputs / (self.steps_s - self.recomputed_s)
+        """Tokens a second, prompts' too, without those that were computed again and their time."""
+        return (self.num_tokens - self.num_recomputed) / (self.steps_s - self.recomputed_s)
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def run_turn(
     if with_batch:
         for _ in range(_LINES_AHEAD):
             feed()
-        clients.run(lambda: clients.now_s > began_s + limit_s / 4)  # until it runs as it will
+        clients.run(lambda: clients.now_s > began_s + limit_s / 2)  # until it runs as it will
     for client in range(num_clients):
         ask(client, rng.uniform(*_THINKING_S))
     began_s = clients.now_s
@@ -186,10 +186,12 @@ def main() -> int:
         action="store_const",
         const=time.process_time,
         default=time.monotonic,
-        help="with one thread, where others use the machine too",
+        help="of one thread, for the engine too, where others use the machine",
     )
     options = parser.parse_args()
-    threads = 1 if options.clock is time.process_time else None
+    threads = None
+    if options.clock is time.process_time:
+        threads, time.perf_counter = 1, time.process_time
     config = EngineConfig(
         model=options.model, kv_cache_memory_bytes=_KV_BYTES, batch_step_ms=options.batch_step_ms, threads=threads
     )

@@ -35,6 +35,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "server.commands.chat.command:complete",
             "server.commands.chat.arguments:complete_parser",
         ),
+        Command(
+            "batch",
+            "answer a file of requests without a server",
+            "server.commands.batch.command:run",
+            "server.commands.batch.arguments:batch_parser",
+        ),
     ),
     "Watch a server": (
         Command(

@@ -56,7 +56,7 @@ def answered(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("headrace doctor --log", ["--log-format", "--log-level", "--log-requests"]),
         ("headrace keys new ann --budget-period ", ["day", "month"]),
         ("headrace bench ro", ["roofline"]),
-        ("headrace bench latency --bat", ["--batch-size"]),
+        ("headrace bench latency --batch-si", ["--batch-size"]),
         ("headrace completion ", ["bash", "zsh", "fish"]),
         ("headrace bogus --", ["--help", "--version"]),
     ],

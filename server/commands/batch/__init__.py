@@ -1,0 +1,1 @@
+"""`headrace batch`: a file of requests answered without a server."""

@@ -1,0 +1,75 @@
+"""answer_lines: the requests of a file, answered by an engine that has nothing else to do."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from engine.errors import EngineStopped
+from server.batches.answers import LineUsage, answer_line
+from server.batches.running import run_body
+from server.commands.batch.input_file import InputFile, InputLine
+from server.context import ServerContext
+from server.keys.caller import ANYBODY
+
+_LINES_PER_PLACE = 2  # of the engine: a line that ends is followed by one that is there
+
+
+@dataclass(slots=True)
+class Answered:
+    """What became of the lines of this run."""
+
+    completed: int = 0
+    failed: int = 0
+    usage: LineUsage = field(default_factory=LineUsage)
+
+
+class Answering:
+    """Runs lines, in the order of their file as far as there is room, and hands on each answer as it comes."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        file: InputFile,
+        store: Callable[[bytes, bool], None],
+        on_answer: Callable[[Answered], None],
+    ) -> None:
+        """store: is called with an answer's line and whether it is completed; raises StartupError. on_answer: after
+        it."""
+        self._context = context
+        self._file = file
+        self._store = store
+        self._on_answer = on_answer
+        self._answered = Answered()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self, lines: Iterable[InputLine]) -> Answered:
+        """Return when each line is answered. Canceled, it ends those that run, which are not answered then."""
+        limit = _LINES_PER_PLACE * self._context.models.default.client.info.max_num_seqs
+        try:
+            for line in lines:
+                while len(self._running) >= limit:
+                    await self._wait_for_some()
+                self._running.add(asyncio.create_task(self._answer(line), name=f"line {line.number}"))
+            while self._running:
+                await self._wait_for_some()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+        return self._answered
+
+    async def _wait_for_some(self) -> None:
+        done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        if errors := [error for task in done if (error := task.exception()) is not None]:
+            raise errors[0]  # which ends the command
+
+    async def _answer(self, line: InputLine) -> None:
+        try:
+            answer = await run_body(self._context, ANYBODY, line.endpoint, self._file.body(line))
+        except EngineStopped:
+            return
+        self._store(answer_line(line.custom_id, answer), answer.is_completed)
+        self._answered.completed += answer.is_completed
+        self._answered.failed += not answer.is_completed
+        self._answered.usage.add(answer.usage)
+        self._on_answer(self._answered)

@@ -1,0 +1,62 @@
+"""The grammar of `headrace batch`."""
+
+import argparse
+import textwrap
+
+from engine.config import EngineConfig
+from server.commands.arguments import HelpFormatter, Parser, add_options
+from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+
+# What a server's options say of requests and of the log; the others are of HTTP, of keys and of queues.
+_OF_SERVER = (
+    "served_model_name",
+    "chat_template",
+    "tool_call_parser",
+    "reasoning_parser",
+    "max_num_batch_requests",
+    "max_request_bytes",
+    "max_logprobs",
+    "strict_parameters",
+    "engine_hang_timeout",
+    "log_level",
+    "log_format",
+)
+_DESCRIPTION = (
+    "Answer the requests of INPUT, a file as for /v1/batches, and write the answers to OUTPUT, without a server. "
+    "Interrupted, the same command goes on where it stopped."
+)
+_EPILOG = """\
+exit codes: 0 if each request has an answer; 3 if some have an error instead; 1 if it could not run or go on; 2 for a
+wrong option; 130 or 143 if a signal ended it.
+
+examples:
+  headrace batch requests.jsonl answers.jsonl --model /path/to/model
+  headrace batch requests.jsonl answers.jsonl --errors failed.jsonl --model OWNER/REPO --quantization int4
+  headrace batch -i requests.jsonl -o answers.jsonl --model model.gguf
+"""
+
+
+def batch_options() -> list[Option]:
+    """Of serve's options, those that mean something without a server."""
+    return [*(OPTIONS[option.name] for option in options_of(EngineConfig)), *(OPTIONS[name] for name in _OF_SERVER)]
+
+
+def batch_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace batch",
+        usage="headrace batch INPUT OUTPUT --model MODEL [options]",
+        description=textwrap.fill(_DESCRIPTION, 100),
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="File of requests, one JSON object on each line.")
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="File of answers; what it has already is kept.")
+    parser.add_argument("-i", "--input-file", metavar="FILE", help="INPUT, as vLLM's run-batch takes it.")
+    parser.add_argument("-o", "--output-file", metavar="FILE", help="OUTPUT, likewise.")
+    parser.add_argument(
+        "--errors", metavar="FILE", help="File for the lines of requests that have an error (default: OUTPUT)."
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    add_options(parser, batch_options(), many="append")
+    return parser

@@ -1,0 +1,258 @@
+"""`headrace batch`: from the options to the exit code."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from engine.client.log_format import FORM_VARIABLE, configure_logging
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from engine.jobs.stage_bars import StageBars
+from engine.jobs.stage_lines import StageLines
+from server.commands.arguments import explain_unknown_flag
+from server.commands.batch.arguments import batch_options, batch_parser
+from server.commands.batch.output_file import OutputFile
+from server.commands.engines import OneEngine
+from server.commands.option_sources import resolve
+from server.commands.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.shared_terminal import can_draw
+from server.commands.stopping import catch_signals, unless
+from server.config import LogLevel, ServerConfig
+from server.metrics.values import Metrics
+from server.text.chat_template import load_chat_template
+from server.text.template_processes import TemplateProcesses
+
+if TYPE_CHECKING:
+    from server.commands.batch.answering import Answered, Answering
+    from server.commands.batch.input_file import InputFile, InputLine
+
+_ALONE_STEP_MS = 500.0  # no client waits for the end of a step
+_SOME_FAILED = 3  # exit code
+
+
+@dataclasses.dataclass(slots=True)
+class _Job:
+    """Lines that are to be answered, and where their answers go."""
+
+    file: "InputFile"
+    left: "list[InputLine]"
+    output: OutputFile
+    errors: OutputFile
+    num_failed: int  # of those that runs before answered
+
+    def store(self, line: bytes, is_completed: bool) -> None:
+        (self.output if is_completed else self.errors).add(line)
+
+    @property
+    def num_lines(self) -> int:
+        return len(self.file.lines)
+
+    @property
+    def num_before(self) -> int:
+        """Lines that were answered by runs before."""
+        return self.num_lines - len(self.left)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Answer the lines of a file as `argv` (what follows `headrace batch`) asks for; returns the exit code.
+
+    Raises OptionError or StartupError; exits for --help.
+    """
+    began_s = time.monotonic()
+    namespace = _parsed(argv)
+    server, engine = _configs(namespace)
+    configure_logging(server.log_level, server.log_format)
+    os.environ[FORM_VARIABLE] = server.log_format  # the engine process inherits it
+    with contextlib.ExitStack() as stack:
+        templates = stack.enter_context(contextlib.closing(TemplateProcesses()))
+        load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # a wrong one is told now
+        job = stack.enter_context(_job(namespace, server))
+        if not job.left:
+            _say(f"{job.output.path} has an answer to each of {job.num_lines:,} lines")
+            return _SOME_FAILED if job.num_failed else 0
+        if not server.served_model_name and job.file.models:
+            server = dataclasses.replace(server, served_model_name=tuple(job.file.models))
+        return asyncio.run(_answer(job, server, engine, templates, began_s))
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    namespace, unknown = batch_parser().parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        is_flag = flag.startswith("-")
+        raise OptionError(explain_unknown_flag(flag, batch_options()) if is_flag else f"unexpected argument {flag}")
+    for name, flag in (("input", "-i"), ("output", "-o")):
+        by_flag = getattr(namespace, f"{name}_file")
+        if by_flag is not None and getattr(namespace, name) is not None:
+            raise OptionError(f"{name.upper()} is given twice: {getattr(namespace, name)} and {flag} {by_flag}")
+        if by_flag is not None:
+            setattr(namespace, name, by_flag)
+        if getattr(namespace, name) is None:
+            raise OptionError(f"no {name.upper()} given; headrace batch INPUT OUTPUT --model MODEL")
+    return namespace
+
+
+def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]:
+    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
+    file = namespace.config or os.environ.get(CONFIG_VARIABLE)
+    if "model" not in flags and file is None and OPTIONS["model"].variable not in os.environ:
+        raise OptionError("no model given; headrace batch INPUT OUTPUT --model MODEL")
+    server, engine = resolve(flags, os.environ, Path(file) if file else None)
+    step = OPTIONS["batch_step_ms"]
+    if engine.batch_step_ms == step.default and step.name not in flags and step.variable not in os.environ:
+        engine = dataclasses.replace(engine, batch_step_ms=_ALONE_STEP_MS)
+    if server.models.entries:
+        raise OptionError("the options name several models, and a file of requests is for one; give it by --model")
+    return server, engine
+
+
+@contextlib.contextmanager
+def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
+    """The files, open and checked. Raises StartupError."""
+    from server.batches.execution import ENDPOINTS
+    from server.commands.batch.input_file import InputFile
+
+    with contextlib.ExitStack() as stack:
+        file = InputFile(namespace.input, list(ENDPOINTS), max_line_bytes=server.max_request_bytes)
+        stack.callback(file.close)
+        _check_models(file, server)
+        outputs = [namespace.output] if namespace.errors is None else [namespace.output, namespace.errors]
+        opened = []
+        for path in outputs:
+            if os.path.exists(path) and os.path.samefile(path, namespace.input):
+                raise StartupError(f"{path} is the input; name another file for what is written")
+            opened.append(OutputFile(path))
+            stack.callback(opened[-1].close)
+        answered = [each for output in opened for each in output.recover()]
+        done = {each.custom_id for each in answered}
+        if strangers := done.difference(line.custom_id for line in file.lines):
+            raise StartupError(
+                f"{namespace.output} has answers to {len(strangers):,} lines that {namespace.input} has not, such as "
+                f"{min(strangers)!r}; name a file that is new, or the output of the same requests"
+            )
+        left = [line for line in file.lines if line.custom_id not in done]
+        num_failed = sum(not each.is_completed for each in answered)
+        yield _Job(file, left, opened[0], opened[-1], num_failed)
+
+
+def _check_models(file: "InputFile", server: ServerConfig) -> None:
+    """Raise StartupError if the lines are for several models."""
+    if server.served_model_name or len(file.models) < 2:  # a line for another one gets an error then
+        return
+    named = ", ".join(f"{name} ({count:,} lines)" for name, count in file.models.most_common(5))
+    raise StartupError(
+        f"{file.path} has lines for {len(file.models)} models: {named}; the command runs one: split the file, or say "
+        "by --served-model-name that they are names of the same"
+    )
+
+
+async def _answer(
+    job: _Job, server: ServerConfig, engine: EngineConfig, templates: TemplateProcesses, began_s: float
+) -> int:
+    stop = catch_signals()
+    name = server.model_names(engine.model)[0]
+    metrics = Metrics(name)
+    engines = OneEngine(name, server, engine, metrics, began_s)
+    await engines.begin()
+    templates.begin()
+    from server.app import create_app
+    from server.commands.batch.answering import Answering
+
+    context = create_app(engines.clients, server, engine, metrics, templates=templates).state.context
+    engines.context = context
+    progress = _Progress(job, server)
+    try:
+        if job.num_before:
+            _say(f"{job.output.path} has {job.num_before:,} of {job.num_lines:,} lines; going on with the others")
+        if await unless(stop, engines.finish()) is None:
+            return _stopped(job, stop.result(), 0)
+        progress.begin()
+        answering = Answering(context, job.file, job.store, progress.show)
+        answered = await unless(stop, _until_dead(engines, answering, job))
+        return _stopped(job, stop.result(), progress.num_answered) if answered is None else progress.ended(answered)
+    finally:
+        progress.close()
+        await engines.stop()
+        context.workers.close()
+
+
+async def _until_dead(engines: OneEngine, answering: "Answering", job: _Job) -> "Answered":
+    """Raises StartupError if the engine is given up before all lines are answered."""
+    work = asyncio.ensure_future(answering.run(job.left))
+    dead = asyncio.ensure_future(engines.wait_dead())
+    try:
+        await asyncio.wait({work, dead}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise StartupError(f"{dead.result()}; the same command goes on with what is left")
+        return work.result()
+    finally:
+        for task in (work, dead):
+            task.cancel()
+        await asyncio.gather(work, dead, return_exceptions=True)
+
+
+def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
+    left = len(job.left) - num_answered
+    _say(f"interrupted: {left:,} of {job.num_lines:,} lines are left; the same command goes on with them")
+    return 128 + number
+
+
+class _Progress:
+    """A bar where the standard error is a terminal, lines of text elsewhere."""
+
+    def __init__(self, job: _Job, server: ServerConfig) -> None:
+        self._job = job
+        self._is_told = server.log_level in (LogLevel.DEBUG, LogLevel.INFO)
+        self._is_drawn = can_draw(server.log_format)
+        self._show: StageBars | StageLines | None = None
+        self._began_s = 0.0
+        self.num_answered = 0
+
+    def begin(self) -> None:
+        self._began_s = time.monotonic()
+        if self._is_drawn:
+            self._show = StageBars(Console(stderr=True, highlight=False))
+        elif self._is_told:
+            self._show = StageLines(_say)
+        self._report(0)
+
+    def show(self, answered: "Answered") -> None:
+        self.num_answered = answered.completed + answered.failed
+        self._report(self.num_answered)
+
+    def _report(self, num_answered: int) -> None:
+        if self._show is not None:
+            self._show("answer lines", self._job.num_before + num_answered, self._job.num_lines, "lines")
+
+    def close(self) -> None:
+        if self._show is not None:
+            self._show.close()
+            self._show = None
+
+    def ended(self, answered: "Answered") -> int:
+        """Say what became of the lines; returns the exit code."""
+        self.close()
+        seconds = time.monotonic() - self._began_s
+        usage = answered.usage
+        failed = f", {answered.failed:,} with an error in {self._job.errors.path}" if answered.failed else ""
+        _say(
+            f"{answered.completed + answered.failed:,} lines in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
+            f"tokens read ({usage.cached_tokens:,} cached), {usage.output_tokens:,} written "
+            f"({usage.output_tokens / max(seconds, 1e-9):,.0f} tokens/s)"
+        )
+        return _SOME_FAILED if answered.failed or self._job.num_failed else 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

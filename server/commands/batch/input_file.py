@@ -1,0 +1,114 @@
+"""InputFile: the requests of a file, checked before anything is computed."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from engine.errors import StartupError
+from server.batches.lines import FaultyLine, Line, read_line
+from server.schemas.base import quote
+
+_MAX_TOLD = 5  # faults; the others are counted
+
+
+@dataclass(frozen=True, slots=True)
+class InputLine:
+    """Where a request is in its file. number: from 1."""
+
+    number: int
+    custom_id: str
+    endpoint: str
+    offset: int
+    size: int
+
+
+class _Url(msgspec.Struct):
+    url: Any = None
+
+
+_decode_url = msgspec.json.Decoder(_Url).decode
+
+
+class InputFile:
+    """Its lines are read again when they are run: a file may be larger than memory. models: that lines name."""
+
+    def __init__(self, path: str, endpoints: Collection[str], *, max_line_bytes: int) -> None:
+        """Raises StartupError if a line is no request for one of the endpoints; lines of blanks are passed over."""
+        self.path = path
+        self.lines: list[InputLine] = []
+        self.models: Counter[str] = Counter()
+        self._endpoints = endpoints
+        self._faults: list[str] = []
+        self._numbers: dict[str, int] = {}  # of custom_ids
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 - as long as the command runs
+            self._check(max_line_bytes)
+        except OSError as error:
+            raise StartupError(f"cannot read {path}: {error.strerror}") from None
+        if self._faults:
+            raise StartupError(self._told())
+        if not self.lines:
+            raise StartupError(f"{path} has no requests; write one JSON object on each line")
+
+    def _check(self, max_line_bytes: int) -> None:
+        offset = 0
+        for number, data in enumerate(self._file, start=1):
+            if len(data) > max_line_bytes:
+                self._faults.append(
+                    f"line {number} has {len(data):,} bytes; the limit is {max_line_bytes:,} (--max-request-bytes)"
+                )
+            elif data.strip():
+                self._check_line(data, number, offset)
+            offset += len(data)
+
+    def _check_line(self, data: bytes, number: int, offset: int) -> None:
+        endpoint = _endpoint_of(data)  # lines of one file may be for several
+        try:
+            line = read_line(data, number, endpoint)
+        except FaultyLine as faulty:
+            self._faults.append(f"line {number}: {faulty.fault.message}")
+            return
+        if endpoint not in self._endpoints:
+            known = ", ".join(self._endpoints)
+            self._faults.append(f"line {number}: url is {quote(endpoint)}; it must be one of {known}")
+            return
+        if (first := self._numbers.setdefault(line.custom_id, number)) != number:
+            self._faults.append(f"line {number}: custom_id {quote(line.custom_id)} is that of line {first}, too")
+            return
+        if isinstance(model := line.body.get("model"), str):
+            self.models[model] += 1
+        self.lines.append(InputLine(number, line.custom_id, endpoint, offset, len(data)))
+
+    def _told(self) -> str:
+        shown = "".join(f"\n  {fault}" for fault in self._faults[:_MAX_TOLD])
+        more = len(self._faults) - _MAX_TOLD
+        rest = f"\n  and {more:,} more" if more > 0 else ""
+        what = "a line that is no request" if len(self._faults) == 1 else "lines that are no requests"
+        return f"{self.path} has {what}; nothing was run{shown}{rest}"
+
+    def body(self, line: InputLine) -> dict[str, Any]:
+        """Raises StartupError if the file has changed."""
+        data = os.pread(self._file.fileno(), line.size, line.offset)
+        read: Line | None = None
+        with contextlib.suppress(FaultyLine):
+            read = read_line(data, line.number, line.endpoint)
+        if read is None or read.custom_id != line.custom_id:
+            raise StartupError(f"{self.path} was changed at line {line.number} while its requests were run")
+        return read.body
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _endpoint_of(data: bytes) -> str:
+    """As the line says; empty if it says none, which `read_line` explains."""
+    try:
+        url = _decode_url(data).url
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return url if isinstance(url, str) else ""

@@ -1,0 +1,81 @@
+"""OutputFile: answers as they are appended to a file, and which ones it has from a run before."""
+
+import fcntl
+import os
+import stat
+
+import msgspec
+
+from engine.errors import StartupError
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+
+
+class Answered(msgspec.Struct):
+    """A line of an output, as far as it matters for a run that goes on from it."""
+
+    custom_id: str
+    response: _Response | None = None
+
+    @property
+    def is_completed(self) -> bool:
+        return self.response is not None and self.response.status_code < 400
+
+
+_decode = msgspec.json.Decoder(Answered).decode
+
+
+class OutputFile:
+    """Each line is whole or the last one: what a run that was killed left torn is dropped, and answered again."""
+
+    def __init__(self, path: str) -> None:
+        """Raises StartupError if the file cannot be written, or another command writes it."""
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StartupError(f"cannot write {path}: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.close(self._fd)
+            raise StartupError(f"{path} is no file; a run that is interrupted could not go on from it")
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise StartupError(f"another command writes {path}; wait for its end, or name another file") from None
+
+    def recover(self) -> list[Answered]:
+        """The answers that are there. Raises StartupError for a file of something else."""
+        found = []
+        end = 0
+        with open(self._fd, "rb", closefd=False) as file:
+            file.seek(0)
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    found.append(_decode(line))
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    raise StartupError(
+                        f"{self.path}, line {number} is no answer of a batch; name a file that is new, or the output "
+                        "of the same requests"
+                    ) from None
+                end += len(line)
+        os.ftruncate(self._fd, end)
+        return found
+
+    def add(self, line: bytes) -> None:
+        """Append a line, its end included. Raises StartupError if the disk does not take it."""
+        view = memoryview(line)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            raise StartupError(f"cannot write {self.path}: {error.strerror}; free some room and go on") from None
+
+    def close(self) -> None:
+        """Have the disk keep what was written."""
+        os.fsync(self._fd)
+        os.close(self._fd)

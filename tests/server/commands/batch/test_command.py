@@ -1,0 +1,138 @@
+"""`headrace batch` as far as no engine is needed: what it refuses, and how lines are answered."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.client.log_format import FORM_VARIABLE
+from engine.errors import EngineDied, OptionError, StartupError
+from server.commands.batch.answering import Answered, Answering
+from server.commands.batch.command import run
+from server.commands.batch.input_file import InputFile
+from tests.helpers.fake_client import FakeClient, make_app, says
+
+pytestmark = pytest.mark.fast
+
+URL = "/v1/completions"
+DEADLINE_S = 20
+
+
+@pytest.fixture
+def requests(tmp_path: Path) -> Callable[..., str]:
+    def write(*bodies: dict[str, Any]) -> str:
+        lines = [{"custom_id": str(n), "method": "POST", "url": URL, "body": body} for n, body in enumerate(bodies)]
+        path = tmp_path / "in.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return str(path)
+
+    return write
+
+
+async def answered(path: str, client: FakeClient, written: list[tuple[bytes, bool]]) -> Answered:
+    file = InputFile(path, [URL], max_line_bytes=10_000)
+    context = make_app(client).state.context
+    answering = Answering(
+        context, file, lambda line, is_completed: written.append((line, is_completed)), lambda _: None
+    )
+    async with asyncio.timeout(DEADLINE_S):
+        return await answering.run(file.lines)
+
+
+async def test_each_line_is_answered_once(requests: Callable[..., str]) -> None:
+    written: list[tuple[bytes, bool]] = []
+    path = requests(*({"prompt": str(n)} for n in range(50)), {"prompt": "x", "max_tokens": -1})
+    outcome = await answered(path, FakeClient(says("Because.")), written)
+    assert (outcome.completed, outcome.failed) == (50, 1)
+    assert sorted(json.loads(line)["custom_id"] for line, _ in written) == sorted(map(str, range(51)))
+    assert [json.loads(line)["custom_id"] for line, is_completed in written if not is_completed] == ["50"]
+    assert outcome.usage.output_tokens == 50 * len("Because.")
+
+
+async def test_an_engine_that_dies_under_each_line_ends_in_errors_and_not_in_silence(
+    requests: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.batches.running._MIN_WAIT_S", 0.0)
+    written: list[tuple[bytes, bool]] = []
+    client = FakeClient(lambda _: [EngineDied("the engine ended")])
+    outcome = await answered(requests({"prompt": "a"}), client, written)
+    assert (outcome.completed, outcome.failed) == (0, 1)
+    assert json.loads(written[0][0])["response"]["status_code"] >= 500
+
+
+async def test_what_cannot_be_written_ends_the_run(requests: Callable[..., str]) -> None:
+    file = InputFile(requests(*[{"prompt": "a"}] * 30), [URL], max_line_bytes=10_000)
+    client = FakeClient(says("Because."))
+
+    def full(*_: object) -> None:
+        raise StartupError("the disk is full")
+
+    with pytest.raises(StartupError, match="full"):
+        await Answering(make_app(client).state.context, file, full, lambda _: None).run(file.lines)
+    assert client.num_open == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "no INPUT given"),
+        (["in"], "no OUTPUT given"),
+        (["in", "out"], "no model given"),
+        (["in", "out", "-i", "other", "--model", "m"], "INPUT is given twice: in and -i other"),
+        (["in", "out", "--model", "m", "--prot", "3"], "unknown option --prot"),
+        (["in", "out", "more", "--model", "m"], "unexpected argument more"),
+    ],
+)
+def test_wrong_arguments_are_told(arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADRACE_MODEL", raising=False)
+    monkeypatch.delenv("HEADRACE_CONFIG", raising=False)
+    with pytest.raises(OptionError, match=told):
+        run(arguments)
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail rather than start one; and leave the log as it is."""
+    monkeypatch.setattr("server.commands.batch.command.OneEngine", None)
+    monkeypatch.setattr("server.commands.batch.command.configure_logging", lambda *_: None)
+    monkeypatch.setenv(FORM_VARIABLE, "text")  # which it sets
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_lines_for_several_models_are_refused(requests: Callable[..., str], tmp_path: Path) -> None:
+    path = requests({"model": "a"}, {"model": "b"}, {"model": "b"})
+    with pytest.raises(StartupError, match=r"2 models: b \(2 lines\), a \(1 lines\)"):
+        run([path, str(tmp_path / "out"), "--model", "m"])
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_the_input_is_not_written_to(requests: Callable[..., str]) -> None:
+    path = requests({"model": "a"})
+    before = Path(path).read_bytes()
+    with pytest.raises(StartupError, match="is the input"):
+        run([path, path, "--model", "m"])
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_the_output_of_other_requests_is_refused(requests: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text('{"custom_id": "other", "response": {"status_code": 200}}\n')
+    with pytest.raises(StartupError, match=r"answers to 1 lines that .* has not, such as 'other'"):
+        run([requests({"model": "a"}), str(tmp_path / "out"), "--model", "m"])
+
+
+@pytest.mark.usefixtures("no_engine")
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (400, 3)])
+def test_nothing_is_started_where_all_is_answered(
+    requests: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    code: int,
+) -> None:
+    (tmp_path / "out").write_text(f'{{"custom_id": "0", "response": {{"status_code": {status}}}}}\n')
+    assert run([requests({"model": "a"}), str(tmp_path / "out"), "--model", "m"]) == code
+    assert "an answer to each of 1 lines" in capsys.readouterr().err
