@@ -11,6 +11,7 @@ from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder_layer import make_layer
 from models.errors import AdapterError
+from models.kernels.arena import HugePageArena
 from models.layers.attention import Attention
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
@@ -194,7 +195,7 @@ class Decoder(nn.Module):
         """LoadedModel.enable_adapters."""
         self._max_slots, self._max_rank = max_slots, max_rank
         self.embed.enable_look_up_adapters()
-        for layer in self._adapted_layers().values():
+        for layer in self.adapted_layers().values():
             layer.enable_adapters(max_slots)
 
     def set_adapter(self, slot: int, adapter: Adapter | None) -> None:
@@ -206,19 +207,19 @@ class Decoder(nn.Module):
             )
         layers = {} if adapter is None else adapter.layers
         before = self._layers_that_need_products()
+        arena = HugePageArena()  # of its own: its memory is free again when the slot gets another adapter
         self.embed.set_look_up_adapter(slot, layers.get("embed"))
-        for name, layer in self._adapted_layers().items():
-            layer.set_adapter(slot, layers.get(name))
+        for name, layer in self.adapted_layers().items():
+            layer.set_adapter(slot, layers.get(name), arena)
         self.adapters_version += self._layers_that_need_products() != before
 
     def _layers_that_need_products(self) -> list[str]:
         """See AdapterBank.needs_product."""
-        layers = self._adapted_layers().items()
+        layers = self.adapted_layers().items()
         return [name for name, layer in layers if layer.adapters is not None and layer.adapters.needs_product]
 
-    def _adapted_layers(self) -> dict[str, Linear]:
-        """By the names that LayerAdapters have. Experts have no adapters, and neither have learned positions and
-        token types."""
+    def adapted_layers(self) -> dict[str, Linear]:
+        """The layers that can have adapters, by their names in Adapter.layers; without look-ups and experts."""
         modules = dict(self.named_modules())
         inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
         skipped = ("embed", "position_embedding", "token_type_embedding")

@@ -6,6 +6,10 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from models.kernels.adapters import AdapterTable, KernelPair
+from models.kernels.arena import HugePageArena
+from models.kernels.linear import PackedLinear
+from models.kernels.packed_weight import WeightFormat, pack_weight
 from models.kernels.rows import join_rows, supports_rows
 from models.linear.adapter import LayerAdapter, LowRankPair
 from models.linear.method import LinearMethod
@@ -30,10 +34,12 @@ class AdaptedLayer(Protocol):
 class AdapterBank(Protocol):
     """The adapters of one layer by slot. A slot is set between steps; a row without an adapter has slot -1."""
 
-    needs_product: bool  # whether some adapter changes W x + b itself, so that a residual may only be added after it
+    @property
+    def needs_product(self) -> bool:
+        """Whether some adapter changes W x + b itself, so that a residual may only be added after it."""
 
-    def set(self, slot: int, adapter: LayerAdapter | None) -> None:
-        """Replace what the slot has."""
+    def set(self, slot: int, adapter: LayerAdapter | None, arena: HugePageArena) -> None:
+        """Replace what the slot has. arena: memory of this adapter, in all layers."""
 
     def adapt(self, x: torch.Tensor, prologue: Prologue, y: torch.Tensor, slots: torch.Tensor) -> None:
         """Change the rows y [T, out], of W prologue(x) + b, to those of their slots' adapters; slots: [T] int32.
@@ -53,7 +59,7 @@ class TorchBank:
         self._weights: dict[int, torch.Tensor] = {}
         self.needs_product = False
 
-    def set(self, slot: int, adapter: LayerAdapter | None) -> None:
+    def set(self, slot: int, adapter: LayerAdapter | None, arena: HugePageArena) -> None:  # noqa: ARG002
         self._adapters.pop(slot, None)
         self._weights.pop(slot, None)
         if adapter is not None and adapter.pairs:
@@ -137,11 +143,44 @@ def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple
             yield slot, rows
 
 
-def make_bank(layer: AdaptedLayer, max_slots: int) -> AdapterBank:  # noqa: ARG001
+class NativeBank:
+    """With the native kernel, whose call can be recorded, unless a weight takes the place of the layer's own."""
+
+    def __init__(self, layer: AdaptedLayer, max_slots: int) -> None:
+        self._layer = layer
+        self._table = AdapterTable(max_slots, layer.in_features)
+        self._has_gain = [False] * max_slots
+        self._weights: dict[int, PackedLinear] = {}
+
+    @property
+    def needs_product(self) -> bool:
+        return any(self._has_gain)
+
+    def set(self, slot: int, adapter: LayerAdapter | None, arena: HugePageArena) -> None:
+        pairs = () if adapter is None else adapter.pairs
+        computed = [computed_pair(self._layer, pair, torch.float32) for pair in pairs]
+        kernel_pairs = [
+            KernelPair(pair.first, pair.a, each.b, each.gain, each.shift)
+            for pair, each in zip(pairs, computed, strict=True)
+        ]
+        self._table.set(slot, kernel_pairs, arena=arena)
+        self._has_gain[slot] = any(pair.gain is not None for pair in computed)
+        self._weights.pop(slot, None)
+        if adapter is not None and adapter.weight is not None:
+            rounded = adapter.weight.to(torch.bfloat16).contiguous()
+            self._weights[slot] = PackedLinear([pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena)])
+
+    def adapt(self, x: torch.Tensor, prologue: Prologue, y: torch.Tensor, slots: torch.Tensor) -> None:
+        for slot, rows in rows_by_slot(slots, tuple(self._weights)):
+            y[rows] = self._weights[slot](x[rows], prepare=prologue.row_input, out_dtype=y.dtype)
+        self._table.adapt(x, slots, y, prepare=prologue.row_input)
+
+
+def make_bank(layer: AdaptedLayer, max_slots: int) -> AdapterBank:
     """The bank for a layer whose weights are loaded."""
-    # Native kernels add in fp32, whatever they multiply.
-    dtype = torch.float32 if isinstance(layer.method, NativeLinearMethod) else layer.method.bias_dtype
-    return TorchBank(layer, dtype)
+    if isinstance(layer.method, NativeLinearMethod):
+        return NativeBank(layer, max_slots)
+    return TorchBank(layer, layer.method.bias_dtype)
 
 
 def add_rows(residual: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from models.kernels.arena import HugePageArena
 from models.linear.adapter import LayerAdapter
 from models.linear.adapter_bank import AdapterBank, add_rows, make_bank
 from models.linear.method import LinearMethod
@@ -60,10 +61,10 @@ class Linear(nn.Module):
         """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""
         self.adapters = make_bank(self, max_slots)
 
-    def set_adapter(self, slot: int, adapter: LayerAdapter | None) -> None:
-        """Replace what the slot has, between two steps."""
+    def set_adapter(self, slot: int, adapter: LayerAdapter | None, arena: HugePageArena) -> None:
+        """Replace what the slot has, between two steps. arena: memory of this adapter, in all layers."""
         assert self.adapters is not None, "enable_adapters() comes first"
-        self.adapters.set(slot, adapter)
+        self.adapters.set(slot, adapter, arena)
 
     def read_rows(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""

@@ -86,10 +86,7 @@ class PagedRun:
 
         adapter_slots: of each sequence, -1 for none.
         """
-        batch = self.batch(items)
-        if adapter_slots is not None:
-            slots = [slot for slot, (_, tokens) in zip(adapter_slots, items, strict=True) for _ in tokens]
-            batch = dataclasses.replace(batch, adapter_slots=self._tensor(slots, torch.int32))
+        batch = self.batch(items, adapter_slots)
         with torch.inference_mode():
             hidden = self.decoder(batch, self.kv)[batch.logit_rows]
             logits = self.decoder.logits(hidden, batch.adapter_slots)  # of every row
@@ -102,8 +99,10 @@ class PagedRun:
         assert sequence.num_computed % self.block_size == 0
         return PagedSequence([list(table) for table in sequence.tables], sequence.num_computed)
 
-    def batch(self, items: list[tuple[PagedSequence, list[int]]]) -> ForwardBatch:
-        """The batch of one step with logits of every row."""
+    def batch(
+        self, items: list[tuple[PagedSequence, list[int]]], adapter_slots: Sequence[int] | None = None
+    ) -> ForwardBatch:
+        """The batch of one step with logits of every row. adapter_slots: as `step` takes them."""
         positions: list[int] = []
         for sequence, tokens in items:
             end = sequence.num_computed + len(tokens)
@@ -125,7 +124,14 @@ class PagedRun:
             query_lens=tuple(query_lens),
             context_lens=tuple(context_lens),
             block_size=self.block_size,
+            adapter_slots=None if adapter_slots is None else self._slots_of_rows(items, adapter_slots),
         )
+
+    def _slots_of_rows(
+        self, items: list[tuple[PagedSequence, list[int]]], adapter_slots: Sequence[int]
+    ) -> torch.Tensor:
+        slots = [slot for slot, (_, tokens) in zip(adapter_slots, items, strict=True) for _ in tokens]
+        return self._tensor(slots, torch.int32)
 
     def _group_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> GroupBatch:
         group = self.decoder.layer_groups[index]

@@ -62,6 +62,8 @@ class KernelLibrary:
         self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
         self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
         self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
+        # adapters
+        self.adapt_rows = self._bind("hr_adapt_rows", "pilllippfpppil")
         # scaled codes
         self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
         self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")

@@ -7,12 +7,13 @@
 // Few rows (M <= kFewRows): bound by memory. A thread streams a row block once and multiplies every row with it.
 // Many rows: bound by arithmetic. A task is a panel of rows times up to kSpan row blocks, in steps of kStepPairs pairs of
 // columns, so that the weights of a step stay in the first-level cache while register tiles of
-// kTileRows rows pass over them; sums over steps stay in an fp32 buffer.
+// kBf16TileRows rows pass over them; sums over steps stay in an fp32 buffer.
 #include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "amx.h"
+#include "bf16_products.h"
 #include "linear_kernels.h"
 #include "linear_layer.h"
 #include "parallel.h"
@@ -29,15 +30,10 @@ constexpr int kStepPairs = 64;   // 128 columns: 4 * 64 * 64 bytes = 16 KiB of w
 constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles
 constexpr int kSpareRows = 32;                  // a register tile may reach this far beyond the last row
 constexpr int64_t kPrepareAlone = 8192;  // elements; up to here the caller is done before the others would have begun
-#if defined(__AVX512F__)
-constexpr int kSharedRows[] = {1, 2, 4, 6, 8}, kTileRows = 6, kHalfTileRows = 3;
 #if HR_AMX
 constexpr int kPanelStep = 32, kAmxStepColumns = 512;  // 32 outputs * 512 columns * 2 bytes = 32 KiB of weights
 #else
-constexpr int kPanelStep = kTileRows;
-#endif
-#else
-constexpr int kSharedRows[] = {1, 2}, kTileRows = 2, kHalfTileRows = 1, kPanelStep = kTileRows;
+constexpr int kPanelStep = kBf16TileRows;
 #endif
 
 int64_t block_bytes(int64_t columns) { return columns * kBlockRows * 2; }
@@ -58,23 +54,6 @@ void prepare(const LinearLayer& layer, int64_t row, Bf16* rows) {
 #if HR_AMX
 bool use_amx(int64_t columns) { return columns % kAmxColumns == 0; }
 #endif
-
-// sums[r][c] += rows[r] . blocks[c] over num_pairs pairs; `block` and `rows` point at the first pair
-template <int R, int C>
-HR_INLINE void multiply_add(const uint8_t* block, int64_t block_stride, const Bf16* rows, int64_t row_stride, int64_t num_pairs,
-                            F32x16 (&sums)[R][C]) {
-  for (int64_t k = 0; k < num_pairs; ++k) {
-    Bits w[C];
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) w[c] = load<Bits>(block + c * block_stride + 64 * k);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const uint32_t x = load_u32(rows + r * row_stride + 2 * k);
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sums[r][c] = dot_bf16(sums[r][c], x, w[c]);
-    }
-  }
-}
 
 template <int R>
 __attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* rows, int64_t columns, F32x16* results) {
@@ -101,7 +80,7 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* 
 // `rows` rows, in one pass where a kernel for at least that many exists; results has room for kFewRows.
 template <int kChoice = 0>
 void multiply_rows(const uint8_t* block, const Bf16* x, int64_t columns, int rows, F32x16* results) {
-  constexpr int kLast = sizeof(kSharedRows) / sizeof(int) - 1, R = kSharedRows[kChoice];
+  constexpr int kLast = sizeof(kBf16SharedRows) / sizeof(int) - 1, R = kBf16SharedRows[kChoice];
   if constexpr (kChoice < kLast) {
     if (rows > R) return multiply_rows<kChoice + 1>(block, x, columns, rows, results);
   }
@@ -149,8 +128,8 @@ void panel_sums(const uint8_t* block, const Bf16* rows, int64_t columns, int num
   const int64_t num_pairs = columns / 2;
   for (int64_t k = 0; k < num_pairs; k += kStepPairs) {
     const int64_t step = std::min<int64_t>(kStepPairs, num_pairs - k);
-    for (int r = 0; r < num_rows; r += kTileRows) {
-      const auto multiply = num_rows - r > kHalfTileRows ? multiply_tile<kTileRows, C> : multiply_tile<kHalfTileRows, C>;
+    for (int r = 0; r < num_rows; r += kBf16TileRows) {
+      const auto multiply = num_rows - r > kBf16HalfTileRows ? multiply_tile<kBf16TileRows, C> : multiply_tile<kBf16HalfTileRows, C>;
       multiply(block + 64 * k, block_bytes(columns), rows + r * columns + 2 * k, columns, step, sums + r * kSpan * kBlockRows);
     }
   }

@@ -112,36 +112,47 @@ HR_INLINE void activate(const Element* x, int64_t columns, float* out, const Fun
   for (int64_t k = 0; k < columns; k += 16) store(out + k, f(load_lanes(x + k)));
 }
 
-// out[k] = f(gate[k]) * up[k] of a row [gate | up]
+// out[k] = f(gate[k]) * up[k]
 template <class Element, class Function>
-HR_INLINE void activate_gated(const Element* x, int64_t columns, float* out, const Function& f) {
-  for (int64_t k = 0; k < columns; k += 16) store(out + k, f(load_lanes(x + k)) * load_lanes(x + columns + k));
+HR_INLINE void activate_gated(const Element* gate, const Element* up, int64_t columns, float* out, const Function& f) {
+  for (int64_t k = 0; k < columns; k += 16) store(out + k, f(load_lanes(gate + k)) * load_lanes(up + k));
 }
 
-// out [columns] fp32 = the prepared row; columns is a multiple of 16
+// Whether a column of a prepared row depends on other columns.
+inline bool is_norm(InputKind kind) { return kind == InputKind::kRmsNorm || kind == InputKind::kLayerNorm; }
+
+// out [columns] fp32 = a run of columns of a prepared row: x are these of the row, or of its gate, and `up` those of its other
+// half. Not for norms. columns is a multiple of 16.
 template <class Element>
-void prepare_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
+void prepare_columns(const InputSpec& input, const Element* x, const Element* up, int64_t columns, float* out) {
   switch (input.kind) {
-    case InputKind::kPlain: return activate(x, columns, out, [](const F32x16& v) { return v; });
     case InputKind::kRmsNorm:
-    case InputKind::kLayerNorm: return normalize_row(input, x, columns, out);
+    case InputKind::kLayerNorm: return;
+    case InputKind::kPlain: return activate(x, columns, out, [](const F32x16& v) { return v; });
     case InputKind::kSilu: return activate(x, columns, out, [](const F32x16& v) { return silu(v); });
-    case InputKind::kSiluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return silu(v); });
+    case InputKind::kSiluGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return silu(v); });
     case InputKind::kGeluTanh: return activate(x, columns, out, [](const F32x16& v) { return gelu_tanh(v); });
-    case InputKind::kGeluTanhGated: return activate_gated(x, columns, out, [](const F32x16& v) { return gelu_tanh(v); });
+    case InputKind::kGeluTanhGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return gelu_tanh(v); });
     case InputKind::kGelu: return activate(x, columns, out, [](const F32x16& v) { return gelu(v); });
-    case InputKind::kGeluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return gelu(v); });
+    case InputKind::kGeluGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return gelu(v); });
     case InputKind::kGeluQuick: return activate(x, columns, out, [](const F32x16& v) { return gelu_quick(v); });
-    case InputKind::kGeluQuickGated: return activate_gated(x, columns, out, [](const F32x16& v) { return gelu_quick(v); });
+    case InputKind::kGeluQuickGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return gelu_quick(v); });
     case InputKind::kRelu: return activate(x, columns, out, [](const F32x16& v) { return relu(v); });
-    case InputKind::kReluGated: return activate_gated(x, columns, out, [](const F32x16& v) { return relu(v); });
+    case InputKind::kReluGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return relu(v); });
     case InputKind::kReluSquared: return activate(x, columns, out, [](const F32x16& v) { return relu_squared(v); });
-    case InputKind::kReluSquaredGated: return activate_gated(x, columns, out, [](const F32x16& v) { return relu_squared(v); });
+    case InputKind::kReluSquaredGated: return activate_gated(x, up, columns, out, [](const F32x16& v) { return relu_squared(v); });
     case InputKind::kSwigluClamped:
       for (int64_t k = 0; k < columns; k += 16)
-        store(out + k, swiglu_clamped(load_lanes(x + k), load_lanes(x + columns + k), input.weight[0], input.weight[1]));
+        store(out + k, swiglu_clamped(load_lanes(x + k), load_lanes(up + k), input.weight[0], input.weight[1]));
       return;
   }
+}
+
+// out [columns] fp32 = the prepared row, of [gate | up] where the input is gated; columns is a multiple of 16
+template <class Element>
+void prepare_row(const InputSpec& input, const Element* x, int64_t columns, float* out) {
+  if (is_norm(input.kind)) return normalize_row(input, x, columns, out);
+  prepare_columns(input, x, x + columns, columns, out);
 }
 
 // out [columns] bf16 = the prepared row of x (bf16 or fp32); `buffer` has room for columns floats

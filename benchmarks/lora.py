@@ -1,0 +1,136 @@
+"""What adapters cost: a step with them against the same step without, for decoding and for a prompt.
+
+    .venv/bin/python -m benchmarks.lora MODEL.gguf
+    .venv/bin/python -m benchmarks.lora MODEL.gguf --threads 1 --clock cpu   # beside other programs
+
+Random adapters change every linear layer but the output layer. The steps of one kind are measured in turns, and the
+ratio is the median of the turns' ratios. `--clock cpu` is processor time of all threads, which includes their waiting
+for each other.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from engine.config import EngineConfig
+from engine.protocol import EngineRequest, SamplingParams
+from engine.runner.runner import TorchRunner
+from engine.scheduling.kv.groups import standalone_tables
+from engine.scheduling.plan import PlanItem, StepPlan
+from engine.scheduling.sequence import Sequence as EngineSequence
+from engine.startup.build import build_engine
+from models.decoder import Decoder
+from models.linear.adapter import Adapter, LayerAdapter, LowRankPair
+
+_CONTEXT, _PROMPT, _KV_BYTES = 64, 256, 1 << 28
+_RANKS = (8, 32, 64)
+_NUM_SAME_RANK, _USUAL_RANK = 8, 16
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def random_adapter(decoder: Decoder, rank: int, seed: int) -> Adapter:
+    """Pairs for every linear layer of the layers, one for each shard."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {}
+    for name, layer in decoder.adapted_layers().items():
+        if name == "head":
+            continue
+        pairs = []
+        for shard in [*layer.shards] or [None]:
+            first, count = layer.rows(shard)
+            a = (torch.randn(rank, layer.in_features, generator=generator) * layer.in_features**-0.5).bfloat16()
+            pairs.append(LowRankPair(first, a, torch.randn(count, rank, generator=generator).bfloat16(), 0.01))
+        layers[name] = LayerAdapter(tuple(pairs))
+    num_bytes = sum(tensor.nbytes for layer in layers.values() for tensor in layer.tensors())
+    return Adapter(seed.to_bytes(32, "little"), rank, rank, (), num_bytes, "", layers)
+
+
+def _item(runner: TorchRunner, index: int, position: int, num_new: int, slot: int) -> PlanItem:
+    tokens = [5 + index] * (position + num_new)
+    request = EngineRequest(
+        id=str(index), prompt_ids=tokens, sampling=SamplingParams(max_tokens=1, temperature=0.0), arrival_s=0.0
+    )
+    tables = standalone_tables(runner.kv_groups, len(tokens), index * (-(-len(tokens) // 16) + 1))
+    sequence = EngineSequence(request=request, seed=0, tokens=tokens, num_prompt=len(tokens), tables=tables)
+    sequence.num_computed, sequence.adapter_slot = position, slot
+    return PlanItem(sequence, num_new, 0, needs_logits=True)
+
+
+def decode_plan(runner: TorchRunner, slots: Sequence[int]) -> StepPlan:
+    return StepPlan([_item(runner, index, _CONTEXT, 1, slot) for index, slot in enumerate(slots)])
+
+
+def ratios(
+    runner: TorchRunner, plans: Mapping[str, StepPlan], clock: str, num_rounds: int
+) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the first plan, and each other's time relative to it."""
+    now = _CLOCKS[clock]
+    times: dict[str, list[float]] = {name: [] for name in plans}
+    for number in range(num_rounds + 2):
+        for name, plan in plans.items():
+            began_s = now()
+            runner.execute(plan)
+            if number >= 2:  # the first ones record tapes
+                times[name].append(now() - began_s)
+    first, *others = times
+    relative = {
+        name: statistics.median(own / base for own, base in zip(times[name], times[first], strict=True))
+        for name in others
+    }
+    return statistics.median(times[first]) * 1000, relative
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.lora", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--threads", type=int, default=None, help="by default as many as there are cores")
+    parser.add_argument("--clock", choices=_CLOCKS, default="wall")
+    parser.add_argument("--rounds", type=int, default=60, help="of decode steps; a fifth of it of prompts")
+    options = parser.parse_args()
+    config = EngineConfig(model=options.model, kv_cache_memory_bytes=_KV_BYTES, max_model_len=512)
+    if options.threads is not None:
+        config = EngineConfig(
+            model=options.model, kv_cache_memory_bytes=_KV_BYTES, max_model_len=512, threads=options.threads
+        )
+    engine, _ = build_engine(config, lambda *_: None)
+    runner = engine._runner
+    assert isinstance(runner, TorchRunner)
+    model = runner._model
+    slot_of_rank = {rank: _NUM_SAME_RANK + index for index, rank in enumerate(_RANKS)}
+    model.enable_adapters(_NUM_SAME_RANK + len(_RANKS), max(_RANKS))
+    for slot in range(_NUM_SAME_RANK):
+        model.set_adapter(slot, random_adapter(runner.decoder, _USUAL_RANK, slot))
+    for rank, slot in slot_of_rank.items():
+        model.set_adapter(slot, random_adapter(runner.decoder, rank, slot))
+    eight = {
+        "no adapter": [-1] * 8,
+        "one adapter, r 16": [0] * 8,
+        "half of the rows, r 16": [0, -1] * 4,
+        "8 different, r 16": list(range(8)),
+        "one adapter, r 64": [slot_of_rank[64]] * 8,
+    }
+    single = {"no adapter": [-1], "r 8": [slot_of_rank[8]], "r 16": [0]}
+    single |= {f"r {rank}": [slot_of_rank[rank]] for rank in (32, 64)}
+    groups = {
+        "decode step, 1 sequence": {name: decode_plan(runner, slots) for name, slots in single.items()},
+        "decode step, 8 sequences": {name: decode_plan(runner, slots) for name, slots in eight.items()},
+        f"prompt of {_PROMPT} tokens": {
+            name: StepPlan([_item(runner, 0, 0, _PROMPT, slot)])
+            for name, slot in {"no adapter": -1, "r 16": 0, "r 64": slot_of_rank[64]}.items()
+        },
+    }
+    for title, plans in groups.items():
+        num_rounds = options.rounds if "decode" in title else max(3, options.rounds // 5)
+        base_ms, relative = ratios(runner, plans, options.clock, num_rounds)
+        listed = ", ".join(f"{name} x{ratio:.3f}" for name, ratio in relative.items())
+        sys.stdout.write(f"{title}: {base_ms:.2f} ms without adapters; {listed}\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Adapters of linear layers, by slot (C++, cpu/src/adapt_rows.cpp)."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import KernelLibrary, required_library
+from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.kernels.row_input import PLAIN, RowInput
+
+_LANES = 16  # outputs of a block; columns must be a multiple
+
+
+class _Pair(ctypes.Structure):
+    """struct hr_low_rank_pair of adapt_rows.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("b", "gain", "shift")),
+        *((name, ctypes.c_int32) for name in ("first", "rows", "first_rank", "rank")),
+    )
+
+
+class _LayerAdapter(ctypes.Structure):
+    """struct hr_layer_adapter of adapt_rows.cpp."""
+
+    _fields_ = (
+        ("a", ctypes.c_void_p),
+        ("pairs", ctypes.c_void_p),
+        ("num_pairs", ctypes.c_int32),
+        ("num_blocks", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelPair:
+    """Outputs first .. first + len(b) - 1 of a row become gain * out + b (a x) + shift.
+
+    a: [r, in], of any float type. b: [rows, r]. gain, shift: [rows], or None. On the CPU. Pairs may share one `a`.
+    """
+
+    first: int
+    a: torch.Tensor
+    b: torch.Tensor
+    gain: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+
+
+class AdapterTable:
+    """The adapters of one layer. Its address does not change, so that recorded calls stay valid when a slot changes."""
+
+    def __init__(self, num_slots: int, columns: int, *, library: KernelLibrary | None = None) -> None:
+        """columns: inputs of the layer, a multiple of 16."""
+        assert columns % _LANES == 0
+        self._columns = columns
+        self._library = library or required_library()
+        self._entries = (_LayerAdapter * num_slots)()
+        self._kept: list[object] = [None] * num_slots  # alive: what the entries point to
+
+    def set(self, slot: int, pairs: Sequence[KernelPair], *, arena: HugePageArena | None = None) -> None:
+        """Replace what the slot has; without pairs, rows of the slot stay as they are. Not while a step runs.
+
+        arena: where the packed pairs are stored; without one, in memory of their own.
+        """
+        if not pairs:
+            self._entries[slot] = _LayerAdapter()
+            self._kept[slot] = None
+            return
+        first_ranks, stack = self._stacked(pairs)
+        packed_a = self._packed(stack, arena)
+        kept: list[object] = [packed_a]
+        entries = []
+        for pair, first_rank in zip(pairs, first_ranks, strict=True):
+            packed_b = self._packed(_even_ranks(pair.b, dim=1), arena)
+            vectors = [None if vector is None else _whole_blocks(vector) for vector in (pair.gain, pair.shift)]
+            addresses = [None if vector is None else vector.data_ptr() for vector in vectors]
+            rank = pair.b.shape[1] + pair.b.shape[1] % 2
+            entries.append(_Pair(packed_b.data_ptr(), *addresses, pair.first, len(pair.b), first_rank, rank))
+            kept += [packed_b, *vectors]
+        array = (_Pair * len(entries))(*entries)
+        blocks = -(-len(stack) // _LANES)
+        self._entries[slot] = _LayerAdapter(packed_a.data_ptr(), ctypes.addressof(array), len(entries), blocks)
+        self._kept[slot] = [*kept, array]
+
+    def _stacked(self, pairs: Sequence[KernelPair]) -> tuple[list[int], torch.Tensor]:
+        """Where each pair's ranks begin among the layer's, and all of `a` below each other: [ranks, in]."""
+        begins: dict[int, int] = {}  # by the address of `a`
+        parts: list[torch.Tensor] = []
+        for pair in pairs:
+            assert pair.a.shape == (pair.b.shape[1], self._columns)
+            if pair.a.data_ptr() not in begins:
+                begins[pair.a.data_ptr()] = sum(map(len, parts))
+                parts.append(_even_ranks(pair.a, dim=0))
+        return [begins[pair.a.data_ptr()] for pair in pairs], torch.cat([part.to(torch.bfloat16) for part in parts])
+
+    def _packed(self, matrix: torch.Tensor, arena: HugePageArena | None) -> torch.Tensor:
+        rounded = matrix.to(torch.bfloat16).contiguous()
+        return pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena, library=self._library).data
+
+    def adapt(self, x: torch.Tensor, slots: torch.Tensor, out: torch.Tensor, *, prepare: RowInput = PLAIN) -> None:
+        """Change `out` [T, N], what the layer made of `x` after `prepare`, to that of the rows' adapters.
+
+        x, out: bf16 or fp32, rows may be strided. slots: [T] int32, -1 for rows without an adapter.
+        """
+        assert x.shape[1] == self._columns * (2 if prepare.is_gated else 1)
+        assert x.stride(1) == out.stride(1) == 1
+        assert slots.dtype == torch.int32
+        assert slots.is_contiguous()
+        assert len(x) == len(out) == len(slots)
+        self._library.adapt_rows(
+            *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), len(x), self._columns, *prepare.arguments()),
+            *(ctypes.addressof(self._entries), slots.data_ptr()),
+            *(out.data_ptr(), out.dtype == torch.bfloat16, out.stride(0)),
+        )
+
+
+def _even_ranks(matrix: torch.Tensor, dim: int) -> torch.Tensor:
+    """With a rank of zeros more, if they are odd."""
+    if matrix.shape[dim] % 2 == 0:
+        return matrix
+    shape = list(matrix.shape)
+    shape[dim] = 1
+    return torch.cat([matrix, matrix.new_zeros(shape)], dim)
+
+
+def _whole_blocks(vector: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(vector.to(torch.float32), (0, -len(vector) % _LANES)).contiguous()

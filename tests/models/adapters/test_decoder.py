@@ -1,0 +1,160 @@
+"""Adapters on native kernels and on every weight format: against fp32, on tapes, and while slots change."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.runner.replay import RecordedLayers
+from models.attention.cpu import CpuAttention
+from models.decoder import Decoder
+from models.errors import AdapterError, UnsupportedModelError
+from models.kernels.cpu.library import required_library
+from models.linear.adapter import Adapter
+from models.linear.storage import WeightOptions
+from models.quant.tensor import Encoding
+from models.transformers_backend.decoder import TransformersDecoder
+from tests.helpers.adapters import RandomAdapter, random_adapter
+from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, qwen2_config, random_model
+from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
+
+PROMPT = torch.randint(VOCAB_SIZE, (9,), generator=torch.Generator().manual_seed(3)).tolist()
+FORMATS = {"bf16": None, "int4": Encoding.INT4, "int8": Encoding.INT8, "fp8": Encoding.FP8_E4M3}
+
+
+@dataclass(frozen=True)
+class Files:
+    """A tiny Qwen2, and adapters of it: two that change all layers, and one with DoRA."""
+
+    folder: Path
+    adapters: dict[str, RandomAdapter]
+
+    def decoder(self, dtype: torch.dtype, weights: WeightOptions | None = None) -> Decoder:
+        decoder = load_folder(self.folder / "base", dtype, CpuAttention(), weights)
+        decoder.enable_adapters(3, 16)
+        return decoder
+
+    def adapter(self, name: str, decoder: Decoder) -> Adapter:
+        return self.adapters[name].loaded(self.folder / name, decoder, "Qwen2ForCausalLM")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("qwen2")
+    model = random_model(qwen2_config())
+    model.save_pretrained(folder / "base")
+    adapters = {name: random_adapter(model, rank=rank, seed=rank) for name, rank in (("first", 3), ("second", 5))}
+    dora = random_adapter(model, rank=4, seed=4, only="_proj$", use_dora=True)
+    generator = torch.Generator().manual_seed(5)
+    for (module, part), tensor in list(dora.tensors.items()):
+        if part == "lora_B.weight":
+            lengths = 1 + 0.3 * torch.randn(len(tensor), generator=generator)
+            dora.tensors[module, "lora_magnitude_vector"] = lengths
+    return Files(folder, {**adapters, "dora": dora})
+
+
+def _logits(decoder: Decoder, slots: list[int]) -> torch.Tensor:
+    """Of the prompt in each slot: [slots, tokens, V]."""
+    run = PagedRun(decoder, CpuAttention())
+    return torch.stack(run.step([(PagedSequence(), PROMPT) for _ in slots], slots))
+
+
+def _divergence(logits: torch.Tensor, exact: torch.Tensor) -> float:
+    """Nats a row, in the mean."""
+    return float(
+        torch.nn.functional.kl_div(logits.log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="none")
+        .sum(-1)
+        .mean()
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("adapter", ["first", "dora"])
+def test_native_layers_of_every_format_compute_adapters(files: Files, name: str, adapter: str) -> None:
+    encoding = FORMATS[name]
+    weights = WeightOptions(quantize_to=encoding, group_size=32 if encoding is Encoding.INT4 else None)
+    native, exact = files.decoder(torch.bfloat16, weights), files.decoder(torch.float32, weights)
+    for decoder in (native, exact):
+        decoder.set_adapter(1, files.adapter(adapter, decoder))
+
+    got, want = _logits(native, [1, -1]), _logits(exact, [1, -1])
+
+    assert (want[0] - want[1]).abs().mean() > 0.1
+    assert _divergence(got[1], want[1]) < 2e-3
+    assert _divergence(got[0], want[0]) < 2e-3
+    assert _divergence(got[1], want[0]) > 2e-2
+
+
+def test_a_batch_has_rows_of_several_adapters_and_of_none(files: Files) -> None:
+    decoder = files.decoder(torch.bfloat16)
+    decoder.set_adapter(0, files.adapter("first", decoder))
+    decoder.set_adapter(2, files.adapter("second", decoder))
+
+    alone = [_logits(decoder, [slot])[0] for slot in (2, -1, 0)]
+
+    torch.testing.assert_close(_logits(decoder, [2, -1, 0]), torch.stack(alone), rtol=0.0, atol=2e-2)
+
+
+def test_emptied_and_other_slots_leave_rows_as_they_are(files: Files) -> None:
+    decoder = files.decoder(torch.bfloat16)
+    plain = _logits(decoder, [-1])
+    decoder.set_adapter(0, files.adapter("dora", decoder))
+    decoder.set_adapter(1, files.adapter("first", decoder))
+    decoder.set_adapter(1, None)
+
+    assert torch.equal(_logits(decoder, [-1]), plain)
+    torch.testing.assert_close(_logits(decoder, [1]), plain, rtol=0.0, atol=2e-2)
+
+
+@pytest.fixture
+def recorded() -> Callable[[Decoder, int], torch.Tensor]:
+    """(decoder, slot) -> hidden row of the next token on a tape, which is compared with a step without one."""
+    runs: dict[int, tuple[PagedRun, RecordedLayers, PagedSequence]] = {}
+
+    def step(decoder: Decoder, slot: int) -> torch.Tensor:
+        if id(decoder) not in runs:
+            run, other = PagedRun(decoder, CpuAttention()), PagedRun(decoder, CpuAttention())
+            sequence = PagedSequence()
+            run.step([(sequence, PROMPT)])
+            other.step([(PagedSequence(), PROMPT)])
+            runs[id(decoder)] = run, RecordedLayers(decoder, other.kv, required_library(), max_blocks=64), sequence
+        run, layers, sequence = runs[id(decoder)]
+        batch = run.batch([(sequence, [7])], [slot])
+        with torch.inference_mode():
+            hidden = layers(in_buffers(batch, layers.buffers)).clone()
+            assert torch.equal(hidden, decoder(batch, run.kv))
+        assert layers.recorded_sizes.count((1, 1)) == len(layers.recorded_sizes) > 0
+        sequence.num_computed += 1
+        return hidden
+
+    return step
+
+
+def test_steps_with_adapters_are_recorded_and_stay_valid_when_slots_change(
+    files: Files, recorded: Callable[[Decoder, int], torch.Tensor]
+) -> None:
+    decoder = files.decoder(torch.bfloat16)
+    for name, slot in (("first", 0), ("second", 0), ("second", 1)):
+        decoder.set_adapter(slot, files.adapter(name, decoder))
+        recorded(decoder, slot)
+        recorded(decoder, -1)
+    decoder.set_adapter(1, None)
+    recorded(decoder, 1)
+    for name in ("dora", "first", "dora"):  # other calls, then those of before
+        decoder.set_adapter(2, files.adapter(name, decoder))
+        recorded(decoder, 2)
+        recorded(decoder, 0)
+
+
+def test_an_adapter_of_a_higher_rank_is_refused(files: Files) -> None:
+    decoder = load_folder(files.folder / "base")
+    decoder.enable_adapters(1, 4)
+    with pytest.raises(AdapterError, match="rank 5; at most 4 is served; raise --max-lora-rank"):
+        decoder.set_adapter(0, files.adapter("second", decoder))
+
+
+def test_models_that_transformers_computes_have_no_adapters() -> None:
+    with pytest.raises(UnsupportedModelError, match="serve a merged checkpoint"):
+        TransformersDecoder.enable_adapters(object(), 1, 8)  # type: ignore[arg-type]
