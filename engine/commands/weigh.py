@@ -73,7 +73,8 @@ def _weighed(config: EngineConfig) -> Weighed:
         weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
         per_token += _kv_bytes(draft.attention_specs, config)
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
-    if isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root)):
+    is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
+    if is_pooling:
         # No cache: a batch of texts has memory for the keys and values of one layer.
         per_token = max(_kv_bytes([each], config) for each in opened.attention_specs)
         least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
@@ -88,6 +89,7 @@ def _weighed(config: EngineConfig) -> Weighed:
         weight_bytes=weights,
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,
+        has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
     )
 

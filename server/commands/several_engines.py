@@ -92,7 +92,8 @@ class SeveralEngines:
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:
             need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20
-            logger.info("memory for %s: %d MiB, %d of them KV cache", grant.name, need, kv)
+            use = "KV cache" if grant.has_kv_cache else "for batches of texts"
+            logger.info("memory for %s: %d MiB, %d of them %s", grant.name, need, kv, use)
         logger.info("memory for all models: %d MiB", plan.limit_bytes >> 20)
         return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
 
@@ -111,7 +112,8 @@ class SeveralEngines:
                 is_pinned=entry.is_pinned,
                 idle_s=idle_s if entry.idle_unload is None else entry.idle_unload,
             )
-            make_engine = partial(self._make_engine, entry, model, None if grant is None else grant.kv_bytes)
+            kv_bytes = grant.kv_bytes if grant is not None and grant.has_kv_cache else None
+            make_engine = partial(self._make_engine, entry, model, kv_bytes)
             homes[entry.name] = Home(
                 resident, self._slots[entry.name], make_engine, partial(_prepare, self.context.models.adapters, model)
             )

@@ -46,6 +46,7 @@ class Grant:
     name: str
     kv_bytes: int
     need_bytes: int
+    has_kv_cache: bool = True  # False: those bytes are for batches of texts that are pooled
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _least_bytes(claim: Claim) -> int:
 
 
 def _grant(claim: Claim, kv_bytes: int) -> Grant:
-    return Grant(claim.name, kv_bytes, claim.fixed_bytes + kv_bytes)
+    return Grant(claim.name, kv_bytes, claim.fixed_bytes + kv_bytes, claim.weighed.has_kv_cache)
 
 
 def _shared(claims: Sequence[Claim], limit: int) -> dict[str, int]:

@@ -27,8 +27,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.helpers.fake_client import FakeClient, make_app, says
-from tests.helpers.openapi import fim_info
+from engine.pooling_params import PoolingTask
+from tests.helpers.fake_client import FakeClient, make_app, pooling_client, says
+from tests.helpers.openapi import POOLING, fim_info
 
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 _MAX_TOKENS = 8  # of each answer, so that a real model comes to an end
@@ -50,6 +51,7 @@ _NEEDED = {
     "tokens",
     "items",
     "stream",
+    *("query", "documents", "text_1", "text_2", "content"),
 }
 _OBJECTS = {"conversation_id": "/v1/conversations", "response_id": "/v1/responses"}
 
@@ -61,6 +63,11 @@ def _timed_out(case: Any, response: Any) -> bool:
 
 def fake_app() -> FastAPI:
     return make_app(FakeClient(says("Because. 🙂"), fim_info(max_model_len=4000)))
+
+
+def pooling_app() -> FastAPI:
+    """Of a model that does all that pooling models do."""
+    return make_app(pooling_client(tasks=[*PoolingTask], matryoshka=[], labels=["bad"], prompts={"query": "Find: "}))
 
 
 class ApiCases:
@@ -229,16 +236,19 @@ def main() -> int:
     arguments = parser.parse_args()
     cases = ApiCases(url=arguments.url) if arguments.url else ApiCases(fake_app())
     operations = cases.operations()
+    poolers = cases if arguments.url else ApiCases(pooling_app())
     # Most of the requests for the routes that read a body: there is little to draw for the others.
     weights = {label: 6 if operation.body else 1 for label, operation in operations.items()}
     unit = arguments.num_cases / sum(weights.values())
     num_faults = 0
     for label, operation in operations.items():
-        faults = cases.run(operation, max(3, round(unit * weights[label])), arguments.seed)
+        asked = poolers if label in POOLING else cases
+        faults = asked.run(operation, max(3, round(unit * weights[label])), arguments.seed)
         num_faults += len(faults)
-        counts = {status: count for (each, status), count in sorted(cases.statuses.items()) if each == label}
+        counts = {status: count for (each, status), count in sorted(asked.statuses.items()) if each == label}
         print(f"{label}: {counts}, {cases.num_streams[label]} streams", *faults, sep="\n  ", flush=True)  # noqa: T201
-    print(f"{cases.statuses.total()} requests, {num_faults} kinds of faults")  # noqa: T201
+    num_requests = sum(each.statuses.total() for each in {id(each): each for each in (cases, poolers)}.values())
+    print(f"{num_requests} requests, {num_faults} kinds of faults")  # noqa: T201
     return 1 if num_faults else 0
 
 

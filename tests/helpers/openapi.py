@@ -4,7 +4,12 @@ import msgspec
 from tokenizers import AddedToken, Tokenizer
 
 from engine.protocol import EngineInfo
+from server.openapi.operations import OPERATIONS
 from tests.helpers.fake_client import byte_tokenizer, engine_info
+
+# Operations for models that pool texts.
+_ERRORS = OPERATIONS["POST /v1/embeddings"].errors
+POOLING = frozenset(name for name, each in OPERATIONS.items() if each.errors == _ERRORS)
 
 
 def fim_info(**changes: object) -> EngineInfo:

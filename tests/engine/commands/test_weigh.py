@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.commands import weigh
-from engine.config import Device, DType, EngineConfig
+from engine.config import Device, DType, EngineConfig, Task
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from tests.helpers.checkpoints import SMALL, llama_config, random_model
 
@@ -53,6 +53,12 @@ def test_options_count(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
     assert wide.least_kv_bytes == 2 * plain.least_kv_bytes
     assert drafted.weight_bytes == 2 * plain.weight_bytes
     assert (drafted.least_kv_bytes, drafted.most_kv_bytes) == (2 * plain.least_kv_bytes, 2 * plain.most_kv_bytes)
+
+
+def test_a_model_that_pools_texts_has_no_kv_cache(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    generating, pooling = _weighed(capfdbinary, _config(folder), _config(folder, task=Task.EMBED))
+    assert (generating.has_kv_cache, pooling.has_kv_cache) == (True, False)
+    assert pooling.most_kv_bytes == pooling.least_kv_bytes > 0  # of the largest batch
 
 
 def test_a_draft_model_counts_as_it_is_stored(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -91,6 +91,18 @@ async def test_all_are_loaded_with_their_part_of_the_memory(machine: _Machine) -
     await engines.stop()
 
 
+async def test_a_model_that_pools_texts_is_given_no_kv_cache(machine: _Machine) -> None:
+    machine.failures["b"] = Weighed(
+        weight_bytes=GIB, least_kv_bytes=GIB // 8, most_kv_bytes=GIB // 8, free_bytes=20 * GIB, has_kv_cache=False
+    )
+    engines = _engines(_entry("a"), _entry("b"))
+    await engines.begin()
+    await engines.finish()
+    assert _states(engines) == [ModelState.LOADED] * 2
+    assert [config.kv_cache_memory_bytes is None for config in machine.configs] == [False, True]
+    await engines.stop()
+
+
 async def test_on_demand_the_pinned_ones_are_loaded_or_else_the_first(machine: _Machine) -> None:
     for entries, loaded in (
         ((_entry("a"), _entry("b")), ["a"]),

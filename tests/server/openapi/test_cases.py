@@ -9,9 +9,12 @@ import pytest
 
 pytest.importorskip("schemathesis")
 
-from tests.helpers.api_cases import ApiCases, fake_app
+from tests.helpers.api_cases import ApiCases, fake_app, pooling_app
+from tests.helpers.openapi import POOLING
 
 _NUM_CASES = 6  # of each operation; `python -m tests.helpers.api_cases 10000` draws more
+
+_SAME = {"POST /rerank", "POST /v2/rerank", "POST /score"}  # as others, but for their paths
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,8 @@ def cases() -> ApiCases:
 
 
 def test_answers_are_as_described(cases: ApiCases) -> None:
-    faults = [fault for operation in cases.operations().values() for fault in cases.run(operation, _NUM_CASES)]
+    operations = [operation for label, operation in cases.operations().items() if label not in POOLING]
+    faults = [fault for operation in operations for fault in cases.run(operation, _NUM_CASES)]
     assert not faults, "\n".join(faults)
     assert cases.statuses.total() > 250
     assert {
@@ -34,6 +38,15 @@ def test_answers_are_as_described(cases: ApiCases) -> None:
     } <= cases.num_streams.keys()
     answered = {label for (label, status) in cases.statuses if status == 200}
     assert {"POST /v1/responses", "POST /tokenize", "GET /v1/conversations/{conversation_id}"} <= answered
+
+
+def test_answers_of_pooling_models_are_as_described() -> None:
+    cases = ApiCases(pooling_app())
+    operations = cases.operations()
+    labels = POOLING - _SAME
+    faults = [fault for label in sorted(labels) for fault in cases.run(operations[label], _NUM_CASES * 2 // 3)]
+    assert not faults, "\n".join(faults)
+    assert {label for (label, status) in cases.statuses if status == 200} == labels
 
 
 @pytest.mark.parametrize(
