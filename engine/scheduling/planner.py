@@ -8,6 +8,7 @@ which there are finitely many; so all sequences end, whatever claims (claims.py)
 
 from collections.abc import Callable
 
+from engine.protocol import ServiceClass
 from engine.scheduling.admission import AdmissionRound
 from engine.scheduling.claims import Claims
 from engine.scheduling.config import SchedulerConfig
@@ -64,6 +65,15 @@ class StepPlanner:
         return first is not None and first.service.fills_idle_steps
 
     @property
+    def _has_candidates(self) -> bool:
+        """Whether any that wait may be in the next step. To ask lines of batches in each step of clients, in which they
+        may not be, would cost those a percent."""
+        running, waiting = self._lifecycle.running, self._lifecycle.waiting
+        if running and not running[0].service.fills_idle_steps:
+            return len(waiting) > waiting.num_of(ServiceClass.BATCH)
+        return bool(waiting)
+
+    @property
     def _num_generating(self) -> int:
         running = self._lifecycle.running
         generating = [
@@ -90,7 +100,7 @@ class StepPlanner:
         costs = self._budget.costs(num_generating, is_batch=is_batch)
         split = StepSplit(lifecycle.running, token_budget, threshold=threshold, cost=costs)
         chosen: list[Sequence] = []
-        if lifecycle.waiting:
+        if self._has_candidates:
             self._prefix_waits.begin_step(split.tokens())
             chosen = AdmissionRound(self._kv, lifecycle, self._claims, self._prefix_waits, split).choose()
             self._claims.forget_blocks()
