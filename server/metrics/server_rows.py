@@ -148,6 +148,7 @@ _POOLING: tuple[MetricSpec, ...] = (
         labels=(MODEL, "task", "outcome"),
     ),
     histogram("pooling_request_inputs", "Texts of such a request.", buckets.REQUEST_INPUTS),
+    histogram("pooling_request_tokens", "Tokens of all its texts together.", buckets.REQUEST_TOKENS),
 )
 
 _KEYS: tuple[MetricSpec, ...] = (

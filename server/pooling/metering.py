@@ -27,9 +27,8 @@ class PoolingMeter:
         self._tier = work.terms.service_tier
         self._lengths = [len(each.ids) for each in work.inputs]
         self._num_tokens = sum(self._lengths)
-        for length in self._lengths:
-            metrics.observe("request_prompt_tokens", length)
         metrics.observe("pooling_request_inputs", len(self._lengths))
+        metrics.observe("pooling_request_tokens", self._num_tokens)  # of each text it would take too long
         if record is not None:
             record.num_inputs += len(self._lengths)
             record.prompt_tokens += self._num_tokens

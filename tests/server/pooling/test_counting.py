@@ -55,7 +55,7 @@ async def test_what_is_computed_is_counted_once() -> None:
     assert _ends(app) == {"stop": 2.0}
     assert sample(app, "headrace_prompt_tokens_total") == usage["prompt_tokens"] == 5
     assert sample(app, "headrace_pooling_request_inputs_sum") == 2
-    assert sample(app, "headrace_request_prompt_tokens_count") == 2
+    assert sample(app, "headrace_pooling_request_tokens_sum") == 5
     assert sample(app, "headrace_request_queue_time_seconds_count") == 1
     assert sample(app, "headrace_requests_total", route=URL, outcome="completed", code="none") == 1
     assert sample(app, "headrace_service_tier_requests_total", service_tier="default") == 1
