@@ -13,6 +13,7 @@ from starlette.responses import Response
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
+from server.batches.table import use_of as batch_use_of
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.drain import Drain
@@ -29,6 +30,7 @@ from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
 from server.routes import (
     adapters,
+    batches,
     chat,
     completions,
     conversations,
@@ -75,6 +77,7 @@ ROUTERS = (
     stored_responses.router,
     conversations.router,
     files.router,
+    batches.router,
     infill.router,
     embeddings.router,
     scoring.router,
@@ -161,6 +164,7 @@ def create_app(
         middleware=_middleware(context),
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )
+    context.files.users.append(batch_use_of)
     app.state.context = context
     # The application's own list of routes has the routers alone.
     app.state.description = docs.description_of([r for router in ROUTERS for r in router.routes], config.root_path)

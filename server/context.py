@@ -1,5 +1,6 @@
 """What every route shares: the models that are served, the options, the metrics, and what is stored."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class ServerContext:
     keys: KeyRoom
     workers: TextWorkers
     drain: Drain
+    batches_changed: asyncio.Event = field(default_factory=asyncio.Event)  # one was made, or is to be canceled
     tracing: "Tracing | None" = None
     created_s: int = field(default_factory=lambda: int(time.time()))
 

@@ -8,11 +8,16 @@ from typing import Any
 import msgspec
 
 from engine.errors import InvalidRequest
+from engine.pooling_params import PoolingTask
 from server.context import ServerContext
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams, chat_params, completion_params
 from server.keys.caller import current_caller
 from server.metrics.request_record import current_record
+from server.pooling.checks import check_early
+from server.pooling.computing import pool
+from server.pooling.inputs import asked_inputs
+from server.pooling.numbers import written
 from server.protocols.chat import ChatFormatter
 from server.protocols.completions import CompletionFormatter
 from server.protocols.formatter import AnswerFormatter
@@ -20,6 +25,8 @@ from server.protocols.responses.params import response_params
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import CompletionRequest
+from server.schemas.pooling import EmbeddingRequest
+from server.schemas.pooling_answers import Embedding, EmbeddingList, InputUsage
 from server.schemas.responses import ResponsesRequest
 from server.served.model import ServedModel
 from server.state.history import prompt_items
@@ -82,11 +89,32 @@ async def _response(context: ServerContext, asked: Asked) -> Any:
         return await _collected(model, params.generation, kept)
 
 
+async def _embeddings(context: ServerContext, asked: Asked) -> Any:
+    body = validate(EmbeddingRequest, asked.body)
+    async with _model(context, body.model) as model:
+        await check_early(None, body, model)
+        inputs = await asked_inputs(
+            body,
+            model,
+            asked.arrival_s,
+            [PoolingTask.EMBED],
+            dimensions=body.dimensions,
+            normalize=body.normalized,
+        )
+        async with model.client.batch_lane.room():
+            outputs = await pool(model, inputs.work)
+        vectors = await written(outputs, model.workers, is_base64=body.is_base64)
+        data = [Embedding(index=number, embedding=vector) for number, vector in enumerate(vectors)]
+        num_tokens = inputs.work.num_tokens
+        return EmbeddingList(data=data, model=model.name, usage=InputUsage(num_tokens, num_tokens))
+
+
 # What lines may be for. Each answers a body as its route does.
 ENDPOINTS: Mapping[str, Answer] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
     "/v1/responses": _response,
+    "/v1/embeddings": _embeddings,
 }
 
 

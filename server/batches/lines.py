@@ -3,24 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from engine.errors import InvalidRequest
 from server.schemas.base import quote
+from server.schemas.batch_answers import LineFault
 from server.schemas.strict_json import parse_json
 
 MAX_CUSTOM_ID = 512  # characters
 
 _METHOD = "POST"
-
-
-class LineFault(msgspec.Struct, frozen=True):
-    """What is wrong with a file, or with the line of that number (from 1), in OpenAI's form."""
-
-    code: str
-    message: str
-    line: int | None = None
-    param: str | None = None
 
 
 class FaultyLine(Exception):

@@ -121,11 +121,11 @@ async def _serve(
 
 async def _tidy(context: "ServerContext") -> None:
     """End what the last server left in the store and among the files."""
+    from server.batches.runner import sweep_files
     from server.state.records import fail_interrupted
 
     await context.store.expire()
-    await context.files.expire()
-    await context.files.sweep()
+    await sweep_files(context)
     if num_interrupted := await fail_interrupted(context.store):
         logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
 
@@ -136,11 +136,14 @@ async def _kept_up(
 ) -> AsyncIterator[None]:
     """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
     metrics and the service manager are told that the server runs."""
+    from server.batches.runner import BatchRunner
+
     names_model = len(context.models) > 1
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
         ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
         ("watchdog-pulse", manager.pulse()),
+        ("batches", BatchRunner(context).run()),
     ]
     if certificates is not None and context.config.network.enable_ssl_refresh:
         work.append(("certificates", certificates.watch()))

@@ -181,6 +181,26 @@ _KEYS: tuple[MetricSpec, ...] = (
     counter("usage_write_failures_total", "Times that usage could not be stored; it is kept, and tried again."),
 )
 
+_BATCHES: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "batches",
+        MetricType.GAUGE,
+        "Batches by status, as OpenAI calls them; ended ones until they are forgotten (--batch-max-age).",
+        labels=("status",),
+    ),
+    MetricSpec(
+        "batch_lines_total",
+        MetricType.COUNTER,
+        "Lines of batches by what became of them, once that is stored: completed, failed (answered with an error), "
+        "expired, cancelled.",
+        labels=("outcome",),
+    ),
+    MetricSpec("batch_lines_running", MetricType.GAUGE, "Lines that are begun and not answered.", labels=()),
+    MetricSpec("batch_lines_waiting", MetricType.GAUGE, "Lines of batches in progress that are not begun.", labels=()),
+    MetricSpec("files", MetricType.GAUGE, "Files that clients uploaded and batches wrote.", labels=()),
+    MetricSpec("files_bytes", MetricType.GAUGE, "Their bytes.", labels=()),
+)
+
 _HTTP_LABELS = ("method", "route", "status")
 
 _SERVER: tuple[MetricSpec, ...] = (
@@ -272,5 +292,6 @@ SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Prompts": _PROMPTS,
     "Embeddings and scores": _POOLING,
     "Keys": _KEYS,
+    "Files and batches": _BATCHES,
     "Server": _SERVER,
 }

@@ -1,6 +1,6 @@
 """Metrics: the values of the table's rows, and how they are counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -244,6 +244,13 @@ class Metrics:
 
     def count_key_refusal(self, name: str, limit: str) -> None:
         self._counters["key_refusals_total"].labels(self._key_labels.of(name), limit).inc()
+
+    def count_batch_lines(self, outcome: str, num_lines: int) -> None:
+        self._counters["batch_lines_total"].labels(outcome).inc(num_lines)
+
+    def set_batches(self, by_status: Mapping[str, int]) -> None:
+        for status, count in by_status.items():
+            self._gauges["batches"].labels(status).set(count)
 
     def count_keys_reload(self, outcome: str) -> None:
         self._reloads[outcome].inc()

@@ -40,6 +40,7 @@ from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
 from server.schemas import pooling_answers as pooled
 from server.schemas.answers import ChatChunk, ChatCompletion, TextCompletion
+from server.schemas.batch_answers import BatchList, BatchObject
 from server.schemas.files import MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
 from server.schemas.messages_answers import Event as MessageEvent
 from server.schemas.messages_answers import MessageAnswer
@@ -216,6 +217,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/files/{file_id}": Operation(answers={JSON: FileObject}, errors=_STORED),
     "GET /v1/files/{file_id}/content": Operation(answers={BYTES: None}, errors=_STORED),
     "DELETE /v1/files/{file_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
+    "POST /v1/batches": Operation(
+        answers={JSON: BatchObject},
+        example={"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+        errors=(*_STORED, EngineUnavailable),
+    ),
+    "GET /v1/batches": Operation(answers={JSON: BatchList}, query=_PAGE[:2], errors=(StorageFailed,)),
+    "GET /v1/batches/{batch_id}": Operation(answers={JSON: BatchObject}, errors=_STORED),
+    "POST /v1/batches/{batch_id}/cancel": Operation(answers={JSON: BatchObject}, errors=_STORED),
     "POST /infill": Operation(
         answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
         example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},

@@ -1,9 +1,14 @@
 """What outlives a connection, and what outlives the server: with a real model, a real socket and a real kill."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
+import httpx
+
 from tests.e2e.conftest import FAST_START
+from tests.helpers.batches import jsonl, read_jsonl
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import ServerProcess
 from tests.helpers.sse import contents, events
@@ -14,6 +19,7 @@ CHAT = {
     "temperature": 0,
     "stream": True,
 }
+NUM_LINES = 24
 ENDLESS = {"input": "Tell me a story.", "background": True, "ignore_eos": True}
 
 
@@ -44,6 +50,39 @@ def test_a_cut_connection_is_taken_up_again(server: ServerProcess) -> None:
         wait_until(lambda: server.metric("headrace_num_requests_running") == 0, "the engine is idle")
 
 
+def _begin_batch(client: httpx.Client) -> str:
+    """Of NUM_LINES short chats; its id."""
+    lines = []
+    for number in range(NUM_LINES):
+        body = {"messages": [{"role": "user", "content": f"Count to {number}."}], "max_tokens": 8}
+        lines.append({"custom_id": f"{number}", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    form = {"purpose": "batch"}
+    file = client.post("/v1/files", data=form, files={"file": ("lines.jsonl", jsonl(lines))}).raise_for_status().json()
+    body = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch_id: str = client.post("/v1/batches", json=body).raise_for_status().json()["id"]
+    return batch_id
+
+
+def _wait_answered(client: httpx.Client, batch_id: str, num_lines: int) -> None:
+    def is_so() -> bool:
+        return bool(client.get(f"/v1/batches/{batch_id}").json()["request_counts"]["completed"] >= num_lines)
+
+    wait_until(is_so, f"{num_lines} lines are answered")
+
+
+def _check_batch(client: httpx.Client, batch_id: str) -> None:
+    """Wait for the end of the batch; each line is answered once."""
+    wait_until(lambda: client.get(f"/v1/batches/{batch_id}").json()["status"] == "completed", "the batch has ended")
+    batch = client.get(f"/v1/batches/{batch_id}").json()
+    assert batch["request_counts"] == {"total": NUM_LINES, "completed": NUM_LINES, "failed": 0}
+    assert batch["error_file_id"] is None
+    output = read_jsonl(client.get(f"/v1/files/{batch['output_file_id']}/content").content)
+    assert sorted(int(line["custom_id"]) for line in output) == list(range(NUM_LINES))
+    assert batch["usage"]["output_tokens"] == sum(
+        line["response"]["body"]["usage"]["completion_tokens"] for line in output
+    )
+
+
 def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
     data = ("--data-dir", str(tmp_path / "data"))
     with ServerProcess(tmp_path / "first", *FAST_START, *data) as server:
@@ -55,6 +94,8 @@ def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
             second = client.post("/v1/responses", json=body).json()
             reused = second["usage"]["input_tokens_details"]["cached_tokens"]
             assert reused >= first["usage"]["total_tokens"] - 32  # all but the last blocks of the turn before
+            batch_id = _begin_batch(client)
+            _wait_answered(client, batch_id, 4)
             running = client.post("/v1/responses", json={**ENDLESS, "max_output_tokens": 2000}).json()
             assert running["status"] == "queued"
         server.process.kill()
@@ -65,6 +106,9 @@ def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
             assert client.get(f"/v1/responses/{second['id']}").json() == second
             assert client.get(f"/v1/responses/{running['id']}").json()["status"] == "failed"
             assert "1 background responses were cut off" in server.log
+            _wait_answered(client, batch_id, 12)
+            os.kill(server.engine_pid(), signal.SIGKILL)
+            _check_batch(client, batch_id)
             drained = client.post("/v1/responses", json={**ENDLESS, "max_output_tokens": 100}).json()
         assert server.terminate() == 0
         assert "Traceback" not in server.log

@@ -53,6 +53,7 @@ _NEEDED = {
     "stream",
     *("query", "documents", "text_1", "text_2", "content"),
 }
+_BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
 _OBJECTS = {"conversation_id": "/v1/conversations", "response_id": "/v1/responses"}
 
 
@@ -176,12 +177,17 @@ class ApiCases:
                 parameters[name] = json.loads(self._request("POST", maker, body))["id"]
         if isinstance(parameters, dict) and "file_id" in parameters and self._random.random() < 0.6:
             parameters["file_id"] = self._upload()
+        if isinstance(parameters, dict) and "batch_id" in parameters and self._random.random() < 0.6:
+            made = self._request("POST", "/v1/batches", {**_BATCH, "input_file_id": self._upload()})
+            parameters["batch_id"] = json.loads(made)["id"]
         if isinstance(parameters, dict) and "name" in parameters and self._random.random() < 0.6:
             parameters["name"] = self._model
 
     def _example(self, case: Any) -> dict[str, Any]:
         body = self._schema.raw_schema["paths"][case.operation.path][case.operation.method]["requestBody"]
         example: dict[str, Any] = json.loads(json.dumps(body["content"]["application/json"]["example"]))
+        if "input_file_id" in example:
+            example["input_file_id"] = self._upload()
         return {**example, "model": self._model} if "model" in example else example
 
     def _faults(self, case: Any, response: Any) -> Iterator[str]:

@@ -30,9 +30,13 @@ _PATH = re.compile(r"`([\w./-]+\.(?:py|cpp|h|md|txt|toml))`")
 # Sources and documents, in pictures and links too; what is before the name may be a part of its path.
 _SOURCE = re.compile(r"(?<![\w/.*-])(?:\.\./)*((?:[\w-]+/)*[\w-]+\.(?:py|md|cpp|h))(?!\w|\.\w)")
 _FOLDERS = (*FLOORS, "benchmarks", "tests")
+_ALL_FOLDERS = (*_FOLDERS, "docs", "examples")
 _THERE = {
     path.relative_to(ROOT).as_posix()
-    for path in (*ROOT.glob("*.*"), *(path for folder in (*_FOLDERS, "docs") for path in (ROOT / folder).rglob("*.*")))
+    for path in (
+        *ROOT.glob("*.*"),
+        *(path for folder in (*_FOLDERS, "docs", "examples") for path in (ROOT / folder).rglob("*.*")),
+    )
 }
 _ENDINGS = {"/".join(parts[first:]) for path in _THERE for parts in [path.split("/")] for first in range(len(parts))}
 _FOREIGN_SOURCE = re.compile(r"llama\.cpp$|transformer\.h$|kernels\.h$")  # the last is made by a test

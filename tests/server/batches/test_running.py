@@ -14,7 +14,7 @@ from server.batches.running import run_body
 from server.context import ServerContext
 from server.keys.caller import ANYBODY, Caller, name_owner
 from tests.helpers.deadline import DEADLINE_S
-from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, says
+from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, pooling_client, says
 from tests.helpers.keys import api_key, bearer, entry, write_keys
 
 pytestmark = pytest.mark.fast
@@ -84,6 +84,18 @@ async def test_a_wrong_body_is_answered_as_by_http(endpoint: str) -> None:
     assert (answer.status_code, json.loads(answer.body)) == (400, expected.json())
 
 
+async def test_a_line_for_embeddings_is_answered_as_by_http() -> None:
+    app = make_app(pooling_client())
+    body = {"model": MODEL, "input": ["hi", "a"]}
+    async with http(app) as caller:
+        expected = (await caller.post("/v1/embeddings", json=body)).json()
+    answer = await _run(app.state.context, "/v1/embeddings", body)
+    assert json.loads(answer.body) == expected
+    assert answer.usage.input_tokens == expected["usage"]["prompt_tokens"]
+    wrong = await _run(app.state.context, CHAT, BODIES[CHAT])
+    assert (wrong.status_code, json.loads(wrong.body)["error"]["code"]) == (400, "model_not_suited")
+
+
 async def test_an_unknown_model_is_a_404() -> None:
     answer = await _run(_context(FakeClient(says(""))), CHAT, {"model": "other", "messages": MESSAGES})
     assert answer.status_code == 404
@@ -109,10 +121,11 @@ async def test_room_in_the_lane_is_waited_for() -> None:
     gate = asyncio.Event()
     client = FakeClient(lambda request: [gate, *says("Because.")(request)], batch_limit=2)
     context = _context(client)
-    lines = [asyncio.create_task(_run(context, CHAT, {**BODIES[CHAT], "n": n})) for n in (2, 1)]
+    lines = [asyncio.create_task(_run(context, CHAT, {**BODIES[CHAT], "n": 2}))]
     async with asyncio.timeout(DEADLINE_S):
         while len(client.requests) < 2:
             await asyncio.sleep(0)
+    lines.append(asyncio.create_task(_run(context, CHAT, BODIES[CHAT])))
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(client.requests) == 2

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.fast
 ROUTES = {f"{method} {path}": route for method, path, route in operations(r for each in ROUTERS for r in each.routes)}
 BODILESS = {
     "POST /v1/responses/{response_id}/cancel",
+    "POST /v1/batches/{batch_id}/cancel",
     "POST /drain",
     "POST /v1/models/{name}/load",
     "POST /v1/models/{name}/unload",
@@ -119,5 +120,8 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
         await api.post("/v1/load_lora_adapter", json={"lora_name": "LOADED", "lora_path": "FOLDER"})
         conversation = (await api.post("/v1/conversations", json={})).json()
         path = path.replace("{conversation_id}", conversation["id"])
+        if "input_file_id" in body:
+            file = await api.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a", b"{}")})
+            body["input_file_id"] = file.json()["id"]
         response = await api.request(method, path, json=body)
     assert response.status_code == 200, response.text

@@ -1,0 +1,170 @@
+"""Output: the answers of one batch, which count once they are synced and stored, each exactly once.
+
+    write behind what counts -> sync -> store how much counts -> ... -> the files become the owner's
+
+Whatever ends the server between two steps, what counts is whole, and what does not count is overwritten.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from sqlite3 import Connection
+
+import msgspec
+
+from server.batches import table
+from server.batches.answers import LineUsage
+from server.batches.record import BatchRecord
+from server.batches.source import digest_of
+from server.files import table as file_table
+from server.files.store import Files, new_file_id
+from server.files.table import File
+from server.schemas.batch_answers import BatchStatus
+from server.schemas.files import BATCH_OUTPUT
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line's answer. data: its line of the output, or of the errors where it is not completed."""
+
+    data: bytes
+    is_completed: bool
+    usage: LineUsage = field(default_factory=LineUsage)
+
+
+class OutputLost(Exception):
+    """Something else than a server has changed the files."""
+
+
+class _Answered(msgspec.Struct):
+    custom_id: str
+
+
+_decode = msgspec.json.Decoder(_Answered).decode
+
+
+class Output:
+    """Of one batch, by one task. `record` is as it is stored, but for what clients change. All methods raise
+    StorageFailed, and may be called again then."""
+
+    def __init__(self, files: Files, record: BatchRecord) -> None:
+        self.record = record
+        self._files = files
+
+    async def begin(self, *, total: int, model: str | None) -> None:
+        """Have a file for answers and one for errors, and the batch in progress."""
+        names = self.record.names or [new_file_id(), new_file_id()]
+        self._files.writing.update(names)  # until the batch has them
+        try:
+            for name in names:
+                await self._files.on_disk(self._files.disk.create, name)
+            await self._files.on_disk(self._files.disk.sync_names)
+
+            def edit(record: BatchRecord) -> None:
+                record.output_name, record.error_name = names
+                record.total, record.model = total, model
+                if record.status is BatchStatus.VALIDATING:
+                    record.enter(BatchStatus.IN_PROGRESS, self._files.clock())
+
+            await self.change(edit)
+        finally:
+            self._files.writing.difference_update(names)
+
+    async def recover(self) -> None:
+        """Forget what was written last and does not count. Raises OutputLost."""
+        disk = self._files.disk
+        for name, size in self._sizes():
+            await self._files.on_disk(disk.create, name)  # one that is there stays as it is
+            if await self._files.on_disk(disk.size, name) < size:
+                raise OutputLost(f"answers of the batch are no longer on the server's disk, which has lost {name}")
+            await self._files.on_disk(disk.truncate, name, size)
+
+    async def done(self) -> set[bytes]:
+        """Digests of the custom_ids of the lines that are answered."""
+        found: set[bytes] = set()
+        for name, size in self._sizes():
+            offset, rest = 0, b""
+            while offset < size:
+                wanted = min(_CHUNK_BYTES, size - offset)
+                data = await self._files.on_disk(self._files.disk.read, name, offset, wanted)
+                offset += len(data)
+                *lines, rest = (rest + data).split(b"\n")
+                found.update(digest_of(_decode(line).custom_id) for line in lines)
+        return found
+
+    def _sizes(self) -> list[tuple[str, int]]:
+        record = self.record
+        sizes = ((record.output_name, record.output_bytes), (record.error_name, record.error_bytes))
+        return [(name, size) for name, size in sizes if name is not None]
+
+    async def add(self, results: list[Result]) -> None:
+        """Have the results count: all of them, or if it raises none."""
+        record = self.record
+        completed = [each for each in results if each.is_completed]
+        failed = [each for each in results if not each.is_completed]
+        output, errors = (b"".join(each.data for each in part) for part in (completed, failed))
+        for name, size, data in (
+            (record.output_name, record.output_bytes, output),
+            (record.error_name, record.error_bytes, errors),
+        ):
+            if data:
+                assert name is not None, "a batch that has not begun has no answers"
+                await self._files.on_disk(self._files.disk.write, name, size, data)
+                await self._files.on_disk(self._files.disk.sync, name)
+
+        def edit(record: BatchRecord) -> None:
+            record.output_bytes += len(output)
+            record.error_bytes += len(errors)
+            record.completed += len(completed)
+            record.failed += len(failed)
+            for each in results:
+                record.usage.add(each.usage)
+
+        await self.change(edit, is_durable=False)  # what a power cut takes of it is answered again
+
+    async def finish(self, status: BatchStatus) -> None:
+        """Give the owner the files that have a line, and end the batch. Raises OutputLost."""
+        await self.recover()
+        for name, size in self._sizes():
+            await self._files.on_disk(self._files.disk.sync if size else self._files.disk.remove, name)
+        now_s = self._files.clock()
+
+        def edit(record: BatchRecord) -> None:
+            record.output_file_id = record.output_name if record.output_bytes else None
+            record.error_file_id = record.error_name if record.error_bytes else None
+            record.output_name = record.error_name = None
+            record.enter(status, now_s)
+
+        def work(connection: Connection) -> BatchRecord | None:
+            changed = table.change(connection, self.record.id, edit)
+            for file in self._new_files(now_s):
+                file_table.insert(connection, file)
+            return changed
+
+        changed = await self._files.database.run(work, is_durable=True)
+        self.record = changed or self.record
+
+    def _new_files(self, now_s: float) -> list[File]:
+        record = self.record
+        after_s = record.output_expires_after_s or self._files.config.batch_max_age
+        kinds = ((record.output_name, record.output_bytes, "output"), (record.error_name, record.error_bytes, "error"))
+        return [
+            File(
+                id=name,
+                owner=record.owner,
+                purpose=BATCH_OUTPUT,
+                filename=f"{record.id}_{kind}.jsonl",
+                bytes=size,
+                created_s=int(now_s),
+                expires_s=int(now_s + after_s),
+            )
+            for name, size, kind in kinds
+            if name is not None and size
+        ]
+
+    async def change(self, edit: table.Edit, *, is_durable: bool = True) -> None:
+        """Change the batch as it is stored, and take what clients have changed of it meanwhile."""
+        work = partial(table.change, batch_id=self.record.id, edit=edit)
+        changed = await self._files.database.run(work, is_durable=is_durable)
+        self.record = changed or self.record

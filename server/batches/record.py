@@ -1,0 +1,99 @@
+"""BatchRecord: what is stored of a batch."""
+
+import msgspec
+
+from server.batches.answers import LineUsage
+from server.schemas.batch_answers import (
+    BatchErrors,
+    BatchObject,
+    BatchStatus,
+    BatchUsage,
+    CachedTokens,
+    LineFault,
+    ReasoningTokens,
+    RequestCounts,
+)
+
+
+class BatchRecord(msgspec.Struct, kw_only=True):
+    """A row of the table. Times are in seconds since 1970.
+
+    output_name, error_name: of the files on the disk that are written, and that become files of the owner at the end;
+    None before anything may be written. output_bytes, error_bytes: how much of them counts: they were synced before
+    they were stored here, and what lies behind does not exist. `completed` lines are in the one, `failed` in the other.
+    """
+
+    id: str
+    owner: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    created_at: int
+    expires_at: int
+    status: BatchStatus = BatchStatus.VALIDATING
+    metadata: dict[str, str] | None = None
+    output_expires_after_s: int | None = None
+    model: str | None = None
+    errors: list[LineFault] = []
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    usage: LineUsage = msgspec.field(default_factory=LineUsage)
+    output_name: str | None = None
+    error_name: str | None = None
+    output_bytes: int = 0
+    error_bytes: int = 0
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+
+    def enter(self, status: BatchStatus, now_s: float) -> None:
+        """Take the status, and note when."""
+        self.status = status
+        if status is not BatchStatus.VALIDATING:
+            setattr(self, f"{status.value}_at", int(now_s))
+
+    @property
+    def names(self) -> list[str]:
+        """Of its files on the disk that are no files yet."""
+        return [name for name in (self.output_name, self.error_name) if name is not None]
+
+
+def batch_object(record: BatchRecord) -> BatchObject:
+    """What clients see of it."""
+    usage = record.usage
+    return BatchObject(
+        id=record.id,
+        endpoint=record.endpoint,
+        model=record.model,
+        errors=BatchErrors(record.errors) if record.errors else None,
+        input_file_id=record.input_file_id,
+        completion_window=record.completion_window,
+        status=record.status,
+        output_file_id=record.output_file_id,
+        error_file_id=record.error_file_id,
+        created_at=record.created_at,
+        in_progress_at=record.in_progress_at,
+        expires_at=record.expires_at,
+        finalizing_at=record.finalizing_at,
+        completed_at=record.completed_at,
+        failed_at=record.failed_at,
+        expired_at=record.expired_at,
+        cancelling_at=record.cancelling_at,
+        cancelled_at=record.cancelled_at,
+        request_counts=RequestCounts(record.total, record.completed, record.failed),
+        usage=BatchUsage(
+            usage.input_tokens,
+            CachedTokens(usage.cached_tokens),
+            usage.output_tokens,
+            ReasoningTokens(usage.reasoning_tokens),
+            usage.input_tokens + usage.output_tokens,
+        ),
+        metadata=record.metadata,
+    )

@@ -1,0 +1,138 @@
+"""/v1/batches: files of requests that run when nobody waits for an answer."""
+
+from sqlite3 import Connection
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from server.batches import table
+from server.batches.execution import ENDPOINTS
+from server.batches.record import BatchRecord, batch_object
+from server.context import ServerContext
+from server.errors import NotStored
+from server.http.body import Context, json_body
+from server.http.query import query_int, unhonored
+from server.protocols.responses.ids import new_id
+from server.schemas.base import quote, validate
+from server.schemas.batch_answers import BatchList, BatchStatus
+from server.schemas.batches import BatchListQuery, BatchRequest, window_s
+from server.schemas.files import BATCH
+from server.schemas.parameters import ignored_header, ignored_parameters
+
+router = APIRouter(tags=["Files and batches"])
+
+_MAX_ACTIVE = 1000  # batches of one owner that have not ended
+
+
+@router.post("/v1/batches")
+async def create_batch(
+    request: Request, context: Context, body: Annotated[BatchRequest, Depends(json_body(BatchRequest))]
+) -> Response:
+    """Have the requests of a file run, within a time and beside other work."""
+    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    context.drain.check()
+    if body.endpoint not in ENDPOINTS:
+        known = ", ".join(ENDPOINTS)
+        raise InvalidRequest(f"endpoint is {quote(body.endpoint)}; it must be one of {known}", param="endpoint")
+    owner = request.state.owner
+    await _check_input(context, owner, body.input_file_id)
+    now_s = int(context.files.clock())
+    record = BatchRecord(
+        id=new_id("batch"),
+        owner=owner,
+        endpoint=body.endpoint,
+        input_file_id=body.input_file_id,
+        completion_window=body.completion_window,
+        created_at=now_s,
+        expires_at=now_s + window_s(body.completion_window),
+        metadata=body.metadata,
+        output_expires_after_s=None if body.output_expires_after is None else body.output_expires_after.seconds,
+    )
+
+    def work(connection: Connection) -> None:
+        if table.num_active(connection, owner) >= _MAX_ACTIVE:
+            raise InvalidRequest(f"{_MAX_ACTIVE} batches have not ended, which is the limit; wait until one has")
+        table.insert(connection, record)
+
+    await context.files.database.run(work, is_durable=True)
+    context.batches_changed.set()
+    return _json(record, headers)
+
+
+async def _check_input(context: ServerContext, owner: str, file_id: str) -> None:
+    """Raises NotStored and InvalidRequest."""
+    file = await context.files.find(file_id, owner)
+    if file is None:
+        raise NotStored(f"No such File object: {file_id[:80]}", param="input_file_id")
+    if file.purpose != BATCH:
+        raise InvalidRequest(
+            f"the file {quote(file_id)} has the purpose {quote(file.purpose)}; upload it with {quote(BATCH)}",
+            param="input_file_id",
+        )
+
+
+@router.get("/v1/batches")
+async def list_batches(request: Request, context: Context) -> Response:
+    """List the caller's batches, the newest first."""
+    given: dict[str, object] = {}
+    if "after" in request.query_params:
+        given["after"] = request.query_params["after"]
+    if (limit := query_int(request, "limit")) is not None:
+        given["limit"] = limit
+    query = validate(BatchListQuery, given)
+    owner = request.state.owner
+    page = await context.files.database.run(lambda connection: table.page(connection, owner, query.after, query.limit))
+    if page is None:
+        raise InvalidRequest(f"after is {quote(query.after)}; there is no such batch", param="after")
+    records, has_more = page
+    first, last = (records[0].id, records[-1].id) if records else (None, None)
+    shown = BatchList(data=[batch_object(each) for each in records], first_id=first, last_id=last, has_more=has_more)
+    headers = ignored_header(unhonored(request, ("after", "limit")))
+    return Response(msgspec.json.encode(shown), headers=headers, media_type="application/json")
+
+
+@router.get("/v1/batches/{batch_id}")
+async def get_batch(request: Request, context: Context, batch_id: str) -> Response:
+    """Tell how far a batch is."""
+    owner = request.state.owner
+    record = await context.files.database.run(lambda connection: table.find(connection, batch_id, owner))
+    if record is None:
+        raise _no_batch(batch_id)
+    return _json(record, {})
+
+
+@router.post("/v1/batches/{batch_id}/cancel")
+async def cancel_batch(request: Request, context: Context, batch_id: str) -> Response:
+    """End a batch early. What was answered is in its files, which are there when it is `cancelled`."""
+    owner = request.state.owner
+
+    def work(connection: Connection) -> BatchRecord | None:
+        record = table.find(connection, batch_id, owner)
+        if record is None:
+            return None
+        if record.status.has_ended:
+            raise InvalidRequest(
+                f"Cannot cancel a batch with status '{record.status.value}'.", param="batch_id", code="batch_has_ended"
+            )
+        if record.status in (BatchStatus.CANCELLING, BatchStatus.FINALIZING):  # the latter is over in a moment
+            return record
+        return table.change(
+            connection, batch_id, lambda each: each.enter(BatchStatus.CANCELLING, context.files.clock())
+        )
+
+    record = await context.files.database.run(work, is_durable=True)
+    if record is None:
+        raise _no_batch(batch_id)
+    context.batches_changed.set()
+    return _json(record, {})
+
+
+def _no_batch(batch_id: str) -> NotStored:
+    return NotStored(f"No batch found with id '{batch_id[:80]}'.")
+
+
+def _json(record: BatchRecord, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(batch_object(record)), headers=headers, media_type="application/json")

@@ -1,0 +1,46 @@
+"""The body of POST /v1/batches, and what a list of batches asks for."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from server.schemas.base import StrictModel
+from server.schemas.files import ExpiresAfter
+from server.schemas.responses import Metadata
+
+_WINDOW = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+_UNITS_S = {"m": 60, "h": 3600, "d": 86400}
+_MAX_WINDOW_S = 30 * 86400
+
+
+def window_s(window: str) -> int:
+    """The seconds of a completion window that was checked."""
+    match = _WINDOW.fullmatch(window)
+    assert match is not None, "the schema has checked it"
+    return int(match[1]) * _UNITS_S[match[2]]
+
+
+def _checked_window(window: str) -> str:
+    if not _WINDOW.fullmatch(window) or window_s(window) > _MAX_WINDOW_S:
+        raise PydanticCustomError("window", "it must be a number of minutes, hours or days up to 30d, such as 24h")
+    return window
+
+
+class BatchRequest(StrictModel):
+    input_file_id: str
+    endpoint: str
+    completion_window: Annotated[str, AfterValidator(_checked_window)]
+    metadata: Metadata = None
+    output_expires_after: ExpiresAfter | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        below = {} if self.output_expires_after is None else self.output_expires_after.extra
+        return {**super().extra, **{f"output_expires_after.{name}": value for name, value in below.items()}}
+
+
+class BatchListQuery(StrictModel):
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
