@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.keys.key import hash_of
+from tests.helpers.demo_adapters import save_demo_adapter
 from tests.helpers.keys import entry, write_keys
 from tests.helpers.server_process import API_KEY, ServerProcess
 
@@ -42,10 +43,21 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory, keys_file: Path) -> Iterator[ServerProcess]:
+def adapter_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared server's --adapter-dir; in it is one adapter that it serves as `adapted`."""
+    folder = tmp_path_factory.mktemp("adapters")
+    save_demo_adapter(folder / "adapted", seed=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_server(
+    tmp_path_factory: pytest.TempPathFactory, keys_file: Path, adapter_dir: Path
+) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("server") / "log"
     options = ("--dtype", "float32", *FAST_START, "--served-model-name", "demo", "--api-keys-file", str(keys_file))
-    with ServerProcess(log, *options) as server:
+    adapters = ("--enable-lora", "--adapter-dir", str(adapter_dir), "--lora-modules", f"adapted={adapter_dir}/adapted")
+    with ServerProcess(log, *options, *adapters) as server:
         server.wait_ready()
         yield server
         print(server.log)  # noqa: T201 - shown by pytest where a test failed

@@ -46,7 +46,7 @@ def test_python_client_streams_a_chat(server: ServerProcess, plain_text: str) ->
     with openai.OpenAI(
         base_url=f"{server.url}/v1", api_key=API_KEY, http_client=httpx.Client(trust_env=False)
     ) as client:
-        assert [model.id for model in client.models.list()] == ["demo"]
+        assert [model.id for model in client.models.list()] == ["demo", "adapted"]
         stream = client.chat.completions.create(**BODY, stream=True, stream_options={"include_usage": True})
         chunks = list(stream)
         with pytest.raises(openai.NotFoundError):

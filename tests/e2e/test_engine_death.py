@@ -20,6 +20,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "seeded": {**_PROMPT, "temperature": 0.9, "top_p": 0.9, "seed": 5},
     "penalized": {**_PROMPT, "temperature": 0, "frequency_penalty": 1.0, "logprobs": 1},
     "resumable": {**_PROMPT, "prompt": "A river", "temperature": 0.8, "min_p": 0.05, "seed": 6, "resumable": True},
+    "with an adapter": {**_PROMPT, "model": "adapted", "temperature": 0},
     "without a seed": {**_PROMPT, "temperature": 1.0, "stream_options": {"include_usage": True}},
 }
 

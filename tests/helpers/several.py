@@ -76,10 +76,18 @@ class Several:
 
 
 def make_several(
-    needs: dict[str, int], limit: int, *, pinned: tuple[str, ...] = (), load_timeout_s: float = 30.0, **options: object
+    needs: dict[str, int],
+    limit: int,
+    *,
+    pinned: tuple[str, ...] = (),
+    load_timeout_s: float = 30.0,
+    enable_lora: bool = False,
+    **options: object,
 ) -> Several:
     """Of models that need so much memory, none of them loaded. options: of ServerConfig."""
-    entries = tuple(ModelEntry((name,), EngineConfig(model=f"/models/{name}")) for name in needs)
+    entries = tuple(
+        ModelEntry((name,), EngineConfig(model=f"/models/{name}", enable_lora=enable_lora)) for name in needs
+    )
     config = ServerConfig(models=ModelsConfig(entries, load_on_demand=True), **options)  # type: ignore[arg-type]
     slots = {name: EngineSlot() for name in needs}
     app = create_app(slots, config, entries[0].engine, Metrics(entries[0].name))

@@ -1,11 +1,13 @@
 """An engine with adapters over a ledger: what is read when, and what becomes of requests if it cannot be."""
 
+import msgspec
 import pytest
 
 from engine.adapters.service import Answer
 from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, AdapterStats, EngineRequest, FinishReason
+from engine.resumption import Resumption
 from tests.helpers.adapter_folder import AdapterFolder, adapter_service
 from tests.helpers.engines import expected_ids, make_engine, make_request
 
@@ -133,6 +135,15 @@ def test_an_idle_engine_that_reads_says_that_it_will_have_work() -> None:
         run.engine.step()
     run.engine.wait_for_prepared()
     assert run.engine.has_work
+
+
+def test_another_engine_reads_the_adapter_again_and_goes_on_with_its_tokens() -> None:
+    request = Run(AdapterFolder(x="X")).request("x")
+    expected = expected_ids(request)
+    resumed = msgspec.structs.replace(request, resumption=Resumption(output_ids=expected[:2], num_cached_tokens=0))
+    run = Run(AdapterFolder(x="X"))
+    assert run.client.generate([resumed])["x"].new_ids == expected[2:]
+    assert run.folder.num_reads == 1
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -3,16 +3,19 @@
 import asyncio
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.client.interface import EngineState
+from engine.protocol import AdapterInfo
+from server.model_options.lora import LoraConfig
 from server.served import residency
 from server.served.resident import ModelState
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import http, says
-from tests.helpers.several import Several, make_several
+from tests.helpers.several import FakeEngine, Several, make_several
 
 pytestmark = pytest.mark.fast
 
@@ -521,3 +524,31 @@ async def test_a_requests_time_counts_while_its_model_is_loaded(
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
     assert several.residence.resident("alpha").num_users == 0
     assert not several.residence.resident("alpha").waiters
+
+
+async def test_an_adapter_has_its_model_loaded_and_stays_known_while_that_is_unloaded(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    needs = {"a": 1 << 30, "b": 1 << 30}
+    several = make_several(needs, 3 << 29, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)))
+    make_engine = several.make_engine
+
+    def with_adapter(name: str) -> FakeEngine:
+        engine = make_engine(name)
+        engine.adapters["x"] = AdapterInfo(digest=b"X", rank=8, num_bytes=1)
+        return engine
+
+    several.make_engine = with_adapter  # type: ignore[method-assign]
+    async with http(several.app) as api:
+        body = {"lora_name": "x of a", "lora_path": "x", "base_model_name": "a"}
+        loaded = await api.post("/v1/load_lora_adapter", json=body)
+        assert loaded.status_code == 200, loaded.text
+        answers = [
+            (await api.post("/v1/completions", json={"model": name, "prompt": "p"})).json()["model"]
+            for name in ("b", "x of a", "b")
+        ]
+        card = (await api.get("/v1/models/x of a")).json()
+    assert answers == ["b", "x of a", "b"]
+    assert several.num_loads == {"a": 2, "b": 2}
+    assert several.engines["a"][1].requests[0].adapter is not None
+    assert (card["parent"], card["status"]["value"]) == ("a", "unloaded")
+    await several.residence.close()
