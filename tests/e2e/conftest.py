@@ -12,7 +12,11 @@ from tests.helpers.demo_adapters import save_demo_adapter
 from tests.helpers.keys import entry, write_keys
 from tests.helpers.server_process import API_KEY, ServerProcess
 
-FAST_START = ("--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256", "--sse-ping-interval", "600")
+# With one thread: tests of other files run on the other cores, and a thread that waits for another one spins.
+FAST_START = (
+    *("--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256", "--sse-ping-interval", "600"),
+    *("--threads", "1"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
