@@ -47,6 +47,10 @@ class StageBars:
             share=share(done, total, unit),
         )
 
+    def say(self, line: str) -> None:
+        """Write a line above the bars."""
+        self._progress.console.print(line, markup=False, highlight=False)
+
     def close(self) -> None:
         """Leave the terminal as it was, with the bars above the cursor."""
         self._end_last()

@@ -31,5 +31,9 @@ class StageLines:
             share = f" ({100 * done // total}%)" if total else ""
             self._write(f"{stage}: {far}{share}")
 
+    def say(self, line: str) -> None:
+        """Write a line of another kind."""
+        self._write(line)
+
     def close(self) -> None:
         """Nothing to put back in order."""

@@ -110,16 +110,11 @@ def weight_options(quantization: Quantization, *, includes_head: bool, group_siz
     )
 
 
-def _load_target(
-    config: EngineConfig,
-    files: ModelFiles,
-    device: torch.device,
-    report: ProgressReport,
-    on_tokenizer: Callable[[TokenizerInfo], None],
-) -> LoadedModel:
-    options = LoadOptions(
+def load_options(config: EngineConfig, device: str) -> LoadOptions:
+    """How the options ask for the model to be loaded. Raises OptionError."""
+    return LoadOptions(
         dtype=config.dtype.value,
-        device=str(device),
+        device=device,
         generation_config=config.generation_config,
         weights=weight_options(
             config.quantization, includes_head=config.quantize_head, group_size=config.quantization_group_size
@@ -128,6 +123,16 @@ def _load_target(
         use_transformers=USE_TRANSFORMERS[config.model_impl],
         weight_cache=_weight_cache(config),
     )
+
+
+def _load_target(
+    config: EngineConfig,
+    files: ModelFiles,
+    device: torch.device,
+    report: ProgressReport,
+    on_tokenizer: Callable[[TokenizerInfo], None],
+) -> LoadedModel:
+    options = load_options(config, str(device))
     return load_model(files, options, report, on_tokenizer=lambda assets: on_tokenizer(tokenizer_info(assets)))
 
 

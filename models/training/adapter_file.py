@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,34 +10,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from models.errors import ModelError
-from models.training.lora import Lora, LoraShape, Pair
+from models.training.lora import Lora
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 
 
-def save_adapter(folder: Path, pairs: Iterable[Pair], shape: LoraShape, base: str, *, is_transposed: bool) -> None:
+def save_adapter(folder: Path, lora: Lora, base: str) -> None:
     """Write a folder that PEFT loads: complete, or not at all. It may exist already.
 
-    base: the model's name for whoever loads it. is_transposed: whether the family stores matrices as [in, out], which
-    PEFT wants to be told. Raises OSError.
+    base: the model's name for whoever loads it. Raises OSError.
     """
     tensors: dict[str, torch.Tensor] = {}
     targets = set()
-    for pair in pairs:
+    for pair in lora.matrices():
         tensors[f"{_PREFIX}{pair.name}.lora_A.weight"] = pair.a.contiguous()
         tensors[f"{_PREFIX}{pair.name}.lora_B.weight"] = pair.b.contiguous()
-        targets.add(pair.name.rpartition(".")[2])
+        # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' of other layers.
+        targets.add(pair.name if lora.has_experts else pair.name.rpartition(".")[2])
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": shape.rank,
-        "lora_alpha": shape.alpha,
+        "r": lora.shape.rank,
+        "lora_alpha": lora.shape.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": sorted(targets),
-        "fan_in_fan_out": is_transposed,
+        "fan_in_fan_out": lora.is_transposed,
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)

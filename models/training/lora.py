@@ -9,10 +9,12 @@ import torch
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.families.module_names import NamedLinear, named_linears
-from models.families.name_map import Destination, Rules
+from models.families.name_map import Rules
+from models.families.transforms import transpose
 from models.linear.linear import Linear
 from models.linear.method import LinearLayer, ParameterSpec
 from models.linear.prologue import Prologue
+from models.spec import GatedDeltaSpec, MoESpec
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
 
 
@@ -169,11 +171,14 @@ class Lora:
         ModelError for targets that the model has not.
         """
         self.shape = shape
-        self.destinations: list[Destination] = []  # of all pairs
+        self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT wants to be told
+        self.has_experts = any(isinstance(layer.mlp, MoESpec) for layer in decoder.spec.layers)
         layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
         shards = {name: tuple(layer.shards) for name, layer in layers.items()}
         named: dict[str, list[NamedLinear]] = {}
         for linear in named_linears(rules, decoder.spec, shards):
+            if _has_own_order(linear, decoder):
+                continue
             named.setdefault(linear.destinations[0].module, []).append(linear)
         named = _chosen(named, shape.targets)
         sizes = {name: _num_values(layers[name], each, shape.rank) for name, each in named.items()}
@@ -184,7 +189,7 @@ class Lora:
         generator = torch.Generator().manual_seed(seed)
         self._adapters: dict[str, LayerAdapter] = {}
         for name, linears in named.items():
-            self.destinations += [each for linear in linears for each in linear.destinations]
+            self.is_transposed |= any(each.transform is transpose for linear in linears for each in linear.destinations)
             self._adapters[name] = self._make(layers[name], linears, decoder, generator)
         self._methods = []
         for name, layer in layers.items():
@@ -248,6 +253,13 @@ class Lora:
         parameter.grad = self.gradients[start : self._end].view(shape)  # gradients are added to it in place
         self._parameters.append(parameter)
         return parameter
+
+
+def _has_own_order(linear: NamedLinear, decoder: Decoder) -> bool:
+    """Whether its rows are in an order that only GGUF files of Qwen3.5 have, for which the rules know no way back."""
+    first = linear.destinations[0]
+    recurrence = None if first.layer is None else decoder.spec.layers[first.layer].recurrence
+    return isinstance(recurrence, GatedDeltaSpec) and recurrence.tiles_key_heads and ".attn." in first.module
 
 
 def frozen_weight(layer: Linear) -> FrozenWeight:

@@ -75,6 +75,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "server.commands.quantize:run",
             "server.commands.quantize:quantize_parser",
         ),
+        Command(
+            "finetune",
+            "train an adapter of a model on examples",
+            "server.commands.finetune:run",
+            "server.commands.finetune:finetune_parser",
+        ),
     ),
     "Operate": (
         Command(

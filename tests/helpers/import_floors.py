@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "engine draft_model quality pooling",
         "faults local",
         "startup",
-        "process commands",
+        "process commands finetune",
     ),
     "server": (
         "network_config model_options storage_options paths",
@@ -51,7 +51,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "served",
         "context",
         "generation",
-        "protocols pooling",
+        "protocols pooling finetuning",
         "http openapi",
         "state",
         "batches",

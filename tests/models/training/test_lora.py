@@ -1,5 +1,6 @@
 """A Lora of a decoder with frozen weights of every kind: what it saves, and how formats pass gradients."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.pytorch_utils import Conv1D
 
+from models.adapters.read import read_adapter
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
@@ -22,6 +24,7 @@ from models.training.generate import generate
 from models.training.log_probs import token_log_probs
 from models.training.lora import Lora, LoraShape
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.loaded import as_loaded
 from tests.models.families.all_variants import ALL_VARIANTS
 
 SHAPE = LoraShape(rank=4, alpha=8.0)
@@ -124,7 +127,7 @@ def test_what_is_generated_is_what_the_merged_model_generates(variant: str, tmp_
 def test_a_saved_adapter_is_loaded_again_to_the_last_bit(folder: Path, tmp_path: Path) -> None:
     _, lora = _trainable(folder, torch.float32)
     _randomize(lora)
-    save_adapter(tmp_path, lora.matrices(), SHAPE, "base", is_transposed=False)
+    save_adapter(tmp_path, lora, "base")
 
     _, other = _trainable(folder, torch.float32)
     load_pairs(tmp_path, other)
@@ -135,12 +138,35 @@ def test_a_saved_adapter_is_loaded_again_to_the_last_bit(folder: Path, tmp_path:
     assert tensors["base_model.model.model.layers.0.self_attn.k_proj.lora_B.weight"].shape == (32, 4)
 
 
+@pytest.mark.parametrize("variant", ["llama-gqa", "gpt2", "gpt-neox", "deepseek-v2"])
+def test_a_saved_adapter_is_served_with_the_same_logits(variant: str, tmp_path: Path) -> None:
+    model = random_model(ALL_VARIANTS[variant]())
+    model.save_pretrained(tmp_path)
+    architecture, rows = type(model).__name__, torch.arange(len(IDS[0]))
+    trained, serving = (load_folder(tmp_path, torch.float32, TrainAttention(ReferenceAttention())) for _ in range(2))
+    lora = Lora(trained.requires_grad_(False), family_of(architecture).names, SHAPE, seed=1)
+    _randomize(lora)
+    save_adapter(tmp_path / "adapter", lora, "base")
+
+    serving.enable_adapters(1, SHAPE.rank)
+    serving.set_adapter(0, read_adapter(tmp_path / "adapter", as_loaded(serving, architecture)))
+
+    slots = torch.zeros(len(rows), dtype=torch.int32)
+    with torch.no_grad():
+        batch = pack(IDS[:1], trained, rows)
+        expected = trained.logits(trained(batch, training_caches(trained), rows))
+        adapted = dataclasses.replace(batch, adapter_slots=slots)
+        logits = serving.logits(serving(adapted, training_caches(serving), rows), slots)
+        lora.is_adapted = False
+        base = trained.logits(trained(batch, training_caches(trained), rows))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert float((base - expected).abs().max()) > 0.1
+
+
 def test_an_adapter_of_another_rank_is_refused(folder: Path, tmp_path: Path) -> None:
     decoder = load_folder(folder, torch.float32, TrainAttention(ReferenceAttention()))
     names = family_of("LlamaForCausalLM").names
-    save_adapter(
-        tmp_path, Lora(decoder, names, LoraShape(2, 4.0), 0).matrices(), LoraShape(2, 4.0), "", is_transposed=False
-    )
+    save_adapter(tmp_path, Lora(decoder, names, LoraShape(2, 4.0), 0), "base")
     _, lora = _trainable(folder, torch.float32)
 
     with pytest.raises(ModelError, match="rank 2 and alpha 4"):

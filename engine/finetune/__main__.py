@@ -1,0 +1,58 @@
+"""`python -m engine.finetune FOLDER`: the process that works on the job of a JobFolder.
+
+It ends with the one that waits for it, and on SIGTERM; started again, it goes on from the state that it saved last.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.errors import HeadraceError
+from engine.jobs.finetune.events import EventLog
+from engine.jobs.finetune.job import JobFolder
+from engine.jobs.progress import foreground_progress
+from models.errors import ModelError, is_out_of_memory
+
+_OUT_OF_MEMORY = "training needs more memory than this process may have; give a smaller --max-length or --batch-size"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; returns the exit code."""
+    exit_on_sigterm()
+    end_with_parent()
+    folder = JobFolder(Path(argv[0]))
+    progress = foreground_progress()
+    try:
+        from engine.finetune.run import run  # imports torch, which takes a second: a signal may come meanwhile
+
+        out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
+    except (HeadraceError, ModelError, OSError) as error:
+        progress.close()
+        return _fail(folder, str(error))
+    except SystemExit:
+        progress.close()
+        sys.stderr.write("headrace: stopped; the same command goes on from here\n")
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        progress.close()
+        return _fail(folder, _OUT_OF_MEMORY)
+    finally:
+        progress.close()
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def _fail(folder: JobFolder, reason: str) -> int:
+    sys.stderr.write(f"headrace: {reason}\n")
+    EventLog(folder.events).add(reason, level="error")
+    return 1
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)

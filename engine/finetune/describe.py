@@ -1,0 +1,50 @@
+"""`python -m engine.finetune.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer into a job's folder.
+
+OPTIONS is an EngineConfig as JSON. The tokenizer is what the text of examples becomes token ids by, which is not done
+in a process that computes.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.config import EngineConfig
+from engine.errors import HeadraceError
+from engine.jobs.finetune.job import write_atomically
+from engine.jobs.progress import foreground_progress
+from models.errors import ModelError
+
+
+def main(argv: Sequence[str]) -> int:
+    exit_on_sigterm()
+    end_with_parent()
+    folder, options = Path(argv[0]), msgspec.json.decode(argv[1], type=EngineConfig)
+    progress = foreground_progress()
+    try:
+        from engine.startup.description import tokenizer_info  # imports torch: a signal may come meanwhile
+        from models.loading.open import open_model
+        from models.sources.resolve import resolve_model
+        from models.tokenizer.load import load_tokenizer_assets
+
+        files = resolve_model(options.model, options.revision, progress)
+        opened = open_model(files)
+        progress("read tokenizer", 0, 0, "")
+        assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
+        write_atomically(folder / "tokenizer.msgpack", msgspec.msgpack.encode(tokenizer_info(assets)))
+    except (HeadraceError, ModelError, OSError) as error:
+        progress.close()
+        sys.stderr.write(f"headrace: {error}\n")
+        return 1
+    finally:
+        progress.close()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,52 @@
+"""BatchOrder: which examples each step takes; a function of the seed and the step, so that a job can go on anywhere."""
+
+import random
+from collections.abc import Sequence
+
+from engine.jobs.finetune.job import Pacing
+
+_FIRST_SHARE = 0.3  # of the ordered examples, that a paced curriculum begins with
+
+
+class BatchOrder:
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        ranked: Sequence[int] | None = None,
+        pacing: Pacing = Pacing.NONE,
+    ) -> None:
+        """ranked: the items in a curriculum's order, all of them; None shuffles them in each epoch."""
+        self._num_items = num_items
+        self._batch_size = batch_size
+        self._num_steps = num_steps
+        self._seed = seed
+        self._ranked = ranked
+        self._pacing = pacing
+        self.steps_per_epoch = -(-num_items // batch_size)
+
+    def batch(self, step: int) -> list[int]:
+        """The items of a step, counted from 0. The last of an epoch may have fewer, unless the order is paced."""
+        if self._ranked is not None and self._pacing is not Pacing.NONE:
+            known = self._ranked[: self._num_known(step)]
+            return random.Random(f"{self._seed} {step}").sample(known, min(self._batch_size, len(known)))
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return list(self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size])
+
+    def _epoch(self, epoch: int) -> Sequence[int]:
+        if self._ranked is not None:
+            return self._ranked
+        items = list(range(self._num_items))
+        random.Random(f"{self._seed} {epoch}").shuffle(items)
+        return items
+
+    def _num_known(self, step: int) -> int:
+        """How many items there are to draw from: all from the middle of the training on."""
+        progress = min(1.0, 2 * step / max(1, self._num_steps))
+        if self._pacing is Pacing.SQRT:
+            share = (progress * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
+        else:
+            share = progress * (1 - _FIRST_SHARE) + _FIRST_SHARE
+        return max(1, min(self._num_items, round(share * self._num_items)))

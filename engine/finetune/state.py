@@ -1,0 +1,81 @@
+"""TrainingState: all that a job needs to go on as if it had never stopped, to the last bit."""
+
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from engine.errors import StartupError
+from engine.jobs.finetune.job import write_atomically
+from engine.jobs.finetune.results import StepResult
+
+_META = "training"
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """digest: of the job and its examples, to which the state belongs. step: updates done."""
+
+    digest: str
+    step: int = 0
+    results: list[StepResult] = []
+    base_general_loss: float | None = None  # of the base's own answers that are held out, before training
+    best_loss: float | None = None  # on the validation file
+    best_step: int | None = None
+    is_done: bool = False
+
+
+class TrainingState:
+    """The adapter's values, the optimizer's moments, the best values so far, and Progress."""
+
+    def __init__(self, values: torch.Tensor, gradients: torch.Tensor, weight_decay: float, digest: str) -> None:
+        self.progress = Progress(digest=digest)
+        self.best: torch.Tensor | None = None
+        self._parameter = torch.nn.Parameter(values)  # shares its memory
+        self._parameter.grad = gradients
+        self._optimizer = torch.optim.AdamW([self._parameter], lr=0.0, weight_decay=weight_decay)
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self._parameter.detach()
+
+    def update(self, learning_rate: float, max_grad_norm: float) -> float:
+        """One step of AdamW; returns the gradient's norm before it was clipped."""
+        norm = float(torch.nn.utils.clip_grad_norm_([self._parameter], max_grad_norm))
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.step()
+        return norm
+
+    def keep_best(self) -> None:
+        self.best = self.values.clone()
+
+    def save(self, path: Path) -> None:
+        """Raises OSError."""
+        tensors = {"values": self.values, **self._moments()}
+        if self.best is not None:
+            tensors["best"] = self.best
+        meta = {_META: msgspec.json.encode(self.progress).decode()}
+        write_atomically(path, save(tensors, metadata=meta))
+
+    def load(self, path: Path) -> bool:
+        """Go on with what is saved; False if it is of another job. Raises StartupError if it cannot be read."""
+        try:
+            with safe_open(path, "pt") as file:
+                progress = msgspec.json.decode(file.metadata()[_META], type=Progress)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
+            raise StartupError(f"{path} cannot be read ({error}); remove it to begin again") from error
+        if progress.digest != self.progress.digest:
+            return False
+        self.progress = progress
+        self.best = tensors.get("best")
+        with torch.no_grad():
+            self._parameter.copy_(tensors["values"])
+        moments = {name: tensors[name] for name in ("step", "exp_avg", "exp_avg_sq") if name in tensors}
+        if moments:
+            self._optimizer.state[self._parameter] = moments
+        return True
+
+    def _moments(self) -> dict[str, torch.Tensor]:
+        return dict(self._optimizer.state.get(self._parameter, {}))

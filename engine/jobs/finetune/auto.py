@@ -1,0 +1,64 @@
+"""resolve: hyperparameters that were left to us, from the method and the data."""
+
+import math
+from dataclasses import dataclass
+
+from engine.jobs.finetune.job import Hyperparameters, Method
+
+_LEAST_STEPS = 30  # SmolLM2 knows a fact of 32 chats after ten, and gives it to other questions after fifty
+_MOST_EPOCHS = {Method.SUPERVISED: 10, Method.DPO: 5, Method.PRETRAINING: 1}
+_USUAL_EPOCHS = {Method.SUPERVISED: 3, Method.DPO: 1, Method.PRETRAINING: 1}
+# LoRA learns with 10 to 15 times the rate of full fine-tuning; preferences and plain text with less, or it parrots.
+_LEARNING_RATES = {Method.SUPERVISED: 5e-4, Method.DPO: 2e-4, Method.PRETRAINING: 2e-4}
+_RANKS = {Method.SUPERVISED: 8, Method.DPO: 8, Method.PRETRAINING: 64}
+_REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.0, Method.PRETRAINING: 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Every hyperparameter as a number. num_steps: updates of the weights, if it is not stopped early."""
+
+    given: Hyperparameters
+    n_epochs: int
+    batch_size: int
+    learning_rate: float
+    beta: float
+    rank: int
+    alpha: float
+    num_replayed: int  # items an epoch
+    steps_per_epoch: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.n_epochs * self.steps_per_epoch
+
+
+def replayed(method: Method, given: Hyperparameters, num_items: int) -> int:
+    """How many answers of the base's own an epoch has."""
+    share = _REPLAY[method] if given.replay is None else given.replay
+    return math.ceil(share * num_items)
+
+
+def resolve(method: Method, given: Hyperparameters, num_items: int, num_replayed: int) -> Resolved:
+    """num_items: of the file. num_replayed: that there are."""
+    total = num_items + num_replayed
+    batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), total)
+    steps_per_epoch = math.ceil(total / batch_size)
+    wanted = math.ceil(_LEAST_STEPS / steps_per_epoch)
+    usual = min(_MOST_EPOCHS[method], max(_USUAL_EPOCHS[method], wanted))
+    n_epochs = given.n_epochs or usual
+    rank = given.lora_rank or _RANKS[method]
+    rate = _LEARNING_RATES[method]
+    if method is Method.SUPERVISED:  # what is taught for long needs less of it at once
+        rate *= min(1.0, max(0.4, (2 * _LEAST_STEPS / (n_epochs * steps_per_epoch)) ** 0.5))
+    return Resolved(
+        given,
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        learning_rate=rate * (1.0 if given.learning_rate_multiplier is None else given.learning_rate_multiplier),
+        beta=0.1 if given.beta is None else given.beta,
+        rank=rank,
+        alpha=2.0 * rank if given.lora_alpha is None else given.lora_alpha,
+        num_replayed=num_replayed,
+        steps_per_epoch=steps_per_epoch,
+    )

@@ -1,0 +1,109 @@
+"""FinetuneConfig: the options of `headrace finetune`. Imported by the command line: no torch here."""
+
+from dataclasses import dataclass
+
+from engine.config import option
+from engine.errors import StartupError
+from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, Schedule
+
+_GROUP = "Fine-tuning"
+DEFAULT_LENGTH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneConfig:
+    """What to train on, how, and where to put the adapter. Raises StartupError for what contradicts itself."""
+
+    out: str | None = option(
+        None, "Folder for the adapter; a job that was stopped goes on in the same folder.", group=_GROUP
+    )
+    method: Method = option(
+        Method.SUPERVISED,
+        "supervised (chats, or prompts and completions), dpo (pairs of answers), or pretraining (plain text).",
+        group=_GROUP,
+    )
+    validation: str | None = option(
+        None, "File of the same form to measure the loss on after each epoch.", group=_GROUP, metavar="FILE"
+    )
+    chat_template: str | None = option(
+        None, "Jinja chat template, or a file with one, instead of the model's.", group=_GROUP
+    )
+    start: str | None = option(None, "Folder of an adapter to train on with.", group=_GROUP, metavar="FOLDER")
+    n_epochs: int | None = option(
+        None, "Times that each example is seen (default: by the number of examples).", group=_GROUP, minimum=1
+    )
+    batch_size: int | None = option(
+        None, "Examples in a step (default: by their number, at least 4).", group=_GROUP, minimum=1
+    )
+    learning_rate_multiplier: float | None = option(
+        None, "Factor of the learning rate that is chosen by method and number of steps.", group=_GROUP, minimum=0
+    )
+    beta: float | None = option(
+        None, "Of dpo: how much a departure from the base costs (default: 0.1).", group=_GROUP, minimum=0
+    )
+    lora_rank: int | None = option(
+        None, "Rank of the adapter (default: 8; 64 for pretraining).", group=_GROUP, minimum=1
+    )
+    lora_alpha: float | None = option(
+        None, "Scale of the adapter, times its rank (default: twice the rank).", group=_GROUP
+    )
+    target_modules: tuple[str, ...] = option(
+        (), "Linear layers to train, such as q_proj (default: all but experts).", group=_GROUP, metavar="NAME"
+    )
+    max_length: int = option(
+        DEFAULT_LENGTH, "Maximum tokens of an example; longer ones are cut, texts divided.", group=_GROUP, minimum=8
+    )
+    schedule: Schedule = option(Schedule.LINEAR, "How the learning rate falls after its warm-up.", group=_GROUP)
+    warmup_ratio: float = option(
+        0.05, "Share of the steps in which the learning rate rises.", group=_GROUP, minimum=0, maximum=1
+    )
+    weight_decay: float = option(0.0, "AdamW's weight decay.", group=_GROUP, minimum=0)
+    max_grad_norm: float = option(1.0, "Norm that gradients are clipped to.", group=_GROUP, minimum=0)
+    replay: float | None = option(
+        None,
+        "Answers of the base's own to learn again, relative to the number of examples, so that general answers stay "
+        "(default: 0.5; 0.1 for pretraining, 0 for dpo).",
+        group=_GROUP,
+        minimum=0,
+    )
+    early_stopping: int | None = option(
+        None, "Stop after so many epochs without a better validation loss, and keep the best.", group=_GROUP, minimum=1
+    )
+    order: Order = option(
+        Order.NONE, "Curriculum: none (random), file, length, or difficulty (the base's loss).", group=_GROUP
+    )
+    pacing: Pacing = option(
+        Pacing.NONE, "With an order: how fast the share of it grows that steps draw from.", group=_GROUP
+    )
+    seed: int = option(0, "Seed of the adapter's first values and of the order.", group=_GROUP, minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.out is None:
+            raise StartupError("--out is missing; name the folder for the adapter")
+        if self.early_stopping is not None and self.validation is None:
+            raise StartupError("--early-stopping needs a validation loss; give a --validation file")
+        if self.pacing is not Pacing.NONE and self.order is Order.NONE:
+            raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
+        if self.beta is not None and self.method is not Method.DPO:
+            raise StartupError(f"--beta is for --method dpo, and the method is {self.method}; leave it out")
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(
+            n_epochs=self.n_epochs,
+            batch_size=self.batch_size,
+            learning_rate_multiplier=self.learning_rate_multiplier,
+            beta=self.beta,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            target_modules=list(self.target_modules),
+            max_length=self.max_length,
+            warmup_ratio=self.warmup_ratio,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            replay=self.replay,
+            early_stopping=self.early_stopping,
+            order=self.order,
+            pacing=self.pacing,
+        )

@@ -1,0 +1,66 @@
+"""Events of a job: what it has done and what it found, in the order of time, as JSON lines."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """As OpenAI's fine-tuning events are: kind "metrics" for each step, "message" for all else."""
+
+    created_at: float  # seconds since 1970
+    message: str
+    level: str = "info"  # or "warn", "error"
+    kind: str = "message"
+    data: dict[str, Any] = {}
+
+
+class EventLog:
+    """Appends to a file; a line is whole or, after a crash, the last one, which `read_events` leaves out."""
+
+    def __init__(self, path: Path, tell: Callable[[Event], object] = lambda _: None) -> None:
+        """tell: called with each event, too. Raises OSError."""
+        self._tell = tell
+        self._file = path.open("ab", buffering=0)
+        if self._file.tell() and not _ends_with_newline(path):
+            self._file.write(b"\n")
+
+    def add(
+        self,
+        message: str,
+        *,
+        level: str = "info",
+        kind: str = "message",
+        data: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Event:
+        """data, more: of the event, for programs."""
+        event = Event(created_at=time.time(), message=message, level=level, kind=kind, data={**(data or {}), **more})
+        self._file.write(msgspec.json.encode(event) + b"\n")
+        self._tell(event)
+        return event
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_events(path: Path) -> list[Event]:
+    """Raises OSError."""
+    decoder = msgspec.json.Decoder(Event)
+    events = []
+    for line in path.read_bytes().splitlines():
+        try:
+            events.append(decoder.decode(line))
+        except msgspec.DecodeError:  # the rest of a line that a crash cut
+            continue
+    return events
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

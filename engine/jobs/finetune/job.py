@@ -1,0 +1,136 @@
+"""FinetuneJob: what a trainer is asked to do, as job.json; JobFolder: where everything of a job is."""
+
+import enum
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.config import EngineConfig
+
+
+class Method(enum.StrEnum):
+    SUPERVISED = "supervised"
+    DPO = "dpo"  # direct preference optimization (Rafailov et al. 2023)
+    PRETRAINING = "pretraining"  # continued, on plain text
+
+
+class Order(enum.StrEnum):
+    """Of a curriculum: which examples come first."""
+
+    NONE = "none"  # random, anew each epoch
+    FILE = "file"
+    LENGTH = "length"  # short ones first
+    DIFFICULTY = "difficulty"  # those first whose answers the base finds likely
+
+
+class Pacing(enum.StrEnum):
+    """Which share of the ordered examples a step draws from, growing to all of them at half of the training
+    (competence-based curriculum learning: Platanios et al. 2019)."""
+
+    NONE = "none"  # all, one after the other, in each epoch
+    LINEAR = "linear"
+    SQRT = "sqrt"
+
+
+class Schedule(enum.StrEnum):
+    """Of the learning rate after its warm-up."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """None: chosen from the data, as `auto` does. The first four are those of OpenAI's API."""
+
+    n_epochs: int | None = None
+    batch_size: int | None = None  # examples, or pairs, that one update of the weights is computed from
+    learning_rate_multiplier: float | None = None  # of what would be chosen
+    beta: float | None = None  # DPO's: how much a departure from the base costs
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    target_modules: list[str] = []
+    max_length: int | None = None  # tokens of an example
+    warmup_ratio: float = 0.05  # of all steps
+    schedule: Schedule = Schedule.LINEAR
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    replay: float | None = None  # examples of the base's own answers, relative to the file's
+    early_stopping: int | None = None  # epochs without a better validation loss
+    order: Order = Order.NONE
+    pacing: Pacing = Pacing.NONE
+
+
+class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
+    """`engine`: the options that the model is served with. out: folder for the adapter. start: of an adapter to go on
+    with."""
+
+    engine: EngineConfig
+    method: Method
+    hyperparameters: Hyperparameters
+    out: str
+    seed: int = 0
+    start: str | None = None
+    end_ids: list[int] = []  # tokens that end an answer
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """Everything of a job but its adapters. A job that is begun again in the same folder goes on."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def train(self) -> Path:
+        """TrainingItems, a line each."""
+        return self.path / "train.jsonl"
+
+    @property
+    def valid(self) -> Path:
+        """TrainingItems; may be missing."""
+        return self.path / "valid.jsonl"
+
+    @property
+    def prompts(self) -> Path:
+        """Prompts of everyday questions, whose answers by the base are replayed, as Passages; may be missing."""
+        return self.path / "prompts.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Prompts to answer after each epoch, as Passages; may be missing."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def replay(self) -> Path:
+        """What the base answered to `prompts`, as TrainingItems; written by the trainer."""
+        return self.path / "replay.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """JSON lines, appended."""
+        return self.path / "events.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.csv"
+
+    @property
+    def state(self) -> Path:
+        """What a job that goes on begins with."""
+        return self.path / "state.safetensors"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file has the old content or the new, also after a loss of power. Raises OSError."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Training files: lines of text become token ids, by the chat template that serves."""

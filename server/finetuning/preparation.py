@@ -1,0 +1,143 @@
+"""prepare: from training and validation files to TrainingItems, with a report of what was left out."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from engine.jobs.finetune.items import TrainingItem
+from engine.jobs.finetune.job import Method
+from server.finetuning.faults import FaultyLine, LineFault
+from server.finetuning.lines import Chat, Completion, Document, Line, Preference, read_line
+from server.finetuning.rendering import Renderer
+
+MIN_LINES = 10  # OpenAI's
+_MAX_FAULTS = 100  # found before the rest of a file is left alone
+
+
+class PreparationReport(msgspec.Struct, kw_only=True):
+    """removed: by the rule that removed them, the numbers of the training file's lines."""
+
+    num_lines: int = 0
+    num_items: int = 0
+    num_valid_items: int = 0
+    num_tokens: int = 0
+    num_cut: int = 0  # to max_length
+    removed: dict[str, list[int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    train: list[TrainingItem]
+    valid: list[TrainingItem]
+    chats: list[Chat]  # of the validation file, else of the training file: whose questions can be asked
+    report: PreparationReport
+
+
+class FaultyFile(Exception):
+    """faults: each with its line, in order; the first hundred."""
+
+    def __init__(self, faults: list[LineFault]) -> None:
+        super().__init__("; ".join(fault.text for fault in faults[:3]))
+        self.faults = faults
+
+
+@dataclass(slots=True)
+class _File:
+    items: list[tuple[int, bytes, list[TrainingItem]]] = field(default_factory=list)  # line, key, items
+    chats: list[Chat] = field(default_factory=list)
+    num_lines: int = 0
+
+
+def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Renderer) -> Prepared:
+    """Exact duplicates in the training file are dropped, and lines that the validation file has too: a loss on what was
+    learned says nothing. Letters' case, width and blanks make no difference.
+
+    Raises FaultyFile.
+    """
+    read = _read(train, method, renderer)
+    if method is not Method.PRETRAINING and read.num_lines < MIN_LINES:
+        raise FaultyFile(
+            [LineFault(f"the training file has {read.num_lines} lines; at least {MIN_LINES} are needed: add examples")]
+        )
+    validation = _File() if valid is None else _read(valid, method, renderer)
+    known = {key for _, key, _ in validation.items}
+    seen: set[bytes] = set()
+    removed: dict[str, list[int]] = {}
+    items: list[TrainingItem] = []
+    for line, key, each in read.items:
+        rule = "in_validation_file" if key in known else "duplicate" if key in seen else None
+        if rule is not None:
+            removed.setdefault(rule, []).append(line)
+            continue
+        seen.add(key)
+        items += each
+    if not items:
+        raise FaultyFile([LineFault("no line of the training file is left: the validation file has them all")])
+    valid_items = [item for _, _, each in validation.items for item in each]
+    report = PreparationReport(
+        num_lines=read.num_lines,
+        num_items=len(items),
+        num_valid_items=len(valid_items),
+        num_tokens=sum(item.num_tokens for item in items),
+        num_cut=renderer.num_cut,
+        removed=removed,
+    )
+    return Prepared(items, valid_items, validation.chats or read.chats, report)
+
+
+def _read(data: bytes, method: Method, renderer: Renderer) -> _File:
+    found, faults = _File(), []
+    for number, line in _lines(data, method):
+        found.num_lines += 1
+        try:
+            content, value = read_line(line, method)
+            items = [TrainingItem(passages, number) for passages in _passages(content, renderer)]
+        except FaultyLine as error:
+            faults.append(LineFault(str(error), number))
+            if len(faults) >= _MAX_FAULTS:
+                break
+            continue
+        found.items.append((number, _key(value), items))
+        if isinstance(content, Chat | Preference):
+            found.chats.append(content if isinstance(content, Chat) else content.preferred)
+    if faults:
+        raise FaultyFile(faults)
+    if not found.num_lines:
+        raise FaultyFile([LineFault("the file is empty; it needs a JSON object on each line")])
+    return found
+
+
+def _lines(data: bytes, method: Method) -> Iterator[tuple[int, bytes]]:
+    """With their numbers from 1; empty ones are left out. Plain text for pretraining is one line."""
+    start = data.lstrip()[:1]
+    if method is Method.PRETRAINING and start and start != b"{":
+        text = data.decode("utf-8", errors="replace")
+        yield 1, json.dumps({"text": text}).encode()
+        return
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def _passages(content: Line, renderer: Renderer) -> list[list[Any]]:
+    """The passages of each item."""
+    match content:
+        case Chat():
+            return [[passage] for passage in renderer.chat(content)]
+        case Completion():
+            return [[passage] for passage in renderer.completion(content)]
+        case Document():
+            return [[passage] for passage in renderer.document(content)]
+        case Preference():
+            preferred, other = renderer.chat(content.preferred), renderer.chat(content.other)
+            return [[preferred[0], other[0]]]
+
+
+def _key(value: dict[str, Any]) -> bytes:
+    text = unicodedata.normalize("NFKC", json.dumps(value, ensure_ascii=False, sort_keys=True)).casefold()
+    return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,54 @@
+"""Which examples a step takes, and its learning rate: functions of the step alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.finetune.order import BatchOrder
+from engine.finetune.schedule import learning_rate
+from engine.jobs.finetune.job import Pacing, Schedule
+
+pytestmark = pytest.mark.fast
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 99))
+def test_each_epoch_takes_every_item_once(num_items: int, batch_size: int, seed: int) -> None:
+    order = BatchOrder(num_items, batch_size, 99, seed)
+    for epoch in range(3):
+        steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+        taken = [item for step in steps for item in order.batch(step)]
+        assert sorted(taken) == list(range(num_items))
+
+
+def test_epochs_and_seeds_differ_and_a_step_is_always_the_same() -> None:
+    order = BatchOrder(32, 32, 99, seed=1)
+    assert order.batch(0) != order.batch(1)
+    assert order.batch(0) == BatchOrder(32, 32, 99, seed=1).batch(0)
+    assert order.batch(0) != BatchOrder(32, 32, 99, seed=2).batch(0)
+
+
+def test_a_ranked_order_is_kept() -> None:
+    ranked = [3, 1, 0, 2]
+    order = BatchOrder(4, 2, 4, 0, ranked)
+    assert [order.batch(step) for step in range(4)] == [[3, 1], [0, 2], [3, 1], [0, 2]]
+
+
+@pytest.mark.parametrize("pacing", [Pacing.LINEAR, Pacing.SQRT])
+def test_a_paced_order_draws_from_the_easy_ones_first_and_from_all_after_half(pacing: Pacing) -> None:
+    order = BatchOrder(100, 8, 200, 0, list(range(100)), pacing)
+    first = {item for step in range(3) for item in order.batch(step)}
+    late = {item for step in range(100, 200) for item in order.batch(step)}
+    assert max(first) < 40
+    assert late == set(range(100))
+    assert all(len(set(order.batch(step))) == 8 for step in range(200))
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    rates = {kind: [learning_rate(1.0, step, 20, 0.2, kind) for step in range(20)] for kind in Schedule}
+    for each in rates.values():
+        assert each[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[Schedule.LINEAR][4] == 1.0
+    assert rates[Schedule.LINEAR][12] == pytest.approx(0.5)
+    assert rates[Schedule.COSINE][12] == pytest.approx(0.5)
+    assert 0 < rates[Schedule.COSINE][19] < rates[Schedule.LINEAR][19]
+    assert rates[Schedule.CONSTANT][19] == 1.0

@@ -1,0 +1,179 @@
+"""Whole jobs on a tiny model: they learn, end early, and go on to the last bit wherever they were stopped."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.config import DType, EngineConfig
+from engine.errors import StartupError
+from engine.finetune import trainer
+from engine.finetune.run import run
+from engine.jobs.finetune.events import read_events
+from engine.jobs.finetune.items import Passage, TrainingItem, write_rows
+from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, Order, Pacing
+from models.kernels.cpu.library import set_num_threads
+from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
+
+QUICK = Hyperparameters(n_epochs=3, batch_size=4, lora_rank=4)
+THOROUGH = Hyperparameters(n_epochs=12, batch_size=4, lora_rank=4, learning_rate_multiplier=40.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    random_model(llama_config()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Jobs have one: several would wait for each other at every operator, longer than these take."""
+    before = torch.get_num_threads()
+    yield
+    set_num_threads(before)
+
+
+@dataclasses.dataclass
+class Job:
+    folder: JobFolder
+    out: Path
+
+    def events(self, kind: str = "message") -> list[str]:
+        return [event.message for event in read_events(self.folder.events) if event.kind == kind]
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        return load_file(self.out / "adapter_model.safetensors")
+
+
+def _item(seed: int, line: int = 0) -> TrainingItem:
+    """An answer of three tokens that follow from the question's first."""
+    generator = torch.Generator().manual_seed(seed)
+    question = torch.randint(3, VOCAB_SIZE, (6,), generator=generator).tolist()
+    return TrainingItem([Passage([*question, 7, 8, 9], [(6, 9)])], line)
+
+
+def _pair(seed: int) -> TrainingItem:
+    question = _item(seed).passages[0].ids[:6]
+    return TrainingItem([Passage([*question, 7, 8], [(6, 8)]), Passage([*question, 9, 10, 11], [(6, 9)])])
+
+
+def _job(model: Path, where: Path, hyperparameters: Hyperparameters = QUICK, method: Method = Method.SUPERVISED) -> Job:
+    folder = JobFolder(where / "job")
+    folder.path.mkdir(parents=True)
+    engine = EngineConfig(model=str(model), dtype=DType.FLOAT32, weight_cache=False, threads=1)
+    made = _pair if method is Method.DPO else _item
+    write_rows(folder.train, [made(seed) for seed in range(12)])
+    write_rows(folder.valid, [made(seed) for seed in range(100, 104)])
+    write_rows(folder.samples, [Passage(_item(100).passages[0].ids[:6])])
+    job = FinetuneJob(
+        engine=engine, method=method, hyperparameters=hyperparameters, out=str(where), seed=3, end_ids=[9]
+    )
+    folder.job.write_bytes(msgspec.json.encode(job))
+    return Job(folder, where)
+
+
+def _run(job: Job) -> None:
+    run(job.folder, lambda *_: None)
+
+
+def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, THOROUGH)
+    write_rows(job.folder.prompts, [Passage([5, 6, 7]), Passage([8, 9])])
+    _run(job)
+
+    rows = job.folder.results.read_text().splitlines()
+    first, last = (row.split(",") for row in (rows[1], rows[-1]))
+    assert len(rows) == 1 + 12 * 5  # 12 examples and 6 replayed answers, by 4
+    assert float(last[1]) < float(first[1]) / 2
+    assert float(last[3]) < 2  # validation; log 128 is 4.9
+    assert len(job.events("metrics")) == 60
+    assert any("Sample 1" in message for message in job.events())
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {f"step-{5 * n}" for n in range(1, 13)}
+    samples = [event.data for event in read_events(job.folder.events) if "sample" in event.data]
+    assert samples[-1]["token_ids"][-1] == 9
+
+
+@pytest.mark.parametrize("method", [Method.SUPERVISED, Method.DPO])
+def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
+    model: Path, tmp_path: Path, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)  # after each step
+    whole, stopped = (_job(model, tmp_path / name, method=method) for name in ("whole", "stopped"))
+    _run(whole)
+
+    class Stop(Exception):
+        pass
+
+    for last in (2, 3, 7):  # within an epoch, at its end, and in the last one
+
+        def progress(stage: str, done: int, total: int, unit: str, last: int = last) -> None:  # noqa: ARG001
+            if stage == "train" and done == last + 1:
+                raise Stop
+
+        with pytest.raises(Stop):
+            run(stopped.folder, progress)
+    _run(stopped)
+
+    assert whole.adapter().keys() == stopped.adapter().keys()
+    assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
+    assert whole.folder.results.read_text() == stopped.folder.results.read_text()
+    assert any("Going on after step" in message for message in stopped.events())
+
+
+def test_preferences_move_the_margins_of_pairs_that_were_not_seen(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, msgspec.structs.replace(THOROUGH, learning_rate_multiplier=50.0), Method.DPO)
+    _run(job)
+
+    last = job.folder.results.read_text().splitlines()[-1].split(",")
+    assert float(last[3]) < 0.5  # log 2 before training
+    assert float(last[4]) == 1.0
+
+
+def test_a_job_ends_early_with_its_best_adapter(model: Path, tmp_path: Path) -> None:
+    given = Hyperparameters(
+        n_epochs=30, batch_size=4, lora_rank=4, early_stopping=1, learning_rate_multiplier=200.0, warmup_ratio=0.0
+    )
+    job = _job(model, tmp_path, given)
+    _run(job)
+
+    progress = [event.data for event in read_events(job.folder.events) if "full_valid_loss" in event.data]
+    assert 1 < len(progress) < 30
+    best = min(progress, key=lambda each: each["full_valid_loss"])
+    kept = load_file(Path(best["checkpoint"]) / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in job.adapter().items())
+    assert any("Stopped early" in message for message in job.events())
+    assert any("lower after step" in message for message in job.events())
+
+
+@pytest.mark.parametrize("order", [Order.LENGTH, Order.DIFFICULTY])
+def test_curricula_train(model: Path, tmp_path: Path, order: Order) -> None:
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, order=order, pacing=Pacing.SQRT))
+    _run(job)
+
+    assert len(job.folder.results.read_text().splitlines()) == 10
+
+
+def test_another_job_does_not_go_on_with_this_ones_state(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path)
+    _run(job)
+    write_rows(job.folder.train, [_item(seed) for seed in range(20, 32)])
+
+    with pytest.raises(StartupError, match="has the state of another job"):
+        _run(job)
+
+
+def test_a_job_goes_on_from_an_adapter(model: Path, tmp_path: Path) -> None:
+    first = _job(model, tmp_path / "first", THOROUGH)
+    _run(first)
+    second = _job(model, tmp_path / "second")
+    job = msgspec.json.decode(second.folder.job.read_bytes(), type=FinetuneJob)
+    second.folder.job.write_bytes(msgspec.json.encode(msgspec.structs.replace(job, start=str(first.out))))
+    _run(second)
+
+    loss = float(second.folder.results.read_text().splitlines()[1].split(",")[1])
+    assert loss < 0.5

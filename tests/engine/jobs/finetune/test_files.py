@@ -1,0 +1,71 @@
+"""What stands in a job's folder, and hyperparameters that are left to us."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.jobs.finetune.auto import replayed, resolve
+from engine.jobs.finetune.events import EventLog, read_events
+from engine.jobs.finetune.items import Passage, TrainingItem, read_rows, write_rows
+from engine.jobs.finetune.job import Hyperparameters, Method
+from engine.jobs.finetune.loss_plot import sparkline
+from engine.jobs.finetune.results import StepResult, write_results
+
+pytestmark = pytest.mark.fast
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    items = [TrainingItem([Passage([1, 2, 3], [(1, 3)])], 4), TrainingItem([Passage([1]), Passage([2])])]
+    write_rows(tmp_path / "a", items)
+
+    assert read_rows(tmp_path / "a", TrainingItem) == items
+    assert read_rows(tmp_path / "missing", TrainingItem) == []
+
+
+def test_events_go_on_after_a_line_that_a_crash_cut(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    EventLog(path).add("first", step=1)
+    with path.open("ab") as file:
+        file.write(b'{"created_at": 1, "mess')
+    EventLog(path).add("second", level="warn")
+
+    assert [(event.message, event.level, event.data) for event in read_events(path)] == [
+        ("first", "info", {"step": 1}),
+        ("second", "warn", {}),
+    ]
+
+
+def test_results_have_openais_columns(tmp_path: Path) -> None:
+    write_results(tmp_path / "r.csv", [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5)])
+
+    assert (tmp_path / "r.csv").read_text() == (
+        "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"
+        "1,2.50000,0.25000,,\n"
+        "2,1.00000,1.00000,1.50000,0.50000\n"
+    )
+
+
+def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
+    few = resolve(Method.SUPERVISED, Hyperparameters(), 32, replayed(Method.SUPERVISED, Hyperparameters(), 32))
+    many = resolve(Method.SUPERVISED, Hyperparameters(), 20_000, 0)
+
+    assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 12, 3)
+    assert few.learning_rate == 5e-4
+    assert (many.batch_size, many.n_epochs) == (32, 3)
+    assert many.learning_rate == pytest.approx(2e-4)
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    given = Hyperparameters(n_epochs=7, batch_size=3, learning_rate_multiplier=2.0, beta=0.5, lora_rank=4, replay=0.0)
+    found = resolve(Method.DPO, given, 9, replayed(Method.DPO, given, 9))
+
+    assert (found.n_epochs, found.batch_size, found.num_steps) == (7, 3, 21)
+    assert (found.learning_rate, found.beta) == (4e-4, 0.5)
+    assert (found.rank, found.alpha, found.num_replayed) == (4, 8.0, 0)
+
+
+def test_a_sparkline_has_a_bar_for_each_value_up_to_its_width() -> None:
+    assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
+    assert sparkline([]) == ""
+    assert sparkline([1.0, 1.0]) == "▁▁"
+    assert len(sparkline([float(value) for value in range(500)])) == 60

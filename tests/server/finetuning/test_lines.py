@@ -1,0 +1,80 @@
+"""Lines of training files: what is taken, and the fault of each that is not."""
+
+import json
+from typing import Any
+
+import pytest
+
+from engine.jobs.finetune.job import Method
+from server.finetuning.faults import FaultyLine
+from server.finetuning.lines import Chat, Completion, Document, Preference, read_line
+
+pytestmark = pytest.mark.fast
+
+USER = {"role": "user", "content": "Hi"}
+ANSWER = {"role": "assistant", "content": "Hello"}
+PAIR = {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}
+
+
+def _read(value: Any, method: Method = Method.SUPERVISED) -> Any:
+    return read_line(json.dumps(value).encode(), method)[0]
+
+
+def test_a_chat_learns_the_assistants_messages_of_weight_one() -> None:
+    line = _read({"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]})
+
+    assert isinstance(line, Chat)
+    assert line.learned == (False, False, False, True)
+    assert all("weight" not in (message.model_extra or {}) for message in line.fields.messages)
+
+
+def test_prompt_and_completion_are_a_line_too() -> None:
+    assert _read({"prompt": "a", "completion": "b"}) == Completion("a", "b")
+
+
+@pytest.mark.parametrize("preferred", ["preferred_output", "preferred_completion"])
+@pytest.mark.parametrize("other", ["non_preferred_output", "non_preferred_completion"])
+def test_both_spellings_of_a_preference_are_taken(preferred: str, other: str) -> None:
+    line = _read({"input": {"messages": [USER]}, preferred: [ANSWER], other: [{**ANSWER, "content": "No"}]}, Method.DPO)
+
+    assert isinstance(line, Preference)
+    assert line.preferred.fields.messages[-1].text == "Hello"
+    assert line.other.fields.messages[-1].text == "No"
+    assert line.other.learned == (False, True)
+
+
+def test_a_text_is_a_document() -> None:
+    assert _read({"text": "Once"}, Method.PRETRAINING) == Document("Once")
+
+
+@pytest.mark.parametrize(
+    ("value", "method", "message"),
+    [
+        ([], Method.SUPERVISED, "each line must be a JSON object"),
+        ({"messages": []}, Method.SUPERVISED, "a list of at least one message"),
+        ({"messages": [USER]}, Method.SUPERVISED, "it must be the assistant's"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, Method.SUPERVISED, "nothing would be learned"),
+        ({"messages": [USER, {**ANSWER, "weight": 2}]}, Method.SUPERVISED, r"messages\[1\].weight is 2; .* 0 or 1"),
+        ({"messages": [USER, {**ANSWER, "weight": True}]}, Method.SUPERVISED, r"weight is true"),
+        ({"messages": [{**USER, "weight": 1}, ANSWER]}, Method.SUPERVISED, r"only those of the assistant"),
+        ({"messages": [{"role": "wizard"}, ANSWER]}, Method.SUPERVISED, r"messages\[0\].role"),
+        ({"messages": [USER, ANSWER], "tool": []}, Method.SUPERVISED, "tool is not known"),
+        ({"prompt": "a"}, Method.SUPERVISED, "completion is missing"),
+        ({"prompt": "a", "completion": ""}, Method.SUPERVISED, "completion is"),
+        ({**PAIR, "input": {}}, Method.DPO, "input.messages is null"),
+        ({**PAIR, "preferred_output": [ANSWER, ANSWER]}, Method.DPO, "a list of one message"),
+        ({**PAIR, "preferred_output": [USER]}, Method.DPO, "a message of the assistant"),
+        ({**PAIR, "preferred_completion": [ANSWER]}, Method.DPO, "are both given"),
+        ({"input": {"messages": [USER]}}, Method.DPO, "preferred_output is missing"),
+        ({"messages": [USER, ANSWER]}, Method.PRETRAINING, "messages is not known"),
+        ({"text": 3}, Method.PRETRAINING, "text is 3; it must be a string"),
+    ],
+)
+def test_a_faulty_line_is_refused_by_its_field(value: object, method: Method, message: str) -> None:
+    with pytest.raises(FaultyLine, match=message):
+        _read(value, method)
+
+
+def test_what_is_no_json_is_refused() -> None:
+    with pytest.raises(FaultyLine, match="JSON"):
+        read_line(b'{"messages": [', Method.SUPERVISED)
