@@ -528,8 +528,8 @@ async def test_a_requests_time_counts_while_its_model_is_loaded(
 
 async def test_an_adapter_has_its_model_loaded_and_stays_known_while_that_is_unloaded(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    needs = {"a": 1 << 30, "b": 1 << 30}
-    several = make_several(needs, 3 << 29, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)))
+    needs = {"a": 600 << 20, "b": 600 << 20}
+    several = make_several(needs, 900 << 20, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)))
     make_engine = several.make_engine
 
     def with_adapter(name: str) -> FakeEngine:
