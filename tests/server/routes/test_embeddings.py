@@ -76,27 +76,29 @@ async def test_many_inputs_keep_their_order() -> None:
     assert [each["embedding"][0] for each in response.json()["data"]] == [len(text) + 1 for text in texts]
 
 
-@pytest.mark.parametrize(
-    ("given", "param", "message"),
-    [
-        ([], "input", "a string, a list of strings"),
-        (3, "input", "a string, a list of strings"),
-        (["a", 3], "input[1]", "is 3; all items must be strings"),
-        ([[1], []], "input[1]", "all lists of token ids, none empty"),
-        ([[1], "a"], "input[1]", "all items"),
-        ([1, VOCAB_SIZE], "input", f"at most {VOCAB_SIZE - 1}"),
-        ([[1], [2, -1]], "input[1]", "check_embedding_ctx_length=False"),
-        (["a"] * 2049, "input", "has 2049 items; a request may have 2048"),
-        (["a", "b" * 200], "input[1]", "input[1] has 201 tokens; this model takes 200"),
-        ([[1] * 201], "input", "input has 201 tokens"),
-        (["a", "b" * (2**20 + 1)], "input[1]", "has 1048577 characters"),
-    ],
-)
-async def test_a_bad_input_is_named(given: Any, param: str, message: str) -> None:
+BAD_INPUTS: list[tuple[Any, str, str]] = [
+    ([], "input", "a string, a list of strings"),
+    (3, "input", "a string, a list of strings"),
+    (["a", 3], "input[1]", "is 3; all items must be strings"),
+    ([[1], []], "input[1]", "all lists of token ids, none empty"),
+    ([[1], "a"], "input[1]", "all items"),
+    ([1, VOCAB_SIZE], "input", f"at most {VOCAB_SIZE - 1}"),
+    ([[1], [2, -1]], "input[1]", "check_embedding_ctx_length=False"),
+    (["a"] * 2049, "input", "has 2049 items; a request may have 2048"),
+    (["a", "b" * 200], "input[1]", "input[1] has 201 tokens; this model takes 200"),
+    ([[1] * 201], "input", "input has 201 tokens"),
+    (["a", "b" * (2**20 + 1)], "input[1]", "has 1048577 characters"),
+]
+
+
+async def test_a_bad_input_is_named() -> None:
     client = pooling_client()
-    error = await _error(client, URL, {"input": given})
-    assert error["param"] == param
-    assert message in error["message"]
+    async with http(make_app(client)) as api:
+        for given, param, message in BAD_INPUTS:
+            response = await api.post(URL, json={"input": given})
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, param)
+            assert message in error["message"]
     assert not client.pool_requests
 
 
@@ -140,31 +142,33 @@ async def test_token_ids_are_cut_as_they_are() -> None:
     assert [request.prompt_ids for request in client.pool_requests] == [[1, 2], [4]]
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
-        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
-        ({"truncate_prompt_tokens": 1}, "truncate_prompt_tokens"),  # the BOS alone
-        ({"truncate": "MIDDLE"}, "truncate"),
-        ({"truncate": "NONE", "truncate_prompt_tokens": 5}, "truncate"),
-        ({"truncate": "END", "truncation_side": "left"}, "truncate"),
-        ({"truncation_side": "left"}, "truncation_side"),
-        ({"encoding_format": "hex"}, "encoding_format"),
-        ({"encoding_format": "bytes"}, "encoding_format"),
-        ({"dimensions": 0}, "dimensions"),
-        ({"dimensions": 2}, "dimensions"),
-        ({"normalize": True, "use_activation": False}, "use_activation"),
-        ({"embed_dtype": "float16"}, "embed_dtype"),
-        ({"prompt_name": "query"}, "prompt_name"),
-        ({"messages": [{"role": "user", "content": "hi"}]}, "messages"),
-        ({"add_generation_prompt": True}, "add_generation_prompt"),
-        ({"timeout": 0}, "timeout"),
-        ({"service_tier": "best"}, "service_tier"),
-    ],
-)
-async def test_a_field_that_cannot_be_honored_is_refused(fields: dict[str, Any], param: str) -> None:
-    assert (await _error(pooling_client(), URL, {"input": "hi", **fields}))["param"] == param
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+    ({"truncate_prompt_tokens": 1}, "truncate_prompt_tokens"),  # the BOS alone
+    ({"truncate": "MIDDLE"}, "truncate"),
+    ({"truncate": "NONE", "truncate_prompt_tokens": 5}, "truncate"),
+    ({"truncate": "END", "truncation_side": "left"}, "truncate"),
+    ({"truncation_side": "left"}, "truncation_side"),
+    ({"encoding_format": "hex"}, "encoding_format"),
+    ({"encoding_format": "bytes"}, "encoding_format"),
+    ({"dimensions": 0}, "dimensions"),
+    ({"dimensions": 2}, "dimensions"),
+    ({"normalize": True, "use_activation": False}, "use_activation"),
+    ({"embed_dtype": "float16"}, "embed_dtype"),
+    ({"prompt_name": "query"}, "prompt_name"),
+    ({"messages": [{"role": "user", "content": "hi"}]}, "messages"),
+    ({"add_generation_prompt": True}, "add_generation_prompt"),
+    ({"timeout": 0}, "timeout"),
+    ({"service_tier": "best"}, "service_tier"),
+]
+
+
+async def test_a_field_that_cannot_be_honored_is_refused() -> None:
+    async with http(make_app(pooling_client())) as api:
+        for fields, param in REFUSED:
+            response = await api.post(URL, json={"input": "hi", **fields})
+            assert (response.status_code, response.json()["error"]["param"]) == (400, param), fields
 
 
 async def test_what_cannot_change_the_answer_is_listed() -> None:

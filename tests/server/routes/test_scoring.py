@@ -112,30 +112,32 @@ async def test_one_text_is_scored_against_many_and_pairs_with_each_other(path: s
     assert len(single["data"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "param", "message"),
-    [
-        ("/rerank", {"documents": ["a"]}, "query", "missing"),
-        ("/rerank", {"query": "a"}, "documents", "missing"),
-        ("/rerank", {"query": "a", "documents": []}, "documents", "not empty"),
-        ("/rerank", {"query": 3, "documents": ["a"]}, "query", "is 3; it must be a string"),
-        ("/rerank", {"query": "a", "documents": ["a", 3]}, "documents[1]", "is 3; it must be a string"),
-        ("/rerank", {"query": "a", "documents": [{"txt": "a"}]}, "documents[0]", "an object with a text"),
-        ("/rerank", {"query": "a", "documents": [{"text": "a", "image": "b"}]}, "documents[0].image", "text alone"),
-        ("/rerank", {"query": "a", "documents": ["a"] * 2049}, "documents", "may have 2048"),
-        ("/rerank", {"query": "a", "documents": ["a"], "top_n": -1}, "top_n", "greater than or equal to 0"),
-        ("/rerank", {"query": "a", "documents": ["a"], "rank_fields": ["b"]}, "rank_fields", "not supported"),
-        ("/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1", "text_1 has 2 texts and text_2 3"),
-        ("/score", {"text_1": "a"}, "text_2", "missing"),
-        ("/score", {"text_1": "a", "queries": "a", "text_2": "b"}, "queries", "two names"),
-        ("/score", {"text_1": "a", "text_2": ["b", None]}, "text_2[1]", "must be a string"),
-    ],
-)
-async def test_what_is_wrong_is_named(path: str, body: dict[str, Any], param: str, message: str) -> None:
+WRONG: list[tuple[str, dict[str, Any], str, str]] = [
+    ("/rerank", {"documents": ["a"]}, "query", "missing"),
+    ("/rerank", {"query": "a"}, "documents", "missing"),
+    ("/rerank", {"query": "a", "documents": []}, "documents", "not empty"),
+    ("/rerank", {"query": 3, "documents": ["a"]}, "query", "is 3; it must be a string"),
+    ("/rerank", {"query": "a", "documents": ["a", 3]}, "documents[1]", "is 3; it must be a string"),
+    ("/rerank", {"query": "a", "documents": [{"txt": "a"}]}, "documents[0]", "an object with a text"),
+    ("/rerank", {"query": "a", "documents": [{"text": "a", "image": "b"}]}, "documents[0].image", "text alone"),
+    ("/rerank", {"query": "a", "documents": ["a"] * 2049}, "documents", "may have 2048"),
+    ("/rerank", {"query": "a", "documents": ["a"], "top_n": -1}, "top_n", "greater than or equal to 0"),
+    ("/rerank", {"query": "a", "documents": ["a"], "rank_fields": ["b"]}, "rank_fields", "not supported"),
+    ("/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1", "text_1 has 2 texts and text_2 3"),
+    ("/score", {"text_1": "a"}, "text_2", "missing"),
+    ("/score", {"text_1": "a", "queries": "a", "text_2": "b"}, "queries", "two names"),
+    ("/score", {"text_1": "a", "text_2": ["b", None]}, "text_2[1]", "must be a string"),
+]
+
+
+async def test_what_is_wrong_is_named() -> None:
     client = cross_encoder()
-    error = await _error(client, path, body)
-    assert error["param"] == param
-    assert message in error["message"]
+    async with http(make_app(client)) as api:
+        for path, body, param, message in WRONG:
+            response = await api.post(path, json=body)
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, param)
+            assert message in error["message"]
     assert not client.pool_requests
 
 
