@@ -8,6 +8,7 @@ what preemption left.
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -59,11 +60,11 @@ class Turns:
     """Of clients, over all turns of one kind."""
 
     ttft_s: list[float] = field(default_factory=list)
-    token_s: list[float] = field(default_factory=list)  # between two, the mean of a request
+    token_s: list[float] = field(default_factory=list)  # between two of a request
 
     def add(self, sent: Sent) -> None:
         self.ttft_s.append(sent.ttft_s)
-        self.token_s.append((sent.token_s[-1] - sent.token_s[0]) / (len(sent.token_s) - 1))
+        self.token_s += [after - before for before, after in itertools.pairwise(sent.token_s)]
 
 
 def run_turn(

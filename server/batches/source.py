@@ -138,7 +138,7 @@ class Source:
 
     def _wanted(self, chunk: "list[tuple[int, bytes]]", done: Collection[bytes]) -> list[tuple[bytes, Line, int]]:
         lines = ((read_line(data, number, self._endpoint), len(data)) for number, data in chunk)
-        return [(_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
+        return [(prefix_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
 
     async def _chunks(self) -> AsyncIterator[list[tuple[int, bytes]]]:
         """Numbered lines without those that are empty, of some megabytes at a time."""
@@ -170,7 +170,7 @@ def _in_order(window: list[tuple[bytes, Line]]) -> list[Line]:
 _PROMPT_FIELDS = ("tools", "instructions", "messages", "input", "prompt")
 
 
-def _key(body: dict[str, Any]) -> bytes:
+def prefix_key(body: dict[str, Any]) -> bytes:
     """Lines whose prompts begin alike have keys that begin alike."""
     parts = (body[name] for name in _PROMPT_FIELDS if body.get(name) is not None)
     return b"".join(msgspec.json.encode(part)[:_KEY_BYTES] for part in parts)

@@ -141,6 +141,7 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
                 f"{min(strangers)!r}; name a file that is new, or the output of the same requests"
             )
         left = [line for line in file.lines if line.custom_id not in done]
+        left.sort(key=lambda line: line.prefix)  # what their prompts have in common is computed once
         num_failed = sum(not each.is_completed for each in answered)
         yield _Job(file, left, opened[0], opened[-1], num_failed)
 

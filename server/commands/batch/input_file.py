@@ -11,20 +11,23 @@ import msgspec
 
 from engine.errors import StartupError
 from server.batches.lines import FaultyLine, Line, read_line
+from server.batches.source import prefix_key
 from server.schemas.base import quote
 
+_PREFIX_BYTES = 512  # of each line, by which lines are ordered
 _MAX_TOLD = 5  # faults; the others are counted
 
 
 @dataclass(frozen=True, slots=True)
 class InputLine:
-    """Where a request is in its file. number: from 1."""
+    """Where a request is in its file. number: from 1; prefix: lines whose prompts begin alike have ones that do."""
 
     number: int
     custom_id: str
     endpoint: str
     offset: int
     size: int
+    prefix: bytes
 
 
 class _Url(msgspec.Struct):
@@ -82,7 +85,9 @@ class InputFile:
             return
         if isinstance(model := line.body.get("model"), str):
             self.models[model] += 1
-        self.lines.append(InputLine(number, line.custom_id, endpoint, offset, len(data)))
+        self.lines.append(
+            InputLine(number, line.custom_id, endpoint, offset, len(data), prefix_key(line.body)[:_PREFIX_BYTES])
+        )
 
     def _told(self) -> str:
         shown = "".join(f"\n  {fault}" for fault in self._faults[:_MAX_TOLD])

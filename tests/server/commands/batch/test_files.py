@@ -41,6 +41,13 @@ def test_lines_of_one_file_may_be_for_several_endpoints(tmp_path: Path) -> None:
     assert file.models == {"m": 1}
 
 
+def test_lines_whose_prompts_begin_alike_can_be_put_together(tmp_path: Path) -> None:
+    prompts = ["one x", "two x", "one y", "two y"]
+    lines = [line(str(n), COMPLETION, body={"prompt": prompt}) for n, prompt in enumerate(prompts)]
+    file = opened(written(tmp_path / "in", *lines))
+    assert [each.custom_id for each in sorted(file.lines, key=lambda each: each.prefix)] == ["0", "2", "1", "3"]
+
+
 def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_text(json.dumps(line("a")))
