@@ -45,6 +45,7 @@ class Surroundings:
     places: Callable[[str | None], Places]
     may_feed: Callable[[], bool]
     count: Callable[[str, int], None]
+    default_model: str  # that a line means which names none
     max_lines: int
     max_line_bytes: int
     sleep: Sleep = asyncio.sleep
@@ -141,7 +142,8 @@ class Job:
         if checked.faults:
             await self._fail(checked.faults)
             return False
-        await self._persist(lambda: self._output.begin(total=checked.num_lines, model=checked.model))
+        model = checked.model or self._around.default_model
+        await self._persist(lambda: self._output.begin(total=checked.num_lines, model=model))
         return True
 
     async def _fail(self, faults: list[LineFault]) -> None:

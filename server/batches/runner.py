@@ -52,6 +52,7 @@ class BatchRunner:
             places=self._places_of,
             may_feed=lambda: not context.drain.is_active,
             count=context.metrics.count_batch_lines,
+            default_model=context.models.default.name,
             max_lines=context.config.storage.max_batch_requests,
             max_line_bytes=context.config.max_request_bytes,
             sleep=sleep,

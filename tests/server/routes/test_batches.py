@@ -218,6 +218,13 @@ async def test_other_endpoints_have_batches(endpoint: str, body: dict[str, Any])
         assert batch.usage.output_tokens == len("Because.")
 
 
+async def test_lines_that_name_no_model_mean_the_first() -> None:
+    async with _served() as (client, _):
+        line = {**chat_line("a"), "body": {"messages": [{"role": "user", "content": "hi"}]}}
+        batch = await ended(client, (await _create(client, jsonl([line]))).id)
+        assert (batch.model, batch.request_counts.completed) == (MODEL, 1)
+
+
 async def test_metrics_tell_what_became_of_lines() -> None:
     engine = FakeClient(says("Because."))
     app = make_app(engine)
