@@ -82,7 +82,8 @@ def _tail(log: IO[bytes]) -> str:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: float, key: str | None) -> None:
-    """Return once /health is 200 (or unknown) and a completion is answered: some servers are healthy before."""
+    """Return once /health is 200 (or unknown) and a completion or a text is answered: some servers are healthy
+    before."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:
         while True:
@@ -100,8 +101,11 @@ def _answers(http: httpx.Client) -> bool:
     models = http.get("/v1/models")
     if models.status_code != 200 or not models.json()["data"]:
         return False
-    body = {"model": models.json()["data"][0]["id"], "prompt": "ready?", "max_tokens": 1}
-    return http.post("/v1/completions", json=body).status_code == 200
+    model = models.json()["data"][0]["id"]
+    body = {"model": model, "prompt": "ready?", "max_tokens": 1}
+    if http.post("/v1/completions", json=body).status_code == 200:
+        return True
+    return http.post("/v1/embeddings", json={"model": model, "input": "ready?"}).status_code == 200
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

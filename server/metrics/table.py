@@ -8,9 +8,15 @@ from itertools import chain
 
 from server.metrics.adapter_rows import ADAPTER_ROWS
 from server.metrics.engine_rows import ENGINE_SECTIONS
+from server.metrics.pooling_rows import POOLING_ROWS
 from server.metrics.server_rows import SERVER_SECTIONS
 from server.metrics.spec import MetricSpec
 
-SECTIONS: dict[str, tuple[MetricSpec, ...]] = {**ENGINE_SECTIONS, "Adapters": ADAPTER_ROWS, **SERVER_SECTIONS}
+SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
+    **ENGINE_SECTIONS,
+    "Adapters": ADAPTER_ROWS,
+    "Pooling": POOLING_ROWS,
+    **SERVER_SECTIONS,
+}
 
 METRICS: tuple[MetricSpec, ...] = tuple(chain.from_iterable(SECTIONS.values()))
