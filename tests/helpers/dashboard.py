@@ -10,6 +10,7 @@ from typing import Any
 from server.metrics.engine_rows import ENGINE_SECTIONS
 from server.metrics.server_rows import SERVER_SECTIONS
 from server.metrics.spec import MODEL, MetricSpec, MetricType
+from server.metrics.table import SECTIONS
 from tests.helpers.repository import ROOT
 
 DASHBOARD = ROOT / "deploy/grafana/headrace.json"
@@ -89,7 +90,7 @@ def dashboard() -> dict[str, Any]:
     overview = [_panel(*each) for each in _OVERVIEW]
     rows = [_row("Overview", []), *_placed(overview, top=1)]
     top = 1 + _height(overview)
-    for title, specs in {**SERVER_SECTIONS, **ENGINE_SECTIONS}.items():
+    for title, specs in {**SERVER_SECTIONS, **ENGINE_SECTIONS, **SECTIONS}.items():
         panels = [_metric_panel(spec) for spec in specs if not spec.name.endswith("_info")]
         rows.append(_row(title, _placed(panels, top=top + 1)) | {"gridPos": {"x": 0, "y": top, "w": 24, "h": 1}})
         top += 1
