@@ -68,5 +68,5 @@ async def test_whoever_has_the_fewest_is_next() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert order == ["b", "c", "a", "a"]  # when each has one, the a that waits longest, and so again
-    tasks[1].cancel()
+    tasks[4].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
