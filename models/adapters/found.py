@@ -9,6 +9,8 @@ import torch
 class FoundPair:
     """A pair of one tensor, in the layout and order of rows of the base model's checkpoint; see LowRankPair.
 
+    magnitude: the lengths of the adapted rows, of DoRA.
+
     name: of one of its tensors, for messages. target: the base model's tensor, such as
     "model.layers.0.self_attn.q_proj.weight". is_look_up: of an embedding; `a` has a column for each id.
     """

@@ -1,5 +1,6 @@
 """Places of an adapter's tensors in a decoder, by the rules that the checkpoint's own tensors follow."""
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -16,6 +17,7 @@ from models.linear.linear import Linear
 from models.spec import GatedDeltaSpec
 
 _WHOLE = ("embed", "head")  # what may be replaced as a whole
+_LENGTH_ROWS = 4096  # rows of a weight that are in memory at a time, in fp32
 _MOST_DIFFERENT = 0.2  # of a copy of the base model's weights, relative to them: what quantization to 3 bits changes
 
 
@@ -73,7 +75,12 @@ class _Placer:
             placed = self._pairs[destination.module]
             if any(other.first < first + count and first < other.first + len(other.b) for other in placed):
                 raise self._refusal(pair.name, "changes what another tensor changes")
-            placed.append(LowRankPair(first, pair.a, b.contiguous(), pair.scale, *vectors))
+            bias, magnitude = vectors
+            placed_pair = LowRankPair(first, pair.a, b.contiguous(), pair.scale, bias)
+            if magnitude is not None:
+                gain = magnitude.to(torch.float32) / _adapted_lengths(module, placed_pair)
+                placed_pair = dataclasses.replace(placed_pair, gain=gain)
+            placed.append(placed_pair)
 
     def add_weight(self, found: FoundWeight) -> None:
         for destination in self._destinations(found.name, found.target):
@@ -158,3 +165,14 @@ def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:
     """Of the tensors in memory."""
     tensors = {tensor.data_ptr(): tensor.nbytes for layer in layers.values() for tensor in layer.tensors()}
     return sum(tensors.values())
+
+
+def _adapted_lengths(layer: Linear, pair: LowRankPair) -> torch.Tensor:
+    """Lengths of the rows of W + scale * b a: [rows] fp32, on the CPU."""
+    a = pair.a.to(torch.float32)
+    lengths = torch.empty(len(pair.b))
+    for start in range(0, len(pair.b), _LENGTH_ROWS):
+        b = pair.b[start : start + _LENGTH_ROWS].to(torch.float32)
+        rows = layer.read_rows(pair.first + start, len(b)).cpu()
+        lengths[start : start + len(b)] = torch.linalg.vector_norm(rows + pair.scale * (b @ a), dim=1)
+    return lengths

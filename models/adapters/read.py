@@ -59,7 +59,7 @@ def _digest(layers: Mapping[str, LayerAdapter]) -> bytes:
     for name, layer in sorted(layers.items()):
         digest.update(f"{name} {len(layer.pairs)} {layer.weight is not None}\n".encode())
         for pair in layer.pairs:
-            has = (pair.bias is not None, pair.magnitude is not None)
+            has = (pair.bias is not None, pair.gain is not None)
             digest.update(f"{pair.first} {pair.scale!r} {has}\n".encode())
         for tensor in layer.tensors():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())

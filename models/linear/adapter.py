@@ -10,9 +10,8 @@ import torch
 class LowRankPair:
     """What is added to some outputs of a layer: scale * b (a x) + bias, for output rows first .. first + len(b) - 1.
 
-    magnitude: the rows' lengths, of DoRA (Liu et al. 2024): the rows of W + scale * b a, each scaled to this length,
-    take the place of W's. Of an embedding, `a` has a column for each id, and a row of the table gets
-    scale * b a[:, id].
+    gain: of DoRA (Liu et al. 2024): the rows of W + scale * b a, times these numbers, take the place of W's. Of an
+    embedding, `a` has a column for each id, and a row of the table gets scale * b a[:, id].
     """
 
     first: int
@@ -20,14 +19,14 @@ class LowRankPair:
     b: torch.Tensor  # [rows, r]
     scale: float
     bias: torch.Tensor | None = None  # [rows]
-    magnitude: torch.Tensor | None = None  # [rows]
+    gain: torch.Tensor | None = None  # [rows] fp32
 
     @property
     def rank(self) -> int:
         return len(self.a)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        yield from (tensor for tensor in (self.a, self.b, self.bias, self.magnitude) if tensor is not None)
+        yield from (tensor for tensor in (self.a, self.b, self.bias, self.gain) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

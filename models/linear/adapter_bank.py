@@ -16,8 +16,6 @@ from models.linear.method import LinearMethod
 from models.linear.native import NativeLinearMethod
 from models.linear.prologue import Prologue
 
-_NORM_ROWS = 4096  # rows of a weight that are in memory at a time, in fp32
-
 
 class AdaptedLayer(Protocol):
     """What a bank sees of its layer."""
@@ -84,7 +82,7 @@ class TorchBank:
 class ComputedPair:
     """A pair ready to compute with: y becomes gain * y + b (a x) + shift, where gain and shift may be None.
 
-    With DoRA's c = magnitude / length of the rows of W + scale * b a, and y = W x + bias of the layer:
+    With the gains c of a LowRankPair, and y = W x + bias of the layer:
     c (W + scale * b a) x + bias = c y + (c * scale * b) a x + (1 - c) bias.
     """
 
@@ -109,9 +107,8 @@ def computed_pair(layer: AdaptedLayer, pair: LowRankPair, dtype: torch.dtype) ->
     """a and b in `dtype`, on the device of the layer's weight."""
     b = pair.b.to(torch.float32) * pair.scale
     shift = None if pair.bias is None else pair.bias.to(torch.float32) * pair.scale
-    gain = None
-    if pair.magnitude is not None:
-        gain = pair.magnitude.to(torch.float32) / adapted_lengths(layer, pair)
+    gain = pair.gain
+    if gain is not None:
         b = b * gain.unsqueeze(1)
         shift = None if shift is None else shift * gain
         if layer.bias is not None:
@@ -122,17 +119,6 @@ def computed_pair(layer: AdaptedLayer, pair: LowRankPair, dtype: torch.dtype) ->
     computed.gain = None if gain is None else gain.to(device)
     computed.shift = None if shift is None else shift.to(device)
     return computed
-
-
-def adapted_lengths(layer: AdaptedLayer, pair: LowRankPair) -> torch.Tensor:
-    """Lengths of the rows of W + scale * b a: [rows] fp32, on the CPU."""
-    a = pair.a.to(torch.float32)
-    lengths = torch.empty(len(pair.b))
-    for start in range(0, len(pair.b), _NORM_ROWS):
-        b = pair.b[start : start + _NORM_ROWS].to(torch.float32)
-        rows = layer.read_rows(pair.first + start, len(b)).cpu()
-        lengths[start : start + len(b)] = torch.linalg.vector_norm(rows + pair.scale * (b @ a), dim=1)
-    return lengths
 
 
 def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:

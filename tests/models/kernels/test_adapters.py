@@ -99,7 +99,9 @@ def test_rows_are_prepared_as_the_layer_does(
     table.adapt(x.to(dtype), torch.zeros(rows, dtype=torch.int32), given, prepare=prepare)
     tolerance = 5e-2 if dtype == torch.float32 else 1e-1
     torch.testing.assert_close(given.double(), want, atol=tolerance, rtol=1e-2)
-    assert (given.double() - want).abs().mean() < (1e-3 if dtype == torch.float32 else 5e-3)
+    # silu is computed to what bf16 tells apart, so that some products round to the neighboring bf16
+    is_exact = dtype == torch.float32 and kind != InputKind.SILU_GATED
+    assert (given.double() - want).abs().mean() < (1e-3 if is_exact else 5e-3)
 
 
 @pytest.mark.parametrize("rows", [2, 40])

@@ -49,9 +49,15 @@ constexpr int kLooksBeforeYield = 4096;
 constexpr int kPanelRows = 48, kLeastPanelRows = 12;  // whole register tiles
 constexpr int kSpan = 4;                              // blocks of a register tile
 constexpr int64_t kStepPairs = 64;                    // 4 * 64 * 64 bytes = 16 KiB of weights
-constexpr int kSpareRows = 8;                         // a register tile may reach this far beyond the last row
+constexpr int kSpareRows = 12;                        // a register tile may reach this far beyond the last row
 
 int64_t block_bytes(int64_t columns) { return columns * kBlockRows * 2; }
+
+// silu(x) to what bf16 tells apart: relative error below 2e-4. NaN stays NaN.
+HR_INLINE F32x16 silu_for_bf16(const F32x16& x) {
+  const F32x16 power = min(broadcast(126.0f), x * broadcast(-1.44269504f));
+  return x * reciprocal_for_bf16(broadcast(1.0f) + exp2_for_bf16(power));
+}
 
 struct Layer {
   const void* x;
@@ -74,13 +80,20 @@ struct Layer {
 
   // prepared [columns] bf16 = the row after its norm or activation; buffer: as many floats
   void prepare(int64_t row, float* buffer, Bf16* prepared) const {
+    if (input.kind == InputKind::kSiluGated) return prepare_part(row, 0, columns, buffer, prepared);
     with_row(row, [&](auto* x) { prepare_row_bf16(input, x, x_is_bf16, columns, buffer, prepared); });
   }
 
   // The same for columns first .. first + count - 1 alone; not for norms.
   void prepare_part(int64_t row, int64_t first, int64_t count, float* buffer, Bf16* prepared) const {
     with_row(row, [&](auto* x) {
-      prepare_columns(input, x + first, x + columns + first, count, buffer);
+      const auto *gate = x + first, *up = x + columns + first;
+      if (input.kind == InputKind::kSiluGated) {  // the usual one, which as exactly as for fp32 would cost half of a product
+        for (int64_t k = 0; k < count; k += 16)
+          store_bf16(prepared + k, silu_for_bf16(load_lanes(gate + k)) * load_lanes(up + k));
+        return;
+      }
+      prepare_columns(input, gate, up, count, buffer);
       for (int64_t k = 0; k < count; k += 16) store_bf16(prepared + k, load<F32x16>(buffer + k));
     });
   }
@@ -354,30 +367,57 @@ template <int R, int C>
 __attribute__((noinline)) void shrink_tile(const uint8_t* block, int64_t block_stride, const Bf16* rows, int64_t row_stride,
                                            int64_t num_pairs, float* sums, int64_t sums_stride) {
   F32x16 tile[R][C];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) tile[r][c] = load<F32x16>(sums + r * sums_stride + c * kBlockRows);
   multiply_add<R, C>(block, block_stride, rows, row_stride, num_pairs, tile);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) store(sums + r * sums_stride + c * kBlockRows, tile[r][c]);
 }
 
-// rows: of kBf16TileRows, of which `count` are wanted
-template <int R, int C>
-__attribute__((noinline)) void expand_tile(const Layer& layer, const hr_low_rank_pair& pair, int64_t block, const Bf16* ranks,
-                                           int64_t rank_stride, const int32_t* rows, int count) {
-  F32x16 tile[R][C] = {};
+// rows: `count` of the tile's R are wanted. Where outputs are only added to, the sums begin with them.
+template <class Element, int R, int C>
+__attribute__((noinline)) void add_tile(const Layer& layer, const hr_low_rank_pair& pair, int64_t block, const Bf16* ranks,
+                                        int64_t rank_stride, const int32_t* rows, int count) {
+  F32x16 tile[R][C];
+  Element* out[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    out[r] = static_cast<Element*>(layer.out) + rows[std::min(r, count - 1)] * layer.out_stride + pair.first + block * kBlockRows;
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) tile[r][c] = load_lanes(out[r] + c * kBlockRows);
+  }
   const int64_t stride = block_bytes(pair.rank);
   multiply_add<R, C>(pair.b + block * stride, stride, ranks, rank_stride, pair.rank / 2, tile);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     if (r >= count) break;
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) add_block(layer, pair, rows[r], block + c, tile[r][c]);
+    for (int c = 0; c < C; ++c) store_lanes(out[r] + c * kBlockRows, tile[r][c]);
   }
+}
+
+// The same for all outputs: scaled, shifted, and at ragged ends.
+template <int R, int C>
+__attribute__((noinline)) void change_tile(const Layer& layer, const hr_low_rank_pair& pair, int64_t block, const Bf16* ranks,
+                                           int64_t rank_stride, const int32_t* rows, int count) {
+  F32x16 tile[R][C] = {};
+  const int64_t stride = block_bytes(pair.rank);
+  multiply_add<R, C>(pair.b + block * stride, stride, ranks, rank_stride, pair.rank / 2, tile);
+  for (int r = 0; r < count; ++r)
+    for (int c = 0; c < C; ++c) add_block(layer, pair, rows[r], block + c, tile[r][c]);
+}
+
+template <int R, int C>
+void expand_tile(const Layer& layer, const hr_low_rank_pair& pair, int64_t block, const Bf16* ranks, int64_t rank_stride,
+                 const int32_t* rows, int count) {
+  const auto tile = pair.gain || pair.shift || (block + C) * kBlockRows > pair.rows ? change_tile<R, C>
+                    : layer.out_is_bf16                                            ? add_tile<Bf16, R, C>
+                                                                                   : add_tile<float, R, C>;
+  tile(layer, pair, block, ranks, rank_stride, rows, count);
 }
 
 // f(C) with the number of blocks as an integral constant
@@ -391,11 +431,15 @@ HR_INLINE void with_blocks(int64_t blocks, const Function& f) {
   }
 }
 
-// f(R) with the rows of a register tile that holds `count`, at most kBf16TileRows
-template <class Function>
+// With a single block a tile has more rows, or its chains of dependent instructions would be too few.
+template <int kBlocks>
+constexpr int kShrinkTile = kBlocks == 1 ? 2 * kBf16TileRows : kBf16TileRows;
+
+// f(R) with the rows of a register tile that holds `count`: kRows or half of them
+template <int kRows, class Function>
 HR_INLINE void with_tile(int count, const Function& f) {
-  if (count > kBf16HalfTileRows) return f(std::integral_constant<int, kBf16TileRows>{});
-  f(std::integral_constant<int, kBf16HalfTileRows>{});
+  if (count > kRows / 2) return f(std::integral_constant<int, kRows>{});
+  f(std::integral_constant<int, kRows / 2>{});
 }
 
 void panel_task(const Layer& layer, const hr_layer_adapter& adapter, const int32_t* rows, int num_rows) {
@@ -408,8 +452,8 @@ void panel_task(const Layer& layer, const hr_layer_adapter& adapter, const int32
   for (int64_t c = 0; c < adapter.num_blocks; c += kSpan)
     with_blocks(adapter.num_blocks - c, [&](auto blocks) {
       for (int64_t k = 0; k < columns / 2; k += kStepPairs)
-        for (int r = 0; r < num_rows; r += kBf16TileRows)
-          with_tile(num_rows - r, [&](auto tile) {
+        for (int r = 0; r < num_rows; r += kShrinkTile<blocks>)
+          with_tile<kShrinkTile<blocks>>(num_rows - r, [&](auto tile) {
             shrink_tile<tile, blocks>(adapter.a + c * stride + 64 * k, stride, prepared + r * columns + 2 * k, columns,
                                       std::min(kStepPairs, columns / 2 - k), sums + r * num_ranks + c * kBlockRows, num_ranks);
           });
@@ -422,7 +466,7 @@ void panel_task(const Layer& layer, const hr_layer_adapter& adapter, const int32
       const int64_t all = num_output_blocks(pair);
       for (int64_t block = 0; block < all; block += kSpan)
         with_blocks(all - block, [&](auto blocks) {
-          with_tile(num_rows - r, [&](auto tile) {
+          with_tile<kBf16TileRows>(num_rows - r, [&](auto tile) {
             expand_tile<tile, blocks>(layer, pair, block, ranks + r * num_ranks + pair.first_rank, num_ranks, rows + r,
                                       std::min<int>(tile, num_rows - r));
           });

@@ -22,7 +22,7 @@ HR_INLINE void multiply_add(const uint8_t* block, int64_t block_stride, const Bf
     Bits w[C];
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) w[c] = load<Bits>(block + c * block_stride + 64 * k);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const uint32_t x = load_u32(rows + r * row_stride + 2 * k);
 #pragma GCC unroll 4
