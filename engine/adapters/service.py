@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Generic
 
@@ -20,8 +21,9 @@ Answer = AdapterLoaded | AdapterRefused
 class AdapterService(Generic[A]):
     """Answers operators' loads, and fills the slots that the scheduler gives away.
 
-    All methods are called by the engine's thread. A slot is filled between two steps: at once from memory, or once the
-    adapter has been read again, which must have the same contents as when it was loaded.
+    All methods are called by the engine's thread. A slot is filled between two steps: from memory, or once the adapter
+    has been read again, which must have the same contents as when it was loaded. While sequences run, no more than one
+    is filled between two steps: streams pause for each.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class AdapterService(Generic[A]):
         self._on_answer = on_answer
         self._reader: AdapterReader[A] = AdapterReader(source.read, on_done)
         self._host: HostAdapters[A] = HostAdapters(max_on_host)
+        self._ready: deque[tuple[int, A, float]] = deque()  # slot, what is to be put there, and since when it is wanted
         self._fill_s: list[float] = []
 
     def has_work(self, scheduler: Scheduler) -> bool:
         """Whether `begin_step` has something to do."""
         assert scheduler.adapters is not None
-        return self._reader.has_done or scheduler.adapters.has_fills
+        return self._reader.has_done or scheduler.adapters.has_fills or bool(self._ready)
 
     @property
     def is_reading(self) -> bool:
@@ -70,7 +73,9 @@ class AdapterService(Generic[A]):
         for done in self._reader.collect():
             self._take(done, scheduler, scheduler.adapters)
         for fill in scheduler.adapters.take_fills():
-            self._start(fill, scheduler, scheduler.adapters)
+            self._start(fill)
+        for _ in range(min(1, len(self._ready)) if scheduler.running else len(self._ready)):
+            self._put(*self._ready.popleft(), scheduler, scheduler.adapters)
         if self._host.has_forgotten:
             self._host.drop_forgotten(scheduler.adapter_digests)
 
@@ -104,7 +109,7 @@ class AdapterService(Generic[A]):
             self._fail(job.slot, scheduler, slots, f"the adapter {job.name!r} has changed since it was loaded")
         else:
             self._host.add(adapter, scheduler.adapter_digests)
-            self._put(job.slot, adapter, job.began_s, scheduler, slots)
+            self._ready.append((job.slot, adapter, job.began_s))
 
     def _answer(self, job: Load, adapter: A | None, error: str) -> Answer:
         if adapter is None:
@@ -120,12 +125,12 @@ class AdapterService(Generic[A]):
         )
         return AdapterLoaded(job.number, info)
 
-    def _start(self, fill: Fill, scheduler: Scheduler, slots: AdapterSlots) -> None:
+    def _start(self, fill: Fill) -> None:
         began_s, ref = time.perf_counter(), fill.adapter
         if (adapter := self._host.get(ref.digest)) is None:
             self._reader.start(Reread(fill.slot, ref.name, ref.path, ref.digest, began_s))
         else:
-            self._put(fill.slot, adapter, began_s, scheduler, slots)
+            self._ready.append((fill.slot, adapter, began_s))
 
     def _put(self, slot: int, adapter: A, began_s: float, scheduler: Scheduler, slots: AdapterSlots) -> None:
         try:

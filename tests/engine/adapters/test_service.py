@@ -127,6 +127,23 @@ def test_more_adapters_than_slots_and_memory_all_get_their_turn() -> None:
     assert run.stats.slots_total == 2
 
 
+def test_beside_running_requests_one_slot_is_filled_a_step() -> None:
+    run = Run(AdapterFolder(x="X", y="Y", z="Z"), max_loras=3, max_on_host=3)
+    for path in "xyz":
+        run.load(path)
+    run.engine.add(make_request("base", [1, 2], max_tokens=20, ignore_eos=True))
+    run.engine.step()
+    for path in "xyz":
+        run.engine.add(run.request(path))
+    filled = []
+    while run.engine.has_work:
+        adapters = run.engine.step().stats.adapters
+        assert adapters is not None
+        filled.append(len(adapters.fill_s))
+    assert sum(filled) == 3
+    assert max(filled) == 1
+
+
 def test_an_idle_engine_that_reads_says_that_it_will_have_work() -> None:
     run = Run(AdapterFolder(x="X"))
     assert not run.engine.is_preparing
