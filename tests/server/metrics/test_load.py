@@ -57,7 +57,7 @@ REFUSED: tuple[Request, ...] = (
     _chat(max_tokens=10**6),
     ("/v1/completions", {"prompt": 7}),
     ("/v1/messages", {"messages": _user("hi")}),
-    ("/api/embed", {}),
+    ("/api/create", {}),
     ("/nothing", {}),
 )
 TIMED_OUT: tuple[Request, ...] = (_chat("late"), _chat("late", **_streamed()))
