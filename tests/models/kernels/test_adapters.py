@@ -50,7 +50,7 @@ def _adapted(x: torch.Tensor, slots: list[int], out: torch.Tensor, adapters: lis
     return want
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 9, 17, 32, 33, 61, 130])
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 32, 33, 130])
 @pytest.mark.parametrize("places", [WHOLE, FUSED, SOME])
 def test_one_adapter_for_all_rows(kernels: KernelLibrary, places: tuple[tuple[int, int, int], ...], rows: int) -> None:
     pairs, x, out = _adapter(places), _random(rows, COLUMNS, seed=1), _random(rows, OUTPUTS, seed=2)
@@ -61,7 +61,7 @@ def test_one_adapter_for_all_rows(kernels: KernelLibrary, places: tuple[tuple[in
     assert (out.double() - want).abs().mean() < 2e-4
 
 
-@pytest.mark.parametrize("rows", [5, 32, 64, 100])
+@pytest.mark.parametrize("rows", [5, 64])
 def test_rows_have_adapters_of_their_own_in_any_order(kernels: KernelLibrary, rows: int) -> None:
     adapters = [_adapter(WHOLE), _adapter(FUSED, seed=7), [], _adapter(SOME, seed=9)]
     slots = [(5 * row) % 5 - 1 if row % 7 else row % 4 for row in range(rows)]
@@ -76,7 +76,7 @@ def test_rows_have_adapters_of_their_own_in_any_order(kernels: KernelLibrary, ro
         assert torch.equal(out[row], before[row]) == (slot in (-1, 2))
 
 
-@pytest.mark.parametrize("rows", [1, 6, 50])
+@pytest.mark.parametrize("rows", [1, 50])
 @pytest.mark.parametrize("kind", [InputKind.RMS_NORM, InputKind.LAYER_NORM, InputKind.SILU_GATED, InputKind.GELU])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_rows_are_prepared_as_the_layer_does(
