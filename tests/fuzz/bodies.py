@@ -19,13 +19,13 @@ _TYPES = ("application/json", "application/json", "application/json", "text/plai
 
 
 def examples(app: FastAPI) -> dict[str, Any]:
-    """The documented example of each route that takes a body."""
+    """The documented example of each route that takes a JSON body."""
     schema = json.loads(asyncio.run(_get(app, "/openapi.json")))
     return {
         path: operation["requestBody"]["content"]["application/json"]["example"]
         for path, methods in schema["paths"].items()
         for method, operation in methods.items()
-        if method == "post" and "requestBody" in operation
+        if method == "post" and "application/json" in operation.get("requestBody", {"content": ()})["content"]
     }
 
 

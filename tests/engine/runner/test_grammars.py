@@ -90,14 +90,14 @@ def test_a_pass_that_fails_leaves_the_grammars_as_they_were(
     num_passes = num_failed = 0
     logits = model.decoder.logits
 
-    def fail_now_and_then(hidden: torch.Tensor) -> torch.Tensor:
+    def fail_now_and_then(hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         nonlocal num_passes, num_failed
         if len(hidden) > 1:
             num_passes += 1
             if num_passes % 5 == 0:
                 num_failed += 1
                 raise RuntimeError("the pass fails")
-        return logits(hidden)
+        return logits(hidden, adapter_slots)
 
     monkeypatch.setattr(model.decoder, "logits", fail_now_and_then)
     assert _texts(_client(model, grammars)) == expected
