@@ -94,7 +94,11 @@ def test_a_batch_has_rows_of_several_adapters_and_of_none(files: Files) -> None:
 
     alone = [_logits(decoder, [slot])[0] for slot in (2, -1, 0)]
 
-    torch.testing.assert_close(_logits(decoder, [2, -1, 0]), torch.stack(alone), rtol=0.0, atol=2e-2)
+    together = _logits(decoder, [2, -1, 0])
+
+    # Kernels for few and for many rows may round differently.
+    assert all(_divergence(rows, own) < 2e-3 for rows, own in zip(together, alone, strict=True))
+    assert all(_divergence(rows, other) > 2e-2 for rows, other in zip(together, (*alone[1:], alone[0]), strict=True))
 
 
 def test_emptied_and_other_slots_leave_rows_as_they_are(files: Files) -> None:
@@ -105,7 +109,7 @@ def test_emptied_and_other_slots_leave_rows_as_they_are(files: Files) -> None:
     decoder.set_adapter(1, None)
 
     assert torch.equal(_logits(decoder, [-1]), plain)
-    torch.testing.assert_close(_logits(decoder, [1]), plain, rtol=0.0, atol=2e-2)
+    assert _divergence(_logits(decoder, [1]), plain) < 2e-3
 
 
 @pytest.fixture
