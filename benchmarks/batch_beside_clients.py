@@ -138,7 +138,7 @@ def compare(engine: Engine, vocab_size: int, options: argparse.Namespace, num_cl
                 num_clients=num_clients,
                 num_requests=options.requests,
                 with_batch=with_batch,
-                seed=turn,
+                seed=next(options.seeds),
                 limit_s=options.alone_s,
             )
             for sent in answered:
@@ -152,7 +152,7 @@ def compare(engine: Engine, vocab_size: int, options: argparse.Namespace, num_cl
             num_clients=0,
             num_requests=0,
             with_batch=True,
-            seed=turn,
+            seed=next(options.seeds),
             limit_s=options.alone_s,
         )
         batches[False].append(alone)
@@ -190,6 +190,7 @@ def main() -> int:
         help="of one thread, for the engine too, where others use the machine",
     )
     options = parser.parse_args()
+    options.seeds = itertools.count()  # a prompt that came before would be cached
     threads = None
     if options.clock is time.process_time:
         threads, time.perf_counter = 1, time.process_time
