@@ -1,7 +1,7 @@
 """What each service class means to the engine: one table."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.protocol import ServiceClass
 
@@ -33,16 +33,15 @@ class ServiceRules:
     stays_cached: bool  # its blocks remain in the prefix cache when it ends
     is_evicted_first: bool = False  # what it leaves in the prefix cache goes before what those of clients leave
     fills_idle_steps: bool = False  # it is computed in steps without sequences of lower ranks, and in no others
+    is_counted: bool = field(init=False)  # in the metrics of clients; stored, since each step asks it of each sequence
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_counted", self.counted_as is CountedAs.CLIENTS)
 
     @property
     def yields(self) -> bool:
         """Whether waiting sequences of lower ranks are admitted before it gets its tokens of a step."""
         return self.yielding is not Yielding.NEVER
-
-    @property
-    def is_counted(self) -> bool:
-        """In the metrics of clients."""
-        return self.counted_as is CountedAs.CLIENTS
 
 
 def _of_clients(rank: int, yielding: Yielding = Yielding.NEVER) -> ServiceRules:
