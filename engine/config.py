@@ -54,6 +54,7 @@ class Quantization(enum.StrEnum):
     NF4 = "nf4"
 
 
+_GENERATING = ("enable_lora", "quality_report", "max_quality_loss", "kv_cache_memory_bytes", "draft_model")
 _GROUPED = (Quantization.INT4, Quantization.INT8, Quantization.NF4)  # quantized on load by groups of columns
 
 
@@ -303,6 +304,11 @@ class EngineConfig:
                 f"{self.max_num_seqs:,} running sequences (--max-num-seqs) takes a token of every step; raise the "
                 "first to the second at least, or lower the second"
             )
+
+    def generating_options(self) -> list[str]:
+        """Names of the options given here that have no meaning for a model that pools texts."""
+        defaults = EngineConfig()
+        return [name for name in _GENERATING if getattr(self, name) != getattr(defaults, name)]
 
     @property
     def max_adapters_on_host(self) -> int:

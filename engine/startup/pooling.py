@@ -82,15 +82,10 @@ def build_pooling_engine(
 
 
 def _refuse_options(config: EngineConfig) -> None:
-    options = {
-        "--enable-lora": config.enable_lora,
-        "--quality-report": config.quality_report,
-        "--max-quality-loss": config.max_quality_loss is not None,
-        "--kv-cache-memory-bytes": config.kv_cache_memory_bytes is not None,
-    }
-    if given := [name for name, is_given in options.items() if is_given]:
+    if given := config.generating_options():
         raise OptionError(
-            f"{given[0]} is for models that generate text, and this one makes vectors or scores of it; leave it out"
+            f"--{given[0].replace('_', '-')} is for models that generate text, and this one makes vectors or scores of "
+            "it; leave it out"
         )
 
 

@@ -56,6 +56,7 @@ def _entry(name: str, given: object, values: Mapping[str, Any], where: str) -> M
         idle_unload=own.get("idle_unload"),
         is_pinned=own.get("pin", False),
         kv_share=own.get("kv_share", 1.0),
+        own_options=frozenset(own),
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import EngineClient, RestartReason
@@ -15,6 +15,7 @@ from engine.errors import HeadraceError, OptionError, StartupError
 from engine.protocol import Loading, StepStats, TokenizerInfo
 from server.commands.engines import Engines, OneEngine, engine_client, note_restart
 from server.commands.loading_display import loading_display
+from server.commands.options import OPTIONS
 from server.commands.weighing import weigh
 from server.config import ServerConfig
 from server.metrics.values import Metrics
@@ -88,6 +89,10 @@ class SeveralEngines:
             if each.failure is not None:
                 error = OptionError if each.is_option else StartupError
                 raise error(f"{entry.name}: {each.failure}")
+        self._entries = tuple(
+            entry if each.has_kv_cache else _of_pooling(entry) for entry, each in zip(entries, weighed, strict=True)
+        )
+        for entry, each in zip(self._entries, weighed, strict=True):
             claims.append(Claim(entry.name, each, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned))
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:
@@ -163,3 +168,14 @@ async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
     """What requests need beside the model's engine."""
     await model.text_model()
     await adapters.check_all(model)
+
+
+def _of_pooling(entry: ModelEntry) -> ModelEntry:
+    """The entry of a model that pools texts, without the whole server's options for models that generate them."""
+    shared = [name for name in entry.engine.generating_options() if name not in entry.own_options]
+    if shared:
+        flags = ", ".join(OPTIONS[name].flag for name in shared)
+        logger.info("%s makes vectors or scores of texts: %s does not apply to it", entry.name, flags)
+    defaults = EngineConfig()
+    changes: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
+    return dataclasses.replace(entry, engine=dataclasses.replace(entry.engine, **changes))

@@ -17,6 +17,7 @@ class ModelEntry:
     idle_unload: float | None = None
     is_pinned: bool = False  # loaded at the start, and unloaded by operators alone
     kv_share: float = 1.0  # of the memory for KV caches, against the other models'
+    own_options: frozenset[str] = frozenset()  # of the engine's, those that are not the whole server's
 
     @property
     def name(self) -> str:

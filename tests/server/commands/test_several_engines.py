@@ -1,6 +1,7 @@
 """The start of a server with several models: their memory, which of them are loaded, and what is refused."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -100,6 +101,29 @@ async def test_a_model_that_pools_texts_is_given_no_kv_cache(machine: _Machine) 
     await engines.finish()
     assert _states(engines) == [ModelState.LOADED] * 2
     assert [config.kv_cache_memory_bytes is None for config in machine.configs] == [False, True]
+    await engines.stop()
+
+
+async def test_options_of_all_that_need_generated_text_do_not_apply_to_a_model_that_pools_texts(
+    machine: _Machine,
+) -> None:
+    pooling = Weighed(
+        weight_bytes=GIB, least_kv_bytes=GIB // 8, most_kv_bytes=GIB // 8, free_bytes=20 * GIB, has_kv_cache=False
+    )
+    machine.failures |= {"b": pooling, "c": pooling}
+    options = EngineConfig(model="a", enable_lora=True, kv_cache_memory_bytes=GIB, max_num_seqs=8)
+    own = dataclasses.replace(options, model="c")
+    engines = _engines(
+        ModelEntry(("a",), options),
+        ModelEntry(("b",), dataclasses.replace(options, model="b")),
+        ModelEntry(("c",), own, own_options=frozenset(["enable_lora"])),
+    )
+    await engines.begin()
+    await engines.finish()
+    first, second, third = machine.configs
+    assert first.generating_options() == ["enable_lora", "kv_cache_memory_bytes"]
+    assert second == EngineConfig(model="b", max_num_seqs=8)
+    assert third.generating_options() == ["enable_lora"]  # its own, which its engine refuses
     await engines.stop()
 
 
