@@ -56,7 +56,10 @@ class Generation:
         metrics, arrival_s = self._model.metrics, params.terms.arrival_s
         trace_id = None if self._record is None else self._record.trace_id
         knows_wait = params.beams is None
-        meter = ChoiceMeter(metrics, arrival_s, prompt_tokens, knows_wait=knows_wait, trace_id=trace_id)
+        is_timed = not params.terms.is_batch
+        meter = ChoiceMeter(
+            metrics, arrival_s, prompt_tokens, knows_wait=knows_wait, trace_id=trace_id, is_timed=is_timed
+        )
         eos_ids = params.end_ids.union(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
         plan = params.plan
         return Choice(

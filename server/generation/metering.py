@@ -14,6 +14,7 @@ class ChoiceMeter:
 
     __slots__ = (
         "_arrival_s",
+        "_is_timed",
         "_knows_wait",
         "_metrics",
         "_prompt_tokens",
@@ -35,10 +36,12 @@ class ChoiceMeter:
         *,
         knows_wait: bool = True,
         trace_id: str | None = None,
+        is_timed: bool = True,
     ) -> None:
         """`prompt_tokens` is 0 for all but a prompt's first choice, since usage counts a prompt once. `knows_wait`:
         without an output it has not run; a search has its first output when it is over. `trace_id`: of a request that
-        is traced, which makes its observations examples."""
+        is traced, which makes its observations examples. `is_timed`: whether its times are observed: those of a batch,
+        for which nobody waits, would hide those of clients."""
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
@@ -50,6 +53,7 @@ class ChoiceMeter:
         self.reason: FinishReason | None = None  # why it ended
         self._seen_output = False
         self._trace_id = trace_id
+        self._is_timed = is_timed
         self._times = ChoiceTimes()
 
     @property
@@ -90,7 +94,8 @@ class ChoiceMeter:
         if output.queue_s is None:
             return
         self.queue_s = output.queue_s
-        self._metrics.count_queue_time(_SCHEDULED, output.queue_s, self._trace_id)
+        if self._is_timed:
+            self._metrics.count_queue_time(_SCHEDULED, output.queue_s, self._trace_id)
         if self._prompt_tokens:
             self._metrics.count_prompt_sources(self._prompt_tokens, output.num_cached_tokens)
 
@@ -103,7 +108,7 @@ class ChoiceMeter:
             self._observe("time_to_first_token_seconds", now - self._arrival_s)
             num_tokens -= 1
             self.first_token_s = self.last_token_s = now
-        for _ in range(num_tokens):
+        for _ in range(num_tokens if self._is_timed else 0):
             # Without an example, which would cost more than the rest: there is an observation for each token.
             self._metrics.observe("inter_token_latency_seconds", (now - self.last_token_s) / num_tokens)
         self.last_token_s = now
@@ -121,7 +126,7 @@ class ChoiceMeter:
         self._observe("e2e_request_latency_seconds", now - self._arrival_s)
         if self.queue_s is not None:
             self._observe_stretches(self._arrival_s + self.queue_s, now)
-        elif self._knows_wait:
+        elif self._knows_wait and self._is_timed:
             self._metrics.count_queue_time(reason.value, now - self._arrival_s, self._trace_id)
 
     def _observe_stretches(self, began_s: float, ended_s: float) -> None:
@@ -139,4 +144,5 @@ class ChoiceMeter:
             self._observe("request_time_per_output_token_seconds", per_token_s)
 
     def _observe(self, name: str, value_s: float) -> None:
-        self._metrics.observe(name, value_s, self._trace_id)
+        if self._is_timed:
+            self._metrics.observe(name, value_s, self._trace_id)
