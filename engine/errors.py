@@ -102,7 +102,14 @@ class EngineUnavailable(HeadraceError):
 
 
 class EngineDied(EngineUnavailable):
-    """The engine process ended before this request did."""
+    """The engine process ended before this request did.
+
+    `num_deaths`: of engines that were computing the request when they ended, as far as is known.
+    """
+
+    def __init__(self, message: str, *, num_deaths: int = 0) -> None:
+        super().__init__(message)
+        self.num_deaths = num_deaths
 
 
 class EngineStopped(EngineDied):

@@ -206,7 +206,7 @@ class OpenStreams:
 
     def _fail(self, each: _Open, reason: str) -> None:
         self._forget(each)
-        each.stream.fail(EngineDied(reason))
+        each.stream.fail(EngineDied(reason, num_deaths=each.num_deaths))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
         """Raise an error to the reader of each open stream."""

@@ -154,7 +154,7 @@ class PoolingCalls:
         self._unsent = dict(self._open)
         for each in were_sent:
             if each.num_deaths >= MAX_DEATHS:
-                self._fail(each.call, EngineDied(_SUSPECT))
+                self._fail(each.call, EngineDied(_SUSPECT, num_deaths=each.num_deaths))
         return [each.request for each in self._open.values()]
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
 from server.batches.answers import LineAnswer
 from server.batches.execution import Asked, answer_body
@@ -16,7 +17,6 @@ from server.generation.terms import serve_as_batch
 from server.keys.caller import Caller, set_current_caller
 from server.metrics.request_record import RequestRecord, set_current_record
 
-_MAX_DEATHS = 3  # engines that a line may have ended; a line that ends each would end all batches
 _PASSING = (Shed, EngineUnavailable, RateLimited)
 _MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
 
@@ -29,8 +29,8 @@ async def run_body(
     """What the endpoint answers to the body, in `caller`'s name and as work for which nobody waits.
 
     What passes is waited for and never answered: a full queue, a model that is loaded or an engine that is started
-    again, a budget that is spent. Raises EngineStopped if the server ends before; the line is to be run again then. A
-    task of its own runs this.
+    again, a budget that is spent. What engines were computing when two of them ended is answered with 503. Raises
+    EngineStopped if the server ends before; the line is to be run again then. A task of its own runs this.
 
     sleep: a coroutine function.
     """
@@ -44,8 +44,8 @@ async def run_body(
         except EngineStopped:
             raise
         except EngineDied as error:
-            num_deaths += 1
-            if num_deaths == _MAX_DEATHS:
+            num_deaths += error.num_deaths
+            if num_deaths >= MAX_DEATHS:  # it may be the cause, and would end the server, which gives up after some
                 reply = describe(error, request_id)
                 return LineAnswer(request_id, reply.status, reply.body())
         except _PASSING as error:

@@ -217,6 +217,27 @@ def test_what_two_engines_died_of_is_not_run_a_third_time() -> None:
     assert [request.id for request in streams.engine_ended("it ended")] == ["waiting"]
 
 
+@pytest.mark.parametrize(
+    ("mirostat", "num_deaths"), [(None, MAX_DEATHS), (MirostatParams(version=2, tau=5.0, eta=0.1), 1)]
+)
+def test_an_error_says_how_many_engines_ended_while_they_computed_its_request(
+    mirostat: MirostatParams | None, num_deaths: int
+) -> None:
+    """With Mirostat no other engine can go on."""
+    streams = OpenStreams(on_discarded=lambda _: None)
+    request = _request("a")
+    request = msgspec.structs.replace(request, sampling=msgspec.structs.replace(request.sampling, mirostat=mirostat))
+    stream = streams.open(request, num_new_tokens=1, on_abort=lambda _: None)
+    for _ in range(num_deaths):
+        streams.take_unsent()
+        streams.start(["a"])
+        streams.deliver(RequestOutput(id="a", new_ids=[1]))
+        streams.engine_ended("it ended")
+    with pytest.raises(EngineDied) as raised:
+        asyncio.run(_drain(stream))
+    assert raised.value.num_deaths == num_deaths
+
+
 def test_an_engine_that_dies_before_it_starts_any_may_have_died_of_each() -> None:
     streams = _streams("a", "b")
     for _ in range(MAX_DEATHS - 1):

@@ -132,8 +132,9 @@ async def test_a_text_on_which_two_engines_died_takes_its_call_and_no_other_with
         calls.calls.start(["a"])
         calls.calls.engine_ended()
         calls.send()
-    with pytest.raises(EngineDied, match="ended twice while it worked on these texts"):
+    with pytest.raises(EngineDied, match="ended twice while it worked on these texts") as raised:
         await bad
+    assert raised.value.num_deaths == 2
     calls.answer("c")
     assert len(await good) == 1
 

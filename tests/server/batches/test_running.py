@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, ServiceClass
 from server.batches.answers import LineAnswer
@@ -149,21 +150,31 @@ async def test_a_drain_is_waited_for() -> None:
     assert (await _run(context, CHAT, BODIES[CHAT], sleep=_Waits(context.drain.cancel))).status_code == 200
 
 
-def _dies(times: int) -> Script:
-    """The engine's end, so many times, and then an answer."""
+def _dies(times: int, num_deaths: int) -> Script:
+    """So many times the end of an engine, and then an answer. num_deaths: as EngineDied has it."""
     left = [times]
 
     def script(request: EngineRequest) -> list[Step]:
         left[0] -= 1
-        return [EngineDied("the engine ended")] if left[0] >= 0 else says("Because.")(request)
+        return [EngineDied("the engine ended", num_deaths=num_deaths)] if left[0] >= 0 else says("Because.")(request)
 
     return script
 
 
-async def test_a_line_is_run_again_when_the_engine_dies_and_not_for_ever() -> None:
-    assert (await _run(_context(FakeClient(_dies(2))), CHAT, BODIES[CHAT])).status_code == 200
-    answer = await _run(_context(FakeClient(_dies(100))), CHAT, BODIES[CHAT])
+@pytest.mark.parametrize(("num_deaths", "num_runs"), [(MAX_DEATHS, 1), (1, MAX_DEATHS)])
+async def test_a_line_that_two_engines_died_of_is_not_run_again(num_deaths: int, num_runs: int) -> None:
+    """Whether one request outlived the first of them, or each ended with its engine."""
+    client = FakeClient(_dies(100, num_deaths))
+    answer = await _run(_context(client), CHAT, BODIES[CHAT])
     assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (503, "engine_died")
+    assert len(client.requests) == num_runs
+
+
+@pytest.mark.parametrize(("times", "num_deaths"), [(100, 0), (1, 1)])
+async def test_a_line_that_is_not_suspect_is_run_again_when_an_engine_dies(times: int, num_deaths: int) -> None:
+    client = FakeClient(_dies(times, num_deaths))
+    assert (await _run(_context(client), CHAT, BODIES[CHAT])).status_code == 200
+    assert len(client.requests) == times + 1
 
 
 async def test_the_servers_end_is_no_answer() -> None:

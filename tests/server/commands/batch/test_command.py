@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from engine.client.log_format import FORM_VARIABLE
+from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, OptionError, StartupError
+from engine.protocol import EngineRequest
 from server.commands.batch.answering import Answered, Answering
 from server.commands.batch.command import run
 from server.commands.batch.input_file import InputFile
-from tests.helpers.fake_client import FakeClient, make_app, says
+from tests.helpers.fake_client import FakeClient, Step, make_app, says
 
 pytestmark = pytest.mark.fast
 
@@ -52,15 +54,20 @@ async def test_each_line_is_answered_once(requests: Callable[..., str]) -> None:
     assert outcome.usage.output_tokens == 50 * len("Because.")
 
 
-async def test_an_engine_that_dies_under_each_line_ends_in_errors_and_not_in_silence(
-    requests: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+async def test_a_line_that_engines_die_of_has_an_error_and_the_others_their_answers(
+    requests: Callable[..., str],
 ) -> None:
-    monkeypatch.setattr("server.batches.running._MIN_WAIT_S", 0.0)
+    def script(request: EngineRequest) -> list[Step]:
+        is_poison = bytes(each for each in request.prompt_ids if each < 256) == b"poison"
+        return [EngineDied("the engine ended", num_deaths=MAX_DEATHS)] if is_poison else says("Because.")(request)
+
     written: list[tuple[bytes, bool]] = []
-    client = FakeClient(lambda _: [EngineDied("the engine ended")])
-    outcome = await answered(requests({"prompt": "a"}), client, written)
-    assert (outcome.completed, outcome.failed) == (0, 1)
-    assert json.loads(written[0][0])["response"]["status_code"] >= 500
+    client = FakeClient(script)
+    outcome = await answered(requests({"prompt": "a"}, {"prompt": "poison"}, {"prompt": "b"}), client, written)
+    assert (outcome.completed, outcome.failed) == (2, 1)
+    (error,) = [json.loads(line) for line, is_completed in written if not is_completed]
+    assert (error["custom_id"], error["response"]["status_code"]) == ("1", 503)
+    assert len(client.requests) == 3
 
 
 async def test_what_cannot_be_written_ends_the_run(requests: Callable[..., str]) -> None:
