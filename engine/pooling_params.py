@@ -8,6 +8,8 @@ from engine.errors import InvalidRequest
 from engine.sampler_params import check_range
 
 MAX_DIMENSIONS = 2**20
+# Tokens times dimensions, 64 MiB in fp32, of token_embed in one request, and in one batch: see MAX_FRAME_BYTES.
+MAX_TOKEN_VALUES = 1 << 24
 
 
 class PoolingTask(enum.StrEnum):

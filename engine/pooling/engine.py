@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine.errors import InvalidRequest
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
+from engine.pooling_params import MAX_TOKEN_VALUES
 from engine.protocol import (
     FinishReason,
     PoolingInfo,
@@ -99,6 +100,12 @@ class PoolingEngine:
         if request.token_type_ids is not None and set(request.token_type_ids) - {0, 1}:
             raise InvalidRequest("token types must be 0 or 1", param="input")
         self._info.check(request.params)
+        width = self._info.values_per_token(request.params)
+        if num_tokens * width > MAX_TOKEN_VALUES:
+            raise InvalidRequest(
+                f"the text has {num_tokens:,} tokens of {width:,} numbers; it may have {MAX_TOKEN_VALUES:,} numbers",
+                param="input",
+            )
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Compute these no more; those that are gone are ignored."""
@@ -114,7 +121,8 @@ class PoolingEngine:
         service_class = self._queue.next_class()
         if service_class is None:
             return PoolingOutputs(outputs, self._stats())
-        batch = self._queue.take(self._step_size.tokens(service_class), self._max_num_seqs)
+        max_vectors = MAX_TOKEN_VALUES // self._info.dimensions
+        batch = self._queue.take(self._step_size.tokens(service_class), self._max_num_seqs, max_vectors)
         if self._on_started is not None:
             self._on_started([request.id for request in batch])
         num_tokens = sum(len(request.prompt_ids) for request in batch)

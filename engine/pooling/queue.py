@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from engine.pooling_params import PoolingTask
 from engine.protocol import FinishReason, PoolingRequest, ServiceClass
 from engine.scheduling.service import SERVICE_RULES, Yielding
 
@@ -94,13 +95,13 @@ class PoolingQueue:
         self._drop_gone()
         return self._waiting[self._order[0][1]].service_class if self._order else None
 
-    def take(self, max_tokens: int, max_texts: int) -> Sequence[PoolingRequest]:
-        """Remove and return the next texts, as many as fit, and at least one.
+    def take(self, max_tokens: int, max_texts: int, max_vectors: int | None = None) -> Sequence[PoolingRequest]:
+        """Remove and return the next texts, as many as fit, and at least one. max_vectors: of token_embed; None: any.
 
         Texts of a class that yields at once are in a batch of their own: others have no longer step for them.
         """
         taken: list[PoolingRequest] = []
-        num_tokens = 0
+        num_tokens = num_vectors = 0
         while len(taken) < max_texts:
             self._drop_gone()
             if not self._order:
@@ -108,7 +109,10 @@ class PoolingQueue:
             (_, _, turn, _), name = self._order[0]
             request = self._waiting[name]
             num_tokens += len(request.prompt_ids)
-            if taken and (num_tokens > max_tokens or _yields_at_once(request) != _yields_at_once(taken[0])):
+            if request.params.task is PoolingTask.TOKEN_EMBED:
+                num_vectors += len(request.prompt_ids)
+            is_full = num_tokens > max_tokens or (max_vectors is not None and num_vectors > max_vectors)
+            if taken and (is_full or _yields_at_once(request) != _yields_at_once(taken[0])):
                 break
             heapq.heappop(self._order)
             self._now = max(self._now, turn)

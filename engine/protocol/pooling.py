@@ -78,6 +78,10 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
         """What a model's card says that it can do."""
         return [name for task in self.tasks for name in _CAPABILITIES[task]]
 
+    def values_per_token(self, params: PoolingParams) -> int:
+        """How many numbers an output has for each token of its input; 0 if their number does not depend on tokens."""
+        return (params.dimensions or self.dimensions) if params.task is PoolingTask.TOKEN_EMBED else 0
+
     def check(self, params: PoolingParams) -> None:
         """Raise InvalidRequest if the model cannot do this."""
         if params.task not in self.tasks:

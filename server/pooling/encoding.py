@@ -8,6 +8,7 @@ from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo, PoolingInfo
 from server.generation.prompts import chat_prompt
 from server.generation.truncation import Truncation
+from server.pooling.limits import RequestLimits
 from server.pooling.prompts import prompt_text
 from server.schemas.base import quote
 from server.schemas.pooling import InputFields, PoolingFields
@@ -17,25 +18,26 @@ from server.text_model import TextModel
 T = TypeVar("T")
 
 MAX_CHARACTERS = 1 << 20  # of one text: some tokenizers need a hundred times its size
-MAX_TOKENS = 1 << 20  # of all inputs of a request together
+_ANY_OUTPUT = RequestLimits()
 _SLICE_TEXTS, _SLICE_CHARACTERS = 64, 1 << 16  # encoded at once, some 30 ms
 
 
 async def encoded_inputs(
-    body: InputFields, text_model: TextModel, info: EngineInfo, pooling: PoolingInfo
+    body: InputFields, text_model: TextModel, info: EngineInfo, pooling: PoolingInfo, limits: RequestLimits
 ) -> list[EncodedInput]:
     """Of the inputs one by one, or of the conversation. Raises InvalidRequest, which names the input."""
     cut = cut_of(body, pooling)
     if body.messages is not None:
-        return [await _encoded_chat(body, text_model, info, pooling, cut)]
+        encoded_chat = await _encoded_chat(body, text_model, info, pooling, cut)
+        limits.check(len(encoded_chat.ids), 1, "messages")
+        return [encoded_chat]
     inputs = body.input or []
     if isinstance(inputs[0], str):
         texts = [text for text in inputs if isinstance(text, str)]
         prompt = prompt_text(pooling, body.prompt_name, body.input_type)
         has_special = body.add_special_tokens is not False
-        return await encoded_texts(
-            [prompt + text for text in texts], text_model, pooling, cut, add_special_tokens=has_special
-        )
+        texts = [prompt + text for text in texts]
+        return await encoded_texts(texts, text_model, pooling, cut, add_special_tokens=has_special, limits=limits)
     for name in ("prompt_name", "input_type"):
         if getattr(body, name) is not None and pooling.prompts:
             raise InvalidRequest(f"{name} puts a text in front, and the input is token ids; send texts", param=name)
@@ -43,7 +45,7 @@ async def encoded_inputs(
     work = partial(_checked_ids, ids, info.vocab_size, cut)
     encoded = await text_model.workers.run_unless_short(work, size=sum(map(len, ids)))
     check_lengths(encoded, pooling, paths_of("input", len(ids)))
-    _check_total(sum(len(each.ids) for each in encoded), len(ids), "input")
+    limits.check(sum(len(each.ids) for each in encoded), len(ids), "input")
     return encoded
 
 
@@ -56,6 +58,7 @@ async def encoded_texts(
     add_special_tokens: bool = True,
     name: str = "input",
     max_text_tokens: int | None = None,
+    limits: RequestLimits = _ANY_OUTPUT,
 ) -> list[EncodedInput]:
     """One input a text. name: what the client calls them. max_text_tokens: that stay of each, special ones not counted.
     Raises InvalidRequest, which names the text."""
@@ -64,7 +67,7 @@ async def encoded_texts(
     encoder = text_model.inputs
     check_cut(cut, encoder.num_added(is_pair=False) if add_special_tokens else 0)
     encode = partial(encoder.texts, add_special_tokens=add_special_tokens, cut=cut, max_text_tokens=max_text_tokens)
-    return await _in_slices(encode, texts, list(map(len, texts)), text_model, pooling, paths)
+    return await _in_slices(encode, texts, list(map(len, texts)), text_model, pooling, paths, limits)
 
 
 async def encoded_pairs(
@@ -86,7 +89,7 @@ async def encoded_pairs(
     check_cut(cut, encoder.num_added(is_pair=True) + 1)
     encode = partial(encoder.pairs, cut=cut, max_second_tokens=max_second_tokens)
     sizes = [len(first) + len(second) for first, second in pairs]
-    return await _in_slices(encode, pairs, sizes, text_model, pooling, paths)
+    return await _in_slices(encode, pairs, sizes, text_model, pooling, paths, _ANY_OUTPUT)
 
 
 def cut_of(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
@@ -144,6 +147,7 @@ async def _in_slices(
     text_model: TextModel,
     pooling: PoolingInfo,
     paths: Sequence[str],
+    limits: RequestLimits,
 ) -> list[EncodedInput]:
     """All items encoded, a slice at a time, so that a client that goes away leaves little behind, and that the first
     item that is too long is the last one that is looked at."""
@@ -156,17 +160,8 @@ async def _in_slices(
         check_lengths(part, pooling, paths[start:end])
         encoded += part
         num_tokens += sum(len(each.ids) for each in part)
-        _check_total(num_tokens, len(encoded), paths[0])
+        limits.check(num_tokens, len(encoded), paths[0].partition("[")[0])
     return encoded
-
-
-def _check_total(num_tokens: int, num_inputs: int, path: str) -> None:
-    if num_tokens > MAX_TOKENS:
-        raise InvalidRequest(
-            f"the first {num_inputs} inputs have {num_tokens} tokens; those of a request may have {MAX_TOKENS} "
-            "together; send several requests",
-            param=path.partition("[")[0],
-        )
 
 
 def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ from engine.pooling_params import PoolingTask
 from server.generation.terms import RequestTerms, request_terms
 from server.pooling.checks import check_request, checked_params, chosen_task, pooling_info
 from server.pooling.encoding import encoded_inputs, paths_of
+from server.pooling.limits import RequestLimits
 from server.pooling.prompts import is_input_type_ignored
 from server.pooling.work import PoolingWork
 from server.schemas.parameters import ignored_header
@@ -37,7 +38,8 @@ async def asked_inputs(
     if is_input_type_ignored(info, body.input_type):
         ignored.append("input_type")
     async with terms.in_time():
-        inputs = await encoded_inputs(body, await model.text_model(), model.client.info, info)
+        limits = RequestLimits(info.values_per_token(params))
+        inputs = await encoded_inputs(body, await model.text_model(), model.client.info, info, limits)
     paths = ["messages"] if body.messages is not None else paths_of("input", len(inputs))
     work = PoolingWork(inputs=inputs, paths=paths, params=params, terms=terms)
     return AskedInputs(work, ignored_header(ignored))

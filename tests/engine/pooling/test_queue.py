@@ -18,7 +18,7 @@ CLIENTS = (ServiceClass.URGENT, ServiceClass.INTERACTIVE, ServiceClass.BACKGROUN
 
 
 def _text(name: str, num_tokens: int = 1, **fields: object) -> PoolingRequest:
-    return PoolingRequest(id=name, prompt_ids=[1] * num_tokens, params=EMBED, arrival_s=0.0, **fields)  # type: ignore[arg-type]
+    return PoolingRequest(id=name, prompt_ids=[1] * num_tokens, **{"params": EMBED, "arrival_s": 0.0, **fields})  # type: ignore[arg-type]
 
 
 def _queue(*texts: PoolingRequest, honors_priority: bool = False) -> PoolingQueue:
@@ -40,6 +40,13 @@ def test_a_batch_has_the_first_texts_that_fit_and_at_least_one() -> None:
 def test_a_batch_has_no_more_texts_than_allowed() -> None:
     queue = _queue(*(_text(name) for name in "abc"))
     assert [_taken(queue, max_texts=2), _taken(queue, max_texts=2)] == [["a", "b"], ["c"]]
+
+
+def test_a_batch_has_no_more_vectors_of_single_tokens_than_allowed() -> None:
+    each = PoolingParams(task=PoolingTask.TOKEN_EMBED)
+    queue = _queue(*(_text(name, 10, params=each) for name in "abc"), _text("d", 90), _text("e", 30, params=each))
+    batches = [[text.id for text in queue.take(1000, 1000, 20)] for _ in range(3)]
+    assert batches == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_classes_come_in_their_order_and_batch_lines_alone() -> None:
