@@ -63,7 +63,7 @@ class Job:
         self._lines: set[asyncio.Task[None]] = set()
         self._unstored: list[Result] = []
         self._news = asyncio.Event()  # there is something to store, or nothing will come any more
-        self._room = asyncio.Event()  # there may be room for one more that is not stored
+        self._room = asyncio.Event()  # there may be room for one more line
 
     @property
     def owner(self) -> str:
@@ -218,22 +218,26 @@ class Job:
         places = around.places(self._output.record.model)
         async for window in self._source().windows(done):
             for line in window:
-                await self._wait_for_room()
+                await self._wait_for_room(places)
                 await places.take(self.id)
                 task = asyncio.create_task(self._answer(line, places), name=f"line {line.number} of {self.id}")
                 self._lines.add(task)
-                task.add_done_callback(self._lines.discard)
+                task.add_done_callback(self._line_ended)
         while self._lines:
             await asyncio.wait(self._lines)
 
-    async def _wait_for_room(self) -> None:
-        """Return when one more line may be begun."""
+    async def _wait_for_room(self, places: Places) -> None:
+        """Return when one more line may be begun. Those that wait have no place, and still count."""
         around = self._around
         while not around.may_feed():
             await around.sleep(0.5)
-        while len(self._unstored) >= _MAX_UNSTORED:
+        while len(self._unstored) >= _MAX_UNSTORED or len(self._lines) >= places.limit:
             self._room.clear()
             await self._room.wait()
+
+    def _line_ended(self, task: asyncio.Task[None]) -> None:
+        self._lines.discard(task)
+        self._room.set()
 
     async def _answer(self, line: Line, places: Places) -> None:
         """Run one line, in its place."""
