@@ -99,7 +99,8 @@ class Output:
         return [(name, size) for name, size in sizes if name is not None]
 
     async def add(self, results: list[Result]) -> None:
-        """Have the results count: all of them, or if it raises none."""
+        """Have the results count: all of them, or if it raises none. Canceled, it may be called again with the same
+        ones and more behind them."""
         record = self.record
         completed = [each for each in results if each.is_completed]
         failed = [each for each in results if not each.is_completed]
@@ -113,13 +114,17 @@ class Output:
                 await self._files.on_disk(self._files.disk.write, name, size, data)
                 await self._files.on_disk(self._files.disk.sync, name)
 
-        def edit(record: BatchRecord) -> None:
-            record.output_bytes += len(output)
-            record.error_bytes += len(errors)
-            record.completed += len(completed)
-            record.failed += len(failed)
-            for each in results:
-                record.usage.add(each.usage)
+        usage = msgspec.structs.replace(record.usage)
+        for each in results:
+            usage.add(each.usage)
+
+        def edit(stored: BatchRecord) -> None:
+            """Add to what was there before, and not to what is: a call that was canceled may have been stored."""
+            stored.output_bytes = record.output_bytes + len(output)
+            stored.error_bytes = record.error_bytes + len(errors)
+            stored.completed = record.completed + len(completed)
+            stored.failed = record.failed + len(failed)
+            stored.usage = usage
 
         await self.change(edit, is_durable=False)  # what a power cut takes of it is answered again
 

@@ -159,6 +159,7 @@ async def _kept_up(
         context.workers.close()
         for watch in watches:
             watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)  # batches store what they have
         if context.tracing is not None:
             await asyncio.to_thread(context.tracing.close, _TRACES_TIMEOUT_S)
         manager.close()

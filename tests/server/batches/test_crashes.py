@@ -71,6 +71,7 @@ class _Machine:
         files = Files(self.database, disk, StorageConfig())
         files.users += self._users
         self._made.state.context.files = files
+        self._made.state.context.batches_changed = asyncio.Event()  # of the loop that runs now
         return self._made
 
     async def serve(self, batch_id: str) -> bool:
@@ -97,6 +98,19 @@ class _Machine:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+    async def serve_some(self, batch_id: str, num_operations: int) -> None:
+        """Run until so many more operations were begun, or the batch has ended; and leave the end of all tasks to the
+        loop's."""
+        wanted = self.power.num_operations + num_operations
+        context = self._app().state.context
+        runner = BatchRunner(context, _answer, sleep=lambda _: asyncio.sleep(0))
+        running = asyncio.create_task(runner.run())
+        async with asyncio.timeout(DEADLINE_S):
+            while self.power.num_operations < wanted and not self._status(batch_id).has_ended:
+                if running.done():
+                    running.result()
+                await asyncio.sleep(0)
 
     def _status(self, batch_id: str) -> BatchStatus:
         """Read beside the power."""
@@ -161,6 +175,19 @@ async def test_each_line_is_answered_once_whenever_the_power_is_cut(first: int) 
         machine.crash(lasts=None)
         assert await machine.serve(batch_id), number
         await machine.check(batch_id)
+
+
+def test_each_line_is_answered_once_whenever_all_tasks_are_canceled() -> None:
+    """Also those that wait for the end of what was begun."""
+    app = make_app(FakeClient(says("")))
+    _lengths.seed(0)
+    for number in range(12):
+        machine = _Machine(number, app)
+        batch_id = asyncio.run(machine.begin())
+        for _ in range(3):
+            asyncio.run(machine.serve_some(batch_id, machine.chance.randrange(1, 30)))
+        assert asyncio.run(machine.serve(batch_id)), number
+        asyncio.run(machine.check(batch_id))
 
 
 async def test_a_cut_is_felt() -> None:
