@@ -12,7 +12,7 @@ from server.pooling.limits import RequestLimits
 from server.pooling.prompts import prompt_text
 from server.schemas.base import quote
 from server.schemas.pooling import InputFields, PoolingFields
-from server.text.input_encoder import Cut, EncodedInput
+from server.text.input_encoder import Cut, EncodedInput, FirstText
 from server.text_model import TextModel
 
 T = TypeVar("T")
@@ -87,7 +87,8 @@ async def encoded_pairs(
     _check_characters([second for _, second in pairs], paths)
     encoder = text_model.inputs
     check_cut(cut, encoder.num_added(is_pair=True) + 1)
-    encode = partial(encoder.pairs, cut=cut, max_second_tokens=max_second_tokens)
+    known: dict[str, FirstText] = {}  # over all slices
+    encode = partial(encoder.pairs, cut=cut, max_second_tokens=max_second_tokens, known=known)
     sizes = [len(first) + len(second) for first, second in pairs]
     return await _in_slices(encode, pairs, sizes, text_model, pooling, paths, _ANY_OUTPUT)
 

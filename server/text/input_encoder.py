@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import tokenizers
 
 from server.text.tokenizer import Tokenizer
@@ -23,6 +24,14 @@ class Cut:
 
     max_tokens: int
     keeps_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FirstText:
+    """A first text of pairs, without special tokens. num_tokens: of all of it. encoding: as much as a pair can have."""
+
+    num_tokens: int
+    encoding: tokenizers.Encoding
 
 
 class InputEncoder:
@@ -59,41 +68,47 @@ class InputEncoder:
             return [self._input(each) if add_special_tokens else EncodedInput(each.ids) for each in encodings]
         encodings = self._plain(texts)
         if max_text_tokens is not None:
-            for encoding in encodings:
-                _shorten(encoding, max_text_tokens, keeps_end=False)
+            encodings = [_shortened(encoding, max_text_tokens, keeps_end=False) for encoding in encodings]
         if cut is not None:
             room = cut.max_tokens - (self.num_added(is_pair=False) if add_special_tokens else 0)
-            for encoding in encodings:
-                _shorten(encoding, room, keeps_end=cut.keeps_end)
+            encodings = [_shortened(encoding, room, keeps_end=cut.keeps_end) for encoding in encodings]
         if not add_special_tokens:
             return [EncodedInput(encoding.ids) for encoding in encodings]
         return [self._completed(encoding, None) for encoding in encodings]
 
     def pairs(
-        self, pairs: Sequence[tuple[str, str]], *, cut: Cut | None = None, max_second_tokens: int | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        cut: Cut | None = None,
+        max_second_tokens: int | None = None,
+        known: dict[str, FirstText] | None = None,
     ) -> list[EncodedInput]:
         """One input a pair, joined as the model's tokenizer does.
 
         max_second_tokens: that stay of each second text. What is still too long for `cut` loses tokens of its longer
-        text, until both are equally long and both lose some.
+        text, until both are equally long and both lose some. known: first texts of the last call with the same cut, in
+        whose place are those of this one afterwards: a query that has many documents is encoded once.
         """
-        firsts = [first for first, _ in pairs]
-        # A query is paired with many documents: it is encoded once, and copied by the post-processor.
-        known = dict(zip(unique := list(dict.fromkeys(firsts)), self._plain(unique), strict=True))
-        seconds = self._plain([second for _, second in pairs])
+        known = {} if known is None else known
+        firsts = dict.fromkeys(first for first, _ in pairs)
         room = None if cut is None else cut.max_tokens - self.num_added(is_pair=True)
+        for text in known.keys() - firsts:
+            del known[text]
+        new = [text for text in firsts if text not in known]
+        for text, whole in zip(new, self._plain(new), strict=True):
+            part = whole if cut is None or room is None else _shortened(whole, room, keeps_end=cut.keeps_end)
+            known[text] = FirstText(len(whole), part)
         completed = []
-        for first, second in zip(firsts, seconds, strict=True):
+        for (text, _), second in zip(pairs, self._plain([second for _, second in pairs]), strict=True):
             if max_second_tokens is not None:
-                _shorten(second, max_second_tokens, keeps_end=False)
-            query = known[first]
-            if cut is not None and room is not None and len(query) + len(second) > room:
-                num_first, num_second = shares(len(query), len(second), room)
-                _shorten(second, num_second, keeps_end=cut.keeps_end)
-                if num_first < len(query):
-                    (query,) = self._plain([first])  # this pair's own, since it is cut for it alone
-                    _shorten(query, num_first, keeps_end=cut.keeps_end)
-            completed.append(self._completed(query, second))
+                second = _shortened(second, max_second_tokens, keeps_end=False)
+            first = known[text].encoding
+            if cut is not None and room is not None:
+                num_first, num_second = shares(known[text].num_tokens, len(second), room)
+                first = _shortened(first, num_first, keeps_end=cut.keeps_end)
+                second = _shortened(second, num_second, keeps_end=cut.keeps_end)
+            completed.append(self._completed(first, second))
         return completed
 
     def _plain(self, texts: Iterable[str]) -> list[tokenizers.Encoding]:
@@ -123,6 +138,29 @@ def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:
     return (num_first, room - num_first) if num_first < num_second else (room - num_second, num_second)
 
 
-def _shorten(encoding: tokenizers.Encoding, num_tokens: int, *, keeps_end: bool) -> None:
-    if len(encoding) > num_tokens:
-        encoding.truncate(max(0, num_tokens), direction="left" if keeps_end else "right")
+def _shortened(encoding: tokenizers.Encoding, num_tokens: int, *, keeps_end: bool) -> tokenizers.Encoding:
+    """The encoding itself if it is no longer than this, else one of its first or last tokens.
+
+    Not by Encoding.truncate, which keeps all that it cuts off: the post-processor then completes each such part of one
+    text with each of the other, which takes minutes for two texts of a megabyte.
+    """
+    if len(encoding) <= num_tokens:
+        return encoding
+    num_tokens = max(0, num_tokens)
+    start = len(encoding) - num_tokens if keeps_end else 0
+    ids = encoding.ids[start : start + num_tokens]
+    zeros = [0] * num_tokens
+    state = {
+        "ids": ids,
+        "type_ids": zeros,
+        "tokens": [""] * num_tokens,  # as encode_batch_fast leaves them, like the offsets
+        "words": [None] * num_tokens,
+        "offsets": [(0, 0)] * num_tokens,
+        "special_tokens_mask": zeros,
+        "attention_mask": [1] * num_tokens,
+        "overflowing": [],
+        "sequence_ranges": {},
+    }
+    part = tokenizers.Encoding()
+    part.__setstate__(msgspec.json.encode(state))  # what it is pickled as: there is no constructor with ids
+    return part

@@ -1,14 +1,17 @@
 """/rerank and /score over ASGI, by a cross-encoder and by embeddings."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+import tokenizers
 
 from engine.pooling_params import PoolingTask
 from engine.protocol import PoolingRequest
+from server.text.input_encoder import InputEncoder
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, pooling_client, says
 from tests.helpers.fake_pooling import pooling_info
 from tests.helpers.tokenizers import wordpiece_info
@@ -81,6 +84,22 @@ async def test_pairs_are_joined_with_token_types() -> None:
 async def test_equal_scores_keep_the_order_of_the_documents() -> None:
     results = (await _post(cross_encoder(), "/rerank", {"query": "a", "documents": ["b", "a", "b"]})).json()["results"]
     assert [each["index"] for each in results] == [0, 1, 2]
+
+
+async def test_a_long_query_is_tokenized_once_for_all_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenized: list[str] = []
+    plain = InputEncoder._plain
+
+    def record(self: InputEncoder, texts: Iterable[str]) -> list[tokenizers.Encoding]:
+        tokenized.extend(texts := list(texts))
+        return plain(self, texts)
+
+    monkeypatch.setattr(InputEncoder, "_plain", record)
+    client, query, documents = cross_encoder(), "a " * 100_000, ["b " * number for number in range(1, 31)]
+    response = await _post(client, "/rerank", {"query": query, "documents": documents, "truncate_prompt_tokens": -1})
+    assert response.status_code == 200, response.text
+    assert {len(request.prompt_ids) for request in client.pool_requests} == {20}
+    assert tokenized.count(query) == 1
 
 
 async def test_a_document_that_is_too_long_is_named_or_cut() -> None:

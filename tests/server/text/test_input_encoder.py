@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.text.detokenizer import decode
-from server.text.input_encoder import Cut, InputEncoder, shares
+from server.text.input_encoder import Cut, FirstText, InputEncoder, shares
 from server.text.tokenizer import Tokenizer
 from tests.helpers.tokenizers import byte_level_info, sentencepiece_info, wordpiece_info, wordpiece_json
 
@@ -69,6 +69,31 @@ def test_a_query_is_cut_for_its_own_pair_alone() -> None:
     long, short = ENCODER.pairs([("a b a b a b", "b " * 9), ("a b a b a b", "b")], cut=Cut(11))
     assert len(long.ids) == 11
     assert short.ids == ENCODER.pairs([("a b a b a b", "b")])[0].ids
+
+
+@given(st.lists(texts, min_size=1, max_size=3), st.lists(texts, min_size=2, max_size=6), st.integers(4, 20))
+def test_first_texts_that_are_known_from_the_last_call_change_nothing(
+    firsts: list[str], seconds: list[str], max_tokens: int
+) -> None:
+    pairs = [(firsts[number % len(firsts)], second) for number, second in enumerate(seconds)]
+    known: dict[str, FirstText] = {}
+    found = [each for pair in pairs for each in ENCODER.pairs([pair], cut=Cut(max_tokens), known=known)]
+    assert found == ENCODER.pairs(pairs, cut=Cut(max_tokens))
+    assert list(known) == [pairs[-1][0]]
+
+
+@pytest.mark.parametrize("cut", [Cut(9), Cut(9, keeps_end=True), None])
+def test_what_is_cut_off_is_not_completed_by_the_post_processor(
+    cut: Cut | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overflows: list[int] = []
+    completed = InputEncoder._input
+    monkeypatch.setattr(
+        InputEncoder, "_input", lambda self, each: overflows.append(len(each.overflowing)) or completed(self, each)
+    )
+    ENCODER.pairs([("a b " * 50, "b a " * 50)], cut=cut, max_second_tokens=7)
+    ENCODER.texts(["a b " * 50], cut=cut, max_text_tokens=7)
+    assert overflows == [0, 0]
 
 
 def test_second_texts_are_cut_to_a_length_of_their_own() -> None:
