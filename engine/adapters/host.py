@@ -10,7 +10,7 @@ from engine.adapters.source import A
 class HostAdapters(Generic[A]):
     """At most `limit`, and beyond that those that requests have begun with: their files may have changed since.
 
-    What is evicted is read again when a request asks for it.
+    What is evicted is read again when a request asks for it. Invariant: what is forgotten is in memory.
     """
 
     def __init__(self, limit: int) -> None:
@@ -36,6 +36,7 @@ class HostAdapters(Generic[A]):
         self._adapters.move_to_end(adapter.digest)
         while len(self._adapters) > self._limit and (victim := self._victim(in_use, adapter.digest)) is not None:
             del self._adapters[victim]
+            self._forgotten.discard(victim)
 
     def _victim(self, in_use: Mapping[bytes, bool], newest: bytes) -> bytes | None:
         """The first that no request asks for, or else the first that none has begun with."""

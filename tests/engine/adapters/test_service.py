@@ -120,6 +120,18 @@ def test_a_forgotten_adapter_leaves_memory_but_not_requests() -> None:
     assert run.stats.on_host == 0
 
 
+def test_a_forgotten_adapter_may_be_the_one_that_makes_room_for_a_new_one() -> None:
+    run = Run(AdapterFolder(x="X", y="Y", z="Z"), max_on_host=2)
+    run.load("x")
+    run.load("y")
+    assert run.engine.adapters is not None
+    run.engine.adapters.forget(b"X")
+    assert isinstance(run.load("z"), AdapterLoaded)
+    assert set(run.ask("y", "z").values()) == {FinishReason.LENGTH}
+    assert run.folder.num_reads == 3
+    assert run.stats.on_host == 2
+
+
 def test_more_adapters_than_slots_and_memory_all_get_their_turn() -> None:
     names = [f"a{index}" for index in range(7)]
     run = Run(AdapterFolder(**{name: name.upper() for name in names}), max_loras=2, max_on_host=2)
