@@ -1,11 +1,12 @@
 """AdapterSlots: which adapters have a slot of the model's banks, and which sequences wait for one."""
 
+import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from engine.protocol import AdapterRef
+from engine.scheduling.adapter_slot import Slot, adapter_of
 from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.sequence import Sequence
 
@@ -25,15 +26,9 @@ class _Group(NamedTuple):
     rank: int
     digest: bytes
 
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    number: int
-    adapter: AdapterRef | None = None
-    is_filling: bool = False
-    is_closed: bool = False  # to sequences that are not its users yet: it is for another adapter when these have ended
-    users: set[Sequence] = field(default_factory=set)
-    last_use: int = 0
+    @classmethod
+    def of(cls, sequence: Sequence) -> "_Group":
+        return cls(sequence.service.rank, adapter_of(sequence).digest)
 
 
 class AdapterSlots:
@@ -41,18 +36,22 @@ class AdapterSlots:
 
     The users of a slot are the running sequences that have its adapter, and waiting ones that it was promised to. Only
     a slot without users changes hands, the least recently used first; so a sequence keeps the version of its adapter
-    with which it began. Whoever waits longer than PATIENCE_S has a slot closed to new users.
+    with which it began. Whoever waits longer than PATIENCE_S has a slot closed to new users, except to those who come
+    before it by their service class: a batch that waits keeps no client out.
 
     Invariants: an adapter has at most one slot; a running sequence with an adapter is a user of that slot, which is
-    filled; while a sequence is set aside here, no slot without users is free for its adapter.
+    filled; while a sequence is set aside here, no slot without users is free for its adapter, unless a sequence waits
+    that has the slot's adapter and comes before it; each closed slot is for another group without a slot, of the rank
+    from which it is closed or a lower one.
     """
 
     def __init__(self, num_slots: int, waiting: FairQueue, clock: Callable[[], float]) -> None:
-        self._slots = [_Slot(number) for number in range(num_slots)]
+        self._slots = [Slot(number) for number in range(num_slots)]
         self._waiting = waiting
         self._clock = clock
-        self._by_digest: dict[bytes, _Slot] = {}
+        self._by_digest: dict[bytes, Slot] = {}
         self._waiters: dict[_Group, dict[Sequence, float]] = {}  # since when, in the order in which they came to wait
+        self._num_waiting: Counter[_Group] = Counter()  # in line or set aside
         self._waiting_names: Counter[str] = Counter()  # of sequences' adapters
         self._running_names: Counter[str] = Counter()
         self._fills: list[Fill] = []
@@ -64,39 +63,53 @@ class AdapterSlots:
     def offer(self, sequence: Sequence) -> bool:
         """Whether a waiting sequence may be admitted as far as its adapter goes; its slot is promised to it then. If
         not it is set aside until it may."""
-        slot = self._by_digest.get(_adapter(sequence).digest)
-        if slot is not None and (sequence in slot.users or not slot.is_closed):
+        slot = self._by_digest.get(adapter_of(sequence).digest)
+        if slot is not None and slot.admits(sequence):
             if not slot.is_filling:
                 slot.users.add(sequence)
                 return True
-        elif slot is None and (free := self._free_slot()) is not None:  # then nobody else waits for one
+        elif slot is None and (free := self._free_slot(sequence.service.rank)) is not None:
             self._give(free, sequence)
         self._set_aside(sequence)
         return False
 
     def join(self, sequence: Sequence) -> None:
         """A sequence has come to wait."""
-        self._waiting_names[_adapter(sequence).name] += 1
+        self._count_waiting(sequence, 1)
 
     def enter(self, sequence: Sequence) -> None:
         """A waiting sequence to which a slot was promised runs."""
-        slot = self._by_digest[_adapter(sequence).digest]
+        slot = self._by_digest[adapter_of(sequence).digest]
         assert sequence in slot.users
         self._num_uses += 1
         slot.last_use = self._num_uses
         sequence.adapter_slot = slot.number
-        self._waiting_names[_adapter(sequence).name] -= 1
-        self._running_names[_adapter(sequence).name] += 1
+        self._count_waiting(sequence, -1)
+        self._running_names[adapter_of(sequence).name] += 1
 
     def leave(self, sequence: Sequence) -> None:
         """A sequence waits or runs no more."""
-        names = self._waiting_names if sequence.adapter_slot < 0 else self._running_names
-        names[_adapter(sequence).name] -= 1
+        if sequence.adapter_slot < 0:
+            self._count_waiting(sequence, -1)
+        else:
+            self._running_names[adapter_of(sequence).name] -= 1
         sequence.adapter_slot = -1
         self._end_wait(sequence)
-        if (slot := self._by_digest.get(_adapter(sequence).digest)) is not None:
+        if (slot := self._by_digest.get(adapter_of(sequence).digest)) is not None:
             slot.users.discard(sequence)
         self._settle()
+
+    def preempt(self, sequence: Sequence) -> None:
+        """A running sequence waits again."""
+        self.join(sequence)  # before it leaves, so that what comes after it does not get its slot
+        self.leave(sequence)
+
+    def _count_waiting(self, sequence: Sequence, change: int) -> None:
+        self._waiting_names[adapter_of(sequence).name] += change
+        group = _Group.of(sequence)
+        self._num_waiting[group] += change
+        if not self._num_waiting[group]:
+            del self._num_waiting[group]
 
     def begin_step(self) -> list[Sequence]:
         """Close slots for those that have waited long enough. Returns running sequences that are to be preempted, since
@@ -105,11 +118,21 @@ class AdapterSlots:
         if not groups:
             return []
         latest_s = self._clock() - PATIENCE_S
-        num_aged = sum(next(iter(self._waiters[group].values())) <= latest_s for group in groups)
-        for slot in sorted(self._slots, key=lambda slot: (len(slot.users), slot.last_use)):
-            if self._num_closed < num_aged and not slot.is_filling:
-                slot.is_closed = True
+        self._close([group.rank for group in groups if next(iter(self._waiters[group].values())) <= latest_s])
         return self._victims(groups[0].rank)
+
+    def _close(self, ranks: Iterable[int]) -> None:
+        """Close a slot for each of the groups that have these ranks, in order: one that is closed already, or else one
+        whose users do not come before the group, or else the one with the fewest."""
+        slots = [slot for slot in self._slots if not slot.is_filling]
+        for rank in ranks:
+            if not slots:
+                return
+            slot = min(
+                slots, key=lambda slot: (slot.closed_from, slot.has_before(rank), len(slot.users), slot.last_use)
+            )
+            slots.remove(slot)
+            slot.closed_from = min(slot.closed_from, rank)
 
     def _victims(self, rank: int) -> list[Sequence]:
         """The running users of one slot, if all its users yield to a waiting sequence of this rank. A promise to those
@@ -194,20 +217,34 @@ class AdapterSlots:
 
     def _settle(self) -> None:
         """Put back whoever may stand in line again, and give free slots to those that wait for one."""
-        if not self._waiters:
-            return
+        self._reopen()
         for group in self._groups():
             slot = self._by_digest.get(group.digest)
-            if slot is None and (free := self._free_slot()) is not None:
+            if slot is None and (free := self._free_slot(group.rank)) is not None:
                 self._give(free, next(iter(self._waiters[group])))
             elif slot is not None and not slot.is_filling:
                 for sequence in list(self._waiters[group]):
-                    if sequence in slot.users or not slot.is_closed:
+                    if slot.admits(sequence):
                         self._put_back(sequence)
-        if self._num_closed > len(self._groups_without_slot()):
-            for slot in self._slots:
-                slot.is_closed = False
+        if self._reopen():
             self._settle()
+
+    def _reopen(self) -> bool:
+        """Open all slots if one of them is closed for nobody. Returns whether one was."""
+        if self._is_each_closed_for_a_group():
+            return False
+        for slot in self._slots:
+            slot.closed_from = math.inf
+        return True
+
+    def _is_each_closed_for_a_group(self) -> bool:
+        closed = sorted(slot.closed_from for slot in self._slots if slot.is_closed)
+        if not closed:
+            return True
+        groups = self._groups_without_slot()
+        return len(closed) <= len(groups) and all(
+            group.rank <= rank for rank, group in zip(closed, groups, strict=False)
+        )
 
     def _groups(self) -> list[_Group]:
         """By service class, and then who has waited longest."""
@@ -216,37 +253,41 @@ class AdapterSlots:
     def _groups_without_slot(self) -> list[_Group]:
         return [group for group in self._groups() if group.digest not in self._by_digest]
 
-    @property
-    def _num_closed(self) -> int:
-        return sum(slot.is_closed for slot in self._slots)
-
-    def _free_slot(self) -> _Slot | None:
-        """An empty one, or the least recently used of those without users."""
-        free = [slot for slot in self._slots if not slot.users and not slot.is_filling]
+    def _free_slot(self, rank: int) -> Slot | None:
+        """For a sequence of this rank: an empty one, or the least recently used of those without users. Not one that a
+        sequence waits for which comes before it."""
+        free = [
+            slot for slot in self._slots if not slot.users and not slot.is_filling and not self._is_wanted(slot, rank)
+        ]
         return min(free, key=lambda slot: (slot.adapter is not None, slot.last_use), default=None)
 
-    def _give(self, slot: _Slot, sequence: Sequence) -> None:
+    def _is_wanted(self, slot: Slot, rank: int) -> bool:
+        """By sequences of lower ranks."""
+        digest = None if slot.adapter is None else slot.adapter.digest
+        return any(group.digest == digest and group.rank < rank for group in self._num_waiting)
+
+    def _give(self, slot: Slot, sequence: Sequence) -> None:
         """Have the slot filled with the sequence's adapter, and promise it."""
         if slot.adapter is not None:
             self._num_evictions += 1
             self._empty(slot)
-        adapter = _adapter(sequence)
+        adapter = adapter_of(sequence)
         self._num_uses += 1
         slot.adapter, slot.is_filling, slot.last_use = adapter, True, self._num_uses
         slot.users.add(sequence)
         self._by_digest[adapter.digest] = slot
         self._fills.append(Fill(slot.number, adapter))
 
-    def _empty(self, slot: _Slot) -> None:
+    def _empty(self, slot: Slot) -> None:
         assert slot.adapter is not None
         del self._by_digest[slot.adapter.digest]
-        slot.adapter, slot.is_closed = None, False
+        slot.adapter, slot.closed_from = None, math.inf
         slot.users.clear()
 
     def _set_aside(self, sequence: Sequence) -> None:
         sequence.waits_for_adapter = True
         self._waiting.set_aside(sequence)
-        group = _Group(sequence.service.rank, _adapter(sequence).digest)
+        group = _Group.of(sequence)
         self._waiters.setdefault(group, {})[sequence] = self._clock()
 
     def _put_back(self, sequence: Sequence) -> None:
@@ -256,7 +297,7 @@ class AdapterSlots:
     def _end_wait(self, sequence: Sequence) -> None:
         if sequence.waits_for_adapter:
             sequence.waits_for_adapter = False
-            group = _Group(sequence.service.rank, _adapter(sequence).digest)
+            group = _Group.of(sequence)
             del self._waiters[group][sequence]
             if not self._waiters[group]:
                 del self._waiters[group]
@@ -272,7 +313,7 @@ class AdapterSlots:
             assert sequence in slot.users
             assert not slot.is_filling
             assert slot.adapter is not None
-            assert slot.adapter.digest == _adapter(sequence).digest
+            assert slot.adapter.digest == adapter_of(sequence).digest
         assert all(each.adapter_slot < 0 for each in waiting)
         assert all(slot.users <= {*running, *waiting} for slot in self._slots)
         for names, sequences in ((self._running_names, running), (self._waiting_names, waiting)):
@@ -285,14 +326,12 @@ class AdapterSlots:
         aside = {each for group in self._waiters.values() for each in group}
         assert aside == {each for each in waiting if each.waits_for_adapter}
         assert all(self._waiting.is_aside(each) for each in aside)
-        if self._groups_without_slot():
-            assert all(slot.users for slot in self._slots), "a slot is free, and somebody waits"
+        for group in self._groups_without_slot():
+            assert self._free_slot(group.rank) is None, "a slot is free, and somebody waits"
+        assert self._num_waiting == Counter(_Group.of(each) for each in waiting if each.request.adapter is not None)
         for sequence in aside:
-            slot = self._by_digest.get(_adapter(sequence).digest)
-            assert slot is None or slot.is_filling or slot.is_closed, "the slot is there, and somebody waits for it"
-        assert self._num_closed <= len(self._groups_without_slot())
-
-
-def _adapter(sequence: Sequence) -> AdapterRef:
-    assert sequence.request.adapter is not None
-    return sequence.request.adapter
+            slot = self._by_digest.get(adapter_of(sequence).digest)
+            assert slot is None or slot.is_filling or not slot.admits(sequence), (
+                "the slot is there, and somebody waits for it"
+            )
+        assert self._is_each_closed_for_a_group()

@@ -125,8 +125,7 @@ class Lifecycle:
         sequence.num_to_compute = self._kv.num_uncached(sequence)
         self.waiting.add(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
-            self.adapters.leave(sequence)
-            self.adapters.join(sequence)
+            self.adapters.preempt(sequence)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
         """Free and forget a sequence. is_failed: what it computed may be wrong."""

@@ -108,6 +108,65 @@ def test_a_slot_opens_again_when_nobody_waits_for_it_any_more() -> None:
     run.finish()
 
 
+def test_a_slot_that_a_batch_has_waited_for_is_closed_to_batches_and_not_to_clients() -> None:
+    run = make_run(1)
+    run.add(adapted("a", "x", max_tokens=30, service_class=ServiceClass.BATCH))
+    run.step()
+    run.step()
+    run.add(adapted("b", "y", service_class=ServiceClass.BATCH))
+    run.step()
+    run.now_s += 2 * PATIENCE_S
+    run.step()
+    run.add(adapted("line", "x", max_tokens=30, service_class=ServiceClass.BATCH))
+    run.add(adapted("c", "x"))
+    run.step()
+    assert "c" in running(run)
+    while "b" not in run.transcript.ids:
+        run.step()
+        assert "line" not in running(run)
+    run.finish()
+
+
+def test_a_slot_that_a_client_has_waited_for_does_not_stay_closed_for_a_batch() -> None:
+    run = make_run(1)
+    run.add(adapted("first", "x", max_tokens=30, service_class=ServiceClass.BATCH))
+    run.step()
+    run.step()
+    run.add(adapted("line", "z", service_class=ServiceClass.BATCH))
+    run.step()
+    run.add(adapted("a", "x", max_tokens=30))
+    run.step()
+    run.add(adapted("b", "y"))
+    run.step()
+    run.now_s += 2 * PATIENCE_S
+    run.step()
+    run.add(adapted("c", "x"))
+    run.step()
+    assert "c" not in running(run)
+    run.scheduler.abort("b", AbortReason.CLIENT_GONE)
+    run.step()
+    run.step()
+    assert {"a", "c"} <= running(run)
+    run.finish()
+
+
+def test_a_slot_opens_again_when_nobody_else_waits_at_all() -> None:
+    run = make_run(1)
+    run.add(adapted("a", "x", max_tokens=30))
+    run.step()
+    run.step()
+    run.add(adapted("b", "y"))
+    run.step()
+    run.now_s += 2 * PATIENCE_S
+    run.step()
+    run.scheduler.abort("b", AbortReason.CLIENT_GONE)
+    run.step()
+    run.add(adapted("c", "x"))
+    run.step()
+    assert running(run) == {"a", "c"}
+    run.finish()
+
+
 def test_background_work_gives_its_slot_to_a_client_at_once() -> None:
     run = make_run(1)
     run.add(adapted("a", "x", max_tokens=20, service_class=ServiceClass.BACKGROUND))
@@ -192,6 +251,7 @@ def adapted_workloads(draw: st.DrawFn) -> list[EngineRequest]:
     spare=st.integers(0, 12),
     meanwhile=st.lists(st.integers(0, 4), max_size=12),
     seconds=st.floats(0, 2),
+    gone=st.sets(st.integers(0, 11), max_size=4),
 )
 def test_tokens_are_those_of_the_adapter_that_a_request_began_with(
     requests: list[EngineRequest],
@@ -202,9 +262,10 @@ def test_tokens_are_those_of_the_adapter_that_a_request_began_with(
     spare: int,
     meanwhile: list[int],
     seconds: float,
+    gone: set[int],
 ) -> None:
-    """meanwhile: steps before each request comes, so that versions are reloaded while others run. seconds: that a
-    step takes."""
+    """meanwhile: steps after each request came, so that versions are reloaded while others run. seconds: that a
+    step takes. gone: requests that nobody waits for when the next one comes."""
     config = make_config(num_blocks=blocks_of_pool(schedule, spare), num_adapter_slots=num_slots, **schedule)
     run = SchedulerRun(config, half_right_draft if drafts else None, fill_steps=fill_steps)
     for index, request in enumerate(requests):
@@ -212,5 +273,11 @@ def test_tokens_are_those_of_the_adapter_that_a_request_began_with(
         for _ in range(meanwhile[index] if index < len(meanwhile) else 0):
             run.step()
             run.now_s += seconds
+        if index - 1 in gone:
+            run.scheduler.abort(f"r{index - 1}", AbortReason.CLIENT_GONE)
     transcript = run.finish()
-    assert transcript.ids == {r.id: expected_ids(r) for r in requests}
+    aborted = {id for id, reason in transcript.finish_reasons.items() if reason is FinishReason.ABORT}
+    assert aborted <= {f"r{index}" for index in gone}
+    assert transcript.finish_reasons.keys() == {r.id for r in requests}
+    for request in requests:
+        assert request.id in aborted or transcript.ids[request.id] == expected_ids(request)
