@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from engine.client.open_streams import MAX_DEATHS
 from engine.client.queue_limit import QueueLimit
 from engine.errors import EngineDied
-from engine.protocol import FinishReason, PoolingOutput, PoolingRequest
+from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
 
 _SUSPECT = "the engine ended twice while it worked on these texts, which may be the cause; they are not run again"
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Texts that came together: their outputs are returned together, once all are there."""
+    """Texts that came together: their outputs are returned together, once all are there. is_batch: it is a batch's."""
 
     answer: asyncio.Future[list[PoolingOutput]]
     requests: Sequence[PoolingRequest]
+    is_batch: bool
     num_waiting: int = 0  # of the texts
     outputs: dict[str, PoolingOutput] = field(default_factory=dict)
 
@@ -37,14 +38,16 @@ class _Open:
 class PoolingCalls:
     """Open texts by request id, in the order in which they came.
 
-    A text that an engine had not finished is sent to the next one. Invariants: the call of each open text waits for
-    it; what waits, by texts, tokens and calls, is what is not started.
+    A text that an engine had not finished is sent to the next one. Those of batches stand in no queue: nothing that is
+    counted as waiting or running is theirs. Invariants: the call of each open text waits for it; what waits, by texts,
+    tokens and calls, is what is not started, and no batch's.
     """
 
     def __init__(self, queue: QueueLimit) -> None:
         """queue: it counts a call as one that waits, however many texts it has."""
         self.num_waiting = 0
         self.num_waiting_tokens = 0
+        self.num_batch = 0  # open texts of batches
         self._num_waiting_calls = 0
         self._queue = queue
         self._open: dict[str, _Open] = {}
@@ -55,10 +58,14 @@ class PoolingCalls:
 
     @property
     def num_running(self) -> int:
-        return len(self._open) - self.num_waiting
+        return self._num_clients - self.num_waiting
+
+    @property
+    def _num_clients(self) -> int:
+        return len(self._open) - self.num_batch
 
     def check(self, num_calls: int, num_tokens: int) -> None:
-        """Raise QueueFull if so many calls more, or tokens of their texts, are too many."""
+        """Raise QueueFull if so many calls of clients more, or tokens of their texts, are too many."""
         now = time.monotonic()
         num_waiting = self._num_waiting_calls + num_calls
         self._queue.check(num_waiting, now)
@@ -71,20 +78,24 @@ class PoolingCalls:
     async def run(
         self, requests: Sequence[PoolingRequest], *, send: Callable[[], None], on_abort: Callable[[list[str]], None]
     ) -> list[PoolingOutput]:
-        """The outputs of all, in order. Raises QueueFull, and EngineDied if no engine can compute them.
+        """The outputs of all, which are of one service class, in order. Raises QueueFull, and EngineDied if no engine
+        can compute them.
 
         send: called when `take_unsent` has something. on_abort: with the ids of what an engine was sent, if nobody
         waits for them any more.
         """
-        self.check(1, sum(len(request.prompt_ids) for request in requests))
         if not requests:
             return []
-        call = _Call(asyncio.get_running_loop().create_future(), requests)
-        if not self._open:
-            self._queue.begin(time.monotonic())
+        is_batch = requests[0].service_class is ServiceClass.BATCH
+        if not is_batch:
+            self.check(1, sum(len(request.prompt_ids) for request in requests))
+            if not self._num_clients:
+                self._queue.begin(time.monotonic())
+        call = _Call(asyncio.get_running_loop().create_future(), requests, is_batch)
         for request in requests:
             assert request.id not in self._open
             self._open[request.id] = self._unsent[request.id] = each = _Open(request, call)
+            self.num_batch += is_batch
             self._wait(each)
         send()
         try:
@@ -124,9 +135,10 @@ class PoolingCalls:
         call.outputs[output.id] = output
         has_waited = output.finish_reason is FinishReason.QUEUE_TIMEOUT  # then its caller wants none of the others
         if (has_waited or len(call.outputs) == len(call.requests)) and not call.answer.done():
-            self._queue.count_end(time.monotonic())
+            if not call.is_batch:
+                self._queue.count_end(time.monotonic())
             call.answer.set_result([call.outputs.get(each.id) or _late(each) for each in call.requests])
-        if not self._open:
+        if not self._num_clients:
             self._queue.rest()
 
     def expire_unsent(self, now: float) -> None:
@@ -172,16 +184,21 @@ class PoolingCalls:
     def _forget(self, each: _Open) -> None:
         del self._open[each.request.id]
         self._unsent.pop(each.request.id, None)
+        self.num_batch -= each.call.is_batch
         if not each.is_started:
             self._wait_no_more(each)
 
     def _wait(self, each: _Open) -> None:
+        if each.call.is_batch:
+            return
         self.num_waiting += 1
         self.num_waiting_tokens += len(each.request.prompt_ids)
         each.call.num_waiting += 1
         self._num_waiting_calls += each.call.num_waiting == 1
 
     def _wait_no_more(self, each: _Open) -> None:
+        if each.call.is_batch:
+            return
         self.num_waiting -= 1
         self.num_waiting_tokens -= len(each.request.prompt_ids)
         each.call.num_waiting -= 1
@@ -189,7 +206,8 @@ class PoolingCalls:
 
     def check_invariants(self) -> None:
         """Assert the invariants."""
-        waiting = [each for each in self._open.values() if not each.is_started]
+        assert self.num_batch == sum(each.call.is_batch for each in self._open.values())
+        waiting = [each for each in self._open.values() if not each.is_started and not each.call.is_batch]
         assert self.num_waiting == len(waiting)
         assert self.num_waiting_tokens == sum(len(each.request.prompt_ids) for each in waiting)
         assert self._num_waiting_calls == len({id(each.call) for each in waiting})

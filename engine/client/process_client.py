@@ -163,7 +163,7 @@ class ProcessClient:
             stage=stage,
             progress=progress,
             num_open=num_open,
-            num_batch=self._streams.num_batch,
+            num_batch=self._num_batch,
             num_running=self._intake.stats.running + self._pooling.num_running,
             num_waiting=self._intake.num_waiting + self._pooling.num_waiting,
             num_waiting_tokens=self._streams.backlog.num_tokens + self._pooling.num_waiting_tokens,
@@ -174,6 +174,10 @@ class ProcessClient:
     @property
     def _num_open(self) -> int:
         return len(self._streams) + len(self._pooling)
+
+    @property
+    def _num_batch(self) -> int:
+        return self._streams.num_batch + self._pooling.num_batch
 
     def _stage(self) -> tuple[str | None, float | None]:
         """What is being loaded, and how much of it is done (0..1); None is unknown."""
@@ -186,9 +190,11 @@ class ProcessClient:
         self, num_requests: int, num_new_tokens: int = 1, service_class: ServiceClass = ServiceClass.INTERACTIVE
     ) -> None:
         self._check_ready()
+        if service_class is ServiceClass.BATCH:
+            return
         if self.info.pooling is not None:
             self._pooling.check(num_requests, num_new_tokens)
-        elif service_class is not ServiceClass.BATCH:
+        else:
             self._intake.check(num_requests, num_new_tokens)
 
     @property
@@ -265,7 +271,8 @@ class ProcessClient:
                 return
             self._num_restarts += 1
             self._keep_requests()
-            self._callbacks.on_step(StepStats(waiting=self._num_open))
+            num_batch = self._num_batch
+            self._callbacks.on_step(StepStats(waiting=self._num_open - num_batch, waiting_batch=num_batch))
             self._callbacks.on_restart(RestartReason.HANG if self._has_hung else RestartReason.CRASH)
             logger.warning(
                 "starting the engine again: restart %d; after %d within %d minutes the server gives up",

@@ -144,9 +144,10 @@ class PoolingEngine:
 
     def _stats(self, **fields: float) -> StepStats:
         return StepStats(
-            waiting=len(self._queue),
+            waiting=len(self._queue) - self._queue.num_of(ServiceClass.BATCH),
             waiting_urgent=self._queue.num_of(ServiceClass.URGENT),
             waiting_background=self._queue.num_of(ServiceClass.BACKGROUND),
+            waiting_batch=self._queue.num_of(ServiceClass.BATCH),
             **fields,  # type: ignore[arg-type]
         )
 

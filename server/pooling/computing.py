@@ -24,7 +24,7 @@ async def pool(model: ServedModel, work: PoolingWork) -> list[PoolingOutput]:
     meter = PoolingMeter(model.metrics, current_record(), current_caller().account, work)
     model.live.requests.begin(meter)
     try:
-        model.client.check_capacity(1, work.num_tokens)
+        model.client.check_capacity(1, work.num_tokens, work.terms.service_class)
         async with work.terms.in_time():
             meter.begin()
             outputs = await model.client.pool(_requests(work))

@@ -234,7 +234,7 @@ class FakeClient:
         return stream
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
-        self.check_capacity(1)
+        self.check_capacity(1, service_class=requests[0].service_class)
         assert self._info.pooling is not None
         self.pool_requests += requests
         self.num_open += len(requests)

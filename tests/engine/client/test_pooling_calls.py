@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,15 +14,19 @@ from engine.client.pooling_calls import PoolingCalls
 from engine.client.queue_limit import QueueLimit
 from engine.errors import EngineDied, QueueFull
 from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import FinishReason, PoolingOutput, PoolingRequest
+from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
 from tests.helpers.fake_pooling import pooling_output
 
 pytestmark = pytest.mark.fast
 
 
-def _request(name: str, *prompt: int, **times: float) -> PoolingRequest:
+def _request(name: str, *prompt: int, **fields: Any) -> PoolingRequest:
     params = PoolingParams(task=PoolingTask.EMBED)
-    return PoolingRequest(id=name, prompt_ids=list(prompt) or [1], params=params, arrival_s=0.0, **times)  # type: ignore[arg-type]
+    return PoolingRequest(id=name, prompt_ids=list(prompt) or [1], params=params, arrival_s=0.0, **fields)
+
+
+def _line(name: str, *prompt: int) -> PoolingRequest:
+    return _request(name, *prompt, service_class=ServiceClass.BATCH)
 
 
 def _output(request: PoolingRequest) -> PoolingOutput:
@@ -114,6 +119,20 @@ async def test_tokens_that_wait_are_bounded() -> None:
         await (await calls.begin(_request("b")))
 
 
+async def test_lines_of_batches_stand_in_no_clients_queue() -> None:
+    calls = Calls(max_num_waiting=1, max_num_tokens=5)
+    for name in "klm":
+        await calls.begin(_line(name, *range(9)))
+    assert (calls.calls.num_waiting, calls.calls.num_waiting_tokens, calls.calls.num_running) == (0, 0, 0)
+    calls.calls.start(["k"])
+    assert (calls.calls.num_waiting, calls.calls.num_running, calls.calls.num_batch) == (0, 0, 3)
+    client = await calls.begin(_request("a", *range(9)))
+    assert (calls.calls.num_waiting, calls.calls.num_waiting_tokens, calls.calls.num_running) == (1, 9, 0)
+    line = await calls.begin(_line("n", *range(9)))  # behind a full queue
+    calls.answer("a", "n")
+    assert [len(await task) for task in (client, line)] == [1, 1]
+
+
 async def test_the_next_engine_gets_what_the_last_one_did_not_finish() -> None:
     calls = Calls()
     task = await calls.begin(_request("a"), _request("b"))
@@ -171,10 +190,10 @@ class CallsMachine(RuleBasedStateMachine):
         self._calls.calls.check_invariants()
         self._loop.close()
 
-    @rule(num_texts=st.integers(1, 4), num_tokens=st.integers(1, 3), has_engine=st.booleans())
-    def begin(self, num_texts: int, num_tokens: int, has_engine: bool) -> None:
+    @rule(num_texts=st.integers(1, 4), num_tokens=st.integers(1, 3), has_engine=st.booleans(), is_batch=st.booleans())
+    def begin(self, num_texts: int, num_tokens: int, has_engine: bool, is_batch: bool) -> None:
         names = [str(next(self._names)) for _ in range(num_texts)]
-        requests = [_request(name, *range(num_tokens)) for name in names]
+        requests = [(_line if is_batch else _request)(name, *range(num_tokens)) for name in names]
         task = self._loop.run_until_complete(self._calls.begin(*requests, has_engine=has_engine))
         self._tasks.append((task, names))
 

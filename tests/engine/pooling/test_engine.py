@@ -82,6 +82,14 @@ def test_what_does_not_fit_waits_and_is_counted_by_class() -> None:
     assert [(each.pooled_requests, each.waiting, each.waiting_background) for each in stats] == [(1, 2, 1), (2, 0, 0)]
 
 
+def test_texts_of_batches_are_in_no_queue_of_clients() -> None:
+    engine = _engine(FakePooler(), max_tokens=4)
+    line = {"service_class": ServiceClass.BATCH}
+    engine.add([_text("l", 1, 1, 1, **line), _text("m", 2, 2, 2, **line), _text("n", 3, 3, **line), _text("a", 4)])
+    _, stats = _run(engine)
+    assert [(each.waiting, each.waiting_batch) for each in stats] == [(0, 3), (0, 2), (0, 1), (0, 0)]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -21,6 +21,7 @@ from tests.helpers.keys import api_key, bearer, entry, write_keys
 pytestmark = pytest.mark.fast
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+EMBEDDINGS = "/v1/embeddings"
 MESSAGES = [{"role": "user", "content": "hi"}]
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"model": MODEL, "messages": MESSAGES, "seed": 1, "logprobs": True},
@@ -113,9 +114,10 @@ async def test_nobody_waits_for_a_line() -> None:
 
 
 async def test_clients_that_fill_their_queue_are_none_of_a_lines_business() -> None:
-    client = FakeClient(says("Because."))
-    client.capacity = 0
-    assert (await _run(_context(client), CHAT, BODIES[CHAT])).status_code == 200
+    for client, endpoint in ((FakeClient(says("Because.")), CHAT), (pooling_client(), EMBEDDINGS)):
+        client.capacity = 0
+        body = BODIES.get(endpoint, {"model": MODEL, "input": "hi"})
+        assert (await _run(_context(client), endpoint, body)).status_code == 200
 
 
 async def test_the_times_of_lines_hide_none_of_clients() -> None:
