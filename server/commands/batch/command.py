@@ -127,10 +127,12 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
         stack.callback(file.close)
         _check_models(file, server)
         outputs = [namespace.output] if namespace.errors is None else [namespace.output, namespace.errors]
-        opened = []
+        opened: list[OutputFile] = []
         for path in outputs:
             if os.path.exists(path) and os.path.samefile(path, namespace.input):
                 raise StartupError(f"{path} is the input; name another file for what is written")
+            if opened and os.path.exists(path) and os.path.samefile(path, namespace.output):
+                raise StartupError(f"--errors {path} is OUTPUT, too; name another file, or leave --errors out")
             opened.append(OutputFile(path))
             stack.callback(opened[-1].close)
         answered = [each for output in opened for each in output.recover()]

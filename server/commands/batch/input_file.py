@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ class InputFile:
     """Its lines are read again when they are run: a file may be larger than memory. models: that lines name."""
 
     def __init__(self, path: str, endpoints: Collection[str], *, max_line_bytes: int) -> None:
-        """Raises StartupError if a line is no request for one of the endpoints; lines of blanks are passed over."""
+        """Raises StartupError for a pipe, and if a line is no request for one of the endpoints; lines of blanks are
+        passed over."""
         self.path = path
         self.lines: list[InputLine] = []
         self.models: Counter[str] = Counter()
@@ -49,6 +51,8 @@ class InputFile:
         self._faults: list[str] = []
         self._numbers: dict[str, int] = {}  # of custom_ids
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # asked first, since opening a pipe may wait for ever
+                raise StartupError(f"{path} is no regular file; lines are read twice, so write them to one")
             self._file = open(path, "rb")  # noqa: SIM115 - as long as the command runs
             self._check(max_line_bytes)
         except OSError as error:
@@ -97,8 +101,11 @@ class InputFile:
         return f"{self.path} has {what}; nothing was run{shown}{rest}"
 
     def body(self, line: InputLine) -> dict[str, Any]:
-        """Raises StartupError if the file has changed."""
-        data = os.pread(self._file.fileno(), line.size, line.offset)
+        """Raises StartupError if the file has changed, or cannot be read any more."""
+        try:
+            data = os.pread(self._file.fileno(), line.size, line.offset)
+        except OSError as error:
+            raise StartupError(f"cannot read {self.path}: {error.strerror}") from None
         read: Line | None = None
         with contextlib.suppress(FaultyLine):
             read = read_line(data, line.number, line.endpoint)

@@ -1,5 +1,6 @@
 """OutputFile: answers as they are appended to a file, and which ones it has from a run before."""
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -28,7 +29,10 @@ _decode = msgspec.json.Decoder(Answered).decode
 
 
 class OutputFile:
-    """Each line is whole or the last one: what a run that was killed left torn is dropped, and answered again."""
+    """Each line is whole or the last one: what a run that was killed left torn is dropped, and answered again.
+
+    So after a line that could not be written there is no other.
+    """
 
     def __init__(self, path: str) -> None:
         """Raises StartupError if the file cannot be written, or another command writes it."""
@@ -45,6 +49,8 @@ class OutputFile:
         except OSError:
             os.close(self._fd)
             raise StartupError(f"another command writes {path}; wait for its end, or name another file") from None
+        self._size = os.fstat(self._fd).st_size
+        self._failure: str | None = None  # why nothing is written any more
 
     def recover(self) -> list[Answered]:
         """The answers that are there. Raises StartupError for a file of something else."""
@@ -64,16 +70,24 @@ class OutputFile:
                     ) from None
                 end += len(line)
         os.ftruncate(self._fd, end)
+        self._size = end
         return found
 
     def add(self, line: bytes) -> None:
-        """Append a line, its end included. Raises StartupError if the disk does not take it."""
+        """Append a line, its end included. Raises StartupError if the disk does not take it, or did not take one
+        before."""
+        if self._failure is not None:
+            raise StartupError(self._failure)
         view = memoryview(line)
         try:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            raise StartupError(f"cannot write {self.path}: {error.strerror}; free some room and go on") from None
+            self._failure = f"cannot write {self.path}: {error.strerror}; free some room and go on"
+            with contextlib.suppress(OSError):  # `recover` drops what is left torn
+                os.ftruncate(self._fd, self._size)
+            raise StartupError(self._failure) from None
+        self._size += len(line)
 
     def close(self) -> None:
         """Have the disk keep what was written."""

@@ -125,6 +125,17 @@ def test_the_input_is_not_written_to(requests: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("no_engine")
+@pytest.mark.parametrize("link", [False, True])
+def test_the_errors_are_not_the_output(requests: Callable[..., str], tmp_path: Path, link: bool) -> None:
+    output = errors = tmp_path / "out"
+    if link:
+        errors = tmp_path / "link"
+        errors.symlink_to(output)
+    with pytest.raises(StartupError, match=r"--errors .* is OUTPUT, too"):
+        run([requests({"model": "a"}), str(output), "--errors", str(errors), "--model", "m"])
+
+
+@pytest.mark.usefixtures("no_engine")
 def test_the_output_of_other_requests_is_refused(requests: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "out").write_text('{"custom_id": "other", "response": {"status_code": 200}}\n')
     with pytest.raises(StartupError, match=r"answers to 1 lines that .* has not, such as 'other'"):

@@ -1,6 +1,8 @@
 """The files of `headrace batch`: what is no request is told before anything runs, and a run goes on from any cut."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,23 @@ def test_a_file_that_is_changed_meanwhile_is_told(tmp_path: Path) -> None:
         file.body(file.lines[0])
 
 
+def test_a_pipe_is_no_input(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in")
+    with pytest.raises(StartupError, match=r"in is no regular file.*write them to one"):
+        opened(str(tmp_path / "in"))
+
+
+def test_a_file_that_can_no_longer_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = opened(written(tmp_path / "in", line("a")))
+
+    def broken(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(StartupError, match=r"cannot read .*: Input/output error"):
+        file.body(file.lines[0])
+
+
 ANSWERS = [
     answer_line("a", LineAnswer("req_1", 200, b'{"text":"one\\nline"}')),
     answer_line("bé", LineAnswer("req_2", 400, b'{"error":{}}')),
@@ -127,6 +146,41 @@ def test_a_run_that_is_cut_off_anywhere_goes_on_with_what_is_not_whole(folder: P
         ("c", False),
     ]
     second.close()
+
+
+@pytest.mark.parametrize("can_truncate", [True, False])
+def test_a_line_that_the_disk_takes_half_of_is_followed_by_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_truncate: bool
+) -> None:
+    path = tmp_path / "out"
+    file = OutputFile(str(path))
+    file.recover()
+    file.add(ANSWERS[0])
+    write, left = os.write, [10]
+
+    def full(fd: int, data: bytes) -> int:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data[: left.pop()])
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "write", full)
+        if not can_truncate:
+            patches.setattr(os, "ftruncate", refused)
+        with pytest.raises(StartupError, match="No space left on device; free some room"):
+            file.add(ANSWERS[1])
+    with pytest.raises(StartupError, match="No space left on device"):
+        file.add(ANSWERS[2])
+    file.close()
+    assert path.read_bytes() == ANSWERS[0] + (b"" if can_truncate else ANSWERS[1][:10])
+    again = OutputFile(str(path))
+    assert [each.custom_id for each in again.recover()] == ["a"]
+    again.add(ANSWERS[1])
+    again.close()
+    assert path.read_bytes() == ANSWERS[0] + ANSWERS[1]
 
 
 def test_a_file_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
