@@ -8,6 +8,7 @@ with new contents in the input buffers.
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ _aten = torch.ops.aten
 
 
 class Kernel:
-    """One native function. Called while a tape is recorded, it runs and is added to the tape."""
+    """One native function. Called by the thread that records a tape, it runs and is added to the tape."""
 
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
@@ -39,8 +40,9 @@ class Kernel:
         self.replay_address = replay_address
 
     def __call__(self, *arguments: int | float | None) -> Any:
-        if _recorder is not None:
-            _recorder.add(self, arguments)
+        recorder = _recorder  # once: another thread's recording may end meanwhile
+        if recorder is not None and recorder.thread_id == threading.get_ident():
+            recorder.add(self, arguments)
         return self._function(*arguments)
 
     def words(self, arguments: Sequence[int | float | None]) -> bytes:
@@ -106,6 +108,8 @@ class Recording(NamedTuple):
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
     """Run `run`, and return a tape of its native calls if they computed everything.
 
+    Calls that other threads make meanwhile are not of it: their buffers are theirs to free.
+
     run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
     """
     global _recorder
@@ -128,6 +132,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[RecordedCall] = []
         self.unrecordable_op: str | None = None
+        self.thread_id = threading.get_ident()
         self._workspace = workspace
 
     @classmethod

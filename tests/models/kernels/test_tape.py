@@ -1,13 +1,14 @@
 """Recording native calls and replaying them with other contents."""
 
 import contextlib
+import threading
 
 import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import PackedWeight, WeightFormat, pack_weight
+from models.kernels.packed_weight import PackedWeight, WeightFormat, gather_rows, pack_weight
 from models.kernels.row_input import InputKind, RowInput
 from models.kernels.tape import Workspace, record
 
@@ -90,6 +91,37 @@ def test_run_that_computes_by_other_means_gives_no_tape(op: str, linear: PackedL
 
     assert record(runs[op], Workspace(), kernels.replay) == (None, op)
     assert record(lambda: linear(x, out=x), Workspace(), kernels.replay).tape  # the next one can be recorded
+
+
+def test_calls_of_other_threads_run_and_are_not_recorded(
+    linear: PackedLinear, weight: PackedWeight, kernels: KernelLibrary
+) -> None:
+    """As of a thread that reads an adapter, whose memory is free long before a replay."""
+    x, found = rows(1), []
+
+    def read() -> None:
+        found.append(gather_rows(weight, torch.arange(2), torch.bfloat16, library=kernels))
+        kernels.packed_bytes(0, WIDTH, WIDTH)  # which cannot be recorded
+
+    def run() -> None:
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join()
+        linear(x, out=x)
+
+    tape, unrecordable_op = record(run, Workspace(), kernels.replay)
+
+    assert unrecordable_op is None
+    assert tape is not None
+    names = []
+
+    def note(name: str) -> contextlib.nullcontext[None]:
+        names.append(name)
+        return contextlib.nullcontext()
+
+    tape.replay_each(note)
+    assert names == ["hr_bf16_linear"]
+    assert torch.equal(found[0], gather_rows(weight, torch.arange(2), torch.bfloat16, library=kernels))
 
 
 def test_failure_while_recording_leaves_no_recorder_behind(linear: PackedLinear, kernels: KernelLibrary) -> None:
