@@ -28,6 +28,7 @@ from engine.pooling.engine import PoolingEngine
 from engine.protocol import (
     AbortPooling,
     AbortRequest,
+    AdapterRefused,
     AddPooling,
     AddRequest,
     Failed,
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
 _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
+_NO_ADAPTERS = "this model can have no LoRA adapters: they are for models that generate text, and need --enable-lora"
 _REPORT_INTERVAL_S = 0.05
 _PULSE_INTERVAL_S = 1.0
 
@@ -110,10 +112,10 @@ def _serve(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender", pulse: 
         if not engine.has_work:
             if engine.is_preparing:
                 pulse()
-            if not _handle_next(engine, inbox):
+            if not _handle_next(engine, inbox, sock):
                 return
         while not inbox.empty():
-            if not _handle(engine, inbox.get()):
+            if not _handle(engine, inbox.get(), sock):
                 return
         if engine.has_work:
             outputs = engine.step()
@@ -122,7 +124,7 @@ def _serve(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender", pulse: 
             engine.send_s = time.perf_counter() - began_s
 
 
-def _handle_next(engine: Engine | PoolingEngine, inbox: Inbox) -> bool:
+def _handle_next(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender") -> bool:
     """Wait for a message and handle it, unless a request that waits for its grammar or adapter runs out of time first,
     or it is time for a pulse. False means stop."""
     wait_s = engine.seconds_to_deadline
@@ -132,11 +134,11 @@ def _handle_next(engine: Engine | PoolingEngine, inbox: Inbox) -> bool:
         message = inbox.get(timeout=wait_s)
     except queue.Empty:
         return True
-    return _handle(engine, message)
+    return _handle(engine, message, sock)
 
 
-def _handle(engine: Engine | PoolingEngine, message: ToEngine | None) -> bool:
-    """Handle one message; False means stop."""
+def _handle(engine: Engine | PoolingEngine, message: ToEngine | None, sock: "Sender") -> bool:
+    """Handle one message, which may be answered at once; False means stop."""
     match message:
         case AddRequest(request=request) if isinstance(engine, Engine):
             engine.add(request)
@@ -144,6 +146,8 @@ def _handle(engine: Engine | PoolingEngine, message: ToEngine | None) -> bool:
             engine.abort(request_id, reason)
         case LoadAdapter(number=number, path=path) if isinstance(engine, Engine) and engine.adapters is not None:
             engine.adapters.load(number, path)
+        case LoadAdapter(number=number):  # somebody waits for the answer
+            _send(sock, AdapterRefused(number, _NO_ADAPTERS))
         case ForgetAdapter(digest=digest) if isinstance(engine, Engine) and engine.adapters is not None:
             engine.adapters.forget(digest)
         case AddPooling(requests=requests) if isinstance(engine, PoolingEngine):

@@ -143,7 +143,7 @@ def create_app(
             for entry in entries
         ]
     )
-    announce_adapters(models, config.lora)
+    announce_adapters(models, config.lora, are_settled=len(entries) == 1)
     context = ServerContext(
         models=models,
         config=config,

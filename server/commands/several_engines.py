@@ -20,6 +20,7 @@ from server.commands.weighing import weigh
 from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
+from server.served.adapter_options import announce_adapters
 from server.served.engine_slot import EngineSlot
 from server.served.memory import Claim, Grant, plan_memory
 from server.served.residence import Home, Residence
@@ -79,7 +80,7 @@ class SeveralEngines:
             await self._residence.close()
 
     async def _plan(self) -> tuple[Mapping[str, Grant], float]:
-        """Raises StartupError, or OptionError."""
+        """Settle what each model is, and its memory. Raises StartupError, or OptionError."""
         config, entries = self._server.models, self._entries
         if len(entries) == 1:
             return {}, float("inf")
@@ -92,6 +93,7 @@ class SeveralEngines:
         self._entries = tuple(
             entry if each.has_kv_cache else _of_pooling(entry) for entry, each in zip(entries, weighed, strict=True)
         )
+        self._announce_adapters()
         for entry, each in zip(self._entries, weighed, strict=True):
             claims.append(Claim(entry.name, each, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned))
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
@@ -101,6 +103,15 @@ class SeveralEngines:
             logger.info("memory for %s: %d MiB, %d of them %s", grant.name, need, kv, use)
         logger.info("memory for all models: %d MiB", plan.limit_bytes >> 20)
         return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
+
+    def _announce_adapters(self) -> None:
+        """Tell the models which of them can have adapters, and those of the options. Raises OptionError."""
+        assert self.context is not None
+        models = self.context.models
+        can_have = {entry.name: entry.engine.enable_lora for entry in self._entries}
+        for model in models:
+            model.has_adapters = can_have[model.name]
+        announce_adapters(models, self._server.lora)
 
     def _settle(self, grants: Mapping[str, Grant], limit_bytes: float) -> Residence:
         """The residence, of which the models know from now on."""

@@ -75,7 +75,9 @@ class ServedModels:
         """The model that an adapter is for. Raises InvalidRequest; None is right where only one can have adapters."""
         able = [model for model in self._models if model.has_adapters]
         if not able:
-            raise InvalidRequest("this server serves no LoRA adapters; start it with --enable-lora")
+            raise InvalidRequest(
+                "this server serves no LoRA adapters; start it with --enable-lora and a model that generates text"
+            )
         if name is None and len(able) == 1:
             return able[0]
         known = ", ".join(repr(model.name) for model in able)

@@ -3,14 +3,21 @@
 import queue
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from engine import process
+from engine.engine import Engine
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import FinishReason, Shutdown, Working
+from engine.pooling.engine import PoolingEngine
+from engine.pooling.queue import PoolingQueue
+from engine.pooling.step_size import PoolingStepSize
+from engine.protocol import AdapterRefused, FinishReason, ForgetAdapter, LoadAdapter, PoolingRequest, Shutdown, Working
 from tests.helpers.engines import make_engine, make_request
+from tests.helpers.fake_pooling import pooling_info
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID
 
@@ -38,6 +45,32 @@ def test_a_request_that_waits_for_its_grammar_ends_at_its_deadline(monkeypatch: 
     assert not loop.is_alive()
     (step,) = sent
     assert [(each.id, each.finish_reason) for each in step.outputs] == [("a", FinishReason.TIMEOUT)]
+
+
+class _NoPooler:
+    def compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
+        raise AssertionError(requests)
+
+
+def _pooling_engine() -> PoolingEngine:
+    waiting, step_size = PoolingQueue(honors_priority=False), PoolingStepSize(8)
+    return PoolingEngine(_NoPooler(), pooling_info(), waiting, step_size, vocab_size=9, max_num_seqs=1)
+
+
+@pytest.mark.parametrize("make", [lambda: make_engine()[0], _pooling_engine])
+def test_a_load_that_an_engine_without_adapters_gets_is_refused(
+    make: Callable[[], Engine | PoolingEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(process, "_send", lambda _, message: sent.append(message))
+    inbox: process.Inbox = queue.SimpleQueue()
+    for message in (LoadAdapter(7, "/adapters/sql"), ForgetAdapter(b"S"), Shutdown()):
+        inbox.put(message)
+    loop = threading.Thread(target=process._serve, args=(make(), inbox, None, lambda: None), daemon=True)
+    loop.start()
+    loop.join(JOIN_S)
+    assert not loop.is_alive()
+    assert sent == [AdapterRefused(7, process._NO_ADAPTERS)]
 
 
 def test_compiling_a_grammar_is_told_as_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.jobs.weighing import Weighed
-from engine.protocol import Loading
+from engine.protocol import AdapterInfo, Loading
 from server.app import create_app
 from server.commands import several_engines
 from server.commands.engines import OneEngine
@@ -17,6 +17,7 @@ from server.commands.several_engines import SeveralEngines, engines_of
 from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry, ModelsConfig
+from server.model_options.lora import LoraConfig
 from server.served.model import ServedModel
 from server.served.resident import ModelState
 from tests.helpers.fake_client import http
@@ -39,6 +40,7 @@ class _Machine:
         self.configs: list[EngineConfig] = []
         self.engines: list[FakeEngine] = []
         self.loads_at_once = True
+        self.adapters: dict[str, AdapterInfo | Exception] = {}  # of each engine
         monkeypatch.setattr(several_engines, "weigh", self._weigh)
         monkeypatch.setattr(several_engines, "engine_client", self._client)
 
@@ -51,6 +53,7 @@ class _Machine:
         self.configs.append(config)
         engine = FakeEngine(config.model)
         engine.failure = "its file is damaged" if config.model in self.broken else None
+        engine.adapters = self.adapters
         if self.loads_at_once:
             engine.may_load.set()
         self.engines.append(engine)
@@ -62,8 +65,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> _Machine:
     return _Machine(monkeypatch)
 
 
-def _engines(*entries: ModelEntry, **options: object) -> SeveralEngines:
-    config = ServerConfig(models=ModelsConfig(entries, **options))  # type: ignore[arg-type]
+def _engines(*entries: ModelEntry, lora: tuple[str, ...] = (), **options: object) -> SeveralEngines:
+    config = ServerConfig(models=ModelsConfig(entries, **options), lora=LoraConfig(lora))  # type: ignore[arg-type]
     metrics = Metrics(entries[0].name)
     engines = engines_of(config, entries[0].engine, metrics, 0.0)
     assert isinstance(engines, SeveralEngines)
@@ -124,6 +127,45 @@ async def test_options_of_all_that_need_generated_text_do_not_apply_to_a_model_t
     assert first.generating_options() == ["enable_lora", "kv_cache_memory_bytes"]
     assert second == EngineConfig(model="b", max_num_seqs=8)
     assert third.generating_options() == ["enable_lora"]  # its own, which its engine refuses
+    await engines.stop()
+
+
+def _chat_and_embedding(machine: _Machine, *modules: str) -> SeveralEngines:
+    """Engines of the models a and b, which --enable-lora is given for; b pools texts."""
+    machine.failures["b"] = Weighed(
+        weight_bytes=GIB, least_kv_bytes=GIB // 8, most_kv_bytes=GIB // 8, free_bytes=20 * GIB, has_kv_cache=False
+    )
+    entries = (ModelEntry((name,), EngineConfig(model=name, enable_lora=True)) for name in "ab")
+    return _engines(*entries, lora=modules)
+
+
+async def test_adapters_are_for_the_only_model_that_generates_text(machine: _Machine) -> None:
+    engines = _chat_and_embedding(machine, "sql=/adapters/sql")
+    assert engines.context is not None
+    models = engines.context.models
+    machine.adapters["sql"] = AdapterInfo(digest=b"S", rank=8, num_bytes=1)
+    await engines.finish()
+    assert [model.has_adapters for model in models] == [True, False]
+    assert models.base(None).name == "a"
+    adapter = models.adapters.current("sql")
+    assert (adapter.base_name, adapter.info) == ("a", machine.adapters["sql"])
+    await engines.stop()
+
+
+async def test_an_adapter_for_a_model_that_pools_texts_ends_the_start(machine: _Machine) -> None:
+    engines = _chat_and_embedding(machine, '{"name": "sql", "path": "/adapters/sql", "base_model_name": "b"}')
+    with pytest.raises(OptionError, match="--lora-modules sql: base_model_name is 'b'; models that can have adapters"):
+        await engines.finish()
+    assert not machine.configs
+    await engines.stop()
+
+
+async def test_an_adapter_that_may_be_of_two_models_ends_the_start(machine: _Machine) -> None:
+    entries = (ModelEntry((name,), EngineConfig(model=name, enable_lora=True)) for name in "ab")
+    engines = _engines(*entries, lora=("sql=/adapters/sql",))
+    with pytest.raises(OptionError, match="--lora-modules sql: base_model_name is missing"):
+        await engines.finish()
+    assert not machine.configs
     await engines.stop()
 
 
