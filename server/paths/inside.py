@@ -4,16 +4,20 @@ from pathlib import Path
 
 
 class Outside(Exception):
-    """The path leads out of the folder."""
+    """The path leads out of the folder, or is none that this process can follow."""
 
 
 def inside(folder: Path, given: str) -> Path:
     """`given`, which may be relative to the folder, with all links followed. So are those of the files that it has, if
     it is a folder itself: none may lead out. Raises Outside."""
     root = folder.resolve()
-    path = (root / given).resolve()
-    if root not in path.parents:
-        raise Outside
-    if path.is_dir() and any(root not in each.resolve().parents for each in path.iterdir()):
+    try:
+        path = (root / given).resolve()
+        is_below = root in path.parents
+        if is_below and path.is_dir():
+            is_below = all(root in each.resolve().parents for each in path.iterdir())
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, too long; a NUL; a link to itself
+        raise Outside from error
+    if not is_below:
         raise Outside
     return path

@@ -80,7 +80,8 @@ def _path(given: str, context: ServerContext) -> Path:
         path = inside(Path(folder), given)
     except Outside:
         raise InvalidRequest(
-            f"lora_path is {quote(given)}; it must be below the server's --adapter-dir, with all its files",
+            f"lora_path is {quote(given)}; it must be a readable path below the server's --adapter-dir, with all its "
+            "files",
             param="lora_path",
         ) from None
     if not path.exists():

@@ -146,6 +146,8 @@ async def test_an_unloaded_adapter_is_unknown_and_the_engine_may_forget_it(clien
         ("x", ".", "below the server's --adapter-dir", "lora_path"),
         ("x", "out", "below the server's --adapter-dir", "lora_path"),
         ("x", "linked", "below the server's --adapter-dir", "lora_path"),
+        ("x", "a\0b", "below the server's --adapter-dir", "lora_path"),
+        ("x", "a" * 5000, "below the server's --adapter-dir", "lora_path"),
         ("x", "https://example.org/adapter", "does not exist", "lora_path"),
         ("", "x", "lora_name is empty", "lora_name"),
         (MODEL, "x", "is a model of this server", "lora_name"),
