@@ -17,7 +17,7 @@ from models.linear.linear import Linear
 from models.spec import GatedDeltaSpec
 
 _WHOLE = ("embed", "head")  # what may be replaced as a whole
-_LENGTH_ROWS = 4096  # rows of a weight that are in memory at a time, in fp32
+_ROWS_AT_A_TIME = 4096  # rows of a weight that are in memory at a time, in fp32
 _MOST_DIFFERENT = 0.2  # of a copy of the base model's weights, relative to them: what quantization to 3 bits changes
 
 
@@ -79,7 +79,7 @@ class _Placer:
             placed_pair = LowRankPair(first, pair.a, b.contiguous(), pair.scale, bias)
             if magnitude is not None:
                 gain = magnitude.to(torch.float32) / _adapted_lengths(module, placed_pair)
-                placed_pair = dataclasses.replace(placed_pair, gain=gain)
+                placed_pair = dataclasses.replace(placed_pair, magnitude=magnitude, gain=gain)
             placed.append(placed_pair)
 
     def add_weight(self, found: FoundWeight) -> None:
@@ -102,9 +102,13 @@ class _Placer:
                 self._weights[destination.module] = found.weight
 
     def _check_copy(self, found: FoundWeight, module: Linear) -> None:
-        rows = module.read_rows(0, module.out_features).cpu()
-        difference = torch.linalg.vector_norm(found.weight.to(torch.float32) - rows)
-        if difference > _MOST_DIFFERENT * torch.linalg.vector_norm(rows):
+        difference = whole = 0.0  # squares of lengths
+        for start in range(0, module.out_features, _ROWS_AT_A_TIME):
+            given = found.weight[start : start + _ROWS_AT_A_TIME].to(torch.float32)
+            rows = module.read_rows(start, len(given)).cpu()
+            whole += float(torch.linalg.vector_norm(rows)) ** 2
+            difference += float(torch.linalg.vector_norm(given - rows)) ** 2
+        if difference > _MOST_DIFFERENT**2 * whole:
             raise self._refusal(
                 found.name, "is of another base model than the one that is served; serve the one it was trained with"
             )
@@ -171,8 +175,8 @@ def _adapted_lengths(layer: Linear, pair: LowRankPair) -> torch.Tensor:
     """Lengths of the rows of W + scale * b a: [rows] fp32, on the CPU."""
     a = pair.a.to(torch.float32)
     lengths = torch.empty(len(pair.b))
-    for start in range(0, len(pair.b), _LENGTH_ROWS):
-        b = pair.b[start : start + _LENGTH_ROWS].to(torch.float32)
+    for start in range(0, len(pair.b), _ROWS_AT_A_TIME):
+        b = pair.b[start : start + _ROWS_AT_A_TIME].to(torch.float32)
         rows = layer.read_rows(pair.first + start, len(b)).cpu()
         lengths[start : start + len(b)] = torch.linalg.vector_norm(rows + pair.scale * (b @ a), dim=1)
     return lengths

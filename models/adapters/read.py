@@ -55,13 +55,14 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
 
 
 def _digest(layers: Mapping[str, LayerAdapter]) -> bytes:
+    """Of what the file says alone: what is computed from it may be rounded otherwise when it is read again."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES, person=b"headrace-lora")
     for name, layer in sorted(layers.items()):
         digest.update(f"{name} {len(layer.pairs)} {layer.weight is not None}\n".encode())
         for pair in layer.pairs:
-            has = (pair.bias is not None, pair.gain is not None)
+            has = (pair.bias is not None, pair.magnitude is not None)
             digest.update(f"{pair.first} {pair.scale!r} {has}\n".encode())
-        for tensor in layer.tensors():
+        for tensor in layer.given():
             digest.update(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.digest()

@@ -10,8 +10,9 @@ import torch
 class LowRankPair:
     """What is added to some outputs of a layer: scale * b (a x) + bias, for output rows first .. first + len(b) - 1.
 
-    gain: of DoRA (Liu et al. 2024): the rows of W + scale * b a, times these numbers, take the place of W's. Of an
-    embedding, `a` has a column for each id, and a row of the table gets scale * b a[:, id].
+    gain: of DoRA (Liu et al. 2024): the rows of W + scale * b a, times these numbers, take the place of W's, so that
+    their lengths are `magnitude`, as in the file. Of an embedding, `a` has a column for each id, and a row of the table
+    gets scale * b a[:, id].
     """
 
     first: int
@@ -19,6 +20,7 @@ class LowRankPair:
     b: torch.Tensor  # [rows, r]
     scale: float
     bias: torch.Tensor | None = None  # [rows]
+    magnitude: torch.Tensor | None = None  # [rows]; not None if gain is not
     gain: torch.Tensor | None = None  # [rows] fp32
 
     @property
@@ -26,7 +28,13 @@ class LowRankPair:
         return len(self.a)
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        yield from (tensor for tensor in (self.a, self.b, self.bias, self.gain) if tensor is not None)
+        yield from self.given()
+        if self.gain is not None:
+            yield self.gain
+
+    def given(self) -> Iterator[torch.Tensor]:
+        """Those of the file; what is computed with the model's weights is not of them."""
+        yield from (tensor for tensor in (self.a, self.b, self.bias, self.magnitude) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +51,13 @@ class LayerAdapter:
     def tensors(self) -> Iterator[torch.Tensor]:
         for pair in self.pairs:
             yield from pair.tensors()
+        if self.weight is not None:
+            yield self.weight
+
+    def given(self) -> Iterator[torch.Tensor]:
+        """Those of the file."""
+        for pair in self.pairs:
+            yield from pair.given()
         if self.weight is not None:
             yield self.weight
 

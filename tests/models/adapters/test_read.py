@@ -10,9 +10,11 @@ import torch
 from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 
+from models.adapters import place
 from models.adapters.read import read_adapter
 from models.errors import AdapterError
 from models.linear.adapter import Adapter
+from models.linear.linear import Linear
 from models.loaded_model import LoadedModel
 from tests.helpers.adapters import RandomAdapter, random_adapter
 from tests.helpers.checkpoints import llama_config, load_folder, random_model
@@ -99,10 +101,10 @@ def test_a_gguf_adapter_is_the_peft_folder_that_it_was_converted_from(
 
     assert got.keys() == want.keys()
     assert {("layers.0.attn.qkv", 0), ("layers.1.mlp.gate_up", 96), ("embed", 0), ("head", 0)} < want.keys()
-    for place, (scale, a, b) in want.items():
-        assert got[place][0] == scale
-        assert torch.equal(got[place][1], a)
-        assert torch.equal(got[place][2], b)
+    for where, (scale, a, b) in want.items():
+        assert got[where][0] == scale
+        assert torch.equal(got[where][1], a)
+        assert torch.equal(got[where][2], b)
     assert peft.digest == gguf.digest
     assert (peft.rank, peft.alpha) == (gguf.rank, gguf.alpha) == (3, 6.0)
     assert "model.layers.0.self_attn.q_proj.weight" in peft.targets
@@ -145,6 +147,48 @@ def test_the_digest_is_of_what_an_adapter_computes(model: LoadedModel, adapter: 
     changed = read_adapter(adapter.save(tmp_path / "changed"), model)
     assert len({first.digest, scaled.digest, changed.digest}) == 3
     assert first.num_bytes == sum(tensor.nbytes for tensor in adapter.tensors.values())
+
+
+def test_the_digest_of_a_dora_is_of_its_file_and_not_of_how_lengths_are_rounded(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dora = random_adapter(random_model(llama_config()), only="_proj$", use_dora=True)
+    vectors = {
+        (module, "lora_magnitude_vector"): torch.linspace(0.5, 2, len(tensor))
+        for (module, part), tensor in dora.tensors.items()
+        if part == "lora_B.weight"
+    }
+    dora.tensors |= vectors
+    first = read_adapter(dora.save(tmp_path / "first"), model)
+    lengths = place._adapted_lengths
+    monkeypatch.setattr(place, "_adapted_lengths", lambda layer, pair: lengths(layer, pair) * (1 + 2**-20))
+    again = read_adapter(tmp_path / "first", model)
+    assert again.digest == first.digest
+    next(iter(vectors.values()))[0] += 1
+    assert read_adapter(dora.save(tmp_path / "changed"), model).digest != first.digest
+
+
+def test_a_copy_of_the_base_models_table_is_compared_in_parts(
+    model: LoadedModel, adapter: RandomAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "_ROWS_AT_A_TIME", 50)
+    head = model.decoder.get_submodule("head")
+    assert isinstance(head, Linear)
+    table = head.read_rows(0, head.out_features)
+    read: list[tuple[int, int]] = []
+
+    def read_rows(layer: Linear, first: int, count: int) -> torch.Tensor:
+        read.append((first, count))
+        return read_all(layer, first, count)
+
+    read_all = Linear.read_rows
+    monkeypatch.setattr(Linear, "read_rows", read_rows)
+    adapter.tensors["lm_head.base_layer", "weight"] = table.clone()
+    read_adapter(adapter.save(tmp_path / "same"), model)
+    assert read == [(0, 50), (50, 50), (100, 28)]
+    adapter.tensors["lm_head.base_layer", "weight"][-1] += table.norm()  # the last part alone is another's
+    with pytest.raises(AdapterError, match="is of another base model"):
+        read_adapter(adapter.save(tmp_path / "other"), model)
 
 
 @pytest.mark.parametrize(
