@@ -167,6 +167,17 @@ def test_a_slot_opens_again_when_nobody_else_waits_at_all() -> None:
     run.finish()
 
 
+def test_a_slot_that_is_filling_for_nobody_any_more_goes_to_the_next_once_it_is_filled() -> None:
+    run = SchedulerRun(make_config(num_adapter_slots=1), fill_steps=3)
+    run.add(adapted("a", "x"))
+    run.step()
+    run.add(adapted("b", "y"))
+    run.step()
+    run.scheduler.abort("a", AbortReason.CLIENT_GONE)
+    run.step()
+    assert run.finish().ids["b"] == expected_ids(adapted("b", "y"))
+
+
 def test_background_work_gives_its_slot_to_a_client_at_once() -> None:
     run = make_run(1)
     run.add(adapted("a", "x", max_tokens=20, service_class=ServiceClass.BACKGROUND))
