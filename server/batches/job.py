@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import EngineStopped
 from server.batches.answers import BATCH_CANCELLED, BATCH_EXPIRED, LineAnswer, answer_line, error_line
-from server.batches.lines import Line
+from server.batches.lines import FaultyLine, Line
 from server.batches.output import Output, OutputLost, Result
 from server.batches.places import Places
 from server.batches.record import BatchRecord
@@ -59,6 +59,7 @@ class Job:
         self._around = surroundings
         self._output = Output(surroundings.files, record)
         self._stop: BatchStatus | None = BatchStatus.CANCELLED if record.status is BatchStatus.CANCELLING else None
+        self._is_late = record.is_late(surroundings.files.clock())
         self._feeding: asyncio.Task[None] | None = None
         self._lines: set[asyncio.Task[None]] = set()
         self._unstored: list[Result] = []
@@ -68,6 +69,11 @@ class Job:
     @property
     def owner(self) -> str:
         return self._output.record.owner
+
+    @property
+    def is_ending(self) -> bool:
+        """No more lines are run: what is left needs the disk alone."""
+        return self._stop is not None or self._is_late
 
     @property
     def num_running(self) -> int:
@@ -88,8 +94,7 @@ class Job:
         """Bring the batch to its end. A disk that fails is waited for."""
         try:
             await self._persist(self._output.recover)
-            if await self._validated():
-                await self._answer_all()
+            await self._run()
         except OutputLost as error:
             await self._fail([LineFault("output_lost", str(error))])
         except asyncio.CancelledError:
@@ -102,6 +107,16 @@ class Job:
             "batch %s is %s: %d lines, %d answered, %d failed",
             *(record.id, record.status.value, record.total, record.completed, record.failed),
         )
+
+    async def _run(self) -> None:
+        try:
+            if await self._validated():
+                await self._answer_all()
+        except FaultyLine as error:  # after a server with other limits, or other files: the input was checked once
+            while self._unstored:
+                await self._persist(self._store_some)
+            faults = [error.fault]
+            await self._persist(lambda: self._output.finish(BatchStatus.FAILED, faults))
 
     async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do it until the disk takes it. An attempt that has begun goes on though this is canceled: else nobody would

@@ -5,6 +5,7 @@
 Whatever ends the server between two steps, what counts is whole, and what does not count is overwritten.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from sqlite3 import Connection
@@ -18,7 +19,7 @@ from server.batches.source import digest_of
 from server.files import table as file_table
 from server.files.store import Files, new_file_id
 from server.files.table import File
-from server.schemas.batch_answers import BatchStatus
+from server.schemas.batch_answers import BatchStatus, LineFault
 from server.schemas.files import BATCH_OUTPUT
 
 _CHUNK_BYTES = 1 << 20
@@ -128,8 +129,9 @@ class Output:
 
         await self.change(edit, is_durable=False)  # what a power cut takes of it is answered again
 
-    async def finish(self, status: BatchStatus) -> None:
-        """Give the owner the files that have a line, and end the batch. Raises OutputLost."""
+    async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
+        """Give the owner the files that have a line, and end the batch, with `faults` as its errors. Raises
+        OutputLost."""
         await self.recover()
         for name, size in self._sizes():
             await self._files.on_disk(self._files.disk.sync if size else self._files.disk.remove, name)
@@ -139,6 +141,7 @@ class Output:
             record.output_file_id = record.output_name if record.output_bytes else None
             record.error_file_id = record.error_name if record.error_bytes else None
             record.output_name = record.error_name = None
+            record.errors = [*faults]
             record.enter(status, now_s)
 
         def work(connection: Connection) -> BatchRecord | None:

@@ -59,6 +59,10 @@ class BatchRecord(msgspec.Struct, kw_only=True):
         if status is not BatchStatus.VALIDATING:
             setattr(self, f"{status.value}_at", int(now_s))
 
+    def is_late(self, now_s: float) -> bool:
+        """Whether its completion window is over."""
+        return now_s >= self.expires_at
+
     @property
     def names(self) -> list[str]:
         """Of its files on the disk that are no files yet."""

@@ -22,7 +22,7 @@ from server.schemas.batch_answers import BatchStatus
 
 logger = logging.getLogger(__name__)
 
-_MAX_JOBS = 16  # batches that run at once; each holds a window of lines
+_MAX_JOBS = 16  # batches that run at once, and as many that end; each holds a window of lines
 _LINES_PER_PLACE = 3  # of an engine: those that run, as many that wait in it, and as many that are made ready
 _LINES_UNTIL_KNOWN = 8
 _LOOK_S, _TIDY_S, _AGAIN_S = 1.0, 3600.0, 30.0
@@ -65,10 +65,16 @@ class BatchRunner:
         try:
             while not self._context.drain.is_stopping:
                 changed.clear()
-                with contextlib.suppress(StorageFailed):  # which the store has told; it may work again
+                pause_s = _LOOK_S
+                try:
                     await self._look()
+                except StorageFailed:  # which the store has told; it may work again
+                    pass
+                except Exception:  # the boundary of all batches: those that run go on
+                    logger.exception("batches could not be looked after by an error of the server's own")
+                    pause_s = _AGAIN_S
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_S):
+                    async with asyncio.timeout(pause_s):
                         await changed.wait()
         finally:
             tasks = [task for _, task in self._jobs.values()]
@@ -83,11 +89,7 @@ class BatchRunner:
         for record in records:
             if record.status is BatchStatus.CANCELLING and record.id in self._jobs:
                 self._jobs[record.id][0].cancel()
-        waiting = [each for each in records if each.id not in self._jobs and self._may_begin(each.id)]
-        while waiting and len(self._jobs) < _MAX_JOBS:
-            record = self._next(waiting)
-            waiting.remove(record)
-            self._begin(record)
+        self._begin_some([each for each in records if each.id not in self._jobs and self._may_begin(each.id)])
         for places in self._places:
             self._places[places].change_limit(self._limit(places))
         if time.monotonic() - self._tidied_s >= _TIDY_S:
@@ -98,10 +100,28 @@ class BatchRunner:
     def _may_begin(self, batch_id: str) -> bool:
         return time.monotonic() - self._broken_s.get(batch_id, -_AGAIN_S) >= _AGAIN_S
 
-    def _next(self, waiting: list[BatchRecord]) -> BatchRecord:
-        """The oldest of those whose owner has the fewest that run."""
-        running = Counter(job.owner for job, _ in self._jobs.values())
-        return min(waiting, key=lambda each: running[each.owner])
+    def _begin_some(self, waiting: list[BatchRecord]) -> None:
+        """Begin the oldest of whoever has the fewest that run. The first of each owner is begun however many others
+        run, which may not go on for long. Batches whose owner has no key now wait, and hold up none; those that have
+        nothing left but to be ended need not wait for those that run."""
+        now_s = self._context.files.clock()
+        ending = [each for each in waiting if each.status is BatchStatus.CANCELLING or each.is_late(now_s)]
+        num_ending = sum(job.is_ending for job, _ in self._jobs.values())
+        for record in ending[: max(0, _MAX_JOBS - num_ending)]:
+            self._begin(record)
+        owners = {each.owner for each in waiting} | {job.owner for job, _ in self._jobs.values()}
+        find_caller = self._context.keys.ring.batch_caller
+        present = {owner for owner in owners if find_caller(owner) is not None}
+        ids = {each.id for each in ending}
+        waiting = [each for each in waiting if each.id not in ids and each.owner in present]
+        running = Counter(job.owner for job, _ in self._jobs.values() if job.owner in present and not job.is_ending)
+        while waiting:
+            record = min(waiting, key=lambda each: running[each.owner])
+            if running.total() >= _MAX_JOBS and running[record.owner]:
+                break
+            waiting.remove(record)
+            running[record.owner] += 1
+            self._begin(record)
 
     def _begin(self, record: BatchRecord) -> None:
         job = Job(record, self._surroundings)

@@ -17,6 +17,8 @@ from server.schemas.batch_answers import LineFault
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_GONE = LineFault("input_file_not_found", "the input file is no longer on the server's disk")
+
 MAX_FAULTS = 100  # told of one file
 
 _CHUNK_BYTES = 1 << 20
@@ -43,7 +45,7 @@ class Checked:
 class Source:
     """One input file, whose lines are for one endpoint. Empty lines count as lines, and are no requests.
 
-    A disk that fails is waited for.
+    A disk that fails is waited for. FaultyLine is raised for a file that is gone.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Source:
         """Look at every line. No more than MAX_FAULTS are told."""
         checked = Checked()
         if self._file_id not in await self._patiently(self._files.disk.names):
-            checked.faults.append(LineFault("input_file_not_found", "the input file is no longer on the server's disk"))
+            checked.faults.append(_GONE)
             return checked
         seen: dict[bytes, int] = {}
         async for chunk in self._chunks():
@@ -121,7 +123,8 @@ class Source:
         """The lines, of a file that was checked, a bounded number at a time. Within a window those come together that
         begin alike: what they have in common is computed once, however the file has them.
 
-        done: digests of the custom_ids of those that are left out.
+        Raises FaultyLine for a line that is no request any more: an earlier server allowed longer ones. done: digests
+        of the custom_ids of those that are left out.
         """
         window: list[tuple[bytes, Line]] = []
         size = 0
@@ -137,7 +140,7 @@ class Source:
             yield _in_order(window)
 
     def _wanted(self, chunk: "list[tuple[int, bytes]]", done: Collection[bytes]) -> list[tuple[bytes, Line, int]]:
-        lines = ((read_line(data, number, self._endpoint), len(data)) for number, data in chunk)
+        lines = ((self._read(number, data), len(data)) for number, data in chunk)
         return [(prefix_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
 
     async def _chunks(self) -> AsyncIterator[list[tuple[int, bytes]]]:
@@ -159,6 +162,8 @@ class Source:
             try:
                 return await self._files.on_disk(work, *arguments)
             except StorageFailed as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    raise FaultyLine(_GONE) from error
                 logger.warning("the input file %s cannot be read now: %s", self._file_id, error)
                 await self._sleep(_RETRY_S)
 
