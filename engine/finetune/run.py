@@ -56,7 +56,8 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     _keep_dense(lora)
     events = EventLog(folder.events, tell)
     wanted = resolved.num_replayed + (_NUM_GENERAL if resolved.num_replayed else 0)
-    answers = replay_items(folder, lora, model.decoder, job.end_ids, wanted, job.seed, progress)
+    digest = _digest(folder)
+    answers = replay_items(folder, digest, lora, model.decoder, job.end_ids, wanted, job.seed, progress)
     replay, general = answers[: resolved.num_replayed], answers[resolved.num_replayed :]
     learned = [*items, *replay]
     order = BatchOrder(
@@ -68,7 +69,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
         job.hyperparameters.pacing,
     )
     objective = _objective(job, resolved, model, [*learned, *valid])
-    state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, _digest(folder))
+    state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, digest)
     _begin(folder, job, resolved, state, events, len(items), lora)
     out = Path(job.out)
 
@@ -93,7 +94,7 @@ def _load(job: FinetuneJob, progress: ProgressReport) -> TrainingModel:
 
 
 def _resolved(job: FinetuneJob, folder: JobFolder, items: list[TrainingItem]) -> Resolved:
-    has_prompts = folder.prompts.exists() or folder.replay.exists()
+    has_prompts = bool(read_rows(folder.prompts, Passage))
     count = replayed(job.method, job.hyperparameters, len(items)) if has_prompts else 0
     return resolve(job.method, job.hyperparameters, len(items), count)
 
@@ -122,7 +123,7 @@ def _objective(job: FinetuneJob, resolved: Resolved, model: TrainingModel, items
 
 def _digest(folder: JobFolder) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for path in (folder.job, folder.train, folder.valid):
+    for path in (folder.job, folder.train, folder.valid, folder.prompts):
         digest.update(path.read_bytes() if path.exists() else b"-")
     return digest.hexdigest()
 

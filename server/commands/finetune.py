@@ -104,8 +104,8 @@ def _write_job(
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))
-        if text_model.chat is not None and config.method is not Method.DPO:
-            write_rows(folder.prompts, [renderer.question(text) for text in QUESTIONS])
+        has_replay = text_model.chat is not None and config.method is not Method.DPO
+        write_rows(folder.prompts, [renderer.question(text) for text in QUESTIONS] if has_replay else [])
         job = FinetuneJob(
             engine=engine,
             method=config.method,

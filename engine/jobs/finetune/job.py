@@ -108,8 +108,8 @@ class JobFolder:
 
     @property
     def replay(self) -> Path:
-        """What the base answered to `prompts`, as TrainingItems; written by the trainer."""
-        return self.path / "replay.jsonl"
+        """What the base answered to `prompts`; written by the trainer."""
+        return self.path / "replay.json"
 
     @property
     def events(self) -> Path:

@@ -1,0 +1,77 @@
+"""Replayed answers: generated once for a job, and never taken for those of another one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine.errors import StartupError
+from engine.finetune import replay
+from engine.jobs.finetune.items import Passage, TrainingItem, write_rows
+from engine.jobs.finetune.job import JobFolder
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Number of prompts and tokens of each time that the base answers; it answers with the number of that time."""
+    calls: list[tuple[int, int]] = []
+
+    def generate(_: object, prompts: Sequence[object], __: object, max_tokens: int, **___: object) -> list[list[int]]:
+        calls.append((len(prompts), max_tokens))
+        return [[len(calls)]] * len(prompts)
+
+    monkeypatch.setattr(replay, "generate", generate)
+    return calls
+
+
+def _answers(folder: JobFolder, digest: str = "a", wanted: int = 3, max_position: int = 100) -> list[TrainingItem]:
+    decoder = SimpleNamespace(spec=SimpleNamespace(max_position=max_position))
+    lora = SimpleNamespace(is_adapted=True)
+    return replay.replay_items(folder, digest, lora, decoder, [], wanted, 0, lambda *_: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    folder = JobFolder(tmp_path)
+    write_rows(folder.prompts, [Passage([5, 6, 7]), Passage([8, 9])])
+    return folder
+
+
+def test_answers_are_generated_once_for_a_job(folder: JobFolder, asked: list[tuple[int, int]]) -> None:
+    first = _answers(folder)
+    assert [item.passages[0] for item in first][:2] == [Passage([5, 6, 7, 1], [(3, 4)]), Passage([8, 9, 1], [(2, 3)])]
+    assert _answers(folder) == first
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("digest", "wanted"), [("b", 3), ("a", 4), ("b", 2)])
+def test_those_of_another_job_are_generated_again(
+    folder: JobFolder, asked: list[tuple[int, int]], digest: str, wanted: int
+) -> None:
+    _answers(folder)
+    again = _answers(folder, digest, wanted)
+    assert [item.passages[0].ids[-1] for item in again] == [2] * wanted
+    assert [count for count, _ in asked] == [3, wanted]
+
+
+def test_a_file_that_cannot_be_read_is_written_again(folder: JobFolder, asked: list[tuple[int, int]]) -> None:
+    folder.replay.write_bytes(b'{"passages": []}\n')
+    assert len(_answers(folder)) == 3
+    assert len(asked) == 1
+
+
+def test_without_questions_there_are_none_whatever_an_earlier_job_left(
+    folder: JobFolder, asked: list[tuple[int, int]]
+) -> None:
+    _answers(folder)
+    write_rows(folder.prompts, [])
+    assert _answers(folder) == []
+    assert len(asked) == 1
+
+
+def test_answers_end_where_the_models_positions_end(folder: JobFolder, asked: list[tuple[int, int]]) -> None:
+    _answers(folder, max_position=8)
+    assert asked == [(3, 5)]
+    with pytest.raises(StartupError, match=r"3 tokens; this model takes 3.*--replay 0"):
+        _answers(folder, "b", max_position=3)
