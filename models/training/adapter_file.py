@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from models.adapters.peft_config import read_peft_config
 from models.errors import ModelError
 from models.training.lora import Lora
 
@@ -49,16 +50,27 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
 def load_pairs(folder: Path, lora: Lora) -> None:
     """Let `lora` begin with the pairs of a folder that `save_adapter` wrote. Raises ModelError for one that does not
     fit."""
+    config = read_peft_config(folder)
+    fields = {
+        "use_rslora": config.is_rank_stabilized,
+        "rank_pattern": config.rank_patterns,
+        "alpha_pattern": config.alpha_patterns,
+    }
+    for name, value in fields.items():
+        if value:
+            raise ModelError(
+                f"{config.source}: {name} is set, and training cannot go on with such an adapter; give one that has "
+                "the same rank and scale in all layers"
+            )
+    if (config.rank, config.alpha) != (lora.shape.rank, lora.shape.alpha):
+        raise ModelError(
+            f"the adapter in {folder} has rank {config.rank} and alpha {config.alpha:g}; train on with --lora-rank "
+            f"{config.rank} --lora-alpha {config.alpha:g} instead of {lora.shape.rank} and {lora.shape.alpha:g}"
+        )
     try:
-        config = json.loads((folder / _CONFIG).read_text())
         tensors = load_file(folder / _WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder} holds no adapter that can be trained on: {error}") from error
-    if (config.get("r"), config.get("lora_alpha")) != (lora.shape.rank, lora.shape.alpha):
-        raise ModelError(
-            f"the adapter in {folder} has rank {config.get('r')} and alpha {config.get('lora_alpha')}; train on with "
-            f"those instead of {lora.shape.rank} and {lora.shape.alpha:g}"
-        )
     for name, (a, b) in _pairs(tensors, folder).items():
         lora.set_matrices(name, a.to(torch.float32), b.to(torch.float32))
 

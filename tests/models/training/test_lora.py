@@ -1,6 +1,7 @@
 """A Lora of a decoder with frozen weights of every kind: what it saves, and how formats pass gradients."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,27 @@ def test_an_adapter_of_another_rank_is_refused(folder: Path, tmp_path: Path) -> 
     _, lora = _trainable(folder, torch.float32)
 
     with pytest.raises(ModelError, match="rank 2 and alpha 4"):
+        load_pairs(tmp_path, lora)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("use_rslora", True),
+        ("rank_pattern", {"q_proj": 8}),
+        ("alpha_pattern", {"q_proj": 8}),
+        ("init_lora_weights", "pissa"),
+    ],
+)
+def test_an_adapter_of_another_scale_is_refused_by_the_fields_name(
+    folder: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    _, lora = _trainable(folder, torch.float32)
+    save_adapter(tmp_path, lora, "base")
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+
+    with pytest.raises(ModelError, match=field):
         load_pairs(tmp_path, lora)
 
 
