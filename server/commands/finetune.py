@@ -104,6 +104,11 @@ def _write_job(
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))
+        if config.replay and text_model.chat is None:
+            raise StartupError(
+                f"--replay is {config.replay:g}, and the model has no chat template to ask questions with; leave it "
+                "out, or give a --chat-template"
+            )
         has_replay = text_model.chat is not None and config.method is not Method.DPO
         write_rows(folder.prompts, [renderer.question(text) for text in QUESTIONS] if has_replay else [])
         job = FinetuneJob(

@@ -86,6 +86,11 @@ class FinetuneConfig:
             raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
         if self.beta is not None and self.method is not Method.DPO:
             raise StartupError(f"--beta is for --method dpo, and the method is {self.method}; leave it out")
+        if self.replay and self.method is Method.DPO:
+            raise StartupError(
+                f"--replay is not for --method dpo, and is {self.replay:g}: the objective compares with the base by "
+                "itself; leave it out"
+            )
 
     @property
     def hyperparameters(self) -> Hyperparameters:

@@ -1,11 +1,16 @@
 """`headrace finetune`: what its options refuse before anything is loaded."""
 
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from engine.errors import OptionError
+from engine.errors import OptionError, StartupError
+from engine.jobs.finetune.job import JobFolder
+from server.commands import finetune
 from server.commands.finetune import run
+from tests.helpers.tokenizers import byte_level_info
 
 pytestmark = pytest.mark.fast
 
@@ -21,6 +26,7 @@ pytestmark = pytest.mark.fast
         (["model", "file", "--out", "x", "--early-stopping", "2"], "needs a validation loss"),
         (["model", "file", "--out", "x", "--pacing", "sqrt"], "needs an order"),
         (["model", "file", "--out", "x", "--beta", "0.2"], "--beta is for --method dpo"),
+        (["model", "file", "--out", "x", "--method", "dpo", "--replay", "0.5"], "--replay is not for --method dpo"),
         (["model", "file", "--out", "x", "--method", "grpo"], "grpo"),
         (["model", "file", "--out", "x", "--n-epochs", "0"], "at least 1"),
         (["model", "file", "--out", "x", "--quantization-group-size", "7"], "--quantization-group-size"),
@@ -34,3 +40,32 @@ def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"cannot read .*: No such file"):
         run(["model", str(tmp_path / "chats.jsonl"), "--out", str(tmp_path / "out")])
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Programs that the command runs; the first one finds a model without a chat template."""
+    names: list[str] = []
+
+    def run_module(name: str, folder: str, *_: str) -> int:
+        names.append(name)
+        (Path(folder) / "tokenizer.msgpack").write_bytes(msgspec.msgpack.encode(byte_level_info()))
+        return 0
+
+    monkeypatch.setattr(finetune, "run_module", run_module)
+    return names
+
+
+def _argv(folder: Path, *options: str) -> list[str]:
+    rows = [{"prompt": f"question {number}", "completion": "yes"} for number in range(10)]
+    train = folder / "train.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["model", str(train), "--out", str(folder / "out"), *options]
+
+
+def test_replay_is_refused_for_a_model_that_cannot_be_asked(tmp_path: Path, modules: list[str]) -> None:
+    with pytest.raises(StartupError, match=r"--replay is 0.5, and the model has no chat template"):
+        run(_argv(tmp_path, "--replay", "0.5"))
+    assert run(_argv(tmp_path, "--replay", "0")) == 0
+    assert modules[-1] == "engine.finetune"
+    assert JobFolder(tmp_path / "out" / "job").prompts.read_bytes() == b""
