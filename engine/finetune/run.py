@@ -23,6 +23,7 @@ from engine.jobs.finetune.loss_plot import sparkline
 from engine.startup.load import load_options
 from engine.startup.malloc import retain_freed_memory
 from engine.startup.threads import compute_threads
+from models.decoder import Decoder
 from models.kernels.cpu.library import set_num_threads
 from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
@@ -47,8 +48,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     set_num_threads(compute_threads(job.engine.threads))
     items, valid = read_rows(folder.train, TrainingItem), read_rows(folder.valid, TrainingItem)
     model = _load(job, progress)
-    longest = max(item.num_tokens for item in (*items, *valid))
-    model.decoder.serve_context(max(longest, min(2048, model.decoder.spec.max_position)))
+    _serve_context(model.decoder, [*items, *valid])
     resolved = _resolved(job, folder, items)
     lora = Lora(model.decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
@@ -91,6 +91,15 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
 def _load(job: FinetuneJob, progress: ProgressReport) -> TrainingModel:
     files = resolve_model(job.engine.model, job.engine.revision, progress)
     return load_for_training(files, load_options(job.engine, "cpu"), progress)
+
+
+def _serve_context(decoder: Decoder, items: list[TrainingItem]) -> None:
+    longest, limit = max(item.longest for item in items), decoder.spec.max_position
+    if longest > limit:
+        raise StartupError(
+            f"an example has {longest:,} tokens; this model takes {limit:,}; give --max-length {limit} or less"
+        )
+    decoder.serve_context(max(longest, min(2048, limit)))
 
 
 def _resolved(job: FinetuneJob, folder: JobFolder, items: list[TrainingItem]) -> Resolved:
@@ -159,15 +168,19 @@ def _begin(
 
 
 def _sampler(folder: JobFolder, job: FinetuneJob, model: TrainingModel, events: EventLog) -> Callable[[int], None]:
-    prompts = read_rows(folder.samples, Passage)
+    limit = model.decoder.spec.max_position
+    rows = enumerate(read_rows(folder.samples, Passage))
+    prompts = {number: prompt for number, prompt in rows if len(prompt.ids) < limit}  # the others cannot be answered
     tokenizer_json = folder.path / "tokenizer.json"
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_json)) if tokenizer_json.exists() else None
 
     def sample(epoch: int) -> None:
         if not prompts:
             return
-        answers = generate(model.decoder, [prompt.ids for prompt in prompts], job.end_ids, _SAMPLE_TOKENS)
-        for number, answer in enumerate(answers):
+        asked = [prompt.ids for prompt in prompts.values()]
+        max_tokens = min(_SAMPLE_TOKENS, limit - max(map(len, asked)))
+        answers = generate(model.decoder, asked, job.end_ids, max_tokens)
+        for number, answer in zip(prompts, answers, strict=True):
             text = "" if tokenizer is None else tokenizer.decode(answer)
             events.add(
                 f"Sample {number + 1}: {' '.join(text.split())}",

@@ -1,5 +1,6 @@
 """TrainingState: all that a job needs to go on as if it had never stopped, to the last bit."""
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -41,8 +42,16 @@ class TrainingState:
         return self._parameter.detach()
 
     def update(self, learning_rate: float, max_grad_norm: float) -> float:
-        """One step of AdamW; returns the gradient's norm before it was clipped."""
+        """One step of AdamW; returns the gradient's norm before it was clipped.
+
+        Raises StartupError for a gradient that is not finite, before anything is changed by it.
+        """
         norm = float(torch.nn.utils.clip_grad_norm_([self._parameter], max_grad_norm))
+        if not math.isfinite(norm):
+            raise StartupError(
+                f"the gradient's norm in step {self.progress.step + 1} is {norm}: training has diverged; give a lower "
+                "--learning-rate-multiplier and another --out"
+            )
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()
         return norm

@@ -154,8 +154,7 @@ class Trainer:
 
     def _finish(self) -> None:
         progress = self._state.progress
-        is_early = progress.step < self._resolved.num_steps
-        if is_early and self._state.best is not None:
+        if self._is_over() and self._state.best is not None:
             self._state.values.copy_(self._state.best)
             self._outputs.events.add(
                 f"Stopped early; the adapter is that of step {progress.best_step}, with a validation loss of "

@@ -30,6 +30,11 @@ class TrainingItem(msgspec.Struct, frozen=True):
     def num_tokens(self) -> int:
         return sum(len(passage.ids) for passage in self.passages)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest passage."""
+        return max(len(passage.ids) for passage in self.passages)
+
 
 Row = TypeVar("Row", Passage, TrainingItem)
 

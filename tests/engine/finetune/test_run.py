@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from engine.config import DType, EngineConfig
 from engine.errors import StartupError
 from engine.finetune import trainer
+from engine.finetune.objective import Score
 from engine.finetune.run import run
 from engine.jobs.finetune.events import read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, write_rows
@@ -176,3 +178,65 @@ def test_a_job_goes_on_from_an_adapter(model: Path, tmp_path: Path) -> None:
 
     loss = float(second.folder.results.read_text().splitlines()[1].split(",")[1])
     assert loss < 0.5
+
+
+def test_an_example_that_is_longer_than_the_models_positions_is_refused(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path)
+    write_rows(job.folder.train, [TrainingItem([Passage([5] * 257, [(6, 9)])])])
+
+    with pytest.raises(StartupError, match=r"has 257 tokens; this model takes 256; give --max-length 256 or less"):
+        _run(job)
+
+
+def test_the_two_answers_of_a_preference_are_as_long_as_the_longer_one(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1), Method.DPO)
+    long = [Passage([5] * 150 + [token] * 6, [(150, 156)]) for token in (7, 8)]
+    write_rows(job.folder.train, [TrainingItem(long)])
+    _run(job)
+    assert job.adapter()
+
+
+def test_samples_end_where_the_models_positions_end(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1))
+    write_rows(job.folder.samples, [Passage([5] * 254), Passage([5] * 256), Passage([5])])
+    _run(job)
+
+    samples = [event.data for event in read_events(job.folder.events) if "sample" in event.data]
+    assert [each["sample"] for each in samples] == [0, 2]
+    assert all(1 <= len(each["token_ids"]) <= 2 for each in samples)
+
+
+def test_training_that_diverges_ends_before_it_spoils_the_adapter(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)
+    job = _job(model, tmp_path)
+    add_gradients = trainer.add_gradients
+    steps = []
+
+    def overflow(objective: Any, items: Any, lora: Any) -> Any:
+        score = add_gradients(objective, items, lora)
+        steps.append(score)
+        if len(steps) == 3:
+            lora.gradients[5] = torch.inf
+        return score
+
+    monkeypatch.setattr(trainer, "add_gradients", overflow)
+    with pytest.raises(StartupError, match=r"step 3 is inf.*lower --learning-rate-multiplier"):
+        _run(job)
+
+    state = load_file(job.folder.state)
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    assert len(job.events("metrics")) == 2
+
+
+def test_a_job_that_would_end_early_at_its_last_step_keeps_the_best_adapter(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0])
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: Score(next(losses), 1.0, 4))
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=2, early_stopping=1))
+    _run(job)
+
+    best = load_file(tmp_path / "checkpoints" / "step-3" / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, best[name]) for name, tensor in job.adapter().items())
