@@ -5,6 +5,7 @@
 Whatever ends the server between two steps, what counts is whole, and what does not count is overwritten.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +44,10 @@ class _Answered(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Answered).decode
+
+
+def _digests(lines: list[bytes]) -> set[bytes]:
+    return {digest_of(_decode(line).custom_id) for line in lines}
 
 
 class Output:
@@ -91,7 +96,7 @@ class Output:
                 data = await self._files.on_disk(self._files.disk.read, name, offset, wanted)
                 offset += len(data)
                 *lines, rest = (rest + data).split(b"\n")
-                found.update(digest_of(_decode(line).custom_id) for line in lines)
+                found |= await asyncio.to_thread(_digests, lines)
         return found
 
     def _sizes(self) -> list[tuple[str, int]]:

@@ -188,7 +188,7 @@ class Upload:
         await self._files.on_disk(self._files.disk.write, self.id, self.num_bytes - len(data), data)
 
     async def finish(self, *, owner: str, purpose: str, filename: str, expires_after_s: float | None) -> File:
-        """Store it for good: when this returns it survives a power cut."""
+        """Store it for good: when this returns it survives a power cut. Canceled, it may have been stored."""
         await self._flush()
         disk = self._files.disk
         await self._files.on_disk(disk.sync, self.id)
@@ -201,8 +201,17 @@ class Upload:
             self._files.check_room(connection, file.bytes)
             table.insert(connection, file)
 
-        await self._files.database.run(work, is_durable=True)
-        self.is_finished = True
+        storing = asyncio.ensure_future(self._files.database.run(work, is_durable=True))
+        self.is_finished = True  # until it is known better: a row without its bytes is worse than bytes without a row
+        try:
+            await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            await asyncio.wait([storing])
+            self.is_finished = storing.cancelled() or storing.exception() is None
+            raise
+        except Exception:
+            self.is_finished = False
+            raise
         return file
 
 
