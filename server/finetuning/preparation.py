@@ -1,5 +1,6 @@
 """prepare: from training and validation files to TrainingItems, with a report of what was left out."""
 
+import codecs
 import hashlib
 import json
 import unicodedata
@@ -92,7 +93,7 @@ def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Rendere
 
 def _read(data: bytes, method: Method, renderer: Renderer) -> _File:
     found, faults = _File(), []
-    for number, line in _lines(data, method):
+    for number, line in _lines(data.removeprefix(codecs.BOM_UTF8), method):
         found.num_lines += 1
         try:
             content, value = read_line(line, method)
@@ -113,10 +114,18 @@ def _read(data: bytes, method: Method, renderer: Renderer) -> _File:
 
 
 def _lines(data: bytes, method: Method) -> Iterator[tuple[int, bytes]]:
-    """With their numbers from 1; empty ones are left out. Plain text for pretraining is one line."""
+    """With their numbers from 1; empty ones are left out. Plain text for pretraining is one line.
+
+    Raises FaultyFile for plain text that is not UTF-8.
+    """
     start = data.lstrip()[:1]
     if method is Method.PRETRAINING and start and start != b"{":
-        text = data.decode("utf-8", errors="replace")
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            number = data.count(b"\n", 0, error.start) + 1
+            message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+            raise FaultyFile([LineFault(message, number)]) from None
         yield 1, json.dumps({"text": text}).encode()
         return
     for number, line in enumerate(data.split(b"\n"), 1):

@@ -1,5 +1,6 @@
 """From files to examples: what the model will see, what of it is learned, and what is left out."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -182,3 +183,37 @@ def test_long_examples_are_cut_and_counted_and_refused_where_nothing_is_left_to_
 def test_chats_need_a_chat_template(workers: TextWorkers) -> None:
     with pytest.raises(FaultyFile, match="line 1: the model has no chat template"):
         prepare(_file(_chats()), None, Method.SUPERVISED, Renderer(_model(workers, None), 500))
+
+
+@pytest.mark.parametrize("method", [Method.SUPERVISED, Method.PRETRAINING])
+def test_a_byte_order_mark_is_no_part_of_a_file(workers: TextWorkers, method: Method) -> None:
+    rows = _chats() if method is Method.SUPERVISED else [{"text": f"text {index}"} for index in range(3)]
+    renderer = Renderer(_model(workers), 500)
+    data = _file(rows)
+    marked = prepare(codecs.BOM_UTF8 + data, codecs.BOM_UTF8 + _file(rows[:1]), method, renderer)
+    assert marked == prepare(data, _file(rows[:1]), method, renderer)
+
+
+def test_a_plain_text_has_no_byte_order_mark(workers: TextWorkers) -> None:
+    renderer = Renderer(_model(workers), 500)
+    marked = prepare(codecs.BOM_UTF8 + b"Some text.", None, Method.PRETRAINING, renderer)
+    assert marked == prepare(b"Some text.", None, Method.PRETRAINING, renderer)
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "message"),
+    [
+        (b"one\ntwo \xff three\nfour\n", 2, "the byte 0xff"),
+        ("Zürich".encode("latin-1"), 1, "the byte 0xfc"),
+        ("text".encode("utf-16"), 1, "the byte 0xff"),
+        (b'{"text": "a"}\n{"text": "\xff"}\n', 2, ""),
+    ],
+)
+def test_bytes_that_are_no_text_are_named_with_their_line(
+    workers: TextWorkers, data: bytes, line: int, message: str
+) -> None:
+    with pytest.raises(FaultyFile) as caught:
+        prepare(data, None, Method.PRETRAINING, Renderer(_model(workers), 500))
+    assert [fault.line for fault in caught.value.faults] == [line]
+    assert message in caught.value.faults[0].text
+    assert "UTF-8" in caught.value.faults[0].text
