@@ -12,6 +12,7 @@ from engine.errors import OptionError, StartupError
 from engine.jobs.finetune.config import FinetuneConfig
 from engine.jobs.finetune.items import Passage, write_rows
 from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method, write_atomically
+from engine.jobs.finetune.lock import locked
 from engine.protocol import TokenizerInfo
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
@@ -60,12 +61,13 @@ def run(argv: Sequence[str]) -> int:
     valid = None if config.validation is None else _read(config.validation)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        if code := run_module("engine.finetune.describe", str(folder.path), msgspec.json.encode(engine).decode()):
-            return code
-        _write_job(folder, config, engine, out, train, valid)
+        with locked(folder):
+            if code := run_module("engine.finetune.describe", str(folder.path), msgspec.json.encode(engine).decode()):
+                return code
+            _write_job(folder, config, engine, out, train, valid)
+            return run_module("engine.finetune", str(folder.path))
     except OSError as error:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error
-    return run_module("engine.finetune", str(folder.path))
 
 
 def _config(kind: type[Any], options: Sequence[Option], given: dict[str, Any], others: dict[str, Any]) -> Any:

@@ -121,6 +121,11 @@ class JobFolder:
         return self.path / "results.csv"
 
     @property
+    def lock(self) -> Path:
+        """An empty file, locked by the command that works in the folder."""
+        return self.path / "lock"
+
+    @property
     def state(self) -> Path:
         """What a job that goes on begins with."""
         return self.path / "state.safetensors"

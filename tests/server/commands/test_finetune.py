@@ -1,5 +1,6 @@
 """`headrace finetune`: what its options refuse before anything is loaded."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -69,3 +70,31 @@ def test_replay_is_refused_for_a_model_that_cannot_be_asked(tmp_path: Path, modu
     assert run(_argv(tmp_path, "--replay", "0")) == 0
     assert modules[-1] == "engine.finetune"
     assert JobFolder(tmp_path / "out" / "job").prompts.read_bytes() == b""
+
+
+def test_a_folder_in_which_another_job_is_trained_is_refused(tmp_path: Path, modules: list[str]) -> None:
+    folder = JobFolder(tmp_path / "out" / "job")
+    folder.path.mkdir(parents=True)
+    with folder.lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StartupError, match=r"another headrace finetune is working in .*give another --out"):
+            run(_argv(tmp_path))
+    assert modules == []
+    assert run(_argv(tmp_path)) == 0
+
+
+def test_a_folder_is_locked_while_a_job_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked: list[bool] = []
+
+    def run_module(_: str, folder: str, *__: str) -> int:
+        (Path(folder) / "tokenizer.msgpack").write_bytes(msgspec.msgpack.encode(byte_level_info()))
+        with JobFolder(Path(folder)).lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked.append(True)
+        return 0
+
+    monkeypatch.setattr(finetune, "run_module", run_module)
+    assert run(_argv(tmp_path)) == 0
+    assert locked == [True, True]  # while the model is found, and while it is trained
