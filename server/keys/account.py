@@ -37,6 +37,13 @@ class Work:
         self.is_open = True
 
 
+@dataclass(slots=True)
+class Reserved:
+    """Tokens of a budget that open works reserve, of all accounts that share it."""
+
+    num_tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What may still be used of a limit, and the seconds until all of it may be again."""
@@ -49,7 +56,8 @@ class Left:
 class Account:
     """Outlives changes of its key. For one event loop.
 
-    Invariants: `num_open` works are open, and `_reserved` is the sum of what they reserve.
+    Invariants: `num_open` works are open, and `_own_reserved` is the sum of what they reserve; it is a part of
+    `reserved`.
     """
 
     def __init__(
@@ -59,8 +67,10 @@ class Account:
         *,
         on_refused: Callable[[str, Limit], None] = lambda _name, _limit: None,
         clock: Callable[[], float] = time.monotonic,
+        reserved: Reserved | None = None,
     ) -> None:
-        """on_refused is told the key's name and the limit. clock: seconds, never going back."""
+        """on_refused is told the key's name and the limit. clock: seconds, never going back. reserved: of another
+        account of the same key, which shares the budget."""
         self.num_open = 0
         self.requests: TokenBucket | None = None
         self.tokens: TokenBucket | None = None
@@ -68,7 +78,8 @@ class Account:
         self._spending = spending
         self._on_refused = on_refused
         self._clock = clock
-        self._reserved = 0
+        self.reserved = reserved or Reserved()
+        self._own_reserved = 0
         self.change(key)
 
     def change(self, key: ApiKey) -> None:
@@ -124,7 +135,8 @@ class Account:
             if held is None:
                 raise self._tokens_refused(self.tokens, wanted)
         self.num_open += 1
-        self._reserved += wanted
+        self._own_reserved += wanted
+        self.reserved.num_tokens += wanted
         return Work(wanted, held)
 
     def end(self, work: Work, used_tokens: int) -> None:
@@ -133,7 +145,8 @@ class Account:
             return
         work.is_open = False
         self.num_open -= 1
-        self._reserved -= work.reserved
+        self._own_reserved -= work.reserved
+        self.reserved.num_tokens -= work.reserved
         self._spending.add(self._key.name, used_tokens)
         if work.held is not None and self.tokens is not None and work.held in self.tokens:
             self.tokens.settle(work.held, used_tokens)
@@ -144,7 +157,7 @@ class Account:
         budget = self._key.budget_tokens
         if budget is None:
             return None
-        return budget - self._spending.spent(self._key.name, self._key.budget_period) - self._reserved
+        return budget - self._spending.spent(self._key.name, self._key.budget_period) - self.reserved.num_tokens
 
     @property
     def requests_left(self) -> Left | None:
@@ -204,7 +217,8 @@ class Account:
     def check(self) -> None:
         """Assert the invariants that are the account's own."""
         assert self.num_open >= 0
-        assert (self._reserved == 0) or self.num_open > 0
+        assert (self._own_reserved == 0) or self.num_open > 0
+        assert 0 <= self._own_reserved <= self.reserved.num_tokens
 
 
 def _left_in(bucket: TokenBucket) -> Left:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from server.errors import ExpiredApiKey, InvalidApiKey
-from server.keys.account import Account
+from server.keys.account import Account, Reserved
 from server.keys.caller import ANYBODY, Caller, named_caller, option_caller
 from server.keys.key import ApiKey, digest_of
 from server.keys.spending import Spending
@@ -69,7 +69,10 @@ class KeyRing:
         self.keys = tuple(keys)
         accounts = {key.name: self._account(self._accounts, key) for key in self.keys}
         self._accounts = accounts
-        self._batch_accounts = {key.name: self._account(self._batch_accounts, _for_batches(key)) for key in self.keys}
+        self._batch_accounts = {
+            key.name: self._account(self._batch_accounts, _for_batches(key), accounts[key.name].reserved)
+            for key in self.keys
+        }
         accepted = {digest: _Accepted(caller, float("inf")) for digest, caller in self._options.items()}
         for key in self.keys:
             caller = named_caller(key, accounts[key.name], shares_cache=self._shares_cache)
@@ -78,10 +81,10 @@ class KeyRing:
         self._accepted = accepted
         self._metrics.set("api_keys", len(self.keys))
 
-    def _account(self, accounts: Mapping[str, Account], key: ApiKey) -> Account:
+    def _account(self, accounts: Mapping[str, Account], key: ApiKey, reserved: Reserved | None = None) -> Account:
         account = accounts.get(key.name)
         if account is None:
-            return Account(key, self._spending, on_refused=self._metrics.count_key_refusal)
+            return Account(key, self._spending, on_refused=self._metrics.count_key_refusal, reserved=reserved)
         account.change(key)
         return account
 

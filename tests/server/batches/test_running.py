@@ -13,10 +13,11 @@ from engine.protocol import EngineRequest, ServiceClass
 from server.batches.answers import LineAnswer
 from server.batches.running import run_body
 from server.context import ServerContext
+from server.errors import BudgetSpent
 from server.keys.caller import ANYBODY, Caller, name_owner
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, pooling_client, says
-from tests.helpers.keys import api_key, bearer, entry, write_keys
+from tests.helpers.keys import api_key, bearer, entry, secret, write_keys
 
 pytestmark = pytest.mark.fast
 
@@ -223,6 +224,24 @@ async def test_a_spent_budget_is_waited_for(tmp_path: Path) -> None:
     sleep = _Waits(raise_budget)
     assert (await _run(context, CHAT, {**BODIES[CHAT], "max_tokens": 9}, caller, sleep)).status_code == 200
     assert len(sleep.seconds) == 1
+
+
+def test_clients_and_lines_of_a_key_reserve_of_one_budget(tmp_path: Path) -> None:
+    path = write_keys(tmp_path / "keys", entry("ann", budget_tokens=1000))
+    ring = _context(FakeClient(says("")), api_keys_file=path).keys.ring
+    lines, clients = ring.batch_caller(name_owner("ann")), ring.find(secret("ann").encode())
+    assert lines is not None
+    assert lines.account is not None
+    assert clients.account is not None
+    work = lines.account.begin(100, 500, is_open_ended=False)
+    assert clients.account.budget_left == 400
+    with pytest.raises(BudgetSpent):
+        clients.account.begin(100, 500, is_open_ended=False)
+    lines.account.end(work, 10)
+    work = clients.account.begin(100, 500, is_open_ended=False)
+    assert lines.account.budget_left == 390
+    clients.account.end(work, 10)
+    assert lines.account.budget_left == clients.account.budget_left == 980
 
 
 def test_an_owner_whose_key_is_gone_has_no_caller(tmp_path: Path) -> None:
