@@ -206,4 +206,4 @@ def test_the_events_account_for_every_computed_token(
             if isinstance(after, Computed | Preempted):
                 assert not isinstance(before, Queued | Waits | Preempted), "it does not run"
         computed += sum(event.num_tokens for event in told if isinstance(event, Computed))
-    assert computed == sum(stats.prefill_tokens for stats in run.stats)
+    assert computed == sum(stats.prefill_tokens + stats.batch_prefill_tokens for stats in run.stats)
