@@ -19,7 +19,7 @@ CHAT = {
     "temperature": 0,
     "stream": True,
 }
-NUM_LINES = 24
+NUM_LINES = 16
 ENDLESS = {"input": "Tell me a story.", "background": True, "ignore_eos": True}
 
 
@@ -51,10 +51,15 @@ def test_a_cut_connection_is_taken_up_again(server: ServerProcess) -> None:
 
 
 def _begin_batch(client: httpx.Client) -> str:
-    """Of NUM_LINES short chats; its id."""
+    """Of NUM_LINES chats, whose last one takes longer than all others; its id."""
     lines = []
     for number in range(NUM_LINES):
-        body = {"messages": [{"role": "user", "content": f"Count to {number}."}], "max_tokens": 8}
+        is_last = number == NUM_LINES - 1
+        body = {
+            "messages": [{"role": "user", "content": f"Count to {number}."}],
+            "max_tokens": 128 if is_last else 8,
+            "ignore_eos": is_last,
+        }
         lines.append({"custom_id": f"{number}", "method": "POST", "url": "/v1/chat/completions", "body": body})
     form = {"purpose": "batch"}
     file = client.post("/v1/files", data=form, files={"file": ("lines.jsonl", jsonl(lines))}).raise_for_status().json()
@@ -106,9 +111,11 @@ def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
             assert client.get(f"/v1/responses/{second['id']}").json() == second
             assert client.get(f"/v1/responses/{running['id']}").json()["status"] == "failed"
             assert "1 background responses were cut off" in server.log
-            _wait_answered(client, batch_id, 12)
+            _wait_answered(client, batch_id, 8)
+            assert client.get(f"/v1/batches/{batch_id}").json()["status"] == "in_progress"
             os.kill(server.engine_pid(), signal.SIGKILL)
             _check_batch(client, batch_id)
+            server.wait_ready()
             drained = client.post("/v1/responses", json={**ENDLESS, "max_output_tokens": 100}).json()
         assert server.terminate() == 0
         assert "Traceback" not in server.log
