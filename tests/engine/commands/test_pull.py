@@ -101,7 +101,13 @@ def test_a_path_needs_no_download(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_what_the_next_one_goes_on_from(hub: FakeHub, tmp_path: Path) -> None:
     hub.stalls = [1_500_000]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_DOWNLOAD_TIMEOUT": "300",  # else it asks again after 10 s, which a slow machine may take
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, "-P", "-m", "server.cli", "pull", MODEL]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -6,10 +6,23 @@ import types
 import typing
 from collections.abc import Iterator
 
-from models.spec import DecoderSpec, DynamicScaling, FrequencyFactors, GatedDeltaSpec, LayerSpec, RopeSpec, YarnScaling
+from models.spec import (
+    Activation,
+    DecoderSpec,
+    DynamicScaling,
+    FrequencyFactors,
+    GatedDeltaSpec,
+    LayerSpec,
+    MLPSpec,
+    RopeSpec,
+    ScoreHeadSpec,
+    TokenPooling,
+    YarnScaling,
+)
 from tests.helpers.repository import ROOT
-from tests.helpers.techniques import described
+from tests.helpers.techniques import described, described_as
 from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.pooling_models import POOLING_MODELS
 
 Choice = tuple[type, str, object]  # of a spec's field: a value, a class, or ANOTHER
 
@@ -22,11 +35,16 @@ COMPARED_ELSEWHERE: dict[Choice, str] = {
     (RopeSpec, "scaling", FrequencyFactors): "families/test_gguf_parity.py",
     (YarnScaling, "beta_fast", ANOTHER): "layers/test_rotary_frequencies.py",
     (YarnScaling, "beta_slow", ANOTHER): "layers/test_rotary_frequencies.py",
+    # One function computes an activation, whatever it is a part of.
+    (MLPSpec, "activation", Activation.TANH): "families/test_pooling_parity.py",
+    **{(ScoreHeadSpec, "dense_activation", kind): "families/test_parity.py" for kind in Activation},
+    **{(ScoreHeadSpec, "pooling", kind): "pooling/test_tokens.py" for kind in TokenPooling},
 }
 
 
 def test_every_choice_of_a_spec_is_made_by_a_variant() -> None:
     specs = [described(make())[1] for make in ALL_VARIANTS.values()]
+    specs += [described_as(architecture, make()) for (architecture, _), make in POOLING_MODELS.items()]
     made = {choice for spec in specs for choice in choices_made(spec)}
 
     assert set(choices_offered(DecoderSpec)) - made - COMPARED_ELSEWHERE.keys() == set()

@@ -16,6 +16,7 @@ from models.kernels.packed_weight import WeightFormat
 from models.kernels.row_input import InputKind
 from models.quant.tensor import Encoding
 from tests.models.kernels import (
+    test_adapters,
     test_attention,
     test_bf16_linear,
     test_dequantize_gguf,
@@ -47,6 +48,16 @@ def each(test: Callable[..., None], **choices: list[object]) -> list[Comparison]
 
 # Of every exported function, comparisons in which it is called.
 COMPARISONS: dict[str, list[Comparison]] = {
+    "hr_adapt_rows": [
+        *each(test_adapters.test_one_adapter_for_all_rows, places=[test_adapters.FUSED], rows=[1, 33]),
+        *each(test_adapters.test_rows_have_adapters_of_their_own_in_any_order, rows=[5]),
+        *each(
+            test_adapters.test_rows_are_prepared_as_the_layer_does,
+            dtype=DTYPES,
+            kind=[InputKind.RMS_NORM],
+            rows=[1],
+        ),
+    ],
     "hr_packed_bytes": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS[:1]),
     "hr_pack_weights": each(
         test_quantized_linear.test_scales_that_are_not_finite_are_found, fmt=FORMATS, number=[float("nan")]

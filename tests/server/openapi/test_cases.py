@@ -44,7 +44,7 @@ def test_answers_of_pooling_models_are_as_described() -> None:
     cases = ApiCases(pooling_app())
     operations = cases.operations()
     labels = POOLING - _SAME
-    faults = [fault for label in sorted(labels) for fault in cases.run(operations[label], _NUM_CASES * 2 // 3)]
+    faults = [fault for label in sorted(labels) for fault in cases.run(operations[label], _NUM_CASES)]
     assert not faults, "\n".join(faults)
     assert {label for (label, status) in cases.statuses if status == 200} == labels
 
