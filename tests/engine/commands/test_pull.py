@@ -108,7 +108,10 @@ def test_ctrl_c_leaves_what_the_next_one_goes_on_from(hub: FakeHub, tmp_path: Pa
         "HF_HUB_DOWNLOAD_TIMEOUT": "300",  # else it asks again after 10 s, which a slow machine may take
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-P", "-m", "server.cli", "pull", MODEL]
+    # A signal that is ignored stays so in children, such as in those of a script's background.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{hears}; import sys; from server.cli import main; sys.exit(main(['pull', {MODEL!r}]))"
+    command = [sys.executable, "-P", "-c", program]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
