@@ -82,7 +82,7 @@ class EngineConfig:
     Raises StartupError for options that contradict each other.
     """
 
-    model: str = option("demo", "Folder, .gguf file, hub id, pypi:NAME, demo or demo:coder to serve.", group="Model")
+    model: str = option("demo", "Folder, .gguf file, hub id, pypi:NAME, demo or demo:NAME to serve.", group="Model")
     revision: str | None = option(None, "Hub branch, tag or commit of MODEL.", group="Model")
     hf_overrides: str | None = option(
         None,

@@ -108,9 +108,7 @@ class Source:
         if len(seen) == 1:
             checked.model = model
         elif model != checked.model:
-            message = (
-                f"model is {str(model)[:60]!r}, and in line 1 it is {str(checked.model)[:60]!r}; a batch has one model"
-            )
+            message = f"{_told(model)} here, and {_told(checked.model)} in line 1; all lines of a batch name one model"
             raise FaultyLine(LineFault("model_mismatch", message, line.number, "body.model"))
 
     def _read(self, number: int, data: bytes) -> Line:
@@ -179,3 +177,7 @@ def prefix_key(body: dict[str, Any]) -> bytes:
     """Lines whose prompts begin alike have keys that begin alike."""
     parts = (body[name] for name in _PROMPT_FIELDS if body.get(name) is not None)
     return b"".join(msgspec.json.encode(part)[:_KEY_BYTES] for part in parts)
+
+
+def _told(model: str | None) -> str:
+    return "model is missing" if model is None else f"model is {model[:60]!r}"

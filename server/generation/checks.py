@@ -42,13 +42,20 @@ def check_fields(body: GenerationRequest, model: ServedModel) -> list[str]:
     return ignored
 
 
+_POOLING_ROUTES = {  # by capability
+    "embedding": ("/v1/embeddings", "/v1/rerank", "/v1/score"),
+    "rerank": ("/v1/rerank",),
+    "score": ("/v1/score",),
+    "classify": ("/classify",),
+}
+
+
 def check_generates(model: ServedModel) -> None:
     """Raise InvalidRequest of a model that computes embeddings or scores."""
     if (info := model.info) is not None and info.pooling is not None:
-        can = ", ".join(info.pooling.capabilities)
+        routes = dict.fromkeys(route for can in info.pooling.capabilities for route in _POOLING_ROUTES[can])
         raise InvalidRequest(
-            f"the model {model.name!r} generates no text; it is for {can} (/v1/embeddings, /v1/rerank, /v1/score, "
-            "/classify, /pooling)",
+            f"the model {model.name!r} generates no text; it is for {', '.join((*routes, '/pooling'))}",
             param="model",
             code="model_not_suited",
         )

@@ -78,7 +78,8 @@ def run(argv: Sequence[str]) -> int:
         load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # a wrong one is told now
         job = stack.enter_context(_job(namespace, server))
         if not job.left:
-            _say(f"{job.output.path} has an answer to each of {job.num_lines:,} lines")
+            failed = f", {job.num_failed:,} of them errors" if job.num_failed else ""
+            _say(f"{job.output.path} has an answer to each of {job.num_lines:,} lines{failed}")
             return _SOME_FAILED if job.num_failed else 0
         if not server.served_model_name and job.file.models:
             server = dataclasses.replace(server, served_model_name=tuple(job.file.models))
