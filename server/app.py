@@ -1,7 +1,7 @@
 """create_app: the HTTP application around one engine client."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -121,28 +121,9 @@ def create_app(
     """
     store = store or entries_in(memory_database(), config)
     drain, workers = Drain(), TextWorkers()
-    templates = templates or DirectTemplates()
     entries = config.models.entries or (ModelEntry(config.model_names(engine_config.model), engine_config),)
     clients = client if isinstance(client, Mapping) else {entries[0].name: client}
-    models: ServedModels
-    models = ServedModels(
-        [
-            ServedModel(
-                names=entry.names,
-                root=entry.engine.model,
-                client=clients[entry.name],
-                config=dataclasses.replace(config, **entry.overrides),
-                metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),
-                has_adapters=entry.engine.enable_lora,
-                honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
-                drain=drain,
-                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else []),
-                workers=workers,
-                templates=templates,
-            )
-            for entry in entries
-        ]
-    )
+    models = _served_models(entries, clients, config, metrics, drain, workers, templates or DirectTemplates())
     announce_adapters(models, config.lora, are_settled=len(entries) == 1)
     context = ServerContext(
         models=models,
@@ -171,6 +152,37 @@ def create_app(
     for router in ROUTERS:
         app.include_router(router)
     return app
+
+
+def _served_models(
+    entries: Sequence[ModelEntry],
+    clients: Mapping[str, EngineClient],
+    config: ServerConfig,
+    metrics: Metrics,
+    drain: Drain,
+    workers: TextWorkers,
+    templates: TemplateRunner,
+) -> ServedModels:
+    models: ServedModels
+    models = ServedModels(
+        [
+            ServedModel(
+                names=entry.names,
+                root=entry.engine.model,
+                client=clients[entry.name],
+                config=dataclasses.replace(config, **entry.overrides),
+                metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),
+                has_adapters=entry.engine.enable_lora,
+                honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
+                drain=drain,
+                live=LiveFeed(clients[entry.name], lambda: models.overview if len(models) > 1 else []),
+                workers=workers,
+                templates=templates,
+            )
+            for entry in entries
+        ]
+    )
+    return models
 
 
 def _middleware(context: ServerContext) -> list[Middleware]:
