@@ -20,6 +20,7 @@ from server.drain import Drain
 from server.errors import TTFT_HEADER
 from server.files.disk import disk_of
 from server.files.store import Files
+from server.finetuning.jobs.table import use_of as finetune_use_of
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.http.preparing import QueueMiddleware
@@ -145,7 +146,7 @@ def create_app(
         middleware=_middleware(context),
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )
-    context.files.users.append(batch_use_of)
+    context.files.users += [batch_use_of, finetune_use_of]
     app.state.context = context
     # The application's own list of routes has the routers alone.
     app.state.description = docs.description_of([r for router in ROUTERS for r in router.routes], config.root_path)
@@ -169,6 +170,7 @@ def _served_models(
             ServedModel(
                 names=entry.names,
                 root=entry.engine.model,
+                engine=entry.engine,
                 client=clients[entry.name],
                 config=dataclasses.replace(config, **entry.overrides),
                 metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ class ServerContext:
     workers: TextWorkers
     drain: Drain
     batches_changed: asyncio.Event = field(default_factory=asyncio.Event)  # one was made, or is to be canceled
+    wake_finetune: Callable[[str], None] = lambda _: None  # a job, by its id, was made, or its status was changed
     tracing: "Tracing | None" = None
     created_s: int = field(default_factory=lambda: int(time.time()))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from engine.client.interface import EngineClient, EngineState
+from engine.config import EngineConfig
 from engine.errors import EngineUnavailable
 from engine.protocol import EngineInfo, TokenizerInfo
 from server.config import ServerConfig
@@ -46,6 +47,7 @@ class ServedModel:
 
     names: tuple[str, ...]  # that clients call it by; the first is canonical
     root: str  # MODEL as typed
+    engine: EngineConfig  # the options that it is loaded with
     client: EngineClient
     config: ServerConfig
     metrics: Metrics

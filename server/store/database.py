@@ -92,6 +92,30 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX batches_by_owner ON batches (owner, number)",
         "CREATE INDEX batches_by_status ON batches (status)",
     ),
+    (
+        """CREATE TABLE finetune_jobs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            status TEXT NOT NULL,
+            name TEXT NOT NULL UNIQUE,
+            training_file TEXT NOT NULL,
+            validation_file TEXT,
+            metadata TEXT,
+            request_key TEXT,
+            request_digest TEXT,
+            body BLOB NOT NULL,
+            UNIQUE (owner, request_key)
+        )""",
+        "CREATE INDEX finetune_jobs_by_owner ON finetune_jobs (owner, number)",
+        "CREATE INDEX finetune_jobs_by_status ON finetune_jobs (status)",
+        """CREATE TABLE finetune_events (
+            job TEXT NOT NULL REFERENCES finetune_jobs (id) ON DELETE CASCADE,
+            number INTEGER NOT NULL,
+            body BLOB NOT NULL,
+            PRIMARY KEY (job, number)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, QueueFull, StartupError
 from server.config import ServerConfig
 from server.drain import Drain
@@ -26,6 +27,7 @@ def _model(*names: str) -> ServedModel:
     return ServedModel(
         names=names,
         root=names[0],
+        engine=EngineConfig(model=names[0]),
         client=client,
         config=ServerConfig(),
         metrics=Metrics(names[0]),

@@ -1,0 +1,21 @@
+"""out_folder: where a job's adapter, its checkpoints and the trainer's files are."""
+
+from pathlib import Path
+
+_ROOT = "fine-tuning"
+
+
+def root_folder(data_dir: str) -> Path:
+    """With a folder for each job, by its id. It may not exist yet."""
+    return Path(data_dir).expanduser().resolve() / _ROOT
+
+
+def out_folder(data_dir: str, job_id: str) -> Path:
+    """For the adapter; beside it are `checkpoints/` and, in `job/`, the JobFolder. Never stored: --data-dir may be
+    moved."""
+    return root_folder(data_dir) / job_id
+
+
+def checkpoint_folder(data_dir: str, job_id: str, step: int) -> Path:
+    """With the adapter after a step that ended an epoch."""
+    return out_folder(data_dir, job_id) / "checkpoints" / f"step-{step}"

@@ -1,0 +1,157 @@
+"""What is answered of fine-tuning jobs, in OpenAI's form."""
+
+import enum
+from typing import Any, Literal
+
+import msgspec
+
+ORGANIZATION: Literal["headrace"] = "headrace"
+
+
+class FinetuneStatus(enum.StrEnum):
+    """OpenAI's. A job goes down this list to `running`; it may be paused at any time before its end, and goes on."""
+
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def has_ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = (FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED, FinetuneStatus.CANCELLED)
+
+
+class FinetuneError(msgspec.Struct, frozen=True):
+    """Why a job failed. param: the field of the request that names what is wrong."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """OpenAI's three are always there; "auto" until they are chosen, when the training begins. The others are there
+    where they were given, or have been chosen."""
+
+    n_epochs: int | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate_multiplier: float | Literal["auto"]
+    beta: float | Literal["auto"] | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    target_modules: list[str] = []
+    max_length: int | None = None
+    warmup_ratio: float | None = None
+    schedule: str | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    replay: float | None = None
+    early_stopping: int | None = None
+    order: str | None = None
+    pacing: str | None = None
+
+
+class MethodSettings(msgspec.Struct, frozen=True):
+    hyperparameters: HyperparametersObject
+
+
+class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The settings stand under the method's own name."""
+
+    type: str
+    supervised: MethodSettings | None = None
+    dpo: MethodSettings | None = None
+    pretraining: MethodSettings | None = None
+
+
+class FinetuneJobObject(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: Literal["headrace"] = ORGANIZATION
+    status: FinetuneStatus
+    training_file: str
+    validation_file: str | None
+    hyperparameters: HyperparametersObject
+    method: MethodObject
+    result_files: list[str]
+    trained_tokens: int | None
+    error: FinetuneError | None
+    seed: int
+    estimated_finish: int | None
+    integrations: list[dict[str, Any]]
+    metadata: dict[str, str] | None
+    user_provided_suffix: str | None
+
+
+class FinetuneEventObject(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's. type: "metrics" for each step."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any]
+
+
+class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Losses in nats, accuracies as shares of the learned tokens. general_loss: on the base's own answers."""
+
+    step: int
+    train_loss: float | None = None
+    train_mean_token_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    full_valid_loss: float | None = None
+    full_valid_mean_token_accuracy: float | None = None
+    general_loss: float | None = None
+    base_general_loss: float | None = None
+
+
+class FinetuneCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's. The model is served under the checkpoint's name."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: CheckpointMetrics
+
+
+class FinetuneJobList(msgspec.Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[FinetuneJobObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FinetuneEventList(msgspec.Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[FinetuneEventObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FinetuneCheckpointList(msgspec.Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[FinetuneCheckpointObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
