@@ -6,6 +6,7 @@ The weights are in the cache by then, and mapped. A server takes three restarts 
 three.
 """
 
+import argparse
 import os
 import shlex
 import signal
@@ -59,11 +60,16 @@ def _is_alive(pid: int) -> bool:
 
 
 def main() -> int:
-    model, *options = sys.argv[1:]
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.restart_times", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    namespace, options = parser.parse_known_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = shlex.join(["headrace", "serve", model, "--port", str(port), *options])
+    command = shlex.join(["headrace", "serve", namespace.model, "--port", str(port), *options])
     with started(command, port, _START_TIMEOUT_S) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         times = []
         for _ in range(_KILLS):
