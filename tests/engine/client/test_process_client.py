@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.client import process_client
+from engine.client import process_client, supervisor
 from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import EngineState, RequestStream, RestartReason
 from engine.client.process_client import ProcessClient
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
     clock = HandClock()
     monkeypatch.setattr(process_client, "time", clock)
     monkeypatch.setattr(process_client, "ProgressClock", lambda now, **_: ProgressClock(now, max_gap_s=HOURS_S))
-    monkeypatch.setattr(process_client, "_WATCH_INTERVAL_S", 0.005)
+    monkeypatch.setattr(supervisor, "WATCH_INTERVAL_S", 0.005)
     return clock
 
 

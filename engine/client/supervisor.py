@@ -1,0 +1,137 @@
+"""EngineSupervisor: runs the engine's process, kills one that hangs, and starts the next."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.client.callbacks import EngineCallbacks
+from engine.client.engine_life import EngineLife
+from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
+from engine.client.interface import EngineState, RestartReason
+from engine.client.restart_limit import MAX_RESTARTS, RESTART_WINDOW_S
+from engine.config import EngineConfig
+from engine.protocol import FromEngine, Shutdown, ToEngine
+
+logger = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUser:
+    """Whoever sends requests to the processes, by what the supervisor calls."""
+
+    handle: Callable[[FromEngine], None]
+    go_on: Callable[[], None]  # a process has ended, and the next one is about to be started
+    give_up: Callable[[], None]  # there will be none
+    silent_s: Callable[[], float]  # since the last sign of progress, if there is work; to be asked every second
+
+
+class EngineSupervisor:
+    """All methods run on the event loop that called `start`.
+
+    Invariant: when a process ends, the user goes on or gives up before anything else happens.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        command: tuple[str, ...],
+        life: EngineLife,
+        user: EngineUser,
+        callbacks: EngineCallbacks,
+        *,
+        hang_timeout_s: float,
+    ) -> None:
+        """hang_timeout_s: 0 is none."""
+        self._config = config
+        self._command = command
+        self._life = life
+        self._user = user
+        self._callbacks = callbacks
+        self._hang_timeout_s = hang_timeout_s
+        self._engine: EngineProcess | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        self._task.add_done_callback(self._supervision_ended)
+
+    def send(self, message: ToEngine) -> None:
+        """Send a message to the process, or drop it if there is none."""
+        if self._engine is not None:
+            self._engine.send(message)
+
+    async def stop(self) -> None:
+        """Stop the process at once, and start none again."""
+        self._life.is_stopping = True
+        self._life.reason = "the server is stopping"
+        if self._life.state is EngineState.LOADING and self._engine is not None:
+            self._engine.kill()  # it listens only once it is ready
+        self.send(Shutdown())
+        if self._task is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._task), EXIT_TIMEOUT_S)
+            except TimeoutError:
+                self._task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._task
+        if self._engine is not None:
+            await self._engine.kill_and_wait()
+
+    async def _supervise(self) -> None:
+        """Run the engine process again and again until it may not be restarted any more."""
+        life = self._life
+        while True:
+            await self._run_once()
+            if not life.take_restart():
+                self._user.give_up()
+                if not life.is_stopping:
+                    life.die()
+                return
+            self._user.go_on()
+            self._callbacks.on_restart(RestartReason.HANG if life.has_hung else RestartReason.CRASH)
+            logger.warning(
+                "starting the engine again: restart %d; after %d within %d minutes the server gives up",
+                life.num_restarts,
+                MAX_RESTARTS,
+                RESTART_WINDOW_S // 60,
+            )
+            life.restart()
+
+    def _supervision_ended(self, task: "asyncio.Task[None]") -> None:
+        """A fault of our own must end in DEAD, too: nobody would notice that the supervisor is gone."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        logger.error("the engine's supervision failed", exc_info=error)
+        self._user.give_up()
+        self._life.die(f"the engine's supervision failed: {error}")
+
+    async def _run_once(self) -> None:
+        """Start one engine process and handle its messages until it is gone."""
+        self._life.begin_process()
+        self._engine = EngineProcess(self._command, self._config)
+        self._callbacks.on_process(self._engine.pid)
+        watchdog = asyncio.create_task(self._watch(self._engine), name="engine-watchdog")
+        try:
+            returncode = await self._engine.run(self._user.handle)
+        finally:
+            watchdog.cancel()
+        self._callbacks.on_process(None)
+        if self._life.end_process(f"the engine process ended with {describe_exit(returncode)}"):
+            logger.error("%s", self._life.reason)
+
+    async def _watch(self, engine: EngineProcess) -> None:
+        """Kill the process if it hangs: then its end is handled as any other."""
+        life = self._life
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            silent_s = self._user.silent_s()  # without a limit, too: the clock counts what is looked at
+            has_hung = 0 < self._hang_timeout_s < silent_s
+            if has_hung and life.state is EngineState.READY and not life.is_stopping:
+                life.hang(f"the engine made no progress for {silent_s:.0f} s, with work to do, and was killed")
+                logger.error("%s (--engine-hang-timeout)", life.reason)
+                engine.kill()
+                return
