@@ -1,0 +1,142 @@
+"""Residency: requests, operators, failures and time in any order."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from engine.errors import HeadraceError
+from server.served.resident import ModelState, Waiter
+from server.served.wishes import Wish
+from tests.helpers.residency import ResidencyServer, resident
+
+pytestmark = pytest.mark.fast
+
+LIMIT = 10
+NEEDS = {"a": 6, "b": 6, "c": 3, "d": 9}
+
+
+class Requests(RuleBasedStateMachine):
+    """Requests, operators, failures and time in any order, against what must hold of every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        residents = [resident(name, need, idle_s=5.0 if name == "c" else None) for name, need in NEEDS.items()]
+        self.server = ResidencyServer(LIMIT, *residents)
+        self.waiting: list[tuple[str, Waiter, list[None]]] = []  # the last has an item for each notification
+        self.running: list[str] = []
+        self.wishes: list[tuple[Wish, list[None]]] = []
+
+    def _sort(self) -> None:
+        """Tell those that were admitted, of models that are loaded, from those that wait."""
+        for name, waiter, notified in self.waiting:
+            assert len(notified) == waiter.is_over
+            if waiter.is_admitted:
+                assert self.server.state(name) is ModelState.LOADED, "admitted while its model is loaded"
+                self.running.append(name)
+        self.waiting = [each for each in self.waiting if not each[1].is_over]
+
+    @rule(name=st.sampled_from(sorted(NEEDS)))
+    def enter(self, name: str) -> None:
+        notified: list[None] = []
+        try:
+            waiter = self.server.residency.enter(name, lambda: notified.append(None))
+        except HeadraceError:
+            assert not notified
+            return
+        self.waiting.append((name, waiter, notified))
+        self._sort()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.server.residency.leave(self.running.pop(data.draw(st.integers(0, len(self.running) - 1))))
+        self._sort()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        name, waiter, _ = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
+        self.server.residency.withdraw(name, waiter)
+        self._sort()
+
+    @rule(name=st.sampled_from(sorted(NEEDS)), is_load=st.booleans())
+    def ask_as_operator(self, name: str, is_load: bool) -> None:
+        notified: list[None] = []
+        ask = self.server.residency.want if is_load else self.server.residency.dismiss
+        self.wishes.append((ask(name, lambda: notified.append(None)), notified))
+        self._sort()
+
+    @rule(name=st.sampled_from(sorted(NEEDS)), seconds=st.sampled_from([0.0, 3.0, math.inf]))
+    def keep(self, name: str, seconds: float) -> None:
+        self.server.residency.keep(name, seconds)
+
+    @precondition(lambda self: self.server.loader.loading)
+    @rule(data=st.data(), measured=st.sampled_from([None, -1, 1]))
+    def end_load(self, data: st.DataObject, measured: int | None) -> None:
+        name = data.draw(st.sampled_from(sorted(self.server.loader.loading)))
+        self.server.loaded(name, None if measured is None else min(LIMIT, NEEDS[name] + measured))
+        self._sort()
+
+    @precondition(lambda self: self.server.loader.loading)
+    @rule(data=st.data())
+    def fail_to_load(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.server.loader.loading)))
+        self.server.loader.loading.remove(name)
+        self.server.residency.failed(name, "broken")
+        self._sort()
+
+    @rule(name=st.sampled_from(sorted(NEEDS)))
+    def lose_engine(self, name: str) -> None:
+        if self.server.state(name) is ModelState.LOADED:
+            self.server.residency.failed(name, "killed")
+            self._sort()
+
+    @precondition(lambda self: self.server.loader.unloading)
+    @rule(data=st.data())
+    def end_unload(self, data: st.DataObject) -> None:
+        self.server.unloaded(data.draw(st.sampled_from(sorted(self.server.loader.unloading))))
+        self._sort()
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.server.now_s += seconds
+        self.server.residency.look()
+        self._sort()
+
+    @invariant()
+    def it_holds(self) -> None:
+        self.server.residency.check()
+        running = Counter(self.running)
+        for name in NEEDS:
+            assert self.server.residency[name].num_users == running[name]
+        assert sum(len(self.server.residency[name].waiters) for name in NEEDS) == len(self.waiting)
+        assert all(len(notified) == wish.is_over for wish, notified in self.wishes)
+        residents = [self.server.residency[name] for name in NEEDS]
+        num_open = sum(len(each.load_wishes) + len(each.unload_wishes) for each in residents)
+        assert num_open == sum(not wish.is_over for wish, _ in self.wishes)
+
+    def teardown(self) -> None:
+        """Where all that was begun ends, no request and no operator is left waiting."""
+        for _ in range(1000):
+            loader = self.server.loader
+            if loader.loading:
+                self.server.loaded(min(loader.loading))
+            elif loader.unloading:
+                self.server.unloaded(min(loader.unloading))
+            elif self.running:
+                self.server.residency.leave(self.running.pop())
+            else:
+                break
+            self._sort()
+            self.server.residency.check()
+        assert not self.waiting
+        assert not self.running
+        assert all(wish.is_over for wish, _ in self.wishes)
+
+
+TestRequests = Requests.TestCase
+TestRequests.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
