@@ -108,20 +108,12 @@ def build_served_engine(
         _enable_adapters(config, models.target)
     drafter = _drafter(config, spec, models, budget)
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
-    step_budget = StepBudget(
-        config.max_num_batched_tokens,
-        times.prefill_token_s,
-        runner.position_cost,
-        decode_s=times.decode_s,
-        batch_step_s=config.batch_step_ms / 1000,
-    )
-    steps = describe_steps(config, step_budget, times.prefill_token_s)
-    are_steps_timed = config.max_num_batched_tokens is None
-    config = dataclasses.replace(
+    step_budget = _step_budget(config, runner, times)
+    engine_config = dataclasses.replace(
         config, max_model_len=budget.max_model_len, max_num_batched_tokens=step_budget.max_tokens
     )
     engine = Engine(
-        config,
+        engine_config,
         runner if faults is None else FaultyRunner(runner, faults),
         num_blocks=budget.num_blocks,
         num_states=budget.num_states,
@@ -132,10 +124,11 @@ def build_served_engine(
         adapters=_adapter_service(config, models.target, on_prepared, on_adapter),
         on_started=on_started,
     )
-    info = describe(config, models.target, groups, budget, steps, models.quality)
+    steps = describe_steps(config, step_budget, times.prefill_token_s)
+    info = describe(engine_config, models.target, groups, budget, steps, models.quality)
     info = msgspec.structs.replace(
         info,
-        are_steps_timed=are_steps_timed,
+        are_steps_timed=config.max_num_batched_tokens is None,
         prefill_seconds_per_token=times.prefill_token_s,
         decode_step_s=times.decode_s,
     )
@@ -208,6 +201,17 @@ def _warm_runner(
     )
     runner.end_warm_up()
     return runner, times
+
+
+def _step_budget(config: EngineConfig, runner: TorchRunner, times: WarmUpTimes) -> StepBudget:
+    """Of a runner that has just warmed up."""
+    return StepBudget(
+        config.max_num_batched_tokens,
+        times.prefill_token_s,
+        runner.position_cost,
+        decode_s=times.decode_s,
+        batch_step_s=config.batch_step_ms / 1000,
+    )
 
 
 def _grammar_compiler(config: EngineConfig, model: LoadedModel, on_compiled: Callable[[], None]) -> GrammarCompiler:
