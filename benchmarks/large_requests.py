@@ -8,15 +8,14 @@ process's memory and threads: the most while it ran, and three seconds later. Li
 """
 
 import argparse
-import http.client
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from benchmarks.live_probe import LiveProbe, connect
 
 CHAT = "/v1/chat/completions"
 _SIZE = 7_900_000
@@ -47,46 +46,22 @@ BODIES: dict[str, tuple[str, bytes, int]] = {  # name -> path, body, how many at
 }
 
 
-class Probe:
-    """Asks for /live all the time, and looks at the server's memory."""
+class Memory:
+    """The server's memory and threads, and the most that were seen."""
 
-    def __init__(self, url: str, pid: int) -> None:
-        self.url, self.pid = url, pid
-        self.slowest_s = 0.0
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
         self.peak_mib, self.peak_threads = self.memory()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Probe":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
 
     def memory(self) -> tuple[float, int]:
         """(resident MiB, threads) of the server process."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         return int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"])
 
-    def _run(self) -> None:
-        connection = connect(self.url)
-        while not self._stopped.is_set():
-            began_s = time.perf_counter()
-            connection.request("GET", "/live")
-            connection.getresponse().read()
-            self.slowest_s = max(self.slowest_s, time.perf_counter() - began_s)
-            mib, threads = self.memory()
-            self.peak_mib, self.peak_threads = max(self.peak_mib, mib), max(self.peak_threads, threads)
-            time.sleep(0.005)
-
-
-def connect(url: str) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=120)
+    def look(self) -> None:
+        mib, threads = self.memory()
+        self.peak_mib, self.peak_threads = max(self.peak_mib, mib), max(self.peak_threads, threads)
 
 
 def post(url: str, path: str, body: bytes) -> tuple[int, str]:
@@ -104,17 +79,18 @@ def leave(url: str, path: str, body: bytes) -> None:
 
 
 def measure(name: str, url: str, pid: int, work: Callable[[], str]) -> None:
-    with Probe(url, pid) as probe:
-        before_mib, _ = probe.memory()
+    memory = Memory(pid)
+    with LiveProbe(url, memory.look) as probe:
+        before_mib, _ = memory.memory()
         began_s = time.perf_counter()
         result = work()
         took_s = time.perf_counter() - began_s
         time.sleep(0.3)
     time.sleep(_SETTLED_S)
-    after_mib, after_threads = probe.memory()
+    after_mib, after_threads = memory.memory()
     sys.stdout.write(
-        f"{name:22} {took_s:6.2f} s  /live {probe.slowest_s * 1000:5.0f} ms  memory {before_mib:5.0f}, at most "
-        f"{probe.peak_mib:5.0f}, then {after_mib:5.0f} MiB  threads {probe.peak_threads:3}, then {after_threads:3}  "
+        f"{name:22} {took_s:6.2f} s  /live {probe.take_longest_s() * 1000:5.0f} ms  memory {before_mib:5.0f}, at most "
+        f"{memory.peak_mib:5.0f}, then {after_mib:5.0f} MiB  threads {memory.peak_threads:3}, then {after_threads:3}  "
         f"{result}\n"
     )
     sys.stdout.flush()

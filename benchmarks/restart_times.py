@@ -1,9 +1,9 @@
-"""How long a server is away after its engine was killed: from SIGKILL to the first answer.
+"""How long a server is away after its engine was killed, from SIGKILL to the first answer, and whether /live answers.
 
     .venv/bin/python -m benchmarks.restart_times MODEL [options of headrace serve]
 
 The weights are in the cache by then, and mapped. A server takes three restarts within ten minutes, so that there are
-three.
+three. /live is asked for all the time; what is told is its longest answer.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.live_probe import LiveProbe
 from benchmarks.servers import started
 
 _KILLS = 3
@@ -70,13 +71,23 @@ def main() -> int:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = shlex.join(["headrace", "serve", namespace.model, "--port", str(port), *options])
-    with started(command, port, _START_TIMEOUT_S) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        times = []
+    with (
+        LiveProbe(f"http://127.0.0.1:{port}") as live,
+        started(command, port, _START_TIMEOUT_S) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        start_live_s = live.take_longest_s()
+        times, live_s = [], []
         for _ in range(_KILLS):
             client.post("/v1/completions", json=_BODY).raise_for_status()
             times.append(restart_s(client, port))
+            live_s.append(live.take_longest_s())
+        live.stop()
     shown = ", ".join(f"{each:.2f}" for each in times)
-    sys.stdout.write(f"start {server.start_s:.2f} s; after SIGKILL {shown}: median {statistics.median(times):.2f} s\n")
+    sys.stdout.write(
+        f"start {server.start_s:.2f} s; after SIGKILL {shown}: median {statistics.median(times):.2f} s; /live at most "
+        f"{start_live_s * 1000:.0f} ms during the start, {max(live_s) * 1000:.0f} ms during restarts\n"
+    )
     return 0
 
 
