@@ -19,7 +19,7 @@ from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.prefix_waits import PrefixWaits
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_split import StepSplit
+from engine.scheduling.step_split import Demand, StepSplit
 from engine.scheduling.step_tally import PreemptionReason
 from engine.scheduling.tenants import charge_prompt
 
@@ -109,19 +109,18 @@ class StepPlanner:
         newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
         items: list[PlanItem] = []
         num_running = len(running)
-        for sequence, num_wanted, _, cost in running:
-            if tokens[sequence] == num_wanted:
-                left -= self._continue(items, sequence, num_wanted) * cost
+        for demand in running:
+            if tokens[demand.sequence] == demand.num_tokens:
+                left -= demand.price(self._continue(items, demand.sequence, demand.num_tokens))
         in_part = [demand for demand in running if tokens[demand.sequence] < demand.num_tokens]
-        left -= sum(tokens[demand.sequence] * demand.cost for demand in in_part)
+        left -= sum(demand.price(tokens[demand.sequence]) for demand in in_part)
         if len(lifecycle.running) == num_running:
-            left -= self._admit(
-                items, chosen, {each.sequence: (tokens[each.sequence], each.cost) for each in newcomers}
-            )
-        for sequence, num_wanted, _, cost in in_part:
-            num_more = max(0, min(num_wanted - tokens[sequence], int(left / cost)))
-            left -= num_more * cost
-            self._continue(items, sequence, tokens[sequence] + num_more)
+            left -= self._admit(items, chosen, {each.sequence: (tokens[each.sequence], each) for each in newcomers})
+        for demand in in_part:
+            num_before = tokens[demand.sequence]
+            num_tokens = num_before + demand.num_more(num_before, left)
+            left -= demand.price(num_tokens) - demand.price(num_before)
+            self._continue(items, demand.sequence, num_tokens)
         # A sequence that has lost its blocks to another one of this step is not computed.
         items = [item for item in items if item.sequence.status is SequenceStatus.RUNNING]
         if lifecycle.adapters is not None:
@@ -182,10 +181,12 @@ class StepPlanner:
 
     # --- newcomers ----------------------------------------------------------------------------------------------------
 
-    def _admit(self, items: list[PlanItem], chosen: list[Sequence], tokens: dict[Sequence, tuple[int, float]]) -> float:
+    def _admit(
+        self, items: list[PlanItem], chosen: list[Sequence], tokens: dict[Sequence, tuple[int, Demand]]
+    ) -> float:
         """Let newcomers run, as long as their room has not gone to others meanwhile; returns what their tokens cost.
 
-        tokens: of each, and what one costs.
+        tokens: of each, and its demand.
         """
         spent = 0.0
         room, lifecycle = self._kv.room, self._lifecycle
@@ -195,8 +196,8 @@ class StepPlanner:
             if not lifecycle.has_free_place or not room.can_admit(sequence, match, num_reserved):
                 break
             self._begin(sequence, match)
-            num_tokens, cost = tokens[sequence]
-            spent += self._continue(items, sequence, min(num_tokens, sequence.num_pending)) * cost
+            num_tokens, demand = tokens[sequence]
+            spent += demand.price(self._continue(items, sequence, min(num_tokens, sequence.num_pending)))
             num_reserved += room.num_needed(sequence)
         for sequence, num_blocks in self._prefix_waits.branch_points:
             if sequence.status is SequenceStatus.RUNNING:

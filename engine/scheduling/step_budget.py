@@ -3,15 +3,17 @@
 from collections import abc
 
 from engine.scheduling.batch_budget import BatchBudget
-from engine.scheduling.step_cost import StepCost, StepSample
+from engine.scheduling.step_cost import PromptCost, StepCost, StepSample
+from engine.scheduling.step_delays import StepDelays
 from engine.scheduling.step_memory import StepMemory
 
 _PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weights fewer times
 # While sequences generate, a step is a gap in their streams: no longer than reads as a pause, but prompts must get on
 # where a step that only generates takes as long alone.
 _MIXED_TARGET_S, _MIXED_TARGET_STEPS = 0.07, 2.5
-# Or somewhat longer, where a prompt would else have less than about half of the rate that it has alone.
-_MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
+# Or somewhat longer, where a prompt would else have less than about half of the rate that it has alone: so that, with
+# what steps take beyond what is expected, one in a hundred exceeds this.
+_GAP_S, _GAP_STEPS = 0.1, 2.9
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
 _TOKENS_MULTIPLE = 16  # of steps with several times as many: kernels work on whole tiles
 
@@ -36,6 +38,7 @@ class StepBudget:
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
         self._batch = None if batch_step_s is None else BatchBudget(batch_step_s, self._cost, decode_s)
+        self._delays = StepDelays()
         self._memory = StepMemory(self.max_tokens)
 
     @property
@@ -50,7 +53,7 @@ class StepBudget:
     @property
     def most_s(self) -> float:
         """How long a step may take beside streams where a prompt would else have less than about half of its rate."""
-        return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
+        return max(self.target_s(1), max(_GAP_S, _GAP_STEPS * self._cost.decode_s) / self._delays.factor)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
         """Most tokens of the next step, in which `num_generating` sequences continue their output. is_batch: and no
@@ -65,29 +68,29 @@ class StepBudget:
             num_tokens = min(self.max_tokens, in_time)
         return self._memory.limit(num_tokens)
 
-    def costs(self, num_generating: int, *, is_batch: bool = False) -> abc.Callable[[int], float]:
-        """How many tokens at a prompt's beginning one at a position counts for, in the next step."""
+    def costs(self, num_generating: int, *, is_batch: bool = False) -> abc.Callable[[int], PromptCost]:
+        """What a prompt's tokens at a position cost in the next step."""
         if is_batch and self._batch is not None:
             num_of_batch = self._batch.num_prompt_tokens(num_generating)
             return lambda position: self._cost_of(position, num_of_batch, is_mixed=False)
         if self._num_tokens is not None:
-            return lambda _: 1.0
+            return lambda _: PromptCost()
         num_prompt_tokens = self.tokens(num_generating) - num_generating
         return lambda position: self._cost_of(position, num_prompt_tokens, is_mixed=num_generating > 0)
 
-    def _cost_of(self, position: int, num_prompt_tokens: int, *, is_mixed: bool) -> float:
-        """As many as make the step's prompt tokens, divided by them, what fits its time with what a prompt adds beside
-        its tokens."""
+    def _cost_of(self, position: int, num_prompt_tokens: int, *, is_mixed: bool) -> PromptCost:
+        """By their times; less where the step may take longer than the others' budget has."""
         first_s, token_s = self._cost.prompt_token_s(0), self._cost.prompt_token_s(position)
         prompt_s = self._cost.prompt_s(position)
-        num_fitting = int((num_prompt_tokens * first_s - prompt_s) / token_s)
-        if is_mixed:
-            others_s = self._cost.decode_s + prompt_s
-            num_for_half = round(others_s / token_s)
-            num_fitting = max(num_fitting, min(num_for_half, int((self.most_s - others_s) / token_s)))
-        if num_fitting < 1:
-            return (token_s + prompt_s) / first_s
-        return max(1.0, num_prompt_tokens / num_fitting)
+        cost = PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
+        if not is_mixed:
+            return cost
+        others_s = self._cost.decode_s + prompt_s
+        num_for_half = min(round(others_s / token_s), int((self.most_s - others_s) / token_s))
+        price = num_for_half * cost.token + cost.entry
+        if num_for_half < 1 or price <= num_prompt_tokens:
+            return cost
+        return PromptCost(cost.token * num_prompt_tokens / price, cost.entry * num_prompt_tokens / price)
 
     def _tokens_in_time(self, num_generating: int) -> int:
         if self._num_tokens is not None:
@@ -102,6 +105,9 @@ class StepBudget:
         """Learn from a step that did not fail."""
         self._memory.observe(sample.num_tokens)
         if not sample.is_batch:
+            if sample.num_tokens > sample.num_prompt_tokens > 0:
+                expected_s = self._cost.decode_s + self._cost.prompts_s(sample)
+                self._delays.observe(sample.step_s / max(expected_s, 1e-9))
             self._cost.observe(sample)
         elif self._batch is not None:
             self._batch.observe(sample)

@@ -1,6 +1,7 @@
 """StepCost: how long a step will take, learned from how long steps took."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _FAR = 8192  # where positions are taken to count as much as the token itself, if the model does not tell
 _READ_TOKENS = 2  # what reading all before a prompt's tokens takes: as their positions add to so many of them
@@ -10,6 +11,13 @@ _DECODE_WEIGHT = 0.1
 _FASTER_WEIGHT, _SLOWER_WEIGHT = 0.4, 0.2
 _FIRST_FAR_STEPS, _FIRST_FAR_WEIGHT = 4, 0.8  # far into prompts, where what is known before is an estimate alone
 _MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; less is lost in the time of the others
+
+
+class PromptCost(NamedTuple):
+    """What a prompt's next tokens cost a step, in tokens at a prompt's beginning."""
+
+    token: float = 1.0  # of each
+    entry: float = 0.0  # once for all: reading what is before them
 
 
 @dataclass(frozen=True, slots=True)

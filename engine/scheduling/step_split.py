@@ -4,9 +4,10 @@ First come those that generate: one token each, and their drafts. What is left i
 a class tenants share it (prompt_levels.py), and a tenant's prompts follow one another in the order of service. But a
 prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
 soon, and it ends little later. What is divided is time: a token far into a prompt costs as much as several at its
-beginning, and the budget is in tokens at the beginning. Where one costs more than all that is left for prompts, it is
-computed all the same, if its prompt is the next one: else that would wait until nobody generates. The others have half
-of a step beside it.
+beginning, and the budget is in tokens at the beginning. What is before a prompt's tokens is read once for all of them
+that a step computes, so a step has parts of few far prompts, in turns. Where one token costs more than all that is left
+for prompts, it is computed all the same, if its prompt is the next one: else that would wait until nobody generates.
+The others have half of a step beside it.
 """
 
 from bisect import insort
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 from engine.scheduling.prompt_levels import fill_levels
 from engine.scheduling.sequence import Order, Sequence
+from engine.scheduling.step_cost import PromptCost
 from engine.scheduling.tenant_account import TenantAccount
 
 _ROUNDING = 1e-6
@@ -28,6 +30,7 @@ class Demand(NamedTuple):
     num_tokens: int  # of this step, at most
     num_pending: int  # in all
     cost: float = 1.0  # of a token, relative to one at a prompt's beginning
+    entry_cost: float = 0.0  # of any tokens at all, beside that of each
 
     @property
     def is_prompt(self) -> bool:
@@ -35,6 +38,16 @@ class Demand(NamedTuple):
         sequence = self.sequence
         num_computed = sequence.num_with_draft - self.num_pending
         return max(sequence.num_prompt, sequence.num_computed_at_preemption) - num_computed > 1
+
+    def price(self, num_tokens: int) -> float:
+        """What so many of its tokens cost."""
+        return num_tokens * self.cost + self.entry_cost if num_tokens else 0.0
+
+    def num_more(self, num_tokens: int, budget: float) -> int:
+        """How many tokens a budget pays for beside so many that it has; at most what it could use."""
+        if num_tokens == 0:
+            budget -= self.entry_cost
+        return max(0, min(self.num_tokens - num_tokens, int(budget / self.cost + _ROUNDING)))
 
     @property
     def precedence(self) -> tuple[int, int]:
@@ -51,9 +64,9 @@ class StepSplit:
         budget: int,
         *,
         threshold: int,
-        cost: abc.Callable[[int], float] = lambda _: 1.0,
+        cost: abc.Callable[[int], PromptCost] = lambda _: PromptCost(),
     ) -> None:
-        """threshold: most prompt tokens of one sequence in one step; 0 is no limit. cost: of a token at a position."""
+        """threshold: most prompt tokens of one sequence in one step; 0 is no limit. cost: at a position."""
         self._threshold = threshold
         self._cost = cost
         self._budget = budget
@@ -61,7 +74,7 @@ class StepSplit:
             Demand(each, 1, 1) if (num_pending := each.num_pending) == 1 else self.demand(each, num_pending)
             for each in running
         ]
-        self._num_wanted = sum([demand.num_tokens * demand.cost for demand in self._demands])
+        self._num_wanted = sum([demand.price(demand.num_tokens) for demand in self._demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
         """num_pending: of a waiting sequence, the tokens after its cached prefix."""
@@ -69,7 +82,7 @@ class StepSplit:
         if not demand.is_prompt:
             return demand
         num_tokens = min(num_pending, self._threshold or num_pending)
-        return Demand(sequence, num_tokens, num_pending, self._cost(sequence.num_with_draft - num_pending))
+        return Demand(sequence, num_tokens, num_pending, *self._cost(sequence.num_with_draft - num_pending))
 
     @property
     def demands(self) -> abc.Sequence[Demand]:
@@ -77,12 +90,12 @@ class StepSplit:
 
     def add(self, demand: Demand) -> None:
         insort(self._demands, demand, key=_order)
-        self._num_wanted += demand.num_tokens * demand.cost
+        self._num_wanted += demand.price(demand.num_tokens)
 
     def drop(self, sequence: Sequence) -> None:
         """Take out a sequence that was preempted."""
         self._demands = [demand for demand in self._demands if demand.sequence is not sequence]
-        self._num_wanted = sum(demand.num_tokens * demand.cost for demand in self._demands)
+        self._num_wanted = sum(demand.price(demand.num_tokens) for demand in self._demands)
 
     def tokens(self) -> dict[Sequence, int]:
         """Of each sequence."""
@@ -92,7 +105,7 @@ class StepSplit:
 
     def tokens_if_added(self, demand: Demand) -> int:
         """What one more would get."""
-        if self._num_wanted + demand.num_tokens * demand.cost <= self._budget:
+        if self._num_wanted + demand.price(demand.num_tokens) <= self._budget:
             return demand.num_tokens
         return split_step(sorted([*self._demands, demand], key=_order), self._budget)[demand.sequence]
 
@@ -135,13 +148,13 @@ def _split_between_tenants(
 ) -> float:
     """As `_split_group`, for the prompts of one class. first: of them, which gets a token in any case."""
     next_prompt = first or min(prompts, key=lambda demand: demand.sequence.account.prompt_level)
-    if next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.cost:
+    if next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.price(1):
         _split_beside_dear(next_prompt, prompts, budget - 1, tokens)
         return 0.0
     if first is None:
         return _split_shares(prompts, budget, tokens)
-    prompts = [first._replace(num_tokens=first.num_tokens - 1), *prompts[1:]]
-    budget = _split_shares(prompts, max(0.0, budget - first.cost), tokens)
+    prompts = [first._replace(num_tokens=first.num_tokens - 1, entry_cost=0.0), *prompts[1:]]
+    budget = _split_shares(prompts, max(0.0, budget - first.price(1)), tokens)
     tokens[first.sequence] += 1
     return budget
 
@@ -163,14 +176,15 @@ def _split_shares(prompts: list[Demand], budget: float, tokens: dict[Sequence, i
     by_tenant: dict[TenantAccount, list[Demand]] = {}
     for demand in prompts:
         by_tenant.setdefault(demand.sequence.account, []).append(demand)
-    needs = {account: sum(each.num_tokens * each.cost for each in own) for account, own in by_tenant.items()}
+    needs = {account: sum(each.price(each.num_tokens) for each in own) for account, own in by_tenant.items()}
     shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
     for account, own in by_tenant.items():
         budget -= _split_in_order(own, shares[account], tokens)
-    for demand in prompts:  # what rounding has left
-        num_more = min(demand.num_tokens - tokens[demand.sequence], int(budget / demand.cost + _ROUNDING))
-        tokens[demand.sequence] += num_more
-        budget -= num_more * demand.cost
+    # What rounding has left, and parts that are too small for a token: it is the turn of who had least.
+    for demand in sorted(prompts, key=lambda demand: demand.sequence.account.prompt_level):
+        num_before = tokens[demand.sequence]
+        tokens[demand.sequence] += demand.num_more(num_before, budget)
+        budget -= demand.price(tokens[demand.sequence]) - demand.price(num_before)
     return budget
 
 
@@ -179,15 +193,16 @@ def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence,
     spent = 0.0
     for index, first in enumerate(prompts):
         left = budget - spent
-        if first.num_tokens * first.cost > left + _ROUNDING:
+        if first.price(first.num_tokens) > left + _ROUNDING:
             rest = prompts[index + 1 :]
             tokens.update((demand.sequence, 0) for demand in rest)
             shorter = [demand for demand in rest if _is_let_by(demand, first)]
-            on_shorter = _split_in_order(shorter, left / 2, tokens)
-            tokens[first.sequence] = int((left - on_shorter) / first.cost + _ROUNDING)
-            return spent + on_shorter + tokens[first.sequence] * first.cost
+            for_shorter = left / 2 if first.num_more(0, left / 2) else max(0.0, left - first.price(1))
+            on_shorter = _split_in_order(shorter, for_shorter, tokens)
+            tokens[first.sequence] = first.num_more(0, left - on_shorter)
+            return spent + on_shorter + first.price(tokens[first.sequence])
         tokens[first.sequence] = first.num_tokens
-        spent += first.num_tokens * first.cost
+        spent += first.price(first.num_tokens)
     return spent
 
 

@@ -31,11 +31,11 @@ class Tenants:
         """Count the prompt tokens that a step gives to each tenant, if there are several. demands: those of the step,
         which say what a token costs."""
         if len(self._accounts) > 1:
-            costs = {demand.sequence: demand.cost for demand in demands}
+            prices = {demand.sequence: demand.price for demand in demands}
             num_tokens: dict[TenantAccount, float] = defaultdict(float)
             for item in plan.items:
                 if item.is_prompt:
-                    num_tokens[item.sequence.account] += item.num_new * costs[item.sequence]
+                    num_tokens[item.sequence.account] += prices[item.sequence](item.num_new)
             self._had_prompts.update(num_tokens)
             for account in self._had_prompts:
                 account.pass_step(num_tokens[account])

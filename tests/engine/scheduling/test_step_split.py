@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from engine.protocol import ServiceClass
 from engine.scheduling.sequence import Sequence
+from engine.scheduling.step_cost import PromptCost
 from engine.scheduling.step_split import StepSplit
 from engine.scheduling.tenant_account import TenantAccount
 from tests.helpers.engines import make_request
@@ -110,7 +111,7 @@ def test_time_is_divided_where_tokens_cost_more_the_farther_they_are() -> None:
     account = TenantAccount()
     far, near = prompt_of(0, 5000, account), prompt_of(1, 500, account)
     far.num_computed = 1000
-    tokens = StepSplit([far, near], 100, threshold=0, cost=lambda position: 1 + position / 250).tokens()
+    tokens = StepSplit([far, near], 100, threshold=0, cost=lambda position: PromptCost(1 + position / 250)).tokens()
     assert tokens == {far: 10, near: 50}  # five tokens' time each: half is left to the shorter one
 
 
@@ -120,8 +121,8 @@ def test_a_prompt_whose_tokens_cost_more_than_a_step_has_gets_on_all_the_same() 
     stream, far = prompt_of(0, 5, a, num_output=3), prompt_of(1, 5000, a)
     far.num_computed = 4000
 
-    def cost(position: int) -> float:
-        return 1 + position / 400
+    def cost(position: int) -> PromptCost:
+        return PromptCost(1 + position / 400)
 
     for others in ([], [prompt_of(2, 100, a)], [prompt_of(2, 100, b)]):
         tokens = StepSplit([stream, far, *others], 9, threshold=0, cost=cost).tokens()
@@ -131,8 +132,8 @@ def test_a_prompt_whose_tokens_cost_more_than_a_step_has_gets_on_all_the_same() 
     assert list(tokens.values()) == [1, 0, 8]
 
 
-def dear(position: int) -> float:
-    return 1 + position / 400
+def dear(position: int) -> PromptCost:
+    return PromptCost(1 + position / 400)
 
 
 def test_a_dear_prompt_that_came_first_takes_nothing_from_streams() -> None:
@@ -163,6 +164,25 @@ def test_a_short_prompt_that_is_dear_too_gets_on_beside_a_dear_one() -> None:
     far.num_computed, near_end.num_computed, short.num_computed = 4000, 8000, 8800
     tokens = StepSplit([far, near_end, short], 9, threshold=0, cost=dear).tokens()
     assert tokens == {far: 1, near_end: 1, short: 0}
+
+
+def test_what_is_before_several_far_prompts_is_read_for_few_of_them_in_a_step() -> None:
+    """Eight tenants have one each: read for all, it would take longer than what a step computes of them."""
+    prompts = [prompt_of(number, 9000, TenantAccount(str(number))) for number in range(8)]
+    num_computed = dict.fromkeys(prompts, 0)
+    for _ in range(200):
+        for prompt in prompts:
+            prompt.num_computed = 8000 + num_computed[prompt]
+        step = StepSplit(prompts, 64, threshold=0, cost=lambda _: PromptCost(8.0, 20.0))
+        tokens = step.tokens()
+        assert sum(demand.price(tokens[demand.sequence]) for demand in step.demands) <= 64
+        assert sum(tokens.values()) >= 2
+        for demand in step.demands:
+            num_computed[demand.sequence] += tokens[demand.sequence]
+            demand.sequence.account.pass_step(demand.price(tokens[demand.sequence]))
+    first, *others = num_computed.values()
+    assert first >= 200  # a token of each step in any case
+    assert min(others) >= max(20, 0.8 * max(others))
 
 
 def test_a_class_comes_before_those_of_higher_ranks() -> None:
@@ -210,14 +230,15 @@ def test_nothing_is_left_that_anyone_could_use(
     ),
     num_more=st.integers(8, 300),
     scale=st.sampled_from([100, 1000, 10_000]),
+    num_read=st.sampled_from([0, 2]),
 )
 def test_whatever_tokens_cost_streams_and_the_next_prompt_get_on_and_steps_are_bounded(
-    rows: list[tuple[TenantAccount, int, int, int]], num_more: int, scale: int
+    rows: list[tuple[TenantAccount, int, int, int]], num_more: int, scale: int, num_read: int
 ) -> None:
     """At most the budget, or two tokens that are dearer than it and what is left beside the first."""
 
-    def cost(position: int) -> float:
-        return 1 + position / scale
+    def cost(position: int) -> PromptCost:
+        return PromptCost(1 + position / scale, num_read * position / scale)
 
     sequences = []
     for number, (account, length, num_before, num_output) in enumerate(rows):
@@ -232,6 +253,6 @@ def test_whatever_tokens_cost_streams_and_the_next_prompt_get_on_and_steps_are_b
     assert tokens[sequences[0]] >= 1
     assert not prompts or any(tokens[each] for each in prompts)
     assert sum(tokens.values()) <= budget
-    in_prompts = sum(tokens[each] * demands[each].cost for each in prompts)
-    dearest = max((demands[each].cost for each in prompts), default=0.0)
+    in_prompts = sum(demands[each].price(tokens[each]) for each in prompts)
+    dearest = max((demands[each].price(1) for each in prompts), default=0.0)
     assert in_prompts <= max(num_more + 1e-3, 2 * dearest + num_more)
