@@ -82,7 +82,7 @@ def test_whatever_steps_take_something_is_computed(
         for num_generating in (0, 1, 7, 300):
             num_in_step = budget.tokens(num_generating, is_batch=True)
             assert 1 <= num_in_step <= budget.max_tokens
-            assert budget.costs(num_generating, is_batch=True)(100) > 0
+            assert budget.costs(num_generating, is_batch=True)(100).token > 0
 
 
 def test_what_a_batch_takes_changes_no_step_of_clients() -> None:
