@@ -3,7 +3,8 @@
     python -m benchmarks.structured_outputs CASES tokenizer.json --vocab-size 151936 --eos-token-id 151645
 
 CASES is a folder of JSON files as MaskBench has them, each with a `schema` and `tests`, a list of {"valid", "data"}. It
-runs where headrace, xgrammar, jsonschema and transformers are installed.
+runs where headrace, xgrammar, jsonschema and transformers are installed; with `--libraries headrace`, without the other
+three.
 """
 
 import argparse
@@ -22,10 +23,12 @@ import numpy as np
 
 from benchmarks.grammar_libraries import Headrace, Matcher, XGrammar
 from benchmarks.instance_order import spellings
+from benchmarks.tables import markdown
 from engine.commands.bench.processor import processor_name
 
 _ENGINES = ("headrace", "xgrammar")
 _PAGE_BYTES = 4096
+_SLOW_MS = 1.0  # of a mask
 
 
 @dataclass
@@ -35,6 +38,7 @@ class CaseResult:
     error: str = ""  # why it was refused; "timeout" if it took too long
     compile_ms: float = 0.0
     mask_ms: list[float] = field(default_factory=list)
+    mask_cpu_ms: list[float] = field(default_factory=list)  # of the thread's time, without what others took from it
     num_valid: int = 0
     num_valid_accepted: int = 0
     num_invalid: int = 0
@@ -53,6 +57,7 @@ def main() -> int:
     parser.add_argument("--vocab-size", type=int, required=True, help="width of the model's output layer")
     parser.add_argument("--eos-token-id", type=int, required=True)
     parser.add_argument("--timeout", type=float, default=10, metavar="S", help="for one schema with its instances")
+    parser.add_argument("--libraries", nargs="+", choices=_ENGINES, default=_ENGINES)
     parser.add_argument("--verbose", action="store_true", help="name every schema that is refused or wrong")
     parser.add_argument("--worker", choices=_ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -63,11 +68,10 @@ def main() -> int:
     if not files:
         sys.stderr.write(f"structured_outputs: {options.cases} has no JSON files\n")
         return 1
-    columns = [_column(_results(engine, files, options)) for engine in _ENGINES]
+    columns = [_column(_results(engine, files, options)) for engine in options.libraries]
     sys.stdout.write(f"On {processor_name()}; {len(files)} schemas, {options.vocab_size:,} tokens.\n\n")
-    sys.stdout.write(f"| | {' | '.join(_ENGINES)} |\n| --- | ---: | ---: |\n")
-    for name in columns[0]:
-        sys.stdout.write(f"| {name} | {' | '.join(column[name] for column in columns)} |\n")
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    sys.stdout.write(markdown(["", *options.libraries], rows) + "\n")
     return 0
 
 
@@ -78,6 +82,8 @@ def _column(results: list[CaseResult]) -> dict[str, str]:
     taken = [result for result in results if not result.error]
     compile_ms = np.array([result.compile_ms for result in taken])
     mask_ms = np.array([each for result in taken for each in result.mask_ms])
+    mask_cpu_ms = np.array([each for result in taken for each in result.mask_cpu_ms])
+    num_slow_schemas = sum(any(each > _SLOW_MS for each in result.mask_cpu_ms) for result in taken)
     num_timeouts = sum(result.error == "timeout" for result in results)
 
     def total(name: str) -> int:
@@ -91,6 +97,8 @@ def _column(results: list[CaseResult]) -> dict[str, str]:
         "schemas that accept an invalid instance": str(sum(result.num_invalid_accepted > 0 for result in taken)),
         "compile, ms: median, p99, max": _spread(compile_ms, 50, 99, 100),
         "mask, ms a token: mean, p99, max": f"{mask_ms.mean():.3f}, {_spread(mask_ms, 99, 100)}",
+        "the same, of the thread's time": f"{mask_cpu_ms.mean():.3f}, {_spread(mask_cpu_ms, 99, 100)}",
+        "masks over 1 ms of it; schemas with any": f"{(mask_cpu_ms > _SLOW_MS).mean():.2%}; {num_slow_schemas}",
         "forced tokens": _share(total("num_forced"), total("num_tokens")),
         "memory a schema, KB": f"{_growth(results) / 1000:,.0f}",
     }
@@ -191,7 +199,7 @@ def _measure(engine: "Headrace | XGrammar", tokenizer: llguidance.LLTokenizer, c
         for instance in spellings(test["data"], case["schema"]):
             text = json.dumps(instance, separators=(",", ":"), ensure_ascii=False)
             token_ids = tokenizer.tokenize_str(text)
-            is_accepted = _follow(engine.matcher(compiled), token_ids, result.mask_ms)
+            is_accepted = _follow(engine.matcher(compiled), token_ids, result)
             if is_accepted and test["valid"]:
                 result.num_tokens += len(token_ids)
                 result.num_forced += _forced(engine.matcher(compiled), token_ids)
@@ -206,12 +214,14 @@ def _measure(engine: "Headrace | XGrammar", tokenizer: llguidance.LLTokenizer, c
     return result
 
 
-def _follow(matcher: Matcher, token_ids: list[int], mask_ms: list[float]) -> bool:
-    """Whether the instance is accepted. Appends the time of each mask."""
+def _follow(matcher: Matcher, token_ids: list[int], result: CaseResult) -> bool:
+    """Whether the instance is accepted. Appends the times of each mask."""
     for token_id in token_ids:
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), time.thread_time()
         matcher.fill_mask()
-        mask_ms.append((time.perf_counter() - start_s) * 1000)
+        cpu_s, wall_s = time.thread_time() - start_cpu_s, time.perf_counter() - start_s
+        result.mask_ms.append(wall_s * 1000)
+        result.mask_cpu_ms.append(cpu_s * 1000)
         if not matcher.accept(token_id):
             return False
     return matcher.can_end()

@@ -56,21 +56,24 @@ class _Digits:
 
 
 def test_an_instance_is_followed_to_its_end_or_its_first_wrong_token() -> None:
-    times: list[float] = []
-    assert _follow(_Digits(), [1, 7, 2], times)
-    assert not _follow(_Digits(), [1, 8, 2], times)
-    assert not _follow(_Digits(), [1, 7], times)
-    assert len(times) == 3 + 2 + 2
+    result = CaseResult()
+    assert _follow(_Digits(), [1, 7, 2], result)
+    assert not _follow(_Digits(), [1, 8, 2], result)
+    assert not _follow(_Digits(), [1, 7], result)
+    assert len(result.mask_ms) == len(result.mask_cpu_ms) == 3 + 2 + 2
     assert _forced(_Digits(), [1, 7, 2]) == 1
 
 
 def test_the_table_counts_what_was_taken() -> None:
-    right = CaseResult("", 2.0, [0.1, 0.3], 4, 3, 5, 1, 10, 2, 1000)
-    column = _column([right, CaseResult(error="timeout"), CaseResult(error="refused")])
-    assert column["schemas taken"] == "1 (33.3%)"
+    right = CaseResult("", 2.0, [0.1, 3.0], [0.1, 0.3], 4, 3, 5, 1, 10, 2, 1000)
+    slow = CaseResult(mask_ms=[1.2, 1.2], mask_cpu_ms=[1.1, 0.5])
+    column = _column([right, slow, CaseResult(error="timeout"), CaseResult(error="refused")])
+    assert column["schemas taken"] == "2 (50.0%)"
     assert column["timeouts"] == "1"
     assert column["valid instances accepted"] == "3 of 4 (75.0%)"
     assert column["invalid instances accepted"] == "1 of 5 (20.0%)"
     assert column["schemas that accept an invalid instance"] == "1"
-    assert column["mask, ms a token: mean, p99, max"].startswith("0.200, 0.298, 0.3")
+    assert column["mask, ms a token: mean, p99, max"].startswith("1.375, 2.95, 3")
+    assert column["the same, of the thread's time"].startswith("0.500, 1.08, 1.1")
+    assert column["masks over 1 ms of it; schemas with any"] == "25.00%; 1"
     assert column["forced tokens"] == "2 of 10 (20.0%)"
