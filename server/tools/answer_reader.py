@@ -8,6 +8,7 @@ from server.tools.fitting import json_fits
 from server.tools.format import CallArguments, CallEnd, CallStart
 from server.tools.json_scanner import json_of
 from server.tools.layout import words
+from server.tools.placeholders import has_placeholder
 from server.tools.reader import Marks, Reader, Steps
 from server.tools.step_parser import StepParser
 
@@ -77,7 +78,7 @@ class AnswerReader:
         """As `_read_calls`, for calls without marks of their own, which `end` may follow.
 
         Nothing but their JSON says that they are calls, and no grammar held them to their schema; so they have to be
-        whole, and fit it.
+        whole, and fit it. One with placeholders is an example, which nobody could execute.
         """
         has_calls = False
         while (yield from self._sees_stray(reader)) and (whole := (yield from _seen_object(reader))):
@@ -101,7 +102,7 @@ class AnswerReader:
         return index
 
     def _is_fitting_call(self, text: str, names: Collection[str]) -> bool:
-        """Whether the text is one call of a tool, with arguments as its schema wants them."""
+        """Whether the text is one call of a tool, with arguments as its schema wants them, all of them known."""
 
         def read(reader: Reader, log: EventLog) -> Steps[None]:
             yield from self._calls.read(reader, log, names, 0)
@@ -111,7 +112,7 @@ class AnswerReader:
         match events:
             case [CallStart(name=name), CallArguments(text=arguments), CallEnd()]:
                 schema = names[name] if isinstance(names, Mapping) else True
-                return json_fits(arguments, schema)
+                return json_fits(arguments, schema) and not has_placeholder(arguments)
         return False
 
     def _sees_stray(self, reader: Reader) -> Steps[bool]:

@@ -105,6 +105,25 @@ def test_they_are_calls_if_they_fit_the_tools_schema(arguments: str, is_call: bo
     assert read[0] == "call add" if is_call else read == [text]
 
 
+@pytest.mark.parametrize(
+    ("value", "is_call"),
+    [
+        ('"Your Name"', True),
+        ('"yourself"', True),
+        ('"<br>"', True),
+        ('"your_username"', False),
+        ('" YOUR-API-KEY "', False),
+        ('"<your city>"', False),
+        ('"{{user.id}}"', True),
+        ('["Rome", {"key": "your_key"}]', False),
+    ],
+)
+def test_one_with_a_placeholder_is_an_example(value: str, is_call: bool) -> None:
+    text = f'```json\n{{"name": "add", "arguments": {{"a": {value}}}}}\n```'
+    read = _read(text, 7)
+    assert read[0] == "call add" if is_call else read == [text]
+
+
 @pytest.mark.parametrize("size", [1, 1000])
 def test_text_follows_those_that_fit(size: int) -> None:
     bad = '{"name": "add", "arguments": {"a": "one"}}'
