@@ -36,10 +36,9 @@ class FrozenWeight:
         num_rows, step = self._layer.out_features, max(1, _MAX_ELEMENTS // self._layer.in_features)
         if self.keeps_dense and self._dense is None:
             self._dense = self._rows(0, num_rows)
-        if self._dense is not None:
-            return gradients.to(self._dtype) @ self._dense
         if step >= num_rows:
             return gradients.to(self._dtype) @ self._rows(0, num_rows)
+        # Also where it is kept dense: a job that goes on with less free memory computes the same to the last bit.
         total = gradients.new_zeros(len(gradients), self._layer.in_features, dtype=torch.float32)
         for first in range(0, num_rows, step):
             count = min(step, num_rows - first)
@@ -47,6 +46,8 @@ class FrozenWeight:
         return total
 
     def _rows(self, first: int, count: int) -> torch.Tensor:
+        if self._dense is not None:
+            return self._dense[first : first + count]
         return self._method.read_rows(self._layer, first, count, self._dtype)
 
 

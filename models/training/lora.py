@@ -1,8 +1,7 @@
 """LoRA pairs of a decoder's linear layers, as trainable parameters: y = W x + scale * B A x."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
@@ -16,6 +15,7 @@ from models.linear.method import LinearLayer, ParameterSpec
 from models.linear.prologue import Prologue
 from models.spec import GatedDeltaSpec, MoESpec
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
+from models.training.layer_adapter import LayerAdapter, Pair, Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,80 +29,6 @@ class LoraShape:
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """Consecutive rows of a layer's output that one B fills, from the A of a pair."""
-
-    first: int
-    count: int
-    pair: int
-    b: torch.Tensor  # [count, rank]
-    order: torch.Tensor  # [count], which rows these are of the pair's B as PEFT has it
-
-
-class Pair(NamedTuple):
-    """B's rows are in the order of transformers' layer."""
-
-    name: str  # of transformers' layer: "model.layers.3.self_attn.q_proj"
-    a: torch.Tensor  # [rank, in]
-    b: torch.Tensor  # [out, rank]
-
-
-class LayerAdapter:
-    """The pairs of one linear layer: several where transformers has several layers in its place (q, k and v)."""
-
-    def __init__(self, names: Sequence[str], a: torch.Tensor, pieces: Sequence[_Piece], shape: LoraShape) -> None:
-        """a: [pairs * rank, in], fp32. pieces: in the order of the layer's rows."""
-        self._names = names
-        self._a = a
-        self._pieces = pieces
-        self._shape = shape
-
-    def delta(self, rows: torch.Tensor, num_outputs: int) -> torch.Tensor:
-        """scale * B A x of rows [T, in]: [T, num_outputs] fp32."""
-        inner = (rows.to(torch.float32) @ self._a.t()) * self._shape.scale  # [T, pairs * rank]
-        of_pair = inner.split(self._shape.rank, dim=1)
-        parts: list[torch.Tensor] = []
-        end = 0
-        for piece in self._pieces:
-            if piece.first > end:
-                parts.append(rows.new_zeros(len(rows), piece.first - end, dtype=torch.float32))
-            parts.append(of_pair[piece.pair] @ piece.b.t())
-            end = piece.first + piece.count
-        if end < num_outputs:
-            parts.append(rows.new_zeros(len(rows), num_outputs - end, dtype=torch.float32))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def matrices(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Pair]:
-        """Of each pair, what `of` gives for its parameters. Copies."""
-        for index, name in enumerate(self._names):
-            pieces = [piece for piece in self._pieces if piece.pair == index]
-            b = torch.empty(sum(piece.count for piece in pieces), self._shape.rank)
-            for piece in pieces:
-                b[piece.order] = of(piece.b)
-            yield Pair(name, of(self._a).split(self._shape.rank)[index].clone(), b)
-
-    @property
-    def names(self) -> Sequence[str]:
-        return self._names
-
-    def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Begin with a pair that was trained before. Raises ModelError for one of another shape."""
-        index = self._names.index(name)
-        pieces = [piece for piece in self._pieces if piece.pair == index]
-        num_rows = sum(piece.count for piece in pieces)
-        rank, columns = self._shape.rank, self._a.shape[1]
-        if a.shape != (rank, columns) or b.shape != (num_rows, rank):
-            raise ModelError(
-                f"the adapter's {name} is {list(a.shape)} and {list(b.shape)}; this model and rank ask for "
-                f"[{rank}, {columns}] and [{num_rows}, {rank}]"
-            )
-        with torch.no_grad():
-            self._a.split(rank)[index].copy_(a)
-            for piece in pieces:
-                piece.b.copy_(b[piece.order])
 
 
 class TrainableMethod:
@@ -144,10 +70,11 @@ class TrainableMethod:
         rows = prologue(x)
         if out_dtype is None:
             out_dtype = x.dtype if residual is None else residual.dtype
-        y = multiply_frozen(rows, self.weight, out_dtype)
         if has_delta:
             assert self.adapter is not None
-            y = y + self.adapter.delta(rows, y.shape[1]).to(out_dtype)
+            y = self.adapter.product(rows, self.weight, out_dtype)
+        else:
+            y = multiply_frozen(rows, self.weight, out_dtype)
         return y if residual is None else residual + y
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
@@ -243,9 +170,9 @@ class Lora:
             places = [layer.rows(each.shard) for each in linear.destinations]
             orders = linear.row_orders(decoder.spec, sum(count for _, count in places))
             for (first, count), order in zip(places, orders, strict=True):
-                pieces.append(_Piece(first, count, index, self._take(count, rank), order))
+                pieces.append(Piece(first, count, index, self._take(count, rank), order))
         pieces.sort(key=lambda piece: piece.first)
-        return LayerAdapter([linear.name for linear in linears], a, pieces, self.shape)
+        return LayerAdapter([linear.name for linear in linears], a, pieces, rank, self.shape.scale)
 
     def _take(self, *shape: int) -> torch.Tensor:
         start, self._end = self._end, self._end + shape[0] * shape[1]

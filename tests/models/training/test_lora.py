@@ -18,6 +18,7 @@ from models.families.registry import family_of
 from models.kernels.cpu.library import required_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
+from models.training import frozen_weight
 from models.training.adapter_file import load_pairs, save_adapter
 from models.training.attention import TrainAttention
 from models.training.batch import pack, training_caches
@@ -80,7 +81,11 @@ def test_gradients_through_packed_weights_are_near_those_through_the_same_number
     assert float(torch.nn.functional.cosine_similarity(found, truth, dim=0)) > 0.98
 
 
-def test_dense_weights_that_are_kept_give_the_same_gradients(folder: Path) -> None:
+@pytest.mark.parametrize("max_elements", [1 << 24, 1000], ids=["whole", "in parts"])
+def test_dense_weights_that_are_kept_give_the_same_gradients(
+    folder: Path, max_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_weight, "_MAX_ELEMENTS", max_elements)
     decoder, lora = _trainable(folder, torch.bfloat16, WEIGHTS["int4"])
     _randomize(lora)
     truth = _gradients(decoder, lora)
@@ -216,5 +221,5 @@ def test_log_probabilities_are_those_of_the_logits_in_any_number_of_parts(
     expected = decoder.logits(hidden).log_softmax(1).gather(1, targets[:, None])[:, 0]
 
     torch.testing.assert_close(token_log_probs(decoder, hidden, targets).log_probs, expected)
-    monkeypatch.setattr("models.training.log_probs._MAX_LOGITS", 2 * VOCAB_SIZE)
+    monkeypatch.setattr("models.training.head_logits._MAX_LOGITS", 2 * VOCAB_SIZE)
     torch.testing.assert_close(token_log_probs(decoder, hidden, targets).log_probs, expected)

@@ -1,0 +1,44 @@
+"""Logits of rows, and the gradients of rows by those of their logits: chunk by chunk, since a vocabulary is large."""
+
+import torch
+
+from models.decoder import Decoder
+from models.linear.prologue import IDENTITY
+from models.training.lora import frozen_weight
+
+_MAX_LOGITS = 1 << 24  # computed at a time: 64 MB in fp32
+
+
+def head_rows(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
+    """What the output layer multiplies, of the rows [L, hidden] of the decoder's forward."""
+    norm = decoder.norm or IDENTITY
+    return decoder.project_out(hidden, norm) if decoder.project_out is not None else norm(hidden)
+
+
+def chunk_rows(decoder: Decoder) -> int:
+    """How many rows to compute logits of at a time."""
+    return max(1, _MAX_LOGITS // decoder.spec.vocab_size)
+
+
+class HeadLogits:
+    """values: [n, V] fp32, the logits of some of `head_rows`. Not under autograd: `gradient` is its counterpart."""
+
+    def __init__(self, decoder: Decoder, rows: torch.Tensor) -> None:
+        assert decoder.head is not None
+        self._spec, self._head, self._dtype = decoder.spec, frozen_weight(decoder.head), rows.dtype
+        logits = self._head.product(rows, torch.float32)
+        if self._spec.logit_scale != 1.0:
+            logits = logits * self._spec.logit_scale
+        self._squashed: torch.Tensor | None = None
+        if self._spec.logit_softcap is not None:
+            self._squashed = torch.tanh(logits / self._spec.logit_softcap)
+            logits = self._squashed * self._spec.logit_softcap
+        self.values = logits
+
+    def gradient(self, by_logit: torch.Tensor) -> torch.Tensor:
+        """[n, in], the rows' gradients, of those of their logits [n, V], which are overwritten."""
+        if self._squashed is not None:
+            by_logit *= 1 - self._squashed.square()
+        if self._spec.logit_scale != 1.0:
+            by_logit *= self._spec.logit_scale
+        return self._head.times(by_logit).to(self._dtype)
