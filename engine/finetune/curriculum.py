@@ -24,7 +24,7 @@ def ranked(order: Order, items: Sequence[TrainingItem], decoder: Decoder, progre
             losses = []
             for number, item in enumerate(items):
                 progress("rate difficulty", number, len(items), "examples")
-                losses.append(evaluate(objective, [_first(item.passages)]).loss)
+                losses.append(evaluate(objective, [_first(item.passages)], decoder).loss)
             progress("rate difficulty", len(items), len(items), "examples")
             return sorted(range(len(items)), key=lambda index: losses[index])
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from engine.jobs.finetune.items import Passage, TrainingItem
+from engine.finetune.anchor import Anchor
+from engine.finetune.rows import TrainedRows, compute_rows
+from engine.jobs.finetune.items import TrainingItem
 from models.decoder import Decoder
-from models.training.batch import pack, training_caches
-from models.training.log_probs import TokenLogProbs, token_log_probs
+from models.training.log_probs import token_log_probs
 from models.training.lora import Lora
 
 _MAX_TOKENS = 1024  # of passages that are computed together
@@ -18,27 +19,12 @@ _MAX_TOKENS = 1024  # of passages that are computed together
 @dataclass(frozen=True, slots=True)
 class Score:
     """loss: mean over `count` tokens or pairs. accuracy: the share that greedy decoding would get right, or of pairs
-    whose preferred passage gained more."""
+    whose preferred passage gained more. divergence: from the base on replayed answers, in nats per token."""
 
     loss: float
     accuracy: float
     count: int
-
-
-def answer_log_probs(decoder: Decoder, passages: Sequence[Passage]) -> TokenLogProbs:
-    """Of all trained tokens of the passages, one after the other."""
-    rows: list[int] = []
-    targets: list[int] = []
-    start = 0
-    for passage in passages:
-        for first, last in passage.trained:
-            rows += range(start + first - 1, start + last - 1)
-            targets += passage.ids[first:last]
-        start += len(passage.ids)
-    output_rows = torch.tensor(rows)
-    batch = pack([passage.ids for passage in passages], decoder, output_rows)
-    hidden = decoder(batch, training_caches(decoder), output_rows)
-    return token_log_probs(decoder, hidden, torch.tensor(targets))
+    divergence: float | None = None
 
 
 def parts(items: Sequence[TrainingItem]) -> list[list[TrainingItem]]:
@@ -62,21 +48,25 @@ class TokenObjective:
 
     def weight(self, item: TrainingItem) -> int:
         """What the item counts in a mean."""
-        return item.passages[0].num_trained
+        return item.num_trained
 
-    def losses(self, items: Sequence[TrainingItem]) -> tuple[torch.Tensor, int]:
-        """The sum of their losses, with a gradient where one is wanted, and how many were right."""
-        found = answer_log_probs(self._decoder, [item.passages[0] for item in items])
+    def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
+        """The sum of their losses, with a gradient where one is wanted, and how many were right. rows: theirs."""
+        del items
+        found = token_log_probs(self._decoder, rows.hidden, rows.targets)
         return -found.log_probs.sum(), int(found.is_likeliest.sum())
 
 
 class PreferenceObjective:
-    """DPO's loss of a pair: -log sigmoid(beta * (gain of the preferred passage - gain of the other)), where a gain is
-    the log probability of a passage relative to what it was before training."""
+    """The loss of a pair is DPO's, -log sigmoid(beta * (gain of the preferred passage - gain of the other)), where a
+    gain is the log probability of a passage relative to what it was before training; and, times `rpo_alpha`, the mean
+    negative log probability of the preferred passage's tokens (Pang et al. 2024), without which both passages may get
+    less likely as long as the other one does so faster."""
 
-    def __init__(self, decoder: Decoder, beta: float) -> None:
+    def __init__(self, decoder: Decoder, beta: float, rpo_alpha: float) -> None:
         self._decoder = decoder
         self._beta = beta
+        self._rpo_alpha = rpo_alpha
         self._references: dict[int, torch.Tensor] = {}  # by the item's identity: [2]
         self._items: list[TrainingItem] = []  # keeps them, and so their identities, alive
 
@@ -88,49 +78,74 @@ class PreferenceObjective:
         """Take what the decoder says of them now as their references."""
         self._items += items
         for part in parts(items):
-            for item, log_probs in zip(part, self._log_probs(part), strict=True):
-                self._references[id(item)] = log_probs
+            log_probs = self._log_probs(part, compute_rows(self._decoder, part))
+            for item, reference in zip(part, log_probs, strict=True):
+                self._references[id(item)] = reference
 
-    def losses(self, items: Sequence[TrainingItem]) -> tuple[torch.Tensor, int]:
-        margins = self.margins(items)
-        return -F.logsigmoid(margins).sum(), int((margins > 0).sum())
+    def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
+        log_probs = self._log_probs(items, rows)
+        margins = self._margins(items, log_probs)
+        loss = -F.logsigmoid(margins).sum()
+        if self._rpo_alpha:
+            lengths = torch.tensor([item.passages[0].num_trained for item in items])
+            loss = loss - self._rpo_alpha * (log_probs[:, 0] / lengths).sum()
+        return loss, int((margins > 0).sum())
 
-    def margins(self, items: Sequence[TrainingItem]) -> torch.Tensor:
+    def _margins(self, items: Sequence[TrainingItem], log_probs: torch.Tensor) -> torch.Tensor:
         """beta * difference of the gains, of each pair."""
-        references = torch.stack([self._references[id(item)] for item in items])
-        gains = self._log_probs(items) - references
+        gains = log_probs - torch.stack([self._references[id(item)] for item in items])
         return self._beta * (gains[:, 0] - gains[:, 1])
 
-    def _log_probs(self, items: Sequence[TrainingItem]) -> torch.Tensor:
+    def _log_probs(self, items: Sequence[TrainingItem], rows: TrainedRows) -> torch.Tensor:
         """Sums over the passages' trained tokens: [items, 2]."""
-        passages = [passage for item in items for passage in item.passages]
-        sizes = [passage.num_trained for passage in passages]
-        found = answer_log_probs(self._decoder, passages).log_probs.split(sizes)
+        sizes = [passage.num_trained for item in items for passage in item.passages]
+        found = token_log_probs(self._decoder, rows.hidden, rows.targets).log_probs.split(sizes)
         return torch.stack([each.sum() for each in found]).view(-1, 2)
 
 
 Objective = TokenObjective | PreferenceObjective
 
 
-def add_gradients(objective: Objective, items: Sequence[TrainingItem], lora: Lora) -> Score:
-    """Fill `lora.gradients` with those of the mean loss of a step's items."""
+def add_gradients(
+    objective: Objective,
+    items: Sequence[TrainingItem],
+    decoder: Decoder,
+    lora: Lora,
+    anchor: Anchor | None = None,
+    replayed: Sequence[TrainingItem] = (),
+) -> Score:
+    """Fill `lora.gradients` with those of the mean loss of a step's items, and of `anchor`'s mean loss of replayed ones
+    beside it."""
     lora.gradients.zero_()
-    count = sum(map(objective.weight, items))
-    total, right = 0.0, 0
-    for part in parts(items):
-        loss, num_right = objective.losses(part)
-        (loss / count).backward()
-        total += float(loss.detach())
-        right += num_right
-    return Score(total / count, right / count, count)
+    count, num_replayed = sum(map(objective.weight, items)), sum(item.num_trained for item in replayed)
+    total, right, diverged = 0.0, 0, 0.0
+    num_left = len(items)
+    for part in parts([*items, *replayed]):
+        own, others = part[:num_left], part[num_left:]
+        num_left -= len(own)
+        rows = compute_rows(decoder, part)
+        own_rows, other_rows = rows.split(sum(item.num_trained for item in own))
+        loss = torch.zeros(())
+        if own:
+            own_loss, num_right = objective.losses(own, own_rows)
+            loss = own_loss / count
+            total += float(own_loss.detach())
+            right += num_right
+        if others:
+            assert anchor is not None
+            divergence = anchor.divergence(others, other_rows)
+            loss = loss + anchor.weight * divergence / num_replayed
+            diverged += float(divergence.detach())
+        loss.backward()
+    return Score(total / count, right / count, count, diverged / num_replayed if num_replayed else None)
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, items: Sequence[TrainingItem]) -> Score:
+def evaluate(objective: Objective, items: Sequence[TrainingItem], decoder: Decoder) -> Score:
     count = sum(map(objective.weight, items))
     total, right = 0.0, 0
     for part in parts(items):
-        loss, num_right = objective.losses(part)
+        loss, num_right = objective.losses(part, compute_rows(decoder, part))
         total += float(loss)
         right += num_right
     return Score(total / count, right / count, count)

@@ -1,5 +1,7 @@
-"""BatchOrder: which examples each step takes; a function of the seed and the step, so that a job can go on anywhere."""
+"""BatchOrder, ReplayOrder: which examples and which replayed answers each step takes; functions of the seed and the
+step, so that a job can go on anywhere."""
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -50,3 +52,26 @@ class BatchOrder:
         else:
             share = progress * (1 - _FIRST_SHARE) + _FIRST_SHARE
         return max(1, min(self._num_items, round(share * self._num_items)))
+
+
+class ReplayOrder:
+    """Goes through all answers before one comes again; in another order each time."""
+
+    def __init__(self, num_answers: int, per_step: float, seed: int) -> None:
+        """per_step: on average; some steps take one more than others."""
+        self._num_answers = num_answers
+        self._per_step = per_step
+        self._seed = seed
+
+    def batch(self, step: int) -> list[int]:
+        """The answers of a step, counted from 0."""
+        if not self._num_answers:
+            return []
+        first, last = math.floor(step * self._per_step), math.floor((step + 1) * self._per_step)
+        return [self._answer(place) for place in range(first, last)]
+
+    def _answer(self, place: int) -> int:
+        turn, place = divmod(place, self._num_answers)
+        answers = list(range(self._num_answers))
+        random.Random(f"{self._seed} replay {turn}").shuffle(answers)
+        return answers[place]

@@ -16,6 +16,14 @@ from models.training.lora import Lora
 _MAX_TOKENS = 48  # of an answer
 _TEMPERATURE = 0.7  # of further answers to one question
 _TOGETHER = 16
+_MAX_HELD_OUT = 8  # questions
+
+
+class ReplayedAnswers(msgspec.Struct, frozen=True):
+    """pool: that steps take from. held_out: to other questions, which are not learned."""
+
+    pool: list[TrainingItem]
+    held_out: list[TrainingItem]
 
 
 class _Replay(msgspec.Struct, frozen=True):
@@ -23,10 +31,15 @@ class _Replay(msgspec.Struct, frozen=True):
 
     digest: str
     wanted: int
-    items: list[TrainingItem]
+    answers: ReplayedAnswers
 
 
-def replay_items(
+def num_questions(prompts: Sequence[Passage]) -> int:
+    """Those of the prompts whose answers are learned again; the last ones are held out."""
+    return len(prompts) - _num_held_out(len(prompts))
+
+
+def replayed_answers(
     folder: JobFolder,
     digest: str,
     lora: Lora,
@@ -35,40 +48,51 @@ def replay_items(
     wanted: int,
     seed: int,
     progress: ProgressReport,
-) -> list[TrainingItem]:
-    """`wanted` answers, as they were generated when the job began, or generated now. digest: of the job.
+) -> ReplayedAnswers:
+    """`wanted` answers and those held out, as they were generated when the job began, or generated now. digest: of the
+    job.
 
     Empty where there are no prompts. Raises OSError, and StartupError if a prompt leaves no room for an answer.
     """
     prompts = read_rows(folder.prompts, Passage)
     if not prompts or not wanted:
-        return []
+        return ReplayedAnswers([], [])
     known = _read(folder.replay)
     if known is not None and (known.digest, known.wanted) == (digest, wanted):
-        return known.items
+        return known.answers
     longest, limit = max(len(prompt.ids) for prompt in prompts), decoder.spec.max_position
     if longest >= limit:
         raise StartupError(
             f"a question whose answer is to be replayed has {longest:,} tokens; this model takes {limit:,}; give "
             "--replay 0"
         )
-    items: list[TrainingItem] = []
+    count = num_questions(prompts)
+    pool = [prompts[index % count].ids for index in range(wanted)]
+    held_out = [prompt.ids for prompt in prompts[count:]]
+    max_tokens = min(_MAX_TOKENS, limit - longest)
+    total, items = wanted + len(held_out), list[TrainingItem]()
     is_adapted, lora.is_adapted = lora.is_adapted, False
     try:
-        for start in range(0, wanted, _TOGETHER):
-            progress("answer as the base", start, wanted, "answers")
-            turn = range(start, min(start + _TOGETHER, wanted))
-            asked = [prompts[index % len(prompts)].ids for index in turn]
-            temperature = 0.0 if turn.stop <= len(prompts) else _TEMPERATURE
-            max_tokens = min(_MAX_TOKENS, limit - longest)
-            answers = generate(decoder, asked, end_ids, max_tokens, temperature=temperature, seed=seed + start)
-            for prompt, answer in zip(asked, answers, strict=True):
-                items.append(TrainingItem([Passage([*prompt, *answer], [(len(prompt), len(prompt) + len(answer))])]))
-        progress("answer as the base", wanted, wanted, "answers")
+        for asked, temperature in ((pool[:count], 0.0), (pool[count:], _TEMPERATURE), (held_out, 0.0)):
+            for start in range(0, len(asked), _TOGETHER):
+                progress("answer as the base", len(items), total, "answers")
+                some = asked[start : start + _TOGETHER]
+                answers = generate(decoder, some, end_ids, max_tokens, temperature=temperature, seed=seed + len(items))
+                items += map(_item, some, answers)
+        progress("answer as the base", total, total, "answers")
     finally:
         lora.is_adapted = is_adapted
-    write_atomically(folder.replay, msgspec.json.encode(_Replay(digest, wanted, items)))
-    return items
+    found = ReplayedAnswers(items[:wanted], items[wanted:])
+    write_atomically(folder.replay, msgspec.json.encode(_Replay(digest, wanted, found)))
+    return found
+
+
+def _item(prompt: Sequence[int], answer: Sequence[int]) -> TrainingItem:
+    return TrainingItem([Passage([*prompt, *answer], [(len(prompt), len(prompt) + len(answer))])])
+
+
+def _num_held_out(num_prompts: int) -> int:
+    return min(_MAX_HELD_OUT, num_prompts // 4)
 
 
 def _read(path: Path) -> _Replay | None:

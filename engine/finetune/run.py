@@ -5,17 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import tokenizers
 import torch
 
 from engine.errors import StartupError
+from engine.finetune.anchor import Anchor
 from engine.finetune.curriculum import ranked
+from engine.finetune.general_text import general_text
 from engine.finetune.objective import Objective, PreferenceObjective, TokenObjective
-from engine.finetune.order import BatchOrder
-from engine.finetune.replay import replay_items
+from engine.finetune.order import BatchOrder, ReplayOrder
+from engine.finetune.replay import num_questions, replayed_answers
+from engine.finetune.samples import Sampler
 from engine.finetune.state import TrainingState
 from engine.finetune.trainer import Outputs, Trainer, TrainingData
-from engine.jobs.finetune.auto import Resolved, replayed, resolve
+from engine.jobs.finetune.auto import Resolved, resolve
 from engine.jobs.finetune.events import Event, EventLog
 from engine.jobs.finetune.items import Passage, TrainingItem, read_rows
 from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
@@ -29,12 +31,10 @@ from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
 from models.system.memory import obtainable_memory_bytes
 from models.training.adapter_file import load_pairs, save_adapter
-from models.training.generate import generate
 from models.training.load import TrainingModel, load_for_training
 from models.training.lora import Lora, LoraShape
 
-_NUM_GENERAL = 8  # answers of the base's own that are held out
-_SAMPLE_TOKENS = 48
+_ANCHOR_WEIGHT = 1.0  # of the divergence from the base on its own answers, beside the loss on the file
 _DENSE_SHARE = 0.25  # of the free memory, that dequantized weights may take
 
 
@@ -48,27 +48,31 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     set_num_threads(compute_threads(job.engine.threads))
     items, valid = read_rows(folder.train, TrainingItem), read_rows(folder.valid, TrainingItem)
     model = _load(job, progress)
-    _serve_context(model.decoder, [*items, *valid])
-    resolved = _resolved(job, folder, items)
-    lora = Lora(model.decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
+    decoder = model.decoder
+    _serve_context(decoder, [*items, *valid])
+    questions = num_questions(read_rows(folder.prompts, Passage))
+    resolved = resolve(job.method, job.hyperparameters, len(items), questions)
+    lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
         load_pairs(Path(job.start), lora)
     _keep_dense(lora)
     events = EventLog(folder.events, tell)
-    wanted = resolved.num_replayed + (_NUM_GENERAL if resolved.num_replayed else 0)
     digest = _digest(folder)
-    answers = replay_items(folder, digest, lora, model.decoder, job.end_ids, wanted, job.seed, progress)
-    replay, general = answers[: resolved.num_replayed], answers[resolved.num_replayed :]
-    learned = [*items, *replay]
+    answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
+    text = general_text(folder, decoder.spec.max_position) if job.method is Method.PRETRAINING else []
+    data = TrainingData(items, valid, answers.pool, answers.held_out, text)
     order = BatchOrder(
-        len(learned),
+        len(items),
         resolved.batch_size,
         resolved.num_steps,
         job.seed,
-        ranked(job.hyperparameters.order, learned, model.decoder, progress),
+        ranked(job.hyperparameters.order, items, decoder, progress),
         job.hyperparameters.pacing,
     )
-    objective = _objective(job, resolved, model, [*learned, *valid])
+    orders = order, ReplayOrder(len(answers.pool), resolved.replayed_per_step, job.seed)
+    objective = _objective(job, resolved, decoder, [*items, *valid])
+    anchor = Anchor(decoder, lora, _ANCHOR_WEIGHT)
+    anchor.remember([*answers.pool, *answers.held_out])
     state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, digest)
     _begin(folder, job, resolved, state, events, len(items), lora)
     out = Path(job.out)
@@ -76,14 +80,13 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     def save(where: Path) -> None:
         save_adapter(where, lora, job.engine.model)
 
-    outputs = Outputs(folder, events, progress, save, _sampler(folder, job, model, events), out / "checkpoints")
-    data = TrainingData(learned, valid, general)
-    trainer = Trainer(lora, objective, TokenObjective(model.decoder), data, order, resolved, state, outputs)
-    trainer.run()
+    sampler = Sampler(folder, job, decoder, events)
+    outputs = Outputs(folder, events, progress, save, sampler.sample, out / "checkpoints")
+    Trainer(decoder, lora, objective, anchor, data, orders, resolved, state, outputs).run()
     save(out)
     losses = [result.train_loss for result in state.progress.results]
     events.add(f"Training loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
-    events.add("The adapter is complete", adapter=str(out), trained_tokens=_trained_tokens(order, learned, state))
+    events.add("The adapter is complete", adapter=str(out), trained_tokens=_trained_tokens(order, items, state))
     events.close()
     return out
 
@@ -102,12 +105,6 @@ def _serve_context(decoder: Decoder, items: list[TrainingItem]) -> None:
     decoder.serve_context(max(longest, min(2048, limit)))
 
 
-def _resolved(job: FinetuneJob, folder: JobFolder, items: list[TrainingItem]) -> Resolved:
-    has_prompts = bool(read_rows(folder.prompts, Passage))
-    count = replayed(job.method, job.hyperparameters, len(items)) if has_prompts else 0
-    return resolve(job.method, job.hyperparameters, len(items), count)
-
-
 def _targets(job: FinetuneJob) -> tuple[str, ...]:
     return tuple(job.hyperparameters.target_modules)
 
@@ -122,10 +119,10 @@ def _keep_dense(lora: Lora) -> None:
         weight.keeps_dense = True
 
 
-def _objective(job: FinetuneJob, resolved: Resolved, model: TrainingModel, items: list[TrainingItem]) -> Objective:
+def _objective(job: FinetuneJob, resolved: Resolved, decoder: Decoder, items: list[TrainingItem]) -> Objective:
     if job.method is not Method.DPO:
-        return TokenObjective(model.decoder)
-    objective = PreferenceObjective(model.decoder, resolved.beta)
+        return TokenObjective(decoder)
+    objective = PreferenceObjective(decoder, resolved.beta, resolved.rpo_alpha)
     objective.remember(items)  # the adapter is as it begins: nothing has been learned, or gone on with
     return objective
 
@@ -155,44 +152,19 @@ def _begin(
         events.add(f"Going on after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return
     events.add(
-        f"{num_items} examples and {resolved.num_replayed} answers of the base's own; {resolved.n_epochs} epochs of "
-        f"{resolved.steps_per_epoch} steps, batches of {resolved.batch_size}, learning rate "
+        f"{num_items} examples; {resolved.n_epochs} epochs of {resolved.steps_per_epoch} steps, batches of "
+        f"{resolved.batch_size} and {resolved.replayed_per_step:g} answers of the base's own, learning rate "
         f"{resolved.learning_rate:.2g}, rank {resolved.rank}: {lora.values.numel():,} trainable numbers",
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,
         learning_rate=resolved.learning_rate,
         lora_rank=resolved.rank,
         beta=resolved.beta if job.method is Method.DPO else None,
+        rpo_alpha=resolved.rpo_alpha if job.method is Method.DPO else None,
         total_steps=resolved.num_steps,
     )
 
 
-def _sampler(folder: JobFolder, job: FinetuneJob, model: TrainingModel, events: EventLog) -> Callable[[int], None]:
-    limit = model.decoder.spec.max_position
-    rows = enumerate(read_rows(folder.samples, Passage))
-    prompts = {number: prompt for number, prompt in rows if len(prompt.ids) < limit}  # the others cannot be answered
-    tokenizer_json = folder.path / "tokenizer.json"
-    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_json)) if tokenizer_json.exists() else None
-
-    def sample(epoch: int) -> None:
-        if not prompts:
-            return
-        asked = [prompt.ids for prompt in prompts.values()]
-        max_tokens = min(_SAMPLE_TOKENS, limit - max(map(len, asked)))
-        answers = generate(model.decoder, asked, job.end_ids, max_tokens)
-        for number, answer in zip(prompts, answers, strict=True):
-            text = "" if tokenizer is None else tokenizer.decode(answer)
-            events.add(
-                f"Sample {number + 1}: {' '.join(text.split())}",
-                epoch=epoch,
-                sample=number,
-                token_ids=answer,
-                text=text,
-            )
-
-    return sample
-
-
 def _trained_tokens(order: BatchOrder, items: list[TrainingItem], state: TrainingState) -> int:
-    """Tokens of all examples that were seen, as OpenAI counts what is paid for."""
+    """Tokens of the file's examples, each as often as it was seen, as OpenAI counts what is paid for."""
     return sum(items[index].num_tokens for step in range(state.progress.step) for index in order.batch(step))

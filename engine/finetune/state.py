@@ -15,13 +15,23 @@ from engine.jobs.finetune.results import StepResult
 _META = "training"
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """Of the adapter as it is: None where there is nothing to measure by. Losses are means in nats."""
+
+    valid_loss: float | None = None
+    valid_accuracy: float | None = None
+    text_loss: float | None = None  # on general text
+    divergence: float | None = None  # from the base, on its answers to questions that are held out
+
+
 class Progress(msgspec.Struct, kw_only=True):
     """digest: of the job and its examples, to which the state belongs. step: updates done."""
 
     digest: str
     step: int = 0
     results: list[StepResult] = []
-    base_general_loss: float | None = None  # of the base's own answers that are held out, before training
+    before: Measured | None = None  # the first step
+    after: Measured | None = None  # the last epoch so far
     best_loss: float | None = None  # on the validation file
     best_step: int | None = None
     is_done: bool = False

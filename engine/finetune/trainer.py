@@ -5,29 +5,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.finetune.objective import Objective, TokenObjective, add_gradients, evaluate
-from engine.finetune.order import BatchOrder
+import msgspec
+
+from engine.finetune.anchor import Anchor
+from engine.finetune.objective import Objective, add_gradients, evaluate
+from engine.finetune.order import BatchOrder, ReplayOrder
 from engine.finetune.schedule import learning_rate
-from engine.finetune.state import TrainingState
+from engine.finetune.state import Measured, TrainingState
+from engine.finetune.verdict import before_and_after, warnings
 from engine.jobs.finetune.auto import Resolved
 from engine.jobs.finetune.events import EventLog
 from engine.jobs.finetune.items import TrainingItem
 from engine.jobs.finetune.job import JobFolder
+from engine.jobs.finetune.loss_plot import write_loss_plot
 from engine.jobs.finetune.results import StepResult, write_results
+from models.decoder import Decoder
 from models.progress import ProgressReport
 from models.training.lora import Lora
 
 _SAVE_INTERVAL_S = 30.0
-_FORGETTING = 0.3  # nats a token that the loss on the base's own answers may rise by before it is said
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """items: of the file and replayed ones. general: answers of the base's own that are not learned."""
+    """items: of the file. replay: the base's own answers. held_out: such answers that are not learned. text: general
+    text, on which perplexity is measured."""
 
     items: Sequence[TrainingItem]
-    valid: Sequence[TrainingItem]
-    general: Sequence[TrainingItem]
+    valid: Sequence[TrainingItem] = ()
+    replay: Sequence[TrainingItem] = ()
+    held_out: Sequence[TrainingItem] = ()
+    text: Sequence[TrainingItem] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +53,23 @@ class Outputs:
 class Trainer:
     def __init__(
         self,
+        decoder: Decoder,
         lora: Lora,
         objective: Objective,
-        general: TokenObjective,
+        anchor: Anchor,
         data: TrainingData,
-        order: BatchOrder,
+        orders: tuple[BatchOrder, ReplayOrder],
         resolved: Resolved,
         state: TrainingState,
         outputs: Outputs,
     ) -> None:
-        """general: the objective of `data.general`. state: new, or what is gone on with."""
+        """objective, anchor: that remember what they compare with. state: new, or what is gone on with."""
+        self._decoder = decoder
         self._lora = lora
         self._objective = objective
-        self._general = general
+        self._anchor = anchor
         self._data = data
-        self._order = order
+        self._order, self._replay_order = orders
         self._resolved = resolved
         self._state = state
         self._outputs = outputs
@@ -68,8 +78,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end. Raises OSError if a file cannot be written; whatever ends it, a later run goes on."""
         progress = self._state.progress
-        if self._data.general and progress.base_general_loss is None:
-            progress.base_general_loss = evaluate(self._general, self._data.general).loss
+        if progress.before is None:
+            progress.before = self._measure()
         total = self._resolved.num_steps
         while progress.step < total and not self._is_over():
             self._step(progress.step)
@@ -83,8 +93,9 @@ class Trainer:
     def _step(self, step: int) -> None:
         given = self._resolved.given
         items = [self._data.items[index] for index in self._order.batch(step)]
+        replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
         began_s = time.monotonic()
-        score = add_gradients(self._objective, items, self._lora)
+        score = add_gradients(self._objective, items, self._decoder, self._lora, self._anchor, replayed)
         rate = learning_rate(
             self._resolved.learning_rate, step, self._resolved.num_steps, given.warmup_ratio, given.schedule
         )
@@ -99,10 +110,21 @@ class Trainer:
             total_steps=self._resolved.num_steps,
             train_loss=score.loss,
             train_mean_token_accuracy=score.accuracy,
+            divergence=score.divergence,
             learning_rate=rate,
             gradient_norm=norm,
-            tokens=sum(item.num_tokens for item in items),
+            tokens=sum(item.num_tokens for item in (*items, *replayed)),
             step_s=time.monotonic() - began_s,
+        )
+
+    def _measure(self) -> Measured:
+        data, decoder = self._data, self._decoder
+        valid = evaluate(self._objective, data.valid, decoder) if data.valid else None
+        return Measured(
+            valid_loss=None if valid is None else valid.loss,
+            valid_accuracy=None if valid is None else valid.accuracy,
+            text_loss=evaluate(self._objective, data.text, decoder).loss if data.text else None,
+            divergence=self._anchor.measure(data.held_out) if data.held_out else None,
         )
 
     def _end_epoch(self) -> None:
@@ -110,40 +132,33 @@ class Trainer:
         progress, outputs = self._state.progress, self._outputs
         epoch = -(-progress.step // self._order.steps_per_epoch)
         train = progress.results[-self._order.steps_per_epoch :]
-        measured = {"epoch": epoch, "step": progress.step, "train_loss": sum(r.train_loss for r in train) / len(train)}
-        if self._data.valid:
-            score = evaluate(self._objective, self._data.valid)
-            measured |= {"full_valid_loss": score.loss, "full_valid_mean_token_accuracy": score.accuracy}
+        found = self._measure()
+        shown: dict[str, float] = {"train_loss": sum(r.train_loss for r in train) / len(train)}
+        if found.valid_loss is not None and found.valid_accuracy is not None:
+            shown |= {"full_valid_loss": found.valid_loss, "full_valid_mean_token_accuracy": found.valid_accuracy}
             last = progress.results[-1]
             progress.results[-1] = StepResult(
-                last.step, last.train_loss, last.train_accuracy, score.loss, score.accuracy
+                last.step, last.train_loss, last.train_accuracy, found.valid_loss, found.valid_accuracy
             )
-            if progress.best_loss is None or score.loss < progress.best_loss:
-                progress.best_loss, progress.best_step = score.loss, progress.step
-                self._state.keep_best()
-            else:
-                outputs.events.add(
-                    f"The validation loss was lower after step {progress.best_step} ({progress.best_loss:.4f}) than "
-                    f"now ({score.loss:.4f}): the adapter may be learning the examples by heart; fewer epochs may do "
-                    "better",
-                    level="warn",
-                )
-        if self._data.general:
-            assert progress.base_general_loss is not None
-            general = evaluate(self._general, self._data.general).loss
-            measured |= {"general_loss": general, "base_general_loss": progress.base_general_loss}
-            if general > progress.base_general_loss + _FORGETTING:
-                outputs.events.add(
-                    f"The loss on the base's own answers has risen from {progress.base_general_loss:.3f} to "
-                    f"{general:.3f}: general answers may get worse; a lower learning rate or more replay keeps them",
-                    level="warn",
-                )
+        if found.text_loss is not None:
+            shown["general_text_loss"] = found.text_loss
+        if found.divergence is not None:
+            shown["general_divergence"] = found.divergence
+        for warning in warnings(progress, found):
+            outputs.events.add(warning, level="warn")
+        if found.valid_loss is not None and (progress.best_loss is None or found.valid_loss < progress.best_loss):
+            progress.best_loss, progress.best_step = found.valid_loss, progress.step
+            self._state.keep_best()
         folder = outputs.checkpoints / f"step-{progress.step}"
         outputs.save_adapter(folder)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items() if "loss" in name)
-        outputs.events.add(f"Epoch {epoch}: {shown}", checkpoint=str(folder), data=measured)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if "accuracy" not in name)
+        outputs.events.add(
+            f"Epoch {epoch}: {text}", checkpoint=str(folder), data={"epoch": epoch, "step": progress.step, **shown}
+        )
         outputs.sample(epoch)
+        progress.after = found
         self._save()
+        write_loss_plot(outputs.folder.plot, progress.results)
 
     def _is_over(self) -> bool:
         """Whether to stop early: the validation loss has not fallen for so many epochs."""
@@ -160,6 +175,12 @@ class Trainer:
                 f"Stopped early; the adapter is that of step {progress.best_step}, with a validation loss of "
                 f"{progress.best_loss:.4f}"
             )
+            progress.after = self._measure()
+        if progress.before is not None and progress.after is not None:
+            line = before_and_after(progress.before, progress.after)
+            measured = {"before": progress.before, "after": progress.after}
+            if line is not None:
+                self._outputs.events.add(line, data=msgspec.to_builtins(measured))
         progress.is_done = True
         self._save()
 

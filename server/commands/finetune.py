@@ -11,7 +11,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.jobs.finetune.config import FinetuneConfig
 from engine.jobs.finetune.items import Passage, write_rows
-from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method, write_atomically
+from engine.jobs.finetune.job import FinetuneJob, JobFolder, write_atomically
 from engine.jobs.finetune.lock import locked
 from engine.protocol import TokenizerInfo
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
@@ -111,8 +111,8 @@ def _write_job(
                 f"--replay is {config.replay:g}, and the model has no chat template to ask questions with; leave it "
                 "out, or give a --chat-template"
             )
-        has_replay = text_model.chat is not None and config.method is not Method.DPO
-        write_rows(folder.prompts, [renderer.question(text) for text in QUESTIONS] if has_replay else [])
+        questions = QUESTIONS if text_model.chat is not None else ()
+        write_rows(folder.prompts, [renderer.question(text) for text in questions])
         job = FinetuneJob(
             engine=engine,
             method=config.method,

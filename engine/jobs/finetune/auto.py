@@ -11,7 +11,8 @@ _USUAL_EPOCHS = {Method.SUPERVISED: 3, Method.DPO: 1, Method.PRETRAINING: 1}
 # LoRA learns with 10 to 15 times the rate of full fine-tuning; preferences and plain text with less, or it parrots.
 _LEARNING_RATES = {Method.SUPERVISED: 5e-4, Method.DPO: 2e-4, Method.PRETRAINING: 2e-4}
 _RANKS = {Method.SUPERVISED: 8, Method.DPO: 8, Method.PRETRAINING: 64}
-_REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.0, Method.PRETRAINING: 0.1}
+_REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.5, Method.PRETRAINING: 0.25}
+_MOST_ANSWERS = 4  # to one question
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,9 @@ class Resolved:
     beta: float
     rank: int
     alpha: float
-    num_replayed: int  # items an epoch
+    rpo_alpha: float
+    replayed_per_step: float  # answers of the base's own, on average
+    num_replayed: int  # different ones
     steps_per_epoch: int
 
     @property
@@ -33,17 +36,10 @@ class Resolved:
         return self.n_epochs * self.steps_per_epoch
 
 
-def replayed(method: Method, given: Hyperparameters, num_items: int) -> int:
-    """How many answers of the base's own an epoch has."""
-    share = _REPLAY[method] if given.replay is None else given.replay
-    return math.ceil(share * num_items)
-
-
-def resolve(method: Method, given: Hyperparameters, num_items: int, num_replayed: int) -> Resolved:
-    """num_items: of the file. num_replayed: that there are."""
-    total = num_items + num_replayed
-    batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), total)
-    steps_per_epoch = math.ceil(total / batch_size)
+def resolve(method: Method, given: Hyperparameters, num_items: int, num_questions: int) -> Resolved:
+    """num_items: of the file. num_questions: that the base can be asked."""
+    batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)
+    steps_per_epoch = math.ceil(num_items / batch_size)
     wanted = math.ceil(_LEAST_STEPS / steps_per_epoch)
     usual = min(_MOST_EPOCHS[method], max(_USUAL_EPOCHS[method], wanted))
     n_epochs = given.n_epochs or usual
@@ -51,6 +47,7 @@ def resolve(method: Method, given: Hyperparameters, num_items: int, num_replayed
     rate = _LEARNING_RATES[method]
     if method is Method.SUPERVISED:  # what is taught for long needs less of it at once
         rate *= min(1.0, max(0.4, (2 * _LEAST_STEPS / (n_epochs * steps_per_epoch)) ** 0.5))
+    replay = (_REPLAY[method] if given.replay is None else given.replay) if num_questions else 0.0
     return Resolved(
         given,
         n_epochs=n_epochs,
@@ -59,6 +56,8 @@ def resolve(method: Method, given: Hyperparameters, num_items: int, num_replayed
         beta=0.1 if given.beta is None else given.beta,
         rank=rank,
         alpha=2.0 * rank if given.lora_alpha is None else given.lora_alpha,
-        num_replayed=num_replayed,
+        rpo_alpha=1.0 if given.rpo_alpha is None else given.rpo_alpha,
+        replayed_per_step=replay * batch_size,
+        num_replayed=min(math.ceil(replay * batch_size * n_epochs * steps_per_epoch), _MOST_ANSWERS * num_questions),
         steps_per_epoch=steps_per_epoch,
     )

@@ -41,6 +41,12 @@ class FinetuneConfig:
     beta: float | None = option(
         None, "Of dpo: how much a departure from the base costs (default: 0.1).", group=_GROUP, minimum=0
     )
+    rpo_alpha: float | None = option(
+        None,
+        "Of dpo: how much the loss of the preferred answers by themselves counts (default: 1).",
+        group=_GROUP,
+        minimum=0,
+    )
     lora_rank: int | None = option(
         None, "Rank of the adapter (default: 8; 64 for pretraining).", group=_GROUP, minimum=1
     )
@@ -61,8 +67,8 @@ class FinetuneConfig:
     max_grad_norm: float = option(1.0, "Norm that gradients are clipped to.", group=_GROUP, minimum=0)
     replay: float | None = option(
         None,
-        "Answers of the base's own to learn again, relative to the number of examples, so that general answers stay "
-        "(default: 0.5; 0.1 for pretraining, 0 for dpo).",
+        "Answers of the base's own in each step, relative to the number of examples, so that general answers stay "
+        "(default: 0.5; 0.25 for pretraining).",
         group=_GROUP,
         minimum=0,
     )
@@ -84,13 +90,9 @@ class FinetuneConfig:
             raise StartupError("--early-stopping needs a validation loss; give a --validation file")
         if self.pacing is not Pacing.NONE and self.order is Order.NONE:
             raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
-        if self.beta is not None and self.method is not Method.DPO:
-            raise StartupError(f"--beta is for --method dpo, and the method is {self.method}; leave it out")
-        if self.replay and self.method is Method.DPO:
-            raise StartupError(
-                f"--replay is not for --method dpo, and is {self.replay:g}: the objective compares with the base by "
-                "itself; leave it out"
-            )
+        for flag, value in (("--beta", self.beta), ("--rpo-alpha", self.rpo_alpha)):
+            if value is not None and self.method is not Method.DPO:
+                raise StartupError(f"{flag} is for --method dpo, and the method is {self.method}; leave it out")
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -99,6 +101,7 @@ class FinetuneConfig:
             batch_size=self.batch_size,
             learning_rate_multiplier=self.learning_rate_multiplier,
             beta=self.beta,
+            rpo_alpha=self.rpo_alpha,
             lora_rank=self.lora_rank,
             lora_alpha=self.lora_alpha,
             target_modules=list(self.target_modules),

@@ -31,6 +31,10 @@ class TrainingItem(msgspec.Struct, frozen=True):
         return sum(len(passage.ids) for passage in self.passages)
 
     @property
+    def num_trained(self) -> int:
+        return sum(passage.num_trained for passage in self.passages)
+
+    @property
     def longest(self) -> int:
         """Tokens of its longest passage."""
         return max(len(passage.ids) for passage in self.passages)

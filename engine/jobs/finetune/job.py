@@ -49,6 +49,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     batch_size: int | None = None  # examples, or pairs, that one update of the weights is computed from
     learning_rate_multiplier: float | None = None  # of what would be chosen
     beta: float | None = None  # DPO's: how much a departure from the base costs
+    rpo_alpha: float | None = None  # DPO's: how much the loss of preferred answers by themselves counts
     lora_rank: int | None = None
     lora_alpha: float | None = None
     target_modules: list[str] = []
@@ -57,7 +58,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     schedule: Schedule = Schedule.LINEAR
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    replay: float | None = None  # examples of the base's own answers, relative to the file's
+    replay: float | None = None  # answers of the base's own in a step, relative to the file's examples
     early_stopping: int | None = None  # epochs without a better validation loss
     order: Order = Order.NONE
     pacing: Pacing = Pacing.NONE
@@ -119,6 +120,11 @@ class JobFolder:
     @property
     def results(self) -> Path:
         return self.path / "results.csv"
+
+    @property
+    def plot(self) -> Path:
+        """The losses as a picture, where matplotlib is installed."""
+        return self.path / "loss.png"
 
     @property
     def lock(self) -> Path:

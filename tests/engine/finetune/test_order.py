@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.finetune.order import BatchOrder
+from engine.finetune.order import BatchOrder, ReplayOrder
 from engine.finetune.schedule import learning_rate
 from engine.jobs.finetune.job import Pacing, Schedule
 
@@ -41,6 +41,24 @@ def test_a_paced_order_draws_from_the_easy_ones_first_and_from_all_after_half(pa
     assert max(first) < 40
     assert late == set(range(100))
     assert all(len(set(order.batch(step))) == 8 for step in range(200))
+
+
+@given(st.integers(1, 30), st.floats(0.1, 9.0), st.integers(0, 99))
+def test_every_answer_is_replayed_before_one_comes_again(num_answers: int, per_step: float, seed: int) -> None:
+    order = ReplayOrder(num_answers, per_step, seed)
+    steps = range(1 + int(3 * num_answers / per_step))
+    taken = [answer for step in steps for answer in order.batch(step)]
+    assert len(taken) == int(len(steps) * per_step)
+    for first in range(0, len(taken), num_answers):
+        turn = taken[first : first + num_answers]
+        assert len(set(turn)) == len(turn)
+
+
+def test_replay_differs_by_turn_and_seed_and_is_nothing_without_answers() -> None:
+    turns = [ReplayOrder(32, 32.0, seed).batch(step) for seed in (1, 2) for step in (0, 1)]
+    assert len({tuple(turn) for turn in turns}) == 4
+    assert ReplayOrder(32, 32.0, 1).batch(0) == turns[0]
+    assert ReplayOrder(0, 2.0, 1).batch(0) == []
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fast
         (["model", "file", "--out", "x", "--early-stopping", "2"], "needs a validation loss"),
         (["model", "file", "--out", "x", "--pacing", "sqrt"], "needs an order"),
         (["model", "file", "--out", "x", "--beta", "0.2"], "--beta is for --method dpo"),
-        (["model", "file", "--out", "x", "--method", "dpo", "--replay", "0.5"], "--replay is not for --method dpo"),
+        (["model", "file", "--out", "x", "--rpo-alpha", "0.2"], "--rpo-alpha is for --method dpo"),
         (["model", "file", "--out", "x", "--method", "grpo"], "grpo"),
         (["model", "file", "--out", "x", "--n-epochs", "0"], "at least 1"),
         (["model", "file", "--out", "x", "--quantization-group-size", "7"], "--quantization-group-size"),

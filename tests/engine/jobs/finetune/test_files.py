@@ -1,14 +1,15 @@
 """What stands in a job's folder, and hyperparameters that are left to us."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-from engine.jobs.finetune.auto import replayed, resolve
+from engine.jobs.finetune.auto import resolve
 from engine.jobs.finetune.events import EventLog, read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, read_rows, write_rows
 from engine.jobs.finetune.job import Hyperparameters, Method
-from engine.jobs.finetune.loss_plot import sparkline
+from engine.jobs.finetune.loss_plot import sparkline, write_loss_plot
 from engine.jobs.finetune.results import StepResult, write_results
 
 pytestmark = pytest.mark.fast
@@ -46,22 +47,31 @@ def test_results_have_openais_columns(tmp_path: Path) -> None:
 
 
 def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
-    few = resolve(Method.SUPERVISED, Hyperparameters(), 32, replayed(Method.SUPERVISED, Hyperparameters(), 32))
-    many = resolve(Method.SUPERVISED, Hyperparameters(), 20_000, 0)
+    few = resolve(Method.SUPERVISED, Hyperparameters(), 32, 112)
+    many = resolve(Method.SUPERVISED, Hyperparameters(), 20_000, 112)
 
-    assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 12, 3)
-    assert few.learning_rate == 5e-4
+    assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 8, 4)
+    assert (few.learning_rate, few.replayed_per_step, few.num_replayed) == (5e-4, 2.0, 64)
     assert (many.batch_size, many.n_epochs) == (32, 3)
     assert many.learning_rate == pytest.approx(2e-4)
+    assert (many.replayed_per_step, many.num_replayed) == (16.0, 4 * 112)
 
 
 def test_what_is_given_is_not_chosen() -> None:
-    given = Hyperparameters(n_epochs=7, batch_size=3, learning_rate_multiplier=2.0, beta=0.5, lora_rank=4, replay=0.0)
-    found = resolve(Method.DPO, given, 9, replayed(Method.DPO, given, 9))
+    given = Hyperparameters(
+        n_epochs=7, batch_size=3, learning_rate_multiplier=2.0, beta=0.5, rpo_alpha=0.0, lora_rank=4, replay=0.0
+    )
+    found = resolve(Method.DPO, given, 9, 112)
 
     assert (found.n_epochs, found.batch_size, found.num_steps) == (7, 3, 21)
-    assert (found.learning_rate, found.beta) == (4e-4, 0.5)
+    assert (found.learning_rate, found.beta, found.rpo_alpha) == (4e-4, 0.5, 0.0)
     assert (found.rank, found.alpha, found.num_replayed) == (4, 8.0, 0)
+
+
+def test_nothing_is_replayed_without_questions() -> None:
+    found = resolve(Method.SUPERVISED, Hyperparameters(), 32, 0)
+
+    assert (found.replayed_per_step, found.num_replayed) == (0.0, 0)
 
 
 def test_a_sparkline_has_a_bar_for_each_value_up_to_its_width() -> None:
@@ -69,3 +79,17 @@ def test_a_sparkline_has_a_bar_for_each_value_up_to_its_width() -> None:
     assert sparkline([]) == ""
     assert sparkline([1.0, 1.0]) == "▁▁"
     assert len(sparkline([float(value) for value in range(500)])) == 60
+
+
+def test_losses_are_drawn(tmp_path: Path) -> None:
+    results = [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5), StepResult(3, 0.5, 1.0)]
+
+    assert write_loss_plot(tmp_path / "loss.png", results)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_losses_are_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+
+    assert not write_loss_plot(tmp_path / "loss.png", [StepResult(1, 2.5, 0.25)])
+    assert not (tmp_path / "loss.png").exists()

@@ -1,0 +1,49 @@
+"""Anchor: holds the decoder to what its base would say after the tokens of replayed answers."""
+
+from collections.abc import Sequence
+
+import torch
+
+from engine.finetune.rows import TrainedRows, compute_rows
+from engine.jobs.finetune.items import TrainingItem
+from models.decoder import Decoder
+from models.training.divergence import divergence
+from models.training.head_logits import head_rows
+from models.training.lora import Lora
+
+
+class Anchor:
+    """A replayed answer's loss is the divergence of all next-token distributions from the base's, rather than the
+    negative log probability of the answer: the base itself has none of the former, so nothing pulls away from it, and
+    each token tells of the whole vocabulary."""
+
+    def __init__(self, decoder: Decoder, lora: Lora, weight: float) -> None:
+        """weight: of the mean divergence, beside the mean loss of what is learned."""
+        self.weight = weight
+        self._decoder = decoder
+        self._lora = lora
+        self._base_rows: dict[int, torch.Tensor] = {}  # by the item's identity: [trained tokens, in], before the head
+        self._items: list[TrainingItem] = []  # keeps them, and so their identities, alive
+
+    def remember(self, items: Sequence[TrainingItem]) -> None:
+        """Take what the base, without any adapter, says of them as their references: 2 bytes for each number of a
+        hidden state, of each token."""
+        self._items += items
+        # Not under no_grad, where layers without an adapter compute as in serving, which rounds in other places.
+        is_adapted, self._lora.is_adapted = self._lora.is_adapted, False
+        try:
+            for item in items:
+                self._base_rows[id(item)] = head_rows(self._decoder, compute_rows(self._decoder, [item]).hidden)
+        finally:
+            self._lora.is_adapted = is_adapted
+
+    def divergence(self, items: Sequence[TrainingItem], rows: TrainedRows) -> torch.Tensor:
+        """The sum over all trained tokens of remembered items, in nats, with a gradient where one is wanted."""
+        base_rows = torch.cat([self._base_rows[id(item)] for item in items])
+        return divergence(self._decoder, rows.hidden, base_rows).sum()
+
+    @torch.no_grad()
+    def measure(self, items: Sequence[TrainingItem]) -> float:
+        """The mean divergence of a token of remembered items, in nats."""
+        total = sum(float(self.divergence([item], compute_rows(self._decoder, [item]))) for item in items)
+        return total / sum(item.num_trained for item in items)
