@@ -1,38 +1,37 @@
-"""CPU seconds of a step of LoRA on headrace's decoder beside one on transformers' bf16 model, in turns.
+"""Time and memory of a step of LoRA: headrace beside a loop over transformers' bf16 model and trl, in turns.
 
-    .venv/bin/python -m benchmarks.finetune model.gguf --steps 8
+    .venv/bin/python -m benchmarks.finetune model.gguf --steps 8 --rival-python trl-venv/bin/python
 
-Both have rank 8 on all linear layers of all layers, the same batch of random tokens, and a loss on the second half of
-each sequence. transformers' model has the same shape and random weights: a step takes as long with any.
+All have rank 8 on all linear layers of all layers, the same batch of random tokens, and a loss on the second half of
+each sequence; each is a process of its own, and waits while another makes its step. transformers' model has the same
+shape and random weights: a step takes as long with any. --rival-python names a Python that has trl and peft.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
 from benchmarks.results import machine_name
 from benchmarks.tables import markdown
-from engine.finetune.objective import TokenObjective, add_gradients
-from engine.jobs.finetune.items import Passage, TrainingItem
+from engine.client.child_environment import compute_environment
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.families.gguf_config import gguf_config
-from models.kernels.cpu.library import set_num_threads
-from models.loading.load import LoadOptions
-from models.sources.resolve import resolve_model
 from models.system.cores import usable_cores
-from models.training.load import load_for_training
-from models.training.lora import Lora, LoraShape
-from models.weight_cache.cache import WeightCache
 
 _RANK = 8
 _TYPES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+_WORKERS = Path(__file__).parent / "finetune_workers"
+_BASE = "a loop over transformers' model, bf16"
 
 
 def main() -> int:
@@ -42,87 +41,93 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=4, help="sequences (default: 4)")
     parser.add_argument("--length", type=int, default=51, help="tokens of a sequence (default: 51)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="(default: the usable cores)")
+    parser.add_argument("--rival-python", metavar="FILE", help="a Python with trl and peft")
     options = parser.parse_args()
-    set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 5000, (options.batch_size, options.length), generator=generator)
-    middle = options.length // 2
-    items = [TrainingItem([Passage(row, [(middle, options.length)])]) for row in ids.tolist()]
-    contenders = {
-        "headrace, weights kept dense": _ours(options.model, items, keeps_dense=True),
-        "headrace": _ours(options.model, items, keeps_dense=False),
-        "transformers, bf16": _transformers(options.model, ids, middle),
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for turn in range(options.steps + 1):
-        for name, step in contenders.items():
-            cpu_s, wall_s = time.process_time(), time.perf_counter()
-            step()
-            if turn:
-                times[name].append((time.process_time() - cpu_s, time.perf_counter() - wall_s))
-    cpu = {name: statistics.median(cpu_s for cpu_s, _ in each) for name, each in times.items()}
-    wall = {name: statistics.median(wall_s for _, wall_s in each) for name, each in times.items()}
-    base = cpu["transformers, bf16"]
+    with tempfile.TemporaryDirectory() as folder:
+        _config(options.model).save_pretrained(folder)
+        task = {"model": options.model, "config": folder, "ids": ids.tolist(), "first": options.length // 2}
+        path = Path(folder) / "task.json"
+        path.write_text(json.dumps({**task, "rank": _RANK, "threads": options.threads}))
+        ours = [sys.executable, "-m", "benchmarks.finetune_workers.ours", str(path)]
+        commands = {
+            "headrace, weights kept dense": [*ours, "--dense"],
+            "headrace": ours,
+            _BASE: [sys.executable, "-m", "benchmarks.finetune_workers.plain_loop", str(path)],
+        }
+        if options.rival_python is not None:
+            commands["trl's SFTTrainer, bf16"] = [options.rival_python, str(_WORKERS / "trl_trainer.py"), str(path)]
+        contenders = [
+            _Contender(name, command, compute_environment() if command[: len(ours)] == ours else dict(os.environ))
+            for name, command in commands.items()
+        ]
+        try:
+            for turn in range(options.steps + 1):
+                for contender in contenders:
+                    contender.step(is_counted=turn > 0)
+        finally:
+            for contender in contenders:
+                contender.close()
+    base = next(contender.median("wall_s") for contender in contenders if contender.name == _BASE)
     sys.stdout.write(f"{machine_name()}, {options.threads} threads, {ids.numel()} tokens a step\n")
-    rows = [(name, f"{cpu[name]:.2f}", f"{wall[name]:.2f}", f"{cpu[name] / base:.2f}") for name in contenders]
-    sys.stdout.write(markdown(("", "CPU s a step", "wall s a step", "CPU, relative"), rows) + "\n")
+    rows = [
+        (
+            each.name,
+            f"{each.median('wall_s'):.2f}",
+            f"{each.median('wall_s') / base:.2f}",
+            f"{each.median('cpu_s'):.2f}",
+            f"{each.steps[-1]['peak_mb']:,.0f}",
+        )
+        for each in contenders
+    ]
+    sys.stdout.write(markdown(("", "wall s a step", "relative", "CPU s a step", "peak memory, MB"), rows) + "\n")
     return 0
 
 
-def _ours(model: str, items: list[TrainingItem], *, keeps_dense: bool) -> Callable[[], object]:
-    files = resolve_model(model, None, lambda *_: None)
-    loaded = load_for_training(files, LoadOptions(weight_cache=WeightCache()), lambda *_: None)
-    loaded.decoder.serve_context(2048)
-    lora = Lora(loaded.decoder, loaded.names, LoraShape(_RANK, 2.0 * _RANK), seed=0)
-    for weight in lora.weights:
-        weight.keeps_dense = keeps_dense
-    objective = TokenObjective(loaded.decoder)
-    optimizer = torch.optim.AdamW([nn.Parameter(lora.values)], lr=1e-3)
-    optimizer.param_groups[0]["params"][0].grad = lora.gradients
-
-    def step() -> None:
-        add_gradients(objective, items, lora)
-        optimizer.step()
-
-    return step
-
-
-class _LoraLinear(nn.Module):
-    """y = W x + 2 B A x, with the pair in fp32."""
-
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base
-        self.a = nn.Parameter(torch.randn(_RANK, base.in_features) * base.in_features**-0.5)
-        self.b = nn.Parameter(torch.zeros(base.out_features, _RANK))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        delta = x.to(torch.float32) @ self.a.t() @ self.b.t() * 2.0
-        y: torch.Tensor = self.base(x) + delta.to(x.dtype)
-        return y
-
-
-def _transformers(model: str, ids: torch.Tensor, middle: int) -> Callable[[], object]:
+def _config(model: str) -> Any:
+    """transformers' of the same shape."""
     config = gguf_config(GGUFCheckpoint((Path(model),)))
     fields = {name: value for name, value in config.fields.items() if name not in ("architectures", "model_type")}
-    made = AutoConfig.for_model(_TYPES[config.architecture()], **fields)
-    made._attn_implementation = "sdpa"
-    peer: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16).requires_grad_(False)
-    for module in list(peer.model.layers.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, _LoraLinear(child))
-    pairs = [parameter for parameter in peer.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(pairs, lr=1e-3)
-    labels = ids.clone()
-    labels[:, :middle] = -100
+    return AutoConfig.for_model(_TYPES[config.architecture()], **fields)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        peer(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
 
-    return step
+@dataclass(slots=True)
+class _Contender:
+    """A process that makes a step when it is told to, and says what it took."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]  # ours is that of the trainer; the others have what a user has
+    steps: list[dict[str, float]] = field(default_factory=list)
+    _process: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        environment = {**self.environment, "PYTHONPATH": str(Path(__file__).parents[1])}
+        self._process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def step(self, *, is_counted: bool) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            sys.exit(f"{self.name} has ended: {self.command}")
+        if is_counted:
+            self.steps.append(json.loads(answer))
+
+    def median(self, name: str) -> float:
+        return statistics.median(step[name] for step in self.steps)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 if __name__ == "__main__":

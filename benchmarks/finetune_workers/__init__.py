@@ -1,0 +1,1 @@
+"""Contenders of `benchmarks.finetune`, each a process that makes a step when it is told to."""
