@@ -8,6 +8,7 @@ from engine.client.log_format import LogFormat
 from engine.config import option
 from engine.errors import OptionError
 from server.model_options.config import ModelsConfig
+from server.model_options.finetuning import FinetuningConfig
 from server.model_options.lora import LoraConfig
 from server.network_config import NetworkConfig
 from server.storage_options.config import StorageConfig
@@ -36,6 +37,7 @@ class ServerConfig:
     network: NetworkConfig = NetworkConfig()
     models: ModelsConfig = ModelsConfig()
     lora: LoraConfig = LoraConfig()
+    finetuning: FinetuningConfig = FinetuningConfig()
     storage: StorageConfig = StorageConfig()
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)

@@ -6,7 +6,7 @@ import signal
 import sys
 
 PARENT_VARIABLE = "HEADRACE_PARENT_PID"  # of the process that waits for this one; taken out when it is read
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 
 
 def exit_on_sigterm() -> None:
@@ -23,10 +23,14 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """From now on this process gets a signal when the thread that started it ends, and so when its parent dies, however
     that happens (Linux only); exits if the parent is dead already.
 
-    SIGKILL also ends a process that is stopped, or that stands in native code and handles no other signal.
+    SIGKILL also ends a process that is stopped, or that stands in native code and handles no other signal. Once it is
+    the signal, it stays so.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
+        prctl, now = ctypes.CDLL(None).prctl, ctypes.c_int()
+        prctl(_PR_GET_PDEATHSIG, ctypes.byref(now))
+        if now.value != signal.SIGKILL:
+            prctl(_PR_SET_PDEATHSIG, by)
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is not None and int(parent) != os.getppid():
         sys.exit(128 + signal.SIGTERM)

@@ -3,11 +3,13 @@
 It ends with the one that waits for it, and on SIGTERM; started again, it goes on from the state that it saved last.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.client.background import TRY_AGAIN
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
 from engine.jobs.finetune.events import EventLog
@@ -15,6 +17,7 @@ from engine.jobs.finetune.job import JobFolder
 from engine.jobs.progress import foreground_progress
 from models.errors import ModelError, is_out_of_memory
 
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = "training needs more memory than this process may have; give a smaller --max-length or --batch-size"
 
 
@@ -28,7 +31,13 @@ def main(argv: Sequence[str]) -> int:
         from engine.finetune.run import run  # imports torch, which takes a second: a signal may come meanwhile
 
         out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
-    except (HeadraceError, ModelError, OSError) as error:
+    except OSError as error:
+        progress.close()
+        if error.errno in _FULL_DISK:
+            sys.stderr.write(f"headrace: {error}; the same command goes on from the state that was saved last\n")
+            return TRY_AGAIN
+        return _fail(folder, str(error))
+    except (HeadraceError, ModelError) as error:
         progress.close()
         return _fail(folder, str(error))
     except SystemExit:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from models.adapters.peft_config import read_peft_config
 from models.errors import ModelError
@@ -42,7 +42,8 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _WEIGHTS, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    weights = save(tensors, metadata={"format": "pt"})
+    _write(folder / _WEIGHTS, lambda path: path.write_bytes(weights))  # a full disk is an OSError then
     text = json.dumps(config, indent=2) + "\n"
     _write(folder / _CONFIG, lambda path: path.write_text(text))  # last: a folder without it is no adapter
 

@@ -15,6 +15,7 @@ from server.commands.options import OPTIONS, OTHER_VARIABLES, PREFIX
 from server.commands.suggestions import suggest
 from server.config import ServerConfig
 from server.model_options.config import ModelEntry, ModelsConfig
+from server.model_options.finetuning import FinetuningConfig
 from server.model_options.lora import LoraConfig
 from server.network_config import NetworkConfig
 from server.storage_options.config import StorageConfig
@@ -49,6 +50,7 @@ def resolve(
         "network": _build(NetworkConfig, values),
         "storage": _build(StorageConfig, values),
         "lora": _build(LoraConfig, values),
+        "finetuning": _build(FinetuningConfig, values),
         "models": dataclasses.replace(_build(ModelsConfig, values), entries=entries),
     }
     return _build(ServerConfig, server_values), _build(EngineConfig, values)

@@ -15,6 +15,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.config import ServerConfig
 from server.model_options.config import ModelsConfig
+from server.model_options.finetuning import FinetuningConfig
 from server.model_options.lora import LoraConfig
 from server.network_config import NetworkConfig
 from server.storage_options.config import StorageConfig
@@ -184,6 +185,9 @@ def _metavar_of(name: str, kind: type) -> str:
 
 OPTIONS: Mapping[str, Option] = {
     option.name: option
-    for config_class in (EngineConfig, ServerConfig, StorageConfig, ModelsConfig, LoraConfig, NetworkConfig)
+    for config_class in (
+        *(EngineConfig, ServerConfig, StorageConfig, ModelsConfig),
+        *(LoraConfig, FinetuningConfig, NetworkConfig),
+    )
     for option in options_of(config_class)
 }

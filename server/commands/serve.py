@@ -137,6 +137,7 @@ async def _kept_up(
     """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
     metrics and the service manager are told that the server runs."""
     from server.batches.runner import BatchRunner
+    from server.finetuning.jobs.runner import FinetuneRunner
 
     names_model = len(context.models) > 1
     work = [
@@ -145,6 +146,10 @@ async def _kept_up(
         ("watchdog-pulse", manager.pulse()),
         ("batches", BatchRunner(context).run()),
     ]
+    if context.config.data_dir is not None:
+        runner = FinetuneRunner(context, context.config.data_dir)
+        await runner.take_up()
+        work.append(("fine-tuning", runner.run()))
     if certificates is not None and context.config.network.enable_ssl_refresh:
         work.append(("certificates", certificates.watch()))
     watches = [asyncio.create_task(each, name=name) for name, each in work]

@@ -17,6 +17,7 @@ from server.finetuning.lines import Chat, Completion, Document, Line, Preference
 from server.finetuning.rendering import Renderer
 
 MIN_LINES = 10  # OpenAI's
+_MAX_SHOWN = 10  # lines that were removed
 _MAX_FAULTS = 100  # found before the rest of a file is left alone
 
 
@@ -31,6 +32,18 @@ class PreparationReport(msgspec.Struct, kw_only=True):
     removed: dict[str, list[int]] = {}
 
 
+def report_notes(report: PreparationReport) -> list[str]:
+    """The report for people, in sentences."""
+    notes = [f"{report.num_lines:,} lines: {report.num_items:,} examples of {report.num_tokens:,} tokens"]
+    for rule, numbers in report.removed.items():
+        named = ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", ..." if len(numbers) > _MAX_SHOWN else "")
+        what = "are in the validation file" if rule == "in_validation_file" else "repeat an earlier one"
+        notes.append(f"{len(numbers)} lines {what} and are left out: {named}")
+    if report.num_cut:
+        notes.append(f"{report.num_cut} examples are cut to --max-length")
+    return notes
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     train: list[TrainingItem]
@@ -40,11 +53,12 @@ class Prepared:
 
 
 class FaultyFile(Exception):
-    """faults: each with its line, in order; the first hundred."""
+    """faults: each with its line, in order; the first hundred. is_validation: they are the validation file's."""
 
-    def __init__(self, faults: list[LineFault]) -> None:
+    def __init__(self, faults: list[LineFault], *, is_validation: bool = False) -> None:
         super().__init__("; ".join(fault.text for fault in faults[:3]))
         self.faults = faults
+        self.is_validation = is_validation
 
 
 @dataclass(slots=True)
@@ -65,7 +79,7 @@ def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Rendere
         raise FaultyFile(
             [LineFault(f"the training file has {read.num_lines} lines; at least {MIN_LINES} are needed: add examples")]
         )
-    validation = _File() if valid is None else _read(valid, method, renderer)
+    validation = _File() if valid is None else _read_validation(valid, method, renderer)
     known = {key for _, key, _ in validation.items}
     seen: set[bytes] = set()
     removed: dict[str, list[int]] = {}
@@ -89,6 +103,13 @@ def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Rendere
         removed=removed,
     )
     return Prepared(items, valid_items, validation.chats or read.chats, report)
+
+
+def _read_validation(data: bytes, method: Method, renderer: Renderer) -> _File:
+    try:
+        return _read(data, method, renderer)
+    except FaultyFile as error:
+        raise FaultyFile(error.faults, is_validation=True) from None
 
 
 def _read(data: bytes, method: Method, renderer: Renderer) -> _File:

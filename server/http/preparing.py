@@ -44,6 +44,7 @@ class QueueMiddleware:
             record.route = path
         self._context.drain.check()
         self._context.models.check_queue()
+        self._context.models.activity.note()
 
 
 async def prepared(request: Request, model: ServedModel, work: Coroutine[Any, Any, T]) -> T:

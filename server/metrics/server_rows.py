@@ -1,6 +1,7 @@
 """Rows of the table that the API process knows by its own clock and counts."""
 
 from server.metrics import buckets
+from server.metrics.finetune_rows import FINETUNING
 from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge, histogram
 
 _TOKENS: tuple[MetricSpec, ...] = (
@@ -293,5 +294,6 @@ SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Embeddings and scores": _POOLING,
     "Keys": _KEYS,
     "Files and batches": _BATCHES,
+    "Fine-tuning": FINETUNING,
     "Server": _SERVER,
 }

@@ -252,6 +252,10 @@ class Metrics:
         for status, count in by_status.items():
             self._gauges["batches"].labels(status).set(count)
 
+    def set_finetune_jobs(self, by_status: Mapping[str, int]) -> None:
+        for status, count in by_status.items():
+            self._gauges["finetune_jobs"].labels(status).set(count)
+
     def count_keys_reload(self, outcome: str) -> None:
         self._reloads[outcome].inc()
 

@@ -8,9 +8,11 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
+from server.finetuning.jobs.deletion import delete_adapter
+from server.finetuning.jobs.record import FinetuneRecord
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
-from server.http.operators import OPERATORS_ONLY
+from server.http.operators import OPERATORS_ONLY, require_operator
 from server.paths.inside import Outside, inside
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.base import quote
@@ -54,12 +56,19 @@ async def unload_lora_adapter(
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", headers=headers)
 
 
-@router.delete("/v1/models/{name:path}", dependencies=[OPERATORS_ONLY])
-async def delete_model(name: str, context: Context) -> JSONResponse:
-    """Serve a LoRA adapter no more, as OpenAI deletes a fine-tuned model. Its files stay."""
-    if context.models.is_model(name):
-        raise InvalidRequest(f"the model {quote(name)} is no adapter; only adapters can be deleted", param="model")
-    _remove(name, context)
+@router.delete("/v1/models/{name:path}")
+async def delete_model(request: Request, name: str, context: Context) -> JSONResponse:
+    """Serve a LoRA adapter no more. If a fine-tuning job made it, its key may ask for that, too, and its files go."""
+
+    def check(record: FinetuneRecord) -> None:
+        if request.state.owner != record.owner:
+            require_operator(request.scope)
+
+    if not await delete_adapter(context, name, check):
+        require_operator(request.scope)
+        if context.models.is_model(name):
+            raise InvalidRequest(f"the model {quote(name)} is no adapter; only adapters can be deleted", param="model")
+        _remove(name, context)
     return JSONResponse({"id": name, "object": "model", "deleted": True})
 
 

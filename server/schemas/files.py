@@ -10,6 +10,7 @@ from server.schemas.base import StrictModel
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 86400  # OpenAI's
 
 BATCH, BATCH_OUTPUT = "batch", "batch_output"
+FINE_TUNE, FINE_TUNE_RESULTS = "fine-tune", "fine-tune-results"
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)

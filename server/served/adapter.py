@@ -19,6 +19,7 @@ from engine.protocol import (
     PoolingRequest,
     ServiceClass,
 )
+from server.keys.caller import ANYBODY, Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,17 @@ class ServedAdapter:
     path: str  # as the engine reads it
     base_name: str  # the canonical name of the model that it changes
     info: AdapterInfo | None = None  # None until its model is loaded for the first time
+    owner: str | None = None  # of the fine-tuning job that made it; None: whoever runs the server gave it
     created_s: int = field(default_factory=lambda: int(time.time()))
+
+    def is_for(self, caller: Caller) -> bool:
+        """Whether the caller may ask for it. What a job has learned is for its own key, for operators, and for keys
+        that name it."""
+        if self.owner is None or self.owner == ANYBODY.owner or caller.is_operator:
+            return caller.may_use(self.name)
+        if caller.owner == self.owner:
+            return caller.may_use(self.name) or caller.may_use(self.base_name)
+        return caller.models is not None and self.name in caller.models
 
     @property
     def ref(self) -> AdapterRef:

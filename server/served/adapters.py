@@ -44,18 +44,27 @@ class ServedAdapters:
         return self._base_names.get(name, name)
 
     async def check_all(self, model: ServedModel) -> None:
-        """Have the loaded model's engine read those that it has not read before. Raises StartupError."""
+        """Have the loaded model's engine read those that it has not read before. One of a fine-tuning job that cannot
+        be served is left out. Raises StartupError for another one."""
         for adapter in [each for each in self if each.base_name == model.name and each.info is None]:
             try:
                 info = await model.client.load_adapter(adapter.path)
             except AdapterUnusable as error:
-                raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
+                reason = f"the LoRA adapter {adapter.name!r} cannot be served: {error}"
+                if adapter.owner is None:
+                    raise StartupError(reason) from error
+                logger.warning("%s", reason)
+                self._by_name.pop(adapter.name, None)
+                continue
             if self._by_name.get(adapter.name) is adapter:
                 self._by_name[adapter.name] = replace(adapter, info=info)
             _log(adapter, info)
 
-    async def load(self, name: str, path: str, model: ServedModel, *, in_place: bool) -> ServedAdapter:
-        """Serve the adapter at `path` under a name from now on, in place of what had it before.
+    async def load(
+        self, name: str, path: str, model: ServedModel, *, in_place: bool, owner: str | None = None
+    ) -> ServedAdapter:
+        """Serve the adapter at `path` under a name from now on, in place of what had it before. owner: as
+        ServedAdapter has it.
 
         Raises InvalidRequest if the name is another adapter's and not `in_place`, or the files are no adapter of the
         model; and what ServedModel.in_use and EngineClient.load_adapter raise.
@@ -76,7 +85,8 @@ class ServedAdapters:
             raise InvalidRequest(str(error), param="lora_path") from error
         finally:
             self._loading.discard(name)
-        before, adapter = self._by_name.get(name), ServedAdapter(name, path, model.name, info)
+        before = self._by_name.get(name)
+        adapter = ServedAdapter(name, path, model.name, info, owner)
         self.announce(adapter)
         _log(adapter, info)
         if before is not None and before.base_name == model.name:

@@ -16,6 +16,7 @@ from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
+from server.served.activity import Activity
 from server.served.adapter import AdaptedClient, ServedAdapter
 from server.served.residence import Residence
 from server.served.resident import ModelState
@@ -57,6 +58,7 @@ class ServedModel:
     live: LiveFeed
     workers: TextWorkers
     templates: TemplateRunner
+    activity: Activity = field(default_factory=Activity)
     residence: Residence | None = None  # None: it is loaded at the start, and stays so
     has_adapters: bool = False  # whether it can have any (--enable-lora)
     adapter: ServedAdapter | None = None
@@ -134,6 +136,13 @@ class ServedModel:
         """Requests that the engine has, or will get."""
         return self.client.status().num_open + self.num_preparing
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a request runs or waits; a model that is loaded, too, is one that requests wait for."""
+        if self.num_unfinished or self.state is ModelState.LOADING:
+            return True
+        return self.residence is not None and bool(self.residence.resident(self.base_name).waiters)
+
     def check_queue(self) -> None:
         """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""
         self.client.check_capacity(self.num_preparing + 1)
@@ -162,6 +171,7 @@ class ServedModel:
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
         """Within it a request counts in `num_preparing`."""
+        self.activity.note()
         self.num_preparing += 1
         try:
             yield

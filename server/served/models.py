@@ -12,6 +12,7 @@ from server.live.request_stories import RequestStory
 from server.live.request_table import not_known
 from server.metrics.values import Metrics
 from server.schemas.base import quote
+from server.served.activity import Activity
 from server.served.adapters import ServedAdapters
 from server.served.model import ServedModel
 from server.served.resident import ModelState
@@ -25,7 +26,10 @@ class ServedModels:
         assert models, "a server has a model"
         self.have_started = False  # those, of several, that are loaded at the start
         self.adapters = ServedAdapters()
+        self.activity = Activity()
         self._models = tuple(models)
+        for model in models:
+            model.activity = self.activity
         self._by_name = {name: model for model in models for name in model.names}
         assert len(self._by_name) == sum(len(model.names) for model in models), "one name, one model"
 
@@ -48,7 +52,7 @@ class ServedModels:
     def callers_names(self) -> tuple[str, ...]:
         """The names that the request's caller may ask for, those of adapters last."""
         caller = current_caller()
-        adapters = (each.name for each in self.adapters if caller.may_use(each.name))
+        adapters = (each.name for each in self.adapters if each.is_for(caller))
         return (*(name for model in self._models for name in model.callers_names), *adapters)
 
     def find(self, name: str | None) -> ServedModel:
@@ -97,6 +101,11 @@ class ServedModels:
     def num_unfinished(self) -> int:
         """Requests that the engines have, or will get."""
         return sum(model.num_unfinished for model in self._models)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request runs or waits, be it for its model or an engine."""
+        return any(model.has_work for model in self._models)
 
     def close_watches(self) -> None:
         """End what watchers are told."""

@@ -1,5 +1,6 @@
 """Events of a job: what it has done and what it found, in the order of time, as JSON lines."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -38,9 +39,11 @@ class EventLog:
         data: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Event:
-        """data, more: of the event, for programs."""
+        """data, more: of the event, for programs. Raises OSError."""
         event = Event(created_at=time.time(), message=message, level=level, kind=kind, data={**(data or {}), **more})
-        self._file.write(msgspec.json.encode(event) + b"\n")
+        line = msgspec.json.encode(event) + b"\n"
+        if self._file.write(line) < len(line):  # a disk that fills up takes a part
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._tell(event)
         return event
 

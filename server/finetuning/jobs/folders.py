@@ -19,3 +19,9 @@ def out_folder(data_dir: str, job_id: str) -> Path:
 def checkpoint_folder(data_dir: str, job_id: str, step: int) -> Path:
     """With the adapter after a step that ended an epoch."""
     return out_folder(data_dir, job_id) / "checkpoints" / f"step-{step}"
+
+
+def job_ids(data_dir: str) -> set[str]:
+    """Of jobs that have a folder."""
+    root = root_folder(data_dir)
+    return {path.name for path in root.iterdir()} if root.exists() else set()

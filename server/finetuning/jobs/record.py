@@ -35,7 +35,8 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     the adapter that training goes on with. name: reserved from the start, and served once the job has succeeded.
     hyperparameters: None where it is the trainer's to choose; `resolved` once it has. is_prepared: the files were
     validated, and the JobFolder has all that the trainer reads. events_bytes: of the trainer's events.jsonl, how much
-    is in the table of events.
+    is in the table of events, or was left out: a trainer that was killed does some steps again, and tells so again.
+    step: the last one that is there. is_deleted: the adapter is, by whoever may, after the job had succeeded.
 
     The status is also what is wanted: routes set `paused`, `queued` and `cancelled`, and the runner follows. Whoever
     edits a record looks first whether it still has the status that the edit is for.
@@ -66,6 +67,8 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     started_at: int | None = None
     finished_at: int | None = None
     events_bytes: int = 0
+    step: int = 0
+    is_deleted: bool = False
 
     def enter(self, status: FinetuneStatus, now_s: float) -> None:
         """Take the status, and note when where that counts."""
@@ -76,6 +79,11 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
             self.estimated_finish = None
         if status.has_ended:
             self.finished_at = int(now_s)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether its own name is served, where its base model is."""
+        return self.status is FinetuneStatus.SUCCEEDED and not self.is_deleted
 
     def checkpoint_name(self, step: int) -> str:
         """That the checkpoint is served under."""

@@ -137,13 +137,15 @@ def by_status(connection: Connection) -> dict[str, int]:
 
 
 def named(connection: Connection, name: str) -> tuple[FinetuneRecord, int | None] | None:
-    """The job whose adapter has this name, and the step if it is the name of a checkpoint that there is."""
+    """The job whose adapter has this name, and the step if it is the name of a checkpoint; None if there is no such
+    adapter."""
     model_name, step = split_checkpoint_name(name)
     row = connection.execute("SELECT body FROM finetune_jobs WHERE name = ?", (model_name,)).fetchone()
     if row is None:
         return None
     record = _decode(row[0])
-    if step is not None and all(each.step != step for each in record.checkpoints):
+    is_there = record.has_adapter if step is None else any(each.step == step for each in record.checkpoints)
+    if not is_there:
         return None
     return record, step
 
@@ -151,7 +153,7 @@ def named(connection: Connection, name: str) -> tuple[FinetuneRecord, int | None
 def with_adapters(connection: Connection) -> list[FinetuneRecord]:
     """Those that have succeeded or have a checkpoint, the oldest first."""
     records = (_decode(body) for (body,) in connection.execute("SELECT body FROM finetune_jobs ORDER BY number"))
-    return [each for each in records if each.checkpoints or each.status is FinetuneStatus.SUCCEEDED]
+    return [each for each in records if each.checkpoints or each.has_adapter]
 
 
 def use_of(connection: Connection, file_id: str) -> str | None:

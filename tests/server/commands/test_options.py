@@ -12,6 +12,7 @@ from server.commands.option_sources import resolve
 from server.commands.options import OPTIONS, OTHER_VARIABLES, options_of
 from server.config import LogLevel, ServerConfig
 from server.model_options.config import ModelsConfig
+from server.model_options.finetuning import FinetuningConfig
 from server.model_options.lora import LoraConfig
 from server.network_config import CertReqs, NetworkConfig
 from server.storage_options.config import StorageConfig
@@ -27,8 +28,11 @@ def write_config(folder: Path, text: str) -> Path:
 
 
 def test_every_field_of_the_configs_is_one_option() -> None:
-    configs = (ServerConfig, NetworkConfig, ModelsConfig, LoraConfig, StorageConfig, EngineConfig)
-    parts = ("network", "models", "lora", "storage", "entries")
+    configs = (
+        *(ServerConfig, NetworkConfig, ModelsConfig, LoraConfig, FinetuningConfig),
+        *(StorageConfig, EngineConfig),
+    )
+    parts = ("network", "models", "lora", "finetuning", "storage", "entries")
     fields = [field.name for config in configs for field in dataclasses.fields(config) if field.name not in parts]
     assert sorted(OPTIONS) == sorted(fields)  # equal lengths too: no name is in both
 

@@ -1,0 +1,74 @@
+"""`python -m engine.client.background PRIORITY LOCK MODULE [ARGUMENT...]`: runs a module of ours as work for which
+nobody waits, and which may be stopped by SIGSTOP at any moment.
+
+PRIORITY is "idle", to compute when nobody else wants the processor, or "normal". LOCK is a file that one such process
+at a time holds, until it has ended, however that happens. A line on stdout says when all that holds: before that the
+process must not be stopped. Where memory is short, the system ends this process first.
+"""
+
+import contextlib
+import fcntl
+import os
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from engine.client.lifetime import end_with_parent
+
+IDLE, NORMAL = "idle", "normal"
+READY = b"ready\n"
+TRY_AGAIN = os.EX_TEMPFAIL  # exit status: what stands in the way will pass
+
+_LOCK_TIMEOUT_S = 30.0  # for a process whose parent was killed to be gone
+_POLL_S = 0.02
+
+
+def main(argv: Sequence[str]) -> int:
+    priority, lock, module, *arguments = argv
+    end_with_parent(signal.SIGKILL)
+    _write("/proc/self/oom_score_adj", "1000")
+    if priority == IDLE:
+        give_way()
+    with open(lock, "w") as file:
+        if not _locked(file.fileno()):
+            sys.stderr.write(f"headrace: {lock} is held by another process\n")
+            return TRY_AGAIN
+        os.write(sys.stdout.fileno(), READY)
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, run when nobody else wants the processor."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        os.nice(19)
+    # Where the kernel shares processors out among sessions, priorities count within one, and this is the session's.
+    if os.getsid(0) == os.getpid():  # nobody else's
+        _write("/proc/self/autogroup", "19")
+
+
+def _locked(descriptor: int) -> bool:
+    end_s = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(_POLL_S)
+
+
+def _write(path: str, text: str) -> None:
+    """What the system does not have, or forbids, is done without."""
+    with contextlib.suppress(OSError), open(path, "w") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""write_job: what a trainer reads, made of a job's files and options; for the command and for the server."""
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.jobs.finetune.config import DEFAULT_LENGTH
+from engine.jobs.finetune.items import Passage, write_rows
+from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, write_atomically
+from engine.protocol import TokenizerInfo
+from server.config import ServerConfig
+from server.finetuning.preparation import PreparationReport, Prepared, prepare
+from server.finetuning.questions import QUESTIONS
+from server.finetuning.rendering import Renderer
+from server.text.template_processes import TemplateProcesses
+from server.text.workers import TextWorkers
+from server.text_model import TextModel, build_text_model
+
+# Of the engine's options, those that say what the model is and how it computes.
+MODEL_OPTIONS = (
+    *("revision", "hf_overrides", "rope_scaling", "rope_theta", "dtype", "quantization", "quantization_group_size"),
+    *("quantize_head", "weight_cache", "threads"),
+)
+
+_NUM_SAMPLES = 2
+
+
+class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a job beside its files. engine: as FinetuneJob has it. out: folder for the adapter. start: of an
+    adapter to go on with. The last three are options of the server that renders the same chats."""
+
+    engine: EngineConfig
+    method: Method
+    hyperparameters: Hyperparameters
+    out: str
+    seed: int = 0
+    start: str | None = None
+    chat_template: str | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+
+
+def tokenizer_file(folder: JobFolder) -> Path:
+    """A TokenizerInfo in MessagePack, which is there before `write_job` is called."""
+    return folder.path / "tokenizer.msgpack"
+
+
+def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
+    """Write all that the trainer reads, job.json last. The same files and order give the same bytes, by which a job
+    goes on.
+
+    Raises FaultyFile, StartupError for options that do not fit the model, and OSError.
+    """
+    info = msgspec.msgpack.decode(tokenizer_file(folder).read_bytes(), type=TokenizerInfo)
+    write_atomically(folder.path / "tokenizer.json", info.tokenizer_json)
+    templates, workers = TemplateProcesses(), TextWorkers()
+    try:
+        config = ServerConfig(
+            chat_template=order.chat_template,
+            tool_call_parser=order.tool_call_parser,
+            reasoning_parser=order.reasoning_parser,
+        )
+        text_model = build_text_model(info, config, workers, templates)
+        given = _with_shape_of_start(order)
+        renderer = Renderer(text_model, given.max_length or DEFAULT_LENGTH)
+        prepared = prepare(train, valid, order.method, renderer)
+        write_rows(folder.train, prepared.train)
+        write_rows(folder.valid, prepared.valid)
+        write_rows(folder.samples, _samples(prepared, renderer))
+        write_rows(folder.prompts, _replay_prompts(order, text_model, renderer))
+        write_atomically(folder.path / "report.json", msgspec.json.encode(prepared.report))
+        job = FinetuneJob(
+            engine=order.engine,
+            method=order.method,
+            hyperparameters=given,
+            out=order.out,
+            seed=order.seed,
+            start=order.start,
+            end_ids=list(text_model.tokenizer.eos_token_ids),
+        )
+        write_atomically(folder.job, msgspec.json.encode(job))
+        return prepared.report
+    finally:
+        templates.close()
+        workers.close()
+
+
+def _with_shape_of_start(order: JobOrder) -> Hyperparameters:
+    """Rank and scale that were left to us are those of the adapter that is gone on with. Raises StartupError."""
+    given = order.hyperparameters
+    if order.start is None or (given.lora_rank is not None and given.lora_alpha is not None):
+        return given
+    path = Path(order.start) / "adapter_config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StartupError(f"{order.start} holds no adapter to go on with: {path.name} cannot be read") from error
+    return msgspec.structs.replace(
+        given,
+        lora_rank=rank if given.lora_rank is None else given.lora_rank,
+        lora_alpha=alpha if given.lora_alpha is None else given.lora_alpha,
+    )
+
+
+def _samples(prepared: Prepared, renderer: Renderer) -> list[Passage]:
+    """The questions of some chats."""
+    chats = prepared.chats[:_NUM_SAMPLES]
+    return [renderer.prompt(chat.fields, chat.learned.index(True)) for chat in chats if not chat.learned[0]]
+
+
+def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:
+    """Raises StartupError for a replay that a model without a chat template cannot have."""
+    replay = order.hyperparameters.replay
+    if replay and text_model.chat is None:
+        raise StartupError(
+            f"--replay is {replay:g}, and the model has no chat template to ask questions with; leave it out, or give "
+            "a --chat-template"
+        )
+    questions = QUESTIONS if text_model.chat is not None else ()
+    return [renderer.question(text) for text in questions]

@@ -1,0 +1,111 @@
+"""finish: a job whose adapter is complete has succeeded: the adapter answers, and the results are a file."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+from sqlite3 import Connection
+
+from engine.jobs.finetune.events import Event
+from engine.jobs.finetune.job import JobFolder
+from server.errors import StorageFailed, StorageFull
+from server.files import table as file_table
+from server.files.store import new_file_id
+from server.files.table import File
+from server.finetuning.jobs.journal import Journal
+from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.surroundings import Surroundings, job_folder
+from server.schemas.files import FINE_TUNE_RESULTS
+from server.schemas.finetune_answers import FinetuneStatus
+
+logger = logging.getLogger(__name__)
+
+_RESULTS_NAME = "step_metrics.csv"  # OpenAI's
+_RETRY_S = 5.0
+# What stays of a job that has ended. Its examples are its owner's, and its state is large.
+_KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "lock"})
+
+
+async def finish(journal: Journal, around: Surroundings) -> None:
+    """Serve the adapter, and then have the job succeed. Whatever ends the server before, it can be done again.
+
+    Raises EngineStopped.
+    """
+    record = journal.record
+    if (reason := await around.publisher.publish(record)) is None:
+        events = [journal.event(f"New fine-tuned model created: {record.name}")]
+    else:
+        events = [journal.event(f"The adapter {record.name} is not served: {reason}", level="warn")]
+    results = await asyncio.to_thread(_contents, job_folder(around, record).results)
+    name = new_file_id()
+    around.files.writing.add(name)  # until it has a row
+    try:
+        file = await _stored(around, name, results, record.owner, journal.now_s)
+        await _succeed(journal, around, events, file)
+    except StorageFull as error:  # an adapter is worth more than its curves
+        await _succeed(
+            journal, around, [*events, journal.event(f"There is no results file: {error}", level="warn")], None
+        )
+    finally:
+        around.files.writing.discard(name)
+
+
+async def _stored(around: Surroundings, name: str, results: bytes, owner: str, now_s: float) -> File:
+    """The results on the disk, and the row that makes a file of them. Raises StorageFull."""
+    files = around.files
+    while True:
+        try:
+            await files.database.run(lambda connection: files.check_room(connection, len(results)))
+            await files.on_disk(files.disk.create, name)
+            await files.on_disk(files.disk.write, name, 0, results)
+            await files.on_disk(files.disk.sync, name)
+            await files.on_disk(files.disk.sync_names)
+            return File(name, owner, FINE_TUNE_RESULTS, _RESULTS_NAME, len(results), int(now_s), None)
+        except StorageFull:
+            with contextlib.suppress(StorageFailed):
+                await files.on_disk(files.disk.remove, name)
+            raise
+        except StorageFailed as error:
+            logger.warning("the results of a fine-tuning job cannot be stored now: %s", error)
+            await around.sleep(_RETRY_S)
+
+
+async def _succeed(journal: Journal, around: Surroundings, events: list[Event], file: File | None) -> None:
+    def edit(record: FinetuneRecord) -> None:
+        record.result_files = [] if file is None else [file.id]
+        record.enter(FinetuneStatus.SUCCEEDED, journal.now_s)
+
+    def beside(connection: Connection) -> None:
+        if file is not None:
+            file_table.insert(connection, file)
+
+    events = [*events, journal.event("The job has successfully completed")]
+    if await journal.change(FinetuneStatus.RUNNING, edit, events, beside=beside):
+        logger.info("fine-tuning job %s has succeeded: %s", journal.record.id, journal.record.name)
+    else:  # a client has stopped it meanwhile
+        around.publisher.withdraw(journal.record)
+
+
+def _contents(path: Path) -> bytes:
+    """Empty if there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+async def clean_up(folder: JobFolder) -> None:
+    """Delete what a job that has ended needs no more. What cannot be deleted is tried again at the next start."""
+    await asyncio.to_thread(_clean_up, folder)
+
+
+def _clean_up(folder: JobFolder) -> None:
+    try:
+        for path in folder.path.iterdir():
+            if path.name not in _KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("what is left of a fine-tuning job could not be deleted: %s", error)

@@ -1,0 +1,150 @@
+"""Preparing: a job's files are checked and made ready for the trainer, in a task that may be ended and begun again."""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import msgspec
+
+from engine.client.background import TRY_AGAIN
+from engine.client.engine_process import describe_exit
+from engine.config import EngineConfig
+from engine.jobs.finetune.job import JobFolder, write_atomically
+from engine.protocol import TokenizerInfo
+from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, tokenizer_file
+from server.finetuning.jobs.children import Ending, running
+from server.finetuning.jobs.folders import out_folder
+from server.finetuning.jobs.journal import Journal
+from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.surroundings import DEATH_PAUSES_S, FULL_DISK_PAUSE_S, MAX_DEATHS, Surroundings, job_folder
+from server.finetuning.jobs.wording import for_clients
+from server.finetuning.preparation import report_notes
+from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
+from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.served.model import ServedModel
+
+logger = logging.getLogger(__name__)
+
+_decode = msgspec.json.Decoder(Outcome).decode
+
+
+class _EndedEarly(Exception):
+    """The process ended without an outcome: its exit status."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(describe_exit(code))
+        self.code = code
+
+
+class Preparing:
+    """Works while the job is VALIDATING_FILES, and leaves it QUEUED or FAILED; canceled, it leaves it as it is."""
+
+    status = FinetuneStatus.VALIDATING_FILES
+
+    def __init__(self, record: FinetuneRecord, around: Surroundings) -> None:
+        self.id = record.id
+        self.ending = Ending(is_saving=False)
+        self._around = around
+        self._folder = job_folder(around, record)
+        self._journal = Journal(around.files, record, sleep=around.sleep)
+
+    async def run(self) -> None:
+        record, models = self._journal.record, self._around.models
+        model = next((each for each in models if each.name == record.base_model), None)
+        if model is None:
+            reason = f"the model {record.base_model!r} is not served any more"
+            await self._journal.fail(self.status, FinetuneError("model_not_found", reason, "model"))
+            return
+        if (outcome := await self._outcome(model)) is not None:
+            await self._note(outcome)
+
+    async def _outcome(self, model: ServedModel) -> Outcome | None:
+        """None: the job has ended, or a client has stopped it."""
+        num_deaths = 0
+        while True:
+            try:
+                outcome = await self._prepared(model)
+                if not (isinstance(outcome, Refused) and outcome.is_passing):
+                    return outcome
+                logger.warning("fine-tuning job %s waits: %s", self.id, outcome.message)
+            except OSError as error:
+                logger.warning("fine-tuning job %s waits: %s", self.id, error)
+            except _EndedEarly as error:
+                if not await self._journal.change(self.status, lambda _: None, is_durable=False):
+                    return None
+                if error.code != TRY_AGAIN:
+                    num_deaths += 1
+                    if num_deaths >= MAX_DEATHS:
+                        reason = f"the process that reads the files ended {num_deaths} times: {error}"
+                        await self._journal.fail(self.status, FinetuneError("server_error", reason))
+                        return None
+                    await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
+                    continue
+            await self._around.sleep(FULL_DISK_PAUSE_S)
+
+    async def _prepared(self, model: ServedModel) -> Outcome:
+        """Raises OSError, and _EndedEarly."""
+        info = None if model.info is None else model.info.tokenizer
+        task = self._task(model)
+        await asyncio.to_thread(_write, self._folder, task, info)
+        if info is None:  # the model has not been loaded yet
+            options = msgspec.json.encode(task.order.engine).decode()
+            await self._run("engine.finetune.describe", str(self._folder.path), options)
+        return _decode(await self._run("server.finetuning.prepare_process", str(self._folder.path)))
+
+    def _task(self, model: ServedModel) -> PrepareTask:
+        record, disk = self._journal.record, self._around.files.disk
+        options = {name: getattr(model.engine, name) for name in MODEL_OPTIONS}
+        order = JobOrder(
+            engine=replace(EngineConfig(model=model.engine.model, **options), threads=self._around.num_threads),
+            method=record.method,
+            hyperparameters=record.hyperparameters,
+            out=str(out_folder(self._around.data_dir, record.id)),
+            seed=record.seed,
+            start=record.start,
+            chat_template=model.config.chat_template,
+            tool_call_parser=model.config.tool_call_parser,
+            reasoning_parser=model.config.reasoning_parser,
+        )
+        valid = None if record.validation_file is None else str(disk.path(record.validation_file))
+        return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid)
+
+    async def _run(self, module: str, *arguments: str) -> bytes:
+        """What the module wrote to stdout. Raises _EndedEarly."""
+        async with running(self._around, module, [*arguments], self._folder, self.ending) as child:
+            output = await child.output()
+            if (code := await child.wait()) != 0:
+                raise _EndedEarly(code)
+            return output
+
+    async def _note(self, outcome: Outcome) -> None:
+        record = self._journal.record
+        match outcome:
+            case Made(report=report):
+
+                def edit(record: FinetuneRecord) -> None:
+                    record.is_prepared = True
+                    record.enter(FinetuneStatus.QUEUED, self._journal.now_s)
+
+                events = [self._journal.event(for_clients(note)) for note in report_notes(report)]
+                last = self._journal.event("Files validated, moving job to queued state")
+                await self._journal.change(self.status, edit, [*events, last])
+            case Faulty(faults=faults, is_validation=is_validation):
+                param = "validation_file" if is_validation else "training_file"
+                events = [
+                    self._journal.event(f"{param}: {fault.text}", level="error", line=fault.line, param=param)
+                    for fault in faults
+                ]
+                more = f" (and {len(faults) - 1} more faults, which the job's events list)" if len(faults) > 1 else ""
+                file_id = record.validation_file if is_validation else record.training_file
+                reason = f"{file_id}: {faults[0].text}{more}"
+                await self._journal.fail(self.status, FinetuneError(f"invalid_{param}", reason, param), events)
+            case Refused(message=message):
+                await self._journal.fail(self.status, FinetuneError("invalid_request", for_clients(message)))
+
+
+def _write(folder: JobFolder, task: PrepareTask, info: TokenizerInfo | None) -> None:
+    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if info is not None:
+        write_atomically(tokenizer_file(folder), msgspec.msgpack.encode(info))
+    write_atomically(task_file(folder), msgspec.json.encode(task))

@@ -1,0 +1,169 @@
+"""Progress: what a trainer tells in its file becomes events of the job, served checkpoints, and a forecast."""
+
+import asyncio
+import time
+from collections import deque
+from pathlib import Path
+
+import msgspec
+
+from engine.jobs.finetune.events import Event
+from engine.jobs.finetune.job import JobFolder
+from server.finetuning.jobs.journal import Journal
+from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
+from server.finetuning.jobs.surroundings import Surroundings
+from server.finetuning.jobs.wording import for_clients
+from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+
+_MOST_BYTES = 4 << 20  # of events that are taken at a time
+_WINDOW_STEPS = 20  # whose pace the forecast goes by
+_FORECAST_S = 2.0  # between two that are stored without another reason
+
+_decode = msgspec.json.Decoder(Event).decode
+_NO_METRICS = ("checkpoint", "epoch", "step")
+
+
+class Progress:
+    """Of one job. What is in the job's record is not taken again."""
+
+    def __init__(self, journal: Journal, folder: JobFolder, around: Surroundings) -> None:
+        self.error: FinetuneError | None = None  # that the process of now has told
+        self._journal = journal
+        self._folder = folder
+        self._around = around
+        self._steps_s: deque[tuple[int, float]] = deque(maxlen=_WINDOW_STEPS + 1)  # step, and time.monotonic()
+        self._forecast_s = 0.0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the adapter is."""
+        return self._journal.record.trained_tokens is not None
+
+    def begin(self) -> None:
+        """A process starts."""
+        self.error = None
+        self._steps_s.clear()
+
+    async def take(self) -> None:
+        """Take what is new. Raises EngineStopped."""
+        record = self._journal.record
+        data = await asyncio.to_thread(_new_lines, self._folder.events, record.events_bytes)
+        if not data:
+            await self._update_forecast()
+            return
+        size = record.events_bytes + len(data)
+        events = [event for line in data.splitlines() if (event := _read(line)) is not None]
+        steps = [event for event in events if event.kind == "metrics" and event.data.get("step", 0) > record.step]
+        kept = [event for event in events if event.kind != "metrics" or event in steps]
+        checkpoints = [
+            FinetuneCheckpoint(step=event.data["step"], created_at=int(event.created_at), metrics=_metrics(event))
+            for event in events
+            if "checkpoint" in event.data
+        ]
+        known = {each.step for each in record.checkpoints}
+        new = [each for each in checkpoints if each.step not in known]
+        told = [self._told(event) for event in kept]
+        for checkpoint in new:
+            told.append(await self._publish(record, checkpoint))
+        self._note_steps(steps)
+        estimated_s = self._estimated_finish()
+
+        def edit(stored: FinetuneRecord) -> None:
+            stored.events_bytes = size
+            stored.step = max([stored.step, *(event.data["step"] for event in steps)])
+            stored.checkpoints = [*stored.checkpoints, *new]
+            stored.estimated_finish = estimated_s or stored.estimated_finish
+            for event in events:
+                _apply(stored, event)
+
+        is_durable = len(kept) > len(steps)
+        if await self._journal.change(FinetuneStatus.RUNNING, edit, told, is_durable=is_durable):
+            self._around.metrics.add("finetune_steps_total", len(steps))
+            self._around.metrics.add("finetune_tokens_total", sum(event.data.get("tokens", 0) for event in steps))
+        else:  # the next process tells of them again
+            for checkpoint in new:
+                self._around.publisher.withdraw(record, checkpoint.step)
+
+    def _told(self, event: Event) -> Event:
+        message = for_clients(event.message)
+        if event.level == "error":
+            self.error = FinetuneError(event.data.get("code", "training_failed"), message)
+        return msgspec.structs.replace(event, message=message)
+
+    async def _publish(self, record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> Event:
+        name = record.checkpoint_name(checkpoint.step)
+        reason = await self._around.publisher.publish(record, checkpoint.step)
+        if reason is None:
+            return self._journal.event(f"Checkpoint created at step {checkpoint.step}: {name}", step=checkpoint.step)
+        return self._journal.event(f"The checkpoint {name} is not served: {reason}", level="warn")
+
+    # --- forecast -----------------------------------------------------------------------------------------------------
+
+    def _note_steps(self, steps: list[Event]) -> None:
+        now_s = time.monotonic()
+        for event in steps:
+            self._steps_s.append((event.data["step"], now_s))
+
+    def _estimated_finish(self) -> int | None:
+        """Seconds since 1970, at the pace of the last steps, the time that they stood still for clients included; None
+        before two are known."""
+        resolved = self._journal.record.resolved
+        if resolved is None or len(self._steps_s) < 2:
+            return None
+        (first, began_s), (last, _) = self._steps_s[0], self._steps_s[-1]
+        if last == first:
+            return None
+        step_s = (time.monotonic() - began_s) / (last - first)
+        return int(self._journal.now_s + step_s * (resolved.total_steps - last))
+
+    async def _update_forecast(self) -> None:
+        """Nothing is new: it will be later."""
+        if time.monotonic() - self._forecast_s < _FORECAST_S or (estimated_s := self._estimated_finish()) is None:
+            return
+        self._forecast_s = time.monotonic()
+
+        def edit(record: FinetuneRecord) -> None:
+            record.estimated_finish = estimated_s
+
+        await self._journal.change(FinetuneStatus.RUNNING, edit, is_durable=False)
+
+
+def _new_lines(path: Path, offset: int) -> bytes:
+    """Whole lines behind `offset`; a long file comes in parts."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        return b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _read(line: bytes) -> Event | None:
+    """None for a line that a crash cut."""
+    try:
+        return _decode(line)
+    except msgspec.DecodeError:
+        return None
+
+
+def _metrics(event: Event) -> dict[str, float]:
+    return {
+        name: value for name, value in event.data.items() if isinstance(value, int | float) and name not in _NO_METRICS
+    }
+
+
+def _apply(record: FinetuneRecord, event: Event) -> None:
+    """Note what an event tells of the whole job."""
+    data = event.data
+    if "n_epochs" in data and "total_steps" in data:
+        record.resolved = Resolved(
+            n_epochs=data["n_epochs"],
+            batch_size=data["batch_size"],
+            learning_rate=data["learning_rate"],
+            lora_rank=data["lora_rank"],
+            total_steps=data["total_steps"],
+            beta=data.get("beta"),
+        )
+    if "trained_tokens" in data:
+        record.trained_tokens = data["trained_tokens"]

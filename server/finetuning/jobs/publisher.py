@@ -1,0 +1,83 @@
+"""Publisher: adapters of jobs under their names, as long as their files are there."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from engine.errors import EngineStopped, EngineUnavailable, InvalidRequest
+from server.finetuning.jobs import table
+from server.finetuning.jobs.folders import checkpoint_folder, out_folder
+from server.finetuning.jobs.record import FinetuneRecord
+from server.served.adapter import ServedAdapter
+from server.served.models import ServedModels
+from server.served.resident import ModelState
+from server.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_S = 0.2
+_CONFIG = "adapter_config.json"  # which is written last: a folder without it is no adapter
+
+
+class Publisher:
+    def __init__(
+        self, models: ServedModels, data_dir: str, *, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    ) -> None:
+        self._models = models
+        self._data_dir = data_dir
+        self._sleep = sleep
+
+    async def publish(self, record: FinetuneRecord, step: int | None = None) -> str | None:
+        """Serve the job's adapter, or that of a step, from now on; returns why not, if that cannot be.
+
+        A model that is not loaded gets it when it is. Raises EngineStopped.
+        """
+        adapter = self._adapter(record, step)
+        while True:
+            try:
+                model = self._models.base(record.base_model)
+                if model.residence is not None and model.state not in (ModelState.LOADING, ModelState.LOADED):
+                    self._models.adapters.announce(adapter)
+                    return None
+                await self._models.adapters.load(adapter.name, adapter.path, model, in_place=True, owner=adapter.owner)
+                return None
+            except InvalidRequest as error:
+                return str(error)
+            except EngineStopped:
+                raise
+            except EngineUnavailable:  # it is loaded, or started again
+                await self._sleep(_AGAIN_S)
+
+    def withdraw(self, record: FinetuneRecord, step: int | None = None) -> None:
+        """Serve it no more, if it is served."""
+        adapter = self._models.adapters.get(self._adapter(record, step).name)
+        if adapter is not None:
+            self._models.adapters.remove(adapter.name, self._models.named(adapter.base_name))
+
+    async def announce_all(self, database: Database) -> None:
+        """Have the names of earlier servers' jobs again, before any model is loaded. Raises StorageFailed."""
+        for record in await database.run(table.with_adapters):
+            try:
+                self._models.base(record.base_model)
+            except InvalidRequest as error:
+                logger.warning("adapters of fine-tuning job %s are not served: %s", record.id, error)
+                continue
+            steps: list[int | None] = [checkpoint.step for checkpoint in record.checkpoints]
+            if record.has_adapter:
+                steps.append(None)
+            for step in steps:
+                adapter = self._adapter(record, step)
+                if (Path(adapter.path) / _CONFIG).exists() and not self._models.is_model(adapter.name):
+                    self._models.adapters.announce(adapter)
+
+    def _adapter(self, record: FinetuneRecord, step: int | None) -> ServedAdapter:
+        name = record.name if step is None else record.checkpoint_name(step)
+        return ServedAdapter(name, str(self.folder(record, step)), record.base_model, owner=record.owner)
+
+    def folder(self, record: FinetuneRecord, step: int | None) -> Path:
+        """In which the adapter's files are."""
+        if step is None:
+            return out_folder(self._data_dir, record.id)
+        return checkpoint_folder(self._data_dir, record.id, step)

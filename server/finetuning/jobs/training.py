@@ -1,0 +1,96 @@
+"""Training: one job that is prepared, from its start to its end, in a task that may be ended and begun again."""
+
+import asyncio
+import logging
+
+from engine.client.background import TRY_AGAIN
+from engine.client.engine_process import describe_exit
+from server.finetuning.jobs.child import traceback_of
+from server.finetuning.jobs.children import Ending, running
+from server.finetuning.jobs.completion import finish
+from server.finetuning.jobs.journal import Journal
+from server.finetuning.jobs.progress import Progress
+from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.surroundings import DEATH_PAUSES_S, FULL_DISK_PAUSE_S, MAX_DEATHS, Surroundings, job_folder
+from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.25  # at what the trainer has told
+_FAILED = 1  # exit status of a trainer that has said why
+
+
+class Training:
+    """Works while the job is RUNNING. Ends as `run` returns; canceled, it leaves a job that goes on later."""
+
+    status = FinetuneStatus.RUNNING
+
+    def __init__(self, record: FinetuneRecord, around: Surroundings) -> None:
+        self.id = record.id
+        self.ending = Ending()
+        self._around = around
+        self._folder = job_folder(around, record)
+        self._journal = Journal(around.files, record, sleep=around.sleep)
+        self._progress = Progress(self._journal, self._folder, around)
+
+    async def run(self) -> None:
+        num_deaths = 0
+        while not self._progress.is_complete:
+            step = self._journal.record.step
+            code = await self._train()
+            if self._progress.is_complete:
+                break
+            if not await self._is_wanted():
+                return
+            if code == _FAILED and (error := self._progress.error) is not None:
+                await self._journal.fail(self.status, error)
+                return
+            if code == TRY_AGAIN:
+                await self._wait_for_room()
+                continue
+            num_deaths = 1 if self._journal.record.step > step else num_deaths + 1
+            if not await self._survives(num_deaths, code):
+                return
+        if await self._is_wanted():
+            await finish(self._journal, self._around)
+
+    async def _train(self) -> int:
+        """Once: the exit status of the process."""
+        arguments = [str(self._folder.path)]
+        async with running(self._around, "engine.finetune", arguments, self._folder, self.ending) as child:
+            self._progress.begin()
+            exit_status = asyncio.ensure_future(child.wait())
+            try:
+                while not exit_status.done():
+                    await self._progress.take()
+                    await asyncio.wait([exit_status], timeout=_LOOK_S)
+                await self._progress.take()
+                return exit_status.result()
+            finally:
+                exit_status.cancel()
+
+    async def _is_wanted(self) -> bool:
+        """Whether no client has stopped the job: the end of its process is expected then."""
+        return await self._journal.change(self.status, lambda _: None, is_durable=False)
+
+    async def _wait_for_room(self) -> None:
+        logger.warning("fine-tuning job %s waits: the disk is full, or its folder is in use", self.id)
+        message = "The server's disk is full; the training goes on from the state that was saved when there is room"
+        await self._journal.change(self.status, lambda _: None, [self._journal.event(message, level="warn")])
+        await self._around.sleep(FULL_DISK_PAUSE_S)
+
+    async def _survives(self, num_deaths: int, code: int) -> bool:
+        """Wait before the next start, or fail the job. num_deaths: in a row without a step."""
+        how = describe_exit(code)
+        if traceback := await asyncio.to_thread(traceback_of, self._folder.lock):
+            logger.error("the process of fine-tuning job %s: %s", self.id, traceback)
+        if num_deaths >= MAX_DEATHS:
+            reason = f"the training process ended {num_deaths} times without a new step, the last time with {how}"
+            await self._journal.fail(self.status, FinetuneError("server_error", reason))
+            return False
+        self._around.metrics.add("finetune_restarts_total", 1)
+        logger.warning("the process of fine-tuning job %s ended with %s, and is started again", self.id, how)
+        message = f"The training process ended unexpectedly ({how}); it goes on from the state that it saved last"
+        await self._journal.change(self.status, lambda _: None, [self._journal.event(message, level="warn")])
+        await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
+        return True

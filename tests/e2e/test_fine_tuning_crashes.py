@@ -1,0 +1,78 @@
+"""Fine-tuning jobs of a real server: whoever is killed, the adapter is the same to the last bit, and answers."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from server.finetuning.jobs.folders import out_folder
+from tests.helpers.deadline import wait_until
+from tests.helpers.model_folders import write_model_folder
+from tests.helpers.server_process import ServerProcess, children, is_alive
+
+_NUM_LINES, _NUM_EPOCHS = 40, 6
+
+
+def _trainers(server: ServerProcess) -> list[int]:
+    found = []
+    for pid in children(server.process.pid):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if is_alive(pid) else []
+        if b"engine.finetune" in arguments:
+            found.append(pid)
+    return found
+
+
+def _create(client: httpx.Client) -> str:
+    rows = ({"prompt": f"{number} and {number + 1}", "completion": f" make {2 * number + 1}"} for number in range(40))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    file = client.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("a.jsonl", lines)}).json()
+    hyperparameters = {"n_epochs": _NUM_EPOCHS, "batch_size": 1, "lora_rank": 4, "replay": 0}
+    body = {"model": "tiny", "training_file": file["id"], "seed": 7, "hyperparameters": hyperparameters}
+    answer = client.post("/v1/fine_tuning/jobs", json=body)
+    assert answer.status_code == 200, answer.text
+    made: str = answer.json()["id"]
+    return made
+
+
+def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert found["status"] not in ("failed", "cancelled"), found
+    return found
+
+
+def test_a_job_whose_process_and_server_are_killed_makes_the_same_adapter(tmp_path: Path) -> None:
+    model, data = write_model_folder(tmp_path / "model"), tmp_path / "data"
+    arguments = (
+        *(str(model), "--served-model-name", "tiny", "--dtype", "float32", "--threads", "1"),
+        *("--kv-cache-memory-bytes", "64MiB", "--enable-lora", "--data-dir", str(data)),
+    )
+    with ServerProcess(tmp_path / "first.log", *arguments) as server, server.client() as client:
+        server.wait_ready()
+        jobs = [_create(client), _create(client)]
+        wait_until(lambda: server.metric("headrace_finetune_steps_total") > 0, "the first job does a step")
+        (trainer,) = _trainers(server)
+        os.kill(trainer, signal.SIGKILL)
+        wait_until(lambda: server.metric("headrace_finetune_restarts_total") == 1, "it is started again")
+        wait_until(lambda: _trainers(server), "there is another process")
+        (trainer,) = _trainers(server)
+        server.process.kill()
+        wait_until(lambda: not is_alive(trainer), "the process ends with its server")
+
+    with ServerProcess(tmp_path / "second.log", *arguments) as server, server.client() as client:
+        server.wait_ready()
+        wait_until(lambda: all(_job(client, job)["status"] == "succeeded" for job in jobs), "the jobs succeed")
+        names = [_job(client, job)["fine_tuned_model"] for job in jobs]
+        answers = [
+            client.post("/v1/completions", json={"model": name, "prompt": "1 and 2", "max_tokens": 4}).json()
+            for name in names
+        ]
+        assert [answer["model"] for answer in answers] == names, answers
+        results = [client.get(f"/v1/files/{_job(client, job)['result_files'][0]}/content").content for job in jobs]
+
+    adapters = [(out_folder(str(data), job) / "adapter_model.safetensors").read_bytes() for job in jobs]
+    assert adapters[0] == adapters[1]
+    assert results[0] == results[1]
+    assert results[0].count(b"\n") == 1 + _NUM_LINES * _NUM_EPOCHS

@@ -1,0 +1,268 @@
+"""Fine-tuning jobs in tests: processes that only pretend, a runner beside an application, and jobs in its store."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from engine.jobs.finetune.events import EventLog
+from engine.jobs.finetune.job import JobFolder
+from engine.protocol import AdapterInfo
+from server.finetuning.faults import LineFault
+from server.finetuning.jobs import table
+from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.runner import FinetuneRunner
+from server.finetuning.preparation import PreparationReport
+from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, task_file
+from server.schemas.finetune_answers import FinetuneStatus
+from tests.helpers.deadline import DEADLINE_S
+from tests.helpers.fake_client import MODEL, FakeClient, says
+
+PREPARE, TRAIN = "server.finetuning.prepare_process", "engine.finetune"
+KILLED = -9
+
+NUM_STEPS, STEPS_PER_EPOCH = 6, 3
+
+
+class AnyAdapter(dict[str, AdapterInfo | Exception]):
+    """Of a FakeClient: every folder with a configuration has an adapter."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        return super().get(name, AdapterInfo(digest=digest, rank=8, num_bytes=1000)) or default
+
+
+def trained_client() -> FakeClient:
+    client = FakeClient(says("yes"))
+    client.adapters = AnyAdapter()
+    return client
+
+
+class FakeChild:
+    """A Child that works on the event loop, a little at a time, unless it is stopped. `deaths`: exit statuses that
+    those that train end with, one each, after a step."""
+
+    def __init__(self, module: str, folder: JobFolder, children: "FakeChildren") -> None:
+        self.module = module
+        self.folder = folder
+        self.is_stopped = False
+        self._children = children
+        self._going = asyncio.Event()
+        self._going.set()
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._output = b""
+        self._saves = False
+        self._task = asyncio.create_task(self._live())
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._exit.done()
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._exit)
+
+    async def output(self) -> bytes:
+        await asyncio.shield(self._exit)
+        return self._output
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        self._going.clear()
+
+    def go_on(self) -> None:
+        self.is_stopped = False
+        self._going.set()
+
+    def kill(self) -> None:
+        self._end(KILLED)
+
+    async def end(self) -> None:
+        self._saves = True
+        self.go_on()
+        await asyncio.sleep(0)
+        self._end(143)
+
+    def _end(self, code: int) -> None:
+        if not self._exit.done():
+            self._exit.set_result(code)
+            self._children.alive.discard(self)
+        self._task.cancel()
+
+    async def _live(self) -> None:
+        code = await (self._train() if self.module == TRAIN else self._prepare())
+        if not self._exit.done():
+            self._exit.set_result(code)
+            self._children.alive.discard(self)
+
+    async def _tick(self) -> None:
+        await asyncio.sleep(self._children.pause_s)
+        await self._going.wait()
+
+    async def _prepare(self) -> int:
+        task = msgspec.json.decode(task_file(self.folder).read_bytes(), type=PrepareTask)
+        await self._tick()
+        lines = Path(task.train).read_bytes().splitlines()
+        bad = [LineFault("it is bad", number) for number, line in enumerate(lines, 1) if b"bad" in line]
+        outcome: Outcome = Made(PreparationReport(num_lines=len(lines), num_items=len(lines), num_tokens=100))
+        if bad:
+            outcome = Faulty(bad, is_validation=False)
+        else:
+            self.folder.job.write_bytes(msgspec.json.encode(task.order))
+        self._output = msgspec.json.encode(outcome)
+        return 0
+
+    async def _train(self) -> int:
+        """The adapter is a chain over all steps: one that was left out, or done twice, makes another one."""
+        out = Path(json.loads(self.folder.job.read_bytes())["out"])
+        log = EventLog(self.folder.events)
+        chain = json.loads(self.folder.state.read_bytes()) if self.folder.state.exists() else []
+        if not chain:
+            log.add("begun", n_epochs=2, batch_size=4, learning_rate=0.1, lora_rank=8, beta=None, total_steps=NUM_STEPS)
+        for step in range(len(chain) + 1, NUM_STEPS + 1):
+            await self._tick()
+            chain.append(hashlib.blake2b(f"{chain}{step}".encode(), digest_size=4).hexdigest())
+            log.add(f"Step {step}", kind="metrics", step=step, total_steps=NUM_STEPS, tokens=10)
+            if step % STEPS_PER_EPOCH == 0:
+                _write_adapter(out / "checkpoints" / f"step-{step}", chain)
+                log.add("Epoch", checkpoint="/secret/path", step=step, epoch=step // STEPS_PER_EPOCH, train_loss=0.5)
+                self.folder.state.write_text(json.dumps(chain))
+            if self._saves or self._children.saves_steps:
+                self.folder.state.write_text(json.dumps(chain))
+            if self._children.deaths:
+                code = self._children.deaths.popleft()
+                if code == 1:
+                    log.add("give a smaller --max-length", level="error")
+                return code
+        self.folder.results.write_text(
+            "step,train_loss\n" + "".join(f"{step},{each}\n" for step, each in enumerate(chain))
+        )
+        _write_adapter(out, chain)
+        log.add("The adapter is complete", adapter="/secret/path", trained_tokens=10 * NUM_STEPS)
+        return 0
+
+
+def _write_adapter(folder: Path, chain: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_text(json.dumps(chain))
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def whole_adapter() -> list[str]:
+    """What an uninterrupted job makes."""
+    chain: list[str] = []
+    for step in range(1, NUM_STEPS + 1):
+        chain.append(hashlib.blake2b(f"{chain}{step}".encode(), digest_size=4).hexdigest())
+    return chain
+
+
+class FakeChildren:
+    """Starts them. `most`: how many of a module were alive at once."""
+
+    def __init__(self) -> None:
+        self.alive: set[FakeChild] = set()
+        self.started: list[FakeChild] = []
+        self.most: dict[str, int] = {}
+        self.deaths: deque[int] = deque()
+        self.saves_steps = False  # and not only epochs
+        self.pause_s = 0.0005  # of a child before each step
+
+    async def start(self, module: str, arguments: list[str], lock: Path) -> FakeChild:
+        await asyncio.sleep(0)
+        folder = JobFolder(Path(arguments[0]))
+        assert folder.lock == lock
+        child = FakeChild(module, folder, self)
+        assert not any(each.folder == folder for each in self.alive), "two processes work on one job"
+        self.alive.add(child)
+        self.started.append(child)
+        self.most[module] = max(self.most.get(module, 0), sum(each.module == module for each in self.alive))
+        return child
+
+    def of(self, job_id: str, module: str = TRAIN) -> FakeChild | None:
+        """The one that works on the job now."""
+        found = (each for each in self.alive if each.module == module and each.folder.path.parent.name == job_id)
+        return next(found, None)
+
+
+async def no_time(_seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def finetunes(app: FastAPI, children: FakeChildren) -> AsyncIterator[FinetuneRunner]:
+    """Within it the application's jobs are worked on."""
+    context = app.state.context
+    runner = FinetuneRunner(context, context.config.data_dir, children.start, sleep=no_time)
+    await runner.take_up()
+    running = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def add_job(app: FastAPI, number: int, content: bytes = b"{}\n" * 10, **fields: Any) -> FinetuneRecord:
+    """A job that was just made, with its file."""
+    context = app.state.context
+    async with context.files.upload() as upload:
+        await upload.write(content)
+        file = await upload.finish(owner="", purpose="fine-tune", filename="a.jsonl", expires_after_s=None)
+    record = FinetuneRecord(
+        **{
+            "id": f"ftjob-{number}",
+            "owner": "",
+            "created_at": number,
+            "model": MODEL,
+            "base_model": MODEL,
+            "training_file": file.id,
+            "name": f"ft:tiny:headrace::{number}",
+            **fields,
+        }
+    )
+    await context.files.database.run(lambda connection: table.insert(connection, record))
+    context.wake_finetune(record.id)
+    return record
+
+
+async def stored(app: FastAPI, job_id: str) -> FinetuneRecord:
+    record = await app.state.context.files.database.run(lambda connection: table.get(connection, job_id))
+    assert record is not None
+    return record  # type: ignore[no-any-return]
+
+
+ACTIVE = tuple(each for each in FinetuneStatus if not each.has_ended)
+
+
+async def ask(app: FastAPI, job_id: str, status: FinetuneStatus, before: Collection[FinetuneStatus] = ACTIVE) -> None:
+    """What the route of a pause, a resumption or a cancellation does. before: statuses in which it may."""
+    context = app.state.context
+
+    def edit(record: FinetuneRecord) -> None:
+        if record.status in before:
+            record.enter(status, context.files.clock())
+
+    await context.files.database.run(lambda connection: table.change(connection, job_id, edit))
+    context.wake_finetune(job_id)
+
+
+async def until_status(app: FastAPI, job_id: str, *statuses: FinetuneStatus) -> FinetuneRecord:
+    """The job, once it has one of the statuses."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (record := await stored(app, job_id)).status not in statuses:
+            await asyncio.sleep(0.001)
+    return record
+
+
+async def events_of(app: FastAPI, job_id: str) -> list[str]:
+    """Their messages, the oldest first."""
+    found, _ = await app.state.context.files.database.run(
+        lambda connection: table.events_page(connection, job_id, None, 1000)
+    )
+    return [each.event.message for each in reversed(found)]

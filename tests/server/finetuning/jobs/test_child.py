@@ -1,0 +1,69 @@
+"""Processes of jobs: they can be stopped, go on, end and be killed; nothing of them is left."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.finetuning.jobs.child import log_of, start_child, traceback_of
+from tests.helpers.deadline import until
+from tests.helpers.server_process import is_alive, state
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="priorities and parents' deaths are Linux's")
+
+_SLEEP = ["-n1", "-r1", "import time; time.sleep(600)"]
+
+
+async def test_a_child_is_stopped_and_goes_on_and_is_killed(tmp_path: Path) -> None:
+    child = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=True)
+    assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
+    child.stop()
+    await until(lambda: state(child.pid) == "T", poll_s=0.01)
+    child.go_on()
+    await until(lambda: state(child.pid) in ("S", "R"), poll_s=0.01)
+    child.stop()
+    child.kill()
+    assert await child.wait() == -9
+    child.stop()  # which finds nobody
+
+
+async def test_a_stopped_child_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    child = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=False)
+    child.stop()
+    await child.end()
+    assert await child.wait() == -15
+
+
+async def test_what_a_child_says_is_kept_apart(tmp_path: Path) -> None:
+    child = await start_child("timeit", ["-n1", "-r1", "print('out'); 1 / 0"], tmp_path / "lock", is_idle=False)
+    assert await child.output() == b"out\n"
+    assert await child.wait() == 1
+    assert "ZeroDivisionError" in traceback_of(tmp_path / "lock")
+    assert log_of(tmp_path / "lock").exists()
+
+
+async def test_a_start_that_is_canceled_leaves_no_process(tmp_path: Path) -> None:
+    first = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=False)
+    waiting = asyncio.create_task(start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=False))
+    try:
+        await until(lambda: len(_children(os.getpid())) == 2, poll_s=0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert [pid for pid in _children(os.getpid()) if is_alive(pid)] == [first.pid]
+    finally:
+        first.kill()
+        await first.wait()
+
+
+def _children(pid: int) -> list[int]:
+    """Those that run the launcher."""
+    found = []
+    for each in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in each.read_text().split():
+            with contextlib.suppress(OSError):  # it may have ended
+                if b"engine.client.background" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found

@@ -1,0 +1,206 @@
+"""Whatever clients, crashes and restarts do in whatever order: each job has one end, and one process at a time."""
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+
+from server.files.disk import FolderDisk
+from server.files.store import Files
+from server.finetuning.jobs import idle_gate, runner, training
+from server.finetuning.jobs.folders import out_folder
+from server.finetuning.jobs.runner import FinetuneRunner
+from server.schemas.finetune_answers import FinetuneStatus
+from server.storage_options.config import StorageConfig
+from server.store.database import memory_database
+from tests.helpers.fake_client import make_app
+from tests.helpers.fake_trainer import (
+    NUM_STEPS,
+    FakeChildren,
+    add_job,
+    ask,
+    events_of,
+    no_time,
+    stored,
+    trained_client,
+    until_status,
+    whole_adapter,
+)
+from tests.server.finetuning.jobs.test_runner import ENDED, adapter_of
+
+pytestmark = pytest.mark.fast
+
+_BUSY = (FinetuneStatus.VALIDATING_FILES, FinetuneStatus.QUEUED, FinetuneStatus.RUNNING)
+_numbers = itertools.count()
+_made: list[FastAPI] = []  # one, which takes longer to make than all else
+
+
+@pytest.fixture(autouse=True)
+def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle_gate, "_IDLE_AFTER_S", 0.0)
+    monkeypatch.setattr(idle_gate, "_LOOK_S", 0.001)
+    monkeypatch.setattr(training, "_LOOK_S", 0.001)
+    monkeypatch.setattr(runner, "_LOOK_S", 0.01)
+
+
+def _app() -> FastAPI:
+    if not _made:
+        _made.append(make_app(trained_client(), enable_lora=True, data_dir=tempfile.mkdtemp()))
+    return _made[0]
+
+
+class Jobs(RuleBasedStateMachine):
+    jobs = Bundle("jobs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.new_event_loop()
+        self._app = _app()
+        context = self._app.state.context
+        self._data_dir = Path(context.config.data_dir)
+        self._data_dir.mkdir(exist_ok=True)
+        context.files = Files(memory_database(), FolderDisk(self._data_dir / "files"), StorageConfig())
+        self._engine = context.models.default.client
+        self._engine.num_open = 0
+        self._children = FakeChildren()
+        self._ended: dict[str, FinetuneStatus] = {}
+        self._ids: list[str] = []
+        self._running: asyncio.Task[None] | None = None
+        self._do(self._start())
+
+    def _do(self, work: Any) -> Any:
+        return self._loop.run_until_complete(work)
+
+    async def _start(self) -> None:
+        context = self._app.state.context
+        for each in list(context.models.adapters):
+            context.models.adapters.remove(each.name, context.models.default)
+        runner = FinetuneRunner(context, str(self._data_dir), self._children.start, sleep=no_time)
+        await runner.take_up()
+        self._running = asyncio.create_task(runner.run())
+
+    async def _stop(self) -> None:
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        assert not self._children.alive
+
+    # --- what clients do ----------------------------------------------------------------------------------------------
+
+    @rule(target=jobs, is_bad=st.booleans(), is_certain=st.booleans())
+    def create(self, is_bad: bool, is_certain: bool) -> Any:
+        if len(self._ids) == 4:
+            return multiple()
+        is_bad = is_bad and not is_certain
+        record = self._do(add_job(self._app, next(_numbers), b"bad\n" if is_bad else b"{}\n" * 10))
+        self._ids.append(record.id)
+        return record.id
+
+    @rule(job=jobs)
+    def pause(self, job: str) -> None:
+        self._do(self._ask(job, _BUSY, FinetuneStatus.PAUSED))
+
+    @rule(job=jobs)
+    def cancel(self, job: str) -> None:
+        self._do(self._ask(job, (*_BUSY, FinetuneStatus.PAUSED), FinetuneStatus.CANCELLED))
+
+    @rule(job=jobs)
+    def resume(self, job: str) -> None:
+        self._do(self._resume(job))
+
+    async def _resume(self, job: str) -> None:
+        is_prepared = (await stored(self._app, job)).is_prepared
+        status = FinetuneStatus.QUEUED if is_prepared else FinetuneStatus.VALIDATING_FILES
+        await self._ask(job, (FinetuneStatus.PAUSED,), status)
+
+    async def _ask(self, job: str, before: tuple[FinetuneStatus, ...], status: FinetuneStatus) -> None:
+        await ask(self._app, job, status, before)
+
+    @rule(is_busy=st.booleans())
+    def chat(self, is_busy: bool) -> None:
+        self._engine.num_open = int(is_busy)
+        if is_busy:
+            self._app.state.context.models.activity.note()
+            assert all(child.is_stopped for child in self._children.alive)
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    @rule(num_ticks=st.integers(1, 30))
+    def wait(self, num_ticks: int) -> None:
+        async def ticks() -> None:
+            for _ in range(num_ticks):
+                await asyncio.sleep(0.0005)
+
+        self._do(ticks())
+
+    @rule()
+    def children_die(self) -> None:
+        async def kill() -> None:
+            for child in list(self._children.alive):
+                child.kill()
+
+        self._do(kill())
+
+    @rule(is_killed=st.booleans())
+    def restart(self, is_killed: bool) -> None:
+        async def again() -> None:
+            if is_killed:
+                for child in list(self._children.alive):
+                    child.kill()
+            await self._stop()
+            await self._start()
+
+        self._do(again())
+
+    # --- what must hold -----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def one_process_trains(self) -> None:
+        assert all(count == 1 for count in self._children.most.values())
+
+    @invariant()
+    def ends_are_for_good(self) -> None:
+        for job in self._ids:
+            status = self._do(stored(self._app, job)).status
+            if job in self._ended:
+                assert status is self._ended[job]
+            if status.has_ended:
+                self._ended[job] = status
+
+    def teardown(self) -> None:
+        try:
+            self._do(self._finish())
+        finally:
+            self._do(self._stop())
+            self._app.state.context.files.database.close()
+            self._loop.close()
+            shutil.rmtree(self._data_dir, ignore_errors=True)
+
+    async def _finish(self) -> None:
+        self._engine.num_open = 0
+        for job in self._ids:
+            await self._resume(job)
+        for job in self._ids:
+            record = await until_status(self._app, job, *ENDED)
+            assert self._ended.get(job, record.status) is record.status
+            if record.status is FinetuneStatus.SUCCEEDED:
+                assert adapter_of(self._app, job) == whole_adapter()
+                steps = [each for each in await events_of(self._app, job) if each.startswith("Step ")]
+                assert steps == [f"Step {number}" for number in range(1, NUM_STEPS + 1)]
+                assert self._app.state.context.models.adapters.get(record.name) is not None
+                assert len(record.result_files) == 1
+            else:
+                assert self._app.state.context.models.adapters.get(record.name) is None
+            assert (out_folder(str(self._data_dir), job) / "adapter_config.json").exists() or not record.has_adapter
+
+
+Jobs.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+test_jobs = Jobs.TestCase

@@ -1,0 +1,122 @@
+"""What comes of a job's files: all that the trainer reads, or what is wrong with them."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.config import EngineConfig
+from engine.jobs.finetune.items import TrainingItem, read_rows
+from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method
+from server.finetuning import prepare_process
+from server.finetuning.job_files import JobOrder, tokenizer_file
+from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepared
+from tests.helpers.tokenizers import byte_level_info
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    made = JobFolder(tmp_path / "out" / "job")
+    made.path.mkdir(parents=True)
+    tokenizer_file(made).write_bytes(msgspec.msgpack.encode(byte_level_info()))
+    return made
+
+
+def _file(folder: Path, name: str, rows: list[object]) -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def _rows(count: int = 10, first: int = 0) -> list[object]:
+    return [{"prompt": f"question {number}", "completion": "yes"} for number in range(first, first + count)]
+
+
+def _task(folder: Path, rows: list[object], valid: list[object] | None = None, **order: object) -> PrepareTask:
+    fields: dict[str, object] = {
+        "engine": EngineConfig(model="tiny"),
+        "method": Method.SUPERVISED,
+        "hyperparameters": Hyperparameters(n_epochs=2),
+        "out": str(folder / "out"),
+        "seed": 5,
+    }
+    return PrepareTask(
+        order=JobOrder(**{**fields, **order}),  # type: ignore[arg-type]
+        train=_file(folder, "train", rows),
+        valid=None if valid is None else _file(folder, "valid", valid),
+    )
+
+
+def test_all_is_there_that_the_trainer_reads(folder: JobFolder, tmp_path: Path) -> None:
+    outcome = prepared(folder, _task(tmp_path, [*_rows(), *_rows(1)], _rows(3, 100)))
+    assert isinstance(outcome, Made)
+    assert (outcome.report.num_lines, outcome.report.removed) == (11, {"duplicate": [11]})
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    assert (job.seed, job.hyperparameters.n_epochs, job.out) == (5, 2, str(tmp_path / "out"))
+    assert len(read_rows(folder.train, TrainingItem)) == 10
+    assert len(read_rows(folder.valid, TrainingItem)) == 3
+
+
+def test_the_same_task_gives_the_same_bytes(folder: JobFolder, tmp_path: Path) -> None:
+    task = _task(tmp_path, _rows())
+    files = (folder.job, folder.train, folder.valid, folder.prompts)
+    prepared(folder, task)
+    before = [path.read_bytes() for path in files]
+    prepared(folder, task)
+    assert [path.read_bytes() for path in files] == before
+
+
+@pytest.mark.parametrize("is_validation", [False, True])
+def test_faults_are_told_with_the_file_that_has_them(folder: JobFolder, tmp_path: Path, is_validation: bool) -> None:
+    bad = [*_rows(2, 50), {"prompt": "no answer"}]
+    task = _task(tmp_path, _rows(), bad) if is_validation else _task(tmp_path, [*_rows(), *bad])
+    outcome = prepared(folder, task)
+    assert isinstance(outcome, Faulty)
+    assert outcome.is_validation is is_validation
+    assert [fault.text for fault in outcome.faults] == [f"line {3 if is_validation else 13}: completion is missing"]
+    assert not folder.job.exists()
+
+
+def test_a_file_that_is_gone_is_told_by_its_name(folder: JobFolder, tmp_path: Path) -> None:
+    task = msgspec.structs.replace(_task(tmp_path, _rows()), train=str(tmp_path / "file-1"))
+    assert prepared(folder, task) == Refused("file-1 is no longer on the server's disk; upload it again")
+
+
+def test_a_replay_that_cannot_be_is_refused(folder: JobFolder, tmp_path: Path) -> None:
+    outcome = prepared(folder, _task(tmp_path, _rows(), hyperparameters=Hyperparameters(replay=0.5)))
+    assert isinstance(outcome, Refused)
+    assert not outcome.is_passing
+    assert "--replay is 0.5, and the model has no chat template" in outcome.message
+
+
+def test_too_little_memory_is_told(folder: JobFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(prepare_process, "write_job", fails)
+    assert prepared(folder, _task(tmp_path, _rows())) == Refused(
+        "the files need more than 4 GiB of memory to be made ready; divide them"
+    )
+
+
+def test_the_adapter_that_is_gone_on_with_is_the_jobs_own_copy(folder: JobFolder, tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    (parent / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 12}')
+    (parent / "adapter_model.safetensors").write_text("weights")
+    assert isinstance(prepared(folder, _task(tmp_path, _rows(), start=str(parent))), Made)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    assert job.start == str(folder.path / "start")
+    assert (folder.path / "start" / "adapter_model.safetensors").read_text() == "weights"
+    assert (job.hyperparameters.lora_rank, job.hyperparameters.lora_alpha) == (4, 12.0)
+
+
+def test_a_parent_that_is_no_adapter_is_refused(folder: JobFolder, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_text("")
+    outcome = prepared(folder, _task(tmp_path, _rows(), start=str(tmp_path)))
+    assert isinstance(outcome, Refused)
+    assert "holds no adapter to go on with" in outcome.message
