@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from engine.pooling_params import PoolingTask
 from engine.protocol import FinishReason, PoolingRequest, ServiceClass
-from engine.scheduling.service import SERVICE_RULES, Yielding
+from engine.scheduling.service import SERVICE_RULES
 
 _Key = tuple[int, float, float, int]  # rank of the class, priority, turn, order of arrival
 
@@ -133,4 +133,4 @@ class PoolingQueue:
 
 
 def _yields_at_once(request: PoolingRequest) -> bool:
-    return SERVICE_RULES[request.service_class].yielding is Yielding.AT_ONCE
+    return SERVICE_RULES[request.service_class].yields_at_once

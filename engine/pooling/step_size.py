@@ -1,7 +1,7 @@
 """PoolingStepSize: how many tokens the next batch may have, from how long the last ones took."""
 
 from engine.protocol import ServiceClass
-from engine.scheduling.service import SERVICE_RULES, Yielding
+from engine.scheduling.service import SERVICE_RULES
 
 # A batch is not interrupted, so this is what the next text may wait for. Larger ones are hardly faster a token.
 _TARGET_S = 0.25
@@ -24,7 +24,7 @@ class PoolingStepSize:
             return min(self._limit, self._max_tokens)
         if not self.seconds_per_token:
             return min(self._limit, _MIN_TOKENS)
-        yields = SERVICE_RULES[service_class].yielding is Yielding.AT_ONCE
+        yields = SERVICE_RULES[service_class].yields_at_once
         target_s = _YIELDING_TARGET_S if yields else _TARGET_S
         return min(self._limit, max(_MIN_TOKENS, int(target_s / self.seconds_per_token)))
 

@@ -10,11 +10,13 @@ from engine.protocol.kinds import AuditVerdict
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The scheduler's account of one step. Gauges are values after the step; the rest are this step's increments."""
 
+    is_beginning: bool = False  # gauges alone, of a step that begins
     running: int = 0
     waiting: int = 0
     waiting_urgent: int = 0  # of waiting, by service class; the rest are interactive
     waiting_background: int = 0
     running_batch: int = 0  # lines of batches, which running and waiting do not count
+    paused_batch: int = 0  # with their blocks, while clients' requests run
     waiting_batch: int = 0
     waiting_for_grammar: int = 0  # of waiting, those that could not run if there were room
     blocks_total: int = 0

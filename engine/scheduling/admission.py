@@ -6,7 +6,7 @@ from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.prefix_waits import BranchPoint, PrefixWaits
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.step_split import Demand, StepSplit, is_much_shorter
 from engine.scheduling.step_tally import PreemptionReason
 from engine.scheduling.tenant_account import TenantAccount
@@ -48,10 +48,10 @@ class AdmissionRound:
             if sequence in self._preempted:
                 continue
             if sequence.service.fills_idle_steps and self._has_others_before(sequence.service.rank):
-                break
+                break  # also behind lines that are paused, which go on first
             if self._blocked_rank is not None and sequence.service.rank > self._blocked_rank:
                 break
-            if not self._has_place() and not self._claims.victims(sequence, 0):
+            if not self._has_place() and not any(map(_frees_place, self._claims.victims(sequence, 0))):
                 if not self._block(sequence):
                     break
                 continue
@@ -75,9 +75,10 @@ class AdmissionRound:
         return self._newcomers
 
     def _has_others_before(self, rank: int) -> bool:
-        """Whether sequences of lower ranks run or want to, all of which have been asked by now."""
+        """Whether sequences of lower ranks run or want to, all of which have been asked by now; or whether those that
+        such ones have paused have not been resumed."""
         running = self._lifecycle.running
-        if running and running[0].service.rank < rank:
+        if (running and running[0].service.rank < rank) or self._lifecycle.paused:
             return True
         first_rank = self._lifecycle.waiting.first_rank
         return first_rank is not None and first_rank < rank
@@ -147,6 +148,8 @@ class AdmissionRound:
         if not victims or not self._has_room(sequence, match, without=victims):
             return False
         for victim, reason in victims:
+            if victim.status is SequenceStatus.PAUSED and self._has_blocks(sequence, self._kv.match(sequence)):
+                continue  # what is lacking is a place
             self._lifecycle.preempt(victim, reason)
             self._preempted.add(victim)
             self._claims.forget_blocks()
@@ -163,14 +166,19 @@ class AdmissionRound:
     def _has_room(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
         """Whether there is a place, and blocks for all known tokens beside what others still need for theirs: a prompt
         that is begun and then preempted for lack of blocks was computed for nothing."""
+        num_places = sum(map(_frees_place, without or ()))
+        return self._has_place(num_places) and self._has_blocks(sequence, match, without)
+
+    def _has_blocks(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
         victims = [victim for victim, _ in without or ()]
         room = self._kv.room
-        num_reserved = self._num_reserved + self._num_promised - sum(room.num_needed(victim) for victim in victims)
+        running = [victim for victim in victims if victim.status is SequenceStatus.RUNNING]
+        num_reserved = self._num_reserved + self._num_promised - sum(room.num_needed(victim) for victim in running)
         num_states_reserved = len(self._newcomers)
         if self._lifecycle.running or self._newcomers:  # one that runs alone may take all
             num_reserved += self._kv.num_protected(sequence)
             num_states_reserved += self._kv.num_protected_states(sequence)
-        return self._has_place(len(victims)) and room.can_admit(
+        return room.can_admit(
             sequence,
             match,
             num_reserved,
@@ -189,3 +197,8 @@ class AdmissionRound:
         self._num_promised += self._kv.room.num_taken(sequence, match)
         self._split.add(demand)
         charge_prompt(sequence, max(0, sequence.num_prompt - match.num_tokens))
+
+
+def _frees_place(victim: Victim) -> bool:
+    """Whether it has a place to give up, and not blocks alone."""
+    return victim[0].status is SequenceStatus.RUNNING

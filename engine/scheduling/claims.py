@@ -46,18 +46,23 @@ class Claims:
         assert not self._known
 
     def yield_at_once(self) -> None:
-        """Preempt sequences of classes that yield at once, while one of a lower rank is ready to run."""
+        """Preempt or pause sequences of classes that yield at once, while one of a lower rank is ready to run."""
         running = self._lifecycle.running
-        while running and running[-1].service.yielding is Yielding.AT_ONCE:
+        while running and running[-1].service.yields_at_once:
             first_rank = self._lifecycle.waiting.first_rank
             if first_rank is None or first_rank >= running[-1].service.rank:
                 return
-            self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
+            if running[-1].service.yielding is Yielding.BY_PAUSING:
+                self._lifecycle.pause(running[-1])
+            else:
+                self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Victim]:
-        """Whose room a waiting sequence may take, in the order in which they lose it. num_blocks: that it needs."""
+        """Whose room a waiting sequence may take, in the order in which they lose it; paused ones have blocks alone.
+        num_blocks: that it needs."""
         running, rank = self._lifecycle.running, sequence.service.rank
-        victims: list[Victim] = []
+        paused = [each for each in reversed(self._lifecycle.paused) if each.service.rank > rank]
+        victims = [(each, PreemptionReason.SERVICE_CLASS) for each in paused]
         if running and running[-1].service.yields:
             behind = [each for each in reversed(running) if each.service.yields and each.service.rank > rank]
             victims += [(each, PreemptionReason.SERVICE_CLASS) for each in behind]
@@ -71,13 +76,16 @@ class Claims:
         return victims
 
     def next_to_free_blocks(self) -> Sequence:
-        """Which running sequence loses its blocks when one before it needs some: the last in the order, or, where it
-        shares its class with other tenants, the last of the tenant that has most blocks for its weight.
+        """Which running or paused sequence loses its blocks when a running one before it needs some: the last in the
+        order, or, where it runs and shares its class with other tenants, the last of the tenant that has most blocks
+        for its weight.
 
         It is never the first in the order.
         """
-        running = self._lifecycle.running
+        running, paused = self._lifecycle.running, self._lifecycle.paused
         last = running[-1]
+        if paused and paused[-1].order > last.order:
+            return paused[-1]
         if last.account.num_running == running.num_of(last.request.service_class):
             return last
         return self._shares(last.service.rank).largest(but=running[0])

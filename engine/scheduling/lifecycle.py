@@ -1,8 +1,11 @@
 """Lifecycle: the unfinished sequences, and every change of a sequence's status.
 
 add ──> WAITING ──admit──> RUNNING ──finish──> FINISHED
-           ^                  │
-           └──────preempt─────┘        also WAITING ──finish──> FINISHED, for aborts
+           ^                │ │  ^
+           ├────preempt─────┘ │  │     also WAITING ──finish──> FINISHED and PAUSED ──finish──> FINISHED, for aborts
+           │            pause │  │ resume
+           │                  v  │
+           └────preempt───── PAUSED
 """
 
 import time
@@ -22,8 +25,9 @@ from engine.scheduling.tenants import Tenants, refund_uncomputed
 
 
 class Lifecycle:
-    """Invariants: an unfinished sequence is in exactly one of `waiting` and `running`, and in `sequences` under its id;
-    only running ones have blocks and a draft. A tenant's account counts its running sequences.
+    """Invariants: an unfinished sequence is in exactly one of `waiting`, `running` and `paused`, and in `sequences`
+    under its id; waiting ones have no blocks, and only running ones a draft. No running sequence has the class of a
+    paused one. A tenant's account counts its running sequences.
 
     tally: of the current step.
     """
@@ -45,6 +49,7 @@ class Lifecycle:
         self.tenants = Tenants()
         self.waiting = FairQueue()
         self.running = ServiceQueue()
+        self.paused = ServiceQueue()
         self.adapters = AdapterSlots(num_adapter_slots, self.waiting, clock) if num_adapter_slots else None
 
     @property
@@ -101,8 +106,10 @@ class Lifecycle:
             self.tally.note(sequence, Waits(sequence.id, self._clock(), reason, is_shared))
 
     def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
-        """Free the blocks of a running sequence. It waits, and is computed again, less what is still cached then."""
-        assert len(self.running) > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
+        """Free the blocks of a running or paused sequence. It waits, and is computed again, less what is still cached
+        then."""
+        num_with_blocks = len(self.running) + len(self.paused)
+        assert num_with_blocks > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
         self._requeue(sequence, reason.value)
         self.tally.count_preemption(sequence, reason)
 
@@ -111,9 +118,31 @@ class Lifecycle:
         sequence.num_withdrawn += 1
         self._requeue(sequence, "out_of_memory")
 
+    def pause(self, sequence: Sequence) -> None:
+        """Let a running sequence give up its place, and keep its blocks."""
+        sequence.draft = []
+        self._kv.trim(sequence, sequence.num_computed)
+        self._leave_place(sequence)
+        sequence.status = SequenceStatus.PAUSED
+        self.paused.add(sequence)
+
+    def resume(self, sequence: Sequence) -> None:
+        """Let a paused sequence run, from where it stopped."""
+        self.paused.remove(sequence)
+        sequence.status = SequenceStatus.RUNNING
+        sequence.account.num_running += 1
+        self.running.add(sequence)
+
+    def _leave_place(self, sequence: Sequence) -> None:
+        """Of a running or paused sequence."""
+        if sequence.status is SequenceStatus.PAUSED:
+            self.paused.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            sequence.account.num_running -= 1
+
     def _requeue(self, sequence: Sequence, reason: str) -> None:
-        self.running.remove(sequence)
-        sequence.account.num_running -= 1
+        self._leave_place(sequence)
         self._kv.free(sequence)
         now_s, num_lost = self._clock(), sequence.num_computed
         sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, num_lost)
@@ -130,11 +159,10 @@ class Lifecycle:
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
         """Free and forget a sequence. is_failed: what it computed may be wrong."""
         del self.sequences[sequence.id]
-        if sequence.status is SequenceStatus.RUNNING:
-            self.running.remove(sequence)
-            sequence.account.num_running -= 1
-        else:
+        if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
+        else:
+            self._leave_place(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
             self.adapters.leave(sequence)
         refund_uncomputed(sequence)
@@ -155,24 +183,29 @@ class Lifecycle:
 
     def check(self) -> None:
         """Assert the invariants of all sequences and blocks."""
-        running, waiting = list(self.running), list(self.waiting)
-        assert {s.id for s in running} | {s.id for s in waiting} == set(self.sequences)
-        assert len(running) + len(waiting) == len(self.sequences)
-        assert len(running) <= self._max_num_seqs
-        for queue in (self.running, self.waiting):
+        running, waiting, paused = list(self.running), list(self.waiting), list(self.paused)
+        assert {each.id for each in running + waiting + paused} == set(self.sequences)
+        assert len(running) + len(waiting) + len(paused) == len(self.sequences)
+        assert max(len(running), len(paused)) <= self._max_num_seqs
+        for queue in (self.running, self.waiting, self.paused):
             assert queue.num_counted == sum(sequence.service.is_counted for sequence in queue)
             classes = Counter(sequence.request.service_class for sequence in queue)
             assert all(queue.num_of(each) == classes[each] for each in ServiceClass)
         num_running = Counter(sequence.account for sequence in running)
-        assert all(sequence.account.num_running == num_running[sequence.account] for sequence in running + waiting)
+        assert all(each.account.num_running == num_running[each.account] for each in self.sequences.values())
         for sequence in running:
             assert sequence.status is SequenceStatus.RUNNING
             assert 0 <= sequence.num_computed < sequence.num_with_draft, sequence.id
+        for sequence in paused:
+            assert sequence.status is SequenceStatus.PAUSED
+            assert 0 <= sequence.num_computed < len(sequence.tokens), sequence.id
+            assert sequence.draft == [], sequence.id
+            assert all(each.request.service_class is not sequence.request.service_class for each in running)
         for sequence in waiting:
             assert sequence.status is SequenceStatus.WAITING
             assert sequence.num_computed == 0, sequence.id
             assert sequence.tables == sequence.draft == [], sequence.id
         self.waiting.check()
         if self.adapters is not None:
-            self.adapters.check(running, waiting)
-        self._kv.check(running)
+            self.adapters.check(running + paused, waiting)
+        self._kv.check(running + paused)

@@ -15,6 +15,7 @@ from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
+from engine.scheduling.pauses import Pauses
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.prefix_waits import PrefixWaits
 from engine.scheduling.sequence import Sequence, SequenceStatus
@@ -41,6 +42,7 @@ class StepPlanner:
         self._lifecycle = lifecycle
         self._budget = budget
         self._clock = clock
+        self._pauses = Pauses(kv, lifecycle)
         self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size, num_uncached=kv.num_uncached)
         self._claims = Claims(
             kv.room,
@@ -62,7 +64,7 @@ class StepPlanner:
         if running:
             return running[0].service.fills_idle_steps
         first = waiting.first
-        return first is not None and first.service.fills_idle_steps
+        return bool(self._lifecycle.paused) if first is None else first.service.fills_idle_steps
 
     @property
     def _has_candidates(self) -> bool:
@@ -89,6 +91,7 @@ class StepPlanner:
         """
         lifecycle = self._lifecycle
         self._claims.yield_at_once()
+        self._pauses.resume()
         if lifecycle.adapters is not None:
             for victim in lifecycle.adapters.begin_step():
                 lifecycle.preempt(victim, PreemptionReason.SERVICE_CLASS)
@@ -104,6 +107,8 @@ class StepPlanner:
             self._prefix_waits.begin_step(split.tokens())
             chosen = AdmissionRound(self._kv, lifecycle, self._claims, self._prefix_waits, split).choose()
             self._claims.forget_blocks()
+            if not lifecycle.running and not chosen and self._pauses.resume():
+                return self.plan()  # a client that came has to wait for its adapter
         tokens = split.tokens()
         running = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.RUNNING]
         newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
@@ -149,6 +154,7 @@ class StepPlanner:
         end = num_computed + num_new
         if self._kv.is_allocated(sequence, end):  # as in most decode steps
             return num_new
+        self._pauses.spare_prefixes(sequence, end)
         while True:
             is_first = self._lifecycle.running[0] is sequence  # which may take all
             num_free = pool.num_free - (0 if is_first else self._kv.num_protected(sequence))

@@ -38,8 +38,9 @@ _GRAMMAR_FAILED = "the answer could not follow this request's grammar any furthe
 class Scheduler:
     """Owns all sequences. Calls alternate: schedule(), then update() with that plan's result.
 
-    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is waiting or
-    running until its terminal output is emitted; `check` asserts this, and what Lifecycle and KVManager promise.
+    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is waiting,
+    running or paused until its terminal output is emitted; `check` asserts this, and what Lifecycle and KVManager
+    promise.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class Scheduler:
         """Whether a step would compute something or has something to report. Sequences whose grammars are still being
         compiled are no work."""
         lifecycle = self._lifecycle
-        if lifecycle.running or self._outputs or self._aborts or lifecycle.waiting.has_ready:
+        has_begun = lifecycle.running or lifecycle.paused
+        if has_begun or self._outputs or self._aborts or lifecycle.waiting.has_ready:
             return True
         next_s = self._next_limit_s
         return next_s is not None and next_s <= self._clock()
@@ -237,6 +239,7 @@ class Scheduler:
             waiting_urgent=waiting.num_of(ServiceClass.URGENT),
             waiting_background=waiting.num_of(ServiceClass.BACKGROUND),
             running_batch=self._lifecycle.running.num_of(ServiceClass.BATCH),
+            paused_batch=self._lifecycle.paused.num_of(ServiceClass.BATCH),
             waiting_batch=waiting.num_of(ServiceClass.BATCH),
             blocks_total=pool.num_blocks,
             blocks_used=pool.num_used,

@@ -16,6 +16,7 @@ Order = tuple[int, int, float, int]  # rank of the service class, priority, arri
 class SequenceStatus(enum.Enum):
     WAITING = enum.auto()  # preempted sequences too: they have num_computed 0
     RUNNING = enum.auto()
+    PAUSED = enum.auto()  # lines of batches, which have their blocks and no place; see pauses.py
     FINISHED = enum.auto()
 
 
@@ -23,7 +24,8 @@ class SequenceStatus(enum.Enum):
 class Sequence:
     """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
 
-    Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless RUNNING.
+    Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless RUNNING or
+    PAUSED.
     """
 
     request: EngineRequest

@@ -12,6 +12,7 @@ class Yielding(enum.Enum):
     NEVER = enum.auto()
     FOR_ROOM = enum.auto()  # if both do not fit
     AT_ONCE = enum.auto()
+    BY_PAUSING = enum.auto()  # its place at once, and its blocks if both do not fit
 
 
 class CountedAs(enum.Enum):
@@ -39,6 +40,11 @@ class ServiceRules:
         object.__setattr__(self, "is_counted", self.counted_as is CountedAs.CLIENTS)
 
     @property
+    def yields_at_once(self) -> bool:
+        """Whether it is computed in no step while one of a lower rank is ready."""
+        return self.yielding in (Yielding.AT_ONCE, Yielding.BY_PAUSING)
+
+    @property
     def yields(self) -> bool:
         """Whether waiting sequences of lower ranks are admitted before it gets its tokens of a step."""
         return self.yielding is not Yielding.NEVER
@@ -52,11 +58,12 @@ SERVICE_RULES: dict[ServiceClass, ServiceRules] = {
     ServiceClass.URGENT: _of_clients(0),
     ServiceClass.INTERACTIVE: _of_clients(1),
     ServiceClass.BACKGROUND: _of_clients(2, Yielding.FOR_ROOM),
-    # Fills the time in which no client has work. What it computed stays cached, so that it goes on where it stopped;
-    # what clients left stays longer, so that a night's batch does not wash out the prefixes of the day.
+    # Fills the time in which no client has work. While one has, it keeps its blocks, so that it goes on where it
+    # stopped; what it has in the cache goes before what clients left, so that a night's batch does not wash out the
+    # prefixes of the day.
     ServiceClass.BATCH: ServiceRules(
         rank=3,
-        yielding=Yielding.AT_ONCE,
+        yielding=Yielding.BY_PAUSING,
         counted_as=CountedAs.BATCH,
         is_drafted=True,
         stays_cached=True,

@@ -28,9 +28,14 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "num_batch_requests",
-        "Requests of batches in the engine, which the rows of requests above do not count, by state: running, waiting.",
+        "Requests of batches in the engine, which the rows of requests above do not count, by state: running, paused "
+        "(with their blocks in the KV cache, while clients' requests run), waiting.",
         by="state",
-        step_by={"running": lambda s: s.running_batch, "waiting": lambda s: s.waiting_batch},
+        step_by={
+            "running": lambda s: s.running_batch,
+            "paused": lambda s: s.paused_batch,
+            "waiting": lambda s: s.waiting_batch,
+        },
     ),
     counter(
         "batch_computed_tokens_total",
@@ -45,7 +50,7 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     counter(
         "batch_preemptions_total",
-        "Running requests of batches that were put back in the queue, for clients' requests or for want of memory.",
+        "Requests of batches that gave up their blocks and were put back in the queue, for want of memory or places.",
         lambda s: s.batch_preemptions,
     ),
     counter(

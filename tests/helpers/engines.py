@@ -51,6 +51,7 @@ def make_request(
     thinking: ThinkingBudget | None = None,
     adapter: AdapterRef | None = None,
     prediction_ids: list[int] | None = None,
+    tokens_per_output: int = 1,
     **sampling: Any,
 ) -> EngineRequest:
     return EngineRequest(
@@ -70,6 +71,7 @@ def make_request(
         thinking=thinking,
         adapter=adapter,
         prediction_ids=prediction_ids or [],
+        tokens_per_output=tokens_per_output,
     )
 
 
@@ -263,7 +265,7 @@ class SchedulerRun:
         if first.status is SequenceStatus.RUNNING:
             first = self.scheduler.running[0]
             assert any(item.sequence is first for item in plan.items), f"{first.id} gets nothing of the step"
-        elif first.status is SequenceStatus.WAITING and not self._fills:  # else it may have given up its adapter's slot
+        elif first.status is not SequenceStatus.FINISHED and not self._fills:  # else its adapter may have lost the slot
             assert self.scheduler.running[0].order < first.order, f"{first.id} was preempted, the first in the order"
 
     def _draft(self, propose: Callable[[Sequence], list[int]]) -> None:

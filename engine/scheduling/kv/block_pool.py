@@ -61,6 +61,11 @@ class BlockPool:
         prefix is likely to be needed again, up to half of the pool."""
         return min(len(self._free_cached), self.num_blocks // 2)
 
+    @property
+    def num_unprotected(self) -> int:
+        """Free blocks that are allocated before those whose prefix is likely to be needed again."""
+        return len(self._free_low_priority)
+
     def is_free(self, block: int) -> bool:
         return self._references[block] == 0
 

@@ -126,13 +126,16 @@ class KVManager:
         return num_tokens
 
     def _can_allocate(self, sequence: Sequence, num_tokens: int, num_free: int) -> bool:
-        num_new_blocks = sum(
+        return self.num_new_blocks(sequence, num_tokens) <= num_free and all(
+            allocator.can_allocate(sequence, num_tokens) for allocator in self._state_allocators
+        )
+
+    def num_new_blocks(self, sequence: Sequence, num_tokens: int) -> int:
+        """How many blocks `allocate` takes, states apart."""
+        return sum(
             max(0, group.num_entries(num_tokens) - len(table))
             for group, table in zip(self._groups, sequence.tables, strict=True)
             if not group.is_state
-        )
-        return num_new_blocks <= num_free and all(
-            allocator.can_allocate(sequence, num_tokens) for allocator in self._state_allocators
         )
 
     def allocate(self, sequence: Sequence, num_tokens: int) -> None:

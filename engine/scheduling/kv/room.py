@@ -71,6 +71,10 @@ class KVRoom:
         tables = zip(sequence.tables, self._pools, strict=True)
         return sum([len(table) - table.count(NO_BLOCK) for table, pool in tables if pool is self._pool])
 
+    def blocks(self, sequence: Sequence, pool: BlockPool) -> list[int]:
+        """Those of a sequence that are from this pool."""
+        return blocks_of(sequence.tables, self._pools, pool)
+
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:
         """Blocks that become free if these sequences give up theirs."""
         references = Counter(block for sequence in sequences for block in blocks_of(sequence.tables, self._pools, pool))

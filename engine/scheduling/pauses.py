@@ -1,0 +1,53 @@
+"""Pauses: lines of batches that keep their blocks while clients run, so that nothing of them is computed again.
+
+A client that comes takes a line's place, and its blocks only if there are too few (Claims): those of the last line
+first.
+"""
+
+from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.manager import KVManager
+from engine.scheduling.lifecycle import Lifecycle
+from engine.scheduling.sequence import Sequence
+from engine.scheduling.step_tally import PreemptionReason
+
+_MOST_NEW_STATES = 2  # of a step of one sequence: that after it, and a checkpoint
+
+
+class Pauses:
+    """Resumes paused sequences, and has them give up blocks that clients' prefixes need more."""
+
+    def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
+        self._kv = kv
+        self._lifecycle = lifecycle
+
+    def resume(self) -> bool:
+        """Let all paused sequences run again if nobody who comes before them runs or is ready to; whether it was so."""
+        paused, running = self._lifecycle.paused, self._lifecycle.running
+        if not paused:
+            return False
+        rank, first_rank = paused[0].service.rank, self._lifecycle.waiting.first_rank
+        if (running and running[0].service.rank < rank) or (first_rank is not None and first_rank < rank):
+            return False
+        while running:  # of classes that come after them
+            self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
+        for sequence in list(paused):
+            self._lifecycle.resume(sequence)
+        return True
+
+    def spare_prefixes(self, sequence: Sequence, num_tokens: int) -> None:
+        """Preempt paused sequences that have more than half of a pool, as long as what a client's needs for its first
+        `num_tokens` tokens would be taken from clients' cached prefixes."""
+        paused = self._lifecycle.paused
+        if not paused or paused[0].service.rank < sequence.service.rank:
+            return
+        self._spare(self._kv.pool, self._kv.num_new_blocks(sequence, num_tokens))
+        self._spare(self._kv.states, _MOST_NEW_STATES)
+
+    def _spare(self, pool: BlockPool, num_new: int) -> None:
+        paused = self._lifecycle.paused
+        while paused and pool.num_unprotected < num_new and self._num_used(pool) > pool.num_blocks // 2:
+            self._lifecycle.preempt(paused[-1], PreemptionReason.SERVICE_CLASS)
+
+    def _num_used(self, pool: BlockPool) -> int:
+        """Blocks of paused sequences; those that several share count once."""
+        return len({block for sequence in self._lifecycle.paused for block in self._kv.room.blocks(sequence, pool)})
