@@ -24,6 +24,7 @@ from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, c
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
+from engine.output_groups import OutputGroups
 from engine.pooling.engine import PoolingEngine
 from engine.protocol import (
     AbortPooling,
@@ -36,10 +37,12 @@ from engine.protocol import (
     FromEngine,
     LoadAdapter,
     Loading,
+    PoolingOutputs,
     Ready,
     SetLogLevel,
     Shutdown,
     Started,
+    StepOutputs,
     ToEngine,
     TokenizerReady,
     Working,
@@ -81,7 +84,7 @@ def main() -> None:
             on_tokenizer=lambda tokenizer: _send(sock, TokenizerReady(tokenizer)),
             on_prepared=lambda: inbox.put(None),
             on_adapter=lambda answer: _send(sock, answer),
-            on_started=lambda ids: _send(sock, Started(ids)),
+            on_started=lambda ids, stats=None: _send(sock, Started(ids, stats)),
             on_progress=pulse,
             faults=faults,
         )
@@ -108,23 +111,30 @@ def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
 def _serve(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
     """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar is
     compiled or an adapter read."""
+    groups = OutputGroups()
     while True:
         if not engine.has_work:
             if engine.is_preparing:
                 pulse()
-            if not _handle_next(engine, inbox, sock):
+            if not _handle_next(engine, groups, inbox, sock):
                 return
         while not inbox.empty():
-            if not _handle(engine, inbox.get(), sock):
+            if not _handle(engine, groups, inbox.get(), sock):
                 return
         if engine.has_work:
             outputs = engine.step()
             began_s = time.perf_counter()
-            _send(sock, outputs)
+            _send(sock, _grouped(outputs, groups))
             engine.send_s = time.perf_counter() - began_s
 
 
-def _handle_next(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender") -> bool:
+def _grouped(outputs: StepOutputs | PoolingOutputs, groups: OutputGroups) -> StepOutputs | PoolingOutputs:
+    if not isinstance(outputs, StepOutputs):
+        return outputs
+    return StepOutputs(groups.pass_on(outputs.outputs), outputs.stats)
+
+
+def _handle_next(engine: Engine | PoolingEngine, groups: OutputGroups, inbox: Inbox, sock: "Sender") -> bool:
     """Wait for a message and handle it, unless a request that waits for its grammar or adapter runs out of time first,
     or it is time for a pulse. False means stop."""
     wait_s = engine.seconds_to_deadline
@@ -134,13 +144,14 @@ def _handle_next(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender") -
         message = inbox.get(timeout=wait_s)
     except queue.Empty:
         return True
-    return _handle(engine, message, sock)
+    return _handle(engine, groups, message, sock)
 
 
-def _handle(engine: Engine | PoolingEngine, message: ToEngine | None, sock: "Sender") -> bool:
+def _handle(engine: Engine | PoolingEngine, groups: OutputGroups, message: ToEngine | None, sock: "Sender") -> bool:
     """Handle one message, which may be answered at once; False means stop."""
     match message:
         case AddRequest(request=request) if isinstance(engine, Engine):
+            groups.add(request)
             engine.add(request)
         case AbortRequest(id=request_id, reason=reason) if isinstance(engine, Engine):
             engine.abort(request_id, reason)

@@ -8,7 +8,7 @@ seventh time alone, `*7` every seventh. Points and their actions:
              hang=S         the step takes S seconds more, without a sign of progress
              exit, kill     the engine exits, or kills itself as the system's out-of-memory killer would
     request  raise          every step fails, from this one on, that has the step's first request
-    logits   nan            the step's first row of logits is not finite
+    logits   nan            the step's first row of logits, or first vector of a text, is not finite
     output   delay=S        the outputs of the step leave S seconds later
              corrupt        in their place something leaves that is no message
     store    full           a transaction of the store finds the disk full

@@ -91,7 +91,7 @@ class ProcessClient:
         )
         self._pooling = PoolingCalls(QueueLimit(max_num_waiting, max_num_waiting_tokens))
         self._adapter_loads = AdapterLoads()
-        self._batch_lane = BatchLane(max_num_batch_requests)
+        self._batch_lane = BatchLane(max_num_batch_requests, has_clients=lambda: self._num_open > self._num_batch)
         self._clock = ProgressClock(time.monotonic(), max_gap_s=2 * WATCH_INTERVAL_S)
 
     # --- life cycle ---------------------------------------------------------------------------------------------------
@@ -273,9 +273,11 @@ class ProcessClient:
                     logger.info("the engine is ready again")
                 self._send_requests()
                 self._life.settle()
-            case Started(ids=ids):
+            case Started(ids=ids, stats=gauges):
                 self._intake.start(ids)
                 self._pooling.start(ids)
+                if gauges is not None:
+                    self._callbacks.on_step(gauges)
             case Working():
                 self._clock.restart(time.monotonic())
             case Failed():

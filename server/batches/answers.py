@@ -1,7 +1,7 @@
 """Lines of a batch's output: an answer, or why there is none, in OpenAI's forms."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -27,11 +27,12 @@ class LineUsage(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class LineAnswer:
-    """What HTTP would have answered. body: JSON."""
+    """What HTTP would have answered. body: JSON. headers: those that depend on the request."""
 
     request_id: str
     status_code: int
     body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_completed(self) -> bool:
@@ -51,10 +52,13 @@ class LineError(msgspec.Struct, frozen=True):
     message: str
 
 
-class OutputResponse(msgspec.Struct, frozen=True):
+class OutputResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """OpenAI's has no headers; ours has them where there are some."""
+
     status_code: int
     request_id: str
     body: msgspec.Raw
+    headers: dict[str, str] = {}
 
 
 class OutputLine(msgspec.Struct, frozen=True):
@@ -70,7 +74,7 @@ def answer_line(custom_id: str, answer: LineAnswer) -> bytes:
     """The line of an answer, its end included."""
     if answer.status_code == _TIMED_OUT:
         return error_line(custom_id, REQUEST_TIMEOUT, "the request's timeout was over before its answer began")
-    response = OutputResponse(answer.status_code, answer.request_id, msgspec.Raw(answer.body))
+    response = OutputResponse(answer.status_code, answer.request_id, msgspec.Raw(answer.body), answer.headers)
     return _encode(OutputLine(_new_id(), custom_id, response, None))
 
 

@@ -42,32 +42,38 @@ class Asked:
     request_id: str
 
 
-Answer = Callable[[ServerContext, Asked], Awaitable[Any]]
+Headers = dict[str, str]
+Answer = Callable[[ServerContext, Asked], Awaitable[tuple[Any, Headers]]]
 
 
-async def answer_body(context: ServerContext, endpoint: str, asked: Asked) -> bytes:
-    """The answer's JSON, for the caller of this task.
+async def answer_body(context: ServerContext, endpoint: str, asked: Asked) -> tuple[bytes, Headers]:
+    """The answer's JSON, for the caller of this task, and the headers that tell what the request's fields led to.
 
     Raises what the endpoint would answer as an error.
     """
-    return msgspec.json.encode(await ENDPOINTS[endpoint](context, asked))
+    answer, headers = await ENDPOINTS[endpoint](context, asked)
+    return msgspec.json.encode(answer), headers
 
 
-async def _chat(context: ServerContext, asked: Asked) -> Any:
+async def _chat(context: ServerContext, asked: Asked) -> tuple[Any, Headers]:
     body = validate(ChatCompletionRequest, asked.body)
     async with _model(context, body.model) as model:
-        params = await chat_params(body, model, asked.arrival_s)
-        return await _collected(model, params, ChatFormatter(body, model.name, params.tokenizer))
+        async with model.client.batch_lane.preparing():
+            params = await chat_params(body, model, asked.arrival_s)
+        answer = await _collected(model, params, ChatFormatter(body, model.name, params.tokenizer))
+        return answer, params.headers
 
 
-async def _completion(context: ServerContext, asked: Asked) -> Any:
+async def _completion(context: ServerContext, asked: Asked) -> tuple[Any, Headers]:
     body = validate(CompletionRequest, asked.body)
     async with _model(context, body.model) as model:
-        params = await completion_params(body, model, asked.arrival_s)
-        return await _collected(model, params, CompletionFormatter(body, model.name, params.tokenizer))
+        async with model.client.batch_lane.preparing():
+            params = await completion_params(body, model, asked.arrival_s)
+        answer = await _collected(model, params, CompletionFormatter(body, model.name, params.tokenizer))
+        return answer, params.headers
 
 
-async def _response(context: ServerContext, asked: Asked) -> Any:
+async def _response(context: ServerContext, asked: Asked) -> tuple[Any, Headers]:
     """Stored only where the line says so: a batch would displace what others stored."""
     body = validate(ResponsesRequest, asked.body)
     if body.background:
@@ -75,7 +81,8 @@ async def _response(context: ServerContext, asked: Asked) -> Any:
     owner = current_caller().owner
     async with _model(context, body.model) as model:
         prompt = await prompt_items(body, context.store, owner)
-        params = await response_params(body, prompt.items, model, asked.arrival_s, num_stored=prompt.num_stored)
+        async with model.client.batch_lane.preparing():
+            params = await response_params(body, prompt.items, model, asked.arrival_s, num_stored=prompt.num_stored)
         kept = kept_response(
             body,
             params,
@@ -86,27 +93,29 @@ async def _response(context: ServerContext, asked: Asked) -> Any:
             request_id=asked.request_id,
             is_stored=body.store is True,
         )
-        return await _collected(model, params.generation, kept)
+        return await _collected(model, params.generation, kept), params.headers
 
 
-async def _embeddings(context: ServerContext, asked: Asked) -> Any:
+async def _embeddings(context: ServerContext, asked: Asked) -> tuple[Any, Headers]:
     body = validate(EmbeddingRequest, asked.body)
     async with _model(context, body.model) as model:
         await check_early(None, body, model)
-        inputs = await asked_inputs(
-            body,
-            model,
-            asked.arrival_s,
-            [PoolingTask.EMBED],
-            dimensions=body.dimensions,
-            normalize=body.normalized,
-        )
+        async with model.client.batch_lane.preparing():
+            inputs = await asked_inputs(
+                body,
+                model,
+                asked.arrival_s,
+                [PoolingTask.EMBED],
+                dimensions=body.dimensions,
+                normalize=body.normalized,
+            )
         async with model.client.batch_lane.room():
             outputs = await pool(model, inputs.work)
         vectors = await written(outputs, model.workers, is_base64=body.is_base64)
         data = [Embedding(index=number, embedding=vector) for number, vector in enumerate(vectors)]
         num_tokens = inputs.work.num_tokens
-        return EmbeddingList(data=data, model=model.name, usage=InputUsage(num_tokens, num_tokens))
+        answer = EmbeddingList(data=data, model=model.name, usage=InputUsage(num_tokens, num_tokens))
+        return answer, inputs.headers
 
 
 # What lines may be for. Each answers a body as its route does.
@@ -124,7 +133,7 @@ async def _model(context: ServerContext, name: str | None) -> AsyncIterator[Serv
     model = context.models.find(name)
     if (record := current_record()) is not None:
         record.model_name = model.name
-    async with model.in_use():
+    async with model.in_use(is_batch=True):
         yield model
 
 

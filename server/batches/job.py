@@ -3,52 +3,21 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
 
 from engine.errors import EngineStopped
-from server.batches.answers import BATCH_CANCELLED, BATCH_EXPIRED, LineAnswer, answer_line, error_line
+from server.batches.answers import BATCH_CANCELLED, BATCH_EXPIRED, answer_line, error_line
 from server.batches.lines import FaultyLine, Line
 from server.batches.output import Output, OutputLost, Result
 from server.batches.places import Places
 from server.batches.record import BatchRecord
 from server.batches.source import Source
-from server.errors import StorageFailed
-from server.files.store import Files
-from server.keys.caller import Caller
+from server.batches.storing import RETRY_S, Storing
+from server.batches.surroundings import Surroundings
 from server.schemas.batch_answers import BatchStatus, LineFault
 
 logger = logging.getLogger(__name__)
 
-_MAX_UNSTORED = 512  # answers that wait to be stored; then no line is begun
-_STORE_INTERVAL_S = 0.2  # at least from one storing to the next: each syncs
-_RETRY_S = 5.0  # after a disk that failed, or for a key that is gone
 _CLOSING_LINES = 1000  # that are closed at a time, when a batch ends before they were run
-
-Sleep = Callable[[float], Awaitable[Any]]
-RunBody = Callable[[Caller, str, dict[str, Any], Sleep], Awaitable[LineAnswer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all jobs of a server share.
-
-    run_body: answers the body of a line for a caller, by an endpoint, and is given what to wait with. It raises
-    EngineStopped where the server ends before. find_caller: of a batch's owner; None while its key is not accepted.
-    count: is told what became of so many lines.
-    """
-
-    files: Files
-    run_body: RunBody
-    find_caller: Callable[[str], Caller | None]
-    places: Callable[[str | None], Places]
-    may_feed: Callable[[], bool]
-    count: Callable[[str, int], None]
-    default_model: str  # that a line means which names none
-    max_lines: int
-    max_line_bytes: int
-    sleep: Sleep = asyncio.sleep
 
 
 class Job:
@@ -62,9 +31,8 @@ class Job:
         self._is_late = record.is_late(surroundings.files.clock())
         self._feeding: asyncio.Task[None] | None = None
         self._lines: set[asyncio.Task[None]] = set()
-        self._unstored: list[Result] = []
-        self._news = asyncio.Event()  # there is something to store, or nothing will come any more
         self._room = asyncio.Event()  # there may be room for one more line
+        self._storing = Storing(self._output, surroundings, self._room.set)
 
     @property
     def owner(self) -> str:
@@ -93,14 +61,12 @@ class Job:
     async def run(self) -> None:
         """Bring the batch to its end. A disk that fails is waited for."""
         try:
-            await self._persist(self._output.recover)
+            await self._storing.persist(self._output.recover)
             await self._run()
         except OutputLost as error:
             await self._fail([LineFault("output_lost", str(error))])
         except asyncio.CancelledError:
-            if self._unstored:
-                with contextlib.suppress(StorageFailed):
-                    await self._store_some()
+            await self._storing.try_once()
             raise
         record = self._output.record
         logger.info(
@@ -113,28 +79,9 @@ class Job:
             if await self._validated():
                 await self._answer_all()
         except FaultyLine as error:  # after a server with other limits, or other files: the input was checked once
-            while self._unstored:
-                await self._persist(self._store_some)
+            await self._storing.flush()
             faults = [error.fault]
-            await self._persist(lambda: self._output.finish(BatchStatus.FAILED, faults))
-
-    async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it until the disk takes it. An attempt that has begun goes on though this is canceled: else nobody would
-        know what became of it."""
-        has_failed = False
-        while True:
-            attempt = asyncio.ensure_future(work())
-            try:
-                return await asyncio.shield(attempt)
-            except StorageFailed as error:
-                if not has_failed:
-                    logger.warning("batch %s waits for the disk: %s", self.id, error)
-                has_failed = True
-            except asyncio.CancelledError:
-                await asyncio.wait([attempt])
-                _ = attempt.exception()  # which is of no use any more
-                raise
-            await self._around.sleep(_RETRY_S)
+            await self._storing.persist(lambda: self._output.finish(BatchStatus.FAILED, faults))
 
     # --- input --------------------------------------------------------------------------------------------------------
 
@@ -158,7 +105,7 @@ class Job:
             await self._fail(checked.faults)
             return False
         model = checked.model or self._around.default_model
-        await self._persist(lambda: self._output.begin(total=checked.num_lines, model=model))
+        await self._storing.persist(lambda: self._output.begin(total=checked.num_lines, model=model))
         return True
 
     async def _fail(self, faults: list[LineFault]) -> None:
@@ -167,7 +114,7 @@ class Job:
             record.output_name = record.error_name = None
             record.enter(BatchStatus.FAILED, self._around.files.clock())
 
-        await self._persist(lambda: self._output.change(edit))
+        await self._storing.persist(lambda: self._output.change(edit))
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -176,19 +123,18 @@ class Job:
         while self._output.record.status is not BatchStatus.FINALIZING:
             done = await self._done()
             if len(done) == self._output.record.total:
-                await self._persist(self._finalizing)
+                await self._storing.persist(self._finalizing)
                 break
             if self._stop is not None:
                 await self._close(self._stop, done)
                 continue
-            storing = asyncio.create_task(self._store(), name=f"storing {self.id}")
+            storing = asyncio.create_task(self._storing.run(), name=f"storing {self.id}")
             try:
                 await self._run_lines(done)
             finally:
                 await _ended([storing])
-            while self._unstored:
-                await self._persist(self._store_some)
-        await self._persist(self._finish)
+            await self._storing.flush()
+        await self._storing.persist(self._finish)
 
     async def _done(self) -> set[bytes]:
         done: set[bytes] = set()
@@ -196,7 +142,7 @@ class Job:
         async def read() -> None:
             done.update(await self._output.done())
 
-        await self._persist(read)
+        await self._storing.persist(read)
         return done
 
     async def _finalizing(self) -> None:
@@ -246,7 +192,7 @@ class Job:
         around = self._around
         while not around.may_feed():
             await around.sleep(0.5)
-        while len(self._unstored) >= _MAX_UNSTORED or len(self._lines) >= places.limit:
+        while self._storing.is_full or len(self._lines) >= places.limit:
             self._room.clear()
             await self._room.wait()
 
@@ -269,7 +215,7 @@ class Job:
 
         try:
             while (caller := self._around.find_caller(self.owner)) is None:
-                await sleep(_RETRY_S)
+                await sleep(RETRY_S)
             answer = await self._around.run_body(caller, self._output.record.endpoint, line.body, sleep)
         except EngineStopped:  # the next server answers it
             return
@@ -277,31 +223,7 @@ class Job:
             if has_place:
                 places.give_back(self.id)
         data = answer_line(line.custom_id, answer)
-        self._add(Result(data, answer.is_completed, answer.usage))
-
-    # --- answers ------------------------------------------------------------------------------------------------------
-
-    def _add(self, result: Result) -> None:
-        self._unstored.append(result)
-        self._news.set()
-
-    async def _store(self) -> None:
-        """Store answers as they come, until canceled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._unstored:
-                await self._persist(self._store_some)
-                await self._around.sleep(_STORE_INTERVAL_S)
-
-    async def _store_some(self) -> None:
-        results = self._unstored[:_MAX_UNSTORED]
-        await self._output.add(results)
-        del self._unstored[: len(results)]
-        self._room.set()
-        num_completed = sum(each.is_completed for each in results)
-        self._around.count("completed", num_completed)
-        self._around.count("failed", len(results) - num_completed)
+        self._storing.add(Result(data, answer.is_completed, answer.usage))
 
     async def _close(self, status: BatchStatus, done: set[bytes]) -> None:
         """Say of each line that is not done why it has no answer."""
@@ -316,9 +238,9 @@ class Job:
         async for window in self._source().windows(done):
             closed += [Result(error_line(line.custom_id, code, message), is_completed=False) for line in window]
             if len(closed) >= _CLOSING_LINES:
-                await self._persist(store)
+                await self._storing.persist(store)
         if closed:
-            await self._persist(store)
+            await self._storing.persist(store)
 
 
 _CLOSED = {

@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from engine.errors import EngineUnavailable
 from server.batches import table
 from server.batches.answers import LineAnswer
-from server.batches.job import Job, Sleep, Surroundings
+from server.batches.job import Job
 from server.batches.places import Places
 from server.batches.record import BatchRecord
 from server.batches.running import run_body
+from server.batches.surroundings import Sleep, Surroundings
 from server.context import ServerContext
 from server.errors import StorageFailed
 from server.keys.caller import Caller
@@ -50,6 +52,7 @@ class BatchRunner:
             run_body=partial(run, context),
             find_caller=context.keys.ring.batch_caller,
             places=self._places_of,
+            quiet=self._quiet,
             may_feed=lambda: not context.drain.is_active,
             count=context.metrics.count_batch_lines,
             default_model=context.models.default.name,
@@ -145,9 +148,17 @@ class BatchRunner:
             self._places[name] = Places(self._limit(name))
         return self._places[name]
 
+    async def _quiet(self, model: str | None, at_most_s: float) -> None:
+        """A model whose engine is not there has no clients with work."""
+        with contextlib.suppress(EngineUnavailable):
+            await self._context.models.named(model).client.batch_lane.quiet(at_most_s)
+
     def _limit(self, name: str) -> int:
-        info = self._context.models.named(name).info
-        return _LINES_UNTIL_KNOWN if info is None else _LINES_PER_PLACE * info.max_num_seqs
+        model = self._context.models.named(name)
+        if model.info is None:
+            return _LINES_UNTIL_KNOWN
+        # A model that has to make room for another one finishes what has begun.
+        return model.info.max_num_seqs * (_LINES_PER_PLACE if model.residence is None else 1)
 
     async def _measure(self, records: list[BatchRecord]) -> None:
         context, metrics = self._context, self._context.metrics

@@ -63,9 +63,9 @@ async def _run_once(
     record.key_name, record.is_usage = caller.name, True
     set_current_record(record)
     try:
-        answer = await answer_body(context, endpoint, Asked(body, time.monotonic(), request_id))
+        answer, headers = await answer_body(context, endpoint, Asked(body, time.monotonic(), request_id))
         record.status = 200
-        return LineAnswer(request_id, 200, answer)
+        return LineAnswer(request_id, 200, answer, headers)
     except Exception as error:  # the boundary of a line, as of a route
         reply = describe(error, request_id)
         record.status = reply.status

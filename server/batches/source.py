@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from server.batches.breaths import breathing
 from server.batches.lines import FaultyLine, Line, read_line
 from server.errors import StorageFailed
 from server.files.store import Files
@@ -82,7 +83,7 @@ class Source:
         return checked
 
     def _check_lines(self, chunk: "list[tuple[int, bytes]]", checked: Checked, seen: dict[bytes, int]) -> None:
-        for number, data in chunk:
+        for number, data in breathing(chunk):
             try:
                 line = self._read(number, data)
                 self._check_line(line, checked, seen)
@@ -138,7 +139,7 @@ class Source:
             yield _in_order(window)
 
     def _wanted(self, chunk: "list[tuple[int, bytes]]", done: Collection[bytes]) -> list[tuple[bytes, Line, int]]:
-        lines = ((self._read(number, data), len(data)) for number, data in chunk)
+        lines = ((self._read(number, data), len(data)) for number, data in breathing(chunk))
         return [(prefix_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
 
     async def _chunks(self) -> AsyncIterator[list[tuple[int, bytes]]]:

@@ -29,6 +29,8 @@ from server.metrics.request_record import RequestRecord, current_record
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from server.served.model import ServedModel
 
+_BATCH_TOKENS = 32  # of an output that nobody follows
+
 
 class Generation:
     """All choices of one HTTP request, as an async context manager around an async iterator of their deltas.
@@ -208,6 +210,7 @@ class Generation:
             prediction_ids=params.prediction_ids,
             grammar=params.plan.grammar,
             thinking=params.plan.thinking,
+            tokens_per_output=1 if params.is_followed else _BATCH_TOKENS,
         )
 
     async def __aexit__(

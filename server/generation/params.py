@@ -52,6 +52,12 @@ class GenerationParams:
     is_prompt_cut: bool = False  # of /infill: not all that was sent had a place in the context
 
     @property
+    def is_followed(self) -> bool:
+        """Whether its text is needed token by token: a client may read along, and the server looks for what ends it."""
+        ends_by_text = bool(self.options.stop) or self.options.lines.limits() is not None
+        return not self.terms.is_batch or ends_by_text
+
+    @property
     def num_sequences(self) -> int:
         """That the engine may have of it at once."""
         return len(self.prompts) * (self.n if self.beams is None else self.beams.width)

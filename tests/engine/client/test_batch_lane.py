@@ -119,3 +119,87 @@ def test_room_is_never_lost_and_nobody_waits_who_fits(limit: int, moves: list[tu
         assert feeders.lane.num_taken == 0
 
     asyncio.run(play())
+
+
+class Clients:
+    """Whether the engine has requests of clients, and time that passes as it is slept."""
+
+    def __init__(self) -> None:
+        self.are_there = False
+        self.slept_s = 0.0
+        self.lane = BatchLane(has_clients=lambda: self.are_there, sleep=self._sleep)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept_s += seconds
+        await asyncio.sleep(0)
+
+
+async def test_no_line_is_prepared_while_clients_have_work() -> None:
+    clients, prepared = Clients(), asyncio.Event()
+
+    async def prepare() -> None:
+        async with clients.lane.preparing():
+            prepared.set()
+
+    clients.are_there = True
+    task = asyncio.create_task(prepare())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not prepared.is_set()
+    clients.are_there = False
+    await task
+    assert prepared.is_set()
+
+
+async def test_lines_are_prepared_one_at_a_time() -> None:
+    lane, num_now, most = BatchLane(), 0, 0
+
+    async def prepare() -> None:
+        nonlocal num_now, most
+        async with lane.preparing():
+            num_now += 1
+            most = max(most, num_now)
+            await asyncio.sleep(0)
+            num_now -= 1
+
+    await asyncio.gather(*(prepare() for _ in range(9)))
+    assert (most, num_now) == (1, 0)
+
+
+async def test_between_two_lines_others_have_the_event_loop() -> None:
+    lane, order = BatchLane(), []
+
+    async def prepare(number: int) -> None:
+        async with lane.preparing():
+            order.append(f"line {number}")
+
+    async def client() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            order.append("client")
+
+    await asyncio.gather(*(prepare(number) for number in range(8)), client())
+    assert order.index("client") < order.index("line 7")
+
+
+async def test_a_line_that_is_canceled_while_it_waits_lets_the_next_one_on() -> None:
+    clients = Clients()
+    clients.are_there = True
+
+    async def prepare() -> None:
+        async with clients.lane.preparing():
+            pass
+
+    first, second = (asyncio.create_task(prepare()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    clients.are_there = False
+    await second
+    assert first.cancelled()
+
+
+async def test_quiet_is_waited_for_no_longer_than_is_asked() -> None:
+    clients = Clients()
+    clients.are_there = True
+    await clients.lane.quiet(1.0)
+    assert 0.9 < clients.slept_s < 1.1

@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 from server.batches.answers import LineAnswer
-from server.batches.job import Sleep
 from server.batches.runner import BatchRunner, sweep_files
+from server.batches.surroundings import Sleep
 from server.context import ServerContext
 from server.files.disk import Disk
 from server.files.store import Files

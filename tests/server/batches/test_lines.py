@@ -58,6 +58,11 @@ def test_an_answers_line_is_openais() -> None:
     assert line == {"custom_id": "a", "response": response, "error": None}
 
 
+def test_an_answers_line_has_the_headers_that_depend_on_the_request() -> None:
+    answer = LineAnswer("req_1", 200, b"{}", {"x-ignored-parameters": "user"})
+    assert json.loads(answer_line("a", answer))["response"]["headers"] == {"x-ignored-parameters": "user"}
+
+
 def test_a_line_without_an_answer_says_why() -> None:
     line = json.loads(error_line("a", "batch_expired", "too late"))
     assert line.pop("id").startswith("batch_req_")

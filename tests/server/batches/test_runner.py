@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from server.batches import runner as module
 from server.batches import table
 from server.batches.answers import LineAnswer
-from server.batches.job import Sleep
 from server.batches.record import BatchRecord
 from server.batches.runner import BatchRunner, Run
+from server.batches.surroundings import Sleep
 from server.context import ServerContext
 from server.keys.caller import Caller, name_owner
 from server.schemas.batch_answers import BatchStatus

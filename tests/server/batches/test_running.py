@@ -78,6 +78,34 @@ async def test_a_line_is_answered_as_by_http(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("endpoint", BODIES)
+async def test_what_has_no_effect_is_told_as_by_http(endpoint: str) -> None:
+    app = make_app(FakeClient(says("Because.")))
+    body = {**BODIES[endpoint], "user": "me", "frobnicate": 1}
+    async with http(app) as caller:
+        expected = (await caller.post(endpoint, json=body)).headers["x-ignored-parameters"]
+    answer = await _run(app.state.context, endpoint, body)
+    assert answer.headers == {"x-ignored-parameters": expected}
+    assert "frobnicate" in expected
+    assert (await _run(app.state.context, endpoint, BODIES[endpoint])).headers == {}
+
+
+async def test_embeddings_tell_what_has_no_effect() -> None:
+    answer = await _run(make_app(pooling_client()).state.context, EMBEDDINGS, {"input": "hi", "frobnicate": 1})
+    assert answer.headers == {"x-ignored-parameters": "frobnicate"}
+
+
+async def test_tokens_come_one_by_one_only_where_text_ends_the_answer() -> None:
+    client = FakeClient(says("Because."))
+    context = _context(client)
+    for body in (BODIES[CHAT], {**BODIES[CHAT], "stop": "x"}):
+        await _run(context, CHAT, body)
+    assert [request.tokens_per_output > 1 for request in client.requests] == [True, False]
+    async with http(make_app(client)) as caller:
+        await caller.post(CHAT, json=BODIES[CHAT])
+    assert client.requests[-1].tokens_per_output == 1
+
+
+@pytest.mark.parametrize("endpoint", BODIES)
 async def test_a_wrong_body_is_answered_as_by_http(endpoint: str) -> None:
     body = {**BODIES[endpoint], "temperature": "hot"}
     app = make_app(FakeClient(says("Because.")))
