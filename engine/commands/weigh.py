@@ -16,9 +16,10 @@ from engine.config import Device, DType, EngineConfig, Quantization
 from engine.draft_model.load import resolve_draft
 from engine.errors import HeadraceError, OptionError
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage
+from engine.protocol.pooling import capabilities_of
 from engine.speculation.settings import speculation_settings
 from engine.startup.load import USE_TRANSFORMERS
-from engine.startup.task import pools
+from engine.startup.task import pooling_tasks, pools
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
@@ -78,7 +79,10 @@ def _weighed(config: EngineConfig) -> Weighed:
         # No cache: a batch of texts has memory for the keys and values of one layer.
         per_token = max(_kv_bytes([each], config) for each in opened.attention_specs)
         least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
+        assert isinstance(opened, OpenedModel)
+        capabilities = capabilities_of(pooling_tasks(config.task, opened.spec.score_head))
     else:
+        capabilities = ["completion"]
         least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
         least_kv = per_token * (least + config.block_size)
         most_kv = per_token * (longest + config.block_size) * config.max_num_seqs
@@ -91,6 +95,7 @@ def _weighed(config: EngineConfig) -> Weighed:
         most_kv_bytes=most_kv,
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
+        capabilities=capabilities,
     )
 
 

@@ -14,6 +14,7 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     most_kv_bytes: int = 0  # that its requests could use
     has_kv_cache: bool = True  # False: what is told of one is the memory of a batch of texts that are pooled
     free_bytes: int = 0  # on its device, now
+    capabilities: list[str] = []  # as of ServedModel, without those that depend on its chat template and vocabulary
 
 
 class Weighing(msgspec.Struct, frozen=True, tag=True):

@@ -4,6 +4,8 @@ One text is one request. A pair, for a cross-encoder, is one text with token typ
 tokenizer does.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from engine.errors import InvalidRequest, UnsupportedParameter
@@ -18,6 +20,11 @@ _CAPABILITIES = {
     PoolingTask.CLASSIFY: ["classify"],
     PoolingTask.SCORE: ["rerank", "score"],
 }
+
+
+def capabilities_of(tasks: Sequence[PoolingTask]) -> list[str]:
+    """What a model's card says of these."""
+    return [name for task in tasks for name in _CAPABILITIES[task]]
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +83,7 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def capabilities(self) -> list[str]:
         """What a model's card says that it can do."""
-        return [name for task in self.tasks for name in _CAPABILITIES[task]]
+        return capabilities_of(self.tasks)
 
     def values_per_token(self, params: PoolingParams) -> int:
         """How many numbers an output has for each token of its input; 0 if their number does not depend on tokens."""

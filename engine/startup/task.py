@@ -1,8 +1,17 @@
 """Whether a model pools texts or generates them, by the option and by what it was made for."""
 
 from engine.config import Task
+from engine.pooling_params import PoolingTask
+from models.spec import ScoreHeadSpec
 
 
 def pools(task: Task, by_default: bool) -> bool:
     """by_default: PoolingTraits.pools_by_default."""
     return task is Task.EMBED or (task is Task.AUTO and by_default)
+
+
+def pooling_tasks(task: Task, score_head: ScoreHeadSpec | None) -> list[PoolingTask]:
+    """What a model that pools texts is for: vectors, or what its head scores."""
+    if score_head is None or task is Task.EMBED:
+        return [PoolingTask.EMBED, PoolingTask.TOKEN_EMBED]
+    return [PoolingTask.CLASSIFY, *([PoolingTask.SCORE] if score_head.num_labels == 1 else [])]

@@ -95,6 +95,7 @@ class SeveralEngines:
         )
         self._announce_adapters()
         for entry, each in zip(self._entries, weighed, strict=True):
+            self._model(entry.name).foresee(each.capabilities)
             claims.append(Claim(entry.name, each, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned))
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:
@@ -103,6 +104,10 @@ class SeveralEngines:
             logger.info("memory for %s: %d MiB, %d of them %s", grant.name, need, kv, use)
         logger.info("memory for all models: %d MiB", plan.limit_bytes >> 20)
         return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
+
+    def _model(self, name: str) -> "ServedModel":
+        assert self.context is not None
+        return self.context.models.named(name)
 
     def _announce_adapters(self) -> None:
         """Tell the models which of them can have adapters, and those of the options. Raises OptionError."""
@@ -139,7 +144,10 @@ class SeveralEngines:
         return residence
 
     def _make_engine(self, entry: ModelEntry, model: "ServedModel", kv_bytes: int | None) -> ProcessClient:
-        config = dataclasses.replace(entry.engine, kv_cache_memory_bytes=kv_bytes) if kv_bytes else entry.engine
+        config = entry.engine
+        if kv_bytes:
+            is_planned = config.kv_cache_memory_bytes is None
+            config = dataclasses.replace(config, kv_cache_memory_bytes=kv_bytes, is_kv_cache_planned=is_planned)
 
         def on_step(stats: StepStats) -> None:
             model.metrics.on_step(stats)

@@ -101,7 +101,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
     """What OpenAI's and vLLM's cards have no place for; most of it is known once the model has been loaded."""
     needs = {} if model.residence is None else {"memory_bytes": model.residence.resident(model.base_name).need_bytes}
     if info is None:
-        return needs
+        return {**needs, "capabilities": model.capabilities} if model.capabilities else needs
     quality = None
     if info.quality is not None:
         quality = {**msgspec.structs.asdict(info.quality), "perplexity_increase": info.quality.loss}

@@ -53,7 +53,8 @@ class AdapterDeleted(msgspec.Struct):
 
 class ModelExtras(ModelLoad):
     """What OpenAI's and vLLM's cards have no place for. memory_bytes: what the model takes while it is loaded, its
-    process too. The rest is known once it has been loaded."""
+    process too. capabilities: before it has been loaded, without those that depend on its chat template and vocabulary.
+    The rest is known once it has been loaded."""
 
     memory_bytes: int | UnsetType = UNSET
     adapter: AdapterExtras | UnsetType = UNSET

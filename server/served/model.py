@@ -39,6 +39,7 @@ class _Shared:
     num_preparing: int = 0
     text_model: asyncio.Task[TextModel] | None = None
     last_info: EngineInfo | None = None
+    foreseen: list[str] = field(default_factory=list)  # capabilities, before it has been loaded
 
 
 @dataclass(slots=True)
@@ -113,12 +114,18 @@ class ServedModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """What requests may ask of the model, as far as that is known: it is with its chat template, or once a pooling
-        model is loaded."""
+        """What requests may ask of the model, as far as that is known: what depends on its chat template is when that
+        is there, and the rest before it is loaded, where several models are served."""
         if self.info is not None and self.info.pooling is not None:
             return self.info.pooling.capabilities
         task = self._shared.text_model
-        return [] if task is None or not task.done() or _has_failed(task) else task.result().capabilities
+        if task is None or not task.done() or _has_failed(task):
+            return self._shared.foreseen
+        return task.result().capabilities
+
+    def foresee(self, capabilities: list[str]) -> None:
+        """Note what the model's files say that it can do."""
+        self._shared.foreseen = capabilities
 
     def check_admission(self) -> None:
         """Raise EngineUnavailable if no request can be taken now."""
@@ -179,16 +186,17 @@ class ServedModel:
             self.num_preparing -= 1
 
     @contextlib.asynccontextmanager
-    async def in_use(self) -> AsyncIterator[None]:
-        """Within it the model is loaded, for work that is no HTTP request. Raises as `enter`."""
+    async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
+        """Within it the model is loaded, for work that is no HTTP request. is_batch: for which nobody waits. Raises as
+        `enter`."""
         if self.residence is None:
             yield
             return
-        await self.residence.enter(self.base_name)
+        await self.residence.enter(self.base_name, is_batch=is_batch)
         try:
             yield
         finally:
-            self.residence.leave(self.base_name)
+            self.residence.leave(self.base_name, is_batch=is_batch)
 
     async def text_model(self) -> TextModel:
         """The tokenizer and chat template, built off the event loop at the first call.

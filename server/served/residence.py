@@ -71,8 +71,8 @@ class Residence:
     def used_bytes(self) -> int:
         return self._residency.used_bytes
 
-    async def enter(self, name: str) -> None:
-        """Return when the model is loaded, which it stays until `leave`.
+    async def enter(self, name: str, *, is_batch: bool = False) -> None:
+        """Return when the model is loaded, which it stays until `leave`. is_batch: for a line of a batch.
 
         Raises QueueFull, ModelNotLoaded if it could not be loaded in time, EngineUnavailable, and EngineStopped.
         """
@@ -82,7 +82,7 @@ class Residence:
             if not admitted.done():  # the request may be gone
                 admitted.set_result(None)
 
-        waiter = self._residency.enter(name, notify)
+        waiter = self._residency.enter(name, notify, is_batch=is_batch)
         self._look_later()
         try:
             async with asyncio.timeout(None if admitted.done() else self._load_timeout_s):
@@ -96,8 +96,8 @@ class Residence:
         if waiter.error is not None:
             raise waiter.error
 
-    def leave(self, name: str) -> None:
-        self._residency.leave(name)
+    def leave(self, name: str, *, is_batch: bool = False) -> None:
+        self._residency.leave(name, is_batch=is_batch)
         self._look_later()
 
     def keep(self, name: str, seconds: float) -> None:

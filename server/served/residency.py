@@ -8,7 +8,7 @@ from typing import Protocol
 
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
 from server.errors import ModelNotLoaded
-from server.served.resident import ModelState, Resident, Waiter
+from server.served.resident import Claim, ModelState, Resident, Waiter
 from server.served.wishes import Wish, grant, refuse
 
 _RETRY_FAILED_S = 10.0  # a load that failed is not tried again before
@@ -31,6 +31,7 @@ class Residency:
 
     Whoever has waited longest comes first: its model gets the room that is free, then that of models without requests,
     the least recently used first, then that of models whose requests finish while new ones of theirs wait behind it.
+    Lines of batches come behind all others, and get no room of models that clients use, or have just used.
 
     Invariants: what loading, loaded and unloading models need is at most the limit; a model is unloaded only while
     nobody uses it; a request is admitted only while its model is loaded; every waiter is admitted or refused, once, and
@@ -66,7 +67,7 @@ class Residency:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def enter(self, name: str, notify: Callable[[], None]) -> Waiter:
+    def enter(self, name: str, notify: Callable[[], None], *, is_batch: bool = False) -> Waiter:
         """Take a request, which uses the model from its admission to `leave`; it may be admitted at once.
 
         Raises QueueFull, ModelNotLoaded if the model cannot be loaded beside those that are pinned, EngineUnavailable
@@ -78,9 +79,9 @@ class Residency:
         if resident.state is ModelState.FAILED:
             self._retry(resident, now_s)
         if not self._is_open(resident):
-            self._check_waiting(resident)
+            self._check_waiting(resident, is_batch=is_batch)
         resident.keep_s = None
-        waiter = Waiter(next(self._numbers), notify)
+        waiter = Waiter(next(self._numbers), notify, is_batch)
         resident.waiters.append(waiter)
         self._settle()
         return waiter
@@ -89,17 +90,20 @@ class Residency:
         """The request is gone, whether it was admitted or not."""
         resident = self._residents[name]
         if waiter.is_admitted:
-            self.leave(name)
+            self.leave(name, is_batch=waiter.is_batch)
         elif waiter.error is None:
             resident.waiters.remove(waiter)
             self._settle()
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str, *, is_batch: bool = False) -> None:
         """An admitted request is over."""
         resident = self._residents[name]
         assert resident.num_users > 0, "nobody leaves who was not admitted"
         resident.num_users -= 1
         resident.used_s = self._now()
+        if not is_batch:
+            resident.num_clients -= 1
+            resident.client_used_s = resident.used_s
         self._settle()
 
     def keep(self, name: str, seconds: float) -> None:
@@ -205,6 +209,10 @@ class Residency:
             if each.state is ModelState.LOADED and not each.num_users and not each.is_pinned
             if (limit_s := each.idle_limit_s) is not None and math.isfinite(limit_s)
         ]
+        if any(claim.is_batch for claim, _ in self._claims()):
+            now_s = self._now()
+            spared = (each.spared_until_s for each in self._with_state(ModelState.LOADED) if not each.is_pinned)
+            times += [until_s for until_s in spared if now_s < until_s < math.inf]
         return min(times if self._retry_s is None else [*times, self._retry_s], default=None)
 
     @property
@@ -230,13 +238,17 @@ class Residency:
         if self._is_closed:
             return
         closed_before, self._closing = self._closing, set()
-        claims = [(number, each) for each in self._residents.values() if (number := each.claim) is not None]
-        for _, resident in sorted(claims, key=lambda claim: claim[0]):
-            if not self._make_room(resident, closed_before):
+        for claim, resident in self._claims():
+            if not self._make_room(resident, closed_before, is_batch=claim.is_batch):
                 break  # those behind it would take what is freed for it
         for resident in self._residents.values():
             if resident.state is ModelState.LOADED:
                 self._settle_loaded(resident)
+
+    def _claims(self) -> list[tuple[Claim, Resident]]:
+        """In order."""
+        claims = [(claim, each) for each in self._residents.values() if (claim := each.claim) is not None]
+        return sorted(claims, key=lambda each: each[0])
 
     def _is_open(self, resident: Resident) -> bool:
         """Whether it admits requests."""
@@ -256,6 +268,7 @@ class Residency:
         while resident.waiters:
             waiter = resident.waiters.popleft()
             resident.num_users += 1
+            resident.num_clients += not waiter.is_batch
             waiter.is_admitted = True
             waiter.notify()
 
@@ -263,8 +276,9 @@ class Residency:
         limit_s = resident.idle_limit_s
         return limit_s is not None and not resident.is_pinned and self._now() - resident.used_s >= limit_s
 
-    def _make_room(self, claim: Resident, closed_before: set[str]) -> bool:
-        """Begin to load the model, or to empty what is in its way. False: it has to wait for that.
+    def _make_room(self, claim: Resident, closed_before: set[str], *, is_batch: bool) -> bool:
+        """Begin to load the model, or to empty what is in its way. False: it has to wait for that. One of a batch that
+        has to wait for clients holds up none behind it.
 
         closed_before: models that go on finishing their requests: were others chosen each time, none would be done.
         """
@@ -282,6 +296,11 @@ class Residency:
             return True
         lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))
         victims = [each for each in self._with_state(ModelState.LOADED) if not each.is_pinned]
+        if is_batch:
+            now_s = self._now()
+            victims = [each for each in victims if each.spared_until_s <= now_s]
+            if lacking > sum(each.need_bytes for each in victims):
+                return True
         victims.sort(key=lambda each: (each.num_users > 0, each.name not in closed_before, each.used_s))
         for victim in victims:
             if lacking <= 0:
@@ -299,10 +318,10 @@ class Residency:
         if self._is_closed:
             raise _stopped()
 
-    def _check_waiting(self, resident: Resident) -> None:
-        if len(resident.waiters) >= resident.max_waiting:
+    def _check_waiting(self, resident: Resident, *, is_batch: bool) -> None:
+        if not is_batch and (num_waiting := resident.num_waiting_clients) >= resident.max_waiting:
             raise QueueFull(
-                f"{len(resident.waiters)} requests wait for the model (--max-num-waiting); try again later",
+                f"{num_waiting} requests wait for the model (--max-num-waiting); try again later",
                 retry_after_s=max(_MIN_RETRY_S, resident.load_s),
             )
         if resident.state is ModelState.UNLOADED and resident.need_bytes > self._obtainable_bytes(resident):
@@ -347,7 +366,7 @@ class Residency:
         """Assert the invariants."""
         assert self.used_bytes <= self._limit_bytes, "no more memory than there is"
         for each in self._residents.values():
-            assert each.num_users >= 0
+            assert 0 <= each.num_clients <= each.num_users
             assert not any(waiter.is_over for waiter in each.waiters)
             if each.state is ModelState.UNLOADING:
                 assert not each.num_users, "nobody uses what is unloaded"

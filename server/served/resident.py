@@ -5,8 +5,11 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from server.served.wishes import Wish
+
+SPARED_S = 300.0  # after its last request of a client, in which batches do not have a model unloaded; or its idle_s
 
 
 class ModelState(enum.StrEnum):
@@ -19,12 +22,20 @@ class ModelState(enum.StrEnum):
     FAILED = "failed"
 
 
+class Claim(NamedTuple):
+    """To a model's being loaded: those of clients come first, then whoever came first."""
+
+    is_batch: bool
+    number: int
+
+
 @dataclass(eq=False, slots=True)
 class Waiter:
     """A request that waits for its model, until it is admitted or has an error; then `notify` is called once."""
 
     number: int  # in the order in which requests came
     notify: Callable[[], None]
+    is_batch: bool = False  # a line of a batch, for which nobody waits
     is_admitted: bool = False
     error: Exception | None = None
 
@@ -46,6 +57,7 @@ class Resident:
     state: ModelState = ModelState.UNLOADED
     reason: str = ""  # of FAILED
     num_users: int = 0  # requests that were admitted and are not over
+    num_clients: int = 0  # of these, those that are no lines of batches
     waiters: deque[Waiter] = field(default_factory=deque)
     is_wanted: bool = False  # without a request: at the start, or by an operator
     load_wishes: list[Wish] = field(default_factory=list)
@@ -54,6 +66,7 @@ class Resident:
     keep_s: float | None = None  # of the last request, in place of `idle_s`; infinite is never
     measured_bytes: int | None = None  # that it needed
     used_s: float = 0.0
+    client_used_s: float = -math.inf  # the same, but for lines of batches
     began_s: float = 0.0  # to load
     failed_s: float = -math.inf
     num_failures: int = 0  # in a row
@@ -68,10 +81,23 @@ class Resident:
         return None if limit_s is None or self.is_pinned else max(0.0, self.used_s + limit_s - now_s)
 
     @property
-    def claim(self) -> int | None:
-        """The number of the first request for which it ought to be loaded, and is not; None if there is none."""
+    def claim(self) -> "Claim | None":
+        """That of the first request for which it ought to be loaded, and is not; None if there is none."""
         if self.state is not ModelState.UNLOADED:
             return None
         if self.is_wanted:
-            return -1
-        return self.waiters[0].number if self.waiters else None
+            return Claim(False, -1)
+        of_clients = (each for each in self.waiters if not each.is_batch)
+        first = next(of_clients, self.waiters[0] if self.waiters else None)
+        return None if first is None else Claim(first.is_batch, first.number)
+
+    @property
+    def num_waiting_clients(self) -> int:
+        return sum(not each.is_batch for each in self.waiters)
+
+    @property
+    def spared_until_s(self) -> float:
+        """Until when batches do not have it unloaded."""
+        if self.num_clients or self.num_waiting_clients:
+            return math.inf
+        return self.client_used_s + (SPARED_S if self.idle_s is None else self.idle_s)

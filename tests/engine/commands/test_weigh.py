@@ -59,6 +59,7 @@ def test_a_model_that_pools_texts_has_no_kv_cache(folder: Path, capfdbinary: pyt
     generating, pooling = _weighed(capfdbinary, _config(folder), _config(folder, task=Task.EMBED))
     assert (generating.has_kv_cache, pooling.has_kv_cache) == (True, False)
     assert pooling.most_kv_bytes == pooling.least_kv_bytes > 0  # of the largest batch
+    assert (generating.capabilities, pooling.capabilities) == (["completion"], ["embedding"])
 
 
 def test_a_draft_model_counts_as_it_is_stored(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -27,7 +27,7 @@ class Requests(RuleBasedStateMachine):
         residents = [resident(name, need, idle_s=5.0 if name == "c" else None) for name, need in NEEDS.items()]
         self.server = ResidencyServer(LIMIT, *residents)
         self.waiting: list[tuple[str, Waiter, list[None]]] = []  # the last has an item for each notification
-        self.running: list[str] = []
+        self.running: list[tuple[str, bool]] = []  # and whether it is a batch's
         self.wishes: list[tuple[Wish, list[None]]] = []
 
     def _sort(self) -> None:
@@ -36,14 +36,14 @@ class Requests(RuleBasedStateMachine):
             assert len(notified) == waiter.is_over
             if waiter.is_admitted:
                 assert self.server.state(name) is ModelState.LOADED, "admitted while its model is loaded"
-                self.running.append(name)
+                self.running.append((name, waiter.is_batch))
         self.waiting = [each for each in self.waiting if not each[1].is_over]
 
-    @rule(name=st.sampled_from(sorted(NEEDS)))
-    def enter(self, name: str) -> None:
+    @rule(name=st.sampled_from(sorted(NEEDS)), is_batch=st.booleans())
+    def enter(self, name: str, is_batch: bool) -> None:
         notified: list[None] = []
         try:
-            waiter = self.server.residency.enter(name, lambda: notified.append(None))
+            waiter = self.server.residency.enter(name, lambda: notified.append(None), is_batch=is_batch)
         except HeadraceError:
             assert not notified
             return
@@ -53,7 +53,11 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        self.server.residency.leave(self.running.pop(data.draw(st.integers(0, len(self.running) - 1))))
+        self._leave(data.draw(st.integers(0, len(self.running) - 1)))
+
+    def _leave(self, index: int) -> None:
+        name, is_batch = self.running.pop(index)
+        self.server.residency.leave(name, is_batch=is_batch)
         self._sort()
 
     @precondition(lambda self: self.waiting)
@@ -110,9 +114,11 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def it_holds(self) -> None:
         self.server.residency.check()
-        running = Counter(self.running)
+        running = Counter(name for name, _ in self.running)
+        clients = Counter(name for name, is_batch in self.running if not is_batch)
         for name in NEEDS:
             assert self.server.residency[name].num_users == running[name]
+            assert self.server.residency[name].num_clients == clients[name]
         assert sum(len(self.server.residency[name].waiters) for name in NEEDS) == len(self.waiting)
         assert all(len(notified) == wish.is_over for wish, notified in self.wishes)
         residents = [self.server.residency[name] for name in NEEDS]
@@ -120,7 +126,7 @@ class Requests(RuleBasedStateMachine):
         assert num_open == sum(not wish.is_over for wish, _ in self.wishes)
 
     def teardown(self) -> None:
-        """Where all that was begun ends, no request and no operator is left waiting."""
+        """Where all that was begun ends, no request and no operator is left waiting, nor a line of a batch in time."""
         for _ in range(1000):
             loader = self.server.loader
             if loader.loading:
@@ -128,7 +134,11 @@ class Requests(RuleBasedStateMachine):
             elif loader.unloading:
                 self.server.unloaded(min(loader.unloading))
             elif self.running:
-                self.server.residency.leave(self.running.pop())
+                self._leave(-1)
+            elif self.waiting:
+                at_s = self.server.residency.next_look_s()
+                assert at_s is not None, "nothing will let it on"
+                self.pass_time(max(0.0, at_s - self.server.now_s))
             else:
                 break
             self._sort()
