@@ -1,4 +1,4 @@
-"""FaultyRunner and FaultySocket: do what their originals do, and what a plan of faults says.
+"""FaultyRunner, FaultyPooler and FaultySocket: do what their originals do, and what a plan of faults says.
 
 See engine/client/fault_plan.py for what there is. Each fault is logged when it happens.
 """
@@ -8,13 +8,16 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
 import torch
 
 from engine.client.fault_plan import Fault, FaultPlan
+from engine.pooling.engine import TextPooler
+from engine.protocol import PoolingRequest
 from engine.runner.runner import TorchRunner
 from engine.scheduling.plan import StepPlan, StepResult
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Sequence as EngineSequence
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ class FaultyRunner:
             raise RuntimeError("an injected fault of a request")
         return result
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: EngineSequence) -> None:
         self._failing_ids.discard(sequence.id)
         self._runner.release(sequence)
 
@@ -58,6 +61,30 @@ class FaultyRunner:
             return logits
 
         decoder.logits = spoiled  # type: ignore[method-assign]
+
+
+class FaultyPooler:
+    """A TextPooler that does what another one does, and what a plan says."""
+
+    def __init__(self, pooler: TextPooler, faults: FaultPlan) -> None:
+        self._pooler = pooler
+        self._faults = faults
+        self._failing_ids: set[str] = set()
+
+    def compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
+        results = self._pooler.compute(requests)
+        for fault in self._faults.due("logits"):
+            _tell(fault)
+            results[0] = torch.full_like(results[0], torch.nan)
+        for fault in self._faults.due("step"):
+            _tell(fault)
+            _break_step(fault)
+        for fault in self._faults.due("request"):
+            _tell(fault)
+            self._failing_ids.add(requests[0].id)
+        if any(request.id in self._failing_ids for request in requests):
+            raise RuntimeError("an injected fault of a request")
+        return results
 
 
 def _break_step(fault: Fault) -> None:

@@ -45,9 +45,9 @@ class PoolingEngine:
         *,
         vocab_size: int,
         max_num_seqs: int,
-        on_started: Callable[[list[str]], None] | None = None,
+        on_started: Callable[[list[str], StepStats], None] | None = None,
     ) -> None:
-        """max_num_seqs: texts in a batch. on_started: called before a batch is computed, with its ids."""
+        """max_num_seqs: texts in a batch. on_started: called before a batch is computed, with its ids and gauges."""
         self._pooler = pooler
         self._info = info
         self._queue = queue
@@ -124,7 +124,9 @@ class PoolingEngine:
         max_vectors = MAX_TOKEN_VALUES // self._info.dimensions
         batch = self._queue.take(self._step_size.tokens(service_class), self._max_num_seqs, max_vectors)
         if self._on_started is not None:
-            self._on_started([request.id for request in batch])
+            num_batch = sum(request.service_class is ServiceClass.BATCH for request in batch)
+            gauges = self._stats(is_beginning=True, running=len(batch) - num_batch, running_batch=num_batch)
+            self._on_started([request.id for request in batch], gauges)
         num_tokens = sum(len(request.prompt_ids) for request in batch)
         now_s, start_s = time.monotonic(), time.perf_counter()
         results = self._compute(batch, num_tokens)

@@ -105,10 +105,14 @@ class AdapterRefused(msgspec.Struct, frozen=True, tag=True):
     message: str  # for the operator
 
 
-class Started(msgspec.Struct, frozen=True, tag=True):
-    """The next step is the first one that computes these requests: if the engine ends now, they may be the cause."""
+class Started(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """The next step is the first one that computes these requests: if the engine ends now, they may be the cause.
+
+    stats: of an engine that pools texts, whose requests run within one step: gauges while that is computed.
+    """
 
     ids: list[str]
+    stats: StepStats | None = None
 
 
 class Working(msgspec.Struct, frozen=True, tag=True):

@@ -80,7 +80,7 @@ def build_served_engine(
     on_tokenizer: Callable[[TokenizerInfo], None] = _ignore,
     on_prepared: Callable[[], None] = _ignore,
     on_adapter: Callable[[AdapterLoaded | AdapterRefused], None] = _ignore,
-    on_started: Callable[[list[str]], None] = _ignore,
+    on_started: Callable[..., None] = _ignore,
     on_progress: Callable[[], None] = _ignore,
     faults: FaultPlan | None = None,
 ) -> tuple[Engine | PoolingEngine, EngineInfo]:
@@ -88,9 +88,9 @@ def build_served_engine(
 
     on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_prepared whenever a
     grammar has been compiled or an adapter read, by another thread; on_adapter with the answer to each LoadAdapter;
-    on_started before the first step of requests, with their ids; on_progress often within a step, at least once a
-    layer. faults: to inject. Raises StartupError with a message for the user if the model, an option or the memory is
-    not usable.
+    on_started before the first step of requests, with their ids, and of texts to pool with the gauges; on_progress
+    often within a step, at least once a layer. faults: to inject. Raises StartupError with a message for the user if
+    the model, an option or the memory is not usable.
     """
     device = _choose_device(config.device)
     if device.type == "cpu":
@@ -99,7 +99,7 @@ def build_served_engine(
     models = load_models(config, spec, device, report, on_tokenizer)
     if check_pooling(config, models.target.pooling):
         models.on_progress(on_progress)
-        return build_pooling_engine(config, models.target, report, on_started)
+        return build_pooling_engine(config, models.target, report, on_started, faults)
     groups = kv_groups(models.target.layer_groups, config.block_size)
     budget = _plan_memory(config, models, groups)
     models.serve_context(budget.max_model_len)

@@ -4,17 +4,19 @@ import dataclasses
 import time
 from collections.abc import Callable
 
+from engine.client.fault_plan import FaultPlan
 from engine.config import EngineConfig, Pooling, SchedulingPolicy, Task
 from engine.errors import OptionError, StartupError
+from engine.faults.wrappers import FaultyPooler
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.pooler import Pooler
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
 from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import EngineInfo, PoolingInfo, PoolingRequest
+from engine.protocol import EngineInfo, PoolingInfo, PoolingRequest, StepStats
 from engine.runner.kv_budget import format_bytes
 from engine.startup.description import tokenizer_info
-from engine.startup.task import pools
+from engine.startup.task import pooling_tasks, pools
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
 from models.packing.forward import PackedForward
@@ -53,7 +55,8 @@ def build_pooling_engine(
     config: EngineConfig,
     model: LoadedModel,
     report: ProgressReport,
-    on_started: Callable[[list[str]], None],
+    on_started: Callable[[list[str], StepStats], None],
+    faults: FaultPlan | None = None,
 ) -> tuple[PoolingEngine, EngineInfo]:
     """Raises StartupError for options that a pooling model has no use for, and for a model that cannot be used."""
     traits, decoder = model.pooling, model.decoder
@@ -70,7 +73,7 @@ def build_pooling_engine(
     step_size = PoolingStepSize(config.max_num_batched_tokens)
     _warm_up(pooler, info, step_size, report)
     engine = PoolingEngine(
-        pooler,
+        pooler if faults is None else FaultyPooler(pooler, faults),
         info,
         PoolingQueue(honors_priority=config.scheduling_policy is SchedulingPolicy.PRIORITY),
         step_size,
@@ -117,20 +120,21 @@ def _pooling_info(
     config: EngineConfig, model: LoadedModel, traits: PoolingTraits, scheme: PoolingScheme | None
 ) -> PoolingInfo:
     limits = [model.max_position]
+    made_for = None if scheme is None else scheme.max_tokens
     if config.max_model_len is not None:
         if config.max_model_len > model.max_position:
             raise OptionError(
                 f"--max-model-len is {config.max_model_len:,}; this model takes texts of up to {model.max_position:,} "
-                "tokens; lower it or leave it out"
+                f"tokens; lower it, or leave it out{'' if made_for is None else f' for {made_for:,}'}"
             )
         limits.append(config.max_model_len)
-    elif scheme is not None and scheme.max_tokens is not None:
-        limits.append(scheme.max_tokens)
+    elif made_for is not None:
+        limits.append(made_for)
     if scheme is None:
         assert traits.score_head is not None
         num_labels = traits.score_head.num_labels
         return PoolingInfo(
-            tasks=[PoolingTask.CLASSIFY, *([PoolingTask.SCORE] if num_labels == 1 else [])],
+            tasks=pooling_tasks(config.task, traits.score_head),
             dimensions=num_labels,
             max_input_tokens=min(limits),
             labels=list(traits.labels),
@@ -138,7 +142,7 @@ def _pooling_info(
             pooling=traits.score_head.pooling.name.lower(),
         )
     return PoolingInfo(
-        tasks=[PoolingTask.EMBED, PoolingTask.TOKEN_EMBED],
+        tasks=pooling_tasks(config.task, traits.score_head),
         dimensions=scheme.dimensions(traits.hidden_size),
         matryoshka=None if traits.matryoshka is None else list(traits.matryoshka),
         max_input_tokens=min(limits),

@@ -66,6 +66,8 @@ class LiveFeed:
 
     def on_step(self, stats: StepStats) -> None:
         self._last = stats
+        if stats.is_beginning:
+            return
         self.requests.on_step(stats)
         if self._watchers:
             self._builder.add(stats)

@@ -63,7 +63,7 @@ def _values(output: PoolingOutput) -> list[float]:
 
 def test_texts_are_computed_together_and_counted() -> None:
     started: list[list[str]] = []
-    engine = _engine(FakePooler(), on_started=started.append)
+    engine = _engine(FakePooler(), on_started=lambda ids, _: started.append(ids))
     engine.add([_text("a", 1, 2), _text("b", 3)])
     outputs, (stats,) = _run(engine)
     assert [_values(outputs[name]) for name in "ab"] == [[1.0, 2.0], [3.0, 2.0]]
@@ -80,6 +80,18 @@ def test_what_does_not_fit_waits_and_is_counted_by_class() -> None:
     engine.add([_text("a", 1, 1, 1), _text("b", 2, 2, 2), _text("c", 3, service_class=ServiceClass.BACKGROUND)])
     _, stats = _run(engine)
     assert [(each.pooled_requests, each.waiting, each.waiting_background) for each in stats] == [(1, 2, 1), (2, 0, 0)]
+
+
+def test_texts_run_while_their_batch_is_computed_and_no_longer() -> None:
+    gauges: list[StepStats] = []
+    engine = _engine(FakePooler(), max_tokens=4, on_started=lambda _, stats: gauges.append(stats))
+    line = {"service_class": ServiceClass.BATCH}
+    engine.add([_text("a", 1), _text("b", 2), _text("c", 1, 1, 1), _text("l", 1, 1, **line), _text("m", 1, 1, **line)])
+    _, after = _run(engine)
+    assert [(each.running, each.waiting) for each in gauges if each.running] == [(2, 1), (1, 0)]
+    assert sum(each.running_batch for each in gauges) == 2
+    assert all(each.is_beginning for each in gauges)
+    assert all((each.running, each.running_batch, each.is_beginning) == (0, 0, False) for each in after)
 
 
 def test_texts_of_batches_are_in_no_queue_of_clients() -> None:
