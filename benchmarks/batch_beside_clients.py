@@ -4,7 +4,7 @@
 
 Each client sends a request, reads its answer, thinks for a while and sends the next. A batch always has lines waiting;
 in turns with it the engine computes them while the clients think. Prompts are random, so that nothing is cached but
-what preemption left.
+what preemption left. With `--http` the same is measured over HTTP, on a real server (batch_over_http.py).
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from benchmarks.batch_over_http import compare_over_http
 from benchmarks.engine_clients import EngineClients, Sent
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -181,6 +182,7 @@ def main() -> int:
     parser.add_argument(
         "--batch-step-ms", type=float, default=EngineConfig.__dataclass_fields__["batch_step_ms"].default
     )
+    parser.add_argument("--http", action="store_true", help="on a real server, with a batch from /v1/batches")
     parser.add_argument(
         "--processor-time",
         dest="clock",
@@ -190,6 +192,9 @@ def main() -> int:
         help="of one thread, for the engine too, where others use the machine",
     )
     options = parser.parse_args()
+    if options.http:
+        options.kv_bytes = _KV_BYTES
+        return compare_over_http(options)
     options.seeds = itertools.count()  # a prompt that came before would be cached
     threads = None
     if options.clock is time.process_time:
