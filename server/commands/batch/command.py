@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
         job = stack.enter_context(_job(namespace, server))
         if not job.left:
             failed = f", {job.num_failed:,} of them errors" if job.num_failed else ""
-            _say(f"{job.output.path} has an answer to each of {job.num_lines:,} lines{failed}")
+            _say(f"{job.output.path} has all answers already: {_lines(job.num_lines)}{failed}")
             return _SOME_FAILED if job.num_failed else 0
         if not server.served_model_name and job.file.models:
             server = dataclasses.replace(server, served_model_name=tuple(job.file.models))
@@ -140,7 +140,7 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
         done = {each.custom_id for each in answered}
         if strangers := done.difference(line.custom_id for line in file.lines):
             raise StartupError(
-                f"{namespace.output} has answers to {len(strangers):,} lines that {namespace.input} has not, such as "
+                f"{namespace.output} has answers to {_lines(len(strangers))} that {namespace.input} has not, such as "
                 f"{min(strangers)!r}; name a file that is new, or the output of the same requests"
             )
         left = [line for line in file.lines if line.custom_id not in done]
@@ -153,7 +153,7 @@ def _check_models(file: "InputFile", server: ServerConfig) -> None:
     """Raise StartupError if the lines are for several models."""
     if server.served_model_name or len(file.models) < 2:  # a line for another one gets an error then
         return
-    named = ", ".join(f"{name} ({count:,} lines)" for name, count in file.models.most_common(5))
+    named = ", ".join(f"{name} ({_lines(count)})" for name, count in file.models.most_common(5))
     raise StartupError(
         f"{file.path} has lines for {len(file.models)} models: {named}; the command runs one: split the file, or say "
         "by --served-model-name that they are names of the same"
@@ -177,7 +177,7 @@ async def _answer(
     progress = _Progress(job, server)
     try:
         if job.num_before:
-            _say(f"{job.output.path} has {job.num_before:,} of {job.num_lines:,} lines; going on with the others")
+            _say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; going on with the others")
         if await unless(stop, engines.finish()) is None:
             return _stopped(job, stop.result(), 0)
         progress.begin()
@@ -207,7 +207,7 @@ async def _until_dead(engines: OneEngine, answering: "Answering", job: _Job) -> 
 
 def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
     left = len(job.left) - num_answered
-    _say(f"interrupted: {left:,} of {job.num_lines:,} lines are left; the same command goes on with them")
+    _say(f"interrupted: {left:,} of {_lines(job.num_lines)} left; the same command goes on")
     return 128 + number
 
 
@@ -250,11 +250,15 @@ class _Progress:
         usage = answered.usage
         failed = f", {answered.failed:,} with an error in {self._job.errors.path}" if answered.failed else ""
         _say(
-            f"{answered.completed + answered.failed:,} lines in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
+            f"{_lines(answered.completed + answered.failed)} in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
             f"tokens read ({usage.cached_tokens:,} cached), {usage.output_tokens:,} written "
             f"({usage.output_tokens / max(seconds, 1e-9):,.0f} tokens/s)"
         )
         return _SOME_FAILED if answered.failed or self._job.num_failed else 0
+
+
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count:,} lines"
 
 
 def _say(line: str) -> None:

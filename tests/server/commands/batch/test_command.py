@@ -111,7 +111,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_engine")
 def test_lines_for_several_models_are_refused(requests: Callable[..., str], tmp_path: Path) -> None:
     path = requests({"model": "a"}, {"model": "b"}, {"model": "b"})
-    with pytest.raises(StartupError, match=r"2 models: b \(2 lines\), a \(1 lines\)"):
+    with pytest.raises(StartupError, match=r"2 models: b \(2 lines\), a \(1 line\)"):
         run([path, str(tmp_path / "out"), "--model", "m"])
 
 
@@ -138,7 +138,7 @@ def test_the_errors_are_not_the_output(requests: Callable[..., str], tmp_path: P
 @pytest.mark.usefixtures("no_engine")
 def test_the_output_of_other_requests_is_refused(requests: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "out").write_text('{"custom_id": "other", "response": {"status_code": 200}}\n')
-    with pytest.raises(StartupError, match=r"answers to 1 lines that .* has not, such as 'other'"):
+    with pytest.raises(StartupError, match=r"answers to 1 line that .* has not, such as 'other'"):
         run([requests({"model": "a"}), str(tmp_path / "out"), "--model", "m"])
 
 
@@ -153,4 +153,4 @@ def test_nothing_is_started_where_all_is_answered(
 ) -> None:
     (tmp_path / "out").write_text(f'{{"custom_id": "0", "response": {{"status_code": {status}}}}}\n')
     assert run([requests({"model": "a"}), str(tmp_path / "out"), "--model", "m"]) == code
-    assert "an answer to each of 1 lines" in capsys.readouterr().err
+    assert "has all answers already: 1 line" in capsys.readouterr().err
