@@ -21,10 +21,10 @@ from engine.client.fault_plan import VARIABLE, FaultPlan
 from engine.client.framing import encode_frame, receive_to_engine
 from engine.client.lifetime import end_with_parent
 from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
+from engine.client.output_groups import OutputGroups
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
-from engine.output_groups import OutputGroups
 from engine.pooling.engine import PoolingEngine
 from engine.protocol import (
     AbortPooling,

@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "sampling",
         "runner speculation adapters",
         "engine draft_model quality pooling",
-        "faults local output_groups",
+        "faults local",
         "startup",
         "process commands finetune",
     ),

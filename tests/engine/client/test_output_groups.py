@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.output_groups import OutputGroups
+from engine.client.output_groups import OutputGroups
 from engine.protocol import FinishReason, RequestOutput
 from tests.helpers.engines import make_request
 
