@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from engine.protocol import AdapterRef
 from engine.scheduling.adapter_slot import Slot, adapter_of
+from engine.scheduling.adapter_waiters import AdapterWaiters, WaitingGroup
 from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.sequence import Sequence
 
@@ -18,17 +19,6 @@ class Fill(NamedTuple):
 
     slot: int
     adapter: AdapterRef
-
-
-class _Group(NamedTuple):
-    """Waiting sequences of one service class and adapter."""
-
-    rank: int
-    digest: bytes
-
-    @classmethod
-    def of(cls, sequence: Sequence) -> "_Group":
-        return cls(sequence.service.rank, adapter_of(sequence).digest)
 
 
 class AdapterSlots:
@@ -47,13 +37,10 @@ class AdapterSlots:
 
     def __init__(self, num_slots: int, waiting: FairQueue, clock: Callable[[], float]) -> None:
         self._slots = [Slot(number) for number in range(num_slots)]
-        self._waiting = waiting
+        self._waiters = AdapterWaiters(waiting, clock)
         self._clock = clock
         self._by_digest: dict[bytes, Slot] = {}
-        self._waiters: dict[_Group, dict[Sequence, float]] = {}  # since when, in the order in which they came to wait
-        self._num_waiting: Counter[_Group] = Counter()  # in line or set aside
-        self._waiting_names: Counter[str] = Counter()  # of sequences' adapters
-        self._running_names: Counter[str] = Counter()
+        self._running_names: Counter[str] = Counter()  # of sequences' adapters
         self._fills: list[Fill] = []
         self._num_uses = 0
         self._num_evictions = 0
@@ -70,12 +57,12 @@ class AdapterSlots:
                 return True
         elif slot is None and (free := self._free_slot(sequence.service.rank)) is not None:
             self._give(free, sequence)
-        self._set_aside(sequence)
+        self._waiters.set_aside(sequence)
         return False
 
     def join(self, sequence: Sequence) -> None:
         """A sequence has come to wait."""
-        self._count_waiting(sequence, 1)
+        self._waiters.join(sequence)
 
     def enter(self, sequence: Sequence) -> None:
         """A waiting sequence to which a slot was promised runs."""
@@ -84,17 +71,16 @@ class AdapterSlots:
         self._num_uses += 1
         slot.last_use = self._num_uses
         sequence.adapter_slot = slot.number
-        self._count_waiting(sequence, -1)
+        self._waiters.leave(sequence)
         self._running_names[adapter_of(sequence).name] += 1
 
     def leave(self, sequence: Sequence) -> None:
         """A sequence waits or runs no more."""
         if sequence.adapter_slot < 0:
-            self._count_waiting(sequence, -1)
+            self._waiters.leave(sequence)
         else:
             self._running_names[adapter_of(sequence).name] -= 1
         sequence.adapter_slot = -1
-        self._end_wait(sequence)
         if (slot := self._by_digest.get(adapter_of(sequence).digest)) is not None:
             slot.users.discard(sequence)
         self._settle()
@@ -104,13 +90,6 @@ class AdapterSlots:
         self.join(sequence)  # before it leaves, so that what comes after it does not get its slot
         self.leave(sequence)
 
-    def _count_waiting(self, sequence: Sequence, change: int) -> None:
-        self._waiting_names[adapter_of(sequence).name] += change
-        group = _Group.of(sequence)
-        self._num_waiting[group] += change
-        if not self._num_waiting[group]:
-            del self._num_waiting[group]
-
     def begin_step(self) -> list[Sequence]:
         """Close slots for those that have waited long enough. Returns running sequences that are to be preempted, since
         others come before them and lack a slot."""
@@ -118,7 +97,7 @@ class AdapterSlots:
         if not groups:
             return []
         latest_s = self._clock() - PATIENCE_S
-        self._close([group.rank for group in groups if next(iter(self._waiters[group].values())) <= latest_s])
+        self._close([group.rank for group in groups if self._waiters.since_s(group) <= latest_s])
         return self._victims(groups[0].rank)
 
     def _close(self, ranks: Iterable[int]) -> None:
@@ -167,9 +146,9 @@ class AdapterSlots:
         slot.is_filling = False
         digest = slot.adapter.digest
         self._empty(slot)
-        disappointed = [each for group in self._groups() if group.digest == digest for each in self._waiters[group]]
+        disappointed = self._waiters.members_with(digest)
         for sequence in disappointed:
-            self._end_wait(sequence)
+            self._waiters.end_wait(sequence)
         self._settle()
         return disappointed
 
@@ -195,7 +174,7 @@ class AdapterSlots:
 
     @property
     def waiting_names(self) -> list[str]:
-        return sorted(+self._waiting_names)
+        return self._waiters.names
 
     @property
     def num_total(self) -> int:
@@ -218,14 +197,14 @@ class AdapterSlots:
     def _settle(self) -> None:
         """Put back whoever may stand in line again, and give free slots to those that wait for one."""
         self._reopen()
-        for group in self._groups():
+        for group in self._waiters.groups():
             slot = self._by_digest.get(group.digest)
             if slot is None and (free := self._free_slot(group.rank)) is not None:
-                self._give(free, next(iter(self._waiters[group])))
+                self._give(free, self._waiters.members(group)[0])
             elif slot is not None and not slot.is_filling:
-                for sequence in list(self._waiters[group]):
+                for sequence in self._waiters.members(group):
                     if slot.admits(sequence):
-                        self._put_back(sequence)
+                        self._waiters.put_back(sequence)
         if self._reopen():
             self._settle()
 
@@ -246,12 +225,8 @@ class AdapterSlots:
             group.rank <= rank for rank, group in zip(closed, groups, strict=False)
         )
 
-    def _groups(self) -> list[_Group]:
-        """By service class, and then who has waited longest."""
-        return sorted(self._waiters, key=lambda group: (group.rank, next(iter(self._waiters[group].values()))))
-
-    def _groups_without_slot(self) -> list[_Group]:
-        return [group for group in self._groups() if group.digest not in self._by_digest]
+    def _groups_without_slot(self) -> list[WaitingGroup]:
+        return [group for group in self._waiters.groups() if group.digest not in self._by_digest]
 
     def _free_slot(self, rank: int) -> Slot | None:
         """For a sequence of this rank: an empty one, or the least recently used of those without users. Not one that a
@@ -263,8 +238,7 @@ class AdapterSlots:
 
     def _is_wanted(self, slot: Slot, rank: int) -> bool:
         """By sequences of lower ranks."""
-        digest = None if slot.adapter is None else slot.adapter.digest
-        return any(group.digest == digest and group.rank < rank for group in self._num_waiting)
+        return self._waiters.is_wanted(None if slot.adapter is None else slot.adapter.digest, rank)
 
     def _give(self, slot: Slot, sequence: Sequence) -> None:
         """Have the slot filled with the sequence's adapter, and promise it."""
@@ -284,24 +258,6 @@ class AdapterSlots:
         slot.adapter, slot.closed_from = None, math.inf
         slot.users.clear()
 
-    def _set_aside(self, sequence: Sequence) -> None:
-        sequence.waits_for_adapter = True
-        self._waiting.set_aside(sequence)
-        group = _Group.of(sequence)
-        self._waiters.setdefault(group, {})[sequence] = self._clock()
-
-    def _put_back(self, sequence: Sequence) -> None:
-        self._end_wait(sequence)
-        self._waiting.put_back(sequence)
-
-    def _end_wait(self, sequence: Sequence) -> None:
-        if sequence.waits_for_adapter:
-            sequence.waits_for_adapter = False
-            group = _Group.of(sequence)
-            del self._waiters[group][sequence]
-            if not self._waiters[group]:
-                del self._waiters[group]
-
     # --- invariants ---------------------------------------------------------------------------------------------------
 
     def check(self, running: list[Sequence], waiting: list[Sequence]) -> None:
@@ -316,22 +272,14 @@ class AdapterSlots:
             assert slot.adapter.digest == adapter_of(sequence).digest
         assert all(each.adapter_slot < 0 for each in waiting)
         assert all(slot.users <= {*running, *waiting} for slot in self._slots)
-        for names, sequences in ((self._running_names, running), (self._waiting_names, waiting)):
-            assert +names == Counter(
-                each.request.adapter.name for each in sequences if each.request.adapter is not None
-            )
-        self._check_waiters(waiting)
-
-    def _check_waiters(self, waiting: list[Sequence]) -> None:
-        aside = {each for group in self._waiters.values() for each in group}
-        assert aside == {each for each in waiting if each.waits_for_adapter}
-        assert all(self._waiting.is_aside(each) for each in aside)
+        names = [each.request.adapter.name for each in running if each.request.adapter is not None]
+        assert +self._running_names == Counter(names)
+        self._waiters.check(waiting)
         for group in self._groups_without_slot():
             assert self._free_slot(group.rank) is None, "a slot is free, and somebody waits"
-        assert self._num_waiting == Counter(_Group.of(each) for each in waiting if each.request.adapter is not None)
-        for sequence in aside:
-            slot = self._by_digest.get(adapter_of(sequence).digest)
-            assert slot is None or slot.is_filling or not slot.admits(sequence), (
+        for sequence in (each for each in waiting if each.waits_for_adapter):
+            own = self._by_digest.get(adapter_of(sequence).digest)
+            assert own is None or own.is_filling or not own.admits(sequence), (
                 "the slot is there, and somebody waits for it"
             )
         assert self._is_each_closed_for_a_group()

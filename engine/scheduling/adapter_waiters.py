@@ -1,0 +1,102 @@
+"""AdapterWaiters: sequences that wait, with the adapters that they ask for; some of them set aside until theirs has a
+slot."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from engine.scheduling.adapter_slot import adapter_of
+from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.sequence import Sequence
+
+
+class WaitingGroup(NamedTuple):
+    """Waiting sequences of one service class and adapter."""
+
+    rank: int
+    digest: bytes
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> "WaitingGroup":
+        return cls(sequence.service.rank, adapter_of(sequence).digest)
+
+
+class AdapterWaiters:
+    """Invariants: who is set aside here is set aside in the queue; whoever waits with an adapter is counted once."""
+
+    def __init__(self, queue: FairQueue, clock: Callable[[], float]) -> None:
+        """queue: of all waiting sequences."""
+        self._queue = queue
+        self._clock = clock
+        self._aside: dict[WaitingGroup, dict[Sequence, float]] = {}  # since when, in the order in which they came
+        self._num_waiting: Counter[WaitingGroup] = Counter()  # in line or set aside
+        self._names: Counter[str] = Counter()  # of their adapters
+
+    @property
+    def names(self) -> list[str]:
+        """Of the adapters that are asked for."""
+        return sorted(+self._names)
+
+    def join(self, sequence: Sequence) -> None:
+        """It has come to wait."""
+        self._count(sequence, 1)
+
+    def leave(self, sequence: Sequence) -> None:
+        """It waits no more, or runs."""
+        self._count(sequence, -1)
+        self.end_wait(sequence)
+
+    def _count(self, sequence: Sequence, change: int) -> None:
+        self._names[adapter_of(sequence).name] += change
+        group = WaitingGroup.of(sequence)
+        self._num_waiting[group] += change
+        if not self._num_waiting[group]:
+            del self._num_waiting[group]
+
+    def set_aside(self, sequence: Sequence) -> None:
+        sequence.waits_for_adapter = True
+        self._queue.set_aside(sequence)
+        self._aside.setdefault(WaitingGroup.of(sequence), {})[sequence] = self._clock()
+
+    def put_back(self, sequence: Sequence) -> None:
+        """It may stand in line again."""
+        self.end_wait(sequence)
+        self._queue.put_back(sequence)
+
+    def end_wait(self, sequence: Sequence) -> None:
+        """It waits for its adapter no more, if it did."""
+        if sequence.waits_for_adapter:
+            sequence.waits_for_adapter = False
+            group = WaitingGroup.of(sequence)
+            del self._aside[group][sequence]
+            if not self._aside[group]:
+                del self._aside[group]
+
+    def groups(self) -> list[WaitingGroup]:
+        """Of those that are set aside, by service class, and then who has waited longest."""
+        return sorted(self._aside, key=lambda group: (group.rank, self.since_s(group)))
+
+    def since_s(self, group: WaitingGroup) -> float:
+        """When the first of a group came to wait, by the clock."""
+        return next(iter(self._aside[group].values()))
+
+    def members(self, group: WaitingGroup) -> list[Sequence]:
+        """In the order in which they came to wait."""
+        return list(self._aside[group])
+
+    def members_with(self, digest: bytes) -> list[Sequence]:
+        """Of all groups with this adapter."""
+        return [each for group in self.groups() if group.digest == digest for each in self._aside[group]]
+
+    def is_wanted(self, digest: bytes | None, before_rank: int) -> bool:
+        """Whether sequences of lower ranks wait, in line or set aside, that have this adapter."""
+        return any(group.digest == digest and group.rank < before_rank for group in self._num_waiting)
+
+    def check(self, waiting: Iterable[Sequence]) -> None:
+        """Assert the invariants, given all waiting sequences."""
+        adapted = [each for each in waiting if each.request.adapter is not None]
+        aside = {each for group in self._aside.values() for each in group}
+        assert aside == {each for each in adapted if each.waits_for_adapter}
+        assert all(self._queue.is_aside(each) for each in aside)
+        assert self._num_waiting == Counter(map(WaitingGroup.of, adapted))
+        assert +self._names == Counter(adapter_of(each).name for each in adapted)
