@@ -103,9 +103,9 @@ def main() -> int:
     slot_of_rank = {rank: _NUM_SAME_RANK + index for index, rank in enumerate(_RANKS)}
     model.enable_adapters(_NUM_SAME_RANK + len(_RANKS), max(_RANKS))
     for slot in range(_NUM_SAME_RANK):
-        model.set_adapter(slot, random_adapter(runner.decoder, _USUAL_RANK, slot))
+        model.set_adapter(slot, model.prepare_adapter(random_adapter(runner.decoder, _USUAL_RANK, slot)))
     for rank, slot in slot_of_rank.items():
-        model.set_adapter(slot, random_adapter(runner.decoder, rank, slot))
+        model.set_adapter(slot, model.prepare_adapter(random_adapter(runner.decoder, rank, slot)))
     eight = {
         "no adapter": [-1] * 8,
         "one adapter, r 16": [0] * 8,

@@ -42,7 +42,7 @@ class Engine:
         budget: StepBudget | None = None,
         speculator: Speculator | None = None,
         grammars: GrammarCompiler | None = None,
-        adapters: AdapterService[Any] | None = None,
+        adapters: AdapterService[Any, Any] | None = None,
         on_started: Callable[[list[str]], None] | None = None,
     ) -> None:
         """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks

@@ -10,8 +10,6 @@ from models.attention.layer_groups import group_layers
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder_layer import make_layer
-from models.errors import AdapterError
-from models.kernels.arena import HugePageArena
 from models.layers.attention import Attention
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
@@ -19,6 +17,7 @@ from models.layers.moe import MoE
 from models.layers.norm import Norm, make_norm
 from models.layers.score_head import ScoreHead
 from models.linear.adapter import Adapter
+from models.linear.decoder_adapters import DecoderAdapters, PreparedAdapter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
@@ -75,8 +74,7 @@ class Decoder(nn.Module):
         self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
-        self._max_slots = self._max_rank = 0  # of adapters
-        self.adapters_version = 0  # of the native calls of steps with adapters: other adapters may need other calls
+        self._adapters: DecoderAdapters | None = None
         self.on_progress: StepProgress = ignore_progress  # called before each layer
 
     def allocate(self, device: torch.device) -> None:
@@ -193,30 +191,22 @@ class Decoder(nn.Module):
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
         """LoadedModel.enable_adapters."""
-        self._max_slots, self._max_rank = max_slots, max_rank
-        self.embed.enable_look_up_adapters()
-        for layer in self.adapted_layers().values():
-            layer.enable_adapters(max_slots)
+        self._adapters = DecoderAdapters(self.embed, self.adapted_layers(), max_slots, max_rank)
 
-    def set_adapter(self, slot: int, adapter: Adapter | None) -> None:
+    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
+        """LoadedModel.prepare_adapter."""
+        assert self._adapters is not None, "enable_adapters() comes first"
+        return self._adapters.prepare(adapter)
+
+    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
         """LoadedModel.set_adapter."""
-        assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
-        if adapter is not None and adapter.rank > self._max_rank:
-            raise AdapterError(
-                f"the adapter has rank {adapter.rank}; at most {self._max_rank} is served; raise --max-lora-rank"
-            )
-        layers = {} if adapter is None else adapter.layers
-        before = self._layers_that_need_products()
-        arena = HugePageArena()  # of its own: its memory is free again when the slot gets another adapter
-        self.embed.set_look_up_adapter(slot, layers.get("embed"))
-        for name, layer in self.adapted_layers().items():
-            layer.set_adapter(slot, layers.get(name), arena)
-        self.adapters_version += self._layers_that_need_products() != before
+        assert self._adapters is not None, "enable_adapters() comes first"
+        self._adapters.set(slot, prepared)
 
-    def _layers_that_need_products(self) -> list[str]:
-        """See AdapterBank.needs_product."""
-        layers = self.adapted_layers().items()
-        return [name for name, layer in layers if layer.adapters is not None and layer.adapters.needs_product]
+    @property
+    def adapters_version(self) -> int:
+        """Of the native calls of steps with adapters."""
+        return 0 if self._adapters is None else self._adapters.version
 
     def adapted_layers(self) -> dict[str, Linear]:
         """The layers that can have adapters, by their names in Adapter.layers; without look-ups and experts."""

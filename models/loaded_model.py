@@ -9,6 +9,7 @@ import torch
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import LayerGroup
 from models.linear.adapter import Adapter
+from models.linear.decoder_adapters import PreparedAdapter
 from models.pooling.traits import PoolingTraits
 from models.spec import AttentionSpec, RecurrenceSpec
 from models.tokenizer.assets import TokenizerAssets
@@ -62,9 +63,17 @@ class LoadedModel:
         """
         self.decoder.enable_adapters(max_slots, max_rank)
 
-    def set_adapter(self, slot: int, adapter: Adapter | None) -> None:
-        """Put an adapter into a slot, or empty it, between two steps: rows in the slot have it from the next step on.
+    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
+        """The adapter as a slot takes it. May be called by any thread, also while a step runs.
 
-        Raises AdapterError if its rank is above `max_rank`.
+        Raises AdapterError if its rank is above `max_rank`, and MemoryError.
         """
-        self.decoder.set_adapter(slot, adapter)
+        prepared: PreparedAdapter = self.decoder.prepare_adapter(adapter)
+        return prepared
+
+    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
+        """Put an adapter into a slot, or empty it, between two steps: rows of the slot have it from the next step on.
+
+        Nothing is computed: it only lets the layers point to what has been prepared.
+        """
+        self.decoder.set_adapter(slot, prepared)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from models.adapters.read import read_adapter
 from models.linear.adapter import Adapter
+from models.linear.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 
 
@@ -16,5 +17,11 @@ class ModelAdapters:
     def read(self, path: str) -> Adapter:
         return read_adapter(Path(path), self._model)
 
-    def put(self, slot: int, adapter: Adapter) -> None:
-        self._model.set_adapter(slot, adapter)
+    def prepare(self, adapter: Adapter) -> PreparedAdapter:
+        return self._model.prepare_adapter(adapter)
+
+    def put(self, slot: int, prepared: PreparedAdapter) -> None:
+        self._model.set_adapter(slot, prepared)
+
+    def empty(self, slot: int) -> None:
+        self._model.set_adapter(slot, None)

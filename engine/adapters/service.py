@@ -1,34 +1,31 @@
 """AdapterService: what an engine does with adapters between its steps."""
 
-import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Generic
 
 from engine.adapters.host import HostAdapters
-from engine.adapters.reader import AdapterReader, Done, Load, Reread
-from engine.adapters.source import A, AdapterSource
+from engine.adapters.jobs import Load, Loaded, Preparation, Prepared
+from engine.adapters.reader import AdapterReader
+from engine.adapters.source import A, AdapterSource, P
 from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, AdapterStats
 from engine.scheduling.adapter_slots import AdapterSlots, Fill
 from engine.scheduling.scheduler import Scheduler
 
-logger = logging.getLogger(__name__)
-
 Answer = AdapterLoaded | AdapterRefused
 
 
-class AdapterService(Generic[A]):
+class AdapterService(Generic[A, P]):
     """Answers operators' loads, and fills the slots that the scheduler gives away.
 
-    All methods are called by the engine's thread. A slot is filled between two steps: from memory, or once the adapter
-    has been read again, which must have the same contents as when it was loaded. While sequences run, no more than one
-    is filled between two steps: streams pause for each.
+    All methods are called by the engine's thread, and none of them waits. A slot is filled in two phases: beside the
+    steps its adapter is read again if it is not in memory, and prepared; then, between two steps, it is put there.
+    Meanwhile the slot is empty, so that there are never more prepared adapters than slots.
     """
 
     def __init__(
         self,
-        source: AdapterSource[A],
+        source: AdapterSource[A, P],
         *,
         max_rank: int,
         max_on_host: int,
@@ -40,15 +37,14 @@ class AdapterService(Generic[A]):
         self._source = source
         self._max_rank = max_rank
         self._on_answer = on_answer
-        self._reader: AdapterReader[A] = AdapterReader(source.read, on_done)
+        self._reader: AdapterReader[A, P] = AdapterReader(source, on_done)
         self._host: HostAdapters[A] = HostAdapters(max_on_host)
-        self._ready: deque[tuple[int, A, float]] = deque()  # slot, what is to be put there, and since when it is wanted
         self._fill_s: list[float] = []
 
     def has_work(self, scheduler: Scheduler) -> bool:
         """Whether `begin_step` has something to do."""
         assert scheduler.adapters is not None
-        return self._reader.has_done or scheduler.adapters.has_fills or bool(self._ready)
+        return self._reader.has_done or scheduler.adapters.has_fills
 
     @property
     def is_reading(self) -> bool:
@@ -68,14 +64,15 @@ class AdapterService(Generic[A]):
         self._host.forget(digest)
 
     def begin_step(self, scheduler: Scheduler) -> None:
-        """Take in what has been read, and fill slots."""
+        """Take in what has been read and prepared, and have other slots filled."""
         assert scheduler.adapters is not None
         for done in self._reader.collect():
-            self._take(done, scheduler, scheduler.adapters)
+            if isinstance(done, Loaded):
+                self._take_loaded(done, scheduler)
+            else:
+                self._take_prepared(done, scheduler, scheduler.adapters)
         for fill in scheduler.adapters.take_fills():
             self._start(fill)
-        for _ in range(min(1, len(self._ready)) if scheduler.running else len(self._ready)):
-            self._put(*self._ready.popleft(), scheduler, scheduler.adapters)
         if self._host.has_forgotten:
             self._host.drop_forgotten(scheduler.adapter_digests)
 
@@ -95,21 +92,10 @@ class AdapterService(Generic[A]):
             evictions=slots.take_evictions(),
         )
 
-    def _take(self, done: Done[A], scheduler: Scheduler, slots: AdapterSlots) -> None:
-        job, adapter = done.job, done.adapter
-        if isinstance(job, Load):
-            self._on_answer(self._answer(job, adapter, done.error))
-            if adapter is not None and adapter.rank <= self._max_rank:
-                self._host.add(adapter, scheduler.adapter_digests)
-        elif adapter is None:
-            logger.error("the adapter %s cannot be read again: %s", job.name, done.error)
-            self._fail(job.slot, scheduler, slots, f"the adapter {job.name!r} cannot be read any more")
-        elif adapter.digest != job.digest:
-            logger.error("the adapter %s has other contents in %s than when it was loaded", job.name, job.path)
-            self._fail(job.slot, scheduler, slots, f"the adapter {job.name!r} has changed since it was loaded")
-        else:
-            self._host.add(adapter, scheduler.adapter_digests)
-            self._ready.append((job.slot, adapter, job.began_s))
+    def _take_loaded(self, done: Loaded[A], scheduler: Scheduler) -> None:
+        self._on_answer(self._answer(done.job, done.adapter, done.error))
+        if done.adapter is not None and done.adapter.rank <= self._max_rank:
+            self._host.add(done.adapter, scheduler.adapter_digests)
 
     def _answer(self, job: Load, adapter: A | None, error: str) -> Answer:
         if adapter is None:
@@ -126,22 +112,17 @@ class AdapterService(Generic[A]):
         return AdapterLoaded(job.number, info)
 
     def _start(self, fill: Fill) -> None:
-        began_s, ref = time.perf_counter(), fill.adapter
-        if (adapter := self._host.get(ref.digest)) is None:
-            self._reader.start(Reread(fill.slot, ref.name, ref.path, ref.digest, began_s))
-        else:
-            self._ready.append((fill.slot, adapter, began_s))
+        self._source.empty(fill.slot)
+        adapter = self._host.get(fill.adapter.digest)
+        self._reader.start(Preparation(fill.slot, fill.adapter, adapter, time.perf_counter()))
 
-    def _put(self, slot: int, adapter: A, began_s: float, scheduler: Scheduler, slots: AdapterSlots) -> None:
-        try:
-            self._source.put(slot, adapter)
-        except Exception:  # such as a want of memory: it ends the requests that wait for it, and no other
-            logger.exception("putting an adapter into slot %d failed", slot)
-            self._fail(slot, scheduler, slots, "the adapter could not be made ready; send the request again")
+    def _take_prepared(self, done: Prepared[A, P], scheduler: Scheduler, slots: AdapterSlots) -> None:
+        if done.adapter is None or done.prepared is None:
+            for sequence in slots.failed(done.job.slot):
+                scheduler.fail(sequence.id, done.error)
             return
-        self._fill_s.append(time.perf_counter() - began_s)
-        slots.filled(slot)
-
-    def _fail(self, slot: int, scheduler: Scheduler, slots: AdapterSlots, error: str) -> None:
-        for sequence in slots.failed(slot):
-            scheduler.fail(sequence.id, error)
+        if done.job.adapter is None:  # it was read again
+            self._host.add(done.adapter, scheduler.adapter_digests)
+        self._source.put(done.job.slot, done.prepared)
+        self._fill_s.append(time.perf_counter() - done.job.began_s)
+        slots.filled(done.job.slot)

@@ -20,11 +20,19 @@ class ReadAdapter(Protocol):
 
 
 A = TypeVar("A", bound=ReadAdapter)
+P = TypeVar("P")  # a prepared adapter, in the form that a slot takes
 
 
-class AdapterSource(Protocol[A]):
+class AdapterSource(Protocol[A, P]):
+    """`read` and `prepare` are called by threads of their own, while steps run; `put` and `empty` between steps, when
+    no row of the last or the next step is in the slot. These take no time worth mentioning: streams pause for it."""
+
     def read(self, path: str) -> A:
-        """Called by a thread of its own. Raises ModelError if it is no adapter of the model."""
+        """Raises ModelError if it is no adapter of the model."""
 
-    def put(self, slot: int, adapter: A) -> None:
-        """Called between steps. No row of the last or the next step is in the slot."""
+    def prepare(self, adapter: A) -> P: ...
+
+    def put(self, slot: int, prepared: P) -> None: ...
+
+    def empty(self, slot: int) -> None:
+        """Give the slot's memory back."""

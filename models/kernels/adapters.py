@@ -15,7 +15,7 @@ _LANES = 16  # outputs of a block; columns must be a multiple
 
 
 class _Pair(ctypes.Structure):
-    """struct hr_low_rank_pair of adapt_rows.cpp."""
+    """struct hr_low_rank_pair of low_rank.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("b", "gain", "shift")),
@@ -24,7 +24,7 @@ class _Pair(ctypes.Structure):
 
 
 class _LayerAdapter(ctypes.Structure):
-    """struct hr_layer_adapter of adapt_rows.cpp."""
+    """struct hr_layer_adapter of low_rank.h."""
 
     _fields_ = (
         ("a", ctypes.c_void_p),
@@ -48,6 +48,28 @@ class KernelPair:
     shift: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedPairs:
+    """Pairs of one layer in the kernel's layout. kept: the memory that `entry` points to."""
+
+    entry: _LayerAdapter
+    kept: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AdaptedRows:
+    """Which adapter each row of a call has. slots: [T] int32, -1 for rows without one."""
+
+    table_address: int
+    slots: torch.Tensor
+
+    def arguments(self) -> tuple[int, int]:
+        """What kernels take."""
+        assert self.slots.dtype == torch.int32
+        assert self.slots.is_contiguous()
+        return self.table_address, self.slots.data_ptr()
+
+
 class AdapterTable:
     """The adapters of one layer. Its address does not change, so that recorded calls stay valid when a slot changes."""
 
@@ -57,17 +79,16 @@ class AdapterTable:
         self._columns = columns
         self._library = library or required_library()
         self._entries = (_LayerAdapter * num_slots)()
-        self._kept: list[object] = [None] * num_slots  # alive: what the entries point to
+        self._kept: list[PackedPairs | None] = [None] * num_slots  # alive: what the entries point to
 
-    def set(self, slot: int, pairs: Sequence[KernelPair], *, arena: HugePageArena | None = None) -> None:
-        """Replace what the slot has; without pairs, rows of the slot stay as they are. Not while a step runs.
+    def pack(self, pairs: Sequence[KernelPair], *, arena: HugePageArena | None = None) -> PackedPairs | None:
+        """What `set` takes; None without pairs, whose rows stay as they are. May be called by any thread, also while a
+        step runs.
 
         arena: where the packed pairs are stored; without one, in memory of their own.
         """
         if not pairs:
-            self._entries[slot] = _LayerAdapter()
-            self._kept[slot] = None
-            return
+            return None
         first_ranks, stack = self._stacked(pairs)
         packed_a = self._packed(stack, arena)
         kept: list[object] = [packed_a]
@@ -81,8 +102,13 @@ class AdapterTable:
             kept += [packed_b, *vectors]
         array = (_Pair * len(entries))(*entries)
         blocks = -(-len(stack) // _LANES)
-        self._entries[slot] = _LayerAdapter(packed_a.data_ptr(), ctypes.addressof(array), len(entries), blocks)
-        self._kept[slot] = [*kept, array]
+        entry = _LayerAdapter(packed_a.data_ptr(), ctypes.addressof(array), len(entries), blocks)
+        return PackedPairs(entry, (*kept, array))
+
+    def set(self, slot: int, packed: PackedPairs | None) -> None:
+        """Replace what the slot has. Not while a step runs."""
+        self._entries[slot] = _LayerAdapter() if packed is None else packed.entry
+        self._kept[slot] = packed
 
     def _stacked(self, pairs: Sequence[KernelPair]) -> tuple[list[int], torch.Tensor]:
         """Where each pair's ranks begin among the layer's, and all of `a` below each other: [ranks, in]."""
@@ -99,6 +125,10 @@ class AdapterTable:
         rounded = matrix.to(torch.bfloat16).contiguous()
         return pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena, library=self._library).data
 
+    def rows(self, slots: torch.Tensor) -> AdaptedRows:
+        """slots: [T] int32, -1 for rows without an adapter."""
+        return AdaptedRows(ctypes.addressof(self._entries), slots)
+
     def adapt(self, x: torch.Tensor, slots: torch.Tensor, out: torch.Tensor, *, prepare: RowInput = PLAIN) -> None:
         """Change `out` [T, N], what the layer made of `x` after `prepare`, to that of the rows' adapters.
 
@@ -106,12 +136,10 @@ class AdapterTable:
         """
         assert x.shape[1] == self._columns * (2 if prepare.is_gated else 1)
         assert x.stride(1) == out.stride(1) == 1
-        assert slots.dtype == torch.int32
-        assert slots.is_contiguous()
         assert len(x) == len(out) == len(slots)
         self._library.adapt_rows(
             *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), len(x), self._columns, *prepare.arguments()),
-            *(ctypes.addressof(self._entries), slots.data_ptr()),
+            *self.rows(slots).arguments(),
             *(out.data_ptr(), out.dtype == torch.bfloat16, out.stride(0)),
         )
 

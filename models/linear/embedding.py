@@ -2,9 +2,8 @@
 
 import torch
 
-from models.linear.adapter import LayerAdapter
-from models.linear.adapter_bank import LookUpBank
 from models.linear.linear import Linear
+from models.linear.look_up_bank import LookUpBank
 from models.linear.method import LinearMethod
 
 
@@ -18,11 +17,6 @@ class Embedding(Linear):
     def enable_look_up_adapters(self) -> None:
         """Make ready for adapters of `look_up`, which those of the multiplication are apart from."""
         self.look_up_adapters = LookUpBank(self.read_rows(0, 1).device)
-
-    def set_look_up_adapter(self, slot: int, adapter: LayerAdapter | None) -> None:
-        """Replace what the slot has, between two steps."""
-        assert self.look_up_adapters is not None, "enable_look_up_adapters() comes first"
-        self.look_up_adapters.set(slot, adapter)
 
     def look_up(self, ids: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """ids [T] int64, each below num_rows -> [T, size], in the method's dtype, bf16 or fp32.

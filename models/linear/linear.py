@@ -1,12 +1,11 @@
 """Linear: a quantizable projection, or several fused into one GEMM, with its prologue and its residual."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from models.kernels.arena import HugePageArena
-from models.linear.adapter import LayerAdapter
 from models.linear.adapter_bank import AdapterBank, add_rows, make_bank
 from models.linear.method import LinearMethod
 from models.linear.prologue import IDENTITY, Prologue
@@ -40,7 +39,7 @@ class Linear(nn.Module):
         for name, size in sizes.items():
             self.shards[name] = (row, size)
             row += size
-        self.adapters: AdapterBank | None = None
+        self.adapters: AdapterBank[Any] | None = None
         self.set_method(method)
 
     def set_method(self, method: LinearMethod) -> None:
@@ -60,11 +59,6 @@ class Linear(nn.Module):
     def enable_adapters(self, max_slots: int) -> None:
         """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""
         self.adapters = make_bank(self, max_slots)
-
-    def set_adapter(self, slot: int, adapter: LayerAdapter | None, arena: HugePageArena) -> None:
-        """Replace what the slot has, between two steps. arena: memory of this adapter, in all layers."""
-        assert self.adapters is not None, "enable_adapters() comes first"
-        self.adapters.set(slot, adapter, arena)
 
     def read_rows(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
@@ -90,8 +84,7 @@ class Linear(nn.Module):
         if is_added_last and out_dtype is None:
             assert residual is not None
             out_dtype = residual.dtype
-        y = self.method.apply(x, self, prologue, None if is_added_last else residual, out_dtype)
-        self.adapters.adapt(x, prologue, y, adapter_slots)
+        y = self.adapters.multiply(x, prologue, None if is_added_last else residual, out_dtype, adapter_slots)
         return add_rows(residual, y) if is_added_last else y
 
 

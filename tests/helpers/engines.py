@@ -102,7 +102,7 @@ def make_engine(
     speculator: Speculator | None = None,
     spec_audit_rate: float = 0.0,
     grammars: GrammarCompiler | None = None,
-    adapters: AdapterService[Any] | None = None,
+    adapters: AdapterService[Any, Any] | None = None,
     max_loras: int = 1,
     on_started: Callable[[list[str]], None] | None = None,
 ) -> tuple[Engine, LedgerRunner]:

@@ -55,7 +55,7 @@ def allowed_ids(grammar: SequenceGrammar) -> abc.Sequence[int]:
 class LedgerRunner:
     """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error.
 
-    adapters: the digests of those in slots, which `fill` puts there.
+    adapters: the digests of those in slots, which `fill` puts there and `empty` removes.
     """
 
     def __init__(self, num_blocks: int, groups: tuple[KVGroup, ...], num_states: int = 0) -> None:
@@ -91,6 +91,9 @@ class LedgerRunner:
 
     def fill(self, slot: int, digest: bytes) -> None:
         self.adapters[slot] = digest
+
+    def empty(self, slot: int) -> None:
+        self.adapters.pop(slot, None)
 
     def _check_adapters(self, plan: StepPlan) -> None:
         """Each slot has the adapter that its sequences ask for, and rows of one slot are neighbors."""

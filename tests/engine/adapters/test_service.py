@@ -100,9 +100,9 @@ def test_an_adapter_whose_files_are_gone_ends_its_requests_and_says_nothing_of_p
 
 def test_an_adapter_that_finds_no_memory_ends_its_requests_alone() -> None:
     run = Run(AdapterFolder(x="X"))
-    run.folder.is_put_refused = True
+    run.folder.is_memory_short = True
     assert run.ask("x", "") == {"x": FinishReason.ERROR, "base": FinishReason.LENGTH}
-    run.folder.is_put_refused = False
+    run.folder.is_memory_short = False
     assert run.ask("x") == {"x": FinishReason.LENGTH}
 
 
@@ -139,21 +139,56 @@ def test_more_adapters_than_slots_and_memory_all_get_their_turn() -> None:
     assert run.stats.slots_total == 2
 
 
-def test_beside_running_requests_one_slot_is_filled_a_step() -> None:
-    run = Run(AdapterFolder(x="X", y="Y", z="Z"), max_loras=3, max_on_host=3)
-    for path in "xyz":
-        run.load(path)
+def test_streams_go_on_while_adapters_are_prepared() -> None:
+    run = Run(AdapterFolder(x="X", y="Y"), max_loras=2)
+    run.load("x")
+    run.folder.may_prepare.clear()
     run.engine.add(make_request("base", [1, 2], max_tokens=20, ignore_eos=True))
-    run.engine.step()
-    for path in "xyz":
+    for path in "xy":  # one in memory, and one that must be read again
         run.engine.add(run.request(path))
-    filled = []
-    while run.engine.has_work:
-        adapters = run.engine.step().stats.adapters
-        assert adapters is not None
-        filled.append(len(adapters.fill_s))
-    assert sum(filled) == 3
-    assert max(filled) == 1
+    tokens: list[int] = []
+    while len(tokens) < 10:
+        tokens += [id for output in run.engine.step().outputs for id in output.new_ids]
+    assert run.folder.is_preparing.wait(60)
+    assert run.folder.slots == {}
+    run.folder.may_prepare.set()
+    outputs = run.client.generate([])
+    assert {id: output.finish_reason for id, output in outputs.items()} == dict.fromkeys(
+        ("base", "x", "y"), FinishReason.LENGTH
+    )
+    assert sorted(run.folder.slots.values()) == [b"X", b"Y"]
+
+
+def test_a_request_does_not_wait_for_what_an_operator_reads() -> None:
+    run = Run(AdapterFolder(x="X", large="L"))
+    run.load("x")
+    run.folder.may_read.clear()
+    assert run.engine.adapters is not None
+    run.engine.adapters.load(1, "large")
+    run.engine.add(run.request("x"))
+    finished: list[FinishReason | None] = []
+    while not any(finished):
+        if not run.engine.has_work:
+            run.engine.wait_for_prepared()
+        finished += [output.finish_reason for output in run.engine.step().outputs]
+    assert len(run.answers) == 1
+    run.folder.may_read.set()
+    run.client.generate([])
+    assert isinstance(run.answers[-1], AdapterLoaded)
+
+
+def test_a_slot_is_empty_while_its_next_adapter_is_prepared() -> None:
+    run = Run(AdapterFolder(x="X", y="Y"))
+    run.ask("x")
+    run.folder.may_prepare.clear()
+    run.folder.is_preparing.clear()
+    run.engine.add(run.request("y"))
+    while not run.folder.is_preparing.is_set():
+        run.engine.step()
+    assert run.folder.slots == {}
+    run.folder.may_prepare.set()
+    assert run.client.generate([])["y"].finish_reason is FinishReason.LENGTH
+    assert run.folder.slots == {0: b"Y"}
 
 
 def test_an_idle_engine_that_reads_says_that_it_will_have_work() -> None:

@@ -1,6 +1,7 @@
 """Adapters on native kernels and on every weight format: against fp32, on tapes, and while slots change."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_native_layers_of_every_format_compute_adapters(files: Files, name: str,
     weights = WeightOptions(quantize_to=encoding, group_size=32 if encoding is Encoding.INT4 else None)
     native, exact = files.decoder(torch.bfloat16, weights), files.decoder(torch.float32, weights)
     for decoder in (native, exact):
-        decoder.set_adapter(1, files.adapter(adapter, decoder))
+        decoder.set_adapter(1, decoder.prepare_adapter(files.adapter(adapter, decoder)))
 
     got, want = _logits(native, [1, -1]), _logits(exact, [1, -1])
 
@@ -89,8 +90,8 @@ def test_native_layers_of_every_format_compute_adapters(files: Files, name: str,
 
 def test_a_batch_has_rows_of_several_adapters_and_of_none(files: Files) -> None:
     decoder = files.decoder(torch.bfloat16)
-    decoder.set_adapter(0, files.adapter("first", decoder))
-    decoder.set_adapter(2, files.adapter("second", decoder))
+    decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("first", decoder)))
+    decoder.set_adapter(2, decoder.prepare_adapter(files.adapter("second", decoder)))
 
     alone = [_logits(decoder, [slot])[0] for slot in (2, -1, 0)]
 
@@ -104,12 +105,30 @@ def test_a_batch_has_rows_of_several_adapters_and_of_none(files: Files) -> None:
 def test_emptied_and_other_slots_leave_rows_as_they_are(files: Files) -> None:
     decoder = files.decoder(torch.bfloat16)
     plain = _logits(decoder, [-1])
-    decoder.set_adapter(0, files.adapter("dora", decoder))
-    decoder.set_adapter(1, files.adapter("first", decoder))
+    decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("dora", decoder)))
+    decoder.set_adapter(1, decoder.prepare_adapter(files.adapter("first", decoder)))
     decoder.set_adapter(1, None)
 
     assert torch.equal(_logits(decoder, [-1]), plain)
     assert _divergence(_logits(decoder, [1]), plain) < 2e-3
+
+
+def test_a_prepared_adapter_is_set_without_packing(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = files.decoder(torch.bfloat16)
+    adapter = files.adapter("dora", decoder)
+    decoder.set_adapter(0, decoder.prepare_adapter(adapter))
+    want = _logits(decoder, [0])
+    with ThreadPoolExecutor(1) as pool:
+        prepared = pool.submit(decoder.prepare_adapter, adapter).result()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("weights are packed between steps")
+
+    for module in ("models.kernels.adapters", "models.linear.native_bank"):
+        monkeypatch.setattr(f"{module}.pack_weight", refuse)
+    decoder.set_adapter(1, prepared)
+
+    assert torch.equal(_logits(decoder, [1]), want)
 
 
 @pytest.fixture
@@ -141,13 +160,13 @@ def test_steps_with_adapters_are_recorded_and_stay_valid_when_slots_change(
 ) -> None:
     decoder = files.decoder(torch.bfloat16)
     for name, slot in (("first", 0), ("second", 0), ("second", 1)):
-        decoder.set_adapter(slot, files.adapter(name, decoder))
+        decoder.set_adapter(slot, decoder.prepare_adapter(files.adapter(name, decoder)))
         recorded(decoder, slot)
         recorded(decoder, -1)
     decoder.set_adapter(1, None)
     recorded(decoder, 1)
     for name in ("dora", "first", "dora"):  # other calls, then those of before
-        decoder.set_adapter(2, files.adapter(name, decoder))
+        decoder.set_adapter(2, decoder.prepare_adapter(files.adapter(name, decoder)))
         recorded(decoder, 2)
         recorded(decoder, 0)
 
@@ -156,7 +175,7 @@ def test_an_adapter_of_a_higher_rank_is_refused(files: Files) -> None:
     decoder = load_folder(files.folder / "base")
     decoder.enable_adapters(1, 4)
     with pytest.raises(AdapterError, match="rank 5; at most 4 is served; raise --max-lora-rank"):
-        decoder.set_adapter(0, files.adapter("second", decoder))
+        decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("second", decoder)))
 
 
 def test_models_that_transformers_computes_have_no_adapters() -> None:

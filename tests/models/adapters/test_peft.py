@@ -73,7 +73,7 @@ def test_fp32_logits_equal_those_of_peft(saved: tuple[Path, Any]) -> None:
     model = as_loaded(decoder, type(adapted.base_model.model).__name__)
     adapter = read_adapter(folder / "adapter", model)
     model.enable_adapters(2, 16)
-    model.set_adapter(1, adapter)
+    model.set_adapter(1, model.prepare_adapter(adapter))
     run = PagedRun(decoder, model.attention_backend)
     with torch.inference_mode():
         expected = adapted(torch.tensor([PROMPT])).logits[0]

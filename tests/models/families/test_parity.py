@@ -145,7 +145,9 @@ def test_fp32_logits_with_an_adapter_on_every_layer(pair: Pair, tmp_path: Path) 
     run.decoder.enable_adapters(3, 8)
     for slot, adapter in enumerate(adapters):
         architecture = type(pair.model).__name__
-        run.decoder.set_adapter(2 - slot, adapter.loaded(tmp_path / str(slot), run.decoder, architecture))
+        run.decoder.set_adapter(
+            2 - slot, run.decoder.prepare_adapter(adapter.loaded(tmp_path / str(slot), run.decoder, architecture))
+        )
     truths = []
     for adapter, prompt in zip(adapters, prompts, strict=True):
         with adapted(pair.model, adapter):

@@ -34,7 +34,7 @@ def _adapter(places: tuple[tuple[int, int, int], ...], *, columns: int = COLUMNS
 def _table(kernels: KernelLibrary, *adapters: list[KernelPair], columns: int = COLUMNS) -> AdapterTable:
     table = AdapterTable(len(adapters), columns, library=kernels)
     for slot, pairs in enumerate(adapters):
-        table.set(slot, [replace(pair, a=pair.a.bfloat16()) for pair in pairs])
+        table.set(slot, table.pack([replace(pair, a=pair.a.bfloat16()) for pair in pairs]))
     return table
 
 
@@ -127,7 +127,7 @@ def test_pairs_may_share_their_first_matrix(kernels: KernelLibrary) -> None:
     x, out = _random(3, COLUMNS, seed=1), _random(3, OUTPUTS, seed=2)
     want = _adapted(x, [0] * 3, out, [pairs])
     table = AdapterTable(1, COLUMNS, library=kernels)
-    table.set(0, pairs)
+    table.set(0, table.pack(pairs))
     table.adapt(x, torch.zeros(3, dtype=torch.int32), out)
     torch.testing.assert_close(out.double(), want, atol=3e-2, rtol=1e-3)
 
@@ -135,14 +135,14 @@ def test_pairs_may_share_their_first_matrix(kernels: KernelLibrary) -> None:
 def test_a_slot_may_be_emptied_and_filled_again(kernels: KernelLibrary) -> None:
     x, slots = _random(2, COLUMNS, seed=1), torch.tensor([0, 1], dtype=torch.int32)
     table = _table(kernels, _adapter(WHOLE), _adapter(FUSED))
-    table.set(0, [])
+    table.set(0, table.pack([]))
     out, before = _random(2, OUTPUTS, seed=2), _random(2, OUTPUTS, seed=2)
     table.adapt(x, slots, out)
     assert torch.equal(out[0], before[0])
     assert not torch.equal(out[1], before[1])
     other = _adapter(SOME, seed=9)
     want = _adapted(x, [0, -1], before, [other])
-    table.set(0, other)
+    table.set(0, table.pack(other))
     out = before.clone()
     table.adapt(x, torch.tensor([0, -1], dtype=torch.int32), out)
     torch.testing.assert_close(out.double(), want, atol=3e-2, rtol=1e-3)

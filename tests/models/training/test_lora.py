@@ -155,7 +155,9 @@ def test_a_saved_adapter_is_served_with_the_same_logits(variant: str, tmp_path: 
     save_adapter(tmp_path / "adapter", lora, "base")
 
     serving.enable_adapters(1, SHAPE.rank)
-    serving.set_adapter(0, read_adapter(tmp_path / "adapter", as_loaded(serving, architecture)))
+    serving.set_adapter(
+        0, serving.prepare_adapter(read_adapter(tmp_path / "adapter", as_loaded(serving, architecture)))
+    )
 
     slots = torch.zeros(len(rows), dtype=torch.int32)
     with torch.no_grad():

@@ -1,0 +1,71 @@
+"""DecoderAdapters: the slots for adapters of a decoder's layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.errors import AdapterError
+from models.kernels.arena import HugePageArena
+from models.linear.adapter import Adapter
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.linear.look_up_bank import LookUpAdapter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedAdapter:
+    """An adapter in the form in which a decoder computes with it.
+
+    layers: what the layers' banks take, by the layers' names; look_up: what the embedding's takes.
+    """
+
+    layers: Mapping[str, Any]
+    look_up: LookUpAdapter | None
+
+
+class DecoderAdapters:
+    """An adapter is prepared by any thread, also while a step runs, and set between two steps, which computes nothing:
+    so streams do not pause for it."""
+
+    def __init__(self, embed: Embedding, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
+        """layers: those that can have adapters, after their weights are loaded."""
+        self._embed = embed
+        self._layers = layers
+        self._max_slots, self._max_rank = max_slots, max_rank
+        self.version = 0  # of the native calls of steps with adapters: other adapters may need other calls
+        embed.enable_look_up_adapters()
+        for layer in layers.values():
+            layer.enable_adapters(max_slots)
+
+    def prepare(self, adapter: Adapter) -> PreparedAdapter:
+        """Raises AdapterError if its rank is above the limit, and MemoryError."""
+        if adapter.rank > self._max_rank:
+            raise AdapterError(
+                f"the adapter has rank {adapter.rank}; at most {self._max_rank} is served; raise --max-lora-rank"
+            )
+        arena = HugePageArena()  # of its own: its memory is free again when the slot gets another adapter
+        layers = {}
+        for name, layer in self._layers.items():
+            if (change := adapter.layers.get(name)) is not None:
+                assert layer.adapters is not None
+                layers[name] = layer.adapters.prepare(change, arena)
+        assert self._embed.look_up_adapters is not None
+        look_up = adapter.layers.get("embed")
+        return PreparedAdapter(layers, None if look_up is None else self._embed.look_up_adapters.prepare(look_up))
+
+    def set(self, slot: int, prepared: PreparedAdapter | None) -> None:
+        """Replace what the slot has."""
+        assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
+        before = self._layers_that_need_products()
+        assert self._embed.look_up_adapters is not None
+        self._embed.look_up_adapters.set(slot, None if prepared is None else prepared.look_up)
+        for name, layer in self._layers.items():
+            assert layer.adapters is not None
+            layer.adapters.set(slot, None if prepared is None else prepared.layers.get(name))
+        self.version += self._layers_that_need_products() != before
+
+    def _layers_that_need_products(self) -> list[str]:
+        """See AdapterBank.needs_product."""
+        return [
+            name for name, layer in self._layers.items() if layer.adapters is not None and layer.adapters.needs_product
+        ]

@@ -1,0 +1,78 @@
+"""NativeBank: the adapters of one linear layer on the native kernels, in calls that can be recorded."""
+
+from dataclasses import dataclass
+
+import torch
+
+from models.kernels.adapters import AdapterTable, KernelPair, PackedPairs
+from models.kernels.arena import HugePageArena
+from models.kernels.linear import PackedLinear
+from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.linear.adapter import LayerAdapter
+from models.linear.computed_pair import AdaptedLayer, computed_pair
+from models.linear.native import NativeLinearMethod
+from models.linear.prologue import Prologue
+from models.linear.torch_bank import rows_by_slot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeAdapter:
+    """What a slot has: packed pairs, and the weight that takes the place of the layer's own."""
+
+    packed: PackedPairs | None
+    has_gain: bool
+    weight: PackedLinear | None
+
+
+class NativeBank:
+    """An AdapterBank. Where a weight takes the place of the layer's own, calls cannot be recorded."""
+
+    def __init__(self, layer: AdaptedLayer, method: NativeLinearMethod, max_slots: int) -> None:
+        """method: the layer's own."""
+        self._layer = layer
+        self._method = method
+        self._table = AdapterTable(max_slots, layer.in_features)
+        self._has_gain = [False] * max_slots
+        self._weights: dict[int, PackedLinear] = {}
+
+    @property
+    def needs_product(self) -> bool:
+        return any(self._has_gain)
+
+    def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> NativeAdapter:
+        computed = [computed_pair(self._layer, pair, torch.float32) for pair in adapter.pairs]
+        # `a` as it was read: pairs that share one are recognized by it
+        pairs = [
+            KernelPair(pair.first, pair.a, each.b, each.gain, each.shift)
+            for pair, each in zip(adapter.pairs, computed, strict=True)
+        ]
+        weight = None
+        if adapter.weight is not None:
+            rounded = adapter.weight.to(torch.bfloat16).contiguous()
+            weight = PackedLinear([pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena)])
+        has_gain = any(pair.gain is not None for pair in computed)
+        return NativeAdapter(self._table.pack(pairs, arena=arena), has_gain, weight)
+
+    def set(self, slot: int, prepared: NativeAdapter | None) -> None:
+        self._table.set(slot, None if prepared is None else prepared.packed)
+        self._has_gain[slot] = prepared is not None and prepared.has_gain
+        self._weights.pop(slot, None)
+        if prepared is not None and prepared.weight is not None:
+            self._weights[slot] = prepared.weight
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        prologue: Prologue,
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+        slots: torch.Tensor,
+    ) -> torch.Tensor:
+        packed = self._method.multiply
+        assert packed is not None, "process_after_loading() comes first"
+        prepare = prologue.row_input
+        y = packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype)
+        for slot, places in rows_by_slot(slots, tuple(self._weights)):
+            y[places] = self._weights[slot](x[places], prepare=prepare, out_dtype=y.dtype)
+        self._table.adapt(x, slots, y, prepare=prepare)
+        return y

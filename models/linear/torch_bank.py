@@ -1,0 +1,72 @@
+"""TorchBank: the adapters of one linear layer, computed with torch's operators on any device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from models.kernels.arena import HugePageArena
+from models.linear.adapter import LayerAdapter
+from models.linear.computed_pair import AdaptedLayer, ComputedPair, computed_pair
+from models.linear.prologue import Prologue
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TorchAdapter:
+    """What a slot has: pairs, and the weight that takes the place of the layer's own."""
+
+    pairs: tuple[ComputedPair, ...]
+    weight: torch.Tensor | None
+
+
+class TorchBank:
+    """An AdapterBank."""
+
+    def __init__(self, layer: AdaptedLayer, dtype: torch.dtype) -> None:
+        """dtype: of the products."""
+        self._layer = layer
+        self._dtype = dtype
+        self._adapters: dict[int, TorchAdapter] = {}
+        self.needs_product = False
+
+    def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> TorchAdapter:  # noqa: ARG002
+        pairs = tuple(computed_pair(self._layer, pair, self._dtype) for pair in adapter.pairs)
+        device = self._layer.read_rows(0, 1).device
+        return TorchAdapter(pairs, None if adapter.weight is None else adapter.weight.to(device, self._dtype))
+
+    def set(self, slot: int, prepared: TorchAdapter | None) -> None:
+        self._adapters.pop(slot, None)
+        if prepared is not None:
+            self._adapters[slot] = prepared
+        self.needs_product = any(pair.gain is not None for each in self._adapters.values() for pair in each.pairs)
+
+    def multiply(
+        self,
+        x: torch.Tensor,
+        prologue: Prologue,
+        residual: torch.Tensor | None,
+        out_dtype: torch.dtype | None,
+        slots: torch.Tensor,
+    ) -> torch.Tensor:
+        y = self._layer.method.apply(x, self._layer, prologue, residual, out_dtype)
+        if not self._adapters:
+            return y
+        prepared = prologue(x).to(self._dtype)
+        for slot, rows in rows_by_slot(slots, tuple(self._adapters)):
+            adapter = self._adapters[slot]
+            if adapter.weight is not None:
+                y[rows] = F.linear(prepared[rows], adapter.weight).to(y.dtype)
+            for pair in adapter.pairs:
+                columns = slice(pair.first, pair.first + len(pair.b))
+                product = F.linear(F.linear(prepared[rows], pair.a), pair.b)
+                y[rows, columns] = pair.added_to(y[rows, columns], product)
+        return y
+
+
+def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Each of the slots `loaded` that some rows have, with these rows' numbers [n] int64."""
+    for slot in loaded:
+        rows = (slots == slot).nonzero().squeeze(1)
+        if len(rows):
+            yield slot, rows
