@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from models.kernels.adapters import AdaptedRows
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.packed_weight import NativeWeight
 from models.kernels.row_input import PLAIN, RowInput
@@ -40,6 +41,7 @@ class FusedCall:
         """biases: fp32, contiguous. first_output: column of the layer's output where this call's outputs start."""
         self.first_output = first_output
         self.kernel = weights[0].kernel(library)
+        self.adapted_kernel = weights[0].adapted_kernel(library)
         self.extra_arguments = weights[0].extra_arguments()
         self.num_segments = len(weights)
         segments = (_Segment * len(weights))(
@@ -94,6 +96,11 @@ class PackedLinear:
         """The call that computes the whole layer, or None if it takes several."""
         return self._calls[0] if len(self._calls) == 1 else None
 
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether a call may compute adapters on the way."""
+        return len(self._calls) == 1 and self._calls[0].adapted_kernel is not None
+
     def __call__(
         self,
         x: torch.Tensor,
@@ -102,11 +109,12 @@ class PackedLinear:
         residual: torch.Tensor | None = None,
         out: torch.Tensor | None = None,
         out_dtype: torch.dtype | None = None,
+        adapted: AdaptedRows | None = None,
     ) -> torch.Tensor:
         """[T, rows] for x [T, columns] (twice as wide for a gated `prepare`); bf16 or fp32, rows may be strided.
 
         The result is written to `out` if given (it may be `residual`), else to a new tensor of `out_dtype` (x's by
-        default). residual: [T, rows] in the output's dtype, added.
+        default). residual: [T, rows] in the output's dtype, added. adapted: only if `takes_adapters`.
         """
         if out is None:
             out = torch.empty(x.shape[0], self.rows, dtype=out_dtype or x.dtype)
@@ -115,12 +123,17 @@ class PackedLinear:
         assert residual is None or residual.dtype == out.dtype
         for call in self._calls:
             offset = call.first_output * out.element_size()
-            call.kernel(
+            kernel = call.kernel
+            if adapted is not None:
+                assert call.adapted_kernel is not None
+                kernel = call.adapted_kernel
+            kernel(
                 *(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), x.shape[0], self.columns),
                 *(*prepare.arguments(), call.segments_address, call.num_segments),
                 *(out.data_ptr() + offset, out.dtype == torch.bfloat16, out.stride(0)),
                 None if residual is None else residual.data_ptr() + offset,
                 0 if residual is None else residual.stride(0),
                 *call.extra_arguments,
+                *(() if adapted is None else adapted.arguments()),
             )
         return out

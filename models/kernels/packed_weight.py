@@ -57,6 +57,10 @@ class NativeWeight(Protocol):
     def kernel(self, library: KernelLibrary) -> Kernel:
         """The multiplication: all kernels take the same arguments, followed by `extra_arguments`."""
 
+    def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
+        """The multiplication that computes rows' adapters on the way, if there is one: its last arguments are those of
+        AdaptedRows."""
+
     def extra_arguments(self) -> tuple[int | float | None, ...]: ...
 
     def can_fuse_with(self, other: "NativeWeight") -> bool:
@@ -78,6 +82,9 @@ class PackedWeight:
 
     def kernel(self, library: KernelLibrary) -> Kernel:
         return library.bf16_linear if self.format == WeightFormat.BF16 else library.quantized_linear
+
+    def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
+        return None if self.format == WeightFormat.BF16 else library.quantized_linear_adapted
 
     def extra_arguments(self) -> tuple[int | float | None, ...]:
         return ()

@@ -71,6 +71,9 @@ class NativeBank:
         packed = self._method.multiply
         assert packed is not None, "process_after_loading() comes first"
         prepare = prologue.row_input
+        if packed.takes_adapters and not self._weights:
+            rows = self._table.rows(slots)
+            return packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype, adapted=rows)
         y = packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype)
         for slot, places in rows_by_slot(slots, tuple(self._weights)):
             y[places] = self._weights[slot](x[places], prepare=prepare, out_dtype=y.dtype)

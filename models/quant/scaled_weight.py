@@ -66,6 +66,9 @@ class ScaledWeight:
     def kernel(self, library: KernelLibrary) -> Kernel:
         return library.scaled_linear
 
+    def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:  # noqa: ARG002
+        return None
+
     def extra_arguments(self) -> tuple[int | float | None, ...]:
         permutation = None if self.permutation is None else self.permutation.data_ptr()
         return permutation, _ROUNDINGS.index(self.activation), self.input_scale

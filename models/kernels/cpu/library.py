@@ -57,6 +57,7 @@ class KernelLibrary:
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
         self.dequantize_gguf = self._bind("hr_dequantize_gguf", "ipllip", ctypes.c_int)
         self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
+        self.quantized_linear_adapted = self._bind("hr_quantized_linear_adapted", "pilllippfpipilplpp")
         # bf16 weights
         self.bf16_packed_bytes = self._bind("hr_bf16_packed_bytes", "ll", ctypes.c_int64)
         self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")

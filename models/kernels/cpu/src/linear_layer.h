@@ -30,4 +30,13 @@ struct LinearLayer {
   }
 };
 
+// A panel's sums, of two row blocks, go to the output.
+inline void put_panel(const LinearLayer& layer, const BlockPlace& place, int64_t first_row, int num_rows,
+               const float (*sums)[2 * kBlockRows]) {
+  for (int r = 0; r < num_rows; ++r)
+    for (int c = 0; c < place.outputs; c += kBlockRows)
+      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c), load<F32x16>(sums[r] + c),
+                    place.bias ? place.bias + c : nullptr);
+}
+
 }  // namespace hr

@@ -13,18 +13,20 @@
 //
 // Many rows: bound by arithmetic. A panel of rows meets two row blocks, as integer_panel.h says.
 //
-// Many rows on AMX (M >= kAmxRows): the same tasks, but weights are dequantized to bf16 once a step, and multiplied in tiles
-// with activations rounded to bf16 (amx.h). That is faster than scaling the integer sums of every group, and more exact.
+// Many rows on AMX (M >= kAmxRows): quantized_amx.h.
+//
+// Rows may have adapters (low_rank.h). The call computes them on the way, as fused_adapters.h says, but on AMX after it.
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "amx.h"
 #include "codecs.h"
+#include "fused_adapters.h"
 #include "integer_panel.h"
 #include "linear_kernels.h"
 #include "linear_layer.h"
 #include "parallel.h"
+#include "quantized_amx.h"
 #include "replay.h"
 #include "shared_rows.h"
 
@@ -37,12 +39,15 @@ constexpr int64_t kQuantizeAlone = 2048;  // elements; up to here the caller is 
 
 int64_t padded_groups(int64_t columns) { return num_units(columns) * (kUnit / kGroup); }
 
-void quantize_row(const LinearLayer& layer, int64_t row, const IntegerRows& a) {
+// rounded: null, or where the prepared row goes in bf16, too
+void quantize_row(const LinearLayer& layer, int64_t row, const IntegerRows& a, Bf16* rounded = nullptr) {
   thread_local std::vector<float> prepared;
   const int64_t columns = a.groups * kGroup;
   if (static_cast<int64_t>(prepared.size()) < columns) prepared.resize(columns);
   float* x = prepared.data();
   layer.prepare(row, x);
+  if (rounded)
+    for (int64_t k = 0; k < layer.columns; k += 16) store_bf16(rounded + k, load<F32x16>(x + k));
   std::fill(x + layer.columns, x + columns, 0.0f);
   a.put_scaled(row, x);
 }
@@ -69,17 +74,13 @@ HR_INLINE void multiply_group(const Group& g, const IntegerGroup* rows, F32x16 (
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const F32x16 scale = broadcast(rows[r].scale);
-    if constexpr (Codec::kScales == 2) {
-      out[r] = fma(to_float(sums[r][0]) * scale, g.scale[0], out[r]);
-      out[r] = fma(to_float(sums[r][1]) * scale, g.scale[1], out[r]);
-    } else {
-      const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
-      out[r] = fma(to_float(sum) * scale, g.scale[0], out[r]);
-    }
-    if constexpr (Codec::kHasMinimum)
 #pragma GCC unroll 2
-      for (int s = 0; s < Codec::kScales; ++s)
+    for (int s = 0; s < Codec::kScales; ++s) {  // in the order of multiply_tile(), so that a row's sums are the same
+      const I32x16 sum = Codec::kScales == 1 && kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][s];
+      out[r] = fma(to_float(sum) * scale, g.scale[s], out[r]);
+      if constexpr (Codec::kHasMinimum)
         out[r] = fma(g.minimum[s], broadcast(rows[r].template sum_of<Codec::kScales>(s)), out[r]);
+    }
   }
 }
 
@@ -115,14 +116,6 @@ void few_rows_block(const LinearLayer& layer, const IntegerRows& a, int64_t inde
 
 // ---- many rows
 
-void put_panel(const LinearLayer& layer, const BlockPlace& place, int64_t first_row, int num_rows,
-               const float (*sums)[2 * kBlockRows]) {
-  for (int r = 0; r < num_rows; ++r)
-    for (int c = 0; c < place.outputs; c += kBlockRows)
-      layer.out.put(first_row + r, place.column + c, std::min(kBlockRows, place.outputs - c), load<F32x16>(sums[r] + c),
-                    place.bias ? place.bias + c : nullptr);
-}
-
 // Row blocks of one matrix, as multiply_panel() wants them.
 template <class Codec>
 struct PanelWeights {
@@ -156,116 +149,74 @@ void panel_task(const LinearLayer& layer, const IntegerRows& a, const BlockPlace
   put_panel(layer, place, first_row, num_rows, memory.sums);
 }
 
-// ---- many rows on AMX
-
-#if HR_AMX
-constexpr int kAmxRows = 32;        // fewer do not pay for the dequantization
-constexpr int kAmxPanelRows = 512;  // many, since a panel dequantizes all weights that it meets
-
-struct AmxPanelMemory {
-  alignas(64) uint8_t weights[2][kStepGroups][kAmxTileBytes];
-  alignas(64) float sums[kAmxPanelRows][2 * kBlockRows];
-};
-
-// A group's weights in bf16, [16 pairs of columns][16 rows][2]: one tile.
-template <class Codec>
-HR_INLINE void dequantize_tile(const Group& g, uint8_t* tile) {
-  alignas(64) static constexpr uint16_t kInterleave[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                           8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i interleave = _mm512_load_si512(kInterleave), byte = _mm512_set1_epi32(0xff);
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) {
-    const int s = Codec::kScales == 2 ? v * 2 / kVectors : 0;
-    const F32x16& scale = g.scale[s];
-    F32x16 base = broadcast(static_cast<float>(-Codec::kOffset)) * scale;
-    if constexpr (Codec::kHasMinimum) base = g.minimum[s];
-    __m512 columns[4];
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-      const __m512i code = _mm512_and_si512(_mm512_srli_epi32((__m512i)g.codes[v].r[0], 8 * c), byte);
-      columns[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), (__m512)scale.r[0], (__m512)base.r[0]);
-    }
-#pragma GCC unroll 2
-    for (int pair = 0; pair < 2; ++pair) {
-      const __m512bh both = _mm512_cvtne2ps_pbh(columns[2 * pair + 1], columns[2 * pair]);
-      _mm512_store_si512(tile + 64 * (2 * v + pair), _mm512_permutexvar_epi16(interleave, (__m512i)both));
-    }
-  }
-}
-
-template <class Codec>
-__attribute__((noinline)) void dequantize_step(const uint8_t* block, int64_t first_group, int num_groups,
-                                               uint8_t (*tiles)[kAmxTileBytes]) {
-  for (int i = 0; i < num_groups; ++i) {
-    const int64_t u = (first_group + i) / 2;
-    dequantize_tile<Codec>(
-        Codec::unpack(header_address<Codec>(block, u), unit_address<Codec>(block, u), (first_group + i) % 2), tiles[i]);
-  }
-}
-
-void amx_panel_task(const LinearLayer& layer, const Bf16* tiles, int64_t index, int64_t first_row, int num_rows, AmxPanelMemory& memory) {
-  const BlockPlace place = place_block(layer.segments, index, 2);
-  const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
-  std::memset(memory.sums, 0, sizeof(memory.sums));
-  const AmxTiles registers;
-  with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
-    using Codec = decltype(codec);
-    const int64_t stride = block_bytes<Codec>(layer.columns), groups = layer.columns / kGroup;
-    const uint8_t* block = place.segment->packed + place.block * stride;
-    for (int64_t group = 0; group < groups; group += kStepGroups) {
-      const int num_groups = static_cast<int>(std::min<int64_t>(kStepGroups, groups - group));
-      for (int c = 0; c < num_blocks; ++c) dequantize_step<Codec>(block + c * stride, group, num_groups, memory.weights[c]);
-      amx_multiply(tiles + first_row * layer.columns + group * kGroup * kAmxTileRows, layer.columns, num_rows, memory.weights,
-                   sizeof(memory.weights[0]), num_blocks, num_groups, memory.sums[0], 2 * kBlockRows);
-    }
-  });
-  put_panel(layer, place, first_row, num_rows, memory.sums);
-}
-
-void many_rows_amx(const LinearLayer& layer) {
-  const int64_t num_pairs = num_places(layer.segments, layer.num_segments, 2);
-  const int64_t num_panels = (layer.num_rows + kAmxPanelRows - 1) / kAmxPanelRows;
-  constexpr int kStep = 2 * kAmxTileRows;
-  const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kStep - 1) / kStep * kStep;
-  thread_local std::vector<Bf16> memory;
-  if (static_cast<int64_t>(memory.size()) < (layer.num_rows + kStep) * layer.columns)
-    memory.resize((layer.num_rows + kStep) * layer.columns);
-  Bf16* tiles = memory.data();
-  parallel_for(layer.num_rows, 4, [&](int64_t r) {
-    prepare_amx_row(layer.input, layer.input_row(r), layer.x_is_bf16, layer.columns, r, tiles);
-  });
-  parallel_for(num_panels * num_pairs, [&](int64_t task) {
-    const int64_t first_row = task / num_pairs * height;
-    const int64_t rows = std::min(height, layer.num_rows - first_row);
-    if (rows > 0)
-      amx_panel_task(layer, tiles, task % num_pairs, first_row, static_cast<int>(rows), thread_scratch<AmxPanelMemory>());
-  });
-}
-#endif
-
-void few_rows(const LinearLayer& layer) {
-  const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
+// Blocks that a thread takes at a time.
+int64_t few_rows_chunk(const LinearLayer& layer, int64_t num_blocks) {
   int64_t bytes = 0;
   for (int s = 0; s < layer.num_segments; ++s)
     with_codec(static_cast<Format>(layer.segments[s].format), [&](auto codec) {
       bytes += num_row_blocks(layer.segments[s]) * block_bytes<decltype(codec)>(layer.columns);
     });
-  const int64_t chunk = streamed_blocks(bytes / num_blocks, num_blocks, num_threads());
+  return streamed_blocks(bytes / num_blocks, num_blocks, num_threads());
+}
+
+// Row blocks first .. end - 1, and what adapters add to their outputs.
+void few_rows_blocks(const LinearLayer& layer, const IntegerRows& a, int64_t first, int64_t end, const FusedAdapters& adapters) {
+  for_each_run(layer.segments, first, end, [&](int64_t column, int64_t outputs) { adapters.prefetch(column, outputs); });
+  for (int64_t i = first; i < end; ++i) few_rows_block(layer, a, i);
+  for_each_run(layer.segments, first, end, [&](int64_t column, int64_t outputs) { adapters.add_few(column, outputs); });
+}
+
+// adapters: null, or those of the rows
+void few_rows(const LinearLayer& layer, FusedAdapters* adapters) {
+  const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1), chunk = few_rows_chunk(layer, num_blocks);
   thread_local IntegerRowMemory memory;
   const IntegerRows a =
       memory.reserve(layer.num_rows, padded_groups(layer.columns), kMostShared, last_shared_rows(layer.num_rows));
-  parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantizeAlone / layer.columns), [&](int64_t r) { quantize_row(layer, r, a); });
-  parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
+  if (adapters) adapters->plan_few();
+  parallel_for(layer.num_rows, std::max<int64_t>(1, kQuantizeAlone / layer.columns), [&](int64_t r) {
+    quantize_row(layer, r, a, adapters ? adapters->prepared(r) : nullptr);
+  });
+  if (!adapters) return parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, a, i); });
+  const int64_t num_tasks = adapters->num_tasks();
+  parallel_for(num_tasks + (num_blocks + chunk - 1) / chunk, [&](int64_t task) {
+    if (task < num_tasks) return adapters->run(task);
+    const int64_t first = (task - num_tasks) * chunk;
+    few_rows_blocks(layer, a, first, std::min(first + chunk, num_blocks), *adapters);
+  });
 }
 
-void many_rows(const LinearLayer& layer) {
+void many_rows(const LinearLayer& layer, FusedAdapters* adapters) {
   thread_local IntegerRowMemory memory;
   const IntegerRows a = memory.reserve(layer.num_rows, padded_groups(layer.columns), kTileRows, kTileRows);
-  parallel_for(layer.num_rows, 4, [&](int64_t r) { quantize_row(layer, r, a); });
+  if (adapters) {
+    adapters->plan_many();
+    parallel_for((layer.num_rows + kShrinkRows - 1) / kShrinkRows, [&](int64_t task) {
+      adapters->shrink_rows_of(task * kShrinkRows, std::min(layer.num_rows, (task + 1) * kShrinkRows),
+                               [&](int64_t r, Bf16* rounded) { quantize_row(layer, r, a, rounded); });
+    });
+  } else {
+    parallel_for(layer.num_rows, 4, [&](int64_t r) { quantize_row(layer, r, a); });
+  }
   for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
                  [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& panel) {
                    panel_task(layer, a, place, first_row, num_rows, panel);
+                   if (adapters) adapters->add_many(place.column, place.outputs, first_row, first_row + num_rows);
                  });
+}
+
+void compute(const LinearLayer& layer, FusedAdapters* adapters) {
+  if (layer.num_rows <= kFewRows)
+    few_rows(layer, adapters);
+  else
+    many_rows(layer, adapters);
+}
+
+// On AMX they are not: with many rows weights are not what takes the time there.
+bool can_fuse_adapters(const LinearLayer& layer, const RowGroups& groups) {
+#if HR_AMX
+  if (layer.num_rows >= kAmxRows) return false;
+#endif
+  return groups.have_blocks_of(layer.segments, layer.num_segments);
 }
 
 }  // namespace
@@ -289,10 +240,37 @@ HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, 
 #if HR_AMX
   if (num_rows >= kAmxRows) return many_rows_amx(layer);
 #endif
-  if (num_rows <= kFewRows)
-    few_rows(layer);
-  else
-    many_rows(layer);
+  compute(layer, nullptr);
 }
 
 HR_REPLAYABLE(hr_quantized_linear)
+
+// The same, and then hr_adapt_rows(); faster than the two.
+HR_API void hr_quantized_linear_adapted(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns,
+                                        int input_kind, const float* input_weight, const float* input_bias, float eps,
+                                        const hr_segment* segments, int num_segments, void* out, int out_is_bf16,
+                                        int64_t out_stride, const void* residual, int64_t residual_stride,
+                                        const hr_layer_adapter* table, const int32_t* slots) {
+  thread_local RowGroups groups;
+  groups.find(table, slots, num_rows);
+  const LinearLayer layer{x,
+                          x_stride,
+                          x_is_bf16 != 0,
+                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+                          num_rows,
+                          columns,
+                          segments,
+                          num_segments,
+                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  if (!groups.groups.empty() && can_fuse_adapters(layer, groups)) {
+    FusedAdapters& adapters = thread_scratch<FusedAdapters>();
+    adapters.begin(groups, {out, out_stride, out_is_bf16 != 0}, columns);
+    return compute(layer, &adapters);
+  }
+  hr_quantized_linear(x, x_is_bf16, x_stride, num_rows, columns, input_kind, input_weight, input_bias, eps, segments, num_segments,
+                      out, out_is_bf16, out_stride, residual, residual_stride);
+  hr_adapt_rows(x, x_is_bf16, x_stride, num_rows, columns, input_kind, input_weight, input_bias, eps, table, slots, out, out_is_bf16,
+                out_stride);
+}
+
+HR_REPLAYABLE(hr_quantized_linear_adapted)

@@ -56,4 +56,15 @@ inline BlockPlace place_block(const hr_segment* segments, int64_t index, int spa
   }
 }
 
+// f(column, outputs) for the outputs of row blocks first .. end - 1, in one run for each segment
+template <class Function>
+void for_each_run(const hr_segment* segments, int64_t first, int64_t end, const Function& f) {
+  while (first < end) {
+    const BlockPlace place = place_block(segments, first);
+    const int64_t blocks = std::min(end - first, num_row_blocks(*place.segment) - place.block);
+    f(place.column, std::min<int64_t>(blocks * kBlockRows, place.segment->rows - place.block * kBlockRows));
+    first += blocks;
+  }
+}
+
 }  // namespace hr

@@ -1,0 +1,56 @@
+"""A sequence with an adapter has the same logits alone as in a batch, where the model's own layers have."""
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+
+from models.attention.cpu import CpuAttention
+from models.decoder import Decoder
+from tests.helpers.adapters import random_adapter
+from tests.helpers.checkpoints import VOCAB_SIZE, load_gguf, qwen2_config, random_model
+from tests.helpers.gguf_writer import write_gguf
+from tests.helpers.paged import PagedRun, PagedSequence
+
+LENGTHS = (9, 1, 5, 12)  # together fewer rows than AMX kernels begin with
+SLOTS = (0, -1, 1, 0)
+PROMPTS = [
+    torch.randint(VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in LENGTHS
+]
+NEXT = [[7], [8], [9], [7]]
+
+
+@pytest.fixture(scope="module", params=["Q8_0", "Q4_1"])
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    folder = tmp_path_factory.mktemp("adapted")
+    model = random_model(qwen2_config())
+    adapters = [random_adapter(model, rank=rank, seed=rank, only="_proj$") for rank in (4, 20)]
+    write_gguf(model, folder / "model.gguf", GGMLQuantizationType[request.param])
+    decoder = load_gguf([folder / "model.gguf"], torch.bfloat16, CpuAttention())
+    decoder.enable_adapters(2, 20)
+    for slot, adapter in enumerate(adapters):
+        read = adapter.loaded(folder / str(slot), decoder, "Qwen2ForCausalLM")
+        decoder.set_adapter(slot, decoder.prepare_adapter(read))
+    return decoder
+
+
+def _logits(decoder: Decoder, places: list[int]) -> list[torch.Tensor]:
+    """Of a prompt and the three tokens after it, for each of these sequences, which run together."""
+    run, sequences = PagedRun(decoder, CpuAttention()), [PagedSequence() for _ in places]
+    parts: list[list[torch.Tensor]] = []
+    for texts in (PROMPTS, NEXT, NEXT, NEXT):
+        items = [(sequence, texts[place]) for sequence, place in zip(sequences, places, strict=True)]
+        parts.append(run.step(items, [SLOTS[place] for place in places]))
+    return [torch.cat(of_sequence) for of_sequence in zip(*parts, strict=True)]
+
+
+def test_logits_are_the_same_alone_and_in_a_batch(decoder: Decoder) -> None:
+    together = _logits(decoder, [0, 1, 2, 3])
+    for place, logits in enumerate(together):
+        assert torch.equal(_logits(decoder, [place])[0], logits), place
+    assert not torch.equal(together[0][:1], together[3][:1])
+
+
+def test_a_slot_changes_what_a_sequence_says(decoder: Decoder) -> None:
+    run = PagedRun(decoder, CpuAttention())
+    plain, adapted = run.step([(PagedSequence(), PROMPTS[0]) for _ in range(2)], [-1, 0])
+    assert (plain - adapted).abs().mean() > 0.01
