@@ -18,11 +18,15 @@ from engine.errors import HeadraceError, OptionError
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from engine.protocol.pooling import capabilities_of
 from engine.speculation.settings import speculation_settings
+from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
+from models.attention.cpu import CpuAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.overrides import parse_overrides
+from models.decoder import Decoder
 from models.errors import ModelError, SettingError
+from models.linear.dense import DenseLinearMethod
 from models.loading.open import OpenedModel, check_config, open_with_either
 from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles, resolve_model
@@ -91,12 +95,22 @@ def _weighed(config: EngineConfig) -> Weighed:
     return Weighed(
         is_on_cpu=not on_cuda,
         weight_bytes=weights,
+        adapter_bytes=0 if is_pooling else _adapter_bytes(opened, config, device),
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
         capabilities=capabilities,
     )
+
+
+def _adapter_bytes(opened: object, config: EngineConfig, device: torch.device) -> int:
+    """Of a model that has slots for them: one that transformers' code computes has none."""
+    if not config.enable_lora or not isinstance(opened, OpenedModel):
+        return 0
+    dtype = torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
+    decoder = Decoder(opened.spec, backend=CpuAttention(), method=DenseLinearMethod(dtype), dtype=dtype)
+    return adapter_memory(config, decoder, dtype, device).device_bytes
 
 
 def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:

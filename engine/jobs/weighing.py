@@ -10,6 +10,7 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     is_option: bool = False  # an option is wrong, and not the model
     is_on_cpu: bool = True
     weight_bytes: int = 0  # expected, of a draft model too
+    adapter_bytes: int = 0  # that adapters may take
     least_kv_bytes: int = 0  # of the shortest context that makes sense, or of the one that was asked for
     most_kv_bytes: int = 0  # that its requests could use
     has_kv_cache: bool = True  # False: what is told of one is the memory of a batch of texts that are pooled

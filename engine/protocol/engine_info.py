@@ -48,6 +48,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_windows: list[int | None]  # of each group of layers that shares block tables; None sees everything
     num_states: int = 0  # of recurrent layers, in a pool of their own; a running request needs one
     weight_bytes: int
+    adapter_bytes: int = 0  # that adapters may take beside them
     max_num_seqs: int
     max_num_batched_tokens: int
     are_steps_timed: bool = False  # they have fewer tokens where so many would take too long

@@ -25,7 +25,7 @@ _SHORT_LEN, _SHORT_PART = 512, 8
 
 @dataclass(frozen=True, slots=True)
 class KVBudget:
-    """The pools that were chosen. `reason` says why, for the operator; `warning` what he probably did not mean."""
+    """The pools that were chosen. `reason` says why, for the operator; `warnings` what they probably did not mean."""
 
     num_blocks: int
     kv_bytes: int
@@ -33,7 +33,7 @@ class KVBudget:
     reason: str
     num_states: int = 0
     state_bytes: int = 0
-    warning: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def plan_kv_budget(
@@ -44,12 +44,14 @@ def plan_kv_budget(
     bytes_per_state: int = 0,
     model_max_len: int,
     free_bytes: int,
+    reserved_bytes: int = 0,
     device: torch.device,
 ) -> KVBudget:
     """Blocks of the pool and the longest request it admits, and the recurrent states beside them.
 
-    bytes_per_state: of all recurrent layers of the model; 0 without such layers. Raises StartupError if not even one
-    block fits, or if model or pool cannot hold the requested context.
+    bytes_per_state: of all recurrent layers of the model; 0 without such layers. reserved_bytes: those of the free ones
+    that are for something else, unless the size of the cache is asked for. Raises StartupError if not even one block
+    fits, or if model or pool cannot hold the requested context.
     """
     requested_len = config.max_model_len or model_max_len
     if requested_len > model_max_len:
@@ -57,7 +59,7 @@ def plan_kv_budget(
             f"--max-model-len is {requested_len:,}; the model takes at most {model_max_len:,} tokens; lower it"
         )
     demand = _Demand(groups, bytes_per_block, bytes_per_state)
-    num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, device)
+    num_bytes, reason = _total_bytes(config, demand, requested_len, free_bytes, reserved_bytes, device)
     num_states = demand.num_states(num_bytes, config.max_num_seqs, requested_len, min_len=config.max_model_len or 1)
     num_blocks = (num_bytes - num_states * bytes_per_state) // bytes_per_block
     served_len = _served_len(config, demand, num_bytes, num_blocks, requested_len)
@@ -69,7 +71,7 @@ def plan_kv_budget(
         reason,
         num_states=num_states,
         state_bytes=num_states * bytes_per_state,
-        warning=_short_context(demand, num_bytes, served_len, requested_len) if is_short else None,
+        warnings=(_short_context(demand, num_bytes, served_len, requested_len),) if is_short else (),
     )
 
 
@@ -130,7 +132,12 @@ def _short_context(demand: _Demand, num_bytes: int, served_len: int, model_max_l
 
 
 def _total_bytes(
-    config: EngineConfig, demand: _Demand, requested_len: int, free_bytes: int, device: torch.device
+    config: EngineConfig,
+    demand: _Demand,
+    requested_len: int,
+    free_bytes: int,
+    reserved_bytes: int,
+    device: torch.device,
 ) -> tuple[int, str]:
     """The cache's size, and where the number comes from."""
     if config.kv_cache_memory_bytes is not None:
@@ -141,7 +148,7 @@ def _total_bytes(
                 "after loading the weights; lower it"
             )
         return num_bytes, "this model's share" if config.is_kv_cache_planned else "as asked for"
-    num_bytes, reason = _default_bytes(free_bytes, device)
+    num_bytes, reason = _default_bytes(free_bytes - reserved_bytes, device)
     useful = demand.sequence_bytes(requested_len, _STATES_PER_SEQUENCE) * config.max_num_seqs
     if useful < num_bytes:
         return useful, f"all that {config.max_num_seqs} requests of {requested_len:,} tokens can use"

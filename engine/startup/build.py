@@ -30,15 +30,18 @@ from engine.scheduling.step_budget import StepBudget
 from engine.speculation.ngram import NgramProposer
 from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator
+from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe, describe_speculation, describe_steps
 from engine.startup.load import EngineModels, load_models
 from engine.startup.malloc import retain_freed_memory
 from engine.startup.pooling import build_pooling_engine, check_pooling
 from engine.startup.threads import compute_threads
+from models.decoder import Decoder
 from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
 from models.kv_cache import bytes_per_block, bytes_per_state, unshared_bytes_per_block
 from models.linear.adapter import Adapter
+from models.linear.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
 from models.system.memory import free_memory_bytes
@@ -101,11 +104,10 @@ def build_served_engine(
         models.on_progress(on_progress)
         return build_pooling_engine(config, models.target, report, on_started, faults)
     groups = kv_groups(models.target.layer_groups, config.block_size)
-    budget = _plan_memory(config, models, groups)
+    adapters = _enable_adapters(config, models.target) if config.enable_lora else None
+    budget = _plan_memory(config, models, groups, adapters)
     models.serve_context(budget.max_model_len)
     models.on_progress(on_progress)
-    if config.enable_lora:
-        _enable_adapters(config, models.target)
     drafter = _drafter(config, spec, models, budget)
     runner, times = _warm_runner(config, models.target, budget, drafter, report)
     step_budget = _step_budget(config, runner, times)
@@ -125,7 +127,7 @@ def build_served_engine(
         on_started=on_started,
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
-    info = describe(engine_config, models.target, groups, budget, steps, models.quality)
+    info = describe(engine_config, models.target, groups, budget, adapters, steps, models.quality)
     info = msgspec.structs.replace(
         info,
         are_steps_timed=config.max_num_batched_tokens is None,
@@ -147,29 +149,40 @@ def _choose_device(option: Device) -> torch.device:
     return torch.device(option.value)
 
 
-def _plan_memory(config: EngineConfig, models: EngineModels, groups: tuple[KVGroup, ...]) -> KVBudget:
-    """Divide the memory beside the weights between KV blocks and recurrent states."""
+def _plan_memory(
+    config: EngineConfig, models: EngineModels, groups: tuple[KVGroup, ...], adapters: AdapterMemory | None
+) -> KVBudget:
+    """Divide the memory beside the weights, and beside what adapters may take, between KV blocks and recurrent
+    states."""
     target, draft = models.target, models.draft
     draft_bytes = 0 if draft is None else unshared_bytes_per_block(draft, config.block_size)
     # The system calls mapped weights free, since it can read them again, but every step uses them. (In a container, if
     # another one has read the file, they are not among the free memory: the KV cache is smaller than it could be.)
     free_bytes = max(0, free_memory_bytes(target.device) - models.mapped_bytes)
-    return plan_kv_budget(
+    budget = plan_kv_budget(
         config,
         groups=groups,
         bytes_per_block=bytes_per_block(target, config.block_size) + draft_bytes,
         bytes_per_state=bytes_per_state(target),
         model_max_len=target.max_position,
         free_bytes=free_bytes,
+        reserved_bytes=0 if adapters is None else adapters.reserved_bytes(free_bytes),
         device=target.device,
     )
+    if adapters is None:
+        return budget
+    warning = adapters.warning(free_bytes, budget.kv_bytes + budget.state_bytes)
+    return budget if warning is None else dataclasses.replace(budget, warnings=(*budget.warnings, warning))
 
 
-def _enable_adapters(config: EngineConfig, model: LoadedModel) -> None:
+def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
+    """Returns what they may take of the memory."""
     try:
         model.enable_adapters(config.max_loras, config.max_lora_rank)
     except UnsupportedModelError as error:
         raise StartupError(f"{error}; leave --enable-lora out for this model") from error
+    assert isinstance(model.decoder, Decoder)
+    return adapter_memory(config, model.decoder, model.dtype, model.device)
 
 
 def _drafter(
@@ -229,7 +242,7 @@ def _adapter_service(
     model: LoadedModel,
     on_prepared: Callable[[], None],
     on_adapter: Callable[[AdapterLoaded | AdapterRefused], None],
-) -> AdapterService[Adapter] | None:
+) -> AdapterService[Adapter, PreparedAdapter] | None:
     """Of a model that has been told to have adapters."""
     if not config.enable_lora:
         return None

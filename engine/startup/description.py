@@ -11,6 +11,7 @@ from engine.runner.kv_budget import KVBudget, format_bytes
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
+from engine.startup.adapter_memory import AdapterMemory
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
 
@@ -20,10 +21,13 @@ def describe(
     model: LoadedModel,
     groups: tuple[KVGroup, ...],
     budget: KVBudget,
+    adapters: AdapterMemory | None,
     steps: str,
     quality: Quality | None,
 ) -> EngineInfo:
-    """steps: as of `describe_steps`. `config` has no None left in max_model_len and max_num_batched_tokens."""
+    """adapters: None without --enable-lora. steps: as of `describe_steps`. `config` has no None left in max_model_len
+    and max_num_batched_tokens.
+    """
     assert config.max_model_len is not None
     assert config.max_num_batched_tokens is not None
     return EngineInfo(
@@ -38,6 +42,7 @@ def describe(
         kv_windows=[group.window for group in groups if not group.is_state],
         num_states=budget.num_states,
         weight_bytes=model.weight_bytes,
+        adapter_bytes=0 if adapters is None else adapters.device_bytes,
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         tokenizer=tokenizer_info(model.tokenizer),
@@ -46,11 +51,12 @@ def describe(
             _describe_model(model),
             _describe_kv_cache(config, groups, budget),
             *_describe_states(budget),
+            *([] if adapters is None else [adapters.note()]),
             f"Context: {config.max_model_len:,} tokens; {steps}, {config.max_num_seqs:,} sequences at once",
             *model.notes,
             *([] if quality is None else [describe_quality(quality)]),
         ],
-        warnings=[] if budget.warning is None else [budget.warning],
+        warnings=[*budget.warnings],
         weight_formats=model.weight_formats,
         quality=quality,
     )

@@ -68,7 +68,7 @@ def _model_rows(models: Mapping[str, EngineInfo | None]) -> Iterator[tuple[str, 
         if info is not None:
             yield "", f"{info.architecture}, {info.dtype} on {info.device}"
             yield "Context", f"{info.max_model_len:,} tokens"
-            yield "Memory", f"{size(info.weight_bytes)} of weights, {_kv_cache(info)}"
+            yield "Memory", f"{size(info.weight_bytes)} of weights, {_kv_cache(info)}{_adapters(info)}"
             yield "Quantized", quantization(info.weight_formats) or "no"
             yield "Drafts", _drafts(info.notes) or "off"
 
@@ -86,6 +86,10 @@ def _kv_cache(info: EngineInfo) -> str:
     if info.kv_windows != [None]:  # layers with windows need fewer blocks for a token
         room = f"{info.num_blocks:,} blocks of {info.block_size} tokens"
     return f"{size(info.kv_bytes)} of KV cache for {room}"
+
+
+def _adapters(info: EngineInfo) -> str:
+    return f", up to {size(info.adapter_bytes)} for adapters" if info.adapter_bytes else ""
 
 
 def quantization(formats: Mapping[str, int]) -> str:

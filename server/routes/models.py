@@ -113,6 +113,7 @@ def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
         "dtype": info.dtype,
         "device": info.device,
         "weight_bytes": info.weight_bytes,
+        **({"adapter_memory_bytes": info.adapter_bytes} if info.adapter_bytes else {}),
         "weight_formats": info.weight_formats,
         "quality": quality,
     }

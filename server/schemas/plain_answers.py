@@ -53,8 +53,8 @@ class AdapterDeleted(msgspec.Struct):
 
 class ModelExtras(ModelLoad):
     """What OpenAI's and vLLM's cards have no place for. memory_bytes: what the model takes while it is loaded, its
-    process too. capabilities: before it has been loaded, without those that depend on its chat template and vocabulary.
-    The rest is known once it has been loaded."""
+    process too. adapter_memory_bytes: what its adapters may take of that. capabilities: before it has been loaded,
+    without those that depend on its chat template and vocabulary. The rest is known once it has been loaded."""
 
     memory_bytes: int | UnsetType = UNSET
     adapter: AdapterExtras | UnsetType = UNSET
@@ -63,6 +63,7 @@ class ModelExtras(ModelLoad):
     dtype: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
     weight_bytes: int | UnsetType = UNSET
+    adapter_memory_bytes: int | UnsetType = UNSET
     weight_formats: dict[str, int] | UnsetType = UNSET
     quality: ModelQuality | UnsetType | None = UNSET
 

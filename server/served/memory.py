@@ -25,7 +25,7 @@ class Claim:
 
     @property
     def fixed_bytes(self) -> int:
-        return self.weighed.weight_bytes + PROCESS_BYTES
+        return self.weighed.weight_bytes + self.weighed.adapter_bytes + PROCESS_BYTES
 
     @property
     def least_kv_bytes(self) -> int:
@@ -120,16 +120,23 @@ def _check(
         return
     lines = "; ".join(
         f"{claim.name}: {_gib(claim.weighed.weight_bytes)} of weights + {_gib(claim.least_kv_bytes)} of KV cache + "
-        f"{_gib(PROCESS_BYTES)} for its process"
+        f"{_adapters(claim)}{_gib(PROCESS_BYTES)} for its process"
         for claim in counted
     )
     limited = "--models-memory" if is_given else f"{_FREE_SHARE:.0%} of what is free"
     remedy = "choose fewer or smaller models or fewer bits (quantization), or a shorter --max-model-len"
     if not loads_on_demand and max(map(_least_bytes, counted)) <= limit:
         remedy += ", or have them come and go (--load-on-demand)"
+    if any(claim.weighed.adapter_bytes for claim in counted):
+        remedy += ", or fewer or smaller adapters (max-lora-rank, max-loras, max-cpu-loras)"
     raise StartupError(
         f"the models need {_gib(needed)} together and may have {_gib(limit)} ({limited}): {lines}; {remedy}"
     )
+
+
+def _adapters(claim: Claim) -> str:
+    num_bytes = claim.weighed.adapter_bytes
+    return f"{_gib(num_bytes)} for adapters + " if num_bytes else ""
 
 
 def _gib(num_bytes: int) -> str:

@@ -184,7 +184,7 @@ class Residence:
             logger.exception("loading the model %s ended with an error of the server's own", name)
             await self._fail(name, home, engine, "could not be loaded", "an internal error, which the log has")
             return
-        need_bytes = info.weight_bytes + info.kv_bytes + PROCESS_BYTES
+        need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes + PROCESS_BYTES
         if 0 < home.resident.need_bytes < need_bytes:
             expected = home.resident.need_bytes
             logger.warning("the model %s takes %d MiB, where %d were expected", name, need_bytes >> 20, expected >> 20)

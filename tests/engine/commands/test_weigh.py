@@ -55,6 +55,18 @@ def test_options_count(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) 
     assert (drafted.least_kv_bytes, drafted.most_kv_bytes) == (2 * plain.least_kv_bytes, 2 * plain.most_kv_bytes)
 
 
+def test_adapters_count_by_the_limits(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    none, some, twice = _weighed(
+        capfdbinary,
+        _config(folder),
+        _config(folder, enable_lora=True, max_lora_rank=16, max_loras=2),
+        _config(folder, enable_lora=True, max_lora_rank=32, max_loras=2),
+    )
+    assert none.adapter_bytes == 0
+    assert some.adapter_bytes > 0
+    assert twice.adapter_bytes == 2 * some.adapter_bytes
+
+
 def test_a_model_that_pools_texts_has_no_kv_cache(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     generating, pooling = _weighed(capfdbinary, _config(folder), _config(folder, task=Task.EMBED))
     assert (generating.has_kv_cache, pooling.has_kv_cache) == (True, False)

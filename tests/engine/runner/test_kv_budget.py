@@ -17,6 +17,7 @@ def _plan(
     model_max_len: int = 2048,
     groups: tuple[KVGroup, ...] = (KVGroup(16),),
     bytes_per_state: int = 0,
+    reserved_bytes: int = 0,
     **options: object,
 ) -> KVBudget:
     config = EngineConfig(**options)  # type: ignore[arg-type]
@@ -27,6 +28,7 @@ def _plan(
         bytes_per_state=bytes_per_state,
         model_max_len=model_max_len,
         free_bytes=free_bytes,
+        reserved_bytes=reserved_bytes,
         device=CPU,
     )
 
@@ -38,6 +40,11 @@ def test_an_explicit_size_is_used_whole() -> None:
 
 def test_the_default_is_a_share_of_free_memory() -> None:
     assert _plan().num_blocks == 400
+
+
+def test_the_default_is_a_share_of_what_is_not_reserved() -> None:
+    assert _plan(reserved_bytes=500 * MIB).num_blocks == 200
+    assert _plan(reserved_bytes=500 * MIB, kv_cache_memory_bytes=900 * MIB).num_blocks == 900
 
 
 def test_the_default_is_bounded_by_what_requests_can_use() -> None:
@@ -68,11 +75,12 @@ def test_the_context_shrinks_to_what_the_pool_holds() -> None:
 def test_a_context_that_nobody_asked_for_to_be_so_short_is_told(
     options: dict[str, int], model_max_len: int, is_short: bool
 ) -> None:
-    assert (_plan(model_max_len=model_max_len, **options).warning is not None) == is_short
+    assert bool(_plan(model_max_len=model_max_len, **options).warnings) == is_short
 
 
 def test_the_warning_of_a_short_context_says_what_to_do() -> None:
-    assert _plan(kv_cache_memory_bytes=2 * MIB).warning == (
+    [warning] = _plan(kv_cache_memory_bytes=2 * MIB).warnings
+    assert warning == (
         "the KV cache of 2.0 MiB holds 32 tokens, but the model takes 2,048; longer requests are refused; give "
         "--kv-cache-memory-bytes 134217728 (128.0 MiB) for all of them, or --max-model-len 32 if so few are meant"
     )

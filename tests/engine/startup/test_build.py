@@ -84,3 +84,25 @@ def test_mapped_weights_are_no_free_memory(monkeypatch: pytest.MonkeyPatch, tmp_
     [file] = (tmp_path / "cache").iterdir()
     assert free[:2] == [1 << 30, 1 << 30]
     assert 0 <= file.stat().st_size - (free[1] - free[2]) < 1 << 16  # all but the file's index
+
+
+def test_adapters_are_planned_beside_the_kv_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = str(write_model_folder(tmp_path / "model"))
+    reserved: list[int] = []
+    plan = build.plan_kv_budget
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        reserved.append(kwargs["reserved_bytes"])
+        return plan(*args, **kwargs)
+
+    monkeypatch.setattr(build, "plan_kv_budget", noted)
+    monkeypatch.setattr(build, "free_memory_bytes", lambda _: 1 << 30)
+    infos = []
+    for options in ({}, {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}):
+        config = EngineConfig(model, device=Device.CPU, threads=1, weight_cache=False, **options)  # type: ignore[arg-type]
+        infos.append(build_engine(config, lambda *_: None)[1])
+    plain, adapted = infos
+    assert plain.adapter_bytes == 0
+    assert adapted.adapter_bytes > 0
+    assert reserved == [0, adapted.adapter_bytes]
+    assert any(note.startswith("Adapters: 2 slots of ") and "at rank 8; up to " in note for note in adapted.notes)

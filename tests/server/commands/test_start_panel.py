@@ -53,6 +53,11 @@ def test_rows() -> None:
         assert words in text
 
 
+def test_what_adapters_may_take_is_told() -> None:
+    text = "\n".join(drawn(120, {"m": engine_info(weight_bytes=500 << 20, adapter_bytes=3 << 30)}))
+    assert "KV cache for 1,024 tokens, up to 3.0 GiB for adapters" in text
+
+
 def test_a_narrow_terminal_has_no_border() -> None:
     assert not any("│" in line for line in drawn(40))
     assert any("│" in line for line in drawn(60))

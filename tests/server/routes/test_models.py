@@ -116,6 +116,12 @@ async def test_a_model_shows_its_weights_and_their_quality() -> None:
     }
 
 
+async def test_a_model_shows_what_its_adapters_may_take() -> None:
+    async with http(make_app(FakeClient(says("x"), engine_info(adapter_bytes=7 << 20)))) as api:
+        shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]
+    assert shown["adapter_memory_bytes"] == 7 << 20
+
+
 async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]

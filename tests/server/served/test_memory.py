@@ -1,5 +1,8 @@
 """plan_memory: weights first, then KV caches; the sum is never more than the limit."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +47,15 @@ def test_a_size_that_was_asked_for_is_given() -> None:
 
 def test_by_default_most_of_what_is_free_may_be_used() -> None:
     assert plan_memory([_claim("a", 1)], None, loads_on_demand=False).limit_bytes == 16 * GIB
+
+
+def test_adapters_are_planned_beside_the_weights() -> None:
+    adapted = _claim("a", 1, kv_bytes=GIB)
+    adapted = replace(adapted, weighed=msgspec.structs.replace(adapted.weighed, adapter_bytes=3 * GIB))
+    [grant] = plan_memory([adapted], 16 * GIB, loads_on_demand=False).grants
+    assert grant.need_bytes == 5 * GIB + PROCESS_BYTES
+    with pytest.raises(StartupError, match=r"\+ 3.00 GiB for adapters \+ 0.50 GiB.*smaller adapters \(max-lora-rank"):
+        plan_memory([adapted], 5 * GIB, loads_on_demand=False)
 
 
 def test_models_that_do_not_fit_are_refused_with_the_sum() -> None:

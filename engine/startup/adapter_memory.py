@@ -1,0 +1,76 @@
+"""AdapterMemory: what adapters may take of the memory, counted before the KV cache gets its part."""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.config import EngineConfig
+from engine.runner.kv_budget import format_bytes
+from models.decoder import Decoder
+from models.linear.adapter_memory import packed_numbers, pair_numbers
+
+_COPY_ELEMENT_BYTES = 4  # PEFT often saves fp32
+_NUM_IN_FLIGHT = 2  # adapters that are being read: one for an operator, and one for a slot
+_MOST_SHARE = 0.5  # of free memory that is set aside: adapters may be much smaller than the limits allow
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterMemory:
+    """Of adapters of the highest rank, for all layers but embeddings and the output layer.
+
+    Copies are the adapters as they were read; they are in the host's memory.
+    """
+
+    rank: int
+    num_slots: int
+    slot_bytes: int
+    num_copies: int
+    copy_bytes: int
+    is_on_host: bool  # slots too
+
+    @property
+    def slots_bytes(self) -> int:
+        return self.num_slots * self.slot_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.slots_bytes + (self.num_copies + _NUM_IN_FLIGHT) * self.copy_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """In the memory where the KV cache is."""
+        return self.total_bytes if self.is_on_host else self.slots_bytes
+
+    def reserved_bytes(self, free_bytes: int) -> int:
+        """What is set aside for adapters of `free_bytes` that the KV cache could have."""
+        return min(self.device_bytes, int(free_bytes * _MOST_SHARE))
+
+    def note(self) -> str:
+        """A line for the operator."""
+        return (
+            f"Adapters: {self.num_slots:,} slots of {format_bytes(self.slot_bytes)} and {self.num_copies:,} copies of "
+            f"{format_bytes(self.copy_bytes)} at rank {self.rank:,}; up to {format_bytes(self.total_bytes)} in all"
+        )
+
+    def warning(self, free_bytes: int, kv_bytes: int) -> str | None:
+        """What to say if adapters do not fit beside the KV cache. free_bytes: without both."""
+        if self.device_bytes + kv_bytes <= free_bytes:
+            return None
+        return (
+            f"adapters may take {format_bytes(self.device_bytes)}, and beside the KV cache of {format_bytes(kv_bytes)} "
+            f"{format_bytes(max(0, free_bytes - kv_bytes))} are free; lower --max-lora-rank ({self.rank:,}) to that of "
+            f"your adapters, --max-loras ({self.num_slots:,}) or --max-cpu-loras ({self.num_copies:,})"
+        )
+
+
+def adapter_memory(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> AdapterMemory:
+    """dtype: of the slots, in which adapters are computed. The decoder may have no memory yet."""
+    layers = [layer for name, layer in decoder.adapted_layers().items() if name != "head"]
+    return AdapterMemory(
+        rank=config.max_lora_rank,
+        num_slots=config.max_loras,
+        slot_bytes=packed_numbers(layers, config.max_lora_rank) * dtype.itemsize,
+        num_copies=config.max_adapters_on_host,
+        copy_bytes=pair_numbers(layers, config.max_lora_rank) * _COPY_ELEMENT_BYTES,
+        is_on_host=device.type == "cpu",
+    )

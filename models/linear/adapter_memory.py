@@ -1,0 +1,27 @@
+"""What an adapter takes of the memory, by the layers that it changes."""
+
+from collections.abc import Iterable
+
+from models.linear.linear import Linear
+
+_RANKS = 16  # of a packed block
+
+
+def pair_numbers(layers: Iterable[Linear], rank: int) -> int:
+    """Numbers in an adapter with pairs of this rank for all shards of the layers."""
+    return sum(rank * (layer.in_features + size) for layer in layers for size in shard_sizes(layer))
+
+
+def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
+    """The same as a slot stores them: ranks of a layer's inputs fill whole blocks."""
+    total = 0
+    for layer in layers:
+        sizes = shard_sizes(layer)
+        ranks = -(-rank * len(sizes) // _RANKS) * _RANKS
+        total += ranks * layer.in_features + (rank + rank % 2) * sum(sizes)
+    return total
+
+
+def shard_sizes(layer: Linear) -> list[int]:
+    """Outputs of each shard; a layer without shards is one."""
+    return [count for _, count in layer.shards.values()] or [layer.out_features]
