@@ -1,12 +1,15 @@
 """What stands behind the question mark of a URL, checked as strictly as a body."""
 
 from collections.abc import Collection
+from typing import TypeVar
 
 from fastapi import Request
 
 from engine.errors import InvalidRequest
-from server.schemas.base import quote, validate
+from server.schemas.base import StrictModel, quote, validate
 from server.schemas.conversations import ListQuery
+
+M = TypeVar("M", bound=StrictModel)
 
 _BOOLEANS = {"true": True, "false": False}
 _MAX_DIGITS = 12
@@ -35,6 +38,14 @@ def list_query(request: Request) -> ListQuery:
     given = {name: request.query_params[name] for name in ("after", "order") if name in request.query_params}
     limit = query_int(request, "limit")
     return validate(ListQuery, given if limit is None else {**given, "limit": limit})
+
+
+def page_query(request: Request, model: type[M]) -> M:
+    """What a list asks for with `after` and `limit`. Raises InvalidRequest."""
+    given: dict[str, object] = {"after": request.query_params["after"]} if "after" in request.query_params else {}
+    if (limit := query_int(request, "limit")) is not None:
+        given["limit"] = limit
+    return validate(model, given)
 
 
 def unhonored(request: Request, honored: Collection[str]) -> list[str]:

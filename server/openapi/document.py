@@ -20,7 +20,8 @@ from server.errors import (
 )
 from server.openapi.errors import error_answers
 from server.openapi.headers import HEADERS, rate_header_references
-from server.openapi.operations import EVENTS, JSON, LINES, OPERATIONS, Operation
+from server.openapi.operation import EVENTS, JSON, LINES, Operation
+from server.openapi.operations import OPERATIONS
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 

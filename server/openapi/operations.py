@@ -1,10 +1,7 @@
 """What each route's signature does not say: its answers, an example, and where errors may come from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
-
-from pydantic import BaseModel
 
 from engine.errors import (
     EngineDied,
@@ -23,10 +20,8 @@ from server.errors import (
     InsufficientPermissions,
     ModelNotFound,
     ModelNotLoaded,
-    NotStored,
     RequestNotKnown,
     StorageFailed,
-    StorageFull,
     StreamNotFound,
     StreamStopped,
     TokensLimited,
@@ -34,14 +29,14 @@ from server.errors import (
 )
 from server.live.feed import Frame
 from server.live.request_stories import RequestStory
+from server.openapi.operation import EVENTS, JSON, LINES, PAGE, STORED_ERRORS, TEXT, Operation, Query
+from server.openapi.stored_operations import STORED_OPERATIONS
 from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
 from server.protocols.responses.events import Delta as ResponseDelta
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
 from server.schemas import pooling_answers as pooled
 from server.schemas.answers import ChatChunk, ChatCompletion, TextCompletion
-from server.schemas.batch_answers import BatchList, BatchObject
-from server.schemas.files import MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
 from server.schemas.messages_answers import Event as MessageEvent
 from server.schemas.messages_answers import MessageAnswer
 from server.schemas.ollama_answers import (
@@ -57,47 +52,8 @@ from server.schemas.ollama_answers import (
 from server.schemas.tokens import TokenizeChatRequest, TokenizeTextRequest
 from server.schemas.usage import UsageReport
 
-JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
-BYTES = "application/octet-stream"
-
 _ResponseEvents = ResponseEvent | ItemEvent | PartEvent | ResponseDelta | TextDone | ArgumentsDone | InputDone
 _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A parameter of the query."""
-
-    name: str
-    schema: Mapping[str, Any]
-    description: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """answers: of status 200, by media type; a stream's is what each of its events or lines is. None is plain text.
-
-    form: the schema of a body of several parts, one of which may be a file. example: of the body. bodies: where the
-    route reads its body by hand. errors: beside those that every route, and every route with a body, may answer.
-    unready: what 503 is, where it is no error.
-    """
-
-    answers: Mapping[str, Any]
-    form: Mapping[str, Any] | None = None
-    example: Mapping[str, Any] | None = None
-    bodies: Sequence[type[BaseModel]] = ()
-    errors: Sequence[type[Exception]] = ()
-    unready: Any = None
-    query: Sequence[Query] = ()
-    has_end_mark: bool = False  # the stream's last data is [DONE]
-    has_constraints: bool = False  # the body takes the fields of structured outputs too
-
-
-_PAGE = (
-    Query("after", {"type": "string"}, "The id of the item to begin behind."),
-    Query("limit", {"type": "integer", "minimum": 1, "maximum": 100}, "How many at most; 20 if it is left out."),
-    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
-)
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
 _ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
 _LIMITED = (TokensLimited, BudgetSpent)
@@ -107,24 +63,6 @@ _COMPUTING = (ModelNotFound, QueueFull, QueueTimeout, *_LIMITED, RequestFailed, 
 _MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)  # its tokenizer is asked, and not the engine
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
 _RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
-_STORED = (NotStored, StorageFailed)
-_UPLOAD = {
-    "type": "object",
-    "properties": {
-        "file": {"type": "string", "format": "binary"},
-        "purpose": {"enum": list(UPLOAD_PURPOSES)},
-        "expires_after[anchor]": {"enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY_S, "maximum": MAX_EXPIRY_S},
-    },
-    "required": ["file", "purpose"],
-}
-_FILE_PAGE = (
-    Query("after", {"type": "string"}, "The id of the file to begin behind."),
-    Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "How many at most; 10,000 if left out."),
-    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
-    Query("purpose", {"type": "string"}, "Files of this purpose alone."),
-)
-
 _RERANK = Operation(
     answers={JSON: pooled.Ranking},
     example={"model": "MODEL", "query": "What floats?", "documents": ["A stone sinks.", "A boat floats."]},
@@ -170,61 +108,49 @@ OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/responses": Operation(
         answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
         example={"input": "Why is the sky blue?", "max_output_tokens": 64, "store": False},
-        errors=(*_GENERATING, *_RESUMING, *_STORED),
+        errors=(*_GENERATING, *_RESUMING, *STORED_ERRORS),
     ),
     "GET /v1/responses/{response_id}": Operation(
         answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
-        errors=(*_STORED, EventsDropped),
+        errors=(*STORED_ERRORS, EventsDropped),
         query=[
             Query("stream", {"type": "boolean"}, "Whether to read the events of a background response."),
             Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came."),
         ],
     ),
-    "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
-    "POST /v1/responses/{response_id}/cancel": Operation(answers={JSON: ResponseObject}, errors=_STORED),
+    "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
+    "POST /v1/responses/{response_id}/cancel": Operation(answers={JSON: ResponseObject}, errors=STORED_ERRORS),
     "GET /v1/responses/{response_id}/input_items": Operation(
-        answers={JSON: plain.ItemList}, errors=_STORED, query=_PAGE
+        answers={JSON: plain.ItemList}, errors=STORED_ERRORS, query=PAGE
     ),
     "POST /v1/conversations": Operation(
         answers={JSON: plain.Conversation},
         example={"items": _ITEMS, "metadata": {"topic": "greetings"}},
-        errors=_STORED,
+        errors=STORED_ERRORS,
     ),
-    "GET /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Conversation}, errors=_STORED),
+    "GET /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Conversation}, errors=STORED_ERRORS),
     "POST /v1/conversations/{conversation_id}": Operation(
-        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}, errors=_STORED
+        answers={JSON: plain.Conversation}, example={"metadata": {"topic": "farewells"}}, errors=STORED_ERRORS
     ),
-    "DELETE /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
+    "DELETE /v1/conversations/{conversation_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
     "POST /v1/conversations/{conversation_id}/items": Operation(
-        answers={JSON: plain.ItemList}, example={"items": _ITEMS}, errors=_STORED
+        answers={JSON: plain.ItemList}, example={"items": _ITEMS}, errors=STORED_ERRORS
     ),
     "GET /v1/conversations/{conversation_id}/items": Operation(
-        answers={JSON: plain.ItemList}, errors=_STORED, query=_PAGE
+        answers={JSON: plain.ItemList}, errors=STORED_ERRORS, query=PAGE
     ),
     "GET /v1/conversations/{conversation_id}/items/{item_id}": Operation(
-        answers={JSON: dict[str, Any]}, errors=_STORED
+        answers={JSON: dict[str, Any]}, errors=STORED_ERRORS
     ),
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": Operation(
-        answers={JSON: plain.Conversation}, errors=_STORED
+        answers={JSON: plain.Conversation}, errors=STORED_ERRORS
     ),
     "POST /v1/responses/input_tokens": Operation(
         answers={JSON: plain.ResponseInputTokens},
         example={"input": "Why is the sky blue?"},
-        errors=(*_MODEL, *_STORED),
+        errors=(*_MODEL, *STORED_ERRORS),
     ),
-    "POST /v1/files": Operation(answers={JSON: FileObject}, form=_UPLOAD, errors=(StorageFailed, StorageFull)),
-    "GET /v1/files": Operation(answers={JSON: FileList}, query=_FILE_PAGE, errors=(StorageFailed,)),
-    "GET /v1/files/{file_id}": Operation(answers={JSON: FileObject}, errors=_STORED),
-    "GET /v1/files/{file_id}/content": Operation(answers={BYTES: None}, errors=_STORED),
-    "DELETE /v1/files/{file_id}": Operation(answers={JSON: plain.Deleted}, errors=_STORED),
-    "POST /v1/batches": Operation(
-        answers={JSON: BatchObject},
-        example={"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
-        errors=(*_STORED, EngineUnavailable),
-    ),
-    "GET /v1/batches": Operation(answers={JSON: BatchList}, query=_PAGE[:2], errors=(StorageFailed,)),
-    "GET /v1/batches/{batch_id}": Operation(answers={JSON: BatchObject}, errors=_STORED),
-    "POST /v1/batches/{batch_id}/cancel": Operation(answers={JSON: BatchObject}, errors=_STORED),
+    **STORED_OPERATIONS,
     "POST /infill": Operation(
         answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
         example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},

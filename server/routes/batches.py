@@ -14,9 +14,9 @@ from server.batches.record import BatchRecord, batch_object
 from server.context import ServerContext
 from server.errors import NotStored
 from server.http.body import Context, json_body
-from server.http.query import query_int, unhonored
+from server.http.query import page_query, unhonored
 from server.protocols.responses.ids import new_id
-from server.schemas.base import quote, validate
+from server.schemas.base import quote
 from server.schemas.batch_answers import BatchList, BatchStatus
 from server.schemas.batches import BatchListQuery, BatchRequest, window_s
 from server.schemas.files import BATCH
@@ -77,12 +77,7 @@ async def _check_input(context: ServerContext, owner: str, file_id: str) -> None
 @router.get("/v1/batches")
 async def list_batches(request: Request, context: Context) -> Response:
     """List the caller's batches, the newest first."""
-    given: dict[str, object] = {}
-    if "after" in request.query_params:
-        given["after"] = request.query_params["after"]
-    if (limit := query_int(request, "limit")) is not None:
-        given["limit"] = limit
-    query = validate(BatchListQuery, given)
+    query = page_query(request, BatchListQuery)
     owner = request.state.owner
     page = await context.files.database.run(lambda connection: table.page(connection, owner, query.after, query.limit))
     if page is None:

@@ -1,4 +1,4 @@
-"""/v1/files: what clients upload, and what batches wrote for them."""
+"""/v1/files: what clients upload, and what batches and fine-tuning jobs wrote for them."""
 
 import re
 from typing import Any
@@ -85,7 +85,7 @@ async def get_file_content(request: Request, context: Context, file_id: str) -> 
 
 @router.delete("/v1/files/{file_id}")
 async def delete_file(request: Request, context: Context, file_id: str) -> JSONResponse:
-    """Delete a file, unless a batch that has not ended reads it."""
+    """Delete a file, unless a batch or a fine-tuning job that has not ended reads it."""
     if not await context.files.delete(file_id, request.state.owner):
         raise _no_file(file_id)
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})

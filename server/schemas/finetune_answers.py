@@ -43,6 +43,7 @@ class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defa
     batch_size: int | Literal["auto"]
     learning_rate_multiplier: float | Literal["auto"]
     beta: float | Literal["auto"] | None = None
+    rpo_alpha: float | None = None
     lora_rank: int | None = None
     lora_alpha: float | None = None
     target_modules: list[str] = []

@@ -8,10 +8,13 @@ and end with 1 if that is anything.
 import argparse
 import json
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import httpx
 import jsonschema_rs
@@ -63,7 +66,10 @@ def _timed_out(case: Any, response: Any) -> bool:
 
 
 def fake_app() -> FastAPI:
-    return make_app(FakeClient(says("Because. 🙂"), fim_info(max_model_len=4000)))
+    client = FakeClient(says("Because. 🙂"), fim_info(max_model_len=4000))
+    app = make_app(client, enable_lora=True, data_dir=mkdtemp(prefix="headrace-cases-"))
+    finalize(app, shutil.rmtree, app.state.context.config.data_dir)
+    return app
 
 
 def pooling_app() -> FastAPI:
@@ -107,10 +113,10 @@ class ApiCases:
 
         return TestClient(self._app).request(method, path, json=body, **form).content
 
-    def _upload(self) -> str:
+    def _upload(self, purpose: str = "batch") -> str:
         """The id of a file."""
         files = {"file": ("lines.jsonl", b"{}")}
-        answer = self._request("POST", "/v1/files", data={"purpose": "batch"}, files=files)
+        answer = self._request("POST", "/v1/files", data={"purpose": purpose}, files=files)
         file_id: str = json.loads(answer)["id"]
         return file_id
 
@@ -180,6 +186,10 @@ class ApiCases:
         if isinstance(parameters, dict) and "batch_id" in parameters and self._random.random() < 0.6:
             made = self._request("POST", "/v1/batches", {**_BATCH, "input_file_id": self._upload()})
             parameters["batch_id"] = json.loads(made)["id"]
+        if isinstance(parameters, dict) and "job_id" in parameters and self._random.random() < 0.6:
+            body = {"model": self._model, "training_file": self._upload("fine-tune")}
+            made = json.loads(self._request("POST", "/v1/fine_tuning/jobs", body))
+            parameters["job_id"] = made.get("id", parameters["job_id"])  # a key has a hundred jobs at most
         if isinstance(parameters, dict) and "name" in parameters and self._random.random() < 0.6:
             parameters["name"] = self._model
 
@@ -188,6 +198,8 @@ class ApiCases:
         example: dict[str, Any] = json.loads(json.dumps(body["content"]["application/json"]["example"]))
         if "input_file_id" in example:
             example["input_file_id"] = self._upload()
+        if "training_file" in example:
+            example["training_file"] = self._upload("fine-tune")
         return {**example, "model": self._model} if "model" in example else example
 
     def _faults(self, case: Any, response: Any) -> Iterator[str]:

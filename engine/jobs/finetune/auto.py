@@ -36,6 +36,10 @@ class Resolved:
         return self.n_epochs * self.steps_per_epoch
 
 
+def default_rank(method: Method) -> int:
+    return _RANKS[method]
+
+
 def resolve(method: Method, given: Hyperparameters, num_items: int, num_questions: int) -> Resolved:
     """num_items: of the file. num_questions: that the base can be asked."""
     batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)

@@ -25,6 +25,9 @@ ROUTES = {f"{method} {path}": route for method, path, route in operations(r for 
 BODILESS = {
     "POST /v1/responses/{response_id}/cancel",
     "POST /v1/batches/{batch_id}/cancel",
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel",
+    "POST /v1/fine_tuning/jobs/{job_id}/pause",
+    "POST /v1/fine_tuning/jobs/{job_id}/resume",
     "POST /drain",
     "POST /v1/models/{name}/load",
     "POST /v1/models/{name}/unload",
@@ -116,12 +119,14 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
         client = FakeClient(says("Because."), fim_info(max_model_len=400))
     (tmp_path / "FOLDER").mkdir()
     client.adapters["FOLDER"] = AdapterInfo(digest=b"x", rank=8, num_bytes=1)
-    async with http(make_app(client, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)))) as api:
+    app = make_app(client, enable_lora=True, lora=LoraConfig(adapter_dir=str(tmp_path)), data_dir=str(tmp_path))
+    async with http(app) as api:
         await api.post("/v1/load_lora_adapter", json={"lora_name": "LOADED", "lora_path": "FOLDER"})
         conversation = (await api.post("/v1/conversations", json={})).json()
         path = path.replace("{conversation_id}", conversation["id"])
-        if "input_file_id" in body:
-            file = await api.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a", b"{}")})
-            body["input_file_id"] = file.json()["id"]
+        for field, purpose in (("input_file_id", "batch"), ("training_file", "fine-tune")):
+            if field in body:
+                file = await api.post("/v1/files", data={"purpose": purpose}, files={"file": ("a", b"{}")})
+                body[field] = file.json()["id"]
         response = await api.request(method, path, json=body)
     assert response.status_code == 200, response.text

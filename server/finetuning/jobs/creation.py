@@ -1,0 +1,115 @@
+"""new_record: a job as a request asks for it, once it is known that it can be done."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import InvalidRequest
+from server.context import ServerContext
+from server.errors import ModelNotFound
+from server.finetuning.jobs.hyperparameters import hyperparameters_of
+from server.finetuning.jobs.names import new_job_id, new_model_name
+from server.finetuning.jobs.parent import Shape, read_shape
+from server.finetuning.jobs.record import FinetuneRecord
+from server.schemas.base import quote
+from server.schemas.files import FINE_TUNE
+from server.schemas.finetuning import MAX_SEED, FinetuneRequest
+from server.served.model import ServedModel
+
+WANDB = "wandb"
+
+
+async def new_record(context: ServerContext, owner: str, body: FinetuneRequest) -> FinetuneRecord:
+    """Raises InvalidRequest and StorageFailed."""
+    if context.config.data_dir is None:
+        raise InvalidRequest(
+            "fine-tuning needs a folder for adapters and jobs, and this server has none; start it with --data-dir"
+        )
+    model = _model(context, body.model)
+    for name, file_id in (("training_file", body.training_file), ("validation_file", body.validation_file)):
+        if file_id is not None:
+            await _check_file(context, owner, name, file_id)
+    if body.validation_file == body.training_file:
+        raise InvalidRequest(
+            "validation_file is the training_file; a loss on what is learned says nothing: give another file, or none",
+            param="validation_file",
+        )
+    start = None if model.adapter is None else model.adapter.path
+    info = model.info
+    method, hyperparameters = hyperparameters_of(
+        body,
+        max_rank=model.engine.max_lora_rank,
+        max_length=None if info is None else info.max_model_len,
+        start=await _shape(start),
+    )
+    return FinetuneRecord(
+        id=new_job_id(),
+        owner=owner,
+        created_at=int(context.files.clock()),
+        model=body.model,
+        base_model=model.base_name,
+        start=start,
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        name=new_model_name(model.base_name, body.suffix),
+        method=method,
+        hyperparameters=hyperparameters,
+        seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
+        suffix=body.suffix,
+        metadata=body.metadata,
+    )
+
+
+def _model(context: ServerContext, name: str) -> ServedModel:
+    """That the caller may ask for and that can be trained; or an adapter of one."""
+    try:
+        model = context.models.find(name)
+    except ModelNotFound as error:
+        raise InvalidRequest(str(error), param="model", code="model_not_found") from None
+    if model.info is not None and model.info.pooling is not None:
+        raise InvalidRequest(
+            f"the model {quote(name)} pools texts; only models that generate text can be fine-tuned", param="model"
+        )
+    if not model.has_adapters:
+        raise InvalidRequest(
+            f"the model {quote(name)} can have no adapters, which are what fine-tuning makes; start the server with "
+            "--enable-lora",
+            param="model",
+        )
+    return model
+
+
+async def _check_file(context: ServerContext, owner: str, name: str, file_id: str) -> None:
+    file = await context.files.find(file_id, owner)
+    if file is None:
+        raise InvalidRequest(
+            f"{name} is {quote(file_id)}; there is no such file of this key: upload it with the purpose "
+            f"{quote(FINE_TUNE)}",
+            param=name,
+            code="file_not_found",
+        )
+    if file.purpose != FINE_TUNE:
+        raise InvalidRequest(
+            f"{name} is {quote(file_id)}, which has the purpose {quote(file.purpose)}; upload it with "
+            f"{quote(FINE_TUNE)}",
+            param=name,
+            code="invalid_file_purpose",
+        )
+
+
+async def _shape(start: str | None) -> Shape | None:
+    return None if start is None else await asyncio.to_thread(read_shape, Path(start))
+
+
+def ignored_integrations(body: FinetuneRequest) -> Sequence[str]:
+    """The fields that ask for data to be sent to other services, which this server never does."""
+    found = []
+    for index, integration in enumerate(body.integrations or []):
+        path = f"integrations[{index}]"
+        if integration.type != WANDB:
+            raise InvalidRequest(
+                f"{path}.type is {quote(integration.type)}; it must be {quote(WANDB)}", param=f"{path}.type"
+            )
+        found.append(path)
+    return found

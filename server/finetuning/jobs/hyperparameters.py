@@ -1,0 +1,118 @@
+"""hyperparameters_of: the method and the trainer's hyperparameters that a request for a job asks for."""
+
+import msgspec
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from engine.jobs.finetune.auto import default_rank
+from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing
+from server.finetuning.jobs.parent import Shape
+from server.schemas.base import quote
+from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod
+
+_OLD_PLACE = "hyperparameters"
+_KNOWN = ", ".join(GivenHyperparameters.model_fields)
+_SUPPORTED = ", ".join(Method)
+
+
+def hyperparameters_of(
+    body: FinetuneRequest, *, max_rank: int, max_length: int | None, start: Shape | None
+) -> tuple[Method, Hyperparameters]:
+    """max_rank: of adapters that can be served. max_length: of the served model, where it is known. start: of the
+    adapter that training goes on with.
+
+    Raises InvalidRequest.
+    """
+    method, path, settings = _settings(body)
+    old, new = _values(body.hyperparameters, _OLD_PLACE), _values(settings, path)
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            raise InvalidRequest(
+                f"{_OLD_PLACE}.{name} is {quote(old[name])} and {path}.{name} is {quote(new[name])}; give one of them",
+                param=f"{_OLD_PLACE}.{name}",
+            )
+    given = {**old, **new}
+    paths = {name: f"{path if name in new else _OLD_PLACE}.{name}" for name in given}
+    chosen = msgspec.convert(given, Hyperparameters)
+    for name, reason in _contradictions(chosen, method, body):
+        raise InvalidRequest(f"{paths[name]} is {quote(given[name])}; {reason}", param=paths[name])
+    _check_limits(chosen, paths, max_rank, max_length)
+    return method, _shaped(chosen, method, paths, max_rank, start)
+
+
+def _settings(body: FinetuneRequest) -> tuple[Method, str, GivenHyperparameters | None]:
+    """The method, and its hyperparameters with their path."""
+    given = body.method or GivenMethod(type=Method.SUPERVISED.value)
+    if given.type not in [*Method]:
+        raise UnsupportedParameter(
+            f"method.type is {quote(given.type)}; this server trains with {_SUPPORTED}", param="method.type"
+        )
+    method = Method(given.type)
+    others = [name for name in (*Method, "reinforcement") if name != method and getattr(given, name) is not None]
+    if others:
+        raise InvalidRequest(
+            f"method.{others[0]} is given and method.type is {quote(given.type)}; leave it out, or give that type",
+            param=f"method.{others[0]}",
+        )
+    settings = getattr(given, method.value)
+    path = f"method.{method.value}"
+    if settings is None:
+        return method, f"{path}.hyperparameters", None
+    for name in settings.extra:
+        raise UnsupportedParameter(f"{path}.{name} is not supported; leave it out", param=f"{path}.{name}")
+    return method, f"{path}.hyperparameters", settings.hyperparameters
+
+
+def _values(given: GivenHyperparameters | None, path: str) -> dict[str, object]:
+    """Those that are not left to the trainer. Raises UnsupportedParameter for others than it has."""
+    if given is None:
+        return {}
+    for name in given.extra:
+        raise UnsupportedParameter(
+            f"{path}.{name} is no hyperparameter of this server, which has {_KNOWN}", param=f"{path}.{name}"
+        )
+    named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields)
+    return {name: value for name, value in named if value is not None}
+
+
+def _contradictions(chosen: Hyperparameters, method: Method, body: FinetuneRequest) -> list[tuple[str, str]]:
+    """What cannot be honored, and why."""
+    found = []
+    for name in ("beta", "rpo_alpha"):
+        if getattr(chosen, name) is not None and method is not Method.DPO:
+            found.append((name, f"it is dpo's, and the method is {method}: leave it out"))
+    if chosen.early_stopping is not None and body.validation_file is None:
+        found.append(("early_stopping", "it needs a validation loss: give a validation_file"))
+    if chosen.pacing is not Pacing.NONE and chosen.order is Order.NONE:
+        found.append(("pacing", "it needs an order: give file, length or difficulty as order"))
+    return found
+
+
+def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int, max_length: int | None) -> None:
+    if chosen.lora_rank is not None and chosen.lora_rank > max_rank:
+        raise InvalidRequest(
+            f"{paths['lora_rank']} is {chosen.lora_rank}; adapters of this model have at most rank {max_rank} "
+            "(--max-lora-rank)",
+            param=paths["lora_rank"],
+        )
+    if chosen.max_length is not None and max_length is not None and chosen.max_length > max_length:
+        raise InvalidRequest(
+            f"{paths['max_length']} is {chosen.max_length}; this model takes {max_length} tokens",
+            param=paths["max_length"],
+        )
+
+
+def _shaped(
+    chosen: Hyperparameters, method: Method, paths: dict[str, str], max_rank: int, start: Shape | None
+) -> Hyperparameters:
+    """With a rank that can be served, and the shape of the adapter to go on with."""
+    if start is None:
+        is_too_high = chosen.lora_rank is None and default_rank(method) > max_rank
+        return msgspec.structs.replace(chosen, lora_rank=max_rank) if is_too_high else chosen
+    for name, has in (("lora_rank", start.rank), ("lora_alpha", start.alpha)):
+        given = getattr(chosen, name)
+        if given is not None and given != has:
+            raise InvalidRequest(
+                f"{paths[name]} is {given:g}, and the adapter to go on with has {has:g}; leave it out",
+                param=paths[name],
+            )
+    return msgspec.structs.replace(chosen, lora_rank=start.rank, lora_alpha=start.alpha)

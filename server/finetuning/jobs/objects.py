@@ -1,0 +1,115 @@
+"""job_object, event_object, checkpoint_object: what clients see of a job."""
+
+from typing import Any
+
+from engine.jobs.finetune.job import Hyperparameters, Method
+from server.finetuning.jobs.names import checkpoint_id, event_id
+from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
+from server.finetuning.jobs.table import NumberedEvent
+from server.schemas.finetune_answers import (
+    CheckpointMetrics,
+    FinetuneCheckpointObject,
+    FinetuneEventObject,
+    FinetuneJobObject,
+    FinetuneStatus,
+    HyperparametersObject,
+    MethodObject,
+    MethodSettings,
+)
+
+_OF_THE_SERVER = {"adapter", "checkpoint"}  # an event's data that says where files are
+
+
+def job_object(record: FinetuneRecord) -> FinetuneJobObject:
+    settings = _hyperparameters(record)
+    return FinetuneJobObject(
+        id=record.id,
+        created_at=record.created_at,
+        finished_at=record.finished_at,
+        model=record.model,
+        fine_tuned_model=record.name if record.status is FinetuneStatus.SUCCEEDED else None,
+        status=record.status,
+        training_file=record.training_file,
+        validation_file=record.validation_file,
+        hyperparameters=HyperparametersObject(
+            n_epochs=settings.n_epochs,
+            batch_size=settings.batch_size,
+            learning_rate_multiplier=settings.learning_rate_multiplier,
+        ),
+        method=MethodObject(type=record.method.value, **{record.method.value: MethodSettings(settings)}),
+        result_files=record.result_files,
+        trained_tokens=record.trained_tokens,
+        error=record.error,
+        seed=record.seed,
+        estimated_finish=record.estimated_finish,
+        integrations=[],
+        metadata=record.metadata,
+        user_provided_suffix=record.suffix,
+    )
+
+
+def _hyperparameters(record: FinetuneRecord) -> HyperparametersObject:
+    """As they were given, or chosen since."""
+    given, resolved = record.hyperparameters, record.resolved
+    multiplier = given.learning_rate_multiplier
+    if multiplier is None and resolved is not None:
+        multiplier = 1.0
+    beta: Any = None
+    if record.method is Method.DPO:
+        beta = given.beta if resolved is None else resolved.beta
+        beta = "auto" if beta is None else beta
+    return HyperparametersObject(
+        n_epochs=(given.n_epochs or "auto") if resolved is None else resolved.n_epochs,
+        batch_size=(given.batch_size or "auto") if resolved is None else resolved.batch_size,
+        learning_rate_multiplier="auto" if multiplier is None else multiplier,
+        beta=beta,
+        lora_rank=given.lora_rank if resolved is None else resolved.lora_rank,
+        **_own(given),
+    )
+
+
+def _own(given: Hyperparameters) -> dict[str, Any]:
+    """Those of this server that are not as they are by default."""
+    names = (
+        *(
+            "rpo_alpha",
+            "lora_alpha",
+            "target_modules",
+            "max_length",
+            "warmup_ratio",
+            "schedule",
+            "weight_decay",
+            "max_grad_norm",
+        ),
+        *("replay", "early_stopping", "order", "pacing"),
+    )
+    plain = Hyperparameters()
+    return {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}
+
+
+def event_object(job_id: str, numbered: NumberedEvent) -> FinetuneEventObject:
+    event = numbered.event
+    return FinetuneEventObject(
+        id=event_id(job_id, numbered.number),
+        created_at=int(event.created_at),
+        level=event.level,
+        message=event.message,
+        type=event.kind,
+        data={name: value for name, value in event.data.items() if name not in _OF_THE_SERVER},
+    )
+
+
+def checkpoint_object(record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> FinetuneCheckpointObject:
+    known = CheckpointMetrics.__struct_fields__
+    metrics = {name: value for name, value in checkpoint.metrics.items() if name in known}
+    for name in ("valid_loss", "valid_mean_token_accuracy"):
+        if name not in metrics and (whole := metrics.get(f"full_{name}")) is not None:
+            metrics[name] = whole
+    return FinetuneCheckpointObject(
+        id=checkpoint_id(record.id, checkpoint.step),
+        created_at=checkpoint.created_at,
+        fine_tuned_model_checkpoint=record.checkpoint_name(checkpoint.step),
+        fine_tuning_job_id=record.id,
+        step_number=checkpoint.step,
+        metrics=CheckpointMetrics(**{**metrics, "step": checkpoint.step}),
+    )

@@ -1,0 +1,72 @@
+"""Operations of files, batches and fine-tuning jobs."""
+
+from collections.abc import Mapping
+
+from engine.errors import EngineUnavailable
+from server.errors import StorageFailed, StorageFull
+from server.openapi.operation import BYTES, JSON, PAGE, STORED_ERRORS, Operation, Query
+from server.schemas import plain_answers as plain
+from server.schemas.batch_answers import BatchList, BatchObject
+from server.schemas.files import MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
+from server.schemas.finetune_answers import (
+    FinetuneCheckpointList,
+    FinetuneEventList,
+    FinetuneJobList,
+    FinetuneJobObject,
+)
+
+_UPLOAD = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"enum": list(UPLOAD_PURPOSES)},
+        "expires_after[anchor]": {"enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY_S, "maximum": MAX_EXPIRY_S},
+    },
+    "required": ["file", "purpose"],
+}
+_FILE_PAGE = (
+    Query("after", {"type": "string"}, "The id of the file to begin behind."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "How many at most; 10,000 if left out."),
+    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
+    Query("purpose", {"type": "string"}, "Files of this purpose alone."),
+)
+_LONG_PAGE = (
+    PAGE[0],
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most; 20 if it is left out."),
+)
+_METADATA = Query("metadata", {"enum": ["null"]}, "Jobs without metadata; `metadata[KEY]=VALUE` is those with a pair.")
+
+STORED_OPERATIONS: Mapping[str, Operation] = {
+    "POST /v1/files": Operation(answers={JSON: FileObject}, form=_UPLOAD, errors=(StorageFailed, StorageFull)),
+    "GET /v1/files": Operation(answers={JSON: FileList}, query=_FILE_PAGE, errors=(StorageFailed,)),
+    "GET /v1/files/{file_id}": Operation(answers={JSON: FileObject}, errors=STORED_ERRORS),
+    "GET /v1/files/{file_id}/content": Operation(answers={BYTES: None}, errors=STORED_ERRORS),
+    "DELETE /v1/files/{file_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
+    "POST /v1/batches": Operation(
+        answers={JSON: BatchObject},
+        example={"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+        errors=(*STORED_ERRORS, EngineUnavailable),
+    ),
+    "GET /v1/batches": Operation(answers={JSON: BatchList}, query=PAGE[:2], errors=(StorageFailed,)),
+    "GET /v1/batches/{batch_id}": Operation(answers={JSON: BatchObject}, errors=STORED_ERRORS),
+    "POST /v1/batches/{batch_id}/cancel": Operation(answers={JSON: BatchObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs": Operation(
+        answers={JSON: FinetuneJobObject},
+        example={"model": "MODEL", "training_file": "TRAINING_FILE", "suffix": "demo"},
+        errors=(StorageFailed, EngineUnavailable),
+    ),
+    "GET /v1/fine_tuning/jobs": Operation(
+        answers={JSON: FinetuneJobList}, query=(*_LONG_PAGE, _METADATA), errors=(StorageFailed,)
+    ),
+    "GET /v1/fine_tuning/jobs/{job_id}": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "GET /v1/fine_tuning/jobs/{job_id}/events": Operation(
+        answers={JSON: FinetuneEventList}, query=_LONG_PAGE, errors=STORED_ERRORS
+    ),
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Operation(
+        answers={JSON: FinetuneCheckpointList}, query=_LONG_PAGE, errors=STORED_ERRORS
+    ),
+}

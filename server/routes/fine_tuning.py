@@ -1,0 +1,164 @@
+"""/v1/fine_tuning/jobs: adapters that are trained on clients' files, on the weights that are served."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from sqlite3 import Connection
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from engine.jobs.finetune.events import Event
+from server.context import ServerContext
+from server.errors import NotStored
+from server.finetuning.jobs import table
+from server.finetuning.jobs.creation import ignored_integrations, new_record
+from server.finetuning.jobs.objects import job_object
+from server.finetuning.jobs.record import FinetuneRecord
+from server.http.body import Context, json_body
+from server.http.query import page_query, unhonored
+from server.schemas.base import quote
+from server.schemas.finetune_answers import FinetuneJobList
+from server.schemas.finetuning import FinetunePageQuery, FinetuneRequest
+from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
+
+router = APIRouter(tags=["Fine-tuning"])
+
+_MAX_ACTIVE = 100  # jobs of one owner that have not ended
+_MAX_KEY = 255  # characters of an Idempotency-Key
+_PAIR = "metadata["
+
+
+@router.post("/v1/fine_tuning/jobs")
+async def create_fine_tuning_job(
+    request: Request, context: Context, body: Annotated[FinetuneRequest, Depends(json_body(FinetuneRequest))]
+) -> Response:
+    """Train an adapter of a served model on a file, and serve it under a name of its own."""
+    context.drain.check()
+    integrations = ignored_integrations(body)
+    if context.config.strict_parameters:
+        refuse_unknown(integrations)
+    ignored = [*ignored_parameters(body.extra, strict=context.config.strict_parameters), *integrations]
+    owner, key, database = request.state.owner, _request_key(request, body), context.files.database
+    record = await database.run(lambda connection: _made_before(connection, owner, key))
+    if record is None:
+        new = await new_record(context, owner, body)
+        events = _first_events(new, integrations)
+        record = await database.run(lambda connection: _insert(connection, new, key, events), is_durable=True)
+        context.wake_finetune(record.id)
+    return job_answer(record, ignored_header(ignored))
+
+
+def _request_key(request: Request, body: FinetuneRequest) -> tuple[str, str] | None:
+    """The client's Idempotency-Key, and a digest of what it asks for."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= _MAX_KEY:
+        raise InvalidRequest(f"the Idempotency-Key has {len(key)} characters; it must have 1 to {_MAX_KEY}")
+    asked = msgspec.json.encode(body.model_dump(mode="json"), order="sorted")
+    return key, hashlib.blake2b(asked, digest_size=16).hexdigest()
+
+
+def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None) -> FinetuneRecord | None:
+    found = None if key is None else table.asked_before(connection, owner, key[0])
+    if found is None or key is None:
+        return None
+    record, digest = found
+    if digest != key[1]:
+        raise InvalidRequest(
+            f"the Idempotency-Key was sent before with another request, which made {record.id}; send a new one",
+            code="idempotency_key_reused",
+        )
+    return record
+
+
+def _first_events(record: FinetuneRecord, integrations: Sequence[str]) -> list[Event]:
+    now_s = time.time()
+    events = [Event(created_at=now_s, message=f"Created fine-tuning job: {record.id}")]
+    if integrations:
+        message = (
+            "integrations are ignored: this server sends nothing to other services; all metrics are in its events and "
+            "in the results file"
+        )
+        events.append(Event(created_at=now_s, message=message, level="warn"))
+    return events
+
+
+def _insert(
+    connection: Connection, record: FinetuneRecord, key: tuple[str, str] | None, events: list[Event]
+) -> FinetuneRecord:
+    if (before := _made_before(connection, record.owner, key)) is not None:
+        return before
+    if table.num_active(connection, record.owner) >= _MAX_ACTIVE:
+        raise InvalidRequest(f"{_MAX_ACTIVE} jobs have not ended, which is the limit; cancel one, or wait")
+    table.insert(connection, record, key)
+    table.add_events(connection, record.id, events)
+    return record
+
+
+@router.get("/v1/fine_tuning/jobs")
+async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
+    """List the caller's fine-tuning jobs, the newest first: all, or those whose metadata has `metadata[KEY]=VALUE`."""
+    query = page_query(request, FinetunePageQuery)
+    metadata, has_none = _metadata_filter(request)
+    owner = request.state.owner
+    page = await context.files.database.run(
+        lambda connection: table.page(
+            connection, owner, query.after, query.limit, metadata=metadata, has_no_metadata=has_none
+        )
+    )
+    if page is None:
+        raise InvalidRequest(f"after is {quote(query.after)}; there is no such job", param="after")
+    records, has_more = page
+    first, last = (records[0].id, records[-1].id) if records else (None, None)
+    shown = FinetuneJobList(
+        data=[job_object(each) for each in records], first_id=first, last_id=last, has_more=has_more
+    )
+    names = [name for name in unhonored(request, ("after", "limit", "metadata")) if not name.startswith(_PAIR)]
+    return Response(msgspec.json.encode(shown), headers=ignored_header(names), media_type="application/json")
+
+
+def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
+    """Pairs that jobs must have, and whether they must have none."""
+    pairs: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if not name.startswith(_PAIR):
+            continue
+        key = name.removeprefix(_PAIR).removesuffix("]")
+        if not name.endswith("]") or pairs.get(key, value) != value:
+            raise InvalidRequest(f"{quote(name)} must be given once, as metadata[KEY]=VALUE", param="metadata")
+        pairs[key] = value
+    given = request.query_params.get("metadata")
+    if given not in (None, "null") or (given is not None and pairs):
+        raise InvalidRequest(
+            f"metadata is {quote(given)}; write metadata[KEY]=VALUE, or metadata=null alone for jobs without any",
+            param="metadata",
+        )
+    return pairs, given is not None
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}")
+async def get_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
+    """Tell how far a fine-tuning job is, and what it has made."""
+    return job_answer(await find_job(request, context, job_id), {})
+
+
+async def find_job(request: Request, context: ServerContext, job_id: str) -> FinetuneRecord:
+    """The caller's job. Raises NotStored."""
+    owner = request.state.owner
+    record = await context.files.database.run(lambda connection: table.find(connection, job_id, owner))
+    if record is None:
+        raise no_job(job_id)
+    return record
+
+
+def no_job(job_id: str) -> NotStored:
+    return NotStored(f"Could not find fine tune: {job_id[:80]}", param="fine_tuning_job_id")
+
+
+def job_answer(record: FinetuneRecord, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(job_object(record)), headers=headers, media_type="application/json")

@@ -1,0 +1,72 @@
+"""/v1/fine_tuning/jobs/ID/cancel, /pause and /resume. Each may be sent twice: what is so already is no error."""
+
+import time
+from sqlite3 import Connection
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from engine.jobs.finetune.events import Event
+from server.finetuning.jobs import table
+from server.finetuning.jobs.record import FinetuneRecord
+from server.http.body import Context
+from server.routes.fine_tuning import job_answer, no_job
+from server.schemas.finetune_answers import FinetuneStatus
+
+router = APIRouter(tags=["Fine-tuning"])
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
+async def cancel_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
+    """End a fine-tuning job for good. Checkpoints that it has made stay served."""
+    return await _change(request, context, job_id, "cancel", FinetuneStatus.CANCELLED)
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/pause")
+async def pause_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
+    """Stop a fine-tuning job until it is resumed; others run meanwhile. No step that was saved is lost."""
+    return await _change(request, context, job_id, "pause", FinetuneStatus.PAUSED)
+
+
+@router.post("/v1/fine_tuning/jobs/{job_id}/resume")
+async def resume_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
+    """Let a paused fine-tuning job go on when its turn comes."""
+    return await _change(request, context, job_id, "resume", None)
+
+
+async def _change(
+    request: Request, context: Context, job_id: str, verb: str, wanted: FinetuneStatus | None
+) -> Response:
+    """wanted: None for that of a job that goes on."""
+    owner, now_s = request.state.owner, context.files.clock()
+
+    def work(connection: Connection) -> tuple[FinetuneRecord | None, bool]:
+        record = table.find(connection, job_id, owner)
+        if record is None or record.status is wanted:
+            return record, False
+        if record.status.has_ended:
+            raise InvalidRequest(
+                f"Cannot {verb} a job with status '{record.status.value}'.",
+                param="fine_tuning_job_id",
+                code="job_has_ended",
+            )
+        if wanted is None and record.status is not FinetuneStatus.PAUSED:
+            return record, False
+        status = wanted or (FinetuneStatus.QUEUED if record.is_prepared else FinetuneStatus.VALIDATING_FILES)
+        table.add_events(connection, job_id, [Event(created_at=time.time(), message=_MESSAGES[verb])])
+        return table.change(connection, job_id, lambda each: each.enter(status, now_s)), True
+
+    record, has_changed = await context.files.database.run(work, is_durable=True)
+    if record is None:
+        raise no_job(job_id)
+    if has_changed:
+        context.wake_finetune(job_id)
+    return job_answer(record, {})
+
+
+_MESSAGES = {
+    "cancel": "Fine-tuning job cancelled",
+    "pause": "Fine-tuning job paused",
+    "resume": "Fine-tuning job resumed",
+}

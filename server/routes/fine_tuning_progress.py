@@ -1,0 +1,81 @@
+"""/v1/fine_tuning/jobs/ID/events and /checkpoints; and what of OpenAI's fine-tuning this server does not have."""
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from server.errors import NotServed
+from server.finetuning.jobs import table
+from server.finetuning.jobs.names import event_number
+from server.finetuning.jobs.objects import checkpoint_object, event_object
+from server.http.body import Context
+from server.http.query import page_query, unhonored
+from server.routes.fine_tuning import find_job
+from server.schemas.base import quote
+from server.schemas.finetune_answers import FinetuneCheckpointList, FinetuneEventList
+from server.schemas.finetuning import FinetunePageQuery
+from server.schemas.parameters import ignored_header
+
+router = APIRouter(tags=["Fine-tuning"])
+
+_HONORED = ("after", "limit")
+_PERMISSIONS = "/v1/fine_tuning/checkpoints/{name:path}/permissions"
+_NOT_SERVED = {
+    ("GET", _PERMISSIONS): "checkpoints have no permissions: whoever has a key that may use their name can",
+    ("POST", _PERMISSIONS): "checkpoints have no permissions: list their names under `models` in the keys file",
+    ("DELETE", f"{_PERMISSIONS}/{{permission_id}}"): "checkpoints have no permissions: change the keys file",
+    ("POST", "/v1/fine_tuning/alpha/graders/run"): "there are no graders, since no method trains with them",
+    ("POST", "/v1/fine_tuning/alpha/graders/validate"): "there are no graders, since no method trains with them",
+}
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}/events")
+async def list_fine_tuning_events(request: Request, context: Context, job_id: str) -> Response:
+    """List what has happened to a fine-tuning job, and the metrics of each step, the newest first."""
+    query = page_query(request, FinetunePageQuery)
+    record = await find_job(request, context, job_id)
+    before = None
+    if query.after is not None:
+        before = event_number(record.id, query.after)
+        if before is None:
+            raise InvalidRequest(f"after is {quote(query.after)}; there is no such event", param="after")
+    found, has_more = await context.files.database.run(
+        lambda connection: table.events_page(connection, record.id, before, query.limit)
+    )
+    shown = [event_object(record.id, each) for each in found]
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    return _json(request, FinetuneEventList(data=shown, first_id=first, last_id=last, has_more=has_more))
+
+
+@router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
+async def list_fine_tuning_checkpoints(request: Request, context: Context, job_id: str) -> Response:
+    """List the adapters that a fine-tuning job made at the ends of its epochs, the newest first. All are served."""
+    query = page_query(request, FinetunePageQuery)
+    record = await find_job(request, context, job_id)
+    every = [checkpoint_object(record, each) for each in reversed(record.checkpoints)]
+    start = 0
+    if query.after is not None:
+        places = [place for place, each in enumerate(every, 1) if each.id == query.after]
+        if not places:
+            raise InvalidRequest(f"after is {quote(query.after)}; there is no such checkpoint", param="after")
+        start = places[0]
+    shown = every[start : start + query.limit]
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    has_more = len(every) > start + len(shown)
+    return _json(request, FinetuneCheckpointList(data=shown, first_id=first, last_id=last, has_more=has_more))
+
+
+def _json(request: Request, body: object) -> Response:
+    headers = ignored_header(unhonored(request, _HONORED))
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
+
+
+async def _not_served(request: Request) -> Response:
+    """Refuse it."""
+    path = request.scope["route"].path
+    raise NotServed(f"{request.scope['path']} is not served here: {_NOT_SERVED[request.method, path]}")
+
+
+for _method, _path in _NOT_SERVED:
+    router.add_api_route(_path, _not_served, methods=[_method], include_in_schema=False)

@@ -1,0 +1,89 @@
+"""Whole, Number, Named: types of values that a client may leave to the server, as "auto" or null; both become None."""
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+AUTO = "auto"
+_LARGEST = 1e9
+
+
+@dataclass(frozen=True)
+class _Checked:
+    def check(self, value: Any) -> Any:
+        """The value as it is used. Raises PydanticCustomError."""
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """Its JSON schema, but for "auto" and null."""
+        raise NotImplementedError
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: None if value is None or value == AUTO else self.check(value)
+        )
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [self.described(), {"const": AUTO}, {"type": "null"}]}
+
+
+@dataclass(frozen=True)
+class Whole(_Checked):
+    """A whole number within limits."""
+
+    least: int
+    most: int
+
+    def check(self, value: Any) -> int:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or value != value // 1 or not self.least <= value <= self.most:
+            raise PydanticCustomError(
+                "whole",
+                'it must be "auto" or a whole number from {least} to {most}',
+                {"least": self.least, "most": self.most},
+            )
+        return int(value)
+
+    def described(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True)
+class Number(_Checked):
+    """A number within limits. is_above: whether `least` itself is out of them."""
+
+    least: float
+    most: float = _LARGEST
+    is_above: bool = False
+
+    def check(self, value: Any) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not self.least <= value <= self.most or (self.is_above and value == self.least):
+            raise PydanticCustomError("number", 'it must be "auto" or a number {limits}', {"limits": self._limits()})
+        return float(value)
+
+    def _limits(self) -> str:
+        first = f"above {self.least:g}" if self.is_above else f"of at least {self.least:g}"
+        return first if self.most == _LARGEST else f"{first} and at most {self.most:g}"
+
+    def described(self) -> dict[str, Any]:
+        return {"type": "number", "exclusiveMinimum" if self.is_above else "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True)
+class Named(_Checked):
+    """A member of an enum, by its value."""
+
+    kind: type[enum.StrEnum]
+
+    def check(self, value: Any) -> enum.StrEnum:
+        known = [member.value for member in self.kind]
+        if value not in known:
+            raise PydanticCustomError("name", 'it must be "auto" or one of {known}', {"known": ", ".join(known)})
+        return self.kind(value)
+
+    def described(self) -> dict[str, Any]:
+        return {"enum": [member.value for member in self.kind]}

@@ -1,0 +1,93 @@
+"""The body of POST /v1/fine_tuning/jobs, and what lists of jobs, events and checkpoints ask for."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from engine.jobs.finetune.job import Order, Pacing, Schedule
+from server.schemas.auto import Named, Number, Whole
+from server.schemas.base import StrictModel
+from server.schemas.responses import Metadata
+
+MAX_SEED = 2**31 - 1  # OpenAI's
+MAX_SUFFIX = 64
+
+_SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_LISTED = 1000  # of jobs, events or checkpoints in one page
+_MAX_COUNT = 1 << 20  # of what the model limits anyway
+
+
+class GivenHyperparameters(StrictModel):
+    """The first four are OpenAI's. The others are options of `headrace finetune`, by the same names."""
+
+    n_epochs: Annotated[int | None, Whole(1, 1000)] = None
+    batch_size: Annotated[int | None, Whole(1, 1024)] = None
+    learning_rate_multiplier: Annotated[float | None, Number(0, is_above=True)] = None
+    beta: Annotated[float | None, Number(0, 2, is_above=True)] = None
+    rpo_alpha: Annotated[float | None, Number(0)] = None
+    lora_rank: Annotated[int | None, Whole(1, _MAX_COUNT)] = None
+    lora_alpha: Annotated[float | None, Number(0, is_above=True)] = None
+    target_modules: list[Annotated[str, Field(min_length=1)]] | None = None
+    max_length: Annotated[int | None, Whole(8, _MAX_COUNT)] = None
+    warmup_ratio: Annotated[float | None, Number(0, 1)] = None
+    schedule: Annotated[Schedule | None, Named(Schedule)] = None
+    weight_decay: Annotated[float | None, Number(0)] = None
+    max_grad_norm: Annotated[float | None, Number(0, is_above=True)] = None
+    replay: Annotated[float | None, Number(0, 10)] = None
+    early_stopping: Annotated[int | None, Whole(1, 1000)] = None
+    order: Annotated[Order | None, Named(Order)] = None
+    pacing: Annotated[Pacing | None, Named(Pacing)] = None
+
+
+class GivenSettings(StrictModel):
+    """Of one method."""
+
+    hyperparameters: GivenHyperparameters | None = None
+
+
+class GivenMethod(StrictModel):
+    """Settings stand under the name of the method that `type` names. pretraining is this server's own."""
+
+    type: str
+    supervised: GivenSettings | None = None
+    dpo: GivenSettings | None = None
+    pretraining: GivenSettings | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class GivenIntegration(StrictModel):
+    type: str
+
+
+def _checked_suffix(suffix: str) -> str:
+    if not _SUFFIX.fullmatch(suffix):
+        raise PydanticCustomError(
+            "suffix", "it must consist of letters, digits, '-', '_' and '.', and begin with a letter or digit"
+        )
+    return suffix
+
+
+class FinetuneRequest(StrictModel):
+    """hyperparameters: the place that OpenAI had for them before `method`."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    method: GivenMethod | None = None
+    hyperparameters: GivenHyperparameters | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=MAX_SUFFIX), AfterValidator(_checked_suffix)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    metadata: Metadata = None
+    integrations: list[GivenIntegration] | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        settings = {} if self.method is None else {f"method.{name}": value for name, value in self.method.extra.items()}
+        return {**super().extra, **settings}
+
+
+class FinetunePageQuery(StrictModel):
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=_MAX_LISTED)] = 20

@@ -1,0 +1,135 @@
+"""Hyperparameters of a request: given ones reach the trainer as they are, whatever place they stand at."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import InvalidRequest
+from engine.jobs.finetune.auto import resolve
+from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, Schedule
+from server.finetuning.jobs.hyperparameters import hyperparameters_of
+from server.finetuning.jobs.parent import Shape
+from server.schemas.base import validate
+from server.schemas.finetune_answers import HyperparametersObject
+from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters
+
+pytestmark = pytest.mark.fast
+
+_WHOLE = st.integers(min_value=1, max_value=64)
+_POSITIVE = st.floats(min_value=1e-3, max_value=2)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "n_epochs": _WHOLE,
+    "batch_size": _WHOLE,
+    "learning_rate_multiplier": _POSITIVE,
+    "lora_rank": _WHOLE,
+    "lora_alpha": _POSITIVE,
+    "target_modules": st.lists(st.sampled_from(["q_proj", "up_proj"]), unique=True),
+    "max_length": st.integers(min_value=8, max_value=200),
+    "warmup_ratio": st.floats(min_value=0, max_value=1),
+    "schedule": st.sampled_from([each.value for each in Schedule]),
+    "weight_decay": st.floats(min_value=0, max_value=1),
+    "max_grad_norm": _POSITIVE,
+    "replay": st.floats(min_value=0, max_value=10),
+    "order": st.sampled_from([each.value for each in Order if each is not Order.NONE]),
+    "early_stopping": _WHOLE,
+}
+GIVEN = st.fixed_dictionaries({}, optional=VALUES)
+
+
+def _read(
+    body: dict[str, Any], *, max_rank: int = 64, max_length: int | None = 200, start: Shape | None = None
+) -> tuple[Method, Hyperparameters]:
+    request = validate(FinetuneRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body})
+    return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, start=start)
+
+
+def _supervised(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"method": {"type": "supervised", "supervised": {"hyperparameters": settings}}}
+
+
+@given(GIVEN)
+def test_what_is_given_reaches_the_trainer(settings: dict[str, Any]) -> None:
+    method, found = _read(_supervised(settings))
+    assert method is Method.SUPERVISED
+    assert found == msgspec.convert(settings, Hyperparameters)
+
+
+@given(GIVEN, st.sets(st.sampled_from([*VALUES])))
+def test_both_places_make_one(settings: dict[str, Any], moved: set[str]) -> None:
+    old = {name: value for name, value in settings.items() if name in moved}
+    new = {name: value for name, value in settings.items() if name not in moved}
+    assert _read({**_supervised(new), "hyperparameters": old}) == _read(_supervised(settings))
+    assert _read({**_supervised(settings), "hyperparameters": old}) == _read(_supervised(settings))
+
+
+@given(GIVEN, st.sampled_from([name for name in VALUES if name != "target_modules"]), st.sampled_from(["auto", None]))
+def test_auto_is_as_if_it_were_left_out(settings: dict[str, Any], name: str, auto: str | None) -> None:
+    others = {each: value for each, value in settings.items() if each != name}
+    assert _read(_supervised({**others, name: auto})) == _read(_supervised(others))
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from([*VALUES, "beta", "pacing"]), _ANY)
+def test_any_value_is_taken_or_refused_with_its_path(name: str, value: Any) -> None:
+    found = _read_or_refuse(_supervised({name: value}))
+    if isinstance(found, InvalidRequest):
+        assert found.param is not None
+        assert found.param.startswith(f"method.supervised.hyperparameters.{name}")
+        assert "; " in str(found)
+    else:
+        assert value in (None, "auto") or getattr(found, name) == value
+
+
+def _read_or_refuse(body: dict[str, Any]) -> Hyperparameters | InvalidRequest:
+    try:
+        return _read(body)[1]
+    except InvalidRequest as error:
+        return error
+
+
+@given(st.sampled_from([*Method]), st.integers(min_value=1, max_value=128))
+def test_the_rank_that_is_trained_can_be_served(method: Method, max_rank: int) -> None:
+    body = {"method": {"type": method.value}}
+    found_method, found = _read(body, max_rank=max_rank)
+    assert found_method is method
+    assert resolve(method, found, 100, 0).rank <= max_rank
+
+
+@pytest.mark.parametrize("method", [*Method])
+def test_defaults_are_the_trainers_own(method: Method) -> None:
+    assert _read({"method": {"type": method.value}}) == (method, Hyperparameters())
+
+
+def test_every_hyperparameter_of_the_trainer_can_be_given_and_is_shown() -> None:
+    every = {*Hyperparameters.__struct_fields__}
+    assert every == {*GivenHyperparameters.model_fields}
+    assert every == {*HyperparametersObject.__struct_fields__}
+
+
+def test_no_method_is_supervised() -> None:
+    assert _read({}) == (Method.SUPERVISED, Hyperparameters())
+
+
+def test_an_adapter_to_go_on_with_decides_the_shape() -> None:
+    start = Shape(rank=4, alpha=12.0)
+    _, found = _read(_supervised({"n_epochs": 1}), start=start)
+    assert (found.lora_rank, found.lora_alpha) == (4, 12.0)
+    assert _read(_supervised({"n_epochs": 1, "lora_rank": 4, "lora_alpha": 12}), start=start)[1] == found
+    with pytest.raises(InvalidRequest, match="the adapter to go on with has 12"):
+        _read(_supervised({"lora_alpha": 8}), start=start)
+
+
+@pytest.mark.parametrize("pacing", [Pacing.LINEAR, Pacing.SQRT])
+def test_pacing_needs_an_order(pacing: Pacing) -> None:
+    assert _read(_supervised({"pacing": pacing.value, "order": "length"}))[1].pacing is pacing
+    with pytest.raises(InvalidRequest, match="needs an order"):
+        _read(_supervised({"pacing": pacing.value}))
