@@ -40,11 +40,11 @@ class _Residence:
     def resident(self, _name: str) -> Resident:
         return self._resident
 
-    async def enter(self, _name: str) -> None:
+    async def enter(self, _name: str, *, is_batch: bool = False) -> None:  # noqa: ARG002
         self.num_users += 1
         self.num_entered += 1
 
-    def leave(self, _name: str) -> None:
+    def leave(self, _name: str, *, is_batch: bool = False) -> None:  # noqa: ARG002
         self.num_users -= 1
 
 
