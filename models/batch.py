@@ -1,6 +1,7 @@
 """ForwardBatch: one step's token rows and where their KV lives; an explicit argument of every forward."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -44,6 +45,25 @@ GroupBatch = KVGroupBatch | StateGroupBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DistanceBias:
+    """What a head's logits gain by the distance of a key from its query, the same in all layers.
+
+    table: [H, MARGIN + 2 * reach + 1 + MARGIN] fp32, of distances -reach .. reach. The margins mean nothing: kernels
+    read whole vectors.
+    """
+
+    MARGIN: ClassVar[int] = 16
+
+    table: torch.Tensor
+    reach: int
+
+    @property
+    def zero_column(self) -> int:
+        """Of distance 0."""
+        return self.MARGIN + self.reach
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ForwardBatch:
     """Rows of all sequences of a step, sequence after sequence; prefill chunks and decodes are not told apart.
 
@@ -52,6 +72,7 @@ class ForwardBatch:
     logit_rows: [L] int64, rows whose logits are needed.
     adapter_slots: [T] int32, the slot of each row's adapter (`LoadedModel.set_adapter`), -1 for rows without one; None
     if no row has one.
+    distance_bias: filled in by a decoder that has one, for its layers.
     All on the model's device. query_lens and context_lens are the host's copy of the lengths, so that nothing has to
     be read back.
     """
@@ -67,3 +88,4 @@ class ForwardBatch:
     block_size: int
     adapter_slots: torch.Tensor | None = None
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
+    distance_bias: DistanceBias | None = None

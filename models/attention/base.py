@@ -79,4 +79,7 @@ class AttentionBackend(ABC):
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention of q ([T, H, D], the KV dtype) over the written context; returns [T, H, value_dim] in q's dtype."""
+        """Attention of q ([T, H, D], the KV dtype) over the written context; returns [T, H, value_dim] in q's dtype.
+
+        Logits have the batch's `distance_bias` added, if there is one.
+        """

@@ -115,6 +115,7 @@ class CpuAttention(AttentionBackend):
         assert q.stride(1) == spec.head_dim
         out = torch.empty((*q.shape[:2], spec.value_dim), dtype=q.dtype)
         slopes = None if alibi_slopes is None else alibi_slopes.to(torch.float32).contiguous()
+        bias = batch.distance_bias
         sink_logits = None if sinks is None else sinks.to(torch.float32).contiguous()
         self._library.paged_attention(
             *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), out.data_ptr(), kv.data_ptr()),
@@ -124,6 +125,7 @@ class CpuAttention(AttentionBackend):
             *(batch.block_size, spec.scale, spec.sliding_window or 0, spec.chunk or 0, spec.is_causal),
             spec.logit_softcap or 0.0,
             *(_address(slopes), _address(sink_logits)),
+            *((None, 0, 0) if bias is None else (bias.table.data_ptr(), bias.table.stride(0), bias.zero_column)),
         )
         return out
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from models.attention.base import AttentionBackend
-from models.batch import ForwardBatch, KVGroupBatch
+from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
 from models.spec import AttentionSpec
 
 # Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
@@ -52,7 +52,9 @@ class ReferenceAttention(AttentionBackend):
             rows = torch.tensor(part.rows, device=q.device)  # [N, R]
             tables = group.block_tables[sequences]
             lengths = batch.seq_lens[sequences]
-            softmax = _OnlineSoftmax(q[rows], batch.positions[rows], lengths, spec, alibi_slopes, sinks)
+            softmax = _OnlineSoftmax(
+                q[rows], batch.positions[rows], lengths, spec, alibi_slopes, sinks, batch.distance_bias
+            )
             for first, last in _tiles(part, spec, batch.block_size):
                 softmax.add(first, *_gather(kv, tables, first, last, batch.block_size, spec.values_from))
             out[rows] = softmax.result().to(q.dtype)
@@ -132,6 +134,7 @@ class _OnlineSoftmax:
         spec: AttentionSpec,
         alibi_slopes: torch.Tensor | None,
         sinks: torch.Tensor | None,
+        distance_bias: DistanceBias | None,
     ) -> None:
         """q: [N, R, H, D] at positions [N, R] of sequences whose context has lengths [N]."""
         self._heads = (spec.num_kv_heads, spec.num_heads // spec.num_kv_heads)
@@ -140,6 +143,7 @@ class _OnlineSoftmax:
         self._lengths = lengths
         self._spec = spec
         self._slopes = self._by_head(alibi_slopes)
+        self._bias = distance_bias
         shape = (q.shape[0], *self._heads, q.shape[1], 1)  # [N, K, H/K, R, 1]
         sink = self._by_head(sinks)
         self._largest = q.new_full(shape, float("-inf"), dtype=torch.float32) if sink is None else sink.expand(shape)
@@ -173,6 +177,10 @@ class _OnlineSoftmax:
         distance = self._positions.unsqueeze(-1) - keys  # [N, R, C], query minus key
         if self._slopes is not None:
             scores = scores - self._slopes * distance[:, None, None]
+        if self._bias is not None:
+            columns = self._bias.zero_column - distance  # [N, R, C]
+            columns = columns.clamp(0, self._bias.table.shape[1] - 1)  # of hidden keys, too
+            scores = scores + self._bias.table[:, columns].unflatten(0, self._heads).movedim(2, 0)
         if spec.is_causal:
             hidden = distance < 0
         else:

@@ -2,8 +2,8 @@
 
 Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
 with a scale per row and 32 columns (layouts in cpu/src/codecs.h, arithmetic in cpu/src/quantized_linear.cpp). bf16
-weights are multiplied in bf16 with fp32 sums (cpu/src/bf16_linear.cpp). Weights of other checkpoints are in
-quant/scaled_weight.py.
+and fp32 weights are multiplied in their own type with fp32 sums (cpu/src/dense_linear.cpp). Weights of other
+checkpoints are in quant/scaled_weight.py.
 """
 
 import enum
@@ -18,7 +18,7 @@ from models.kernels.tape import Kernel
 
 
 class WeightFormat(enum.IntEnum):
-    """Formats with a native kernel: those of GGUF in the order of Format in codecs.h, and bf16."""
+    """Formats with a native kernel: those of GGUF in the order of Format in codecs.h, and the dense ones."""
 
     Q4_0 = 0
     Q4_1 = 1
@@ -31,6 +31,10 @@ class WeightFormat(enum.IntEnum):
     Q5_K = 8
     Q6_K = 9
     BF16 = 10
+    F32 = 11
+
+
+DENSE_DTYPES = {WeightFormat.BF16: torch.bfloat16, WeightFormat.F32: torch.float32}
 
 
 class NotFiniteError(Exception):
@@ -72,7 +76,7 @@ class NativeWeight(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A packed matrix of a GGUF format or of bf16."""
+    """A packed matrix of a GGUF format, of bf16 or of fp32."""
 
     format: WeightFormat
     rows: int
@@ -81,6 +85,8 @@ class PackedWeight:
     group_size: int = 0  # the format's own
 
     def kernel(self, library: KernelLibrary) -> Kernel:
+        if self.format == WeightFormat.F32:
+            return library.f32_linear
         return library.bf16_linear if self.format == WeightFormat.BF16 else library.quantized_linear
 
     def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
@@ -90,9 +96,9 @@ class PackedWeight:
         return ()
 
     def can_fuse_with(self, other: NativeWeight) -> bool:
-        return isinstance(other, PackedWeight) and (self.format == WeightFormat.BF16) == (
-            other.format == WeightFormat.BF16
-        )
+        if not isinstance(other, PackedWeight):
+            return False
+        return self.format == other.format or not {self.format, other.format} & DENSE_DTYPES.keys()
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return gather_rows(self, ids, dtype)
@@ -109,18 +115,18 @@ def pack_weight(
 ) -> PackedWeight:
     """The packed form of a matrix with `rows` outputs and `columns` inputs; no reference to `raw` remains.
 
-    raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 the matrix itself. columns: a multiple of 32, of
-    256 for the K formats, of 16 for BF16. arena: where the packed bytes are stored; without one, in memory of their
-    own. Raises NotFiniteError if a block's scale is not a finite number.
+    raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 and F32 the matrix itself. columns: a multiple of
+    32, of 256 for the K formats, of 16 for BF16 and F32. arena: where the packed bytes are stored; without one, in
+    memory of their own. Raises NotFiniteError if a block's scale is not a finite number.
     """
     library = library or required_library()
-    assert raw.dtype == (torch.bfloat16 if fmt == WeightFormat.BF16 else torch.uint8)
+    assert raw.dtype == DENSE_DTYPES.get(fmt, torch.uint8)
     assert raw.is_contiguous()
-    is_bf16 = fmt == WeightFormat.BF16
-    size = library.bf16_packed_bytes(rows, columns) if is_bf16 else library.packed_bytes(fmt, rows, columns)
+    is_dense, is_bf16 = fmt in DENSE_DTYPES, fmt == WeightFormat.BF16
+    size = library.dense_packed_bytes(is_bf16, rows, columns) if is_dense else library.packed_bytes(fmt, rows, columns)
     data = torch.empty(size, dtype=torch.uint8) if arena is None else arena.allocate(size)
-    if is_bf16:
-        library.bf16_pack_weights(raw.data_ptr(), rows, columns, data.data_ptr())
+    if is_dense:
+        library.dense_pack_weights(is_bf16, raw.data_ptr(), rows, columns, data.data_ptr())
     elif not library.pack_weights(fmt, raw.data_ptr(), rows, columns, data.data_ptr()):
         raise NotFiniteError
     return PackedWeight(fmt, rows, columns, data)
@@ -131,9 +137,12 @@ def gather_rows(
 ) -> torch.Tensor:
     """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
     library = library or required_library()
-    if weight.format == WeightFormat.BF16:
-        out = torch.empty(len(ids), weight.columns, dtype=torch.bfloat16)
-        library.bf16_gather_rows(weight.data.data_ptr(), weight.columns, ids.data_ptr(), len(ids), out.data_ptr())
+    if (own_dtype := DENSE_DTYPES.get(weight.format)) is not None:
+        out = torch.empty(len(ids), weight.columns, dtype=own_dtype)
+        library.dense_gather_rows(
+            *(own_dtype == torch.bfloat16, weight.data.data_ptr(), weight.columns),
+            *(ids.data_ptr(), len(ids), out.data_ptr()),
+        )
         return out.to(dtype)
     out = torch.empty(len(ids), weight.columns, dtype=dtype)
     library.gather_rows(

@@ -8,7 +8,7 @@ from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
 from models.kernels.arena import HugePageArena
 from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import NativeWeight, NotFiniteError, WeightFormat, pack_weight
+from models.kernels.packed_weight import DENSE_DTYPES, NativeWeight, NotFiniteError, pack_weight
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
 from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage
@@ -65,9 +65,9 @@ class NativeLinearMethod:
         storage = self._storages[shard]
         if isinstance(storage, QuantizedStorage):
             return pack_quantized(storage.read(tensor, rearrange), arena=self._arena)
-        if storage is WeightFormat.BF16:
+        if (dtype := DENSE_DTYPES.get(storage)) is not None:
             assert tensor.read is not None
-            raw = tensor.read(torch.bfloat16)
+            raw = tensor.read(dtype)
         else:
             assert tensor.read_blocks is not None
             raw = tensor.read_blocks()

@@ -24,7 +24,7 @@ from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
 from models.quant.tensor import WIDE_ENCODINGS
 
-_BF16_COLUMNS = 16  # the bf16 kernel takes multiples of
+_DENSE_COLUMNS = 16  # the bf16 and fp32 kernels take multiples of
 _Tensors = Mapping[str | None, StoredTensor]  # of a layer's shards, or of the whole layer (None)
 
 
@@ -46,7 +46,7 @@ class StoragePlan:
             self.quantized_on_load[name] += storage.is_made_on_load
             if tensor.wider_format is not None and not storage.is_made_on_load:
                 self.widened[f"{name} as {tensor.wider_format.lower()}"] += 1
-        elif (tensor.read_blocks or tensor.quantized) and storage is None:
+        elif (tensor.read_blocks or tensor.quantized) and storage in (None, WeightFormat.F32):
             self.dequantized[name] += 1
 
 
@@ -59,6 +59,11 @@ def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | No
     if kernel_library() is None:
         return "the native kernels are not available (the reason is in the log)"
     return None
+
+
+def fp32_linears_are_native(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there is a native kernel for dense linear layers in fp32."""
+    return dtype == torch.float32 and device.type == "cpu" and kernel_library() is not None
 
 
 def choose_methods(
@@ -102,6 +107,8 @@ class _MethodChooser:
         self._device = device
         self._options = options
         self._arena = HugePageArena()
+        # Whole texts gain by it: their rows are many. Where tokens are generated, memory is the limit.
+        self._packs_fp32 = not decoder.spec.has_head and fp32_linears_are_native(dtype, device)
         refusal = native_linears_refusal(dtype, device)
         default_reason = "there is no kernel for them" if options.keeps_quantized else "as asked for"
         self.plan = StoragePlan(refusal, refusal or default_reason)
@@ -122,6 +129,10 @@ class _MethodChooser:
             if any(storage is not None for storage in storages.values()):
                 layer.set_method(DequantizingLinearMethod(storages, self._dtype, self._device))
                 self.plan.in_torch[refusal] += sum(storage is not None for storage in storages.values())
+            elif self._packs_fp32 and self._dense_refusal(layer) is None:
+                packed = dict.fromkeys(storages, WeightFormat.F32)
+                layer.set_method(NativeLinearMethod(packed, self._arena))
+                storages = {**packed}
         if not isinstance(layer.method, DenseLinearMethod):
             self.plan.min_bytes += sum(_min_bytes(layer, shard, storage) for shard, storage in storages.items())
         for shard, storage in storages.items():
@@ -147,11 +158,14 @@ class _MethodChooser:
         for storage in storages:
             if isinstance(storage, QuantizedStorage) and (refusal := scaled_refusal(storage.kind, layer.in_features)):
                 return refusal
-        if None in storages:
-            if isinstance(layer, Embedding) and layer is not self._head:
-                return "rows are only looked up"
-            if layer.in_features % _BF16_COLUMNS:
-                return f"{layer.in_features} columns are no multiple of {_BF16_COLUMNS}"
+        return self._dense_refusal(layer) if None in storages else None
+
+    def _dense_refusal(self, layer: Linear) -> str | None:
+        """The same for a dense weight."""
+        if isinstance(layer, Embedding) and layer is not self._head:
+            return "rows are only looked up"
+        if layer.in_features % _DENSE_COLUMNS:
+            return f"{layer.in_features} columns are no multiple of {_DENSE_COLUMNS}"
         return None
 
     def _storage_in_torch(self, storage: WeightStorage | None) -> WeightStorage | None:

@@ -56,6 +56,7 @@ _PHASES = {
     "hr_quantized_linear": Phase.LINEARS,
     "hr_scaled_linear": Phase.LINEARS,
     "hr_bf16_linear": Phase.LINEARS,
+    "hr_f32_linear": Phase.LINEARS,
     "hr_head_linear": Phase.LINEARS,
     "hr_moe_rows": Phase.LINEARS,
 }

@@ -42,7 +42,7 @@ class KernelLibrary:
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
         # attention
-        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiiifpp")
+        self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiiifpppll")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiii")
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
@@ -58,11 +58,12 @@ class KernelLibrary:
         self.dequantize_gguf = self._bind("hr_dequantize_gguf", "ipllip", ctypes.c_int)
         self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
         self.quantized_linear_adapted = self._bind("hr_quantized_linear_adapted", "pilllippfpipilplpp")
-        # bf16 weights
-        self.bf16_packed_bytes = self._bind("hr_bf16_packed_bytes", "ll", ctypes.c_int64)
-        self.bf16_pack_weights = self._bind("hr_bf16_pack_weights", "pllp")
-        self.bf16_gather_rows = self._bind("hr_bf16_gather_rows", "plplp")
+        # bf16 and fp32 weights
+        self.dense_packed_bytes = self._bind("hr_dense_packed_bytes", "ill", ctypes.c_int64)
+        self.dense_pack_weights = self._bind("hr_dense_pack_weights", "ipllp")
+        self.dense_gather_rows = self._bind("hr_dense_gather_rows", "iplplp")
         self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
+        self.f32_linear = self._bind("hr_f32_linear", "pilllippfpipilpl")
         # adapters
         self.adapt_rows = self._bind("hr_adapt_rows", "pilllippfpppil")
         # scaled codes

@@ -18,7 +18,7 @@ from models.quant.tensor import Encoding
 from tests.models.kernels import (
     test_adapters,
     test_attention,
-    test_bf16_linear,
+    test_dense_linear,
     test_dequantize_gguf,
     test_head_linear,
     test_moe,
@@ -37,6 +37,7 @@ from tests.models.kernels.arm64 import Arm64Library, compile_driver, exported_ke
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=f"ARM64 kernels are not tested: {missing_tools()}")
 DTYPES = [torch.float32, torch.bfloat16]
 FORMATS = test_quantized_linear.FORMATS
+DENSE = test_dense_linear.FORMATS
 KINDS = list(test_scaled_linear.KINDS)
 Comparison = Callable[[library.KernelLibrary], None]
 
@@ -44,6 +45,15 @@ Comparison = Callable[[library.KernelLibrary], None]
 def each(test: Callable[..., None], **choices: list[object]) -> list[Comparison]:
     """`test` with every combination of its parameters' choices."""
     return [partial(test, **dict(zip(choices, chosen, strict=True))) for chosen in itertools.product(*choices.values())]
+
+
+def dense_products(fmt: WeightFormat) -> list[Comparison]:
+    product = partial(test_dense_linear.test_product_equals_float64_product, fmt=fmt)
+    return [
+        *each(product, outputs=[1, 83], columns=[16, 80], rows=[1, 4, 65]),
+        *each(product, outputs=[83], columns=[576], rows=[4]),
+        *each(test_dense_linear.test_segments_biases_and_residual, fmt=[fmt], rows=[1, 40]),
+    ]
 
 
 # Of every exported function, comparisons in which it is called.
@@ -73,14 +83,11 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_quantized_linear.test_segments_of_different_formats_stand_side_by_side, rows=[1, 40]),
         *each(test_quantized_linear.test_input_rows_are_prepared, kind=list(InputKind), rows=[30]),
     ],
-    "hr_bf16_packed_bytes": each(test_bf16_linear.test_gathered_rows_are_the_matrix_rows),
-    "hr_bf16_pack_weights": each(test_bf16_linear.test_gathered_rows_are_the_matrix_rows),
-    "hr_bf16_gather_rows": each(test_bf16_linear.test_gathered_rows_are_the_matrix_rows),
-    "hr_bf16_linear": [
-        *each(test_bf16_linear.test_product_equals_float64_product, outputs=[1, 83], columns=[16, 80], rows=[1, 4, 65]),
-        *each(test_bf16_linear.test_product_equals_float64_product, outputs=[83], columns=[576], rows=[4]),
-        *each(test_bf16_linear.test_segments_biases_and_residual, rows=[1, 40]),
-    ],
+    "hr_dense_packed_bytes": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
+    "hr_dense_pack_weights": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
+    "hr_dense_gather_rows": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
+    "hr_bf16_linear": dense_products(WeightFormat.BF16),
+    "hr_f32_linear": dense_products(WeightFormat.F32),
     "hr_scaled_packed_bytes": each(test_scaled_linear.test_packed_bytes_are_near_the_checkpoint_s, name=KINDS[:1]),
     "hr_scaled_pack": each(
         test_scaled_linear.test_every_code_has_its_value, encoding=[Encoding.INT4, Encoding.E2M1, Encoding.NF4]

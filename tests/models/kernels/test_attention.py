@@ -1,11 +1,14 @@
 """The C++ attention kernel against the reference back end, on every instruction-set level."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
+from models.batch import DistanceBias
 from models.kernels.cpu.library import KernelLibrary
 from models.spec import AttentionSpec
 from tests.models.kernels.paged_batches import Lengths, filled_kv, paged_batch
@@ -23,10 +26,12 @@ def _check(
     dtype: torch.dtype = torch.float32,
     block_size: int = 16,
     tolerance: float | None = None,
+    distance_bias: DistanceBias | None = None,
 ) -> None:
     tolerance = tolerance or TOLERANCE[dtype]
     generator = torch.Generator().manual_seed(0)
     batch, num_blocks = paged_batch(lengths, block_size, generator)
+    batch = dataclasses.replace(batch, distance_bias=distance_bias)
     total = sum(item.context for item in lengths)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -159,3 +164,15 @@ def test_attention_refuses_what_it_cannot_do(spec: AttentionSpec, dtype: torch.d
     message = CpuAttention().unsupported(spec, dtype, torch.device(device))
     assert message is not None
     assert reason in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block_size", [16, 8])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_bias_by_distance_equals_reference(
+    kernels: KernelLibrary, is_causal: bool, block_size: int, dtype: torch.dtype
+) -> None:
+    lengths = [Lengths(37, 37), Lengths(1, 1), Lengths(200, 200), Lengths(5, 61)]
+    table = 3 * torch.randn(4, 2 * DistanceBias.MARGIN + 2 * 199 + 1, generator=torch.Generator().manual_seed(1))
+    spec = AttentionSpec(4, 2, 32, 32**-0.5, is_causal=is_causal)
+    _check(kernels, spec, lengths, dtype, block_size, distance_bias=DistanceBias(table, 199))

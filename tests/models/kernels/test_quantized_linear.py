@@ -8,11 +8,18 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import NotFiniteError, PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.packed_weight import (
+    DENSE_DTYPES,
+    NotFiniteError,
+    PackedWeight,
+    WeightFormat,
+    gather_rows,
+    pack_weight,
+)
 from models.kernels.row_input import InputKind, RowInput
 
 AMX_ROWS = 32  # kAmxRows of quantized_linear.cpp
-FORMATS = [fmt for fmt in WeightFormat if fmt != WeightFormat.BF16]
+FORMATS = [fmt for fmt in WeightFormat if fmt not in DENSE_DTYPES]
 
 
 def whole_blocks(fmt: WeightFormat, columns: int) -> int:

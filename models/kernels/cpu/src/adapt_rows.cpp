@@ -147,10 +147,10 @@ void panel_task(const Layer& layer, const hr_layer_adapter& adapter, const int32
   for (int r = 0; r < num_rows; ++r) layer.prepare(rows[r], reserve(scratch.floats, columns), prepared + r * columns);
   Bf16* ranks = reserve(scratch.ranks, (num_rows + kSpareRows) * num_ranks);
   shrink_rows(adapter, prepared, columns, num_rows, ranks, num_ranks, scratch.sums);
-  for (int r = 0; r < num_rows; r += kBf16TileRows)  // a tile's outputs stay in the cache from pair to pair
+  for (int r = 0; r < num_rows; r += kDenseTileRows)  // a tile's outputs stay in the cache from pair to pair
     for (int p = 0; p < adapter.num_pairs; ++p)
       expand(layer.out, adapter.pairs[p], 0, num_output_blocks(adapter.pairs[p]),
-             ranks + r * num_ranks + adapter.pairs[p].first_rank, num_ranks, rows + r, std::min(kBf16TileRows, num_rows - r));
+             ranks + r * num_ranks + adapter.pairs[p].first_rank, num_ranks, rows + r, std::min(kDenseTileRows, num_rows - r));
 }
 
 void many_rows(const Layer& layer, const RowGroups& rows) {

@@ -1,6 +1,6 @@
 // Matrix products in AMX tiles: fp32 sums [rows, outputs] += bf16 activations [rows, K] * packed bf16 weights.
 //
-// A tile register holds 16 rows of 64 bytes. The packed layout of bf16_linear.cpp ([K / 2][16 outputs][2]) is what the
+// A tile register holds 16 rows of 64 bytes. The packed layout of dense_weights.cpp ([K / 2][16 outputs][2]) is what the
 // product instruction wants of its second operand, 16 vectors (32 columns) a tile; the first is 16 rows of 32 columns.
 // Activations are stored tile by tile, [rows / 16][K / 32][16][32]: loaded from rows that lie kilobytes apart, a tile would
 // touch 16 pages. Two tiles of rows by two of outputs share each load.

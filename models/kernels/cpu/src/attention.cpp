@@ -1,6 +1,6 @@
 // Paged attention for a batch of prefill chunks and decodes alike.
 //
-//   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t))) v[p, h / G]
+//   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t)) + bias[h, p - pos(t)]) v[p, h / G]
 //
 // over positions p <= pos(t), or all of the sequence if attention is not causal, that a window or a chunk leaves visible; G
 // query heads share a KV head. A sink is one more logit in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
@@ -18,11 +18,11 @@
 // keys are transposed to the layout of values chunk by chunk, once for the rows of a tile.
 #include <algorithm>
 #include <atomic>
-#include <limits>
 #include <memory>
 #include <vector>
 
 #include "attention_products.h"
+#include "attention_softmax.h"
 #include "kv_layout.h"
 #include "parallel.h"
 #include "replay.h"
@@ -32,42 +32,9 @@ namespace {
 
 using namespace hr;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kLog2e = 1.44269504088896341f;
-
 constexpr int kRowTile = 24;
 constexpr int kSplit = 512;
 constexpr int kMaxDim = 576;  // of a head
-
-struct Problem {
-  const void* q;
-  void* out;
-  const void* kv;
-  const int32_t* cu_seqlens_q;
-  const int32_t* seq_lens;
-  const int32_t* block_tables;
-  const float* alibi_slopes;  // [H] or null
-  const float* sinks;         // [H] or null
-  int64_t q_stride;           // elements between rows of q
-  int64_t table_stride;
-  int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
-  int values_from;  // -1: values are stored beside the keys
-  int window, chunk;  // 0: none
-  bool is_causal;
-  float scale, softcap;  // softcap 0: none
-  bool has_values() const { return values_from < 0; }
-  // by a query at `position`
-  int first_seen(int position) const {
-    if (chunk > 0) return position / chunk * chunk;
-    return window > 0 ? std::max(0, position - window + 1) : 0;
-  }
-  // the first position after those that a query at `position` sees
-  int seen_end(int position, int context) const {
-    if (is_causal) return position + 1;
-    return window > 0 ? std::min(context, position + window) : context;
-  }
-  int value_dim() const { return has_values() ? head_dim : head_dim - values_from; }
-};
 
 struct Item {
   int seq, kv_head, first_row, num_rows;
@@ -77,12 +44,6 @@ struct Item {
   int tile;             // index of the tile's counter, if split
 };
 
-// Up to 16 consecutive positions that lie in one tile: lanes first_lane .. first_lane + count - 1.
-struct Piece {
-  int64_t tile;
-  int position, first_lane, count;
-};
-
 struct Scratch {
   alignas(64) float q[kRowTile * kMaxDim];
   alignas(64) float scores[kRowTile * kChunk];
@@ -90,69 +51,6 @@ struct Scratch {
   alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
   float max[kRowTile], sum[kRowTile];
 };
-
-HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
-  // cap * tanh(x / cap) = cap * (1 - 2 / (e^(2 x / cap) + 1)); the clamp keeps 2^x in range, tanh is 1 far before it
-  const F32x16 limit = broadcast(60.0f);
-  F32x16 x = logits * broadcast(2 * kLog2e / cap);
-  HR_EACH(x.r[i] = x.r[i] < limit.r[i] ? x.r[i] : limit.r[i])
-  const F32x16 one = broadcast(1.0f);
-  return broadcast(cap) * (one - broadcast(2.0f) / (exp2(x) + one));
-}
-
-// Lanes of a piece that the query at `position` sees: [first, end).
-struct Visible {
-  int first, end;
-  HR_INLINE Visible(const Problem& p, const Piece& piece, int position, int context) {
-    end = piece.first_lane + std::min(piece.count, p.seen_end(position, context) - piece.position);
-    first = piece.first_lane + std::max(0, p.first_seen(position) - piece.position);
-  }
-  HR_INLINE bool all() const { return first == 0 && end == kTile; }
-};
-
-// A row's logits in base 2, where they are more than scaled scores: soft-capped, or with a bias by distance.
-F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, int position, const F32x16& scores) {
-  F32x16 s = scores * broadcast(p.softcap > 0 ? p.scale : p.scale * kLog2e);
-  if (p.softcap > 0) s = soft_cap(s, p.softcap) * broadcast(kLog2e);
-  if (p.alibi_slopes) {
-    static constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const float slope = p.alibi_slopes[head] * kLog2e;
-    const float start = static_cast<float>(piece.position - piece.first_lane - position);
-    s = fma(broadcast(slope), load<F32x16>(kLane) + broadcast(start), s);
-  }
-  return s;
-}
-
-// Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
-template <class Element>
-float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, int context, float* scores,
-                  float& max_so_far, float& sum) {
-  const bool is_plain = p.softcap == 0 && !p.alibi_slopes;  // scaled on the way to weights, which the maximum commutes with
-  const float factor = is_plain ? p.scale * kLog2e : 1.0f;
-  F32x16 best = broadcast(-kInfinity);
-  const int num_pieces = static_cast<int>(pieces.size());
-  for (int i = 0; i < num_pieces; ++i) {
-    F32x16 s = load<F32x16>(scores + i * kTile);
-    const Visible lanes(p, pieces[i], position, context);
-    if (!is_plain) s = capped_or_biased(p, pieces[i], head, position, s);
-    if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
-    if (!is_plain || !lanes.all()) store(scores + i * kTile, s);
-    best = max(best, s);
-  }
-  const float new_max = std::max(max_so_far, max_lanes(best) * factor);
-  const float shift = new_max == -kInfinity ? 0.0f : new_max;  // a row that sees nothing yet: its weights come to nothing
-  F32x16 total = broadcast(0.0f);
-  for (int i = 0; i < num_pieces; ++i) {
-    const F32x16 x = fma(load<F32x16>(scores + i * kTile), broadcast(factor), broadcast(-shift));
-    const F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
-    total = total + w;
-    store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, w);  // never ahead of the scores still to be read
-  }
-  const float rescale = new_max == max_so_far ? 1.0f : std::exp2(max_so_far - shift);
-  sum = sum * rescale + sum_lanes(total);
-  max_so_far = new_max;
-  return rescale;
-}
 
 // Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position.
 int next_pieces(const Problem& p, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
@@ -192,6 +90,15 @@ int query_position(const Problem& p, int seq, int query) {
   return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
 }
 
+// Whether every row of the item sees every lane of the pieces, which end before position `end`.
+bool sees_all(const Problem& p, const Item& item, const std::vector<Piece>& pieces, int end) {
+  const int group = p.num_heads / p.num_kv_heads;
+  const int first = query_position(p, item.seq, item.first_row / group);
+  const int last = query_position(p, item.seq, (item.first_row + item.num_rows - 1) / group);
+  return std::all_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.count == kTile; }) &&
+         pieces[0].position >= p.first_seen(last) && end <= p.seen_end(first, p.seq_lens[item.seq]);
+}
+
 // Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
 template <class Element>
 void walk_context(const Problem& p, const Item& item, Scratch& s) {
@@ -220,11 +127,11 @@ void walk_context(const Problem& p, const Item& item, Scratch& s) {
       values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
     }
     all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
+    const auto softmax = sees_all(p, item, pieces, begin) ? softmax_row<Element, true> : softmax_row<Element, false>;
     for (int r = 0; r < item.num_rows; ++r) {
       const int row = item.first_row + r;
-      rescale[r] = softmax_row<Element>(p, pieces, item.kv_head * group + row % group,
-                                        query_position(p, item.seq, row / group), p.seq_lens[item.seq], s.scores + r * kChunk,
-                                        s.max[r], s.sum[r]);
+      rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
+                           p.seq_lens[item.seq], s.scores + r * kChunk, s.max[r], s.sum[r]);
     }
     add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
   }
@@ -336,15 +243,16 @@ void attend(const Problem& p) {
 
 // is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 576. values_from: -1 where values are stored
 // beside the keys, else a multiple of 16. window 0, chunk 0, softcap 0: none. is_causal: 0 only without
-// a chunk; a window then reaches as far ahead as back.
+// a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
 HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
                                    const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
                                    int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
                                    int values_from, int block_size, float scale, int window, int chunk, int is_causal,
-                                   float softcap, const float* alibi_slopes, const float* sinks) {
-  const Problem p{q,        out,          kv,       cu_seqlens_q, seq_lens,     block_tables, alibi_slopes, sinks,  q_stride,
-                  table_stride, num_seqs, num_heads, num_kv_heads, head_dim,    block_size,   values_from,  window, chunk,
-                  is_causal != 0, scale, softcap};
+                                   float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
+                                   int64_t bias_stride, int64_t bias_zero) {
+  const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias,
+                  q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads,    num_kv_heads, head_dim,    block_size,
+                  values_from, window,   chunk,     is_causal != 0, scale,  softcap};
   if (is_bf16)
     attend<Bf16>(p);
   else

@@ -16,14 +16,6 @@ namespace hr {
 constexpr int kPieces = 8;
 constexpr int kChunk = kPieces * kTile;
 
-template <class Element>
-HR_INLINE F32x16 multiply_add(const F32x16& sum, uint32_t a, const Bits& b) {
-  if constexpr (sizeof(Element) == 2) return dot_bf16(sum, a, b);
-  float x;
-  std::memcpy(&x, &a, 4);
-  return fma(broadcast(x), floats_of(b), sum);
-}
-
 // c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes
 template <class Element, int R, int C, class Address>
 HR_INLINE void product(const char* a, int64_t a_stride, int num_k, const Address& b, F32x16 (&c)[R][C]) {
@@ -35,7 +27,7 @@ HR_INLINE void product(const char* a, int64_t a_stride, int num_k, const Address
     for (int r = 0; r < R; ++r) {
       const uint32_t x = load_u32(a + r * a_stride + 4 * k);
 #pragma GCC unroll 8
-      for (int v = 0; v < C; ++v) c[r][v] = multiply_add<Element>(c[r][v], x, vectors[v]);
+      for (int v = 0; v < C; ++v) c[r][v] = add_product<Element>(c[r][v], x, vectors[v]);
     }
   }
 }

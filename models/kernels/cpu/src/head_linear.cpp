@@ -1,6 +1,6 @@
 // A matrix of its own for each head: out [T, H, N] = W [H, N, K] x [T, H, K], in bf16 with sums in fp32.
 //
-// W lies as bf16_linear.cpp packs a matrix [H * N, K]; N and K are multiples of 16, so that no block of 16 output rows belongs
+// W lies as dense_weights.cpp packs a matrix [H * N, K]; N and K are multiples of 16, so that no block of 16 output rows belongs
 // to two heads. x and out have strides between rows and between heads.
 //
 // A task is up to kProductVectors blocks of one head times a panel of rows, in register tiles of kProductRows rows. With few
@@ -66,7 +66,7 @@ void multiply(const Layer& layer, const char* blocks, const Bf16* x, Bf16* out, 
 
 }  // namespace
 
-// x, out: bf16; strides in elements. packed: hr_bf16_packed_bytes(num_heads * outputs, columns) bytes, aligned to 64.
+// x, out: bf16; strides in elements. packed: hr_dense_packed_bytes(1, num_heads * outputs, columns) bytes, aligned to 64.
 HR_API void hr_head_linear(const void* x, int64_t x_stride, int64_t x_head_stride, void* out, int64_t out_stride,
                            int64_t out_head_stride, const void* packed, int64_t num_rows, int64_t num_heads, int64_t columns,
                            int64_t outputs) {

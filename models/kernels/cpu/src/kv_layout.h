@@ -20,9 +20,6 @@ namespace hr {
 
 constexpr int kTile = 16;
 
-template <class Element>
-constexpr int kPack = 4 / sizeof(Element);
-
 inline int64_t keys_offset(int64_t tile, int num_kv_heads, int head, int head_dim, bool has_values) {
   return (tile * num_kv_heads + head) * (has_values ? 2 : 1) * kTile * head_dim;
 }

@@ -1,6 +1,6 @@
 // Adapters of a linear layer in memory (Hu et al. 2021): outputs become gain * out + b (a input(x)) + shift.
 //
-// a and b are packed as weights in bf16_linear.cpp, in blocks of 16 ranks and of 16 outputs, and the pairs of a layer (of q, k
+// a and b are packed as weights in dense_weights.cpp, in blocks of 16 ranks and of 16 outputs, and the pairs of a layer (of q, k
 // and v) share the blocks of a. x, a, b and the product in between, of `rank` columns, are bf16; sums are fp32.
 //
 // A row's results are the same whatever other rows there are, and whichever kernel computes them: low_rank_shrink.h and

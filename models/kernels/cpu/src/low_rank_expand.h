@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "bf16_products.h"
+#include "dense_products.h"
 #include "low_rank.h"
 #include "low_rank_shrink.h"
 
@@ -79,8 +79,8 @@ void expand_as(const OutputRows& out, const hr_low_rank_pair& pair, int64_t firs
                int64_t rank_stride, const int32_t* rows, int count) {
   for (int r = 0; r < count;) {
     const int left = count - r;
-    const auto expand = left > 2 ? expand_tile<Element, kBf16TileRows> : left == 2 ? expand_tile<Element, 2> : expand_tile<Element, 1>;
-    const int wanted = std::min(left, left > 2 ? kBf16TileRows : left);
+    const auto expand = left > 2 ? expand_tile<Element, kDenseTileRows> : left == 2 ? expand_tile<Element, 2> : expand_tile<Element, 1>;
+    const int wanted = std::min(left, left > 2 ? kDenseTileRows : left);
     expand(out, pair, first_block, end_block, ranks + r * rank_stride, rank_stride, rows + r, wanted);
     r += wanted;
   }

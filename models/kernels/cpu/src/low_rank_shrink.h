@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "bf16_products.h"
+#include "dense_products.h"
 #include "low_rank.h"
 
 namespace hr {
@@ -17,7 +17,7 @@ namespace hr {
 constexpr int64_t kPartPairs = 64;  // 4 KiB of a block's weights
 constexpr int kSpan = 4;            // blocks of a register tile
 constexpr int kSpareRows = 12;      // a register tile may read this far beyond the last row
-constexpr int kMostSharedBf16 = kBf16SharedRows[sizeof(kBf16SharedRows) / sizeof(int) - 1];
+constexpr int kMostSharedBf16 = kDenseSharedRows[sizeof(kDenseSharedRows) / sizeof(int) - 1];
 
 inline int64_t num_parts(int64_t columns) { return (columns / 2 + kPartPairs - 1) / kPartPairs; }
 
@@ -75,7 +75,7 @@ void parts_of_rows(const uint8_t* block, const Bf16* rows, int64_t row_stride, i
 // The same with a kernel for at least as many rows.
 template <int kChoice = 0, class Put>
 void parts_of_few(const uint8_t* block, const Bf16* rows, int64_t row_stride, int64_t num_pairs, int count, const Put& put) {
-  constexpr int R = kBf16SharedRows[kChoice];
+  constexpr int R = kDenseSharedRows[kChoice];
   if constexpr (R < kMostSharedBf16) {
     if (count > R) return parts_of_few<kChoice + 1>(block, rows, row_stride, num_pairs, count, put);
   }
@@ -101,7 +101,7 @@ __attribute__((noinline)) void add_part(const uint8_t* block, int64_t block_stri
 
 // With a single block a tile has more rows, or its chains would be too few.
 template <int kBlocks>
-constexpr int kShrinkTile = kBlocks == 1 ? 2 * kBf16TileRows : kBf16TileRows;
+constexpr int kShrinkTile = kBlocks == 1 ? 2 * kDenseTileRows : kDenseTileRows;
 
 // ranks [num_rows][rank_stride] = a times the prepared rows [num_rows + kSpareRows][columns]
 inline void shrink_rows(const hr_layer_adapter& adapter, const Bf16* rows, int64_t columns, int num_rows, Bf16* ranks,

@@ -225,6 +225,10 @@ HR_INLINE F32x16 reciprocal_for_bf16(const F32x16& x) {
 
 typedef uint16_t Bf16;
 
+// Elements in a lane.
+template <class Element>
+constexpr int kPack = 4 / sizeof(Element);
+
 HR_INLINE float to_float(Bf16 x) {
   const uint32_t bits = static_cast<uint32_t>(x) << 16;
   float f;
@@ -322,6 +326,20 @@ HR_INLINE F32x16 dot_bf16(const F32x16& sum, uint32_t a, const Bits& b) {
   return fma(broadcast(to_float(static_cast<Bf16>(a >> 16))), high,
              fma(broadcast(to_float(static_cast<Bf16>(a & 0xffff))), low, sum));
 #endif
+}
+
+// The same for fp32, where a lane holds one number.
+HR_INLINE F32x16 dot_float(const F32x16& sum, uint32_t a, const Bits& b) {
+  float x;
+  std::memcpy(&x, &a, 4);
+  return fma(broadcast(x), floats_of(b), sum);
+}
+
+// dot_bf16 or dot_float
+template <class Element>
+HR_INLINE F32x16 add_product(const F32x16& sum, uint32_t a, const Bits& b) {
+  if constexpr (kPack<Element> == 2) return dot_bf16(sum, a, b);
+  else return dot_float(sum, a, b);
 }
 
 // sum + sum over j < 4 of uint8 w[lane][j] * int8 a[j]; exact

@@ -7,10 +7,10 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from models.checkpoints.gguf.blocks import GGUFRows
-from models.kernels.packed_weight import WeightFormat
+from models.kernels.packed_weight import DENSE_DTYPES, WeightFormat
 from tests.helpers.gguf_writer import random_blocks
 
-FORMATS = [fmt for fmt in WeightFormat if fmt is not WeightFormat.BF16]
+FORMATS = [fmt for fmt in WeightFormat if fmt not in DENSE_DTYPES]
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

@@ -1,19 +1,17 @@
-// Linear layers over packed bf16 weights: out [M, N] = input(x) [M, K] * W^T (+ bias) (+ residual), sums in fp32.
+// Linear layers over packed bf16 or fp32 weights: out [M, N] = input(x) [M, K] * W^T (+ bias) (+ residual), sums in fp32.
 //
-// Layout. A matrix [N, K] is cut into blocks of 16 output rows (the last one padded with zeros), each
-// [K / 2][16 rows][2 columns] bf16: one 64-byte vector holds a pair of columns of 16 rows, what one bf16 dot-product
-// instruction consumes. K is a multiple of 16.
+// Weights lie as dense_weights.cpp packs them; K is a multiple of 16. Rows of x are multiplied in the weights' type.
 //
 // Few rows (M <= kFewRows): bound by memory. A thread streams a row block once and multiplies every row with it.
-// Many rows: bound by arithmetic. A task is a panel of rows times up to kSpan row blocks, in steps of kStepPairs pairs of
-// columns, so that the weights of a step stay in the first-level cache while register tiles of
-// kBf16TileRows rows pass over them; sums over steps stay in an fp32 buffer.
+// Many rows: bound by arithmetic. A task is a panel of rows times up to kSpan row blocks, in steps of kStepUnits units
+// of columns, so that the weights of a step stay in the first-level cache while register tiles of
+// kDenseTileRows rows pass over them; sums over steps stay in an fp32 buffer.
 #include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "amx.h"
-#include "bf16_products.h"
+#include "dense_products.h"
 #include "linear_kernels.h"
 #include "linear_layer.h"
 #include "parallel.h"
@@ -26,24 +24,25 @@ using namespace hr;
 
 constexpr int kFewRows = 8;
 constexpr int kSpan = HR_AMX ? 8 : 4;  // most row blocks of a panel task
-constexpr int kStepPairs = 64;   // 128 columns: 4 * 64 * 64 bytes = 16 KiB of weights
+constexpr int kStepUnits = 64;   // 4 * 64 * 64 bytes = 16 KiB of weights
 constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles
 constexpr int kSpareRows = 32;                  // a register tile may reach this far beyond the last row
 constexpr int64_t kPrepareAlone = 8192;  // elements; up to here the caller is done before the others would have begun
 #if HR_AMX
 constexpr int kPanelStep = 32, kAmxStepColumns = 512;  // 32 outputs * 512 columns * 2 bytes = 32 KiB of weights
 #else
-constexpr int kPanelStep = kBf16TileRows;
+constexpr int kPanelStep = kDenseTileRows;
 #endif
 
-int64_t block_bytes(int64_t columns) { return columns * kBlockRows * 2; }
-
-// Prepared rows: bf16 [M, K], with room for the rows that a register tile computes beyond M.
-Bf16* reserve(std::vector<Bf16>& memory, int64_t rows, int64_t columns) {
+// Prepared rows: [M, K], with room for the rows that a register tile computes beyond M.
+template <class Element>
+Element* reserve(std::vector<Element>& memory, int64_t rows, int64_t columns) {
   const size_t size = (rows + kSpareRows) * columns;
   if (memory.size() < size) memory.resize(size);
   return memory.data();
 }
+
+void prepare(const LinearLayer& layer, int64_t row, float* rows) { layer.prepare(row, rows + row * layer.columns); }
 
 void prepare(const LinearLayer& layer, int64_t row, Bf16* rows) {
   thread_local std::vector<float> buffer;
@@ -52,22 +51,26 @@ void prepare(const LinearLayer& layer, int64_t row, Bf16* rows) {
 }
 
 #if HR_AMX
-bool use_amx(int64_t columns) { return columns % kAmxColumns == 0; }
+template <class Element>
+bool use_amx(int64_t columns) { return kPack<Element> == 2 && columns % kAmxColumns == 0; }
 #endif
 
-template <int R>
-__attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* rows, int64_t columns, F32x16* results) {
+template <int R, class Element>
+__attribute__((noinline)) void multiply_block(const uint8_t* block, const Element* rows, int64_t columns, F32x16* results) {
   // few rows: several chains of dependent instructions, or each would wait for its own result
   constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;
   F32x16 sums[R][kChains] = {};
-  const int64_t num_pairs = columns / 2;
-  for (int64_t k = 0; k < num_pairs; k += kChains) {
+  const int64_t num_units = columns / kPack<Element>;
+  for (int64_t k = 0; k < num_units; k += kChains) {
 #pragma GCC unroll 4
     for (int c = 0; c < kChains; ++c) {
       prefetch_lines(block + 64 * (k + c) + kPrefetchBytes, 64);
       const Bits w = load<Bits>(block + 64 * (k + c));
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) sums[r][c] = dot_bf16(sums[r][c], load_u32(rows + r * columns + 2 * (k + c)), w);
+      for (int r = 0; r < R; ++r) {
+        const uint32_t x = load_u32(rows + r * columns + kPack<Element> * (k + c));
+        sums[r][c] = add_product<Element>(sums[r][c], x, w);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -78,28 +81,30 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Bf16* 
 }
 
 // `rows` rows, in one pass where a kernel for at least that many exists; results has room for kFewRows.
-template <int kChoice = 0>
-void multiply_rows(const uint8_t* block, const Bf16* x, int64_t columns, int rows, F32x16* results) {
-  constexpr int kLast = sizeof(kBf16SharedRows) / sizeof(int) - 1, R = kBf16SharedRows[kChoice];
+template <int kChoice = 0, class Element>
+void multiply_rows(const uint8_t* block, const Element* x, int64_t columns, int rows, F32x16* results) {
+  constexpr int kLast = sizeof(kDenseSharedRows) / sizeof(int) - 1, R = kDenseSharedRows[kChoice];
   if constexpr (kChoice < kLast) {
     if (rows > R) return multiply_rows<kChoice + 1>(block, x, columns, rows, results);
   }
   for (int r = 0; r < rows; r += R) multiply_block<R>(block, x + r * columns, columns, results + r);
 }
 
-void few_rows_block(const LinearLayer& layer, const Bf16* rows, int64_t index) {
+template <class Element>
+void few_rows_block(const LinearLayer& layer, const Element* rows, int64_t index) {
   const BlockPlace place = place_block(layer.segments, index);
   F32x16 results[kFewRows];
-  multiply_rows(place.segment->packed + place.block * block_bytes(layer.columns), rows, layer.columns,
+  multiply_rows(place.segment->packed + place.block * dense_block_bytes<Element>(layer.columns), rows, layer.columns,
                 static_cast<int>(layer.num_rows), results);
   for (int64_t r = 0; r < layer.num_rows; ++r) layer.out.put(r, place.column, place.outputs, results[r], place.bias);
 }
 
+template <class Element>
 void few_rows(const LinearLayer& layer) {
   const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1);
-  const int64_t chunk = streamed_blocks(block_bytes(layer.columns), num_blocks, num_threads());
-  thread_local std::vector<Bf16> memory;
-  Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
+  const int64_t chunk = streamed_blocks(dense_block_bytes<Element>(layer.columns), num_blocks, num_threads());
+  thread_local std::vector<Element> memory;
+  Element* rows = reserve(memory, layer.num_rows, layer.columns);
   parallel_for(layer.num_rows, std::max<int64_t>(1, kPrepareAlone / layer.columns), [&](int64_t r) { prepare(layer, r, rows); });
   parallel_for(num_blocks, chunk, [&](int64_t i) { few_rows_block(layer, rows, i); });
 }
@@ -108,35 +113,38 @@ struct PanelMemory {
   alignas(64) float sums[kPanelRows][kSpan * kBlockRows];
 };
 
-template <int R, int C>
-__attribute__((noinline)) void multiply_tile(const uint8_t* block, int64_t block_stride, const Bf16* rows, int64_t row_stride,
-                                             int64_t num_pairs, float* sums) {
+template <int R, int C, class Element>
+__attribute__((noinline)) void multiply_tile(const uint8_t* block, int64_t block_stride, const Element* rows, int64_t row_stride,
+                                             int64_t num_units, float* sums) {
   F32x16 tile[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) tile[r][c] = load<F32x16>(sums + (r * kSpan + c) * kBlockRows);
-  multiply_add<R, C>(block, block_stride, rows, row_stride, num_pairs, tile);
+  multiply_add<R, C>(block, block_stride, rows, row_stride, num_units, tile);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) store(sums + (r * kSpan + c) * kBlockRows, tile[r][c]);
 }
 
-template <int C>
-void panel_sums(const uint8_t* block, const Bf16* rows, int64_t columns, int num_rows, float* sums) {
-  const int64_t num_pairs = columns / 2;
-  for (int64_t k = 0; k < num_pairs; k += kStepPairs) {
-    const int64_t step = std::min<int64_t>(kStepPairs, num_pairs - k);
-    for (int r = 0; r < num_rows; r += kBf16TileRows) {
-      const auto multiply = num_rows - r > kBf16HalfTileRows ? multiply_tile<kBf16TileRows, C> : multiply_tile<kBf16HalfTileRows, C>;
-      multiply(block + 64 * k, block_bytes(columns), rows + r * columns + 2 * k, columns, step, sums + r * kSpan * kBlockRows);
+template <int C, class Element>
+void panel_sums(const uint8_t* block, const Element* rows, int64_t columns, int num_rows, float* sums) {
+  const int64_t num_units = columns / kPack<Element>;
+  for (int64_t k = 0; k < num_units; k += kStepUnits) {
+    const int64_t step = std::min<int64_t>(kStepUnits, num_units - k);
+    for (int r = 0; r < num_rows; r += kDenseTileRows) {
+      const auto multiply = num_rows - r > kDenseHalfTileRows ? multiply_tile<kDenseTileRows, C, Element>
+                                                              : multiply_tile<kDenseHalfTileRows, C, Element>;
+      multiply(block + 64 * k, dense_block_bytes<Element>(columns), rows + r * columns + kPack<Element> * k, columns, step,
+               sums + r * kSpan * kBlockRows);
     }
   }
 }
 
-void vector_panel(const uint8_t* block, int num_blocks, const Bf16* rows, int64_t columns, int num_rows, PanelMemory& memory) {
-  for (int c = 0; c < num_blocks; c += 4, block += 4 * block_bytes(columns)) {
+template <class Element>
+void vector_panel(const uint8_t* block, int num_blocks, const Element* rows, int64_t columns, int num_rows, PanelMemory& memory) {
+  for (int c = 0; c < num_blocks; c += 4, block += 4 * dense_block_bytes<Element>(columns)) {
     float* sums = memory.sums[0] + c * kBlockRows;
     switch (std::min(4, num_blocks - c)) {
       case 1: panel_sums<1>(block, rows, columns, num_rows, sums); break;
@@ -152,23 +160,25 @@ void amx_panel(const uint8_t* block, int num_blocks, const Bf16* tiles, int64_t 
   const AmxTiles registers;
   for (int c = 0; c < num_blocks; c += 2)
     for (int64_t k = 0; k < columns; k += kAmxStepColumns)
-      amx_multiply(tiles + k * kAmxTileRows, columns, num_rows, block + c * block_bytes(columns) + k * kBlockRows * 2,
-                   block_bytes(columns), std::min(2, num_blocks - c), std::min<int64_t>(kAmxStepColumns, columns - k) / kAmxColumns,
+      amx_multiply(tiles + k * kAmxTileRows, columns, num_rows, block + c * dense_block_bytes<Bf16>(columns) + k * kBlockRows * 2,
+                   dense_block_bytes<Bf16>(columns), std::min(2, num_blocks - c),
+                   std::min<int64_t>(kAmxStepColumns, columns - k) / kAmxColumns,
                    memory.sums[0] + c * kBlockRows, kSpan * kBlockRows);
 }
 #endif
 
 // rows: all prepared rows, in AMX tiles where use_amx() says so
-void panel_task(const LinearLayer& layer, const Bf16* rows, const BlockPlace& place, int64_t first_row, int num_rows,
+template <class Element>
+void panel_task(const LinearLayer& layer, const Element* rows, const BlockPlace& place, int64_t first_row, int num_rows,
                 PanelMemory& memory) {
-  const uint8_t* block = place.segment->packed + place.block * block_bytes(layer.columns);
+  const uint8_t* block = place.segment->packed + place.block * dense_block_bytes<Element>(layer.columns);
   const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
-  const Bf16* panel = rows + first_row * layer.columns;  // the same place in both layouts: panels begin at whole tiles
+  const Element* panel = rows + first_row * layer.columns;  // the same place in both layouts: panels begin at whole tiles
   std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kSpareRows));
 #if HR_AMX
-  if (use_amx(layer.columns))
-    amx_panel(block, num_blocks, panel, layer.columns, num_rows, memory);
-  else
+  if (use_amx<Element>(layer.columns)) {
+    if constexpr (kPack<Element> == 2) amx_panel(block, num_blocks, panel, layer.columns, num_rows, memory);
+  } else
 #endif
     vector_panel(block, num_blocks, panel, layer.columns, num_rows, memory);
   for (int r = 0; r < num_rows; ++r)
@@ -177,6 +187,7 @@ void panel_task(const LinearLayer& layer, const Bf16* rows, const BlockPlace& pl
                     load<F32x16>(memory.sums[r] + c), place.bias ? place.bias + c : nullptr);
 }
 
+template <class Element>
 void many_rows(const LinearLayer& layer) {
   // wider tasks read each row fewer times, narrower ones share out evenly
   const int span = layer.num_rows >= 256 ? kSpan : 4;
@@ -184,12 +195,13 @@ void many_rows(const LinearLayer& layer) {
   const int64_t num_panels = (layer.num_rows + kPanelRows - 1) / kPanelRows;
   // panels of equal height, in whole register tiles
   const int64_t height = ((layer.num_rows + num_panels - 1) / num_panels + kPanelStep - 1) / kPanelStep * kPanelStep;
-  thread_local std::vector<Bf16> memory;
-  Bf16* rows = reserve(memory, layer.num_rows, layer.columns);
+  thread_local std::vector<Element> memory;
+  Element* rows = reserve(memory, layer.num_rows, layer.columns);
   parallel_for(layer.num_rows, 4, [&](int64_t r) {
 #if HR_AMX
-    if (use_amx(layer.columns))
-      return prepare_amx_row(layer.input, layer.input_row(r), layer.x_is_bf16, layer.columns, r, rows);
+    if constexpr (kPack<Element> == 2)
+      if (use_amx<Element>(layer.columns))
+        return prepare_amx_row(layer.input, layer.input_row(r), layer.x_is_bf16, layer.columns, r, rows);
 #endif
     prepare(layer, r, rows);
   });
@@ -202,36 +214,16 @@ void many_rows(const LinearLayer& layer) {
   });
 }
 
+template <class Element>
+void multiply(const LinearLayer& layer) {
+  if (layer.num_rows == 0) return;
+  if (layer.num_rows <= kFewRows)
+    few_rows<Element>(layer);
+  else
+    many_rows<Element>(layer);
+}
+
 }  // namespace
-
-// Bytes of a packed [rows, columns] matrix.
-HR_API int64_t hr_bf16_packed_bytes(int64_t rows, int64_t columns) {
-  return (rows + kBlockRows - 1) / kBlockRows * block_bytes(columns);
-}
-
-// raw: [rows, columns] bf16, contiguous. packed: hr_bf16_packed_bytes() bytes, aligned to 64.
-HR_API void hr_bf16_pack_weights(const uint16_t* raw, int64_t rows, int64_t columns, uint8_t* packed) {
-  parallel_for((rows + kBlockRows - 1) / kBlockRows, 4, [&](int64_t block) {
-    uint32_t* target = reinterpret_cast<uint32_t*>(packed + block * block_bytes(columns));
-    for (int lane = 0; lane < kBlockRows; ++lane) {
-      const int64_t row = block * kBlockRows + lane;
-      for (int64_t k = 0; k < columns / 2; ++k) target[k * kBlockRows + lane] = row < rows ? load_u32(raw + row * columns + 2 * k) : 0;
-    }
-  });
-}
-
-HR_REPLAYABLE(hr_bf16_pack_weights)
-
-// out [num_ids, columns] bf16 = rows `ids` of the packed matrix; ids must lie within it.
-HR_API void hr_bf16_gather_rows(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, uint16_t* out) {
-  for (int64_t i = 0; i < num_ids; ++i) {
-    const uint8_t* block = packed + ids[i] / kBlockRows * block_bytes(columns);
-    for (int64_t k = 0; k < columns / 2; ++k)
-      std::memcpy(out + i * columns + 2 * k, block + 64 * k + ids[i] % kBlockRows * 4, 4);
-  }
-}
-
-HR_REPLAYABLE(hr_bf16_gather_rows)
 
 // As hr_quantized_linear, over packed bf16 matrices. K is a multiple of 16.
 HR_API void hr_bf16_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
@@ -247,11 +239,26 @@ HR_API void hr_bf16_linear(const void* x, int x_is_bf16, int64_t x_stride, int64
                           segments,
                           num_segments,
                           {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
-  if (num_rows == 0) return;
-  if (num_rows <= kFewRows)
-    few_rows(layer);
-  else
-    many_rows(layer);
+  multiply<Bf16>(layer);
 }
 
 HR_REPLAYABLE(hr_bf16_linear)
+
+// The same over packed fp32 matrices.
+HR_API void hr_f32_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
+                          const float* input_weight, const float* input_bias, float eps, const hr_segment* segments,
+                          int num_segments, void* out, int out_is_bf16, int64_t out_stride, const void* residual,
+                          int64_t residual_stride) {
+  const LinearLayer layer{x,
+                          x_stride,
+                          x_is_bf16 != 0,
+                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+                          num_rows,
+                          columns,
+                          segments,
+                          num_segments,
+                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  multiply<float>(layer);
+}
+
+HR_REPLAYABLE(hr_f32_linear)
