@@ -1,5 +1,6 @@
 """Decoder: the one transformer, composed from a DecoderSpec when built; an encoder if its layers see both ways."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,7 @@ from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
 from models.layers.moe import MoE
 from models.layers.norm import Norm, make_norm
+from models.layers.relative_bias import RelativeBias
 from models.layers.score_head import ScoreHead
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import DecoderAdapters, PreparedAdapter
@@ -62,6 +64,11 @@ class Decoder(nn.Module):
             Embedding(spec.num_token_types, hidden_size, method=method) if spec.num_token_types else None
         )
         self.embed_norm = _optional_norm(spec.embedding_norm, hidden_size)
+        self.relative_bias = (
+            None
+            if spec.relative_bias is None
+            else RelativeBias(spec.relative_bias, spec.attention_specs[0].num_heads, spec.max_position)
+        )
         self.layers = nn.ModuleList(
             make_layer(layer, hidden_size, backend=backend, method=method, dtype=dtype) for layer in spec.layers
         )
@@ -154,6 +161,8 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """One layer of `run_layers`, with its own `kv`."""
         self.on_progress()
+        if self.relative_bias is not None:
+            batch = dataclasses.replace(batch, distance_bias=self.relative_bias.by_distance())
         rotary = self.rotary.of_layer(index, rotary_embeddings)
         group = batch.groups[self._group_of_layer[index]]
         rows: torch.Tensor = self.layers[index](x, rotary, batch, group, kv, output_rows)

@@ -409,6 +409,14 @@ class ScoreHeadSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RelativeBiasSpec:
+    """A number for each head and bucket of distances, which all layers add to their logits (T5: Raffel et al. 2020)."""
+
+    num_buckets: int  # half of them for keys before the query
+    max_distance: int  # from which on all are in the last one
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
     vocab_size: int
     hidden_size: int
@@ -424,6 +432,7 @@ class DecoderSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
     num_token_types: int = 0  # rows of a table that is added to the token embedding: BERT
+    relative_bias: RelativeBiasSpec | None = None
     has_head: bool = True  # an output layer
     score_head: ScoreHeadSpec | None = None
 

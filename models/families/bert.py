@@ -2,34 +2,24 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
 from models.errors import UnsupportedModelError
+from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import (
-    Activation,
-    AttentionSpec,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    NormKind,
-    NormPlacement,
-    NormSpec,
-    ScoreHeadSpec,
-    TokenPooling,
-)
+from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormPlacement, ScoreHeadSpec, TokenPooling
 
 
 def describe(config: HFConfig) -> DecoderSpec:
     """RoBERTa and its kin start from this, too."""
     _refuse_decoders(config)
-    hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    norm = NormSpec(NormKind.LAYER, config.number("layer_norm_eps", 1e-12), has_bias=True)
-    head_dim = hidden_size // num_heads
+    hidden_size = config.integer("hidden_size")
     layer = LayerSpec(
-        mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, is_causal=False),
+        mixer=attention_both_ways(hidden_size, config.integer("num_attention_heads")),
         mlp=MLPSpec(
             intermediate_size=config.integer("intermediate_size"),
             activation=config.activation("hidden_act", "gelu"),
@@ -37,23 +27,20 @@ def describe(config: HFConfig) -> DecoderSpec:
             has_up_bias=True,
             has_down_bias=True,
         ),
-        norm=norm,
+        norm=layer_norm(config.number("layer_norm_eps", 1e-12)),
         placement=NormPlacement.AFTER_SUM,
         has_qkv_bias=True,
         has_out_bias=True,
     )
-    return DecoderSpec(
+    spec = encoder(
+        layer,
+        config.num_layers("num_hidden_layers"),
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
         max_position=config.integer("max_position_embeddings", 512),
-        layers=(layer,) * config.num_layers("num_hidden_layers"),
-        final_norm=None,
-        has_tied_head=False,
-        has_head=False,
-        has_learned_positions=True,
-        embedding_norm=norm,
-        num_token_types=config.integer("type_vocab_size", 2),
+        num_token_types=config.integer("type_vocab_size", 2, minimum=0),
     )
+    return dataclasses.replace(spec, has_learned_positions=True)
 
 
 def _refuse_decoders(config: HFConfig) -> None:
@@ -114,5 +101,46 @@ SCORE_NAMES: Rules = {
     "classifier.*": To("score_head.out"),
 }
 
-BERT = Family(describe, NAMES)
+GGUF_NAMES: Rules = {
+    "token_embd.*": To("embed"),
+    "position_embd.*": To("position_embedding"),
+    "token_types.*": To("token_type_embedding"),
+    "token_embd_norm.*": To("embed_norm"),
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
+    "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),
+    "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k"),
+    "blk.{i}.attn_v.*": To("layers.{i}.attn.qkv", "v"),
+    "blk.{i}.attn_output.*": To("layers.{i}.attn.out"),
+    "blk.{i}.attn_output_norm.*": To("layers.{i}.attn_norm"),
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.up"),
+    "blk.{i}.ffn_down.*": To("layers.{i}.mlp.down"),
+    "blk.{i}.layer_output_norm.*": To("layers.{i}.mlp_norm"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    refuse_causal(file)
+    return {
+        "hidden_size": file.integer("embedding_length"),
+        "num_attention_heads": file.integer("attention.head_count"),
+        "num_hidden_layers": file.num_layers("block_count"),
+        "intermediate_size": file.integer("feed_forward_length"),
+        "max_position_embeddings": file.integer("context_length"),
+        "layer_norm_eps": file.number("attention.layer_norm_epsilon"),
+        "type_vocab_size": gguf_num_token_types(file),
+    }
+
+
+def refuse_causal(file: GGUFMetadata) -> None:
+    if file.boolean("attention.causal", False):
+        raise UnsupportedModelError(f"{file.source}: attention.causal is true, which is supported for no kind of BERT")
+
+
+def gguf_num_token_types(file: GGUFMetadata) -> int:
+    """0 if the file has no embeddings of them, as those of DistilBERT."""
+    types = file.tensors.get("token_types.weight")
+    return 0 if types is None else types.shape[0]
+
+
+BERT = Family(describe, NAMES, GGUF_NAMES, gguf_fields)
 BERT_SCORES = Family(lambda config: with_scores(config, describe(config)), SCORE_NAMES)

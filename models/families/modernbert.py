@@ -1,26 +1,28 @@
 """ModernBERT: an encoder with rotary positions, windows in two layers of three, GeGLU, norms before, hardly a bias."""
 
 import dataclasses
+from typing import Any
 
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
 from models.config.rope import context_length, rope_spec
 from models.errors import CheckpointError
+from models.families import bert
+from models.families.encoders import attention_both_ways, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import (
-    AttentionSpec,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    NormKind,
-    NormSpec,
-    RopeSpec,
-    ScoreHeadSpec,
-    TokenPooling,
-)
+from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormSpec, RopeSpec, ScoreHeadSpec, TokenPooling
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
+_GGUF_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 _POOLINGS = {"cls": TokenPooling.CLS, "mean": TokenPooling.MEAN}
 
 
@@ -44,7 +46,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     def layer(index: int, kind: str) -> LayerSpec:
         window = reach if kind == _SLIDING else None
         return LayerSpec(
-            mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, sliding_window=window, is_causal=False),
+            mixer=attention_both_ways(hidden_size, num_heads, window),
             rope=ropes[kind],
             mlp=mlp,
             norm=norm,
@@ -66,7 +68,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _norm(config: HFConfig) -> NormSpec:
-    return NormSpec(NormKind.LAYER, config.number("norm_eps", 1e-5), has_bias=config.boolean("norm_bias", False))
+    return layer_norm(config.number("norm_eps", 1e-5), has_bias=config.boolean("norm_bias", False))
 
 
 def _kinds(config: HFConfig, num_layers: int) -> list[str]:
@@ -129,5 +131,32 @@ SCORE_NAMES: Rules = {
     "classifier.*": To("score_head.out"),
 }
 
-FAMILY = Family(describe, NAMES)
+_GGUF_NAMES: Rules = {
+    "token_embd.*": To("embed"),
+    "token_embd_norm.*": To("embed_norm"),
+    "blk.{i}.attn_norm.*": To("layers.{i}.attn_norm"),
+    "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
+    "blk.{i}.attn_output.*": To("layers.{i}.attn.out"),
+    "blk.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),
+    "blk.{i}.ffn_down.*": To("layers.{i}.mlp.down"),
+    "output_norm.*": To("norm"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    bert.refuse_causal(file)
+    fields = common_fields(file)
+    return {
+        **{name: fields[name] for name in _GGUF_SIZES},
+        "norm_eps": fields["layer_norm_eps"],
+        "hidden_activation": file.text("hidden_activation", "gelu"),
+        "local_attention": file.integer("attention.sliding_window", 128),
+        "global_attn_every_n_layers": file.integer("attention.sliding_window_pattern", 3),
+        "global_rope_theta": file.number("rope.freq_base", 160_000.0),
+        "local_rope_theta": file.number("rope.freq_base_swa", 10_000.0),
+    }
+
+
+FAMILY = Family(describe, NAMES, _GGUF_NAMES, gguf_fields)
 SCORES = Family(describe_scores, SCORE_NAMES)

@@ -4,21 +4,18 @@ Its configuration and tensors have names of their own (those of GPT-2 and FlashA
 those of other models.
 """
 
+from typing import Any
+
+from models.checkpoints.gguf.fields import common_fields
+from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.rope import rope_spec
 from models.errors import UnsupportedModelError
+from models.families import bert
+from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import (
-    Activation,
-    AttentionSpec,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    NormKind,
-    NormPlacement,
-    NormSpec,
-)
+from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormPlacement
 
 # Fields that other models of the same code set otherwise, and the value that this family implements.
 _FIXED = {
@@ -43,15 +40,12 @@ def describe(config: HFConfig) -> DecoderSpec:
             raise UnsupportedModelError(f"{config.source}: {name} is not supported")
     hidden_size = config.integer(config.first("hidden_size", "n_embd"))
     num_heads = config.integer(config.first("num_attention_heads", "n_head"))
-    head_dim = hidden_size // num_heads
-    norm = NormSpec(
-        NormKind.LAYER, config.number(config.first("layer_norm_eps", "layer_norm_epsilon"), 1e-12), has_bias=True
-    )
+    attention = attention_both_ways(hidden_size, num_heads)
     layer = LayerSpec(
-        mixer=AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, is_causal=False),
+        mixer=attention,
         rope=rope_spec(
             config,
-            head_dim,
+            attention.head_dim,
             default_theta=config.number("rotary_emb_base", 1000.0),
             default_share=config.number("rotary_emb_fraction", 1.0),
         ),
@@ -60,21 +54,18 @@ def describe(config: HFConfig) -> DecoderSpec:
             activation=_activation(config),
             is_gated=True,
         ),
-        norm=norm,
+        norm=layer_norm(config.number(config.first("layer_norm_eps", "layer_norm_epsilon"), 1e-12)),
         placement=NormPlacement.AFTER_SUM,
     )
-    return DecoderSpec(
+    return encoder(
+        layer,
+        config.num_layers(config.first("num_hidden_layers", "n_layer")),
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden_size,
         max_position=config.integer(
             config.first("max_position_embeddings", "max_trained_positions", "n_positions"), 2048
         ),
-        layers=(layer,) * config.num_layers(config.first("num_hidden_layers", "n_layer")),
-        final_norm=None,
-        has_tied_head=False,
-        has_head=False,
-        embedding_norm=norm,
-        num_token_types=config.integer("type_vocab_size", 2),
+        num_token_types=config.integer("type_vocab_size", 2, minimum=0),
     )
 
 
@@ -113,4 +104,16 @@ _NAMES: Rules = {
     "layers.{i}.post_mlp_layernorm.*": To("layers.{i}.mlp_norm"),
 }
 
-FAMILY = Family(describe, with_prefixes(("", "nomic_bert."), _NAMES))
+_GGUF_NAMES: Rules = {
+    **{name: to for name, to in bert.GGUF_NAMES.items() if name not in ("position_embd.*", "blk.{i}.ffn_up.*")},
+    "blk.{i}.ffn_gate.*": To("layers.{i}.mlp.gate_up", "gate"),
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up", "up"),
+}
+
+
+def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
+    bert.refuse_causal(file)
+    return {**common_fields(file), "type_vocab_size": bert.gguf_num_token_types(file)}
+
+
+FAMILY = Family(describe, with_prefixes(("", "nomic_bert."), _NAMES), _GGUF_NAMES, gguf_fields)

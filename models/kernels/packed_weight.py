@@ -90,7 +90,7 @@ class PackedWeight:
         return library.bf16_linear if self.format == WeightFormat.BF16 else library.quantized_linear
 
     def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
-        return None if self.format == WeightFormat.BF16 else library.quantized_linear_adapted
+        return None if self.format in DENSE_DTYPES else library.quantized_linear_adapted
 
     def extra_arguments(self) -> tuple[int | float | None, ...]:
         return ()

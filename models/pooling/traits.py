@@ -1,6 +1,7 @@
 """PoolingTraits: what a checkpoint says of itself as a model that reads texts and writes none."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from models.config.hf_config import HFConfig, quoted
 from models.config.labels import labels
 from models.errors import CheckpointError, UnsupportedModelError
+from models.pooling.gguf import gguf_scheme
 from models.pooling.scheme import PoolingScheme
 from models.pooling.sentence_transformers import MODULES, lowers_case, read_scheme
 from models.spec import DecoderSpec, ScoreHeadSpec
@@ -55,8 +57,11 @@ def is_pooling_model(spec: DecoderSpec, root: Path | None) -> bool:
     return not spec.has_head or (root is not None and (root / MODULES).is_file())
 
 
-def pooling_traits(spec: DecoderSpec, config: HFConfig, root: Path | None) -> PoolingTraits:
-    """root: the model's folder, None of a GGUF file. Raises a ModelError for modules that are not supported."""
+def pooling_traits(
+    spec: DecoderSpec, config: HFConfig, root: Path | None, gguf_metadata: Mapping[str, Any] | None = None
+) -> PoolingTraits:
+    """root: the model's folder; None of a GGUF file, which has metadata. Raises a ModelError for modules that are not
+    supported."""
     has_modules = root is not None and (root / MODULES).is_file()
     if has_modules and root is not None and lowers_case(root):
         raise UnsupportedModelError(
@@ -69,12 +74,20 @@ def pooling_traits(spec: DecoderSpec, config: HFConfig, root: Path | None) -> Po
         pools_by_default=is_pooling_model(spec, root),
         can_generate=spec.has_head,
         hidden_size=spec.hidden_size,
-        scheme=read_scheme(root) if has_modules and root is not None and head is None else None,
+        scheme=None if head is not None else _stated_scheme(config, root if has_modules else None, gguf_metadata),
         matryoshka=_matryoshka(config, spec.hidden_size),
         score_head=head,
         labels=() if head is None else tuple(labels(config)),
         activation=ScoreActivation.IDENTITY if head is None else _activation(config, head.num_labels),
     )
+
+
+def _stated_scheme(
+    config: HFConfig, root: Path | None, gguf_metadata: Mapping[str, Any] | None
+) -> PoolingScheme | None:
+    if gguf_metadata is not None:
+        return gguf_scheme(gguf_metadata, config.source)
+    return None if root is None else read_scheme(root)
 
 
 def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:

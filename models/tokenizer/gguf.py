@@ -1,8 +1,8 @@
 """GGUF vocabularies -> a `tokenizers` tokenizer that gives the ids llama.cpp gives.
 
-Two kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre), and
-"llama", SentencePiece BPE with a score a token. Text is never Unicode normalized here, even if the original
-tokenizer.json has a normalizer, since GGUF does not contain it.
+Three kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre),
+"llama", SentencePiece BPE with a score a token, and "bert", WordPiece. Except by the last, text is never Unicode
+normalized here, even if the original tokenizer.json has a normalizer, since GGUF does not contain it.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,13 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
+from models.tokenizer.gguf_wordpiece import add_encoder_template, original_tokens, wordpiece
 
 # tokenizer.ggml.token_type
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _SPACE = "▁"
+_KINDS = ("bert", "gpt2", "llama")
+_ENCODERS = ("modern-bert", "roberta-bpe")  # tokenizer.ggml.pre of models that read [CLS] text [SEP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +43,29 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
     other.
     """
     kind = metadata.get("tokenizer.ggml.model")
-    if kind not in ("gpt2", "llama"):
-        raise UnsupportedModelError(f"{path} has a tokenizer of kind {kind!r}; supported are 'gpt2' and 'llama'")
+    if kind not in _KINDS:
+        raise UnsupportedModelError(f"{path} has a tokenizer of kind {kind!r}; supported are {', '.join(_KINDS)}")
     tokens = _texts(metadata, "tokens", path)
     types = array_values(metadata.get("tokenizer.ggml.token_type")) or [1] * len(tokens)
     if len(types) != len(tokens):
         raise CheckpointError(f"{path} has {len(tokens)} tokens but {len(types)} token types; fetch it again")
+    if kind == "bert":
+        tokens = original_tokens(tokens, types)
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise CheckpointError(f"{path} has {len(tokens) - len(vocabulary)} tokens more than once; fetch it again")
-    if kind == "gpt2":
+    if kind == "bert":
+        tokenizer, adds_bos = wordpiece(metadata, vocabulary, path), False
+    elif kind == "gpt2":
         tokenizer, adds_bos = _byte_level_bpe(metadata, vocabulary, path)
     else:
         tokenizer, adds_bos = _sentencepiece_bpe(metadata, tokens, types, vocabulary, path)
     _add_special_tokens(tokenizer, tokens, types)
     control_ids = [i for i, kind in enumerate(types) if kind == _CONTROL]
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos))
+    if kind == "bert" or metadata.get("tokenizer.ggml.add_sep_token", metadata.get("tokenizer.ggml.pre") in _ENCODERS):
+        add_encoder_template(tokenizer, metadata, vocabulary, path)
+        add_bos = False
     return GGUFTokenizer(tokenizer, tokens, control_ids, add_bos)
 
 

@@ -32,19 +32,24 @@ class EmbeddingList(msgspec.Struct, kw_only=True):
     usage: InputUsage
 
 
+class ValueList(msgspec.Struct, kw_only=True):
+    """What vLLM's lists have beside their `data`."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    usage: InputUsage
+
+
 class Pooled(msgspec.Struct, kw_only=True):
     object: Literal["pooling"] = "pooling"
     index: int
     data: Vectors
 
 
-class PooledList(msgspec.Struct, kw_only=True):
-    id: str
-    object: Literal["list"] = "list"
-    created: int
-    model: str
+class PooledList(ValueList, kw_only=True):
     data: list[Pooled]
-    usage: InputUsage
 
 
 class Classified(msgspec.Struct, kw_only=True):
@@ -54,13 +59,8 @@ class Classified(msgspec.Struct, kw_only=True):
     num_classes: int
 
 
-class ClassifiedList(msgspec.Struct, kw_only=True):
-    id: str
-    object: Literal["list"] = "list"
-    created: int
-    model: str
+class ClassifiedList(ValueList, kw_only=True):
     data: list[Classified]
-    usage: InputUsage
 
 
 class Score(msgspec.Struct, kw_only=True):
@@ -69,13 +69,8 @@ class Score(msgspec.Struct, kw_only=True):
     score: float
 
 
-class ScoreList(msgspec.Struct, kw_only=True):
-    id: str
-    object: Literal["list"] = "list"
-    created: int
-    model: str
+class ScoreList(ValueList, kw_only=True):
     data: list[Score]
-    usage: InputUsage
 
 
 class RankedDocument(msgspec.Struct):

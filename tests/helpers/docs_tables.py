@@ -79,7 +79,7 @@ def model_table() -> Table:
 
 
 def pooling_model_table() -> Table:
-    rows: Table = [("architecture", "family", "beyond Llama", "run with real weights")]
+    rows: Table = [("architecture", "family", "GGUF", "beyond Llama", "run with real weights")]
     tested: dict[str, list[str]] = {}
     for (architecture, _), make in POOLING_MODELS.items():
         known = tested.setdefault(architecture, [])
@@ -87,7 +87,8 @@ def pooling_model_table() -> Table:
     for architecture, entry in POOLING_FAMILIES.items():
         module = entry.family.partition(":")[0]
         file = f"[{module.rpartition('.')[2]}](../{module.replace('.', '/')}.py)"
-        rows.append((f"`{architecture}`", file, ", ".join(tested[architecture]) or "-", entry.seen or "-"))
+        techniques = ", ".join(tested[architecture]) or "-"
+        rows.append((f"`{architecture}`", file, _gguf_files(entry), techniques, entry.seen or "-"))
     return rows
 
 

@@ -63,6 +63,7 @@ _WHOLE: dict[str, Callable[[DecoderSpec], bool]] = {
     "scaled embeddings or logits": lambda spec: (spec.embedding_scale, spec.logit_scale) != (1.0, 1.0),
     "capped logits": lambda spec: spec.logit_softcap is not None,
     "sees both ways": lambda spec: spec.is_encoder,
+    "bias by distance": lambda spec: spec.relative_bias is not None,
     "token types": lambda spec: spec.num_token_types > 0,
     "scores": lambda spec: spec.score_head is not None,
     "embeddings of another size": lambda spec: spec.embedding_size is not None,

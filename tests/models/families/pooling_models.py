@@ -9,6 +9,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     ModernBertConfig,
+    MPNetConfig,
     NomicBertConfig,
     PretrainedConfig,
     Qwen3Config,
@@ -39,6 +40,10 @@ def _roberta(**changes: object) -> RobertaConfig:
 
 def _xlm_roberta(**changes: object) -> XLMRobertaConfig:
     return XLMRobertaConfig(**{**_ENCODER, "type_vocab_size": 1, **changes})
+
+
+def _mpnet(**changes: object) -> MPNetConfig:
+    return MPNetConfig(**{**_ENCODER, **changes})
 
 
 def _distilbert(**changes: object) -> DistilBertConfig:
@@ -83,6 +88,9 @@ POOLING_MODELS: dict[tuple[str, str], Callable[[], PretrainedConfig]] = {
     ("CamembertModel", ""): lambda: CamembertConfig(**{**_ENCODER, "type_vocab_size": 1}),
     ("CamembertForMaskedLM", ""): lambda: CamembertConfig(**{**_ENCODER, "type_vocab_size": 1}),
     ("CamembertForSequenceClassification", ""): lambda: CamembertConfig(**{**_ENCODER, "type_vocab_size": 1}),
+    ("MPNetModel", ""): _mpnet,
+    ("MPNetForMaskedLM", ""): _mpnet,
+    ("MPNetForSequenceClassification", ""): lambda: _mpnet(num_labels=2),
     ("DistilBertModel", ""): _distilbert,
     ("DistilBertForMaskedLM", ""): _distilbert,
     ("DistilBertForSequenceClassification", ""): lambda: _distilbert(num_labels=2),

@@ -211,6 +211,14 @@ def test_byte_level_vocabulary_gives_the_originals_ids() -> None:
         assert converted.tokenizer.encode(text).ids == reference.encode(text).ids
 
 
+@pytest.mark.parametrize("changes", [{"pre": "roberta-bpe"}, {"add_sep_token": True}])
+def test_texts_of_encoders_stand_between_special_tokens(changes: dict[str, Any]) -> None:
+    converted = convert_gguf_tokenizer(byte_level_metadata(cls_token_id=1, seperator_token_id=2, **changes), PATH)
+    words = convert_gguf_tokenizer(byte_level_metadata(), PATH).tokenizer.encode("hello the hen").ids
+    assert converted.tokenizer.encode("hello the hen").ids == [1, *words, 2]
+    assert not converted.add_bos_token
+
+
 @pytest.mark.parametrize(
     ("pre", "words"),
     [
@@ -260,7 +268,7 @@ def test_sentencepiece_without_a_space_in_front() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"model": "bert"}, UnsupportedModelError, "of kind 'bert'"),
+        ({"model": "t5"}, UnsupportedModelError, "of kind 't5'"),
         ({"model": None}, UnsupportedModelError, "of kind None"),
         ({"pre": "klingon"}, UnsupportedModelError, r"'klingon'.*known are .*qwen2"),
         ({"merges": None}, CheckpointError, "has no tokenizer.ggml.merges"),

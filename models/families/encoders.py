@@ -1,0 +1,30 @@
+"""What encoders of the kinds of BERT have in common, whatever their configurations call it."""
+
+from models.spec import AttentionSpec, DecoderSpec, LayerSpec, NormKind, NormSpec
+
+
+def encoder(
+    layer: LayerSpec, num_layers: int, *, vocab_size: int, hidden_size: int, max_position: int, num_token_types: int
+) -> DecoderSpec:
+    """Equal layers that end with a norm, as the embeddings do, and no output layer."""
+    return DecoderSpec(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        max_position=max_position,
+        layers=(layer,) * num_layers,
+        final_norm=None,
+        has_tied_head=False,
+        has_head=False,
+        embedding_norm=layer.norm,
+        num_token_types=num_token_types,
+    )
+
+
+def attention_both_ways(hidden_size: int, num_heads: int, window: int | None = None) -> AttentionSpec:
+    """window: how far a token sees, itself included, on either side."""
+    head_dim = hidden_size // num_heads
+    return AttentionSpec(num_heads, num_heads, head_dim, head_dim**-0.5, sliding_window=window, is_causal=False)
+
+
+def layer_norm(eps: float, *, has_bias: bool = True) -> NormSpec:
+    return NormSpec(NormKind.LAYER, eps, has_bias=has_bias)

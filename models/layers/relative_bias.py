@@ -1,0 +1,46 @@
+"""RelativeBias: what attention adds to its logits by the distance of keys, in buckets that widen with it."""
+
+import math
+
+import torch
+from torch import nn
+
+from models.batch import DistanceBias
+from models.linear.linear import empty_parameter
+from models.spec import RelativeBiasSpec
+
+
+class RelativeBias(nn.Module):
+    """weight: [buckets, H] fp32."""
+
+    weight: torch.Tensor
+
+    def __init__(self, spec: RelativeBiasSpec, num_heads: int, max_position: int) -> None:
+        super().__init__()
+        self.weight = empty_parameter((spec.num_buckets, num_heads), torch.float32)
+        self._spec = spec
+        self._reach = max_position - 1
+        self._bias: DistanceBias | None = None
+
+    def by_distance(self) -> DistanceBias:
+        """The numbers of all distances that a text can have. Once the weight is loaded."""
+        if self._bias is None:
+            distances = torch.arange(-self._reach, self._reach + 1)
+            numbers = self.weight[buckets(distances, self._spec).to(self.weight.device)].T  # [H, distances]
+            margins = (DistanceBias.MARGIN, DistanceBias.MARGIN)
+            self._bias = DistanceBias(nn.functional.pad(numbers, margins).contiguous(), self._reach)
+        return self._bias
+
+
+def buckets(distances: torch.Tensor, spec: RelativeBiasSpec) -> torch.Tensor:
+    """The bucket of each distance, key minus query: int64.
+
+    Keys before the query have the first half of the buckets. Of a half, the first half again is for single distances;
+    the others widen with the logarithm of the distance.
+    """
+    half = spec.num_buckets // 2
+    num_single = half // 2
+    far = distances.abs()
+    ratio = torch.log(far.clamp(min=1).to(torch.float32) / num_single) / math.log(spec.max_distance / num_single)
+    wide = (num_single + (ratio * (half - num_single)).long()).clamp(max=half - 1)
+    return torch.where(far < num_single, far, wide) + half * (distances > 0)

@@ -1,0 +1,56 @@
+"""ENCODER_LAYOUTS: what llama.cpp's converter writes of each encoder of transformers."""
+
+import re
+from collections.abc import Mapping
+
+import gguf
+from gguf import MODEL_ARCH, GGUFWriter, PoolingType
+from transformers import PretrainedConfig
+
+from tests.helpers.gguf_layouts import Layout, State, usual
+
+_NOMIC_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "attn_output_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "post_mlp_layernorm": "layer_output_norm",
+}
+
+
+def _bert_tensors(config: PretrainedConfig, state: State) -> State:  # noqa: ARG001
+    return {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
+
+
+def _nomic_tensors(config: PretrainedConfig, state: State) -> State:
+    return {_in_blocks(name, _NOMIC_NAMES): tensor for name, tensor in _bert_tensors(config, state).items()}
+
+
+def _in_blocks(name: str, names: Mapping[str, str]) -> str:
+    layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    return name if layer is None else f"blk.{layer[1]}.{names[layer[2]]}.{layer[3]}"
+
+
+def _of_encoders(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    usual(writer, config)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(PoolingType.MEAN)
+
+
+def _of_modernbert(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    _of_encoders(writer, config)
+    writer.add_sliding_window(config.local_attention)
+    writer.add_sliding_window_pattern(config.layer_types.index("full_attention", 1))
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    writer.add_string("modern-bert.hidden_activation", config.hidden_activation)
+
+
+ENCODER_LAYOUTS: dict[str, Layout] = {
+    "bert": Layout(MODEL_ARCH.BERT, _bert_tensors, _of_encoders),
+    "modernbert": Layout(MODEL_ARCH.MODERN_BERT, _bert_tensors, _of_modernbert),
+    "nomic_bert": Layout(MODEL_ARCH.NOMIC_BERT, _nomic_tensors, _of_encoders),
+}
