@@ -1,41 +1,37 @@
-"""Embeddings a second, over HTTP against sentence-transformers in its own process, in turns; and whether both find the
-same.
+"""Embeddings a second, over HTTP, against sentence-transformers in its own process or llama-server, in turns; and
+whether both find the same.
 
     python -m benchmarks.embeddings --rival-python VENV/bin/python [--model demo:minilm] [--rounds 7] [--dtype float32]
+    python -m benchmarks.embeddings --llama-server PATH/llama-server --gguf FILE.gguf [--slots 8]
 
 The texts are the repository's own documents: sentences, and passages of some hundred words. headrace answers
-/v1/embeddings with 32 texts a request, so its times have HTTP, JSON and base64 in them; sentence-transformers is called
-with the same 32 texts. Texts by a second of processor time, of all processes of each, hold on a machine that has other
-work, too. The vectors are compared, and passages are ranked by both for queries that are the documents'
-headings.
+/v1/embeddings with 32 texts a request, so its times have HTTP, JSON and base64 in them. sentence-transformers is called
+with the same 32 texts; llama-server gets the same requests and serves the same file. Texts by a second of processor
+time, of all processes of each, hold on a machine that has other work, too. The vectors are compared, and passages are
+ranked by both for queries that are the documents' headings.
 """
 
 import argparse
-import base64
-import contextlib
-import json
 import os
 import re
 import shlex
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 
+from benchmarks.embedding_rivals import BATCH, Rival, embed, llama_server, sentence_transformers
 from benchmarks.servers import Server, started
 from models.sources.resolve import resolve_model
 
 _ROOT = Path(__file__).parent.parent
-_BATCH = 32
 _NUM_RANKED = 10
 _WORDS = {"short": (8, 16), "long": (120, 180)}
-_Vectors = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +47,6 @@ class Round:
     num_texts: int
     ours: Spent
     theirs: Spent
-
-
-class Rival:
-    """sentence-transformers in a process, frozen by having nothing to read while the other one works."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-
-    def read(self) -> dict[str, object]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("sentence-transformers has ended; its error is above")
-        answer: dict[str, object] = json.loads(line)
-        return answer
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def embed(self, texts: Sequence[str]) -> tuple[float, _Vectors]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"texts": texts}) + "\n")
-        self._process.stdin.flush()
-        answer = self.read()
-        vectors = np.frombuffer(base64.b64decode(str(answer["vectors"])), "<f4")
-        return float(str(answer["seconds"])), vectors.reshape(len(texts), -1)
-
-
-@contextlib.contextmanager
-def rival(python: str, folder: Path, threads: int, dtype: str) -> Iterator[Rival]:
-    script = _ROOT / "benchmarks" / "sentence_transformers_worker.py"
-    command = [python, str(script), str(folder), str(threads), dtype]
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "true"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as process:
-        worker = Rival(process)
-        worker.read()
-        try:
-            yield worker
-        finally:
-            process.terminate()
-
-
-def embed(client: httpx.Client, server: Server, texts: Sequence[str]) -> tuple[float, _Vectors]:
-    """Seconds and vectors; requests of _BATCH texts, one after the other."""
-    parts = []
-    began_s = time.perf_counter()
-    for first in range(0, len(texts), _BATCH):
-        body = {"input": list(texts[first : first + _BATCH]), "encoding_format": "base64", "truncate_prompt_tokens": -1}
-        answer = client.post(f"{server.url}/v1/embeddings", json=body)
-        answer.raise_for_status()
-        parts += [np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in answer.json()["data"]]
-    return time.perf_counter() - began_s, np.stack(parts)
 
 
 def corpus() -> tuple[dict[str, list[str]], list[str]]:
@@ -135,15 +78,16 @@ def measure(
 ) -> list[Round]:
     results = []
     for number in range(rounds + 1):
-        first = number * _BATCH * batches % (len(texts) - _BATCH * batches)
-        chosen = texts[first : first + _BATCH * batches]
+        first = number * BATCH * batches % (len(texts) - BATCH * batches)
+        chosen = texts[first : first + BATCH * batches]
         before_s = processor_s(server.pids())
-        wall_s, _ = embed(client, server, chosen)
+        with worker.frozen():
+            wall_s, _ = embed(client, server, chosen)
         ours = Spent(wall_s, processor_s(server.pids()) - before_s)
         with server.frozen():
-            before_s = processor_s([worker.pid])
+            before_s = processor_s(worker.pids())
             wall_s, _ = worker.embed(chosen)
-            theirs = Spent(wall_s, processor_s([worker.pid]) - before_s)
+            theirs = Spent(wall_s, processor_s(worker.pids()) - before_s)
         if number:  # the first round warms both up
             results.append(Round(len(chosen), ours, theirs))
     return results
@@ -182,9 +126,22 @@ def compare_results(
     )
 
 
+def _rival(options: argparse.Namespace) -> AbstractContextManager[Rival]:
+    if options.llama_server is None:
+        folder = resolve_model(options.model, None, lambda *_: None).folder
+        return sentence_transformers(options.rival_python, folder, options.threads, options.rival_dtype)
+    if options.gguf is None:
+        raise SystemExit("--llama-server needs --gguf")
+    return llama_server(options.llama_server, options.gguf, options.threads, options.port + 1, options.slots)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rival-python", required=True, help="of an environment with sentence-transformers")
+    rivals = parser.add_mutually_exclusive_group(required=True)
+    rivals.add_argument("--rival-python", help="of an environment with sentence-transformers")
+    rivals.add_argument("--llama-server", help="the program; needs --gguf")
+    parser.add_argument("--gguf", type=Path, help="what llama-server and headrace serve")
+    parser.add_argument("--slots", type=int, default=8, help="llama-server's")
     parser.add_argument("--model", default="demo:minilm", help="a folder, or what stands for one")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=2, help="of 32 texts, in a round")
@@ -195,16 +152,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8911)
     options = parser.parse_args()
     texts, queries = corpus()
-    folder = resolve_model(options.model, None, lambda *_: None).folder
-    command = f"headrace serve {shlex.quote(options.model)} --port {{port}} --threads {options.threads}"
+    model = options.model if options.gguf is None else str(options.gguf)
+    command = f"headrace serve {shlex.quote(model)} --port {{port}} --threads {options.threads}"
     with (
         started(f"{command} --dtype {options.dtype}", options.port, 300.0) as server,
-        rival(options.rival_python, folder, options.threads, options.rival_dtype) as worker,
+        _rival(options) as worker,
         httpx.Client(timeout=300.0) as client,
     ):
         sys.stdout.write(
-            "| texts | headrace, texts/s | sentence-transformers, texts/s | ratio | headrace, texts a processor second "
-            "| sentence-transformers, the same | ratio |\n|" + " --- |" * 7 + "\n"
+            f"| texts | headrace, texts/s | {worker.name}, texts/s | ratio | headrace, texts a processor second "
+            f"| {worker.name}, the same | ratio |\n|" + " --- |" * 7 + "\n"
         )
         for kind, chosen in texts.items():
             rounds = measure(client, server, worker, chosen, options.rounds, options.batches)
