@@ -32,6 +32,9 @@ FAULTS = (
     "store:full:*53"
 )
 _OPTIONS = ("--dtype", "float32", "--kv-cache-memory-bytes", "512MiB", "--max-num-batched-tokens", "256")
+# Long enough that on a machine that others use it says something of the server and not of them.
+_HANG_TIMEOUT_S = 600
+_REQUEST_TIMEOUT_S = 900
 _SAMPLE_S = 2.0
 _KILL_EVERY_S = 300.0  # no more than three in ten minutes, or the server gives up
 
@@ -81,7 +84,7 @@ async def _load(server: ServerProcess, watch: Watch, tally: Tally, *, minutes: f
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=num_users)
     headers = {"authorization": f"Bearer {API_KEY}"}
     async with httpx.AsyncClient(
-        base_url=server.url, headers=headers, timeout=180, limits=limits, trust_env=False
+        base_url=server.url, headers=headers, timeout=_REQUEST_TIMEOUT_S, limits=limits, trust_env=False
     ) as http:
         beside = [asyncio.create_task(_sample(server, watch)), asyncio.create_task(_disturb(server, watch, minutes))]
         until_s = time.monotonic() + minutes * 60
@@ -106,7 +109,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         log = arguments.log or Path(folder) / "log"
         options = (*_OPTIONS, "--served-model-name", "demo", "--check-invariants", "--stream-resume-grace", "5")
-        options = (*options, "--data-dir", str(Path(folder) / "data"))
+        options = (*options, "--data-dir", str(Path(folder) / "data"), "--engine-hang-timeout", str(_HANG_TIMEOUT_S))
         with ServerProcess(log, *options, faults=arguments.faults) as server:
             server.wait_ready()
             watch, tally = Watch(), Tally()
