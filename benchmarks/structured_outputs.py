@@ -3,8 +3,8 @@
     python -m benchmarks.structured_outputs CASES tokenizer.json --vocab-size 151936 --eos-token-id 151645
 
 CASES is a folder of JSON files as MaskBench has them, each with a `schema` and `tests`, a list of {"valid", "data"}. It
-runs where headrace, xgrammar, jsonschema and transformers are installed; with `--libraries headrace`, without the other
-three.
+runs where headrace, xgrammar, jsonschema and transformers are installed; with `--libraries headrace`, without xgrammar
+and transformers.
 """
 
 import argparse
