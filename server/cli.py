@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(message, 1)
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
     from engine.errors import OptionError, StartupError
+    from engine.jobs.program import as_typed
     from server.commands.arguments import import_function, parse_arguments
     from server.commands.home import ensure_home
     from server.commands.option_sources import resolve
@@ -37,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = resolve(arguments.flags, os.environ, Path(file) if file else None, arguments.models)
         return int(import_function(SERVING[arguments.command])(*configs))
     except OptionError as error:
-        return _fail(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)", 2)
+        return _fail(as_typed(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)"), 2)
     except StartupError as error:
-        return _fail(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}", 1)
+        return _fail(as_typed(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}"), 1)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # who read it has gone, as `head` does

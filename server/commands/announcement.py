@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from engine.client.log_format import LogFormat
+from engine.jobs.program import program
 from engine.pooling_params import PoolingTask
 from engine.protocol import EngineInfo
 from server.commands.chat.server import DEFAULT_URL
@@ -95,7 +96,7 @@ def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:
     """What is there beside the API; a Unix socket has nothing that a browser could open."""
     if url.startswith(UNIX_SCHEME):
         return []
-    chat = "headrace chat" if url == DEFAULT_URL else f"headrace chat {url}"
+    chat = f"{program()} chat" if url == DEFAULT_URL else f"{program()} chat {url}"
     terminal = [("Terminal", chat)] if has_chat else []
     return [("Chat page", f"{url}/"), ("Dashboard", f"{url}/dashboard"), *terminal]
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from engine.errors import OptionError
+from engine.jobs.program import as_typed
 from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option
 from server.commands.suggestions import suggest
 from server.commands.table import COMMANDS, GROUPS
@@ -46,7 +47,11 @@ _NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises OptionError where argparse would print its usage and exit."""
+    """Raises OptionError where argparse would print its usage and exit. The examples of its help can be pasted."""
+
+    def format_help(self) -> str:
+        before, mark, examples = super().format_help().partition("examples:\n")
+        return before + mark + as_typed(examples)
 
     def error(self, message: str) -> NoReturn:
         if switch := _SWITCH_WITH_VALUE.fullmatch(message):
@@ -116,7 +121,7 @@ class _RootParser(Parser):
             for heading, commands in GROUPS.items()
         )
         what = f"headrace {version('headrace')}: run large language models on this machine, behind the OpenAI API."
-        return f"{what}\n\nusage: headrace COMMAND [options]\n\n{_START}\n{groups}{_END}"
+        return f"{what}\n\nusage: headrace COMMAND [options]\n\n{as_typed(_START)}\n{groups}{as_typed(_END)}"
 
 
 def root_parser(full: str | None = None) -> argparse.ArgumentParser:

@@ -45,10 +45,10 @@ def test_a_corrupt_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_wrong_option_is_named() -> None:
-    assert serve("--block-sise", "16") == (
-        2,
-        "headrace: unknown option --block-sise; did you mean --block-size? (see headrace serve --help)",
-    )
+    code, line = serve("--block-sise", "16")
+    assert code == 2
+    assert line.startswith("headrace: unknown option --block-sise; did you mean --block-size? (see ")
+    assert line.endswith("headrace serve --help)")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
+from engine.jobs.program import as_typed
 from server import cli
 from server.commands.options import OPTIONS
 from server.config import ServerConfig
@@ -94,21 +95,20 @@ def test_wrong_options_exit_with_2_and_one_line(
 def test_a_wrong_option_ends_in_the_help_to_read(capsys: pytest.CaptureFixture[str], arguments: str, hint: str) -> None:
     assert cli.main(arguments.split()) == 2
     error = capsys.readouterr().err
-    assert error.endswith(f" (see {hint})\n")
+    assert error.endswith(as_typed(f" (see {hint})\n"))
     assert error.count("--help") == 1
 
 
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main([])
-    assert "headrace serve /path/to/model" in capsys.readouterr().err
+    assert as_typed("headrace serve /path/to/model") in capsys.readouterr().err
 
 
 def test_a_startup_error_exits_with_1_and_one_line(given: Given, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "broken"]) == 1
-    assert (
-        capsys.readouterr().err
-        == "headrace: broken cannot be served: it is broken; choose another (more: headrace doctor)\n"
+    assert capsys.readouterr().err == as_typed(
+        "headrace: broken cannot be served: it is broken; choose another (more: headrace doctor)\n"
     )
     assert given == []
 

@@ -13,6 +13,7 @@ from engine.commands.models.listing import show
 from engine.commands.models.removal import remove_named
 from engine.errors import HeadraceError
 from engine.jobs.models_config import ModelsJob
+from engine.jobs.program import as_typed
 from models.caches.inventory import inventory
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
             return remove_named(job, entries)
         show(entries, as_json=job.as_json)
     except HeadraceError as error:
-        sys.stderr.write(f"headrace: {error}\n")
+        sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from engine.jobs.program import program
 from models.caches.entry import CacheEntry
 from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
@@ -57,7 +58,7 @@ def _show_table(console: Console, entries: Sequence[CacheEntry]) -> None:
     models = [entry for entry in entries if entry.kind.is_model]
     others = [entry for entry in entries if not entry.kind.is_model]
     if not models:
-        console.print("No models are cached. Get the demo model with: headrace pull")
+        console.print(f"No models are cached. Get the demo model with: {program()} pull")
     elif console.width < _NARROW:
         for entry in (*models, *others):
             console.print(Text(entry.short_name))
@@ -67,7 +68,7 @@ def _show_table(console: Console, entries: Sequence[CacheEntry]) -> None:
     total = decimal(sum(entry.all_bytes for entry in entries))
     console.print(f"\n{total} in {cache_folder()}" + (f" and {hub_cache()}" if _uses_hub(models) else ""), style="dim")
     if models:
-        console.print("Free space with: headrace models remove MODEL", style="dim")
+        console.print(f"Free space with: {program()} models remove MODEL", style="dim")
 
 
 def _table(models: Sequence[CacheEntry], others: Sequence[CacheEntry]) -> Table:

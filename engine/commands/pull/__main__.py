@@ -14,6 +14,7 @@ import msgspec
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.client.log_format import StderrHandler, TextFormatter
 from engine.errors import HeadraceError
+from engine.jobs.program import as_typed
 from engine.jobs.progress import foreground_progress
 from models.errors import ModelError
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         outcome = pull(model, revision, progress)
     except (HeadraceError, ModelError) as error:
         progress.close()
-        sys.stderr.write(f"headrace: {error}\n")
+        sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
         return 1
     except SystemExit:  # SIGTERM, which Ctrl-C is turned into
         progress.close()

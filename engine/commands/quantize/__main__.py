@@ -12,6 +12,7 @@ import msgspec
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
 from engine.jobs.output_folder import OutputFolder
+from engine.jobs.program import as_typed
 from engine.jobs.progress import foreground_progress
 from engine.jobs.quantize_config import QuantizeConfig
 from models.errors import ModelError, is_out_of_memory
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         quantize(model, config, OutputFolder.of(config.out, token), progress)
     except (HeadraceError, ModelError) as error:
         progress.close()
-        sys.stderr.write(f"headrace: {error}\n")
+        sys.stderr.write(f"headrace: {as_typed(str(error))}\n")
         return 1
     except Exception as error:
         if not is_out_of_memory(error):

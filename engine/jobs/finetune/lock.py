@@ -20,6 +20,6 @@ def locked(folder: JobFolder) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartupError(
-                f"another headrace finetune is working in {folder.path}; wait until it has ended, or give another --out"
+                f"another process is training in {folder.path}; wait until it has ended, or give another --out"
             ) from None
         yield

@@ -14,6 +14,7 @@ from engine.client.lifetime import PARENT_VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.jobs.findings import Finding, Severity, ok, problem
+from engine.jobs.program import as_typed
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
@@ -87,7 +88,7 @@ def _engine_findings(config: EngineConfig) -> list[Finding]:
 def describe(findings: Sequence[Finding]) -> str:
     """Lines for people, and a last one that counts."""
     width = max(len(finding.subject) for finding in findings)
-    lines = [f"{_MARKS[each.severity]}  {each.subject:{width}}  {each.message}" for each in findings]
+    lines = [f"{_MARKS[each.severity]}  {each.subject:{width}}  {as_typed(each.message)}" for each in findings]
     counts = {kind: sum(each.severity is kind for each in findings) for kind in (Severity.PROBLEM, Severity.WARNING)}
     told = [f"{count} {kind.value}{'' if count == 1 else 's'}" for kind, count in counts.items() if count]
     return "\n".join([*lines, "", ", ".join(told) or "nothing is wrong"]) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine.jobs.program import program
 from engine.pooling_params import PoolingTask
 from server.commands.announcement import announce, announce_loading
 from server.config import LogLevel, ServerConfig
@@ -53,7 +54,7 @@ def test_the_command_to_paste_is_one_that_a_pooling_model_answers(
     announce({"m": info}, SimpleNamespace(chat=object()), "http://x", ServerConfig(), is_drawn=False)  # type: ignore[arg-type]
     told = capsys.readouterr().err
     assert f"http://x{path} " in told
-    assert "headrace chat" not in told
+    assert "Terminal" not in told
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_a_panel_has_notes_in_its_rows_and_warnings_above_it(
     for words in (
         "is ready",
         "Dashboard  http://127.0.0.1:8000/dashboard\n",
-        "Terminal   headrace chat\n",
+        f"Terminal   {program()} chat\n",
         "curl -N http",
     ):
         assert words in told
@@ -123,4 +124,4 @@ def test_a_unix_socket_has_no_pages(capsys: pytest.CaptureFixture[str]) -> None:
     announce({"m": engine_info()}, SimpleNamespace(chat=object()), "unix:/run/s", config, is_drawn=True)  # type: ignore[arg-type]
     told = capsys.readouterr().err
     assert "Dashboard" not in told
-    assert "headrace chat" not in told
+    assert "Terminal" not in told

@@ -77,7 +77,7 @@ def test_a_folder_in_which_another_job_is_trained_is_refused(tmp_path: Path, mod
     folder.path.mkdir(parents=True)
     with folder.lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(StartupError, match=r"another headrace finetune is working in .*give another --out"):
+        with pytest.raises(StartupError, match=r"another process is training in .*give another --out"):
             run(_argv(tmp_path))
     assert modules == []
     assert run(_argv(tmp_path)) == 0

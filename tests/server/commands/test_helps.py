@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import OptionError
+from engine.jobs.program import COMMAND_NAMES, as_typed
 from server.commands.arguments import import_function, root_parser
 from server.commands.table import COMMANDS
 
@@ -62,10 +63,14 @@ def test_no_line_is_wider_than_the_terminal(prog: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("COLUMNS", "100")
     epilog = ALL[prog].epilog or ""
     assert max(map(len, epilog.splitlines())) <= 120
-    assert max(len(line) for line in ALL[prog].format_help().replace(epilog, "").splitlines()) <= 120
+    assert max(len(line) for line in ALL[prog].format_help().replace(as_typed(epilog), "").splitlines()) <= 120
 
 
 def test_the_overview_has_every_command_once() -> None:
     overview = root_parser().format_help()
     for name in COMMANDS:
         assert len(re.findall(rf"^  {name} ", overview, re.MULTILINE)) == 1
+
+
+def test_texts_that_show_commands_know_all_names() -> None:
+    assert set(COMMAND_NAMES) == set(COMMANDS)

@@ -1,0 +1,62 @@
+"""program: what to type for `headrace` on this machine, and texts that show commands with it in place of the name.
+
+The command that was started is not always on the PATH: `make serve` starts .venv/bin/headrace. What is shown to be
+typed has to work when it is pasted into the terminal that the program was started from.
+"""
+
+import functools
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+NAME = "headrace"
+# The names of all commands: prose such as "headrace needs Linux" shows no command.
+COMMAND_NAMES = (
+    "serve",
+    "chat",
+    "complete",
+    "ps",
+    "top",
+    "batch",
+    "models",
+    "pull",
+    "doctor",
+    "keys",
+    "quantize",
+    "finetune",
+    "bench",
+    "completion",
+)
+_SHOWN = re.compile(rf"(?<![\w/.-]){NAME}(?= (?:{'|'.join(COMMAND_NAMES)}|COMMAND|--help)\b)")
+
+
+def as_typed(text: str) -> str:
+    """`text` with the commands that it shows as they have to be typed."""
+    return _SHOWN.sub(lambda _: program(), text)
+
+
+@functools.cache
+def program() -> str:
+    """What starts this installation's `headrace` from the current folder, quoted for a shell."""
+    return find_program(sys.argv[0], sys.executable, Path.cwd())
+
+
+def find_program(started_as: str, python: str, folder: Path) -> str:
+    """started_as: argv[0] of this process; python: its interpreter, beside which an installation puts its script."""
+    on_path = shutil.which(NAME)
+    own = next((each for each in (started_as, os.path.join(os.path.dirname(python), NAME)) if _is_script(each)), None)
+    if own is None:
+        return NAME if on_path is not None else f"{shlex.quote(python)} -m server.cli"
+    if on_path is not None and os.path.realpath(on_path) == os.path.realpath(own):
+        return NAME
+    path = Path(os.path.abspath(own))  # not resolved: the script may be a link into an installation
+    if path.is_relative_to(folder):
+        path = path.relative_to(folder)
+    return shlex.quote(str(path) if len(path.parts) > 1 else f"./{path}")
+
+
+def _is_script(path: str) -> bool:
+    return os.path.basename(path) == NAME and os.access(path, os.X_OK)
