@@ -6,39 +6,23 @@ Models that are not on this machine are fetched. The output is a WeighMessage in
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
-import torch
 
 from engine.client.lifetime import end_with_parent
-from engine.config import Device, DType, EngineConfig, Quantization
+from engine.commands.weighed import weigh_files
+from engine.config import EngineConfig
 from engine.draft_model.load import resolve_draft
 from engine.errors import HeadraceError, OptionError
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage
-from engine.protocol.pooling import capabilities_of
 from engine.speculation.settings import speculation_settings
-from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
-from engine.startup.task import pooling_tasks, pools
-from models.attention.cpu import CpuAttention
-from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.overrides import parse_overrides
-from models.decoder import Decoder
 from models.errors import ModelError, SettingError
-from models.linear.dense import DenseLinearMethod
-from models.loading.open import OpenedModel, check_config, open_with_either
-from models.pooling.traits import is_pooling_model
-from models.sources.resolve import ModelFiles, resolve_model
-from models.spec import AttentionSpec
-from models.system.memory import free_memory_bytes
+from models.loading.open import check_config
+from models.sources.resolve import resolve_model
 
-_POOLED_TOKENS = 16384  # a large batch of texts to pool
-_LEAST_CONTEXT = 2048  # tokens, where nobody says how many
 _REPORT_INTERVAL_S = 0.1
-_ELEMENT_BYTES = {DType.FLOAT32: 4}  # of a weight, key or value; in every other dtype 2
-# Kernels store quantized weights in their own layouts, some of them wider than the file's.
-_PACKED_ALLOWANCE = 1.25
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,90 +43,15 @@ def _weigh(config: EngineConfig) -> Weighed:
 
 def _weighed(config: EngineConfig) -> Weighed:
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
-    implementation = USE_TRANSFORMERS[config.model_impl]
     files = resolve_model(
         config.model,
         config.revision,
         _Reporter(config.model),
-        check=lambda files: check_config(files, overrides, use_transformers=implementation),
+        check=lambda files: check_config(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl]),
     )
-    opened = open_with_either(files, overrides, use_transformers=implementation)
-    weights = _weight_bytes(files, opened if isinstance(opened, OpenedModel) else None, config)
-    per_token = _kv_bytes(opened.attention_specs, config)
     spec = speculation_settings(config)
-    if spec.draft_model is not None:  # which computes in the same dtype, and caches the same tokens
-        draft_files = resolve_draft(spec, _Reporter(spec.draft_model))
-        assert draft_files is not None
-        draft = open_with_either(draft_files, {})
-        draft_config = replace(config, quantization=spec.draft_quantization)
-        weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
-        per_token += _kv_bytes(draft.attention_specs, config)
-    longest = min(config.max_model_len or opened.max_position, opened.max_position)
-    is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
-    if is_pooling:
-        # No cache: a batch of texts has memory for the keys and values of one layer.
-        per_token = max(_kv_bytes([each], config) for each in opened.attention_specs)
-        least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
-        assert isinstance(opened, OpenedModel)
-        capabilities = capabilities_of(pooling_tasks(config.task, opened.spec.score_head))
-    else:
-        capabilities = ["completion"]
-        least = longest if config.max_model_len is not None else min(longest, _LEAST_CONTEXT)
-        least_kv = per_token * (least + config.block_size)
-        most_kv = per_token * (longest + config.block_size) * config.max_num_seqs
-    on_cuda = config.device is not Device.CPU and torch.cuda.is_available()
-    device = torch.device("cuda" if on_cuda else "cpu")
-    return Weighed(
-        is_on_cpu=not on_cuda,
-        weight_bytes=weights,
-        adapter_bytes=0 if is_pooling else _adapter_bytes(opened, config, device),
-        least_kv_bytes=least_kv,
-        most_kv_bytes=most_kv,
-        has_kv_cache=not is_pooling,
-        free_bytes=free_memory_bytes(device),
-        capabilities=capabilities,
-    )
-
-
-def _adapter_bytes(opened: object, config: EngineConfig, device: torch.device) -> int:
-    """Of a model that has slots for them: one that transformers' code computes has none."""
-    if not config.enable_lora or not isinstance(opened, OpenedModel):
-        return 0
-    dtype = torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
-    decoder = Decoder(opened.spec, backend=CpuAttention(), method=DenseLinearMethod(dtype), dtype=dtype)
-    return adapter_memory(config, decoder, dtype, device).device_bytes
-
-
-def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
-    """Of a token in all layers."""
-    numbers = (
-        each.num_kv_heads * (each.head_dim + (each.value_dim if each.values_from is None else 0)) for each in layers
-    )
-    return _element_bytes(config) * sum(numbers)
-
-
-def _element_bytes(config: EngineConfig) -> int:
-    return _ELEMENT_BYTES.get(config.dtype, 2)
-
-
-def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
-    """Rather too many than too few: what is quantized while it is loaded counts as it is stored."""
-    stored = sum(path.stat().st_size for path in files.weight_files)
-    if opened is None:
-        return stored
-    tensors = opened.checkpoint.tensors.values()
-    num_elements = sum(_product(tensor.shape) for tensor in tensors)
-    if config.quantization is Quantization.NONE or config.dtype is DType.FLOAT32:
-        return max(stored, num_elements * _element_bytes(config))
-    is_quantized = isinstance(opened.checkpoint, GGUFCheckpoint) and stored < num_elements * 2
-    return int(stored * _PACKED_ALLOWANCE) if is_quantized else stored
-
-
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
+    draft_files = None if spec.draft_model is None else resolve_draft(spec, _Reporter(spec.draft_model))
+    return weigh_files(files, draft_files, config)
 
 
 class _Reporter:

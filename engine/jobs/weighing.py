@@ -13,6 +13,8 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     adapter_bytes: int = 0  # that adapters may take
     least_kv_bytes: int = 0  # of the shortest context that makes sense, or of the one that was asked for
     most_kv_bytes: int = 0  # that its requests could use
+    token_kv_bytes: int = 0  # of a token in all layers, of a draft model's too
+    longest: int = 0  # tokens of its longest sequence
     has_kv_cache: bool = True  # False: what is told of one is the memory of a batch of texts that are pooled
     free_bytes: int = 0  # on its device, now
     capabilities: list[str] = []  # as of ServedModel, without those that depend on its chat template and vocabulary

@@ -22,7 +22,7 @@ from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
 from server.served.adapter_options import announce_adapters
 from server.served.engine_slot import EngineSlot
-from server.served.memory import Claim, Grant, plan_memory
+from server.served.memory import Grant, claim_of, plan_memory
 from server.served.residence import Home, Residence
 from server.served.resident import Resident
 
@@ -85,7 +85,6 @@ class SeveralEngines:
         if len(entries) == 1:
             return {}, float("inf")
         weighed = await weigh([entry.engine for entry in entries], self._display.show)
-        claims = []
         for entry, each in zip(entries, weighed, strict=True):
             if each.failure is not None:
                 error = OptionError if each.is_option else StartupError
@@ -96,7 +95,7 @@ class SeveralEngines:
         self._announce_adapters()
         for entry, each in zip(self._entries, weighed, strict=True):
             self._model(entry.name).foresee(each.capabilities)
-            claims.append(Claim(entry.name, each, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned))
+        claims = [claim_of(entry, each) for entry, each in zip(self._entries, weighed, strict=True)]
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:
             need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20

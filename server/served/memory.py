@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from engine.errors import StartupError
 from engine.jobs.weighing import Weighed
+from server.model_options.config import ModelEntry
 
 PROCESS_BYTES = 512 << 20  # of an engine process beside weights and KV cache: libraries, buffers of a step
 _FREE_SHARE = 0.8  # of what is free at the start: the rest is this process's, the system's and its cache's
@@ -37,6 +38,10 @@ class Claim:
             return self.kv_bytes
         most = self.weighed.most_kv_bytes
         return min(most, _CPU_KV_LIMIT_BYTES) if self.weighed.is_on_cpu else most
+
+
+def claim_of(entry: ModelEntry, weighed: Weighed) -> Claim:
+    return Claim(entry.name, weighed, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""`python -m engine.commands.doctor JOB`: prints findings as JSON. JOB is an EngineConfig in JSON."""
+"""`python -m engine.commands.doctor JOB`: prints what it found. JOB is a list of ModelToCheck in JSON, the answer a
+Checked."""
 
 import sys
 from collections.abc import Sequence
@@ -7,15 +8,16 @@ import msgspec
 
 from engine.client.lifetime import end_with_parent
 from engine.commands.doctor.machine import machine_findings
-from engine.commands.doctor.model import model_findings
-from engine.config import EngineConfig
+from engine.commands.doctor.model import check_models
+from engine.jobs.doctor_job import Checked, ModelToCheck
 
 
 def main(argv: Sequence[str]) -> int:
     end_with_parent()
-    config = msgspec.json.decode(argv[0], type=EngineConfig)
-    findings = [*machine_findings(config), *model_findings(config)]
-    sys.stdout.buffer.write(msgspec.json.encode(findings))
+    models = msgspec.json.decode(argv[0], type=list[ModelToCheck])
+    checked = check_models(models)
+    findings = [*machine_findings(models[0].config), *checked.findings]
+    sys.stdout.buffer.write(msgspec.json.encode(Checked(findings, checked.weighed)))
     return 0
 
 

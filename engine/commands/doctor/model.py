@@ -1,64 +1,93 @@
-"""What a model needs, beside what the machine has: its files, its weights and its KV cache."""
+"""What models need, beside what the machine has: their files, their weights and their KV caches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from engine.commands.weighed import weigh_files
 from engine.config import Device, EngineConfig
 from engine.errors import HeadraceError
+from engine.jobs.doctor_job import Checked, ModelToCheck
 from engine.jobs.findings import Finding, ok, problem, warning
+from engine.jobs.weighing import Weighed
 from engine.runner.kv_budget import format_bytes
-from engine.startup.load import USE_TRANSFORMERS
-from models.config.overrides import parse_overrides
+from engine.speculation.settings import speculation_settings
 from models.errors import ModelError
-from models.loading.open import open_with_either
 from models.sources.resolve import ModelFiles, find_local
 from models.system.memory import free_memory_bytes, obtainable_memory_bytes
 
 _CONTEXT = 4096  # tokens of a usual conversation
-_ELEMENT_BYTES = 2  # of a key or value, in 16 bits
 
 
-def model_findings(config: EngineConfig) -> Iterator[Finding]:
+class _NotHere(Exception):
+    """The model is not on this machine."""
+
+
+def check_models(models: Sequence[ModelToCheck]) -> Checked:
+    """Each model by itself. One that is alone is compared with the memory, too."""
+    config = models[0].config
     device = torch.device("cuda" if config.device is not Device.CPU and torch.cuda.is_available() else "cpu")
     free, most = free_memory_bytes(device), obtainable_memory_bytes(device)
-    yield ok("memory", f"{format_bytes(free)} free on {device}")
+    findings, weighed = [ok("memory", f"{format_bytes(free)} free on {device}")], []
+    for model in models:
+        needs, found = _check(model.config)
+        if needs is not None:
+            found = list(_compare(needs, model.config, free, most) if len(models) == 1 else [ok("model", _said(needs))])
+        named = f"{model.name}: " if model.name else ""
+        findings += [Finding(each.subject, each.severity, named + each.message) for each in found]
+        weighed.append(needs)
+    return Checked(findings, weighed)
+
+
+def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
+    """What the model needs, or why that is not known."""
+    subject = "model"
     try:
-        files = find_local(config.model)
-    except ModelError as error:
-        yield problem("model", str(error))
-        return
-    if files is None:
-        yield warning("model", f"{config.model} is not on this machine; the first start fetches it")
-        return
-    try:
-        yield from file_findings(files, config, free, most)
+        files = _local(config.model)
+        subject = "draft model"
+        draft = speculation_settings(config).draft_model
+        draft_files = None if draft is None else _local(draft)
+        subject = "model"
+        return weigh_files(files, draft_files, config), []
+    except _NotHere as error:
+        return None, [warning(subject, f"{error} is not on this machine; the first start fetches it")]
     except (ModelError, HeadraceError) as error:
-        yield problem("model", str(error))
+        return None, [problem(subject, str(error))]
 
 
-def file_findings(files: ModelFiles, config: EngineConfig, free: int, most: int) -> Iterator[Finding]:
-    """Raises a ModelError if the files are no model that can be served."""
-    overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
-    opened = open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
-    weights = sum(path.stat().st_size for path in files.weight_files)
-    per_token = _ELEMENT_BYTES * sum(
-        spec.num_kv_heads * (spec.head_dim + (spec.value_dim if spec.values_from is None else 0))
-        for spec in opened.attention_specs
-    )
-    context = min(_CONTEXT, config.max_model_len or opened.max_position)
-    kv = config.kv_cache_memory_bytes or per_token * context
-    needs = (
-        f"{format_bytes(weights)} of weights as stored, and {format_bytes(per_token)} of KV cache a token, "
-        f"{format_bytes(per_token * context)} for {context:,}"
-    )
-    if weights + kv > most:
+def _local(model: str) -> ModelFiles:
+    """Raises _NotHere or a ModelError."""
+    if (files := find_local(model)) is None:
+        raise _NotHere(model)
+    return files
+
+
+def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Iterator[Finding]:
+    """free, most: bytes of memory that are free, and that could be had."""
+    kv = needs.token_kv_bytes * _context(needs) if needs.has_kv_cache else needs.least_kv_bytes
+    total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
+    if total > most:
         yield problem(
             "model",
-            f"{needs}; {format_bytes(most)} of memory can be had: choose a smaller model or fewer bits (--quantization "
-            "int4), or free memory",
+            f"{_said(needs)}; {format_bytes(most)} of memory can be had: choose a smaller model or fewer bits "
+            "(--quantization int4), or free memory",
         )
-    elif weights + kv > free:
-        yield warning("model", f"{needs}; {format_bytes(free)} of memory are free without swapping")
+    elif total > free:
+        yield warning("model", f"{_said(needs)}; {format_bytes(free)} of memory are free without swapping")
     else:
-        yield ok("model", needs)
+        yield ok("model", _said(needs))
+
+
+def _said(needs: Weighed) -> str:
+    weights = f"about {format_bytes(needs.weight_bytes)} of weights"
+    if not needs.has_kv_cache:
+        return f"{weights}, and {format_bytes(needs.least_kv_bytes)} for a batch of texts; it makes vectors or scores"
+    context = _context(needs)
+    return (
+        f"{weights}, and {format_bytes(needs.token_kv_bytes)} of KV cache a token, "
+        f"{format_bytes(needs.token_kv_bytes * context)} for {context:,}"
+    )
+
+
+def _context(needs: Weighed) -> int:
+    return min(_CONTEXT, needs.longest)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -13,9 +12,11 @@ from engine.client.child_environment import compute_environment
 from engine.client.lifetime import PARENT_VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
+from engine.jobs.doctor_job import Checked, ModelToCheck
 from engine.jobs.findings import Finding, Severity, ok, problem
 from engine.jobs.program import as_typed
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
 from server.commands.option_sources import resolve
@@ -29,7 +30,8 @@ read. The exit code is 1 if the server would not start or would fail.
 _EPILOG = """\
 examples:
   headrace doctor
-  headrace doctor /path/to/model --config server.yaml
+  headrace doctor /path/to/model --max-model-len 8192
+  headrace doctor /path/to/model OWNER/REPO --config server.yaml
   headrace doctor --json
 """
 _TIMEOUT_S = 300.0  # torch's import from a cold disk, and a compilation of a small library
@@ -46,9 +48,11 @@ def run(argv: Sequence[str]) -> int:
             explain_unknown_flag(flag, OPTIONS.values()) if flag.startswith("-") else f"unexpected argument {flag}"
         )
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
-    if namespace.positional_model is not None:
-        flags["model"] = namespace.positional_model
-    findings = list(all_findings(flags, os.environ, namespace.config or os.environ.get(CONFIG_VARIABLE)))
+    models: list[str] = namespace.positional_models
+    if models and "model" in flags:
+        raise OptionError(f"the model is given twice: {models[0]} and --model {flags['model']}")
+    file = namespace.config or os.environ.get(CONFIG_VARIABLE)
+    findings = list(all_findings(flags, os.environ, file, models))
     if namespace.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
     else:
@@ -56,33 +60,42 @@ def run(argv: Sequence[str]) -> int:
     return 1 if any(finding.severity is Severity.PROBLEM for finding in findings) else 0
 
 
-def all_findings(flags: Mapping[str, object], environ: Mapping[str, str], file: str | None) -> Iterator[Finding]:
-    """file: of options, or None. Wrong options are a finding; the others are then looked at with their defaults."""
+def all_findings(
+    flags: Mapping[str, object], environ: Mapping[str, str], file: str | None, models: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """file: of options, or None. models: the arguments without a flag. Wrong options are a finding; the others are then
+    looked at with their defaults."""
     try:
-        server_config, engine_config = resolve(flags, environ, Path(file) if file else None)
+        server_config, engine_config = resolve(flags, environ, Path(file) if file else None, models)
         yield ok("options", f"from {file}, variables and flags" if file else "from variables and flags")
     except OptionError as error:
         yield problem("options", str(error))
         server_config, engine_config = ServerConfig(), EngineConfig()
     yield from process_findings(server_config)
     yield from options_findings(server_config, engine_config)
-    yield from _engine_findings(engine_config)
+    entries = server_config.models.entries
+    checked = _engine_part(
+        [ModelToCheck(each.name, each.engine) for each in entries] or [ModelToCheck("", engine_config)]
+    )
+    yield from checked.findings
+    yield from models_findings(server_config.models, engine_config, checked.weighed)
 
 
-def _engine_findings(config: EngineConfig) -> list[Finding]:
+def _engine_part(models: Sequence[ModelToCheck]) -> Checked:
     """What a process that loads torch finds."""
-    command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(config).decode()]
+    command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(models).decode()]
     environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
     try:
         process = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
         )
-        return msgspec.json.decode(process.stdout, type=list[Finding])
+        return msgspec.json.decode(process.stdout, type=Checked)
     except subprocess.TimeoutExpired:
-        return [problem("engine", f"a process that imports torch did not end within {_TIMEOUT_S:g} s")]
+        reason = f"did not end within {_TIMEOUT_S:g} s"
     except msgspec.DecodeError:
         lines = process.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        return [problem("engine", f"a process that imports torch ended with {process.returncode}: {lines[-1]}")]
+        reason = f"ended with {process.returncode}: {lines[-1]}"
+    return Checked([problem("engine", f"a process that imports torch {reason}")], [None] * len(models))
 
 
 def describe(findings: Sequence[Finding]) -> str:
@@ -97,14 +110,13 @@ def describe(findings: Sequence[Finding]) -> str:
 def doctor_parser() -> Parser:
     parser = Parser(
         prog="headrace doctor",
-        usage="headrace doctor [MODEL] [options of headrace serve] [--json]",
+        usage="headrace doctor [MODEL ...] [options of headrace serve] [--json]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    arguments: dict[str, Any] = {"nargs": "?", "metavar": "MODEL", "help": OPTIONS["model"].help}
-    parser.add_argument("positional_model", **arguments)
+    parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)
     parser.add_argument("--json", action="store_true", help="Print the findings as a JSON list.")
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, as for headrace serve.")
     add_options(parser, OPTIONS.values(), many="append")

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from engine.commands.doctor import machine, model
-from engine.commands.doctor.model import model_findings
-from engine.config import Device, EngineConfig
-from engine.jobs.findings import Finding, Severity
+from engine.commands.doctor.model import check_models
+from engine.config import Device, EngineConfig, Task
+from engine.jobs.doctor_job import ModelToCheck
+from engine.jobs.findings import Finding, Severity, warning
 from models.kernels.cpu import build, library
 from models.kernels.cpu.library import LEVEL_VARIABLE
 from tests.helpers.model_folders import write_model_folder
@@ -86,18 +87,51 @@ def test_the_cache_folder_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "1.0 MiB left" in machine.cache_finding(tmp_path).message
 
 
+def _last(*configs: EngineConfig) -> Finding:
+    """What is said of the last model."""
+    names = [config.model for config in configs] if len(configs) > 1 else [""]
+    models = [ModelToCheck(name, config) for name, config in zip(names, configs, strict=True)]
+    return check_models(models).findings[-1]
+
+
 def test_a_model_is_compared_with_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = EngineConfig(str(write_model_folder(tmp_path / "model")))
-
-    def found() -> Finding:
-        *_, last = model_findings(config)
-        return last
-
-    assert found().severity is Severity.OK
+    assert _last(config).severity is Severity.OK
     monkeypatch.setattr(model, "free_memory_bytes", lambda _: 1000)
-    assert "free without swapping" in found().message
+    assert "free without swapping" in _last(config).message
     monkeypatch.setattr(model, "obtainable_memory_bytes", lambda _: 1000)
-    assert found().severity is Severity.PROBLEM
+    assert _last(config).severity is Severity.PROBLEM
+
+
+def test_each_of_several_models_is_named_and_weighed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(model, "obtainable_memory_bytes", lambda _: 1000)
+    folder = str(write_model_folder(tmp_path / "model"))
+    models = [ModelToCheck("one", EngineConfig(folder)), ModelToCheck("two", EngineConfig("owner/repo"))]
+    checked = check_models(models)
+    _, one, two = checked.findings
+    assert one.severity is Severity.OK  # their sum is compared, by who makes the plan for all
+    assert one.message.startswith("one: about ")
+    assert (two.severity, two.message[:5]) == (Severity.WARNING, "two: ")
+    assert checked.weighed[0] is not None
+    assert checked.weighed[0].weight_bytes > 0
+    assert checked.weighed[1] is None
+
+
+def test_a_model_that_pools_texts_has_no_kv_cache(tmp_path: Path) -> None:
+    config = EngineConfig(str(write_model_folder(tmp_path / "model")), task=Task.EMBED)
+    assert "for a batch of texts; it makes vectors or scores" in _last(config).message
+    assert "KV cache" not in _last(config).message
+
+
+def test_a_draft_model_counts_or_is_told(tmp_path: Path) -> None:
+    folder = str(write_model_folder(tmp_path / "model"))
+    (alone,) = check_models([ModelToCheck("", EngineConfig(folder))]).weighed
+    (drafted,) = check_models([ModelToCheck("", EngineConfig(folder, draft_model=folder))]).weighed
+    assert alone is not None
+    assert drafted is not None
+    assert drafted.token_kv_bytes == 2 * alone.token_kv_bytes
+    found = _last(EngineConfig(folder, draft_model="owner/repo"))
+    assert found == warning("draft model", "owner/repo is not on this machine; the first start fetches it")
 
 
 @pytest.mark.parametrize(
@@ -109,13 +143,13 @@ def test_a_model_is_compared_with_memory(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ],
 )
 def test_a_model_that_is_not_here_is_told(name: str, severity: Severity, text: str) -> None:
-    *_, found = model_findings(EngineConfig(name))
+    found = _last(EngineConfig(name))
     assert found.severity is severity
     assert text in found.message
 
 
 def test_a_folder_that_holds_no_model_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
-    *_, found = model_findings(EngineConfig(str(tmp_path)))
+    found = _last(EngineConfig(str(tmp_path)))
     assert found.severity is Severity.PROBLEM
     assert "has no 'model_type'" in found.message

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.jobs.doctor_job import Checked
 from engine.jobs.findings import Finding, Severity, ok, problem, warning
+from engine.jobs.weighing import Weighed
 from server import cli
 from server.commands.doctor import options, process
 from server.config import ServerConfig
@@ -20,12 +22,13 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the engine's part finds, by assignment; and the config that it was given."""
-    part: dict[str, Any] = {"findings": [ok("torch", "2")], "stdout": None}
+    """What the engine's part finds, by assignment; and the models that it was given, by name."""
+    part: dict[str, Any] = {"findings": [ok("torch", "2")], "weighed": None, "stdout": None}
 
     def run(arguments: list[str], **_: object) -> "subprocess.CompletedProcess[bytes]":
-        part["config"] = msgspec.json.decode(arguments[-1])
-        stdout = msgspec.json.encode(part["findings"]) if part["stdout"] is None else part["stdout"]
+        part["models"] = {each["name"]: each["config"] for each in msgspec.json.decode(arguments[-1])}
+        checked = Checked(part["findings"], part["weighed"] or [None] * len(part["models"]))
+        stdout = msgspec.json.encode(checked) if part["stdout"] is None else part["stdout"]
         return subprocess.CompletedProcess(arguments, 1, stdout, b"Traceback\nImportError: libc.so")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -40,7 +43,7 @@ def _by_subject(capsys: pytest.CaptureFixture[str]) -> dict[str, Finding]:
 
 def test_a_sound_machine_exits_with_0(engine: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "/model", "--port", "0", "--max-connections", "1", "--threads", "1"]) == 0
-    assert (engine["config"]["model"], engine["config"]["threads"]) == ("/model", 1)
+    assert (engine["models"][""]["model"], engine["models"][""]["threads"]) == ("/model", 1)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("ok    torch ") for line in lines)
     assert lines[-1] == "nothing is wrong"
@@ -152,3 +155,74 @@ def test_findings_are_json_for_programs(engine: dict[str, Any], capsys: pytest.C
     cli.main(["doctor", "--json", "--port", "0"])
     found = json.loads(capsys.readouterr().out)[-1]
     assert found == {"subject": "device", "severity": "warning", "message": "x"}
+
+
+_TALKER = Weighed(weight_bytes=1 << 30, least_kv_bytes=1 << 28, most_kv_bytes=1 << 30, free_bytes=8 << 30)
+_EMBEDDER = Weighed(
+    weight_bytes=1 << 28, least_kv_bytes=1 << 24, most_kv_bytes=1 << 24, has_kv_cache=False, free_bytes=8 << 30
+)
+
+
+def _served(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[Finding]:
+    cli.main(["doctor", "--json", "--port", "0", "--max-connections", "1", *arguments])
+    found = msgspec.json.decode(capsys.readouterr().out, type=list[Finding])
+    return [each for each in found if each.subject in ("options", "model", "all models")]
+
+
+def test_each_of_several_models_is_looked_at_and_their_sum(
+    engine: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine["weighed"] = [_TALKER, _EMBEDDER]
+    _, together = _served(capsys, "/talker", "/embedder", "--max-model-len", "512")
+    assert {name: config["max_model_len"] for name, config in engine["models"].items()} == {
+        "/talker": 512,
+        "/embedder": 512,
+    }
+    assert together.severity is Severity.OK
+    assert together.message == "3.27 GiB together, of 6.40 GiB that they may use: /talker 2.50 GiB, /embedder 0.77 GiB"
+
+
+def test_models_without_room_beside_each_other_are_a_problem(
+    engine: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine["weighed"] = [_TALKER, _TALKER]
+    _, together = _served(capsys, "/one", "/two", "--models-memory", "3GiB")
+    assert together.severity is Severity.PROBLEM
+    assert "the models need 3.50 GiB together and may have 3.00 GiB" in together.message
+    assert "--load-on-demand" in together.message
+    _, together = _served(capsys, "/one", "/two", "--models-memory", "3GiB", "--load-on-demand")
+    assert together.severity is Severity.OK
+    assert "they come and go within 3.00 GiB" in together.message
+
+
+def test_a_model_of_which_nothing_is_known_is_not_counted(
+    engine: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine["weighed"] = [_TALKER, None]
+    _, together = _served(capsys, "/here", "owner/repo")
+    assert together.message.endswith(": /here 2.50 GiB; owner/repo not counted")
+    engine["weighed"] = [None, None]
+    assert len(_served(capsys, "/one", "/two")) == 1
+
+
+def test_options_that_a_pooling_model_has_no_use_for_are_a_problem(
+    engine: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    engine["weighed"] = [_EMBEDDER]
+    _, found = _served(capsys, "/embedder", "--draft-model", "/draft")
+    assert found == problem("model", "it makes vectors or scores of texts, and generates none: leave --draft-model out")
+    engine["weighed"] = [_TALKER, _EMBEDDER]
+    _, together = _served(capsys, "/talker", "/embedder", "--draft-model", "/draft")
+    assert together.subject == "all models"  # for the others, the option is for the one that generates
+    file = tmp_path / "server.yaml"
+    file.write_text("models:\n  talker: /talker\n  embedder: {model: /embedder, draft-model: /draft}\n")
+    _, found, _ = _served(capsys, "--config", str(file))
+    assert found.message == (
+        "embedder: it makes vectors or scores of texts, and generates none: leave --draft-model out"
+    )
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_model_that_is_given_twice_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "/one", "--model", "/two"]) == 2
+    assert "the model is given twice: /one and --model /two" in capsys.readouterr().err

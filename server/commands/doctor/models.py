@@ -1,0 +1,67 @@
+"""What is wrong with models that are served together, or with the options of one that pools texts."""
+
+from collections.abc import Iterator, Sequence
+
+from engine.config import EngineConfig
+from engine.errors import StartupError
+from engine.jobs.findings import Finding, ok, problem
+from engine.jobs.weighing import Weighed
+from server.commands.options import OPTIONS
+from server.model_options.config import ModelEntry, ModelsConfig
+from server.served.memory import MemoryPlan, claim_of, plan_memory
+
+_GIB = 1 << 30
+
+
+def models_findings(config: ModelsConfig, alone: EngineConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
+    """alone: of the one model, where there are no entries. weighed: of each model, None where that is not known."""
+    if not config.entries:
+        (needs,) = weighed
+        if needs is not None and not needs.has_kv_cache:
+            yield from _generating_options(alone.generating_options())
+        return
+    for entry, needs in zip(config.entries, weighed, strict=True):
+        if needs is not None and not needs.has_kv_cache:  # options of the whole server do not apply to it
+            own = [name for name in entry.engine.generating_options() if name in entry.own_options]
+            yield from _generating_options(own, f"{entry.name}: ")
+    yield from _together(config, weighed)
+
+
+def _generating_options(names: Sequence[str], prefix: str = "") -> Iterator[Finding]:
+    if names:
+        flags = ", ".join(OPTIONS[name].flag for name in names)
+        yield problem(
+            "model",
+            f"{prefix}it makes vectors or scores of texts, and generates none: leave {flags} out",
+        )
+
+
+def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
+    """Whether those that are known have room beside each other, by the plan that the server will make."""
+    known = [(entry, needs) for entry, needs in zip(config.entries, weighed, strict=True) if needs is not None]
+    unknown = [entry.name for entry, needs in zip(config.entries, weighed, strict=True) if needs is None]
+    if not known:
+        return
+    claims = [claim_of(entry, needs) for entry, needs in known]
+    try:
+        plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
+    except StartupError as error:
+        yield problem("all models", str(error))
+        return
+    without = f"; {', '.join(unknown)} not counted" if unknown else ""
+    yield ok("all models", _described(config, plan, [entry for entry, _ in known]) + without)
+
+
+def _described(config: ModelsConfig, plan: MemoryPlan, entries: Sequence[ModelEntry]) -> str:
+    each = ", ".join(
+        f"{entry.name} {_gib(grant.need_bytes)}" for entry, grant in zip(entries, plan.grants, strict=True)
+    )
+    limit = _gib(plan.limit_bytes)
+    if config.loads_on_demand:
+        return f"they come and go within {limit}: {each}"
+    total = sum(grant.need_bytes for grant in plan.grants)
+    return f"{_gib(total)} together, of {limit} that they may use: {each}"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / _GIB:.2f} GiB"
