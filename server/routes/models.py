@@ -79,7 +79,7 @@ def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
         "max_model_len": None if info is None else info.max_model_len,
         **_anthropic_fields(name, created_s, info),
         "status": {"value": state["state"]},  # as llama-server's router says it
-        "headrace": {**state, **_own_fields(model, info)},
+        "headrace": {"name": model.base_name, **state, **_own_fields(model, info)},
     }
 
 

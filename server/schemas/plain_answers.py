@@ -51,11 +51,13 @@ class AdapterDeleted(msgspec.Struct):
     deleted: bool
 
 
-class ModelExtras(ModelLoad):
-    """What OpenAI's and vLLM's cards have no place for. memory_bytes: what the model takes while it is loaded, its
-    process too. adapter_memory_bytes: what its adapters may take of that. capabilities: before it has been loaded,
-    without those that depend on its chat template and vocabulary. The rest is known once it has been loaded."""
+class ModelExtras(ModelLoad, kw_only=True):
+    """What OpenAI's and vLLM's cards have no place for. name: the first of the model's names, the same in the cards of
+    all its names and adapters. memory_bytes: what the model takes while it is loaded, with its process.
+    adapter_memory_bytes: what its adapters may take of that. capabilities: before it has been loaded, without those
+    that depend on its chat template and vocabulary. The rest is known once it has been loaded."""
 
+    name: str
     memory_bytes: int | UnsetType = UNSET
     adapter: AdapterExtras | UnsetType = UNSET
     capabilities: list[str] | UnsetType = UNSET

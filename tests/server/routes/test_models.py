@@ -126,6 +126,7 @@ async def test_a_model_whose_quality_was_not_measured_has_none() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         shown = (await api.get("/v1/models/org/tiny")).json()["headrace"]
     assert shown == {
+        "name": "org/tiny",
         "state": "loaded",
         "capabilities": [],  # nobody has asked for its chat template yet
         "kv_cache_bytes": 0,

@@ -18,9 +18,9 @@ import { addNode, endAnswers, newConversation, path, removeNode, showVersion, ti
 
 const SUGGESTIONS = [
   ["Explain", "Explain to a beginner what a KV cache is and why it makes chat faster."],
-  ["Write", "Write a short letter that asks a neighbor to water the plants for a week."],
+  ["Write", "Write a short note that asks a neighbor to water the plants for a week."],
   ["Program", "Write a Python function that merges overlapping intervals, with a test."],
-  ["List", "List five questions that are worth asking before buying a used bicycle."],
+  ["List", "List five questions to ask before buying a used bicycle."],
 ];
 const SAVE_EVERY_MS = 2000;
 const DRAW_PAUSE = 3; // times what drawing took: the rest is for whoever scrolls and types
@@ -216,7 +216,7 @@ const actions = {
 
 function keep(conversation) {
   if (!conversations.includes(conversation)) return; // it was deleted while its answer arrived
-  store.save(structuredClone(conversation)).catch(() => setState("This browser has no room to keep the conversation.", { isBad: true }));
+  store.save(structuredClone(conversation)).catch(() => setState("This browser has no room to store the conversation.", { isBad: true }));
 }
 
 function openConversation(conversation) {
@@ -365,7 +365,7 @@ applyTheme();
 show();
 composer.focus();
 reconnect();
-if (!(await store.open())) setState("This browser keeps nothing: conversations are lost with the page.");
+if (!(await store.open())) setState("This browser stores nothing: conversations are lost when you close the page.");
 conversations = await store.loadAll();
 conversations.forEach(endAnswers); // that the page was closed upon
 showSidebar();

@@ -8,10 +8,10 @@ import { renderTokens } from "./token_view.js";
 import { toolCallCards } from "./tool_view.js";
 
 const ENDS = {
-  length: "The answer was cut: it reached the longest length that is set, or the end of the context.",
+  length: "The answer was cut off: it reached its maximum length, or the end of the context.",
   stopped: "Stopped.",
-  timeout: "The answer was cut: its time was over.",
-  content_filter: "The answer was cut by a filter.",
+  timeout: "The answer was cut off: its time limit was reached.",
+  content_filter: "The answer was cut off by a filter.",
 };
 
 /**
@@ -120,8 +120,8 @@ function stats({ stats: told, requestId }) {
   const { numPromptTokens, numCachedTokens, numTokens, firstTokenMs, tokensPerSecond } = told;
   const title =
     numCachedTokens > 0
-      ? "The engine still had the beginning of this conversation in its KV cache and did not compute it again: the first token came sooner."
-      : "Nothing of this prompt was in the engine's KV cache.";
+      ? "The engine still had the start of this conversation in its KV cache and did not compute it again, so the first token came sooner."
+      : "No part of this prompt was in the engine's KV cache.";
   const cached = numCachedTokens > 0 ? `${numCachedTokens} of them from the cache` : "none from the cache";
   return [
     h("span", { class: "stats muted small", title },
@@ -134,7 +134,7 @@ function stats({ stats: told, requestId }) {
 /** The engine's own account of the answer; it knows the last few hundred. */
 function whatHappened({ requestId }) {
   if (!requestId) return [];
-  const title = "What the engine did for this answer: the wait, the cache, the pieces of the prompt, the drafts";
+  const title = "What the engine did for this answer: waiting, cache, chunks of the prompt, drafts";
   return [h("a", { class: "button quiet small", href: storyLink(requestId), title }, "What happened?")];
 }
 

@@ -11,7 +11,7 @@ export function requestBody(conversation, settings, model, untilId = conversatio
   const body = { model: model || undefined, messages: messages(conversation, untilId), ...requestFields(settings) };
   const tools = parse(conversation.tools, "The tools");
   if (tools !== null) {
-    if (!Array.isArray(tools)) throw new Error("The tools are no list. Write [{…}], as in OpenAI's API.");
+    if (!Array.isArray(tools)) throw new Error("The tools are not a list. Write [{…}], as in OpenAI's API.");
     body.tools = tools.map((tool) => (tool.type ? tool : { type: "function", function: tool }));
   }
   const schema = parse(conversation.schema, "The JSON schema");

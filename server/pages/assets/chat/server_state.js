@@ -2,6 +2,7 @@
 
 import { getJson } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
+import { shortNames } from "../shared/names.js";
 import { canChat } from "./capabilities.js";
 
 const RETRY_MS = 2000;
@@ -38,11 +39,10 @@ export function setState(text, { isBad = false } = {}) {
 function showModels(models) {
   const select = byId("model");
   const chosen = select.value || localStorage.getItem(MODEL_KEY);
-  select.replaceChildren(...models.map((model) => h("option", { value: model.id, selected: model.id === chosen }, shortName(model.id))));
+  const labels = shortNames(models.map(({ id }) => id));
+  select.replaceChildren(...models.map(({ id }, index) => h("option", { value: id, title: id, selected: id === chosen }, labels[index])));
   select.title = select.value;
   select.onchange = () => localStorage.setItem(MODEL_KEY, select.value);
 }
-
-const shortName = (id) => id.split("/").at(-1);
 
 export const model = () => byId("model").value;

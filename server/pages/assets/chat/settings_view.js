@@ -24,14 +24,14 @@ export function renderSettings({ conversation, settings, onConversation, onSetti
       h("button", { class: "icon", "aria-label": "Close the settings", onclick: onClose }, "✕")),
     h("h3", {}, "This conversation"),
     area("System prompt", "Who the model is, and how it should answer.", conversation.system, change(conversation, "system", onConversation), { rows: 4 }),
-    area("JSON schema", "Answers are valid JSON of this schema, whatever the model would like to write.", conversation.schema, change(conversation, "schema", onConversation), { rows: 4, isJson: true, example: SCHEMA_EXAMPLE }),
+    area("JSON schema", "Every answer is valid JSON for this schema.", conversation.schema, change(conversation, "schema", onConversation), { rows: 4, isJson: true, example: SCHEMA_EXAMPLE }),
     area("Tools", "Functions the model may call. You type their results.", conversation.tools, change(conversation, "tools", onConversation), { rows: 4, isJson: true, example: TOOL_EXAMPLE }),
     h("h3", {}, "All answers from now on"),
     ...FIELDS.map((field) => number(field, settings[field.name], change(settings, field.name, onSettings))),
-    area("Stop texts", "The answer ends before any of these; one a line.", settings.stop, change(settings, "stop", onSettings), { rows: 2 }),
+    area("Stop texts", "The answer ends before any of these texts. One per line.", settings.stop, change(settings, "stop", onSettings), { rows: 2 }),
     effort(settings.effort, change(settings, "effort", onSettings)),
     checkbox("Show token probabilities", "Hover over a token to see what else was likely.", settings.logprobs, change(settings, "logprobs", onSettings)),
-    h("div", { class: "row" }, h("button", { onclick: () => reset(settings, onSettings) }, "Back to the defaults")),
+    h("div", { class: "row" }, h("button", { onclick: () => reset(settings, onSettings) }, "Reset to defaults")),
   );
 }
 
@@ -70,7 +70,7 @@ function area(label, meaning, value, onChange, { rows, isJson = false, example =
       input.value = example;
       input.dispatchEvent(new Event("input"));
     };
-    field.append(h("button", { class: "quiet small", onclick: fill }, "Put an example"));
+    field.append(h("button", { class: "quiet small", onclick: fill }, "Insert an example"));
   }
   return field;
 }
@@ -81,14 +81,14 @@ function problem(text) {
     JSON.parse(text);
     return "";
   } catch (error) {
-    return `This is no JSON yet: ${error.message}`;
+    return `This is not valid JSON yet: ${error.message}`;
   }
 }
 
 function effort(value, onChange) {
   const input = h("select", {}, ["", "none", "low", "medium", "high"].map((each) => h("option", { value: each, selected: each === value }, each || "default")));
   input.addEventListener("change", () => onChange(input.value));
-  return labelled("Reasoning effort", "How long a model that can think thinks before it answers.", input);
+  return labelled("Reasoning effort", "How much a reasoning model thinks before it answers.", input);
 }
 
 function checkbox(label, meaning, value, onChange) {

@@ -2,15 +2,18 @@
 
 import { getJson } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
+import { shortNames } from "../shared/names.js";
+import { engineNames } from "./engines.js";
 
 /** Offer the server's models, each by its first name; nothing is to choose where there is one. */
 export async function offerModels(signal) {
   const { data } = await getJson("v1/models", { signal });
-  const models = [...new Map(data.toReversed().map((model) => [model.root, model.id])).values()].toReversed();
+  const names = engineNames(data);
+  const labels = shortNames(names);
   const select = byId("model");
   const chosen = select.value;
-  select.hidden = models.length < 2;
-  select.replaceChildren(...models.map((name) => h("option", { value: name, selected: name === chosen }, name.split("/").at(-1))));
+  select.hidden = names.length < 2;
+  select.replaceChildren(...names.map((name, index) => h("option", { value: name, title: name, selected: name === chosen }, labels[index])));
 }
 
 /** Where the frames of the chosen model come from. */

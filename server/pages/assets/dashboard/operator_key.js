@@ -23,7 +23,7 @@ export async function withKey(work, signal) {
     const hasKey = await askKey(byId("state").textContent); // the old one stays until then: it is the chat page's
     if (signal.aborted) return false;
     if (!hasKey) {
-      setState("An operator’s key is needed. Load the page again to enter one.", "bad");
+      setState("An operator’s key is needed. Reload the page to enter one.", "bad");
       return false;
     }
   }

@@ -86,7 +86,7 @@ const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
 function showBlocks({ total, live, shared, cached }) {
   const parts = [["live", live], ["shared", shared], ["cached", cached], ["free", Math.max(0, total - live - shared - cached)]];
   drawBlocks(byId("blocks"), parts);
-  const meanings = { live: "of one request", shared: "shared by several", cached: "kept for later", free: "free" };
+  const meanings = { live: "of one request", shared: "shared by several", cached: "cached for later", free: "free" };
   byId("blocks-legend").replaceChildren(...legend(parts.map(([name, count]) => [name, `${meanings[name]}: ${count}`])));
 }
 

@@ -19,7 +19,7 @@ let showing = null; // AbortController of the request that is shown
 /** Show the request with this id, and follow it until it is over or `leaveRequest`. */
 export async function showRequest(id) {
   const { signal } = (showing = new AbortController());
-  const body = h("div", {}, h("p", { class: "muted" }, "Looking for it…"));
+  const body = h("div", {}, h("p", { class: "muted" }, "Loading…"));
   byId("request-page").replaceChildren(...heading(id), body);
   let isOpen = true;
   while (isOpen && !signal.aborted) {
@@ -56,8 +56,8 @@ const heading = (id) => [
 ];
 
 const unknown = () => [
-  h("p", { class: "note" }, "The server does not know this request, or no longer: it keeps the open ones, and of each model the last 200 that generated, and the last 100 that were refused. They are forgotten when it ends."),
-  h("p", { class: "muted" }, "The id is in the header ", h("code", {}, "x-request-id"), " of every answer; that of a chat begins with ", h("code", {}, "chatcmpl-"), " and is in the answer itself."),
+  h("p", { class: "note" }, "The server has no record of this request. It keeps records of running requests and, for each model, of the last 200 that generated and the last 100 that were refused, until it ends."),
+  h("p", { class: "muted" }, "The id is in the response header ", h("code", {}, "x-request-id"), "; the id of a chat answer begins with ", h("code", {}, "chatcmpl-"), " and is in the answer itself."),
 ];
 
 function view(story) {
@@ -68,8 +68,8 @@ function view(story) {
     request.error ? h("p", { class: "note error" }, `${request.status} ${request.error}`) : null,
     hasRun ? h("section", { class: "card" }, h("h2", {}, "Prompt"), promptBar(request), h("p", { class: "why" }, cacheStory(story))) : null,
     ...choices.map((choice, index) => choiceCard(story, choice, index)),
-    story.num_choices > choices.length && hasRun ? h("p", { class: "muted" }, `Only the first ${choices.length} of ${story.num_choices} choices are told.`) : null,
-    !hasRun && !request.error ? h("p", { class: "muted" }, "The engine tells nothing of its steps: a beam search asks it for one token at a time.") : null,
+    story.num_choices > choices.length && hasRun ? h("p", { class: "muted" }, `Only the first ${choices.length} of ${story.num_choices} choices are shown.`) : null,
+    !hasRun && !request.error ? h("p", { class: "muted" }, "There is no record of its steps: a beam search asks the engine for one token at a time.") : null,
     h("section", { class: "card" }, h("h2", {}, "Facts"), facts(story)),
   ].filter(Boolean);
 }
@@ -81,7 +81,7 @@ function figures({ request }) {
     [stateOf(request), request.finish ? `finish: ${request.finish}` : "state"],
     [seconds(request.queue_s), "until its first step"],
     [seconds(firstS), "until its first token"],
-    [seconds(allS), request.status == null ? "so far" : "in all"],
+    [seconds(allS), request.status == null ? "so far" : "in total"],
     [rate, "tokens/s written"],
   ];
 }
@@ -102,14 +102,14 @@ function choiceCard(story, { moments, num_left_out: leftOut }, index) {
   return h("section", { class: "card" },
     h("h2", {}, numChoices > 1 ? `What the engine did: choice ${index + 1}` : "What the engine did"),
     timeline(found, Math.max(nowS, last?.at_s ?? 0)),
-    waited.length ? h("p", { class: "why" }, "It waited: ", waited.map((each) => `${seconds(each.seconds)} since ${waitReason(each)}`).join("; "), ".") : null,
+    waited.length ? h("p", { class: "why" }, "It waited: ", waited.map((each) => `${seconds(each.seconds)} because ${waitReason(each)}`).join("; "), ".") : null,
     last?.num_drafted ? h("p", { class: "why" }, `Speculation: ${last.num_accepted ?? 0} of ${count(last.num_drafted, "drafted token")} accepted.`) : null,
     h("div", { class: "table-frame", tabindex: "0", role: "region", "aria-label": "Moments" },
       h("table", { class: "moments" },
-        h("thead", {}, h("tr", {}, h("th", {}, "after"), h("th", {}, "what"))),
+        h("thead", {}, h("tr", {}, h("th", {}, "after"), h("th", {}, "what happened"))),
         h("tbody", {}, sentences(moments).map(({ moment, text }) =>
           h("tr", { class: moment.what }, h("td", {}, seconds(moment.at_s)), h("td", {}, text)))))),
-    leftOut ? h("p", { class: "muted small" }, `${count(leftOut, "moment")} in the middle left out.`) : null);
+    leftOut ? h("p", { class: "muted small" }, `${count(leftOut, "event")} in the middle ${leftOut === 1 ? "is" : "are"} left out.`) : null);
 }
 
 const NAMES = { preparing: "being read and tokenized", waiting: "waiting", prefill: "reading the prompt", between: "between chunks", decode: "writing", restart: "engine restarting" };

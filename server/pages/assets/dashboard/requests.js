@@ -11,7 +11,7 @@ const SVG = "http://www.w3.org/2000/svg";
 /** Show open requests, and those that ended lately. */
 export function renderRequests(open, recent, nowMs) {
   const rows = [...open, ...recent.filter((each) => each.prompt_tokens)].slice(0, MAX_ROWS);
-  place(byId("requests"), rows, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and see here what becomes of it.");
+  place(byId("requests"), rows, (request, old) => row(request, nowMs, old), "No request yet. Ask something on the chat page, and watch the request here.");
 }
 
 function row(request, nowMs, old) {

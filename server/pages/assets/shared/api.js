@@ -30,7 +30,7 @@ class ApiError extends Error {
   /** Why a key is asked for, where one is. */
   get keyReason() {
     if (!this.wantsKey) return this.message;
-    return savedKey() ? "The server does not take this key: it may be mistyped, expired or removed." : "This server asks for a key.";
+    return savedKey() ? "The server does not accept this key: it may be mistyped, expired or removed." : "This server asks for a key.";
   }
 }
 

@@ -48,7 +48,7 @@ test("a request has the shown branch, the system prompt, and what the settings a
 
 test("broken JSON is refused in words before anything is sent", () => {
   assert.throws(() => requestBody({ ...conversationOf("x"), schema: "{" }, SETTINGS, "m"), /JSON schema cannot be read as JSON/);
-  assert.throws(() => requestBody({ ...conversationOf("x"), tools: "{}" }, SETTINGS, "m"), /tools are no list/);
+  assert.throws(() => requestBody({ ...conversationOf("x"), tools: "{}" }, SETTINGS, "m"), /tools are not a list/);
 });
 
 test("attached files stand in fences that they cannot close", () => {

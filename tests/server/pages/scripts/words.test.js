@@ -14,16 +14,16 @@ test("numbers and nouns agree", () => {
 
 test("every moment is a sentence", () => {
   const told = [
-    [{ what: "queued", num_running: 2 }, "Came to the engine: 2 running, 0 waiting."],
-    [{ what: "queued", num_tokens: 7 }, "Came to the engine: 0 running, 0 waiting. It goes on after the 7 tokens that the engine before had written."],
-    [{ what: "waits", reason: "places" }, "Waits: as many requests run as may at once (--max-num-seqs)."],
-    [{ what: "admitted", num_tokens: 96 }, "Gets a place, with 96 tokens from the cache."],
-    [{ what: "admitted" }, "Gets a place; the cache has no beginning of it."],
-    [{ what: "computed", num_tokens: 22, num_steps: 1, step_s: 0.05 }, "22 tokens of its prompt computed in 50 ms; all are there."],
-    [{ what: "computed", num_tokens: 4096, num_steps: 8, step_s: 2, num_left: 1000 }, "4,096 tokens of its prompt computed in 8 steps, 2.00 s; 1,000 to go."],
-    [{ what: "preempted", reason: "memory", num_tokens: 30 }, "Gives up its place and 30 computed tokens: a request before it needed its room in the KV cache."],
-    [{ what: "engine_ended", reason: "crash" }, "The engine process ended unexpectedly and is started again. Requests that can go on do."],
-    [{ what: "ended", reason: "length", num_steps: 59 }, "It reached the greatest length that it may have, after 59 steps of writing."],
+    [{ what: "queued", num_running: 2 }, "Reached the engine: 2 running, 0 waiting."],
+    [{ what: "queued", num_tokens: 7 }, "Reached the engine: 0 running, 0 waiting. It continues after the 7 tokens that it had before the restart."],
+    [{ what: "waits", reason: "places" }, "Waited: all slots were taken (--max-num-seqs)."],
+    [{ what: "admitted", num_tokens: 96 }, "Started, with 96 tokens from the cache."],
+    [{ what: "admitted" }, "Started; the cache had no part of its prompt."],
+    [{ what: "computed", num_tokens: 22, num_steps: 1, step_s: 0.05 }, "22 tokens of the prompt computed in 50 ms; that was the last."],
+    [{ what: "computed", num_tokens: 4096, num_steps: 8, step_s: 2, num_left: 1000 }, "4,096 tokens of the prompt computed in 8 steps, 2.00 s; 1,000 to go."],
+    [{ what: "preempted", reason: "memory", num_tokens: 30 }, "Gave up its slot and 30 computed tokens: an earlier request needed its room in the KV cache."],
+    [{ what: "engine_ended", reason: "crash" }, "The engine process ended unexpectedly and was restarted. Requests continue if they can."],
+    [{ what: "ended", reason: "length", num_steps: 59 }, "It reached its maximum length, after 59 steps of writing."],
     [{ what: "ended", reason: "queue_timeout" }, "It waited too long for its first step."],
   ];
   for (const [moment, text] of told) assert.equal(sentence(moment), text);
@@ -36,7 +36,7 @@ test("what preemption lost is told apart from the prompt", () => {
     { what: "computed", num_tokens: 5, num_steps: 1 },
   ];
   const texts = sentences(moments).map(({ text }) => text);
-  assert.match(texts[0], /of its prompt/);
+  assert.match(texts[0], /of the prompt/);
   assert.match(texts[2], /of what was lost/);
 });
 
@@ -49,8 +49,8 @@ test("the cache's part is told with what it saved", () => {
   assert.match(cacheStory({ request: { prompt_tokens: 10, cached_tokens: 0 } }), /All 10 prompt tokens had to be computed/);
   const told = cacheStory({ request: { prompt_tokens: 118, cached_tokens: 96 }, saved_s: 0.103 });
   assert.match(told, /^96 of 118 prompt tokens were in the KV cache/);
-  assert.match(told, /about 103 ms more/);
-  assert.doesNotMatch(cacheStory({ request: { prompt_tokens: 118, cached_tokens: 96 }, saved_s: null }), /more/);
+  assert.match(told, /about 103 ms/);
+  assert.doesNotMatch(cacheStory({ request: { prompt_tokens: 118, cached_tokens: 96 }, saved_s: null }), /taken/);
 });
 
 test("states are words, and unknown ones stay", () => {
