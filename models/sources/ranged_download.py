@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 import httpx
 
@@ -29,9 +31,12 @@ class DownloadRefused(DownloadError):
         self.status = status
 
 
-def make_client(headers: dict[str, str]) -> httpx.Client:
-    """For any number of downloads at once. A redirect to another host gets no authorization."""
-    return httpx.Client(headers={**headers, "accept-encoding": "identity"}, follow_redirects=True, timeout=_TIMEOUT)
+def make_client(headers: dict[str, str], authorities: ssl.SSLContext | Literal[True] = True) -> httpx.Client:
+    """For any number of downloads at once. A redirect to another host gets no authorization.
+
+    authorities: that certificates are of; True for the public ones."""
+    headers = {**headers, "accept-encoding": "identity"}
+    return httpx.Client(headers=headers, follow_redirects=True, timeout=_TIMEOUT, verify=authorities)
 
 
 def download(

