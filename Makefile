@@ -10,7 +10,7 @@ INDEX    ?=
 SBOM     ?= sbom.json
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
+PIP := $(BIN)/python deploy/pip_with_progress.py --disable-pip-version-check $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-fast test-integrations test-long soak fuzz lint format docs site lock sbom clean
