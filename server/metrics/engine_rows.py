@@ -5,10 +5,10 @@ from server.metrics.spec import MetricSpec, counter, gauge, histogram
 
 _SCHEDULER: tuple[MetricSpec, ...] = (
     gauge("num_requests_running", "Requests in the running batch.", lambda s: s.running, is_vllm=True),
-    gauge("num_requests_waiting", "Requests that wait for their turn.", lambda s: s.waiting, is_vllm=True),
+    gauge("num_requests_waiting", "Requests that are waiting.", lambda s: s.waiting, is_vllm=True),
     gauge(
         "num_requests_waiting_by_reason",
-        "The same by what they wait for: capacity (a place and blocks), deferred (their grammar is being compiled).",
+        "The same by what they wait for: capacity (a slot and blocks), deferred (their grammar is being compiled).",
         by="reason",
         step_by={
             "capacity": lambda s: max(0, s.waiting - s.waiting_for_grammar),
@@ -28,8 +28,8 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "num_batch_requests",
-        "Requests of batches in the engine, which the rows of requests above do not count, by state: running, paused "
-        "(with their blocks in the KV cache, while clients' requests run), waiting.",
+        "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while clients' "
+        "requests run), waiting. The rows above do not count them.",
         by="state",
         step_by={
             "running": lambda s: s.running_batch,
@@ -39,8 +39,8 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     counter(
         "batch_computed_tokens_total",
-        "Tokens that the engine computed for batches, which the rows of iterations do not count, by kind: prefill, "
-        "decode, and recomputed, which is what clients' requests had cost by preemption.",
+        "Tokens that the engine computed for batches, by kind: prefill, decode, recomputed (lost by preemption for "
+        "clients' requests). The rows of iterations do not count them.",
         by="kind",
         step_by={
             "prefill": lambda s: s.batch_prefill_tokens - s.batch_recomputed_tokens,
@@ -50,19 +50,20 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     counter(
         "batch_preemptions_total",
-        "Requests of batches that gave up their blocks and were put back in the queue, for want of memory or places.",
+        "Requests of batches that gave up their blocks and were put back in the queue, because memory or slots were "
+        "short.",
         lambda s: s.batch_preemptions,
     ),
     counter(
         "num_preemptions_total",
-        "Running requests that were put back in the queue, for whatever reason.",
+        "Running requests that were put back in the queue, for any reason.",
         lambda s: s.preemptions,
         is_vllm=True,
     ),
     counter(
         "num_preemptions_by_reason_total",
-        "The same by reason: memory (blocks or recurrent states were lacking), service_class, priority, fairness (room "
-        "for a tenant with less than its share).",
+        "The same by reason: memory (too few blocks or recurrent states), service_class, priority, fairness (room for "
+        "a tenant with less than its share).",
         by="reason",
         step_by={
             "memory": lambda s: s.preemptions_by_reason.get("memory", 0),
@@ -73,19 +74,19 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "num_tenants",
-        "Tenants with running requests, and with waiting ones; those without a name are one.",
+        "Tenants with running requests, and with waiting ones. Requests without a tenant name count as one tenant.",
         by="state",
         step_by={"running": lambda s: s.tenants_running, "waiting": lambda s: s.tenants_waiting},
     ),
     counter(
         "corrupted_requests_total",
-        "Requests that ended with an error, since the model's output for them was not finite (NaN or infinity).",
+        "Requests that ended with an error because the model's output was not finite (NaN or infinity).",
         lambda s: s.corrupted,
         is_vllm=True,
     ),
     counter(
         "step_memory_shortages_total",
-        "Steps for which memory did not suffice; their requests are computed again, in smaller steps.",
+        "Steps that ran out of memory; their requests are computed again, in smaller steps.",
         lambda s: s.memory_shortages,
     ),
     histogram(
@@ -97,21 +98,21 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     histogram(
         "iteration_prefill_tokens",
-        "Of them, those of prompts, and of sequences computed again; steps without one do not count.",
+        "Tokens of prompts, and of sequences computed again, in one step; steps without any do not count.",
         buckets.ITERATION_TOKENS,
         lambda s: s.prefill_tokens or None,
     ),
     histogram(
         "iteration_decode_tokens",
-        "Of them, sampled or drafted ones; steps without one do not count.",
+        "Sampled or drafted tokens in one step; steps without any do not count.",
         buckets.ITERATION_TOKENS,
         lambda s: s.decode_tokens or None,
     ),
-    histogram("step_duration_seconds", "Length of one step.", buckets.STEP_S, lambda s: s.step_s or None),
+    histogram("step_duration_seconds", "Duration of one step.", buckets.STEP_S, lambda s: s.step_s or None),
     counter(
         "step_phase_seconds_total",
-        "Time of all steps by phase: draft, schedule, forward, sample (on a GPU with the wait for the forward pass), "
-        "update, and send, which is after the step.",
+        "Time of all steps by phase: draft, schedule, forward, sample (on a GPU including the wait for the forward "
+        "pass), update, and send (after the step).",
         by="phase",
         step_by={
             "draft": lambda s: s.draft_s,
@@ -124,18 +125,18 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     counter(
         "model_read_bytes_total",
-        "Bytes that forward passes could not do without from memory, estimated: weights once a step, keys and values "
-        "once a sequence. Over the seconds of the phase forward (and, on a GPU, sample) it is the bandwidth in use.",
+        "Estimated bytes that forward passes had to read from memory: weights once per step, keys and values once per "
+        "sequence. Divided by the seconds of the phase forward (and, on a GPU, sample), it is the bandwidth in use.",
         lambda s: s.read_bytes,
     ),
     counter(
         "model_written_bytes_total",
-        "The same to memory: keys, values and states.",
+        "Estimated bytes that forward passes had to write to memory: keys, values and states.",
         lambda s: s.write_bytes,
     ),
     counter(
         "model_flops_total",
-        "Multiplications and additions of forward passes, estimated in the same way.",
+        "Estimated multiplications and additions of forward passes.",
         lambda s: s.flops,
     ),
 )
@@ -143,7 +144,7 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
 _KV_CACHE: tuple[MetricSpec, ...] = (
     gauge(
         "kv_cache_usage_perc",
-        "Share of KV cache blocks that live requests hold; 1 is all.",
+        "Share of KV cache blocks that live requests use; 1 is all.",
         lambda s: s.blocks_used / s.blocks_total if s.blocks_total else 0.0,
         is_vllm=True,
     ),
@@ -159,24 +160,24 @@ _KV_CACHE: tuple[MetricSpec, ...] = (
             "blank": lambda s: s.blocks_total - s.blocks_used - s.blocks_cached,
         },
     ),
-    gauge("kv_cache_cached_blocks", "Free blocks that still hold a reusable prefix.", lambda s: s.blocks_cached),
-    counter("kv_cache_evictions_total", "Cached blocks whose prefix was given up for new tokens."),
+    gauge("kv_cache_cached_blocks", "Free blocks that still contain a reusable prefix.", lambda s: s.blocks_cached),
+    counter("kv_cache_evictions_total", "Cached blocks that were reused for new tokens, so their prefix is gone."),
     histogram(
         "kv_block_idle_before_evict_seconds",
-        "How long such a block had been free.",
+        "How long an evicted block had been free.",
         buckets.IDLE_S,
         is_vllm=True,
     ),
     gauge(
         "recurrent_states_usage_perc",
-        "Share of the states of recurrent layers that live requests hold; 0 for models without such layers.",
+        "Share of the states of recurrent layers that live requests use; 0 for models without such layers.",
         lambda s: s.states_used / s.states_total if s.states_total else 0.0,
     ),
     gauge(
         "recurrent_states_cached", "Free states that are checkpoints of a reusable prefix.", lambda s: s.states_cached
     ),
     counter(
-        "recurrent_state_evictions_total", "Such states that were given up for new ones.", lambda s: s.evicted_states
+        "recurrent_state_evictions_total", "Cached states that were reused for new ones.", lambda s: s.evicted_states
     ),
     counter(
         "prefix_cache_queries_total",
@@ -206,27 +207,27 @@ _SPECULATION: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "spec_decode_draft_length",
-        "Draft tokens chosen for a decoding sequence, on average in the last step.",
+        "Average number of draft tokens per decoding sequence in the last step.",
         lambda s: s.draft_length,
     ),
     gauge(
         "spec_decode_estimated_speedup",
-        "Of the last step by its drafts, as foreseen when they were chosen.",
+        "Speedup of the last step by its drafts, as estimated when they were chosen.",
         lambda s: s.estimated_speedup,
     ),
     gauge(
         "spec_decode_realised_speedup",
-        "Of the last steps, against decoding one token a step.",
+        "Speedup of the last steps, relative to one token per step.",
         lambda s: s.realized_speedup,
     ),
     counter(
         "spec_decode_audits_total",
-        "Replays without drafts (--spec-audit-rate) by what they showed: equal, near_tie, disagreement.",
+        "Replays without drafts (--spec-audit-rate) by result: equal, near_tie, disagreement.",
         by="verdict",
     ),
     gauge(
         "spec_decode_disabled",
-        "1 after a fault or an audit's disagreement has switched speculation off.",
+        "1 after a fault, or a disagreement in an audit, has switched speculation off.",
         lambda s: s.is_speculation_off,
     ),
 )
@@ -234,26 +235,31 @@ _SPECULATION: tuple[MetricSpec, ...] = (
 _GRAMMARS: tuple[MetricSpec, ...] = (
     counter(
         "grammar_compilations_total",
-        "Grammars and JSON schemas by how compiling them ended: compiled, invalid, timeout, cancelled (requests gone).",
+        "Grammars and JSON schemas by outcome of their compilation: compiled, invalid, timeout, cancelled (no request "
+        "needs them anymore).",
         by="outcome",
     ),
-    histogram("grammar_compile_time_seconds", "Length of one compilation, however it ended.", buckets.STEP_S),
+    histogram("grammar_compile_time_seconds", "Duration of one compilation, whatever its outcome.", buckets.STEP_S),
     counter(
         "grammar_cache_queries_total",
-        "Requests with a grammar, looked up among the compiled ones.",
+        "Requests with a grammar, which was looked up in the cache of compiled grammars.",
         lambda s: s.grammar_cache_queries,
     ),
-    counter("grammar_cache_hits_total", "Of them, those found compiled.", lambda s: s.grammar_cache_hits),
+    counter(
+        "grammar_cache_hits_total", "Requests with a grammar that was in the cache.", lambda s: s.grammar_cache_hits
+    ),
     gauge("grammar_cache_bytes", "Estimated size of the compiled grammars.", lambda s: s.grammar_cache_bytes),
-    counter("grammar_masks_total", "Tokens that needed a grammar's mask, drafted ones too.", lambda s: s.num_masks),
+    counter(
+        "grammar_masks_total", "Tokens that needed a grammar's mask, including drafted ones.", lambda s: s.num_masks
+    ),
     counter(
         "grammar_mask_seconds_total",
-        "Time that steps waited for these masks, most of which are computed beside the model.",
+        "Time that steps waited for grammar masks; most masks are computed beside the model.",
         lambda s: s.mask_s,
     ),
     counter(
         "grammar_forced_tokens_total",
-        "Tokens that a grammar left no choice about, and that no step was spent on.",
+        "Tokens that a grammar determined, so they needed no step.",
         lambda s: s.forced_tokens,
     ),
 )
@@ -261,12 +267,14 @@ _GRAMMARS: tuple[MetricSpec, ...] = (
 _EXPERTS: tuple[MetricSpec, ...] = (
     counter(
         "expert_rows_total",
-        "Rows that each expert computed, over all layers with experts; beyond 256 experts, neighbors together.",
+        "Rows that each expert computed, over all layers with experts; with more than 256 experts, neighbors are "
+        "counted together.",
         by="expert",
     ),
     gauge(
         "expert_imbalance",
-        "Recent rows of a layer's busiest expert over its mean one's, averaged over layers; 1 is even.",
+        "Recent rows of a layer's busiest expert, divided by the mean over its experts, averaged over layers; 1 is "
+        "even.",
         lambda s: s.expert_imbalance,
     ),
 )

@@ -6,10 +6,10 @@ from server.metrics.spec import MetricSpec, counter, histogram
 POOLING_ROWS: tuple[MetricSpec, ...] = (
     counter(
         "pooled_tokens_total",
-        "Tokens of texts that a pooling engine computed; over the seconds of the phase forward it is its speed.",
+        "Tokens of texts that a pooling engine computed; divided by the seconds of the phase forward, it is its speed.",
         lambda s: s.pooled_tokens,
     ),
-    counter("pooled_texts_total", "These texts.", lambda s: s.pooled_requests),
+    counter("pooled_texts_total", "Texts that a pooling engine computed.", lambda s: s.pooled_requests),
     histogram(
         "pooling_step_tokens",
         "Tokens computed in one step of a pooling engine.",
@@ -18,7 +18,7 @@ POOLING_ROWS: tuple[MetricSpec, ...] = (
     ),
     histogram(
         "pooling_step_texts",
-        "Texts computed in one such step.",
+        "Texts computed in one step of a pooling engine.",
         buckets.REQUEST_INPUTS,
         lambda s: s.pooled_requests or None,
     ),
