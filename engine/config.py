@@ -112,8 +112,8 @@ class EngineConfig:
     )
     pooling: Pooling = option(
         Pooling.AUTO,
-        "How an embedding model's token states become one vector: their mean, the first ('cls') or the last; 'auto' is "
-        "as the model's modules.json says, else 'mean' for encoders and 'last' for decoders.",
+        "How an embedding model's token states become one vector: their mean, the first ('cls') or the last; 'auto' "
+        "follows the model's modules.json, or else is 'mean' for encoders and 'last' for decoders.",
         group="Model",
     )
     generation_config: str = option(
@@ -173,7 +173,7 @@ class EngineConfig:
         group="Scheduling",
         minimum=1,
     )
-    max_num_seqs: int = option(256, "Maximum sequences running at once.", group="Scheduling", minimum=1)
+    max_num_seqs: int = option(256, "Maximum number of sequences that run at once.", group="Scheduling", minimum=1)
     max_num_batched_tokens: int | None = option(
         None,
         "Maximum tokens computed in one step, at least --max-num-seqs (default: measured, what takes 500 ms, or, while "
@@ -183,8 +183,9 @@ class EngineConfig:
     )
     batch_step_ms: float = option(
         50,
-        "How long a step may take that computes batches alone, in milliseconds: a client that comes waits for its end. "
-        "It is no shorter than two steps of one request that generates. Longer steps compute long prompts faster.",
+        "Maximum duration in milliseconds of a step that computes only batches; a client that arrives waits for its "
+        "end. A step is never shorter than two steps of one generating request. Longer steps compute long prompts "
+        "faster.",
         group="Scheduling",
         metavar="MS",
         minimum=1,
@@ -212,7 +213,7 @@ class EngineConfig:
     enable_lora: bool = option(
         False, "Serve LoRA adapters beside the model: --lora-modules, --adapter-dir.", group="Adapters"
     )
-    max_loras: int = option(8, "Maximum different adapters in one step.", group="Adapters", minimum=1)
+    max_loras: int = option(8, "Maximum number of different adapters in one step.", group="Adapters", minimum=1)
     max_cpu_loras: int | None = option(
         None,
         "Maximum adapters in memory, at least --max-loras; the least recently used is read again when a request asks "
@@ -275,7 +276,7 @@ class EngineConfig:
 
     spec_audit_rate: float = option(
         0.0,
-        "Share of greedy requests with drafts to run again without drafts, to compare the texts; a difference beyond "
+        "Share of greedy requests with drafts to repeat without drafts, to compare the texts; a difference beyond "
         "rounding switches speculation off.",
         group="Speculation",
         minimum=0,

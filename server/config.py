@@ -126,7 +126,7 @@ class ServerConfig:
     )
     http_write_timeout: float = option(
         60.0,
-        "Seconds after which a connection is closed if its client reads none of the bytes that wait for it.",
+        "Seconds after which a connection is closed if its client reads none of the bytes sent to it.",
         group="HTTP",
         metavar="S",
         minimum=0.1,
@@ -196,13 +196,13 @@ class ServerConfig:
     max_num_waiting_tokens: int = option(
         4 * 2**20,
         "Maximum prompt tokens of all waiting requests, each prompt counted once; more get 429. A token takes about "
-        "80 bytes. A longer prompt is accepted while none wait.",
+        "80 bytes. A longer prompt is accepted while no other request waits.",
         group="Requests",
         minimum=1,
     )
     queue_timeout: float | None = option(
         None,
-        "Seconds from its arrival after which a request that has not begun gets 503; service_tier flex keeps waiting.",
+        "Seconds after its arrival when a request that has not begun gets 503; service_tier flex keeps waiting.",
         group="Requests",
         metavar="S",
         minimum=0.1,
@@ -223,15 +223,15 @@ class ServerConfig:
     )
     engine_hang_timeout: float = option(
         60.0,
-        "Seconds without a sign of progress, such as a computed layer, after which a busy engine is killed and "
-        "restarted; 0 is never.",
+        "Seconds without progress, such as a computed layer, after which a busy engine is killed and restarted; 0 is "
+        "never.",
         group="Requests",
         metavar="S",
         minimum=0,
     )
     request_timeout: float | None = option(
         None,
-        "Seconds from its arrival after which a request ends with what it has, unless it sets `timeout` itself.",
+        "Seconds after its arrival when a request ends with the tokens that it has, unless it sets `timeout` itself.",
         group="Requests",
         metavar="S",
         minimum=0.1,

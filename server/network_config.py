@@ -33,7 +33,7 @@ class NetworkConfig:
     uds: str | None = option(
         None, "Unix socket to listen on, in place of --host and --port.", group="Network", metavar="PATH"
     )
-    uds_mode: str = option("600", "Permissions of --uds, in octal.", group="Network", metavar="MODE")
+    uds_mode: str = option("600", "Permissions of the socket, in octal.", group="Network", metavar="MODE")
     ssl_certfile: str | None = option(
         None,
         "PEM file with the certificate and its intermediates; the server then speaks HTTPS only.",

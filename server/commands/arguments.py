@@ -193,10 +193,21 @@ def show_default(option: Option) -> str:
         return "on" if value else "off"
     if isinstance(value, enum.Enum):
         return str(value.value)
-    if option.is_size and value is not None and value % 2**20 == 0:
-        return f"{value // 2**20}MiB"
+    if option.is_size and value is not None:
+        return _show_size(value)
     if isinstance(value, float):
-        return f"{value:g}"
+        return _show_duration(int(value)) if option.is_duration else f"{value:.12g}"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     return "none" if value in (None, "") else str(value)
+
+
+def _show_size(num_bytes: int) -> str:
+    unit, factor = next((each for each in (("GiB", 2**30), ("MiB", 2**20)) if num_bytes % each[1] == 0), ("", 1))
+    return f"{num_bytes // factor}{unit}"
+
+
+def _show_duration(seconds: int) -> str:
+    units = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+    unit, factor = next(each for each in units if seconds % each[1] == 0)
+    return f"{seconds // factor}{unit}"

@@ -21,7 +21,7 @@ class StorageConfig:
     max_files: int = option(10_000, "Maximum number of files; beyond it uploads get 507.", group="Storage", minimum=0)
     batch_max_age: float = option(
         30 * 86400.0,
-        "Time to keep an ended batch, and files of batches that set no expiry of their own.",
+        "Time to keep a finished batch, and files of batches that set no expiry.",
         group="Storage",
         type="duration",
         metavar="TIME",
