@@ -65,7 +65,7 @@ class ShedReason(enum.StrEnum):
 
 
 class Shed(HeadraceError):
-    """The server has too much to do to take this request now; the client should come back after `retry_after_s`."""
+    """The server is too busy for this request; try again after `retry_after_s`."""
 
     def __init__(self, message: str, *, retry_after_s: float, reason: ShedReason) -> None:
         super().__init__(message)
@@ -74,21 +74,21 @@ class Shed(HeadraceError):
 
 
 class QueueFull(Shed):
-    """The waiting queue is at its limit; the client should come back after `retry_after_s`."""
+    """The waiting queue is full; try again after `retry_after_s`."""
 
     def __init__(self, message: str, *, retry_after_s: float, reason: ShedReason = ShedReason.WAITING_REQUESTS) -> None:
         super().__init__(message, retry_after_s=retry_after_s, reason=reason)
 
 
 class QueueTimeout(Shed):
-    """The request has waited too long for its turn; the client should come back after `retry_after_s`."""
+    """The request waited too long in the queue; try again after `retry_after_s`."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message, retry_after_s=retry_after_s, reason=ShedReason.QUEUE_TIMEOUT)
 
 
 class WaitTooLong(Shed):
-    """The first token would come too late; the client should come back after `retry_after_s`."""
+    """The first token would come too late; try again after `retry_after_s`."""
 
     def __init__(self, message: str, *, retry_after_s: float, expected_s: float, is_for_good: bool) -> None:
         """expected_s: from the request's arrival to its first token. is_for_good: an idle server would be too slow."""
@@ -98,7 +98,7 @@ class WaitTooLong(Shed):
 
 
 class EngineUnavailable(HeadraceError):
-    """The engine takes no requests now: loading, draining, or gone."""
+    """The engine accepts no requests now: it is loading, draining, or gone."""
 
 
 class EngineDied(EngineUnavailable):
@@ -113,11 +113,11 @@ class EngineDied(EngineUnavailable):
 
 
 class EngineStopped(EngineDied):
-    """The server was told to stop, and ended this request."""
+    """The server is stopping, and ended this request."""
 
 
 class RequestFailed(HeadraceError):
-    """The engine gave up on this one request (for example because its logits were not finite); others go on."""
+    """The engine could not complete this request (for example because its logits were not finite); others continue."""
 
 
 class StartupError(HeadraceError):

@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 
 
 class InvalidApiKey(HeadraceError):
-    """The request carries no key, or none of ours."""
+    """The request has no key, or one that this server does not know."""
 
 
 class ExpiredApiKey(InvalidApiKey):
-    """The key was one of ours until it expired."""
+    """The key has expired."""
 
 
 class InsufficientPermissions(HeadraceError):
-    """The request is for the server's operator, and whoever sent it is none."""
+    """The request needs an operator's key."""
 
 
 class RateLimited(HeadraceError):
-    """The key has sent all requests that it may for now; `retry_after_s` is when the next is taken, if one ever is."""
+    """The key has reached its limit of requests; try again after `retry_after_s`, if it is set."""
 
     def __init__(self, message: str, *, retry_after_s: float | None) -> None:
         super().__init__(message)
@@ -46,19 +46,19 @@ class RateLimited(HeadraceError):
 
 
 class TokensLimited(RateLimited):
-    """The key has used all tokens that it may for now."""
+    """The key has reached its limit of tokens."""
 
 
 class BudgetSpent(RateLimited):
-    """The key has used all tokens that it may in this day or month."""
+    """The key has used its token budget for this day or month."""
 
 
 class ModelNotFound(HeadraceError):
-    """The request names a model that is not served here."""
+    """The requested model is not served here."""
 
 
 class ModelNotLoaded(EngineUnavailable):
-    """The model that the request names is served here, and cannot be loaded now."""
+    """The requested model is served here, but cannot be loaded now."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ class NotServed(HeadraceError):
 
 
 class ForeignName(HeadraceError):
-    """A request of this machine, to a server without keys, for a name that is not this machine's."""
+    """A request from this machine, to a server without keys, has a host name that is not this machine's."""
 
 
 class RequestTooLarge(HeadraceError):
@@ -82,7 +82,7 @@ class RequestTimeout(HeadraceError):
 
 
 class AnswerTimeout(HeadraceError):
-    """The request's own time was over before its answer began."""
+    """The request's time limit was reached before its answer began."""
 
 
 class AmbiguousRequest(InvalidRequest):
@@ -98,19 +98,19 @@ class TooManyConnections(HeadraceError):
 
 
 class TooManyWatchers(HeadraceError):
-    """As many dashboards are open as are told of the engine's work."""
+    """Too many dashboards are open."""
 
 
 class StreamNotFound(HeadraceError):
-    """There is no such resumable stream, or it is another key's."""
+    """There is no such resumable stream, or it belongs to another key."""
 
 
 class RequestNotKnown(HeadraceError):
-    """There is no request of this id among those that are open and the last ones that ended."""
+    """No running or recent request has this id."""
 
 
 class NotStored(HeadraceError):
-    """There is no such stored object, or it is another key's.
+    """There is no such stored object, or it belongs to another key.
 
     `param` is the field of the body that names the object; None where the URL does.
     """
@@ -121,23 +121,23 @@ class NotStored(HeadraceError):
 
 
 class AlreadyStopping(HeadraceError):
-    """The server's end has begun, and cannot be taken back."""
+    """The server is already stopping, which cannot be undone."""
 
 
 class EventsDropped(HeadraceError):
-    """The stream's events that a client asks for are no longer held."""
+    """The requested events of the stream are no longer stored."""
 
 
 class StreamStopped(HeadraceError):
-    """Somebody deleted a stream while others read it."""
+    """The stream was deleted while it was being read."""
 
 
 class StorageFailed(HeadraceError):
-    """The disk, or whatever is under --data-dir, does not take or give what is stored."""
+    """The storage under --data-dir cannot be read or written."""
 
 
 class StorageFull(StorageFailed):
-    """There is no room for what should be stored."""
+    """There is no room to store this."""
 
 
 class ClientGone(Exception):

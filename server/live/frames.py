@@ -19,7 +19,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """Requests that wait, by class."""
+    """Waiting requests by class."""
 
     urgent: int = 0
     interactive: int = 0
@@ -28,7 +28,7 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class Blocks(msgspec.Struct, frozen=True):
-    """The KV cache's blocks, by what they hold."""
+    """The KV cache's blocks by use."""
 
     total: int = 0
     live: int = 0  # of one running request
@@ -45,7 +45,7 @@ class Drafts(msgspec.Struct, frozen=True):
 
 
 class Phases(msgspec.Struct, frozen=True):
-    """Where the steps' time went, in seconds."""
+    """Time of the steps by phase, in seconds."""
 
     schedule: float = 0.0
     forward: float = 0.0
@@ -56,7 +56,7 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class EngineFrame(msgspec.Struct, frozen=True):
-    """Sums are over the frame's steps; the rest is as it is at its end."""
+    """Sums are over the frame's steps; other values are those at its end."""
 
     num_steps: int = 0
     steps: list[Step] = []

@@ -22,7 +22,7 @@ class ChoiceStory(msgspec.Struct, frozen=True):
 
 
 class RequestStory(msgspec.Struct, frozen=True):
-    """What is known of a request."""
+    """The record of a request."""
 
     request: LiveRequest
     response_id: str | None  # by which its answer calls itself

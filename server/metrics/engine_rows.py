@@ -28,8 +28,8 @@ _SCHEDULER: tuple[MetricSpec, ...] = (
     ),
     gauge(
         "num_batch_requests",
-        "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while clients' "
-        "requests run), waiting. The rows above do not count them.",
+        "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while "
+        "clients' requests run), waiting. The rows above do not count them.",
         by="state",
         step_by={
             "running": lambda s: s.running_batch,

@@ -127,7 +127,7 @@ def _operation(
         responses[status]["headers"] = rate_header_references(path)
     if operation.unready is not None:
         unready = {JSON: {"schema": answers.of(operation.unready)}}
-        responses["503"] = {"description": "Not now: why, and how far it is.", "content": unready}
+        responses["503"] = {"description": "Not now; the body says why, and how far it is.", "content": unready}
     described: dict[str, Any] = {
         "operationId": route.name,
         "tags": list(route.tags),

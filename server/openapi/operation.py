@@ -42,8 +42,8 @@ class Operation:
 
 
 PAGE = (
-    Query("after", {"type": "string"}, "The id of the item to begin behind."),
-    Query("limit", {"type": "integer", "minimum": 1, "maximum": 100}, "How many at most; 20 if it is left out."),
-    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
+    Query("after", {"type": "string"}, "Begin after the item with this id."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 100}, "Maximum number (default: 20)."),
+    Query("order", {"enum": ["asc", "desc"]}, "Order by time (default: desc, newest first)."),
 )
 STORED_ERRORS = (NotStored, StorageFailed)

@@ -102,7 +102,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/streams/{stream_id}": Operation(
         answers={EVENTS: None},
         errors=_RESUMING,
-        query=[Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came.")],
+        query=[Query("starting_after", {"type": "integer", "minimum": 0}, "Number of the last event received.")],
     ),
     "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(StreamNotFound,)),
     "POST /v1/responses": Operation(
@@ -115,7 +115,7 @@ OPERATIONS: Mapping[str, Operation] = {
         errors=(*STORED_ERRORS, EventsDropped),
         query=[
             Query("stream", {"type": "boolean"}, "Whether to read the events of a background response."),
-            Query("starting_after", {"type": "integer", "minimum": 0}, "The number of the last event that came."),
+            Query("starting_after", {"type": "integer", "minimum": 0}, "Number of the last event received."),
         ],
     ),
     "DELETE /v1/responses/{response_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
@@ -227,7 +227,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "GET /dashboard/events": Operation(
         answers={EVENTS: Frame},
         errors=(InsufficientPermissions, TooManyWatchers),
-        query=(Query("frames", {"type": "integer", "minimum": 1}, "How many to tell; without end if it is left out."),),
+        query=(Query("frames", {"type": "integer", "minimum": 1}, "Number of frames (default: no limit)."),),
     ),
     "GET /dashboard/requests/{request_id}": Operation(
         answers={JSON: RequestStory}, errors=(InsufficientPermissions, RequestNotKnown)
@@ -240,15 +240,23 @@ OPERATIONS: Mapping[str, Operation] = {
         answers={JSON: UsageReport},
         errors=(InsufficientPermissions, StorageFailed),
         query=[
-            Query("since", {"type": "string"}, "Seconds since 1970, or RFC 3339; the present month's if left out."),
-            Query("until", {"type": "string"}, "The same; now if it is left out. Both are widened to whole hours."),
-            Query("bucket", {"enum": ["hour", "day", "month", "all"]}, "What is added up; all if it is left out."),
-            Query("key", {"type": "string"}, "A key's name; an operator gets all if it is left out."),
+            Query(
+                "since",
+                {"type": "string"},
+                "Start, in seconds since 1970 or RFC 3339 (default: the beginning of this month).",
+            ),
+            Query(
+                "until", {"type": "string"}, "End, in the same form (default: now). Both are extended to whole hours."
+            ),
+            Query("bucket", {"enum": ["hour", "day", "month", "all"]}, "Period to add up (default: all)."),
+            Query("key", {"type": "string"}, "A key's name; without it, an operator gets all keys."),
         ],
     ),
     "POST /drain": Operation(
         answers={JSON: plain.DrainState},
-        query=(Query("wait", {"type": "integer", "minimum": 0, "maximum": 3600}, "Seconds to wait for what runs."),),
+        query=(
+            Query("wait", {"type": "integer", "minimum": 0, "maximum": 3600}, "Seconds to wait for running requests."),
+        ),
         errors=(InsufficientPermissions,),
     ),
     "DELETE /drain": Operation(answers={JSON: plain.DrainState}, errors=(InsufficientPermissions, AlreadyStopping)),

@@ -26,14 +26,14 @@ _UPLOAD = {
     "required": ["file", "purpose"],
 }
 _FILE_PAGE = (
-    Query("after", {"type": "string"}, "The id of the file to begin behind."),
-    Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "How many at most; 10,000 if left out."),
-    Query("order", {"enum": ["asc", "desc"]}, "desc, the newest first, if it is left out."),
-    Query("purpose", {"type": "string"}, "Files of this purpose alone."),
+    Query("after", {"type": "string"}, "Begin after the file with this id."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "Maximum number (default: 10,000)."),
+    Query("order", {"enum": ["asc", "desc"]}, "Order by time (default: desc, newest first)."),
+    Query("purpose", {"type": "string"}, "Only files with this purpose."),
 )
 _LONG_PAGE = (
     PAGE[0],
-    Query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "How many at most; 20 if it is left out."),
+    Query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "Maximum number (default: 20)."),
 )
 _METADATA = Query("metadata", {"enum": ["null"]}, "Jobs without metadata; `metadata[KEY]=VALUE` is those with a pair.")
 

@@ -27,7 +27,7 @@ async def load_lora_adapter(
     context: Context,
     body: Annotated[LoadAdapterRequest, Depends(json_body(LoadAdapterRequest))],
 ) -> PlainTextResponse:
-    """Serve a LoRA adapter that is below --adapter-dir, under a name of its own."""
+    """Serve a LoRA adapter from below --adapter-dir, under its own name."""
     context.drain.check()
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     models = context.models
@@ -50,7 +50,7 @@ async def load_lora_adapter(
 async def unload_lora_adapter(
     context: Context, body: Annotated[UnloadAdapterRequest, Depends(json_body(UnloadAdapterRequest))]
 ) -> PlainTextResponse:
-    """Serve a LoRA adapter no more. Requests that have it go on with it."""
+    """Stop serving a LoRA adapter. Running requests keep using it."""
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     _remove(body.lora_name, context)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", headers=headers)
@@ -58,7 +58,7 @@ async def unload_lora_adapter(
 
 @router.delete("/v1/models/{name:path}")
 async def delete_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Serve a LoRA adapter no more. If a fine-tuning job made it, its key may ask for that, too, and its files go."""
+    """Stop serving a LoRA adapter. For one that a fine-tuning job made, its own key may do this too; its files go."""
 
     def check(record: FinetuneRecord) -> None:
         if request.state.owner != record.owner:

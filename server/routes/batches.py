@@ -31,7 +31,7 @@ _MAX_ACTIVE = 1000  # batches of one owner that have not ended
 async def create_batch(
     request: Request, context: Context, body: Annotated[BatchRequest, Depends(json_body(BatchRequest))]
 ) -> Response:
-    """Have the requests of a file run, within a time and beside other work."""
+    """Run the requests of a file in the background, within a time limit."""
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     context.drain.check()
     if body.endpoint not in ENDPOINTS:
@@ -76,7 +76,7 @@ async def _check_input(context: ServerContext, owner: str, file_id: str) -> None
 
 @router.get("/v1/batches")
 async def list_batches(request: Request, context: Context) -> Response:
-    """List the caller's batches, the newest first."""
+    """List the caller's batches, newest first."""
     query = page_query(request, BatchListQuery)
     owner = request.state.owner
     page = await context.files.database.run(lambda connection: table.page(connection, owner, query.after, query.limit))
@@ -91,7 +91,7 @@ async def list_batches(request: Request, context: Context) -> Response:
 
 @router.get("/v1/batches/{batch_id}")
 async def get_batch(request: Request, context: Context, batch_id: str) -> Response:
-    """Tell how far a batch is."""
+    """Retrieve a batch, with its progress."""
     owner = request.state.owner
     record = await context.files.database.run(lambda connection: table.find(connection, batch_id, owner))
     if record is None:
@@ -101,7 +101,7 @@ async def get_batch(request: Request, context: Context, batch_id: str) -> Respon
 
 @router.post("/v1/batches/{batch_id}/cancel")
 async def cancel_batch(request: Request, context: Context, batch_id: str) -> Response:
-    """End a batch early. What was answered is in its files, which are there when it is `cancelled`."""
+    """End a batch early. Its files contain the answers so far, once it is `cancelled`."""
     owner = request.state.owner
 
     def work(connection: Connection) -> BatchRecord | None:

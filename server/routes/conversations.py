@@ -37,7 +37,7 @@ async def create_conversation(
     context: Context,
     body: Annotated[ConversationRequest, Depends(json_body(ConversationRequest))],
 ) -> JSONResponse:
-    """Begin a conversation, with items or without."""
+    """Create a conversation, with or without items."""
     headers = _ignored(body.extra, context)
     items = await _objects(body.items or [], request, context)
     entry = Entry(
@@ -90,7 +90,7 @@ async def create_items(
     conversation_id: str,
     body: Annotated[ItemsRequest, Depends(json_body(ItemsRequest))],
 ) -> JSONResponse:
-    """Add items at a conversation's end."""
+    """Add items to the end of a conversation."""
     headers = _ignored(body.extra, context)
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
     items = await _objects(body.items, request, context)
@@ -101,7 +101,7 @@ async def create_items(
 
 @router.get("/v1/conversations/{conversation_id}/items")
 async def list_items(request: Request, context: Context, conversation_id: str) -> JSONResponse:
-    """List a conversation's items, the newest first."""
+    """List a conversation's items, newest first."""
     query = list_query(request)
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
     headers = ignored_header(unhonored(request, ("after", "limit", "order")))

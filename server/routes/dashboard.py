@@ -21,7 +21,7 @@ router = APIRouter(tags=["Operations"])
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
 async def events(request: Request, context: Context) -> Response:
-    """Tell what an engine and its requests do, four times a second: that of the query's `model`, or of the first one.
+    """Stream what an engine and its requests are doing, four times a second: that of `model`, or of the first model.
 
     It is the dashboard's: its form may change.
     """
@@ -36,7 +36,7 @@ async def events(request: Request, context: Context) -> Response:
 
 @router.get("/dashboard/requests/{request_id}", dependencies=[OPERATORS_ONLY])
 async def request_story(context: Context, request_id: str) -> Response:
-    """Tell what became of a request, by its id or its answer's: what the engine did with it, when and why."""
+    """Report what the engine did with a request, when and why, by the request's id or its answer's."""
     story = context.models.story(request_id)
     return Response(msgspec.json.encode(story), media_type="application/json", headers={"cache-control": "no-store"})
 

@@ -52,7 +52,7 @@ async def create_pooling(
     body: Annotated[PoolingBody, Depends(json_body(PoolingBody))],
     model: Annotated[ServedModel, Depends(asked_model(PoolingBody, check_early))],
 ) -> Response:
-    """Compute what a pooling model makes of each input, in vLLM's shape: a vector, one for each token, or scores."""
+    """Compute a pooling model's output for each input, in vLLM's shape: a vector, a vector per token, or scores."""
     tasks = pooling_info(model).tasks if body.task is None else [PoolingTask(body.task)]
     asked = await _asked(request, body, model, tasks)
     values = await until_disconnect(_computed(model, asked, body), request.receive)
@@ -67,7 +67,7 @@ async def classify(
     body: Annotated[ClassifyRequest, Depends(json_body(ClassifyRequest))],
     model: Annotated[ServedModel, Depends(asked_model(ClassifyRequest, check_early))],
 ) -> Response:
-    """Tell how well each of a classifier's labels fits each input, in vLLM's shape."""
+    """Score each input for each of a classifier's labels, in vLLM's shape."""
     asking = asked_inputs(body, model, request.state.arrival_s, [PoolingTask.CLASSIFY], normalize=body.use_activation)
     asked = await prepared(request, model, asking)
     outputs = await until_disconnect(pool(model, asked.work), request.receive)

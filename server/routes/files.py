@@ -47,7 +47,7 @@ async def create_file(request: Request, context: Context) -> Response:
 
 @router.get("/v1/files")
 async def list_files(request: Request, context: Context) -> Response:
-    """List the caller's files, the newest first."""
+    """List the caller's files, newest first."""
     names = ("after", "order", "purpose")
     given: dict[str, Any] = {name: request.query_params[name] for name in names if name in request.query_params}
     if (limit := query_int(request, "limit")) is not None:
@@ -76,7 +76,7 @@ async def get_file(request: Request, context: Context, file_id: str) -> Response
 
 @router.get("/v1/files/{file_id}/content")
 async def get_file_content(request: Request, context: Context, file_id: str) -> Response:
-    """Send what is in a file."""
+    """Download a file's content."""
     file = await _find(request, context, file_id)
     name = percent_encoded(file.filename, safe="")
     headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}", "x-content-type-options": "nosniff"}
@@ -85,7 +85,7 @@ async def get_file_content(request: Request, context: Context, file_id: str) -> 
 
 @router.delete("/v1/files/{file_id}")
 async def delete_file(request: Request, context: Context, file_id: str) -> JSONResponse:
-    """Delete a file, unless a batch or a fine-tuning job that has not ended reads it."""
+    """Delete a file, unless an unfinished batch or fine-tuning job reads it."""
     if not await context.files.delete(file_id, request.state.owner):
         raise _no_file(file_id)
     return JSONResponse({"id": file_id, "object": "file", "deleted": True})

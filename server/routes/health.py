@@ -19,13 +19,13 @@ _HUNG_AFTER_S = 60.0  # without progress while there is work, where --engine-han
 
 @router.api_route("/live", methods=["GET", "HEAD"])
 async def live() -> JSONResponse:
-    """200 while this process answers: restart it if it does not."""
+    """200 while this process answers; restart it otherwise."""
     return JSONResponse({"status": "ok"})
 
 
 @router.api_route("/ready", methods=["GET", "HEAD"])
 async def ready(context: Context) -> JSONResponse:
-    """200 while a request would be taken: send traffic elsewhere if not."""
+    """200 while the server accepts requests; send traffic elsewhere otherwise."""
     if (problem := _problem(context)) is not None:
         return problem
     try:
@@ -41,7 +41,7 @@ async def ready(context: Context) -> JSONResponse:
 
 @router.api_route("/health", methods=["GET", "HEAD"])
 async def health(context: Context) -> JSONResponse:
-    """200 while the engine is ready and either idle or getting on; of several models, while one of them is served."""
+    """200 while the engine is ready, and is idle or makes progress; with several models, while one is served."""
     return _problem(context) or _fine(context)
 
 

@@ -29,7 +29,7 @@ async def create_infill(
     body: Annotated[InfillRequest, Depends(json_body(InfillRequest))],
     model: Annotated[ServedModel, Depends(asked_model(InfillRequest, _check))],
 ) -> Response:
-    """Write what belongs between two pieces of code, as a whole or as a stream."""
+    """Fill in the code between two pieces of code, as a whole or as a stream."""
     params = await prepared(request, model, infill_params(body, model, request.state.arrival_s))
     formatter = InfillFormatter(body, model.name)
     generation = Generation(model, params)

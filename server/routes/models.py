@@ -22,7 +22,7 @@ router = APIRouter(tags=["Models"])
 
 @router.api_route("/v1/models", methods=["GET", "HEAD"])
 async def list_models(context: Context) -> JSONResponse:
-    """List the names that models are served under to this caller."""
+    """List the models that this caller may use, with all their names."""
     names = context.models.callers_names
     cards = [_card(name, context.models.find(name), context.created_s) for name in names]
     first, last = (names[0], names[-1]) if names else (None, None)
@@ -32,13 +32,13 @@ async def list_models(context: Context) -> JSONResponse:
 
 @router.api_route("/v1/models/{name:path}", methods=["GET", "HEAD"])  # names of models may hold '/'
 async def get_model(name: str, context: Context) -> JSONResponse:
-    """Describe the model of one name."""
+    """Describe a model by its name."""
     return JSONResponse(_card(name, context.models.find(name), context.created_s))
 
 
 @router.post("/v1/models/{name:path}/load", dependencies=[OPERATORS_ONLY])
 async def load_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Load a model, and answer when it is. Others are unloaded where memory is short."""
+    """Load a model, and answer when it is loaded. If memory is short, others are unloaded."""
     model, residence = _changeable(name, context)
     await until_disconnect(residence.want(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
@@ -46,7 +46,7 @@ async def load_model(request: Request, name: str, context: Context) -> JSONRespo
 
 @router.post("/v1/models/{name:path}/unload", dependencies=[OPERATORS_ONLY])
 async def unload_model(request: Request, name: str, context: Context) -> JSONResponse:
-    """Unload a model when its requests are over, and answer then. The next request for it loads it again."""
+    """Unload a model once its requests are finished, and answer then. The next request loads it again."""
     model, residence = _changeable(name, context)
     await until_disconnect(residence.dismiss(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))

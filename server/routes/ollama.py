@@ -90,7 +90,7 @@ async def ollama_generate(
     context: Context,
     body: Annotated[OllamaGenerateRequest, Depends(json_body(OllamaGenerateRequest))],
 ) -> Response:
-    """Answer a prompt in Ollama's protocol, or with `raw` continue it, as a stream unless `stream` is false."""
+    """Answer a prompt in Ollama's protocol, or continue it with `raw`, as a stream unless `stream` is false."""
     model = ollama_model(body.model, context)
     _check_early(body)
     if is_unload(body) and heeds_keep_alive(model):
@@ -111,7 +111,7 @@ async def ollama_generate(
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def ollama_tags(context: Context) -> Response:
-    """List the names that the model is served under, as Ollama does."""
+    """List the names of the served models, as Ollama does."""
     models = context.models
     cards = [model_card(name, models.find(name).info, context.created_s) for name in models.callers_names]
     return _json(OllamaModels(cards))
@@ -119,7 +119,7 @@ async def ollama_tags(context: Context) -> Response:
 
 @router.get("/api/ps")
 async def ollama_ps(context: Context) -> Response:
-    """List what is loaded, as Ollama does: nothing until the model is."""
+    """List the loaded models, as Ollama does."""
     running = [
         running_model(names[0], info, _expires_at(model))
         for model in context.models
@@ -148,7 +148,7 @@ async def ollama_show(
 
 @router.api_route("/api/version", methods=["GET", "HEAD"])
 async def ollama_version() -> Response:
-    """Tell the version of Ollama that its clients may take this server for."""
+    """Report the version of Ollama that this server is compatible with."""
     return _json(OllamaVersion(_OLLAMA_VERSION, importlib.metadata.version("headrace")))
 
 

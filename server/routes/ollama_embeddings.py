@@ -39,7 +39,7 @@ router = APIRouter(tags=["Ollama's"])
 async def ollama_embed(
     request: Request, context: Context, body: Annotated[OllamaEmbedRequest, Depends(json_body(OllamaEmbedRequest))]
 ) -> Response:
-    """Compute an embedding of each input in Ollama's protocol; inputs that are too long are cut."""
+    """Compute an embedding of each input in Ollama's protocol; inputs that are too long are cut off."""
     model, name, headers = await _entered(request, body, context)
     entered_s = time.monotonic()
     vectors: list[msgspec.Raw] = []

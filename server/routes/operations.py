@@ -21,7 +21,7 @@ router = APIRouter(tags=["Operations"])
 
 @router.get("/metrics", dependencies=[METRICS_READERS])
 async def metrics(request: Request, context: Context) -> Response:
-    """Show all metrics in Prometheus's text format, or in OpenMetrics where that is asked for."""
+    """Report all metrics in Prometheus's text format, or in OpenMetrics format if requested."""
     for model in context.models:
         model.metrics.set("engine_ready", model.client.status().state is EngineState.READY)
     text, content_type = context.metrics.scrape(request.headers.get("accept", ""))
@@ -30,13 +30,13 @@ async def metrics(request: Request, context: Context) -> Response:
 
 @router.get("/version")
 async def version() -> JSONResponse:
-    """Tell the server's version."""
+    """Report the server's version."""
     return JSONResponse({"version": importlib.metadata.version("headrace")})
 
 
 @router.get("/log-level", dependencies=[OPERATORS_ONLY])
 async def log_level() -> JSONResponse:
-    """Tell how severe the least severe log lines are."""
+    """Report the log level."""
     return JSONResponse({"level": logging.getLevelName(logging.getLogger().level).lower()})
 
 
@@ -44,7 +44,7 @@ async def log_level() -> JSONResponse:
 async def change_log_level(
     context: Context, body: Annotated[LogLevelRequest, Depends(json_body(LogLevelRequest))]
 ) -> JSONResponse:
-    """Change how severe log lines must be, of the server and of its engines, until the server's end."""
+    """Change the log level of the server and its engines, until the server ends."""
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     set_log_level(body.level)
     for model in context.models:

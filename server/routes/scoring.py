@@ -41,13 +41,13 @@ ScoreModel = Annotated[ServedModel, Depends(asked_model(ScoreRequest, check_earl
 
 @router.post("/v1/rerank")
 async def rerank_v1(request: Request, body: RerankBody, model: RerankModel) -> Response:
-    """Order documents by how well they match a query, the best first, with their texts."""
+    """Rank documents by how well they match a query, best first, with their texts."""
     return await _rerank(request, body, model, returns_documents=True)
 
 
 @router.post("/v2/rerank")
 async def rerank_v2(request: Request, body: RerankBody, model: RerankModel) -> Response:
-    """The same as Cohere's second version has it, without the documents' texts."""
+    """The same in the shape of Cohere's second version, without the documents' texts."""
     return await _rerank(request, body, model, returns_documents=False)
 
 
@@ -59,7 +59,7 @@ async def rerank(request: Request, body: RerankBody, model: RerankModel) -> Resp
 
 @router.post("/v1/score")
 async def score_v1(request: Request, body: ScoreBody, model: ScoreModel) -> Response:
-    """Tell how well a text matches each of several others, or the texts of each pair, in vLLM's shape."""
+    """Score how well a text matches several others, or how well the texts of each pair match, in vLLM's shape."""
     return await _score(request, body, model)
 
 

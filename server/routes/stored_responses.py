@@ -95,7 +95,7 @@ async def cancel_response(request: Request, context: Context, response_id: str) 
 
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, context: Context, response_id: str) -> Response:
-    """List the items that a response was made from, those of earlier turns too, the newest first."""
+    """List the items that a response was made from, including those of earlier turns, newest first."""
     query = list_query(request)
     entry = await find_response(context.store, request.state.owner, response_id)
     return _json(item_list(await used_items(entry, context.store), query), _ignored(request))

@@ -12,13 +12,13 @@ router = APIRouter(tags=["Resumable streams"])
 
 @router.get("/v1/streams/{stream_id}")
 async def get_stream(request: Request, stream_id: str) -> Response:
-    """Go on with a resumable stream, behind the event of `Last-Event-ID` or of number `starting_after`."""
+    """Continue a resumable stream after the event in `Last-Event-ID`, or after number `starting_after`."""
     return resumed(request, stream_id, after=query_int(request, "starting_after"))
 
 
 @router.delete("/v1/streams/{stream_id}")
 async def delete_stream(request: Request, context: Context, stream_id: str) -> JSONResponse:
-    """Stop a resumable stream, whoever reads it, and forget its events."""
+    """Stop a resumable stream for all its readers, and delete its events."""
     run = context.runs.get(stream_id, request.state.owner)
     await context.runs.delete(run)
     return JSONResponse({"id": stream_id, "object": "stream", "deleted": True})

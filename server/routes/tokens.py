@@ -28,7 +28,7 @@ async def _check(_request: Request, body: DetokenizeRequest, model: ServedModel)
 
 @router.post("/tokenize")
 async def tokenize(request: Request, context: Context) -> Response:
-    """Turn a text, or a conversation by the chat template, into token ids."""
+    """Convert a text, or a conversation with the chat template, into token ids."""
     body = await read_body(request, _tokenize_body)
     model = context.models.find(body.model)
     headers = _headers(body, model)  # before a model is loaded for what is refused
@@ -60,7 +60,7 @@ async def detokenize(
     body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))],
     model: Annotated[ServedModel, Depends(asked_model(DetokenizeRequest, _check))],
 ) -> Response:
-    """Turn token ids into text."""
+    """Convert token ids into text."""
     headers = _headers(body, model)
     model.check_admission()
     text_model = await model.text_model()

@@ -31,7 +31,7 @@ _MAX_BUCKETS = 100_000
 
 @router.get("/v1/usage")
 async def usage(request: Request, context: Context) -> Response:
-    """Tell what the caller's key has used, or an operator what all have, by hour, day or month."""
+    """Report the usage of the caller's key, or of all keys to an operator, by hour, day or month."""
     key = _whose(request)
     now = utc_now()
     since_s = _moment(request, "since", period_start(BudgetPeriod.MONTH, now)) // HOUR_S * HOUR_S

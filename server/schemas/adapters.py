@@ -4,8 +4,8 @@ from server.schemas.base import StrictModel
 
 
 class LoadAdapterRequest(StrictModel):
-    """load_inplace: whether it takes the place of an adapter of the same name. base_model_name: the served model that
-    it is for; may be left out where only one can have adapters."""
+    """load_inplace: whether to replace an adapter of the same name. base_model_name: the served model of the adapter;
+    may be omitted if only one model can have adapters."""
 
     lora_name: str
     lora_path: str
@@ -14,7 +14,7 @@ class LoadAdapterRequest(StrictModel):
 
 
 class UnloadAdapterRequest(StrictModel):
-    """lora_int_id: vLLM's own number of it, which says nothing here."""
+    """lora_int_id: vLLM's own number of the adapter, which is ignored here."""
 
     lora_name: str
     lora_int_id: int | None = None

@@ -27,7 +27,7 @@ class Usage(msgspec.Struct):
 
 
 class Timings(msgspec.Struct, kw_only=True):
-    """An extension, in llama-server's shape. What there is nothing to divide by is 0."""
+    """An extension, in llama-server's shape. Rates are 0 if their time is 0."""
 
     cache_n: int  # prompt tokens from the prefix cache
     prompt_n: int  # prompt tokens that were computed
@@ -63,7 +63,7 @@ class RequestMetrics(msgspec.Struct, kw_only=True):
 
 
 class PromptLogprob(msgspec.Struct):
-    """Of one candidate for a place in the prompt. An extension, in vLLM's shape."""
+    """One candidate for a position in the prompt. An extension, in vLLM's shape."""
 
     logprob: float
     rank: int  # among all tokens, from 1
@@ -95,14 +95,14 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class CalledFunction(msgspec.Struct):
-    """In a stream a piece of one: the name comes once, with the first."""
+    """In a stream, a piece of a call: the name comes once, with the first piece."""
 
     name: str | UnsetType
     arguments: str
 
 
 class ChatToolCall(msgspec.Struct, omit_defaults=True):
-    """In a stream a piece of one, with its index; id and type come once, with the first."""
+    """In a stream, a piece of a call, with its index; id and type come once, with the first piece."""
 
     function: CalledFunction
     index: int | UnsetType = UNSET
@@ -182,7 +182,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 class TextLogprobs(msgspec.Struct):
-    """Parallel lists, one entry a token."""
+    """Parallel lists with one entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -202,7 +202,7 @@ class TextChoice(msgspec.Struct):
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):
-    """Both the whole completion and a chunk of a stream."""
+    """A whole completion, or a chunk of a stream."""
 
     id: str
     object: str = "text_completion"

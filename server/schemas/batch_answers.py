@@ -27,7 +27,7 @@ ENDED = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchSt
 
 
 class LineFault(msgspec.Struct, frozen=True):
-    """What is wrong with a file, or with the line of that number (from 1)."""
+    """What is wrong with a file, or with the line of this number (from 1)."""
 
     code: str
     message: str

@@ -60,7 +60,7 @@ def _refusal_as_text(part: Any) -> Any:
 
 
 class Message(StrictModel):
-    """One message. Fields that are not declared go to the chat template as they are."""
+    """One message. Undeclared fields are passed to the chat template unchanged."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Annotated[
@@ -136,7 +136,7 @@ _Content = str | list[TextPart]
 
 
 class Prediction(StrictModel):
-    """What the client expects the answer to be, for the most part: a file before an edit."""
+    """Text that the client expects most of the answer to be, such as a file before an edit."""
 
     type: Literal["content"]
     content: Annotated[

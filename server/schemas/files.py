@@ -34,7 +34,7 @@ class FileListQuery(StrictModel):
 
 
 class FileObject(msgspec.Struct, kw_only=True):
-    """OpenAI's. status: what is stored is processed, since nothing is left to be done to it."""
+    """OpenAI's. status: always processed."""
 
     id: str
     object: Literal["file"] = "file"

@@ -40,7 +40,7 @@ class ExtraFile(StrictModel):
 
 
 class InfillRequest(GenerationRequest):
-    """Beside the fields of all generation, under llama-server's names where they differ."""
+    """In addition to the fields of all generating requests; llama-server's names are accepted where they differ."""
 
     input_prefix: str
     input_suffix: str

@@ -75,7 +75,7 @@ class ThinkingBlock(_Block):
 
 
 class RedactedThinkingBlock(_Block):
-    """A thought that only Anthropic's servers can read."""
+    """Reasoning that only Anthropic's servers can read."""
 
     type: Literal["redacted_thinking"]
     data: str | None = None
@@ -114,7 +114,7 @@ class Message(StrictModel):
 
 
 class CustomTool(_Block):
-    """A tool that the client runs, of which the model knows what the request says."""
+    """A tool that the client runs."""
 
     type: Literal["custom"] | None = None
     name: str
@@ -165,7 +165,7 @@ class OutputConfig(StrictModel):
 
 
 class MessagesPrompt(StrictModel):
-    """What the prompt is made of: the whole body of count_tokens."""
+    """The fields of the prompt, which are the whole body of count_tokens."""
 
     model: str | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]

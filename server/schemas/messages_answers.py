@@ -11,7 +11,7 @@ class OutputTokensDetails(msgspec.Struct):
 
 
 class MessageUsage(msgspec.Struct, kw_only=True):
-    """The prompt's tokens are the input's and those that were read from the cache, together."""
+    """The prompt's tokens are input_tokens and those read from the cache, together."""
 
     input_tokens: int
     cache_creation_input_tokens: int = 0  # caching is automatic, and costs nothing

@@ -55,7 +55,7 @@ class OllamaToolCall(StrictModel):
 
 
 class OllamaMessage(StrictModel):
-    """One message; absent content is empty."""
+    """One message; missing content is empty."""
 
     role: str
     content: str | None = None
@@ -86,14 +86,14 @@ class OllamaRequest(StrictModel):
 
 
 class OllamaChatRequest(OllamaRequest):
-    """The body of POST /api/chat. Without messages it only asks for the model to be loaded."""
+    """The body of POST /api/chat. Without messages, it only loads the model."""
 
     messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)] | None = None
     tools: list[dict[str, Any]] | None = None
 
 
 class OllamaGenerateRequest(OllamaRequest):
-    """The body of POST /api/generate. Without a prompt it only asks for the model to be loaded."""
+    """The body of POST /api/generate. Without a prompt, it only loads the model."""
 
     prompt: str | None = None
     suffix: str | None = None
@@ -115,7 +115,7 @@ def _inputs(value: Any) -> list[str]:
 
 
 class OllamaEmbedRequest(StrictModel):
-    """The body of POST /api/embed. Without input it only asks for the model to be loaded."""
+    """The body of POST /api/embed. Without input, it only loads the model."""
 
     model: Annotated[str, Field(min_length=1)]
     input: Annotated[
@@ -128,7 +128,7 @@ class OllamaEmbedRequest(StrictModel):
 
 
 class OllamaEmbeddingsRequest(StrictModel):
-    """The body of POST /api/embeddings, which Ollama had before. Without a prompt it only asks for the model."""
+    """The body of POST /api/embeddings, Ollama's older form. Without a prompt, it only loads the model."""
 
     model: Annotated[str, Field(min_length=1)]
     prompt: str | None = None

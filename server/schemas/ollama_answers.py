@@ -65,7 +65,7 @@ class OllamaDetails(msgspec.Struct, kw_only=True):
 
 
 class OllamaModel(msgspec.Struct, kw_only=True):
-    """One served name. While the model loads there is nothing to say of its weights."""
+    """One served name. While the model loads, fields about its weights are missing."""
 
     name: str
     model: str

@@ -28,7 +28,7 @@ class ModelQuality(msgspec.Struct):
 
 
 class ModelLoad(msgspec.Struct):
-    """Whether a model is loaded, and how far that has come. waiting: requests that wait for it."""
+    """Whether a model is loaded, and how far loading is. waiting: requests that wait for it."""
 
     state: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
     reason: str | UnsetType | None = UNSET
@@ -71,7 +71,7 @@ class ModelExtras(ModelLoad, kw_only=True):
 
 
 class LoadStatus(msgspec.Struct):
-    """As llama-server's router has it."""
+    """As in llama-server's router."""
 
     value: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
 
@@ -104,7 +104,8 @@ class LogLevelAnswer(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """`models` of a server with several, or with some that come and go; the others where the status is not ok."""
+    """`models`: only with several models, or with models that are loaded on demand. The other fields: only if the
+    status is not ok."""
 
     status: str
     models: list[ModelLoad] | UnsetType = UNSET
@@ -114,7 +115,7 @@ class Health(msgspec.Struct):
 
 
 class DrainState(msgspec.Struct):
-    """drained: nothing new is taken and nothing runs. unfinished: requests that wait or run."""
+    """drained: nothing runs, and no new requests are accepted. unfinished: waiting or running requests."""
 
     status: str
     drained: bool
@@ -135,7 +136,7 @@ class ResponseInputTokens(msgspec.Struct):
 
 
 class InfillAnswer(msgspec.Struct, kw_only=True):
-    """llama-server's, as a whole and as a stream's last event; `response_fields` may choose some of the fields."""
+    """llama-server's answer, as a whole and as a stream's last event; `response_fields` selects fields."""
 
     index: int | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -174,7 +175,7 @@ class Conversation(msgspec.Struct):
 
 
 class ItemList(msgspec.Struct):
-    """A page of items, as they were given or answered."""
+    """A page of items, as they were sent or generated."""
 
     object: Literal["list"]
     data: list[dict[str, Any]]

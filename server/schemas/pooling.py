@@ -212,7 +212,7 @@ def _norm(value: Any) -> Any:
 
 
 class LlamaEmbeddingRequest(PoolingFields):
-    """The body of POST /embedding, as llama-server has it."""
+    """The body of POST /embedding, in llama-server's shape."""
 
     content: Annotated[list[str] | list[list[int]], PlainValidator(_contents, json_schema_input_type=InputForms)]
     embd_normalize: Annotated[int | None, BeforeValidator(_norm, json_schema_input_type=Literal[-1, 2] | None)] = None

@@ -92,7 +92,7 @@ class RankTokens(msgspec.Struct):
 
 
 class RankMeta(msgspec.Struct):
-    """As Cohere's clients read it."""
+    """In the form that Cohere's clients read."""
 
     api_version: ApiVersion
     tokens: RankTokens
@@ -110,7 +110,7 @@ class Ranking(msgspec.Struct, kw_only=True):
 
 
 class LlamaEmbedding(msgspec.Struct):
-    """As llama-server has it: a list of one vector an input."""
+    """llama-server's shape: a list of one vector per input."""
 
     index: int
     embedding: list[Numbers]

@@ -51,7 +51,7 @@ _REFUSED_ITEMS = {
 
 
 class TextPart(StrictModel):
-    """annotations and logprobs: of an earlier answer, as it was given."""
+    """annotations and logprobs: those of an earlier answer."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
@@ -140,7 +140,7 @@ class FunctionCallItem(Item):
 
 
 class FunctionCallOutputItem(Item):
-    """name and namespace: of the tool, which the call says too."""
+    """name and namespace: those of the tool, as in the call."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -184,7 +184,7 @@ class ItemReference(Item):
 
 
 class HostedItem(Item):
-    """What a tool that ran at another server left behind."""
+    """The result of a tool that ran on another server."""
 
     type: Literal[HOSTED_ITEMS]  # type: ignore[valid-type]
     status: str | None = None  # type: ignore[assignment]  # each kind has its own

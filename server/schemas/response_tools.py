@@ -55,7 +55,7 @@ CustomFormat = Annotated[
 
 
 class CustomTool(StrictModel):
-    """A tool whose input is one text."""
+    """A tool that takes one text as its input."""
 
     type: Literal["custom"]
     name: Name
@@ -101,7 +101,7 @@ class NamedChoice(StrictModel):
 
 
 class AllowedChoice(StrictModel):
-    """tools: those that may be called; of other servers' tools the type alone matters, which no call here has."""
+    """tools: the tools that may be called; tools of other servers are never called here."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]

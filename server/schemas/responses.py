@@ -152,4 +152,4 @@ class ResponsesRequest(PromptFields):
 
 
 class InputTokensRequest(PromptFields):
-    """What is counted is the prompt that the same fields of a response would make."""
+    """Counts the prompt that a response with the same fields would have."""

@@ -52,7 +52,7 @@ def _query(value: Any) -> str:
 
 
 class RerankRequest(PoolingFields):
-    """The body of POST /rerank, as Cohere, Jina and vLLM have it."""
+    """The body of POST /rerank, in the shape of Cohere, Jina and vLLM."""
 
     query: Annotated[str, PlainValidator(_query, json_schema_input_type=str | TextObject)]
     documents: Annotated[list[str], _named("documents")]
@@ -63,7 +63,7 @@ class RerankRequest(PoolingFields):
 
 
 class ScoreRequest(PoolingFields):
-    """The body of POST /score, as vLLM has it: one text and n others, or n pairs."""
+    """The body of POST /score, in vLLM's shape: one text and n others, or n pairs."""
 
     text_1: Annotated[list[str], _named("text_1")] | None = None
     text_2: Annotated[list[str], _named("text_2")] | None = None

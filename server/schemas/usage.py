@@ -6,7 +6,7 @@ import msgspec
 
 
 class UsageBucket(msgspec.Struct, kw_only=True):
-    """What one key used in one stretch of time, both ends in seconds since 1970."""
+    """The usage of one key in one period; both ends are in seconds since 1970."""
 
     key: str | None  # null for keys without a name, and for clients without a key
     start_time: int
@@ -19,7 +19,7 @@ class UsageBucket(msgspec.Struct, kw_only=True):
 
 
 class BudgetState(msgspec.Struct, kw_only=True):
-    """What a key has of its tokens for a period."""
+    """A key's token budget for a period."""
 
     key: str
     budget_tokens: int

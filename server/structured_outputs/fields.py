@@ -17,7 +17,7 @@ class JsonSchemaFormat(StrictModel):
 
 
 class ResponseFormat(StrictModel):
-    """`structures` and `triggers`, or `format`, are those of a structural tag."""
+    """`structures` and `triggers`, or `format`, are for a structural tag."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
@@ -39,7 +39,7 @@ class StructuredOutputs(StrictModel):
 
 
 class StructuredFields(StrictModel):
-    """The guided ones are vLLM's before `structured_outputs`, the last four are SGLang's."""
+    """The guided fields are vLLM's older form of `structured_outputs`; the last four are SGLang's."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -27,7 +27,7 @@ def api_text() -> str:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             lines += _operation(f"{method.upper()} {path}", operation)
-    lines += ["## Schemas", "", "A field that is not marked as required may be left out."]
+    lines += ["## Schemas", "", "A field that is not marked as required may be omitted."]
     for name, schema in document["components"]["schemas"].items():
         lines += ["", f"### {name}", "", *_schema(schema)]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ class Event(msgspec.Struct, kw_only=True):
 
 
 class ResponseEvent(Event, kw_only=True):
-    """The beginning (response.created, response.in_progress) or the end (response.completed and others)."""
+    """The start (response.created, response.in_progress) or the end (response.completed and others)."""
 
     response: Response
 
@@ -35,7 +35,7 @@ class PartEvent(Event, kw_only=True):
 
 
 class Delta(Event, kw_only=True):
-    """A piece of a text: of a call's arguments or input, and with content_index of a part of an item."""
+    """A piece of a text: of a call's arguments or input, or, with content_index, of a part of an item."""
 
     item_id: str
     output_index: int

@@ -87,7 +87,7 @@ class IncompleteDetails(msgspec.Struct):
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """A response as far as it has come; what the request says is repeated in it."""
+    """A response in its current state; it repeats the fields of the request."""
 
     id: str
     object: str = "response"
