@@ -28,7 +28,7 @@ class AdapterSource(Protocol[A, P]):
     no row of the last or the next step is in the slot. These take no time worth mentioning: streams pause for it."""
 
     def read(self, path: str) -> A:
-        """Raises ModelError if it is no adapter of the model."""
+        """Raises ModelError if it is not an adapter of the model."""
 
     def prepare(self, adapter: A) -> P: ...
 

@@ -56,7 +56,7 @@ class RequestStream(Protocol):
     Iteration yields RequestOutputs, the last one with a finish_reason, and then stops. If the engine process ends, the
     next one goes on with the request, after the tokens that came. It raises EngineDied if the engine ends a second time
     while it computes this request, or for good, or if nobody can go on with it (mirostat); EngineStopped where the
-    server is stopping. If the engine gives up on this request alone, the terminal output has FinishReason.ERROR.
+    server is stopping. If the engine could not complete this request alone, the terminal output has FinishReason.ERROR.
     """
 
     def __aiter__(self) -> AsyncIterator[RequestOutput]: ...

@@ -216,7 +216,7 @@ class ProcessClient:
         requests += self._pooling.engine_ended()
         self._adapter_loads.fail_all(lambda: EngineDied(_ENDED))
         if requests:
-            logger.info("%d requests go on in the next engine", len(requests))
+            logger.info("%d requests continue in the next engine", len(requests))
         loop = asyncio.get_running_loop()
         for request in requests:
             for limit_s in (request.deadline_s, request.start_by_s):

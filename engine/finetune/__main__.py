@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return _fail(folder, str(error))
     except SystemExit:
         progress.close()
-        sys.stderr.write("headrace: stopped; the same command goes on from here\n")
+        sys.stderr.write("headrace: stopped; the same command resumes here\n")
         raise
     except Exception as error:
         if not is_out_of_memory(error):

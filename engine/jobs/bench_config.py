@@ -43,7 +43,7 @@ class RooflineConfig:
     """`headrace bench roofline`: how close each phase of a step comes to what this machine can do."""
 
     prefill_len: tuple[int, ...] = option(
-        (128, 512, 2048), "Lengths of the prompts whose prefill is measured.", group="Benchmark", metavar="N", minimum=1
+        (128, 512, 2048), "Lengths of the prompts for measuring prefill.", group="Benchmark", metavar="N", minimum=1
     )
     batch_size: tuple[int, ...] = option(
         (1, 2, 4, 8, 16, 32, 64), "Sequences that decode at once.", group="Benchmark", metavar="N", minimum=1

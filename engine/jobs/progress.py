@@ -20,7 +20,7 @@ def stderr_lines() -> StageLines:
 
 
 def counting_bars(*, redraws_itself: bool) -> Progress:
-    """Bars for a benchmark's runs, on stderr, so that stdout has the report alone; none where it is no terminal.
+    """Bars for a benchmark's runs, on stderr, so that stdout has the report alone; none where it is not a terminal.
 
     redraws_itself: twice a second, by a thread; else whoever advances a bar calls `refresh`.
     """

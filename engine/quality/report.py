@@ -120,7 +120,7 @@ def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None
     if not math.isfinite(quality.reference_perplexity):
         raise StartupError(
             f"quality cannot be measured: the perplexity of the unquantized weights is {quality.reference_perplexity}, "
-            "so some of them, or what is computed with them, are no finite numbers; fetch the checkpoint again"
+            "so some of them, or what is computed with them, are not finite; fetch the checkpoint again"
         )
     if not math.isfinite(quality.perplexity) or (limit is not None and not quality.loss <= limit):
         allowed = "no finite number" if limit is None else f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}"

@@ -37,8 +37,8 @@ def check_pooling(config: EngineConfig, traits: PoolingTraits | None) -> bool:
     if traits is None:
         if config.task is Task.EMBED:
             raise OptionError(
-                "--task is embed, but transformers' code computes this model, of which headrace makes no embeddings; "
-                "choose an architecture of docs/models.md"
+                "--task is embed, but transformers' code computes this model, and headrace cannot make embeddings of "
+                "it; choose an architecture of docs/models.md"
             )
         return False
     if config.task is Task.GENERATE and not traits.can_generate:
@@ -64,7 +64,7 @@ def build_pooling_engine(
     assert isinstance(decoder, Decoder)
     _refuse_options(config)
     if any(layer.recurrence is not None for layer in decoder.spec.layers):
-        raise StartupError(f"{model.architecture} has recurrent layers, of which headrace makes no embeddings")
+        raise StartupError(f"{model.architecture} has recurrent layers, and headrace cannot make embeddings of it")
     scheme = _scheme(config, traits)
     info = _pooling_info(config, model, traits, scheme)
     decoder.serve_context(info.max_input_tokens)

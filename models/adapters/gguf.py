@@ -91,5 +91,5 @@ def _read(tensor: StoredTensor) -> torch.Tensor:
             "supported"
         )
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
-        raise AdapterError(f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; convert it again")
+        raise AdapterError(f"{tensor.file}: {tensor.name!r} has numbers that are not finite; convert it again")
     return values

@@ -44,7 +44,7 @@ def read_peft(folder: Path) -> FoundAdapter:
     if not path.is_file():
         pickle = find_pickle(folder)
         reason = f"its weights are in {pickle.name}, {NO_PICKLES}" if pickle else f"it has no {WEIGHTS_NAME}"
-        raise AdapterError(f"{folder} is no adapter that can be read: {reason}")
+        raise AdapterError(f"{folder} is not a readable adapter: {reason}")
     try:
         tensors = {tensor.name: tensor for tensor in tensors_of_file(path)}
     except CheckpointError as error:
@@ -118,5 +118,5 @@ def _read(tensor: StoredTensor) -> torch.Tensor:
     if values.dtype == torch.float64:
         values = values.to(torch.float32)
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
-        raise AdapterError(f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; train or fetch it again")
+        raise AdapterError(f"{tensor.file}: {tensor.name!r} has numbers that are not finite; train or fetch it again")
     return values

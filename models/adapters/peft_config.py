@@ -101,7 +101,7 @@ def _patterns(config: HFConfig, name: str, minimum: int) -> dict[str, float]:
 
 
 def _check_pattern(pattern: str, where: str) -> None:
-    """Raise AdapterError for what is no regular expression, or one whose matching could take forever."""
+    """Raise AdapterError for what is not a regular expression, or one whose matching could take forever."""
     repeats = len(re.findall(r"[*+{]", pattern))
     if len(pattern) > _MAX_PATTERN or repeats > _MAX_REPEATS or re.search(r"\)[*+{?]", pattern):
         raise AdapterError(
@@ -110,7 +110,7 @@ def _check_pattern(pattern: str, where: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise AdapterError(f"{where} has {quoted(pattern)}, which is no regular expression ({error})") from None
+        raise AdapterError(f"{where} has {quoted(pattern)}, which is not a regular expression ({error})") from None
 
 
 def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> Value:

@@ -37,12 +37,12 @@ def read_adapter(path: Path, model: LoadedModel) -> Adapter:
         found, rules = read_gguf_adapter(path, gguf), family.gguf_names
     else:
         raise AdapterError(
-            f"{path} is no adapter: give a folder with adapter_config.json and adapter_model.safetensors, or a .gguf "
-            "file"
+            f"{path} is not an adapter: give a folder with adapter_config.json and adapter_model.safetensors, or a "
+            ".gguf file"
         )
     layers = place(found, model.decoder, rules)
     if not layers:
-        raise AdapterError(f"{found.source} holds no tensors of an adapter; save it again")
+        raise AdapterError(f"{found.source} has no tensors of an adapter; save it again")
     return Adapter(
         digest=_digest(layers),
         rank=max(layer.rank for layer in layers.values()),

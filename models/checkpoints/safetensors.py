@@ -44,7 +44,7 @@ class SafetensorsCheckpoint:
                     f"{path} lacks tensor {name!r}, which {folder / INDEX_NAME} promises; fetch it again"
                 )
         if not any(tensor.format in _DTYPES for tensor in self.tensors.values()):
-            raise CheckpointError(f"{folder} holds no tensors of {', '.join(_DTYPES)}; fetch the checkpoint again")
+            raise CheckpointError(f"{folder} has no tensors of {', '.join(_DTYPES)}; fetch the checkpoint again")
         self.dtype = plain_dtype(self.tensors.values())
 
 
@@ -86,12 +86,12 @@ def _read_index(folder: Path) -> dict[str, Path]:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         entries = [(str(name), str(file)) for name, file in weight_map.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path} holds no weight_map; fetch it again") from None
+        raise CheckpointError(f"{path} has no weight_map; fetch it again") from None
     if not entries:
         raise CheckpointError(f"{path} lists no tensors; fetch it again")
     for _, file in entries:
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"{path} lists {file!r}, which is no safetensors file beside it; fetch it again")
+            raise CheckpointError(f"{path} lists {file!r}, which is not a safetensors file beside it; fetch it again")
         if not (folder / file).exists():
             raise CheckpointError(f"{folder / file} is listed by {path} and does not exist; fetch it again")
     return {name: folder / file for name, file in entries}

@@ -153,7 +153,7 @@ def read_json_config(path: Path) -> HFConfig:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch the checkpoint again") from None
     if not isinstance(fields, dict):
-        raise CheckpointError(f"{path} holds no JSON object; fetch the checkpoint again")
+        raise CheckpointError(f"{path} is not a JSON object; fetch the checkpoint again")
     return HFConfig(fields, str(path))
 
 

@@ -29,7 +29,7 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
     types = config.raw("layer_types")
     if not isinstance(types, list) or len(types) < num_layers or not all(isinstance(kind, str) for kind in types):
         raise CheckpointError(
-            f"{config.source}: layer_types is no list of {num_layers} kinds; "
+            f"{config.source}: layer_types is not a list of {num_layers} kinds; "
             "fetch the checkpoint's own configuration again"
         )
     return types[:num_layers]
@@ -42,7 +42,7 @@ def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: C
     flags = config.raw(name)
     if not isinstance(flags, list) or len(flags) < num_layers or not all(flag in (0, 1) for flag in flags):
         raise CheckpointError(
-            f"{config.source}: {name} is no list of {num_layers} times 0 or 1; "
+            f"{config.source}: {name} is not a list of {num_layers} times 0 or 1; "
             "fetch the checkpoint's own configuration again"
         )
     return [bool(flag) for flag in flags[:num_layers]]

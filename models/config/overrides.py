@@ -20,7 +20,7 @@ _BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")  # in its section sinc
 
 
 def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None) -> dict[str, Any]:
-    """Fields of a config.json from options' values. Raises SettingError for what is no JSON object, and repetitions."""
+    """Fields of a config.json from options' values. Raises SettingError for other JSON, and repetitions."""
     fields = _object("--hf-overrides", hf_overrides)
     shorter = {"--rope-scaling": ("rope_scaling", "rope_parameters"), "--rope-theta": ("rope_theta",)}
     values = {"--rope-scaling": rope_scaling and _object("--rope-scaling", rope_scaling), "--rope-theta": rope_theta}

@@ -24,7 +24,7 @@ from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec, RopeS
 def describe_gemma(config: HFConfig) -> DecoderSpec:
     if config.boolean("use_bidirectional_attention", False):
         raise UnsupportedModelError(
-            f"{config.source}: use_bidirectional_attention is not supported; this is no decoder"
+            f"{config.source}: use_bidirectional_attention is not supported; this is not a decoder"
         )
     spec = llama.describe(_with_activation(config), llama.Defaults(head_dim=256, has_tied_head=True))
     return dataclasses.replace(spec, embedding_scale=spec.hidden_size**0.5)

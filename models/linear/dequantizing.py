@@ -65,7 +65,7 @@ class DequantizingLinearMethod:
         blocks = GGUFRows(block_format, rearrange(tensor.read_blocks()).to(self._device))
         if not all(bool(part.dequantized(torch.float32).isfinite().all()) for part in blocks.parts()):
             raise CheckpointError(
-                f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
+                f"{tensor.file}: {tensor.name!r} has scales that are not finite; fetch the file again"
             )
         return blocks
 

@@ -76,7 +76,7 @@ class NativeLinearMethod:
             return pack_weight(storage, rearrange(raw).contiguous(), rows, layer.in_features, arena=self._arena)
         except NotFiniteError:
             raise CheckpointError(
-                f"{tensor.file}: {tensor.name!r} holds scales that are no finite numbers; fetch the file again"
+                f"{tensor.file}: {tensor.name!r} has scales that are not finite; fetch the file again"
             ) from None
 
     def process_after_loading(self, layer: LinearLayer) -> None:

@@ -61,7 +61,7 @@ class QuantizedStorage:
         dense = rearrange(tensor.read(torch.bfloat16 if tensor.format == "BF16" else torch.float32))
         if not bool(torch.stack(dense.aminmax()).isfinite().all()):
             raise CheckpointError(
-                f"{tensor.file}: {tensor.name!r} holds numbers that are not finite, so it cannot be quantized; "
+                f"{tensor.file}: {tensor.name!r} has numbers that are not finite, so it cannot be quantized; "
                 "fetch the checkpoint again, or serve it with --quantization auto"
             )
         return quantize_matrix(dense, self.kind.encoding, self.kind.group_size)

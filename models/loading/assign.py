@@ -139,7 +139,7 @@ def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
     """Raise CheckpointError, which names the tensor, if some of its `values` are not finite."""
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise CheckpointError(
-            f"{tensor.file}: {tensor.name!r} holds numbers that are not finite; fetch the checkpoint again"
+            f"{tensor.file}: {tensor.name!r} has numbers that are not finite; fetch the checkpoint again"
         )
 
 

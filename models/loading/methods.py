@@ -165,7 +165,7 @@ class _MethodChooser:
         if isinstance(layer, Embedding) and layer is not self._head:
             return "rows are only looked up"
         if layer.in_features % _DENSE_COLUMNS:
-            return f"{layer.in_features} columns are no multiple of {_DENSE_COLUMNS}"
+            return f"{layer.in_features} columns are not a multiple of {_DENSE_COLUMNS}"
         return None
 
     def _storage_in_torch(self, storage: WeightStorage | None) -> WeightStorage | None:

@@ -25,7 +25,7 @@ def read_modules(path: Path) -> list[Module]:
         entries = sorted(json.loads(read_text(path)), key=lambda entry: int(entry["idx"]))
         modules = [Module(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in entries]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no list of modules ({error}); fetch the checkpoint again") from None
+        raise CheckpointError(f"{path} is not a list of modules ({error}); fetch the checkpoint again") from None
     for module in modules:
         if module.kind not in _KNOWN:
             raise UnsupportedModelError(

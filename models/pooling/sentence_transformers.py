@@ -100,7 +100,9 @@ def _prompts(root: Path) -> tuple[dict[str, str], str | None]:
         raise CheckpointError(f"{path}: prompts is {quoted(prompts)}; it must be an object of texts")
     default = config.raw("default_prompt_name")
     if default is not None and default not in prompts:
-        raise CheckpointError(f"{path}: default_prompt_name is {quoted(default)}, which is no name of its prompts")
+        raise CheckpointError(
+            f"{path}: default_prompt_name is {quoted(default)}, which is not the name of one of its prompts"
+        )
     return dict(prompts), default
 
 

@@ -39,9 +39,9 @@ _STEP = 32  # columns
 def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
     """Why the kernels do not take a matrix of that kind and width, or None if they do."""
     if columns % 16:
-        return f"{columns} columns are no multiple of 16"
+        return f"{columns} columns are not a multiple of 16"
     if kind.group_size < columns and kind.group_size % _STEP:
-        return f"groups of {kind.group_size} columns are no multiple of {_STEP}"
+        return f"groups of {kind.group_size} columns are not a multiple of {_STEP}"
     if kind.activation is not ActivationQuantization.NONE and kind.encoding not in WIDE_ENCODINGS:
         return f"rows are not rounded to {kind.encoding.name}"
     if kind.activation is ActivationQuantization.DYNAMIC_PER_GROUP and kind.encoding in _INTEGERS:

@@ -19,7 +19,7 @@ def fetch_description(repo: str, revision: str | None, progress: ProgressReport)
     root = _download(repo, revision, _DESCRIPTION, _IGNORED, progress)
     if not (root / "config.json").is_file():
         raise SourceError(
-            f"hub repository {repo!r} has no config.json, so it holds no safetensors model; "
+            f"hub repository {repo!r} has no config.json, so it has no safetensors model; "
             f"for a repository of GGUF files say which one: {repo}:Q4_K_M or {repo}:file.gguf"
         )
     return root

@@ -179,7 +179,7 @@ def _checked_hash(entry: Any, repo: str) -> str:
     given = entry.lfs.sha256
     if not isinstance(given, str) or _SHA256.fullmatch(given) is None:
         raise SourceError(
-            f"the hub lists {entry.path} of hub repository {repo!r} with {given!r:.80}, which is no SHA-256; try "
+            f"the hub lists {entry.path} of hub repository {repo!r} with {given!r:.80}, which is not a SHA-256; try "
             "another HF_ENDPOINT"
         )
     return given
@@ -221,7 +221,7 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
         raise SourceError(f"cannot download {file.path} of hub repository {repo!r}: {error}; {remedy}") from error
     except DownloadError as error:
         raise SourceError(
-            f"cannot download {file.path} of hub repository {repo!r}: {error}; try again: it goes on from there"
+            f"cannot download {file.path} of hub repository {repo!r}: {error}; try again: the download resumes there"
         ) from error
     except _WrongHash as error:
         raise SourceError(
@@ -232,7 +232,7 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SourceError(
                 f"the disk of {str(blobs)!r} is full; free some space (headrace models lists what is cached), or set "
-                "HF_HOME to a folder on another disk; the download then goes on"
+                "HF_HOME to a folder on another disk; the download then resumes"
             ) from error
         raise
 

@@ -157,7 +157,7 @@ def _resolve_folder(path: Path, model: str) -> ModelFiles:
     if not found and (pickle := find_pickle(path)):
         raise SourceError(f"folder {str(path)!r} has no config.json, and {pickle.name} looks like {NO_PICKLES}")
     if not found:
-        raise SourceError(f"folder {str(path)!r} holds neither a config.json nor a .gguf file; give a model's folder")
+        raise SourceError(f"folder {str(path)!r} has neither a config.json nor a .gguf file; give a model's folder")
     return ModelFiles(None, _only_model(found, f"folder {str(path)!r}"), model)
 
 
@@ -181,7 +181,7 @@ def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
     """The single GGUF, or the single split set, among `files`; raises SourceError that lists them if there are more."""
     first_parts = [path for path in files if _part_index(path) in (None, 1)]
     if len(first_parts) > 1:
-        raise SourceError(f"{where} holds several models: {_names(first_parts)}; give one of these files")
+        raise SourceError(f"{where} has several models: {_names(first_parts)}; give one of these files")
     return _complete_split(first_parts[0] if first_parts else files[0])
 
 

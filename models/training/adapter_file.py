@@ -45,7 +45,7 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
     weights = save(tensors, metadata={"format": "pt"})
     _write(folder / _WEIGHTS, lambda path: path.write_bytes(weights))  # a full disk is an OSError then
     text = json.dumps(config, indent=2) + "\n"
-    _write(folder / _CONFIG, lambda path: path.write_text(text))  # last: a folder without it is no adapter
+    _write(folder / _CONFIG, lambda path: path.write_text(text))  # last: a folder without it is not an adapter
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
@@ -60,7 +60,7 @@ def load_pairs(folder: Path, lora: Lora) -> None:
     for name, value in fields.items():
         if value:
             raise ModelError(
-                f"{config.source}: {name} is set, and training cannot go on with such an adapter; give one that has "
+                f"{config.source}: {name} is set, and training cannot continue from such an adapter; give one that has "
                 "the same rank and scale in all layers"
             )
     if (config.rank, config.alpha) != (lora.shape.rank, lora.shape.alpha):

@@ -118,7 +118,7 @@ class WeightCache:
             logger.info(
                 "packed weights are not cached: they take %.0f MB, and %s may have %.0f, a quarter of its disk's free "
                 "space, of which %.0f were used in the last hour; make room, set HEADRACE_CACHE to a folder of a "
-                "larger disk, or say --no-weight-cache",
+                "larger disk, or use --no-weight-cache",
                 *(needed_bytes / 1e6, self.folder, allowed / 1e6, recent / 1e6),
             )
             return False

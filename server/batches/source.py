@@ -44,7 +44,7 @@ class Checked:
 
 
 class Source:
-    """One input file, whose lines are for one endpoint. Empty lines count as lines, and are no requests.
+    """One input file, whose lines are for one endpoint. Empty lines count as lines, and are not requests.
 
     A disk that fails is waited for. FaultyLine is raised for a file that is gone.
     """
@@ -122,7 +122,7 @@ class Source:
         """The lines, of a file that was checked, a bounded number at a time. Within a window those come together that
         begin alike: what they have in common is computed once, however the file has them.
 
-        Raises FaultyLine for a line that is no request any more: an earlier server allowed longer ones. done: digests
+        Raises FaultyLine for a line that is no longer a request: an earlier server allowed longer ones. done: digests
         of the custom_ids of those that are left out.
         """
         window: list[tuple[bytes, Line]] = []

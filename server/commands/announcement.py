@@ -58,7 +58,7 @@ def announce(
     has_key = bool(config.api_key or config.api_keys_file)
     is_open = not has_key and config.network.uds is None and not is_for_this_machine(config.host)
     if is_open:
-        logger.warning("there is no key: whoever reaches %s may use the server; set HEADRACE_API_KEY", config.host)
+        logger.warning("there is no key: anyone who can reach %s can use the server; set HEADRACE_API_KEY", config.host)
     if config.log_format is LogFormat.JSON:  # whoever reads the lines expects no others
         logger.info("ready at %s", url)
         return
@@ -106,7 +106,7 @@ def _keys(config: ServerConfig, *, is_open: bool) -> str:
         return f"needed, of {config.api_keys_file}"
     if config.api_key:
         return "needed"
-    return "none, so whoever reaches this address may use it" if is_open else "none needed on this machine"
+    return "none, so anyone who can reach this address can use it" if is_open else "none needed on this machine"
 
 
 def _command(url: str, path: str, body: str, *, has_key: bool) -> str:

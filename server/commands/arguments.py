@@ -78,7 +78,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """`command`, `config` (a path or absent), `models` (those without a flag), and `flags`: the given options by field
     name, as they were typed.
 
-    Raises OptionError; exits for --help and --version, and with the help if there is no command.
+    Raises OptionError; exits for --help and --version, and with the help if there is not a command.
     """
     parser = root_parser("serve" if "serve" in argv else None)
     namespace, unknown = parser.parse_known_args(argv)

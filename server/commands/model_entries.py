@@ -47,7 +47,7 @@ def _entry(name: str, given: object, values: Mapping[str, Any], where: str) -> M
         option = str(key).replace("-", "_")
         if option not in _KNOWN:
             dashed = (known.replace("_", "-") for known in _KNOWN)
-            raise OptionError(f"{where}: {key} is no option of a model{suggest(str(key), dashed)}")
+            raise OptionError(f"{where}: {key} is not an option of a model{suggest(str(key), dashed)}")
         own[option] = _value(option, value, f"{where}: {key}")
     return ModelEntry(
         names=(name, *own.get("served_model_name", ())),

@@ -116,7 +116,7 @@ def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
         if root is None:
             return
         if not isinstance(root, yaml.MappingNode):
-            raise OptionError(f"{path} holds no options; write one on each line, such as 'port: 8000'")
+            raise OptionError(f"{path} has no options; write one on each line, such as 'port: 8000'")
         for key, value in root.value:
             yield str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1
     except (OSError, UnicodeDecodeError) as error:

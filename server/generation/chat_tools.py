@@ -41,7 +41,7 @@ def chat_tools(body: ChatTemplateFields) -> ChatTools | None:
     names = [function.name for function in given]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"{path} has two tools called {quote(twice)}; give each a name of its own", param=path)
+        raise InvalidRequest(f"{path} has two tools called {quote(twice)}; give each its own name", param=path)
     if choice == "none":
         return None
     allowed, must_call = _allowed(choice, choice_path, names)

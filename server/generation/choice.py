@@ -215,7 +215,7 @@ class Choice:
                 raise InvalidRequest(f"{param} cannot be followed: {output.error}", param=param)
             case FinishReason.ERROR:
                 self.meter.end(FinishReason.ERROR)
-                raise RequestFailed(output.error or "the engine gave up on this request")
+                raise RequestFailed(output.error or "the engine could not complete this request")
             case FinishReason.ABORT:
                 self.meter.end(FinishReason.ABORT)
                 raise EngineUnavailable("the server ended this request because it is shutting down")

@@ -58,7 +58,7 @@ async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
         # Anything else, or nothing, is what a foreign web page may send without asking.
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; from a web page it must be application/json")
     if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
-        raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body as it is")
+        raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body unencoded")
     context = _context(request)
     data = await _read(request, context.config.max_request_bytes)
     if len(data) <= _INLINE_BYTES:

@@ -115,7 +115,7 @@ class _Reader:
                 f"the form has more than {_MAX_PARTS} parts, or one whose head has more than {_MAX_HEAD_BYTES} bytes"
             ) from None
         except ValueError as error:
-            raise InvalidRequest(f"the body is no form that can be read: {error}") from None
+            raise InvalidRequest(f"the body is not a readable form: {error}") from None
 
     def _begin_file(self, name: str | None, filename: str) -> None:
         if name != self._file_field:
@@ -135,4 +135,4 @@ class _Reader:
             try:
                 self.form.fields[self._name] = self._value.decode()
             except UnicodeDecodeError:
-                raise InvalidRequest(f"the form's field {quote(self._name)} is no UTF-8") from None
+                raise InvalidRequest(f"the form's field {quote(self._name)} is not UTF-8") from None

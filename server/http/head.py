@@ -48,4 +48,4 @@ def _check_length(headers: list[tuple[bytes, bytes]], version: str) -> None:
     if version == "1.0":
         raise AmbiguousRequest("the request is of HTTP/1.0, which has no Transfer-Encoding; send a Content-Length")
     if len(encodings) > 1 or encodings[0].strip().lower() != b"chunked":
-        raise AmbiguousRequest("the request's Transfer-Encoding is not 'chunked'; send the body as it is")
+        raise AmbiguousRequest("the request's Transfer-Encoding is not 'chunked'; send the body unencoded")

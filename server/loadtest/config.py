@@ -26,9 +26,9 @@ class LoadConfig:
     model: str | None = option(None, "Model to request (default: the first of /v1/models).", group="Server")
     timeout: float = option(600.0, "Seconds until a request counts as failed.", group="Server", metavar="S", minimum=1)
     temperature: float = option(0.0, "Sampling temperature; 0 is greedy.", group="Server", minimum=0)
-    ignore_eos: bool = option(True, "Ask for outputs of exactly the wanted length.", group="Server")
+    ignore_eos: bool = option(True, "Request outputs of exactly the given length.", group="Server")
     extra_body: str | None = option(
-        None, "JSON object whose fields are added to every request.", group="Server", metavar="JSON"
+        None, "JSON object with fields to add to every request.", group="Server", metavar="JSON"
     )
     num_prompts: int = option(32, "Requests (with --num-turns: conversations).", group="Load", minimum=1)
     max_concurrency: int | None = option(None, "Maximum requests at once (default: no limit).", group="Load", minimum=1)

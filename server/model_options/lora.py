@@ -60,7 +60,7 @@ def _from_json(text: str) -> LoraModule:
     try:
         given = json.loads(text)
     except ValueError as error:
-        raise OptionError(f"--lora-modules is {text!r}, which is no JSON object: {error}") from error
+        raise OptionError(f"--lora-modules is {text!r}, which is not a JSON object: {error}") from error
     if unknown := sorted(given.keys() - _KEYS):
         raise OptionError(f"--lora-modules has {unknown[0]!r}; it may have {', '.join(sorted(_KEYS))}")
     for key in ("name", "path"):

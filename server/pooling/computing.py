@@ -82,4 +82,4 @@ def _check(model: ServedModel, work: PoolingWork, outputs: Sequence[PoolingOutpu
                 raise InvalidRequest(f"{path}: {output.error}", param=output.refused_param or path)
             case FinishReason.ABORT:
                 raise EngineUnavailable("the server ended this request because it is shutting down")
-        raise RequestFailed(f"{path}: {output.error or 'the engine gave up on it'}")
+        raise RequestFailed(f"{path}: {output.error or 'the engine could not compute it'}")

@@ -67,7 +67,9 @@ async def delete_model(request: Request, name: str, context: Context) -> JSONRes
     if not await delete_adapter(context, name, check):
         require_operator(request.scope)
         if context.models.is_model(name):
-            raise InvalidRequest(f"the model {quote(name)} is no adapter; only adapters can be deleted", param="model")
+            raise InvalidRequest(
+                f"the model {quote(name)} is not an adapter; only adapters can be deleted", param="model"
+            )
         _remove(name, context)
     return JSONResponse({"id": name, "object": "model", "deleted": True})
 

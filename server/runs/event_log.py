@@ -57,8 +57,8 @@ class EventLog:
         """
         if number < self.num_dropped:
             raise EventsDropped(
-                f"the stream's events {number + 1} to {self.num_dropped} are no longer held; start again, or keep more "
-                "with --stream-log-bytes"
+                f"the stream's events {number + 1} to {self.num_dropped} are no longer stored; start again, or keep "
+                "more with --stream-log-bytes"
             )
         taken: list[bytes] = []
         size = 0

@@ -40,7 +40,7 @@ def lark_of_ebnf(grammar: str, param: str) -> str:
     except RecursionError:
         raise InvalidRequest(f"{param} has parentheses nested too deeply; name inner parts", param=param) from None
     except Exception as error:  # noqa: BLE001 - it raises Exception itself
-        raise InvalidRequest(f"{param} is no EBNF grammar that we can read: {error}", param=param) from None
+        raise InvalidRequest(f"{param} is not a readable EBNF grammar: {error}", param=param) from None
     if not _has_text(lark):
         raise InvalidRequest(
             f"{param} is a grammar that no text matches: its root leads back to itself without end; "

@@ -23,7 +23,7 @@ def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None
     if keyword == "maximum" and is_integer and value == _MAX_INT64 and isinstance(value, int):
         return None
     if _is_beyond(value):
-        return "a grammar holds integers up to 2^53 exactly"
+        return "a grammar can have integers up to 2^53 exactly"
     if value == int(value):
         return None
     number = Decimal(repr(value)).normalize()
@@ -36,12 +36,12 @@ def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None
 def inexact_multiple(value: float) -> str | None:
     """Why the grammar cannot enforce the multipleOf; None if it can."""
     if _is_beyond(value):
-        return "a grammar holds integers up to 2^53 exactly"
+        return "a grammar can have integers up to 2^53 exactly"
     scaled, places = float(value), 0
     while scaled != int(scaled):  # as the grammar does, which rounds each product
         scaled, places = scaled * 10, places + 1
     if Decimal(int(scaled)).scaleb(-places) != Decimal(repr(value)):
-        return "a grammar cannot hold this fraction exactly"
+        return "a grammar cannot contain this fraction exactly"
     states = coefficient = int(scaled)
     for factor in (2, 5):
         while states % factor == 0:

@@ -31,7 +31,7 @@ MAX_EXCLUDED_LENGTH = 100
 def checked_construct(pattern: str, path: str) -> str | None:
     """unsupported_construct, also of what the dialect of the grammar lacks beyond that.
 
-    Raises InvalidRequest with the path for what is no regular expression, or matches no text.
+    Raises InvalidRequest with the path for what is not a regular expression, or matches no text.
     """
     if (construct := unsupported_construct(pattern)) is not None or len(pattern) > MAX_CHECKED:
         return construct
@@ -47,7 +47,7 @@ def checked_construct(pattern: str, path: str) -> str | None:
         return None  # the engine says what else there may be
     if fault.startswith(_OTHER_DIALECT):
         return f"what other dialects have and this one lacks ({fault})"
-    raise InvalidRequest(f"{path} is {quote(pattern)}, which is no regular expression: {fault}", param=path)
+    raise InvalidRequest(f"{path} is {quote(pattern)}, which is not a regular expression: {fault}", param=path)
 
 
 def unsupported_construct(pattern: str) -> str | None:

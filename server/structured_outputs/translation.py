@@ -166,7 +166,7 @@ class Translation:
         if (number := inexact_number(value)) is None:
             written[keyword] = without_minus_zero(value)
         else:
-            self.drop(place, f"a grammar holds integers up to 2^53 exactly, and {quote(number)} is beyond")
+            self.drop(place, f"a grammar can have integers up to 2^53 exactly, and {quote(number)} is beyond")
             extra.append(_of_types(kinds_of_values(value if keyword == "enum" else [value])))
 
     def _numbers(self, node: Node, location: Location, *, is_integer: bool) -> Node:

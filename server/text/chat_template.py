@@ -209,7 +209,7 @@ def _template_source(option: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StartupError(
-            f"--chat-template {option!r} is no template text ({{{{ or {{% is in all of them) and cannot be read as a "
+            f"--chat-template {option!r} is not a template ({{{{ or {{% is in all of them) and cannot be read as a "
             f"file: {reason}; give another"
         ) from error
 
@@ -223,7 +223,7 @@ def _check_options(
         raise InvalidRequest("messages is empty; give at least one", param="messages")
     if add_generation_prompt and continue_final_message:
         raise InvalidRequest(
-            "continue_final_message goes on with the last message and add_generation_prompt begins a new one; "
+            "continue_final_message continues the last message and add_generation_prompt begins a new one; "
             "set one of them to false",
             param="continue_final_message",
         )

@@ -90,7 +90,7 @@ def with_end(content: str | list[dict[str, Any]], end: str) -> str | list[dict[s
 def _checked(part: object, index: int) -> dict[str, Any]:
     if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise InvalidRequest(
-            f"messages[{index}].content holds a part that is not of type text; this model takes text alone",
+            f"messages[{index}].content has a part that is not of type text; this model only takes text",
             param=f"messages[{index}].content",
         )
     return dict(part)

@@ -117,7 +117,7 @@ def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
                 raise InvalidRequest(f"{path} is nested more than {_MAX_DEPTH} levels deep; send less", param=path)
     if not isinstance(arguments, Mapping):
         raise InvalidRequest(
-            f"{path} is no JSON object, which the model's chat template needs; send what the call was given, or {{}}",
+            f"{path} is not a JSON object, as the model's chat template needs; send what the call was given, or {{}}",
             param=path,
         )
     return arguments

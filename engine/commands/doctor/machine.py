@@ -66,9 +66,9 @@ def kernel_finding() -> Finding:
             source = f"not compiled yet; {build.find_compiler()} {_COMPILE}"
     except (build.KernelBuildError, SettingError) as error:
         reason = str(error).splitlines()[0]
-        return problem("kernels", f"none, so that steps take several times as long: {reason}")
+        return problem("kernels", f"none, so steps take several times as long: {reason}")
     if given := os.environ.get(LEVEL_VARIABLE):
-        return warning("kernels", f"{level}, {source}; {LEVEL_VARIABLE} is {given}: without it the best is chosen")
+        return warning("kernels", f"{level}, {source}; {LEVEL_VARIABLE} is {given}; without it, the best is chosen")
     if level == "portable" and len(build.LEVELS) > 1:
         return warning(
             "kernels", f"{level}, {source}; the processor has no AVX2, so products take several times as long"
@@ -88,13 +88,13 @@ def core_findings(requested: int | None) -> Iterator[Finding]:
     if allowed < num_cpus:
         limits.append(f"affinity or a cpuset allows {allowed:,}")
     if quota is not None and quota < num_cpus:
-        limits.append(f"a control group pays for {quota:g}")
+        limits.append(f"a control group allows {quota:g}")
     text = f"{threads:,} compute; the machine has {num_cpus:,} CPUs"
     if requested is not None:
         limits.append("--threads says so")
     yield ok("threads", "; ".join([text, *limits]))
     if quota is not None and quota < 1:
-        yield warning("CPU quota", f"{quota:g} of a CPU: computing stops for the rest of each period; give it one")
+        yield warning("CPU quota", f"{quota:g} of a CPU: computing stops for the rest of each period; allow one")
 
 
 def huge_page_finding(enabled: Path) -> Finding:
@@ -121,9 +121,9 @@ def cache_finding(folder: Path) -> Finding:
     except OSError as error:
         return warning(
             "cache folder",
-            f"{folder} cannot be written ({error.strerror}): each start fetches, packs and compiles anew; "
+            f"{folder} cannot be written ({error.strerror}): each start downloads, packs and compiles again; "
             "set HEADRACE_CACHE to a writable folder",
         )
     if shutil.disk_usage(nearest).free < _LITTLE_DISK_BYTES:
-        return warning("cache folder", f"{folder} has {free} left, which packed weights may need; make room")
+        return warning("cache folder", f"{folder} has {free} left, which packed weights may need; free some space")
     return ok("cache folder", f"{folder}, {free} free")

@@ -50,7 +50,7 @@ def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
         subject = "model"
         return weigh_files(files, draft_files, config), []
     except _NotHere as error:
-        return None, [warning(subject, f"{error} is not on this machine; the first start fetches it")]
+        return None, [warning(subject, f"{error} is not on this machine; the first start downloads it")]
     except (ModelError, HeadraceError) as error:
         return None, [problem(subject, str(error))]
 
@@ -69,7 +69,7 @@ def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Iter
     if total > most:
         yield problem(
             "model",
-            f"{_said(needs)}; {format_bytes(most)} of memory can be had: choose a smaller model or fewer bits "
+            f"{_said(needs)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer bits "
             "(--quantization int4), or free memory",
         )
     elif total > free:

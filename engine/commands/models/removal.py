@@ -60,7 +60,7 @@ def _check_unused(entry: CacheEntry, *, is_forced: bool) -> None:
     if (users := users_of(entry)) and not is_forced:
         processes = f"process{'' if len(users) == 1 else 'es'} {', '.join(map(str, users))}"
         raise StartupError(
-            f"{entry.short_name} is in use by {processes}; stop what runs there, or say --force: it goes on, and the "
+            f"{entry.short_name} is in use by {processes}; stop what runs there, or use --force: it continues, and the "
             "space is free when it ends"
         )
 
@@ -74,7 +74,7 @@ def _described(entry: CacheEntry) -> str:
 def _is_confirmed(question: str) -> bool:
     """Raises StartupError where nobody can answer."""
     if not sys.stdin.isatty():
-        raise StartupError("removing needs an answer, and the input is no terminal; say --yes")
+        raise StartupError("removing needs an answer, and the input is not a terminal; use --yes")
     sys.stdout.write(question)
     sys.stdout.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     except SystemExit:  # SIGTERM, which Ctrl-C is turned into
         progress.close()
-        sys.stderr.write("headrace: stopped; the same command goes on from here\n")
+        sys.stderr.write("headrace: stopped; the same command resumes here\n")
         raise
     finally:
         progress.close()

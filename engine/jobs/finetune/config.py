@@ -15,7 +15,7 @@ class FinetuneConfig:
     """What to train on, how, and where to put the adapter. Raises StartupError for what contradicts itself."""
 
     out: str | None = option(
-        None, "Folder for the adapter; a job that was stopped goes on in the same folder.", group=_GROUP
+        None, "Folder for the adapter; a job that was stopped resumes in the same folder.", group=_GROUP
     )
     method: Method = option(
         Method.SUPERVISED,
@@ -73,7 +73,10 @@ class FinetuneConfig:
         minimum=0,
     )
     early_stopping: int | None = option(
-        None, "Stop after so many epochs without a better validation loss, and keep the best.", group=_GROUP, minimum=1
+        None,
+        "Stop after this many epochs without a lower validation loss, and keep the best.",
+        group=_GROUP,
+        minimum=1,
     )
     order: Order = option(
         Order.NONE, "Curriculum: none (random), file, length, or difficulty (the base's loss).", group=_GROUP

@@ -63,7 +63,7 @@ def _described(
         return _described(f"{name}[{index}]", shape[1:], tensor_type, data.reshape(shape[0], -1)[index], path)
 
     def not_finite() -> CheckpointError:
-        return CheckpointError(f"{path}: {name!r} holds scales that are no finite numbers; fetch the file again")
+        return CheckpointError(f"{path}: {name!r} has scales that are not finite; fetch the file again")
 
     entry = (name, shape, tensor_type.name, data.nbytes, path)
     if tensor_type in _PLAIN:
@@ -158,5 +158,5 @@ def _check_parts(headers: Sequence[GGUFHeader]) -> None:
 def _split_number(header: GGUFHeader, key: str, default: int) -> int:
     value: Any = header.metadata.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise CheckpointError(f"{header.path}: {key} is {value!r}, which is no count; fetch the file again")
+        raise CheckpointError(f"{header.path}: {key} is {value!r}, which is not a count; fetch the file again")
     return value

@@ -48,6 +48,6 @@ def window_fields(file: GGUFMetadata) -> dict[str, Any]:
     if isinstance(pattern, int) and not isinstance(pattern, bool):
         return {"sliding_window": window, "sliding_window_pattern": pattern}
     if not isinstance(pattern, list) or len(pattern) < num_layers:
-        raise CheckpointError(f"{file.source}: {name} is no list of {num_layers} flags; convert the model again")
+        raise CheckpointError(f"{file.source}: {name} is not a list of {num_layers} flags; convert the model again")
     types = ["sliding_attention" if is_windowed else "full_attention" for is_windowed in pattern[:num_layers]]
     return {"sliding_window": window, "layer_types": types}

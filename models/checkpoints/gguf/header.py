@@ -59,7 +59,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             if size < len(_MAGIC) + 4 + 16:
-                raise CheckpointError(f"{path} has {size} bytes and is no GGUF file; fetch it again")
+                raise CheckpointError(f"{path} has {size} bytes and is not a GGUF file; fetch it again")
             return _HeaderReader(path, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).header()
     except OSError as error:
         remedy = "check the path and its permissions"
@@ -95,7 +95,7 @@ class _HeaderReader:
     def _check_kind(self) -> None:
         magic = bytes(self._take(4, "the magic number"))
         if magic != _MAGIC:
-            raise self._broken(f"starts with {magic!r} and not with {_MAGIC!r}: it is no GGUF file")
+            raise self._broken(f"starts with {magic!r} and not with {_MAGIC!r}: it is not a GGUF file")
         (version,) = self._unpack("I")
         if version & 0xFFFF == 0:
             raise UnsupportedModelError(f"{self.path} is a big-endian GGUF file; convert it to little-endian")

@@ -53,8 +53,8 @@ class ModulePattern:
     """One pattern."""
 
     def __init__(self, pattern: str, source: str) -> None:
-        """Raises an error that names `source`: CheckpointError for what is no regular expression, UnsupportedModelError
-        for one that this matcher does not support."""
+        """Raises an error that names `source`: CheckpointError for what is not a regular expression,
+        UnsupportedModelError for one that this matcher does not support."""
         quoted = repr(pattern if len(pattern) <= 100 else pattern[:100] + "...")
         remedy = "fetch the checkpoint's own configuration again"
         if len(pattern) > _MAX_LENGTH:
@@ -62,7 +62,7 @@ class ModulePattern:
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError):
-            raise CheckpointError(f"{source}: target {quoted} is no regular expression; {remedy}") from None
+            raise CheckpointError(f"{source}: target {quoted} is not a regular expression; {remedy}") from None
         try:
             self._root = _Parser(pattern).parse()
         except _UnsupportedPatternError:

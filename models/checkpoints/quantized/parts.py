@@ -36,7 +36,7 @@ class Part:
         is_finite = values != 255 if values.dtype == torch.uint8 else values.isfinite()  # 255 is E8M0's NaN
         if not bool(is_finite.all()):
             raise CheckpointError(
-                f"{self.file}: {self.name!r} holds scales that are no finite numbers; fetch the checkpoint again"
+                f"{self.file}: {self.name!r} has scales that are not finite; fetch the checkpoint again"
             )
         return values
 
@@ -100,7 +100,7 @@ class Parts:
         def read_checked() -> QuantTensor:
             matrix = read()
             if kind.encoding is Encoding.FP8_E4M3 and bool((matrix.codes.view(torch.uint8) & 0x7F == 0x7F).any()):
-                raise CheckpointError(f"{self.file}: {name!r} holds codes that are NaN; fetch the checkpoint again")
+                raise CheckpointError(f"{self.file}: {name!r} has codes that are NaN; fetch the checkpoint again")
             return matrix
 
         def read_dense(dtype: torch.dtype) -> torch.Tensor:

@@ -23,10 +23,10 @@ _OF_SERVER = (
 )
 _DESCRIPTION = (
     "Answer the requests of INPUT, a file as for /v1/batches, and write the answers to OUTPUT, without a server. "
-    "Interrupted, the same command goes on where it stopped."
+    "If it is interrupted, the same command resumes where it stopped."
 )
 _EPILOG = """\
-exit codes: 0 if each request has an answer; 3 if some have an error instead; 1 if it could not run or go on; 2 for a
+exit codes: 0 if each request has an answer; 3 if some have an error instead; 1 if it could not run or resume; 2 for a
 wrong option; 130 or 143 if a signal ended it.
 
 examples:

@@ -131,7 +131,7 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
         opened: list[OutputFile] = []
         for path in outputs:
             if os.path.exists(path) and os.path.samefile(path, namespace.input):
-                raise StartupError(f"{path} is the input; name another file for what is written")
+                raise StartupError(f"{path} is the input; name another output file")
             if opened and os.path.exists(path) and os.path.samefile(path, namespace.output):
                 raise StartupError(f"--errors {path} is OUTPUT, too; name another file, or leave --errors out")
             opened.append(OutputFile(path))
@@ -197,7 +197,7 @@ async def _until_dead(engines: OneEngine, answering: "Answering", job: _Job) -> 
     try:
         await asyncio.wait({work, dead}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            raise StartupError(f"{dead.result()}; the same command goes on with what is left")
+            raise StartupError(f"{dead.result()}; the same command answers what is left")
         return work.result()
     finally:
         for task in (work, dead):

@@ -52,7 +52,7 @@ class InputFile:
         self._numbers: dict[str, int] = {}  # of custom_ids
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):  # asked first, since opening a pipe may wait for ever
-                raise StartupError(f"{path} is no regular file; lines are read twice, so write them to one")
+                raise StartupError(f"{path} is not a regular file; lines are read twice, so write them to one")
             self._file = open(path, "rb")  # noqa: SIM115 - as long as the command runs
             self._check(max_line_bytes)
         except OSError as error:
@@ -97,7 +97,7 @@ class InputFile:
         shown = "".join(f"\n  {fault}" for fault in self._faults[:_MAX_TOLD])
         more = len(self._faults) - _MAX_TOLD
         rest = f"\n  and {more:,} more" if more > 0 else ""
-        what = "a line that is no request" if len(self._faults) == 1 else "lines that are no requests"
+        what = "a line that is not a request" if len(self._faults) == 1 else "lines that are not requests"
         return f"{self.path} has {what}; nothing was run{shown}{rest}"
 
     def body(self, line: InputLine) -> dict[str, Any]:

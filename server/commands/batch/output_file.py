@@ -65,8 +65,8 @@ class OutputFile:
                     found.append(_decode(line))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     raise StartupError(
-                        f"{self.path}, line {number} is no answer of a batch; name a file that is new, or the output "
-                        "of the same requests"
+                        f"{self.path}, line {number} is not an answer of a batch; name a file that is new, or the "
+                        "output of the same requests"
                     ) from None
                 end += len(line)
         os.ftruncate(self._fd, end)
@@ -83,7 +83,7 @@ class OutputFile:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            self._failure = f"cannot write {self.path}: {error.strerror}; free some room and go on"
+            self._failure = f"cannot write {self.path}: {error.strerror}; free some space and run the command again"
             with contextlib.suppress(OSError):  # `recover` drops what is left torn
                 os.ftruncate(self._fd, self._size)
             raise StartupError(self._failure) from None

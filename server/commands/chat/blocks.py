@@ -17,7 +17,7 @@ def without_control(text: str) -> str:
 
 class BlockWriter:
     """Blocks that are complete are printed for good; the one that grows is drawn anew. So an answer may be longer than
-    the terminal is high. Where the output is no terminal, the text is written as it comes; a context manager."""
+    the terminal is high. Where the output is not a terminal, the text is written as it comes; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -89,7 +89,7 @@ def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str
 
 
 def top(argv: Sequence[str]) -> int:
-    """Show what a server is doing until Ctrl-C, or once where the output is no terminal. Raises OptionError or
+    """Show what a server is doing until Ctrl-C, or once where the output is not a terminal. Raises OptionError or
     StartupError; exits for --help."""
     namespace = _parse(top_parser(), argv)
     if not sys.stdout.isatty():

@@ -46,7 +46,7 @@ def _key(file: str | None) -> tuple[str | None, str]:
     try:
         return Path(file).read_text().strip(), f"--key-file {file}"
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--key-file {file}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+        raise OptionError(f"--key-file {file}: {getattr(error, 'strerror', None) or 'it is not text'}") from None
 
 
 def _authorities(option: str | None) -> ssl.SSLContext | None:

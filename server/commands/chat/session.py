@@ -47,7 +47,7 @@ class Session:
                 if not text.startswith("/"):
                     self._ask(text)
                 elif not self._command(text):
-                    raise CommandProblem(f"{text.split()[0]} is no command; /help lists them")
+                    raise CommandProblem(f"{text.split()[0]} is not a command; /help lists them")
             except (CommandProblem, ServerProblem) as problem:
                 self.num_problems += 1
                 self._tell(str(problem), style="red")

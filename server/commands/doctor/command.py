@@ -95,7 +95,7 @@ def _engine_part(models: Sequence[ModelToCheck]) -> Checked:
     except msgspec.DecodeError:
         lines = process.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         reason = f"ended with {process.returncode}: {lines[-1]}"
-    return Checked([problem("engine", f"a process that imports torch {reason}")], [None] * len(models))
+    return Checked([problem("engine", f"the process that loads torch {reason}")], [None] * len(models))
 
 
 def describe(findings: Sequence[Finding]) -> str:

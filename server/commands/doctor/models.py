@@ -32,7 +32,7 @@ def _generating_options(names: Sequence[str], prefix: str = "") -> Iterator[Find
         flags = ", ".join(OPTIONS[name].flag for name in names)
         yield problem(
             "model",
-            f"{prefix}it makes vectors or scores of texts, and generates none: leave {flags} out",
+            f"{prefix}it makes vectors or scores, and generates no text: leave {flags} out",
         )
 
 

@@ -48,12 +48,12 @@ def caller_finding(config: ServerConfig) -> Finding:
     except OptionError as error:
         return problem("keys", str(error))
     if num_keys or config.api_keys_file is not None:  # a keys file without keys lets nobody in
-        return ok("keys", f"{num_keys}; clients have to send one")
+        return ok("keys", f"{num_keys}; clients must send one")
     if config.network.uds is not None:
-        return ok("keys", f"none, and only users who may use {config.network.uds} reach it")
+        return ok("keys", f"none; only users with access to {config.network.uds} can reach it")
     if is_for_this_machine(config.host):
-        return ok("keys", f"none, and only this machine reaches {config.host}")
-    return warning("keys", f"none: whoever reaches {config.host} may use the server; set HEADRACE_API_KEY")
+        return ok("keys", f"none; only this machine can reach {config.host}")
+    return warning("keys", f"none: anyone who can reach {config.host} can use the server; set HEADRACE_API_KEY")
 
 
 def certificate_finding(network: NetworkConfig, now_s: float) -> Finding:
@@ -81,7 +81,7 @@ def _end_of(certfile: str) -> str:
 def data_folder_finding(folder: Path) -> Finding:
     nearest = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
     if not nearest.is_dir():
-        return problem("data folder", f"--data-dir is {folder}, and {nearest} is no folder; name another")
+        return problem("data folder", f"--data-dir is {folder}, and {nearest} is not a folder; name another")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass

@@ -63,7 +63,7 @@ def binding_findings() -> Iterator[Finding]:
     given = [name for name in BINDING if name in os.environ]
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1 < (os.cpu_count() or 1):
         cause = f", perhaps by {' and '.join(given)} and an OpenMP library in LD_PRELOAD" if given else ""
-        yield warning("affinity", f"this process may run on one CPU of {os.cpu_count()} alone{cause}")
+        yield warning("affinity", f"this process can only run on one of {os.cpu_count()} CPUs{cause}")
     elif given:
         yield ok("affinity", f"{', '.join(given)} will not be passed on to the process that computes")
 
@@ -72,4 +72,4 @@ def temporary_folder_finding() -> Finding:
     try:
         return ok("temporary folder", tempfile.gettempdir())
     except OSError:
-        return warning("temporary folder", "none can be written; set TMPDIR to one that can")
+        return warning("temporary folder", "no writable folder; set TMPDIR to one")

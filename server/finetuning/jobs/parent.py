@@ -29,7 +29,7 @@ def read_shape(folder: Path) -> Shape:
         config = msgspec.json.decode((folder / _CONFIG).read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError):
         raise InvalidRequest(
-            "training cannot go on with this adapter, which is no folder in PEFT's format; name its base model",
+            "training cannot go on with this adapter, which is not a folder in PEFT's format; name its base model",
             param="model",
         ) from None
     return Shape(config.r, config.lora_alpha)

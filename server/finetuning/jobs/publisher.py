@@ -18,7 +18,7 @@ from server.store.database import Database
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 0.2
-_CONFIG = "adapter_config.json"  # which is written last: a folder without it is no adapter
+_CONFIG = "adapter_config.json"  # which is written last: a folder without it is not an adapter
 
 
 class Publisher:

@@ -44,7 +44,7 @@ def translate(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> 
     check refuses. Raises InvalidRequest."""
     if body.thread is not None:
         raise InvalidRequest(
-            "thread is not supported: this server holds no conversations; leave it out, and send all messages",
+            "thread is not supported: this server stores no threads; leave it out, and send all messages",
             param="thread",
             code="thread_unsupported_request",  # at which Anthropic's clients do so by themselves
         )

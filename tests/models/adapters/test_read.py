@@ -205,7 +205,7 @@ def test_a_copy_of_the_base_models_table_is_compared_in_parts(
         ({"r": 0}, "r is 0; it must be an integer from 1"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
         ({"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern has '(a+)+', which is too complex"),
-        ({"rank_pattern": {"[": 3}}, "rank_pattern has '[', which is no regular expression"),
+        ({"rank_pattern": {"[": 3}}, "rank_pattern has '[', which is not a regular expression"),
     ],
 )
 def test_configurations_that_are_refused_by_the_fields_name(
@@ -237,7 +237,7 @@ def _with(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, tor
         (_with(f"{Q}.lora_B.weight", 32, 3), "is of a layer with 64 inputs and 32 outputs"),
         (
             _with(f"{Q}.lora_B.weight", 64, 3, value=float("nan")),
-            f"'{Q}.lora_B.weight' holds numbers that are not finite",
+            f"'{Q}.lora_B.weight' has numbers that are not finite",
         ),
         (_with(f"{Q}.lora_C.weight", 3, 3), f"'{Q}.lora_C.weight' belongs to no layer of this model"),
         (_with(f"{Q}.bias", 64), f"tensor '{Q}.bias' is not supported"),
@@ -293,8 +293,8 @@ def test_other_files_are_refused(model: LoadedModel, adapter: RandomAdapter, tmp
         (folder, "adapter_model.bin, a pickle"),
         (damaged, "adapter_model.safetensors says that its header has"),
         (tmp_path / "empty", "adapter_config.json does not exist"),
-        (no_object, "holds no JSON object"),
-        (tmp_path / "file.txt", "is no adapter: give a folder"),
+        (no_object, "is not a JSON object"),
+        (tmp_path / "file.txt", "is not an adapter: give a folder"),
         (tmp_path / "broken.gguf", "broken.gguf"),
     ):
         with pytest.raises(AdapterError) as refused:

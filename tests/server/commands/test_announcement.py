@@ -96,7 +96,7 @@ def test_a_panel_has_notes_in_its_rows_and_warnings_above_it(
     ("options", "keys"),
     [
         ({}, "none needed on this machine"),
-        ({"host": "0.0.0.0"}, "none, so whoever reaches this address may use it"),
+        ({"host": "0.0.0.0"}, "none, so anyone who can reach this address can use it"),
         ({"api_key": ("secret-key",)}, "needed"),
         ({"api_keys_file": "keys.yaml"}, "needed, of keys.yaml"),
     ],

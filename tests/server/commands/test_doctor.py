@@ -92,8 +92,8 @@ def test_a_taken_port_is_a_problem() -> None:
 @pytest.mark.parametrize(
     ("host", "keys", "severity", "text"),
     [
-        ("0.0.0.0", (), Severity.WARNING, "whoever reaches 0.0.0.0"),
-        ("0.0.0.0", ("k",), Severity.OK, "1; clients have to send one"),
+        ("0.0.0.0", (), Severity.WARNING, "anyone who can reach 0.0.0.0"),
+        ("0.0.0.0", ("k",), Severity.OK, "1; clients must send one"),
         ("localhost", (), Severity.OK, "only this machine"),
         ("::1", (), Severity.OK, "only this machine"),
     ],
@@ -110,13 +110,13 @@ def test_a_keys_file_is_read(tmp_path: Path) -> None:
     assert found == problem("keys", f"cannot read {file}: No such file or directory")
     file.write_text("keys: []\n")
     found = options.caller_finding(ServerConfig(host="0.0.0.0", api_keys_file=str(file)))
-    assert found == ok("keys", "0; clients have to send one")
+    assert found == ok("keys", "0; clients must send one")
 
 
 def test_folders_and_files_that_cannot_be_used_are_problems(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert options.data_folder_finding(tmp_path / "new" / "folder").severity is Severity.OK
-    assert "is no folder" in options.data_folder_finding(tmp_path / "file" / "x").message
+    assert "is not a folder" in options.data_folder_finding(tmp_path / "file" / "x").message
     assert options.file_finding("chat template", tmp_path / "file").severity is Severity.OK
     assert options.file_finding("chat template", tmp_path / "no").message.endswith("No such file or directory")
 
@@ -137,7 +137,7 @@ def test_variables_that_bind_threads_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(process, "os", _Machine({"OMP_PROC_BIND": "true"}, cpus=8, allowed=1))
     (found,) = process.binding_findings()
     assert found.message == (
-        "this process may run on one CPU of 8 alone, perhaps by OMP_PROC_BIND and an OpenMP library in LD_PRELOAD"
+        "this process can only run on one of 8 CPUs, perhaps by OMP_PROC_BIND and an OpenMP library in LD_PRELOAD"
     )
 
 
@@ -210,16 +210,14 @@ def test_options_that_a_pooling_model_has_no_use_for_are_a_problem(
 ) -> None:
     engine["weighed"] = [_EMBEDDER]
     _, found = _served(capsys, "/embedder", "--draft-model", "/draft")
-    assert found == problem("model", "it makes vectors or scores of texts, and generates none: leave --draft-model out")
+    assert found == problem("model", "it makes vectors or scores, and generates no text: leave --draft-model out")
     engine["weighed"] = [_TALKER, _EMBEDDER]
     _, together = _served(capsys, "/talker", "/embedder", "--draft-model", "/draft")
     assert together.subject == "all models"  # for the others, the option is for the one that generates
     file = tmp_path / "server.yaml"
     file.write_text("models:\n  talker: /talker\n  embedder: {model: /embedder, draft-model: /draft}\n")
     _, found, _ = _served(capsys, "--config", str(file))
-    assert found.message == (
-        "embedder: it makes vectors or scores of texts, and generates none: leave --draft-model out"
-    )
+    assert found.message == ("embedder: it makes vectors or scores, and generates no text: leave --draft-model out")
 
 
 @pytest.mark.usefixtures("engine")

@@ -70,7 +70,7 @@ models:
     [
         ("[a, b]", "models must have a line for each model"),
         ("{a: {quantization: int4}}", "a must say 'model: PATH'"),
-        ("{a: {model: m, port: 3}}", "port is no option of a model"),
+        ("{a: {model: m, port: 3}}", "port is not an option of a model"),
         ("{a: {model: m, quantisation: int4}}", "did you mean quantization?"),
         ("{a: {model: m, quantization: int3}}", "quantization is 'int3'; it must be one of"),
         ("{a: {model: m, pin: 1}}", "pin is 1; it must be true or false"),

@@ -151,7 +151,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_ours() -> None:
         ("revision: 123\n", "line 1: revision is 123; it must be text (in YAML: in quotes)"),
         ("enable-prefix-caching: 1\n", "line 1: enable-prefix-caching is 1; it must be true or false"),
         ("api-key: []\n", "line 1: api-key is empty"),
-        ("- port\n", "holds no options"),
+        ("- port\n", "has no options"),
         ("port: [\n", "not valid YAML"),
         ("port: !!python/object:os.system x\n", "not valid YAML"),
     ],

@@ -100,7 +100,7 @@ def test_a_file_that_is_changed_meanwhile_is_told(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in")
-    with pytest.raises(StartupError, match=r"in is no regular file.*write them to one"):
+    with pytest.raises(StartupError, match=r"in is not a regular file.*write them to one"):
         opened(str(tmp_path / "in"))
 
 
@@ -186,7 +186,7 @@ def test_a_line_that_the_disk_takes_half_of_is_followed_by_none(
 def test_a_file_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text('{"custom_id": "a"}\nnotes\nmore')
-    with pytest.raises(StartupError, match="line 2 is no answer of a batch"):
+    with pytest.raises(StartupError, match="line 2 is not an answer of a batch"):
         OutputFile(str(path)).recover()
     assert path.read_text() == '{"custom_id": "a"}\nnotes\nmore'
 

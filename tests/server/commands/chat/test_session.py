@@ -110,7 +110,7 @@ def test_notes_may_go_elsewhere_than_answers() -> None:
     session.run()
     assert answers.getvalue() == "Yes\n"
     assert "9 prompt tokens" in notes.getvalue()
-    assert "/nothing is no command" in notes.getvalue()
+    assert "/nothing is not a command" in notes.getvalue()
     assert session.num_problems == 1
 
 
@@ -129,6 +129,6 @@ def test_commands() -> None:
     assert _texts(talk) == ["one", "b"]
     assert "system be brief" in shown
     _, shown = _run(_Client(), "/nothing", "/model none", "/retry", "/help", "/exit", "never read")
-    assert "/nothing is no command" in shown
+    assert "/nothing is not a command" in shown
     assert "none is not served, or cannot chat; there is m, other" in shown
     assert "there is no question yet" in shown

@@ -113,7 +113,7 @@ def test_a_choice_names_the_chats_functions(choice: Any, expected: Any) -> None:
         (
             {"tools": [{**PATCH, "format": {"type": "grammar", "syntax": "regex", "definition": "a)|(b"}}]},
             "tools[0].format.definition",
-            "is 'a)|(b', which is no regular expression",
+            "is 'a)|(b', which is not a regular expression",
         ),
         ({"tools": [NOW], "tool_choice": {"type": "web_search_preview"}}, "tool_choice", "does not run that tool"),
         ({"tools": [NOW], "tool_choice": "always"}, "tool_choice", "none, auto, required"),
