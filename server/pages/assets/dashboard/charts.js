@@ -19,7 +19,8 @@ function resolved(canvas, name) {
   return getComputedStyle(canvas).color;
 }
 
-function axis({ context, width, height, paint }, top, unit) {
+/** valueAt(share): what the height of a share of the chart stands for. */
+function axis({ context, width, height, paint }, valueAt) {
   context.fillStyle = paint("muted");
   context.strokeStyle = paint("line");
   context.lineWidth = 1;
@@ -29,7 +30,7 @@ function axis({ context, width, height, paint }, top, unit) {
     context.moveTo(0, y);
     context.lineTo(width, y);
     context.stroke();
-    if (share > 0) context.fillText(`${short(top * share)}${unit}`, 2, y - 3);
+    if (share > 0) context.fillText(short(valueAt(share)), 2, y - 3);
   }
 }
 
@@ -38,7 +39,7 @@ export function drawRates(canvas, points, names, seconds) {
   const area = prepare(canvas);
   const { context, width, height, paint } = area;
   const top = nice(Math.max(1, ...points.flatMap((point) => names.map((name) => point.values[name]))));
-  axis(area, top, "");
+  axis(area, (share) => top * share);
   const nowMs = points.at(-1)?.atMs ?? 0;
   const x = (point) => width - ((nowMs - point.atMs) / 1000 / seconds) * width;
   const y = (value) => height - 14 - (value / top) * (height - 26);
@@ -61,13 +62,13 @@ export function drawSteps(canvas, steps) {
   const { context, width, height, paint } = area;
   const step = 7;
   const shown = steps.slice(-Math.floor(width / step));
-  const most = Math.max(1, ...shown.map(([, prefill, decode]) => prefill + decode));
-  axis(area, most, "");
+  const most = topOfSteps(Math.max(1, ...shown.map(([, prefill, decode]) => prefill + decode)));
+  axis(area, (share) => most * share ** 2);
   const size = (tokens) => Math.sqrt(tokens / most) * (height - 26);
   shown.forEach(([, prefill, decode], index) => {
     const x = width - (shown.length - index) * step;
     const whole = size(prefill + decode);
-    const low = prefill + decode ? (whole * decode) / (prefill + decode) : 0;
+    const low = size(decode);
     context.fillStyle = paint("decode");
     context.fillRect(x, height - 14 - low, step - 2, low);
     context.fillStyle = paint("prefill");
@@ -100,6 +101,9 @@ export function short(value) {
   if (value >= 1e4) return `${(value / 1e3).toFixed(0)}k`;
   return value >= 100 || Number.isInteger(value) ? value.toFixed(0) : value.toFixed(1);
 }
+
+/** The next multiple of 4, so that the middle of the scale is a whole number. */
+const topOfSteps = (most) => Math.ceil(most / 4) * 4;
 
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));

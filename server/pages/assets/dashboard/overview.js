@@ -87,7 +87,7 @@ function showBlocks({ total, live, shared, cached }) {
   const parts = [["live", live], ["shared", shared], ["cached", cached], ["free", Math.max(0, total - live - shared - cached)]];
   drawBlocks(byId("blocks"), parts);
   const meanings = { live: "of one request", shared: "shared by several", cached: "cached for later", free: "free" };
-  byId("blocks-legend").replaceChildren(...legend(parts.map(([name, count]) => [name, `${meanings[name]}: ${count}`])));
+  byId("blocks-legend").replaceChildren(...legend(parts.map(([name, number]) => [name, `${meanings[name]}: ${number.toLocaleString("en-US")}`])));
 }
 
 function bars(id, rows, most, text) {
