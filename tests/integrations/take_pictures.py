@@ -1,4 +1,4 @@
-"""Takes the documentation's pictures from a server that runs, with Playwright's Python:
+"""Takes the documentation's pictures from a server that runs, with Playwright's Python and pyte:
 
 headrace serve MODEL --port 8000
 python tests/integrations/take_pictures.py http://127.0.0.1:8000 /usr/bin/chromium docs/images
@@ -11,12 +11,17 @@ import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
+from terminal_picture import as_html, converse
 
 _SIZE = {"width": 1280, "height": 800}
 _ANSWER_TIMEOUT_MS = 180_000
 _QUESTIONS = (
     "What is the difference between a list and a tuple in Python? Answer in three sentences.",
     "Write a Python function that merges overlapping intervals, and show it in use.",
+)
+_TERMINAL_QUESTIONS = (
+    "What is the capital of France? Answer in one sentence.",
+    "Write a Python function that counts the words of a text.",
 )
 _SYSTEM = "You are the assistant of a public library. You answer questions about books and opening hours. " * 6
 _NUM_CLIENTS = 5
@@ -29,6 +34,10 @@ def main(address: str, browser_path: str, folder: str) -> None:
         _chat(page, address, Path(folder) / "chat.png")
         page = browser.new_context(viewport=_SIZE, color_scheme="dark").new_page()
         _dashboard(page, address, Path(folder) / "dashboard.png")
+        page = browser.new_context(viewport=_SIZE, device_scale_factor=1.5).new_page()
+        screen = converse([sys.executable, "-P", "-m", "server.cli", "chat", address], _TERMINAL_QUESTIONS)
+        page.set_content(as_html(screen))
+        page.locator("pre").screenshot(path=Path(folder) / "terminal.png")
         browser.close()
 
 

@@ -1,4 +1,4 @@
-"""deploy/pip_with_progress.py: what `make serve` says while pip copies packages without a word."""
+"""pip_with_progress: what `make serve` says while pip copies packages without a word."""
 
 import importlib.util
 from pathlib import Path
@@ -7,8 +7,6 @@ from types import ModuleType
 import pytest
 
 from tests.helpers.repository import ROOT
-
-pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(scope="module")

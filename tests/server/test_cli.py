@@ -67,10 +67,10 @@ def test_config_file_is_named_by_flag_or_variable(
         ("serve a --model b", "the model is given twice: a and --model b"),
         ("serve --port x", "--port is 'x'"),
         ("serve --config /nowhere/headrace.yaml", "cannot read /nowhere/headrace.yaml"),
-        ("srve", "there is not a command 'srve'; did you mean serve?"),
+        ("srve", "there is no command 'srve'; did you mean serve?"),
         ("keys nwe", "there is no action 'nwe'; did you mean new?"),
         ("keys new a --budget-period days", "--budget-period cannot be 'days'; did you mean day?"),
-        ("xyzzy", "there is not a command 'xyzzy'; choose one of serve, chat, "),
+        ("xyzzy", "there is no command 'xyzzy'; choose one of serve, chat, "),
     ],
 )
 def test_wrong_options_exit_with_2_and_one_line(

@@ -253,7 +253,7 @@ async def test_adapters_of_the_options_answer_once_they_are_read(client: FakeCli
         (("x=/a", "x=/b"), "two adapters"),
         (('{"name": "x"}',), "must have a path"),
         (('{"name": "x", "path": "/a", "scale": 2}',), "'scale'"),
-        (("{x",), "no JSON"),
+        (("{x",), "not a JSON object"),
         ((f"{MODEL}=/a",), "is a model's"),
         (('{"name": "x", "path": "/a", "base_model_name": "other"}',), "other"),
     ],

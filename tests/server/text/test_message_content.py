@@ -90,7 +90,7 @@ def test_control_tokens_in_any_form_are_hidden(source: str, content: object) -> 
 
 
 def test_a_part_that_is_no_text_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match=r"messages\[3\].content holds a part"):
+    with pytest.raises(InvalidRequest, match=r"messages\[3\].content has a part"):
         in_form([{"type": "image", "url": "x"}], 3, ContentForm.EITHER)
 
 

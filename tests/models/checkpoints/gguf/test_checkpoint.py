@@ -177,7 +177,7 @@ def test_scales_that_are_not_finite_are_named(tmp_path: Path, kind: GGMLQuantiza
 
     for read in (stored.quantized and stored.quantized.read, None if scale == b"\xff" else stored.read):
         if read is not None:
-            with pytest.raises(CheckpointError, match=r"t\.gguf: 't' holds scales that are no finite"):
+            with pytest.raises(CheckpointError, match=r"t\.gguf: 't' has scales that are not finite"):
                 read(*[torch.float32] * (read is stored.read))
 
 

@@ -170,7 +170,7 @@ def test_a_line_that_the_disk_takes_half_of_is_followed_by_none(
         patches.setattr(os, "write", full)
         if not can_truncate:
             patches.setattr(os, "ftruncate", refused)
-        with pytest.raises(StartupError, match="No space left on device; free some room"):
+        with pytest.raises(StartupError, match="No space left on device; free some space"):
             file.add(ANSWERS[1])
     with pytest.raises(StartupError, match="No space left on device"):
         file.add(ANSWERS[2])
