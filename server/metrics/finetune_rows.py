@@ -3,21 +3,19 @@
 from server.metrics.spec import MetricSpec, MetricType
 
 FINETUNING: tuple[MetricSpec, ...] = (
-    MetricSpec(
-        "finetune_jobs", MetricType.GAUGE, "Fine-tuning jobs by status, as OpenAI calls them.", labels=("status",)
-    ),
-    MetricSpec("finetune_steps_total", MetricType.COUNTER, "Steps of training that are done.", labels=()),
-    MetricSpec("finetune_tokens_total", MetricType.COUNTER, "Tokens of their examples.", labels=()),
+    MetricSpec("finetune_jobs", MetricType.GAUGE, "Fine-tuning jobs by OpenAI's status.", labels=("status",)),
+    MetricSpec("finetune_steps_total", MetricType.COUNTER, "Completed training steps.", labels=()),
+    MetricSpec("finetune_tokens_total", MetricType.COUNTER, "Tokens of the examples in these steps.", labels=()),
     MetricSpec(
         "finetune_stopped_seconds_total",
         MetricType.COUNTER,
-        "Time for which a job's process was stopped, since requests ran or waited (--finetune-yield always).",
+        "Time for which a job's process was stopped because requests ran or waited (--finetune-yield always).",
         labels=(),
     ),
     MetricSpec(
         "finetune_restarts_total",
         MetricType.COUNTER,
-        "Times that a job's process ended unexpectedly, and was started again from its saved state.",
+        "Times that a job's process ended unexpectedly and was restarted from its saved state.",
         labels=(),
     ),
 )

@@ -75,9 +75,7 @@ def test_a_broken_connection_goes_on_at_once(hub: FakeHub) -> None:
 
 def test_a_later_start_goes_on_where_the_first_gave_up(hub: FakeHub, cache: Path) -> None:
     hub.cuts = [3_000_000, 0, 0, 0, 0, 0]
-    with pytest.raises(
-        SourceError, match=r"model\.safetensors of hub repository 'owner/repo': .*3,000,000.*resumes"
-    ):
+    with pytest.raises(SourceError, match=r"model\.safetensors of hub repository 'owner/repo': .*3,000,000.*resumes"):
         fetch()
     assert incomplete(cache).stat().st_size == 3_000_000
     hub.cuts, hub.requests = [], []
