@@ -13,7 +13,7 @@ import msgspec
 from engine.client.child_environment import compute_environment
 from engine.client.framing import encode_frame, receive_from_engine
 from engine.config import EngineConfig
-from engine.protocol import FromEngine, ToEngine
+from engine.protocol import AddPooling, FromEngine, ToEngine
 
 EXIT_TIMEOUT_S = 5.0
 _STREAM_LIMIT_BYTES = 1 << 20
@@ -37,7 +37,7 @@ class EngineProcess:
                 start_new_session=True,  # a Ctrl-C in the terminal is the API process's to handle
                 env={**compute_environment(), "HEADRACE_ENGINE_CONFIG": msgspec.json.encode(config).decode()},
             )
-        self._outbox: asyncio.Queue[bytes] | None = None
+        self._outbox: asyncio.Queue[bytes | AddPooling] | None = None
 
     @property
     def pid(self) -> int:
@@ -46,7 +46,7 @@ class EngineProcess:
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
         """Pass on its messages until it closes its end of the socket; returns its exit status."""
         self._outbox = asyncio.Queue()
-        sender = asyncio.create_task(_send_all(self._outbox, self._socket.dup()), name="engine-sender")
+        sender = asyncio.create_task(send_all(self._outbox, self._socket.dup()), name="engine-sender")
         reader, writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
         try:
             while (message := await receive_from_engine(reader)) is not None:
@@ -59,9 +59,12 @@ class EngineProcess:
         return returncode
 
     def send(self, message: ToEngine) -> None:
-        """Send a message, or drop it if nobody listens any more."""
+        """Send a message, or drop it if nobody listens any more.
+
+        Texts to pool are encoded when their turn comes: a request may have a thousand times those of others.
+        """
         if self._outbox is not None:
-            self._outbox.put_nowait(encode_frame(message))
+            self._outbox.put_nowait(message if isinstance(message, AddPooling) else encode_frame(message))
 
     def kill(self) -> None:
         """End the engine and what it has started, such as a compiler: its session is its own."""
@@ -82,12 +85,19 @@ class EngineProcess:
             return self._process.wait()
 
 
-async def _send_all(frames: asyncio.Queue[bytes], sock: socket.socket) -> None:
-    """Send frames in order, until the other end is closed; that it is, whoever reads is told. Closes the socket."""
+async def send_all(outbox: asyncio.Queue[bytes | AddPooling], sock: socket.socket) -> None:
+    """Send frames and messages in order, until the other end is closed; that it is, whoever reads is told. Closes the
+    socket. The loop serves others between two messages."""
+    loop = asyncio.get_running_loop()
     with sock, contextlib.suppress(ConnectionError):
         sock.setblocking(False)
         while True:
-            await asyncio.get_running_loop().sock_sendall(sock, await frames.get())
+            item = await outbox.get()
+            if isinstance(item, bytes):
+                await loop.sock_sendall(sock, item)
+                continue
+            await loop.sock_sendall(sock, encode_frame(item))
+            await asyncio.sleep(0)
 
 
 def describe_exit(returncode: int) -> str:

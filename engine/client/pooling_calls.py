@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.client.open_streams import MAX_DEATHS
@@ -11,6 +11,9 @@ from engine.errors import EngineDied
 from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
 
 _SUSPECT = "the engine ended twice while it worked on these texts, which may be the cause; they are not run again"
+
+
+_MESSAGE_TOKENS = 1 << 15
 
 
 @dataclass(slots=True, eq=False)
@@ -213,6 +216,21 @@ class PoolingCalls:
         assert self._num_waiting_calls == len({id(each.call) for each in waiting})
         assert self._unsent == {name: each for name, each in self._open.items() if not each.is_sent}
         assert all(name not in each.call.outputs for name, each in self._open.items())
+
+
+def message_slices(requests: Sequence[PoolingRequest]) -> Iterator[list[PoolingRequest]]:
+    """The requests in order, a message's at a time: with some ten thousands of tokens, which are encoded within a
+    millisecond."""
+    part: list[PoolingRequest] = []
+    num_tokens = 0
+    for request in requests:
+        part.append(request)
+        num_tokens += len(request.prompt_ids)
+        if num_tokens >= _MESSAGE_TOKENS:
+            yield part
+            part, num_tokens = [], 0
+    if part:
+        yield part
 
 
 def _late(request: PoolingRequest) -> PoolingOutput:

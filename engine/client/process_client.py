@@ -15,7 +15,7 @@ from engine.client.intake import Intake
 from engine.client.interface import EngineStatus
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
-from engine.client.pooling_calls import PoolingCalls
+from engine.client.pooling_calls import PoolingCalls, message_slices
 from engine.client.progress_clock import ProgressClock
 from engine.client.queue_limit import QueueLimit
 from engine.client.supervisor import WATCH_INTERVAL_S, EngineSupervisor, EngineUser
@@ -199,7 +199,7 @@ class ProcessClient:
     def _send_requests(self) -> None:
         for request in self._streams.take_unsent():
             self._supervisor.send(AddRequest(request))
-        if texts := self._pooling.take_unsent():
+        for texts in message_slices(self._pooling.take_unsent()):
             self._supervisor.send(AddPooling(texts))
 
     def _abort(self, request_id: str, reason: AbortReason) -> None:

@@ -6,11 +6,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.client.pooling_calls import PoolingCalls
+from engine.client.pooling_calls import PoolingCalls, message_slices
 from engine.client.queue_limit import QueueLimit
 from engine.errors import EngineDied, QueueFull
 from engine.pooling_params import PoolingParams, PoolingTask
@@ -59,6 +59,17 @@ class Calls:
         for name in names:
             self.calls.start([name])
             self.calls.deliver(_output(self.sent.pop(name)))
+
+
+@given(st.lists(st.integers(1, 40_000), max_size=30))
+def test_messages_have_all_texts_in_order_and_none_has_many(lengths: list[int]) -> None:
+    requests = [_request(str(number), *[1] * length) for number, length in enumerate(lengths)]
+    parts = list(message_slices(requests))
+    assert [each for part in parts for each in part] == requests
+    for part in parts:
+        assert sum(len(each.prompt_ids) for each in part[:-1]) < 1 << 15
+    for part in parts[:-1]:
+        assert sum(len(each.prompt_ids) for each in part) >= 1 << 15
 
 
 async def test_outputs_come_together_and_in_the_order_of_the_texts() -> None:
