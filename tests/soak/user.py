@@ -1,5 +1,6 @@
 """User: a client that sends one request after the other, and notes what becomes of each."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
@@ -11,6 +12,8 @@ import httpx
 
 from tests.soak.tally import Outcome, Tally
 
+_UNAVAILABLE = (429, 503)
+_RETRY_S = 1.0
 _ENDS = ("message_stop", "response.completed", "response.incomplete", "response.failed", "error")
 
 
@@ -70,6 +73,7 @@ class User:
             self.tally.wrong.append(f"{self.scenario}: {method} {path}: {error!r}")
             raise
         self.tally.answers[method, route or path, response.status_code] += 1
+        await _wait_if_unavailable(response.status_code)
         return response
 
     async def ask(self, path: str, body: dict[str, Any], *, expects: int = 200, route: str | None = None) -> Any:
@@ -101,6 +105,7 @@ class User:
             self.tally.wrong.append(f"{self.scenario}: {path}: {error!r}")
             raise
         self.tally.note(self.scenario, self._outcome_of(stream, path))
+        await _wait_if_unavailable(stream.status)
 
     def _outcome_of(self, stream: Stream, path: str) -> Outcome:
         if stream.status != 200:
@@ -115,8 +120,14 @@ class User:
         return Outcome.COMPLETED
 
 
+async def _wait_if_unavailable(status: int) -> None:
+    """As a client that obeys Retry-After does: else a start of the engine sees nothing but refusals."""
+    if status in _UNAVAILABLE:
+        await asyncio.sleep(_RETRY_S)
+
+
 def _outcome(status: int) -> Outcome:
-    if status in (429, 503):
+    if status in _UNAVAILABLE:
         return Outcome.UNAVAILABLE
     if status >= 500:
         return Outcome.FAILED
