@@ -114,9 +114,9 @@ class StepPlanner:
         newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
         items: list[PlanItem] = []
         num_running = len(running)
-        for demand in running:
-            if tokens[demand.sequence] == demand.num_tokens:
-                left -= demand.price(self._continue(items, demand.sequence, demand.num_tokens))
+        for sequence, num_wanted, _, cost, entry_cost in running:
+            if tokens[sequence] == num_wanted and (num_new := self._continue(items, sequence, num_wanted)):
+                left -= num_new * cost + entry_cost
         in_part = [demand for demand in running if tokens[demand.sequence] < demand.num_tokens]
         left -= sum(demand.price(tokens[demand.sequence]) for demand in in_part)
         if len(lifecycle.running) == num_running:

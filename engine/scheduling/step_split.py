@@ -74,7 +74,7 @@ class StepSplit:
             Demand(each, 1, 1) if (num_pending := each.num_pending) == 1 else self.demand(each, num_pending)
             for each in running
         ]
-        self._num_wanted = sum([demand.price(demand.num_tokens) for demand in self._demands])
+        self._num_wanted = sum([demand.num_tokens * demand.cost + demand.entry_cost for demand in self._demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
         """num_pending: of a waiting sequence, the tokens after its cached prefix."""
