@@ -6,6 +6,7 @@ What a power cut leaves is what was synced: a file's bytes by `sync`, its name a
 import contextlib
 import os
 import tempfile
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -99,14 +100,17 @@ class TemporaryDisk(FolderDisk):
     def __init__(self) -> None:
         super().__init__(Path())
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._making = threading.Lock()  # several threads may be the first
 
     def names(self) -> list[str]:
         return [] if self._temporary is None else super().names()
 
     def create(self, name: str) -> None:
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="headrace-files-")  # which removes itself
-            self._folder = Path(self._temporary.name)
+        with self._making:
+            if self._temporary is None:
+                temporary = tempfile.TemporaryDirectory(prefix="headrace-files-")  # which removes itself
+                self._folder = Path(temporary.name)
+                self._temporary = temporary
         super().create(name)
 
 

@@ -1,7 +1,9 @@
 """The disk of a real folder."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,16 @@ def test_a_temporary_disk_leaves_nothing() -> None:
     assert folder.exists()
     del disk
     assert not folder.exists()
+
+
+def test_threads_that_are_the_first_at_once_share_one_folder(disk: Disk) -> None:
+    together = threading.Barrier(8)
+
+    def create(name: str) -> None:
+        together.wait()
+        disk.create(name)
+        disk.write(name, 0, b"x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(create, "abcdefgh"))
+    assert sorted(disk.names()) == list("abcdefgh")
