@@ -56,6 +56,7 @@ from server.routes import (
     stored_responses,
     streams,
     tokens,
+    uploads,
     usage,
 )
 from server.routes import (
@@ -81,6 +82,7 @@ ROUTERS = (
     stored_responses.router,
     conversations.router,
     files.router,
+    uploads.router,
     batches.router,
     fine_tuning.router,
     fine_tuning_control.router,

@@ -19,6 +19,7 @@ from server.batches.running import run_body
 from server.batches.surroundings import Sleep, Surroundings
 from server.context import ServerContext
 from server.errors import StorageFailed
+from server.files.uploads import Uploads
 from server.keys.caller import Caller
 from server.schemas.batch_answers import BatchStatus
 
@@ -178,6 +179,7 @@ async def tidy_files(context: ServerContext) -> None:
     files = context.files
     before_s = files.clock() - context.config.storage.batch_max_age
     await files.expire()
+    await Uploads(files).expire()
     await files.database.run(lambda connection: table.forget(connection, before_s))
 
 
@@ -186,4 +188,5 @@ async def sweep_files(context: ServerContext) -> None:
     StorageFailed."""
     await tidy_files(context)
     active = await context.files.database.run(table.active)
-    await context.files.sweep({name for record in active for name in record.names})
+    parts = await Uploads(context.files).names()
+    await context.files.sweep(parts.union(name for record in active for name in record.names))

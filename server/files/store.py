@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from engine.errors import InvalidRequest
 from server.errors import RequestTooLarge, StorageFailed, StorageFull
-from server.files import table
+from server.files import table, upload_table
 from server.files.disk import Disk
 from server.files.table import File, FilePage
 from server.storage_options.config import StorageConfig
@@ -77,6 +77,7 @@ class Files:
                 f"{num_files} files are stored, which is the limit (--max-files); delete some, and upload again"
             )
         limit = self.config.files_max_bytes
+        num_bytes += upload_table.part_bytes(connection)
         if num_bytes + num_new_bytes > limit:
             raise StorageFull(
                 f"the files that are stored have {num_bytes} bytes, and with this one more than {limit}, which is the "
@@ -119,7 +120,7 @@ class Files:
 
         was_there = await self.database.run(work, is_durable=True)
         if was_there:
-            await self._remove([file_id])
+            await self.remove([file_id])
         return was_there
 
     def _use(self, connection: Connection, file_id: str) -> str | None:
@@ -135,7 +136,7 @@ class Files:
             return due
 
         due = await self.database.run(work, is_durable=True)
-        await self._remove(due)
+        await self.remove(due)
         return len(due)
 
     async def sweep(self, known: Collection[str] = ()) -> int:
@@ -145,10 +146,10 @@ class Files:
         """
         names = await self.on_disk(self.disk.names)
         strays = await self.database.run(lambda connection: table.unknown(connection, names))
-        return await self._remove([name for name in strays if name not in known and name not in self.writing])
+        return await self.remove([name for name in strays if name not in known and name not in self.writing])
 
-    async def _remove(self, names: list[str]) -> int:
-        """A failure leaves bytes that nobody sees; the next start removes them."""
+    async def remove(self, names: list[str]) -> int:
+        """Remove these from the disk; how many. What fails leaves bytes that nobody sees, until the next start."""
         for name in names:
             try:
                 await self.on_disk(self.disk.remove, name)
@@ -187,20 +188,35 @@ class Upload:
         await self._files.database.run(lambda connection: self._files.check_room(connection, self.num_bytes))
         await self._files.on_disk(self._files.disk.write, self.id, self.num_bytes - len(data), data)
 
-    async def finish(self, *, owner: str, purpose: str, filename: str, expires_after_s: float | None) -> File:
-        """Store it for good: when this returns it survives a power cut. Canceled, it may have been stored."""
-        await self._flush()
-        disk = self._files.disk
-        await self._files.on_disk(disk.sync, self.id)
-        await self._files.on_disk(disk.sync_names)
+    async def finish(
+        self,
+        *,
+        owner: str,
+        purpose: str,
+        filename: str,
+        expires_after_s: float | None,
+        within: Callable[[Connection], None] = lambda _: None,
+    ) -> File:
+        """Store it for good, and what else `within` has to store with it, which raises if it must not be. Canceled, it
+        may have been stored."""
         now_s = int(self._files.clock())
         expires_s = None if expires_after_s is None else int(now_s + expires_after_s)
         file = File(self.id, owner, purpose, filename, self.num_bytes, now_s, expires_s)
 
         def work(connection: Connection) -> None:
+            within(connection)
             self._files.check_room(connection, file.bytes)
             table.insert(connection, file)
 
+        await self.keep(work)
+        return file
+
+    async def keep(self, work: Callable[[Connection], None]) -> None:
+        """Have `work` store what the bytes are: when this returns both survive a power cut."""
+        await self._flush()
+        disk = self._files.disk
+        await self._files.on_disk(disk.sync, self.id)
+        await self._files.on_disk(disk.sync_names)
         storing = asyncio.ensure_future(self._files.database.run(work, is_durable=True))
         self.is_finished = True  # until it is known better: a row without its bytes is worse than bytes without a row
         try:
@@ -212,7 +228,6 @@ class Upload:
         except Exception:
             self.is_finished = False
             raise
-        return file
 
 
 def disk_error(error: OSError) -> StorageFailed:

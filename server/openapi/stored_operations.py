@@ -14,6 +14,7 @@ from server.schemas.finetune_answers import (
     FinetuneJobList,
     FinetuneJobObject,
 )
+from server.schemas.uploads import UploadObject, UploadPartObject
 
 _UPLOAD = {
     "type": "object",
@@ -24,6 +25,11 @@ _UPLOAD = {
         "expires_after[seconds]": {"type": "integer", "minimum": MIN_EXPIRY_S, "maximum": MAX_EXPIRY_S},
     },
     "required": ["file", "purpose"],
+}
+_PART = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "format": "binary"}},
+    "required": ["data"],
 }
 _FILE_PAGE = (
     Query("after", {"type": "string"}, "Begin after the file with this id."),
@@ -43,6 +49,18 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/files/{file_id}": Operation(answers={JSON: FileObject}, errors=STORED_ERRORS),
     "GET /v1/files/{file_id}/content": Operation(answers={BYTES: None}, errors=STORED_ERRORS),
     "DELETE /v1/files/{file_id}": Operation(answers={JSON: plain.Deleted}, errors=STORED_ERRORS),
+    "POST /v1/uploads": Operation(
+        answers={JSON: UploadObject},
+        example={"bytes": 2, "filename": "lines.jsonl", "mime_type": "text/jsonl", "purpose": "batch"},
+        errors=(StorageFailed, StorageFull),
+    ),
+    "POST /v1/uploads/{upload_id}/parts": Operation(
+        answers={JSON: UploadPartObject}, form=_PART, errors=(*STORED_ERRORS, StorageFull)
+    ),
+    "POST /v1/uploads/{upload_id}/complete": Operation(
+        answers={JSON: UploadObject}, example={"part_ids": ["PART"]}, errors=(*STORED_ERRORS, StorageFull)
+    ),
+    "POST /v1/uploads/{upload_id}/cancel": Operation(answers={JSON: UploadObject}, errors=STORED_ERRORS),
     "POST /v1/batches": Operation(
         answers={JSON: BatchObject},
         example={"input_file_id": "FILE", "endpoint": "/v1/chat/completions", "completion_window": "24h"},

@@ -39,7 +39,7 @@ async def create_file(request: Request, context: Context) -> Response:
         file = await upload.finish(
             owner=request.state.owner,
             purpose=fields.purpose,
-            filename=_plain_name(form.filename),
+            filename=plain_name(form.filename),
             expires_after_s=default_s if after is None else after.seconds,
         )
     return _json(file_object(file), ignored_header(ignored))
@@ -128,7 +128,7 @@ def _nested(fields: dict[str, str]) -> dict[str, Any]:
     return body
 
 
-def _plain_name(filename: str) -> str:
+def plain_name(filename: str) -> str:
     """What a client calls its file, for people: no path of anybody's machine, and never one of ours."""
     name = _NOT_IN_NAMES.sub("", re.split(r"[/\\]", filename)[-1])[-_MAX_FILENAME:]
     return name or "file"

@@ -116,6 +116,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (job, number)
         ) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE uploads (
+            id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            filename TEXT NOT NULL,
+            bytes INTEGER NOT NULL,
+            created_s INTEGER NOT NULL,
+            expires_s INTEGER NOT NULL,
+            file_expires_after_s INTEGER,
+            status TEXT NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE upload_parts (
+            id TEXT PRIMARY KEY,
+            upload TEXT NOT NULL,
+            name TEXT NOT NULL,
+            bytes INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX upload_parts_by_upload ON upload_parts (upload)",
+    ),
 )
 
 

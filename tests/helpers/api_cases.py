@@ -57,6 +57,7 @@ _NEEDED = {
     *("query", "documents", "text_1", "text_2", "content"),
 }
 _BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+_UPLOAD = {"bytes": 2, "filename": "lines.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
 _OBJECTS = {"conversation_id": "/v1/conversations", "response_id": "/v1/responses"}
 
 
@@ -119,6 +120,13 @@ class ApiCases:
         answer = self._request("POST", "/v1/files", data={"purpose": purpose}, files=files)
         file_id: str = json.loads(answer)["id"]
         return file_id
+
+    def _upload_in_parts(self) -> tuple[str, str]:
+        """The ids of an upload that is pending, and of its only part."""
+        upload_id = json.loads(self._request("POST", "/v1/uploads", _UPLOAD)).get("id", "")  # "": too many are pending
+        files = {"data": ("part", b"{}")}
+        part_id = json.loads(self._request("POST", f"/v1/uploads/{upload_id}/parts", files=files)).get("id", "")
+        return upload_id, part_id
 
     def operations(self) -> dict[str, Any]:
         found = (result.ok() for result in self._schema.get_all_operations())
@@ -183,6 +191,10 @@ class ApiCases:
                 parameters[name] = json.loads(self._request("POST", maker, body))["id"]
         if isinstance(parameters, dict) and "file_id" in parameters and self._random.random() < 0.6:
             parameters["file_id"] = self._upload()
+        if isinstance(parameters, dict) and "upload_id" in parameters and self._random.random() < 0.6:
+            parameters["upload_id"], part_id = self._upload_in_parts()
+            if isinstance(case.body, dict) and self._random.random() < 0.6:
+                case.body["part_ids"] = [part_id]
         if isinstance(parameters, dict) and "batch_id" in parameters and self._random.random() < 0.6:
             made = self._request("POST", "/v1/batches", {**_BATCH, "input_file_id": self._upload()})
             parameters["batch_id"] = json.loads(made)["id"]

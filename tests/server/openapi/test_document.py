@@ -25,6 +25,7 @@ ROUTES = {f"{method} {path}": route for method, path, route in operations(r for 
 BODILESS = {
     "POST /v1/responses/{response_id}/cancel",
     "POST /v1/batches/{batch_id}/cancel",
+    "POST /v1/uploads/{upload_id}/cancel",
     "POST /v1/fine_tuning/jobs/{job_id}/cancel",
     "POST /v1/fine_tuning/jobs/{job_id}/pause",
     "POST /v1/fine_tuning/jobs/{job_id}/resume",
@@ -128,5 +129,10 @@ async def test_an_example_is_answered(name: str, tmp_path: Path) -> None:
             if field in body:
                 file = await api.post("/v1/files", data={"purpose": purpose}, files={"file": ("a", b"{}")})
                 body[field] = file.json()["id"]
+        if "part_ids" in body:
+            upload = (await api.post("/v1/uploads", json=EXAMPLES["POST /v1/uploads"])).json()
+            data = {"data": ("part", b"x" * upload["bytes"])}
+            body["part_ids"] = [(await api.post(f"/v1/uploads/{upload['id']}/parts", files=data)).json()["id"]]
+            path = path.replace("{upload_id}", upload["id"])
         response = await api.request(method, path, json=body)
     assert response.status_code == 200, response.text

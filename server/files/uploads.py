@@ -1,0 +1,202 @@
+"""Uploads: files that come in parts, in any order and by several connections, and become files when all are there."""
+
+import contextlib
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from sqlite3 import Connection
+
+from engine.errors import InvalidRequest
+from server.errors import NotStored, RequestTooLarge
+from server.files import upload_table as table
+from server.files.store import Files
+from server.files.table import File
+from server.files.upload_table import Part, PartedUpload, UploadStatus
+
+LIFE_S = 3600  # OpenAI's
+MAX_PART_BYTES = 64 << 20  # OpenAI's
+
+_MAX_PENDING = 1000  # uploads of one owner
+_MAX_PARTS = 10_000  # of one upload
+_READ_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class PartWriter:
+    """Takes the bytes of one part. part: set when it counts."""
+
+    write: Callable[[bytes], Awaitable[None]]
+    part: Part | None = field(default=None)
+
+
+class Uploads:
+    """Those of one server's files. All methods raise StorageFailed, and StorageFull where there is no room.
+
+    Once a part or the end of an upload is answered, it survives a power cut: bytes are synced before their row is
+    stored. A file and the end of its upload are stored in one transaction.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    async def create(
+        self, *, owner: str, purpose: str, filename: str, num_bytes: int, file_expires_after_s: int | None
+    ) -> PartedUpload:
+        """Raises RequestTooLarge, and InvalidRequest if the owner has too many that are pending."""
+        if num_bytes > self._files.config.max_file_bytes:
+            raise RequestTooLarge(
+                f"bytes is {num_bytes}; a file may have {self._files.config.max_file_bytes} bytes (--max-file-bytes)"
+            )
+        now_s = int(self._files.clock())
+        upload = PartedUpload(
+            id=f"upload_{secrets.token_hex(24)}",
+            owner=owner,
+            purpose=purpose,
+            filename=filename,
+            bytes=num_bytes,
+            created_s=now_s,
+            expires_s=now_s + LIFE_S,
+            file_expires_after_s=file_expires_after_s,
+        )
+
+        def work(connection: Connection) -> None:
+            if table.num_pending(connection, owner) >= _MAX_PENDING:
+                raise InvalidRequest(
+                    f"{_MAX_PENDING} uploads are pending, which is the limit; complete or cancel one of them"
+                )
+            self._files.check_room(connection, num_bytes)
+            table.insert(connection, upload)
+
+        await self._files.database.run(work, is_durable=True)
+        return upload
+
+    @contextlib.asynccontextmanager
+    async def part(self, upload_id: str, owner: str) -> AsyncIterator[PartWriter]:
+        """A part that is written within the context, and counts after it; nothing is left of it if that raises.
+
+        Raises NotStored, InvalidRequest if the upload has ended or the part is empty, and `write` RequestTooLarge.
+        """
+        await self._files.database.run(lambda connection: self._pending(connection, upload_id, owner))
+        async with self._files.upload() as written:
+
+            async def write(data: bytes) -> None:
+                if written.num_bytes + len(data) > MAX_PART_BYTES:
+                    raise RequestTooLarge(f"the part has more than {MAX_PART_BYTES} bytes; send it as several")
+                await written.write(data)
+
+            writer = PartWriter(write)
+            yield writer
+            if not written.num_bytes:
+                raise InvalidRequest("data is empty; a part has at least one byte", param="data")
+            part = Part(f"part_{secrets.token_hex(24)}", upload_id, written.id, written.num_bytes)
+
+            def work(connection: Connection) -> None:
+                upload = self._pending(connection, upload_id, owner)
+                others = table.parts(connection, upload_id).values()
+                total = part.bytes + sum(each.bytes for each in others)
+                if total > upload.bytes or len(others) >= _MAX_PARTS:
+                    raise InvalidRequest(
+                        f"with this part the upload has {total} bytes in {len(others) + 1} parts; it was created for "
+                        f"{upload.bytes}, and may have {_MAX_PARTS} parts",
+                        param="data",
+                    )
+                self._files.check_room(connection, part.bytes)
+                table.add_part(connection, part)
+
+            await written.keep(work)
+            writer.part = part
+
+    async def complete(
+        self, upload_id: str, owner: str, part_ids: Sequence[str], md5: str | None
+    ) -> tuple[PartedUpload, File]:
+        """Make a file of the parts, in this order. Raises NotStored and InvalidRequest."""
+
+        def look(connection: Connection) -> tuple[PartedUpload, dict[str, Part]]:
+            return self._pending(connection, upload_id, owner), table.parts(connection, upload_id)
+
+        upload, known = await self._files.database.run(look)
+        parts = _chosen(upload, known, part_ids)
+        async with self._files.upload() as written:
+            digest = hashlib.md5(usedforsecurity=False)
+            for part in parts:
+                for offset in range(0, part.bytes, _READ_BYTES):
+                    data = await self._files.on_disk(self._files.disk.read, part.name, offset, _READ_BYTES)
+                    await self._files.on_disk(digest.update, data)
+                    await written.write(data)
+            if md5 is not None and digest.hexdigest() != md5.lower():
+                raise InvalidRequest(
+                    f"md5 is {md5[:64]}; that of the parts in this order is {digest.hexdigest()}", param="md5"
+                )
+            names: list[str] = []
+
+            def end(connection: Connection) -> None:
+                self._pending(connection, upload_id, owner)
+                table.set_status(connection, upload_id, UploadStatus.COMPLETED)
+                names.extend(table.delete_parts(connection, upload_id))
+
+            file = await written.finish(
+                owner=owner,
+                purpose=upload.purpose,
+                filename=upload.filename,
+                expires_after_s=upload.file_expires_after_s,
+                within=end,
+            )
+        await self._files.remove(names)
+        return replace(upload, status=UploadStatus.COMPLETED), file
+
+    async def cancel(self, upload_id: str, owner: str) -> PartedUpload:
+        """Drop its parts. Raises NotStored, and InvalidRequest if it has ended."""
+
+        def work(connection: Connection) -> tuple[PartedUpload, list[str]]:
+            upload = self._pending(connection, upload_id, owner)
+            table.set_status(connection, upload_id, UploadStatus.CANCELLED)
+            return upload, table.delete_parts(connection, upload_id)
+
+        upload, names = await self._files.database.run(work, is_durable=True)
+        await self._files.remove(names)
+        return replace(upload, status=UploadStatus.CANCELLED)
+
+    async def expire(self) -> None:
+        """Forget those whose time is over, and drop their parts."""
+
+        def work(connection: Connection) -> list[str]:
+            names: list[str] = []
+            for upload_id in table.expired(connection, self._files.clock()):
+                names += table.delete_parts(connection, upload_id)
+                table.delete(connection, upload_id)
+            return names
+
+        await self._files.remove(await self._files.database.run(work, is_durable=True))
+
+    async def names(self) -> set[str]:
+        """What is on the disk of parts, and no file."""
+        return await self._files.database.run(table.part_names)
+
+    def _pending(self, connection: Connection, upload_id: str, owner: str) -> PartedUpload:
+        """Raises NotStored, and InvalidRequest if it has ended."""
+        upload = table.find(connection, upload_id, owner)
+        if upload is None:
+            raise NotStored(f"No such Upload object: {upload_id[:80]}", param="upload_id")
+        status = upload.at(self._files.clock()).status
+        if status is not UploadStatus.PENDING:
+            raise InvalidRequest(f"the upload is {status.value}; create another one", param="upload_id")
+        return upload
+
+
+def _chosen(upload: PartedUpload, known: dict[str, Part], part_ids: Sequence[str]) -> list[Part]:
+    """Raises InvalidRequest unless these are parts of the upload, each once, and as long as it is together."""
+    for part_id, count in Counter(part_ids).items():
+        if part_id not in known:
+            raise InvalidRequest(f"part_ids has {part_id[:80]!r}, which is no part of the upload", param="part_ids")
+        if count > 1:
+            raise InvalidRequest(f"part_ids has {part_id[:80]!r} {count} times; list each part once", param="part_ids")
+    parts = [known[part_id] for part_id in part_ids]
+    if (total := sum(part.bytes for part in parts)) != upload.bytes:
+        raise InvalidRequest(
+            f"the parts have {total} bytes, and the upload was created for {upload.bytes}; send what is missing, or "
+            "leave out what is too much",
+            param="part_ids",
+        )
+    return parts

@@ -1,0 +1,87 @@
+"""/v1/uploads: large files, which come in parts."""
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from engine.errors import InvalidRequest
+from server.files.table import File
+from server.files.upload_table import PartedUpload
+from server.files.uploads import Uploads
+from server.http.body import Context, json_body
+from server.http.form import read_form
+from server.routes.files import file_object, plain_name
+from server.schemas.files import BATCH
+from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.uploads import UploadCompletion, UploadObject, UploadPartObject, UploadRequest
+
+router = APIRouter(tags=["Files and batches"])
+
+
+@router.post("/v1/uploads")
+async def create_upload(
+    request: Request, context: Context, body: Annotated[UploadRequest, Depends(json_body(UploadRequest))]
+) -> Response:
+    """Begin a file that comes in parts, within an hour."""
+    ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
+    default_s = int(context.config.storage.batch_max_age) if body.purpose == BATCH else None
+    upload = await Uploads(context.files).create(
+        owner=request.state.owner,
+        purpose=body.purpose,
+        filename=plain_name(body.filename),
+        num_bytes=body.bytes,
+        file_expires_after_s=default_s if body.expires_after is None else body.expires_after.seconds,
+    )
+    return _json(_shown(upload), ignored_header(["mime_type", *ignored]))
+
+
+@router.post("/v1/uploads/{upload_id}/parts")
+async def add_upload_part(request: Request, context: Context, upload_id: str) -> Response:
+    """Send a part of the file, of 64 MiB at most; several may be sent at once."""
+    async with Uploads(context.files).part(upload_id, request.state.owner) as writer:
+        form = await read_form(request, "data", writer.write)
+        if form.filename is None:
+            raise InvalidRequest("data is missing; it is required, as a file of the form", param="data")
+        ignored = ignored_parameters(form.fields, strict=context.config.strict_parameters)
+    assert writer.part is not None
+    answer = UploadPartObject(id=writer.part.id, created_at=int(context.files.clock()), upload_id=upload_id)
+    return _json(answer, ignored_header(ignored))
+
+
+@router.post("/v1/uploads/{upload_id}/complete")
+async def complete_upload(
+    request: Request,
+    context: Context,
+    upload_id: str,
+    body: Annotated[UploadCompletion, Depends(json_body(UploadCompletion))],
+) -> Response:
+    """Make a file of the parts."""
+    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    uploads = Uploads(context.files)
+    upload, file = await uploads.complete(upload_id, request.state.owner, body.part_ids, body.md5)
+    return _json(_shown(upload, file), headers)
+
+
+@router.post("/v1/uploads/{upload_id}/cancel")
+async def cancel_upload(request: Request, context: Context, upload_id: str) -> Response:
+    """Drop the parts that were sent."""
+    return _json(_shown(await Uploads(context.files).cancel(upload_id, request.state.owner)), {})
+
+
+def _shown(upload: PartedUpload, file: File | None = None) -> UploadObject:
+    return UploadObject(
+        id=upload.id,
+        bytes=upload.bytes,
+        created_at=upload.created_s,
+        expires_at=upload.expires_s,
+        filename=upload.filename,
+        purpose=upload.purpose,
+        status=upload.status.value,
+        file=None if file is None else file_object(file),
+    )
+
+
+def _json(body: object, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")

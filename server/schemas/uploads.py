@@ -1,0 +1,50 @@
+"""The bodies of /v1/uploads, and what is answered of uploads and their parts."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import Field
+
+from server.schemas.base import StrictModel
+from server.schemas.files import ExpiresAfter, FileObject, UploadPurpose
+
+
+class UploadRequest(StrictModel):
+    bytes: Annotated[int, Field(ge=1)]
+    filename: Annotated[str, Field(min_length=1)]
+    mime_type: str
+    purpose: UploadPurpose
+    expires_after: ExpiresAfter | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        below = {} if self.expires_after is None else self.expires_after.extra
+        return {**super().extra, **{f"expires_after.{name}": value for name, value in below.items()}}
+
+
+class UploadCompletion(StrictModel):
+    part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]
+    md5: str | None = None
+
+
+class UploadObject(msgspec.Struct, kw_only=True):
+    """OpenAI's."""
+
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: FileObject | None = None
+
+
+class UploadPartObject(msgspec.Struct, kw_only=True):
+    """OpenAI's."""
+
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
