@@ -59,7 +59,10 @@ def find(connection: Connection, upload_id: str, owner: str) -> PartedUpload | N
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM uploads WHERE id = ? AND owner = ?", (upload_id, owner)
     ).fetchone()
-    return None if row is None else PartedUpload(*row[:-1], UploadStatus(row[-1]))
+    if row is None:
+        return None
+    *values, status = row
+    return PartedUpload(*values, status=UploadStatus(status))
 
 
 def set_status(connection: Connection, upload_id: str, status: UploadStatus) -> None:
