@@ -61,8 +61,8 @@ def find(connection: Connection, upload_id: str, owner: str) -> PartedUpload | N
     ).fetchone()
     if row is None:
         return None
-    *values, status = row
-    return PartedUpload(*values, status=UploadStatus(status))
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    return PartedUpload(**{**values, "status": UploadStatus(values["status"])})
 
 
 def set_status(connection: Connection, upload_id: str, status: UploadStatus) -> None:

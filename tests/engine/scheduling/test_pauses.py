@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,6 +191,9 @@ def test_where_there_is_room_nothing_of_a_line_is_computed_again(
 ) -> None:
     config = make_config(num_blocks=400, **{**schedule, "num_states": 400 if schedule["num_states"] else 0})
     run = SchedulerRun(config, half_right_draft if drafts else None)
+    every = [
+        Arrival(each.step, msgspec.structs.replace(each.request, tenant="")) for each in every
+    ]  # no shares to claim
     play(run, every)
     assert run.transcript.ids == {each.request.id: expected_ids(each.request) for each in every}
     assert num_recomputed(run) == 0
