@@ -133,7 +133,10 @@ class Trainer:
         epoch = -(-progress.step // self._order.steps_per_epoch)
         train = progress.results[-self._order.steps_per_epoch :]
         found = self._measure()
-        shown: dict[str, float] = {"train_loss": sum(r.train_loss for r in train) / len(train)}
+        shown: dict[str, float] = {
+            "train_loss": sum(r.train_loss for r in train) / len(train),
+            "train_mean_token_accuracy": sum(r.train_accuracy for r in train) / len(train),
+        }
         if found.valid_loss is not None and found.valid_accuracy is not None:
             shown |= {"full_valid_loss": found.valid_loss, "full_valid_mean_token_accuracy": found.valid_accuracy}
             last = progress.results[-1]

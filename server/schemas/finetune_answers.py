@@ -109,7 +109,8 @@ class FinetuneEventObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Losses in nats, accuracies as shares of the learned tokens. general_loss: on the base's own answers."""
+    """Losses in nats, accuracies as shares of the learned tokens, or of pairs. general_divergence: from the base model,
+    on its own answers to everyday questions. general_text_loss: on plain text that is not the file's."""
 
     step: int
     train_loss: float | None = None
@@ -118,8 +119,8 @@ class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     valid_mean_token_accuracy: float | None = None
     full_valid_loss: float | None = None
     full_valid_mean_token_accuracy: float | None = None
-    general_loss: float | None = None
-    base_general_loss: float | None = None
+    general_divergence: float | None = None
+    general_text_loss: float | None = None
 
 
 class FinetuneCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):

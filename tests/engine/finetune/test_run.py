@@ -22,6 +22,7 @@ from engine.jobs.finetune.events import read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, write_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, Order, Pacing
 from models.kernels.cpu.library import set_num_threads
+from server.schemas.finetune_answers import CheckpointMetrics
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 
 QUICK = Hyperparameters(n_epochs=3, batch_size=4, lora_rank=4)
@@ -102,6 +103,10 @@ def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> Non
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {f"step-{3 * n}" for n in range(1, 9)}
     samples = [event.data for event in read_events(job.folder.events) if "sample" in event.data]
     assert samples[-1]["token_ids"]
+    ends = [event.data for event in read_events(job.folder.events) if "checkpoint" in event.data]
+    accuracies = [float(row.split(",")[2]) for row in rows[-3:]]
+    assert math.isclose(ends[-1]["train_mean_token_accuracy"], sum(accuracies) / 3, abs_tol=1e-4)
+    assert {"epoch", "checkpoint", *CheckpointMetrics.__struct_fields__} >= ends[-1].keys()  # as clients see them
 
 
 @pytest.mark.parametrize("method", [Method.SUPERVISED, Method.DPO])
