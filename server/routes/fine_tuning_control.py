@@ -68,5 +68,5 @@ async def _change(
 _MESSAGES = {
     "cancel": "Fine-tuning job cancelled",
     "pause": "Fine-tuning job paused",
-    "resume": "Fine-tuning job resumed",
+    "resume": "Fine-tuning job waits for its turn to go on",
 }
