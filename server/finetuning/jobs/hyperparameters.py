@@ -4,6 +4,7 @@ import msgspec
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.auto import default_rank
+from engine.jobs.finetune.config import DEFAULT_LENGTH
 from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing
 from server.finetuning.jobs.parent import Shape
 from server.schemas.base import quote
@@ -36,6 +37,8 @@ def hyperparameters_of(
     for name, reason in _contradictions(chosen, method, body):
         raise InvalidRequest(f"{paths[name]} is {quote(given[name])}; {reason}", param=paths[name])
     _check_limits(chosen, paths, max_rank, max_length)
+    if chosen.max_length is None and max_length is not None and max_length < DEFAULT_LENGTH:
+        chosen = msgspec.structs.replace(chosen, max_length=max_length)
     return method, _shaped(chosen, method, paths, max_rank, start)
 
 

@@ -52,7 +52,10 @@ async def test_a_job_is_made_as_asked(tmp_path: Path) -> None:
         assert await client.fine_tuning.jobs.retrieve(job.id) == job
         record = await runner.record(job.id)
         assert re.fullmatch(r"ft:tiny:headrace:demo-1:[A-Za-z0-9]{8}", record.name)
-        assert (record.method, record.hyperparameters) == (Method.SUPERVISED, Hyperparameters(n_epochs=3))
+        assert (record.method, record.hyperparameters) == (
+            Method.SUPERVISED,
+            Hyperparameters(n_epochs=3, max_length=200),
+        )
         (event,) = (await client.fine_tuning.jobs.list_events(job.id)).data
         assert (event.message, event.level, event.type) == (f"Created fine-tuning job: {job.id}", "info", "message")
         assert runner.num_checked == 3
@@ -136,7 +139,7 @@ async def test_the_old_place_of_hyperparameters_is_read(tmp_path: Path) -> None:
         job = await create(client, hyperparameters={"n_epochs": 4, "learning_rate_multiplier": 2})
         assert (job.hyperparameters.n_epochs, job.hyperparameters.learning_rate_multiplier) == (4, 2.0)
         assert (await runner.record(job.id)).hyperparameters == Hyperparameters(
-            n_epochs=4, learning_rate_multiplier=2.0
+            n_epochs=4, learning_rate_multiplier=2.0, max_length=200
         )
 
 
@@ -315,9 +318,9 @@ async def test_a_job_is_paused_resumed_and_canceled_and_each_may_be_repeated(tmp
         events = [each.message async for each in jobs.list_events(job.id)]
         assert events[:5] == [
             "Fine-tuning job cancelled",
-            "Fine-tuning job resumed",
+            "Fine-tuning job waits for its turn to go on",
             "Fine-tuning job paused",
-            "Fine-tuning job resumed",
+            "Fine-tuning job waits for its turn to go on",
             "Fine-tuning job paused",
         ]
 

@@ -40,7 +40,7 @@ GIVEN = st.fixed_dictionaries({}, optional=VALUES)
 
 
 def _read(
-    body: dict[str, Any], *, max_rank: int = 64, max_length: int | None = 200, start: Shape | None = None
+    body: dict[str, Any], *, max_rank: int = 64, max_length: int | None = 2048, start: Shape | None = None
 ) -> tuple[Method, Hyperparameters]:
     request = validate(FinetuneRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body})
     return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, start=start)
@@ -113,6 +113,13 @@ def test_every_hyperparameter_of_the_trainer_can_be_given_and_is_shown() -> None
     every = {*Hyperparameters.__struct_fields__}
     assert every == {*GivenHyperparameters.model_fields}
     assert every == {*HyperparametersObject.__struct_fields__}
+
+
+def test_examples_are_cut_to_what_the_model_takes() -> None:
+    assert _read({}, max_length=256)[1].max_length == 256
+    assert _read({"hyperparameters": {"max_length": 100}}, max_length=256)[1].max_length == 100
+    for known in (1024, 4096, None):
+        assert _read({}, max_length=known)[1].max_length is None
 
 
 def test_no_method_is_supervised() -> None:
