@@ -37,8 +37,9 @@ def set_log_level(level: str) -> None:
     """Of this process, and of those that it starts from now on. level: a name as in the option."""
     os.environ[LEVEL_VARIABLE] = level
     logging.getLogger().setLevel(level.upper())
-    # uvicorn tells its own start and stop, which ours say better.
-    logging.getLogger("uvicorn").setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+    # uvicorn tells its own start and stop, which ours say better; httpx tells every request of a download.
+    for name in ("uvicorn", "httpx"):
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def with_fields(**fields: object) -> dict[str, dict[str, object]]:

@@ -45,7 +45,7 @@ def truncated_to(num_bytes: int) -> Callable[[], bytes]:
 DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "0 bytes"),
     "only a magic number": (truncated_to(4), "4 bytes"),
-    "other magic number": (lambda: file_bytes([], [], magic=b"GGML"), "no GGUF file"),
+    "other magic number": (lambda: file_bytes([], [], magic=b"GGML"), "not a GGUF file"),
     "cut in a key": (truncated_to(26), "can hold: it is truncated"),
     "cut in a tensor's entry": (truncated_to(60), "ends within"),
     "cut in the data": (truncated_to(len(SOUND) - 1), "truncated"),

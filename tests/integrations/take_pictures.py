@@ -1,7 +1,7 @@
 """Takes the documentation's pictures from a server that runs, with Playwright's Python and pyte:
 
 headrace serve MODEL --port 8000
-python tests/integrations/take_pictures.py http://127.0.0.1:8000 /usr/bin/chromium docs/images
+python tests/integrations/take_pictures.py http://127.0.0.1:8000 /usr/bin/chromium docs/images [HEADRACE]
 """
 
 import json
@@ -27,7 +27,8 @@ _SYSTEM = "You are the assistant of a public library. You answer questions about
 _NUM_CLIENTS = 5
 
 
-def main(address: str, browser_path: str, folder: str) -> None:
+def main(address: str, browser_path: str, folder: str, headrace: str = "headrace") -> None:
+    """headrace: the command, for the picture of the terminal."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(viewport=_SIZE, color_scheme="light").new_page()
@@ -35,7 +36,7 @@ def main(address: str, browser_path: str, folder: str) -> None:
         page = browser.new_context(viewport=_SIZE, color_scheme="dark").new_page()
         _dashboard(page, address, Path(folder) / "dashboard.png")
         page = browser.new_context(viewport=_SIZE, device_scale_factor=1.5).new_page()
-        screen = converse([sys.executable, "-P", "-m", "server.cli", "chat", address], _TERMINAL_QUESTIONS)
+        screen = converse([headrace, "chat", address], _TERMINAL_QUESTIONS)
         page.set_content(as_html(screen))
         page.locator("pre").screenshot(path=Path(folder) / "terminal.png")
         browser.close()

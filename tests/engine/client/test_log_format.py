@@ -18,9 +18,12 @@ logger = logging.getLogger("test.log")
 @pytest.fixture(autouse=True)
 def _root_as_before() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers = root.handlers[:]
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in (None, "uvicorn", "httpx")}
     yield
-    root.handlers[:], root.level = handlers, level
+    root.handlers[:] = handlers
+    for each, level in levels.items():
+        each.setLevel(level)
 
 
 def _line(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -93,6 +96,16 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     configure_logging("warning", LogFormat.TEXT)
     logger.info("too much")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("library", ["uvicorn", "httpx"])
+def test_libraries_tell_what_is_going_on_in_debugging_alone(library: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", LogFormat.TEXT)
+    logging.getLogger(library).info("a request")
+    assert capsys.readouterr().err == ""
+    configure_logging("debug", LogFormat.TEXT)
+    logging.getLogger(library).info("a request")
+    assert "a request" in capsys.readouterr().err
 
 
 def test_lines_follow_stderr_while_bars_redirect_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fast
 @pytest.fixture(autouse=True)
 def _level_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(LEVEL_VARIABLE, "info")
-    levels = {name: logging.getLogger(name).level for name in (None, "uvicorn")}
+    levels = {name: logging.getLogger(name).level for name in (None, "uvicorn", "httpx")}
     logging.getLogger().setLevel(logging.INFO)
     yield
     for name, level in levels.items():

@@ -154,9 +154,9 @@ CORRUPT: dict[str, tuple[str, str, Changes, str]] = {
         "names groups 9 to 9",
     ),
     "zeros in a symmetric checkpoint": ("gptq-int4-g32", Q, {f"{Q}.qzeros": i32(2, 8)}, "says sym"),
-    "scales that are NaN": ("awq-g32", Q, {f"{Q}.scales": torch.full((2, 64), float("nan")).half()}, "no finite"),
-    "scales that are infinite": ("fp8-block", Q, {f"{Q}.weight_scale_inv": torch.ones(1, 1) / 0}, "no finite"),
-    "E8M0 scales that are NaN": ("mxfp4-experts", EXPERTS, {f"{EXPERTS}_scales": u8(4, 48, 2) + 255}, "no finite"),
+    "scales that are NaN": ("awq-g32", Q, {f"{Q}.scales": torch.full((2, 64), float("nan")).half()}, "not finite"),
+    "scales that are infinite": ("fp8-block", Q, {f"{Q}.weight_scale_inv": torch.ones(1, 1) / 0}, "not finite"),
+    "E8M0 scales that are NaN": ("mxfp4-experts", EXPERTS, {f"{EXPERTS}_scales": u8(4, 48, 2) + 255}, "not finite"),
     "codes that are NaN": (
         "fp8-block",
         Q,
@@ -235,7 +235,7 @@ MALFORMED: dict[str, tuple[str, dict[str, object], str]] = {
     "ct without groups": ("ct-int8", {"config_groups": {}}, "no config_groups"),
     "ct groups as a list": ("ct-int8", {"config_groups": []}, "config_groups is"),
     "ct targets as a text": ("ct-int8", ct_groups(targets="Linear"), "targets is 'Linear'"),
-    "ct target that is no pattern": ("ct-int8", ct_groups(targets=["re:("]), "no regular expression"),
+    "ct target that is no pattern": ("ct-int8", ct_groups(targets=["re:("]), "not a regular expression"),
     "ct module that no group names": ("ct-int8", ct_groups(targets=["re:.*experts.*"]), "no group .* names it"),
     "ct target that is long": ("ct-int8", ct_groups(targets=["re:" + "a" * 2000]), "is longer than 1000"),
     "ct block as a text": (
