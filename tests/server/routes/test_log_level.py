@@ -75,7 +75,7 @@ def test_the_engine_s_client_passes_it_on_and_the_engine_obeys(monkeypatch: pyte
     sent: list[object] = []
     client = ProcessClient(EngineConfig(), max_num_waiting=1)
     client.set_log_level("debug")  # while there is no engine
-    monkeypatch.setattr(client, "_engine", type("Engine", (), {"send": staticmethod(sent.append)}))
+    monkeypatch.setattr(client._supervisor, "_engine", type("Engine", (), {"send": staticmethod(sent.append)}))
     client.set_log_level("debug")
     assert sent == [SetLogLevel("debug")]
     assert process._handle(None, SetLogLevel("debug"), None)  # type: ignore[arg-type]
