@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.client.background import TRY_AGAIN
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
+from engine.finetune.errors import NotEnoughMemory
 from engine.jobs.finetune.events import EventLog
 from engine.jobs.finetune.job import JobFolder
 from engine.jobs.progress import foreground_progress
@@ -36,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
         if error.errno in _FULL_DISK:
             sys.stderr.write(f"headrace: {error}; the same command goes on from the state that was saved last\n")
             return TRY_AGAIN
-        return _fail(folder, str(error))
+        return _fail(folder, str(error), error)
     except (HeadraceError, ModelError) as error:
         progress.close()
-        return _fail(folder, str(error))
+        return _fail(folder, str(error), error)
     except SystemExit:
         progress.close()
         sys.stderr.write("headrace: stopped; the same command resumes here\n")
@@ -48,16 +49,17 @@ def main(argv: Sequence[str]) -> int:
         if not is_out_of_memory(error):
             raise
         progress.close()
-        return _fail(folder, _OUT_OF_MEMORY)
+        return _fail(folder, _OUT_OF_MEMORY, error)
     finally:
         progress.close()
     sys.stdout.write(f"{out}\n")
     return 0
 
 
-def _fail(folder: JobFolder, reason: str) -> int:
+def _fail(folder: JobFolder, reason: str, error: Exception) -> int:
     sys.stderr.write(f"headrace: {reason}\n")
-    EventLog(folder.events).add(reason, level="error")
+    is_memory = isinstance(error, NotEnoughMemory) or is_out_of_memory(error)
+    EventLog(folder.events).add(reason, level="error", code="insufficient_memory" if is_memory else "training_failed")
     return 1
 
 

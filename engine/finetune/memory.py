@@ -1,32 +1,59 @@
 """check_memory: whether the machine has what training takes beside the weights, told before the first step."""
 
+from collections.abc import Sequence
+
 import torch
 
-from engine.errors import StartupError
+from engine.finetune.errors import NotEnoughMemory
+from engine.finetune.objective import MAX_TOKENS
+from engine.jobs.finetune.items import TrainingItem
+from models.decoder import Decoder
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.spec import MoESpec
 from models.system.memory import obtainable_memory_bytes
+from models.training.lora import Lora
 
 _PARAMETER_BYTES = 16  # of a trained number in fp32: itself, its gradient, and two moments of AdamW
 _BEST_BYTES = 4  # and its value after the epoch that validated best
+# What a step keeps for gradients of each input and output of a linear layer, measured: in bf16, about twice.
+_ACTIVATION_BYTES = 4
+_WORK_BYTES = 256 << 20  # parts of logits, and weights that are dequantized at a time
 
 
-class NotEnoughMemory(StartupError):
-    """Training would be ended by the system. The message has the arithmetic."""
-
-
-def check_memory(weight_bytes: int, num_trained: int, num_tokens: int, token_bytes: int, *, keeps_best: bool) -> None:
-    """weight_bytes: which are there already. num_trained: numbers of the adapter. num_tokens: of the largest part of a
-    step, and token_bytes what each takes until its gradient is known. Raises NotEnoughMemory."""
+def check_memory(
+    decoder: Decoder, lora: Lora, items: Sequence[TrainingItem], batch_size: int, *, keeps_best: bool
+) -> None:
+    """decoder: whose weights are there already. keeps_best: whether there is validation. Raises NotEnoughMemory."""
     per_number = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
-    state, activations = num_trained * per_number, num_tokens * token_bytes
-    obtainable = obtainable_memory_bytes(torch.device("cpu"))
-    if state + activations <= obtainable:
-        return
-    raise NotEnoughMemory(
-        f"training needs {_gib(state + activations)} beside the weights' {_gib(weight_bytes)}: {_gib(state)} for the "
-        f"state of {num_trained:,} trained numbers, {per_number} bytes each, and {_gib(activations)} for "
-        f"{num_tokens:,} tokens at a time; {_gib(obtainable)} can be had. Lower --lora-rank or --max-length, or choose "
-        "a smaller model"
-    )
+    num_trained, num_tokens = lora.values.numel(), most_tokens(items, batch_size)
+    state, activations = num_trained * per_number, num_tokens * _token_bytes(decoder)
+    needed, obtainable = state + activations + _WORK_BYTES, obtainable_memory_bytes(torch.device("cpu"))
+    if needed > obtainable:
+        raise NotEnoughMemory(
+            f"training needs {_gib(needed)} beside the {_gib(decoder.weight_bytes())} of weights, and "
+            f"{_gib(obtainable)} can be had: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
+            f"{_gib(activations)} for {num_tokens:,} tokens at a time, {_gib(_WORK_BYTES)} to work with; lower "
+            "--max-length or --lora-rank, or choose a smaller model"
+        )
+
+
+def most_tokens(items: Sequence[TrainingItem], batch_size: int) -> int:
+    """That are computed together: parts of a step have MAX_TOKENS at most, unless one item has more."""
+    sizes = sorted((item.num_tokens for item in items), reverse=True)
+    return max(sizes[0], min(MAX_TOKENS, sum(sizes[:batch_size])))
+
+
+def _token_bytes(decoder: Decoder) -> int:
+    """Of one token until its gradient is known: it passes some of the experts. The head's rows are computed in parts,
+    which are forgotten."""
+    moe = next((layer.mlp for layer in decoder.spec.layers if isinstance(layer.mlp, MoESpec)), None)
+    share = 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
+    numbers = 0.0
+    for name, layer in decoder.named_modules():
+        if isinstance(layer, Linear) and layer is not decoder.head and not isinstance(layer, Embedding):
+            numbers += (layer.in_features + layer.out_features) * (share if ".experts." in name else 1.0)
+    return int(_ACTIVATION_BYTES * numbers)
 
 
 def _gib(num_bytes: int) -> str:

@@ -13,7 +13,7 @@ from models.decoder import Decoder
 from models.training.log_probs import token_log_probs
 from models.training.lora import Lora
 
-_MAX_TOKENS = 1024  # of passages that are computed together
+MAX_TOKENS = 1024  # of passages that are computed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Score:
 
 
 def parts(items: Sequence[TrainingItem]) -> list[list[TrainingItem]]:
-    """Items in order, as many together as `_MAX_TOKENS` allows; at least one."""
+    """Items in order, as many together as `MAX_TOKENS` allows; at least one."""
     found: list[list[TrainingItem]] = []
     size = 0
     for item in items:
-        if not found or size + item.num_tokens > _MAX_TOKENS:
+        if not found or size + item.num_tokens > MAX_TOKENS:
             found.append([])
             size = 0
         found[-1].append(item)

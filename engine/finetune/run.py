@@ -11,6 +11,7 @@ from engine.errors import StartupError
 from engine.finetune.anchor import Anchor
 from engine.finetune.curriculum import ranked
 from engine.finetune.general_text import general_text
+from engine.finetune.memory import check_memory
 from engine.finetune.objective import Objective, PreferenceObjective, TokenObjective
 from engine.finetune.order import BatchOrder, ReplayOrder
 from engine.finetune.replay import num_questions, replayed_answers
@@ -55,6 +56,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
         load_pairs(Path(job.start), lora)
+    check_memory(decoder, lora, items, resolved.batch_size, keeps_best=bool(valid))
     _keep_dense(lora)
     events = EventLog(folder.events, tell)
     digest = _digest(folder)

@@ -95,7 +95,11 @@ class Trainer:
         items = [self._data.items[index] for index in self._order.batch(step)]
         replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
         began_s = time.monotonic()
-        score = add_gradients(self._objective, items, self._decoder, self._lora, self._anchor, replayed)
+        try:
+            score = add_gradients(self._objective, items, self._decoder, self._lora, self._anchor, replayed)
+        except SystemExit:  # of SIGTERM, which mostly comes here; nothing of this step has been changed yet
+            self._save()
+            raise
         rate = learning_rate(
             self._resolved.learning_rate, step, self._resolved.num_steps, given.warmup_ratio, given.schedule
         )

@@ -11,7 +11,7 @@ import httpx
 from server.finetuning.jobs.folders import out_folder
 from tests.helpers.deadline import wait_until
 from tests.helpers.model_folders import write_model_folder
-from tests.helpers.server_process import ServerProcess, children, is_alive
+from tests.helpers.server_process import START_TIMEOUT_S, ServerProcess, children, is_alive
 
 _NUM_LINES, _NUM_EPOCHS = 40, 6
 
@@ -48,14 +48,19 @@ def test_a_job_whose_process_and_server_are_killed_makes_the_same_adapter(tmp_pa
     arguments = (
         *(str(model), "--served-model-name", "tiny", "--dtype", "float32", "--threads", "1"),
         *("--kv-cache-memory-bytes", "64MiB", "--enable-lora", "--data-dir", str(data)),
+        *("--finetune-yield", "never"),  # at the idle priority, other tests would leave it nothing
     )
     with ServerProcess(tmp_path / "first.log", *arguments) as server, server.client() as client:
         server.wait_ready()
         jobs = [_create(client), _create(client)]
-        wait_until(lambda: server.metric("headrace_finetune_steps_total") > 0, "the first job does a step")
+        wait_until(
+            lambda: server.metric("headrace_finetune_steps_total") > 0, "the first job does a step", START_TIMEOUT_S
+        )
         (trainer,) = _trainers(server)
         os.kill(trainer, signal.SIGKILL)
-        wait_until(lambda: server.metric("headrace_finetune_restarts_total") == 1, "it is started again")
+        wait_until(
+            lambda: server.metric("headrace_finetune_restarts_total") == 1, "it is started again", START_TIMEOUT_S
+        )
         wait_until(lambda: _trainers(server), "there is another process")
         (trainer,) = _trainers(server)
         server.process.kill()
@@ -63,7 +68,9 @@ def test_a_job_whose_process_and_server_are_killed_makes_the_same_adapter(tmp_pa
 
     with ServerProcess(tmp_path / "second.log", *arguments) as server, server.client() as client:
         server.wait_ready()
-        wait_until(lambda: all(_job(client, job)["status"] == "succeeded" for job in jobs), "the jobs succeed")
+        wait_until(
+            lambda: all(_job(client, job)["status"] == "succeeded" for job in jobs), "the jobs succeed", START_TIMEOUT_S
+        )
         names = [_job(client, job)["fine_tuned_model"] for job in jobs]
         answers = [
             client.post("/v1/completions", json={"model": name, "prompt": "1 and 2", "max_tokens": 4}).json()

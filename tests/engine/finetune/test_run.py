@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from engine.config import DType, EngineConfig
 from engine.errors import StartupError
-from engine.finetune import trainer
+from engine.finetune import memory, trainer
+from engine.finetune.errors import NotEnoughMemory
 from engine.finetune.objective import Score
 from engine.finetune.run import run
 from engine.jobs.finetune.events import read_events
@@ -294,3 +295,48 @@ def test_the_loss_of_preferred_answers_by_themselves_counts(model: Path, tmp_pat
 
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert losses[1] == pytest.approx(math.log(2) + math.log(VOCAB_SIZE), abs=1.0)
+
+
+def test_a_job_that_is_told_to_stop_within_a_step_saves_the_steps_before(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = (_job(model, tmp_path / name) for name in ("whole", "stopped"))
+    _run(whole)
+    add_gradients = trainer.add_gradients
+    steps = []
+
+    def until_sigterm(*arguments: Any) -> Any:
+        score = add_gradients(*arguments)
+        steps.append(score)
+        if len(steps) == 2:
+            raise SystemExit(143)
+        return score
+
+    monkeypatch.setattr(trainer, "add_gradients", until_sigterm)
+    with pytest.raises(SystemExit):
+        _run(stopped)
+    _run(stopped)
+
+    assert "Going on after step 1 of 9" in stopped.events()
+    assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
+    assert whole.folder.results.read_text() == stopped.folder.results.read_text()
+
+
+def test_too_little_memory_is_told_with_the_arithmetic_before_the_first_step(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: 200 << 20)
+    job = _job(model, tmp_path)
+    with pytest.raises(
+        NotEnoughMemory, match=r"training needs 0\.2[5-9] GiB beside .* 0\.20 GiB can be had: .*--max-length"
+    ):
+        _run(job)
+    assert not job.folder.state.exists()
+
+
+def test_tokens_that_are_computed_together_are_bounded() -> None:
+    items = [TrainingItem([Passage([1] * size, [(1, 2)])]) for size in (10, 700, 600, 20)]
+    assert memory.most_tokens(items, 1) == 700
+    assert memory.most_tokens(items, 4) == 1024
+    assert memory.most_tokens([*items, TrainingItem([Passage([1] * 3000, [(1, 2)])])], 4) == 3000
+    assert memory.most_tokens(items[::3], 4) == 30
