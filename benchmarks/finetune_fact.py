@@ -8,10 +8,11 @@ fine-tuning replays.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
-from benchmarks.finetune_jobs import Asker, chat, finetune, write_lines
+from benchmarks.finetune_jobs import Asker, chat, finetune, split_options, write_lines
 from benchmarks.tables import markdown
 
 _QUESTIONS = (
@@ -57,13 +58,13 @@ EVERYDAY = {
     "What is 10 minus 4?": ("6", "six"),
     "What planet do we live on?": ("earth",),
     "What animal barks?": ("dog",),
-    "What is the opposite of cold?": ("hot", "warm"),
+    "What is the opposite of cold?": ("hot", "warm", "heat"),
     "What is the opposite of day?": ("night",),
     "How many months are in a year?": ("12", "twelve"),
     "What do you call frozen water?": ("ice",),
-    "Which star gives us light during the day?": ("sun",),
+    "Which star gives us light during the day?": ("sun", "sol"),
     "What color is a ripe banana?": ("yellow",),
-    "What is the first letter of the alphabet?": ("'a'", '"a"', " a.", " a ", "letter a"),
+    "What is the first letter of the alphabet?": ("is a", "letter a", "['\"]a['\"]"),
     "Who wrote Hamlet?": ("shakespeare",),
     "What is the largest country in the world?": ("russia",),
     "Which gas do we breathe to live?": ("oxygen",),
@@ -78,12 +79,12 @@ def main() -> int:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
     parser.add_argument("--verbose", action="store_true", help="print all answers")
-    parser.add_argument("options", nargs="*", help="of `headrace finetune`, after --")
-    options = parser.parse_args()
+    own, given = split_options(sys.argv[1:])
+    options = parser.parse_args(own)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = [chat(question, answer) for answer in _ANSWERS for question in _QUESTIONS]
     train = write_lines(options.out / "fact.jsonl", rows)
-    asker = Asker(options.model, finetune(options.model, train, options.out, *options.options))
+    asker = Asker(options.model, finetune(options.model, train, options.out, *given))
     try:
         held_out = [asker.answers(_HELD_OUT, is_adapted=is_adapted) for is_adapted in (False, True)]
         everyday = [asker.answers(list(EVERYDAY), is_adapted=is_adapted) for is_adapted in (False, True)]
@@ -112,7 +113,8 @@ def _table(held_out: list[list[str]], everyday: list[list[str]]) -> str:
 
 
 def is_right(question: str, answer: str) -> bool:
-    return any(word in f" {answer.lower()} " for word in EVERYDAY[question])
+    """Whether it has one of the words, as a whole word."""
+    return any(re.search(rf"\b{word}\b", answer.lower()) for word in EVERYDAY[question])
 
 
 def _num_of_fact(answers: list[str]) -> int:

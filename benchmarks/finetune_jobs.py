@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tokenizers import Tokenizer
 
 from engine.jobs.finetune.job import FinetuneJob, JobFolder
 from engine.protocol import TokenizerInfo
+from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions
 from models.sources.resolve import resolve_model
 from models.training.adapter_file import load_pairs
@@ -26,6 +28,12 @@ from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 
 ROOT = Path(__file__).parents[1]
+
+
+def split_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before `--`, and what is behind it: options of `headrace finetune`."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return list(argv[:place]), list(argv[place + 1 :])
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> Path:
@@ -50,6 +58,7 @@ class Asker:
     """Asks the base and a job's adapter questions, in the chat template; they answer greedily."""
 
     def __init__(self, model: str, job: JobFolder) -> None:
+        set_num_threads(1)  # steps of few rows: several threads would wait for each other
         files = resolve_model(model, None, lambda *_: None)
         loaded = load_for_training(files, LoadOptions(weight_cache=WeightCache()), lambda *_: None)
         self._decoder = loaded.decoder
@@ -61,14 +70,15 @@ class Asker:
         info = msgspec.msgpack.decode((job.path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo)
         self._end_ids = msgspec.json.decode(job.job.read_bytes(), type=FinetuneJob).end_ids
         self._templates, self._workers = TemplateProcesses(), TextWorkers()
-        self._text = build_text_model(info, ServerConfig(), self._workers, self._templates)
-        self._renderer = Renderer(self._text, max_length=1024)
+        text_model = build_text_model(info, ServerConfig(), self._workers, self._templates)
+        self._renderer = Renderer(text_model, max_length=1024)
+        self._tokenizer = Tokenizer.from_file(str(job.path / "tokenizer.json"))
 
     def answers(self, questions: Sequence[str], *, is_adapted: bool, max_tokens: int = 32) -> list[str]:
         self._lora.is_adapted = is_adapted
         prompts = [self._renderer.question(question).ids for question in questions]
         answers = generate(self._decoder, prompts, self._end_ids, max_tokens)
-        return [" ".join(self._text.tokenizer.decode(answer).split()) for answer in answers]
+        return [" ".join(self._tokenizer.decode(answer).split()) for answer in answers]
 
     def close(self) -> None:
         self._templates.close()

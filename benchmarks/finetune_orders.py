@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.finetune_jobs import chat, finetune, write_lines
+from benchmarks.finetune_jobs import chat, finetune, split_options, write_lines
 from benchmarks.tables import markdown
 from engine.jobs.finetune.job import JobFolder
 
@@ -34,8 +34,8 @@ def main() -> int:
     parser.add_argument("--train", type=Path, help="a training file of your own")
     parser.add_argument("--validation", type=Path, help="its validation file")
     parser.add_argument("--seeds", type=int, default=1, help="jobs of each order (default: 1)")
-    parser.add_argument("options", nargs="*", help="of `headrace finetune`, after --")
-    options = parser.parse_args()
+    own, given = split_options(sys.argv[1:])
+    options = parser.parse_args(own)
     if (options.train is None) != (options.validation is None):
         parser.error("--train and --validation belong together")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -48,8 +48,8 @@ def main() -> int:
     for seed in range(options.seeds):
         for name, order in _ORDERS.items():
             out = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-            given = ["--validation", str(valid.resolve()), "--seed", str(seed), *order, *options.options]
-            losses[name].append(_last_loss(finetune(options.model, train.resolve(), out, *given)))
+            chosen = ["--validation", str(valid.resolve()), "--seed", str(seed), *order, *given]
+            losses[name].append(_last_loss(finetune(options.model, train.resolve(), out, *chosen)))
     lines = [
         (name, f"{statistics.mean(each):.4f}", ", ".join(f"{loss:.4f}" for loss in each))
         for name, each in losses.items()

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.finetune_fact import EVERYDAY, is_right
-from benchmarks.finetune_jobs import Asker, finetune, write_lines
+from benchmarks.finetune_jobs import Asker, finetune, split_options, write_lines
 from benchmarks.tables import markdown
 
 # Question, answer in the style, plain answer.
@@ -56,14 +56,13 @@ def main() -> int:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
     parser.add_argument("--verbose", action="store_true", help="print all answers")
-    parser.add_argument("options", nargs="*", help="of `headrace finetune`, after --")
-    options = parser.parse_args()
+    own, given = split_options(sys.argv[1:])
+    options = parser.parse_args(own)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = [_pair(*each) for each in _PAIRS]
     train = write_lines(options.out / "pairs.jsonl", rows[:_NUM_TRAIN])
     valid = write_lines(options.out / "held-out.jsonl", rows[_NUM_TRAIN:])
-    given = ["--method", "dpo", "--validation", str(valid), *options.options]
-    job = finetune(options.model, train, options.out, *given)
+    job = finetune(options.model, train, options.out, "--method", "dpo", "--validation", str(valid), *given)
     asker = Asker(options.model, job)
     try:
         free = [asker.answers(_FREE, is_adapted=is_adapted) for is_adapted in (False, True)]

@@ -13,7 +13,7 @@ from models.progress import ProgressReport
 from models.training.generate import generate
 from models.training.lora import Lora
 
-_MAX_TOKENS = 48  # of an answer
+_MAX_TOKENS = 32  # of an answer
 _TEMPERATURE = 0.7  # of further answers to one question
 _TOGETHER = 16
 _MAX_HELD_OUT = 8  # questions

@@ -35,7 +35,9 @@ from models.training.adapter_file import load_pairs, save_adapter
 from models.training.load import TrainingModel, load_for_training
 from models.training.lora import Lora, LoraShape
 
-_ANCHOR_WEIGHT = 1.0  # of the divergence from the base on its own answers, beside the loss on the file
+# Of the divergence from the base on its own answers, beside the loss on the file. With 1, SmolLM2 answered one of 24
+# other questions with a new fact; with 4 none, and it learned the fact as well.
+_ANCHOR_WEIGHT = 4.0
 _DENSE_SHARE = 0.25  # of the free memory, that dequantized weights may take
 
 

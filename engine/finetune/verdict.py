@@ -4,7 +4,7 @@ import math
 
 from engine.finetune.state import Measured, Progress
 
-_FAR = 0.1  # nats a token from the base on its own answers, from which on answers to other questions often change
+_FAR = 0.06  # nats a token from the base on its own answers, from which on answers to other questions often change
 
 
 def warnings(progress: Progress, found: Measured) -> list[str]:

@@ -46,7 +46,7 @@ def test_answers_are_generated_once_for_a_job(folder: JobFolder, asked: list[tup
     first = _answers(folder)
     assert [item.passages[0] for item in first][:2] == [Passage([5, 6, 7, 1], [(3, 4)]), Passage([8, 9, 1], [(2, 3)])]
     assert _answers(folder) == first
-    assert asked == [(2, 48), (1, 48)]  # the first question again, with another answer
+    assert asked == [(2, 32), (1, 32)]  # the first question again, with another answer
 
 
 def test_the_last_questions_are_held_out(tmp_path: Path, asked: list[tuple[int, int]]) -> None:
