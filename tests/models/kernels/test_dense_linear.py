@@ -44,6 +44,20 @@ def test_product_equals_float64_product(
 
 
 @each_format
+@pytest.mark.parametrize("columns", [96, 4864])
+def test_a_row_has_the_same_outputs_alone_as_among_others(
+    kernels: KernelLibrary, fmt: WeightFormat, columns: int
+) -> None:
+    layer, x = _layer(fmt, kernels, _matrix(fmt, 83, columns)), _matrix(fmt, 40, columns, seed=1)
+    most = 8 if kernels.level == "amx" else 40  # beyond, tiles add up in another order there
+    together = layer(x[:most], out_dtype=torch.float32)
+    for count in (1, 2, 3, 5, 8, 9, 20):
+        for first in range(0, most - count + 1, 4):
+            rows = slice(first, first + count)
+            assert torch.equal(layer(x[rows], out_dtype=torch.float32), together[rows]), (first, count)
+
+
+@each_format
 @pytest.mark.parametrize("rows", [1, 40])
 def test_segments_biases_and_residual(kernels: KernelLibrary, fmt: WeightFormat, rows: int) -> None:
     weights = [_matrix(fmt, size, 96, seed=size) for size in (70, 16, 45)]

@@ -55,29 +55,20 @@ template <class Element>
 bool use_amx(int64_t columns) { return kPack<Element> == 2 && columns % kAmxColumns == 0; }
 #endif
 
+// Each sum is one chain, as in multiply_tile(), so that a row's results do not depend on how many rows there are. With a single
+// row its products wait for each other, but less long than for the weights.
 template <int R, class Element>
 __attribute__((noinline)) void multiply_block(const uint8_t* block, const Element* rows, int64_t columns, F32x16* results) {
-  // few rows: several chains of dependent instructions, or each would wait for its own result
-  constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1;
-  F32x16 sums[R][kChains] = {};
-  const int64_t num_units = columns / kPack<Element>;
-  for (int64_t k = 0; k < num_units; k += kChains) {
+  F32x16 sums[R] = {};
 #pragma GCC unroll 4
-    for (int c = 0; c < kChains; ++c) {
-      prefetch_lines(block + 64 * (k + c) + kPrefetchBytes, 64);
-      const Bits w = load<Bits>(block + 64 * (k + c));
+  for (int64_t k = 0; k < columns / kPack<Element>; ++k) {
+    prefetch_lines(block + 64 * k + kPrefetchBytes, 64);
+    const Bits w = load<Bits>(block + 64 * k);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const uint32_t x = load_u32(rows + r * columns + kPack<Element> * (k + c));
-        sums[r][c] = add_product<Element>(sums[r][c], x, w);
-      }
-    }
+    for (int r = 0; r < R; ++r) sums[r] = add_product<Element>(sums[r], load_u32(rows + r * columns + kPack<Element> * k), w);
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    results[r] = sums[r][0];
-    for (int c = 1; c < kChains; ++c) results[r] = results[r] + sums[r][c];
-  }
+  for (int r = 0; r < R; ++r) results[r] = sums[r];
 }
 
 // `rows` rows, in one pass where a kernel for at least that many exists; results has room for kFewRows.
