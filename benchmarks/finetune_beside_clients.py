@@ -64,10 +64,10 @@ class Client:
         pieces_s: list[float] = []
 
         def on_piece(piece: bytes) -> None:
-            if b'"text"' in piece and b'"text":""' not in piece:
+            if b'"finish_reason":null' in piece:
                 pieces_s.append(time.monotonic())
 
-        prompt = " ".join(self._source.choices(_WORDS, k=60)) + f" {self._source.random()}"
+        prompt = " ".join(self._source.choices(_WORDS, k=24)) + f" {self._source.random()}"
         body = {"prompt": prompt, "max_tokens": _OUTPUT, "ignore_eos": True, "stream": True}
         began_s = time.monotonic()
         answer = await self._connection.post(PATH, body, on_piece)
