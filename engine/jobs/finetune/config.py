@@ -39,7 +39,7 @@ class FinetuneConfig:
         None, "Factor of the learning rate that is chosen by method and number of steps.", group=_GROUP, minimum=0
     )
     beta: float | None = option(
-        None, "Of dpo: how much a departure from the base costs (default: 0.1).", group=_GROUP, minimum=0
+        None, "Of dpo: how much a departure from the base costs (default: 0.5).", group=_GROUP, minimum=0
     )
     rpo_alpha: float | None = option(
         None,
@@ -68,7 +68,7 @@ class FinetuneConfig:
     replay: float | None = option(
         None,
         "Answers of the base's own in each step, relative to the number of examples, so that general answers stay "
-        "(default: 0.5; 0.25 for pretraining).",
+        "(default: 0.5; 0.25 for pretraining, 0 for dpo).",
         group=_GROUP,
         minimum=0,
     )

@@ -140,7 +140,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
 
 
 def test_preferences_move_the_margins_of_pairs_that_were_not_seen(model: Path, tmp_path: Path) -> None:
-    given = msgspec.structs.replace(THOROUGH, learning_rate_multiplier=50.0, rpo_alpha=0.0)
+    given = msgspec.structs.replace(THOROUGH, learning_rate_multiplier=20.0, rpo_alpha=0.0, beta=0.1)
     job = _job(model, tmp_path, given, Method.DPO)
     _run(job)
 

@@ -64,7 +64,7 @@ def test_what_is_given_is_not_chosen() -> None:
     found = resolve(Method.DPO, given, 9, 112)
 
     assert (found.n_epochs, found.batch_size, found.num_steps) == (7, 3, 21)
-    assert (found.learning_rate, found.beta, found.rpo_alpha) == (4e-4, 0.5, 0.0)
+    assert (found.learning_rate, found.beta, found.rpo_alpha) == (1e-3, 0.5, 0.0)
     assert (found.rank, found.alpha, found.num_replayed) == (4, 8.0, 0)
 
 
