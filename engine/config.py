@@ -208,7 +208,6 @@ class EngineConfig:
         metavar="SIZE",
         minimum=1,
     )
-    is_kv_cache_planned: bool = False  # its size is no operator's: several models share the memory
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of shared prompt prefixes.", group="KV cache")
     enable_lora: bool = option(
         False, "Serve LoRA adapters beside the model: --lora-modules, --adapter-dir.", group="Adapters"

@@ -147,7 +147,7 @@ def _total_bytes(
                 f"--kv-cache-memory-bytes is {format_bytes(num_bytes)}; {format_bytes(free_bytes)} of memory are free "
                 "after loading the weights; lower it"
             )
-        return num_bytes, "this model's share" if config.is_kv_cache_planned else "as asked for"
+        return num_bytes, "as set for this model"
     num_bytes, reason = _default_bytes(free_bytes - reserved_bytes, device)
     useful = demand.sequence_bytes(requested_len, _STATES_PER_SEQUENCE) * config.max_num_seqs
     if useful < num_bytes:

@@ -143,10 +143,7 @@ class SeveralEngines:
         return residence
 
     def _make_engine(self, entry: ModelEntry, model: "ServedModel", kv_bytes: int | None) -> ProcessClient:
-        config = entry.engine
-        if kv_bytes:
-            is_planned = config.kv_cache_memory_bytes is None
-            config = dataclasses.replace(config, kv_cache_memory_bytes=kv_bytes, is_kv_cache_planned=is_planned)
+        config = dataclasses.replace(entry.engine, kv_cache_memory_bytes=kv_bytes) if kv_bytes else entry.engine
 
         def on_step(stats: StepStats) -> None:
             model.metrics.on_step(stats)
