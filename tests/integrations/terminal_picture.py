@@ -74,6 +74,7 @@ def _cell(screen: pyte.Screen, y: int, x: int) -> str:
     if foreground != "default":
         styles.append(f"color:{_COLORS.get(foreground, '#' + foreground)}")
     if background != "default":
+        styles.append("padding:3px 0")  # else lines of one block have gaps between them
         styles.append(f"background:{_COLORS.get(background, '#' + background)}")
     if cell.bold:
         styles.append("font-weight:700")

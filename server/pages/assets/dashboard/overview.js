@@ -99,6 +99,7 @@ function bars(id, rows, most, text) {
     const meter = list.children[index * 3 + 1].firstChild;
     meter.max = most;
     meter.value = value;
+    meter.style.setProperty("--share", `${(100 * value) / most}%`); // browsers draw meters each in its own way
     list.children[index * 3 + 2].textContent = text(value);
   });
 }
