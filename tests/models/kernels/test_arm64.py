@@ -20,6 +20,7 @@ from tests.models.kernels import (
     test_attention,
     test_dense_linear,
     test_dequantize_gguf,
+    test_fused_adapters,
     test_head_linear,
     test_moe,
     test_norm_heads,
@@ -82,6 +83,13 @@ COMPARISONS: dict[str, list[Comparison]] = {
         ),
         *each(test_quantized_linear.test_segments_of_different_formats_stand_side_by_side, rows=[1, 40]),
         *each(test_quantized_linear.test_input_rows_are_prepared, kind=list(InputKind), rows=[30]),
+    ],
+    "hr_quantized_linear_adapted": [
+        *each(
+            test_fused_adapters.test_a_fused_call_gives_what_two_calls_give,
+            prepare=[test_fused_adapters.NORM],
+            rows=[1, 65],
+        ),
     ],
     "hr_dense_packed_bytes": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
     "hr_dense_pack_weights": each(test_dense_linear.test_gathered_rows_are_the_matrix_rows, fmt=DENSE),
