@@ -145,10 +145,11 @@ class ServedModel:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request runs or waits; a model that is loaded, too, is one that requests wait for."""
+        """Whether a request runs or waits; a model that is loaded, too, is one that requests wait for. Lines of batches
+        that wait until clients no longer use another model are no work: nothing is computed for them meanwhile."""
         if self.num_unfinished or self.state is ModelState.LOADING:
             return True
-        return self.residence is not None and bool(self.residence.resident(self.base_name).waiters)
+        return self.residence is not None and self.residence.resident(self.base_name).num_waiting_clients > 0
 
     def check_queue(self) -> None:
         """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""

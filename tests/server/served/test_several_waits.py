@@ -134,3 +134,22 @@ async def test_a_client_that_goes_while_its_model_loads_is_forgotten() -> None:
     await until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
     assert several.residence.resident("alpha").num_users == 0
     assert not several.engine("alpha").requests
+
+
+async def test_a_line_of_a_batch_that_clients_make_wait_is_no_work() -> None:
+    several = make_several({"alpha": 6, "beta": 6}, 10)
+    models = several.app.state.context.models
+    async with http(several.app) as api:
+        assert (await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})).status_code == 200
+    line = asyncio.create_task(several.residence.enter("beta", is_batch=True))
+    await until(lambda: several.residence.resident("beta").waiters)
+    assert several.residence.resident("beta").state is ModelState.UNLOADED
+    assert not models.has_work
+
+    several.loads_at_once = False
+    client = asyncio.create_task(several.residence.enter("beta"))
+    await until(lambda: several.residence.resident("beta").state is ModelState.LOADING)
+    assert models.has_work
+    several.engine("beta").may_load.set()
+    await asyncio.gather(line, client)
+    assert not models.has_work
