@@ -27,22 +27,26 @@ class BatchOrder:
         self._seed = seed
         self._ranked = ranked
         self._pacing = pacing
+        self._shuffled = _Shuffled(num_items)
         self.steps_per_epoch = -(-num_items // batch_size)
 
     def batch(self, step: int) -> list[int]:
         """The items of a step, counted from 0. The last of an epoch may have fewer, unless the order is paced."""
         if self._ranked is not None and self._pacing is not Pacing.NONE:
-            known = self._ranked[: self._num_known(step)]
-            return random.Random(f"{self._seed} {step}").sample(known, min(self._batch_size, len(known)))
+            count = self._num_known(step)
+            places = random.Random(f"{self._seed} {step}").sample(range(count), min(self._batch_size, count))
+            return [self._ranked[place] for place in places]
         epoch, place = divmod(step, self.steps_per_epoch)
         return list(self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size])
 
+    def sum_of(self, sizes: Sequence[int], num_steps: int) -> int:
+        """The sizes of the items of the first steps together, each as often as a step takes it. sizes: of all items."""
+        num_whole = 0 if self._pacing is not Pacing.NONE else num_steps // self.steps_per_epoch
+        rest = range(num_whole * self.steps_per_epoch, num_steps)
+        return num_whole * sum(sizes) + sum(sizes[index] for step in rest for index in self.batch(step))
+
     def _epoch(self, epoch: int) -> Sequence[int]:
-        if self._ranked is not None:
-            return self._ranked
-        items = list(range(self._num_items))
-        random.Random(f"{self._seed} {epoch}").shuffle(items)
-        return items
+        return self._shuffled.by(f"{self._seed} {epoch}") if self._ranked is None else self._ranked
 
     def _num_known(self, step: int) -> int:
         """How many items there are to draw from: all from the middle of the training on."""
@@ -62,6 +66,7 @@ class ReplayOrder:
         self._num_answers = num_answers
         self._per_step = per_step
         self._seed = seed
+        self._shuffled = _Shuffled(num_answers)
 
     def batch(self, step: int) -> list[int]:
         """The answers of a step, counted from 0."""
@@ -72,6 +77,21 @@ class ReplayOrder:
 
     def _answer(self, place: int) -> int:
         turn, place = divmod(place, self._num_answers)
-        answers = list(range(self._num_answers))
-        random.Random(f"{self._seed} replay {turn}").shuffle(answers)
-        return answers[place]
+        return self._shuffled.by(f"{self._seed} replay {turn}")[place]
+
+
+class _Shuffled:
+    """Remembers the last order: many steps ask for the same one, and shuffling takes as long as the file is."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._seed: str | None = None
+        self._order: list[int] = []
+
+    def by(self, seed: str) -> Sequence[int]:
+        """All numbers below the count."""
+        if seed != self._seed:
+            order = list(range(self._count))
+            random.Random(seed).shuffle(order)
+            self._seed, self._order = seed, order
+        return self._order

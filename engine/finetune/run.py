@@ -171,4 +171,4 @@ def _begin(
 
 def _trained_tokens(order: BatchOrder, items: list[TrainingItem], state: TrainingState) -> int:
     """Tokens of the file's examples, each as often as it was seen, as OpenAI counts what is paid for."""
-    return sum(items[index].num_tokens for step in range(state.progress.step) for index in order.batch(step))
+    return order.sum_of([item.num_tokens for item in items], state.progress.step)

@@ -1,9 +1,12 @@
 """Which examples a step takes, and its learning rate: functions of the step alone."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.finetune import order as order_module
 from engine.finetune.order import BatchOrder, ReplayOrder
 from engine.finetune.schedule import learning_rate
 from engine.jobs.finetune.job import Pacing, Schedule
@@ -25,6 +28,56 @@ def test_epochs_and_seeds_differ_and_a_step_is_always_the_same() -> None:
     assert order.batch(0) != order.batch(1)
     assert order.batch(0) == BatchOrder(32, 32, 99, seed=1).batch(0)
     assert order.batch(0) != BatchOrder(32, 32, 99, seed=2).batch(0)
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    class Counted(random.Random):
+        def __init__(self, seed: str) -> None:
+            seeds.append(seed)
+            super().__init__(seed)
+
+    monkeypatch.setattr(order_module.random, "Random", Counted)
+    order, replay = BatchOrder(40, 4, 30, seed=1), ReplayOrder(20, 4.0, seed=1)
+    for step in range(30):
+        order.batch(step)
+        replay.batch(step)
+    assert order.sum_of([1] * 40, 30) == 120
+    assert seeds == [
+        "1 0",
+        "1 replay 0",
+        "1 replay 1",
+        "1 1",
+        "1 replay 2",
+        "1 replay 3",
+        "1 2",
+        "1 replay 4",
+        "1 replay 5",
+    ]
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    st.integers(1, 9),
+    st.integers(0, 30),
+    st.sampled_from(Pacing),
+    st.booleans(),
+)
+def test_sizes_count_as_often_as_their_items_are_taken(
+    sizes: list[int], batch_size: int, num_steps: int, pacing: Pacing, is_ranked: bool
+) -> None:
+    ranked = list(reversed(range(len(sizes)))) if is_ranked or pacing is not Pacing.NONE else None
+    order = BatchOrder(len(sizes), batch_size, 30, 7, ranked, pacing)
+    taken = [index for step in range(num_steps) for index in order.batch(step)]
+    assert order.sum_of(sizes, num_steps) == sum(sizes[index] for index in taken)
+
+
+def test_orders_are_those_of_earlier_versions() -> None:
+    """A job that was begun before an update goes on with the examples that it would have taken."""
+    assert BatchOrder(9, 4, 9, 3).batch(1) == [4, 2, 8, 6]
+    assert BatchOrder(9, 4, 9, 3, list(range(9)), Pacing.SQRT).batch(4) == [0, 4, 6, 5]
+    assert ReplayOrder(5, 2.5, 3).batch(3) == [4, 2, 3]
 
 
 def test_a_ranked_order_is_kept() -> None:
