@@ -69,28 +69,33 @@ class StepBudget:
         return self._memory.limit(num_tokens)
 
     def costs(self, num_generating: int, *, is_batch: bool = False) -> abc.Callable[[int], PromptCost]:
-        """What a prompt's tokens at a position cost in the next step."""
+        """What a prompt's tokens at a position cost in the next step: never less than one at its beginning, so that no
+        step has more of them than `tokens`."""
         if is_batch and self._batch is not None:
-            num_of_batch = self._batch.num_prompt_tokens(num_generating)
-            return lambda position: self._cost_of(position, num_of_batch, is_mixed=False)
+            return self._cost_of
         if self._num_tokens is not None:
             return lambda _: PromptCost()
-        num_prompt_tokens = self.tokens(num_generating) - num_generating
-        return lambda position: self._cost_of(position, num_prompt_tokens, is_mixed=num_generating > 0)
+        if not num_generating:
+            return self._cost_of
+        num_prompt_tokens = self._tokens_in_time(num_generating) - num_generating
+        return lambda position: self._cost_beside_streams(position, num_prompt_tokens)
 
-    def _cost_of(self, position: int, num_prompt_tokens: int, *, is_mixed: bool) -> PromptCost:
-        """By their times; less where the step may take longer than the others' budget has."""
-        first_s, token_s = self._cost.prompt_token_s(0), self._cost.prompt_token_s(position)
-        prompt_s = self._cost.prompt_s(position)
-        cost = PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
-        if not is_mixed:
-            return cost
-        others_s = self._cost.decode_s + prompt_s
+    def _cost_of(self, position: int) -> PromptCost:
+        first_s = self._cost.prompt_token_s(0)
+        token_s, prompt_s = self._cost.prompt_token_s(position), self._cost.prompt_s(position)
+        return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
+
+    def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
+        """Less where a step may take longer than what has time for so many tokens at a beginning."""
+        cost = self._cost_of(position)
+        token_s = self._cost.prompt_token_s(position)
+        others_s = self._cost.decode_s + self._cost.prompt_s(position)
         num_for_half = min(round(others_s / token_s), int((self.most_s - others_s) / token_s))
         price = num_for_half * cost.token + cost.entry
-        if num_for_half < 1 or price <= num_prompt_tokens:
+        if num_for_half < 1 or not 0 < num_prompt_tokens < price:
             return cost
-        return PromptCost(cost.token * num_prompt_tokens / price, cost.entry * num_prompt_tokens / price)
+        scale = num_prompt_tokens / price
+        return PromptCost(max(1.0, cost.token * scale), cost.entry * scale)
 
     def _tokens_in_time(self, num_generating: int) -> int:
         if self._num_tokens is not None:

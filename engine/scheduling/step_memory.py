@@ -31,6 +31,7 @@ class StepMemory:
 
     def shrink(self, num_tokens: int) -> bool:
         """Memory did not suffice for a step of so many tokens: allow half of them. False if that is less than one."""
+        num_tokens = self.limit(num_tokens)  # to fail is no reason to allow more
         if num_tokens < 2:
             return False
         if self._limit is not None:
