@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from engine.errors import StartupError
-from engine.jobs.finetune.job import write_atomically
+from engine.jobs.finetune.job import write_parts_atomically
 from engine.jobs.finetune.results import StepResult
+from models.training.tensor_file import tensor_file_parts
 
 _META = "training"
 
@@ -75,7 +75,7 @@ class TrainingState:
         if self.best is not None:
             tensors["best"] = self.best
         meta = {_META: msgspec.json.encode(self.progress).decode()}
-        write_atomically(path, save(tensors, metadata=meta))
+        write_parts_atomically(path, tensor_file_parts(tensors, meta))
 
     def load(self, path: Path) -> bool:
         """Go on with what is saved; False if it is of another job. Raises StartupError if it cannot be read."""

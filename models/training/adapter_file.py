@@ -2,16 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from models.adapters.peft_config import read_peft_config
 from models.errors import ModelError
 from models.training.lora import Lora
+from models.training.tensor_file import tensor_file_parts
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -25,8 +26,8 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
     tensors: dict[str, torch.Tensor] = {}
     targets = set()
     for pair in lora.matrices():
-        tensors[f"{_PREFIX}{pair.name}.lora_A.weight"] = pair.a.contiguous()
-        tensors[f"{_PREFIX}{pair.name}.lora_B.weight"] = pair.b.contiguous()
+        tensors[f"{_PREFIX}{pair.name}.lora_A.weight"] = pair.a
+        tensors[f"{_PREFIX}{pair.name}.lora_B.weight"] = pair.b
         # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' of other layers.
         targets.add(pair.name if lora.has_experts else pair.name.rpartition(".")[2])
     config = {
@@ -42,10 +43,9 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save(tensors, metadata={"format": "pt"})
-    _write(folder / _WEIGHTS, lambda path: path.write_bytes(weights))  # a full disk is an OSError then
+    _write(folder / _WEIGHTS, tensor_file_parts(tensors, {"format": "pt"}))
     text = json.dumps(config, indent=2) + "\n"
-    _write(folder / _CONFIG, lambda path: path.write_text(text))  # last: a folder without it is not an adapter
+    _write(folder / _CONFIG, [text.encode()])  # last: a folder without it is not an adapter
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
@@ -91,9 +91,11 @@ def _pairs(tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, tuple
     return pairs
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    with partial.open("rb") as file:
+    with partial.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -2,6 +2,7 @@
 
 import enum
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,9 +140,15 @@ class JobFolder:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The file has the old content or the new, also after a loss of power. Raises OSError."""
+    write_parts_atomically(path, [content])
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """As write_atomically; the content is the parts, one after the other. Raises OSError, and what `parts` raises."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(content)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
