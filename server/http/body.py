@@ -23,12 +23,12 @@ _INLINE_BYTES = 1 << 14  # read on the event loop, in some milliseconds at worst
 _BODY_TIMEOUT_S = 60.0  # from the request's head to the end of its body
 
 
-def _context(request: Request) -> ServerContext:
+def context_of(request: Request) -> ServerContext:
     return cast(ServerContext, request.app.state.context)
 
 
 async def _context_dependency(request: Request) -> ServerContext:
-    return _context(request)  # FastAPI would run one that is no coroutine in a thread, of up to forty
+    return context_of(request)  # FastAPI would run one that is no coroutine in a thread, of up to forty
 
 
 Context = Annotated[ServerContext, Depends(_context_dependency)]
@@ -59,7 +59,7 @@ async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; from a web page it must be application/json")
     if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
         raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body unencoded")
-    context = _context(request)
+    context = context_of(request)
     data = await _read(request, context.config.max_request_bytes)
     if len(data) <= _INLINE_BYTES:
         return read(_json_object(data))

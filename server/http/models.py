@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 from engine.errors import QueueTimeout
 from server.errors import AnswerTimeout
-from server.http.body import Context, json_body
+from server.http.body import Context, context_of, json_body
 from server.http.disconnect import until_disconnect
 from server.http.waiting_stream import WaitingStream, may_wait_as_stream
 from server.metrics.request_record import current_record
@@ -65,7 +65,7 @@ async def entered(
 
     waits_on: whether --queue-timeout is none of its limits.
 
-    Raises ClientGone, QueueFull, QueueTimeout, ModelNotLoaded, EngineUnavailable, and AnswerTimeout.
+    Raises ClientGone, QueueFull, QueueTimeout, ModelNotLoaded, EngineUnavailable, AnswerTimeout, and InvalidRequest.
     """
     record = current_record()
     if record is not None:
@@ -79,6 +79,8 @@ async def entered(
             if telling is not None:
                 telling.cancel()
                 await asyncio.gather(telling, return_exceptions=True)
+    if model.adapter is not None:
+        await context_of(request).models.adapters.read(model.name, model)
     return model
 
 

@@ -48,16 +48,31 @@ class ServedAdapters:
         be served is left out. Raises StartupError for another one."""
         for adapter in [each for each in self if each.base_name == model.name and each.info is None]:
             try:
-                info = await model.client.load_adapter(adapter.path)
+                await self._read(adapter, model)
             except AdapterUnusable as error:
                 reason = f"the LoRA adapter {adapter.name!r} cannot be served: {error}"
                 if adapter.owner is None:
                     raise StartupError(reason) from error
                 logger.warning("%s", reason)
                 self._by_name.pop(adapter.name, None)
-                continue
-            if self._by_name.get(adapter.name) is adapter:
-                self._by_name[adapter.name] = replace(adapter, info=info)
+
+    async def read(self, name: str, model: ServedModel) -> None:
+        """Have the loaded model's engine read the adapter now, if `check_all` has not come to it yet.
+
+        Raises ModelNotFound, InvalidRequest if it cannot be served, and what EngineClient.load_adapter raises.
+        """
+        adapter = self.current(name)
+        if adapter.info is None:
+            try:
+                await self._read(adapter, model)
+            except AdapterUnusable as error:
+                raise InvalidRequest(f"the adapter {quote(name)} cannot be served: {error}", param="model") from error
+
+    async def _read(self, adapter: ServedAdapter, model: ServedModel) -> None:
+        """Raises what EngineClient.load_adapter raises."""
+        info = await model.client.load_adapter(adapter.path)
+        if self._by_name.get(adapter.name) is adapter:
+            self._by_name[adapter.name] = replace(adapter, info=info)
             _log(adapter, info)
 
     async def load(

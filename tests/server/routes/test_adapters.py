@@ -233,16 +233,26 @@ async def test_with_several_models_an_adapter_names_its_base(client: FakeClient,
     assert parents == [None, None, None, None, "big", "small"]
 
 
-async def test_adapters_of_the_options_answer_once_they_are_read(client: FakeClient, folder: Path) -> None:
+async def test_adapters_of_the_options_answer_before_the_start_has_come_to_them(
+    client: FakeClient, folder: Path
+) -> None:
     app = _app(client, None, modules=(f"x={folder / 'x'}", f'{{"name": "y", "path": "{folder / "y"}"}}'))
     models = app.state.context.models
     async with http(app) as api:
-        early = await _ask(api, "x")
-        await models.adapters.check_all(models.default)
         answer = await _ask(api, "x")
-    assert early.status_code == 503
+        known = [adapter.info is not None for adapter in models.adapters]
+        await models.adapters.check_all(models.default)
     assert answer.status_code == 200
-    assert [adapter.name for adapter in models.adapters] == ["x", "y"]
+    assert known == [True, False]
+    assert [(adapter.name, adapter.info is not None) for adapter in models.adapters] == [("x", True), ("y", True)]
+
+
+async def test_an_adapter_that_cannot_be_read_is_the_request_s_error(client: FakeClient, folder: Path) -> None:
+    client.adapters["x"] = AdapterUnusable("it has no matrices")
+    async with http(_app(client, None, modules=(f"x={folder / 'x'}",))) as api:
+        answer = await _ask(api, "x")
+    assert answer.status_code == 400
+    assert "it has no matrices" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
