@@ -3,24 +3,20 @@
 import asyncio
 import time
 from collections import deque
-from pathlib import Path
 
 import msgspec
 
 from engine.jobs.finetune.events import Event
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.jobs.journal import Journal
+from server.finetuning.jobs.news import News, new_lines, news_of, size_of
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
 from server.finetuning.jobs.surroundings import Surroundings
 from server.finetuning.jobs.wording import for_clients
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 
-_MOST_BYTES = 4 << 20  # of events that are taken at a time
 _WINDOW_STEPS = 20  # whose pace the forecast goes by
 _FORECAST_S = 2.0  # between two that are stored without another reason
-
-_decode = msgspec.json.Decoder(Event).decode
-_NO_METRICS = ("checkpoint", "epoch", "step")
 
 
 class Progress:
@@ -39,50 +35,56 @@ class Progress:
         """Whether the adapter is."""
         return self._journal.record.trained_tokens is not None
 
-    def begin(self) -> None:
-        """A process starts."""
+    async def begin(self) -> None:
+        """A process is about to start."""
         self.error = None
         self._steps_s.clear()
+        size = await asyncio.to_thread(size_of, self._folder.events)
+        if size < self._journal.record.events_bytes:  # a loss of power has taken its end, and the process appends
 
-    async def take(self) -> None:
-        """Take what is new. Raises EngineStopped."""
+            def edit(stored: FinetuneRecord) -> None:
+                stored.events_bytes = size
+
+            await self._journal.change(FinetuneStatus.RUNNING, edit)
+
+    async def take(self) -> bool:
+        """Take what is new, or a part of it; whether there may be more. Raises EngineStopped."""
         record = self._journal.record
-        data = await asyncio.to_thread(_new_lines, self._folder.events, record.events_bytes)
+        data = await asyncio.to_thread(new_lines, self._folder.events, record.events_bytes)
         if not data:
             await self._update_forecast()
-            return
-        size = record.events_bytes + len(data)
-        events = [event for line in data.splitlines() if (event := _read(line)) is not None]
-        steps = [event for event in events if event.kind == "metrics" and event.data.get("step", 0) > record.step]
-        kept = [event for event in events if event.kind != "metrics" or event in steps]
-        checkpoints = [
-            FinetuneCheckpoint(step=event.data["step"], created_at=int(event.created_at), metrics=_metrics(event))
-            for event in events
-            if "checkpoint" in event.data
-        ]
-        known = {each.step for each in record.checkpoints}
-        new = [each for each in checkpoints if each.step not in known]
-        told = [self._told(event) for event in kept]
-        for checkpoint in new:
+            return False
+        news = news_of(record, data)
+        try:
+            return await self._store(record, news)
+        finally:
+            stored = {each.step for each in self._journal.record.checkpoints}
+            for checkpoint in news.checkpoints:  # one that is not stored is told of again by the next process
+                if checkpoint.step not in stored:
+                    self._around.publisher.withdraw(record, checkpoint.step)
+
+    async def _store(self, record: FinetuneRecord, news: News) -> bool:
+        """Serve its checkpoints, and store it all; False if a client has stopped the job."""
+        told = [self._told(event) for event in news.kept]
+        for checkpoint in news.checkpoints:
             told.append(await self._publish(record, checkpoint))
-        self._note_steps(steps)
+        self._note_steps(news.steps)
         estimated_s = self._estimated_finish()
 
         def edit(stored: FinetuneRecord) -> None:
-            stored.events_bytes = size
-            stored.step = max([stored.step, *(event.data["step"] for event in steps)])
-            stored.checkpoints = [*stored.checkpoints, *new]
+            stored.events_bytes = news.size
+            stored.step = max([stored.step, *(event.data["step"] for event in news.steps)])
+            stored.checkpoints = [*stored.checkpoints, *news.checkpoints]
             stored.estimated_finish = estimated_s or stored.estimated_finish
-            for event in events:
+            for event in news.events:
                 _apply(stored, event)
 
-        is_durable = len(kept) > len(steps)
-        if await self._journal.change(FinetuneStatus.RUNNING, edit, told, is_durable=is_durable):
-            self._around.metrics.add("finetune_steps_total", len(steps))
-            self._around.metrics.add("finetune_tokens_total", sum(event.data.get("tokens", 0) for event in steps))
-        else:  # the next process tells of them again
-            for checkpoint in new:
-                self._around.publisher.withdraw(record, checkpoint.step)
+        is_durable = len(news.kept) > len(news.steps)
+        is_stored = await self._journal.change(FinetuneStatus.RUNNING, edit, told, is_durable=is_durable)
+        if is_stored:
+            self._around.metrics.add("finetune_steps_total", len(news.steps))
+            self._around.metrics.add("finetune_tokens_total", sum(each.data.get("tokens", 0) for each in news.steps))
+        return is_stored
 
     def _told(self, event: Event) -> Event:
         message = for_clients(event.message)
@@ -126,31 +128,6 @@ class Progress:
             record.estimated_finish = estimated_s
 
         await self._journal.change(FinetuneStatus.RUNNING, edit, is_durable=False)
-
-
-def _new_lines(path: Path, offset: int) -> bytes:
-    """Whole lines behind `offset`; a long file comes in parts."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(_MOST_BYTES)
-    except FileNotFoundError:
-        return b""
-    return data[: data.rfind(b"\n") + 1]
-
-
-def _read(line: bytes) -> Event | None:
-    """None for a line that a crash cut."""
-    try:
-        return _decode(line)
-    except msgspec.DecodeError:
-        return None
-
-
-def _metrics(event: Event) -> dict[str, float]:
-    return {
-        name: value for name, value in event.data.items() if isinstance(value, int | float) and name not in _NO_METRICS
-    }
 
 
 def _apply(record: FinetuneRecord, event: Event) -> None:

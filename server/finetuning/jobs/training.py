@@ -57,14 +57,15 @@ class Training:
     async def _train(self) -> int:
         """Once: the exit status of the process."""
         arguments = [str(self._folder.path)]
+        await self._progress.begin()
         async with running(self._around, "engine.finetune", arguments, self._folder, self.ending) as child:
-            self._progress.begin()
             exit_status = asyncio.ensure_future(child.wait())
             try:
                 while not exit_status.done():
                     await self._progress.take()
                     await asyncio.wait([exit_status], timeout=_LOOK_S)
-                await self._progress.take()
+                while await self._progress.take():  # it comes in parts
+                    pass
                 return exit_status.result()
             finally:
                 exit_status.cancel()

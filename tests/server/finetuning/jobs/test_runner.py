@@ -8,8 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from engine.client.background import TRY_AGAIN
-from server.finetuning.jobs import idle_gate, runner, training
+from server.finetuning.jobs import idle_gate, news, runner, table, training
 from server.finetuning.jobs.folders import out_folder
+from server.finetuning.jobs.record import FinetuneRecord
 from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import FakeClient, http, make_app, says
@@ -136,6 +137,33 @@ async def test_a_paused_job_saves_what_it_has_and_goes_on_with_that(app: FastAPI
         await ask(app, job.id, FinetuneStatus.QUEUED)
         await until_status(app, job.id, *ENDED)
     assert adapter_of(app, job.id) == whole_adapter()
+
+
+async def test_a_job_goes_on_though_a_loss_of_power_has_cut_the_trainer_s_events(app: FastAPI) -> None:
+    def know_more_than_there_is(record: FinetuneRecord) -> None:
+        record.events_bytes = 1 << 20
+
+    async with finetunes(app, FakeChildren()):
+        job = await add_job(app, 1, status=FinetuneStatus.PAUSED, is_prepared=False)
+        database = app.state.context.files.database
+        await database.run(lambda connection: table.change(connection, job.id, know_more_than_there_is))
+        await ask(app, job.id, FinetuneStatus.VALIDATING_FILES)
+        assert (await until_status(app, job.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
+    events = await events_of(app, job.id)
+    assert events.count("The adapter is complete") == 1
+    assert not any("ended unexpectedly" in each for each in events)
+
+
+async def test_all_that_an_ended_trainer_has_told_is_taken_however_much_it_is(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "_MOST_BYTES", 300)
+    monkeypatch.setattr(training, "_LOOK_S", 60.0)  # at what it tells while it lives: once
+    children = FakeChildren()
+    async with finetunes(app, children):
+        job = await add_job(app, 1)
+        assert (await until_status(app, job.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
+    assert [each.module for each in children.started] == [PREPARE, TRAIN]
 
 
 async def test_a_paused_job_lets_others_train(app: FastAPI) -> None:
