@@ -1,7 +1,6 @@
 """finish: a job whose adapter is complete has succeeded: the adapter answers, and the results are a file."""
 
 import asyncio
-import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -11,10 +10,12 @@ from engine.jobs.finetune.events import Event
 from engine.jobs.finetune.job import JobFolder
 from server.errors import StorageFailed, StorageFull
 from server.files import table as file_table
+from server.files.disk import Disk
 from server.files.store import new_file_id
 from server.files.table import File
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.settled import settled
 from server.finetuning.jobs.surroundings import Surroundings, job_folder
 from server.schemas.files import FINE_TUNE_RESULTS
 from server.schemas.finetune_answers import FinetuneStatus
@@ -30,48 +31,56 @@ _KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "lo
 async def finish(journal: Journal, around: Surroundings) -> None:
     """Serve the adapter, and then have the job succeed. Whatever ends the server before, it can be done again.
 
-    Raises EngineStopped.
+    If the job does not succeed, because this is canceled or a client stops the job, nothing of it is served or stays
+    among the files. Raises EngineStopped.
     """
     record = journal.record
-    if (reason := await around.publisher.publish(record)) is None:
-        events = [journal.event(f"New fine-tuned model created: {record.name}")]
-    else:
-        events = [journal.event(f"The adapter {record.name} is not served: {reason}", level="warn")]
-    results = await asyncio.to_thread(_contents, job_folder(around, record).results)
     name = new_file_id()
     around.files.writing.add(name)  # until it has a row
     try:
-        file = await _stored(around, name, results, record.owner, journal.now_s)
-        await _succeed(journal, around, events, file)
-    except StorageFull as error:  # an adapter is worth more than its curves
-        await _succeed(
-            journal, around, [*events, journal.event(f"There is no results file: {error}", level="warn")], None
-        )
+        if (reason := await around.publisher.publish(record)) is None:
+            events = [journal.event(f"New fine-tuned model created: {record.name}")]
+        else:
+            events = [journal.event(f"The adapter {record.name} is not served: {reason}", level="warn")]
+        results = await asyncio.to_thread(_contents, job_folder(around, record).results)
+        file = None
+        try:
+            file = await _stored(around, name, results, record.owner, journal.now_s)
+        except StorageFull as error:  # an adapter is worth more than its curves
+            events.append(journal.event(f"There is no results file: {error}", level="warn"))
+        await _succeed(journal, events, file)
     finally:
+        if journal.record.status is not FinetuneStatus.SUCCEEDED:
+            around.publisher.withdraw(record)
+        if name not in journal.record.result_files:
+            await settled(around.files.remove([name]))
         around.files.writing.discard(name)
 
 
 async def _stored(around: Surroundings, name: str, results: bytes, owner: str, now_s: float) -> File:
-    """The results on the disk, and the row that makes a file of them. Raises StorageFull."""
+    """The results on the disk, of which a row makes a file. Raises StorageFull."""
     files = around.files
     while True:
         try:
             await files.database.run(lambda connection: files.check_room(connection, len(results)))
-            await files.on_disk(files.disk.create, name)
-            await files.on_disk(files.disk.write, name, 0, results)
-            await files.on_disk(files.disk.sync, name)
-            await files.on_disk(files.disk.sync_names)
+            await settled(files.on_disk(_write, files.disk, name, results))
             return File(name, owner, FINE_TUNE_RESULTS, _RESULTS_NAME, len(results), int(now_s), None)
         except StorageFull:
-            with contextlib.suppress(StorageFailed):
-                await files.on_disk(files.disk.remove, name)
             raise
         except StorageFailed as error:
             logger.warning("the results of a fine-tuning job cannot be stored now: %s", error)
             await around.sleep(_RETRY_S)
 
 
-async def _succeed(journal: Journal, around: Surroundings, events: list[Event], file: File | None) -> None:
+def _write(disk: Disk, name: str, content: bytes) -> None:
+    """Returns when the file survives a power cut. Raises OSError."""
+    disk.create(name)
+    disk.write(name, 0, content)
+    disk.sync(name)
+    disk.sync_names()
+
+
+async def _succeed(journal: Journal, events: list[Event], file: File | None) -> None:
     def edit(record: FinetuneRecord) -> None:
         record.result_files = [] if file is None else [file.id]
         record.enter(FinetuneStatus.SUCCEEDED, journal.now_s)
@@ -83,8 +92,6 @@ async def _succeed(journal: Journal, around: Surroundings, events: list[Event], 
     events = [*events, journal.event("The job has successfully completed")]
     if await journal.change(FinetuneStatus.RUNNING, edit, events, beside=beside):
         logger.info("fine-tuning job %s has succeeded: %s", journal.record.id, journal.record.name)
-    else:  # a client has stopped it meanwhile
-        around.publisher.withdraw(journal.record)
 
 
 def _contents(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from server.errors import StorageFailed
 from server.files.store import Files
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.settled import settled
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,8 @@ _RETRY_S = 5.0
 
 
 class Journal:
-    """`record` is as it is stored, but for what clients change. A disk that fails is waited for."""
+    """`record` is as it is stored, but for what clients change; also when `change` is canceled. A disk that fails is
+    waited for."""
 
     def __init__(
         self, files: Files, record: FinetuneRecord, *, sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
@@ -60,15 +62,17 @@ class Journal:
         has_failed = False
         while True:
             try:
-                record, is_changed = await self._files.database.run(work, is_durable=is_durable)
+                return await settled(self._run(work, is_durable=is_durable))
             except StorageFailed as error:
                 if not has_failed:
                     logger.warning("fine-tuning job %s waits until it can be stored: %s", job_id, error)
                 has_failed = True
                 await self._sleep(_RETRY_S)
-                continue
-            self.record = record or self.record
-            return is_changed
+
+    async def _run(self, work: Callable[[Connection], tuple[FinetuneRecord | None, bool]], *, is_durable: bool) -> bool:
+        record, is_changed = await self._files.database.run(work, is_durable=is_durable)
+        self.record = record or self.record
+        return is_changed
 
     async def fail(self, status: FinetuneStatus, error: FinetuneError, events: Sequence[Event] = ()) -> None:
         """End it, unless a client wants it otherwise by now."""

@@ -76,6 +76,11 @@ class FinetuneRunner:
             sleep=sleep,
         )
 
+    @property
+    def num_works(self) -> int:
+        """Of jobs that are worked on now."""
+        return len(self._works)
+
     def wake(self, job_id: str) -> None:
         """Look at once: the job was made, or another status is wanted of it."""
         self._woken.add(job_id)
