@@ -4,16 +4,14 @@ from collections import abc
 
 from engine.scheduling.batch_budget import BatchBudget
 from engine.scheduling.step_cost import PromptCost, StepCost, StepSample
-from engine.scheduling.step_delays import StepDelays
 from engine.scheduling.step_memory import StepMemory
 
 _PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weights fewer times
 # While sequences generate, a step is a gap in their streams: no longer than reads as a pause, but prompts must get on
 # where a step that only generates takes as long alone.
 _MIXED_TARGET_S, _MIXED_TARGET_STEPS = 0.07, 2.5
-# Or somewhat longer, where a prompt would else have less than about half of the rate that it has alone: so that, with
-# what steps take beyond what is expected, one in a hundred exceeds this.
-_GAP_S, _GAP_STEPS = 0.1, 2.9
+# Or somewhat longer, where a prompt would else have less than about half of the rate that it has alone.
+_MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
 _TOKENS_MULTIPLE = 16  # of steps with several times as many: kernels work on whole tiles
 
@@ -38,7 +36,6 @@ class StepBudget:
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
         self._batch = None if batch_step_s is None else BatchBudget(batch_step_s, self._cost, decode_s)
-        self._delays = StepDelays()
         self._memory = StepMemory(self.max_tokens)
 
     @property
@@ -53,7 +50,7 @@ class StepBudget:
     @property
     def most_s(self) -> float:
         """How long a step may take beside streams where a prompt would else have less than about half of its rate."""
-        return max(self.target_s(1), max(_GAP_S, _GAP_STEPS * self._cost.decode_s) / self._delays.factor)
+        return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
         """Most tokens of the next step, in which `num_generating` sequences continue their output. is_batch: and no
@@ -110,9 +107,6 @@ class StepBudget:
         """Learn from a step that did not fail."""
         self._memory.observe(sample.num_tokens)
         if not sample.is_batch:
-            if sample.num_tokens > sample.num_prompt_tokens > 0:
-                expected_s = self._cost.decode_s + self._cost.prompts_s(sample)
-                self._delays.observe(sample.step_s / max(expected_s, 1e-9))
             self._cost.observe(sample)
         elif self._batch is not None:
             self._batch.observe(sample)

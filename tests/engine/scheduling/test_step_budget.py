@@ -125,13 +125,11 @@ class Machine:
         far_s: float,
         noise: float = 0.0,
         read_part: float = 1.0,
-        late_part: float = 0.0,
-        late: float = 1.0,
     ) -> None:
         """read_part: what reading all before a prompt's tokens takes, once a step, over what one of them takes for it
-        beside. late_part: of the steps, those that take `late` times as long."""
+        beside."""
         self.decode_s, self.token_s, self.far_s, self.noise = decode_s, token_s, far_s, noise
-        self.read_part, self.late_part, self.late = read_part, late_part, late
+        self.read_part = read_part
         self._rng = random.Random(1)
 
     def step(self, budget: StepBudget, num_generating: int, position: int, num_left: int) -> tuple[int, float]:
@@ -142,7 +140,6 @@ class Machine:
         far_s = self.far_s * (position + num_tokens / 2) / 10_000
         step_s = self.decode_s + num_tokens * (self.token_s + far_s) + self.read_part * far_s
         step_s *= 1 + self.noise * self._rng.random()
-        step_s *= self.late if self._rng.random() < self.late_part else 1.0
         budget.observe(StepSample(num_tokens + num_generating, num_tokens, position + num_tokens / 2, step_s))
         return num_tokens, step_s
 
@@ -200,20 +197,6 @@ def test_a_step_is_somewhat_longer_where_its_prompt_would_have_less_than_half_it
 
     assert max(steps) <= 0.1
     assert alone_s / sum(steps) >= 0.5
-
-
-def test_on_a_machine_that_delays_steps_they_are_shorter_where_a_prompts_half_rate_would_need_longer_ones() -> None:
-    """As measured of a model on two cores: beside 23 ms of streams and 17 of reading, a token takes 10 ms."""
-    machine = Machine(decode_s=0.023, token_s=1.5e-3, far_s=3e-3, read_part=2.0, late_part=0.02, late=1.35)
-    alone_s = sum(machine.prefill(StepBudget(None, 1.5e-3), 0))
-    budget = StepBudget(None, 1.5e-3)
-    observe_steps(budget, 0, machine.decode_s, times=20)
-    machine.prefill(budget, 4, begin=27_000, end=28_500)
-
-    steps = sorted(machine.prefill(budget, 4, begin=28_500))
-
-    assert steps[int(0.99 * len(steps))] <= 0.1
-    assert alone_s / sum(machine.prefill(budget, 4)) >= 0.5
 
 
 def test_several_prompts_in_a_step_read_what_is_before_each() -> None:
