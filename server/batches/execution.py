@@ -129,11 +129,14 @@ ENDPOINTS: Mapping[str, Answer] = {
 
 @asynccontextmanager
 async def _model(context: ServerContext, name: str | None) -> AsyncIterator[ServedModel]:
-    """The model of that name, which stays loaded within the context. Raises ModelNotFound, and as ServedModel.enter."""
+    """The model of that name, which stays loaded within the context. Raises ModelNotFound, as ServedModel.enter, and as
+    ServedAdapters.read."""
     model = context.models.find(name)
     if (record := current_record()) is not None:
         record.model_name = model.name
     async with model.in_use(is_batch=True):
+        if model.adapter is not None:
+            await context.models.adapters.read(model.name, model)
         yield model
 
 

@@ -35,26 +35,35 @@ class ServedAdapters:
         return adapter
 
     def announce(self, adapter: ServedAdapter) -> None:
-        """Have an adapter of the server's options, which `check_all` looks at when its model is loaded."""
+        """Serve it from now on. One without `info` is read when its model is loaded, or a request names it."""
         self._by_name[adapter.name] = adapter
         self._base_names[adapter.name] = adapter.base_name
+        if adapter.info is not None:
+            _log(adapter, adapter.info)
 
     def base_name(self, name: str) -> str:
         """Of the model of an adapter that is or was served; any other name as it is."""
         return self._base_names.get(name, name)
 
     async def check_all(self, model: ServedModel) -> None:
-        """Have the loaded model's engine read those that it has not read before. One of a fine-tuning job that cannot
-        be served is left out. Raises StartupError for another one."""
+        """Have the loaded model's engine read those that it has not read before. Raises StartupError for one that
+        cannot be served. Those of fine-tuning jobs, which may be many, are read later (`read_job`)."""
         for adapter in [each for each in self if each.base_name == model.name and each.info is None]:
-            try:
-                await self._read(adapter, model)
-            except AdapterUnusable as error:
-                reason = f"the LoRA adapter {adapter.name!r} cannot be served: {error}"
-                if adapter.owner is None:
-                    raise StartupError(reason) from error
-                logger.warning("%s", reason)
-                self._by_name.pop(adapter.name, None)
+            if adapter.owner is None:
+                try:
+                    await self._read(adapter, model)
+                except AdapterUnusable as error:
+                    raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
+
+    async def read_job(self, adapter: ServedAdapter, model: ServedModel) -> None:
+        """Have the loaded model's engine read the adapter of a fine-tuning job. One that cannot be served is left out.
+        Raises EngineUnavailable."""
+        try:
+            await self._read(adapter, model)
+        except AdapterUnusable as error:
+            logger.warning("the LoRA adapter %r cannot be served: %s", adapter.name, error)
+            if self._by_name.get(adapter.name) is adapter:
+                del self._by_name[adapter.name]
 
     async def read(self, name: str, model: ServedModel) -> None:
         """Have the loaded model's engine read the adapter now, if `check_all` has not come to it yet.
@@ -103,7 +112,6 @@ class ServedAdapters:
         before = self._by_name.get(name)
         adapter = ServedAdapter(name, path, model.name, info, owner)
         self.announce(adapter)
-        _log(adapter, info)
         if before is not None and before.base_name == model.name:
             self._forget(before, model)
         return adapter

@@ -1,18 +1,21 @@
 """Publisher: adapters of jobs under their names, as long as their files are there."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineStopped, EngineUnavailable, InvalidRequest
+from engine.client.interface import EngineState
+from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, InvalidRequest
 from server.finetuning.jobs import table
 from server.finetuning.jobs.folders import checkpoint_folder, out_folder
 from server.finetuning.jobs.record import FinetuneRecord
 from server.served.adapter import ServedAdapter
+from server.served.model import ServedModel
 from server.served.models import ServedModels
-from server.served.resident import ModelState
 from server.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -32,22 +35,21 @@ class Publisher:
     async def publish(self, record: FinetuneRecord, step: int | None = None) -> str | None:
         """Serve the job's adapter, or that of a step, from now on; returns why not, if that cannot be.
 
-        A model that is not loaded gets it when it is. Raises EngineStopped.
+        A model that is not loaded gets it when it is. The model is not entered: an epoch's end is no reason to have it
+        stay loaded, or loaded again. Raises EngineStopped.
         """
         adapter = self._adapter(record, step)
         while True:
             try:
                 model = self._models.base(record.base_model)
-                if model.residence is not None and model.state not in (ModelState.LOADING, ModelState.LOADED):
-                    self._models.adapters.announce(adapter)
-                    return None
-                await self._models.adapters.load(adapter.name, adapter.path, model, in_place=True, owner=adapter.owner)
+                info = await model.client.load_adapter(adapter.path) if model.is_loaded else None
+                self._models.adapters.announce(replace(adapter, info=info))
                 return None
-            except InvalidRequest as error:
+            except (InvalidRequest, AdapterUnusable) as error:
                 return str(error)
-            except EngineStopped:
-                raise
-            except EngineUnavailable:  # it is loaded, or started again
+            except EngineUnavailable as error:  # it is loaded, started again, or being unloaded
+                if isinstance(error, EngineStopped) and model.residence is None:
+                    raise
                 await self._sleep(_AGAIN_S)
 
     def withdraw(self, record: FinetuneRecord, step: int | None = None) -> None:
@@ -71,6 +73,24 @@ class Publisher:
                 adapter = self._adapter(record, step)
                 if (Path(adapter.path) / _CONFIG).exists() and not self._models.is_model(adapter.name):
                     self._models.adapters.announce(adapter)
+
+    @property
+    def unread(self) -> list[ServedAdapter]:
+        """Those of jobs that were announced before their model was loaded, and which it can read now."""
+        unread = (each for each in self._models.adapters if each.owner is not None and each.info is None)
+        return [each for each in unread if self._can_read(self._models.named(each.base_name))]
+
+    async def read_unread(self) -> None:
+        """Have them read, one after the other, for requests that come later. One that cannot be served is left out."""
+        for adapter in self.unread:
+            model = self._models.named(adapter.base_name)
+            if self._models.adapters.get(adapter.name) is adapter and self._can_read(model):
+                with contextlib.suppress(EngineUnavailable):  # it is tried again
+                    await self._models.adapters.read_job(adapter, model)
+
+    @staticmethod
+    def _can_read(model: ServedModel) -> bool:
+        return model.is_loaded and model.client.status().state is EngineState.READY
 
     def _adapter(self, record: FinetuneRecord, step: int | None) -> ServedAdapter:
         name = record.name if step is None else record.checkpoint_name(step)

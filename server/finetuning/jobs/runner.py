@@ -28,6 +28,7 @@ from server.schemas.finetune_answers import FinetuneStatus
 logger = logging.getLogger(__name__)
 
 _LOOK_S, _AGAIN_S = 1.0, 30.0
+_LAST_SAVE_S = 5.0  # for processes to save what they have when the server ends, which others wait for
 
 Work = Preparing | Training
 
@@ -55,6 +56,7 @@ class FinetuneRunner:
         self._changed = asyncio.Event()
         self._woken: set[str] = set()  # jobs that may have ended, and left something
         self._works: dict[str, tuple[Work, asyncio.Task[None]]] = {}
+        self._reading: asyncio.Task[None] | None = None  # of adapters by their engines
         self._broken_s: dict[str, float] = {}  # jobs whose task ended by an error of the server's own, and when
         self._gate = IdleGate(
             lambda: context.models.has_work,
@@ -87,8 +89,8 @@ class FinetuneRunner:
         self._changed.set()
 
     async def take_up(self) -> None:
-        """Have the adapters of earlier servers' jobs served, before any model is loaded, and see to what jobs that have
-        ended left. Raises StorageFailed."""
+        """Have the names of the adapters of earlier servers' jobs, which are read beside the first requests, and see to
+        what jobs that have ended left. Raises StorageFailed."""
         await self._around.publisher.announce_all(self._context.files.database)
         self._woken |= await asyncio.to_thread(job_ids, self._around.data_dir)
 
@@ -110,7 +112,11 @@ class FinetuneRunner:
                     async with asyncio.timeout(pause_s):
                         await self._changed.wait()
         finally:
+            for work, _ in self._works.values():
+                work.ending.hurry_after(_LAST_SAVE_S)
             tasks = [watching, *(task for _, task in self._works.values())]
+            if self._reading is not None:
+                tasks.append(self._reading)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,6 +132,14 @@ class FinetuneRunner:
             await self._begin_training(records)
         await self._clean_up_some()
         await self._measure()
+        self._read_adapters()
+
+    def _read_adapters(self) -> None:
+        if self._reading is not None and self._reading.done():
+            reading, self._reading = self._reading, None
+            reading.result()
+        if self._reading is None and self._around.publisher.unread:
+            self._reading = asyncio.create_task(self._around.publisher.read_unread(), name="adapters of jobs")
 
     async def _follow(self, job_id: str, work: Work, task: "asyncio.Task[None]", status: FinetuneStatus | None) -> None:
         """End the work unless the job's status is the one that it is for. status: None if the job has ended."""

@@ -15,8 +15,10 @@ from server.batches.running import run_body
 from server.context import ServerContext
 from server.errors import BudgetSpent
 from server.keys.caller import ANYBODY, Caller, name_owner
+from server.served.adapter import ServedAdapter
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, Script, Step, http, make_app, pooling_client, says
+from tests.helpers.fake_trainer import trained_client
 from tests.helpers.keys import api_key, bearer, entry, secret, write_keys
 
 pytestmark = pytest.mark.fast
@@ -277,3 +279,11 @@ def test_an_owner_whose_key_is_gone_has_no_caller(tmp_path: Path) -> None:
     assert context.keys.ring.batch_caller(name_owner("bob")) is None
     assert context.keys.ring.batch_caller("") is None
     assert _context(FakeClient(says(""))).keys.ring.batch_caller("") is ANYBODY
+
+
+async def test_a_line_for_an_adapter_that_no_engine_has_read_has_it_read() -> None:
+    context = _context(trained_client(), enable_lora=True)
+    context.models.adapters.announce(ServedAdapter("mine", "/adapters/mine", MODEL, owner=""))
+    waits = _Waits()
+    answer = await _run(context, CHAT, {**BODIES[CHAT], "model": "mine"}, sleep=waits)
+    assert (answer.status_code, waits.seconds) == (200, [])

@@ -4,17 +4,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fastapi import FastAPI
 
 from engine.client.interface import EngineState
-from engine.errors import AdapterUnusable
+from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, QueueFull
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
 from server.served.resident import ModelState, Resident
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import MODEL, make_app
 from tests.helpers.fake_trainer import no_time, trained_client
+from tests.helpers.several import make_several
 
 pytestmark = pytest.mark.fast
 
@@ -30,22 +32,21 @@ RECORD = FinetuneRecord(
 
 
 class _Residence:
-    """Of a model in one state; counts who uses it."""
+    """Of a model in one state; counts who has used it."""
 
     def __init__(self, state: ModelState) -> None:
         self._resident = Resident(MODEL, 0, 10)
         self._resident.state = state
-        self.num_users, self.num_entered = 0, 0
+        self.num_entered = 0
 
     def resident(self, _name: str) -> Resident:
         return self._resident
 
     async def enter(self, _name: str, *, is_batch: bool = False) -> None:  # noqa: ARG002
-        self.num_users += 1
         self.num_entered += 1
 
-    def leave(self, _name: str, *, is_batch: bool = False) -> None:  # noqa: ARG002
-        self.num_users -= 1
+    def leave(self, _name: str, *, is_batch: bool = False) -> None:
+        """Nothing."""
 
 
 @pytest.fixture
@@ -80,15 +81,58 @@ async def test_a_model_that_is_not_loaded_gets_it_later(app: FastAPI) -> None:
     assert await _publisher(app).publish(RECORD) is None
     assert _served(app)[RECORD.name].info is None
     assert residence.num_entered == 0
-    await app.state.context.models.adapters.check_all(model)
-    assert _served(app)[RECORD.name].info is not None
 
 
-async def test_a_loaded_model_stays_so_meanwhile(app: FastAPI) -> None:
+async def test_a_loaded_model_reads_it_without_being_entered(app: FastAPI) -> None:
     model = app.state.context.models.default
     model.residence = residence = _Residence(ModelState.LOADED)
     assert await _publisher(app).publish(RECORD) is None
-    assert (residence.num_entered, residence.num_users) == (1, 0)
+    assert _served(app)[RECORD.name].info is not None
+    assert residence.num_entered == 0
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("it is being unloaded"), EngineStopped("it was unloaded")])
+async def test_a_model_that_is_unloaded_while_it_reads_gets_it_later(app: FastAPI, error: Exception) -> None:
+    model = app.state.context.models.default
+    model.residence = residence = _Residence(ModelState.LOADED)
+    model.client.adapters["ftjob-1"] = error
+    publishing = asyncio.create_task(_publisher(app).publish(RECORD))
+    await asyncio.sleep(0)
+    assert not publishing.done()
+    residence.resident("").state = ModelState.UNLOADED
+    await until(publishing.done)
+    assert publishing.result() is None
+    assert _served(app)[RECORD.name].info is None
+
+
+async def test_a_model_whose_queue_is_full_while_it_is_loaded_gets_it_later(tmp_path: Path) -> None:
+    several = make_several({"alpha": 1}, 10, enable_lora=True, max_num_waiting=1)
+    several.loads_at_once = False
+    models = several.app.state.context.models
+    models.default.has_adapters = True
+    waiting = asyncio.create_task(several.residence.enter("alpha"))
+    await until(lambda: several.engines)
+    with pytest.raises(QueueFull):
+        await several.residence.enter("alpha")
+    record = msgspec.structs.replace(RECORD, base_model="alpha")
+    assert await Publisher(models, str(tmp_path), sleep=no_time).publish(record) is None
+    assert [each.name for each in models.adapters] == [RECORD.name]
+    waiting.cancel()
+
+
+async def test_what_was_announced_is_read_once_the_model_is_loaded(app: FastAPI) -> None:
+    model = app.state.context.models.default
+    model.residence = residence = _Residence(ModelState.UNLOADED)
+    publisher = _publisher(app)
+    await publisher.publish(RECORD)
+    await publisher.publish(RECORD, 5)
+    assert publisher.unread == []
+    residence.resident("").state = ModelState.LOADED
+    assert len(publisher.unread) == 2
+    model.client.adapters["step-5"] = AdapterUnusable("it has no matrices")
+    await publisher.read_unread()
+    assert [(each.name, each.info is not None) for each in app.state.context.models.adapters] == [(RECORD.name, True)]
+    assert publisher.unread == []
 
 
 async def test_an_engine_that_starts_again_is_waited_for(app: FastAPI) -> None:

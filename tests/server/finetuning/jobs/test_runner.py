@@ -251,8 +251,7 @@ async def test_adapters_have_their_names_again_after_a_restart(app: FastAPI) -> 
 
     async with finetunes(app, FakeChildren()):
         assert [each.name for each in adapters] == [f"{job.name}:ckpt-step-3", f"{job.name}:ckpt-step-6", job.name]
-        await adapters.check_all(app.state.context.models.default)
-        assert all(each.info is not None for each in adapters)
+        await until(lambda: all(each.info is not None for each in adapters))
 
 
 async def test_an_adapter_that_cannot_be_served_again_is_no_reason_not_to_start(app: FastAPI) -> None:
@@ -266,7 +265,7 @@ async def test_an_adapter_that_cannot_be_served_again_is_no_reason_not_to_start(
 
     async with finetunes(app, FakeChildren()):
         await context.models.adapters.check_all(context.models.default)
-        assert list(context.models.adapters) == []
+        await until(lambda: not list(context.models.adapters))
 
 
 async def test_a_job_of_a_model_without_adapters_says_that_its_result_is_not_served(tmp_path: Path) -> None:
