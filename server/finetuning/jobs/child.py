@@ -15,7 +15,7 @@ from engine.client.lifetime import PARENT_VARIABLE
 
 _OUTPUT_LIMIT = 4 << 20  # bytes of a line
 _TRACEBACK = "Traceback (most recent call last)"
-_KILL_TIMEOUT_S = 5.0  # after which one that does not heed SIGTERM is killed
+_SAVE_TIMEOUT_S = 60.0  # after SIGTERM: gigabytes may be saved, at the idle priority
 
 
 class Child(Protocol):
@@ -35,7 +35,8 @@ class Child(Protocol):
     def kill(self) -> None: ...
 
     async def end(self) -> None:
-        """Have it save what it has and end, or else kill it; returns when it is gone."""
+        """Have it save what it has and end, or else kill it; returns when it is gone, at once if it is killed
+        meanwhile."""
 
 
 # Starts a module of ours with arguments as a child, whose lock is the file.
@@ -72,7 +73,7 @@ class ChildProcess:
         self._signal(signal.SIGTERM)
         self.go_on()  # a stopped process heeds SIGKILL alone
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KILL_TIMEOUT_S):
+            async with asyncio.timeout(_SAVE_TIMEOUT_S):
                 await self.wait()
         self.kill()
         await self.wait()

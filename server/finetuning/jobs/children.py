@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.jobs.child import Child
+from server.finetuning.jobs.settled import settled
 from server.finetuning.jobs.surroundings import Surroundings
 
 
 @dataclass(slots=True)
 class Ending:
-    """How a task that is canceled ends its child: killed at once, or after it has saved what it has."""
+    """How a task that ends before its child ends that: killed at once, or after it has saved what it has."""
 
     is_saving: bool = True
     child: Child | None = field(default=None, init=False)
@@ -22,6 +23,10 @@ class Ending:
         self.is_saving = False
         if self.child is not None:
             self.child.kill()
+
+    def hurry_after(self, seconds: float) -> None:
+        """Leave it so long to save what it has."""
+        asyncio.get_running_loop().call_later(seconds, self.hurry)
 
 
 @contextlib.asynccontextmanager
@@ -35,9 +40,9 @@ async def running(
     try:
         with around.gate.admitted(child):
             yield child
-    except asyncio.CancelledError:
+    except BaseException:  # canceled, or an error of the server's: no reason to lose what the process has computed
         if ending.is_saving:
-            await child.end()
+            await settled(child.end())  # a server that ends cancels again what was paused
         raise
     finally:
         child.kill()

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 async def settled(work: Coroutine[Any, Any, T]) -> T:
     """What the work returns. Canceled, it raises CancelledError only when the work is over: what a thread does cannot
-    be canceled, and whoever cleans up has to know what it did. For work that is short, whatever happens."""
+    be canceled, and whoever cleans up has to know what it did. For work that ends soon, whatever happens."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

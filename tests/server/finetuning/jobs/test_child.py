@@ -17,6 +17,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="priorities and 
 _SLEEP = ["-n1", "-r1", "import time; time.sleep(600)"]
 
 
+def _deaf(folder: Path) -> list[str]:
+    """Arguments of one that does not heed SIGTERM once the file `deaf` is there."""
+    ignore = "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    return ["-n1", "-r1", f"{ignore}; pathlib.Path({str(folder / 'deaf')!r}).touch(); time.sleep(600)"]
+
+
 async def test_a_child_is_stopped_and_goes_on_and_is_killed(tmp_path: Path) -> None:
     child = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=True)
     assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
@@ -35,6 +41,24 @@ async def test_a_stopped_child_ends_when_it_is_asked_to(tmp_path: Path) -> None:
     child.stop()
     await child.end()
     assert await child.wait() == -15
+
+
+async def test_a_child_that_saves_for_too_long_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.finetuning.jobs.child._SAVE_TIMEOUT_S", 0.05)
+    child = await start_child("timeit", _deaf(tmp_path), tmp_path / "lock", is_idle=False)
+    await until((tmp_path / "deaf").exists)
+    await child.end()
+    assert await child.wait() == -9
+
+
+async def test_a_child_that_is_killed_while_it_saves_is_waited_for_no_longer(tmp_path: Path) -> None:
+    child = await start_child("timeit", _deaf(tmp_path), tmp_path / "lock", is_idle=False)
+    await until((tmp_path / "deaf").exists)
+    ending = asyncio.create_task(child.end())
+    await asyncio.sleep(0)
+    child.kill()
+    await ending
+    assert await child.wait() == -9
 
 
 async def test_what_a_child_says_is_kept_apart(tmp_path: Path) -> None:
