@@ -1,7 +1,6 @@
 """EngineSupervisor: runs the engine's process, kills one that hangs, and starts the next."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,12 +71,10 @@ class EngineSupervisor:
             self._engine.kill()  # it listens only once it is ready
         self.send(Shutdown())
         if self._task is not None:
-            try:
-                await asyncio.wait_for(asyncio.shield(self._task), EXIT_TIMEOUT_S)
-            except TimeoutError:
+            _, late = await asyncio.wait([self._task], timeout=EXIT_TIMEOUT_S)  # a fault of it has been told
+            if late:
                 self._task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._task
+                await asyncio.wait([self._task])
         if self._engine is not None:
             await self._engine.kill_and_wait()
 
@@ -106,8 +103,10 @@ class EngineSupervisor:
         if task.cancelled() or (error := task.exception()) is None:
             return
         logger.error("the engine's supervision failed", exc_info=error)
-        self._user.give_up()
-        self._life.die(f"the engine's supervision failed: {error}")
+        try:
+            self._user.give_up()
+        finally:  # what has failed may be what giving up needs, too
+            self._life.die(f"the engine's supervision failed: {error}")
 
     async def _run_once(self) -> None:
         """Start one engine process and handle its messages until it is gone."""
