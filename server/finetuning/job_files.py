@@ -25,8 +25,6 @@ MODEL_OPTIONS = (
     *("quantize_head", "weight_cache", "threads"),
 )
 
-_NUM_SAMPLES = 2
-
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of a job beside its files. engine: as FinetuneJob has it. out: folder for the adapter. start: of an
@@ -108,8 +106,8 @@ def _with_shape_of_start(order: JobOrder) -> Hyperparameters:
 
 def _samples(prepared: Prepared, renderer: Renderer) -> list[Passage]:
     """The questions of some chats."""
-    chats = prepared.chats[:_NUM_SAMPLES]
-    return [renderer.prompt(chat.fields, chat.learned.index(True)) for chat in chats if not chat.learned[0]]
+    chats = (chat for chat in prepared.chats if not chat.learned[0])
+    return [renderer.prompt(chat.fields, chat.learned.index(True)) for chat in chats]
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:

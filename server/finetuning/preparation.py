@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.jobs.finetune.items import TrainingItem
+from engine.jobs.finetune.items import Passage, TrainingItem
 from engine.jobs.finetune.job import Method
 from server.finetuning.faults import FaultyLine, LineFault
 from server.finetuning.lines import Chat, Completion, Document, Line, Preference, read_line
@@ -18,6 +18,7 @@ from server.finetuning.rendering import Renderer
 
 MIN_LINES = 10  # OpenAI's
 _MAX_SHOWN = 10  # lines that were removed
+_NUM_CHATS = 2  # whose questions can be asked after each epoch
 _MAX_FAULTS = 100  # found before the rest of a file is left alone
 
 
@@ -48,7 +49,7 @@ def report_notes(report: PreparationReport) -> list[str]:
 class Prepared:
     train: list[TrainingItem]
     valid: list[TrainingItem]
-    chats: list[Chat]  # of the validation file, else of the training file: whose questions can be asked
+    chats: list[Chat]  # the first of the validation file, else of the training file: whose questions can be asked
     report: PreparationReport
 
 
@@ -114,18 +115,22 @@ def _read_validation(data: bytes, method: Method, renderer: Renderer) -> _File:
 
 def _read(data: bytes, method: Method, renderer: Renderer) -> _File:
     found, faults = _File(), []
+    known_ids: dict[int, int] = {}  # one object for each token, not one for each place where it stands
     for number, line in _lines(data.removeprefix(codecs.BOM_UTF8), method):
         found.num_lines += 1
         try:
             content, value = read_line(line, method)
-            items = [TrainingItem(passages, number) for passages in _passages(content, renderer)]
+            items = [
+                TrainingItem([_compact(passage, known_ids) for passage in passages], number)
+                for passages in _passages(content, renderer)
+            ]
         except FaultyLine as error:
             faults.append(LineFault(str(error), number))
             if len(faults) >= _MAX_FAULTS:
                 break
             continue
         found.items.append((number, _key(value), items))
-        if isinstance(content, Chat | Preference):
+        if isinstance(content, Chat | Preference) and len(found.chats) < _NUM_CHATS:
             found.chats.append(content if isinstance(content, Chat) else content.preferred)
     if faults:
         raise FaultyFile(faults)
@@ -154,7 +159,11 @@ def _lines(data: bytes, method: Method) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _passages(content: Line, renderer: Renderer) -> list[list[Any]]:
+def _compact(passage: Passage, known_ids: dict[int, int]) -> Passage:
+    return Passage([known_ids.setdefault(token, token) for token in passage.ids], passage.trained)
+
+
+def _passages(content: Line, renderer: Renderer) -> list[list[Passage]]:
     """The passages of each item."""
     match content:
         case Chat():

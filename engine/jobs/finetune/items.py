@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.jobs.finetune.job import write_atomically
+from engine.jobs.finetune.job import write_parts_atomically
 
 
 class Passage(msgspec.Struct, frozen=True):
@@ -45,8 +45,8 @@ Row = TypeVar("Row", Passage, TrainingItem)
 
 def write_rows(path: Path, rows: Iterable[Passage] | Iterable[TrainingItem]) -> None:
     """Raises OSError."""
-    encode = msgspec.json.Encoder().encode_lines
-    write_atomically(path, encode(list(rows)))
+    encode = msgspec.json.Encoder().encode
+    write_parts_atomically(path, (encode(row) + b"\n" for row in rows))
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,3 +218,20 @@ def test_bytes_that_are_no_text_are_named_with_their_line(
     assert [fault.line for fault in caught.value.faults] == [line]
     assert message in caught.value.faults[0].text
     assert "UTF-8" in caught.value.faults[0].text
+
+
+def test_a_large_file_takes_little_memory(workers: TextWorkers) -> None:
+    """11 bytes for each of its bytes here, where each byte is a token; with all chats kept it would be 42."""
+    data = _file([_chat(f"question {index}", f"answer {index}") for index in range(300)])
+    renderer = Renderer(_model(workers), 1000)
+    prepare(data, None, Method.SUPERVISED, renderer)  # what is made once
+    tracemalloc.start()
+    try:
+        prepared = prepare(data, None, Method.SUPERVISED, renderer)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(prepared.train) == 300
+    assert len(prepared.chats) == 2
+    assert peak < 20 * len(data)
