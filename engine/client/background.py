@@ -19,7 +19,8 @@ from engine.client.lifetime import end_with_parent
 
 IDLE, NORMAL = "idle", "normal"
 READY = b"ready\n"
-TRY_AGAIN = os.EX_TEMPFAIL  # exit status: what stands in the way will pass
+TRY_AGAIN = os.EX_TEMPFAIL  # exit status: what stands in the way, such as a full disk, will pass
+LOCK_HELD = os.EX_UNAVAILABLE  # exit status: another process works on the same
 
 _LOCK_TIMEOUT_S = 30.0  # for a process whose parent was killed to be gone
 _POLL_S = 0.02
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     with open(lock, "w") as file:
         if not _locked(file.fileno()):
             sys.stderr.write(f"headrace: {lock} is held by another process\n")
-            return TRY_AGAIN
+            return LOCK_HELD
         os.write(sys.stdout.fileno(), READY)
         sys.argv = [module, *arguments]
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -170,6 +170,7 @@ class FakeChildren:
         self.started: list[FakeChild] = []
         self.most: dict[str, int] = {}
         self.deaths: deque[int] = deque()
+        self.failures: deque[OSError] = deque()  # to start those that train
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
 
@@ -177,6 +178,8 @@ class FakeChildren:
         await asyncio.sleep(0)
         folder = JobFolder(Path(arguments[0]))
         assert folder.lock == lock
+        if module == TRAIN and self.failures:
+            raise self.failures.popleft()
         child = FakeChild(module, folder, self)
         assert not any(each.folder == folder for each in self.alive), "two processes work on one job"
         self.alive.add(child)

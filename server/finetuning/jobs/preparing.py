@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from engine.client.background import TRY_AGAIN
+from engine.client.background import LOCK_HELD, TRY_AGAIN
 from engine.client.engine_process import describe_exit
 from engine.config import EngineConfig
 from engine.jobs.finetune.job import JobFolder, write_atomically
@@ -72,7 +72,7 @@ class Preparing:
             except _EndedEarly as error:
                 if not await self._journal.change(self.status, lambda _: None, is_durable=False):
                     return None
-                if error.code != TRY_AGAIN:
+                if error.code not in (TRY_AGAIN, LOCK_HELD):
                     num_deaths += 1
                     if num_deaths >= MAX_DEATHS:
                         reason = f"the process that reads the files ended {num_deaths} times: {error}"

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from engine.client.background import TRY_AGAIN
+from engine.client.background import LOCK_HELD, TRY_AGAIN
 from engine.client.engine_process import describe_exit
 from server.finetuning.jobs.child import traceback_of
 from server.finetuning.jobs.children import Ending, running
@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25  # at what the trainer has told
 _FAILED = 1  # exit status of a trainer that has said why
+_GOES_ON = "the training goes on from the state that was saved when that has passed"
+_PASSING = {  # by exit status
+    TRY_AGAIN: f"The server's disk is full; {_GOES_ON}",
+    LOCK_HELD: f"Another process works in the job's folder; {_GOES_ON}",
+}
 
 
 class Training:
@@ -32,12 +37,23 @@ class Training:
         self._folder = job_folder(around, record)
         self._journal = Journal(around.files, record, sleep=around.sleep)
         self._progress = Progress(self._journal, self._folder, around)
+        self._cause: str | None = None  # of the last wait
 
     async def run(self) -> None:
         num_deaths = 0
         while not self._progress.is_complete:
+            if not await asyncio.to_thread(self._folder.job.exists):
+                reason = "the job's files are no longer on the server's disk; create the job again"
+                await self._journal.fail(self.status, FinetuneError("server_error", reason))
+                return
             step = self._journal.record.step
-            code = await self._train()
+            try:
+                code = await self._train()
+            except OSError as fault:
+                await self._wait(f"The server cannot run the training process ({fault.strerror}); {_GOES_ON}")
+                continue
+            if self._journal.record.step > step:
+                self._cause = None
             if self._progress.is_complete:
                 break
             if not await self._is_wanted():
@@ -45,8 +61,8 @@ class Training:
             if code == _FAILED and (error := self._progress.error) is not None:
                 await self._journal.fail(self.status, error)
                 return
-            if code == TRY_AGAIN:
-                await self._wait_for_room()
+            if (cause := _PASSING.get(code)) is not None:
+                await self._wait(cause)
                 continue
             num_deaths = 1 if self._journal.record.step > step else num_deaths + 1
             if not await self._survives(num_deaths, code):
@@ -74,10 +90,12 @@ class Training:
         """Whether no client has stopped the job: the end of its process is expected then."""
         return await self._journal.change(self.status, lambda _: None, is_durable=False)
 
-    async def _wait_for_room(self) -> None:
-        logger.warning("fine-tuning job %s waits: the disk is full, or its folder is in use", self.id)
-        message = "The server's disk is full; the training goes on from the state that was saved when there is room"
-        await self._journal.change(self.status, lambda _: None, [self._journal.event(message, level="warn")])
+    async def _wait(self, cause: str) -> None:
+        """Until what stands in the way may have passed. It is told once, until there is a new step."""
+        logger.warning("fine-tuning job %s waits: %s", self.id, cause)
+        if cause != self._cause:
+            await self._journal.change(self.status, lambda _: None, [self._journal.event(cause, level="warn")])
+        self._cause = cause
         await self._around.sleep(FULL_DISK_PAUSE_S)
 
     async def _survives(self, num_deaths: int, code: int) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.background import READY, TRY_AGAIN
+from engine.client.background import LOCK_HELD, READY
 from engine.client.lifetime import PARENT_VARIABLE
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import is_alive, state
@@ -72,7 +72,7 @@ def test_a_lock_that_is_held_for_long_is_told(tmp_path: Path) -> None:
             check=False,
             timeout=60,
         )
-    assert run.returncode == TRY_AGAIN
+    assert run.returncode == LOCK_HELD
     assert run.stdout == b""
     assert b"is held by another process" in run.stderr
 

@@ -1,13 +1,15 @@
 """Which fine-tuning jobs are worked on: one at a time, from their files to their end, whatever happens meanwhile."""
 
+import errno
 import json
+import shutil
 from collections import deque
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
-from engine.client.background import TRY_AGAIN
+from engine.client.background import LOCK_HELD, TRY_AGAIN
 from server.finetuning.jobs import idle_gate, news, runner, table, training
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.record import FinetuneRecord
@@ -211,14 +213,54 @@ async def test_a_trainer_that_says_why_fails_the_job_in_the_words_of_requests(ap
     assert (record.error.code, record.error.message) == ("training_failed", "give a smaller max_length")
 
 
-async def test_a_full_disk_is_waited_for(app: FastAPI) -> None:
+@pytest.mark.parametrize(("code", "cause"), [(TRY_AGAIN, "disk is full"), (LOCK_HELD, "Another process works")])
+@pytest.mark.parametrize(("saves_steps", "count"), [(False, 1), (True, 4)])
+async def test_what_passes_is_waited_for_and_told_once_a_step(
+    app: FastAPI, code: int, cause: str, saves_steps: bool, count: int
+) -> None:
     children = FakeChildren()
-    children.deaths = deque([TRY_AGAIN] * 4)
+    children.saves_steps = saves_steps
+    children.deaths = deque([code] * 4)  # each after a step
     async with finetunes(app, children):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
     assert record.status is FinetuneStatus.SUCCEEDED
-    assert any("disk is full" in each for each in await events_of(app, job.id))
+    events = [each for each in await events_of(app, job.id) if "goes on from the state" in each]
+    assert len(events) == count
+    assert all(cause in each for each in events)
+
+
+async def test_a_process_that_cannot_be_started_is_waited_for(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.failures = deque([OSError(errno.EMFILE, "Too many open files")] * 3)
+    async with finetunes(app, children):
+        job = await add_job(app, 1, status=FinetuneStatus.PAUSED)
+        await ask(app, job.id, FinetuneStatus.VALIDATING_FILES)
+        record = await until_status(app, job.id, *ENDED)
+    assert record.status is FinetuneStatus.SUCCEEDED
+    events = await events_of(app, job.id)
+    assert [each for each in events if "Too many open files" in each] == [
+        "The server cannot run the training process (Too many open files); the training goes on from the state that "
+        "was saved when that has passed"
+    ]
+
+
+async def test_a_job_without_its_files_fails(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.pause_s = 0.005
+    async with finetunes(app, children):
+        job = await add_job(app, 1)
+        await until(lambda: children.of(job.id))
+        await ask(app, job.id, FinetuneStatus.PAUSED)
+        await until(lambda: not children.alive)
+        shutil.rmtree(out_folder(app.state.context.config.data_dir, job.id))
+        await ask(app, job.id, FinetuneStatus.QUEUED)
+        record = await until_status(app, job.id, *ENDED)
+    assert record.error is not None
+    assert (record.error.code, record.error.message) == (
+        "server_error",
+        "the job's files are no longer on the server's disk; create the job again",
+    )
 
 
 async def test_a_job_stands_still_while_a_client_is_answered(app: FastAPI) -> None:
