@@ -1,6 +1,7 @@
 """ServerConfig: every option of the API process. A field here is a flag, an environment variable and a YAML key."""
 
 import enum
+import os
 import re
 from dataclasses import dataclass
 
@@ -249,6 +250,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Raises OptionError."""
+        if self.data_dir is not None:  # a shell expands the ~ of `--data-dir ~/x`, but not of `--data-dir=~/x`
+            object.__setattr__(self, "data_dir", os.path.expanduser(self.data_dir))
         for origin in self.allowed_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise OptionError(

@@ -27,6 +27,7 @@ from server.schemas.parameters import ignored_header, ignored_parameters, refuse
 
 router = APIRouter(tags=["Fine-tuning"])
 
+_MAX_PAIRS = 16  # of metadata, which a job has at most
 _MAX_ACTIVE = 100  # jobs of one owner that have not ended
 _MAX_KEY = 255  # characters of an Idempotency-Key
 _PAIR = "metadata["
@@ -132,6 +133,10 @@ def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
         if not name.endswith("]") or pairs.get(key, value) != value:
             raise InvalidRequest(f"{quote(name)} must be given once, as metadata[KEY]=VALUE", param="metadata")
         pairs[key] = value
+    if len(pairs) > _MAX_PAIRS:
+        raise InvalidRequest(
+            f"metadata has {len(pairs)} pairs; jobs have at most {_MAX_PAIRS}: ask for fewer", param="metadata"
+        )
     given = request.query_params.get("metadata")
     if given not in (None, "null") or (given is not None and pairs):
         raise InvalidRequest(

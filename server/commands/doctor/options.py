@@ -27,7 +27,7 @@ def options_findings(server: ServerConfig, engine: EngineConfig) -> Iterator[Fin
     if server.network.has_tls:
         yield certificate_finding(server.network, time.time())
     if server.data_dir is not None:
-        yield data_folder_finding(Path(server.data_dir).expanduser())
+        yield data_folder_finding(Path(server.data_dir))
     if server.chat_template is not None and "{" not in server.chat_template:
         yield file_finding("chat template", Path(server.chat_template).expanduser())
     if engine.draft_model is not None and engine.draft_model == engine.model:

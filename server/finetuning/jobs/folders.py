@@ -7,7 +7,7 @@ _ROOT = "fine-tuning"
 
 def root_folder(data_dir: str) -> Path:
     """With a folder for each job, by its id. It may not exist yet."""
-    return Path(data_dir).expanduser().resolve() / _ROOT
+    return Path(data_dir).resolve() / _ROOT
 
 
 def out_folder(data_dir: str, job_id: str) -> Path:

@@ -249,6 +249,7 @@ async def test_jobs_are_listed_by_page_and_metadata(tmp_path: Path) -> None:
             {"limit": "1001"},
             {"metadata": "x"},
             {"metadata[a": "b"},
+            {f"metadata[{number}]": "b" for number in range(17)},
         ):
             with pytest.raises(openai.BadRequestError):
                 await jobs.list(extra_query=wrong)

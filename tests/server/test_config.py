@@ -1,0 +1,14 @@
+"""What a ServerConfig makes of what it is given."""
+
+import pytest
+
+from server.config import ServerConfig
+
+pytestmark = pytest.mark.fast
+
+
+def test_the_data_folder_may_be_in_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert ServerConfig(data_dir="~/data").data_dir == "/home/someone/data"
+    assert ServerConfig(data_dir="data").data_dir == "data"
+    assert ServerConfig().data_dir is None
