@@ -49,9 +49,12 @@ class Files:
     # --- uploads ------------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def upload(self) -> AsyncIterator["Upload"]:
-        """A file that is written within the context, and gone at its end unless it was finished."""
-        upload = Upload(self)
+    async def upload(self, *, num_replaced_bytes: int = 0) -> AsyncIterator["Upload"]:
+        """A file that is written within the context, and gone at its end unless it was finished.
+
+        num_replaced_bytes: of stored parts that end when the file is finished, so that both count once.
+        """
+        upload = Upload(self, num_replaced_bytes)
         self.writing.add(upload.id)
         try:
             await self.on_disk(self.disk.create, upload.id)
@@ -165,11 +168,12 @@ class Files:
 class Upload:
     """A file that is being written."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, num_replaced_bytes: int) -> None:
         self.id = new_file_id()
         self.num_bytes = 0
         self.is_finished = False
         self._files = files
+        self._num_replaced_bytes = num_replaced_bytes
         self._buffer = bytearray()
 
     async def write(self, data: bytes) -> None:
@@ -185,7 +189,8 @@ class Upload:
     async def _flush(self) -> None:
         data = bytes(self._buffer)
         self._buffer.clear()
-        await self._files.database.run(lambda connection: self._files.check_room(connection, self.num_bytes))
+        num_new_bytes = self.num_bytes - self._num_replaced_bytes
+        await self._files.database.run(lambda connection: self._files.check_room(connection, num_new_bytes))
         await self._files.on_disk(self._files.disk.write, self.id, self.num_bytes - len(data), data)
 
     async def finish(

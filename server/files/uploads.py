@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from sqlite3 import Connection
 
 from engine.errors import InvalidRequest
-from server.errors import NotStored, RequestTooLarge
+from server.errors import NotStored, RequestTooLarge, StorageFailed
 from server.files import upload_table as table
 from server.files.store import Files
 from server.files.table import File
@@ -118,11 +118,11 @@ class Uploads:
 
         upload, known = await self._files.database.run(look)
         parts = _chosen(upload, known, part_ids)
-        async with self._files.upload() as written:
+        async with self._files.upload(num_replaced_bytes=upload.bytes) as written:
             digest = hashlib.md5(usedforsecurity=False)
             for part in parts:
                 for offset in range(0, part.bytes, _READ_BYTES):
-                    data = await self._files.on_disk(self._files.disk.read, part.name, offset, _READ_BYTES)
+                    data = await self._read(upload, part, offset)
                     await self._files.on_disk(digest.update, data)
                     await written.write(data)
             if md5 is not None and digest.hexdigest() != md5.lower():
@@ -145,6 +145,14 @@ class Uploads:
             )
         await self._files.remove(names)
         return replace(upload, status=UploadStatus.COMPLETED), file
+
+    async def _read(self, upload: PartedUpload, part: Part, offset: int) -> bytes:
+        """Raises NotStored and InvalidRequest if the upload has ended meanwhile, and its parts with it."""
+        try:
+            return await self._files.on_disk(self._files.disk.read, part.name, offset, _READ_BYTES)
+        except StorageFailed:
+            await self._files.database.run(lambda connection: self._pending(connection, upload.id, upload.owner))
+            raise
 
     async def cancel(self, upload_id: str, owner: str) -> PartedUpload:
         """Drop its parts. Raises NotStored, and InvalidRequest if it has ended."""

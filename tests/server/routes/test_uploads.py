@@ -79,6 +79,42 @@ async def test_a_canceled_upload_takes_no_more_and_leaves_nothing() -> None:
             await client.uploads.complete(upload.id, part_ids=[part.id])
 
 
+async def test_a_complete_upload_needs_room_once() -> None:
+    async with _official(_app(storage=StorageConfig(files_max_bytes=60))) as client:
+        upload = await client.uploads.create(**NEW)
+        part = await client.uploads.parts.create(upload.id, data=LINES)
+        assert (await client.uploads.complete(upload.id, part_ids=[part.id])).status == "completed"
+        with pytest.raises(openai.APIStatusError, match="--files-max-bytes"):
+            await client.uploads.create(**NEW)
+
+
+@pytest.mark.parametrize(("is_expired", "status"), [(False, 400), (True, 404)])
+async def test_an_upload_that_ends_while_it_is_completed_is_no_fault_of_the_disks(
+    is_expired: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = _app()
+    context = _context(app)
+    async with http(app) as api:
+        upload_id = await _begun(api)
+        part_id = (await _send(api, upload_id, LINES)).json()["id"]
+        loop, disk, uploads = asyncio.get_running_loop(), context.files.disk, Uploads(context.files)
+        read = disk.read
+
+        def read_late(name: str, offset: int, size: int) -> bytes:
+            now_s = context.files.clock()
+            if is_expired:
+                context.files.clock = lambda: now_s + LIFE_S
+            ending = uploads.expire() if is_expired else uploads.cancel(upload_id, "")
+            asyncio.run_coroutine_threadsafe(ending, loop).result()  # type: ignore[arg-type]
+            return read(name, offset, size)
+
+        monkeypatch.setattr(disk, "read", read_late)
+        answer = await api.post(f"/v1/uploads/{upload_id}/complete", json={"part_ids": [part_id]})
+    assert answer.status_code == status
+    assert "upload" in answer.json()["error"]["message"]
+    assert disk.names() == []
+
+
 async def test_an_upload_ends_after_an_hour_and_its_parts_with_it() -> None:
     app = _app()
     files = _context(app).files
