@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-import shutil
 from pathlib import Path
 from sqlite3 import Connection
 
 from engine.jobs.finetune.events import Event
-from engine.jobs.finetune.job import JobFolder
 from server.errors import StorageFailed, StorageFull
 from server.files import table as file_table
 from server.files.disk import Disk
@@ -24,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 _RESULTS_NAME = "step_metrics.csv"  # OpenAI's
 _RETRY_S = 5.0
-# What stays of a job that has ended. Its examples are its owner's, and its state is large.
-_KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "lock"})
 
 
 async def finish(journal: Journal, around: Surroundings) -> None:
@@ -100,19 +96,3 @@ def _contents(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
-
-
-async def clean_up(folder: JobFolder) -> None:
-    """Delete what a job that has ended needs no more. What cannot be deleted is tried again at the next start."""
-    await asyncio.to_thread(_clean_up, folder)
-
-
-def _clean_up(folder: JobFolder) -> None:
-    try:
-        for path in folder.path.iterdir():
-            if path.name not in _KEPT:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        logger.warning("what is left of a fine-tuning job could not be deleted: %s", error)

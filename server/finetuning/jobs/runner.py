@@ -13,14 +13,14 @@ from server.context import ServerContext
 from server.errors import StorageFailed
 from server.finetuning.jobs import table
 from server.finetuning.jobs.child import StartChild, start_child
-from server.finetuning.jobs.completion import clean_up
+from server.finetuning.jobs.cleanup import clean_up
 from server.finetuning.jobs.folders import job_ids
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.preparing import Preparing
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
-from server.finetuning.jobs.surroundings import Surroundings, job_folder
+from server.finetuning.jobs.surroundings import Surroundings
 from server.finetuning.jobs.training import Training
 from server.model_options.finetuning import FinetuneYield
 from server.schemas.finetune_answers import FinetuneStatus
@@ -216,7 +216,7 @@ class FinetuneRunner:
         for job_id in [each for each in self._woken if each not in self._works]:
             record = await self._context.files.database.run(partial(table.get, job_id=job_id))
             if record is not None and record.status.has_ended:
-                await clean_up(job_folder(self._around, record))
+                await asyncio.to_thread(clean_up, self._around.data_dir, record)
             self._woken.discard(job_id)
 
     async def _measure(self) -> None:
