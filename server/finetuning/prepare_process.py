@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
-from engine.errors import HeadraceError
+from engine.errors import HeadraceError, InvalidRequest
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.faults import LineFault
 from server.finetuning.job_files import JobOrder, write_job
@@ -45,10 +45,12 @@ class Faulty(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The job cannot be done as it was asked for. is_passing: the machine is the reason, such as a full disk."""
+    """The job cannot be done as it was asked for. param: the field that asks for it. is_passing: the machine is the
+    reason, such as a full disk."""
 
     message: str
     is_passing: bool = False
+    param: str | None = None
 
 
 Outcome = Made | Faulty | Refused
@@ -78,6 +80,8 @@ def prepared(folder: JobFolder, task: PrepareTask) -> Outcome:
         return Made(write_job(folder, order, train, valid))
     except FaultyFile as error:
         return Faulty(error.faults, error.is_validation)
+    except InvalidRequest as error:
+        return Refused(str(error), param=error.param)
     except HeadraceError as error:
         return Refused(str(error))
     except FileNotFoundError as error:
@@ -89,12 +93,19 @@ def prepared(folder: JobFolder, task: PrepareTask) -> Outcome:
 
 
 def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
+    """Raises InvalidRequest if the adapter is gone, and OSError."""
     if order.start is None:
         return order
     own = folder.path / "start"
     own.mkdir(exist_ok=True)
-    for name in _ADAPTER:
-        shutil.copyfile(Path(order.start) / name, own / name)
+    try:
+        for name in _ADAPTER:
+            shutil.copyfile(Path(order.start) / name, own / name)
+    except FileNotFoundError as error:
+        raise InvalidRequest(
+            "the adapter that training was to continue has been deleted meanwhile; name another one, or its base model",
+            param="model",
+        ) from error
     return msgspec.structs.replace(order, start=str(own))
 
 

@@ -139,8 +139,8 @@ class Preparing:
                 file_id = record.validation_file if is_validation else record.training_file
                 reason = f"{file_id}: {faults[0].text}{more}"
                 await self._journal.fail(self.status, FinetuneError(f"invalid_{param}", reason, param), events)
-            case Refused(message=message):
-                await self._journal.fail(self.status, FinetuneError("invalid_request", for_clients(message)))
+            case Refused(message=message, param=param):
+                await self._journal.fail(self.status, FinetuneError("invalid_request", for_clients(message), param))
 
 
 def _write(folder: JobFolder, task: PrepareTask, info: TokenizerInfo | None) -> None:

@@ -114,6 +114,13 @@ def test_the_adapter_that_is_gone_on_with_is_the_jobs_own_copy(folder: JobFolder
     assert (job.hyperparameters.lora_rank, job.hyperparameters.lora_alpha) == (4, 12.0)
 
 
+def test_a_parent_that_was_deleted_meanwhile_is_told(folder: JobFolder, tmp_path: Path) -> None:
+    outcome = prepared(folder, _task(tmp_path, _rows(), start=str(tmp_path / "parent")))
+    assert isinstance(outcome, Refused)
+    assert "has been deleted meanwhile" in outcome.message
+    assert (outcome.param, outcome.is_passing) == ("model", False)
+
+
 def test_a_parent_that_is_no_adapter_is_refused(folder: JobFolder, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_text("")
