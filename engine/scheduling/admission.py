@@ -145,6 +145,8 @@ class AdmissionRound:
         if self._blocked_rank is None and self._has_room(sequence, match):
             return True
         victims = self._claims.victims(sequence, self._kv.room.num_taken(sequence, match))
+        if self._blocked_rank is not None:  # blocks of paused ones are for the one that waits, as what is free
+            victims = [victim for victim in victims if _frees_place(victim)]
         if not victims or not self._has_room(sequence, match, without=victims):
             return False
         for victim, reason in victims:

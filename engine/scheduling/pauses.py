@@ -19,11 +19,14 @@ class Pauses:
     def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
         self._kv = kv
         self._lifecycle = lifecycle
+        self._counted: list[Sequence] = []  # the paused sequences of which the counts are
+        self._num_used: dict[BlockPool, int] = {}  # blocks of theirs; those that several share count once
 
     def resume(self) -> bool:
         """Let all paused sequences run again if nobody who comes before them runs or is ready to; whether it was so."""
         paused, running = self._lifecycle.paused, self._lifecycle.running
         if not paused:
+            self._forget()
             return False
         rank, first_rank = paused[0].service.rank, self._lifecycle.waiting.first_rank
         if (running and running[0].service.rank < rank) or (first_rank is not None and first_rank < rank):
@@ -32,6 +35,7 @@ class Pauses:
             self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
         for sequence in list(paused):
             self._lifecycle.resume(sequence)
+        self._forget()
         return True
 
     def spare_prefixes(self, sequence: Sequence, num_tokens: int) -> None:
@@ -45,9 +49,26 @@ class Pauses:
 
     def _spare(self, pool: BlockPool, num_new: int) -> None:
         paused = self._lifecycle.paused
-        while paused and pool.num_unprotected < num_new and self._num_used(pool) > pool.num_blocks // 2:
+        while paused and pool.num_unprotected < num_new and self._count_used(pool) > pool.num_blocks // 2:
             self._lifecycle.preempt(paused[-1], PreemptionReason.SERVICE_CLASS)
 
-    def _num_used(self, pool: BlockPool) -> int:
-        """Blocks of paused sequences; those that several share count once."""
+    def _count_used(self, pool: BlockPool) -> int:
+        """As counted for the same paused sequences: they keep their blocks, which may be most of the pool's, and with
+        a warm cache each block that a client needs asks for it."""
+        paused = list(self._lifecycle.paused)
+        if paused != self._counted:
+            self._counted, self._num_used = paused, {}
+        if pool not in self._num_used:
+            self._num_used[pool] = self._num_blocks(pool)
+        return self._num_used[pool]
+
+    def _num_blocks(self, pool: BlockPool) -> int:
         return len({block for sequence in self._lifecycle.paused for block in self._kv.room.blocks(sequence, pool)})
+
+    def _forget(self) -> None:
+        self._counted, self._num_used = [], {}
+
+    def check(self) -> None:
+        """Assert that what is counted is so."""
+        if self._counted == list(self._lifecycle.paused):
+            assert all(num == self._num_blocks(pool) for pool, num in self._num_used.items())

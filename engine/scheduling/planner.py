@@ -181,9 +181,10 @@ class StepPlanner:
         self._prefix_waits.forget(sequence)
 
     def check(self) -> None:
-        """Assert what PrefixWaits and Claims promise."""
+        """Assert what PrefixWaits, Claims and Pauses promise."""
         self._prefix_waits.check(self._lifecycle.waiting)
         self._claims.check()
+        self._pauses.check()
 
     # --- newcomers ----------------------------------------------------------------------------------------------------
 

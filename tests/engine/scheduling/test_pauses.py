@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import AbortReason, EngineRequest, ServiceClass
-from engine.scheduling.sequence import SequenceStatus
+from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.room import KVRoom
+from engine.scheduling.pauses import Pauses
+from engine.scheduling.sequence import Sequence, SequenceStatus
 from tests.engine.scheduling.test_batch_schedules import Arrival, arrivals, play, schedules
 from tests.helpers.engines import (
     SchedulerRun,
@@ -161,6 +164,44 @@ def test_prefixes_of_clients_are_not_evicted_while_lines_have_more_than_half() -
     run.step()
     assert run.stats[-1].prefix_hits >= 12
     assert status(run, "a") is SequenceStatus.PAUSED
+
+
+def test_blocks_of_paused_lines_are_counted_once_while_the_same_are_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each client that needs a block while only cached prefixes are free."""
+    run = SchedulerRun(make_config(num_blocks=24, block_size=1))
+    run.add(line("a", 8, max_tokens=9))
+    run.step()
+    run.add(client("c", 14, max_tokens=1))  # leaves its prefix cached
+    run.step()
+    counted: list[str] = []
+    blocks = KVRoom.blocks
+
+    def count(self: KVRoom, sequence: Sequence, pool: BlockPool) -> list[int]:
+        counted.append(sequence.id)
+        return blocks(self, sequence, pool)
+
+    monkeypatch.setattr(Pauses, "check", lambda _: None)  # it counts, too
+    monkeypatch.setattr(KVRoom, "blocks", count)
+    for name in ("d", "e"):
+        run.add(client(name, 2, max_tokens=4))
+    for _ in range(4):
+        run.step()
+    assert status(run, "a") is SequenceStatus.PAUSED
+    assert counted == ["a"]
+
+
+def test_behind_a_client_without_room_nobody_takes_the_blocks_of_paused_lines() -> None:
+    """They are for that one, as is what is free."""
+    run = SchedulerRun(make_config(num_blocks=20, block_size=4, enable_prefix_caching=False))
+    run.add(line("line", 17, max_tokens=9))  # 5 blocks
+    run.step()
+    run.add(client("c", 53, max_tokens=3, tenant="a"))  # 14 blocks
+    run.step()
+    run.add(client("long", 40, max_tokens=1, tenant="a"))  # 10 blocks, of 6 that there could be
+    run.add(client("short", 10, max_tokens=1, tenant="b"))  # 3
+    assert planned(run) == {"c": 1}
+    assert status(run, "line") is SequenceStatus.PAUSED
+    run.finish()
 
 
 def test_lines_go_on_while_the_adapter_of_a_client_is_read() -> None:
