@@ -32,7 +32,8 @@ _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the last one's time is the first estim
 def check_pooling(config: EngineConfig, traits: PoolingTraits | None) -> bool:
     """Whether the engine pools texts. traits: None of a model that transformers' code computes.
 
-    Raises OptionError for a task that the model is not able to do.
+    Raises OptionError for a task that the model is not able to do, and StartupError for a way to pool that is not
+    supported.
     """
     if traits is None:
         if config.task is Task.EMBED:
@@ -48,6 +49,8 @@ def check_pooling(config: EngineConfig, traits: PoolingTraits | None) -> bool:
         raise OptionError(
             f"--pooling is {config.pooling.value}, but this model generates text; add --task embed, or leave it out"
         )
+    if is_pooling and traits.refusal is not None:
+        raise StartupError(traits.refusal)
     return is_pooling
 
 

@@ -45,6 +45,7 @@ class PoolingTraits:
     can_generate: bool  # it has an output layer
     hidden_size: int
     scheme: PoolingScheme | None = None
+    refusal: str | None = None  # why texts cannot be pooled, of a model that generates by default
     matryoshka: tuple[int, ...] | None = None
     score_head: ScoreHeadSpec | None = None
     labels: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ def pooling_traits(
     spec: DecoderSpec, config: HFConfig, root: Path | None, gguf_metadata: Mapping[str, Any] | None = None
 ) -> PoolingTraits:
     """root: the model's folder; None of a GGUF file, which has metadata. Raises a ModelError for modules that are not
-    supported."""
+    supported, and for other ways to pool unless the model generates by default."""
     has_modules = root is not None and (root / MODULES).is_file()
     if has_modules and root is not None and lowers_case(root):
         raise UnsupportedModelError(
@@ -69,12 +70,21 @@ def pooling_traits(
             "normalizer do it"
         )
     head = spec.score_head
+    scheme = refusal = None
+    try:
+        if head is None:
+            scheme = _stated_scheme(config, root if has_modules else None, gguf_metadata)
+    except UnsupportedModelError as error:
+        if is_pooling_model(spec, root):
+            raise
+        refusal = str(error)
     return PoolingTraits(
         is_encoder=spec.is_encoder,
         pools_by_default=is_pooling_model(spec, root),
         can_generate=spec.has_head,
         hidden_size=spec.hidden_size,
-        scheme=None if head is not None else _stated_scheme(config, root if has_modules else None, gguf_metadata),
+        scheme=scheme,
+        refusal=refusal,
         matryoshka=_matryoshka(config, spec.hidden_size),
         score_head=head,
         labels=() if head is None else tuple(labels(config)),

@@ -18,6 +18,8 @@ from engine.pooling.engine import PoolingEngine
 from engine.pooling_params import PoolingParams, PoolingTask
 from engine.protocol import EngineInfo, PoolingRequest
 from engine.startup.build import build_engine, build_served_engine
+from engine.startup.pooling import check_pooling
+from models.pooling.traits import PoolingTraits
 from tests.helpers.checkpoints import VOCAB_SIZE, random_model
 from tests.helpers.pooling_folders import write_dense, write_json, write_modules, write_pooling
 from tests.models.families.pooling_models import POOLING_MODELS, small_qwen3
@@ -186,3 +188,12 @@ def test_its_memory_is_weighed_without_a_kv_cache(folders: Callable[..., Path]) 
     assert pooling.failure is generating.failure is None
     assert pooling.least_kv_bytes == pooling.most_kv_bytes < generating.most_kv_bytes
     assert weigh._weigh(_config(folders("BertModel"))).weight_bytes > 0
+
+
+def test_what_cannot_pool_is_refused_where_it_is_to_pool() -> None:
+    """As a reranker in a GGUF file, whose decoder generates."""
+    traits = PoolingTraits(False, pools_by_default=False, can_generate=True, hidden_size=8, refusal="is a reranker")
+    assert not check_pooling(EngineConfig("m.gguf"), traits)
+    assert not check_pooling(EngineConfig("m.gguf", task=Task.GENERATE), traits)
+    with pytest.raises(StartupError, match="is a reranker"):
+        check_pooling(EngineConfig("m.gguf", task=Task.EMBED), traits)
