@@ -3,7 +3,6 @@
 It ends with the one that waits for it, and on SIGTERM; started again, it goes on from the state that it saved last.
 """
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from engine.client.background import TRY_AGAIN
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
 from engine.finetune.errors import NotEnoughMemory
+from engine.jobs.finetune.endings import is_full_disk
 from engine.jobs.finetune.events import EventLog
 from engine.jobs.finetune.job import JobFolder
 from engine.jobs.progress import foreground_progress
 from models.errors import ModelError, is_out_of_memory
 
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _OUT_OF_MEMORY = "training needs more memory than this process may have; give a smaller --max-length or --batch-size"
 
 
@@ -34,10 +33,10 @@ def main(argv: Sequence[str]) -> int:
         out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
     except OSError as error:
         progress.close()
-        if error.errno in _FULL_DISK:
+        if is_full_disk(error):
             sys.stderr.write(f"headrace: {error}; the same command goes on from the state that was saved last\n")
             return TRY_AGAIN
-        return _fail(folder, str(error), error)
+        return _fail(folder, _reason(error), error)
     except (HeadraceError, ModelError) as error:
         progress.close()
         return _fail(folder, str(error), error)
@@ -54,6 +53,12 @@ def main(argv: Sequence[str]) -> int:
         progress.close()
     sys.stdout.write(f"{out}\n")
     return 0
+
+
+def _reason(error: OSError) -> str:
+    """Without the folder, which is no business of those who read a server's answers."""
+    where = "" if error.filename is None else f"{Path(error.filename).name}: "
+    return f"{where}{error.strerror or error}"
 
 
 def _fail(folder: JobFolder, reason: str, error: Exception) -> int:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from engine.client.background import TRY_AGAIN
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.config import EngineConfig
 from engine.errors import HeadraceError
+from engine.jobs.finetune.endings import REASON, is_full_disk
 from engine.jobs.finetune.job import write_atomically
 from engine.jobs.progress import foreground_progress
 from models.errors import ModelError
@@ -37,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
         write_atomically(folder / "tokenizer.msgpack", msgspec.msgpack.encode(tokenizer_info(assets)))
     except (HeadraceError, ModelError, OSError) as error:
         progress.close()
-        sys.stderr.write(f"headrace: {error}\n")
-        return 1
+        sys.stderr.write(f"{REASON}{error}\n")
+        return TRY_AGAIN if is_full_disk(error) else 1
     finally:
         progress.close()
     return 0

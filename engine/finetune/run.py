@@ -150,8 +150,8 @@ def _begin(
     if folder.state.exists():
         if not state.load(folder.state):
             raise StartupError(
-                f"{folder.path} has the state of another job: its examples or options have changed; give another "
-                "--out, or remove it to begin again"
+                f"{folder.path} has the state of another job: its examples or options have changed; train in another "
+                "folder, or remove this one to begin again"
             )
         events.add(f"Going on after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return

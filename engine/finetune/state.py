@@ -59,8 +59,8 @@ class TrainingState:
         norm = float(torch.nn.utils.clip_grad_norm_([self._parameter], max_grad_norm))
         if not math.isfinite(norm):
             raise StartupError(
-                f"the gradient's norm in step {self.progress.step + 1} is {norm}: training has diverged; give a lower "
-                "--learning-rate-multiplier and another --out"
+                f"the gradient's norm in step {self.progress.step + 1} is {norm}: training has diverged; begin another "
+                "job with a lower --learning-rate-multiplier"
             )
         self._optimizer.param_groups[0]["lr"] = learning_rate
         self._optimizer.step()

@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         folder.path.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             if code := run_module("engine.finetune.describe", str(folder.path), msgspec.json.encode(engine).decode()):
-                return code
+                return 1 if code == TRY_AGAIN else code
             report = _write(folder, config, engine, out, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
             code = run_module("engine.finetune", str(folder.path))

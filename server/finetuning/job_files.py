@@ -96,7 +96,7 @@ def _with_shape_of_start(order: JobOrder) -> Hyperparameters:
         config = json.loads(path.read_bytes())
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StartupError(f"{order.start} holds no adapter to go on with: {path.name} cannot be read") from error
+        raise StartupError(f"{order.start} has no adapter to train on with: {path.name} cannot be read") from error
     return msgspec.structs.replace(
         given,
         lora_rank=rank if given.lora_rank is None else given.lora_rank,
@@ -116,7 +116,7 @@ def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) 
     if replay and text_model.chat is None:
         raise StartupError(
             f"--replay is {replay:g}, and the model has no chat template to ask questions with; leave it out, or give "
-            "a --chat-template"
+            "the model a template (--chat-template)"
         )
     questions = QUESTIONS if text_model.chat is not None else ()
     return [renderer.question(text) for text in questions]

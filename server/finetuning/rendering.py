@@ -13,7 +13,9 @@ from server.text.tokenizer import Tokenizer
 from server.text_model import ChatModel, TextModel
 from server.tools.history import template_chat
 
-_NO_TEMPLATE = "the model has no chat template; give lines of prompt and completion, or a --chat-template"
+_NO_TEMPLATE = (
+    "the model has no chat template; give lines of prompt and completion, or the model a template (--chat-template)"
+)
 
 
 class Renderer:
@@ -69,7 +71,7 @@ class Renderer:
             if first < _common(opened, ids) or not first:
                 raise FaultyLine(
                     f"the chat template does not write the answer of messages[{index}] after its prompt, so it cannot "
-                    "be learned; give another --chat-template"
+                    "be learned; the model needs another template (--chat-template)"
                 )
         ends = [place for place in range(first, len(ids)) if ids[place] in self._tokenizer.eos_token_ids]
         if ends:

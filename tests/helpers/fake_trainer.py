@@ -17,6 +17,7 @@ from engine.jobs.finetune.job import JobFolder
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs import table
+from server.finetuning.jobs.child import log_of
 from server.finetuning.jobs.record import FinetuneRecord
 from server.finetuning.jobs.runner import FinetuneRunner
 from server.finetuning.preparation import PreparationReport
@@ -27,6 +28,8 @@ from tests.helpers.fake_client import MODEL, FakeClient, says
 
 PREPARE, TRAIN = "server.finetuning.prepare_process", "engine.finetune"
 KILLED = -9
+
+SAMPLE = "Sample 1: the sea--order, --replay and /a/b/c"
 
 NUM_STEPS, STEPS_PER_EPOCH = 6, 3
 
@@ -108,6 +111,10 @@ class FakeChild:
     async def _prepare(self) -> int:
         task = msgspec.json.decode(task_file(self.folder).read_bytes(), type=PrepareTask)
         await self._tick()
+        if self._children.preparing_ends:
+            code, text = self._children.preparing_ends.popleft()
+            log_of(self.folder.lock).write_text(text)
+            return code
         lines = Path(task.train).read_bytes().splitlines()
         bad = [LineFault("it is bad", number) for number, line in enumerate(lines, 1) if b"bad" in line]
         outcome: Outcome = Made(PreparationReport(num_lines=len(lines), num_items=len(lines), num_tokens=100))
@@ -132,6 +139,7 @@ class FakeChild:
             if step % STEPS_PER_EPOCH == 0:
                 _write_adapter(out / "checkpoints" / f"step-{step}", chain)
                 log.add("Epoch", checkpoint="/secret/path", step=step, epoch=step // STEPS_PER_EPOCH, train_loss=0.5)
+                log.add(SAMPLE, sample=0, text=SAMPLE)
                 self.folder.state.write_text(json.dumps(chain))
             if self._saves or self._children.saves_steps:
                 self.folder.state.write_text(json.dumps(chain))
@@ -171,6 +179,7 @@ class FakeChildren:
         self.most: dict[str, int] = {}
         self.deaths: deque[int] = deque()
         self.failures: deque[OSError] = deque()  # to start those that train
+        self.preparing_ends: deque[tuple[int, str]] = deque()  # exit statuses of those that prepare, and their logs
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
 

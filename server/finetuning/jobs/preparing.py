@@ -9,9 +9,11 @@ import msgspec
 from engine.client.background import LOCK_HELD, TRY_AGAIN
 from engine.client.engine_process import describe_exit
 from engine.config import EngineConfig
+from engine.jobs.finetune.endings import REASON
 from engine.jobs.finetune.job import JobFolder, write_atomically
 from engine.protocol import TokenizerInfo
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, tokenizer_file
+from server.finetuning.jobs.child import log_of
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.journal import Journal
@@ -24,6 +26,13 @@ from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 from server.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
+
+_FAILED = 1  # exit status of a process that has said why
+_GOES_ON = "this is tried again"
+_PASSING = {  # by exit status
+    TRY_AGAIN: "The server's disk is full; the files are tried again until there is room",
+    LOCK_HELD: "Another process works in the job's folder; the files are tried again when it has ended",
+}
 
 _decode = msgspec.json.Decoder(Outcome).decode
 
@@ -47,6 +56,7 @@ class Preparing:
         self._around = around
         self._folder = job_folder(around, record)
         self._journal = Journal(around.files, record, sleep=around.sleep)
+        self._cause: str | None = None  # of the last wait
 
     async def run(self) -> None:
         record, models = self._journal.record, self._around.models
@@ -66,21 +76,45 @@ class Preparing:
                 outcome = await self._prepared(model)
                 if not (isinstance(outcome, Refused) and outcome.is_passing):
                     return outcome
-                logger.warning("fine-tuning job %s waits: %s", self.id, outcome.message)
+                cause = f"{outcome.message[:1].upper()}{outcome.message[1:]}; {_GOES_ON}"
             except OSError as error:
-                logger.warning("fine-tuning job %s waits: %s", self.id, error)
+                cause = f"The server cannot make the files ready ({error.strerror}); {_GOES_ON}"
             except _EndedEarly as error:
-                if not await self._journal.change(self.status, lambda _: None, is_durable=False):
-                    return None
-                if error.code not in (TRY_AGAIN, LOCK_HELD):
+                if error.code not in _PASSING:
                     num_deaths += 1
-                    if num_deaths >= MAX_DEATHS:
-                        reason = f"the process that reads the files ended {num_deaths} times: {error}"
-                        await self._journal.fail(self.status, FinetuneError("server_error", reason))
+                    if not await self._survives(num_deaths, error):
                         return None
-                    await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
                     continue
-            await self._around.sleep(FULL_DISK_PAUSE_S)
+                cause = _PASSING[error.code]
+            if not await self._wait(cause):
+                return None
+
+    async def _wait(self, cause: str) -> bool:
+        """Until what stands in the way may have passed; it is told once. False if a client has stopped the job."""
+        logger.warning("fine-tuning job %s waits: %s", self.id, cause)
+        events = [] if cause == self._cause else [self._journal.event(for_clients(cause), level="warn")]
+        self._cause = cause
+        if not await self._journal.change(self.status, lambda _: None, events, is_durable=False):
+            return False
+        await self._around.sleep(FULL_DISK_PAUSE_S)
+        return True
+
+    async def _survives(self, num_deaths: int, ended: _EndedEarly) -> bool:
+        """Wait before the next start; False if the job has ended, or a client has stopped it."""
+        reason = await asyncio.to_thread(_last_words, self._folder) if ended.code == _FAILED else None
+        if reason is not None:
+            message = f"the model's tokenizer cannot be read: {for_clients(reason)}"
+            logger.warning("fine-tuning job %s: %s", self.id, reason)
+            await self._journal.fail(self.status, FinetuneError("server_error", message))
+            return False
+        if num_deaths >= MAX_DEATHS:
+            message = f"the process that reads the files ended {num_deaths} times: {ended}"
+            await self._journal.fail(self.status, FinetuneError("server_error", message))
+            return False
+        if not await self._journal.change(self.status, lambda _: None, is_durable=False):
+            return False
+        await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
+        return True
 
     async def _prepared(self, model: ServedModel) -> Outcome:
         """Raises OSError, and _EndedEarly."""
@@ -148,3 +182,13 @@ def _write(folder: JobFolder, task: PrepareTask, info: TokenizerInfo | None) -> 
     if info is not None:
         write_atomically(tokenizer_file(folder), msgspec.msgpack.encode(info))
     write_atomically(task_file(folder), msgspec.json.encode(task))
+
+
+def _last_words(folder: JobFolder) -> str | None:
+    """Why the last process could not do what it was asked, in its own words; None if it gave no reason."""
+    try:
+        lines = log_of(folder.lock).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return last.removeprefix(REASON) if last.startswith(REASON) else None

@@ -87,6 +87,8 @@ class Progress:
         return is_stored
 
     def _told(self, event: Event) -> Event:
+        if "sample" in event.data:  # the model's words
+            return event
         message = for_clients(event.message)
         if event.level == "error":
             self.error = FinetuneError(event.data.get("code", "training_failed"), message)

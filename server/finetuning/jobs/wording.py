@@ -2,9 +2,18 @@
 
 import re
 
+from engine.jobs.finetune.job import Hyperparameters
+
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
+_FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # in front of a name
 
 
 def for_clients(message: str) -> str:
-    """Options of the command line are fields of a request here."""
-    return _FLAG.sub(lambda flag: flag[1].replace("-", "_"), message)
+    """Options of the command line that are hyperparameters are fields of a request here, and of paths only the last
+    name is told: which folders a server has is not for clients."""
+    return _FOLDERS.sub("", _FLAG.sub(_field, message))
+
+
+def _field(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    return name if name in Hyperparameters.__struct_fields__ else flag[0]

@@ -126,4 +126,4 @@ def test_a_parent_that_is_no_adapter_is_refused(folder: JobFolder, tmp_path: Pat
     (tmp_path / "adapter_model.safetensors").write_text("")
     outcome = prepared(folder, _task(tmp_path, _rows(), start=str(tmp_path)))
     assert isinstance(outcome, Refused)
-    assert "holds no adapter to go on with" in outcome.message
+    assert "has no adapter to train on with" in outcome.message

@@ -1,0 +1,72 @@
+"""What becomes of a job while its files are made ready: it waits for what will pass, and fails with the reason."""
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from engine.client.background import LOCK_HELD, TRY_AGAIN
+from server.finetuning.jobs import runner, training
+from server.schemas.finetune_answers import FinetuneStatus
+from tests.helpers.fake_client import make_app
+from tests.helpers.fake_trainer import (
+    PREPARE,
+    FakeChildren,
+    add_job,
+    events_of,
+    finetunes,
+    trained_client,
+    until_status,
+)
+
+pytestmark = pytest.mark.fast
+
+READY = (FinetuneStatus.QUEUED, FinetuneStatus.RUNNING, FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED)
+
+
+@pytest.fixture(autouse=True)
+def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_LOOK_S", 0.002)
+    monkeypatch.setattr(runner, "_LOOK_S", 0.02)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> FastAPI:
+    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
+
+
+async def test_a_reason_that_the_process_gives_fails_the_job_at_once(app: FastAPI) -> None:
+    children = FakeChildren()
+    text = "read tokenizer\nheadrace: /srv/models/tiny/tokenizer.json is empty; download it again\n"
+    children.preparing_ends.append((1, text))
+    async with finetunes(app, children):
+        record = await until_status(app, (await add_job(app, 1)).id, *READY)
+
+    assert record.error is not None
+    assert record.error.code == "server_error"
+    assert record.error.message == "the model's tokenizer cannot be read: tokenizer.json is empty; download it again"
+    assert [child.module for child in children.started] == [PREPARE]
+
+
+async def test_a_process_that_says_nothing_is_started_again(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.preparing_ends += [(1, "Traceback (most recent call last)\nKeyError\n"), (-9, "")]
+    async with finetunes(app, children):
+        record = await until_status(app, (await add_job(app, 1)).id, *READY)
+    assert record.status is not FinetuneStatus.FAILED
+
+
+async def test_what_will_pass_is_waited_for_and_told_once(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.preparing_ends += [(TRY_AGAIN, "headrace: no space left\n")] * 4 + [(LOCK_HELD, "")] * 2
+    async with finetunes(app, children):
+        job = await add_job(app, 1)
+        record = await until_status(app, job.id, *READY)
+        events = await events_of(app, job.id)
+
+    assert record.status is not FinetuneStatus.FAILED
+    waits = [event for event in events if "tried again" in event]
+    assert waits == [
+        "The server's disk is full; the files are tried again until there is room",
+        "Another process works in the job's folder; the files are tried again when it has ended",
+    ]
