@@ -1,4 +1,5 @@
-"""`python -m engine.finetune.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer into a job's folder.
+"""`python -m engine.finetune.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer, and how many tokens it
+takes, into a job's folder.
 
 OPTIONS is an EngineConfig as JSON. The tokenizer is what the text of examples becomes token ids by, which is not done
 in a process that computes.
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         opened = open_model(files)
         progress("read tokenizer", 0, 0, "")
         assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
+        write_atomically(folder / "context.json", msgspec.json.encode(opened.max_position))
         write_atomically(folder / "tokenizer.msgpack", msgspec.msgpack.encode(tokenizer_info(assets)))
     except (HeadraceError, ModelError, OSError) as error:
         progress.close()

@@ -46,6 +46,11 @@ def tokenizer_file(folder: JobFolder) -> Path:
     return folder.path / "tokenizer.msgpack"
 
 
+def context_file(folder: JobFolder) -> Path:
+    """Tokens that the model takes, in JSON; may be missing."""
+    return folder.path / "context.json"
+
+
 def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
     """Write all that the trainer reads, job.json last. The same files and order give the same bytes, by which a job
     goes on.
@@ -63,7 +68,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         )
         text_model = build_text_model(info, config, workers, templates)
         given = _with_shape_of_start(order)
-        renderer = Renderer(text_model, given.max_length or DEFAULT_LENGTH)
+        renderer = Renderer(text_model, given.max_length or _default_length(folder))
         prepared = prepare(train, valid, order.method, renderer)
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
@@ -84,6 +89,11 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
     finally:
         templates.close()
         workers.close()
+
+
+def _default_length(folder: JobFolder) -> int:
+    path = context_file(folder)
+    return min(DEFAULT_LENGTH, json.loads(path.read_bytes())) if path.exists() else DEFAULT_LENGTH
 
 
 def _with_shape_of_start(order: JobOrder) -> Hyperparameters:

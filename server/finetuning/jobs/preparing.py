@@ -11,8 +11,8 @@ from engine.client.engine_process import describe_exit
 from engine.config import EngineConfig
 from engine.jobs.finetune.endings import REASON
 from engine.jobs.finetune.job import JobFolder, write_atomically
-from engine.protocol import TokenizerInfo
-from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, tokenizer_file
+from engine.protocol import EngineInfo
+from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, tokenizer_file
 from server.finetuning.jobs.child import log_of
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.folders import out_folder
@@ -118,10 +118,9 @@ class Preparing:
 
     async def _prepared(self, model: ServedModel) -> Outcome:
         """Raises OSError, and _EndedEarly."""
-        info = None if model.info is None else model.info.tokenizer
         task = self._task(model)
-        await asyncio.to_thread(_write, self._folder, task, info)
-        if info is None:  # the model has not been loaded yet
+        await asyncio.to_thread(_write, self._folder, task, model.info)
+        if model.info is None:  # the model has not been loaded yet
             options = msgspec.json.encode(task.order.engine).decode()
             await self._run("engine.finetune.describe", str(self._folder.path), options)
         return _decode(await self._run("server.finetuning.prepare_process", str(self._folder.path)))
@@ -177,10 +176,11 @@ class Preparing:
                 await self._journal.fail(self.status, FinetuneError("invalid_request", for_clients(message), param))
 
 
-def _write(folder: JobFolder, task: PrepareTask, info: TokenizerInfo | None) -> None:
+def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> None:
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if info is not None:
-        write_atomically(tokenizer_file(folder), msgspec.msgpack.encode(info))
+        write_atomically(tokenizer_file(folder), msgspec.msgpack.encode(info.tokenizer))
+        write_atomically(context_file(folder), msgspec.json.encode(info.max_model_len))
     write_atomically(task_file(folder), msgspec.json.encode(task))
 
 

@@ -10,7 +10,7 @@ from engine.config import EngineConfig
 from engine.jobs.finetune.items import TrainingItem, read_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method
 from server.finetuning import prepare_process
-from server.finetuning.job_files import JobOrder, tokenizer_file
+from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
 from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepared
 from tests.helpers.tokenizers import byte_level_info
 
@@ -127,3 +127,14 @@ def test_a_parent_that_is_no_adapter_is_refused(folder: JobFolder, tmp_path: Pat
     outcome = prepared(folder, _task(tmp_path, _rows(), start=str(tmp_path)))
     assert isinstance(outcome, Refused)
     assert "has no adapter to train on with" in outcome.message
+
+
+@pytest.mark.parametrize(("given", "longest"), [(None, 20), (15, 15)])
+def test_examples_are_as_long_as_the_model_takes_unless_a_length_is_given(
+    folder: JobFolder, tmp_path: Path, given: int | None, longest: int
+) -> None:
+    context_file(folder).write_text("20")
+    rows: list[object] = [{"text": "a long text " * 30}]
+    task = _task(tmp_path, rows, method=Method.PRETRAINING, hyperparameters=Hyperparameters(max_length=given))
+    assert isinstance(prepared(folder, task), Made)
+    assert max(item.longest for item in read_rows(folder.train, TrainingItem)) == longest
