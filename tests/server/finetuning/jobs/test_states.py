@@ -34,6 +34,7 @@ from tests.helpers.fake_trainer import (
     until_status,
     whole_adapter,
 )
+from tests.helpers.virtual_loop import VirtualLoop
 from tests.server.finetuning.jobs.test_runner import ENDED, adapter_of
 
 pytestmark = pytest.mark.fast
@@ -62,7 +63,7 @@ class Jobs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._loop = asyncio.new_event_loop()
+        self._loop = VirtualLoop()
         self._app = _app()
         context = self._app.state.context
         self._data_dir = Path(context.config.data_dir)
@@ -180,9 +181,22 @@ class Jobs(RuleBasedStateMachine):
             self._do(self._finish())
         finally:
             self._do(self._stop())
+        try:
+            self._do(self._check_what_is_left())
+        finally:
             self._app.state.context.files.database.close()
             self._loop.close()
             shutil.rmtree(self._data_dir, ignore_errors=True)
+
+    async def _check_what_is_left(self) -> None:
+        """Every name that is served is a job's, and every file on the disk has a row."""
+        context = self._app.state.context
+        records = [await stored(self._app, job) for job in self._ids]
+        names = {record.checkpoint_name(each.step) for record in records for each in record.checkpoints}
+        names |= {record.name for record in records if record.has_adapter}
+        assert {each.name for each in context.models.adapters} == names
+        files = {record.training_file for record in records}.union(*(record.result_files for record in records))
+        assert set(context.files.disk.names()) == files
 
     async def _finish(self) -> None:
         self._engine.num_open = 0
