@@ -43,6 +43,16 @@ def test_product_equals_float64_product(
     assert torch.equal(layer(x.float()), got)
 
 
+@each_format
+@pytest.mark.parametrize("columns", [64, 80])
+@pytest.mark.parametrize("rows", [120, 222, 255, 256, 500])
+def test_panels_that_are_full_or_nearly_so(kernels: KernelLibrary, fmt: WeightFormat, columns: int, rows: int) -> None:
+    """Up to where register tiles reach beyond the last row, at each level."""
+    weight, x = _matrix(fmt, 144, columns), _matrix(fmt, rows, columns, seed=1)
+    got = _layer(fmt, kernels, weight)(x, out_dtype=torch.float32)
+    torch.testing.assert_close(got.double(), x.double() @ weight.double().T, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("columns", [96, 4864])
 def test_a_bf16_row_has_the_same_outputs_alone_as_among_others(kernels: KernelLibrary, columns: int) -> None:
     weight, x = _matrix(WeightFormat.BF16, 83, columns), _matrix(WeightFormat.BF16, 40, columns, seed=1)

@@ -25,7 +25,9 @@ using namespace hr;
 constexpr int kFewRows = 8;
 constexpr int kSpan = HR_AMX ? 8 : 4;  // most row blocks of a panel task
 constexpr int kStepUnits = 64;   // 4 * 64 * 64 bytes = 16 KiB of weights
-constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles
+constexpr int kPanelRows = HR_AMX ? 256 : 120;  // whole register tiles of amx_panel() or vector_panel()
+// A level with AMX has vector_panel(), too, for fp32 and odd numbers of columns: its last tile may reach beyond a full panel.
+constexpr int kSumRows = (kPanelRows + kDenseTileRows - 1) / kDenseTileRows * kDenseTileRows;
 constexpr int kSpareRows = 32;                  // a register tile may reach this far beyond the last row
 constexpr int64_t kPrepareAlone = 8192;  // elements; up to here the caller is done before the others would have begun
 #if HR_AMX
@@ -33,6 +35,7 @@ constexpr int kPanelStep = 32, kAmxStepColumns = 512;  // 32 outputs * 512 colum
 #else
 constexpr int kPanelStep = kDenseTileRows;
 #endif
+static_assert(kPanelRows % kPanelStep == 0 && kSpareRows >= kDenseTileRows);
 
 // Prepared rows: [M, K], with room for the rows that a register tile computes beyond M.
 template <class Element>
@@ -101,7 +104,7 @@ void few_rows(const LinearLayer& layer) {
 }
 
 struct PanelMemory {
-  alignas(64) float sums[kPanelRows][kSpan * kBlockRows];
+  alignas(64) float sums[kSumRows][kSpan * kBlockRows];
 };
 
 template <int R, int C, class Element>
@@ -165,7 +168,7 @@ void panel_task(const LinearLayer& layer, const Element* rows, const BlockPlace&
   const uint8_t* block = place.segment->packed + place.block * dense_block_bytes<Element>(layer.columns);
   const int num_blocks = (place.outputs + kBlockRows - 1) / kBlockRows;
   const Element* panel = rows + first_row * layer.columns;  // the same place in both layouts: panels begin at whole tiles
-  std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kPanelRows, num_rows + kSpareRows));
+  std::memset(memory.sums, 0, sizeof(memory.sums[0]) * std::min(kSumRows, num_rows + kSpareRows));
 #if HR_AMX
   if (use_amx<Element>(layer.columns)) {
     if constexpr (kPack<Element> == 2) amx_panel(block, num_blocks, panel, layer.columns, num_rows, memory);
