@@ -13,12 +13,13 @@ def pair_numbers(layers: Iterable[Linear], rank: int) -> int:
 
 
 def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """The same as a slot stores them: ranks of a layer's inputs fill whole blocks."""
+    """The same as a slot stores them: shards' ranks are even, and the ranks of a layer's inputs fill whole blocks."""
     total = 0
+    even_rank = rank + rank % 2
     for layer in layers:
         sizes = shard_sizes(layer)
-        ranks = -(-rank * len(sizes) // _RANKS) * _RANKS
-        total += ranks * layer.in_features + (rank + rank % 2) * sum(sizes)
+        ranks = -(-even_rank * len(sizes) // _RANKS) * _RANKS
+        total += ranks * layer.in_features + even_rank * sum(sizes)
     return total
 
 

@@ -14,7 +14,7 @@ from tests.helpers.checkpoints import load_folder, qwen2_config, random_model
 from tests.helpers.loaded import as_loaded
 
 
-@pytest.mark.parametrize("rank", [3, 16])
+@pytest.mark.parametrize("rank", [3, 5, 16])
 def test_sums_are_those_of_a_prepared_adapter(tmp_path: Path, rank: int) -> None:
     model = random_model(qwen2_config())
     model.save_pretrained(tmp_path / "base")
