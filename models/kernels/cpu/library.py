@@ -41,6 +41,7 @@ class KernelLibrary:
         self.num_threads = self._bind("hr_num_threads", "", ctypes.c_int)
         self.set_num_threads = self._bind("hr_set_num_threads", "i")
         self.set_spin_microseconds = self._bind("hr_set_spin_microseconds", "l")
+        self.compute_alone = self._bind("hr_compute_alone", "i", ctypes.c_int)
         # attention
         self.paged_attention = self._bind("hr_paged_attention", "iplpppppliiiiiifiiifpppll")
         self.rope_kv_write = self._bind("hr_rope_kv_write", "iplplplppipppiiii")
@@ -242,5 +243,26 @@ def _spin_microseconds(given: str) -> int:
 def set_num_threads(num_threads: int) -> None:
     """Set the threads of torch's operators, and of the native kernels if they are loaded."""
     torch.set_num_threads(num_threads)
-    if _library_and_reason.cache_info().currsize and (library := kernel_library()) is not None:
+    if (library := _loaded_library()) is not None:
         library.set_num_threads(num_threads)
+
+
+@contextlib.contextmanager
+def computing_alone() -> Iterator[None]:
+    """Within it this thread computes alone, with torch's operators and with the native kernels if they are loaded.
+    Other threads compute as before: the kernels' own threads serve one loop at a time, and it shall be theirs."""
+    num_threads, library = torch.get_num_threads(), _loaded_library()
+    # Of this thread, with OpenMP; and of threads that have yet to begin with torch, so it must not stay.
+    torch.set_num_threads(1)
+    was_alone = None if library is None else library.compute_alone(True)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.compute_alone(was_alone)
+        torch.set_num_threads(num_threads)
+
+
+def _loaded_library() -> KernelLibrary | None:
+    """Without loading it."""
+    return kernel_library() if _library_and_reason.cache_info().currsize else None

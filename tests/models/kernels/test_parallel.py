@@ -10,6 +10,7 @@ from models.kernels.cpu import build
 
 _PROBE = r"""
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 #include "parallel.h"
@@ -60,6 +61,37 @@ HR_API int probe_distinct_threads(int threads) {
   });
   return arrived;
 }
+
+// While a thread that computes alone is within a loop: how many threads that loop has, or 0 if another's does not get
+// the two that it needs at once within ten seconds.
+HR_API int64_t probe_beside_alone(int is_alone) {
+  hr::set_num_threads(2);
+  std::atomic<bool> begun{false}, over{false};
+  std::atomic<int> strangers{0};
+  std::thread other([&] {
+    hr::compute_alone(is_alone != 0);
+    const auto own = std::this_thread::get_id();
+    hr::parallel_for(8, [&](int64_t) {
+      strangers += std::this_thread::get_id() != own;
+      begun = true;
+      while (!over) std::this_thread::yield();
+    });
+  });
+  while (!begun) std::this_thread::yield();
+  std::atomic<int> arrived{0};
+  std::atomic<bool> was_late{false};
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  hr::parallel_for(2, [&](int64_t) {
+    arrived += 1;
+    while (arrived < 2 && !was_late) {
+      std::this_thread::yield();
+      if (std::chrono::steady_clock::now() > end) was_late = true;
+    }
+  });
+  over = true;
+  other.join();
+  return was_late ? 0 : 1 + strangers;
+}
 """
 
 
@@ -88,6 +120,10 @@ def test_threads_join_a_loop_awake_or_asleep(probe: ctypes.CDLL, spin_us: int) -
     probe.hr_set_spin_microseconds(ctypes.c_int64(spin_us))
     assert probe.probe_distinct_threads(4) == 4
     probe.hr_set_spin_microseconds(ctypes.c_int64(100))
+
+
+def test_a_thread_that_computes_alone_takes_no_threads_from_another(probe: ctypes.CDLL) -> None:
+    assert probe.probe_beside_alone(1) == 1
 
 
 def test_child_of_a_fork_starts_threads_of_its_own(probe: ctypes.CDLL) -> None:

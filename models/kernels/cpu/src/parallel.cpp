@@ -23,6 +23,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -40,6 +41,8 @@ constexpr int kLooksPerClock = 32;  // a look takes some 40 ns with its pause, a
 
 int64_t unclaimed(uint64_t ticket) { return static_cast<int64_t>(ticket) & kMostChunks; }
 uint64_t epoch(uint64_t ticket) { return ticket >> kUnclaimedBits; }
+
+thread_local bool is_alone = false;
 
 void relax() {
 #if defined(__x86_64__)
@@ -59,7 +62,8 @@ class Pool {
   void set_spin_us(int64_t spin_us) { spin_us_ = spin_us; }
 
   void run(int64_t num_chunks, ChunkFunction run, const void* context) {
-    if (num_chunks == 1 || num_threads_ == 1 || num_chunks > kMostChunks || is_busy_.exchange(true, std::memory_order_acquire)) {
+    if (num_chunks == 1 || num_threads_ == 1 || num_chunks > kMostChunks || is_alone ||
+        is_busy_.exchange(true, std::memory_order_acquire)) {
       for (int64_t chunk = 0; chunk < num_chunks; ++chunk) run(context, chunk);
       return;
     }
@@ -191,6 +195,7 @@ Pool* pool = [] {
 int num_threads() { return pool->num_threads(); }
 void set_num_threads(int n) { pool->set_num_threads(n); }
 void set_spin_microseconds(int64_t microseconds) { pool->set_spin_us(microseconds); }
+bool compute_alone(bool alone) { return std::exchange(is_alone, alone); }
 void run_chunks(int64_t num_chunks, ChunkFunction run, const void* context) { pool->run(num_chunks, run, context); }
 
 }  // namespace hr
@@ -198,3 +203,4 @@ void run_chunks(int64_t num_chunks, ChunkFunction run, const void* context) { po
 HR_API int hr_num_threads() { return hr::num_threads(); }
 HR_API void hr_set_num_threads(int n) { hr::set_num_threads(n); }
 HR_API void hr_set_spin_microseconds(int64_t microseconds) { hr::set_spin_microseconds(microseconds); }
+HR_API int hr_compute_alone(int is_alone) { return hr::compute_alone(is_alone != 0); }

@@ -20,6 +20,10 @@ void set_num_threads(int n);
 // How long a thread without work, or a caller without its last chunk, keeps looking before it sleeps.
 void set_spin_microseconds(int64_t microseconds);
 
+// Whether loops of this thread run on it alone from now on: it then takes the others from no loop of another thread. Returns
+// whether they did before.
+bool compute_alone(bool is_alone);
+
 using ChunkFunction = void (*)(const void* context, int64_t chunk);
 
 // run(context, chunk) for every chunk 0 .. num_chunks - 1, each once, on some thread, begun in this order; what they wrote is
