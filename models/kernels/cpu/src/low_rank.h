@@ -3,8 +3,10 @@
 // a and b are packed as weights in dense_weights.cpp, in blocks of 16 ranks and of 16 outputs, and the pairs of a layer (of q, k
 // and v) share the blocks of a. x, a, b and the product in between, of `rank` columns, are bf16; sums are fp32.
 //
-// A row's results are the same whatever other rows there are, and whichever kernel computes them: low_rank_shrink.h and
-// low_rank_expand.h say in which order terms are added.
+// A row's results are the same whatever other rows there are: low_rank_shrink.h and low_rank_expand.h say in which order terms
+// are added. They are the same whichever kernel computes them, too, but not for gated SiLU: adapt_rows.cpp computes it as
+// exactly as bf16 can tell, and quantized_linear.cpp as for fp32. So with AMX, which has no fused call for many rows, such a
+// row may differ by a rounding to bf16 alone and in a batch.
 #pragma once
 
 #include <cstdint>
