@@ -5,7 +5,12 @@ from server.metrics.spec import MetricSpec, MetricType
 FINETUNING: tuple[MetricSpec, ...] = (
     MetricSpec("finetune_jobs", MetricType.GAUGE, "Fine-tuning jobs by OpenAI's status.", labels=("status",)),
     MetricSpec("finetune_steps_total", MetricType.COUNTER, "Completed training steps.", labels=()),
-    MetricSpec("finetune_tokens_total", MetricType.COUNTER, "Tokens of the examples in these steps.", labels=()),
+    MetricSpec(
+        "finetune_tokens_total",
+        MetricType.COUNTER,
+        "Tokens of examples and replayed answers in these steps.",
+        labels=(),
+    ),
     MetricSpec(
         "finetune_stopped_seconds_total",
         MetricType.COUNTER,

@@ -50,7 +50,7 @@ async def list_fine_tuning_events(request: Request, context: Context, job_id: st
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
 async def list_fine_tuning_checkpoints(request: Request, context: Context, job_id: str) -> Response:
-    """List the adapters that a fine-tuning job made at the ends of its epochs, the newest first. All are served."""
+    """List the adapters that a fine-tuning job made at the ends of its epochs, the newest first."""
     query = page_query(request, FinetunePageQuery)
     record = await find_job(request, context, job_id)
     every = [checkpoint_object(record, each) for each in reversed(record.checkpoints)]

@@ -1,4 +1,4 @@
-"""Whole, Number, Named: types of values that a client may leave to the server, as "auto" or null; both become None."""
+"""Whole, Number, Named, Names: types of values that a client may leave to the server: "auto" and null become None."""
 
 import enum
 from dataclasses import dataclass
@@ -87,3 +87,16 @@ class Named(_Checked):
 
     def described(self) -> dict[str, Any]:
         return {"enum": [member.value for member in self.kind]}
+
+
+@dataclass(frozen=True)
+class Names(_Checked):
+    """A list of texts that are not empty."""
+
+    def check(self, value: Any) -> list[str]:
+        if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+            raise PydanticCustomError("names", 'it must be "auto" or a list of names')
+        return value
+
+    def described(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string", "minLength": 1}}

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from engine.jobs.finetune.job import Order, Pacing, Schedule
-from server.schemas.auto import Named, Number, Whole
+from server.schemas.auto import Named, Names, Number, Whole
 from server.schemas.base import StrictModel
 from server.schemas.responses import Metadata
 
@@ -29,7 +29,7 @@ class GivenHyperparameters(StrictModel):
     rpo_alpha: Annotated[float | None, Number(0)] = None
     lora_rank: Annotated[int | None, Whole(1, _MAX_COUNT)] = None
     lora_alpha: Annotated[float | None, Number(0, is_above=True)] = None
-    target_modules: list[Annotated[str, Field(min_length=1)]] | None = None
+    target_modules: Annotated[list[str] | None, Names()] = None
     max_length: Annotated[int | None, Whole(8, _MAX_COUNT)] = None
     warmup_ratio: Annotated[float | None, Number(0, 1)] = None
     schedule: Annotated[Schedule | None, Named(Schedule)] = None

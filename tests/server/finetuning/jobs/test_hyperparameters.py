@@ -65,10 +65,16 @@ def test_both_places_make_one(settings: dict[str, Any], moved: set[str]) -> None
     assert _read({**_supervised(settings), "hyperparameters": old}) == _read(_supervised(settings))
 
 
-@given(GIVEN, st.sampled_from([name for name in VALUES if name != "target_modules"]), st.sampled_from(["auto", None]))
+@given(GIVEN, st.sampled_from([*VALUES]), st.sampled_from(["auto", None]))
 def test_auto_is_as_if_it_were_left_out(settings: dict[str, Any], name: str, auto: str | None) -> None:
     others = {each: value for each, value in settings.items() if each != name}
     assert _read(_supervised({**others, name: auto})) == _read(_supervised(others))
+
+
+@pytest.mark.parametrize("names", ["q_proj", [""], [3], {}, [None]])
+def test_names_that_are_none_are_refused(names: Any) -> None:
+    with pytest.raises(InvalidRequest, match='it must be "auto" or a list of names'):
+        _read(_supervised({"target_modules": names}))
 
 
 _ANY = st.recursive(
