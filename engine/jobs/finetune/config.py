@@ -7,7 +7,7 @@ from engine.errors import StartupError
 from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, Schedule
 
 _GROUP = "Fine-tuning"
-DEFAULT_LENGTH = 1024
+DEFAULT_LENGTH = 1024  # where the model takes as many
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,12 @@ class FinetuneConfig:
     target_modules: tuple[str, ...] = option(
         (), "Linear layers to train, such as q_proj (default: all but experts).", group=_GROUP, metavar="NAME"
     )
-    max_length: int = option(
-        DEFAULT_LENGTH, "Maximum tokens of an example; longer ones are cut, texts divided.", group=_GROUP, minimum=8
+    max_length: int | None = option(
+        None,
+        "Maximum tokens of an example; longer ones are cut, texts divided (default: the model's context, at most "
+        f"{DEFAULT_LENGTH:,}).",
+        group=_GROUP,
+        minimum=8,
     )
     schedule: Schedule = option(Schedule.LINEAR, "How the learning rate falls after its warm-up.", group=_GROUP)
     warmup_ratio: float = option(

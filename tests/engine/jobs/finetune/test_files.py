@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.jobs.finetune.auto import resolve
+from engine.jobs.finetune.config import FinetuneConfig
 from engine.jobs.finetune.events import EventLog, read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, read_rows, write_rows
 from engine.jobs.finetune.job import Hyperparameters, Method
@@ -93,3 +94,8 @@ def test_no_losses_are_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pyt
 
     assert not write_loss_plot(tmp_path / "loss.png", [StepResult(1, 2.5, 0.25)])
     assert not (tmp_path / "loss.png").exists()
+
+
+def test_the_command_leaves_the_length_of_examples_to_the_model() -> None:
+    assert FinetuneConfig(out="adapter").hyperparameters.max_length is None
+    assert FinetuneConfig(out="adapter", max_length=64).hyperparameters.max_length == 64
