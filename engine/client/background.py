@@ -1,9 +1,10 @@
 """`python -m engine.client.background PRIORITY LOCK MODULE [ARGUMENT...]`: runs a module of ours as work for which
 nobody waits, and which may be stopped by SIGSTOP at any moment.
 
-PRIORITY is "idle", to compute when nobody else wants the processor, or "normal". LOCK is a file that one such process
-at a time holds, until it has ended, however that happens. A line on stdout says when all that holds: before that the
-process must not be stopped. Where memory is short, the system ends this process first.
+PRIORITY is "idle", to compute when nobody else wants the processor, "low", to get a small share beside others, or
+"normal". LOCK is a file that one such process at a time holds, until it has ended, however that happens. A line on
+stdout says when all that holds: before that the process must not be stopped. Where memory is short, the system ends
+this process first.
 """
 
 import contextlib
@@ -17,7 +18,8 @@ from collections.abc import Sequence
 
 from engine.client.lifetime import end_with_parent
 
-IDLE, NORMAL = "idle", "normal"
+IDLE, LOW, NORMAL = "idle", "low", "normal"
+_LOW_NICENESS, _LOWEST_NICENESS = 10, 19
 READY = b"ready\n"
 TRY_AGAIN = os.EX_TEMPFAIL  # exit status: what stands in the way, such as a full disk, will pass
 LOCK_HELD = os.EX_UNAVAILABLE  # exit status: another process works on the same
@@ -30,8 +32,7 @@ def main(argv: Sequence[str]) -> int:
     priority, lock, module, *arguments = argv
     end_with_parent(signal.SIGKILL)
     _write("/proc/self/oom_score_adj", "1000")
-    if priority == IDLE:
-        give_way()
+    give_way(priority)
     with open(lock, "w") as file:
         if not _locked(file.fileno()):
             sys.stderr.write(f"headrace: {lock} is held by another process\n")
@@ -42,15 +43,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def give_way() -> None:
-    """Have this thread, and those that it starts, run when nobody else wants the processor."""
+def give_way(priority: str) -> None:
+    """Have this thread, and those that it starts, run with the priority."""
+    if priority == NORMAL:
+        return
+    niceness = _LOW_NICENESS if priority == LOW else _LOWEST_NICENESS
     try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        if priority == IDLE:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.nice(niceness)
     except OSError:
-        os.nice(19)
+        os.nice(niceness)
     # Where the kernel shares processors out among sessions, priorities count within one, and this is the session's.
     if os.getsid(0) == os.getpid():  # nobody else's
-        _write("/proc/self/autogroup", "19")
+        _write("/proc/self/autogroup", str(niceness))
 
 
 def _locked(descriptor: int) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from engine.client.background import IDLE, LOW
 from engine.jobs.finetune.events import EventLog
 from engine.jobs.finetune.job import JobFolder
 from engine.protocol import AdapterInfo
@@ -183,10 +184,11 @@ class FakeChildren:
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
 
-    async def start(self, module: str, arguments: list[str], lock: Path) -> FakeChild:
+    async def start(self, module: str, arguments: list[str], lock: Path, priority: str) -> FakeChild:
         await asyncio.sleep(0)
         folder = JobFolder(Path(arguments[0]))
         assert folder.lock == lock
+        assert priority == (IDLE if module == TRAIN else LOW)
         if module == TRAIN and self.failures:
             raise self.failures.popleft()
         child = FakeChild(module, folder, self)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.client.background import IDLE, NORMAL, READY
+from engine.client.background import READY
 from engine.client.child_environment import compute_environment
 from engine.client.lifetime import PARENT_VARIABLE
 
@@ -39,8 +39,8 @@ class Child(Protocol):
         meanwhile."""
 
 
-# Starts a module of ours with arguments as a child, whose lock is the file.
-StartChild = Callable[[str, list[str], Path], Coroutine[Any, Any, Child]]
+# Starts a module of ours with arguments as a child, whose lock is the file, at a priority of engine.client.background.
+StartChild = Callable[[str, list[str], Path, str], Coroutine[Any, Any, Child]]
 
 
 class ChildProcess:
@@ -85,14 +85,13 @@ class ChildProcess:
                 os.killpg(self._process.pid, number)
 
 
-async def start_child(module: str, arguments: list[str], lock: Path, *, is_idle: bool) -> ChildProcess:
-    """Return when it may be stopped. is_idle: whether it computes only when nobody else wants the processor.
+async def start_child(module: str, arguments: list[str], lock: Path, priority: str) -> ChildProcess:
+    """Return when it may be stopped.
 
     What it says on stderr is in a log beside the lock: samples are among it, which are no business of the server's log.
     To be called by the event loop of the main thread: the process ends with the thread that starts it. Canceled, it
     leaves no process. Raises OSError.
     """
-    priority = IDLE if is_idle else NORMAL
     with log_of(lock).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "engine.client.background", priority, str(lock), module, *arguments),

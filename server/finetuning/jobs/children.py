@@ -31,11 +31,11 @@ class Ending:
 
 @contextlib.asynccontextmanager
 async def running(
-    around: Surroundings, module: str, arguments: list[str], folder: JobFolder, ending: Ending
+    around: Surroundings, module: str, arguments: list[str], folder: JobFolder, ending: Ending, priority: str
 ) -> AsyncIterator[Child]:
     """Within it the process lives, unless it ends by itself, and gives way to clients; after it, it is gone."""
     await around.gate.passed()
-    child = await around.start_child(module, arguments, folder.lock)
+    child = await around.start_child(module, arguments, folder.lock, priority)
     ending.child = child
     try:
         with around.gate.admitted(child):

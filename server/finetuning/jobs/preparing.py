@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from engine.client.background import LOCK_HELD, TRY_AGAIN
+from engine.client.background import LOCK_HELD, LOW, NORMAL, TRY_AGAIN
 from engine.client.engine_process import describe_exit
 from engine.config import EngineConfig
 from engine.jobs.finetune.endings import REASON
@@ -144,7 +144,8 @@ class Preparing:
 
     async def _run(self, module: str, *arguments: str) -> bytes:
         """What the module wrote to stdout. Raises _EndedEarly."""
-        async with running(self._around, module, [*arguments], self._folder, self.ending) as child:
+        priority = LOW if self._around.gives_way else NORMAL  # not idle: a user waits to hear what is wrong
+        async with running(self._around, module, [*arguments], self._folder, self.ending, priority) as child:
             output = await child.output()
             if (code := await child.wait()) != 0:
                 raise _EndedEarly(code)

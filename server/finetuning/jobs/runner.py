@@ -65,7 +65,6 @@ class FinetuneRunner:
         )
         context.models.activity.listen(self._gate.note_request)
         context.wake_finetune = self.wake
-        is_idle = config.finetune_yield is not FinetuneYield.NEVER
         self._around = Surroundings(
             files=context.files,
             data_dir=data_dir,
@@ -73,8 +72,9 @@ class FinetuneRunner:
             metrics=context.metrics,
             publisher=Publisher(context.models, data_dir, sleep=sleep),
             gate=self._gate,
-            start_child=start or partial(start_child, is_idle=is_idle),
+            start_child=start or start_child,
             num_threads=config.finetune_threads,
+            gives_way=config.finetune_yield is not FinetuneYield.NEVER,
             sleep=sleep,
         )
 

@@ -22,7 +22,7 @@ FULL_DISK_PAUSE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """num_threads: that one job computes on."""
+    """num_threads: that one job computes on. gives_way: whether processes compute at priorities below the server's."""
 
     files: Files
     data_dir: str
@@ -32,6 +32,7 @@ class Surroundings:
     gate: IdleGate
     start_child: StartChild
     num_threads: int = 1
+    gives_way: bool = True
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
 
 

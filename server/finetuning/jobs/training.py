@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from engine.client.background import LOCK_HELD, TRY_AGAIN
+from engine.client.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.client.engine_process import describe_exit
 from server.finetuning.jobs.child import traceback_of
 from server.finetuning.jobs.children import Ending, running
@@ -74,7 +74,8 @@ class Training:
         """Once: the exit status of the process."""
         arguments = [str(self._folder.path)]
         await self._progress.begin()
-        async with running(self._around, "engine.finetune", arguments, self._folder, self.ending) as child:
+        priority = IDLE if self._around.gives_way else NORMAL
+        async with running(self._around, "engine.finetune", arguments, self._folder, self.ending, priority) as child:
             exit_status = asyncio.ensure_future(child.wait())
             try:
                 while not exit_status.done():

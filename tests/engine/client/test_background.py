@@ -42,14 +42,21 @@ def _start(*arguments: str, lock: Path) -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.parametrize(("priority", "policy"), [("idle", os.SCHED_IDLE), ("normal", os.SCHED_OTHER)])
-def test_it_computes_when_nobody_else_wants_to_and_holds_its_lock(tmp_path: Path, priority: str, policy: int) -> None:
+@pytest.mark.parametrize(
+    ("priority", "policy", "niceness"),
+    [("idle", os.SCHED_IDLE, 0), ("low", os.SCHED_OTHER, 10), ("normal", os.SCHED_OTHER, 0)],
+)
+def test_it_computes_at_its_priority_and_holds_its_lock(
+    tmp_path: Path, priority: str, policy: int, niceness: int
+) -> None:
     lock = tmp_path / "lock"
     with _start(priority, *_SLEEP, lock=lock) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == READY
             assert os.sched_getscheduler(process.pid) == policy
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, own + niceness)
             assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
             with lock.open() as file, pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.client.background import IDLE, NORMAL
 from server.finetuning.jobs.child import log_of, start_child, traceback_of
 from tests.helpers.deadline import until
 from tests.helpers.server_process import is_alive, state
@@ -24,7 +25,7 @@ def _deaf(folder: Path) -> list[str]:
 
 
 async def test_a_child_is_stopped_and_goes_on_and_is_killed(tmp_path: Path) -> None:
-    child = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=True)
+    child = await start_child("timeit", _SLEEP, tmp_path / "lock", IDLE)
     assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
     child.stop()
     await until(lambda: state(child.pid) == "T", poll_s=0.01)
@@ -37,7 +38,7 @@ async def test_a_child_is_stopped_and_goes_on_and_is_killed(tmp_path: Path) -> N
 
 
 async def test_a_stopped_child_ends_when_it_is_asked_to(tmp_path: Path) -> None:
-    child = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=False)
+    child = await start_child("timeit", _SLEEP, tmp_path / "lock", NORMAL)
     child.stop()
     await child.end()
     assert await child.wait() == -15
@@ -45,14 +46,14 @@ async def test_a_stopped_child_ends_when_it_is_asked_to(tmp_path: Path) -> None:
 
 async def test_a_child_that_saves_for_too_long_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.finetuning.jobs.child._SAVE_TIMEOUT_S", 0.05)
-    child = await start_child("timeit", _deaf(tmp_path), tmp_path / "lock", is_idle=False)
+    child = await start_child("timeit", _deaf(tmp_path), tmp_path / "lock", NORMAL)
     await until((tmp_path / "deaf").exists)
     await child.end()
     assert await child.wait() == -9
 
 
 async def test_a_child_that_is_killed_while_it_saves_is_waited_for_no_longer(tmp_path: Path) -> None:
-    child = await start_child("timeit", _deaf(tmp_path), tmp_path / "lock", is_idle=False)
+    child = await start_child("timeit", _deaf(tmp_path), tmp_path / "lock", NORMAL)
     await until((tmp_path / "deaf").exists)
     ending = asyncio.create_task(child.end())
     await asyncio.sleep(0)
@@ -62,7 +63,7 @@ async def test_a_child_that_is_killed_while_it_saves_is_waited_for_no_longer(tmp
 
 
 async def test_what_a_child_says_is_kept_apart(tmp_path: Path) -> None:
-    child = await start_child("timeit", ["-n1", "-r1", "print('out'); 1 / 0"], tmp_path / "lock", is_idle=False)
+    child = await start_child("timeit", ["-n1", "-r1", "print('out'); 1 / 0"], tmp_path / "lock", NORMAL)
     assert await child.output() == b"out\n"
     assert await child.wait() == 1
     assert "ZeroDivisionError" in traceback_of(tmp_path / "lock")
@@ -70,8 +71,8 @@ async def test_what_a_child_says_is_kept_apart(tmp_path: Path) -> None:
 
 
 async def test_a_start_that_is_canceled_leaves_no_process(tmp_path: Path) -> None:
-    first = await start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=False)
-    waiting = asyncio.create_task(start_child("timeit", _SLEEP, tmp_path / "lock", is_idle=False))
+    first = await start_child("timeit", _SLEEP, tmp_path / "lock", NORMAL)
+    waiting = asyncio.create_task(start_child("timeit", _SLEEP, tmp_path / "lock", NORMAL))
     try:
         await until(lambda: len(_children(os.getpid())) == 2, poll_s=0.01)
         waiting.cancel()

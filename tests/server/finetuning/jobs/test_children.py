@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.client.background import IDLE
 from engine.errors import EngineStopped
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.jobs.children import Ending, running
@@ -53,7 +54,7 @@ class _Child:
 def _around(folder: Path, child: _Child) -> Surroundings:
     context = make_app(trained_client(), enable_lora=True, data_dir=str(folder)).state.context
 
-    async def start(_module: str, _arguments: list[str], _lock: Path) -> _Child:
+    async def start(_module: str, _arguments: list[str], _lock: Path, _priority: str) -> _Child:
         return child
 
     return Surroundings(
@@ -73,7 +74,7 @@ async def test_a_child_whose_server_fails_saves_what_it_has(tmp_path: Path, erro
     child = _Child()
     child.saved.set()
     with pytest.raises(type(error)):
-        async with running(_around(tmp_path, child), "m", [], JobFolder(tmp_path), Ending(is_saving)):
+        async with running(_around(tmp_path, child), "m", [], JobFolder(tmp_path), Ending(is_saving), IDLE):
             raise error
     assert child.calls == (["end", "kill"] if is_saving else ["kill"])
 
@@ -83,7 +84,7 @@ async def test_a_second_cancellation_does_not_kill_a_child_that_saves(tmp_path: 
     around = _around(tmp_path, child)
 
     async def run() -> None:
-        async with running(around, "m", [], JobFolder(tmp_path), ending) as each:
+        async with running(around, "m", [], JobFolder(tmp_path), ending, IDLE) as each:
             await each.wait()
 
     task = asyncio.create_task(run())
