@@ -130,6 +130,21 @@ def test_a_prompts_token_costs_one_at_its_beginning_at_least(
     assert cost.entry >= 0
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(**COSTS, num_streams=st.integers(0, 40), length=st.integers(2, 4000), begin=st.sampled_from([0, 30_000]))
+def test_steps_of_a_batch_do_not_exceed_the_limit_either(
+    limit: int, decode_s: float, token_s: float, position_cost: float, num_streams: int, length: int, begin: int
+) -> None:
+    budget = StepBudget(None, token_s, position_cost, decode_s=decode_s, batch_step_s=0.1)
+    assert budget.shrink(2 * limit)
+    num_tokens, cost = budget.tokens(num_streams, is_batch=True), budget.costs(num_streams, is_batch=True)
+    sequences = [*map(stream, range(num_streams)), sequence_of(1000, begin + length, num_computed=begin)]
+
+    tokens = StepSplit(sequences, num_tokens, threshold=0, cost=cost).tokens()
+
+    assert 1 <= sum(tokens.values()) <= limit
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     shortages=st.sets(st.integers(0, 40), min_size=1, max_size=5),
