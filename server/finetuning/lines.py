@@ -51,6 +51,10 @@ def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
         value = parse_json(data)
         if not isinstance(value, dict):
             raise FaultyLine(f"this is {quote(value)}; each line must be a JSON object")
+        if (other := _method_of(value)) not in (method, None):
+            raise FaultyLine(
+                f"this is a line for the method {other}, and the method is {method}: give the other method"
+            )
         match method:
             case Method.SUPERVISED:
                 return (_completion(value) if "prompt" in value else _chat(value)), value
@@ -61,6 +65,15 @@ def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
                 return Document(_text(value, "text")), value
     except InvalidRequest as error:
         raise FaultyLine(str(error)) from None
+
+
+def _method_of(value: dict[str, Any]) -> Method | None:
+    """The only one that has lines with these fields; None if there is none."""
+    if "input" in value and any(name in value for names in _OUTPUTS for name in names):
+        return Method.DPO
+    if "messages" in value or ("prompt" in value and "completion" in value):
+        return Method.SUPERVISED
+    return Method.PRETRAINING if value.keys() == {"text"} else None
 
 
 def _completion(value: dict[str, Any]) -> Completion:

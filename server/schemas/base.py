@@ -1,5 +1,6 @@
 """Strict request bodies: no coercion, no 422, and errors that say field, value and limit."""
 
+from enum import Enum
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -128,5 +129,5 @@ def quote(value: object) -> str:
             return f"a list of {len(value)} items"
         case dict():
             return "an object"
-    text = repr(value)
+    text = repr(value.value if isinstance(value, Enum) else value)
     return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."

@@ -66,7 +66,7 @@ def test_a_text_is_a_document() -> None:
         ({**PAIR, "preferred_output": [USER]}, Method.DPO, "a message of the assistant"),
         ({**PAIR, "preferred_completion": [ANSWER]}, Method.DPO, "are both given"),
         ({"input": {"messages": [USER]}}, Method.DPO, "preferred_output is missing"),
-        ({"messages": [USER, ANSWER]}, Method.PRETRAINING, "messages is not known"),
+        ({"text": "a", "title": "b"}, Method.PRETRAINING, "title is not known"),
         ({"text": 3}, Method.PRETRAINING, "text is 3; it must be a string"),
     ],
 )
@@ -78,3 +78,17 @@ def test_a_faulty_line_is_refused_by_its_field(value: object, method: Method, me
 def test_what_is_no_json_is_refused() -> None:
     with pytest.raises(FaultyLine, match="JSON"):
         read_line(b'{"messages": [', Method.SUPERVISED)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_for", "method"),
+    [
+        ({"messages": [{"role": "assistant", "content": "a"}]}, Method.SUPERVISED, Method.DPO),
+        ({"prompt": "a", "completion": "b"}, Method.SUPERVISED, Method.PRETRAINING),
+        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, Method.DPO, Method.SUPERVISED),
+        ({"text": "a"}, Method.PRETRAINING, Method.SUPERVISED),
+    ],
+)
+def test_a_line_for_another_method_is_told_so(line: dict[str, object], is_for: Method, method: Method) -> None:
+    with pytest.raises(FaultyLine, match=f"for the method {is_for}, and the method is {method}"):
+        read_line(json.dumps(line).encode(), method)

@@ -144,5 +144,5 @@ def test_an_adapter_to_go_on_with_decides_the_shape() -> None:
 @pytest.mark.parametrize("pacing", [Pacing.LINEAR, Pacing.SQRT])
 def test_pacing_needs_an_order(pacing: Pacing) -> None:
     assert _read(_supervised({"pacing": pacing.value, "order": "length"}))[1].pacing is pacing
-    with pytest.raises(InvalidRequest, match="needs an order"):
+    with pytest.raises(InvalidRequest, match=f"pacing is '{pacing.value}'; it needs an order"):
         _read(_supervised({"pacing": pacing.value}))
