@@ -84,11 +84,8 @@ class ServedAdapters:
             self._by_name[adapter.name] = replace(adapter, info=info)
             _log(adapter, info)
 
-    async def load(
-        self, name: str, path: str, model: ServedModel, *, in_place: bool, owner: str | None = None
-    ) -> ServedAdapter:
-        """Serve the adapter at `path` under a name from now on, in place of what had it before. owner: as
-        ServedAdapter has it.
+    async def load(self, name: str, path: str, model: ServedModel, *, in_place: bool) -> ServedAdapter:
+        """Serve the adapter at `path` under a name from now on, in place of what had it before.
 
         Raises InvalidRequest if the name is another adapter's and not `in_place`, or the files are no adapter of the
         model; and what ServedModel.in_use and EngineClient.load_adapter raise.
@@ -110,7 +107,7 @@ class ServedAdapters:
         finally:
             self._loading.discard(name)
         before = self._by_name.get(name)
-        adapter = ServedAdapter(name, path, model.name, info, owner)
+        adapter = ServedAdapter(name, path, model.name, info)
         self.announce(adapter)
         if before is not None and before.base_name == model.name:
             self._forget(before, model)
