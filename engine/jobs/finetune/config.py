@@ -51,7 +51,7 @@ class FinetuneConfig:
         None, "Rank of the adapter (default: 8; 64 for pretraining).", group=_GROUP, minimum=1
     )
     lora_alpha: float | None = option(
-        None, "Scale of the adapter, times its rank (default: twice the rank).", group=_GROUP
+        None, "What the adapter adds is scaled by this over the rank (default: twice the rank).", group=_GROUP
     )
     target_modules: tuple[str, ...] = option(
         (), "Linear layers to train, such as q_proj (default: all but experts).", group=_GROUP, metavar="NAME"
