@@ -72,7 +72,7 @@ class FinetuneConfig:
     replay: float | None = option(
         None,
         "Answers of the base's own in each step, relative to the number of examples, so that general answers stay "
-        "(default: 0.5; 0.25 for pretraining, 0 for dpo).",
+        "(default: 0.5; 0.25 for pretraining).",
         group=_GROUP,
         minimum=0,
     )
