@@ -9,6 +9,7 @@ import msgspec
 from engine.client.lifetime import end_with_parent
 from engine.commands.doctor.machine import machine_findings
 from engine.commands.doctor.model import check_models
+from engine.config import EngineConfig
 from engine.jobs.doctor_job import Checked, ModelToCheck
 
 
@@ -16,7 +17,7 @@ def main(argv: Sequence[str]) -> int:
     end_with_parent()
     models = msgspec.json.decode(argv[0], type=list[ModelToCheck])
     checked = check_models(models)
-    findings = [*machine_findings(models[0].config), *checked.findings]
+    findings = [*machine_findings(models[0].config if models else EngineConfig()), *checked.findings]
     sys.stdout.buffer.write(msgspec.json.encode(Checked(findings, checked.weighed)))
     return 0
 

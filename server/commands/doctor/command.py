@@ -13,7 +13,7 @@ from engine.client.lifetime import PARENT_VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.jobs.doctor_job import Checked, ModelToCheck
-from engine.jobs.findings import Finding, Severity, ok, problem
+from engine.jobs.findings import Finding, Severity, ok, problem, warning
 from engine.jobs.program import as_typed
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.doctor.models import models_findings
@@ -63,14 +63,18 @@ def run(argv: Sequence[str]) -> int:
 def all_findings(
     flags: Mapping[str, object], environ: Mapping[str, str], file: str | None, models: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """file: of options, or None. models: the arguments without a flag. Wrong options are a finding; the others are then
-    looked at with their defaults."""
+    """file: of options, or None. models: the arguments without a flag. Wrong options are a finding; the machine is then
+    looked at with the defaults, and no model: what would be served is not known."""
     try:
         server_config, engine_config = resolve(flags, environ, Path(file) if file else None, models)
         yield ok("options", f"from {file}, variables and flags" if file else "from variables and flags")
     except OptionError as error:
         yield problem("options", str(error))
-        server_config, engine_config = ServerConfig(), EngineConfig()
+        yield from process_findings(ServerConfig())
+        yield from options_findings(ServerConfig(), EngineConfig())
+        yield from _engine_part([]).findings
+        yield warning("models", "not checked; correct the options first")
+        return
     yield from process_findings(server_config)
     yield from options_findings(server_config, engine_config)
     entries = server_config.models.entries

@@ -70,6 +70,16 @@ def test_wrong_options_are_a_finding_and_the_rest_is_looked_at(
     assert found["torch"].severity is Severity.OK
 
 
+def test_no_model_is_checked_where_the_options_are_wrong(
+    engine: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "--json", "/no/model", "--max-lora-rank", "abc"]) == 1
+    found = _by_subject(capsys)
+    assert "max-lora-rank" in found["options"].message
+    assert found["models"].message == "not checked; correct the options first"
+    assert engine["models"] == {}
+
+
 @pytest.mark.usefixtures("engine")
 def test_an_unknown_flag_is_the_command_lines_own_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--prot", "1"]) == 2
