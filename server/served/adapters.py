@@ -1,8 +1,10 @@
 """ServedAdapters: the LoRA adapters of one server: which names they have, and how they come and go."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from engine.errors import AdapterUnusable, InvalidRequest, StartupError
 from engine.protocol import AdapterInfo
@@ -21,6 +23,7 @@ class ServedAdapters:
         self._by_name: dict[str, ServedAdapter] = {}
         self._base_names: dict[str, str] = {}  # of all that have been served
         self._loading: set[str] = set()  # names
+        self._reads: dict[ServedAdapter, asyncio.Task[None]] = {}
 
     def __iter__(self) -> Iterator[ServedAdapter]:
         return iter(self._by_name.values())
@@ -78,7 +81,19 @@ class ServedAdapters:
                 raise InvalidRequest(f"the adapter {quote(name)} cannot be served: {error}", param="model") from error
 
     async def _read(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Raises what EngineClient.load_adapter raises."""
+        """Raises what EngineClient.load_adapter raises. All who want the same version wait for one read."""
+        task = self._reads.get(adapter)
+        if task is None:
+            task = self._reads[adapter] = asyncio.create_task(self._read_once(adapter, model), name="read-adapter")
+            task.add_done_callback(partial(self._has_read, adapter))
+        await asyncio.shield(task)
+
+    def _has_read(self, adapter: ServedAdapter, task: asyncio.Task[None]) -> None:
+        del self._reads[adapter]
+        if not task.cancelled():
+            task.exception()  # has been raised for those who still wait
+
+    async def _read_once(self, adapter: ServedAdapter, model: ServedModel) -> None:
         info = await model.client.load_adapter(adapter.path)
         if self._by_name.get(adapter.name) is adapter:
             self._by_name[adapter.name] = replace(adapter, info=info)

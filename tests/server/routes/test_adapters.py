@@ -1,5 +1,6 @@
 """Adapters over HTTP: names, cards, loading and unloading, and who may do what."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,25 @@ async def test_adapters_of_the_options_answer_before_the_start_has_come_to_them(
     assert answer.status_code == 200
     assert known == [True, False]
     assert [(adapter.name, adapter.info is not None) for adapter in models.adapters] == [("x", True), ("y", True)]
+
+
+async def test_requests_that_come_together_wait_for_one_read(
+    client: FakeClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths: list[str] = []
+    load = client.load_adapter
+
+    async def load_slowly(path: str) -> AdapterInfo:
+        paths.append(path)
+        for _ in range(50):  # turns of the loop, in which the others come
+            await asyncio.sleep(0)
+        return await load(path)
+
+    monkeypatch.setattr(client, "load_adapter", load_slowly)
+    async with http(_app(client, None, modules=(f"x={folder / 'x'}",))) as api:
+        answers = await asyncio.gather(*(_ask(api, "x") for _ in range(5)))
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert len(paths) == 1
 
 
 async def test_an_adapter_that_cannot_be_read_is_the_request_s_error(client: FakeClient, folder: Path) -> None:
