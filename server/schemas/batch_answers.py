@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from server.schemas.list_page import ListPage
+
 
 class BatchStatus(enum.StrEnum):
     """OpenAI's. A batch goes down this list; failed, expired and cancelled are other ends than completed."""
@@ -89,9 +91,5 @@ class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None
 
 
-class BatchList(msgspec.Struct, frozen=True, kw_only=True):
-    object: Literal["list"] = "list"
+class BatchList(ListPage, frozen=True, kw_only=True):
     data: list[BatchObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool

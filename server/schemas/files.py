@@ -6,6 +6,7 @@ import msgspec
 from pydantic import Field
 
 from server.schemas.base import StrictModel
+from server.schemas.list_page import ListPage
 
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 30 * 86400  # OpenAI's
 
@@ -47,9 +48,5 @@ class FileObject(msgspec.Struct, kw_only=True):
     status_details: None = None
 
 
-class FileList(msgspec.Struct, kw_only=True):
-    object: Literal["list"] = "list"
+class FileList(ListPage, frozen=True, kw_only=True):
     data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool

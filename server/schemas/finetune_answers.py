@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from server.schemas.list_page import ListPage
+
 ORGANIZATION: Literal["headrace"] = "headrace"
 
 
@@ -135,25 +137,13 @@ class FinetuneCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
     metrics: CheckpointMetrics
 
 
-class FinetuneJobList(msgspec.Struct, frozen=True, kw_only=True):
-    object: Literal["list"] = "list"
+class FinetuneJobList(ListPage, frozen=True, kw_only=True):
     data: list[FinetuneJobObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
-class FinetuneEventList(msgspec.Struct, frozen=True, kw_only=True):
-    object: Literal["list"] = "list"
+class FinetuneEventList(ListPage, frozen=True, kw_only=True):
     data: list[FinetuneEventObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
-class FinetuneCheckpointList(msgspec.Struct, frozen=True, kw_only=True):
-    object: Literal["list"] = "list"
+class FinetuneCheckpointList(ListPage, frozen=True, kw_only=True):
     data: list[FinetuneCheckpointObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
