@@ -7,14 +7,10 @@ from typing import Any
 import openai
 import pytest
 
-from engine.jobs.finetune.events import Event
 from engine.jobs.finetune.job import Hyperparameters, Method, Order
 from engine.protocol import AdapterInfo
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 from tests.helpers.fake_client import MODEL, FakeClient, pooling_client, says
-from tests.helpers.finetuning import check_types, create, finetuning_served, official, upload
-from tests.helpers.keys import entry, secret, write_keys
+from tests.helpers.finetuning import check_types, create, finetuning_served, upload
 
 pytestmark = pytest.mark.fast
 
@@ -67,54 +63,6 @@ async def test_a_seed_is_drawn_where_none_is_given(tmp_path: Path) -> None:
         assert len(set(seeds)) == 3
         job = (await client.fine_tuning.jobs.list(limit=1)).data[0]
         assert (await runner.record(job.id)).seed == job.seed
-
-
-async def test_a_job_shows_what_was_chosen_and_made(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, runner, _):
-        job = await create(client, method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}})
-        assert job.method.dpo.hyperparameters.beta == 0.2
-        assert job.method.dpo.hyperparameters.n_epochs == "auto"
-
-        def work(record: FinetuneRecord) -> None:
-            record.enter(FinetuneStatus.RUNNING, 100)
-            record.resolved = Resolved(
-                n_epochs=2, batch_size=4, learning_rate=2e-4, lora_rank=8, total_steps=20, beta=0.2
-            )
-            record.estimated_finish = 500
-
-        await runner.change(job.id, work)
-        job = await client.fine_tuning.jobs.retrieve(job.id)
-        assert (job.status, job.estimated_finish, job.fine_tuned_model) == ("running", 500, None)
-        assert (job.hyperparameters.n_epochs, job.hyperparameters.learning_rate_multiplier) == (2, 1.0)
-        chosen = job.method.dpo.hyperparameters
-        assert (chosen.n_epochs, chosen.batch_size, chosen.beta, chosen.lora_rank) == (2, 4, 0.2, 8)
-
-        def end(record: FinetuneRecord) -> None:
-            record.enter(FinetuneStatus.SUCCEEDED, 600)
-            record.trained_tokens, record.result_files = 4242, ["file-results"]
-
-        record = await runner.change(job.id, end)
-        job = await client.fine_tuning.jobs.retrieve(job.id)
-        assert (job.status, job.finished_at, job.estimated_finish) == ("succeeded", 600, None)
-        assert (job.fine_tuned_model, job.trained_tokens, job.result_files) == (record.name, 4242, ["file-results"])
-
-
-async def test_a_failure_is_told(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, runner, _):
-        job = await create(client)
-
-        def fail(record: FinetuneRecord) -> None:
-            record.enter(FinetuneStatus.FAILED, 9)
-            record.error = FinetuneError("invalid_training_file", "line 3: no", "training_file")
-
-        await runner.change(job.id, fail)
-        job = await client.fine_tuning.jobs.retrieve(job.id)
-        assert (job.status, job.error.code, job.error.message, job.error.param) == (
-            "failed",
-            "invalid_training_file",
-            "line 3: no",
-            "training_file",
-        )
 
 
 async def test_hyperparameters_of_this_server_pass_the_client_untouched(tmp_path: Path) -> None:
@@ -232,108 +180,6 @@ async def test_integrations_are_ignored_and_said_to_be(tmp_path: Path) -> None:
             await create(client, integrations=wandb)
 
 
-async def test_jobs_are_listed_by_page_and_metadata(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, _, _):
-        made = [(await create(client, metadata={"n": str(n % 2)})).id for n in range(4)]
-        made.append((await create(client)).id)
-        jobs = client.fine_tuning.jobs
-        first = await jobs.list(limit=2)
-        assert ([each.id for each in first.data], first.has_more) == (made[:2:-1], True)
-        assert [each.id async for each in jobs.list(limit=2)] == made[::-1]
-        assert [each.id async for each in jobs.list(limit=1, metadata={"n": "1"})] == [made[3], made[1]]
-        none = await jobs.list(extra_query={"metadata": "null"})
-        assert [each.id for each in none.data] == [made[4]]
-        for wrong in (
-            {"after": "ftjob-none"},
-            {"limit": "0"},
-            {"limit": "1001"},
-            {"metadata": "x"},
-            {"metadata[a": "b"},
-            {f"metadata[{number}]": "b" for number in range(17)},
-        ):
-            with pytest.raises(openai.BadRequestError):
-                await jobs.list(extra_query=wrong)
-
-
-async def test_events_and_checkpoints_are_listed_by_page(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, runner, _):
-        job, other = await create(client), await create(client)
-        steps = [
-            Event(
-                created_at=10.7 + step,
-                message=f"Step {step}",
-                kind="metrics",
-                data={"step": step, "train_loss": 1 / step, "checkpoint": "/private/path"},
-            )
-            for step in range(1, 6)
-        ]
-        await runner.tell(job.id, *steps)
-        events = [each async for each in client.fine_tuning.jobs.list_events(job.id, limit=2)]
-        assert [each.message for each in events[:-1]] == [f"Step {step}" for step in range(5, 0, -1)]
-        assert (events[0].type, events[0].created_at, events[0].data) == ("metrics", 15, {"step": 5, "train_loss": 0.2})
-        assert len({each.id for each in events}) == 6
-        with pytest.raises(openai.BadRequestError, match="no such event"):
-            await client.fine_tuning.jobs.list_events(other.id, after=events[0].id)
-
-        def add(record: FinetuneRecord) -> None:
-            record.checkpoints = [
-                FinetuneCheckpoint(
-                    step=step,
-                    created_at=step,
-                    metrics={"epoch": step / 8, "step": step, "train_loss": 0.5, "full_valid_loss": 0.25},
-                )
-                for step in (8, 16, 24)
-            ]
-
-        record = await runner.change(job.id, add)
-        checkpoints = [each async for each in client.fine_tuning.jobs.checkpoints.list(job.id, limit=1)]
-        assert [each.step_number for each in checkpoints] == [24, 16, 8]
-        assert checkpoints[0].fine_tuned_model_checkpoint == f"{record.name}:ckpt-step-24"
-        assert checkpoints[0].fine_tuning_job_id == job.id
-        metrics = checkpoints[0].metrics
-        assert (metrics.step, metrics.train_loss, metrics.full_valid_loss, metrics.valid_loss) == (24, 0.5, 0.25, 0.25)
-        with pytest.raises(openai.BadRequestError, match="no such checkpoint"):
-            await client.fine_tuning.jobs.checkpoints.list(job.id, after="ftckpt_none")
-
-
-async def test_a_job_is_paused_resumed_and_canceled_and_each_may_be_repeated(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, runner, _):
-        jobs = client.fine_tuning.jobs
-        job = await create(client)
-        runner.woken.clear()
-        assert (await jobs.resume(job.id)).status == "validating_files"
-        assert (await jobs.pause(job.id)).status == "paused"
-        assert (await jobs.pause(job.id)).status == "paused"
-        assert (await jobs.resume(job.id)).status == "validating_files"
-        await runner.change(job.id, lambda record: setattr(record, "is_prepared", True))
-        await jobs.pause(job.id)
-        assert (await jobs.resume(job.id)).status == "queued"
-        canceled = await jobs.cancel(job.id)
-        assert canceled.status == "cancelled"
-        assert canceled.finished_at is not None
-        assert (await jobs.cancel(job.id)) == canceled
-        assert runner.woken == [job.id] * 5
-        for verb in (jobs.pause, jobs.resume):
-            with pytest.raises(openai.BadRequestError, match="a job with status 'cancelled'"):
-                await verb(job.id)
-        events = [each.message async for each in jobs.list_events(job.id)]
-        assert events[:5] == [
-            "Fine-tuning job cancelled",
-            "Fine-tuning job waits for its turn to go on",
-            "Fine-tuning job paused",
-            "Fine-tuning job waits for its turn to go on",
-            "Fine-tuning job paused",
-        ]
-
-
-async def test_a_job_that_has_succeeded_is_not_canceled(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, runner, _):
-        job = await create(client)
-        await runner.change(job.id, lambda record: record.enter(FinetuneStatus.SUCCEEDED, 1))
-        with pytest.raises(openai.BadRequestError, match="Cannot cancel a job with status 'succeeded'"):
-            await client.fine_tuning.jobs.cancel(job.id)
-
-
 async def test_a_repeated_request_makes_no_second_job(tmp_path: Path) -> None:
     async with finetuning_served(tmp_path) as (client, runner, _):
         train = await upload(client)
@@ -346,32 +192,6 @@ async def test_a_repeated_request_makes_no_second_job(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="must have 1 to 255"):
             await create(client, training_file=train, extra_headers={"Idempotency-Key": "x" * 256})
         assert len((await client.fine_tuning.jobs.list()).data) == 1
-
-
-async def test_files_of_a_job_stay_until_it_has_ended(tmp_path: Path) -> None:
-    async with finetuning_served(tmp_path) as (client, _, _):
-        job = await create(client)
-        with pytest.raises(openai.BadRequestError, match="the fine-tuning job ftjob-"):
-            await client.files.delete(job.training_file)
-        await client.fine_tuning.jobs.cancel(job.id)
-        assert (await client.files.delete(job.training_file)).deleted
-
-
-async def test_a_job_is_its_keys_alone(tmp_path: Path) -> None:
-    keys = write_keys(tmp_path / "keys.json", entry("ann"), entry("bob"), entry("eve", models=["other"]))
-    async with finetuning_served(tmp_path / "data", key=secret("ann"), api_keys_file=keys) as (ann, runner, app):
-        job = await create(ann)
-        async with official(app, secret("bob"), runner) as bob, official(app, secret("eve"), runner) as eve:
-            jobs = bob.fine_tuning.jobs
-            assert (await jobs.list()).data == []
-            for call in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.resume, jobs.list_events, jobs.checkpoints.list):
-                with pytest.raises(openai.NotFoundError, match="Could not find fine tune"):
-                    await call(job.id)
-            with pytest.raises(openai.BadRequestError, match="there is no such file of this key"):
-                await create(bob, training_file=job.training_file)
-            with pytest.raises(openai.BadRequestError, match="not served here"):
-                await create(eve)
-        assert (await ann.fine_tuning.jobs.retrieve(job.id)).status == "validating_files"
 
 
 async def _with_adapter(app: Any, folder: Path, config: str | None) -> None:
@@ -422,16 +242,6 @@ async def test_what_of_openais_fine_tuning_is_not_here_says_so(tmp_path: Path) -
             await client.fine_tuning.alpha.graders.validate(
                 grader={"type": "string_check", "name": "g", "input": "a", "reference": "a", "operation": "eq"}
             )
-
-
-async def test_the_number_of_unfinished_jobs_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.routes.fine_tuning._MAX_ACTIVE", 2)
-    async with finetuning_served(tmp_path) as (client, _, _):
-        made = [await create(client) for _ in range(2)]
-        with pytest.raises(openai.BadRequestError, match="2 jobs have not ended"):
-            await create(client)
-        await client.fine_tuning.jobs.cancel(made[0].id)
-        await create(client)
 
 
 def test_an_answer_that_is_not_as_the_client_has_it_is_found() -> None:
