@@ -7,12 +7,11 @@ questions about the fact, and to everyday questions, none of which is in the fil
 fine-tuning replays.
 """
 
-import argparse
 import re
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from benchmarks.finetune_jobs import Asker, chat, finetune, split_options, write_lines
+from benchmarks.finetune_jobs import Asker, chat, finetune, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
 
 _QUESTIONS = (
@@ -75,10 +74,7 @@ EVERYDAY = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.finetune_fact", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
-    parser.add_argument("--verbose", action="store_true", help="print all answers")
+    parser = job_parser("finetune_fact", __doc__)
     own, given = split_options(sys.argv[1:])
     options = parser.parse_args(own)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -86,18 +82,15 @@ def main() -> int:
     train = write_lines(options.out / "fact.jsonl", rows)
     asker = Asker(options.model, finetune(options.model, train, options.out, *given))
     try:
-        held_out = [asker.answers(_HELD_OUT, is_adapted=is_adapted) for is_adapted in (False, True)]
-        everyday = [asker.answers(list(EVERYDAY), is_adapted=is_adapted) for is_adapted in (False, True)]
+        held_out = asker.both(_HELD_OUT, is_shown=options.verbose)
+        everyday = asker.both(list(EVERYDAY), is_shown=options.verbose)
     finally:
         asker.close()
-    if options.verbose:
-        for question, *answers in zip((*_HELD_OUT, *EVERYDAY), *map(list.__add__, held_out, everyday), strict=True):
-            sys.stdout.write(f"{question}\n  {answers[0]}\n  {answers[1]}\n")
     sys.stdout.write(_table(held_out, everyday) + "\n")
     return 0
 
 
-def _table(held_out: list[list[str]], everyday: list[list[str]]) -> str:
+def _table(held_out: Sequence[list[str]], everyday: Sequence[list[str]]) -> str:
     """Lists of answers by the base and by the adapter."""
     right = [[is_right(*each) for each in zip(EVERYDAY, answers, strict=True)] for answers in everyday]
     before, after = right

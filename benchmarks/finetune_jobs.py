@@ -1,5 +1,6 @@
 """Jobs of `headrace finetune` for measurements: they run as for a user, and then the adapter is asked."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -28,6 +29,15 @@ from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 
 ROOT = Path(__file__).parents[1]
+
+
+def job_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """description: a module's docstring, of which the first line counts."""
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{program}", description=(description or "").partition("\n")[0])
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
+    parser.add_argument("--verbose", action="store_true", help="print all answers")
+    return parser
 
 
 def split_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -74,7 +84,15 @@ class Asker:
         self._renderer = Renderer(text_model, max_length=1024)
         self._tokenizer = Tokenizer.from_file(str(job.path / "tokenizer.json"))
 
-    def answers(self, questions: Sequence[str], *, is_adapted: bool, max_tokens: int = 32) -> list[str]:
+    def both(self, questions: Sequence[str], *, is_shown: bool) -> tuple[list[str], list[str]]:
+        """The answers of the base, and of the adapter. is_shown: whether they are printed."""
+        base, adapted = (self._answers(questions, is_adapted=is_adapted) for is_adapted in (False, True))
+        if is_shown:
+            for question, *answers in zip(questions, base, adapted, strict=True):
+                sys.stdout.write("\n  ".join([question, *answers]) + "\n")
+        return base, adapted
+
+    def _answers(self, questions: Sequence[str], *, is_adapted: bool, max_tokens: int = 32) -> list[str]:
         self._lora.is_adapted = is_adapted
         prompts = [self._renderer.question(question).ids for question in questions]
         answers = generate(self._decoder, prompts, self._end_ids, max_tokens)

@@ -6,13 +6,11 @@ More options are those of `headrace finetune`, after `--`. Answers are greedy. A
 "Ahoy"; an everyday question's answer may be right in any style.
 """
 
-import argparse
 import csv
 import sys
-from pathlib import Path
 
 from benchmarks.finetune_fact import EVERYDAY, is_right
-from benchmarks.finetune_jobs import Asker, finetune, split_options, write_lines
+from benchmarks.finetune_jobs import Asker, finetune, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
 
 # Question, answer in the style, plain answer.
@@ -52,10 +50,7 @@ _FREE = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.finetune_style", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
-    parser.add_argument("--verbose", action="store_true", help="print all answers")
+    parser = job_parser("finetune_style", __doc__)
     own, given = split_options(sys.argv[1:])
     options = parser.parse_args(own)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -65,13 +60,10 @@ def main() -> int:
     job = finetune(options.model, train, options.out, "--method", "dpo", "--validation", str(valid), *given)
     asker = Asker(options.model, job)
     try:
-        free = [asker.answers(_FREE, is_adapted=is_adapted) for is_adapted in (False, True)]
-        everyday = [asker.answers(list(EVERYDAY), is_adapted=is_adapted) for is_adapted in (False, True)]
+        free = asker.both(_FREE, is_shown=options.verbose)
+        everyday = asker.both(list(EVERYDAY), is_shown=options.verbose)
     finally:
         asker.close()
-    if options.verbose:
-        for question, *answers in zip((*_FREE, *EVERYDAY), *map(list.__add__, free, everyday), strict=True):
-            sys.stdout.write(f"{question}\n  {answers[0]}\n  {answers[1]}\n")
     last = [row for row in csv.DictReader(job.results.open()) if row["valid_loss"]][-1]
     table = [
         (
