@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.norm import NormSpec
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import group_layers
 from models.attention.rotary import RotaryEmbedding
@@ -26,7 +28,6 @@ from models.linear.method import LinearMethod
 from models.linear.prologue import IDENTITY
 from models.progress import StepProgress, ignore_progress
 from models.recurrence.state import LayerCache, LayerState
-from models.spec import DecoderSpec, NormSpec
 
 
 def allocate_module(module: nn.Module, device: torch.device) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, GroupBatch
@@ -19,7 +22,6 @@ from models.linear.method import LinearMethod
 from models.recurrence.gated_delta import GatedDelta
 from models.recurrence.short_conv import ShortConv
 from models.recurrence.state import LayerCache
-from models.spec import GatedDeltaSpec, LayerSpec, MLPSpec, NormPlacement, ShortConvSpec
 
 
 class DecoderLayer(nn.Module):

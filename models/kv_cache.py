@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.layer_groups import LayerGroup
 from models.loaded_model import LoadedModel
 from models.recurrence.state import LayerCache, LayerState, StatePart, empty_state, state_parts
-from models.spec import AttentionSpec
 
 
 def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int, *, num_states: int = 0) -> list[LayerCache]:

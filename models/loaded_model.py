@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.recurrence import RecurrenceSpec
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import LayerGroup
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.pooling.traits import PoolingTraits
-from models.spec import AttentionSpec, RecurrenceSpec
 from models.tokenizer.assets import TokenizerAssets
 
 

@@ -12,6 +12,7 @@ from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
+from models.architecture.attention import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.overrides import parse_overrides
@@ -20,7 +21,6 @@ from models.linear.dense import DenseLinearMethod
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles
-from models.spec import AttentionSpec
 from models.system.memory import free_memory_bytes
 
 _POOLED_TOKENS = 16384  # a large batch of texts to pool

@@ -7,10 +7,10 @@ import torch
 from engine.finetune.errors import NotEnoughMemory
 from engine.finetune.objective import MAX_TOKENS
 from engine.jobs.finetune.items import TrainingItem
+from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
-from models.spec import MoESpec
 from models.system.memory import obtainable_memory_bytes
 from models.training.lora import Lora
 

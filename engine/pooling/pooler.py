@@ -7,12 +7,12 @@ import torch.nn.functional as F
 
 from engine.pooling_params import PoolingTask
 from engine.protocol import PoolingRequest
+from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
 from models.packing.forward import PackedForward
 from models.pooling.scheme import PoolingScheme
 from models.pooling.tokens import pool_tokens
 from models.pooling.traits import ScoreActivation
-from models.spec import TokenPooling
 
 _SCORES = (PoolingTask.CLASSIFY, PoolingTask.SCORE)
 

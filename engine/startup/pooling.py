@@ -17,13 +17,13 @@ from engine.protocol import EngineInfo, PoolingInfo, PoolingRequest, StepStats
 from engine.runner.kv_budget import format_bytes
 from engine.startup.description import tokenizer_info
 from engine.startup.task import pooling_tasks, pools
+from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
 from models.packing.forward import PackedForward
 from models.pooling.scheme import PoolingScheme
 from models.pooling.traits import PoolingTraits
 from models.progress import ProgressReport
-from models.spec import TokenPooling
 
 _POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Pooling.LAST: TokenPooling.LAST}
 _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the last one's time is the first estimate of the others'

@@ -2,7 +2,7 @@
 
 from engine.config import Task
 from engine.pooling_params import PoolingTask
-from models.spec import ScoreHeadSpec
+from models.architecture.pooling import ScoreHeadSpec
 
 
 def pools(task: Task, by_default: bool) -> bool:

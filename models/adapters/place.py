@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
+from models.architecture.recurrence import GatedDeltaSpec
 from models.decoder import Decoder
 from models.errors import AdapterError
 from models.families.name_map import Destination, NameMap, Rules
@@ -14,7 +15,6 @@ from models.families.transforms import transpose
 from models.linear.adapter import LayerAdapter, LowRankPair
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
-from models.spec import GatedDeltaSpec
 
 _WHOLE = ("embed", "head")  # what may be replaced as a whole
 _ROWS_AT_A_TIME = 4096  # rows of a weight that are in memory at a time, in fp32

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import RowInput
-from models.spec import AttentionSpec
 
 
 class HeadNorm(Protocol):

@@ -2,11 +2,11 @@
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend, HeadNorm
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
-from models.spec import AttentionSpec
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp

@@ -16,7 +16,8 @@ these layers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.spec import AttentionSpec, RecurrenceSpec
+from models.architecture.attention import AttentionSpec
+from models.architecture.recurrence import RecurrenceSpec
 
 _MAX_GROUPS = 8  # each costs a block table per sequence and some host time per step
 _Window = tuple[int, bool]  # (window or 0, whether it is chunked)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
-from models.spec import AttentionSpec
 
 # Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
 _MAX_GATHERED = 1 << 22

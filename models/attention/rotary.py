@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.spec import QueryTemperature
+from models.architecture.attention import QueryTemperature
 
 
 class RotaryEmbedding(NamedTuple):

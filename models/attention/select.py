@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.errors import ModelError
-from models.spec import AttentionSpec
 
 # Device type -> back ends, best first; imported only when tried, since one may compile or load a library.
 PREFERENCE: Mapping[str, Sequence[str]] = {

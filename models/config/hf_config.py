@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.architecture.feed_forward import Activation
 from models.errors import CheckpointError, UnsupportedModelError
-from models.spec import Activation
 
 # Bounds: a damaged file must not make us allocate or count for hours, nor overflow a product of two sizes.
 _MAX_SIZE = 2**28

@@ -5,9 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from models.config.hf_config import HFConfig
-from models.errors import CheckpointError, UnsupportedModelError
-from models.spec import (
+from models.architecture.positions import (
     DynamicScaling,
     FrequencyFactors,
     LinearScaling,
@@ -17,6 +15,8 @@ from models.spec import (
     RopeSpec,
     YarnScaling,
 )
+from models.config.hf_config import HFConfig
+from models.errors import CheckpointError, UnsupportedModelError
 
 _SUPPORTED = "default, linear, dynamic, yarn, longrope and llama3"
 

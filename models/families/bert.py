@@ -4,6 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
@@ -11,7 +15,6 @@ from models.errors import UnsupportedModelError
 from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormPlacement, ScoreHeadSpec, TokenPooling
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
@@ -10,7 +15,6 @@ from models.families.name_map import To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import ungroup_qkv
 from models.layers.alibi import alibi_slopes
-from models.spec import Activation, AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

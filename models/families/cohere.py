@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QKNormScope, QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -11,7 +15,6 @@ from models.families import llama
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import unpermute_head, unpermute_k, unpermute_q
-from models.spec import DecoderSpec, LayerSpec, NormKind, NormPlacement, NormSpec, QKNormScope, QKNormSpec
 
 
 def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> DecoderSpec:

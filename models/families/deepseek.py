@@ -9,6 +9,12 @@ from typing import Any
 
 import torch
 
+from models.architecture.attention import LatentSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
+from models.architecture.positions import RopeSpec, YarnScaling
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -25,20 +31,6 @@ from models.families.experts import (
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import joined
-from models.spec import (
-    DecoderSpec,
-    GroupScore,
-    LatentSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    NormKind,
-    NormSpec,
-    RopeSpec,
-    RouterScore,
-    RouterSpec,
-    YarnScaling,
-)
 
 # transformers' defaults for fields that a configuration leaves out; None: it must be stated.
 _V2 = {

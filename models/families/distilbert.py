@@ -2,13 +2,15 @@
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation
+from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
 from models.errors import UnsupportedModelError
 from models.families import bert
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import Activation, DecoderSpec, ScoreHeadSpec, TokenPooling
 
 _FIELDS = {
     "hidden_size": "dim",

@@ -1,6 +1,9 @@
 """What encoders of the kinds of BERT have in common, whatever their configurations call it."""
 
-from models.spec import AttentionSpec, DecoderSpec, LayerSpec, NormKind, NormSpec
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 
 
 def encoder(

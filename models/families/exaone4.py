@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
 from models.families import llama, olmo
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

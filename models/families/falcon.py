@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -11,7 +16,6 @@ from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import ungroup_qkv
 from models.layers.alibi import alibi_slopes
-from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

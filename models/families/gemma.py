@@ -6,6 +6,10 @@ More than a page: three generations, each based on the one before.
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.positions import RopeSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
@@ -18,7 +22,6 @@ from models.families.multimodal import language_model_of
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import plus_one
-from models.spec import DecoderSpec, LayerSpec, NormPlacement, QKNormSpec, RopeSpec
 
 
 def describe_gemma(config: HFConfig) -> DecoderSpec:

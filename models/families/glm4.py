@@ -2,12 +2,13 @@
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec, NormPlacement
 from models.config.hf_config import HFConfig
 from models.families import llama, phi3
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import unpermute_k, unpermute_q
-from models.spec import DecoderSpec, LayerSpec, NormPlacement
 
 
 def describe(config: HFConfig) -> DecoderSpec:

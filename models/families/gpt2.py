@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
 from models.families.name_map import IGNORE, To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import transpose
-from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

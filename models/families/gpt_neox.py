@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -11,7 +15,6 @@ from models.families import llama, qwen2
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import ungroup_qkv
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
+from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -15,7 +18,6 @@ from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import joined, transpose
-from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
 _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
 

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.positions import RopeSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
@@ -10,7 +13,6 @@ from models.families import gpt2, llama
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import unpermute_k, unpermute_q
-from models.spec import DecoderSpec, LayerSpec, NormPlacement, RopeSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -10,7 +13,6 @@ from models.families import llama
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

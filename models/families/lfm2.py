@@ -6,6 +6,11 @@ More than a page: no tensor has Llama's name, and sizes are derived from other f
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.recurrence import ShortConvSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -16,16 +21,6 @@ from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import conv_weight
-from models.spec import (
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    QKNormSpec,
-    RouterScore,
-    RouterSpec,
-    ShortConvSpec,
-)
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.config.hf_config import HFConfig
 from models.config.rope import context_length, rope_spec
 from models.errors import CheckpointError
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import unpermute_k, unpermute_q, unpermute_qkv
-from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,11 @@ More than a page: four fields state which layers have what, and GGUF leaves most
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QKNormSpec, QueryTemperature
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -16,19 +21,6 @@ from models.families.multimodal import language_model_of
 from models.families.name_map import To
 from models.families.registry import Family
 from models.families.transforms import transpose, unpermute_k, unpermute_q
-from models.spec import (
-    Activation,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    NormKind,
-    NormSpec,
-    QKNormSpec,
-    QueryTemperature,
-    RouterScore,
-    RouterSpec,
-)
 
 
 def describe(config: HFConfig) -> DecoderSpec:

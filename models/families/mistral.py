@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QueryTemperature
+from models.architecture.decoder import DecoderSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -11,7 +13,6 @@ from models.config.rope import with_usual_rope
 from models.families import llama
 from models.families.multimodal import language_model_of
 from models.families.registry import Family
-from models.spec import DecoderSpec, QueryTemperature
 
 _ROPE_3 = {
     "rope_type": "yarn",

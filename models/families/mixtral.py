@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import llama, mistral
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

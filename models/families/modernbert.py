@@ -3,6 +3,12 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormSpec
+from models.architecture.pooling import ScoreHeadSpec, TokenPooling
+from models.architecture.positions import RopeSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -13,7 +19,6 @@ from models.families import bert
 from models.families.encoders import attention_both_ways, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormSpec, RopeSpec, ScoreHeadSpec, TokenPooling
 
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _GGUF_SIZES = (

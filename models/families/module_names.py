@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from models.architecture.decoder import DecoderSpec
 from models.families.name_map import Destination, NameMap, Rules
-from models.spec import DecoderSpec
 
 _Places = tuple[tuple[str, str | None], ...]  # (module, shard) of each destination
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.positions import RelativeBiasSpec
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import bert, roberta
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import without_first_two_rows
-from models.spec import DecoderSpec, RelativeBiasSpec
 
 _BIAS = RelativeBiasSpec(num_buckets=32, max_distance=128)  # transformers has no others, whatever a configuration says
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.spec import LayerSpec
+from models.architecture.layer import LayerSpec
 
 # Reorders what a format stores differently. The layer is None for tensors outside layers.
 Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]

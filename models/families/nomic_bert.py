@@ -6,6 +6,9 @@ those of other models.
 
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -15,7 +18,6 @@ from models.families import bert
 from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormPlacement
 
 # Fields that other models of the same code set otherwise, and the value that this family implements.
 _FIXED = {

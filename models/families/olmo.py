@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.attention import QKNormScope, QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec, NormPlacement
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.checkpoints.gguf.rope import rope_parameters_by_layer
@@ -14,17 +18,6 @@ from models.families import llama, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import (
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    NormPlacement,
-    QKNormScope,
-    QKNormSpec,
-    RouterScore,
-    RouterSpec,
-)
 
 
 def describe_olmo2(config: HFConfig) -> DecoderSpec:

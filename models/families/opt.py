@@ -1,10 +1,14 @@
 """OPT: LayerNorm, learned positions stored from the third row on, ReLU, biases everywhere."""
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
 from models.config.hf_config import HFConfig
 from models.families.name_map import To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import without_first_two_rows
-from models.spec import AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

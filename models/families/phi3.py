@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
 from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import llama, mistral, qwen2
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -3,12 +3,13 @@ text by the state of its last token."""
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.config.hf_config import HFConfig
 from models.config.labels import num_labels
 from models.families import llama, mistral, qwen2, qwen3
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
-from models.spec import DecoderSpec, ScoreHeadSpec, TokenPooling
 
 
 def _base(family: Family) -> Family:

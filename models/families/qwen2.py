@@ -2,12 +2,12 @@
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
 from models.families import llama
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

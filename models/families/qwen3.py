@@ -2,11 +2,12 @@
 
 import dataclasses
 
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig
 from models.families import llama, qwen2
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec, QKNormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

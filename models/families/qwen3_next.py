@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+from models.architecture.attention import QKNormSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.recurrence import GatedDeltaSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -19,7 +23,6 @@ from models.families.name_map import IGNORE, To
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
 from models.families.registry import Family
 from models.families.transforms import conv_weight, joined, plus_one
-from models.spec import DecoderSpec, GatedDeltaSpec, LayerSpec, QKNormSpec
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:

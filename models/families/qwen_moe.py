@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -10,7 +12,6 @@ from models.families import qwen2, qwen3
 from models.families.experts import GGUF_EXPERT_NAMES, expert_names, gguf_expert_fields, shared_names, sparse_layers
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 def describe_qwen2(config: HFConfig) -> DecoderSpec:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig, quoted
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
-from models.spec import DecoderSpec
 
 
 @dataclass(frozen=True, slots=True)

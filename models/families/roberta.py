@@ -2,13 +2,13 @@
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import bert
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import without_first_two_rows
-from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -2,11 +2,11 @@
 
 import dataclasses
 
+from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig
 from models.config.layers import flags_by_layer, sliding_windows
 from models.families import llama
 from models.families.registry import Family
-from models.spec import DecoderSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

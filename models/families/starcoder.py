@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.layer import LayerSpec
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.families import gpt2
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import ungroup_qkv
-from models.spec import DecoderSpec, LayerSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
@@ -10,7 +14,6 @@ from models.config.layers import sliding_windows
 from models.families import llama, qwen2
 from models.families.name_map import To
 from models.families.registry import Family
-from models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from models.spec import LayerSpec
+from models.architecture.layer import LayerSpec
 
 
 def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001

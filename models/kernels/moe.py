@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from models.architecture.feed_forward import GroupScore, RouterScore, RouterSpec
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.linear import PackedLinear
 from models.kernels.row_input import RowInput
-from models.spec import GroupScore, RouterScore, RouterSpec
 
 _MAX_SEGMENTS = 2  # gate and up
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from models.architecture.layer import LayerSpec
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
@@ -13,7 +14,6 @@ from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 from models.linear.prologue import Prologue
-from models.spec import LayerSpec
 
 _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 

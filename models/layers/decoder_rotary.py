@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from models.architecture.layer import LayerSpec
 from models.attention.rotary import RotaryEmbedding, rotary_embedding
 from models.layers.rotary_frequencies import attention_factor, inverse_frequencies
-from models.spec import LayerSpec
 
 
 class DecoderRotary:
@@ -22,7 +22,7 @@ class DecoderRotary:
         self._spec_of_layer = [self.specs.index(spec) if spec in self.specs else None for spec in of_layers]
 
     def serve_context(self, max_len: int, device: torch.device) -> None:
-        """Make ready for contexts of up to `max_len` tokens: some rotary scalings depend on it (spec.py)."""
+        """Make ready for contexts of up to `max_len` tokens: some rotary scalings depend on it."""
         self.frequencies = [inverse_frequencies(rope, device, max_len) for rope, _ in self.specs]
 
     def embeddings(self, positions: torch.Tensor) -> list[RotaryEmbedding]:

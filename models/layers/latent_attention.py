@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from models.architecture.layer import LayerSpec
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
@@ -12,7 +13,6 @@ from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 from models.linear.per_head import PerHeadLinear
 from models.linear.prologue import Prologue
-from models.spec import LayerSpec
 
 
 class LatentAttention(nn.Module):

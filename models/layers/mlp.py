@@ -5,10 +5,10 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
+from models.architecture.feed_forward import MLPSpec
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 from models.linear.prologue import Prologue, activation_of
-from models.spec import MLPSpec
 
 
 class MLP(nn.Module):

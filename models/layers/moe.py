@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.architecture.feed_forward import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.kernels.linear import PackedLinear
 from models.kernels.moe import NativeExperts, RouterWeights, supports_experts
 from models.kernels.row_input import RowInput
@@ -20,7 +21,6 @@ from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 from models.linear.native import NativeLinearMethod
 from models.linear.prologue import IDENTITY, Prologue
-from models.spec import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 
 class Router(nn.Module):

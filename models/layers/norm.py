@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.architecture.norm import NormKind, NormSpec
 from models.kernels.row_input import InputKind, RowInput
 from models.linear.linear import empty_parameter
-from models.spec import NormKind, NormSpec
 
 
 class RMSNorm(nn.Module):

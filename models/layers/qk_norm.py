@@ -6,11 +6,12 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from models.architecture.attention import QKNormScope, QKNormSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.attention.base import AttentionBackend
 from models.kernels.row_input import InputKind, RowInput
 from models.layers.norm import Norm, make_norm
 from models.linear.linear import empty_parameter
-from models.spec import NormKind, NormSpec, QKNormScope, QKNormSpec
 
 _KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYER_NORM}
 

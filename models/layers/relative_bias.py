@@ -5,9 +5,9 @@ import math
 import torch
 from torch import nn
 
+from models.architecture.positions import RelativeBiasSpec
 from models.batch import DistanceBias
 from models.linear.linear import empty_parameter
-from models.spec import RelativeBiasSpec
 
 
 class RelativeBias(nn.Module):

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import torch
 
+from models.architecture.layer import LayerSpec, NormPlacement
 from models.kernels.rows import join_rows, supports_rows
 from models.layers.norm import Norm
 from models.linear.prologue import IDENTITY, Prologue
-from models.spec import LayerSpec, NormPlacement
 
 # Whether a sublayer has a norm of its input, and one of its output.
 NORMS_OF_SUBLAYER = {

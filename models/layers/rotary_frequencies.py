@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from models.spec import (
+from models.architecture.positions import (
     DynamicScaling,
     FrequencyFactors,
     LinearScaling,

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.architecture.feed_forward import Activation
+from models.architecture.pooling import ScoreHeadSpec
 from models.layers.norm import make_norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
-from models.spec import Activation, ScoreHeadSpec
 
 _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     Activation.TANH: torch.tanh,

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from models.architecture.feed_forward import Activation, MLPSpec, SwigluClamp
 from models.kernels.row_input import PLAIN, InputKind, RowInput
-from models.spec import Activation, MLPSpec, SwigluClamp
 
 
 class Prologue(Protocol):

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from models.architecture.feed_forward import MoESpec
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.checkpoints.mapped_pages import MappedPages
 from models.decoder import Decoder
@@ -16,7 +17,6 @@ from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.linear import Linear
 from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
-from models.spec import MoESpec
 
 _MAX_LISTED = 8  # tensors named in one message
 # Plain tensors have no such names, and a reader of quantized checkpoints leaves none of them.

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MoESpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
@@ -18,7 +21,6 @@ from models.families.gguf_config import gguf_config
 from models.families.name_map import Rules
 from models.families.registry import ARCHITECTURES, Family, family_of, unsupported
 from models.sources.resolve import ModelFiles
-from models.spec import AttentionSpec, DecoderSpec, MoESpec
 
 if TYPE_CHECKING:
     from models.transformers_backend.open import OpenedTransformersModel

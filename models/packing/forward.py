@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.decoder import Decoder
 from models.packing.batch import BLOCK_SIZE, num_blocks_of, pack_texts
-from models.spec import AttentionSpec
 
 _GROWTH_BLOCKS = 64
 

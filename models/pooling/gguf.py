@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from models.architecture.pooling import TokenPooling
 from models.config.hf_config import quoted
 from models.errors import UnsupportedModelError
 from models.pooling.scheme import PoolingScheme
-from models.spec import TokenPooling
 
 _NONE, _RANK = 0, 4
 _POOLINGS = {1: TokenPooling.MEAN, 2: TokenPooling.CLS, 3: TokenPooling.LAST}

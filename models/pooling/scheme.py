@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from models.architecture.pooling import TokenPooling
 from models.pooling.tokens import pool_tokens
-from models.spec import TokenPooling
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
+from models.architecture.pooling import TokenPooling
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig, quoted, read_json_config
 from models.errors import CheckpointError, UnsupportedModelError
 from models.pooling.module_list import Module, read_modules
 from models.pooling.scheme import DenseProjection, PoolingScheme
-from models.spec import TokenPooling
 
 MODULES = "modules.json"
 _MAX_PROMPTS = 1000

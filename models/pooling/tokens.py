@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from models.spec import TokenPooling
+from models.architecture.pooling import TokenPooling
 
 
 def pool_tokens(states: torch.Tensor, lengths: Sequence[int], pooling: TokenPooling) -> torch.Tensor:

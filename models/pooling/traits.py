@@ -9,13 +9,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.pooling import ScoreHeadSpec
 from models.config.hf_config import HFConfig, quoted
 from models.config.labels import labels
 from models.errors import CheckpointError, UnsupportedModelError
 from models.pooling.gguf import gguf_scheme
 from models.pooling.scheme import PoolingScheme
 from models.pooling.sentence_transformers import MODULES, lowers_case, read_scheme
-from models.spec import DecoderSpec, ScoreHeadSpec
 
 
 class ScoreActivation(enum.StrEnum):

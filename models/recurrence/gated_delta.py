@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from models.architecture.recurrence import GatedDeltaSpec
 from models.batch import StateGroupBatch
 from models.kernels.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta, supports_conv, supports_delta
 from models.layers.norm import make_norm
@@ -12,7 +13,6 @@ from models.recurrence.layer import Recurrence
 from models.recurrence.reference_conv import causal_conv
 from models.recurrence.reference_delta import DeltaRows, gated_delta
 from models.recurrence.state import LayerState
-from models.spec import GatedDeltaSpec
 
 _L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from models.architecture.recurrence import ShortConvSpec
 from models.batch import StateGroupBatch
 from models.kernels.recurrence import convolve, supports_conv
 from models.linear.linear import Linear, empty_parameter
@@ -9,7 +10,6 @@ from models.linear.method import LinearMethod
 from models.recurrence.layer import Recurrence
 from models.recurrence.reference_conv import causal_conv
 from models.recurrence.state import LayerState
-from models.spec import ShortConvSpec
 
 
 class ShortConv(Recurrence):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from models.spec import RecurrenceSpec, ShortConvSpec
+from models.architecture.recurrence import RecurrenceSpec, ShortConvSpec
 
 
 @dataclass(slots=True, eq=False)

@@ -6,9 +6,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
-from models.spec import AttentionSpec
 
 
 @dataclass(slots=True, eq=False)

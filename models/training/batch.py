@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.recurrence.state import LayerCache, empty_state, state_parts
-from models.spec import AttentionSpec
 from models.training.attention import SequenceRows
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from models.architecture.feed_forward import MoESpec
+from models.architecture.recurrence import GatedDeltaSpec
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.families.module_names import NamedLinear, named_linears
@@ -13,7 +15,6 @@ from models.families.transforms import transpose
 from models.linear.linear import Linear
 from models.linear.method import LinearLayer, ParameterSpec
 from models.linear.prologue import Prologue
-from models.spec import GatedDeltaSpec, MoESpec
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
 from models.training.layer_adapter import LayerAdapter, Pair, Piece
 

@@ -8,12 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.attention.layer_groups import group_layers
 from models.batch import ForwardBatch
 from models.errors import UnsupportedModelError
 from models.progress import StepProgress, ignore_progress
-from models.spec import AttentionSpec
 from models.transformers_backend.interface import PagedLayer, Step
 
 

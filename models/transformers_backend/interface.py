@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.progress import StepProgress, ignore_progress
-from models.spec import AttentionSpec
 
 PAGED = "headrace"  # transformers makes no masks for a name without a registered one: back ends know what a row sees
 

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from models.architecture.attention import AttentionSpec
 from models.errors import UnsupportedModelError
-from models.spec import AttentionSpec
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, in_one_line
 
 _OBSERVED = "headrace-observed"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from models.architecture.attention import AttentionSpec
 from models.checkpoints.quantized.registry import quantization_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
@@ -19,7 +20,6 @@ from models.linear.storage import WeightOptions
 from models.loaded_model import ComputeConfig, LoadedWeights
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
-from models.spec import AttentionSpec
 from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, foreign_model, in_one_line
 from models.transformers_backend.decoder import TransformersDecoder

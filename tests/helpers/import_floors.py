@@ -13,7 +13,7 @@ from tests.helpers.repository import ROOT
 # From the ground floor up.
 FLOORS: dict[str, tuple[str, ...]] = {
     "models": (
-        "spec batch errors progress",
+        "architecture batch errors progress",
         "config system",
         "kernels",
         "attention quant",

@@ -9,11 +9,11 @@ import torch
 
 from engine.runner.batch_buffers import BatchBuffers, BatchShape
 from engine.scheduling.kv.groups import KVGroup
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.recurrence.state import LayerCache, LayerState, empty_state, state_parts
-from models.spec import AttentionSpec
 
 
 @dataclass

@@ -8,19 +8,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
 from models.config.hf_config import HFConfig
 from models.families.registry import family_of
-from models.spec import (
-    AttentionSpec,
-    DecoderSpec,
-    GatedDeltaSpec,
-    LayerSpec,
-    MoESpec,
-    NormPlacement,
-    RouterScore,
-    RouterSpec,
-    ShortConvSpec,
-)
 
 _PARALLEL = (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
 

@@ -76,7 +76,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         ("server/app.py", "from engine.scheduling.scheduler import Scheduler", "engine.scheduling.scheduler"),
         ("server/app.py", "def f():\n    import torch.nn", "torch.nn"),
         ("server/app.py", "from engine import local", "engine.local"),
-        ("server/app.py", "import models.spec", "models.spec"),
+        ("server/app.py", "import models.architecture.layer", "models.architecture.layer"),
         ("server/text/tokenizer.py", "from server.http.sse import EventStream", "server.http.sse"),
         ("engine/protocol/messages.py", "import torch", "torch"),
         ("engine/client/framing.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),

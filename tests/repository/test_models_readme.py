@@ -5,12 +5,12 @@ from collections import defaultdict
 
 import torch
 
+from models.architecture.decoder import DecoderSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.layers.qk_norm import OwnWeightsNorm
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
-from models.spec import DecoderSpec
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, described_as
 from tests.models.families.all_variants import ALL_VARIANTS

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from models.architecture.attention import AttentionSpec
 from models.batch import ForwardBatch, KVGroupBatch
 from models.layers.mlp import MLP
 from models.linear.linear import Linear
-from models.spec import AttentionSpec
 
 
 @dataclass(frozen=True, slots=True)

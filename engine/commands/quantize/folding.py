@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from models.architecture.feed_forward import MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
 from models.decoder_layer import DecoderLayer
 from models.layers.mlp import MLP, GatedMLP
 from models.layers.norm import Norm
 from models.linear.linear import Linear
 from models.loading.assign import Assignment
-from models.spec import LayerSpec, MLPSpec, NormPlacement
 
 # (name of a linear layer in the decoder layer, the layer) -> factors of its columns, [columns]
 ChooseFactors = Callable[[str, Linear], torch.Tensor]

@@ -31,7 +31,7 @@ from engine.jobs.bench_config import LatencyConfig, RooflineConfig, ThroughputCo
 from engine.jobs.results import check_results_file
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
-from models.spec import AttentionSpec
+from models.architecture.attention import AttentionSpec
 from server import cli
 from tests.helpers.engines import make_engine, make_prompt, make_request
 

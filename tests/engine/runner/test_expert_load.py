@@ -10,21 +10,14 @@ from transformers import MixtralConfig
 from engine.config import Device, EngineConfig
 from engine.runner.expert_load import ExpertLoad
 from engine.startup.build import build_engine
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.linear.dense import DenseLinearMethod
-from models.spec import (
-    Activation,
-    AttentionSpec,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    NormKind,
-    NormSpec,
-    RouterScore,
-    RouterSpec,
-)
 from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, random_model
 from tests.helpers.engines import make_request
 from tests.helpers.paged import PagedRun, PagedSequence

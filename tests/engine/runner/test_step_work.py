@@ -9,22 +9,15 @@ import torch
 from engine.runner.step_work import ModelWork, _Attention, _Experts, model_work, num_bytes
 from engine.scheduling.plan import PlanItem, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.linear.dense import DenseLinearMethod
 from models.loaded_model import LoadedModel
-from models.spec import (
-    Activation,
-    AttentionSpec,
-    DecoderSpec,
-    LayerSpec,
-    MLPSpec,
-    MoESpec,
-    NormKind,
-    NormSpec,
-    RouterScore,
-    RouterSpec,
-)
 from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.engines import make_engine, make_request
 

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention import reference
 from models.attention.reference import ReferenceAttention
 from models.batch import ForwardBatch, KVGroupBatch
-from models.spec import AttentionSpec
 
 BLOCK_SIZE = 4
 PLAIN = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, scale=0.3)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from models.architecture.feed_forward import Activation
+from models.architecture.positions import LinearScaling, Llama3Scaling, RopeSpec
 from models.config.hf_config import HFConfig, read_json_config
 from models.config.rope import rope_spec
 from models.errors import CheckpointError, UnsupportedModelError
 from models.families import gpt2, llama, mistral, qwen2
 from models.families.registry import architecture_of_gguf, family_of
-from models.spec import Activation, LinearScaling, Llama3Scaling, RopeSpec
 
 LLAMA = {
     "hidden_size": 64,

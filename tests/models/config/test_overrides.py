@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType
 
+from models.architecture.decoder import DecoderSpec
+from models.architecture.positions import DynamicScaling, LinearScaling, YarnScaling
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.hf_config import HFConfig
 from models.config.overrides import override, parse_overrides
 from models.errors import ModelError, SettingError, UnsupportedModelError
 from models.families import gemma, llama, mistral
 from models.families.gguf_config import gguf_config
-from models.spec import DecoderSpec, DynamicScaling, LinearScaling, YarnScaling
 from tests.helpers.checkpoints import llama_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 

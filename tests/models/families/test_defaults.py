@@ -5,10 +5,10 @@ import copy
 import pytest
 from transformers import PretrainedConfig
 
+from models.architecture.decoder import DecoderSpec
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
 from models.families.registry import family_of
-from models.spec import DecoderSpec
 from tests.helpers.checkpoints import model_class
 from tests.models.families.all_variants import ALL_VARIANTS
 

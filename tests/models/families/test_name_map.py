@@ -5,9 +5,13 @@ import dataclasses
 import pytest
 import torch
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormKind, NormSpec
+from models.architecture.positions import RopeSpec
 from models.families.name_map import IGNORE, Destination, NameMap, To, with_prefixes
 from models.families.transforms import plus_one, transpose, unpermute_head, unpermute_k, unpermute_q
-from models.spec import Activation, AttentionSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
 
 RULES = {
     "embed.*": To("embed"),

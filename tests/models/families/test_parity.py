@@ -11,13 +11,13 @@ import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
 from engine.runner.replay import RecordedLayers
+from models.architecture.feed_forward import MoESpec
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
 from models.families.registry import FAMILIES
 from models.kernels.cpu.library import required_library
 from models.linear.linear import Linear
-from models.spec import MoESpec
 from tests.helpers.adapters import adapted, random_adapter
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
 from tests.helpers.kernels import torch_alone

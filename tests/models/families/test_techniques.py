@@ -6,19 +6,12 @@ import types
 import typing
 from collections.abc import Iterator
 
-from models.spec import (
-    Activation,
-    DecoderSpec,
-    DynamicScaling,
-    FrequencyFactors,
-    GatedDeltaSpec,
-    LayerSpec,
-    MLPSpec,
-    RopeSpec,
-    ScoreHeadSpec,
-    TokenPooling,
-    YarnScaling,
-)
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.pooling import ScoreHeadSpec, TokenPooling
+from models.architecture.positions import DynamicScaling, FrequencyFactors, RopeSpec, YarnScaling
+from models.architecture.recurrence import GatedDeltaSpec
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, described_as
 from tests.models.families.all_variants import ALL_VARIANTS

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
-from models.spec import AttentionSpec
 
 
 @dataclass(frozen=True)

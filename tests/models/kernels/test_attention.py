@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.architecture.attention import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.batch import DistanceBias
 from models.kernels.cpu.library import KernelLibrary
-from models.spec import AttentionSpec
 from tests.models.kernels.paged_batches import Lengths, filled_kv, paged_batch
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2}  # of values near 1; bf16 has 8 bits, out and weights rounded

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.errors import SettingError
 from models.kernels.cpu import build, library
-from models.spec import AttentionSpec
 from tests.helpers.deadline import wait_until
 
 

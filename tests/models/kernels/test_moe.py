@@ -7,6 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from models.architecture.feed_forward import (
+    Activation,
+    GroupScore,
+    MLPSpec,
+    MoESpec,
+    RouterScore,
+    RouterSpec,
+    SwigluClamp,
+)
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.linear import PackedLinear
 from models.kernels.moe import NativeExperts, RouterWeights, supports_experts
@@ -18,7 +27,6 @@ from models.quant.dequantize import dequantize
 from models.quant.round_to_nearest import quantize_matrix
 from models.quant.scaled_weight import pack_quantized
 from models.quant.tensor import Encoding
-from models.spec import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec, SwigluClamp
 
 HIDDEN, INNER, EXPERTS = 64, 96, 8
 GATED = MLPSpec(INNER, Activation.SILU, is_gated=True)

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from models.architecture.attention import QKNormScope, QKNormSpec
+from models.architecture.norm import NormKind, NormSpec
 from models.attention.base import HeadNorm
 from models.attention.cpu import CpuAttention
 from models.kernels.cpu.library import KernelLibrary
 from models.layers.norm import make_norm
 from models.layers.qk_norm import make_qk_norm
-from models.spec import NormKind, NormSpec, QKNormScope, QKNormSpec
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 RMS, LAYER = NormSpec(NormKind.RMS, 1e-5), NormSpec(NormKind.LAYER, 1e-5, has_bias=True)

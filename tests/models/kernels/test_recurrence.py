@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.architecture.norm import NormKind, NormSpec
+from models.architecture.recurrence import GatedDeltaSpec
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta
 from models.layers.norm import make_norm
@@ -11,7 +13,6 @@ from models.linear.dense import DenseLinearMethod
 from models.recurrence.gated_delta import GatedDelta
 from models.recurrence.reference_conv import causal_conv
 from models.recurrence.reference_delta import gated_delta
-from models.spec import GatedDeltaSpec, NormKind, NormSpec
 from tests.helpers.states import BLOCKS, STEPS, group_of
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-7}

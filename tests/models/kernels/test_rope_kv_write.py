@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from models.architecture.attention import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary
-from models.spec import AttentionSpec
 from tests.models.kernels.paged_batches import Lengths, paged_batch
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}

@@ -9,10 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.decoder import DecoderSpec
+from models.architecture.feed_forward import Activation, MLPSpec
+from models.architecture.layer import LayerSpec, NormPlacement
+from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.linear.dense import DenseLinearMethod
-from models.spec import Activation, AttentionSpec, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormPlacement, NormSpec
 from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence
 

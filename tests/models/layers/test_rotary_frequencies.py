@@ -9,11 +9,11 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
+from models.architecture.positions import RopeSpec
 from models.attention.rotary import rotary_embedding
 from models.config.hf_config import HFConfig
 from models.config.rope import rope_spec
 from models.layers.rotary_frequencies import attention_factor, inverse_frequencies
-from models.spec import RopeSpec
 
 HEAD_DIM = 64
 ORIGINAL, CLAIMED = 8192, 131072
@@ -45,7 +45,7 @@ ROPES: dict[str, dict[str, Any]] = {
     "longrope": LONGROPE,
     "longrope-attention-factor": {**LONGROPE, "attention_factor": 1.2},
 }
-# What depends on a sequence's length in transformers depends on the longest served context here: see spec.py.
+# What depends on a sequence's length in transformers depends on the longest served context here.
 BY_LENGTH: dict[str, dict[str, Any]] = {
     "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     "longrope": LONGROPE,

@@ -8,10 +8,10 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkR
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 
+from models.architecture.feed_forward import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.layers.moe import MoE, Router
 from models.linear.dense import DenseLinearMethod
 from models.linear.prologue import IDENTITY
-from models.spec import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
 
 HIDDEN, EXPERTS, CHOSEN = 32, 12, 3
 GROUPS = {"n_group": 4, "topk_group": 2}

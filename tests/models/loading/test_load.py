@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from models.architecture.attention import AttentionSpec
 from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.checkpoints.safetensors import SafetensorsCheckpoint
@@ -24,7 +25,6 @@ from models.loading.assign import assign
 from models.loading.load import LoadOptions, load_model, resolve_dtype
 from models.loading.open import check_config
 from models.sources.resolve import ModelFiles
-from models.spec import AttentionSpec
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import copy_of, expected_of

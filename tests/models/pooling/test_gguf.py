@@ -2,9 +2,9 @@
 
 import pytest
 
+from models.architecture.pooling import TokenPooling
 from models.errors import UnsupportedModelError
 from models.pooling.gguf import gguf_scheme
-from models.spec import TokenPooling
 
 
 def scheme_of(kind: object) -> object:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.architecture.pooling import TokenPooling
 from models.errors import CheckpointError, UnsupportedModelError
 from models.pooling.sentence_transformers import read_scheme
-from models.spec import TokenPooling
 from tests.helpers.pooling_folders import write_dense, write_json, write_modules, write_pooling
 
 MEAN = {"pooling_mode_mean_tokens": True}

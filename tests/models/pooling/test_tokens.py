@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from models.architecture.pooling import TokenPooling
 from models.pooling.tokens import pool_tokens
-from models.spec import TokenPooling
 
 LENGTHS = [3, 1, 7]
 DEFINITIONS = {

@@ -1,4 +1,4 @@
-// The gated delta rule over the rows of several sequences, whose state is a matrix S [K, V] per value head (models/spec.py):
+// The gated delta rule over the rows of several sequences, whose state is a matrix S [K, V] per value head (GatedDeltaSpec):
 //
 //   S' = a S,   u = b (v - k S'),   S'' = S' + k^T u,   y = q S'' = a (q S) + (q k) u
 //   out = norm(y) silu(z),   a = exp(-exp(A_log) softplus(in_a + dt_bias)),   b = sigmoid(in_b)

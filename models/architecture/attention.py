@@ -1,0 +1,90 @@
+"""AttentionSpec: what a query sees, and how. Beside it norms and temperatures of queries, and latent attention."""
+
+import enum
+from dataclasses import dataclass
+
+from models.architecture.norm import NormSpec
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One layer's attention: softmax(scale * q k^T + bias) v over the context before a query, or all of it, or a part.
+
+    What is not causal needs a sequence's whole context in one step.
+    """
+
+    num_heads: int  # H
+    num_kv_heads: int  # K; H / K query heads share each
+    head_dim: int  # D, of queries and keys
+    scale: float
+    sliding_window: int | None = (
+        None  # a query sees itself and the window - 1 positions before (after, too, if not causal)
+    )
+    chunk: int | None = None  # a query sees its own chunk of positions; chunks start at multiples of it (Llama 4)
+    logit_softcap: float | None = None  # cap * tanh(logits / cap)
+    has_alibi: bool = False  # slopes [H] are an argument of forward
+    has_sinks: bool = False  # an extra logit per head that only takes part in the softmax's sum
+    values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
+    is_causal: bool = True  # a query sees no later positions
+
+    def first_seen(self, position: int) -> int:
+        """The first position that a query at `position` sees."""
+        if self.chunk is not None:
+            return position // self.chunk * self.chunk
+        return 0 if self.sliding_window is None else max(0, position - self.sliding_window + 1)
+
+    def last_seen(self, position: int, context: int) -> int:
+        """The last position that a query at `position` sees, of `context` in all."""
+        if self.is_causal:
+            return position
+        return context - 1 if self.sliding_window is None else min(context - 1, position + self.sliding_window - 1)
+
+    @property
+    def value_dim(self) -> int:
+        """Size of a value, and of a head's output."""
+        return self.head_dim - (self.values_from or 0)
+
+
+class QKNormScope(enum.Enum):
+    HEAD = enum.auto()  # over each head, one weight [D] for all: Qwen3
+    HEAD_OWN_WEIGHTS = enum.auto()  # over each head, weights [heads, D]: Cohere, StableLM 2
+    PROJECTION = enum.auto()  # over all heads of a row together: OLMo 2
+
+
+@dataclass(frozen=True, slots=True)
+class QKNormSpec:
+    """Norms of queries and keys, `attn.q_norm` and `attn.k_norm`."""
+
+    norm: NormSpec
+    scope: QKNormScope = QKNormScope.HEAD
+    is_after_rope: bool = False  # Llama 4
+
+
+@dataclass(frozen=True, slots=True)
+class QueryTemperature:
+    """Queries times 1 + scale * ln(1 + floor((position + offset) / floor_scale)): Llama 4, Ministral 3."""
+
+    scale: float
+    floor_scale: float
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """Multi-head latent attention (DeepSeek V2): keys and values of all heads are projections of one small vector per
+    token, and only that vector is cached.
+
+    A head compares its query with k = [rotary part, shared by all heads | W_k latent]. Since q . (W_k c) = (q W_k) . c,
+    the query absorbs the head's W_k, and the cached latent c is both key and value of all heads; the head's W_v is
+    applied to the output of attention. So for the KV cache this is attention with a single key head (`attention`).
+    """
+
+    q_rank: int | None  # of the queries' own latent; None: queries are a projection of x
+    kv_rank: int
+    nope_dim: int  # of a head's query and key, without rotary embedding
+    rope_dim: int  # of their rotary part, which comes first
+    value_dim: int  # of a head
+    norm: NormSpec  # of both latents
+
+    def attention(self, num_heads: int, scale: float) -> AttentionSpec:
+        return AttentionSpec(num_heads, 1, self.rope_dim + self.kv_rank, scale, values_from=self.rope_dim)

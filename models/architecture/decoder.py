@@ -1,0 +1,46 @@
+"""DecoderSpec: the layers of a decoder or an encoder, and what comes before and after them."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.architecture.attention import AttentionSpec
+from models.architecture.layer import LayerSpec
+from models.architecture.norm import NormSpec
+from models.architecture.pooling import ScoreHeadSpec
+from models.architecture.positions import RelativeBiasSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    vocab_size: int
+    hidden_size: int
+    max_position: int  # longest context the checkpoint claims
+    layers: tuple[LayerSpec, ...]
+    final_norm: NormSpec | None  # None where the last layer ends with a norm of its own (AFTER_SUM)
+    has_tied_head: bool  # the output layer is the token embedding
+    embedding_size: int | None = None  # of the token embedding, if it is projected to hidden_size and back: OPT
+    has_learned_positions: bool = False  # a table of max_position embeddings
+    has_head_bias: bool = False
+    embedding_norm: NormSpec | None = None  # BLOOM
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None  # cap * tanh(logits / cap)
+    num_token_types: int = 0  # rows of a table that is added to the token embedding: BERT
+    relative_bias: RelativeBiasSpec | None = None
+    has_head: bool = True  # an output layer
+    score_head: ScoreHeadSpec | None = None
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether a token's hidden state depends on later ones."""
+        return not all(spec.is_causal for spec in self.attention_specs)
+
+    @property
+    def attention_specs(self) -> list[AttentionSpec]:
+        """Of the layers that have attention."""
+        return [layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionSpec)]
+
+    def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":
+        """The same decoder with each layer replaced by change(index, layer)."""
+        return dataclasses.replace(self, layers=tuple(change(index, layer) for index, layer in enumerate(self.layers)))

@@ -1,0 +1,60 @@
+"""LayerSpec: a layer's two sublayers, and the norms and residuals around them."""
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+
+from models.architecture.attention import AttentionSpec, LatentSpec, QKNormSpec, QueryTemperature
+from models.architecture.feed_forward import MLPSpec, MoESpec
+from models.architecture.norm import NormSpec
+from models.architecture.positions import RopeSpec
+from models.architecture.recurrence import RecurrenceSpec
+
+
+class NormPlacement(enum.Enum):
+    """Where a layer's norms are, relative to its two sublayers f, attention and feed-forward.
+
+    A norm of x is called `attn_norm` or `mlp_norm`, one of the sublayer's output `attn_post_norm` or `mlp_post_norm`.
+    """
+
+    PRE = enum.auto()  # x + f(norm(x))
+    POST = enum.auto()  # x + post_norm(f(x)): OLMo 2
+    SANDWICH = enum.auto()  # x + post_norm(f(norm(x))): Gemma 2
+    AFTER_SUM = enum.auto()  # norm(x + f(x)): the original transformer; with `skip_scale`, DeepNorm
+    PARALLEL = enum.auto()  # x + attention(attn_norm(x)) + mlp(mlp_norm(x)): GPT-NeoX
+    PARALLEL_ONE_NORM = enum.auto()  # the same with attn_norm for both: GPT-J, Cohere
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """Two sublayers, attention (or a recurrence in its place) and feed-forward, each added to the residual stream x."""
+
+    mixer: AttentionSpec | RecurrenceSpec
+    mlp: MLPSpec | MoESpec
+    norm: NormSpec
+    rope: RopeSpec | None = None
+    placement: NormPlacement = NormPlacement.PRE
+    sublayer_scale: float = 1.0  # of a sublayer's output before it is added: Granite
+    skip_scale: float = 1.0  # of x before a sublayer's output is added; with AFTER_SUM, DeepNorm's alpha
+    has_qkv_bias: bool = False
+    has_out_bias: bool = False
+    qk_norm: QKNormSpec | None = None
+    alibi_slopes: tuple[float, ...] | None = None  # [H], with attention.has_alibi: see layers/alibi.py
+    query_temperature: QueryTemperature | None = None
+    latent: LatentSpec | None = None  # with mixer = latent.attention(...)
+    has_attn_norm: bool = True  # False: attention takes x as it is (ModernBERT's first layer); with PRE
+    has_output_gate: bool = False  # heads times sigmoid(gate x) before the output projection; a shard "gate" of qkv
+
+    @property
+    def attention(self) -> AttentionSpec:
+        """The mixer of a layer with attention."""
+        assert isinstance(self.mixer, AttentionSpec)
+        return self.mixer
+
+    @property
+    def recurrence(self) -> RecurrenceSpec | None:
+        """The mixer of a layer with a recurrence, or None."""
+        return None if isinstance(self.mixer, AttentionSpec) else self.mixer
+
+    def with_window(self, window: int | None) -> "LayerSpec":
+        return dataclasses.replace(self, mixer=dataclasses.replace(self.attention, sliding_window=window))

@@ -1,0 +1,30 @@
+"""How the hidden states of a text become one vector, and the heads that score it."""
+
+import enum
+from dataclasses import dataclass
+
+from models.architecture.feed_forward import Activation
+from models.architecture.norm import NormSpec
+
+
+class TokenPooling(enum.Enum):
+    """How the last hidden states of a text's tokens become one vector."""
+
+    MEAN = enum.auto()
+    CLS = enum.auto()  # the first token's
+    LAST = enum.auto()
+    MAX = enum.auto()  # the largest number of each dimension
+    MEAN_SQRT_LENGTH = enum.auto()  # the sum, divided by the root of the length
+    WEIGHTED_MEAN = enum.auto()  # the n-th token counts n times
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreHeadSpec:
+    """Scores of a text: out(norm(activation(dense(pooled)))), without what is None."""
+
+    num_labels: int
+    pooling: TokenPooling
+    dense_activation: Activation | None = None  # None: no dense layer
+    has_dense_bias: bool = True
+    norm: NormSpec | None = None
+    has_bias: bool = True

@@ -1,0 +1,88 @@
+"""How attention knows positions: rotary embedding and its scalings, and biases by distance."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LinearScaling:
+    """All rotary frequencies divided by `factor` (position interpolation: Chen et al. 2023)."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicScaling:
+    """theta raised as far as the longest served context needs ("dynamic NTK").
+
+    Unlike in transformers it does not change while a sequence grows: keys in the cache are rotated once, and shared.
+    """
+
+    factor: float
+    original_max_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """Interpolation of slow dimensions, none of fast ones, warmer attention (Peng et al. 2023)."""
+
+    factor: float
+    original_max_position: int
+    attention_factor: float  # of cos and sin
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    rounds_bounds: bool = True  # the band between fast and slow ends at whole dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class LongRopeScaling:
+    """A factor for each frequency, from one of two sets (Ding et al. 2024).
+
+    The long set is used for all contexts if any beyond `original_max_position` is served, as in vLLM: keys in the cache
+    are rotated once, so a sequence cannot change sets when it grows.
+    """
+
+    short_factors: tuple[float, ...]  # [rotary_dim / 2]
+    long_factors: tuple[float, ...]
+    original_max_position: int
+    attention_factor: float  # of cos and sin, in both
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """Low frequencies divided by `factor`, high ones unchanged, a linear blend between (Llama 3.1 and later)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrequencyFactors:
+    """Each rotary frequency divided by a factor of its own: how GGUF files state Llama 3's scaling."""
+
+    factors: tuple[float, ...]  # [rotary_dim / 2]
+
+
+RopeScaling = LinearScaling | DynamicScaling | YarnScaling | LongRopeScaling | Llama3Scaling | FrequencyFactors
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary embedding of the first `rotary_dim` dimensions of a head; dimension d is paired with d + rotary_dim / 2.
+
+    Checkpoints made for neighboring pairs (2d, 2d + 1), as GPT-J's, are permuted into this order when they are loaded:
+    the same permutation of a query's and a key's dimensions does not change their product (transforms.unpermute_q).
+    """
+
+    rotary_dim: int
+    theta: float
+    scaling: RopeScaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeBiasSpec:
+    """A number for each head and bucket of distances, which all layers add to their logits (T5: Raffel et al. 2020)."""
+
+    num_buckets: int  # half of them for keys before the query
+    max_distance: int  # from which on all are in the last one
