@@ -8,8 +8,20 @@ import { canChat } from "./capabilities.js";
 const RETRY_MS = 2000;
 const MODEL_KEY = "headrace.model";
 
-/** Ask for the models until the server tells them. `onKey()` asks for a key and returns whether there is one. */
+let isConnecting = false;
+
+/**
+ * Ask for the models until the server tells them; once at a time. `onKey(reason)` asks for a key and returns whether
+ * there is one.
+ */
 export async function connect(onKey) {
+  if (isConnecting) return;
+  isConnecting = true;
+  await askForModels(onKey);
+  isConnecting = false;
+}
+
+async function askForModels(onKey) {
   for (;;) {
     try {
       const { data } = await getJson("v1/models");
@@ -17,12 +29,12 @@ export async function connect(onKey) {
       showModels(models);
       const isReady = models.some((model) => model.max_model_len != null);
       setState(isReady ? "" : data.length > 0 && models.length === 0 ? "No model here can chat" : "Loading the model…");
-      if (isReady) return models;
+      if (isReady) return;
     } catch (error) {
       setState(error.wantsKey ? "A key is needed" : error.message, { isBad: true });
       if (error.wantsKey) {
         if (await onKey(error.keyReason)) continue;
-        return [];
+        return;
       }
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));

@@ -1,4 +1,4 @@
-// The list of conversations.
+// The list of conversations, beside the messages or, on a phone, over them.
 
 import { byId, h } from "../shared/dom.js";
 import { titleOf } from "./tree.js";
@@ -42,4 +42,19 @@ function dayOf(ms) {
   if (ms >= midnight - DAY_MS) return "Yesterday";
   if (ms >= midnight - 6 * DAY_MS) return "This week";
   return new Date(ms).toLocaleDateString(undefined, { month: "long", year: "numeric" });
+}
+
+const isPhone = () => matchMedia("(max-width: 760px)").matches;
+
+export function toggleSidebar() {
+  if (isPhone()) {
+    document.body.classList.toggle("sidebar-open");
+    byId("scrim").hidden = !document.body.classList.contains("sidebar-open");
+  } else document.body.classList.toggle("sidebar-closed");
+}
+
+/** Close what lies over the messages on a phone. */
+export function closeSidebar() {
+  document.body.classList.remove("sidebar-open");
+  byId("scrim").hidden = true;
 }
