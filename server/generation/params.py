@@ -25,6 +25,7 @@ from server.schemas.parameters import ignored_header
 from server.schemas.sampling import GenerationRequest, check_scores
 from server.served.model import ServedModel
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
+from server.text.json_size import json_size
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
 from server.text_model import TextModel, fill_in_middle_of
@@ -193,7 +194,7 @@ async def _completion_params(
     needs_logprobs = beams is None and body.num_candidates > body.num_choices
     num_logprobs = 0 if body.logprobs is None and needs_logprobs else body.logprobs
     fields = _constraint_fields(body)
-    plan = await text_model.workers.run(partial(plan_text, fields, text_model.tokenizer), size=0)
+    plan = await text_model.workers.run(partial(plan_text, fields, text_model.tokenizer), size=json_size(fields))
     sampling = body.sampling(
         info,
         max_tokens=max_tokens,

@@ -18,6 +18,7 @@ from server.schemas.chat import ChatTemplateFields, Message
 from server.structured_outputs.request import constraint_of
 from server.text.chat_template import RenderedChat
 from server.text.detokenizer import decode
+from server.text.json_size import json_size
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
 from server.text.workers import ITEM_SIZE
@@ -122,7 +123,8 @@ async def chat_prompt(
         is_generic = tools is not None and chat.tool_format.name == GENERIC.name
         return ChatPrompt(Prompt(_with_bos(ids, info) if fields.add_special_tokens else ids, ""), plan, is_generic)
 
-    prepared = await text_model.workers.run(prepare, size=_size(fields.messages))  # a template may use all its time
+    size = _size(fields.messages) + json_size(constraint_fields or {}, *_schemas(fields))
+    prepared = await text_model.workers.run(prepare, size=size)  # a template may use all its time
     if not prepared.prompt.ids:
         raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
     return prepared
@@ -140,6 +142,12 @@ def _chat_ids(
 def _size(messages: Sequence[Message]) -> int:
     """Roughly how many characters they have."""
     return sum(len(part.text) for message in messages for part in message.content or []) + ITEM_SIZE * len(messages)
+
+
+def _schemas(fields: ChatTemplateFields) -> list[Any]:
+    """Those of the arguments of all tools."""
+    functions = [*(tool.function for tool in fields.tools or []), *(fields.functions or [])]
+    return [function.parameters for function in functions]
 
 
 def _effort(fields: ChatTemplateFields, chat: ChatModel) -> tuple[Mapping[str, Any], list[str]]:

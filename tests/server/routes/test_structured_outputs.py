@@ -1,12 +1,14 @@
 """Requests for structured outputs: the grammar that the engine gets, and what is refused or listed."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from server.text.workers import LONG_SIZE, TextWorkers
 from tests.helpers.fake_client import FakeClient, Step, http, make_app, says
 
 pytestmark = pytest.mark.fast
@@ -99,3 +101,45 @@ async def test_a_schema_of_ten_thousand_levels_is_refused() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
         response = await api.post("/v1/chat/completions", content=text, headers={"content-type": "application/json"})
     assert response.status_code == 400
+
+
+_LARGE = {
+    "type": "object",
+    "properties": {f"key_{number}": {} for number in range(1500)},
+    "additionalProperties": False,
+}
+
+
+_CHAT = {"messages": MESSAGES}
+_TEXT = {"prompt": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("body", "num_long"),
+    [
+        ({**_CHAT, "guided_json": SCHEMA}, 0),
+        ({**_CHAT, "guided_json": _LARGE}, 1),
+        ({**_CHAT, "response_format": _json_schema(_LARGE)}, 1),
+        ({**_CHAT, "tools": [{"type": "function", "function": {"name": "f", "parameters": _LARGE}}]}, 1),
+        ({**_CHAT, "functions": [{"name": "f", "parameters": _LARGE}]}, 1),
+        ({**_TEXT, "guided_json": SCHEMA}, 0),
+        ({**_TEXT, "guided_json": _LARGE}, 1),
+    ],
+)
+async def test_a_large_schema_waits_among_long_texts(
+    body: dict[str, Any], num_long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if its body is short: nobody's short chat waits behind it. The prompt with such tools is too long here."""
+    sizes: list[int] = []
+    run = TextWorkers.run
+
+    async def noted(workers: TextWorkers, work: Callable[[], Any], *, size: int) -> Any:
+        sizes.append(size)
+        return await run(workers, work, size=size)
+
+    monkeypatch.setattr(TextWorkers, "run", noted)
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    async with http(make_app(FakeClient(says("x")))) as api:
+        response = await api.post(path, json=body)
+    assert response.status_code == 200 or response.json()["error"]["code"] == "context_length_exceeded"
+    assert sum(size > LONG_SIZE for size in sizes) == num_long
