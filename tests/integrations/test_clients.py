@@ -1,8 +1,10 @@
-"""The official clients and the libraries around them, against a real server on the demo model.
+"""The official clients, the libraries around them and their examples, against a real server on the demo model.
 
-Each program in clients/ makes its own assertions and prints its steps; what it prints is shown where it fails.
+Each program in clients/, and each example, makes its own assertions and prints its steps; what it prints is shown where
+it fails.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from tests.integrations.programs import node_scripts, python_program
 pytestmark = pytest.mark.integrations
 
 _SCRIPTS = Path(__file__).with_name("clients")
+_EXAMPLES = Path(__file__).parents[2] / "examples"
+_PYTHON_EXAMPLES = ("langchain_structured_output.py", "langchain_tools.py", "structured_output.py", "tools.py")
 _MODEL = "demo"
 _TIMEOUT_S = 600.0
 _PYTHON_PACKAGES = (
@@ -40,9 +44,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-def _run(*command: str | Path) -> None:
+def _run(*command: str | Path, **environment: str) -> None:
     result = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        [str(part) for part in command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr[-8000:]}"
 
@@ -57,6 +66,18 @@ def test_python(server: ServerProcess, script: str) -> None:
 def test_node(server: ServerProcess, script: str) -> None:
     folder = node_scripts(_SCRIPTS, *_NODE_PACKAGES)
     _run("node", folder / script, server.url, API_KEY, _MODEL)
+
+
+@pytest.mark.parametrize("script", _PYTHON_EXAMPLES)
+def test_python_example(server: ServerProcess, script: str) -> None:
+    python = python_program("openai", "python", others=_PYTHON_PACKAGES)
+    _run(python, _EXAMPLES / "python" / script, OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY=API_KEY)
+
+
+@pytest.mark.parametrize("script", ["ai_sdk_objects.mjs", "ai_sdk_tools.mjs", "structured_output.mjs", "tools.mjs"])
+def test_node_example(server: ServerProcess, script: str) -> None:
+    folder = node_scripts(_EXAMPLES / "node", *_NODE_PACKAGES)
+    _run("node", folder / script, OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY=API_KEY)
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in _SCRIPTS.glob("*.sh")))

@@ -59,7 +59,10 @@ def main(url: str, key: str, model: str) -> None:
         talk(name, each)
         if each is not ollama:  # whose protocol cannot demand a call
             call(name, each, "any")
-        assert isinstance(each.with_structured_output(City, method="json_schema").invoke("A city."), City), name
+        asked = each.with_structured_output(City, method="json_schema")
+        assert isinstance(asked.invoke("A city."), City), name
+        *_, last = asked.stream("A city.")
+        assert isinstance(last, City), name
         print(name, flush=True)
 
 

@@ -23,10 +23,11 @@ const parameters = {
   for await (const chunk of await client.chat.completions.create({ ...asked, stream: true }))
     text += chunk.choices[0]?.delta?.content ?? "";
   assert.equal(text, whole.choices[0].message.content);
-  const parsed = await client.chat.completions.parse({
-    model, messages, max_tokens: 80, response_format: zodResponseFormat(City, "city"),
-  });
+  const wanted = { model, messages, max_tokens: 80, response_format: zodResponseFormat(City, "city") };
+  const parsed = await client.chat.completions.parse(wanted);
   assert.ok(City.safeParse(parsed.choices[0].message.parsed).success);
+  const growing = await client.chat.completions.stream(wanted).finalChatCompletion();
+  assert.ok(City.safeParse(growing.choices[0].message.parsed).success);
   const tools = [{ type: "function", function: { name: "get_weather", parameters } }];
   const runner = client.chat.completions.stream({ model, messages, tools, tool_choice: "required", max_tokens: 80 });
   assert.equal((await runner.finalMessage()).tool_calls[0].function.name, "get_weather");

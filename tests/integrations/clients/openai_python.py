@@ -47,8 +47,13 @@ def chats(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.stream(**asked) as stream:
         text = "".join(event.delta for event in stream if event.type == "content.delta")
     assert text == whole.choices[0].message.content
-    parsed = client.chat.completions.parse(model=model, messages=HELLO, response_format=City, max_tokens=80)
-    assert isinstance(parsed.choices[0].message.parsed, City)
+    wanted = {"model": model, "messages": HELLO, "response_format": City, "max_tokens": 80}
+    for helpers in (client.chat.completions, client.beta.chat.completions):  # older programs have the second
+        parsed = helpers.parse(**wanted)
+        assert isinstance(parsed.choices[0].message.parsed, City)
+        with helpers.stream(**wanted) as stream:
+            growing = stream.get_final_completion()
+        assert isinstance(growing.choices[0].message.parsed, City)
 
 
 def chat_tools(client: openai.OpenAI, model: str) -> None:
