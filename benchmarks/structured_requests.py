@@ -4,8 +4,9 @@
 
 Requests are drawn at random: a schema as response_format (strict or not), as guided_json or as the arguments of a
 required tool; streamed or not; one choice or two; with and without log probabilities and a seed; a limit of 8 to 400
-tokens. Each must end in JSON that fits its schema, in `length`, or in a 400. CASES: a folder of JSON files with a key
-`schema`, such as MaskBench's. Needs `openai` and `jsonschema`.
+tokens. Each must end in JSON that fits its schema, in `length`, or in a 400; any other error, and a request that takes
+longer than --timeout, is wrong. CASES: a folder of JSON files with a key `schema`, such as MaskBench's. Needs `openai`
+and `jsonschema`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-from openai import APIStatusError, AsyncOpenAI
+from openai import APIError, AsyncOpenAI, BadRequestError
 
 _QUESTION = [{"role": "user", "content": "Fill in the form."}]
 
@@ -86,21 +87,23 @@ def _outcome(schema: dict[str, Any], text: str, reason: str, *, is_enforced: boo
     return "JSON that fits"
 
 
-async def run(folder: Path, url: str, num_requests: int, concurrency: int, seed: int) -> Counter[str]:
-    generator = random.Random(seed)
-    schemas = [json.loads(path.read_text())["schema"] for path in sorted(folder.glob("*.json"))]
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0)
+async def run(options: argparse.Namespace) -> Counter[str]:
+    generator = random.Random(options.seed)
+    schemas = [json.loads(path.read_text())["schema"] for path in sorted(options.folder.glob("*.json"))]
+    client = AsyncOpenAI(base_url=f"{options.url}/v1", api_key="none", timeout=options.timeout, max_retries=0)
     outcomes: Counter[str] = Counter()
-    places = asyncio.Semaphore(concurrency)
+    places = asyncio.Semaphore(options.concurrency)
 
     async def one(schema: dict[str, Any], body: dict[str, Any], *, streams: bool) -> None:
         async with places:
             try:
                 choices, has_ignored = await _ask(client, body, streams=streams)
-            except APIStatusError as error:
-                outcomes["400" if error.status_code == 400 else f"wrong: {error.status_code}"] += 1
-                if error.status_code != 400:
-                    _say(f"{error}: {json.dumps(body)[:2000]}")
+            except BadRequestError:
+                outcomes["400"] += 1
+                return
+            except APIError as error:  # also one within a stream, and of the connection
+                outcomes[f"wrong: {type(error).__name__}"] += 1
+                _say(f"{error!r}: {json.dumps(body)[:2000]}")
                 return
             for text, reason in choices:
                 outcome = _outcome(schema, text, reason, is_enforced=not has_ignored)
@@ -109,11 +112,12 @@ async def run(folder: Path, url: str, num_requests: int, concurrency: int, seed:
                     _say(f"{outcome}: {text[:500]!r} of {json.dumps(body)[:2000]}")
 
     tasks = set()
-    for index in range(num_requests):
+    for index in range(options.requests):
         schema = generator.choice(schemas)
         tasks.add(asyncio.create_task(one(schema, _body(schema, generator), streams=generator.random() < 0.5)))
-        if len(tasks) >= 4 * concurrency:
-            _, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if len(tasks) >= 4 * options.concurrency:
+            done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*done)  # raises what they raised
         if index % 500 == 499:
             _say(f"{index + 1:,} requests: {dict(outcomes)}")
     await asyncio.gather(*tasks)
@@ -132,8 +136,9 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="for one request")
     options = parser.parse_args()
-    outcomes = asyncio.run(run(options.folder, options.url, options.requests, options.concurrency, options.seed))
+    outcomes = asyncio.run(run(options))
     for outcome, count in outcomes.most_common():
         _say(f"| {outcome} | {count:,} |")
     return int(any(outcome.startswith("wrong") for outcome in outcomes))
