@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.server_process import ServerProcess
+from tests.soak.growth import course, growth_of
 from tests.soak.samples import MIB, Sample, growth_mib_per_minute, of_last_process, settled, take_sample
 from tests.soak.tally import Outcome, Tally
 
-_LEAST_SAMPLES = 20
-_MAX_GROWTH = 1.0  # MiB a minute, of an hour
-_SLACK_MIB = 24.0  # caches that are filling, over the whole run
 _EXPECTED_ERRORS = re.compile(
     r"a step of [\d,]+ tokens failed|fails alone, too, and ends|the engine process ended with SIGKILL"
 )
@@ -59,7 +57,7 @@ def _metrics(server: ServerProcess) -> dict[tuple[str, Labels], float]:
     }
 
 
-def faults_of_run(server: ServerProcess, watch: Watch, tally: Tally, *, minutes: float) -> list[str]:
+def faults_of_run(server: ServerProcess, watch: Watch, tally: Tally) -> list[str]:
     """What is wrong, one line each."""
     wrong = tally.wrong[:50]
     if broken := tally.total(Outcome.BROKEN):
@@ -67,7 +65,7 @@ def faults_of_run(server: ServerProcess, watch: Watch, tally: Tally, *, minutes:
     wrong += _wrong_counts(watch, tally)
     wrong += _wrong_blocks(server)
     for name, samples in watch.samples.items():
-        wrong += _wrong_growth(name, of_last_process(samples), minutes)
+        wrong += growth_of(name, of_last_process(samples)).wrong
     assert watch.first is not None
     assert watch.last is not None
     if watch.last.num_files > watch.first.num_files + 4:  # a database and its log have been opened
@@ -107,16 +105,10 @@ def _wrong_blocks(server: ServerProcess) -> list[str]:
     return [f"{used:g} blocks are in use, and nothing runs"] if used else []
 
 
-def _wrong_growth(name: str, samples: list[Sample], minutes: float) -> list[str]:
-    later = settled(samples)
-    if len(later) < _LEAST_SAMPLES:
-        return []
-    wrong = []
-    if (growth := growth_mib_per_minute(later)) > (allowed := _MAX_GROWTH + _SLACK_MIB / minutes):
-        wrong.append(f"the {name} grows by {growth:.2f} MiB a minute; {allowed:.2f} is allowed in so short a run")
-    if later[-1].num_threads > later[0].num_threads + 4:
-        wrong.append(f"the {name} had {later[0].num_threads} threads, and has {later[-1].num_threads}")
-    return wrong
+def unknowns_of_run(watch: Watch) -> list[str]:
+    """What it was too short to tell, one line each."""
+    growths = [growth_of(name, of_last_process(samples)) for name, samples in watch.samples.items()]
+    return [line for growth in growths for line in growth.unknown]
 
 
 def report(server: ServerProcess, watch: Watch, tally: Tally) -> None:
@@ -128,10 +120,12 @@ def report(server: ServerProcess, watch: Watch, tally: Tally) -> None:
         print(f"| {scenario} | " + " | ".join(str(tally.outcomes[scenario, each]) for each in Outcome) + " |")  # noqa: T201
     print("| all | " + " | ".join(str(tally.total(each)) for each in Outcome) + " |\n")  # noqa: T201
     for name, samples in watch.samples.items():
-        later = settled(of_last_process(samples))
+        life = of_last_process(samples)
+        later = settled(life)
         print(  # noqa: T201
-            f"{name}: {samples[0].rss_bytes / MIB:.0f} MiB at first, {later[-1].rss_bytes / MIB:.0f} at last, "
-            f"{growth_mib_per_minute(later):+.2f} MiB a minute in the later half of its life; "
+            f"{name}: {samples[0].rss_bytes / MIB:.0f} MiB at first; in its last life of "
+            f"{(life[-1].at_s - life[0].at_s) / 60:.1f} minutes {course(life)}, "
+            f"{growth_mib_per_minute(later):+.2f} MiB a minute in the later half; "
             f"{min(s.num_files for s in later)}-{max(s.num_files for s in later)} files, "
             f"{min(s.num_threads for s in later)}-{max(s.num_threads for s in later)} threads"
         )
