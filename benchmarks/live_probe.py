@@ -1,4 +1,4 @@
-"""LiveProbe: asks a server for /live all the time, as whatever watches over it would, and notes the longest answer."""
+"""LiveProbe: asks a server for /live all the time, as whatever watches over it would, and notes how long it takes."""
 
 import http.client
 import threading
@@ -17,13 +17,14 @@ def connect(url: str) -> http.client.HTTPConnection:
 
 
 class LiveProbe:
-    """Runs from `with` to its end, from the first answer on; before that nobody listens yet."""
+    """Runs from `with` to its end. What is told begins with the first answer: before it the program is still being
+    loaded, and a connection waits as it would be refused without a listener."""
 
     def __init__(self, url: str, on_answer: Callable[[], None] = lambda: None) -> None:
         """on_answer: called by the probe's thread after each."""
         self._url = url
         self._on_answer = on_answer
-        self._longest_s = 0.0
+        self._times_s: list[float] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -39,10 +40,14 @@ class LiveProbe:
         self._stopped.set()
         self._thread.join()
 
+    def take_times_s(self) -> list[float]:
+        """Of all answers since the start, or since this was last asked, sorted."""
+        times_s, self._times_s = self._times_s, []
+        return sorted(times_s)
+
     def take_longest_s(self) -> float:
-        """The longest answer since the start, or since this was last asked."""
-        longest_s, self._longest_s = self._longest_s, 0.0
-        return longest_s
+        """The longest of them; 0 if there was none."""
+        return max(self.take_times_s(), default=0.0)
 
     def _run(self) -> None:
         connection = connect(self._url)
@@ -57,7 +62,8 @@ class LiveProbe:
                     raise
                 connection = connect(self._url)
             else:
+                if has_answered:
+                    self._times_s.append(time.perf_counter() - began_s)
                 has_answered = True
-                self._longest_s = max(self._longest_s, time.perf_counter() - began_s)
                 self._on_answer()
             time.sleep(_PAUSE_S)
