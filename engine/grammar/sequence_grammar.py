@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import llguidance
 
-from engine.grammar.errors import GrammarError
+from engine.grammar.errors import GrammarError, GrammarTooComplex, is_beyond_limits
 
 
 class SequenceGrammar:
@@ -130,7 +130,7 @@ class SequenceGrammar:
 
     def _consume(self, token_id: int) -> None:
         if (self._settled and self._settled.popleft() != token_id) or not self.matcher.consume_token(token_id):
-            raise GrammarError(f"token {token_id} does not match the grammar; {self.matcher.get_error()}")
+            raise self._error(f"token {token_id} does not match the grammar; ")
         self._settle()
 
     def _settle(self) -> None:
@@ -143,4 +143,10 @@ class SequenceGrammar:
         if self._failure is not None:
             raise self._failure
         if self.matcher.is_error():
-            raise GrammarError(self.matcher.get_error())
+            raise self._error("")
+
+    def _error(self, prefix: str) -> GrammarError:
+        reason = self.matcher.get_error()
+        if is_beyond_limits(reason):
+            return GrammarTooComplex(reason)
+        return GrammarError(prefix + reason)

@@ -10,6 +10,7 @@ import time
 import llguidance
 import msgspec
 
+from engine.grammar.errors import is_beyond_limits
 from engine.grammar.vocabulary import GrammarVocabulary
 
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # in the grammar that the server wrote
@@ -39,7 +40,7 @@ def try_grammar(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
         mask_s = time.perf_counter() - start_s
         if matcher.is_error():
             return Trial(_plain(matcher.get_error()), compile_s, mask_s)
-    return Trial("" if _can_go_back(matcher, vocabulary) else _NO_WAY_BACK, compile_s, mask_s)
+    return Trial(_fault_of_first_token(matcher, vocabulary), compile_s, mask_s)
 
 
 def _plain(error: str) -> str:
@@ -49,6 +50,8 @@ def _plain(error: str) -> str:
         return "the grammar library failed on it; write it another way"
     if line == "NoExtensionBias":
         return "no text matches it"
+    if is_beyond_limits(line):
+        return "following it takes too much work; make it smaller"
     line = _PLACE.sub("", line)
     if (found := _UNSATISFIABLE.fullmatch(line)) is not None:
         return f"no value matches it: {_plain_contradiction(found[1])}; change what contradicts"
@@ -66,10 +69,15 @@ def _plain_contradiction(reason: str) -> str:
     return reason
 
 
-def _can_go_back(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> bool:
-    """Whether what a draft's tokens did can be undone; the library cannot where a grammar counts tokens."""
+def _fault_of_first_token(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> str:
+    """Why what a token did cannot be followed, or not undone, as drafts need it; the library cannot undo it where a
+    grammar counts tokens. Empty if it can."""
     mask = matcher.compute_bitmask()
     first = next(
         (i for i in range(len(mask) * 8) if mask[i // 8] >> i % 8 & 1 and i not in vocabulary.eos_token_ids), None
     )
-    return first is None or not matcher.consume_token(first) or matcher.rollback(1)
+    if first is None:
+        return ""
+    if not matcher.consume_token(first):
+        return _plain(matcher.get_error())
+    return "" if matcher.rollback(1) else _NO_WAY_BACK

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from engine.grammar.errors import GrammarError
+from engine.grammar.errors import GrammarError, GrammarTooComplex
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass, StepStats
 from engine.scheduling.adapter_slots import AdapterSlots
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_WITHDRAWN = 24  # times, for want of memory; more than it takes to halve any step down to one token
 _NO_MEMORY = "memory ran out again and again while the engine computed this request; send it again, or a shorter one"
+_GRAMMAR_TOO_COMPLEX = "the answer came to a place where following it takes too much work; make it smaller"
 _GRAMMAR_FAILED = "the answer could not follow this request's grammar any further; a simpler grammar may help"
 
 
@@ -292,6 +293,12 @@ class Scheduler:
         num_forced = 0 if grammar is None else grammar.num_forced
         try:
             output = apply_row(item, row, self._config.eos_token_ids, now_s=now_s)
+        except GrammarTooComplex as error:
+            logger.warning("request %s ends: its grammar is too complex: %s", sequence.id, error)
+            self._finish(
+                sequence, terminal_output(sequence, FinishReason.ERROR, error=_GRAMMAR_TOO_COMPLEX, is_refused=True)
+            )
+            return
         except GrammarError as error:
             logger.error("request %s ends: %s", sequence.id, error)
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=_GRAMMAR_FAILED))

@@ -157,6 +157,8 @@ async def test_many_schemas_at_once_leave_free_text_as_it_is(async_client: Async
 BAD: dict[str, dict[str, Any]] = {
     "a reference without an end": {"guided_json": {"$ref": "#"}},
     "a repetition beyond bounds": {"guided_regex": "a{100000000}"},
+    "a regular expression that explodes": {"guided_regex": "(a|aa)+" * 200},
+    "a schema of ten thousand levels": {"guided_json": '{"items":' * 10_000 + "{}" + "}" * 10_000},
     "a regular expression that looks ahead": {"guided_regex": "(?=a)b"},
     "five hundred tools": {
         "tools": [{"type": "function", "function": {"name": f"tool_{index}"}} for index in range(500)]

@@ -42,6 +42,10 @@ GRAMMARS = (
     _lark_grammar('start: "[" (start ",")* "]" | "de"'),
     _lark_grammar('start: "abcabc" /[a-f]{0,5}/'),
 )
+_TOO_COMPLEX = "(a|aa)+" * 200
+# The second one begins as any other does, and cannot be followed from its third token on.
+TOO_COMPLEX_AT_ONCE = _lark_grammar(f"start: /{_TOO_COMPLEX}/")
+TOO_COMPLEX_LATER = _lark_grammar(f'start: /[01]/ "," /{_TOO_COMPLEX}/')
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from engine.grammar.compiler import GrammarCompiler
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, FinishReason
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
-from tests.helpers.grammars import GRAMMARS, expected_output, ledger_source
+from tests.helpers.grammars import GRAMMARS, TOO_COMPLEX_LATER, expected_output, ledger_source
 
 
 def slow_grammar(multiple: int = 1_000_003) -> str:
@@ -196,6 +196,16 @@ def test_a_refused_grammar_ends_its_request_alone(run: CompilerRun) -> None:
     assert outputs["bad"].finish_reason is FinishReason.ERROR
     assert outputs["bad"].is_refused
     assert "minimum" in (outputs["bad"].error or "")
+
+
+def test_a_grammar_that_becomes_too_complex_ends_its_request_as_refused(run: CompilerRun) -> None:
+    """It is the request's fault, so it is no error of the server's."""
+    engine, _ = make_engine(grammars=run.compiler)
+    plain, bad = make_request("plain", make_prompt(9)), make_request("bad", make_prompt(5), grammar=TOO_COMPLEX_LATER)
+    outputs = LocalClient(engine).generate([bad, plain])
+    assert outputs["plain"].new_ids == expected_ids(plain)
+    assert outputs["bad"].is_refused
+    assert "too much work" in (outputs["bad"].error or "")
 
 
 def test_logprobs_keep_forced_tokens_out_of_the_output_but_not_out_of_the_text(run: CompilerRun) -> None:

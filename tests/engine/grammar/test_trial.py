@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.grammar.trial import try_grammar
-from tests.helpers.grammars import ledger_vocabulary
+from tests.helpers.grammars import TOO_COMPLEX_AT_ONCE, ledger_vocabulary
 
 pytestmark = pytest.mark.fast
 
@@ -37,3 +37,7 @@ def test_a_contradiction_is_told_in_plain_words(schema: dict[str, Any], reason: 
 def test_a_grammar_that_can_be_followed_has_no_error() -> None:
     trial = try_grammar(ledger_vocabulary(), json.dumps({"grammars": [{"json_schema": {"enum": ["a", "b"]}}]}))
     assert trial.error == ""
+
+
+def test_a_grammar_that_takes_too_much_work_after_its_first_token_is_refused() -> None:
+    assert try_grammar(ledger_vocabulary(), TOO_COMPLEX_AT_ONCE).error.startswith("following it takes too much work")
