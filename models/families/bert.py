@@ -15,6 +15,7 @@ from models.errors import UnsupportedModelError
 from models.families.encoders import attention_both_ways, encoder, layer_norm
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
+from models.families.transforms import at_least_a_row
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -107,7 +108,7 @@ SCORE_NAMES: Rules = {
 GGUF_NAMES: Rules = {
     "token_embd.*": To("embed"),
     "position_embd.*": To("position_embedding"),
-    "token_types.*": To("token_type_embedding"),
+    "token_types.*": To("token_type_embedding", transform=at_least_a_row),
     "token_embd_norm.*": To("embed_norm"),
     "blk.{i}.attn_qkv.*": To("layers.{i}.attn.qkv"),
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),
@@ -142,7 +143,9 @@ def refuse_causal(file: GGUFMetadata) -> None:
 def gguf_num_token_types(file: GGUFMetadata) -> int:
     """0 if the file has no embeddings of them, as those of DistilBERT."""
     types = file.tensors.get("token_types.weight")
-    return 0 if types is None else types.shape[0]
+    if types is None:
+        return 0
+    return 1 if len(types.shape) == 1 else types.shape[0]
 
 
 BERT = Family(describe, NAMES, GGUF_NAMES, gguf_fields)

@@ -15,7 +15,7 @@ def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
     """
     source = str(checkpoint.path)
     name = HFConfig(checkpoint.metadata, source).text("general.architecture")
-    architecture = architecture_of_gguf(name, checkpoint.metadata)
+    architecture = architecture_of_gguf(name, checkpoint.metadata, checkpoint.tensors)
     file = gguf_metadata(name, checkpoint.metadata, checkpoint.tensors, checkpoint.path)
     fields = {
         "architectures": [architecture],

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class Entry:
     gguf: str | None = None  # general.architecture of its GGUF files; None if there is no such name
     gguf_as: str | None = None  # the architecture that its GGUF files are read as, if that is another
     gguf_key: str | None = None  # metadata that only its files have, if several architectures share `gguf`
+    gguf_tensor: str | None = None  # or a tensor that only its files have
     seen: str = ""  # real checkpoints that were run, for docs/models.md
 
 
@@ -123,11 +124,15 @@ POOLING_FAMILIES: dict[str, Entry] = {
     "Qwen3ForSequenceClassification": Entry("models.families.pooling_decoders:QWEN3_SCORES"),
     "Qwen3Model": Entry("models.families.pooling_decoders:QWEN3"),
     "RobertaForMaskedLM": Entry("models.families.roberta:ROBERTA"),
-    "RobertaForSequenceClassification": Entry("models.families.roberta:ROBERTA_SCORES"),
-    "RobertaModel": Entry("models.families.roberta:ROBERTA"),
+    "RobertaForSequenceClassification": Entry(
+        "models.families.roberta:ROBERTA_SCORES", gguf_as="XLMRobertaForSequenceClassification"
+    ),
+    "RobertaModel": Entry("models.families.roberta:ROBERTA", gguf_as="BertModel"),
     "XLMRobertaForMaskedLM": Entry("models.families.roberta:ROBERTA"),
-    "XLMRobertaForSequenceClassification": Entry("models.families.roberta:ROBERTA_SCORES"),
-    "XLMRobertaModel": Entry("models.families.roberta:ROBERTA"),
+    "XLMRobertaForSequenceClassification": Entry(
+        "models.families.roberta:ROBERTA_SCORES", gguf="bert", gguf_tensor="cls.output.weight"
+    ),
+    "XLMRobertaModel": Entry("models.families.roberta:ROBERTA", gguf_as="BertModel"),
 }
 ARCHITECTURES: Mapping[str, Entry] = {**FAMILIES, **POOLING_FAMILIES}
 
@@ -148,7 +153,7 @@ def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
     )
 
 
-def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:
+def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Container[str] = ()) -> str:
     """The Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
     candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
     if not candidates:
@@ -157,7 +162,9 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any]) -> str:
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):
             return architecture
-    return next(architecture for architecture, entry in candidates.items() if entry.gguf_key is None)
+        if entry.gguf_tensor in tensors:
+            return architecture
+    return next(name for name, entry in candidates.items() if entry.gguf_key is None and entry.gguf_tensor is None)
 
 
 def _nearest(name: str, supported: Iterable[str]) -> str:

@@ -1,14 +1,16 @@
 """RoBERTa, XLM-RoBERTa and CamemBERT: BERT with positions that are stored from the third row on."""
 
 import dataclasses
+from typing import Any
 
 from models.architecture.decoder import DecoderSpec
+from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.families import bert
 from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
-from models.families.transforms import without_first_two_rows
+from models.families.transforms import at_least_a_row, without_first_two_rows
 
 
 def describe(config: HFConfig) -> DecoderSpec:
@@ -36,5 +38,33 @@ SCORE_NAMES: Rules = {
     "classifier.out_proj.*": To("score_head.out"),
 }
 
+_GGUF_SCORE_NAMES: Rules = {
+    **bert.GGUF_NAMES,
+    "cls.output.weight": To("score_head.out", transform=at_least_a_row),
+    "cls.output.bias": To("score_head.out", parameter="bias"),
+    "cls.*": To("score_head.dense"),
+}
+
+
+def _gguf_score_fields(file: GGUFMetadata) -> dict[str, Any]:
+    """Files of rerankers and classifiers. Those of BERT have the same names, but lack its dense layer."""
+    if "cls.weight" not in file.tensors:
+        raise UnsupportedModelError(
+            f"{file.source}: the file has a head that gives scores, but not its first layer (cls.weight), which "
+            "llama.cpp's converter leaves out of BERT; serve the model's safetensors"
+        )
+    fields = bert.gguf_fields(file)
+    names = file.raw("classifier.output_labels")
+    shape = file.tensors["cls.output.weight"].shape
+    return {
+        **fields,
+        "max_position_embeddings": fields["max_position_embeddings"] + 2,  # GGUF does not count the two unused rows
+        "num_labels": 1 if len(shape) == 1 else shape[0],
+        "id2label": dict(enumerate(names)) if isinstance(names, list) else None,
+    }
+
+
 ROBERTA = Family(describe, NAMES)
-ROBERTA_SCORES = Family(lambda config: bert.with_scores(config, describe(config)), SCORE_NAMES)
+ROBERTA_SCORES = Family(
+    lambda config: bert.with_scores(config, describe(config)), SCORE_NAMES, _GGUF_SCORE_NAMES, _gguf_score_fields
+)

@@ -25,6 +25,11 @@ def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # no
     return tensor.reshape(1, -1)
 
 
+def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
+    """A matrix, which GGUF stores as a vector if it has one row."""
+    return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
+
+
 def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """[K, channels] from a depthwise convolution's [channels, 1, K]; GGUF leaves out the 1."""
     return tensor.flatten(1).t()

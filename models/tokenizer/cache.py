@@ -17,17 +17,18 @@ import tokenizers
 
 from models.checkpoints.gguf.array import GGUFArray
 from models.system.cache_folder import cache_folder
-from models.tokenizer import gguf, gguf_wordpiece
+from models.tokenizer import charsmap, gguf, gguf_pretokenizers, gguf_templates, gguf_unigram, gguf_wordpiece
 from models.tokenizer.assets import TokenizerAssets
 
+_CODE = (charsmap, gguf, gguf_pretokenizers, gguf_templates, gguf_unigram, gguf_wordpiece)
 _MAX_FILES = 16  # of a few megabytes each; the least recently written are removed
 
 
 def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
     """Changes with the file's tokenizer metadata, the model's own EOS ids, this code and the tokenizers library."""
     digest = hashlib.blake2b(digest_size=16)
-    for path in (gguf.__file__, gguf_wordpiece.__file__):
-        digest.update(Path(path).read_bytes())
+    for module in _CODE:
+        digest.update(Path(str(module.__file__)).read_bytes())
     digest.update(f"{tokenizers.__version__} {eos_token_ids}".encode())
     for key in sorted(key for key in metadata if key.startswith("tokenizer.")):
         value = metadata[key]

@@ -1,8 +1,8 @@
 """GGUF vocabularies -> a `tokenizers` tokenizer that gives the ids llama.cpp gives.
 
-Three kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre),
-"llama", SentencePiece BPE with a score a token, and "bert", WordPiece. Except by the last, text is never Unicode
-normalized here, even if the original tokenizer.json has a normalizer, since GGUF does not contain it.
+Four kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre),
+"llama", SentencePiece BPE with a score a token, "bert", WordPiece, and "t5", SentencePiece Unigram. With the first two,
+text is never Unicode normalized, even if the original tokenizer.json has a normalizer, since GGUF does not contain it.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,16 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
-from models.tokenizer.gguf_wordpiece import add_encoder_template, original_tokens, wordpiece
+from models.tokenizer.gguf_templates import add_encoder_template, add_roberta_template
+from models.tokenizer.gguf_unigram import unigram
+from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
 
 # tokenizer.ggml.token_type
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _SPACE = "▁"
-_KINDS = ("bert", "gpt2", "llama")
-_ENCODERS = ("modern-bert", "roberta-bpe")  # tokenizer.ggml.pre of models that read [CLS] text [SEP]
+_KINDS = ("bert", "gpt2", "llama", "t5")
+# tokenizer.ggml.pre of models that read <s> text </s>, and of others that read [CLS] text [SEP].
+_ROBERTA, _MODERNBERT = "roberta-bpe", "modern-bert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,18 @@ def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFToken
         tokenizer, adds_bos = wordpiece(metadata, vocabulary, path), False
     elif kind == "gpt2":
         tokenizer, adds_bos = _byte_level_bpe(metadata, vocabulary, path)
+    elif kind == "t5":
+        tokenizer, adds_bos = unigram(metadata, tokens, types, path), False
     else:
         tokenizer, adds_bos = _sentencepiece_bpe(metadata, tokens, types, vocabulary, path)
     _add_special_tokens(tokenizer, tokens, types)
     control_ids = [i for i, kind in enumerate(types) if kind == _CONTROL]
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos))
-    if kind == "bert" or metadata.get("tokenizer.ggml.add_sep_token", metadata.get("tokenizer.ggml.pre") in _ENCODERS):
+    pre = metadata.get("tokenizer.ggml.pre")
+    if kind == "t5" or pre == _ROBERTA:
+        add_roberta_template(tokenizer, metadata, vocabulary, path)
+        add_bos = False
+    elif kind == "bert" or metadata.get("tokenizer.ggml.add_sep_token", pre == _MODERNBERT):
         add_encoder_template(tokenizer, metadata, vocabulary, path)
         add_bos = False
     return GGUFTokenizer(tokenizer, tokens, control_ids, add_bos)

@@ -95,7 +95,8 @@ def pooling_model_table() -> Table:
 def _gguf_files(entry: Entry) -> str:
     if entry.gguf is None:
         return "none" if entry.gguf_as is None else f"as `{entry.gguf_as}`"
-    return f"`{entry.gguf}` with `{entry.gguf_key}`" if entry.gguf_key else f"`{entry.gguf}`"
+    sign = entry.gguf_key or entry.gguf_tensor
+    return f"`{entry.gguf}` with `{sign}`" if sign else f"`{entry.gguf}`"
 
 
 def _tested_techniques() -> dict[str, list[str]]:

@@ -1,9 +1,11 @@
 """ENCODER_LAYOUTS: what llama.cpp's converter writes of each encoder of transformers."""
 
+import copy
 import re
 from collections.abc import Mapping
 
 import gguf
+import numpy as np
 from gguf import MODEL_ARCH, GGUFWriter, PoolingType
 from transformers import PretrainedConfig
 
@@ -26,6 +28,13 @@ def _bert_tensors(config: PretrainedConfig, state: State) -> State:  # noqa: ARG
     return {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
 
 
+def _roberta_tensors(config: PretrainedConfig, state: State) -> State:
+    """Without the rows of positions up to the padding's, and with the names of the base model."""
+    tensors = {name.removeprefix("roberta."): tensor for name, tensor in _bert_tensors(config, state).items()}
+    positions = "embeddings.position_embeddings.weight"
+    return {**tensors, positions: tensors[positions][config.pad_token_id + 1 :]}
+
+
 def _nomic_tensors(config: PretrainedConfig, state: State) -> State:
     return {_in_blocks(name, _NOMIC_NAMES): tensor for name, tensor in _bert_tensors(config, state).items()}
 
@@ -41,6 +50,13 @@ def _of_encoders(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_pooling_type(PoolingType.MEAN)
 
 
+def _of_roberta(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    shortened = copy.deepcopy(config)
+    shortened.max_position_embeddings -= config.pad_token_id + 1
+    _of_encoders(writer, shortened)
+    writer.add_token_type_count(config.type_vocab_size)
+
+
 def _of_modernbert(writer: GGUFWriter, config: PretrainedConfig) -> None:
     _of_encoders(writer, config)
     writer.add_sliding_window(config.local_attention)
@@ -49,8 +65,15 @@ def _of_modernbert(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_string("modern-bert.hidden_activation", config.hidden_activation)
 
 
+def _squeezed(name: str, values: np.ndarray) -> np.ndarray:  # noqa: ARG001
+    """Older versions of the converter write matrices of one row as vectors."""
+    return values.squeeze(0) if values.ndim == 2 and len(values) == 1 else values
+
+
 ENCODER_LAYOUTS: dict[str, Layout] = {
-    "bert": Layout(MODEL_ARCH.BERT, _bert_tensors, _of_encoders),
+    "bert": Layout(MODEL_ARCH.BERT, _bert_tensors, _of_encoders, _squeezed),
     "modernbert": Layout(MODEL_ARCH.MODERN_BERT, _bert_tensors, _of_modernbert),
     "nomic_bert": Layout(MODEL_ARCH.NOMIC_BERT, _nomic_tensors, _of_encoders),
+    "roberta": Layout(MODEL_ARCH.BERT, _roberta_tensors, _of_roberta, _squeezed),
+    "xlm-roberta": Layout(MODEL_ARCH.BERT, _roberta_tensors, _of_roberta, _squeezed),
 }

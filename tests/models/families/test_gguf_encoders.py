@@ -29,6 +29,8 @@ VARIANTS = [
     ("ModernBertModel", "other layers"),
     ("NomicBertModel", ""),
     ("NomicBertModel", "other theta"),
+    ("RobertaModel", ""),
+    ("XLMRobertaModel", ""),
 ]
 BACKEND = load_backend(PREFERENCE["cpu"][0])
 
@@ -94,3 +96,12 @@ def test_files_of_causal_models_are_refused(tmp_path: Path) -> None:
     write(("BertModel", ""), tmp_path / "m.gguf", adds=lambda writer: writer.add_causal_attention(True))
     with pytest.raises(UnsupportedModelError, match=r"attention\.causal is true"):
         states(tmp_path / "m.gguf")
+
+
+def test_types_of_a_model_with_only_one_are_that_one(tmp_path: Path) -> None:
+    """A tokenizer may number the two texts of a pair although the model has no such types, as RoBERTa."""
+    write(("XLMRobertaModel", ""), tmp_path / "m.gguf")
+    packed = PackedForward(load_gguf([tmp_path / "m.gguf"], torch.float32, BACKEND), BACKEND, torch.device("cpu"))
+    ids = texts()[0]
+    numbered = packed.states(ids, [len(ids)], [index % 2 for index in range(len(ids))])
+    torch.testing.assert_close(numbered, packed.states(ids, [len(ids)]), rtol=0.0, atol=0.0)

@@ -268,7 +268,7 @@ def test_sentencepiece_without_a_space_in_front() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"model": "t5"}, UnsupportedModelError, "of kind 't5'"),
+        ({"model": "rwkv"}, UnsupportedModelError, "of kind 'rwkv'"),
         ({"model": None}, UnsupportedModelError, "of kind None"),
         ({"pre": "klingon"}, UnsupportedModelError, r"'klingon'.*known are .*qwen2"),
         ({"merges": None}, CheckpointError, "has no tokenizer.ggml.merges"),

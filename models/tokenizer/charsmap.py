@@ -1,0 +1,69 @@
+"""A SentencePiece model's table of characters to replace (`precompiled_charsmap`), checked before it is used.
+
+It is the size of the trie in bytes; a double-array trie of little-endian u32 units, with what is replaced as keys; and
+the replacements, each ended by a 0. A unit without bit 31 is a node. Bits 10 to 30 are its offset, times 256 if bit 9
+is set: the units of its children are at (index ^ offset ^ byte) and, if bit 8 is set, its value is at (index ^ offset),
+the place where the replacement begins (darts-clone). `tokenizers` does not check these numbers, and panics at wrong
+ones.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+
+import numpy as np
+
+from models.checkpoints.gguf.array import array_values
+from models.errors import CheckpointError
+
+_HEADER_BYTES = 4
+_IS_VALUE, _WIDE, _HAS_VALUE = 1 << 31, 1 << 9, 1 << 8
+
+
+def gguf_charsmap(value: object, path: Path) -> bytes:
+    """The table that tokenizer.ggml.precompiled_charsmap of the file at `path` holds; b"" if it has none.
+
+    Bytes, as numbers with or without a sign; or, as some converters wrote it, the characters of its base64. Raises
+    CheckpointError for anything else, and for a table that leads outside itself.
+    """
+    if value is None:
+        return b""
+    items = array_values(value)
+    if items is None:
+        raise _damaged(path, f"is {value!r}, which is no list of bytes")
+    try:
+        if items and isinstance(items[0], str):
+            table = base64.b64decode("".join(items), validate=True)
+        else:
+            table = bytes(item & 0xFF for item in items)
+    except (TypeError, binascii.Error, UnicodeError):
+        raise _damaged(path, "is no list of bytes") from None
+    if table:
+        _check(table, path)
+    return table
+
+
+def _check(table: bytes, path: Path) -> None:
+    size = int.from_bytes(table[:_HEADER_BYTES], "little")
+    end = _HEADER_BYTES + size
+    if len(table) < _HEADER_BYTES or size == 0 or size % 4 or end > len(table):
+        raise _damaged(path, "is cut off")
+    units = np.frombuffer(table, "<u4", offset=_HEADER_BYTES, count=size // 4).astype(np.int64)
+    is_node = (units & _IS_VALUE) == 0
+    children = np.arange(len(units)) ^ ((units >> 10) << np.where(units & _WIDE, 8, 0))
+    if not is_node[0] or ((children[is_node] | 0xFF) >= len(units)).any():
+        raise _damaged(path, "leads outside itself")
+    replacements = np.frombuffer(table, np.uint8, offset=end)
+    starts = units[children[is_node & ((units & _HAS_VALUE) != 0)]] & (_IS_VALUE - 1)
+    if (starts >= len(replacements)).any():
+        raise _damaged(path, "leads outside itself")
+    try:
+        replacements.tobytes().decode()
+    except UnicodeDecodeError:
+        raise _damaged(path, "has replacements that are not UTF-8") from None
+    if ((replacements[starts] & 0xC0) == 0x80).any():
+        raise _damaged(path, "leads into the middle of a character")
+
+
+def _damaged(path: Path, how: str) -> CheckpointError:
+    return CheckpointError(f"{path}: tokenizer.ggml.precompiled_charsmap {how}; fetch the file again")

@@ -1,0 +1,51 @@
+"""The special tokens around the texts of encoders in GGUF files, which their metadata name by role."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+from models.errors import CheckpointError
+
+_FIRST, _LAST = ("cls", "bos"), ("seperator", "separator", "eos")  # sic
+
+
+def add_encoder_template(
+    tokenizer: Tokenizer, metadata: Mapping[str, Any], vocabulary: Mapping[str, int], path: Path
+) -> None:
+    """Let texts become [CLS] text [SEP], and pairs [CLS] text [SEP] other [SEP] with token types 0 and 1."""
+    first = special_token(metadata, _FIRST, "[CLS]", vocabulary, path)
+    last = special_token(metadata, _LAST, "[SEP]", vocabulary, path)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first}:0 $A:0 {last}:0",
+        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
+        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
+    )
+
+
+def add_roberta_template(
+    tokenizer: Tokenizer, metadata: Mapping[str, Any], vocabulary: Mapping[str, int], path: Path
+) -> None:
+    """Let texts become <s> text </s>, and pairs <s> text </s></s> other </s>; RoBERTa has no token types."""
+    first = special_token(metadata, _FIRST, "<s>", vocabulary, path)
+    last = special_token(metadata, _LAST, "</s>", vocabulary, path)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} {last} $B {last}",
+        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
+    )
+
+
+def special_token(
+    metadata: Mapping[str, Any], roles: Sequence[str], usual: str, vocabulary: Mapping[str, int], path: Path
+) -> str:
+    """The token that the first of `roles` names, else the usual one; CheckpointError if there is neither."""
+    by_id: dict[object, str] = {token_id: token for token, token_id in vocabulary.items()}
+    for role in roles:
+        token = by_id.get(metadata.get(f"tokenizer.ggml.{role}_token_id"))
+        if token is not None:
+            return token
+    if usual not in vocabulary:
+        raise CheckpointError(f"{path} names no {roles[0]} token and has no {usual}; convert the model again")
+    return usual
