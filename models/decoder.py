@@ -129,7 +129,9 @@ class Decoder(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding.look_up(batch.positions)
         if self.token_type_embedding is not None:
-            types = torch.zeros_like(batch.token_ids) if batch.token_type_ids is None else batch.token_type_ids
+            types = batch.token_type_ids
+            if types is None or self.spec.num_token_types == 1:
+                types = torch.zeros_like(batch.token_ids)
             x = x + self.token_type_embedding.look_up(types)
         return x if self.embed_norm is None else self.embed_norm(x)
 
