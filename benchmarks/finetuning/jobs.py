@@ -1,0 +1,103 @@
+"""Jobs of `headrace finetune` for measurements: they run as for a user, and then the adapter is asked."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from engine.jobs.finetune.job import FinetuneJob, JobFolder
+from engine.protocol import TokenizerInfo
+from models.kernels.cpu.library import set_num_threads
+from models.loading.load import LoadOptions
+from models.sources.resolve import resolve_model
+from models.training.adapter_file import load_pairs
+from models.training.generate import generate
+from models.training.load import load_for_training
+from models.training.lora import Lora, LoraShape
+from models.weight_cache.cache import WeightCache
+from server.config import ServerConfig
+from server.finetuning.rendering import Renderer
+from server.text.template_processes import TemplateProcesses
+from server.text.workers import TextWorkers
+from server.text_model import build_text_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def job_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """description: a module's docstring, of which the first line counts."""
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{program}", description=(description or "").partition("\n")[0])
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
+    parser.add_argument("--verbose", action="store_true", help="print all answers")
+    return parser
+
+
+def split_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before `--`, and what is behind it: options of `headrace finetune`."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return list(argv[:place]), list(argv[place + 1 :])
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def finetune(model: str, train: Path, out: Path, *options: str) -> JobFolder:
+    """Train to the end, with the progress on the terminal. Exits if that fails."""
+    command = [sys.executable, "-m", "server.cli", "finetune", model, str(train), "--out", str(out), *options]
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
+    if code:
+        sys.exit(code)
+    return JobFolder(out / "job")
+
+
+class Asker:
+    """Asks the base and a job's adapter questions, in the chat template; they answer greedily."""
+
+    def __init__(self, model: str, job: JobFolder) -> None:
+        set_num_threads(1)  # steps of few rows: several threads would wait for each other
+        files = resolve_model(model, None, lambda *_: None)
+        loaded = load_for_training(files, LoadOptions(weight_cache=WeightCache()), lambda *_: None)
+        self._decoder = loaded.decoder
+        self._decoder.serve_context(2048)
+        adapter = job.path.parent
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        self._lora = Lora(self._decoder, loaded.names, LoraShape(config["r"], config["lora_alpha"]), seed=0)
+        load_pairs(adapter, self._lora)
+        info = msgspec.msgpack.decode((job.path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo)
+        self._end_ids = msgspec.json.decode(job.job.read_bytes(), type=FinetuneJob).end_ids
+        self._templates, self._workers = TemplateProcesses(), TextWorkers()
+        text_model = build_text_model(info, ServerConfig(), self._workers, self._templates)
+        self._renderer = Renderer(text_model, max_length=1024)
+        self._tokenizer = Tokenizer.from_file(str(job.path / "tokenizer.json"))
+
+    def both(self, questions: Sequence[str], *, is_shown: bool) -> tuple[list[str], list[str]]:
+        """The answers of the base, and of the adapter. is_shown: whether they are printed."""
+        base, adapted = (self._answers(questions, is_adapted=is_adapted) for is_adapted in (False, True))
+        if is_shown:
+            for question, *answers in zip(questions, base, adapted, strict=True):
+                sys.stdout.write("\n  ".join([question, *answers]) + "\n")
+        return base, adapted
+
+    def _answers(self, questions: Sequence[str], *, is_adapted: bool, max_tokens: int = 32) -> list[str]:
+        self._lora.is_adapted = is_adapted
+        prompts = [self._renderer.question(question).ids for question in questions]
+        answers = generate(self._decoder, prompts, self._end_ids, max_tokens)
+        return [" ".join(self._tokenizer.decode(answer).split()) for answer in answers]
+
+    def close(self) -> None:
+        self._templates.close()
+        self._workers.close()

