@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,11 @@ from server.finetuning.faults import FaultyLine, LineFault
 from server.finetuning.lines import Chat, Completion, Document, Line, Preference, read_line
 from server.finetuning.rendering import Renderer
 
-MIN_LINES = 10  # OpenAI's
+MIN_LINES = 10  # OpenAI's; here those count that are left when duplicates are dropped
 _MAX_SHOWN = 10  # lines that were removed
 _NUM_CHATS = 2  # whose questions can be asked after each epoch
 _MAX_FAULTS = 100  # found before the rest of a file is left alone
+_REMOVED = {"in_validation_file": "are in the validation file", "duplicate": "repeat an earlier one"}  # by rule
 
 
 class PreparationReport(msgspec.Struct, kw_only=True):
@@ -38,8 +39,7 @@ def report_notes(report: PreparationReport) -> list[str]:
     notes = [f"{report.num_lines:,} lines: {report.num_items:,} examples of {report.num_tokens:,} tokens"]
     for rule, numbers in report.removed.items():
         named = ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", ..." if len(numbers) > _MAX_SHOWN else "")
-        what = "are in the validation file" if rule == "in_validation_file" else "repeat an earlier one"
-        notes.append(f"{len(numbers)} lines {what} and are left out: {named}")
+        notes.append(f"{len(numbers)} lines {_REMOVED[rule]} and are left out: {named}")
     if report.num_cut:
         notes.append(f"{report.num_cut} examples are cut to --max-length")
     return notes
@@ -76,13 +76,9 @@ def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Rendere
     Raises FaultyFile.
     """
     read = _read(train, method, renderer)
-    if method is not Method.PRETRAINING and read.num_lines < MIN_LINES:
-        raise FaultyFile(
-            [LineFault(f"the training file has {read.num_lines} lines; at least {MIN_LINES} are needed: add examples")]
-        )
     validation = _File() if valid is None else _read_validation(valid, method, renderer)
     known = {key for _, key, _ in validation.items}
-    seen: set[bytes] = set()
+    seen: set[bytes] = set()  # the keys of lines that are left
     removed: dict[str, list[int]] = {}
     items: list[TrainingItem] = []
     for line, key, each in read.items:
@@ -94,6 +90,8 @@ def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Rendere
         items += each
     if not items:
         raise FaultyFile([LineFault("no line of the training file is left: the validation file has them all")])
+    if method is not Method.PRETRAINING and len(seen) < MIN_LINES:
+        raise FaultyFile([_too_few(read.num_lines, len(seen), removed)])
     valid_items = [item for _, _, each in validation.items for item in each]
     report = PreparationReport(
         num_lines=read.num_lines,
@@ -104,6 +102,13 @@ def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Rendere
         removed=removed,
     )
     return Prepared(items, valid_items, validation.chats or read.chats, report)
+
+
+def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]) -> LineFault:
+    """removed: by rule, the lines that are left out."""
+    rules = " or ".join(f"{_REMOVED[rule]} ({len(numbers)})" for rule, numbers in removed.items())
+    left = f", and {num_left} without those that {rules}" if removed else ""
+    return LineFault(f"the training file has {num_lines} lines{left}; at least {MIN_LINES} are needed: add examples")
 
 
 def _read_validation(data: bytes, method: Method, renderer: Renderer) -> _File:

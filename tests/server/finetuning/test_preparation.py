@@ -171,6 +171,18 @@ def test_fewer_than_ten_lines_are_refused(workers: TextWorkers) -> None:
         prepare(_file(_chats(9)), None, Method.SUPERVISED, Renderer(_model(workers), 500))
 
 
+def test_lines_that_are_left_out_do_not_count_as_examples(workers: TextWorkers) -> None:
+    rows, valid = [*_chats(10), *_chats(3)], _chats(2)
+    with pytest.raises(
+        FaultyFile,
+        match=r"has 13 lines, and 8 without those that are in the validation file \(4\) or repeat an earlier one \(1\)",
+    ):
+        prepare(_file(rows), _file(valid), Method.SUPERVISED, Renderer(_model(workers), 500))
+    with pytest.raises(FaultyFile, match=r"has 12 lines, and 1 without those that repeat an earlier one \(11\)"):
+        prepare(_file(_chats(1) * 12), None, Method.SUPERVISED, Renderer(_model(workers), 500))
+    assert len(prepare(_file(rows), None, Method.SUPERVISED, Renderer(_model(workers), 500)).train) == 10
+
+
 def test_long_examples_are_cut_and_counted_and_refused_where_nothing_is_left_to_learn(workers: TextWorkers) -> None:
     renderer = Renderer(_model(workers), 60)
     prepared = prepare(_file([*_chats(9), _chat("q", "long " * 30)]), None, Method.SUPERVISED, renderer)
@@ -188,7 +200,7 @@ def test_chats_need_a_chat_template(workers: TextWorkers) -> None:
 
 @pytest.mark.parametrize("method", [Method.SUPERVISED, Method.PRETRAINING])
 def test_a_byte_order_mark_is_no_part_of_a_file(workers: TextWorkers, method: Method) -> None:
-    rows = _chats() if method is Method.SUPERVISED else [{"text": f"text {index}"} for index in range(3)]
+    rows = _chats(11) if method is Method.SUPERVISED else [{"text": f"text {index}"} for index in range(3)]
     renderer = Renderer(_model(workers), 500)
     data = _file(rows)
     marked = prepare(codecs.BOM_UTF8 + data, codecs.BOM_UTF8 + _file(rows[:1]), method, renderer)
