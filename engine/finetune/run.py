@@ -30,6 +30,7 @@ from models.decoder import Decoder
 from models.kernels.cpu.library import set_num_threads
 from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
+from models.system.cores import allowed_cpus
 from models.system.memory import obtainable_memory_bytes
 from models.training.adapter_file import load_pairs, save_adapter
 from models.training.load import TrainingModel, load_for_training
@@ -48,7 +49,8 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     """
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
     retain_freed_memory()
-    set_num_threads(compute_threads(job.engine.threads))
+    events = EventLog(folder.events, tell)
+    set_num_threads(_num_threads(job.engine.threads, events))
     items, valid = read_rows(folder.train, TrainingItem), read_rows(folder.valid, TrainingItem)
     model = _load(job, progress)
     decoder = model.decoder
@@ -57,10 +59,9 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     resolved = resolve(job.method, job.hyperparameters, len(items), questions)
     lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
-        load_pairs(Path(job.start), lora)
+        load_pairs(folder.path / job.start, lora)
     check_memory(decoder, lora, items, resolved.batch_size, keeps_best=bool(valid))
     _keep_dense(lora)
-    events = EventLog(folder.events, tell)
     digest = _digest(folder)
     answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
     text = general_text(folder, decoder.spec.max_position) if job.method is Method.PRETRAINING else []
@@ -79,7 +80,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     anchor.remember([*answers.pool, *answers.held_out])
     state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, digest)
     _begin(folder, job, resolved, state, events, len(items), lora)
-    out = Path(job.out)
+    out = folder.out
 
     def save(where: Path) -> None:
         save_adapter(where, lora, job.engine.model)
@@ -93,6 +94,19 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     events.add("The adapter is complete", adapter=str(out), trained_tokens=_trained_tokens(order, items, state))
     events.close()
     return out
+
+
+def _num_threads(wanted: int | None, events: EventLog) -> int:
+    """As the job asks for: by options of a command or server that may have been another machine's."""
+    num_cpus = len(allowed_cpus())
+    if wanted is not None and wanted > num_cpus:
+        events.add(
+            f"The job was made for {wanted} threads, and this machine runs {num_cpus} at once: it goes on with "
+            "those, and its last bits may differ",
+            level="warn",
+        )
+        return num_cpus
+    return compute_threads(wanted)
 
 
 def _load(job: FinetuneJob, progress: ProgressReport) -> TrainingModel:
@@ -150,8 +164,8 @@ def _begin(
     if folder.state.exists():
         if not state.load(folder.state):
             raise StartupError(
-                f"{folder.path} has the state of another job: its examples or options have changed; train in another "
-                "folder, or remove this one to begin again"
+                f"{folder.path} has the state of another job: its examples or options have changed; give another "
+                "--out, or remove this folder to begin again"
             )
         events.add(f"Going on after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return

@@ -18,6 +18,7 @@ from server.commands.child_process import run_module
 from server.commands.options import OPTIONS, Option, options_of
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport, report_notes
+from server.model_options.finetuning import refuse_more_than_cpus
 
 _MAX_SHOWN = 10  # faults of a file
 _EPILOG = """\
@@ -42,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
         raise OptionError("MODEL or the training file is missing; headrace finetune MODEL TRAIN.jsonl --out FOLDER")
     config = _config(FinetuneConfig, options_of(FinetuneConfig), vars(namespace), {})
     engine = _config(EngineConfig, _model_options(), vars(namespace), {"model": namespace.model})
+    if engine.threads is not None:
+        refuse_more_than_cpus("--threads", engine.threads)
     assert config.out is not None
     out = Path(config.out).expanduser().resolve()
     folder = JobFolder(out / "job")
@@ -52,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
         with locked(folder):
             if code := run_module("engine.finetune.describe", str(folder.path), msgspec.json.encode(engine).decode()):
                 return 1 if code == TRY_AGAIN else code
-            report = _write(folder, config, engine, out, train, valid)
+            report = _write(folder, config, engine, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
             code = run_module("engine.finetune", str(folder.path))
             return 1 if code == TRY_AGAIN else code
@@ -77,14 +80,13 @@ def _read(path: str) -> bytes:
 
 
 def _write(
-    folder: JobFolder, config: FinetuneConfig, engine: EngineConfig, out: Path, train: bytes, valid: bytes | None
+    folder: JobFolder, config: FinetuneConfig, engine: EngineConfig, train: bytes, valid: bytes | None
 ) -> PreparationReport:
     """Raises StartupError for files that cannot be trained on."""
     order = JobOrder(
         engine=engine,
         method=config.method,
         hyperparameters=config.hyperparameters,
-        out=str(out),
         seed=config.seed,
         start=None if config.start is None else str(Path(config.start).expanduser().resolve()),
         chat_template=config.chat_template,

@@ -27,13 +27,12 @@ MODEL_OPTIONS = (
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a job beside its files. engine: as FinetuneJob has it. out: folder for the adapter. start: of an
-    adapter to go on with. The last three are options of the server that renders the same chats."""
+    """What is asked of a job beside its files. engine, start: as FinetuneJob has them. The last three are options of
+    the server that renders the same chats."""
 
     engine: EngineConfig
     method: Method
     hyperparameters: Hyperparameters
-    out: str
     seed: int = 0
     start: str | None = None
     chat_template: str | None = None
@@ -67,7 +66,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
             reasoning_parser=order.reasoning_parser,
         )
         text_model = build_text_model(info, config, workers, templates)
-        given = _with_shape_of_start(order)
+        given = _with_shape_of_start(folder, order)
         renderer = Renderer(text_model, given.max_length or _default_length(folder))
         prepared = prepare(train, valid, order.method, renderer)
         write_rows(folder.train, prepared.train)
@@ -79,7 +78,6 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
             engine=order.engine,
             method=order.method,
             hyperparameters=given,
-            out=order.out,
             seed=order.seed,
             start=order.start,
             end_ids=list(text_model.tokenizer.eos_token_ids),
@@ -96,12 +94,12 @@ def _default_length(folder: JobFolder) -> int:
     return min(DEFAULT_LENGTH, json.loads(path.read_bytes())) if path.exists() else DEFAULT_LENGTH
 
 
-def _with_shape_of_start(order: JobOrder) -> Hyperparameters:
+def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
     """Rank and scale that were left to us are those of the adapter that is gone on with. Raises StartupError."""
     given = order.hyperparameters
     if order.start is None or (given.lora_rank is not None and given.lora_alpha is not None):
         return given
-    path = Path(order.start) / "adapter_config.json"
+    path = folder.path / order.start / "adapter_config.json"
     try:
         config = json.loads(path.read_bytes())
         rank, alpha = int(config["r"]), float(config["lora_alpha"])

@@ -20,6 +20,7 @@ from server.finetuning.job_files import JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport
 
 _MAX_BYTES = 4 << 30  # of memory, beside what the program itself takes
+_START = "start"  # of a job's folder
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -96,7 +97,7 @@ def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
     """Raises InvalidRequest if the adapter is gone, and OSError."""
     if order.start is None:
         return order
-    own = folder.path / "start"
+    own = folder.path / _START
     own.mkdir(exist_ok=True)
     try:
         for name in _ADAPTER:
@@ -106,7 +107,7 @@ def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
             "the adapter that training was to continue has been deleted meanwhile; name another one, or its base model",
             param="model",
         ) from error
-    return msgspec.structs.replace(order, start=str(own))
+    return msgspec.structs.replace(order, start=_START)
 
 
 def _limit_memory() -> None:

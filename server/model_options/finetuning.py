@@ -1,9 +1,11 @@
 """FinetuningConfig: the options of fine-tuning jobs that the server runs; a part of ServerConfig."""
 
 import enum
+import os
 from dataclasses import dataclass
 
 from engine.config import option
+from engine.errors import OptionError
 
 
 class FinetuneYield(enum.StrEnum):
@@ -16,6 +18,8 @@ class FinetuneYield(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FinetuningConfig:
+    """Raises OptionError for more threads than there are CPUs."""
+
     finetune_yield: FinetuneYield = option(
         FinetuneYield.ALWAYS,
         "How fine-tuning gives way to requests: always (it is stopped while any runs or waits), share (it runs at the "
@@ -23,3 +27,16 @@ class FinetuningConfig:
         group="Adapters",
     )
     finetune_threads: int = option(1, "Threads that a fine-tuning job computes on.", group="Adapters", minimum=1)
+
+    def __post_init__(self) -> None:
+        refuse_more_than_cpus("--finetune-threads", self.finetune_threads)
+
+
+def refuse_more_than_cpus(flag: str, num_threads: int) -> None:
+    """Raises OptionError for more threads than this process can run at once."""
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_threads > num_cpus:
+        raise OptionError(
+            f"{flag} is {num_threads:,}; this process can run {num_cpus:,} at once (the machine's CPUs, within its "
+            "cpuset or taskset), and more would wait for each other; lower it"
+        )

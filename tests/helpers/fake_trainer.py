@@ -128,7 +128,7 @@ class FakeChild:
 
     async def _train(self) -> int:
         """The adapter is a chain over all steps: one that was left out, or done twice, makes another one."""
-        out = Path(json.loads(self.folder.job.read_bytes())["out"])
+        out = self.folder.out
         log = EventLog(self.folder.events)
         chain = json.loads(self.folder.state.read_bytes()) if self.folder.state.exists() else []
         if not chain:

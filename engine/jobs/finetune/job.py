@@ -66,13 +66,12 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
-    """`engine`: the options that the model is served with. out: folder for the adapter. start: of an adapter to go on
-    with."""
+    """`engine`: the options that the model is served with. start: the folder of an adapter to go on with, relative to
+    the job's folder if it is within that."""
 
     engine: EngineConfig
     method: Method
     hyperparameters: Hyperparameters
-    out: str
     seed: int = 0
     start: str | None = None
     end_ids: list[int] = []  # tokens that end an answer
@@ -80,9 +79,15 @@ class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """Everything of a job but its adapters. A job that is begun again in the same folder goes on."""
+    """Everything of a job but its adapters. A job that is begun again in the same folder goes on, also if that was
+    moved meanwhile: what is in it names no folder above it."""
 
     path: Path
+
+    @property
+    def out(self) -> Path:
+        """The folder for the adapter, which the job's folder is in."""
+        return self.path.parent
 
     @property
     def job(self) -> Path:

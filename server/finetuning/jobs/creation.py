@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ModelNotFound
+from server.finetuning.jobs.folders import stored_path
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.finetuning.jobs.names import new_job_id, new_model_name
 from server.finetuning.jobs.parent import Shape, read_shape
@@ -49,7 +50,7 @@ async def new_record(context: ServerContext, owner: str, body: FinetuneRequest) 
         created_at=int(context.files.clock()),
         model=body.model,
         base_model=model.base_name,
-        start=start,
+        start=None if start is None else stored_path(context.config.data_dir, start),
         training_file=body.training_file,
         validation_file=body.validation_file,
         name=new_model_name(model.base_name, body.suffix),

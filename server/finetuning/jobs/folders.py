@@ -21,6 +21,17 @@ def checkpoint_folder(data_dir: str, job_id: str, step: int) -> Path:
     return out_folder(data_dir, job_id) / "checkpoints" / f"step-{step}"
 
 
+def stored_path(data_dir: str, path: str) -> str:
+    """As it may be stored: relative to --data-dir if it is within that."""
+    root, absolute = Path(data_dir).resolve(), Path(path).resolve()
+    return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
+
+
+def found_path(data_dir: str, stored: str) -> str:
+    """Where that is now. The counterpart of `stored_path`."""
+    return str(Path(data_dir).resolve() / stored)
+
+
 def job_ids(data_dir: str) -> set[str]:
     """Of jobs that have a folder."""
     root = root_folder(data_dir)

@@ -15,7 +15,7 @@ from engine.protocol import EngineInfo
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, tokenizer_file
 from server.finetuning.jobs.child import log_of
 from server.finetuning.jobs.children import Ending, running
-from server.finetuning.jobs.folders import out_folder
+from server.finetuning.jobs.folders import found_path
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.record import FinetuneRecord
 from server.finetuning.jobs.surroundings import DEATH_PAUSES_S, FULL_DISK_PAUSE_S, MAX_DEATHS, Surroundings, job_folder
@@ -132,9 +132,8 @@ class Preparing:
             engine=replace(EngineConfig(model=model.engine.model, **options), threads=self._around.num_threads),
             method=record.method,
             hyperparameters=record.hyperparameters,
-            out=str(out_folder(self._around.data_dir, record.id)),
             seed=record.seed,
-            start=record.start,
+            start=None if record.start is None else found_path(self._around.data_dir, record.start),
             chat_template=model.config.chat_template,
             tool_call_parser=model.config.tool_call_parser,
             reasoning_parser=model.config.reasoning_parser,

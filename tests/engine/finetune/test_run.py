@@ -22,9 +22,15 @@ from engine.finetune.run import run
 from engine.jobs.finetune.events import read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, write_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, Order, Pacing
+from models.attention.reference import ReferenceAttention
+from models.families.registry import family_of
 from models.kernels.cpu.library import set_num_threads
+from models.system.cores import allowed_cpus
+from models.training.adapter_file import save_adapter
+from models.training.attention import TrainAttention
+from models.training.lora import Lora, LoraShape
 from server.schemas.finetune_answers import CheckpointMetrics
-from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
+from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
 
 QUICK = Hyperparameters(n_epochs=3, batch_size=4, lora_rank=4)
 PROMPTS = [Passage([5 + number, 6, 7]) for number in range(8)]
@@ -78,9 +84,7 @@ def _job(model: Path, where: Path, hyperparameters: Hyperparameters = QUICK, met
     write_rows(folder.train, [made(seed) for seed in range(12)])
     write_rows(folder.valid, [made(seed) for seed in range(100, 104)])
     write_rows(folder.samples, [Passage(_item(100).passages[0].ids[:6])])
-    job = FinetuneJob(
-        engine=engine, method=method, hyperparameters=hyperparameters, out=str(where), seed=3, end_ids=[9]
-    )
+    job = FinetuneJob(engine=engine, method=method, hyperparameters=hyperparameters, seed=3, end_ids=[9])
     folder.job.write_bytes(msgspec.json.encode(job))
     return Job(folder, where)
 
@@ -137,6 +141,47 @@ def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
     assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
     assert any("Going on after step" in message for message in stopped.events())
+
+
+def test_a_job_goes_on_in_a_folder_that_was_moved(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path / "before")
+    start = job.folder.path / "start"
+    save_adapter(start, _adapter_to_go_on_with(model), "base")
+    asked = msgspec.json.decode(job.folder.job.read_bytes(), type=FinetuneJob)
+    job.folder.job.write_bytes(msgspec.json.encode(msgspec.structs.replace(asked, start="start")))
+    steps: list[int] = []
+
+    def until_third(stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG001
+        if stage == "train":
+            steps.append(done)
+            if len(steps) == 4:
+                raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        run(job.folder, until_third)
+    job.out.rename(tmp_path / "after")
+    moved = Job(JobFolder(tmp_path / "after" / "job"), tmp_path / "after")
+    _run(moved)
+
+    assert "Going on after step 3 of 9" in moved.events()
+    assert moved.adapter()
+    assert not (tmp_path / "before").exists()
+
+
+def test_a_job_of_a_larger_machine_goes_on_with_the_cpus_that_there_are(model: Path, tmp_path: Path) -> None:
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1))
+    asked = msgspec.json.decode(job.folder.job.read_bytes(), type=FinetuneJob)
+    engine = dataclasses.replace(asked.engine, threads=1000)
+    job.folder.job.write_bytes(msgspec.json.encode(msgspec.structs.replace(asked, engine=engine)))
+    _run(job)
+
+    assert torch.get_num_threads() == len(allowed_cpus())
+    assert any("made for 1000 threads" in message for message in job.events())
+
+
+def _adapter_to_go_on_with(model: Path) -> Lora:
+    decoder = load_folder(model, torch.float32, TrainAttention(ReferenceAttention()))
+    return Lora(decoder, family_of("LlamaForCausalLM").names, LoraShape(4, 8.0), seed=5)
 
 
 def test_preferences_move_the_margins_of_pairs_that_were_not_seen(model: Path, tmp_path: Path) -> None:

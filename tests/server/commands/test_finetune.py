@@ -31,6 +31,7 @@ pytestmark = pytest.mark.fast
         (["model", "file", "--out", "x", "--method", "grpo"], "grpo"),
         (["model", "file", "--out", "x", "--n-epochs", "0"], "at least 1"),
         (["model", "file", "--out", "x", "--quantization-group-size", "7"], "--quantization-group-size"),
+        (["model", "file", "--out", "x", "--threads", "100000"], "--threads is 100,000; this process can run"),
     ],
 )
 def test_wrong_options_are_refused(argv: list[str], message: str) -> None:

@@ -40,7 +40,6 @@ def _task(folder: Path, rows: list[object], valid: list[object] | None = None, *
         "engine": EngineConfig(model="tiny"),
         "method": Method.SUPERVISED,
         "hyperparameters": Hyperparameters(n_epochs=2),
-        "out": str(folder / "out"),
         "seed": 5,
     }
     return PrepareTask(
@@ -55,7 +54,8 @@ def test_all_is_there_that_the_trainer_reads(folder: JobFolder, tmp_path: Path) 
     assert isinstance(outcome, Made)
     assert (outcome.report.num_lines, outcome.report.removed) == (11, {"duplicate": [11]})
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
-    assert (job.seed, job.hyperparameters.n_epochs, job.out) == (5, 2, str(tmp_path / "out"))
+    assert (job.seed, job.hyperparameters.n_epochs) == (5, 2)
+    assert str(tmp_path) not in folder.job.read_text()
     assert len(read_rows(folder.train, TrainingItem)) == 10
     assert len(read_rows(folder.valid, TrainingItem)) == 3
 
@@ -109,7 +109,7 @@ def test_the_adapter_that_is_gone_on_with_is_the_jobs_own_copy(folder: JobFolder
     (parent / "adapter_model.safetensors").write_text("weights")
     assert isinstance(prepared(folder, _task(tmp_path, _rows(), start=str(parent))), Made)
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
-    assert job.start == str(folder.path / "start")
+    assert job.start == "start"
     assert (folder.path / "start" / "adapter_model.safetensors").read_text() == "weights"
     assert (job.hyperparameters.lora_rank, job.hyperparameters.lora_alpha) == (4, 12.0)
 

@@ -212,7 +212,7 @@ async def test_training_goes_on_with_an_adapter(tmp_path: Path) -> None:
         job = await create(client, model="ft:tiny:headrace::parent00", suffix="more")
         record = await runner.record(job.id)
         assert (job.model, record.base_model) == ("ft:tiny:headrace::parent00", MODEL)
-        assert record.start == str(tmp_path / "parent")
+        assert record.start == "parent"
         assert record.name.startswith("ft:tiny:headrace:more:")
         assert (record.hyperparameters.lora_rank, record.hyperparameters.lora_alpha) == (4, 12.0)
         with pytest.raises(openai.BadRequestError, match="the adapter to go on with has 4"):

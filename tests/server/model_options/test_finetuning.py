@@ -1,0 +1,17 @@
+"""What the options of fine-tuning jobs refuse at the start."""
+
+import os
+
+import pytest
+
+from engine.errors import OptionError
+from server.model_options.finetuning import FinetuningConfig
+
+pytestmark = pytest.mark.fast
+
+
+def test_more_threads_than_cpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
+    assert FinetuningConfig(finetune_threads=2).finetune_threads == 2
+    with pytest.raises(OptionError, match=r"--finetune-threads is 3; this process can run 2 at once .*lower it"):
+        FinetuningConfig(finetune_threads=3)
