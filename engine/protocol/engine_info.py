@@ -49,6 +49,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_states: int = 0  # of recurrent layers, in a pool of their own; a running request needs one
     weight_bytes: int
     adapter_bytes: int = 0  # that adapters may take beside them
+    trainable_layers: list[str] = []  # kinds of linear layers, such as "q_proj", that an adapter can be trained for
     max_num_seqs: int
     max_num_batched_tokens: int
     are_steps_timed: bool = False  # they have fewer tokens where so many would take too long

@@ -12,8 +12,11 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
+from models.decoder import Decoder
+from models.families.registry import family_of
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
+from models.training.trainable_layers import layer_kinds, trainable_layers
 
 
 def describe(
@@ -43,6 +46,7 @@ def describe(
         num_states=budget.num_states,
         weight_bytes=model.weight_bytes,
         adapter_bytes=0 if adapters is None else adapters.device_bytes,
+        trainable_layers=[] if adapters is None else _trainable_layers(model),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         tokenizer=tokenizer_info(model.tokenizer),
@@ -78,6 +82,12 @@ def _describe_model(model: LoadedModel) -> str:
     num_threads = torch.get_num_threads()
     threads = f", {num_threads} thread{'' if num_threads == 1 else 's'}" if model.device.type == "cpu" else ""
     return f"Model: {model.architecture}, {_dtype_name(model)} on {model.device}{threads}"
+
+
+def _trainable_layers(model: LoadedModel) -> list[str]:
+    """Of a model that can have adapters."""
+    assert isinstance(model.decoder, Decoder)
+    return layer_kinds(trainable_layers(model.decoder, family_of(model.architecture).names))
 
 
 def _dtype_name(model: LoadedModel) -> str:

@@ -18,6 +18,11 @@ class NamedLinear:
     name: str  # "model.layers.3.self_attn.q_proj"
     destinations: tuple[Destination, ...]
 
+    @property
+    def kind(self) -> str:
+        """The last part of its name, which layers of one kind share: "q_proj"."""
+        return self.name.rpartition(".")[2]
+
     def row_orders(self, spec: DecoderSpec, num_rows: int) -> list[torch.Tensor]:
         """For each destination, which of the layer's `num_rows` outputs its rows are: int64."""
         rows = torch.arange(num_rows)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from models.architecture.feed_forward import MoESpec
-from models.architecture.recurrence import GatedDeltaSpec
 from models.decoder import Decoder
 from models.errors import ModelError
-from models.families.module_names import NamedLinear, named_linears
+from models.families.module_names import NamedLinear
 from models.families.name_map import Rules
 from models.families.transforms import transpose
 from models.linear.linear import Linear
@@ -17,6 +16,7 @@ from models.linear.method import LinearLayer, ParameterSpec
 from models.linear.prologue import Prologue
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
 from models.training.layer_adapter import LayerAdapter, Pair, Piece
+from models.training.trainable_layers import layer_kinds, trainable_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,7 @@ class Lora:
         self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT wants to be told
         self.has_experts = any(isinstance(layer.mlp, MoESpec) for layer in decoder.spec.layers)
         layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
-        shards = {name: tuple(layer.shards) for name, layer in layers.items()}
-        named: dict[str, list[NamedLinear]] = {}
-        for linear in named_linears(rules, decoder.spec, shards):
-            if _has_own_order(linear, decoder):
-                continue
-            named.setdefault(linear.destinations[0].module, []).append(linear)
-        named = _chosen(named, shape.targets)
+        named = _chosen(trainable_layers(decoder, rules), shape.targets)
         sizes = {name: _num_values(layers[name], each, shape.rank) for name, each in named.items()}
         self.values = torch.zeros(sum(sizes.values()))
         self.gradients = torch.zeros_like(self.values)
@@ -183,13 +177,6 @@ class Lora:
         return parameter
 
 
-def _has_own_order(linear: NamedLinear, decoder: Decoder) -> bool:
-    """Whether its rows are in an order that only GGUF files of Qwen3.5 have, for which the rules know no way back."""
-    first = linear.destinations[0]
-    recurrence = None if first.layer is None else decoder.spec.layers[first.layer].recurrence
-    return isinstance(recurrence, GatedDeltaSpec) and recurrence.tiles_key_heads and ".attn." in first.module
-
-
 def frozen_weight(layer: Linear) -> FrozenWeight:
     """That of a layer of a decoder which a Lora was made for."""
     assert isinstance(layer.method, TrainableMethod)
@@ -202,15 +189,14 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _chosen(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict[str, list[NamedLinear]]:
-    known = sorted({linear.name.rpartition(".")[2] for linears in named.values() for linear in linears})
+    known = layer_kinds(named)
     if unknown := [target for target in targets if target not in known]:
-        raise ModelError(f"the model has no linear layers called {unknown[0]}; it has {', '.join(known)}")
+        raise ModelError(
+            f"the model has no linear layers called {unknown[0]} that can be trained; it has {', '.join(known)}"
+        )
     if not targets:
         return named
-    chosen = {
-        module: [linear for linear in linears if linear.name.rpartition(".")[2] in targets]
-        for module, linears in named.items()
-    }
+    chosen = {module: [linear for linear in linears if linear.kind in targets] for module, linears in named.items()}
     return {module: linears for module, linears in chosen.items() if linears}
 
 

@@ -53,8 +53,19 @@ def _create(client: httpx.Client) -> str:
     body = {"model": "tiny", "training_file": file["id"], "seed": 7, "hyperparameters": hyperparameters}
     answer = client.post("/v1/fine_tuning/jobs", json=body)
     assert answer.status_code == 200, answer.text
+    _check_unknown_layers_are_refused(client, file["id"])
     made: str = answer.json()["id"]
     return made
+
+
+def _check_unknown_layers_are_refused(client: httpx.Client, file_id: str) -> None:
+    body = {"model": "tiny", "training_file": file_id, "hyperparameters": {"target_modules": ["q_projection"]}}
+    answer = client.post("/v1/fine_tuning/jobs", json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "hyperparameters.target_modules"
+    assert "q_projection" in error["message"]
+    assert "down_proj, gate_proj, k_proj" in error["message"]
 
 
 def _job(client: httpx.Client, job_id: str) -> dict[str, Any]:

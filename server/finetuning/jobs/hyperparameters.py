@@ -1,5 +1,7 @@
 """hyperparameters_of: the method and the trainer's hyperparameters that a request for a job asks for."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from engine.errors import InvalidRequest, UnsupportedParameter
@@ -16,10 +18,11 @@ _SUPPORTED = ", ".join(Method)
 
 
 def hyperparameters_of(
-    body: FinetuneRequest, *, max_rank: int, max_length: int | None, start: Shape | None
+    body: FinetuneRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: Shape | None
 ) -> tuple[Method, Hyperparameters]:
-    """max_rank: of adapters that can be served. max_length: of the served model, where it is known. start: of the
-    adapter that training goes on with.
+    """max_rank: of adapters that can be served. max_length, layers: of the served model, how many tokens it takes and
+    the kinds of layers that can be trained, where they are known; else None and empty. start: of the adapter that
+    training goes on with.
 
     Raises InvalidRequest.
     """
@@ -37,6 +40,7 @@ def hyperparameters_of(
     for name, reason in _contradictions(chosen, method, body):
         raise InvalidRequest(f"{paths[name]} is {quote(given[name])}; {reason}", param=paths[name])
     _check_limits(chosen, paths, max_rank, max_length)
+    _check_layers(chosen, paths, layers, start)
     if chosen.max_length is None and max_length is not None and max_length < DEFAULT_LENGTH:
         chosen = msgspec.structs.replace(chosen, max_length=max_length)
     return method, _shaped(chosen, method, paths, max_rank, start)
@@ -101,6 +105,25 @@ def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int,
         raise InvalidRequest(
             f"{paths['max_length']} is {chosen.max_length}; this model takes {max_length} tokens",
             param=paths["max_length"],
+        )
+
+
+def _check_layers(chosen: Hyperparameters, paths: dict[str, str], layers: Sequence[str], start: Shape | None) -> None:
+    wanted = chosen.target_modules
+    if not wanted:
+        return
+    path = paths["target_modules"]
+    if layers and (unknown := [name for name in wanted if name not in layers]):
+        raise InvalidRequest(
+            f"{path} has {quote(unknown[0])}; the layers of this model that can be trained are {', '.join(layers)}: "
+            "name some of them, or leave it out for all",
+            param=path,
+        )
+    if start is not None and (missing := sorted(start.layers - set(wanted))):
+        raise InvalidRequest(
+            f"{path} lacks {quote(missing[0])}, which the adapter to go on with has; add {', '.join(missing)}, or "
+            "leave it out",
+            param=path,
         )
 
 

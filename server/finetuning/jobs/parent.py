@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,8 +13,11 @@ _CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
+    """layers: kinds of layers that the adapter has pairs of; empty where that is not known."""
+
     rank: int
     alpha: float
+    layers: frozenset[str] = frozenset()
 
 
 class _Config(msgspec.Struct):
@@ -21,6 +25,7 @@ class _Config(msgspec.Struct):
 
     r: int
     lora_alpha: float
+    target_modules: Any = None  # a list of names or of their ends; or a pattern, or nothing
 
 
 def read_shape(folder: Path) -> Shape:
@@ -32,4 +37,6 @@ def read_shape(folder: Path) -> Shape:
             "training cannot go on with this adapter, which is not a folder in PEFT's format; name its base model",
             param="model",
         ) from None
-    return Shape(config.r, config.lora_alpha)
+    names = config.target_modules if isinstance(config.target_modules, list) else []
+    kinds = frozenset(name.rpartition(".")[2] for name in names if isinstance(name, str))
+    return Shape(config.r, config.lora_alpha, kinds)

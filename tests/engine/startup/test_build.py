@@ -105,4 +105,5 @@ def test_adapters_are_planned_beside_the_kv_cache(monkeypatch: pytest.MonkeyPatc
     assert plain.adapter_bytes == 0
     assert adapted.adapter_bytes > 0
     assert reserved == [0, adapted.adapter_bytes]
+    assert (plain.trainable_layers, "q_proj" in adapted.trainable_layers) == ([], True)
     assert any(note.startswith("Adapters: 2 slots of ") and "at rank 8; up to " in note for note in adapted.notes)

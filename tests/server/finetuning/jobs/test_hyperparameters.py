@@ -1,5 +1,6 @@
 """Hyperparameters of a request: given ones reach the trainer as they are, whatever place they stand at."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -40,10 +41,15 @@ GIVEN = st.fixed_dictionaries({}, optional=VALUES)
 
 
 def _read(
-    body: dict[str, Any], *, max_rank: int = 64, max_length: int | None = 2048, start: Shape | None = None
+    body: dict[str, Any],
+    *,
+    max_rank: int = 64,
+    max_length: int | None = 2048,
+    layers: Sequence[str] = (),
+    start: Shape | None = None,
 ) -> tuple[Method, Hyperparameters]:
     request = validate(FinetuneRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body})
-    return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, start=start)
+    return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, layers=layers, start=start)
 
 
 def _supervised(settings: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +145,25 @@ def test_an_adapter_to_go_on_with_decides_the_shape() -> None:
     assert _read(_supervised({"n_epochs": 1, "lora_rank": 4, "lora_alpha": 12}), start=start)[1] == found
     with pytest.raises(InvalidRequest, match="the adapter to go on with has 12"):
         _read(_supervised({"lora_alpha": 8}), start=start)
+
+
+def test_layers_that_the_model_does_not_have_are_refused_with_those_that_it_has() -> None:
+    layers = ["down_proj", "q_proj", "v_proj"]
+    assert _read(_supervised({"target_modules": ["q_proj"]}), layers=layers)[1].target_modules == ["q_proj"]
+    with pytest.raises(
+        InvalidRequest, match=r"target_modules has 'qproj'; the layers .* are down_proj, q_proj, v_proj: name some"
+    ) as caught:
+        _read(_supervised({"target_modules": ["q_proj", "qproj"]}), layers=layers)
+    assert caught.value.param == "method.supervised.hyperparameters.target_modules"
+    assert _read(_supervised({"target_modules": ["any"]}))[1].target_modules == ["any"]  # of a model not loaded yet
+
+
+def test_layers_of_an_adapter_to_go_on_with_must_be_trained_on() -> None:
+    start = Shape(rank=4, alpha=8.0, layers=frozenset({"q_proj", "v_proj"}))
+    assert _read(_supervised({"target_modules": ["v_proj", "k_proj", "q_proj"]}), start=start)
+    assert _read(_supervised({}), start=start)
+    with pytest.raises(InvalidRequest, match="target_modules lacks 'v_proj', which the adapter to go on with has"):
+        _read(_supervised({"target_modules": ["q_proj"]}), start=start)
 
 
 @pytest.mark.parametrize("pacing", [Pacing.LINEAR, Pacing.SQRT])
