@@ -19,6 +19,7 @@ from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs import table
 from server.finetuning.jobs.child import log_of
+from server.finetuning.jobs.processor_use import ProcessorUse
 from server.finetuning.jobs.record import FinetuneRecord
 from server.finetuning.jobs.runner import FinetuneRunner
 from server.finetuning.preparation import PreparationReport
@@ -86,6 +87,9 @@ class FakeChild:
 
     def kill(self) -> None:
         self._end(KILLED)
+
+    def processor_use(self) -> ProcessorUse | None:
+        return self._children.processor_use
 
     async def end(self) -> None:
         self._saves = True
@@ -183,6 +187,7 @@ class FakeChildren:
         self.preparing_ends: deque[tuple[int, str]] = deque()  # exit statuses of those that prepare, and their logs
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
+        self.processor_use: ProcessorUse | None = None
 
     async def start(self, module: str, arguments: list[str], lock: Path, priority: str) -> FakeChild:
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from engine.client.background import READY
 from engine.client.child_environment import compute_environment
 from engine.client.lifetime import PARENT_VARIABLE
+from server.finetuning.jobs.processor_use import ProcessorUse, processor_use
 
 _OUTPUT_LIMIT = 4 << 20  # bytes of a line
 _TRACEBACK = "Traceback (most recent call last)"
@@ -33,6 +34,9 @@ class Child(Protocol):
     def go_on(self) -> None: ...
 
     def kill(self) -> None: ...
+
+    def processor_use(self) -> ProcessorUse | None:
+        """None where the system does not tell."""
 
     async def end(self) -> None:
         """Have it save what it has and end, or else kill it; returns when it is gone, at once if it is killed
@@ -68,6 +72,9 @@ class ChildProcess:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
+
+    def processor_use(self) -> ProcessorUse | None:
+        return processor_use(self.pid)
 
     async def end(self) -> None:
         self._signal(signal.SIGTERM)

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.jobs.child import Child
+from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.settled import settled
 from server.finetuning.jobs.surroundings import Surroundings
+
+_LOOK_S = 1.0
 
 
 @dataclass(slots=True)
@@ -31,10 +34,20 @@ class Ending:
 
 @contextlib.asynccontextmanager
 async def running(
-    around: Surroundings, module: str, arguments: list[str], folder: JobFolder, ending: Ending, priority: str
+    around: Surroundings,
+    module: str,
+    arguments: list[str],
+    folder: JobFolder,
+    ending: Ending,
+    priority: str,
+    look: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[Child]:
-    """Within it the process lives, unless it ends by itself, and gives way to clients; after it, it is gone."""
-    await around.gate.passed()
+    """Within it the process lives, unless it ends by itself, and gives way to clients; after it, it is gone.
+
+    look: called now and then while it cannot be started for clients.
+    """
+    while not await _has_passed(around.gate):
+        await look()
     child = await around.start_child(module, arguments, folder.lock, priority)
     ending.child = child
     try:
@@ -48,3 +61,13 @@ async def running(
         child.kill()
         ending.child = None
         await child.wait()
+
+
+async def _has_passed(gate: IdleGate) -> bool:
+    """Whether it has opened, within a while. Then it is open: nothing has run since."""
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            await gate.passed()
+    except TimeoutError:
+        return False
+    return True

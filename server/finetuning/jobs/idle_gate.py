@@ -38,6 +38,7 @@ class IdleGate:
         self._children: set[Child] = set()
         self._busy_s = now()  # when there was work last
         self._counted_s = now()  # up to when it has been told how long they were stopped
+        self._closed_s = 0.0
         self._num_waiting = 0  # that start a process when it opens
         self._needed = asyncio.Event()  # there is a process to stop or to start
         self._opened = asyncio.Event()
@@ -47,6 +48,12 @@ class IdleGate:
     @property
     def is_open(self) -> bool:
         return self._opened.is_set()
+
+    @property
+    def closed_s(self) -> float:
+        """For how long it has been closed in all, so far."""
+        self._count()
+        return self._closed_s
 
     def note_request(self) -> None:
         """A request comes."""
@@ -116,6 +123,8 @@ class IdleGate:
 
     def _count(self) -> None:
         now_s = self._now()
-        if not self.is_open and self._children:
-            self._count_stopped(now_s - self._counted_s)
+        if not self.is_open:
+            self._closed_s += now_s - self._counted_s
+            if self._children:
+                self._count_stopped(now_s - self._counted_s)
         self._counted_s = now_s

@@ -74,6 +74,10 @@ class Journal:
         self.record = record or self.record
         return is_changed
 
+    async def tell(self, status: FinetuneStatus, message: str) -> None:
+        """Add a warning to its events, unless a client wants something else of it by now."""
+        await self.change(status, lambda _: None, [self.event(message, level="warn")])
+
     async def fail(self, status: FinetuneStatus, error: FinetuneError, events: Sequence[Event] = ()) -> None:
         """End it, unless a client wants it otherwise by now."""
 

@@ -13,11 +13,12 @@ from engine.jobs.finetune.endings import REASON
 from engine.jobs.finetune.job import JobFolder, write_atomically
 from engine.protocol import EngineInfo
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, tokenizer_file
-from server.finetuning.jobs.child import log_of
+from server.finetuning.jobs.child import Child, log_of
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.folders import found_path
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.standstill import Standstill
 from server.finetuning.jobs.surroundings import DEATH_PAUSES_S, FULL_DISK_PAUSE_S, MAX_DEATHS, Surroundings, job_folder
 from server.finetuning.jobs.wording import for_clients
 from server.finetuning.preparation import report_notes
@@ -27,6 +28,7 @@ from server.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 1.0  # at whether it gets on
 _FAILED = 1  # exit status of a process that has said why
 _GOES_ON = "this is tried again"
 _PASSING = {  # by exit status
@@ -56,6 +58,7 @@ class Preparing:
         self._around = around
         self._folder = job_folder(around, record)
         self._journal = Journal(around.files, record, sleep=around.sleep)
+        self._standstill = Standstill(around.gate, gives_way=around.gives_way)
         self._cause: str | None = None  # of the last wait
 
     async def run(self) -> None:
@@ -144,11 +147,24 @@ class Preparing:
     async def _run(self, module: str, *arguments: str) -> bytes:
         """What the module wrote to stdout. Raises _EndedEarly."""
         priority = LOW if self._around.gives_way else NORMAL  # not idle: a user waits to hear what is wrong
-        async with running(self._around, module, [*arguments], self._folder, self.ending, priority) as child:
-            output = await child.output()
-            if (code := await child.wait()) != 0:
-                raise _EndedEarly(code)
-            return output
+        async with running(
+            self._around, module, [*arguments], self._folder, self.ending, priority, self._look
+        ) as child:
+            output = asyncio.ensure_future(child.output())
+            try:
+                while not output.done():
+                    await self._look(child)
+                    await asyncio.wait([output], timeout=_LOOK_S)
+                if (code := await child.wait()) != 0:
+                    raise _EndedEarly(code)
+                return output.result()
+            finally:
+                output.cancel()
+
+    async def _look(self, child: Child | None = None) -> None:
+        """Tell why it does not get on, if that has not been told yet."""
+        if (reason := self._standstill.reason(self.status, child)) is not None:
+            await self._journal.tell(self.status, reason)
 
     async def _note(self, outcome: Outcome) -> None:
         record = self._journal.record

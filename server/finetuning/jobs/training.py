@@ -5,12 +5,13 @@ import logging
 
 from engine.client.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.client.engine_process import describe_exit
-from server.finetuning.jobs.child import traceback_of
+from server.finetuning.jobs.child import Child, traceback_of
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.completion import finish
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.progress import Progress
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.standstill import Standstill
 from server.finetuning.jobs.surroundings import DEATH_PAUSES_S, FULL_DISK_PAUSE_S, MAX_DEATHS, Surroundings, job_folder
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 
@@ -37,6 +38,7 @@ class Training:
         self._folder = job_folder(around, record)
         self._journal = Journal(around.files, record, sleep=around.sleep)
         self._progress = Progress(self._journal, self._folder, around)
+        self._standstill = Standstill(around.gate, gives_way=around.gives_way)
         self._cause: str | None = None  # of the last wait
 
     async def run(self) -> None:
@@ -75,17 +77,26 @@ class Training:
         arguments = [str(self._folder.path)]
         await self._progress.begin()
         priority = IDLE if self._around.gives_way else NORMAL
-        async with running(self._around, "engine.finetune", arguments, self._folder, self.ending, priority) as child:
+        async with running(
+            self._around, "engine.finetune", arguments, self._folder, self.ending, priority, self._look
+        ) as child:
             exit_status = asyncio.ensure_future(child.wait())
             try:
                 while not exit_status.done():
                     await self._progress.take()
+                    await self._look(child)
                     await asyncio.wait([exit_status], timeout=_LOOK_S)
                 while await self._progress.take():  # it comes in parts
                     pass
                 return exit_status.result()
             finally:
                 exit_status.cancel()
+
+    async def _look(self, child: Child | None = None) -> None:
+        """Tell why it does not get on, if that has not been told yet."""
+        reason = self._standstill.reason(self._journal.record.events_bytes, child)
+        if reason is not None:
+            await self._journal.tell(self.status, reason)
 
     async def _is_wanted(self) -> bool:
         """Whether no client has stopped the job: the end of its process is expected then."""
@@ -95,7 +106,7 @@ class Training:
         """Until what stands in the way may have passed. It is told once, until there is a new step."""
         logger.warning("fine-tuning job %s waits: %s", self.id, cause)
         if cause != self._cause:
-            await self._journal.change(self.status, lambda _: None, [self._journal.event(cause, level="warn")])
+            await self._journal.tell(self.status, cause)
         self._cause = cause
         await self._around.sleep(FULL_DISK_PAUSE_S)
 
@@ -111,6 +122,6 @@ class Training:
         self._around.metrics.add("finetune_restarts_total", 1)
         logger.warning("the process of fine-tuning job %s ended with %s, and is started again", self.id, how)
         message = f"The training process ended unexpectedly ({how}); it goes on from the state that it saved last"
-        await self._journal.change(self.status, lambda _: None, [self._journal.event(message, level="warn")])
+        await self._journal.tell(self.status, message)
         await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
         return True

@@ -62,6 +62,19 @@ async def test_a_child_that_is_killed_while_it_saves_is_waited_for_no_longer(tmp
     assert await child.wait() == -9
 
 
+async def test_what_a_child_has_computed_and_whether_it_would_compute_is_known(tmp_path: Path) -> None:
+    child = await start_child("timeit", ["-n1", "-r1", "while True: pass"], tmp_path / "lock", NORMAL)
+    await until(lambda: (use := child.processor_use()) is not None and use.seconds > 0 and use.is_ready)
+    child.stop()
+    await until(lambda: state(child.pid) == "T", poll_s=0.01)
+    stopped = child.processor_use()
+    assert stopped is not None
+    assert not stopped.is_ready
+    child.kill()
+    await child.wait()
+    assert child.processor_use() is None
+
+
 async def test_what_a_child_says_is_kept_apart(tmp_path: Path) -> None:
     child = await start_child("timeit", ["-n1", "-r1", "print('out'); 1 / 0"], tmp_path / "lock", NORMAL)
     assert await child.output() == b"out\n"

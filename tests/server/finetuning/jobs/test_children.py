@@ -46,9 +46,16 @@ class _Child:
         self.saved.set()
         self._is_dead.set()
 
+    def processor_use(self) -> None:
+        """Nobody knows."""
+
     async def end(self) -> None:
         self.calls.append("end")
         await self.saved.wait()
+
+
+async def _look() -> None:
+    """At nothing."""
 
 
 def _around(folder: Path, child: _Child) -> Surroundings:
@@ -74,7 +81,7 @@ async def test_a_child_whose_server_fails_saves_what_it_has(tmp_path: Path, erro
     child = _Child()
     child.saved.set()
     with pytest.raises(type(error)):
-        async with running(_around(tmp_path, child), "m", [], JobFolder(tmp_path), Ending(is_saving), IDLE):
+        async with running(_around(tmp_path, child), "m", [], JobFolder(tmp_path), Ending(is_saving), IDLE, _look):
             raise error
     assert child.calls == (["end", "kill"] if is_saving else ["kill"])
 
@@ -84,7 +91,7 @@ async def test_a_second_cancellation_does_not_kill_a_child_that_saves(tmp_path: 
     around = _around(tmp_path, child)
 
     async def run() -> None:
-        async with running(around, "m", [], JobFolder(tmp_path), ending, IDLE) as each:
+        async with running(around, "m", [], JobFolder(tmp_path), ending, IDLE, _look) as each:
             await each.wait()
 
     task = asyncio.create_task(run())

@@ -31,6 +31,9 @@ class _Child:
     def kill(self) -> None:
         raise AssertionError
 
+    def processor_use(self) -> None:
+        raise AssertionError
+
     async def end(self) -> None:
         raise AssertionError
 

@@ -1,0 +1,160 @@
+"""A job that does not get on says why, once: clients, or other programs; not where it computes, or waits otherwise."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from server.finetuning.jobs import idle_gate, runner, standstill, training
+from server.finetuning.jobs.idle_gate import IdleGate
+from server.finetuning.jobs.processor_use import ProcessorUse
+from server.finetuning.jobs.standstill import Standstill
+from server.model_options.finetuning import FinetuneYield
+from server.schemas.finetune_answers import FinetuneStatus
+from tests.helpers.deadline import DEADLINE_S
+from tests.helpers.fake_client import make_app
+from tests.helpers.fake_trainer import (
+    FakeChildren,
+    add_job,
+    events_of,
+    finetunes,
+    trained_client,
+    until_status,
+)
+
+pytestmark = pytest.mark.fast
+
+
+class _Child:
+    """computes: as a share of one processor. is_ready: as of ProcessorUse."""
+
+    def __init__(self, job: "_Job") -> None:
+        self._job = job
+        self.computes = 0.0
+        self.is_ready = True
+
+    def processor_use(self) -> ProcessorUse | None:
+        return ProcessorUse(self.computes * self._job.now_s, self.is_ready)
+
+
+class _Job:
+    """On a clock of its own, looked at each second."""
+
+    def __init__(self, *, gives_way: bool = True) -> None:
+        self.now_s = 1000.0
+        self.is_busy = False
+        self.news = 0
+        yields = FinetuneYield.ALWAYS if gives_way else FinetuneYield.NEVER
+        gate = IdleGate(lambda: self.is_busy, yields, now=lambda: self.now_s)
+        self._standstill = Standstill(gate, gives_way=gives_way, now=lambda: self.now_s)
+        self._gate = gate
+        self.child: _Child | None = _Child(self)
+
+    def reasons(self, seconds: int) -> list[str]:
+        """Those that are told in this time."""
+        told = []
+        for _ in range(seconds):
+            self.now_s += 1.0
+            self._gate.look()
+            told.append(self._standstill.reason(self.news, self.child))
+        return [each for each in told if each is not None]
+
+
+@pytest.mark.parametrize("has_child", [True, False])
+def test_clients_that_keep_the_server_busy_are_told_once(has_child: bool) -> None:
+    job = _Job()
+    if not has_child:
+        job.child = None
+    job.is_busy = True
+    assert job.reasons(59) == []
+    (reason,) = job.reasons(600)
+    assert "clients' requests" in reason
+    assert "--finetune-yield share" in reason
+
+
+def test_it_is_told_again_when_the_job_has_got_on_meanwhile() -> None:
+    job = _Job()
+    job.is_busy = True
+    told = []
+    for seconds in (100, 90, 200, 30, 100):  # before the next step
+        told.append(len(job.reasons(seconds)))
+        job.news += 1
+    assert told == [1, 0, 0, 0, 1]
+
+
+def test_a_processor_that_others_have_is_told_with_what_the_job_got() -> None:
+    job = _Job()
+    assert job.child is not None
+    job.child.computes = 0.02
+    (reason,) = job.reasons(600)
+    assert (
+        "the job got 1.2 s of processor time in the last 60 s; start the server with --finetune-yield never" in reason
+    )
+
+
+def test_a_job_that_gives_way_to_nobody_is_not_told_to() -> None:
+    job = _Job(gives_way=False)
+    (reason,) = job.reasons(100)
+    assert reason.endswith("in the last 60 s; end them")
+
+
+def test_a_job_that_computes_or_waits_for_a_disk_says_nothing() -> None:
+    computing, waiting, unknown = _Job(), _Job(), _Job()
+    assert computing.child is not None
+    computing.child.computes = 0.3  # answers of the base, before the first step
+    assert waiting.child is not None
+    waiting.child.is_ready = False
+    unknown.child = None
+    assert [job.reasons(600) for job in (computing, waiting, unknown)] == [[], [], []]
+
+
+def test_what_a_process_computed_before_does_not_count() -> None:
+    job = _Job()
+    assert job.child is not None
+    job.child.computes = 0.9
+    assert job.reasons(300) == []
+    job.child.is_ready = True
+    used = job.child.processor_use()
+    job.child.processor_use = lambda: used  # type: ignore[method-assign]
+    assert len(job.reasons(121)) == 1
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    monkeypatch.setattr(idle_gate, "_IDLE_AFTER_S", 0.0)
+    monkeypatch.setattr(idle_gate, "_LOOK_S", 0.001)
+    monkeypatch.setattr(training, "_LOOK_S", 0.002)
+    monkeypatch.setattr(runner, "_LOOK_S", 0.02)
+    monkeypatch.setattr("server.finetuning.jobs.children._LOOK_S", 0.002)
+    monkeypatch.setattr("server.finetuning.jobs.preparing._LOOK_S", 0.002)
+    monkeypatch.setattr(standstill, "_AFTER_S", 0.02)
+    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
+
+
+async def _waits(app: FastAPI, job_id: str) -> list[str]:
+    return [each for each in await events_of(app, job_id) if each.startswith("Waiting: ")]
+
+
+async def test_a_job_that_clients_let_not_begin_has_an_event_that_says_so(app: FastAPI) -> None:
+    client = app.state.context.models.default.client
+    client.num_open = 1
+    children = FakeChildren()
+    async with finetunes(app, children):
+        job = await add_job(app, 1)
+        async with asyncio.timeout(DEADLINE_S):
+            while not await _waits(app, job.id):
+                await asyncio.sleep(0.001)
+        assert not children.started
+        client.num_open = 0
+        await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+
+
+async def test_a_job_without_a_processor_has_an_event_that_says_so(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.processor_use = ProcessorUse(0.0, is_ready=True)
+    children.pause_s = 0.2
+    async with finetunes(app, children):
+        job = await add_job(app, 1)
+        await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+    assert any("other programs keep the processors busy" in each for each in await _waits(app, job.id))
