@@ -16,6 +16,7 @@ from models.training.tensor_file import tensor_file_parts
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_BESIDE_OTHERS = "language_model."  # in names of models that see, too
 
 
 def save_adapter(folder: Path, lora: Lora, base: str) -> None:
@@ -28,8 +29,10 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
     for pair in lora.matrices():
         tensors[f"{_PREFIX}{pair.name}.lora_A.weight"] = pair.a
         tensors[f"{_PREFIX}{pair.name}.lora_B.weight"] = pair.b
-        # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' of other layers.
-        targets.add(pair.name if lora.has_experts else pair.name.rpartition(".")[2])
+        # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' of other layers, and a
+        # language model's q_proj for that of the model that sees.
+        is_whole = lora.has_experts or _BESIDE_OTHERS in pair.name
+        targets.add(pair.name if is_whole else pair.name.rpartition(".")[2])
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
