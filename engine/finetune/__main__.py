@@ -4,6 +4,7 @@ It ends with the one that waits for it, and on SIGTERM; started again, it goes o
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit:
         progress.close()
         sys.stderr.write("headrace: stopped; the same command resumes here\n")
-        raise
+        return 128 + signal.SIGTERM  # not raised again: to take torch down takes long, and others wait
     except Exception as error:
         if not is_out_of_memory(error):
             raise

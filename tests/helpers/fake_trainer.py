@@ -91,6 +91,9 @@ class FakeChild:
     def processor_use(self) -> ProcessorUse | None:
         return self._children.processor_use
 
+    def hasten(self) -> None:
+        """It has no priority."""
+
     async def end(self) -> None:
         self._saves = True
         self.go_on()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.client.background import READY
+from engine.client.background import READY, hasten
 from engine.client.child_environment import compute_environment
 from engine.client.lifetime import PARENT_VARIABLE
 from server.finetuning.jobs.processor_use import ProcessorUse, processor_use
@@ -37,6 +37,9 @@ class Child(Protocol):
 
     def processor_use(self) -> ProcessorUse | None:
         """None where the system does not tell."""
+
+    def hasten(self) -> None:
+        """Have it compute at the usual priority from now on, where the system allows it."""
 
     async def end(self) -> None:
         """Have it save what it has and end, or else kill it; returns when it is gone, at once if it is killed
@@ -75,6 +78,10 @@ class ChildProcess:
 
     def processor_use(self) -> ProcessorUse | None:
         return processor_use(self.pid)
+
+    def hasten(self) -> None:
+        if self._process.returncode is None:
+            hasten(self.pid)
 
     async def end(self) -> None:
         self._signal(signal.SIGTERM)

@@ -28,7 +28,9 @@ class Ending:
             self.child.kill()
 
     def hurry_after(self, seconds: float) -> None:
-        """Leave it so long to save what it has."""
+        """Leave it so long to save what it has: not behind other programs, since somebody waits."""
+        if self.child is not None:
+            self.child.hasten()
         asyncio.get_running_loop().call_later(seconds, self.hurry)
 
 

@@ -75,6 +75,18 @@ async def test_what_a_child_has_computed_and_whether_it_would_compute_is_known(t
     assert child.processor_use() is None
 
 
+async def test_a_child_that_must_end_soon_gives_way_no_longer(tmp_path: Path) -> None:
+    child = await start_child("timeit", _SLEEP, tmp_path / "lock", IDLE)
+    child.hasten()
+    policy = os.sched_getscheduler(child.pid)
+    with contextlib.suppress(PermissionError):  # without rights, a process can only ever give way more
+        os.sched_setscheduler(child.pid, os.SCHED_OTHER, os.sched_param(0))
+        assert policy == os.SCHED_OTHER
+    child.kill()
+    await child.wait()
+    child.hasten()  # which finds nobody
+
+
 async def test_what_a_child_says_is_kept_apart(tmp_path: Path) -> None:
     child = await start_child("timeit", ["-n1", "-r1", "print('out'); 1 / 0"], tmp_path / "lock", NORMAL)
     assert await child.output() == b"out\n"

@@ -49,6 +49,9 @@ class _Child:
     def processor_use(self) -> None:
         """Nobody knows."""
 
+    def hasten(self) -> None:
+        self.calls.append("hasten")
+
     async def end(self) -> None:
         self.calls.append("end")
         await self.saved.wait()
@@ -104,4 +107,4 @@ async def test_a_second_cancellation_does_not_kill_a_child_that_saves(tmp_path: 
     ending.hurry_after(0.0)
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
-    assert child.calls[:2] == ["end", "kill"]
+    assert child.calls[:3] == ["end", "hasten", "kill"]

@@ -34,6 +34,9 @@ class _Child:
     def processor_use(self) -> None:
         raise AssertionError
 
+    def hasten(self) -> None:
+        raise AssertionError
+
     async def end(self) -> None:
         raise AssertionError
 
