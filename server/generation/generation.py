@@ -1,35 +1,32 @@
-"""Prompts and parameters -> engine requests -> deltas of text: what every generation route shares."""
+"""Generation: prompts and parameters become deltas of text; what every generation route shares."""
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Self
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
 from engine.client.first_token import FirstToken
 from engine.client.interface import RequestStream
 from engine.errors import EngineDied, EngineStopped
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
+from engine.protocol import AbortReason, FinishReason, RequestOutput
 from server.errors import TTFT_HEADER
 from server.generation.accounting import count_asked, count_longest, note_end
 from server.generation.beam_requests import BeamRequests
 from server.generation.choice import Choice, Delta
+from server.generation.choice_requests import engine_request, new_choice
+from server.generation.interleaving import interleaved
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
 from server.generation.reservation import Reservation, reserve
 from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
 from server.generation.timing import RequestTimes, progress, request_times
+from server.generation.usage import usage_of
 from server.live.requests import Progress
 from server.metrics.request_record import RequestRecord, current_record
-from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
+from server.schemas.answers import Usage
 from server.served.model import ServedModel
-
-_BATCH_TOKENS = 32  # of an output that nobody follows
 
 
 class Generation:
@@ -43,37 +40,14 @@ class Generation:
         self._model = model
         self._params = params
         self._record = current_record()
-        self._choices = [self._choice(index) for index in range(len(params.prompts) * params.n)]
+        trace_id = None if self._record is None else self._record.trace_id
+        self._choices = [new_choice(model, params, index, trace_id) for index in range(len(params.prompts) * params.n)]
         self._streams: list[RequestStream] = []
         self._reservation: Reservation | None = None
         self._predicted: FirstToken | None = None
         self._beams: BeamRequests | None = None
         if params.beams is not None:
             self._beams = BeamRequests(model.client, model.metrics, params, params.beams)
-
-    def _choice(self, index: int) -> Choice:
-        params = self._params
-        prompt = params.prompts[index // params.n]
-        prompt_tokens = len(prompt.ids) if index % params.n == 0 else 0
-        metrics, arrival_s = self._model.metrics, params.terms.arrival_s
-        trace_id = None if self._record is None else self._record.trace_id
-        knows_wait = params.beams is None
-        is_timed = not params.terms.is_batch
-        meter = ChoiceMeter(
-            metrics, arrival_s, prompt_tokens, knows_wait=knows_wait, trace_id=trace_id, is_timed=is_timed
-        )
-        eos_ids = params.end_ids.union(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids)
-        plan = params.plan
-        return Choice(
-            index,
-            prompt,
-            params.options,
-            params.tokenizer,
-            meter,
-            eos_ids=eos_ids,
-            reader=plan.reader(self._model.metrics),
-            grammar_param=plan.grammar_param,
-        )
 
     @property
     def headers(self) -> dict[str, str]:
@@ -180,38 +154,11 @@ class Generation:
         client.check_capacity(len(self._choices), num_tokens, self._params.terms.service_class)
         group = uuid.uuid4().hex
         for choice in self._choices:  # no await in this loop: the room just checked is still there
-            request = self._request(f"{group}-{choice.index}", choice.index)
+            request = engine_request(self._params, choice.index, f"{group}-{choice.index}")
             shared = 0 if choice.index % self._params.n else None  # the prompt's first choice computes it for all
             self._streams.append(client.submit(request, num_new_tokens=shared))
             if self._record is not None:
                 self._record.sequence_ids.append(request.id)
-
-    def _request(self, request_id: str, index: int) -> EngineRequest:
-        params = self._params
-        sampling = params.sampling
-        if sampling.seed is not None and params.n > 1:
-            seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does
-            sampling = msgspec.structs.replace(sampling, seed=seed)
-        if params.n > 1 and index % params.n and not params.options.echo:
-            sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # the prompt's first choice has them
-        return EngineRequest(
-            id=request_id,
-            prompt_ids=params.prompts[index // params.n].ids,
-            sampling=sampling,
-            arrival_s=params.terms.arrival_s,
-            deadline_s=params.terms.deadline_s,
-            start_by_s=params.terms.start_by_s if index == 0 else None,  # once that has begun the others may wait
-            priority=params.terms.priority,
-            service_class=params.terms.service_class,
-            tenant=params.terms.tenant,
-            tenant_weight=params.terms.tenant_weight,
-            cache_salt=params.terms.cache_salt,
-            reports_progress=params.reports_progress,
-            prediction_ids=params.prediction_ids,
-            grammar=params.plan.grammar,
-            thinking=params.plan.thinking,
-            tokens_per_output=1 if params.is_followed else _BATCH_TOKENS,
-        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -265,7 +212,7 @@ class Generation:
         return [choice.meter for choice in self._choices]
 
     def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
-        return _interleave(self._streams) if self._beams is None else self._beams.outputs()
+        return interleaved(self._streams) if self._beams is None else self._beams.outputs()
 
     def _is_late(self, delta: Delta) -> bool:
         """Whether a choice ended for want of time while no choice has a token."""
@@ -274,57 +221,9 @@ class Generation:
         )
 
     def usage(self) -> Usage:
-        """Tokens so far: each prompt counts once, each choice's output counts up to the end of its text."""
-        prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
-        completion_tokens = sum(choice.num_tokens for choice in self._choices)
-        cached_tokens = self.num_cached_tokens
-        return Usage(
-            prompt_tokens,
-            completion_tokens,
-            prompt_tokens + completion_tokens,
-            PromptTokensDetails(cached_tokens),
-            self._completion_details(),
-        )
-
-    def _completion_details(self) -> CompletionTokensDetails | UnsetType:
-        """Each choice has its own share of the prediction."""
-        has_thought = self._params.plan.thought is not None
-        if not (has_thought or self._params.prediction_ids or any(choice.num_drafted for choice in self._choices)):
-            return UNSET
-        predicted = sum(choice.num_predicted for choice in self._choices)
-        return CompletionTokensDetails(
-            accepted_prediction_tokens=predicted,
-            rejected_prediction_tokens=len(self._params.prediction_ids) * len(self._choices) - predicted,
-            drafted_tokens=self.num_drafted,
-            accepted_draft_tokens=self.num_draft_accepted,
-            reasoning_tokens=sum(choice.num_reasoning for choice in self._choices),
-        )
+        """Tokens so far."""
+        return usage_of(self._params, self._choices, self.num_cached_tokens)
 
 
 def _logprob_per_token(choice: Choice) -> float:
     return choice.total_logprob / max(1, choice.num_tokens)
-
-
-async def _interleave(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
-    """The outputs of all streams with their index, each stream read only as fast as the caller takes them."""
-    if len(streams) == 1:  # spares the common case a task an output
-        async for output in streams[0]:
-            yield 0, output
-        return
-    iterators = [aiter(stream) for stream in streams]
-    pending = {asyncio.ensure_future(anext(iterator)): index for index, iterator in enumerate(iterators)}
-    try:
-        while pending:
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=pending.__getitem__):
-                index = pending.pop(task)
-                try:
-                    output = task.result()
-                except StopAsyncIteration:
-                    continue
-                yield index, output
-                pending[asyncio.ensure_future(anext(iterators[index]))] = index
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)

@@ -1,0 +1,62 @@
+"""The choices of a generation, one by one: what the engine is asked for, and what reads its outputs."""
+
+import msgspec
+
+from engine.protocol import EngineRequest
+from server.generation.choice import Choice
+from server.generation.metering import ChoiceMeter
+from server.generation.params import GenerationParams
+from server.served.model import ServedModel
+
+_BATCH_TOKENS = 32  # of an output that nobody follows
+
+
+def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_id: str | None) -> Choice:
+    """index: among the choices of all prompts, `params.n` of each."""
+    prompt = params.prompts[index // params.n]
+    meter = ChoiceMeter(
+        model.metrics,
+        params.terms.arrival_s,
+        len(prompt.ids) if index % params.n == 0 else 0,  # of a prompt that several share, the first counts the tokens
+        knows_wait=params.beams is None,
+        trace_id=trace_id,
+        is_timed=not params.terms.is_batch,
+    )
+    return Choice(
+        index,
+        prompt,
+        params.options,
+        params.tokenizer,
+        meter,
+        eos_ids=params.end_ids.union(() if params.sampling.ignore_eos else params.tokenizer.eos_token_ids),
+        reader=params.plan.reader(model.metrics),
+        grammar_param=params.plan.grammar_param,
+    )
+
+
+def engine_request(params: GenerationParams, index: int, request_id: str) -> EngineRequest:
+    """index: as in new_choice."""
+    sampling = params.sampling
+    if sampling.seed is not None and params.n > 1:
+        seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does
+        sampling = msgspec.structs.replace(sampling, seed=seed)
+    if params.n > 1 and index % params.n and not params.options.echo:
+        sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # the prompt's first choice has them
+    return EngineRequest(
+        id=request_id,
+        prompt_ids=params.prompts[index // params.n].ids,
+        sampling=sampling,
+        arrival_s=params.terms.arrival_s,
+        deadline_s=params.terms.deadline_s,
+        start_by_s=params.terms.start_by_s if index == 0 else None,  # once that has begun the others may wait
+        priority=params.terms.priority,
+        service_class=params.terms.service_class,
+        tenant=params.terms.tenant,
+        tenant_weight=params.terms.tenant_weight,
+        cache_salt=params.terms.cache_salt,
+        reports_progress=params.reports_progress,
+        prediction_ids=params.prediction_ids,
+        grammar=params.plan.grammar,
+        thinking=params.plan.thinking,
+        tokens_per_output=1 if params.is_followed else _BATCH_TOKENS,
+    )
