@@ -1,5 +1,6 @@
 """How both processes write their logs, whose lines go to one terminal or file."""
 
+import codecs
 import datetime
 import enum
 import logging
@@ -18,6 +19,7 @@ _FIELDS = "fields"
 # What a terminal or a reader of lines obeys instead of showing: C0 and C1 controls, and Unicode's line separators.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TRACEBACK_INDENT = "    "
+_ENCODE = codecs.getencoder("unicode_escape")  # found now: later there may be no file left to read it from
 
 
 class LogFormat(enum.StrEnum):
@@ -73,7 +75,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
+    return _ENCODE(match[0])[0].decode()
 
 
 class JsonFormatter(logging.Formatter):

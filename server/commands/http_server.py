@@ -12,6 +12,8 @@ from starlette.routing import Route
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
 from server.app import ROUTERS, create_app
+from server.commands.listener import BACKLOG
+from server.commands.open_files import connections_at_once
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.http.certificates import Certificates
@@ -34,6 +36,11 @@ class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(BACKLOG)  # asyncio takes one number for those that wait and for those accepted at once
 
     def num_answers(self) -> int:
         """Requests that are not answered to their end."""
@@ -60,6 +67,7 @@ def create_server(
         access_log=False,  # server/http/request_log.py tells more
         proxy_headers=False,  # it would believe every process of this machine
         server_header=False,
+        backlog=connections_at_once(),
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
         http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called as the class would be

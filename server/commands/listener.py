@@ -19,7 +19,7 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: "no interface of this machine has that address; choose another --host",
     errno.EACCES: "ports below 1024 need privileges; choose another --port",
 }
-_BACKLOG = 2048
+BACKLOG = 2048  # connections that wait to be accepted
 _KEEPALIVE_IDLE_S = 30  # without a packet, after which the system asks whether the client is still there
 _KEEPALIVE_INTERVAL_S = 10
 _KEEPALIVE_PROBES = 3
@@ -59,7 +59,7 @@ def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.so
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _notice_lost_clients(sock, unacked_s)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         remedy = _REMEDIES.get(error.errno or 0, error.strerror)
@@ -100,7 +100,7 @@ def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
                 os.umask(before)
             made = path.stat()
             path.chmod(mode)
-            sock.listen(_BACKLOG)
+            sock.listen(BACKLOG)
         except OSError as error:
             reason = error.strerror or str(error)  # a path too long has no number
             raise StartupError(f"cannot listen on {path}: {reason}; choose another --uds") from error

@@ -1,6 +1,5 @@
 """allow_open_files: room for the sockets of all connections among the files that this process may have open."""
 
-import contextlib
 import logging
 
 from engine.errors import StartupError
@@ -15,6 +14,9 @@ logger = logging.getLogger(__name__)
 LEAST_OPEN_FILES = 64  # libraries, the model's files, the engine's socket, and a few connections
 
 _OTHER_FILES = 256  # the model's, the database's, the engine's, logs
+_LEAST_OTHER_FILES = 40  # where files are scarce
+_OWN_FILES = 28  # that a server has open before its first client
+_NO_LIMIT = 1 << 30
 _SURPLUS = 1.25  # connections beyond the limit that are told so: see server/http/connections.py
 
 
@@ -23,30 +25,53 @@ def open_files_needed(max_connections: int) -> int:
     return int(max_connections * _SURPLUS) + _OTHER_FILES
 
 
-def allow_open_files(max_connections: int) -> None:
-    """Raise the limit of open files as far as the system lets us, and warn if it is too low for the connections.
+def room_for_connections(num_files: int) -> int:
+    """How many connections a limit of open files has room for, beside those that are told that they are too many."""
+    return int((num_files - _other_files(num_files)) / _SURPLUS)
 
-    Raises StartupError if it is too low for anything.
+
+def connections_at_once() -> int:
+    """How many connections may be accepted before the loop looks at them, so that those it drops do not use up all
+    files: until the first are closed, three times as many more are accepted."""
+    soft = _NO_LIMIT if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4)
+
+
+def _other_files(num_files: int) -> int:
+    return min(_OTHER_FILES, max(_LEAST_OTHER_FILES, num_files // 4))
+
+
+def allow_open_files(max_connections: int) -> int:
+    """Raise the limit of open files as far as the system lets us; returns how many connections there may be.
+
+    These are fewer than `max_connections`, with a warning, if the limit is too low for them: a connection that cannot
+    be accepted waits without an answer, probes too. Raises StartupError if it is too low for anything.
     """
     if resource is None:
-        return
+        return max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = open_files_needed(max_connections)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
+        return max_connections
     if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
         raise StartupError(
             f"at most {hard} files may be open; the server needs {LEAST_OPEN_FILES} for itself and {needed} for "
             f"{max_connections:,} connections; raise the limit (ulimit -n {needed})"
         )
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        logger.warning(
-            "at most %d files may be open, too few for %d connections; raise the limit (ulimit -n %d) or lower "
-            "--max-connections",
-            hard,
-            max_connections,
-            needed,
-        )
-        needed = hard
-    with contextlib.suppress(ValueError, OSError):  # macOS has a further limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (ValueError, OSError):  # macOS has a further limit
+        most = soft
+    if most >= needed:
+        return max_connections
+    num_connections = min(max_connections, room_for_connections(most))
+    logger.warning(
+        "at most %d files may be open, too few for %d connections: more than %d get 503; raise the limit "
+        "(ulimit -n %d) or lower --max-connections",
+        most,
+        max_connections,
+        num_connections,
+        needed,
+    )
+    return num_connections

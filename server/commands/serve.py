@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     _configure_logging(server_config)
     if server_config.api_keys_file is not None:
         read_keys(Path(server_config.api_keys_file))  # a wrong one is told now, not after loading
-    allow_open_files(server_config.max_connections)
+    server_config = replace(server_config, max_connections=allow_open_files(server_config.max_connections))
     faults = fault_plan(server_config, os.environ)
     certificates = Certificates(server_config.network) if server_config.network.has_tls else None
     with contextlib.closing(TemplateProcesses()) as templates:

@@ -4,13 +4,16 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from models.system.cache_folder import cache_folder
+from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import ServerProcess
 
 # A read-only root, no shared memory, no home folder, and a user that /etc/passwd does not know.
@@ -50,12 +53,33 @@ def test_a_server_answers_in_a_bare_environment(prefix: list[str], tmp_path: Pat
         with server.client() as client:
             answer = client.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, answer.text
+        _stands_more_connections_than_files(server)
         allowed = _allowed_cpus(server.engine_pid())
         assert server.terminate() == 0
     assert allowed == _allowed_cpus(os.getpid())
     assert "since its threads would all share one core: OMP_PLACES, OMP_PROC_BIND;" in server.log
     assert "at most 128 files may be open, too few for 2048 connections" in server.log
     assert "Traceback" not in server.log
+
+
+def _stands_more_connections_than_files(server: ServerProcess) -> None:
+    """Those beyond the limit are dropped; with up to a quarter more than it, probes are answered."""
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(70):
+            stack.enter_context(socket.create_connection(address))
+        with contextlib.ExitStack() as too_many:
+            for _ in range(150):
+                too_many.enter_context(socket.create_connection(address))
+        wait_until(lambda: _is_live(server), "probes are answered")
+
+
+def _is_live(server: ServerProcess) -> bool:
+    with server.client() as client:
+        try:
+            return client.get("/live").status_code == 200
+        except httpx.TransportError:  # the server has not noticed yet that others have left
+            return False
 
 
 def test_the_doctor_names_what_is_bare(prefix: list[str]) -> None:
