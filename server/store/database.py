@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MEMORY = ":memory:"
+_TELL_EVERY_S = 60.0
 
 # Statements by schema version: a database of version n has had the first n. Append; never change one that was released.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -172,7 +175,8 @@ class Database:
     def __init__(self, path: str, migrations: Sequence[tuple[str, ...]], faults: FaultPlan | None = None) -> None:
         self._path = path
         self._faults = faults
-        self._is_failing = False
+        self._is_told_failing = False  # and not yet that it works again
+        self._told_s = -math.inf  # time.monotonic() when it was last told that it fails
         self._is_durable: bool | None = None
         self._migrations = migrations
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
@@ -211,12 +215,15 @@ class Database:
             self._is_durable = is_durable
 
     def _note(self, error: sqlite3.Error | None) -> None:
-        """Say when it begins to fail, and when it has stopped to; not each time."""
-        if error is not None and not self._is_failing:
-            logger.warning("the store at %s fails: %s; requests are answered, and not stored", self._path, error)
-        elif error is None and self._is_failing:
+        """Say when it begins to fail, and when it works again; not each time, and not more than once a minute: on a
+        full disk what is small still fits, so that it fails and works in turn."""
+        now_s = time.monotonic()
+        if error is None and self._is_told_failing:
             logger.warning("the store at %s works again", self._path)
-        self._is_failing = error is not None
+            self._is_told_failing = False
+        elif error is not None and not self._is_told_failing and now_s >= self._told_s + _TELL_EVERY_S:
+            logger.warning("the store at %s fails: %s; requests are answered, and not stored", self._path, error)
+            self._is_told_failing, self._told_s = True, now_s
 
     async def truncate(self) -> None:
         """Leave nothing that was deleted in the write-ahead log."""

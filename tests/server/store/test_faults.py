@@ -44,6 +44,24 @@ async def test_a_full_disk_is_told_once_and_nothing_else_is_lost(
         assert "works again" in caplog.messages[-1]
 
 
+async def test_a_disk_on_which_small_things_still_fit_is_told_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING)
+    clock = [1000.0]
+    monkeypatch.setattr("server.store.database.time.monotonic", lambda: clock[0])
+    with open_database(tmp_path) as database:
+        entries = _entries(database)
+        await entries.put(_entry("before"))
+        await database.run(lambda connection: _allow_pages(connection, 1))
+        for clock[0] in (1000.0, 1001.0, 1059.0, 1060.0, 1061.0):
+            with pytest.raises(StorageFailed):
+                await entries.put(_entry("large", 100_000))
+            assert await entries.get("t", "before", "") is not None
+    told = ["fails" if "fails" in message else "works" for message in caplog.messages]
+    assert told == ["fails", "works"] * 2
+
+
 def _file(folder: Path) -> Path:
     return folder / "headrace.sqlite3"
 
