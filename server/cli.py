@@ -23,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from server.commands.home import ensure_home
     from server.commands.option_sources import resolve
     from server.commands.options import CONFIG_VARIABLE
+    from server.commands.standard_streams import open_standard_streams
     from server.commands.table import COMMANDS
 
+    open_standard_streams()
     ensure_home()
     if COMPLETION_VARIABLE in os.environ:
         import_function("server.commands.completion:answer")()

@@ -1,5 +1,6 @@
 """announce: what was chosen at the start, where the server is, and how to call it."""
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -37,7 +38,7 @@ def announce_loading(url: str, what: str, config: ServerConfig, *, is_drawn: boo
     if is_drawn and config.log_level not in _TELLING:
         return
     if is_drawn:
-        sys.stderr.write(f"Loading {what}; {url} answers when it is ready.\n")
+        _write(f"Loading {what}; {url} answers when it is ready.\n")
     else:
         logger.info("listening on %s, loading %s", url, what)
 
@@ -76,11 +77,18 @@ def announce(
             keys=_keys(config, is_open=is_open),
             tries=[*_pages(url, has_chat=has_chat), ("API", command)],
         )
-        show_panel(Console(file=sys.stderr, highlight=False), started)
+        with contextlib.suppress(OSError):  # as in _write
+            show_panel(Console(file=sys.stderr, highlight=False), started)
         return
     pages = "".join(f"{label}: {what}\n" for label, what in _pages(url, has_chat=has_chat))
-    sys.stderr.write(f"\nheadrace is ready at {url}\n{pages}API:\n\n  {command}\n\n")
-    sys.stderr.flush()
+    _write(f"\nheadrace is ready at {url}\n{pages}API:\n\n  {command}\n\n")
+
+
+def _write(text: str) -> None:
+    """On stderr. A full disk or a terminal that is gone is no reason not to serve."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _example(info: EngineInfo, *, has_chat: bool) -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """What the server's log says when it is ready."""
 
+import errno
+import io
 import logging
 import re
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +26,19 @@ def test_what_was_probably_not_meant_is_a_warning(caplog: pytest.LogCaptureFixtu
         ("INFO", "chosen"),
         ("WARNING", "the KV cache holds 32 tokens"),
     ]
+
+
+class _FullDisk(io.StringIO):
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_a_full_disk_is_no_reason_not_to_serve(is_drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _FullDisk())
+    told: dict[str, Any] = {"url": "http://x", "config": ServerConfig(), "is_drawn": is_drawn}
+    announce_loading(what="m", **told)
+    announce({"m": engine_info()}, SimpleNamespace(chat=None), **told)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
