@@ -4,7 +4,7 @@ import contextlib
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -44,11 +44,18 @@ def announce_loading(url: str, what: str, config: ServerConfig, *, is_drawn: boo
 
 
 def announce(
-    infos: Mapping[str, EngineInfo], text_model: "TextModel", url: str, config: ServerConfig, *, is_drawn: bool
+    infos: Mapping[str, EngineInfo],
+    text_model: "TextModel",
+    url: str,
+    config: ServerConfig,
+    *,
+    is_drawn: bool,
+    adapters: Sequence[str] | None = None,
 ) -> None:
     """Tell what was chosen, where the server is and how to call it: as a panel, or in lines.
 
-    infos: of the loaded models, by their names. is_drawn: the start is shown with bars, on a terminal.
+    infos: of the loaded models, by their names. is_drawn: the start is shown with bars, on a terminal. adapters: names
+    of those that are served; None where no model can have any.
     """
     for name, info in infos.items():
         of = f"{name}: " if len(infos) > 1 else ""
@@ -76,6 +83,8 @@ def announce(
             models={name: infos.get(name) for name in names},
             keys=_keys(config, is_open=is_open),
             tries=[*_pages(url, has_chat=has_chat), ("API", command)],
+            adapters=adapters,
+            is_fine_tuning=adapters is not None and config.data_dir is not None,
         )
         with contextlib.suppress(OSError):  # as in _write
             show_panel(Console(file=sys.stderr, highlight=False), started)

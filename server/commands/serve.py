@@ -114,10 +114,24 @@ async def _serve(
         if text_model is not None:
             drain = partial(drain_server, context, http.num_answers, server_config.shutdown_timeout)
             with _preparing(context, text_model):
-                announce(context.models.infos, text_model, url, server_config, is_drawn=is_drawn)
+                announce(
+                    context.models.infos,
+                    text_model,
+                    url,
+                    server_config,
+                    is_drawn=is_drawn,
+                    adapters=_adapter_names(context),
+                )
                 manager.ready(url)
                 await run_until_stopped(stop, engines, context, drain)
     return 0
+
+
+def _adapter_names(context: "ServerContext") -> list[str] | None:
+    """Those that are served; None where no model can have any."""
+    if not any(model.has_adapters for model in context.models):
+        return None
+    return [adapter.name for adapter in context.models.adapters]
 
 
 async def _tidy(context: "ServerContext") -> None:

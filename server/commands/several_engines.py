@@ -99,9 +99,9 @@ class SeveralEngines:
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:
             need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20
-            use = "KV cache" if grant.has_kv_cache else "for batches of texts"
-            logger.info("memory for %s: %d MiB, %d of them %s", grant.name, need, kv, use)
-        logger.info("memory for all models: %d MiB", plan.limit_bytes >> 20)
+            use = "its KV cache" if grant.has_kv_cache else "batches of texts"
+            logger.info("memory for %s: %d MiB, with %d MiB for %s", grant.name, need, kv, use)
+        logger.info("the limit for all models together: %d MiB (--models-memory)", plan.limit_bytes >> 20)
         return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
 
     def _model(self, name: str) -> "ServedModel":

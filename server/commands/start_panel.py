@@ -1,6 +1,6 @@
 """The panel that a start ends with on a terminal: what is served, from which memory, who may call, and what to try."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, RenderableType
@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.protocol import EngineInfo
+from server.commands.model_rows import model_rows
 
 _NARROW = 60  # columns of a terminal without room for a border
 _WIDEST = 100
-_UNQUANTIZED = {"f32", "f16", "bf16", "float32", "float16", "bfloat16"}
+_MAX_NAMES = 3  # of adapters
 
 Rows = Sequence[tuple[str, str]]
 
@@ -21,7 +22,8 @@ Rows = Sequence[tuple[str, str]]
 class Started:
     """address: where it listens, for people. models: name -> info; None of one that is loaded when it is asked for.
 
-    tries: what to try next, as label and what to open or type.
+    adapters: names of those that are served; None where no model can have any. tries: what to try next, as label and
+    what to open or type.
     """
 
     version: str
@@ -29,12 +31,14 @@ class Started:
     models: Mapping[str, EngineInfo | None]
     keys: str
     tries: Rows
+    adapters: Sequence[str] | None = None
+    is_fine_tuning: bool = False  # whether jobs can be created
 
 
 def show_panel(console: Console, started: Started) -> None:
     """Draw it. What is to be copied stands outside of the border, and lines are not broken in it."""
     title = f"headrace {started.version} is ready"
-    rows = [("Address", started.address), *_model_rows(started.models), ("Keys", started.keys)]
+    rows = [("Address", started.address), *model_rows(started.models), *_adapter_rows(started), ("Keys", started.keys)]
     if console.width < _NARROW:
         console.print(Text(title, style="bold green"))
         console.print(_grid(rows))
@@ -58,49 +62,10 @@ def _grid(rows: Rows) -> RenderableType:
     return grid
 
 
-def _model_rows(models: Mapping[str, EngineInfo | None]) -> Iterator[tuple[str, str]]:
-    if len(models) > 1:
-        for name, info in models.items():
-            yield "Model", f"{name}: {'loaded when it is asked for' if info is None else _in_short(info)}"
-        return
-    for name, info in models.items():
-        yield "Model", name
-        if info is not None:
-            yield "", f"{info.architecture}, {info.dtype} on {info.device}"
-            yield "Context", f"{info.max_model_len:,} tokens"
-            yield "Memory", f"{size(info.weight_bytes)} of weights, {_kv_cache(info)}{_adapters(info)}"
-            yield "Quantized", quantization(info.weight_formats) or "no"
-            yield "Drafts", _drafts(info.notes) or "off"
-
-
-def _in_short(info: EngineInfo) -> str:
-    quantized = quantization(info.weight_formats)
-    return (
-        f"{info.max_model_len:,} tokens of context, {size(info.weight_bytes)} of weights"
-        f"{f' ({quantized})' if quantized else ''}, {_kv_cache(info)}"
-    )
-
-
-def _kv_cache(info: EngineInfo) -> str:
-    room = f"{info.num_blocks * info.block_size:,} tokens"
-    if info.kv_windows != [None]:  # layers with windows need fewer blocks for a token
-        room = f"{info.num_blocks:,} blocks of {info.block_size} tokens"
-    return f"{size(info.kv_bytes)} of KV cache for {room}"
-
-
-def _adapters(info: EngineInfo) -> str:
-    return f", up to {size(info.adapter_bytes)} for adapters" if info.adapter_bytes else ""
-
-
-def quantization(formats: Mapping[str, int]) -> str:
-    """The quantized formats, the most frequent first; '' if there are none."""
-    quantized = {name: count for name, count in formats.items() if name not in _UNQUANTIZED}
-    return ", ".join(sorted(quantized, key=lambda name: -quantized[name]))
-
-
-def _drafts(notes: Sequence[str]) -> str:
-    return next((text for note in notes for label, _, text in [note.partition(": ")] if label == "Speculation"), "")
-
-
-def size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+def _adapter_rows(started: Started) -> Rows:
+    if started.adapters is None:
+        return []
+    first, rest = started.adapters[:_MAX_NAMES], len(started.adapters) - _MAX_NAMES
+    names = ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")
+    tuning = "on: POST /v1/fine_tuning/jobs, or headrace finetune" if started.is_fine_tuning else ""
+    return [("Adapters", names or "none yet"), *([("Fine-tuning", tuning)] if tuning else [])]

@@ -1,14 +1,19 @@
 """The panel at the end of a start: it fits the terminal, and what is copied from it is whole."""
 
 import io
+import re
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from engine.pooling_params import PoolingTask
 from engine.protocol import EngineInfo
-from server.commands.start_panel import Started, quantization, show_panel, size
+from server.commands.model_rows import quantization, size
+from server.commands.start_panel import Started, show_panel
 from tests.helpers.fake_client import engine_info
+from tests.helpers.fake_pooling import pooling_info
 
 URL = "http://127.0.0.1:8000"
 INFO = engine_info(
@@ -22,9 +27,10 @@ INFO = engine_info(
 )
 
 
-def drawn(width: int, models: dict[str, EngineInfo | None] | None = None) -> list[str]:
+def drawn(width: int, models: dict[str, EngineInfo | None] | None = None, **changes: Any) -> list[str]:
     screen = io.StringIO()
-    started = Started("1.2.3", URL, models or {"owner/model": INFO}, "needed", [("API", f"curl {URL} " + "x" * 200)])
+    tries = [("API", f"curl {URL} " + "x" * 200)]
+    started = Started("1.2.3", URL, models or {"owner/model": INFO}, "needed", tries, **changes)
     show_panel(Console(file=screen, width=width, force_terminal=True, color_system=None), started)
     return screen.getvalue().splitlines()
 
@@ -56,6 +62,40 @@ def test_rows() -> None:
 def test_what_adapters_may_take_is_told() -> None:
     text = "\n".join(drawn(120, {"m": engine_info(weight_bytes=500 << 20, adapter_bytes=3 << 30)}))
     assert "KV cache for 1,024 tokens, up to 3.0 GiB for adapters" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "adapters", "tuning"),
+    [
+        ({}, None, None),
+        ({"adapters": []}, "none yet", None),
+        ({"adapters": ["ann"], "is_fine_tuning": True}, "ann", "on: POST /v1/fine_tuning/jobs"),
+        ({"adapters": ["a", "b", "c", "d", "e"]}, "a, b, c and 2 more", None),
+    ],
+)
+def test_adapters_and_fine_tuning(changes: dict[str, Any], adapters: str | None, tuning: str | None) -> None:
+    text = "\n".join(drawn(100, **changes))
+    for label, words in (("Adapters", adapters), ("Fine-tuning", tuning)):
+        found = re.search(rf"{label} +(.*)", text)
+        assert (found is not None and found[1].startswith(words)) if words else found is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "makes"),
+    [
+        ({}, "vectors of 4 numbers"),
+        ({"tasks": [PoolingTask.SCORE, PoolingTask.CLASSIFY], "dimensions": 1}, "scores of pairs of texts"),
+        ({"tasks": [PoolingTask.CLASSIFY], "labels": ["bad", "good"]}, "classes: bad, good"),
+    ],
+)
+def test_a_pooling_model_has_neither_cache_nor_drafts(changes: dict[str, Any], makes: str) -> None:
+    info = engine_info(weight_bytes=87 << 20, num_blocks=0, kv_windows=[], pooling=pooling_info(**changes))
+    for models in ({"m": info}, {"m": info, "n": INFO}):
+        text = "\n".join(line for line in drawn(200, models) if "n: " not in line)
+        assert makes in text
+        assert "87 MiB of weights" in text
+        assert "KV cache" not in text
+        assert "Drafts" not in text
 
 
 def test_a_narrow_terminal_has_no_border() -> None:
