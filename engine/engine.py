@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.adapters.service import AdapterService
 from engine.config import EngineConfig
+from engine.counted import counted
 from engine.errors import InvalidRequest
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.sequence_grammar import SequenceGrammar
@@ -274,10 +275,10 @@ class Engine:
         except Exception as error:
             if is_out_of_memory(error) and self._budget.shrink(plan.num_tokens):
                 logger.warning(
-                    "memory ran out in a step of %d tokens (%s); its %d requests are computed again, in smaller steps",
-                    plan.num_tokens,
+                    "memory ran out in a step of %s (%s); %s computed again, in smaller steps",
+                    counted(plan.num_tokens, "token"),
                     error or type(error).__name__,
-                    len(plan.items),
+                    counted(len(plan.items), "request is", "requests are"),
                 )
                 return None
             logger.exception("a step of %d tokens failed, for requests %s", plan.num_tokens, _ids(plan))

@@ -20,6 +20,7 @@ from engine.client.progress_clock import ProgressClock
 from engine.client.queue_limit import QueueLimit
 from engine.client.supervisor import WATCH_INTERVAL_S, EngineSupervisor, EngineUser
 from engine.config import EngineConfig
+from engine.counted import counted
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import (
     AbortPooling,
@@ -216,7 +217,7 @@ class ProcessClient:
         requests += self._pooling.engine_ended()
         self._adapter_loads.fail_all(lambda: EngineDied(_ENDED))
         if requests:
-            logger.info("%d requests continue in the next engine", len(requests))
+            logger.info("%s in the next engine", counted(len(requests), "request continues", "requests continue"))
         loop = asyncio.get_running_loop()
         for request in requests:
             for limit_s in (request.deadline_s, request.start_by_s):

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 
+from engine.counted import counted
 from engine.errors import QueueFull, ShedReason
 
 _WINDOW_S = 60.0  # of requests that ended: long enough for a mean, short enough for a load that changes
@@ -39,8 +40,8 @@ class QueueLimit:
         if num_waiting > self._max_num_waiting:
             retry_after_s = self.drain_s(num_waiting, now)
             raise QueueFull(
-                f"{num_waiting} requests would wait; the limit is {self._max_num_waiting} (--max-num-waiting); "
-                f"try again in {math.ceil(retry_after_s)} s",
+                f"{counted(num_waiting, 'request')} would wait; the limit is {self._max_num_waiting} "
+                f"(--max-num-waiting); try again in {math.ceil(retry_after_s)} s",
                 retry_after_s=retry_after_s,
             )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from engine.counted import counted
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor
 from engine.finetune.curriculum import ranked
@@ -170,8 +171,9 @@ def _begin(
         events.add(f"Going on after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return
     events.add(
-        f"{num_items} examples; {resolved.n_epochs} epochs of {resolved.steps_per_epoch} steps, batches of "
-        f"{resolved.batch_size} and {resolved.replayed_per_step:g} answers of the base's own, learning rate "
+        f"{counted(num_items, 'example')}; {counted(resolved.n_epochs, 'epoch')} of "
+        f"{counted(resolved.steps_per_epoch, 'step')}, batches of {resolved.batch_size} and, on average, "
+        f"{resolved.replayed_per_step:g} of the base's own answers; learning rate "
         f"{resolved.learning_rate:.2g}, rank {resolved.rank}: {lora.values.numel():,} trainable numbers",
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,

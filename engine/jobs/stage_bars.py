@@ -1,6 +1,8 @@
 """StageBars: a bar for each stage of work that takes long, drawn so that it fits the terminal. No torch here."""
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     Progress,
@@ -14,7 +16,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from engine.jobs.stage_text import described, share, speed
+from engine.jobs.stage_text import cut_middle, described, share, speed
 
 _WIDE = 80  # columns of a terminal that has room for everything
 _MEDIUM = 56
@@ -78,13 +80,31 @@ def _columns(width: int) -> tuple[ProgressColumn, ...]:
     return (spinner, name, bar, _field("amount", Column(min_width=20, no_wrap=True)), _Pace())
 
 
-def _name(column: Column) -> TextColumn:
-    column.no_wrap, column.overflow = True, "ellipsis"
-    return TextColumn("{task.description}", markup=False, table_column=column)
+def _name(column: Column) -> ProgressColumn:
+    column.no_wrap = True
+    return _Name(column)
 
 
 def _field(name: str, column: Column) -> TextColumn:
     return TextColumn(f"{{task.fields[{name}]}}", markup=False, table_column=column)
+
+
+class _Name(ProgressColumn):
+    """The stage, cut in its middle if it is too long: names of files differ at their ends."""
+
+    def render(self, task: Task) -> RenderableType:
+        return _Cut(task.description)
+
+
+class _Cut:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(options.max_width, 1), min(options.max_width, cell_len(self._text)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(cut_middle(self._text, options.max_width), no_wrap=True, end="")
 
 
 class _Pace(TimeElapsedColumn):

@@ -1,6 +1,9 @@
 """How far a stage is, in words."""
 
+from rich.cells import cell_len, set_cell_size
 from rich.filesize import decimal
+
+from engine.counted import counted
 
 
 def described(done: int, total: int, unit: str) -> str:
@@ -20,7 +23,19 @@ def share(done: int, total: int, unit: str) -> str:
 
 
 def amount(count: int, unit: str) -> str:
-    return decimal(count) if unit == "B" else f"{count:,} {unit}"
+    """unit: in the plural, or "B"."""
+    return decimal(count) if unit == "B" else counted(count, unit.removesuffix("s"))
+
+
+def cut_middle(text: str, width: int) -> str:
+    """At most `width` columns wide; what is left out is in the middle, and shown as '…'."""
+    if cell_len(text) <= width:
+        return text
+    first = set_cell_size(text, max(0, (width - 1) // 3)).rstrip()
+    last = text
+    while last and cell_len(first) + 1 + cell_len(last) > width:
+        last = last[1:]
+    return f"{first}…{last}"
 
 
 def speed(bytes_per_s: float, left_s: float | None) -> str:

@@ -161,7 +161,7 @@ class PoolingEngine:
         except Exception as error:
             if is_out_of_memory(error) and len(batch) > 1 and self._step_size.shrink(num_tokens):
                 logger.warning(
-                    "memory ran out for %d texts of %d tokens; smaller batches follow", len(batch), num_tokens
+                    "memory ran out for %d texts of %d tokens together; smaller batches follow", len(batch), num_tokens
                 )
                 return None
             logger.exception("a batch failed, of texts %s", ", ".join(request.id for request in batch))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.config import EngineConfig
+from engine.counted import counted
 from engine.runner.kv_budget import format_bytes
 from models.decoder import Decoder
 from models.linear.adapter_memory import packed_numbers, pair_numbers
@@ -48,8 +49,9 @@ class AdapterMemory:
     def note(self) -> str:
         """A line for the operator."""
         return (
-            f"Adapters: {self.num_slots:,} slots of {format_bytes(self.slot_bytes)} and {self.num_copies:,} copies of "
-            f"{format_bytes(self.copy_bytes)} at rank {self.rank:,}; up to {format_bytes(self.total_bytes)} in all"
+            f"Adapters: {counted(self.num_slots, 'slot')} of {format_bytes(self.slot_bytes)} and "
+            f"{counted(self.num_copies, 'copy', 'copies')} of {format_bytes(self.copy_bytes)} at rank {self.rank:,}; "
+            f"up to {format_bytes(self.total_bytes)} in all"
         )
 
     def warning(self, free_bytes: int, kv_bytes: int) -> str | None:

@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 
 from engine.config import EngineConfig, SpeculativeMethod
+from engine.counted import counted
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
@@ -79,8 +80,7 @@ def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -
 
 
 def _describe_model(model: LoadedModel) -> str:
-    num_threads = torch.get_num_threads()
-    threads = f", {num_threads} thread{'' if num_threads == 1 else 's'}" if model.device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if model.device.type == "cpu" else ""
     return f"Model: {model.architecture}, {_dtype_name(model)} on {model.device}{threads}"
 
 
@@ -100,7 +100,7 @@ def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget
     return (
         f"KV cache: {budget.num_blocks:,} blocks of {config.block_size} tokens{_describe_groups(groups, budget)}, "
         f"{format_bytes(budget.kv_bytes)} ({budget.reason}); "
-        f"up to {budget.num_blocks // peak_blocks(groups, example)} requests of {example} tokens"
+        f"up to {counted(budget.num_blocks // peak_blocks(groups, example), 'request')} of {example} tokens"
     )
 
 
@@ -122,7 +122,7 @@ def _describe_groups(all_groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
         return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
     counts = Counter(_describe_window(group) for group in groups)
     kinds = [f"{count} {window}" for window, count in counts.items()]
-    return f" for {len(groups)} group{'s' if len(groups) > 1 else ''} of layers ({', '.join(kinds)})"
+    return f" for {counted(len(groups), 'group')} of layers ({', '.join(kinds)})"
 
 
 def _describe_window(group: KVGroup) -> str:

@@ -16,7 +16,8 @@ from models.loading.methods import StoragePlan
 def weights_note(decoder: Decoder, formats: Counter[str], plan: StoragePlan) -> str:
     """Such as "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61", with why some were dequantized."""
     (first, count), *others = formats.most_common()
-    counts = ", ".join([f"{first} {count} tensors", *(f"{name} {number}" for name, number in others)])
+    tensors = "tensor" if count == 1 else "tensors"
+    counts = ", ".join([f"{first} {count} {tensors}", *(f"{name} {number}" for name, number in others)])
     note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
     if plan.quantized_on_load.total():
         note += f"; quantized on load from {_listed(plan.quantized_on_load)}"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 
+from engine.counted import counted
 from engine.errors import EngineStopped
 from server.batches.answers import BATCH_CANCELLED, BATCH_EXPIRED, answer_line, error_line
 from server.batches.lines import FaultyLine, Line
@@ -70,8 +71,8 @@ class Job:
             raise
         record = self._output.record
         logger.info(
-            "batch %s is %s: %d lines, %d answered, %d failed",
-            *(record.id, record.status.value, record.total, record.completed, record.failed),
+            "batch %s is %s: %s, %d answered, %d failed",
+            *(record.id, record.status.value, counted(record.total, "line"), record.completed, record.failed),
         )
 
     async def _run(self) -> None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.config import EngineConfig
+from engine.counted import counted
 from engine.errors import StartupError
 from engine.jobs.results import check_results_file, write_results
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
@@ -151,7 +152,7 @@ def _read_files(model: str) -> FileRead | None:
 
 
 def _table(model: str, starts: Sequence[Start], read: FileRead | None) -> Table:
-    title = f"{model}: {len(starts)} starts, seconds, median (lowest-highest)"
+    title = f"{model}: {counted(len(starts), 'start')}, seconds, median (lowest-highest)"
     table = Table("phase", title=title, box=box.SIMPLE, title_justify="left")
     table.add_column("s", justify="right")
     for phase in dict.fromkeys(phase for start in starts for phase in start.phases_s):

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from engine.counted import counted
+
 if TYPE_CHECKING:
     from server.context import ServerContext
 
@@ -30,10 +32,11 @@ async def drain_server(context: "ServerContext", num_answers: Callable[[], int],
     assert context.drain.began_s is not None
     noticed_s = context.drain.began_s + _MIN_DRAIN_S  # an operator may have begun it earlier
     end_s = now_s + timeout_s
-    logger.info("draining: %d requests are open and have %g s to finish", context.models.num_unfinished, timeout_s)
+    are_open = counted(context.models.num_unfinished, "request is open", "requests are open")
+    logger.info("draining: %s; the time limit is %g s", are_open, timeout_s)
     while (now_s := time.monotonic()) < end_s:
         if now_s >= noticed_s and num_left() <= 0:
             return
         await asyncio.sleep(_POLL_S)
     if num_left() > 0:
-        logger.warning("%d requests did not finish within --shutdown-timeout and are ended", num_left())
+        logger.warning("ending %s that did not finish within --shutdown-timeout", counted(num_left(), "request"))

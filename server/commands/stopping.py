@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine.counted import counted
 from engine.errors import StartupError
 from server.commands.engines import Engines
 
@@ -28,7 +29,7 @@ async def run_until_stopped(
     if stop_signal.result() is signal.SIGTERM:
         await drain()
     elif num_open := context.models.num_unfinished:
-        logger.info("stopping: ending %d requests", num_open)
+        logger.info("stopping: ending %s", counted(num_open, "request"))
 
 
 def catch_signals() -> Stop:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from sqlite3 import Connection
 from typing import TypeVar
 
+from engine.counted import counted
 from engine.errors import InvalidRequest
 from server.errors import RequestTooLarge, StorageFailed, StorageFull
 from server.files import table, upload_table
@@ -77,14 +78,15 @@ class Files:
         num_files, num_bytes = table.totals(connection)
         if num_files >= self.config.max_files:
             raise StorageFull(
-                f"{num_files} files are stored, which is the limit (--max-files); delete some, and upload again"
+                f"{counted(num_files, 'file is', 'files are')} stored, and that is the limit (--max-files); delete "
+                "some, and upload again"
             )
         limit = self.config.files_max_bytes
         num_bytes += upload_table.part_bytes(connection)
         if num_bytes + num_new_bytes > limit:
             raise StorageFull(
-                f"the files that are stored have {num_bytes} bytes, and with this one more than {limit}, which is the "
-                "limit (--files-max-bytes); delete some, and upload again"
+                f"the stored files have {num_bytes} bytes, and this one would take them above the limit of {limit} "
+                "(--files-max-bytes); delete some, and upload again"
             )
 
     # --- files --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from engine.counted import counted
 from engine.jobs.finetune.items import Passage, TrainingItem
 from engine.jobs.finetune.job import Method
 from server.finetuning.faults import FaultyLine, LineFault
@@ -36,12 +37,15 @@ class PreparationReport(msgspec.Struct, kw_only=True):
 
 def report_notes(report: PreparationReport) -> list[str]:
     """The report for people, in sentences."""
-    notes = [f"{report.num_lines:,} lines: {report.num_items:,} examples of {report.num_tokens:,} tokens"]
+    notes = [
+        f"{counted(report.num_lines, 'line')}: {counted(report.num_items, 'example')} of "
+        f"{counted(report.num_tokens, 'token')}"
+    ]
     for rule, numbers in report.removed.items():
         named = ", ".join(map(str, numbers[:_MAX_SHOWN])) + (", ..." if len(numbers) > _MAX_SHOWN else "")
-        notes.append(f"{len(numbers)} lines {_REMOVED[rule]} and are left out: {named}")
+        notes.append(f"left out lines that {_REMOVED[rule]} ({len(numbers):,}): {named}")
     if report.num_cut:
-        notes.append(f"{report.num_cut} examples are cut to --max-length")
+        notes.append(f"cut {counted(report.num_cut, 'example')} to --max-length")
     return notes
 
 
@@ -108,7 +112,8 @@ def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]
     """removed: by rule, the lines that are left out."""
     rules = " or ".join(f"{_REMOVED[rule]} ({len(numbers)})" for rule, numbers in removed.items())
     left = f", and {num_left} without those that {rules}" if removed else ""
-    return LineFault(f"the training file has {num_lines} lines{left}; at least {MIN_LINES} are needed: add examples")
+    has = f"the training file has {counted(num_lines, 'line')}{left}"
+    return LineFault(f"{has}; at least {MIN_LINES} are needed: add examples")
 
 
 def _read_validation(data: bytes, method: Method, renderer: Renderer) -> _File:

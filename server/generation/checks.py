@@ -1,5 +1,6 @@
 """What is checked of every generation request before its prompt is looked at."""
 
+from engine.counted import counted
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.keys.caller import current_caller
 from server.schemas.parameters import ignored_parameters, refuse_unknown
@@ -82,7 +83,6 @@ def check_num_choices(body: GenerationRequest, num_prompts: int, model: ServedMo
     if num_prompts > 1 and n > 1:
         given += f" with {n} choices each ({name}), {num_prompts * n} choices in all"
     raise InvalidRequest(
-        f"{given}; one request may have {limit} {'choice' if limit == 1 else 'choices'} "
-        "(--max-num-seqs and --max-num-waiting together)",
+        f"{given}; one request may have {counted(limit, 'choice')} (--max-num-seqs and --max-num-waiting together)",
         param=name if num_prompts == 1 else "prompt",
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from engine.client.interface import EngineClient, EngineState, EngineStatus
+from engine.counted import counted
 from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
 from server.errors import AnswerTimeout
@@ -133,5 +134,5 @@ def _before_it(status: EngineStatus) -> Iterator[str]:
         return
     running, waiting = status.num_running, status.num_waiting
     if running or waiting:
-        run = "1 request runs" if running == 1 else f"{running} requests run"
+        run = counted(running, "request runs", "requests run")
         yield f"{run} and {f'{waiting} wait' if waiting else 'no other waits'}"

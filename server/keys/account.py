@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.counted import counted
 from server.errors import BudgetSpent, RateLimited, TokensLimited
 from server.keys.bucket import Held, TokenBucket
 from server.keys.key import ApiKey
@@ -98,12 +99,10 @@ class Account:
         """Count one, which `end_request` is to be told the end of. Raises RateLimited."""
         if self.requests is None or (held := self.requests.hold(1)) is not None:
             return None if self.requests is None else held
-        wait_s = self.requests.wait_s(1)
-        raise self._refused(
-            Limit.REQUESTS,
-            f"may send {self._key.requests_per_minute} requests a minute; the next one is taken in {wait_s:.1f} s",
-            wait_s,
-        )
+        wait_s, per_minute = self.requests.wait_s(1), self._key.requests_per_minute
+        assert per_minute is not None
+        may = f"may send {counted(per_minute, 'request')} a minute"
+        raise self._refused(Limit.REQUESTS, f"{may}; the next one is accepted in {wait_s:.1f} s", wait_s)
 
     def end_request(self, held: Held | None, *, is_counted: bool) -> None:
         """A request is over; is_counted: not one that the server itself had no room for."""
@@ -180,10 +179,8 @@ class Account:
     def _check_places(self) -> None:
         limit = self._key.max_concurrency
         if limit is not None and self.num_open >= limit:
-            what = "request" if limit == 1 else "requests"
-            raise self._refused(
-                Limit.CONCURRENCY, f"may have {limit} {what} at a time; wait until one has ended", _PLACE_RETRY_S
-            )
+            may = f"may have {counted(limit, 'request')} at a time"
+            raise self._refused(Limit.CONCURRENCY, f"{may}; wait until one has ended", _PLACE_RETRY_S)
 
     def _check_budget(self, wanted: int) -> None:
         left, period = self.budget_left, self._key.budget_period

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+from engine.counted import counted
 from engine.errors import OptionError
 from server.keys.key_file import is_open_to_others, read_keys
 from server.keys.ring import KeyRing
@@ -56,7 +57,7 @@ class KeysWatcher:
         self._ring.replace(keys)
         self._metrics.count_keys_reload("loaded")
         self._metrics.set("api_keys_file_broken", 0)
-        logger.info("%d keys from %s", len(keys), self._path)
+        logger.info("%s from %s", counted(len(keys), "key"), self._path)
         self._warn_if_open()
 
     def _warn_if_open(self) -> None:

@@ -7,6 +7,7 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
+from engine.counted import counted
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.http.body import Context
@@ -30,7 +31,8 @@ async def drain(request: Request, context: Context) -> JSONResponse:
     if wait_s > _MAX_WAIT_S:
         raise InvalidRequest(f"wait is {wait_s} seconds; it may be {_MAX_WAIT_S} at most", param="wait")
     if not context.drain.is_active:
-        logger.warning("draining, as an operator asked for: %d requests are open", context.models.num_unfinished)
+        are_open = counted(context.models.num_unfinished, "request is open", "requests are open")
+        logger.warning("draining, as an operator asked: %s", are_open)
     context.drain.begin(time.monotonic())
     await until_disconnect(_finished(context, wait_s), request.receive)
     return _state(request, context)

@@ -35,7 +35,7 @@ async def ready(context: Context) -> JSONResponse:
     limit = context.config.ready_max_waiting
     num_waiting = sum(model.client.status().num_waiting for model in context.models)
     if limit is not None and num_waiting > limit:
-        return _unavailable("overloaded", f"{num_waiting} requests wait, more than {limit} (--ready-max-waiting)")
+        return _unavailable("overloaded", f"{num_waiting} waiting, more than {limit} (--ready-max-waiting)")
     return _fine(context)
 
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from engine.counted import counted
 from engine.errors import InvalidRequest, UnsupportedParameter
 
 UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and not supported
@@ -126,7 +127,7 @@ def quote(value: object) -> str:
         case bool():
             return str(value).lower()
         case list():
-            return f"a list of {len(value)} items"
+            return f"a list of {counted(len(value), 'item')}"
         case dict():
             return "an object"
     text = repr(value.value if isinstance(value, Enum) else value)

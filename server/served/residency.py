@@ -321,7 +321,7 @@ class Residency:
     def _check_waiting(self, resident: Resident, *, is_batch: bool) -> None:
         if not is_batch and (num_waiting := resident.num_waiting_clients) >= resident.max_waiting:
             raise QueueFull(
-                f"{num_waiting} requests wait for the model (--max-num-waiting); try again later",
+                f"too many requests wait for the model: {num_waiting} (--max-num-waiting); try again later",
                 retry_after_s=max(_MIN_RETRY_S, resident.load_s),
             )
         if resident.state is ModelState.UNLOADED and resident.need_bytes > self._obtainable_bytes(resident):

@@ -53,7 +53,7 @@ def test_ctrl_c_ends_requests_and_says_so(tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGINT)
             assert list(lines)[-1] == "data: [DONE]"
         assert server.process.wait(DEADLINE_S) == 0
-        assert server.log.count("stopping: ending 1 requests") == 1
+        assert server.log.count("stopping: ending 1 request\n") == 1
         assert "Traceback" not in server.log
 
 

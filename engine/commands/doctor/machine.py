@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from engine.config import Device, EngineConfig
+from engine.counted import counted
 from engine.errors import OptionError
 from engine.jobs.findings import Finding, ok, problem, warning
 from engine.runner.kv_budget import format_bytes
@@ -89,7 +90,7 @@ def core_findings(requested: int | None) -> Iterator[Finding]:
         limits.append(f"affinity or a cpuset allows {allowed:,}")
     if quota is not None and quota < num_cpus:
         limits.append(f"a control group allows {quota:g}")
-    text = f"{threads:,} compute; the machine has {num_cpus:,} CPUs"
+    text = f"{threads:,} compute; the machine has {counted(num_cpus, 'CPU')}"
     if requested is not None:
         limits.append("--threads says so")
     yield ok("threads", "; ".join([text, *limits]))

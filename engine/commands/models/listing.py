@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from engine.counted import counted
 from engine.jobs.program import program
 from models.caches.entry import CacheEntry
 from models.sources.hub_files import hub_cache
@@ -102,5 +103,5 @@ def ago(seconds: float) -> str:
     """Such as '3 hours ago'."""
     for length_s, unit in _UNITS:
         if (count := int(seconds // length_s)) >= 1:
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+            return f"{counted(count, unit)} ago"
     return "just now"

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from engine.client.log_format import FORM_VARIABLE, configure_logging
 from engine.config import EngineConfig
+from engine.counted import counted
 from engine.errors import OptionError, StartupError
 from engine.jobs.stage_bars import StageBars
 from engine.jobs.stage_lines import StageLines
@@ -258,7 +259,7 @@ class _Progress:
 
 
 def _lines(count: int) -> str:
-    return "1 line" if count == 1 else f"{count:,} lines"
+    return counted(count, "line")
 
 
 def _say(line: str) -> None:

@@ -7,6 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from engine.counted import counted
+
 _MAX_ROWS = 20
 
 
@@ -57,6 +59,9 @@ def screen(frame: Mapping[str, Any], recent: list[dict[str, Any]]) -> Group:
         if values:
             p50, p90, p99 = (f"{value * 1000:.0f}" for value in values)
             lines.append(
-                Text(f"{name}: p50 {p50} ms, p90 {p90} ms, p99 {p99} ms of {latencies['num_requests']} requests")
+                Text(
+                    f"{name}: p50 {p50} ms, p90 {p90} ms, p99 {p99} ms of "
+                    f"{counted(latencies['num_requests'], 'request')}"
+                )
             )
     return Group(summary(frame), *lines, Text(""), requests_table([*frame["open"], *recent]))

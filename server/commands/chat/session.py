@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from engine.counted import counted
 from server.commands.chat.blocks import BlockWriter
 from server.commands.chat.client import ChatClient, ServerProblem
 from server.commands.chat.talk import HELP, CommandProblem, Talk, with_file
@@ -143,7 +144,7 @@ class Session:
                 self._retry()
             case "/undo":
                 talk.undo()
-                self._tell(f"{len(talk.messages)} messages are left")
+                self._tell(f"{counted(len(talk.messages), 'message')} left")
             case "/save":
                 talk.save(Path(words or "conversation.md").expanduser())
                 self._tell(f"saved to {words or 'conversation.md'}")
@@ -168,11 +169,12 @@ def figures(usage: dict[str, object], first_s: float, rest_s: float) -> str:
     """What an answer cost, in a line."""
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens", 0) if isinstance(details, dict) else 0
-    num_tokens = int(str(usage["completion_tokens"]))
+    num_prompt, num_tokens = int(str(usage["prompt_tokens"])), int(str(usage["completion_tokens"]))
     rate = f" at {(num_tokens - 1) / rest_s:.1f}/s" if num_tokens > 1 and rest_s > 0 else ""
     from_cache = f", {cached} from the cache" if cached else ""
     return (
-        f"[{usage['prompt_tokens']} prompt tokens{from_cache}; first after {first_s:.2f} s; {num_tokens} tokens{rate}]"
+        f"[{counted(num_prompt, 'prompt token')}{from_cache}; first after {first_s:.2f} s; "
+        f"{counted(num_tokens, 'token')}{rate}]"
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 from engine.client.child_environment import compute_environment
 from engine.client.lifetime import PARENT_VARIABLE
 from engine.config import EngineConfig
+from engine.counted import counted
 from engine.errors import OptionError
 from engine.jobs.doctor_job import Checked, ModelToCheck
 from engine.jobs.findings import Finding, Severity, ok, problem, warning
@@ -107,7 +108,7 @@ def describe(findings: Sequence[Finding]) -> str:
     width = max(len(finding.subject) for finding in findings)
     lines = [f"{_MARKS[each.severity]}  {each.subject:{width}}  {as_typed(each.message)}" for each in findings]
     counts = {kind: sum(each.severity is kind for each in findings) for kind in (Severity.PROBLEM, Severity.WARNING)}
-    told = [f"{count} {kind.value}{'' if count == 1 else 's'}" for kind, count in counts.items() if count]
+    told = [counted(count, kind.value) for kind, count in counts.items() if count]
     return "\n".join([*lines, "", ", ".join(told) or "nothing is wrong"]) + "\n"
 
 

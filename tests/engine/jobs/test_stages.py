@@ -4,12 +4,14 @@ import io
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
 from engine.jobs.stage_bars import StageBars
 from engine.jobs.stage_lines import StageLines
-from engine.jobs.stage_text import described, share, speed
+from engine.jobs.stage_text import cut_middle, described, share, speed
 
 pytestmark = pytest.mark.fast
 
@@ -37,8 +39,26 @@ def drawn(width: int, stages: list[tuple[str, int, int, str]] = STAGES) -> list[
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_bars_fit_the_terminal_and_end_complete(width: int) -> None:
     lines = drawn(width)
-    assert [line[:12] for line in lines] == ["✓ look up ow", "✓ download o", "✓ load weigh", "✓ warm up   "]
+    assert [line[:8] for line in lines] == ["✓ look u", "✓ downlo", "✓ load w", "✓ warm u"]
     assert max(map(cell_len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_a_long_name_keeps_its_end(width: int) -> None:
+    (line,) = drawn(width, [("download /a/folder/with/a/long/path/to/some/model-Q4_K_M.gguf", 1, 2, "B")])
+    assert "do" in line[:6]
+    assert "…" in line
+    assert "Q4_K_M.gguf" in line
+
+
+@given(st.text(), st.integers(2, 60))
+def test_a_cut_name_fits_and_has_both_ends(text: str, width: int) -> None:
+    cut = cut_middle(text, width)
+    assert cell_len(cut) <= width
+    if cut != text:
+        first, _, last = cut.partition("…")
+        assert text.startswith(first)
+        assert text.endswith(last)
 
 
 def test_a_wide_terminal_has_amounts_and_a_narrow_one_shares() -> None:
@@ -85,6 +105,7 @@ def test_lines_tell_begin_end_and_every_five_seconds() -> None:
         ((1, 3, "files"), "1 of 3 files", "33%"),
         ((2_999, 3_000, "files"), "2,999 of 3,000 files", "99%"),
         ((3, 3, "files"), "3 files", "100%"),
+        ((1, 1, "files"), "1 file", "100%"),
     ],
 )
 def test_words(report: tuple[int, int, str], words: str, part: str) -> None:

@@ -66,7 +66,7 @@ async def test_what_does_not_finish_in_time_is_told(
 ) -> None:
     client.num_open = 3
     await drain_server(context, lambda: 0, 0.0)
-    assert "3 requests did not finish within --shutdown-timeout and are ended" in caplog.text
+    assert "ending 3 requests that did not finish within --shutdown-timeout" in caplog.text
 
 
 async def test_load_balancers_have_time_to_notice_from_the_first_refusal_on(

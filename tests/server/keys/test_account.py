@@ -48,7 +48,7 @@ def test_requests_beyond_the_rate_are_told_when_to_come_back() -> None:
     account, clock, _ = _account(requests_per_minute=6)
     for _ in range(6):
         account.count_request()
-    with pytest.raises(RateLimited, match="'ann' may send 6 requests a minute; the next one is taken in 10") as raised:
+    with pytest.raises(RateLimited, match="may send 6 requests a minute; the next one is accepted in 10") as raised:
         account.count_request()
     reply = describe(raised.value, "id")
     assert (reply.status, reply.code, reply.type) == (429, "rate_limit_exceeded", "requests")

@@ -68,7 +68,7 @@ async def test_a_long_queue_fails_ready_where_it_should(limit: int | None, num_w
         assert ready.status_code == status
         if status == 503:
             assert ready.json()["status"] == "overloaded"
-            assert ready.json()["reason"] == f"{num_waiting} requests wait, more than {limit} (--ready-max-waiting)"
+            assert ready.json()["reason"] == f"{num_waiting} waiting, more than {limit} (--ready-max-waiting)"
         assert (await api.get("/health")).status_code == 200
         assert (await api.post("/v1/completions", json=PROMPT)).status_code == 200
 
