@@ -1,5 +1,6 @@
 // How one message is shown, and what can be done with it.
 
+import { count } from "../shared/count.js";
 import { copyButton, h } from "../shared/dom.js";
 import { requestLink } from "../shared/links.js";
 import { renderMarkdown } from "./markdown.js";
@@ -125,9 +126,9 @@ function stats({ stats: told, requestId }) {
   const cached = numCachedTokens > 0 ? `${numCachedTokens} of them from the cache` : "none from the cache";
   return [
     h("span", { class: "stats muted small", title },
-      `${numPromptTokens} prompt tokens, `, requestId ? h("a", { href: storyLink(requestId) }, cached) : cached,
+      `${count(numPromptTokens, "prompt token")}, `, requestId ? h("a", { href: storyLink(requestId) }, cached) : cached,
       firstTokenMs ? ` · first after ${seconds(firstTokenMs)}` : "",
-      ` · ${numTokens} tokens${tokensPerSecond ? ` at ${tokensPerSecond.toFixed(1)}/s` : ""}`),
+      ` · ${count(numTokens, "token")}${tokensPerSecond ? ` at ${tokensPerSecond.toFixed(1)}/s` : ""}`),
   ];
 }
 

@@ -1,14 +1,16 @@
 // The overview: reads the engine's frames and shows them, as long as it is looked at.
 
 import { getEvents } from "../shared/api.js";
+import { count } from "../shared/count.js";
 import { byId, h } from "../shared/dom.js";
+import { renderCache } from "./cache_table.js";
 import { drawBlocks, drawRates, drawSteps, short } from "./charts.js";
 import { legend } from "./legend.js";
-import { eventsPath, offerModels } from "./models.js";
+import { eventsPath, offerModels, refreshModels } from "./models.js";
 import { withKey } from "./operator_key.js";
 import { renderErrors, renderRequests } from "./requests.js";
 import { setState } from "./state.js";
-import { count, seconds } from "./words.js";
+import { seconds } from "./words.js";
 
 const WINDOW_S = 60;
 const RETRY_MS = 2000;
@@ -58,6 +60,7 @@ function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs })
   showLatencies(latencies);
   renderRequests(open, recent, atMs);
   renderErrors(recent);
+  renderCache(recent);
 }
 
 /** Over the last two seconds: single frames jump. */
@@ -131,7 +134,10 @@ export async function watch() {
   while (!signal.aborted) {
     const mayGoOn = await withKey(async () => {
       await offerModels(signal);
-      for await (const frame of getEvents(eventsPath(), signal)) take(frame);
+      for await (const frame of getEvents(eventsPath(), signal)) {
+        take(frame);
+        refreshModels(signal);
+      }
       setState("The server is stopping.", "bad");
     }, signal);
     if (!mayGoOn) return;

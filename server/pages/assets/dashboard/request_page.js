@@ -1,13 +1,14 @@
 // The page of one request: what became of it, when and why.
 
 import { getJson } from "../shared/api.js";
+import { count } from "../shared/count.js";
 import { byId, copyButton, h } from "../shared/dom.js";
 import { short } from "./charts.js";
 import { legend } from "./legend.js";
 import { withKey } from "./operator_key.js";
 import { setState } from "./state.js";
 import { stretches, ticks, waits } from "./timeline.js";
-import { cacheStory, count, seconds, sentences, stateOf, waitReason } from "./words.js";
+import { cacheStory, seconds, sentences, stateOf, waitReason } from "./words.js";
 
 const REFRESH_MS = 500; // while it is open
 const RETRY_MS = 2000;

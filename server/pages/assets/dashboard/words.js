@@ -1,8 +1,8 @@
 // What the engine did with a request, and why, in words. No element is made here: tests run it without a browser.
 
-export const seconds = (s) => (s == null ? "–" : s < 0.01 ? `${(s * 1000).toFixed(1)} ms` : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
+import { count } from "../shared/count.js";
 
-export const count = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
+export const seconds = (s) => (s == null ? "–" : s < 0.01 ? `${(s * 1000).toFixed(1)} ms` : s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(s < 10 ? 2 : 1)} s`);
 
 const ENDS = {
   stop: "The model ended its answer, or wrote a stop text",

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { count } from "../assets/shared/count.js";
 import { requestLink, requestOf } from "../assets/shared/links.js";
-import { cacheStory, count, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
+import { cacheStory, seconds, sentence, sentences, stateOf, waitReason } from "../assets/dashboard/words.js";
 
 test("times are short and have their unit", () => {
   assert.deepEqual([null, 0.0004, 0.079, 0.9996, 1.234, 83.21].map(seconds), ["–", "0.4 ms", "79 ms", "1000 ms", "1.23 s", "83.2 s"]);

@@ -1,0 +1,3 @@
+// Numbers with their nouns.
+
+export const count = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
