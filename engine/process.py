@@ -93,7 +93,7 @@ def main() -> None:
         return
     except Exception as error:
         if is_out_of_memory(error):
-            _send(sock, Failed(f"the engine could not start for want of memory ({error or 'refused'}); {_MORE_MEMORY}"))
+            _send(sock, Failed(f"the engine had too little memory to start ({error or 'refused'}); {_MORE_MEMORY}"))
             return
         logger.exception("the engine could not start")
         _send(sock, Failed(f"the engine could not start: {type(error).__name__}: {error}"))

@@ -20,7 +20,7 @@ class Drain:
     @property
     def reason(self) -> str:
         """Why nothing new is taken, for clients."""
-        return "the server is shutting down" if self.is_stopping else "the server takes nothing new (POST /drain)"
+        return "the server is shutting down" if self.is_stopping else "the server accepts no new requests (POST /drain)"
 
     def check(self) -> None:
         """Raise EngineUnavailable if nothing new is taken."""
@@ -40,5 +40,5 @@ class Drain:
     def cancel(self) -> None:
         """Raises AlreadyStopping."""
         if self.is_stopping:
-            raise AlreadyStopping("the server is shutting down, which nothing stops; send requests to another one")
+            raise AlreadyStopping("the server is shutting down, which cannot be undone; send requests to another one")
         self.began_s = None

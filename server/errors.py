@@ -276,7 +276,7 @@ def _seconds(seconds: float) -> str:
 def _describe_http(error: HTTPException) -> ErrorReply:
     """The router's own errors."""
     message, code = {
-        404: ("there is nothing at this path; /docs shows what there is", "not_found"),
-        405: ("this path does not take this method", "method_not_allowed"),
+        404: ("there is nothing at this path; /docs lists all paths", "not_found"),
+        405: ("this path does not support this method", "method_not_allowed"),
     }.get(error.status_code, (str(error.detail), None))
     return ErrorReply(error.status_code, message, _INVALID, None, code, dict(error.headers or {}))

@@ -72,7 +72,7 @@ def _parse(entry: str) -> Fault:
         raise OptionError(f"{VARIABLE} has {entry!r}; it must be point:action:when, with one of {known}")
     digits = when.removeprefix("*")
     if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
-        raise OptionError(f"{VARIABLE} has {entry!r}, whose last part must be a number from 1, or * and a number")
+        raise OptionError(f"{VARIABLE} has {entry!r}; its last part must be a number from 1, or * and a number")
     return Fault(point, name, _seconds(entry, value, is_wanted=name in _WITH_SECONDS), int(digits), when[0] == "*")
 
 

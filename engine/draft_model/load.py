@@ -29,8 +29,8 @@ def resolve_draft(settings: SpeculationSettings, report: ProgressReport) -> Mode
         has_states = has_recurrence(files)
     if has_states:
         raise StartupError(
-            f"the draft model {settings.draft_model} has recurrent layers, whose states cannot be taken back where its "
-            "guesses are rejected; choose one with attention in all layers, or --speculative-method ngram"
+            f"the draft model {settings.draft_model} has recurrent layers, and their states cannot be restored when "
+            "drafts are rejected; choose one with attention in all layers, or --speculative-method ngram"
         )
     return files
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         progress.close()
         if is_full_disk(error):
-            sys.stderr.write(f"headrace: {error}; the same command goes on from the state that was saved last\n")
+            sys.stderr.write(f"headrace: {error}; the same command continues from the last saved state\n")
             return TRY_AGAIN
         return _fail(folder, _reason(error), error)
     except (HeadraceError, ModelError) as error:

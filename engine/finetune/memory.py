@@ -32,7 +32,7 @@ def check_memory(
     if needed > obtainable:
         raise NotEnoughMemory(
             f"training needs {_gib(needed)} beside the {_gib(decoder.weight_bytes())} of weights, and "
-            f"{_gib(obtainable)} can be had: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
+            f"{_gib(obtainable)} is free: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
             f"{_gib(activations)} for {num_tokens:,} tokens at a time, {_gib(_WORK_BYTES)} to work with; lower "
             "--max-length or --lora-rank, or choose a smaller model"
         )

@@ -63,8 +63,7 @@ def replayed_answers(
     longest, limit = max(len(prompt.ids) for prompt in prompts), decoder.spec.max_position
     if longest >= limit:
         raise StartupError(
-            f"a question whose answer is to be replayed has {longest:,} tokens; this model takes {limit:,}; give "
-            "--replay 0"
+            f"a question of the replay has {longest:,} tokens; this model takes {limit:,}; give --replay 0"
         )
     count = num_questions(prompts)
     pool = [prompts[index % count].ids for index in range(wanted)]

@@ -168,7 +168,7 @@ def _begin(
                 f"{folder.path} has the state of another job: its examples or options have changed; give another "
                 "--out, or remove this folder to begin again"
             )
-        events.add(f"Going on after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
+        events.add(f"Continuing after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return
     events.add(
         f"{counted(num_items, 'example')}; {counted(resolved.n_epochs, 'epoch')} of "

@@ -100,7 +100,7 @@ class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
         if self.matryoshka is None:
             raise UnsupportedParameter(
                 f"dimensions is {params.dimensions}, and this model's vectors have {self.dimensions}: it was not "
-                "trained to have them cut (if it was, the operator says so with --hf-overrides "
+                "trained to have them cut (if it was, the operator can say so with --hf-overrides "
                 "'{\"is_matryoshka\": true}'); leave dimensions out",
                 param="dimensions",
             )

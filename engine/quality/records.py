@@ -78,7 +78,7 @@ class QualityRecords:
             self._change(lambda file: file.add_hash(self._fingerprint, weights))
         quality = next((record.quality for record in found if record.weights == weights), None) if weights else None
         if weights and quality is None:
-            logger.info("%s has qualities of other weights than these", self._display_path)
+            logger.info("%s has the quality of other weights than these", self._display_path)
         return quality
 
     def store(self, key: Mapping[str, str], quality: Quality) -> None:
@@ -104,10 +104,14 @@ class QualityRecords:
         try:
             weights = _hash_of(self._files, self._progress)
         except OSError as error:
-            logger.warning("the weights cannot be read again (%s): no quality of theirs is found or stored", error)
+            logger.warning(
+                "the weights cannot be read again (%s): their quality is neither looked up nor stored", error
+            )
             return ""
         if _fingerprint(self._files) != self._fingerprint:
-            logger.warning("the weights have changed since they were loaded: no quality of theirs is found or stored")
+            logger.warning(
+                "the weights have changed since they were loaded: their quality is neither looked up nor stored"
+            )
             return ""
         self._hash = weights
         return weights
@@ -173,7 +177,7 @@ def _read(path: Path, *, warns: bool = False) -> _File:
         return _File()
     except (OSError, ValueError, RecursionError) as error:  # ValueError: msgspec's errors and invalid UTF-8
         if warns:
-            logger.warning("%s cannot be read (%s), so what it says of the quality is not used", path, error)
+            logger.warning("%s cannot be read (%s), so its record of the quality is not used", path, error)
         return _File()
 
 
@@ -182,7 +186,7 @@ def _check(quality: Quality) -> None:
     figures = (quality.kl_divergence, quality.top1_agreement, quality.perplexity, quality.reference_perplexity)
     is_valid = all(map(math.isfinite, figures)) and min(quality.perplexity, quality.reference_perplexity) > 0
     if not is_valid or not 0 < quality.num_tokens < 1 << 53:
-        raise ValueError("its figures are no quality's")
+        raise ValueError("its figures cannot be those of a quality")
 
 
 def _rewrite(path: Path, change: Callable[[_File], None]) -> None:

@@ -127,7 +127,7 @@ def _short_context(demand: _Demand, num_bytes: int, served_len: int, model_max_l
     return (
         f"the KV cache of {format_bytes(num_bytes)} holds {served_len:,} tokens, but the model takes "
         f"{model_max_len:,}; longer requests are refused; give --kv-cache-memory-bytes {needed} "
-        f"({format_bytes(needed)}) for all of them, or --max-model-len {served_len} if so few are meant"
+        f"({format_bytes(needed)}) for all of them, or --max-model-len {served_len} if that is enough"
     )
 
 

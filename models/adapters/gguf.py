@@ -71,7 +71,7 @@ def _pair(target: str, a_tensor: StoredTensor, b_tensor: StoredTensor, alpha: fl
     if a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1] or not len(a):
         raise AdapterError(
             f"{a_tensor.file}: {a_tensor.name!r} has shape {list(a_tensor.shape)} and {b_tensor.name!r} "
-            f"{list(b_tensor.shape)}, which are no pair of one rank"
+            f"{list(b_tensor.shape)}, which do not form a pair of one rank"
         )
     scale = alpha / len(a) if alpha else 1.0
     return FoundPair(a_tensor.name, target, a, b, scale, is_look_up=target == _EMBEDDING)

@@ -137,11 +137,13 @@ class _Placer:
             # Files of Qwen3.5 order value heads differently in GGUF than elsewhere.
             if recurrence.tiles_key_heads and not self._found.is_gguf:
                 raise self._refusal(
-                    name, "belongs to a recurrent layer, whose order in this GGUF model differs; serve the safetensors"
+                    name,
+                    "belongs to a recurrent layer, and its order differs in this GGUF model; serve the safetensors",
                 )
             if self._found.is_gguf and not recurrence.tiles_key_heads:
                 raise self._refusal(
-                    name, "belongs to a recurrent layer, whose order may differ in GGUF; use the adapter's PEFT folder"
+                    name,
+                    "belongs to a recurrent layer, and its order may differ in GGUF; use the adapter's PEFT folder",
                 )
         return layer
 

@@ -32,7 +32,7 @@ class CpuAttention(AttentionBackend):
         if spec.head_dim % 16 or spec.head_dim > _MAX_HEAD_DIM:
             return f"takes head sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {spec.head_dim}"
         if spec.value_dim % 16:
-            return f"takes values whose size is a multiple of 16, not {spec.value_dim}"
+            return f"takes value sizes that are a multiple of 16, not {spec.value_dim}"
         if self._library is None:
             return "the C++ kernels are not available (the reason is in the log)"
         return None

@@ -164,7 +164,7 @@ def read_text(path: Path) -> str:
             data = file.read(_MAX_FILE_BYTES + 1)
         if len(data) > _MAX_FILE_BYTES:
             raise CheckpointError(
-                f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, so it is no model's configuration; "
+                f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, so it is not a model's configuration; "
                 "fetch the checkpoint again"
             )
         return data.decode("utf-8")

@@ -108,7 +108,7 @@ Layout = FolderLayout | GGUFLayout
 
 def _stack_error(name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{name!r} is one of a stack of experts, for which compressed-tensors has no form; "
+        f"{name!r} is one of a stack of experts, which compressed-tensors cannot describe; "
         "serve the model with --quantization instead"
     )
 
@@ -120,7 +120,7 @@ def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
     assert files.root is not None
     if "text_config" in files.config.fields:
         raise UnsupportedModelError(
-            f"{files.origin} wraps a language model, which is not written by itself; "
+            f"{files.origin} wraps a language model that cannot be written by itself; "
             "serve the model with --quantization instead"
         )
     return FolderLayout(files, opened)

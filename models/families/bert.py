@@ -49,7 +49,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 def _refuse_decoders(config: HFConfig) -> None:
     if config.boolean("is_decoder", False):
-        raise UnsupportedModelError(f"{config.source}: is_decoder is true, which is supported for no kind of BERT")
+        raise UnsupportedModelError(f"{config.source}: is_decoder is true, which is not supported for BERT")
     kind = config.text("position_embedding_type", "absolute")
     if kind != "absolute":
         raise UnsupportedModelError(f"{config.source}: position_embedding_type is {kind!r}; supported is 'absolute'")
@@ -137,7 +137,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 def refuse_causal(file: GGUFMetadata) -> None:
     if file.boolean("attention.causal", False):
-        raise UnsupportedModelError(f"{file.source}: attention.causal is true, which is supported for no kind of BERT")
+        raise UnsupportedModelError(f"{file.source}: attention.causal is true, which is not supported for BERT")
 
 
 def gguf_num_token_types(file: GGUFMetadata) -> int:

@@ -94,8 +94,8 @@ def _download(
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         mode = "offline mode (HF_HUB_OFFLINE) is on" if constants.HF_HUB_OFFLINE else _unreachable(error)
         raise SourceError(
-            f"{where} is not in the local cache, and {mode}; download it first or go online, or check the spelling if "
-            f"a folder is meant: {repo!r} is none here"
+            f"{where} is not in the local cache, and {mode}; download it first or go online; if "
+            f"you meant a folder, check the spelling: there is no {repo!r} here"
         ) from error
     except hub_files.http_errors() as error:
         raise SourceError(f"cannot download {where}: {error}; try again later") from error

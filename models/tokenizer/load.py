@@ -118,7 +118,7 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
     value = metadata.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is no token id; fetch the file again")
+        raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is not a token id; fetch the file again")
     return None if value is None or value < 0 else value  # some files have -1 where there is none
 
 
@@ -228,7 +228,7 @@ def _listed_tokens(config: HFConfig) -> list[AddedToken]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{config.source}: added_tokens_decoder is {quoted(listed)}, which are no tokens by id; fetch it again"
+            f"{config.source}: added_tokens_decoder is {quoted(listed)}, which lists no tokens by id; fetch it again"
         ) from None
 
 
@@ -262,7 +262,7 @@ def _chat_template(root: Path, config: HFConfig) -> str | None:
 
 def _checked_template(template: object, source: str) -> str | None:
     if template is not None and not isinstance(template, str):
-        raise CheckpointError(f"{source}: the chat template is {quoted(template)}, which is no text; fetch it again")
+        raise CheckpointError(f"{source}: the chat template is {quoted(template)}, which is not a text; fetch it again")
     return template
 
 

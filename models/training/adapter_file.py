@@ -68,7 +68,7 @@ def load_pairs(folder: Path, lora: Lora) -> None:
             )
     if (config.rank, config.alpha) != (lora.shape.rank, lora.shape.alpha):
         raise ModelError(
-            f"the adapter in {folder} has rank {config.rank} and alpha {config.alpha:g}; train on with --lora-rank "
+            f"the adapter in {folder} has rank {config.rank} and alpha {config.alpha:g}; continue with --lora-rank "
             f"{config.rank} --lora-alpha {config.alpha:g} instead of {lora.shape.rank} and {lora.shape.alpha:g}"
         )
     try:
@@ -86,7 +86,7 @@ def _pairs(tensors: Mapping[str, torch.Tensor], folder: Path) -> dict[str, tuple
         partner = key.replace(".lora_A.", ".lora_B.")
         if not part:
             if not key.endswith(".lora_B.weight"):
-                raise ModelError(f"{folder}: tensor {key!r} is of no pair that can be trained on")
+                raise ModelError(f"{folder}: tensor {key!r} is not part of a pair that can be trained")
             continue
         if partner not in tensors:
             raise ModelError(f"{folder}: {key!r} lacks its lora_B")

@@ -95,7 +95,7 @@ def _record(
     """In place of attention: records the call with the module's recorder."""
     is_causal = others.pop("is_causal", None)
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-        raise _UnsupportedAttentionError("looks ahead: it is no causal model")
+        raise _UnsupportedAttentionError("looks ahead: it is not a causal model")
     unknown = [name for name, option in others.items() if not (name in _NEUTRAL or option is None or option is False)]
     if unknown:
         raise _UnsupportedAttentionError(f"asks attention for {', '.join(unknown)}, which is not known here")

@@ -42,7 +42,7 @@ def read_line(data: bytes, number: int, endpoint: str) -> Line:
     try:
         value = parse_json(data)
     except InvalidRequest as error:
-        raise faulty("invalid_json_line", f"this line is no JSON that can be read: {error}") from None
+        raise faulty("invalid_json_line", f"this line is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise faulty("invalid_json_line", f"this line is {quote(value)}; it must be a JSON object")
     for name, kind, what in _MEMBERS:

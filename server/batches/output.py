@@ -83,7 +83,7 @@ class Output:
         for name, size in self._sizes():
             await self._files.on_disk(disk.create, name)  # one that is there stays as it is
             if await self._files.on_disk(disk.size, name) < size:
-                raise OutputLost(f"answers of the batch are no longer on the server's disk, which has lost {name}")
+                raise OutputLost(f"the batch's answers in {name} are no longer on the server's disk")
             await self._files.on_disk(disk.truncate, name, size)
 
     async def done(self) -> set[bytes]:

@@ -75,7 +75,7 @@ class BatchRunner:
                 except StorageFailed:  # which the store has told; it may work again
                     pass
                 except Exception:  # the boundary of all batches: those that run go on
-                    logger.exception("batches could not be looked after by an error of the server's own")
+                    logger.exception("an internal error interrupted the work on batches")
                     pause_s = _AGAIN_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
@@ -136,7 +136,7 @@ class BatchRunner:
             await job.run()
             self._broken_s.pop(job.id, None)
         except Exception:  # the boundary of a batch: others go on
-            logger.exception("batch %s was left by an error of the server's own, and is begun again", job.id)
+            logger.exception("an internal error interrupted batch %s, which starts again", job.id)
             self._broken_s[job.id] = time.monotonic()
         finally:
             del self._jobs[job.id]

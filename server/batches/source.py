@@ -79,7 +79,7 @@ class Source:
             if len(checked.faults) >= MAX_FAULTS or checked.is_hopeless:
                 break
         if not checked.num_lines and not checked.faults:
-            checked.faults.append(LineFault("empty_file", "the file has no line; it must have a request in each"))
+            checked.faults.append(LineFault("empty_file", "the file is empty; write one request on each line"))
         return checked
 
     def _check_lines(self, chunk: "list[tuple[int, bytes]]", checked: Checked, seen: dict[bytes, int]) -> None:
@@ -99,9 +99,7 @@ class Source:
         """Raises FaultyLine for what is wrong with it beside the others."""
         first = seen.setdefault(digest_of(line.custom_id), line.number)
         if first != line.number:
-            message = (
-                f"custom_id is {line.custom_id[:60]!r}, as in line {first}; each must be the only one of its batch"
-            )
+            message = f"custom_id is {line.custom_id[:60]!r}, as in line {first}; each must be unique in its batch"
             raise FaultyLine(LineFault("duplicate_custom_id", message, line.number, "custom_id"))
         model = line.body.get("model")
         if model is not None and not isinstance(model, str):
@@ -109,7 +107,7 @@ class Source:
         if len(seen) == 1:
             checked.model = model
         elif model != checked.model:
-            message = f"{_told(model)} here, and {_told(checked.model)} in line 1; all lines of a batch name one model"
+            message = f"{_told(model)} here, and {_told(checked.model)} in line 1; a batch has one model"
             raise FaultyLine(LineFault("model_mismatch", message, line.number, "body.model"))
 
     def _read(self, number: int, data: bytes) -> Line:

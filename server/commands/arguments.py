@@ -98,8 +98,8 @@ def _explain_unknown(argument: str) -> str:
     flag = argument.partition("=")[0]
     if not flag.startswith("-"):
         return (
-            f"unexpected argument {argument}; models stand together, and an option that takes several values is "
-            "repeated before each of them"
+            f"unexpected argument {argument}; write models one after another, and repeat an option before each of its "
+            "values"
         )
     return explain_unknown_flag(flag, OPTIONS.values())
 

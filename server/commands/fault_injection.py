@@ -17,7 +17,7 @@ def fault_plan(config: ServerConfig, environ: Mapping[str, str]) -> FaultPlan | 
         return None
     if not config.enable_fault_injection:
         raise OptionError(
-            f"{VARIABLE} is set, which makes the server fail on purpose; unset it, or say --enable-fault-injection if "
+            f"{VARIABLE} is set, which makes the server fail on purpose; unset it, or give --enable-fault-injection if "
             "this server is for tests"
         )
     plan = FaultPlan(text)

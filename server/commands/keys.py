@@ -43,9 +43,7 @@ def run(argv: Sequence[str]) -> int:
             check_name(arguments.name, "NAME")
             key = new_key()
             replace_hash(arguments.file, arguments.name, hash_of(key))
-            _tell(
-                key, f"{arguments.name} has another key in {arguments.file}, and the one of before is no longer taken"
-            )
+            _tell(key, f"{arguments.name} has a new key in {arguments.file}; the old one is no longer accepted")
         case "hash":
             _hash()
         case "check":
@@ -66,12 +64,14 @@ def _new(arguments: argparse.Namespace) -> None:
     # Read as a file would be, so that limits are checked by the same rules.
     (entry,) = parse_keys(msgspec.json.encode({"keys": [{**given, "hash": hash_of(key)}]}).decode())
     if entry.expires is not None and _is_over(entry.expires):
-        raise OptionError(f"--expires is {arguments.expires}, which is over; give a time that is still to come")
+        raise OptionError(f"--expires is {arguments.expires}, which is in the past; give a future time")
     if arguments.file is None:
         _tell(key, "Add this to the list in your keys file:\n\n" + entry_text(entry))
     else:
         append_key(arguments.file, entry)
-        _tell(key, f"{entry.name} is in {arguments.file}; a server that runs with it takes the key within a second")
+        _tell(
+            key, f"{entry.name} is in {arguments.file}; a running server with this file accepts the key within a second"
+        )
 
 
 def _hash() -> None:
@@ -79,14 +79,14 @@ def _hash() -> None:
     key = sys.stdin.readline().strip()
     if len(key) < _SHORTEST:
         raise OptionError(
-            f"the key on standard input has {len(key)} characters; one that nobody guesses has at least {_SHORTEST}"
+            f"the key on standard input has {len(key)} characters; one that nobody can guess has at least {_SHORTEST}"
         )
     sys.stdout.write(hash_of(key) + "\n")
 
 
 def _tell(key: str, what: str) -> None:
     """The key alone is on standard output."""
-    sys.stderr.write(what.rstrip("\n") + "\n\nThe key, which is shown this once:\n")
+    sys.stderr.write(what.rstrip("\n") + "\n\nThe key, which is shown only once:\n")
     sys.stderr.flush()
     sys.stdout.write(key + "\n")
 

@@ -45,7 +45,9 @@ class ServiceManager:
             sock.connect(path)
         except OSError as error:
             sock.close()
-            logger.warning("cannot tell %s (NOTIFY_SOCKET) how the server does: %s", address, error.strerror)
+            logger.warning(
+                "cannot tell the service manager at %s (NOTIFY_SOCKET) about the server: %s", address, error.strerror
+            )
             return
         self._socket = sock
 

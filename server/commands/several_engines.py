@@ -190,7 +190,7 @@ def _of_pooling(entry: ModelEntry) -> ModelEntry:
     shared = [name for name in entry.engine.generating_options() if name not in entry.own_options]
     if shared:
         flags = ", ".join(OPTIONS[name].flag for name in shared)
-        logger.info("%s makes vectors or scores of texts: %s does not apply to it", entry.name, flags)
+        logger.info("%s makes vectors or scores: %s does not apply to it", entry.name, flags)
     defaults = EngineConfig()
     changes: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
     return dataclasses.replace(entry, engine=dataclasses.replace(entry.engine, **changes))

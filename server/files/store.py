@@ -241,6 +241,6 @@ def disk_error(error: OSError) -> StorageFailed:
     """How to tell that the disk has failed."""
     if error.errno in _FULL:
         return StorageFull(
-            "the server's disk is full, and nothing of this was stored; delete files, or ask its operator"
+            "the server's disk is full, so nothing was stored; delete files, or ask the server's operator"
         )
-    return StorageFailed(f"what should be stored or read could not be: {error.strerror}")
+    return StorageFailed(f"the server's files could not be read or written: {error.strerror}")

@@ -197,14 +197,14 @@ def _chosen(upload: PartedUpload, known: dict[str, Part], part_ids: Sequence[str
     """Raises InvalidRequest unless these are parts of the upload, each once, and as long as it is together."""
     for part_id, count in Counter(part_ids).items():
         if part_id not in known:
-            raise InvalidRequest(f"part_ids has {part_id[:80]!r}, which is no part of the upload", param="part_ids")
+            raise InvalidRequest(f"part_ids has {part_id[:80]!r}, which is not a part of the upload", param="part_ids")
         if count > 1:
             raise InvalidRequest(f"part_ids has {part_id[:80]!r} {count} times; list each part once", param="part_ids")
     parts = [known[part_id] for part_id in part_ids]
     if (total := sum(part.bytes for part in parts)) != upload.bytes:
         raise InvalidRequest(
             f"the parts have {total} bytes, and the upload was created for {upload.bytes}; send what is missing, or "
-            "leave out what is too much",
+            "leave out what is not part of it",
             param="part_ids",
         )
     return parts

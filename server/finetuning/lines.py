@@ -80,7 +80,7 @@ def _completion(value: dict[str, Any]) -> Completion:
     _refuse_others(value, {"prompt", "completion"})
     completion = _text(value, "completion")
     if not completion:
-        raise FaultyLine('completion is ""; give the text that is to be learned')
+        raise FaultyLine('completion is ""; give the text to learn')
     return Completion(_text(value, "prompt"), completion)
 
 
@@ -92,7 +92,7 @@ def _chat(value: dict[str, Any]) -> Chat:
     last = messages[-1]
     if not isinstance(last, dict) or last.get("role") != "assistant":
         role = last.get("role") if isinstance(last, dict) else last
-        raise FaultyLine(f"the last message is of {quote(role)}; it must be the assistant's, which is what is learned")
+        raise FaultyLine(f"the last message is of {quote(role)}; it must be the assistant's answer, to learn from")
     plain, learned = zip(*(_weighed(message, index) for index, message in enumerate(messages)), strict=True)
     if not any(learned):
         raise FaultyLine("every message of the assistant has the weight 0; nothing would be learned")

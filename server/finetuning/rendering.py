@@ -109,8 +109,8 @@ class Renderer:
         trained = [(first, min(last, self._max_length)) for first, last in passage.trained if first < self._max_length]
         if not trained:
             raise FaultyLine(
-                f"it has {len(passage.ids):,} tokens, and what is to be learned begins after the {self._max_length:,} "
-                "of max_length; raise that, or shorten the line"
+                f"it has {len(passage.ids):,} tokens, and the text to learn begins after {self._max_length:,} "
+                "(max_length); raise that, or shorten the line"
             )
         return Passage(passage.ids[: self._max_length], trained)
 

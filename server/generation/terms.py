@@ -120,7 +120,7 @@ def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
     """The error of a request whose turn did not come before `start_by_s`."""
     retry_after_s = client.drain_s()
     parts = (
-        f"nothing of the request was computed within {terms.queue_timeout_s:g} s (--queue-timeout)",
+        f"the request did not begin within {terms.queue_timeout_s:g} s (--queue-timeout)",
         *_before_it(client.status()),
         f"try again in {math.ceil(retry_after_s)} s",
     )

@@ -26,13 +26,13 @@ def check_head(scope: Scope) -> None:
         )
     version = scope["http_version"]
     if version not in _VERSIONS:
-        raise AmbiguousRequest(f"the request is of HTTP/{version}; this server speaks HTTP/1.1 and HTTP/1.0")
+        raise AmbiguousRequest(f"the request uses HTTP/{version}; this server speaks HTTP/1.1 and HTTP/1.0")
     _check_length(headers, version)
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (version == "1.1" and not hosts):
         raise AmbiguousRequest(f"the request has {len(hosts)} Host headers; it must have one")
     if hosts and not _HOST.fullmatch(hosts[0]):
-        raise AmbiguousRequest("the request's Host header is no host, or a host and a port")
+        raise AmbiguousRequest("the request's Host header is not a host, or a host and a port")
 
 
 def _check_length(headers: list[tuple[bytes, bytes]], version: str) -> None:
@@ -46,6 +46,6 @@ def _check_length(headers: list[tuple[bytes, bytes]], version: str) -> None:
     if not encodings:
         return
     if version == "1.0":
-        raise AmbiguousRequest("the request is of HTTP/1.0, which has no Transfer-Encoding; send a Content-Length")
+        raise AmbiguousRequest("the request uses HTTP/1.0, which has no Transfer-Encoding; send a Content-Length")
     if len(encodings) > 1 or encodings[0].strip().lower() != b"chunked":
         raise AmbiguousRequest("the request's Transfer-Encoding is not 'chunked'; send the body unencoded")

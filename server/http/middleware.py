@@ -226,9 +226,8 @@ def _anybody(scope: Scope) -> Caller:
     if FOREIGN_NAME_STATE in scope["state"]:
         name = quote(host_name(Headers(scope=scope)))
         raise ForeignName(
-            f"a program on the server's own machine asks for the host {name}, which may be a web page's name that was "
-            "made to lead here; ask for localhost, or start the server with --api-key, or with --allowed-hosts and the "
-            "name"
+            f"a program on the server's own machine asks for the host {name}, a name that a web page may have pointed "
+            "here; ask for localhost, or start the server with --api-key, or with --allowed-hosts and the name"
         )
     return ANYBODY
 

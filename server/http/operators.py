@@ -54,7 +54,7 @@ async def _operator(request: Request) -> None:  # FastAPI would run one that is 
 async def _metrics_reader(request: Request) -> None:
     caller = caller_of(request.scope)
     if not (caller.reads_metrics or caller.is_operator):
-        raise InsufficientPermissions("metrics tell of all keys' requests; send an admin's key, or one for metrics")
+        raise InsufficientPermissions("metrics cover all keys' requests; send an admin's key, or one for metrics")
 
 
 OPERATORS_ONLY = Depends(_operator)

@@ -69,10 +69,10 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     if last_event_id := request.headers.get("last-event-id"):
         given_id, after = _parse(last_event_id)
         if given_id != run_id:
-            raise InvalidRequest(f"last-event-id is {quote(last_event_id)}, which is another stream's")
+            raise InvalidRequest(f"last-event-id is {quote(last_event_id)}, which belongs to another stream")
     if after is not None and after > run.log.num_events:
         raise InvalidRequest(
-            f"event {after} is yet to come; the stream has {run.log.num_events} so far",
+            f"event {after} has not happened yet; the stream has {run.log.num_events} so far",
             param=None if last_event_id else "starting_after",
         )
     _runs(request).count_resumed()

@@ -200,12 +200,12 @@ class Account:
         may = f"the key {self._key.name!r} may use {self._key.tokens_per_minute} tokens a minute"
         if wanted > bucket.capacity:
             return TokensLimited(
-                f"{may}, and this request, its prompt and max_tokens for each choice, {wanted:.0f} at once; ask for "
-                "fewer",
+                f"{may}, and this request needs {wanted:.0f} at once, for its prompt and max_tokens of each choice; "
+                "ask for fewer",
                 retry_after_s=None,
             )
         wait_s = bucket.wait_s(wanted)
-        return TokensLimited(f"{may}; {wanted:.0f} are there in {wait_s:.1f} s", retry_after_s=wait_s)
+        return TokensLimited(f"{may}; {wanted:.0f} are available in {wait_s:.1f} s", retry_after_s=wait_s)
 
     def _refused(self, limit: Limit, what: str, retry_after_s: float) -> RateLimited:
         self._on_refused(self._key.name, limit)

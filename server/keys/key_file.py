@@ -31,7 +31,7 @@ def read_keys(path: Path) -> list[ApiKey]:
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
-        raise OptionError(f"{path} has more than {_MAX_BYTES} bytes; a keys file has some hundred for each key")
+        raise OptionError(f"{path} has more than {_MAX_BYTES} bytes; a keys file has a few hundred for each key")
     try:
         return parse_keys(data.decode())
     except UnicodeDecodeError:
@@ -139,7 +139,9 @@ def _check(keys: Iterable[ApiKey]) -> None:
                 "key and its hash with 'headrace keys new NAME'"
             )
         if key.name in names:
-            raise OptionError(f"{where}.name is {key.name!r}, as that of keys[{names[key.name]}]; a name has one key")
+            raise OptionError(
+                f"{where}.name is {key.name!r}, and so is that of keys[{names[key.name]}]; a name has one key"
+            )
         if key.hash in hashes:
             raise OptionError(f"{where}.hash of {key.name} is that of {hashes[key.hash]} too; make another key")
         names[key.name], hashes[key.hash] = number, key.name

@@ -61,7 +61,7 @@ def _with_key(text: str, key: ApiKey) -> str:
         with contextlib.suppress(OptionError):
             if parse_keys(longer) == wanted:
                 return longer
-    raise OptionError(f"the file's list of keys does not go on at its end; add this to it:\n{entry_text(key)}")
+    raise OptionError(f"the file does not end with its list of keys; add this to that list:\n{entry_text(key)}")
 
 
 def _fields(key: ApiKey) -> dict[str, Any]:

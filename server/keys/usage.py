@@ -87,7 +87,7 @@ class UsageBook:
                 for line, counts in taken.items():
                     self._unwritten.setdefault(line, Counter()).update(counts)
                 if not self._has_failed:
-                    logger.warning("usage is not stored, and is tried again: %s", error)
+                    logger.warning("usage could not be stored, and is stored later: %s", error)
                 self._has_failed = True
                 self._metrics.add("usage_write_failures_total", 1)
             else:
@@ -106,7 +106,7 @@ class UsageBook:
         StorageFailed and TooManyBuckets."""
         await self.flush()
         if self._unwritten and self._has_failed:
-            raise StorageFailed("what was used of late could not be written, so that it cannot be told now")
+            raise StorageFailed("recent usage could not be stored, so it cannot be reported now")
         return await self._table.read(since_s, until_s, key, width=width, max_buckets=max_buckets)
 
 

@@ -50,7 +50,7 @@ class KeysWatcher:
         try:
             keys = await asyncio.to_thread(read_keys, self._path)
         except OptionError as error:
-            logger.error("--api-keys-file: %s; the keys of before stay", error)
+            logger.error("--api-keys-file: %s; the previous keys stay valid", error)
             self._metrics.count_keys_reload("failed")
             self._metrics.set("api_keys_file_broken", 1)
             return

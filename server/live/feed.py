@@ -75,7 +75,7 @@ class LiveFeed:
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
         """Frames as JSON, so many or until `close`. Raises TooManyWatchers, and what a frame could not be made for."""
         if len(self._watchers) >= MAX_WATCHERS:
-            raise TooManyWatchers(f"{MAX_WATCHERS} watch already; close a dashboard, or try again later")
+            raise TooManyWatchers(f"{MAX_WATCHERS} clients are watching already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)
         self._watchers.add(queue)
         task = self._task or self._begin()

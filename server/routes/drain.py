@@ -51,7 +51,7 @@ async def end_drain(request: Request, context: Context) -> JSONResponse:
     was_active = context.drain.is_active
     context.drain.cancel()
     if was_active:
-        logger.warning("requests are taken again, as an operator asked for")
+        logger.warning("accepting requests again, as an operator asked")
     return _state(request, context)
 
 

@@ -55,8 +55,8 @@ async def _stream(request: Request, context: Context, response_id: str, after: i
     if run is None:
         await find_response(context.store, request.state.owner, response_id)
         raise InvalidRequest(
-            f"the events of {quote(response_id)} are not held: only a background response's are, until "
-            "--stream-resume-grace seconds after its end; retrieve it without stream",
+            f"the events of {quote(response_id)} are not kept: only those of background responses are, until "
+            "--stream-resume-grace seconds after their end; retrieve it without stream",
             param="stream",
         )
     number = 0 if after is None else after + 1  # of the event, which counts from 1

@@ -43,8 +43,8 @@ async def usage(request: Request, context: Context) -> Response:
         rows = await context.keys.usage.read(since_s, until_s, key, width=width, max_buckets=_MAX_BUCKETS)
     except TooManyBuckets:
         raise InvalidRequest(
-            f"there are more than {_MAX_BUCKETS} buckets in this time, and no answer has more; ask for less time, or "
-            "wider buckets",
+            f"there are more than {_MAX_BUCKETS} buckets in this time, the most that one answer can have; ask for a "
+            "shorter time, or wider buckets",
             param="since",
         ) from None
     telling = partial(usage_report, rows, width, since_s, until_s)

@@ -58,8 +58,8 @@ class Runs:
         run = self.find(run_id, owner)
         if run is None:
             raise StreamNotFound(
-                f"there is no stream {quote(run_id)} here: it never was, was deleted, or its client stayed away for "
-                "longer than --stream-resume-grace"
+                f"there is no stream {quote(run_id)} here: it never existed, was deleted, or its client stayed away "
+                "for longer than --stream-resume-grace"
             )
         return run
 

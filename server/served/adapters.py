@@ -133,7 +133,7 @@ class ServedAdapters:
         adapter = self.current(name)
         del self._by_name[name]
         self._forget(adapter, model)
-        logger.info("the adapter %s is served no more", name)
+        logger.info("the adapter %s is no longer served", name)
 
     def _forget(self, adapter: ServedAdapter, model: ServedModel) -> None:
         """Tell the engine that no new request will have this version, unless another name means the same."""

@@ -181,8 +181,8 @@ class Residence:
             await self._fail(name, home, engine, "could not be loaded", str(error))
             return
         except Exception:
-            logger.exception("loading the model %s ended with an error of the server's own", name)
-            await self._fail(name, home, engine, "could not be loaded", "an internal error, which the log has")
+            logger.exception("loading the model %s failed with an internal error", name)
+            await self._fail(name, home, engine, "could not be loaded", "an internal error; the log has the details")
             return
         need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes + PROCESS_BYTES
         if 0 < home.resident.need_bytes < need_bytes:

@@ -120,7 +120,7 @@ class Residency:
         resident = self._residents[name]
         resident.must_unload = False
         if resident.state is not ModelState.UNLOADING:
-            refuse(resident.unload_wishes, lambda: EngineUnavailable("another operator has the model stay loaded"))
+            refuse(resident.unload_wishes, lambda: EngineUnavailable("another operator asked to keep the model loaded"))
         wish = Wish(notify)
         resident.load_wishes.append(wish)
         if resident.state is ModelState.LOADED:
@@ -141,7 +141,7 @@ class Residency:
         resident = self._residents[name]
         resident.is_wanted = False
         if resident.state is not ModelState.LOADING:  # which is loaded first, for those that wait for it
-            refuse(resident.load_wishes, lambda: EngineUnavailable("another operator has the model unloaded"))
+            refuse(resident.load_wishes, lambda: EngineUnavailable("another operator asked to unload the model"))
         wish = Wish(notify)
         resident.unload_wishes.append(wish)
         if resident.state in (ModelState.UNLOADED, ModelState.FAILED):
@@ -352,9 +352,7 @@ class Residency:
     def _failure(self, resident: Resident) -> EngineUnavailable:
         """Without the reason, which may name files: it is in the log, and told to operators."""
         left_s = max(_MIN_RETRY_S, resident.failed_s + _RETRY_FAILED_S - self._now())
-        return EngineUnavailable(
-            f"the model could not be loaded, or has failed; it is tried again from {math.ceil(left_s)} s on"
-        )
+        return EngineUnavailable(f"the model could not be loaded, or has failed; try again in {math.ceil(left_s)} s")
 
     def _refuse(self, resident: Resident, error: Callable[[], Exception]) -> None:
         while resident.waiters:

@@ -94,7 +94,7 @@ def test_levels_of_a_wheel_are_this_machine_s_unless_others_are_asked_for(
 
 def test_unknown_level_of_a_wheel_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(wheel_commands.LEVELS_VARIABLE, "sse9")
-    with pytest.raises(SystemExit, match=r"names sse9; it is all, none, or some of native, portable"):
+    with pytest.raises(SystemExit, match=r"names sse9; it must be all, none, or some of native, portable"):
         wheel_commands._requested_levels()
 
 

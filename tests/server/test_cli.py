@@ -63,7 +63,7 @@ def test_config_file_is_named_by_flag_or_variable(
         ("serve --no-enable-prefix-cache", "did you mean --no-enable-prefix-caching?"),
         ("serve --max-model 5", "unknown option --max-model"),  # no abbreviations: they break when options are added
         ("serve --port", "--port: expected one argument"),
-        ("serve a --port 1 b", "unexpected argument b; models stand together"),
+        ("serve a --port 1 b", "unexpected argument b; write models one after another"),
         ("serve a --model b", "the model is given twice: a and --model b"),
         ("serve --port x", "--port is 'x'"),
         ("serve --config /nowhere/headrace.yaml", "cannot read /nowhere/headrace.yaml"),

@@ -311,9 +311,9 @@ async def test_a_full_queue_is_429_with_retry_after() -> None:
 
 async def test_unknown_paths_and_methods_have_openais_body() -> None:
     async with http(make_app(FakeClient(says("x")))) as api:
-        _check(await api.get("/v1/nothing"), 404, None, "nothing at this path; /docs shows what there is")
+        _check(await api.get("/v1/nothing"), 404, None, "nothing at this path; /docs lists all paths")
         wrong_method = await api.get(TEXT_URL)
-    _check(wrong_method, 405, None, "does not take this method")
+    _check(wrong_method, 405, None, "does not support this method")
     assert wrong_method.headers["allow"] == "POST"
 
 

@@ -97,8 +97,8 @@ def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
         )
     if info.num_states and batch_size > info.num_states:
         raise StartupError(
-            f"a batch of {batch_size} was asked for and there are {info.num_states:,} recurrent states, of which a "
-            "sequence needs one; raise --kv-cache-memory-bytes"
+            f"a batch of {batch_size} was asked for, and each sequence needs a recurrent state; there are "
+            f"{info.num_states:,}; raise --kv-cache-memory-bytes"
         )
     groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)
     blocks_each = peak_blocks(groups, tokens_each)

@@ -126,7 +126,7 @@ class CheckpointWriter:
             self._layout.write_rest(self._folder, {"quantization_config": fields})
         except OSError as error:
             raise StartupError(
-                f"cannot write the checkpoint ({error.strerror}: {error.filename}); mend that, or name another folder "
+                f"cannot write the checkpoint ({error.strerror}: {error.filename}); fix that, or name another folder "
                 "with --out"
             ) from error
         result.num_bytes = self._shards.num_bytes

@@ -30,13 +30,13 @@ def check_matrices(
             continue
         if names[tensor.name] > 1:
             raise UnsupportedModelError(
-                f"{tensor.name!r} holds several matrices whose rows are mixed, which are not quantized together; "
+                f"{tensor.name!r} holds several matrices with mixed rows, which cannot be quantized together; "
                 "serve the model with --quantization instead"
             )
         rows = torch.arange(tensor.shape[0])[:, None]
         if layout.for_decoder(rows, assignment, decoder).shape[1:] != (1,):
             raise UnsupportedModelError(
-                f"{tensor.name!r} is stored transposed, for which compressed-tensors has no form; "
+                f"{tensor.name!r} is stored transposed, which compressed-tensors cannot describe; "
                 "serve the model with --quantization instead"
             )
     columns = sorted({each.tensor.shape[-1] for each in inner})

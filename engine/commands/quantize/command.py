@@ -94,8 +94,8 @@ def _check_out(output: OutputFolder) -> None:
     out = output.path
     if out.exists() and out.samefile(os.curdir):
         raise StartupError(
-            "--out is the folder that this command was started in, in whose place the new one would be put; name a "
-            "folder in it"
+            "--out is the folder that this command was started in, and the checkpoint would replace it; name a folder "
+            "in it"
         )
     if out.exists() and not out.is_dir():
         raise StartupError(f"--out {out} is a file; name a folder")

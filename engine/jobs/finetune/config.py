@@ -28,7 +28,7 @@ class FinetuneConfig:
     chat_template: str | None = option(
         None, "Jinja chat template, or a file with one, instead of the model's.", group=_GROUP
     )
-    start: str | None = option(None, "Folder of an adapter to train on with.", group=_GROUP, metavar="FOLDER")
+    start: str | None = option(None, "Folder of an adapter to continue to train.", group=_GROUP, metavar="FOLDER")
     n_epochs: int | None = option(
         None, "Times that each example is seen (default: by the number of examples).", group=_GROUP, minimum=1
     )
@@ -39,11 +39,11 @@ class FinetuneConfig:
         None, "Factor of the learning rate that is chosen by method and number of steps.", group=_GROUP, minimum=0
     )
     beta: float | None = option(
-        None, "Of dpo: how much a departure from the base costs (default: 0.5).", group=_GROUP, minimum=0
+        None, "For dpo: how much a departure from the base costs (default: 0.5).", group=_GROUP, minimum=0
     )
     rpo_alpha: float | None = option(
         None,
-        "Of dpo: how much the loss of the preferred answers by themselves counts (default: 1).",
+        "For dpo: how much the loss of the preferred answers alone counts (default: 1).",
         group=_GROUP,
         minimum=0,
     )

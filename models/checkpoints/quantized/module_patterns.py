@@ -69,7 +69,7 @@ class ModulePattern:
             raise UnsupportedModelError(
                 f"{source}: target {quoted} uses what headrace does not read in regular expressions (back references, "
                 f"flags, counts above {_MAX_COUNT}, more than {_MAX_DEPTH} groups in one another); use a version of "
-                "the model whose targets do without"
+                "the model without these in its targets"
             ) from None
 
     def is_match(self, name: str) -> bool:

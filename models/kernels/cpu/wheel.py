@@ -33,7 +33,7 @@ def _requested_levels() -> list[str]:
     names = given.split(",")
     if unknown := [name for name in names if name not in (_NATIVE, *known)]:
         choices = ", ".join([_NATIVE, *known])
-        sys.exit(f"{LEVELS_VARIABLE} names {', '.join(unknown)}; it is all, none, or some of {choices}")
+        sys.exit(f"{LEVELS_VARIABLE} names {', '.join(unknown)}; it must be all, none, or some of {choices}")
     return names
 
 

@@ -141,8 +141,8 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
         done = {each.custom_id for each in answered}
         if strangers := done.difference(line.custom_id for line in file.lines):
             raise StartupError(
-                f"{namespace.output} has answers to {_lines(len(strangers))} that {namespace.input} has not, such as "
-                f"{min(strangers)!r}; name a file that is new, or the output of the same requests"
+                f"{namespace.output} has answers to {_lines(len(strangers))} not in {namespace.input}, such as "
+                f"{min(strangers)!r}; name a new file, or the output of the same requests"
             )
         left = [line for line in file.lines if line.custom_id not in done]
         left.sort(key=lambda line: line.prefix)  # what their prompts have in common is computed once
@@ -208,7 +208,7 @@ async def _until_dead(engines: OneEngine, answering: "Answering", job: _Job) -> 
 
 def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
     left = len(job.left) - num_answered
-    _say(f"interrupted: {left:,} of {_lines(job.num_lines)} left; the same command goes on")
+    _say(f"interrupted: {left:,} of {_lines(job.num_lines)} left; run the same command to continue")
     return 128 + number
 
 

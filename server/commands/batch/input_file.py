@@ -85,7 +85,7 @@ class InputFile:
             self._faults.append(f"line {number}: url is {quote(endpoint)}; it must be one of {known}")
             return
         if (first := self._numbers.setdefault(line.custom_id, number)) != number:
-            self._faults.append(f"line {number}: custom_id {quote(line.custom_id)} is that of line {first}, too")
+            self._faults.append(f"line {number}: custom_id {quote(line.custom_id)} is also that of line {first}")
             return
         if isinstance(model := line.body.get("model"), str):
             self.models[model] += 1

@@ -43,12 +43,12 @@ class OutputFile:
             raise StartupError(f"cannot write {path}: {error.strerror}") from None
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.close(self._fd)
-            raise StartupError(f"{path} is no file; a run that is interrupted could not go on from it")
+            raise StartupError(f"{path} is not a regular file, so an interrupted run could not continue from it")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._fd)
-            raise StartupError(f"another command writes {path}; wait for its end, or name another file") from None
+            raise StartupError(f"another command is writing {path}; wait until it ends, or name another file") from None
         self._size = os.fstat(self._fd).st_size
         self._failure: str | None = None  # why nothing is written any more
 
@@ -65,7 +65,7 @@ class OutputFile:
                     found.append(_decode(line))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     raise StartupError(
-                        f"{self.path}, line {number} is not an answer of a batch; name a file that is new, or the "
+                        f"{self.path}, line {number} is not an answer of a batch; name a new file, or the "
                         "output of the same requests"
                     ) from None
                 end += len(line)

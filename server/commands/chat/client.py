@@ -100,7 +100,7 @@ class ChatClient:
         """A refused key in the words of the command line; the server's speak of headers."""
         if self._key_source is None:
             return f"{self.url} asks for a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
-        return f"{self.url} does not take the key of {self._key_source} ({message.partition(';')[0]})"
+        return f"{self.url} refuses the key from {self._key_source} ({message.partition(';')[0]})"
 
 
 def _can_chat(card: dict[str, Any]) -> bool:

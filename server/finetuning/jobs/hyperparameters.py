@@ -75,7 +75,7 @@ def _values(given: GivenHyperparameters | None, path: str) -> dict[str, object]:
         return {}
     for name in given.extra:
         raise UnsupportedParameter(
-            f"{path}.{name} is no hyperparameter of this server, which has {_KNOWN}", param=f"{path}.{name}"
+            f"{path}.{name} is not a hyperparameter of this server; it has {_KNOWN}", param=f"{path}.{name}"
         )
     named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields)
     return {name: value for name, value in named if value is not None}
@@ -138,7 +138,7 @@ def _shaped(
         given = getattr(chosen, name)
         if given is not None and given != has:
             raise InvalidRequest(
-                f"{paths[name]} is {given:g}, and the adapter to go on with has {has:g}; leave it out",
+                f"{paths[name]} is {given:g}, and the adapter to continue has {has:g}; leave it out",
                 param=paths[name],
             )
     return msgspec.structs.replace(chosen, lora_rank=start.rank, lora_alpha=start.alpha)

@@ -106,7 +106,7 @@ class FinetuneRunner:
                 except StorageFailed:  # which the store has told; it may work again
                     pass
                 except Exception:  # the boundary of all jobs: those that are worked on go on
-                    logger.exception("fine-tuning jobs could not be looked after by an error of the server's own")
+                    logger.exception("an internal error interrupted the work on fine-tuning jobs")
                     pause_s = _AGAIN_S
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
@@ -203,9 +203,7 @@ class FinetuneRunner:
         except EngineStopped:
             pass
         except Exception:  # the boundary of a job: others go on
-            logger.exception(
-                "fine-tuning job %s was left by an error of the server's own, and is taken up again", work.id
-            )
+            logger.exception("an internal error interrupted fine-tuning job %s, which continues", work.id)
             self._broken_s[work.id] = time.monotonic()
         finally:
             del self._works[work.id]

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25  # at what the trainer has told
 _FAILED = 1  # exit status of a trainer that has said why
-_GOES_ON = "the training goes on from the state that was saved when that has passed"
+_GOES_ON = "training continues from its saved state when that has passed"
 _PASSING = {  # by exit status
     TRY_AGAIN: f"The server's disk is full; {_GOES_ON}",
     LOCK_HELD: f"Another process works in the job's folder; {_GOES_ON}",
@@ -121,7 +121,7 @@ class Training:
             return False
         self._around.metrics.add("finetune_restarts_total", 1)
         logger.warning("the process of fine-tuning job %s ended with %s, and is started again", self.id, how)
-        message = f"The training process ended unexpectedly ({how}); it goes on from the state that it saved last"
+        message = f"The training process ended unexpectedly ({how}); it continues from its last saved state"
         await self._journal.tell(self.status, message)
         await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
         return True

@@ -77,8 +77,8 @@ def _answer_fields(body: ResponsesRequest) -> dict[str, Any]:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     if body.resumable and body.background:
         raise InvalidRequest(
-            "resumable and background are both true, and streams of background responses can be taken up again by "
-            "themselves; leave out one of them",
+            "resumable and background are both true, and streams of background responses can always be resumed; "
+            "leave out one of them",
             param="resumable",
         )
     return {

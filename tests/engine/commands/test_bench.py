@@ -134,7 +134,7 @@ def test_requests_are_distinct_and_reproducible() -> None:
 
 def test_a_batch_without_a_state_for_each_is_refused(tiny: tuple[Engine, EngineInfo]) -> None:
     info = msgspec.structs.replace(tiny[1], num_states=2)
-    with pytest.raises(StartupError, match="a batch of 3 was asked for and there are 2 recurrent states"):
+    with pytest.raises(StartupError, match=r"a batch of 3 was asked for, and each .* recurrent state; there are 2"):
         check_fits(info, batch_size=3, tokens_each=8)
 
 

@@ -304,7 +304,7 @@ def test_large_checkpoints_are_sharded(tmp_path: Path) -> None:
 
 def test_transposed_matrices_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path / "in", gpt2_config(vocab_size=VOCAB_SIZE))
-    with pytest.raises(UnsupportedModelError, match="is stored transposed, for which compressed-tensors has no form"):
+    with pytest.raises(UnsupportedModelError, match="is stored transposed, which compressed-tensors cannot describe"):
         quantized(source, tmp_path / "out", scheme=Scheme.INT8)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -329,7 +329,7 @@ def test_a_disk_that_fills_up_is_reported(tmp_path: Path) -> None:
 
 def test_matrices_of_mixed_rows_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = write_model_folder(tmp_path / "in", qwen35(vocab_size=VOCAB_SIZE))
-    with pytest.raises(UnsupportedModelError, match=r"q_proj.weight' holds several matrices whose rows are mixed"):
+    with pytest.raises(UnsupportedModelError, match=r"q_proj.weight' holds several matrices with mixed rows"):
         quantized(source, tmp_path / "out", scheme=Scheme.INT8)
     assert list((tmp_path / "out").iterdir()) == []
 

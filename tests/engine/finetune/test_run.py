@@ -140,7 +140,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
     assert whole.adapter().keys() == stopped.adapter().keys()
     assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
-    assert any("Going on after step" in message for message in stopped.events())
+    assert any("Continuing after step" in message for message in stopped.events())
 
 
 def test_a_job_goes_on_in_a_folder_that_was_moved(model: Path, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_job_that_is_told_to_stop_within_a_step_saves_the_steps_before(
         _run(stopped)
     _run(stopped)
 
-    assert "Going on after step 1 of 9" in stopped.events()
+    assert "Continuing after step 1 of 9" in stopped.events()
     assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
 
@@ -373,7 +373,7 @@ def test_too_little_memory_is_told_with_the_arithmetic_before_the_first_step(
     monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: 200 << 20)
     job = _job(model, tmp_path)
     with pytest.raises(
-        NotEnoughMemory, match=r"training needs 0\.2[5-9] GiB beside .* 0\.20 GiB can be had: .*--max-length"
+        NotEnoughMemory, match=r"training needs 0\.2[5-9] GiB beside .* 0\.20 GiB is free: .*--max-length"
     ):
         _run(job)
     assert not job.folder.state.exists()

@@ -253,7 +253,7 @@ def test_records_that_are_not_ours_are_measured_again(
 ) -> None:
     (folder / FILE_NAME).write_bytes(contents)
     assert start(folder, quality_report=False, quantization=Quantization.INT8).quality is None
-    assert "so what it says of the quality is not used" in caplog.text
+    assert "so its record of the quality is not used" in caplog.text
     assert "reference" in start(folder, quantization=Quantization.INT8).notes[-1]
     assert len(json.loads((folder / FILE_NAME).read_text())["records"]) == 1
 

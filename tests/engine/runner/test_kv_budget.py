@@ -82,7 +82,7 @@ def test_the_warning_of_a_short_context_says_what_to_do() -> None:
     [warning] = _plan(kv_cache_memory_bytes=2 * MIB).warnings
     assert warning == (
         "the KV cache of 2.0 MiB holds 32 tokens, but the model takes 2,048; longer requests are refused; give "
-        "--kv-cache-memory-bytes 134217728 (128.0 MiB) for all of them, or --max-model-len 32 if so few are meant"
+        "--kv-cache-memory-bytes 134217728 (128.0 MiB) for all of them, or --max-model-len 32 if that is enough"
     )
 
 

@@ -32,7 +32,7 @@ def test_a_new_key_is_printed_once_and_its_hash_added(tmp_path: Path, capsys: py
     assert (ann.name, ann.hash, ann.admin) == ("ann", hash_of(key), False)
     assert (ben.hash, ben.admin, ben.requests_per_minute, ben.weight) == (hash_of(other), True, 60, 2.5)
     assert (ben.models, ben.budget_tokens, ben.budget_period.value) == (("a", "b"), 9, "day")
-    assert "a server that runs with it takes the key within a second" in told
+    assert "a running server with this file accepts the key within a second" in told
     assert key not in path.read_text()
 
 
@@ -89,7 +89,7 @@ def test_the_hash_of_a_key_from_elsewhere(capsys: pytest.CaptureFixture[str], mo
         (["new", "a", "--max-concurrency", "0"], "max_concurrency: expected int >= 1"),
         (["new", "a", "--weight", "nan"], "weight"),
         (["new", "a", "--expires", "tomorrow"], "expires: Invalid RFC3339"),
-        (["new", "a", "--expires", "2020-01-01T00:00:00Z"], "--expires is 2020-01-01T00:00:00Z, which is over"),
+        (["new", "a", "--expires", "2020-01-01T00:00:00Z"], "--expires is 2020-01-01T00:00:00Z, which is in the past"),
         (["new", "a", "--wait", "1"], "--wait"),
         (["rotate", "a", "--file", "/nowhere/keys"], "cannot read /nowhere/keys"),
         (["check", "/nowhere/keys"], "cannot read /nowhere/keys"),

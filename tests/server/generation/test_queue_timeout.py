@@ -46,7 +46,7 @@ async def test_it_is_503_with_the_time_to_come_back(path: str, body: dict[str, A
         metrics = (await api.get("/metrics")).text
     assert response.status_code == 503
     assert response.headers["retry-after"] == "3"
-    assert "nothing of the request was computed within 20 s (--queue-timeout)" in response.text
+    assert "the request did not begin within 20 s (--queue-timeout)" in response.text
     assert client.num_open == 0
     assert 'headrace_requests_shed_total{model_name="org/tiny",reason="queue_timeout"} 1.0' in metrics
     assert 'code="queue_timeout",outcome="refused"' in metrics

@@ -85,7 +85,7 @@ keys:
         (_spelled(entry("ann", expires="2031-05-06T07:08:09")), "keys[0].expires: expected datetime with a timezone"),
         (_spelled(entry("ann", expires="soon")), "keys[0].expires: Invalid RFC3339"),
         (_spelled(entry("ann", budget_period="week")), "keys[0].budget_period: Invalid enum value 'week'"),
-        (_spelled(entry("ann"), entry("ann")), "keys[1].name is 'ann', as that of keys[0]"),
+        (_spelled(entry("ann"), entry("ann")), "keys[1].name is 'ann', and so is that of keys[0]"),
         (_spelled(entry("ann"), {**entry("ben"), "hash": HASH}), "keys[1].hash of ben is that of ann too"),
         (_spelled({**entry("ann"), "hash": HASH.upper()}), "keys[0].hash of ann must be 'sha256:' and 64"),
         (_spelled({**entry("ann"), "hash": HASH[:-1]}), "keys[0].hash of ann must be"),
@@ -189,7 +189,7 @@ def test_a_list_that_does_not_go_on_at_the_files_end_is_left_alone(tmp_path: Pat
     path = tmp_path / "keys.yaml"
     text = f"keys: [{{name: ann, hash: '{HASH}'}}]\n"
     path.write_text(text)
-    with pytest.raises(OptionError, match="add this to it:\n- name: ben"):
+    with pytest.raises(OptionError, match="add this to that list:\n- name: ben"):
         append_key(path, api_key("ben"))
     assert path.read_text() == text
 

@@ -105,7 +105,7 @@ async def test_what_cannot_be_written_is_kept_and_told_once(caplog: pytest.LogCa
         book.note(_record())
         await book.flush()
     assert metrics.value("usage_write_failures_total") == 3
-    assert caplog.text.count("usage is not stored") == 1
+    assert caplog.text.count("usage could not be stored") == 1
     with pytest.raises(StorageFailed):
         await book.read(*ALL_TIME)
     table.is_broken = False

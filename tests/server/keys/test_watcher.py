@@ -105,7 +105,7 @@ async def test_a_broken_file_keeps_the_keys_and_is_told_once(
     assert _is_taken(ring, "ann")
     assert _reloads(metrics, "failed") == metrics.value("api_keys_file_broken") == 1
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert "the keys of before stay" in line.message
+    assert "the previous keys stay valid" in line.message
     write_keys(path, entry("eve"))
     await watcher.look()
     await watcher.look()

@@ -99,7 +99,7 @@ async def test_a_background_stream_goes_on_without_its_client() -> None:
 async def test_events_that_are_not_held_are_told_of() -> None:
     async with official(state_app(make_engine())) as client:
         response = await client.responses.create(model=MODEL, input="hi")
-        with pytest.raises(openai.BadRequestError, match="are not held: only a background response's are"):
+        with pytest.raises(openai.BadRequestError, match="are not kept: only those of background responses are"):
             await client.responses.retrieve(response.id, stream=True)
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve("resp_0", stream=True)

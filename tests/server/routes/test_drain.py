@@ -24,10 +24,13 @@ async def test_a_drained_server_takes_nothing_until_it_is_told_to() -> None:
         assert (began.status_code, began.json()) == (200, {"status": "draining", "drained": True, "unfinished": 0})
         refused = await api.post("/v1/completions", json=PROMPT)
         assert (refused.status_code, refused.headers["connection"]) == (503, "close")
-        assert "takes nothing new (POST /drain); send the request to another one" in refused.json()["error"]["message"]
+        assert (
+            "accepts no new requests (POST /drain); send the request to another one"
+            in refused.json()["error"]["message"]
+        )
         probe = await api.get("/ready")
         assert (probe.status_code, probe.json()["status"]) == (503, "draining")
-        assert probe.json()["reason"] == "the server takes nothing new (POST /drain)"
+        assert probe.json()["reason"] == "the server accepts no new requests (POST /drain)"
         assert (await api.get("/live")).status_code == 200
 
         ended = await api.delete("/drain")

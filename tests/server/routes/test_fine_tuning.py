@@ -215,7 +215,7 @@ async def test_training_goes_on_with_an_adapter(tmp_path: Path) -> None:
         assert record.start == "parent"
         assert record.name.startswith("ft:tiny:headrace:more:")
         assert (record.hyperparameters.lora_rank, record.hyperparameters.lora_alpha) == (4, 12.0)
-        with pytest.raises(openai.BadRequestError, match="the adapter to go on with has 4"):
+        with pytest.raises(openai.BadRequestError, match="the adapter to continue has 4"):
             await create(client, model="ft:tiny:headrace::parent00", hyperparameters={"lora_rank": 8})
 
 

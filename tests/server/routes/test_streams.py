@@ -214,9 +214,9 @@ async def test_a_stream_belongs_to_its_key() -> None:
     ("headers", "query", "message", "param"),
     [
         ({"last-event-id": "7"}, {}, "it must be the id of an event", None),
-        ({"last-event-id": f"stream_{'0' * 48}:1"}, {}, "another stream's", None),
+        ({"last-event-id": f"stream_{'0' * 48}:1"}, {}, "belongs to another stream", None),
         ({}, {"starting_after": "-1"}, "it must be a whole number", "starting_after"),
-        ({}, {"starting_after": "1000"}, "event 1000 is yet to come; the stream has 5 so far", "starting_after"),
+        ({}, {"starting_after": "1000"}, "event 1000 has not happened yet; the stream has 5 so far", "starting_after"),
     ],
 )
 async def test_places_that_are_none_are_refused(

@@ -175,7 +175,7 @@ async def test_parts_of_another_upload_and_too_many_bytes_are_refused() -> None:
         first, second = await _begun(api), await _begun(api)
         foreign = (await _send(api, first, LINES)).json()["id"]
         refused = await api.post(f"/v1/uploads/{second}/complete", json={"part_ids": [foreign]})
-        assert "is no part of the upload" in refused.text
+        assert "is not a part of the upload" in refused.text
         too_much = await _send(api, first, b"x")
         assert (too_much.status_code, "58 bytes in 2 parts" in too_much.text) == (400, True)
         assert (await _send(api, second, b"")).status_code == 400

@@ -59,12 +59,12 @@ def test_a_last_line_needs_no_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("{", "line 2: this line is no JSON"),
+        ("{", "line 2: this line is not valid JSON"),
         ("[1]", "line 2: this line is"),
         (line("b", url="/v1/audio"), "line 2: url is '/v1/audio'; it must be one of /v1/chat/completions"),
         (line("b", url=3), "line 2: url is 3"),
         (line("b", method="GET"), "line 2: method is 'GET'"),
-        (line("a"), "line 2: custom_id 'a' is that of line 1, too"),
+        (line("a"), "line 2: custom_id 'a' is also that of line 1"),
         (line("b", body={"x": "y" * 500}), "line 2 has 5"),
         ({"custom_id": "b", "method": "POST", "body": {}}, "line 2: url is missing"),
         (line("b", body={"stream": True}), "line 2: stream is true"),
@@ -194,7 +194,7 @@ def test_a_file_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
 def test_two_commands_do_not_write_one_file(tmp_path: Path) -> None:
     path = str(tmp_path / "out")
     first = OutputFile(path)
-    with pytest.raises(StartupError, match="another command writes"):
+    with pytest.raises(StartupError, match="another command is writing"):
         OutputFile(path)
     first.close()
     OutputFile(path).close()

@@ -79,7 +79,7 @@ async def test_a_missing_or_wrong_key_is_told_in_the_words_of_the_command_line(
     async with serving(api_key=("right",)) as server:
         with pytest.raises(StartupError, match=r"401: \S+ asks for a key; put it into HEADRACE_CLIENT_KEY, or into"):
             await _run("ps", _url(server))
-        with pytest.raises(StartupError, match=rf"does not take the key of --key-file {file} \(the request has no"):
+        with pytest.raises(StartupError, match=rf"refuses the key from --key-file {file} \(the request has no"):
             await _run("ps", _url(server), "--key-file", str(file))
         monkeypatch.setenv(CLIENT_KEY_VARIABLE, "right")
         assert await _run("ps", _url(server)) == 0

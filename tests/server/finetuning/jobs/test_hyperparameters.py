@@ -143,7 +143,7 @@ def test_an_adapter_to_go_on_with_decides_the_shape() -> None:
     _, found = _read(_supervised({"n_epochs": 1}), start=start)
     assert (found.lora_rank, found.lora_alpha) == (4, 12.0)
     assert _read(_supervised({"n_epochs": 1, "lora_rank": 4, "lora_alpha": 12}), start=start)[1] == found
-    with pytest.raises(InvalidRequest, match="the adapter to go on with has 12"):
+    with pytest.raises(InvalidRequest, match="the adapter to continue has 12"):
         _read(_supervised({"lora_alpha": 8}), start=start)
 
 

@@ -225,7 +225,7 @@ async def test_what_passes_is_waited_for_and_told_once_a_step(
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
     assert record.status is FinetuneStatus.SUCCEEDED
-    events = [each for each in await events_of(app, job.id) if "goes on from the state" in each]
+    events = [each for each in await events_of(app, job.id) if "continues from its saved state" in each]
     assert len(events) == count
     assert all(cause in each for each in events)
 
@@ -240,8 +240,8 @@ async def test_a_process_that_cannot_be_started_is_waited_for(app: FastAPI) -> N
     assert record.status is FinetuneStatus.SUCCEEDED
     events = await events_of(app, job.id)
     assert [each for each in events if "Too many open files" in each] == [
-        "The server cannot run the training process (Too many open files); the training goes on from the state that "
-        "was saved when that has passed"
+        "The server cannot run the training process (Too many open files); training continues from its saved "
+        "state when that has passed"
     ]
 
 
