@@ -108,7 +108,7 @@ def test_of_rate_and_budget_the_one_with_less_is_told() -> None:
 
 def test_more_than_a_minute_ever_brings_is_refused_without_a_time_to_come_back() -> None:
     account, _, _ = _account(tokens_per_minute=600)
-    with pytest.raises(TokensLimited, match="needs 700 at once, .* ask for fewer") as raised:
+    with pytest.raises(TokensLimited, match=r"needs 700 at once, .* ask for fewer") as raised:
         _begin(account, 100, 600)
     assert _headers(raised.value) == {"x-should-retry": "false"}
 

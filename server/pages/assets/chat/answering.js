@@ -79,14 +79,21 @@ async function run({ node, conversation, abort }, body) {
   if (node.error && !node.error.wantsKey) connect(askKey);
 }
 
-/** Show the request for the next answer as code; before the first message, for what is in the field. */
+/** Show the request for the last answer as code; before the first message, for what is in the field. */
 export function showRequest() {
   const { current } = page;
+  const draft = { parentId: null, role: "user", content: byId("input").value || "Hello!" };
+  const base = current.rootIds.length > 0 ? current : { ...current, leafId: "draft", nodes: { draft } };
+  const last = path(base).at(-1);
+  showCodeFor(base, last.role === "assistant" ? last.parentId : last.id ?? "draft");
+}
+
+/** Show the request for this answer as code. */
+export const showRequestOf = (node) => showCodeFor(page.current, node.parentId);
+
+function showCodeFor(conversation, untilId) {
   try {
-    const draft = { parentId: null, role: "user", content: byId("input").value || "Hello!" };
-    const base = current.rootIds.length > 0 ? current : { ...current, leafId: "draft", nodes: { draft } };
-    const last = path(base).at(-1);
-    showCode(requestBody(base, settings, model(), last.role === "assistant" ? last.parentId : last.id ?? "draft"));
+    showCode(requestBody(conversation, settings, model(), untilId));
   } catch (error) {
     showMessage("There is no request yet", error.message);
   }

@@ -43,7 +43,7 @@ export function showCode(body) {
   };
   choose("curl");
   return show("This conversation over the API",
-    h("p", { class: "muted" }, "The request for the next answer, with your settings. Ready to paste and run."),
+    h("p", { class: "muted" }, "The same request for programs, with your settings. Ready to paste and run."),
     h("div", { class: "row" }, h("div", { role: "tablist", class: "tabs" }, tabs), h("span", { class: "spread" }), copyButton(() => code.textContent)),
     pre,
     h("div", { class: "row end" }, h("a", { class: "button", href: "docs", target: "_blank" }, "All of the API"), h("button", { class: "primary", onclick: () => close() }, "Close")));

@@ -56,5 +56,5 @@ function welcome() {
     h("h1", {}, "What would you like to know?"),
     h("p", { class: "muted" }, "The model runs on this server. What you write stays between it and this browser."),
     h("div", { class: "suggestions" }, cards),
-    h("p", { class: "muted small" }, "Press ", h("kbd", {}, "?"), " outside of the field for the keyboard."));
+    h("p", { class: "muted small" }, "See what the engine does with your questions on the ", h("a", { href: "dashboard" }, "dashboard"), ". Press ", h("kbd", {}, "?"), " outside of the field for the keyboard."));
 }

@@ -1,7 +1,7 @@
 // What can be done with a message. Nothing is changed while an answer arrives.
 
 import { h } from "../shared/dom.js";
-import { answer } from "./answering.js";
+import { answer, showRequestOf } from "./answering.js";
 import { askKey } from "./dialogs.js";
 import { elementOf, show } from "./drawing.js";
 import { keep, page } from "./page.js";
@@ -28,6 +28,7 @@ export const messageActions = {
     removeNode(page.current, node.id);
     answer(parentId);
   },
+  showRequest: showRequestOf,
   async enterKey(node) {
     if (await askKey(node.error.keyReason ?? "This server asks for a key.")) messageActions.retry(node), connect(askKey);
   },

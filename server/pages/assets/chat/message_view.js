@@ -17,7 +17,7 @@ const ENDS = {
 
 /**
  * An element for `node`; `element.update()` shows what has changed in it.
- * `actions`: {showVersion, edit, regenerate, remove, answerCalls, retry, enterKey}.
+ * `actions`: {showVersion, edit, regenerate, remove, answerCalls, retry, enterKey, showRequest}.
  */
 export function messageView(conversation, node, actions) {
   const body = h("div", { class: "body" });
@@ -73,6 +73,7 @@ function updateAnswer({ conversation, node, actions, body, notes, foot, element 
     h("button", { class: "quiet small", onclick: () => actions.regenerate(node) }, "Regenerate"),
     h("button", { class: "quiet small", onclick: () => actions.remove(node), "aria-label": "Delete this answer" }, "Delete"),
     ...whatHappened(node),
+    h("button", { class: "quiet small", onclick: () => actions.showRequest(node), title: "The API request that makes this answer" }, "API"),
     h("span", { class: "spread" }),
     ...stats(node),
   );
