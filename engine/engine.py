@@ -7,7 +7,6 @@ from typing import Any
 
 from engine.adapters.service import AdapterService
 from engine.config import EngineConfig
-from engine.counted import counted
 from engine.errors import InvalidRequest
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.sequence_grammar import SequenceGrammar
@@ -21,6 +20,7 @@ from engine.speculation.audit import Auditor
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import AUTO_TOKENS
 from engine.speculation.speculator import Speculator
+from engine.wording.counted import counted
 from models.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from engine.client.progress_clock import ProgressClock
 from engine.client.queue_limit import QueueLimit
 from engine.client.supervisor import WATCH_INTERVAL_S, EngineSupervisor, EngineUser
 from engine.config import EngineConfig
-from engine.counted import counted
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import (
     AbortPooling,
@@ -49,6 +48,7 @@ from engine.protocol import (
     TokenizerReady,
     Working,
 )
+from engine.wording.counted import counted
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from engine.counted import counted
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor
 from engine.finetune.curriculum import ranked
@@ -27,6 +26,7 @@ from engine.jobs.finetune.loss_plot import sparkline
 from engine.startup.load import load_options
 from engine.startup.malloc import retain_freed_memory
 from engine.startup.threads import compute_threads
+from engine.wording.counted import counted
 from models.decoder import Decoder
 from models.kernels.cpu.library import set_num_threads
 from models.progress import ProgressReport

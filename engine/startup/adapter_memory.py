@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from engine.config import EngineConfig
-from engine.counted import counted
 from engine.runner.kv_budget import format_bytes
+from engine.wording.counted import counted
 from models.decoder import Decoder
 from models.linear.adapter_memory import packed_numbers, pair_numbers
 

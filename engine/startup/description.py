@@ -5,7 +5,6 @@ from collections import Counter
 import torch
 
 from engine.config import EngineConfig, SpeculativeMethod
-from engine.counted import counted
 from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
@@ -13,6 +12,7 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
+from engine.wording.counted import counted
 from models.decoder import Decoder
 from models.families.registry import family_of
 from models.loaded_model import LoadedModel

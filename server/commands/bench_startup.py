@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.config import EngineConfig
-from engine.counted import counted
 from engine.errors import StartupError
 from engine.jobs.results import check_results_file, write_results
+from engine.wording.counted import counted
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
 from server.loadtest.config import StartupConfig
 

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.counted import counted
 from engine.errors import StartupError
+from engine.wording.counted import counted
 from server.commands.engines import Engines
 
 if TYPE_CHECKING:

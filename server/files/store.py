@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Collection
 from sqlite3 import Connection
 from typing import TypeVar
 
-from engine.counted import counted
 from engine.errors import InvalidRequest
+from engine.wording.counted import counted
 from server.errors import RequestTooLarge, StorageFailed, StorageFull
 from server.files import table, upload_table
 from server.files.disk import Disk

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from engine.counted import counted
 from engine.jobs.finetune.items import Passage, TrainingItem
 from engine.jobs.finetune.job import Method
+from engine.wording.counted import counted
 from server.finetuning.faults import FaultyLine, LineFault
 from server.finetuning.lines import Chat, Completion, Document, Line, Preference, read_line
 from server.finetuning.rendering import Renderer

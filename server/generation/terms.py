@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from engine.client.interface import EngineClient, EngineState, EngineStatus
-from engine.counted import counted
 from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
+from engine.wording.counted import counted
 from server.errors import AnswerTimeout
 from server.keys.caller import current_caller
 from server.served.model import ServedModel

@@ -4,8 +4,8 @@ import asyncio
 import logging
 from pathlib import Path
 
-from engine.counted import counted
 from engine.errors import OptionError
+from engine.wording.counted import counted
 from server.keys.key_file import is_open_to_others, read_keys
 from server.keys.ring import KeyRing
 from server.metrics.values import Metrics

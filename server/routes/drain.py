@@ -7,8 +7,8 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
-from engine.counted import counted
 from engine.errors import InvalidRequest
+from engine.wording.counted import counted
 from server.context import ServerContext
 from server.http.body import Context
 from server.http.disconnect import until_disconnect

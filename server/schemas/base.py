@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from engine.counted import counted
 from engine.errors import InvalidRequest, UnsupportedParameter
+from engine.wording.counted import counted
 
 UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and not supported
 

@@ -28,7 +28,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "export training",
     ),
     "engine": (
-        "errors counted",
+        "errors wording",
         "sampler_params resumption events",
         "pooling_params",
         "protocol config",
@@ -67,7 +67,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
     "server": {
         "engine": {
             "errors",
-            "counted",
+            "wording",
             "sampler_params",
             "pooling_params",
             "events",
@@ -84,7 +84,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
 # Rooms that load neither torch nor numpy: they import each other, the standard library and these libraries.
 WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
-    "engine.counted": set(),
+    "engine.wording": set(),
     "engine.sampler_params": {"msgspec"},
     "engine.pooling_params": {"msgspec"},
     "engine.resumption": {"msgspec"},

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from engine.counted import counted
+from engine.wording.counted import counted
 
 _MAX_ROWS = 20
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.counted import counted
+from engine.wording.counted import counted
 
 pytestmark = pytest.mark.fast
 

@@ -1,0 +1,1 @@
+"""Words for messages that people read."""
