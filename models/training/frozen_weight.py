@@ -9,6 +9,11 @@ from models.linear.method import LinearMethod
 from models.linear.prologue import IDENTITY
 
 _MAX_ELEMENTS = 1 << 24  # of a matrix, dequantized at a time: 32 MB in bf16
+_BLOCK_ROWS = 16  # packed weights are read fastest in whole blocks of rows
+
+
+def _rows_at_a_time(columns: int) -> int:
+    return max(_BLOCK_ROWS, _MAX_ELEMENTS // columns // _BLOCK_ROWS * _BLOCK_ROWS)
 
 
 class FrozenWeight:
@@ -33,7 +38,7 @@ class FrozenWeight:
 
     def times(self, gradients: torch.Tensor) -> torch.Tensor:
         """gradients [T, out] times W: [T, in], the gradient of the layer's input."""
-        num_rows, step = self._layer.out_features, max(1, _MAX_ELEMENTS // self._layer.in_features)
+        num_rows, step = self._layer.out_features, _rows_at_a_time(self._layer.in_features)
         if self.keeps_dense and self._dense is None:
             self._dense = self._rows(0, num_rows)
         if step >= num_rows:

@@ -76,7 +76,10 @@ COMPARISONS: dict[str, list[Comparison]] = {
     "hr_dequantize_gguf": each(
         test_dequantize_gguf.test_dequantized_rows_are_exactly_those_of_gguf, fmt=FORMATS, dtype=DTYPES
     ),
-    "hr_gather_rows": each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS),
+    "hr_gather_rows": [
+        *each(test_quantized_linear.test_gathered_rows_are_exactly_gguf_values, fmt=FORMATS),
+        *each(test_quantized_linear.test_gathered_runs_of_rows_are_exactly_gguf_values, fmt=FORMATS, first=[16]),
+    ],
     "hr_quantized_linear": [
         *each(
             test_quantized_linear.test_product_equals_dequantized_product_over_row_counts, fmt=FORMATS, rows=[1, 3, 17]

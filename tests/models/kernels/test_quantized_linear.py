@@ -87,6 +87,15 @@ def test_gathered_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: Weig
     assert torch.equal(gather_rows(weight, ids, torch.bfloat16, library=kernels), dense[ids].bfloat16())
 
 
+@pytest.mark.parametrize("first", [0, 16, 5])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_gathered_runs_of_rows_are_exactly_gguf_values(kernels: KernelLibrary, fmt: WeightFormat, first: int) -> None:
+    weight, dense = _random_weight(fmt, 67, whole_blocks(fmt, 96), kernels)
+    ids = torch.arange(first, 67)
+    assert torch.equal(gather_rows(weight, ids, torch.float32, library=kernels), dense[first:])
+    assert torch.equal(gather_rows(weight, ids, torch.bfloat16, library=kernels), dense[first:].bfloat16())
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_scales_that_are_not_finite_are_found(kernels: KernelLibrary, fmt: WeightFormat, number: float) -> None:

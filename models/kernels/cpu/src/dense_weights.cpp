@@ -26,11 +26,11 @@ void pack(const Element* raw, int64_t rows, int64_t columns, uint8_t* packed) {
 
 template <class Element>
 void gather(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, Element* out) {
-  for (int64_t i = 0; i < num_ids; ++i) {
+  parallel_for(num_ids, kBlockRows, [&](int64_t i) {
     const uint8_t* block = packed + ids[i] / kBlockRows * dense_block_bytes<Element>(columns);
     for (int64_t k = 0; k < columns / kPack<Element>; ++k)
       std::memcpy(out + i * columns + kPack<Element> * k, block + 64 * k + ids[i] % kBlockRows * 4, 4);
-  }
+  });
 }
 
 }  // namespace

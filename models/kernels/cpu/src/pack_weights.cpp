@@ -121,6 +121,56 @@ void dequantize_row(const uint8_t* block, int lane, int64_t columns, Element* ou
   }
 }
 
+typedef uint32_t Quads __attribute__((vector_size(16)));
+
+// out [16, columns] = the whole block, whose codes are unpacked once for all its rows.
+template <class Codec, class Element>
+void dequantize_block(const uint8_t* block, int64_t columns, Element* out) {
+  alignas(64) uint8_t codes[kVectors * 64];
+  float scale[2][16], minimum[2][16] = {};
+  for (int64_t group = 0; group < columns / kGroup; ++group) {
+    const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
+    for (int v = 0; v < kVectors; ++v) store(codes + 64 * v, g.codes[v]);
+    for (int s = 0; s < Codec::kScales; ++s) {
+      store(scale[s], g.scale[s]);
+      if (Codec::kHasMinimum) store(minimum[s], g.minimum[s]);
+    }
+    for (int lane = 0; lane < kBlockRows; ++lane)
+      for (int half = 0; half < 2; ++half) {
+        const uint8_t* at = codes + 256 * half + 4 * lane;
+        const Quads row = {load_u32(at), load_u32(at + 64), load_u32(at + 128), load_u32(at + 192)};
+        const int s = Codec::kScales == 2 ? half : 0;
+        F32x16 values = load_uint8(reinterpret_cast<const uint8_t*>(&row)) - broadcast(static_cast<float>(Codec::kOffset));
+        values = broadcast(scale[s][lane]) * values;
+        if constexpr (Codec::kHasMinimum) values = values + broadcast(minimum[s][lane]);
+        store_lanes(out + lane * columns + group * kGroup + 16 * half, values);
+      }
+  }
+}
+
+// Whether `ids` are the 16 rows of a block, in order.
+bool are_a_block(const int64_t* ids) {
+  if (ids[0] % kBlockRows != 0) return false;
+  for (int i = 1; i < kBlockRows; ++i)
+    if (ids[i] != ids[0] + i) return false;
+  return true;
+}
+
+template <class Codec, class Element>
+void gather(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, Element* out) {
+  const int64_t stride = block_bytes<Codec>(columns);
+  parallel_for((num_ids + kBlockRows - 1) / kBlockRows, [&](int64_t chunk) {
+    const int64_t first = chunk * kBlockRows, end = std::min(num_ids, first + kBlockRows);
+    if (end - first == kBlockRows && are_a_block(ids + first)) {
+      dequantize_block<Codec>(packed + ids[first] / kBlockRows * stride, columns, out + first * columns);
+      return;
+    }
+    for (int64_t i = first; i < end; ++i)
+      dequantize_row<Codec>(packed + ids[i] / kBlockRows * stride, static_cast<int>(ids[i] % kBlockRows), columns,
+                            out + i * columns);
+  });
+}
+
 }  // namespace
 
 // Bytes of a packed [rows, columns] matrix.
@@ -145,20 +195,16 @@ HR_API int hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_t
   return is_finite.load();
 }
 
-// out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it.
+// out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it. Fastest for runs of rows that
+// begin with a block, as those of a whole matrix do.
 HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids,
                            int out_is_bf16, void* out) {
   with_codec(static_cast<Format>(format), [&](auto codec) {
     using Codec = decltype(codec);
-    const int64_t stride = block_bytes<Codec>(columns);
-    parallel_for(num_ids, 16, [&](int64_t i) {
-      const uint8_t* block = packed + ids[i] / kBlockRows * stride;
-      const int lane = static_cast<int>(ids[i] % kBlockRows);
-      if (out_is_bf16)
-        dequantize_row<Codec>(block, lane, columns, static_cast<Bf16*>(out) + i * columns);
-      else
-        dequantize_row<Codec>(block, lane, columns, static_cast<float*>(out) + i * columns);
-    });
+    if (out_is_bf16)
+      gather<Codec>(packed, columns, ids, num_ids, static_cast<Bf16*>(out));
+    else
+      gather<Codec>(packed, columns, ids, num_ids, static_cast<float*>(out));
   });
 }
 
