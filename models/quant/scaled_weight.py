@@ -88,10 +88,11 @@ class ScaledWeight:
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None) -> torch.Tensor:
         """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns], in the order of the layer's inputs."""
-        out = torch.empty(len(ids), self.columns)
+        computed = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+        out = torch.empty(len(ids), self.columns, dtype=computed)
         (library or required_library()).scaled_gather_rows(
             *(self.format, self.data.data_ptr(), self.columns, self.group_size),
-            *(ids.data_ptr(), len(ids), out.data_ptr()),
+            *(ids.data_ptr(), len(ids), computed == torch.bfloat16, out.data_ptr()),
         )
         if self.permutation is not None:
             out = torch.empty_like(out).index_copy_(1, self.permutation.long(), out)

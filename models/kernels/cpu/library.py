@@ -70,7 +70,7 @@ class KernelLibrary:
         # scaled codes
         self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
         self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")
-        self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplp")
+        self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplip")
         self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
         self.quantize = self._bind("hr_quantize", "pillilpp")
         # mixture of experts

@@ -73,7 +73,9 @@ def test_looked_up_rows_are_exactly_the_reference(kernels: KernelLibrary, name: 
     quantized = _matrix(name, 37)
     ids = torch.tensor([36, 0, 15, 16, 16, *range(37)])
     weight = pack_quantized(quantized, library=kernels)
-    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), dequantize(quantized, FLOAT)[ids])
+    expected = dequantize(quantized, FLOAT)[ids]
+    assert torch.equal(weight.look_up(ids, FLOAT, library=kernels), expected)
+    assert torch.equal(weight.look_up(ids, BF16, library=kernels), expected.to(BF16))
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.E2M1, Encoding.IQ4_NL, Encoding.NF4, Encoding.FP4])

@@ -6,6 +6,7 @@
 #include "dense_products.h"
 #include "parallel.h"
 #include "replay.h"
+#include "row_runs.h"
 #include "segments.h"
 
 namespace {
@@ -26,10 +27,11 @@ void pack(const Element* raw, int64_t rows, int64_t columns, uint8_t* packed) {
 
 template <class Element>
 void gather(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, Element* out) {
-  parallel_for(num_ids, kBlockRows, [&](int64_t i) {
-    const uint8_t* block = packed + ids[i] / kBlockRows * dense_block_bytes<Element>(columns);
+  for_row_runs(ids, num_ids, [&](int64_t i, int64_t block, int lane, int count) {
+    const uint8_t* from = packed + block * dense_block_bytes<Element>(columns) + 4 * lane;
     for (int64_t k = 0; k < columns / kPack<Element>; ++k)
-      std::memcpy(out + i * columns + kPack<Element> * k, block + 64 * k + ids[i] % kBlockRows * 4, 4);
+      for (int row = 0; row < count; ++row)
+        std::memcpy(out + (i + row) * columns + kPack<Element> * k, from + 64 * k + 4 * row, 4);
   });
 }
 

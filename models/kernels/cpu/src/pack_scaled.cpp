@@ -2,29 +2,13 @@
 #include <algorithm>
 
 #include "parallel.h"
+#include "row_runs.h"
 #include "scaled_codes.h"
 #include "segments.h"
 
 namespace {
 
 using namespace hr;
-
-// Where a column's code is within a step of 32 columns: its byte, and whether it is the byte's high nibble.
-struct CodePlace {
-  int byte;
-  bool is_high;
-};
-
-CodePlace place_code(Code code, int lane, int column) {
-  const int vector = column / 4, at = lane * 4 + column % 4;
-  switch (code) {
-    case Code::kInt8: return {64 * vector + at, false};
-    case Code::kFp8: return {16 * column + lane, false};
-    case Code::kNF4:
-    case Code::kFP4: return {16 * (column / 2) + lane, column % 2 != 0};
-    default: return {64 * (vector % 4) + at, vector >= 4};
-  }
-}
 
 // The codes of a row's 32 columns, `bytes` of them as the checkpoint has them, to their places.
 void pack_step(Code code, const uint8_t* source, int bytes, int lane, uint8_t* target) {
@@ -75,32 +59,68 @@ void pack_codes(const ScaledMatrix& m, const uint8_t* rows, int64_t row_bytes, i
   }
 }
 
-// out[k] = the weight at column k of one row
-void dequantize_row(const ScaledMatrix& m, const uint8_t* block, int lane, int64_t columns, float* out) {
-  float scale[16], zero[16] = {};
+template <class IntegerCode>
+void integer_columns(const uint8_t* step, F32x16* columns) {
+  const Bits low = broadcast(0xffu);
+  const auto put = [](const Bits& codes, F32x16& column) {
+    const F32x16 numbers = to_float(integers_of(codes)) - broadcast(static_cast<float>(IntegerCode::kOffset));
+    column = numbers * broadcast(IntegerCode::kFactor);
+  };
+  Bits codes[kVectors];
+  IntegerCode::unpack(step, codes);
+  for (int v = 0; v < kVectors; ++v) {
+    put(codes[v] & low, columns[4 * v]);
+    put(shift_right<8>(codes[v]) & low, columns[4 * v + 1]);
+    put(shift_right<16>(codes[v]) & low, columns[4 * v + 2]);
+    put(shift_right<24>(codes[v]), columns[4 * v + 3]);
+  }
+}
+
+template <class FloatCode>
+void float_columns(const uint8_t* step, F32x16* columns) {
+  for (int pair = 0; pair < kGroup / 2; ++pair) FloatCode::unpack(step, pair, columns + 2 * pair);
+  for (int c = 0; c < kGroup; ++c) columns[c] = columns[c] * broadcast(FloatCode::kFactor);
+}
+
+// The values of a step's 32 columns, each of 16 rows, without scales and zeros.
+void unpack_columns(Code code, const uint8_t* step, F32x16* columns) {
+  if (code <= Code::kInt8)
+    with_integer_code(code, [&](auto type) { integer_columns<decltype(type)>(step, columns); });
+  else
+    with_float_code(code, [&](auto type) { float_columns<decltype(type)>(step, columns); });
+}
+
+// out [count, columns] = rows lane .. lane + count - 1 of a block.
+template <class Element>
+void dequantize_rows(const ScaledMatrix& m, const uint8_t* block, int lane, int count, int64_t columns, Element* out) {
+  F32x16 scale, zero = broadcast(0.0f), values[kGroup];
+  float tile[kGroup][16], row[kGroup];
   for (int64_t step = 0; step < m.num_steps(); ++step) {
     if (step % m.steps_a_group == 0) {
-      store(scale, m.scales(block, step / m.steps_a_group));
-      if (m.format.has_zeros) store(zero, m.zeros(block, step / m.steps_a_group));
+      scale = m.scales(block, step / m.steps_a_group);
+      if (m.format.has_zeros) zero = m.zeros(block, step / m.steps_a_group);
     }
-    const uint8_t* codes = block + m.codes_at(step);
-    const int count = static_cast<int>(std::min<int64_t>(kGroup, columns - step * kGroup));
-    for (int i = 0; i < count; ++i) {
-      const CodePlace place = place_code(m.format.code, lane, i);
-      const uint8_t byte = codes[place.byte], nibble = place.is_high ? byte >> 4 : byte & 15;
-      float value = 0;
-      switch (m.format.code) {
-        case Code::kInt4: value = nibble - 8; break;
-        case Code::kE2M1: value = (kE2M1Table[nibble] - 128) * 0.5f; break;
-        case Code::kIQ4NL: value = kIQ4NLTable[nibble] - 128; break;
-        case Code::kInt8: value = byte - 128; break;
-        case Code::kFp8: value = 256 * half_to_float(static_cast<uint16_t>((byte & 0x80) << 8 | (byte & 0x7f) << 7)); break;
-        case Code::kNF4: value = kNF4Table[nibble]; break;
-        case Code::kFP4: value = kFP4Table[nibble]; break;
+    unpack_columns(m.format.code, block + m.codes_at(step), values);
+    for (int c = 0; c < kGroup; ++c) store(tile[c], (values[c] - zero) * scale);
+    const int num_columns = static_cast<int>(std::min<int64_t>(kGroup, columns - step * kGroup));
+    for (int r = 0; r < count; ++r) {
+      Element* target = out + r * columns + step * kGroup;
+      for (int c = 0; c < kGroup; ++c) row[c] = tile[c][lane + r];
+      if (num_columns == kGroup) {
+        store_lanes(target, load<F32x16>(row));
+        store_lanes(target + 16, load<F32x16>(row + 16));
+      } else {
+        for (int c = 0; c < num_columns; ++c) store_one(target + c, row[c]);
       }
-      out[step * kGroup + i] = (value - zero[lane]) * scale[lane];
     }
   }
+}
+
+template <class Element>
+void gather(const ScaledMatrix& m, const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, Element* out) {
+  for_row_runs(ids, num_ids, [&](int64_t i, int64_t block, int lane, int count) {
+    dequantize_rows(m, packed + block * m.block_bytes, lane, count, columns, out + i * columns);
+  });
 }
 
 int64_t num_blocks(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
@@ -134,13 +154,13 @@ HR_API void hr_scaled_pack(int format, const uint8_t* codes, const uint8_t* scal
   });
 }
 
-// out [num_ids, columns] fp32 = rows `ids` of the packed matrix, whose columns are in the order of the codes; ids must lie
+// out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32, with columns in the order of the codes; ids must lie
 // within it.
 HR_API void hr_scaled_gather_rows(int format, const uint8_t* packed, int64_t columns, int64_t group_size, const int64_t* ids,
-                                  int64_t num_ids, float* out) {
+                                  int64_t num_ids, int out_is_bf16, void* out) {
   const ScaledMatrix m(format, columns, group_size);
-  parallel_for(num_ids, 8, [&](int64_t i) {
-    dequantize_row(m, packed + ids[i] / kBlockRows * m.block_bytes, static_cast<int>(ids[i] % kBlockRows), columns,
-                   out + i * columns);
-  });
+  if (out_is_bf16)
+    gather(m, packed, columns, ids, num_ids, static_cast<Bf16*>(out));
+  else
+    gather(m, packed, columns, ids, num_ids, static_cast<float*>(out));
 }

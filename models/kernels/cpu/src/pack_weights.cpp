@@ -10,6 +10,7 @@
 #include "gguf_groups.h"
 #include "parallel.h"
 #include "replay.h"
+#include "row_runs.h"
 
 namespace {
 
@@ -102,72 +103,37 @@ bool pack_block(Format format, const uint8_t* raw, int64_t first_row, int64_t ro
   return is_finite;
 }
 
-template <class Codec, class Element>
-void dequantize_row(const uint8_t* block, int lane, int64_t columns, Element* out) {
-  alignas(64) uint8_t codes[kVectors * 64];
-  float scale[2][16], minimum[2][16] = {};
-  for (int64_t group = 0; group < columns / kGroup; ++group) {
-    const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
-    for (int v = 0; v < kVectors; ++v) store(codes + 64 * v, g.codes[v]);
-    for (int s = 0; s < Codec::kScales; ++s) {
-      store(scale[s], g.scale[s]);
-      if (Codec::kHasMinimum) store(minimum[s], g.minimum[s]);
-    }
-    for (int i = 0; i < kGroup; ++i) {
-      const int code = codes[i / 4 * 64 + lane * 4 + i % 4] - Codec::kOffset;
-      const int s = Codec::kScales == 2 ? i / 16 : 0;
-      store_one(out + group * kGroup + i, scale[s][lane] * code + minimum[s][lane]);
-    }
-  }
-}
-
 typedef uint32_t Quads __attribute__((vector_size(16)));
 
-// out [16, columns] = the whole block, whose codes are unpacked once for all its rows.
+// out [count, columns] = rows lane .. lane + count - 1 of a block.
 template <class Codec, class Element>
-void dequantize_block(const uint8_t* block, int64_t columns, Element* out) {
+void dequantize_rows(const uint8_t* block, int lane, int count, int64_t columns, Element* out) {
   alignas(64) uint8_t codes[kVectors * 64];
-  float scale[2][16], minimum[2][16] = {};
+  float scale[2][16], minimum[2][16];
   for (int64_t group = 0; group < columns / kGroup; ++group) {
     const Group g = Codec::unpack(header_address<Codec>(block, group / 2), unit_address<Codec>(block, group / 2), group % 2);
     for (int v = 0; v < kVectors; ++v) store(codes + 64 * v, g.codes[v]);
     for (int s = 0; s < Codec::kScales; ++s) {
       store(scale[s], g.scale[s]);
-      if (Codec::kHasMinimum) store(minimum[s], g.minimum[s]);
+      if constexpr (Codec::kHasMinimum) store(minimum[s], g.minimum[s]);
     }
-    for (int lane = 0; lane < kBlockRows; ++lane)
+    for (int row = 0; row < count; ++row)
       for (int half = 0; half < 2; ++half) {
-        const uint8_t* at = codes + 256 * half + 4 * lane;
-        const Quads row = {load_u32(at), load_u32(at + 64), load_u32(at + 128), load_u32(at + 192)};
-        const int s = Codec::kScales == 2 ? half : 0;
-        F32x16 values = load_uint8(reinterpret_cast<const uint8_t*>(&row)) - broadcast(static_cast<float>(Codec::kOffset));
-        values = broadcast(scale[s][lane]) * values;
-        if constexpr (Codec::kHasMinimum) values = values + broadcast(minimum[s][lane]);
-        store_lanes(out + lane * columns + group * kGroup + 16 * half, values);
+        const int s = Codec::kScales == 2 ? half : 0, from = lane + row;
+        const uint8_t* at = codes + 256 * half + 4 * from;
+        const Quads quads = {load_u32(at), load_u32(at + 64), load_u32(at + 128), load_u32(at + 192)};
+        const F32x16 numbers = load_uint8(reinterpret_cast<const uint8_t*>(&quads));
+        F32x16 values = broadcast(scale[s][from]) * (numbers - broadcast(static_cast<float>(Codec::kOffset)));
+        if constexpr (Codec::kHasMinimum) values = values + broadcast(minimum[s][from]);
+        store_lanes(out + row * columns + group * kGroup + 16 * half, values);
       }
   }
 }
 
-// Whether `ids` are the 16 rows of a block, in order.
-bool are_a_block(const int64_t* ids) {
-  if (ids[0] % kBlockRows != 0) return false;
-  for (int i = 1; i < kBlockRows; ++i)
-    if (ids[i] != ids[0] + i) return false;
-  return true;
-}
-
 template <class Codec, class Element>
 void gather(const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids, Element* out) {
-  const int64_t stride = block_bytes<Codec>(columns);
-  parallel_for((num_ids + kBlockRows - 1) / kBlockRows, [&](int64_t chunk) {
-    const int64_t first = chunk * kBlockRows, end = std::min(num_ids, first + kBlockRows);
-    if (end - first == kBlockRows && are_a_block(ids + first)) {
-      dequantize_block<Codec>(packed + ids[first] / kBlockRows * stride, columns, out + first * columns);
-      return;
-    }
-    for (int64_t i = first; i < end; ++i)
-      dequantize_row<Codec>(packed + ids[i] / kBlockRows * stride, static_cast<int>(ids[i] % kBlockRows), columns,
-                            out + i * columns);
+  for_row_runs(ids, num_ids, [&](int64_t i, int64_t block, int lane, int count) {
+    dequantize_rows<Codec>(packed + block * block_bytes<Codec>(columns), lane, count, columns, out + i * columns);
   });
 }
 
@@ -195,8 +161,7 @@ HR_API int hr_pack_weights(int format, const uint8_t* raw, int64_t rows, int64_t
   return is_finite.load();
 }
 
-// out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it. Fastest for runs of rows that
-// begin with a block, as those of a whole matrix do.
+// out [num_ids, columns] = rows `ids` of the packed matrix, bf16 or fp32; ids must lie within it.
 HR_API void hr_gather_rows(int format, const uint8_t* packed, int64_t columns, const int64_t* ids, int64_t num_ids,
                            int out_is_bf16, void* out) {
   with_codec(static_cast<Format>(format), [&](auto codec) {
