@@ -52,7 +52,6 @@ def main() -> int:
         path.write_text(json.dumps({**task, "rank": _RANK, "threads": options.threads}))
         ours = [sys.executable, "-m", "benchmarks.finetuning.workers.ours", str(path)]
         commands = {
-            "headrace, weights kept dense": [*ours, "--dense"],
             "headrace": ours,
             _BASE: [sys.executable, "-m", "benchmarks.finetuning.workers.plain_loop", str(path)],
         }

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import torch
 
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor
@@ -32,7 +31,6 @@ from models.kernels.cpu.library import set_num_threads
 from models.progress import ProgressReport
 from models.sources.resolve import resolve_model
 from models.system.cores import allowed_cpus
-from models.system.memory import obtainable_memory_bytes
 from models.training.adapter_file import load_pairs, save_adapter
 from models.training.load import TrainingModel, load_for_training
 from models.training.lora import Lora, LoraShape
@@ -40,7 +38,6 @@ from models.training.lora import Lora, LoraShape
 # Of the divergence from the base on its own answers, beside the loss on the file. With 1, SmolLM2 answered one of 24
 # other questions with a new fact; with 4 none, and it learned the fact as well.
 _ANCHOR_WEIGHT = 4.0
-_DENSE_SHARE = 0.25  # of the free memory, that dequantized weights may take
 
 
 def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], object] = lambda _: None) -> Path:
@@ -62,7 +59,6 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     if job.start is not None:
         load_pairs(folder.path / job.start, lora)
     check_memory(decoder, lora, items, resolved.batch_size, keeps_best=bool(valid))
-    _keep_dense(lora)
     digest = _digest(folder)
     answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
     text = general_text(folder, decoder.spec.max_position) if job.method is Method.PRETRAINING else []
@@ -126,16 +122,6 @@ def _serve_context(decoder: Decoder, items: list[TrainingItem]) -> None:
 
 def _targets(job: FinetuneJob) -> tuple[str, ...]:
     return tuple(job.hyperparameters.target_modules)
-
-
-def _keep_dense(lora: Lora) -> None:
-    """Keep weights as gradients need them, where the memory is there: they are then dequantized once."""
-    budget = _DENSE_SHARE * obtainable_memory_bytes(torch.device("cpu"))
-    for weight in lora.weights:
-        budget -= weight.dense_bytes
-        if budget < 0:
-            return
-        weight.keeps_dense = True
 
 
 def _objective(job: FinetuneJob, resolved: Resolved, decoder: Decoder, items: list[TrainingItem]) -> Objective:

@@ -17,20 +17,13 @@ def _rows_at_a_time(columns: int) -> int:
 
 
 class FrozenWeight:
-    """keeps_dense: dequantize once, and keep the result, of 2 bytes a weight: a gradient needs it each time."""
+    """Dequantized for each gradient, a part of the matrix at a time, which is as quick as keeping it in bf16."""
 
     def __init__(self, layer: Linear, method: LinearMethod, dtype: torch.dtype) -> None:
         """method: that serves the layer. dtype: of the decoder, that gradients are multiplied in."""
         self._layer = layer
         self._method = method
         self._dtype = dtype
-        self.keeps_dense = False
-        self._dense: torch.Tensor | None = None
-
-    @property
-    def dense_bytes(self) -> int:
-        """What `keeps_dense` takes."""
-        return self._layer.out_features * self._layer.in_features * self._dtype.itemsize
 
     def product(self, rows: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
         """rows W^T + b in `out_dtype`, computed as in serving, without a gradient."""
@@ -39,11 +32,8 @@ class FrozenWeight:
     def times(self, gradients: torch.Tensor) -> torch.Tensor:
         """gradients [T, out] times W: [T, in], the gradient of the layer's input."""
         num_rows, step = self._layer.out_features, _rows_at_a_time(self._layer.in_features)
-        if self.keeps_dense and self._dense is None:
-            self._dense = self._rows(0, num_rows)
         if step >= num_rows:
             return gradients.to(self._dtype) @ self._rows(0, num_rows)
-        # Also where it is kept dense: a job that goes on with less free memory computes the same to the last bit.
         total = gradients.new_zeros(len(gradients), self._layer.in_features, dtype=torch.float32)
         for first in range(0, num_rows, step):
             count = min(step, num_rows - first)
@@ -51,8 +41,6 @@ class FrozenWeight:
         return total
 
     def _rows(self, first: int, count: int) -> torch.Tensor:
-        if self._dense is not None:
-            return self._dense[first : first + count]
         return self._method.read_rows(self._layer, first, count, self._dtype)
 
 

@@ -129,11 +129,6 @@ class Lora:
         for method in self._methods:
             method.is_adapted = value
 
-    @property
-    def weights(self) -> list[FrozenWeight]:
-        """Of all linear layers, in the order of the decoder's modules."""
-        return [method.weight for method in self._methods]
-
     def matrices(self) -> Iterator[Pair]:
         """Of every pair. Copies."""
         for adapter in self._adapters.values():

@@ -27,8 +27,6 @@ def main() -> None:
     loaded = load_for_training(files, LoadOptions(weight_cache=WeightCache()), lambda *_: None)
     loaded.decoder.serve_context(2048)
     lora = Lora(loaded.decoder, loaded.names, LoraShape(task["rank"], 2.0 * task["rank"]), seed=0)
-    for weight in lora.weights:
-        weight.keeps_dense = "--dense" in sys.argv
     objective = TokenObjective(loaded.decoder)
     parameter = nn.Parameter(lora.values)
     parameter.grad = lora.gradients

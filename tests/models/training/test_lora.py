@@ -81,20 +81,16 @@ def test_gradients_through_packed_weights_are_near_those_through_the_same_number
     assert float(torch.nn.functional.cosine_similarity(found, truth, dim=0)) > 0.98
 
 
-@pytest.mark.parametrize("max_elements", [1 << 24, 1000], ids=["whole", "in parts"])
-def test_dense_weights_that_are_kept_give_the_same_gradients(
-    folder: Path, max_elements: int, monkeypatch: pytest.MonkeyPatch
+def test_gradients_are_those_of_whole_matrices_where_weights_are_dequantized_in_parts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen_weight, "_MAX_ELEMENTS", max_elements)
     decoder, lora = _trainable(folder, torch.bfloat16, WEIGHTS["int4"])
     _randomize(lora)
-    truth = _gradients(decoder, lora)
+    whole = _gradients(decoder, lora)
 
-    for weight in lora.weights:
-        weight.keeps_dense = True
+    monkeypatch.setattr(frozen_weight, "_MAX_ELEMENTS", 1000)
 
-    assert torch.equal(_gradients(decoder, lora), truth)
-    assert torch.equal(_gradients(decoder, lora), truth)
+    assert float(torch.nn.functional.cosine_similarity(_gradients(decoder, lora), whole, dim=0)) > 0.999
 
 
 def test_an_adapter_begins_as_the_base(folder: Path) -> None:
