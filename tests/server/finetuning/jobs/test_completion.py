@@ -1,32 +1,16 @@
 """A job's end: its adapter is served and its results are a file, or, if a client stops it meanwhile, neither."""
 
 import errno
-from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
 from server.errors import StorageFailed
-from server.finetuning.jobs import idle_gate, runner, training
 from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers.deadline import until
-from tests.helpers.fake_client import make_app
-from tests.helpers.fake_trainer import FakeChildren, add_job, ask, finetunes, stored, trained_client, until_status
+from tests.helpers.fake_trainer import FakeChildren, add_job, ask, finetunes, stored, until_status
 
-pytestmark = pytest.mark.fast
-
-
-@pytest.fixture(autouse=True)
-def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle_gate, "_IDLE_AFTER_S", 0.0)
-    monkeypatch.setattr(idle_gate, "_LOOK_S", 0.001)
-    monkeypatch.setattr(training, "_LOOK_S", 0.002)
-    monkeypatch.setattr(runner, "_LOOK_S", 0.02)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> FastAPI:
-    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
 
 def _served(app: FastAPI) -> list[str]:

@@ -1,38 +1,22 @@
 """What becomes of a job while its files are made ready: it waits for what will pass, and fails with the reason."""
 
-from pathlib import Path
-
 import pytest
 from fastapi import FastAPI
 
 from engine.client.background import LOCK_HELD, TRY_AGAIN
-from server.finetuning.jobs import runner, training
 from server.schemas.finetune_answers import FinetuneStatus
-from tests.helpers.fake_client import make_app
 from tests.helpers.fake_trainer import (
     PREPARE,
     FakeChildren,
     add_job,
     events_of,
     finetunes,
-    trained_client,
     until_status,
 )
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
 READY = (FinetuneStatus.QUEUED, FinetuneStatus.RUNNING, FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED)
-
-
-@pytest.fixture(autouse=True)
-def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_LOOK_S", 0.002)
-    monkeypatch.setattr(runner, "_LOOK_S", 0.02)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> FastAPI:
-    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
 
 
 async def test_a_reason_that_the_process_gives_fails_the_job_at_once(app: FastAPI) -> None:

@@ -14,8 +14,8 @@ from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
 from server.served.resident import ModelState, Resident
 from tests.helpers.deadline import until
-from tests.helpers.fake_client import MODEL, make_app
-from tests.helpers.fake_trainer import no_time, trained_client
+from tests.helpers.fake_client import MODEL
+from tests.helpers.fake_trainer import no_time
 from tests.helpers.several import make_several
 
 pytestmark = pytest.mark.fast
@@ -47,11 +47,6 @@ class _Residence:
 
     def leave(self, _name: str, *, is_batch: bool = False) -> None:
         """Nothing."""
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> FastAPI:
-    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
 
 
 def _publisher(app: FastAPI) -> Publisher:

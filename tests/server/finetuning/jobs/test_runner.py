@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from engine.client.background import LOCK_HELD, TRY_AGAIN
-from server.finetuning.jobs import idle_gate, news, runner, table, training
+from server.finetuning.jobs import news, table, training
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.record import FinetuneRecord
 from server.schemas.finetune_answers import FinetuneStatus
@@ -26,27 +26,13 @@ from tests.helpers.fake_trainer import (
     events_of,
     finetunes,
     stored,
-    trained_client,
     until_status,
     whole_adapter,
 )
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
 ENDED = (FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED, FinetuneStatus.CANCELLED)
-
-
-@pytest.fixture(autouse=True)
-def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle_gate, "_IDLE_AFTER_S", 0.0)
-    monkeypatch.setattr(idle_gate, "_LOOK_S", 0.001)
-    monkeypatch.setattr(training, "_LOOK_S", 0.002)
-    monkeypatch.setattr(runner, "_LOOK_S", 0.02)
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> FastAPI:
-    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
 
 
 def adapter_of(app: FastAPI, job_id: str) -> list[str]:

@@ -1,29 +1,26 @@
 """A job that does not get on says why, once: clients, or other programs; not where it computes, or waits otherwise."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
-from server.finetuning.jobs import idle_gate, runner, standstill, training
+from server.finetuning.jobs import standstill
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.processor_use import ProcessorUse
 from server.finetuning.jobs.standstill import Standstill
 from server.model_options.finetuning import FinetuneYield
 from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers.deadline import DEADLINE_S
-from tests.helpers.fake_client import make_app
 from tests.helpers.fake_trainer import (
     FakeChildren,
     add_job,
     events_of,
     finetunes,
-    trained_client,
     until_status,
 )
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
 
 class _Child:
@@ -121,15 +118,11 @@ def test_what_a_process_computed_before_does_not_count() -> None:
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    monkeypatch.setattr(idle_gate, "_IDLE_AFTER_S", 0.0)
-    monkeypatch.setattr(idle_gate, "_LOOK_S", 0.001)
-    monkeypatch.setattr(training, "_LOOK_S", 0.002)
-    monkeypatch.setattr(runner, "_LOOK_S", 0.02)
+def app(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setattr("server.finetuning.jobs.children._LOOK_S", 0.002)
     monkeypatch.setattr("server.finetuning.jobs.preparing._LOOK_S", 0.002)
     monkeypatch.setattr(standstill, "_AFTER_S", 0.02)
-    return make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
+    return app
 
 
 async def _waits(app: FastAPI, job_id: str) -> list[str]:

@@ -15,7 +15,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from server.files.disk import FolderDisk
 from server.files.store import Files
-from server.finetuning.jobs import idle_gate, runner, training
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.runner import FinetuneRunner
 from server.schemas.finetune_answers import FinetuneStatus
@@ -37,19 +36,11 @@ from tests.helpers.fake_trainer import (
 from tests.helpers.virtual_loop import VirtualLoop
 from tests.server.finetuning.jobs.test_runner import ENDED, adapter_of
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
 _BUSY = (FinetuneStatus.VALIDATING_FILES, FinetuneStatus.QUEUED, FinetuneStatus.RUNNING)
 _numbers = itertools.count()
 _made: list[FastAPI] = []  # one, which takes longer to make than all else
-
-
-@pytest.fixture(autouse=True)
-def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idle_gate, "_IDLE_AFTER_S", 0.0)
-    monkeypatch.setattr(idle_gate, "_LOOK_S", 0.001)
-    monkeypatch.setattr(training, "_LOOK_S", 0.001)
-    monkeypatch.setattr(runner, "_LOOK_S", 0.01)
 
 
 def _app() -> FastAPI:
