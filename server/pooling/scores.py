@@ -53,39 +53,27 @@ async def score_work(
     """What the model has to compute for the pairs' scores. Raises AnswerTimeout, and InvalidRequest, which names the
     text at fault."""
     async with terms.in_time():
-        return await _score_work(pairs, body, model, terms, names, use_activation=use_activation)
-
-
-async def _score_work(
-    pairs: Sequence[tuple[str, str]],
-    body: PoolingFields,
-    model: ServedModel,
-    terms: RequestTerms,
-    names: PairNames,
-    *,
-    use_activation: bool | None,
-) -> ScoreWork:
-    task = chosen_task(model, (PoolingTask.SCORE, PoolingTask.EMBED))
-    info = pooling_info(model)
-    if task is PoolingTask.SCORE:
-        params = checked_params(model, task, normalize=use_activation)
-        inputs = await encoded_pairs(
-            pairs,
-            await model.text_model(),
-            info,
-            cut_of(body, info),
-            name=names.second,
-            first_name=names.first,
-            max_second_tokens=names.max_second_tokens,
-        )
-        work = PoolingWork(inputs=inputs, paths=paths_of(names.second, len(pairs)), params=params, terms=terms)
-        return ScoreWork(work, None)
-    if use_activation is not None:
-        raise InvalidRequest(
-            "use_activation is about a cross-encoder's scores, and this model compares embeddings; leave it out",
-            param="use_activation",
-        )
-    return await _embedding_work(pairs, body, model, terms, names, info)
+        task = chosen_task(model, (PoolingTask.SCORE, PoolingTask.EMBED))
+        info = pooling_info(model)
+        if task is PoolingTask.SCORE:
+            params = checked_params(model, task, normalize=use_activation)
+            inputs = await encoded_pairs(
+                pairs,
+                await model.text_model(),
+                info,
+                cut_of(body, info),
+                name=names.second,
+                first_name=names.first,
+                max_second_tokens=names.max_second_tokens,
+            )
+            work = PoolingWork(inputs=inputs, paths=paths_of(names.second, len(pairs)), params=params, terms=terms)
+            return ScoreWork(work, None)
+        if use_activation is not None:
+            raise InvalidRequest(
+                "use_activation is about a cross-encoder's scores, and this model compares embeddings; leave it out",
+                param="use_activation",
+            )
+        return await _embedding_work(pairs, body, model, terms, names, info)
 
 
 async def _embedding_work(
