@@ -178,7 +178,9 @@ def main() -> int:
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--turns", type=int, default=6, help="with and without a batch, of each")
     parser.add_argument("--requests", type=int, default=4, help="of each client in a turn")
-    parser.add_argument("--alone-s", type=float, default=8.0, help="seconds of a batch alone, in each turn")
+    parser.add_argument(
+        "--alone-s", type=float, default=8.0, help="seconds of a batch alone, in each turn; not with --http"
+    )
     parser.add_argument(
         "--batch-step-ms", type=float, default=EngineConfig.__dataclass_fields__["batch_step_ms"].default
     )

@@ -4,7 +4,8 @@
 
 Clients stream chats by the official route, and think between them. In turns with a batch, one is created by the
 official routes before the clients come, and canceled behind them. The batch's rate is by the server's metrics, over the
-time in which no client has a request.
+time in which no client has a request. Prompts are computed faster than answers, and a new batch begins with prompts
+alone: so a batch that has the server for itself is measured over as much time from its start.
 """
 
 import argparse
@@ -165,9 +166,15 @@ def _processor_s(pid: int) -> float:
 
 
 async def _turn(
-    http: httpx.AsyncClient, server: Server, options: argparse.Namespace, num_clients: int, *, with_batch: bool
+    http: httpx.AsyncClient,
+    server: Server,
+    options: argparse.Namespace,
+    num_clients: int,
+    *,
+    with_batch: bool,
+    alone_s: float = 0.0,
 ) -> Turn:
-    """Without clients, `--alone-s` of the batch."""
+    """Without clients, `alone_s` of the batch."""
     turn, seed = Turn(), next(options.seeds)
     batch_id = await _begin_batch(http, seed) if with_batch else None
     tokens, recomputed = await _counters(http)
@@ -176,8 +183,8 @@ async def _turn(
     if num_clients:
         await _clients(http, num_clients, options.requests, seed, turn)
     else:
-        await asyncio.sleep(options.alone_s)
-        turn.idle_s = options.alone_s
+        await asyncio.sleep(alone_s)
+        turn.idle_s = alone_s
     turn.wall_s = time.monotonic() - began_s
     turn.api_s = _processor_s(api_pid) - api_s
     after, recomputed_after = await _counters(http)
@@ -195,10 +202,13 @@ async def _compare(http: httpx.AsyncClient, server: Server, options: argparse.Na
     """A row of the table."""
     without, beside, alone = Turn(), Turn(), Turn()
     for number in range(options.turns):
+        idle_s = 0.0
         for with_batch in (False, True) if number % 2 else (True, False):
             turn = await _turn(http, server, options, num_clients, with_batch=with_batch)
             (beside if with_batch else without).add(turn)
-        alone.add(await _turn(http, server, options, 0, with_batch=True))
+            if with_batch:
+                idle_s = turn.idle_s
+        alone.add(await _turn(http, server, options, 0, with_batch=True, alone_s=idle_s))
     ratio = statistics.median(beside.token_s) / statistics.median(without.token_s)
     later_s = statistics.median(beside.ttft_s) - statistics.median(without.ttft_s)
     rates = [turn.batch_tokens / turn.idle_s for turn in (alone, beside)]
