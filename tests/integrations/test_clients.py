@@ -20,6 +20,11 @@ _SCRIPTS = Path(__file__).with_name("clients")
 _EXAMPLES = Path(__file__).parents[2] / "examples"
 _PYTHON_EXAMPLES = ("langchain_structured_output.py", "langchain_tools.py", "structured_output.py", "tools.py")
 _MODEL = "demo"
+_CONFIG = f"""
+models:
+  {_MODEL}: {{model: demo, kv-cache-memory-bytes: 512MiB}}
+  minilm: "demo:minilm"
+"""
 _TIMEOUT_S = 600.0
 _PYTHON_PACKAGES = (
     "anthropic",
@@ -38,8 +43,9 @@ _NODE_PACKAGES = (
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    with ServerProcess(log, "--served-model-name", _MODEL, "--kv-cache-memory-bytes", "512MiB") as running:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "headrace.yaml").write_text(_CONFIG)
+    with ServerProcess(folder / "log", "--config", str(folder / "headrace.yaml")) as running:
         running.wait_ready()
         yield running
 
