@@ -1,8 +1,11 @@
 """A sequence has the same logits alone as in a batch, and for any chunk size, with an adapter and without."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from gguf import GGMLQuantizationType
+from transformers import LlamaConfig
 
 from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
@@ -10,41 +13,64 @@ from models.kernels.cpu.library import required_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from tests.helpers.adapters import random_adapter
-from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, load_gguf, qwen2_config, random_model
+from tests.helpers.checkpoints import load_folder, load_gguf, qwen2_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
+from tests.helpers.quantized import KINDS, QUANTIZED
 
-OTHER_FORMATS = {
+GGUF_FORMATS = (
+    *("F16", "F32", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ4_NL", "IQ4_XS", "MXFP4", "IQ3_S", "TQ2_0"),
+)
+ON_LOAD = {
+    "bf16": None,
     "int8": WeightOptions(quantize_to=Encoding.INT8),
     "int4": WeightOptions(quantize_to=Encoding.INT4, group_size=32),
+    "fp8": WeightOptions(quantize_to=Encoding.FP8_E4M3),
+    "nf4": WeightOptions(quantize_to=Encoding.NF4),
+    "fp4": WeightOptions(quantize_to=Encoding.FP4),
 }
+CHECKPOINTS = [kind for kind in KINDS if not kind.startswith("mxfp4-experts")]
+FORMATS = (*GGUF_FORMATS, *ON_LOAD, *CHECKPOINTS)
+IN_CHUNKS = ("Q8_0", "Q4_1", *ON_LOAD, "ct-w8a8-written", "ct-fp8-dynamic", "fp8-block")
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+NUM_IDS = 64  # of the smallest vocabulary
 LENGTHS = (9, 1, 5, 12)
 SLOTS = (0, -1, 1, 0)
 PROMPTS = [
-    torch.randint(VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in LENGTHS
+    torch.randint(NUM_IDS, (length,), generator=torch.Generator().manual_seed(length)).tolist() for length in LENGTHS
 ]
 NEXT = [[7], [8], [9], [7]]
 
 
-@pytest.fixture(scope="module", params=["Q8_0", "Q4_1", "bf16", *OTHER_FORMATS])
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+def _decoder(name: str, folder: Path) -> Decoder:
+    """With weights in this format, and adapters in two slots."""
     if required_library().level == "amx":
         pytest.skip("AMX tiles of many rows add up in another order than the kernels for few")
-    folder = tmp_path_factory.mktemp("adapted")
-    model = random_model(qwen2_config())
-    adapters = [random_adapter(model, rank=rank, seed=rank, only="_proj$") for rank in (4, 20)]
-    if request.param in GGMLQuantizationType.__members__:
-        write_gguf(model, folder / "model.gguf", GGMLQuantizationType[request.param])
+    if name in CHECKPOINTS:
+        config = LlamaConfig.from_pretrained(QUANTIZED / name)
+    else:
+        config = qwen2_config(**(WIDE if name in GGUF_FORMATS else {}))
+    model = random_model(config)
+    if name in GGUF_FORMATS:
+        write_gguf(model, folder / "model.gguf", GGMLQuantizationType[name])
         decoder = load_gguf([folder / "model.gguf"], torch.bfloat16, CpuAttention())
+    elif name in CHECKPOINTS:
+        decoder = load_folder(QUANTIZED / name, torch.bfloat16, CpuAttention())
     else:
         model.save_pretrained(folder / "model")
-        weights = OTHER_FORMATS.get(request.param)
-        decoder = load_folder(folder / "model", torch.bfloat16, CpuAttention(), weights)
+        decoder = load_folder(folder / "model", torch.bfloat16, CpuAttention(), ON_LOAD[name])
     decoder.enable_adapters(2, 20)
-    for slot, adapter in enumerate(adapters):
-        read = adapter.loaded(folder / str(slot), decoder, "Qwen2ForCausalLM")
+    for slot, rank in enumerate((4, 20)):
+        adapter = random_adapter(model, rank=rank, seed=rank, only="_proj$")
+        read = adapter.loaded(folder / str(slot), decoder, type(model).__name__)
         decoder.set_adapter(slot, decoder.prepare_adapter(read))
     return decoder
+
+
+@pytest.fixture(scope="module", params=IN_CHUNKS)
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return _decoder(request.param, tmp_path_factory.mktemp("adapted"))
 
 
 def _logits(decoder: Decoder, places: list[int]) -> list[torch.Tensor]:
@@ -57,7 +83,9 @@ def _logits(decoder: Decoder, places: list[int]) -> list[torch.Tensor]:
     return [torch.cat(of_sequence) for of_sequence in zip(*parts, strict=True)]
 
 
-def test_logits_are_the_same_alone_and_in_a_batch(decoder: Decoder) -> None:
+@pytest.mark.parametrize("name", FORMATS)
+def test_logits_are_the_same_alone_and_in_a_batch(name: str, tmp_path: Path) -> None:
+    decoder = _decoder(name, tmp_path)
     together = _logits(decoder, [0, 1, 2, 3])
     for place, logits in enumerate(together):
         assert torch.equal(_logits(decoder, [place])[0], logits), place
@@ -66,7 +94,7 @@ def test_logits_are_the_same_alone_and_in_a_batch(decoder: Decoder) -> None:
 
 @pytest.mark.parametrize("slot", [-1, 0])
 def test_logits_are_the_same_for_every_chunk_size(decoder: Decoder, slot: int) -> None:
-    prompt = torch.randint(VOCAB_SIZE, (130,), generator=torch.Generator().manual_seed(1)).tolist()
+    prompt = torch.randint(NUM_IDS, (130,), generator=torch.Generator().manual_seed(1)).tolist()
 
     def logits(chunk: int) -> torch.Tensor:
         run, sequence = PagedRun(decoder, CpuAttention()), PagedSequence()

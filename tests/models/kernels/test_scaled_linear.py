@@ -100,8 +100,13 @@ def test_product_equals_dequantized_product(kernels: KernelLibrary, name: str, r
     assert relative_error(got, _product(kernels, x, quantized)) < (5e-3 if is_dequantized_to_bf16 else 3e-4)
 
 
-@pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8])
-@pytest.mark.parametrize("has_zeros", [False, True])
+@pytest.mark.parametrize(
+    ("encoding", "has_zeros"),
+    [
+        *((encoding, has_zeros) for encoding in (Encoding.INT4, Encoding.INT8) for has_zeros in (False, True)),
+        *((encoding, False) for encoding in (Encoding.FP8_E4M3, Encoding.NF4, Encoding.FP4)),
+    ],
+)
 @pytest.mark.parametrize("group_size", [32, 96, 128, 1120])
 def test_a_row_s_product_does_not_depend_on_the_rows_beside_it(
     kernels: KernelLibrary, encoding: Encoding, has_zeros: bool, group_size: int

@@ -5,7 +5,7 @@
 //   integers  out[m, n] += scale_w[n, g] * (sum_s scale_a[m, s] * sum_k (code[n, k] - offset) a[m, k]
 //                                           - zero[n, g] * sum_s scale_a[m, s] * sum_k a[m, k])
 //             over steps s of 32 columns, each an exact integer from byte dot products, in runs that end with g
-//   floats    out[m, n] += scale_w[n, g] * sum_k value(code[n, k]) a[m, k]              over groups g, in fp32
+//   floats    out[m, n] += scale_w[n, g] * sum_k value(code[n, k]) a[m, k]              over groups g, in fp32, by steps
 //
 // Few rows, and any number of rows that meet floats: a task is a panel of rows times a row block of 16 outputs, whose codes are
 // unpacked once for as many rows as registers allow. With few rows it streams the block from memory; with many, a panel's later
@@ -97,41 +97,56 @@ __attribute__((noinline)) void multiply_integers(const ScaledMatrix& m, const ui
   for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(factor[r]);
 }
 
+// sums [R] += the products of kSteps steps. p: their codes; x: the first row's columns of them.
+template <class Code, int kSteps, int R>
+HR_INLINE void add_steps(const uint8_t* p, const float* x, int64_t row_stride, F32x16 (&sums)[R]) {
+  F32x16 products[kSteps][R] = {};
+  for (int pair = 0; pair < kGroup / 2; ++pair)
+#pragma GCC unroll 4
+    for (int s = 0; s < kSteps; ++s) {
+      F32x16 w[2];
+      Code::unpack(p + s * Code::kBytes, pair, w);
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; ++c)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+          products[s][r] = fma(w[c], broadcast(x[r * row_stride + s * kGroup + 2 * pair + c]), products[s][r]);
+    }
+#pragma GCC unroll 4
+  for (int s = 0; s < kSteps; ++s)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sums[r] = sums[r] + products[s][r];
+}
+
+// A step is one chain of products, and steps are added up one after the other, so that a row's results do not depend on how many
+// rows share the weights. With few rows several steps are computed at once: in one chain each product waits for the one before.
 template <class Code, int R>
 __attribute__((noinline)) void multiply_floats(const ScaledMatrix& m, const uint8_t* block, const PreparedRows& rows, int64_t row,
                                                F32x16* results) {
-  constexpr int kChains = R == 1 ? 4 : R == 2 ? 2 : 1, kPairs = kChains == 4 ? 2 : 1;
+  constexpr int kAtOnce = R == 1 ? 4 : R == 2 ? 2 : 1;
   F32x16 out[R] = {};
   const uint8_t* p = block;
+  const float* x = rows.values + row * rows.columns;
   for (int64_t g = 0, step = 0; g < m.groups; ++g) {
     if (g % kChunkGroups == 0) {
       prefetch_lines(p + kPrefetchBytes, m.header_bytes);
       p += m.header_bytes;
     }
-    F32x16 sums[R][kChains] = {};
-    for (const int64_t end = std::min(step + m.steps_a_group, m.num_steps()); step < end; ++step, p += Code::kBytes) {
-      prefetch_lines(p + kPrefetchBytes, Code::kBytes);
-      const float* x = rows.values + row * rows.columns + step * kGroup;
-      for (int first = 0; first < kGroup / 2; first += kPairs)
-#pragma GCC unroll 2
-        for (int pair = 0; pair < kPairs; ++pair) {
-          F32x16 w[2];
-          Code::unpack(p, first + pair, w);
-#pragma GCC unroll 2
-          for (int c = 0; c < 2; ++c)
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-              F32x16& sum = sums[r][(2 * pair + c) % kChains];
-              sum = fma(w[c], broadcast(x[r * rows.columns + 2 * (first + pair) + c]), sum);
-            }
-        }
-    }
+    F32x16 sums[R] = {};
+    const auto add = [&](auto steps) {
+      prefetch_lines(p + kPrefetchBytes, steps * Code::kBytes);
+      add_steps<Code, steps>(p, x, rows.columns, sums);
+      step += steps, p += steps * Code::kBytes, x += steps * kGroup;
+    };
+    const int64_t end = std::min(step + m.steps_a_group, m.num_steps());
+    while (step + kAtOnce <= end) add(std::integral_constant<int, kAtOnce>{});
+    if constexpr (kAtOnce == 4)
+      if (step + 2 <= end) add(std::integral_constant<int, 2>{});
+    if constexpr (kAtOnce > 1)
+      if (step < end) add(std::integral_constant<int, 1>{});
     const F32x16 scale = m.scales(block, g) * broadcast(Code::kFactor);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      for (int c = 1; c < kChains; ++c) sums[r][0] = sums[r][0] + sums[r][c];
-      out[r] = fma(sums[r][0], scale, out[r]);
-    }
+    for (int r = 0; r < R; ++r) out[r] = fma(sums[r], scale, out[r]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) results[r] = out[r] * broadcast(rows.factor[row + r]);

@@ -125,8 +125,18 @@ HR_INLINE F32x16 min(F32x16 a, const F32x16& b) {
 // NaN stays NaN
 HR_INLINE F32x16 clamp(const F32x16& a, float low, float high) { return min(broadcast(high), max(broadcast(low), a)); }
 
-// a * b + c; compiled with -ffp-contract=fast, so one instruction where the machine has it
-HR_INLINE F32x16 fma(const F32x16& a, const F32x16& b, F32x16 c) { HR_EACH(c.r[i] = a.r[i] * b.r[i] + c.r[i]) return c; }
+// a * b + c, rounded once where the machine has an instruction for it. Contraction of a product and a sum would not do: the
+// compiler leaves them apart where they end up in different blocks, and two kernels for the same numbers would differ.
+HR_INLINE F32x16 fma(const F32x16& a, const F32x16& b, F32x16 c) {
+#if defined(__AVX512F__)
+  c.r[0] = (NativeF)_mm512_fmadd_ps((__m512)a.r[0], (__m512)b.r[0], (__m512)c.r[0]);
+#elif defined(__FMA__)
+  HR_EACH(c.r[i] = (NativeF)_mm256_fmadd_ps((__m256)a.r[i], (__m256)b.r[i], (__m256)c.r[i]))
+#else
+  HR_EACH(c.r[i] = a.r[i] * b.r[i] + c.r[i])
+#endif
+  return c;
+}
 
 HR_INLINE Bits bits_of(const F32x16& a) { Bits v; HR_EACH(v.r[i] = (NativeU)a.r[i]) return v; }
 HR_INLINE F32x16 floats_of(const Bits& a) { F32x16 v; HR_EACH(v.r[i] = (NativeF)a.r[i]) return v; }
