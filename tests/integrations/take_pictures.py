@@ -14,10 +14,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 from terminal_picture import as_html, converse
 
 _SIZE = {"width": 1280, "height": 800}
+_TALL = {"width": 1280, "height": 850}  # down to the table of the last prompts
 _ANSWER_TIMEOUT_MS = 180_000
 _QUESTIONS = (
     "What is the difference between a list and a tuple in Python? Answer in three sentences.",
-    "Write a Python function that merges overlapping intervals, and show it in use.",
+    "Write a Python function that counts how often each word occurs in a text, and show it in use.",
 )
 _TERMINAL_QUESTIONS = (
     "What is the capital of France? Answer in one sentence.",
@@ -33,7 +34,7 @@ def main(address: str, browser_path: str, folder: str, headrace: str = "headrace
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(viewport=_SIZE, color_scheme="light").new_page()
         _chat(page, address, Path(folder) / "chat.png")
-        page = browser.new_context(viewport=_SIZE, color_scheme="dark").new_page()
+        page = browser.new_context(viewport=_TALL, color_scheme="dark").new_page()
         _dashboard(page, address, Path(folder) / "dashboard.png")
         page = browser.new_context(viewport=_SIZE, device_scale_factor=1.5).new_page()
         screen = converse([headrace, "chat", address], _TERMINAL_QUESTIONS)

@@ -1,6 +1,7 @@
 """converse and as_html: a program at a terminal of its own, and what its screen shows as a page."""
 
 import html
+import itertools
 import os
 import pty
 import select
@@ -8,10 +9,11 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fcntl import ioctl
 
 import pyte
+from pyte.screens import Char
 
 _COLUMNS, _LINES = 92, 34
 _PROMPT = ">>> "
@@ -19,6 +21,7 @@ _TIMEOUT_S = 180.0
 _STYLE = (
     "margin:0;padding:18px 22px;display:inline-block;background:#15191c;color:#e8edf0;font:14px/1.45 DejaVu Sans Mono"
 )
+_GROUND = "#262d32"  # behind what is written on black
 _COLORS = {
     "black": "#56636c",
     "red": "#f07178",
@@ -63,22 +66,28 @@ def _wait_for_prompt(terminal: int, stream: pyte.ByteStream, screen: pyte.Screen
 
 def as_html(screen: pyte.Screen) -> str:
     used = max((number for number, line in enumerate(screen.display) if line.strip()), default=0)
-    lines = ["".join(_cell(screen, y, x) for x in range(_COLUMNS)) for y in range(used + 1)]
+    lines = ["".join(_runs(screen, y)) for y in range(used + 1)]
     return f"<body style='margin:0'><pre style='{_STYLE}'>" + "\n".join(lines) + "</pre>"
 
 
-def _cell(screen: pyte.Screen, y: int, x: int) -> str:
-    cell = screen.buffer[y][x]
+def _runs(screen: pyte.Screen, y: int) -> Iterator[str]:
+    """The line's cells; neighbors of one style are one element, else there are gaps between their backgrounds."""
+    cells = (screen.buffer[y][x] for x in range(_COLUMNS))
+    for style, run in itertools.groupby(cells, _style):
+        text = html.escape("".join(cell.data for cell in run))
+        yield f"<span style='{style}'>{text}</span>" if style else text
+
+
+def _style(cell: Char) -> str:
     styles = []
     foreground, background = (cell.bg, cell.fg) if cell.reverse else (cell.fg, cell.bg)
     if foreground != "default":
         styles.append(f"color:{_COLORS.get(foreground, '#' + foreground)}")
     if background != "default":
         styles.append("padding:3px 0")  # else lines of one block have gaps between them
-        styles.append(f"background:{_COLORS.get(background, '#' + background)}")
+        styles.append(f"background:{_GROUND if background == 'black' else _COLORS.get(background, '#' + background)}")
     if cell.bold:
         styles.append("font-weight:700")
     if cell.italics:
         styles.append("font-style:italic")
-    text = html.escape(cell.data)
-    return f"<span style='{';'.join(styles)}'>{text}</span>" if styles else text
+    return ";".join(styles)
