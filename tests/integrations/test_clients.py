@@ -35,8 +35,9 @@ _PYTHON_PACKAGES = (
     "langchain-ollama",
     "openai-agents",
 )
+# The first names the folder that they are in, which must not be that of Python's packages.
 _NODE_PACKAGES = (
-    *("openai", "@anthropic-ai/sdk", "ollama", "zod", "eventsource"),
+    *("@anthropic-ai/sdk", "openai", "ollama", "zod", "eventsource"),
     *("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "@ai-sdk/anthropic"),
 )
 
