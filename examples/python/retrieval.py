@@ -5,8 +5,8 @@ that computes embeddings is taken.
 """
 
 import os
+from typing import Any
 
-import httpx
 from openai import OpenAI
 
 DOCUMENTS = [
@@ -57,8 +57,8 @@ def embed(client: OpenAI, model: str, texts: list[str], input_type: str) -> list
 def rerank(client: OpenAI, model: str, question: str) -> list[dict]:
     """The two best documents, the best first. OpenAI's client has no method for it."""
     body = {"model": model, "query": question, "documents": DOCUMENTS, "top_n": 2}
-    answer = client.post("/rerank", body=body, cast_to=httpx.Response)
-    return answer.json()["results"]
+    answer = client.post("/rerank", body=body, cast_to=dict[str, Any])
+    return answer["results"]
 
 
 if __name__ == "__main__":

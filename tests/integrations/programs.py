@@ -19,9 +19,10 @@ RUN_TIMEOUT_S = 120.0
 _FILES = {"hello.py": 'def greet(name):\n    return "Helo " + name\n'}
 
 
-def _folder(name: str) -> Path:
-    """Where a program is installed, for this run and the next ones; delete it to have the newest version."""
-    return cache_folder() / "integrations" / name
+def _folder(registry: str, name: str) -> Path:
+    """Where a program is installed, for this run and the next ones; delete it to have the newest version. Registries
+    have packages of the same name."""
+    return cache_folder() / "integrations" / registry / name
 
 
 def npm_program(package: str, *path: str, others: Sequence[str] = ()) -> Path:
@@ -29,7 +30,7 @@ def npm_program(package: str, *path: str, others: Sequence[str] = ()) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
-    folder = _folder(package.replace("/", "+").replace("@", ""))
+    folder = _folder("npm", package.replace("/", "+").replace("@", ""))
     packages = [package, *others]
     if not _is_installed(folder, packages):
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def node_scripts(folder: Path, *packages: str) -> Path:
 
 def python_program(package: str, program: str, *, others: Sequence[str] = ()) -> Path:
     """A command of a Python package, in a virtual environment that it shares with `others` alone."""
-    folder = _folder(package)
+    folder = _folder("pypi", package.partition("[")[0])
     packages = [package, *others]
     if not _is_installed(folder, packages):
         _install([sys.executable, "-m", "venv", "--clear", str(folder)])
@@ -63,7 +64,7 @@ def python_program(package: str, program: str, *, others: Sequence[str] = ()) ->
 
 def packaged_files(package: str) -> Path:
     """The folder of what a Python package has in it, without those that it needs; archives within are unpacked too."""
-    folder = _folder(package)
+    folder = _folder("pypi", package)
     if not _is_installed(folder, [package]):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -68,7 +68,7 @@ async def remember(name: str, model: Model) -> None:
     assert sizes[1] > sizes[0] + first.context_wrapper.usage.output_tokens, (name, sizes)
 
 
-async def main(url: str, key: str, model: str) -> None:
+async def main(url: str, key: str, model: str, _: str) -> None:
     set_tracing_disabled(True)
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as client:
         models = {

@@ -1,13 +1,14 @@
-// Vercel's AI SDK over chats, responses and Anthropic's messages. Arguments: the server, its key and the model.
+// Vercel's AI SDK over chats, responses and Anthropic's messages, and embeddings.
+// Arguments: the server, its key, the model and a model that makes embeddings.
 
 import assert from "node:assert/strict";
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
+import { embedMany, generateObject, generateText, stepCountIs, streamObject, streamText, tool } from "ai";
 import { z } from "zod";
 
-const [url, apiKey, name] = process.argv.slice(2);
+const [url, apiKey, name, embedder] = process.argv.slice(2);
 const baseURL = `${url}/v1`;
 const openai = createOpenAI({ baseURL, apiKey });
 const ways = {
@@ -52,3 +53,7 @@ for (const [way, model] of Object.entries(ways)) {
   assert.ok(City.safeParse(await growing.object).success, way);
   console.log(way);
 }
+
+const { embeddings } = await embedMany({ model: openai.embedding(embedder), values: ["What floats?", "A boat floats."] });
+assert.equal(embeddings.length, 2);
+console.log("embeddings");

@@ -14,7 +14,7 @@ TOOL = {
 }
 
 
-def main(url: str, key: str, model: str) -> None:
+def main(url: str, key: str, model: str, _: str) -> None:
     with anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=120) as client:
         assert model in [card.id for card in client.models.list().data]
         asked = {"model": model, "system": "Be brief.", "messages": [{"role": "user", "content": "Say hello."}]}

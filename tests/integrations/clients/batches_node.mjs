@@ -1,11 +1,11 @@
-// OpenAI's client for Node over embeddings, files and batches. Arguments: the server, its key and the model that chats.
+// OpenAI's client for Node over embeddings, files and batches on each route.
+// Arguments: the server, its key, the model and a model that makes embeddings.
 
 import assert from "node:assert/strict";
 import OpenAI, { toFile } from "openai";
 
-const [url, apiKey, model] = process.argv.slice(2);
+const [url, apiKey, model, embedder] = process.argv.slice(2);
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
-const embedder = "minilm";
 const input = ["What floats?", "A boat floats on water."];
 
 {

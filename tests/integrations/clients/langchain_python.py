@@ -1,4 +1,7 @@
-"""LangChain's models for OpenAI, Anthropic and Ollama. Arguments: the server, its key and the model."""
+"""LangChain's models for OpenAI, Anthropic and Ollama, and embeddings.
+
+Arguments: the server, its key, the model and a model that makes embeddings.
+"""
 
 import sys
 from typing import Literal
@@ -7,8 +10,8 @@ from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_ollama import ChatOllama
-from langchain_openai import ChatOpenAI
+from langchain_ollama import ChatOllama, OllamaEmbeddings
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 
@@ -42,8 +45,9 @@ def call(name: str, model: BaseChatModel, choice: str) -> None:
     assert whole.tool_calls[0]["name"] == "get_weather", name
 
 
-def main(url: str, key: str, model: str) -> None:
+def main(url: str, key: str, model: str, embedder: str) -> None:
     limits = {"temperature": 0, "max_retries": 0}
+    by_key = {"authorization": f"Bearer {key}"}
     openai = {"base_url": f"{url}/v1", "api_key": key, "model": model, "max_tokens": 60, **limits}
     chat = ChatOpenAI(**openai)
     responses = ChatOpenAI(use_responses_api=True, **openai)
@@ -53,17 +57,23 @@ def main(url: str, key: str, model: str) -> None:
         model=model,
         temperature=0,
         num_predict=60,
-        client_kwargs={"headers": {"authorization": f"Bearer {key}"}},
+        client_kwargs={"headers": by_key},
     )
     for name, each in {"chat": chat, "responses": responses, "anthropic": anthropic, "ollama": ollama}.items():
         talk(name, each)
         if each is not ollama:  # whose protocol cannot demand a call
             call(name, each, "any")
-        asked = each.with_structured_output(City, method="json_schema")
-        assert isinstance(asked.invoke("A city."), City), name
-        *_, last = asked.stream("A city.")
-        assert isinstance(last, City), name
+        for method in ("json_schema",) if each is ollama else ("json_schema", "function_calling"):
+            choosing = each.with_structured_output(City, method=method)
+            assert isinstance(choosing.invoke("A city."), City), (name, method)
+            assert isinstance(list(choosing.stream("A city."))[-1], City), (name, method)
         print(name, flush=True)
+    by_openai = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=key, model=embedder, check_embedding_ctx_length=False)
+    by_ollama = OllamaEmbeddings(base_url=url, model=embedder, client_kwargs={"headers": by_key})
+    texts = ["What floats?", "A boat floats."]
+    for one, other in zip(by_openai.embed_documents(texts), by_ollama.embed_documents(texts), strict=True):
+        assert abs(sum(a * b for a, b in zip(one, other, strict=True)) - 1) < 1e-3
+    print("embeddings", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""LiteLLM: chats over OpenAI's, Anthropic's and Ollama's protocol, and responses. Arguments: the server and its key."""
+"""LiteLLM: chats over OpenAI's, Anthropic's and Ollama's protocol, responses and embeddings.
+
+Arguments: the server, its key, the model and a model that makes embeddings.
+"""
 
 import os
 import sys
@@ -17,7 +20,7 @@ TOOL = {
 }
 
 
-def main(url: str, key: str, model: str) -> None:
+def main(url: str, key: str, model: str, embedder: str) -> None:
     litellm.telemetry = False
     ways = {
         f"openai/{model}": f"{url}/v1",
@@ -42,6 +45,10 @@ def main(url: str, key: str, model: str) -> None:
     )
     assert response.output
     print("responses", flush=True)
+    for way, base in {"openai": f"{url}/v1", "hosted_vllm": f"{url}/v1"}.items():
+        vectors = litellm.embedding(model=f"{way}/{embedder}", api_base=base, api_key=key, input=["What floats?"])
+        assert len(vectors.data[0]["embedding"]) > 1, way
+    print("embeddings", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Ollama's Python client: chat and generate, whole and streamed, tools, formats.
 
-Arguments: the server, its key and the model.
+Arguments: the server, its key, the model and a model that makes embeddings.
 """
 
 import json
@@ -25,7 +25,7 @@ CITY = {
 }
 
 
-def main(url: str, key: str, model: str) -> None:
+def main(url: str, key: str, model: str, embedder: str) -> None:
     client = ollama.Client(host=url, headers={"authorization": f"Bearer {key}"}, timeout=120)
     assert f"{model}:latest" in [card.model for card in client.list().models]
     assert client.show(model).capabilities
@@ -46,6 +46,9 @@ def main(url: str, key: str, model: str) -> None:
     assert json.loads(answer.message.content)["city"] in ("Bern", "Oslo")
     client.chat(model=model, messages=HELLO, tools=[TOOL], options={"num_predict": 20})
     print("format and tools", flush=True)
+    vectors = client.embed(model=embedder, input=["What floats?", "A boat floats."]).embeddings
+    assert len(vectors[0]) == len(vectors[1]) == len(client.embeddings(model=embedder, prompt="A boat.").embedding)
+    print("embeddings", flush=True)
     try:
         client.chat(model="another", messages=HELLO)
     except ollama.ResponseError as error:

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";
-import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 const [url, apiKey, model] = process.argv.slice(2);
@@ -31,6 +31,12 @@ const parameters = {
   const tools = [{ type: "function", function: { name: "get_weather", parameters } }];
   const runner = client.chat.completions.stream({ model, messages, tools, tool_choice: "required", max_tokens: 80 });
   assert.equal((await runner.finalMessage()).tool_calls[0].function.name, "get_weather");
+  const choose = zodFunction({ name: "choose", parameters: City, function: ({ name }) => `${name} it is` });
+  const acting = { model, messages, tools: [choose], tool_choice: "required", max_tokens: 80 };
+  for (const stream of [false, true]) {
+    const turns = client.chat.completions.runTools({ ...acting, stream }, { maxChatCompletions: 1 });
+    assert.match(await turns.finalFunctionToolCallResult(), /^(Bern|Oslo) it is$/);
+  }
   console.log("chats");
 }
 {
@@ -44,6 +50,10 @@ const parameters = {
     model, input: "A city.", max_output_tokens: 80, text: { format: zodTextFormat(City, "city") },
   });
   assert.ok(City.safeParse(parsed.output_parsed).success);
+  const growing = client.responses.stream({
+    model, input: "A city.", max_output_tokens: 80, text: { format: zodTextFormat(City, "city") },
+  });
+  assert.ok(City.safeParse((await growing.finalResponse()).output_parsed).success);
   const tools = [{ type: "function", name: "get_weather", parameters, strict: true }];
   const first = await client.responses.create({ model, input: "Weather?", tools, tool_choice: "required" });
   const call = first.output.find((item) => item.type === "function_call");

@@ -47,13 +47,14 @@ def chats(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.stream(**asked) as stream:
         text = "".join(event.delta for event in stream if event.type == "content.delta")
     assert text == whole.choices[0].message.content
-    wanted = {"model": model, "messages": HELLO, "response_format": City, "max_tokens": 80}
-    for helpers in (client.chat.completions, client.beta.chat.completions):  # older programs have the second
-        parsed = helpers.parse(**wanted)
+    asked = {"model": model, "messages": HELLO, "response_format": City, "max_tokens": 80}
+    for completions in (client.chat.completions, client.beta.chat.completions):
+        parsed = completions.parse(**asked)
         assert isinstance(parsed.choices[0].message.parsed, City)
-        with helpers.stream(**wanted) as stream:
-            growing = stream.get_final_completion()
-        assert isinstance(growing.choices[0].message.parsed, City)
+        with completions.stream(**asked) as stream:
+            growing = [event.parsed for event in stream if event.type == "content.delta"]
+            assert isinstance(stream.get_final_completion().choices[0].message.parsed, City)
+        assert growing[-1].keys() == City.model_fields.keys()
 
 
 def chat_tools(client: openai.OpenAI, model: str) -> None:
@@ -69,6 +70,12 @@ def chat_tools(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.stream(messages=messages[:1], tool_choice="required", **asked) as stream:
         streamed = stream.get_final_completion().choices[0].message.tool_calls
     assert streamed[0].function.name == "get_weather"
+    asked["tools"] = [openai.pydantic_function_tool(City, name="choose")]
+    parsed = client.chat.completions.parse(messages=messages[:1], tool_choice="required", **asked)
+    assert isinstance(parsed.choices[0].message.tool_calls[0].function.parsed_arguments, City)
+    with client.chat.completions.stream(messages=messages[:1], tool_choice="required", **asked) as stream:
+        streamed = stream.get_final_completion().choices[0].message.tool_calls
+    assert isinstance(streamed[0].function.parsed_arguments, City)
 
 
 def responses(client: openai.OpenAI, model: str) -> None:
@@ -78,6 +85,8 @@ def responses(client: openai.OpenAI, model: str) -> None:
     assert text == whole.output_text
     parsed = client.responses.parse(model=model, input="A city.", text_format=City, max_output_tokens=80)
     assert isinstance(parsed.output_parsed, City)
+    with client.responses.stream(model=model, input="A city.", text_format=City, max_output_tokens=80) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, City)
     again = client.responses.create(
         model=model, input="Once more.", previous_response_id=whole.id, max_output_tokens=12, instructions="Be brief."
     )
@@ -148,7 +157,7 @@ def errors(client: openai.OpenAI, model: str) -> None:
         raise AssertionError("an unknown model was served")
 
 
-def main(url: str, key: str, model: str) -> None:
+def main(url: str, key: str, model: str, _: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as client:
         assert model in [card.id for card in client.models.list().data]
         for step in (completions, chats, chat_tools, responses, response_tools, background, conversations, errors):
