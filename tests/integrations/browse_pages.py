@@ -16,9 +16,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 _QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 _SIZES = {"phone": (390, 844), "laptop": (1280, 800), "desk": (1920, 1080)}
 _FAULTS = {"serious", "critical"}
+_EXPECT_TIMEOUT_MS = 30_000  # for busy machines
 
 
 def main(address: str, browser_path: str, axe: str, folder: str, locked_address: str) -> None:
+    expect.set_options(timeout=_EXPECT_TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=[*_QUIET])
         with _page(browser, address) as page:
