@@ -1,4 +1,4 @@
-"""Adapters of linear layers, by slot (C++, cpu/src/adapt_rows.cpp)."""
+"""Adapters of linear layers, by slot (C++, cpu/src/adapters/adapt_rows.cpp)."""
 
 import ctypes
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A matrix of its own for each head, in bf16 (C++, cpu/src/head_linear.cpp)."""
+"""A matrix of its own for each head, in bf16 (C++, cpu/src/dense/head_linear.cpp)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""NativeExperts: a router and its experts in one call over the experts' packed weights (C++, cpu/src/moe.cpp)."""
+"""NativeExperts: a router and its experts in one call over the experts' packed weights (C++, cpu/src/experts)."""
 
 import ctypes
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """NativeLinearMethod weights of linear layers (C++): formats, packing, row look-up, dequantization of GGUF blocks.
 
 Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
-with a scale per row and 32 columns (layouts in cpu/src/codecs.h, arithmetic in cpu/src/quantized_linear.cpp). bf16
-and fp32 weights are multiplied in their own type with fp32 sums (cpu/src/dense_linear.cpp). Weights of other
-checkpoints are in quant/scaled_weight.py.
+with a scale per row and 32 columns (cpu/src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
+and fp32 weights are multiplied in their own type with fp32 sums (cpu/src/dense). Weights of other checkpoints are in
+quant/scaled_weight.py.
 """
 
 import enum

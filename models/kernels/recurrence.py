@@ -1,4 +1,4 @@
-"""Convolution and gated delta rule of recurrent layers (C++, cpu/src/causal_conv.cpp, cpu/src/gated_delta.cpp)."""
+"""Convolution and gated delta rule of recurrent layers (C++, cpu/src/recurrence)."""
 
 from typing import NamedTuple
 

@@ -12,7 +12,7 @@ from models.quant.tensor import Encoding, QuantKind, QuantTensor
 GROUP_SIZES = {Encoding.INT4: 32, Encoding.INT8: None, Encoding.FP8_E4M3: None, Encoding.NF4: 64, Encoding.FP4: 64}
 _CHUNK_ELEMENTS = 1 << 17  # quantized at a time: bounds the temporaries, and keeps them in the caches
 # Candidates of a symmetric scale: the code, below zero, that a group's extreme would get; beyond -8 it is clipped.
-_EXTREME_CODES = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)  # as in kernels/cpu/src/quantize.cpp
+_EXTREME_CODES = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)  # as in kernels/cpu/src/scaled/quantize.cpp
 _SMALLEST_DIVISOR = 1e-36  # its inverse is finite; groups of smaller numbers become zeros
 _SHRINKING = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # candidates of an asymmetric range, of that from minimum to maximum
 

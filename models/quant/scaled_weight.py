@@ -1,6 +1,6 @@
 """ScaledWeight: a matrix of codes with scales, packed for the native kernels (C++).
 
-Layouts are in kernels/cpu/src/scaled_codes.h, the arithmetic in kernels/cpu/src/scaled_linear.cpp. Codes, scales and
+Layouts are in kernels/cpu/src/scaled/scaled_codes.h, the arithmetic in scaled_linear.cpp beside it. Codes, scales and
 zeros stay those of the checkpoint, so that a row looked up is the format's value exactly.
 """
 

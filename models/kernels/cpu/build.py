@@ -30,6 +30,7 @@ from models.system.file_lock import locked
 logger = logging.getLogger(__name__)
 
 SOURCE_FOLDER = Path(__file__).parent / "src"
+_PROBE_SOURCE = SOURCE_FOLDER / "runtime/cpu_level.cpp"
 PREBUILT_FOLDER = Path(__file__).parent / "prebuilt"  # in wheels only
 # Called with the number of a library's source files that are compiled, and of all.
 OnCompiled = Callable[[int, int], None]
@@ -102,7 +103,12 @@ def find_compiler() -> str:
 
 def kernel_sources() -> list[Path]:
     """The translation units of a level's library."""
-    return sorted(path for path in SOURCE_FOLDER.glob("*.cpp") if path.name != "cpu_level.cpp")
+    return sorted(path for path in SOURCE_FOLDER.rglob("*.cpp") if path != _PROBE_SOURCE)
+
+
+def kernel_headers() -> list[Path]:
+    """What the translation units include, by paths from SOURCE_FOLDER."""
+    return sorted(SOURCE_FOLDER.rglob("*.h"))
 
 
 def prebuilt_level_library(level: Level) -> Path | None:
@@ -155,7 +161,7 @@ class _Recipe:
     processor: str = ""
 
 
-_PROBE = _Recipe("headrace-cpu-level", (SOURCE_FOLDER / "cpu_level.cpp",), ("-O1", "-fPIC"))
+_PROBE = _Recipe("headrace-cpu-level", (_PROBE_SOURCE,), ("-O1", "-fPIC"))
 
 
 def _level_recipe(level: Level) -> _Recipe:
@@ -195,7 +201,7 @@ def _file_name(recipe: _Recipe, compiler: str | None = None) -> str:
         digest.update(_run([compiler, "--version"]).encode())
         digest.update(_run([compiler, "-dumpmachine"]).encode())
     digest.update("\0".join([platform.machine(), platform.system(), recipe.processor, *recipe.options]).encode())
-    for path in [*recipe.sources, *sorted(SOURCE_FOLDER.glob("*.h"))]:
+    for path in [*recipe.sources, *kernel_headers()]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{recipe.name}-{digest.hexdigest()}.so"
 
@@ -225,7 +231,7 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
         sources = sorted(recipe.sources, key=lambda path: path.stat().st_size, reverse=True)
         objects = [str(folder / f"{path.stem}.o") for path in sources]
         commands = [
-            [compiler, *recipe.options, "-c", str(source), "-o", output]
+            [compiler, *recipe.options, f"-I{SOURCE_FOLDER}", "-c", str(source), "-o", output]
             for source, output in zip(sources, objects, strict=True)
         ]
         _run_all(commands, folder)

@@ -76,7 +76,7 @@ def compile_driver(folder: Path, library: KernelLibrary) -> Path:
     (folder / "kernels.h").write_text(_declarations(exported_kernels(library).values()))
     sources = [*build.kernel_sources(), Path(__file__).with_name("arm64_driver.cpp")]
     digest = hashlib.blake2b(" ".join(build._COMMON).encode(), digest_size=10)
-    for path in [*sources, *sorted(build.SOURCE_FOLDER.glob("*.h")), folder / "kernels.h"]:
+    for path in [*sources, *build.kernel_headers(), folder / "kernels.h"]:
         digest.update(path.read_bytes())
     kept = build.cache_folder() / f"test-arm64-{digest.hexdigest()}"
     if kept.exists():

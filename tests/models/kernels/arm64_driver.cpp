@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels.h"  // made by arm64.py: declares the kernels and lists them in KERNELS(X)
-#include "replay.h"
+#include "runtime/replay.h"
 
 extern "C" void hr_set_num_threads(int n);
 

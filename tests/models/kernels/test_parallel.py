@@ -13,8 +13,8 @@ _PROBE = r"""
 #include <chrono>
 #include <thread>
 #include <vector>
-#include "parallel.h"
-#include "simd.h"
+#include "runtime/parallel.h"
+#include "simd/simd.h"
 
 // Runs loops of 1, 2, ... chunks on `threads` threads; returns how many chunks did not run exactly once, or were
 // not visible afterwards. Every `nested`-th chunk runs a loop of its own.
@@ -99,7 +99,7 @@ HR_API int64_t probe_beside_alone(int is_alone) {
 def probe(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "probe.cpp").write_text(_PROBE)
-    sources = [folder / "probe.cpp", build.SOURCE_FOLDER / "parallel.cpp"]
+    sources = [folder / "probe.cpp", build.SOURCE_FOLDER / "runtime/parallel.cpp"]
     options = ["-std=gnu++17", "-O2", "-fPIC", "-shared", "-pthread", f"-I{build.SOURCE_FOLDER}"]
     library = folder / "probe.so"
     subprocess.run([build.find_compiler(), *options, *map(str, sources), "-o", str(library)], check=True)

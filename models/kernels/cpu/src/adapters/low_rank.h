@@ -1,0 +1,54 @@
+// Adapters of a linear layer in memory (Hu et al. 2021): outputs become gain * out + b (a input(x)) + shift.
+//
+// a and b are packed as weights in dense_weights.cpp, in blocks of 16 ranks and of 16 outputs, and the pairs of a layer (of q, k
+// and v) share the blocks of a. x, a, b and the product in between, of `rank` columns, are bf16; sums are fp32.
+//
+// A row's results are the same whatever other rows there are: low_rank_shrink.h and low_rank_expand.h say in which order terms
+// are added. They are the same whichever kernel computes them, too, but not for gated SiLU: adapt_rows.cpp computes it as
+// exactly as bf16 can tell, and quantized_linear.cpp as for fp32. So with AMX, which has no fused call for many rows, such a
+// row may differ by a rounding to bf16 alone and in a batch.
+#pragma once
+
+#include <cstdint>
+
+#include "linear/segments.h"
+
+// A pair: the outputs first .. first + rows - 1. Ranks are even, padded with zeros.
+struct hr_low_rank_pair {
+  const uint8_t* b;           // [blocks of outputs][rank / 2][16][2]
+  const float *gain, *shift;  // [blocks of outputs * 16], or null
+  int32_t first, rows;
+  int32_t first_rank, rank;  // of the layer's ranks
+};
+
+struct hr_layer_adapter {
+  const uint8_t* a;  // [blocks of ranks][K / 2][16][2]; null: this adapter does not change the layer
+  const hr_low_rank_pair* pairs;
+  int32_t num_pairs, num_blocks;  // blocks of ranks
+};
+
+namespace hr {
+
+inline int64_t low_rank_bytes(int64_t columns) { return columns * kBlockRows * 2; }  // of a block
+
+inline int64_t num_output_blocks(const hr_low_rank_pair& pair) { return (pair.rows + kBlockRows - 1) / kBlockRows; }
+
+// Where the layer's outputs are.
+struct OutputRows {
+  void* data;      // [M, stride]
+  int64_t stride;  // elements between rows
+  bool is_bf16;
+};
+
+// f(pair, first block, end block) for the blocks of outputs that lie within the layer's outputs column .. column + outputs - 1.
+template <class Function>
+void for_each_pair_within(const hr_layer_adapter& adapter, int64_t column, int64_t outputs, const Function& f) {
+  for (int p = 0; p < adapter.num_pairs; ++p) {
+    const hr_low_rank_pair& pair = adapter.pairs[p];
+    const int64_t first = column > pair.first ? column - pair.first : 0;
+    const int64_t end = column + outputs - pair.first < pair.rows ? column + outputs - pair.first : pair.rows;
+    if (first < end) f(pair, first / kBlockRows, (end + kBlockRows - 1) / kBlockRows);
+  }
+}
+
+}  // namespace hr

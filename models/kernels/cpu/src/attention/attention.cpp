@@ -1,0 +1,262 @@
+// Paged attention for a batch of prefill chunks and decodes alike.
+//
+//   out[t, h] = sum_p softmax_p(cap(scale * q[t, h] . k[p, h / G]) + slope[h] * (p - pos(t)) + bias[h, p - pos(t)]) v[p, h / G]
+//
+// over positions p <= pos(t), or all of the sequence if attention is not causal, that a window or a chunk leaves visible; G
+// query heads share a KV head. A sink is one more logit in the softmax's sum, with no value. v is stored beside k, or it is the end of k: v[p] = k[p, values_from ..].
+//
+// Tiling. The rows that share keys, (query, head of the group) pairs of one sequence and KV head, are cut into tiles of
+// kRowTile rows. One work item walks the context of one row tile in chunks of kPieces * 16 positions: scores of the chunk
+// (a small matrix product), online softmax in base 2, then the product with the values. The context of a sequence with
+// a single row tile or a single query (a decode, a verified draft) is split into pieces of kSplit positions, so that one
+// long sequence occupies every core; whoever finishes the last piece of a tile merges them all (no barrier). The cuts
+// depend on the sequence alone, so a sequence's result does not depend on its batch mates.
+//
+// Layouts. q [T, H, D] with a row stride; out [T, H, V] contiguous, V being the size of values, D unless they are part of
+// the keys; kv as in kv_layout.h; block_tables [S, stride] int32; cu_seqlens_q [S + 1], seq_lens [S] int32. Scores and sums
+// are fp32; with bf16 KV the probabilities are rounded to bf16 for the product with the values. Values that are part of the
+// keys are transposed to the layout of values chunk by chunk, once for the rows of a tile.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "attention/attention_products.h"
+#include "attention/attention_softmax.h"
+#include "attention/kv_layout.h"
+#include "runtime/parallel.h"
+#include "runtime/replay.h"
+#include "simd/simd.h"
+
+namespace {
+
+using namespace hr;
+
+constexpr int kRowTile = 24;
+constexpr int kSplit = 512;
+constexpr int kMaxDim = 576;  // of a head
+
+struct Item {
+  int seq, kv_head, first_row, num_rows;
+  int begin, end;       // positions
+  int split, num_splits;
+  int64_t partial;      // index of the tile's first partial result, if split
+  int tile;             // index of the tile's counter, if split
+};
+
+struct Scratch {
+  alignas(64) float q[kRowTile * kMaxDim];
+  alignas(64) float scores[kRowTile * kChunk];
+  alignas(64) float out[kRowTile * kMaxDim];
+  alignas(64) float values[kPieces * kTile * kMaxDim];  // what piece_values() copies
+  float max[kRowTile], sum[kRowTile];
+};
+
+// Positions begin .. (at most) end - 1 cut where tiles and blocks end; fills `pieces` and returns the next position.
+int next_pieces(const Problem& p, const int32_t* table, int begin, int end, std::vector<Piece>& pieces) {
+  pieces.clear();
+  while (begin < end && pieces.size() < kPieces) {
+    const int offset = begin % p.block_size;
+    const int64_t slot = static_cast<int64_t>(table[begin / p.block_size]) * p.block_size + offset;
+    const int lane = static_cast<int>(slot % kTile);
+    const int count = std::min({kTile - lane, p.block_size - offset, end - begin});
+    pieces.push_back({slot / kTile, begin, lane, count});
+    begin += count;
+  }
+  return begin;
+}
+
+// The values of a piece, whose keys are given, in the layout of values: where they are stored, or copied to `copy`.
+template <class Element>
+const Element* piece_values(const Problem& p, const Piece& piece, const Element* keys, Element* copy) {
+  const int dim = p.value_dim();
+  const Element* stored = keys + kTile * (p.has_values() ? p.head_dim : p.values_from);
+  if (piece.count == kTile) {
+    if (p.has_values()) return stored;
+    keys_to_values(stored, dim, copy);
+    return copy;
+  }
+  // zeros where no position is: memory that none was written to may hold NaN, and 0 * NaN is NaN
+  std::memset(copy, 0, sizeof(Element) * kTile * dim);
+  for (int lane = piece.first_lane; lane < piece.first_lane + piece.count; ++lane)
+    for (int d = 0; d < dim; ++d) {
+      const int at = value_index<Element>(lane, d, dim);
+      copy[at] = stored[p.has_values() ? at : key_index<Element>(lane, d)];
+    }
+  return copy;
+}
+
+int query_position(const Problem& p, int seq, int query) {
+  return p.seq_lens[seq] - (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) + query;
+}
+
+// Whether every row of the item sees every lane of the pieces, which end before position `end`.
+bool sees_all(const Problem& p, const Item& item, const std::vector<Piece>& pieces, int end) {
+  const int group = p.num_heads / p.num_kv_heads;
+  const int first = query_position(p, item.seq, item.first_row / group);
+  const int last = query_position(p, item.seq, (item.first_row + item.num_rows - 1) / group);
+  return std::all_of(pieces.begin(), pieces.end(), [](const Piece& piece) { return piece.count == kTile; }) &&
+         pieces[0].position >= p.first_seen(last) && end <= p.seen_end(first, p.seq_lens[item.seq]);
+}
+
+// Unnormalized attention of one item's rows: s.out, s.max (base 2), s.sum.
+template <class Element>
+void walk_context(const Problem& p, const Item& item, Scratch& s) {
+  const int group = p.num_heads / p.num_kv_heads, dim = p.head_dim, value_dim = p.value_dim();
+  Element* q_tile = reinterpret_cast<Element*>(s.q);
+  for (int r = 0; r < item.num_rows; ++r) {
+    const int row = item.first_row + r;
+    const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
+    const Element* q = static_cast<const Element*>(p.q) + token * p.q_stride + (item.kv_head * group + row % group) * dim;
+    std::memcpy(q_tile + r * dim, q, sizeof(Element) * dim);
+    s.max[r] = -kInfinity;
+    s.sum[r] = 0;
+  }
+  std::fill(s.out, s.out + item.num_rows * value_dim, 0.0f);
+
+  thread_local std::vector<Piece> pieces;
+  const int32_t* table = p.block_tables + item.seq * p.table_stride;
+  const Element *keys[kPieces], *values[kPieces];
+  float rescale[kRowTile];
+  for (int begin = item.begin; begin < item.end;) {
+    begin = next_pieces(p, table, begin, item.end, pieces);
+    const int num_pieces = static_cast<int>(pieces.size());
+    for (int i = 0; i < num_pieces; ++i) {
+      keys[i] = static_cast<const Element*>(p.kv) +
+                keys_offset(pieces[i].tile, p.num_kv_heads, item.kv_head, dim, p.has_values());
+      values[i] = piece_values(p, pieces[i], keys[i], reinterpret_cast<Element*>(s.values) + i * kTile * value_dim);
+    }
+    all_scores(q_tile, item.num_rows, keys, num_pieces, dim, s.scores);
+    const auto softmax = sees_all(p, item, pieces, begin) ? softmax_row<Element, true> : softmax_row<Element, false>;
+    for (int r = 0; r < item.num_rows; ++r) {
+      const int row = item.first_row + r;
+      rescale[r] = softmax(p, pieces, item.kv_head * group + row % group, query_position(p, item.seq, row / group),
+                           p.seq_lens[item.seq], s.scores + r * kChunk, s.max[r], s.sum[r]);
+    }
+    add_values(reinterpret_cast<const Element*>(s.scores), item.num_rows, values, num_pieces, value_dim, rescale, s.out);
+  }
+}
+
+template <class Element>
+void write_row(const Problem& p, const Item& item, int r, const float* out, float max, float sum) {
+  const int group = p.num_heads / p.num_kv_heads, row = item.first_row + r;
+  const int head = item.kv_head * group + row % group;
+  const int64_t token = p.cu_seqlens_q[item.seq] + row / group;
+  if (p.sinks) sum += std::exp2(p.sinks[head] * kLog2e - max);
+  Element* target = static_cast<Element*>(p.out) + (token * p.num_heads + head) * p.value_dim();
+  const F32x16 inverse = broadcast(1 / sum);
+  for (int d = 0; d < p.value_dim(); d += 16) store_lanes(target + d, load<F32x16>(out + d) * inverse);
+}
+
+// Partial results of split tiles: per row max, sum (16 floats apart, for alignment) and V sums.
+struct Partials {
+  int64_t row_stride;
+  float* data;
+  std::atomic<int>* finished;  // per tile
+  float* row(int64_t partial, int r) const { return data + (partial * kRowTile + r) * row_stride; }
+};
+
+template <class Element>
+void merge_splits(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
+  for (int r = 0; r < item.num_rows; ++r) {
+    float max = -kInfinity, sum = 0;
+    for (int i = 0; i < item.num_splits; ++i) max = std::max(max, partials.row(item.partial + i, r)[0]);
+    std::fill(s.out, s.out + p.value_dim(), 0.0f);
+    for (int i = 0; i < item.num_splits; ++i) {
+      const float* part = partials.row(item.partial + i, r);
+      if (part[0] == -kInfinity) continue;
+      const float weight = std::exp2(part[0] - max);
+      sum += weight * part[1];
+      for (int d = 0; d < p.value_dim(); d += 16)
+        store(s.out + d, fma(broadcast(weight), load<F32x16>(part + 16 + d), load<F32x16>(s.out + d)));
+    }
+    write_row<Element>(p, item, r, s.out, max, sum);
+  }
+}
+
+template <class Element>
+void run_item(const Problem& p, const Item& item, const Partials& partials, Scratch& s) {
+  walk_context<Element>(p, item, s);
+  if (item.num_splits == 1) {
+    for (int r = 0; r < item.num_rows; ++r) write_row<Element>(p, item, r, s.out + r * p.value_dim(), s.max[r], s.sum[r]);
+    return;
+  }
+  for (int r = 0; r < item.num_rows; ++r) {
+    float* part = partials.row(item.partial + item.split, r);
+    part[0] = s.max[r];
+    part[1] = s.sum[r];
+    std::memcpy(part + 16, s.out + r * p.value_dim(), sizeof(float) * p.value_dim());
+  }
+  // acq_rel: the last to arrive sees what the others stored
+  if (partials.finished[item.tile].fetch_add(1, std::memory_order_acq_rel) + 1 == item.num_splits)
+    merge_splits<Element>(p, item, partials, s);
+}
+
+// All work items, the longest context of each sequence first; returns the number of partial results.
+int64_t plan(const Problem& p, std::vector<Item>& items, int& num_split_tiles) {
+  items.clear();
+  num_split_tiles = 0;
+  int64_t num_partials = 0;
+  const int group = p.num_heads / p.num_kv_heads;
+  for (int seq = 0; seq < p.num_seqs; ++seq) {
+    const int num_rows = (p.cu_seqlens_q[seq + 1] - p.cu_seqlens_q[seq]) * group;
+    if (num_rows == 0) continue;
+    for (int first = (num_rows - 1) / kRowTile * kRowTile; first >= 0; first -= kRowTile) {
+      const int rows = std::min(kRowTile, num_rows - first);
+      const int end = p.seen_end(query_position(p, seq, (first + rows - 1) / group), p.seq_lens[seq]);
+      const int seen = p.first_seen(query_position(p, seq, first / group));
+      // as far back as makes whole tiles, but within the block: earlier ones may be given back
+      const int begin = std::max(seen / kTile * kTile, seen / p.block_size * p.block_size);
+      const int splits = num_rows <= std::max(kRowTile, group) ? std::max(1, (end - begin + kSplit - 1) / kSplit) : 1;
+      for (int head = 0; head < p.num_kv_heads; ++head) {
+        for (int i = 0; i < splits; ++i)
+          items.push_back({seq, head, first, rows, begin + i * kSplit, splits == 1 ? end : std::min(end, begin + (i + 1) * kSplit), i,
+                           splits, num_partials, num_split_tiles});
+        if (splits > 1) {
+          num_partials += splits;
+          num_split_tiles += 1;
+        }
+      }
+    }
+  }
+  return num_partials;
+}
+
+template <class Element>
+void attend(const Problem& p) {
+  thread_local std::vector<Item> items;
+  thread_local std::vector<float> partial_memory;
+  int num_split_tiles;
+  Partials partials{};
+  const int64_t num_partials = plan(p, items, num_split_tiles);
+  partials.row_stride = 16 + p.value_dim();
+  partial_memory.resize(std::max<size_t>(partial_memory.size(), num_partials * kRowTile * partials.row_stride));
+  partials.data = partial_memory.data();
+  std::unique_ptr<std::atomic<int>[]> finished(new std::atomic<int>[num_split_tiles]());
+  partials.finished = finished.get();
+  const Item* all = items.data();  // thread_local: workers must not look up their own
+  const int64_t count = static_cast<int64_t>(items.size());
+  parallel_for(count, [&](int64_t i) { run_item<Element>(p, all[i], partials, thread_scratch<Scratch>()); });
+}
+
+}  // namespace
+
+// is_bf16: q, kv and out are bf16, else fp32. head_dim: a multiple of 16, at most 576. values_from: -1 where values are stored
+// beside the keys, else a multiple of 16. window 0, chunk 0, softcap 0: none. is_causal: 0 only without
+// a chunk; a window then reaches as far ahead as back. distance_bias: null or as Problem has it, for all distances in the batch.
+HR_API void hr_paged_attention(int is_bf16, const void* q, int64_t q_stride, void* out, const void* kv,
+                                   const int32_t* cu_seqlens_q, const int32_t* seq_lens, const int32_t* block_tables,
+                                   int64_t table_stride, int num_seqs, int num_heads, int num_kv_heads, int head_dim,
+                                   int values_from, int block_size, float scale, int window, int chunk, int is_causal,
+                                   float softcap, const float* alibi_slopes, const float* sinks, const float* distance_bias,
+                                   int64_t bias_stride, int64_t bias_zero) {
+  const Problem p{q,        out,         kv,        cu_seqlens_q, seq_lens, block_tables, alibi_slopes, sinks,       distance_bias,
+                  q_stride, table_stride, bias_stride, bias_zero, num_seqs, num_heads,    num_kv_heads, head_dim,    block_size,
+                  values_from, window,   chunk,     is_causal != 0, scale,  softcap};
+  if (is_bf16)
+    attend<Bf16>(p);
+  else
+    attend<float>(p);
+}
+
+HR_REPLAYABLE(hr_paged_attention)

@@ -1,0 +1,104 @@
+// The two matrix products of attention over a chunk of the context: rows of queries with keys, and their weights with values.
+// A chunk is kPieces pieces of up to kTile positions, whose keys and values lie as kv_layout.h says.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "attention/kv_layout.h"
+#include "simd/register_tile.h"
+#include "simd/simd.h"
+
+namespace hr {
+
+constexpr int kPieces = 8;
+constexpr int kChunk = kPieces * kTile;
+
+// c[r][v] (+)= sum over k of a[r][k] * b[v][k]; a: rows of 4-byte units; b(v, k): address of 64 bytes
+template <class Element, int R, int C, class Address>
+HR_INLINE void product(const char* a, int64_t a_stride, int num_k, const Address& b, F32x16 (&c)[R][C]) {
+  for (int k = 0; k < num_k; ++k) {
+    Bits vectors[C];
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) vectors[v] = load<Bits>(b(v, k));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const uint32_t x = load_u32(a + r * a_stride + 4 * k);
+#pragma GCC unroll 8
+      for (int v = 0; v < C; ++v) c[r][v] = add_product<Element>(c[r][v], x, vectors[v]);
+    }
+  }
+}
+
+template <class Element, int R, int C>
+void score_block(const Element* q, const Element* const* keys, int head_dim, float* scores) {
+  F32x16 c[R][C] = {};
+  product<Element, R, C>(
+      reinterpret_cast<const char*>(q), head_dim * sizeof(Element), head_dim / kPack<Element>,
+      [&](int v, int k) { return reinterpret_cast<const char*>(keys[v]) + 64 * k; }, c);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) store(scores + r * kChunk + v * kTile, c[r][v]);
+}
+
+template <class Element, int R, int C>
+void value_block(const Element* weights, const Element* const* values, int num_pieces, int value_dim,
+                 const float* rescale, float* out) {
+  F32x16 c[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) c[r][v] = broadcast(rescale[r]) * load<F32x16>(out + r * value_dim + v * 16);
+  for (int piece = 0; piece < num_pieces; ++piece) {
+    const char* base = reinterpret_cast<const char*>(values[piece]);
+    product<Element, R, C>(
+        reinterpret_cast<const char*>(weights + piece * kTile), kChunk * 4, kTile / kPack<Element>,
+        [&](int v, int k) { return base + (static_cast<int64_t>(k) * value_dim + v * 16) * 4; }, c);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < C; ++v) store(out + r * value_dim + v * 16, c[r][v]);
+}
+
+// f(std::integral_constant<int, n>) for the run-time n in 1..kMax
+template <int kMax, class Function>
+HR_INLINE void with_constant(int n, const Function& f) {
+  if constexpr (kMax > 1) {
+    if (n < kMax) return with_constant<kMax - 1>(n, f);
+  }
+  f(std::integral_constant<int, kMax>{});
+}
+
+template <class Element>
+void all_scores(const Element* q, int num_rows, const Element* const* keys, int num_pieces, int head_dim, float* scores) {
+  for (int v = 0; v < num_pieces; v += kProductVectors)
+    with_constant<kProductVectors>(std::min(kProductVectors, num_pieces - v), [&](auto cols) {
+      for (int r = 0; r < num_rows; r += kProductRows)
+        with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
+          score_block<Element, rows(), cols()>(q + r * head_dim, keys + v, head_dim, scores + r * kChunk + v * kTile);
+        });
+    });
+}
+
+template <class Element>
+void add_values(const Element* weights, int num_rows, const Element* const* values, int num_pieces, int value_dim,
+                const float* rescale, float* out) {
+  const int num_vectors = value_dim / 16;
+  const Element* shifted[kPieces];
+  for (int v = 0; v < num_vectors; v += kProductVectors) {
+    for (int i = 0; i < num_pieces; ++i) shifted[i] = values[i] + v * 16 * kPack<Element>;
+    with_constant<kProductVectors>(std::min(kProductVectors, num_vectors - v), [&](auto cols) {
+      for (int r = 0; r < num_rows; r += kProductRows)
+        with_constant<kProductRows>(std::min(kProductRows, num_rows - r), [&](auto rows) {
+          value_block<Element, rows(), cols()>(weights + r * kChunk * kPack<Element>, shifted, num_pieces, value_dim,
+                                               rescale + r, out + r * value_dim + v * 16);
+        });
+    });
+  }
+}
+
+}  // namespace hr

@@ -1,0 +1,127 @@
+// What attention computes, and its softmax over a chunk of the context.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "attention/kv_layout.h"
+#include "simd/simd.h"
+
+namespace hr {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLog2e = 1.44269504088896341f;
+
+struct Problem {
+  const void* q;
+  void* out;
+  const void* kv;
+  const int32_t* cu_seqlens_q;
+  const int32_t* seq_lens;
+  const int32_t* block_tables;
+  const float* alibi_slopes;  // [H] or null
+  const float* sinks;         // [H] or null
+  const float* distance_bias;  // [H, bias_stride] or null; column bias_zero is of distance 0, with a margin of 16 on both sides
+  int64_t q_stride;           // elements between rows of q
+  int64_t table_stride, bias_stride, bias_zero;
+  int num_seqs, num_heads, num_kv_heads, head_dim, block_size;
+  int values_from;  // -1: values are stored beside the keys
+  int window, chunk;  // 0: none
+  bool is_causal;
+  float scale, softcap;  // softcap 0: none
+  bool has_bias() const { return alibi_slopes || distance_bias; }  // by distance
+  bool has_values() const { return values_from < 0; }
+  // by a query at `position`
+  int first_seen(int position) const {
+    if (chunk > 0) return position / chunk * chunk;
+    return window > 0 ? std::max(0, position - window + 1) : 0;
+  }
+  // the first position after those that a query at `position` sees
+  int seen_end(int position, int context) const {
+    if (is_causal) return position + 1;
+    return window > 0 ? std::min(context, position + window) : context;
+  }
+  int value_dim() const { return has_values() ? head_dim : head_dim - values_from; }
+};
+
+// Up to 16 consecutive positions that lie in one tile: lanes first_lane .. first_lane + count - 1.
+struct Piece {
+  int64_t tile;
+  int position, first_lane, count;
+};
+
+HR_INLINE F32x16 soft_cap(const F32x16& logits, float cap) {
+  // cap * tanh(x / cap) = cap * (1 - 2 / (e^(2 x / cap) + 1)); the clamp keeps 2^x in range, tanh is 1 far before it
+  const F32x16 limit = broadcast(60.0f);
+  F32x16 x = logits * broadcast(2 * kLog2e / cap);
+  HR_EACH(x.r[i] = x.r[i] < limit.r[i] ? x.r[i] : limit.r[i])
+  const F32x16 one = broadcast(1.0f);
+  return broadcast(cap) * (one - broadcast(2.0f) / (exp2(x) + one));
+}
+
+// Lanes of a piece that the query at `position` sees: [first, end).
+struct Visible {
+  int first, end;
+  HR_INLINE Visible(const Problem& p, const Piece& piece, int position, int context) {
+    end = piece.first_lane + std::min(piece.count, p.seen_end(position, context) - piece.position);
+    first = piece.first_lane + std::max(0, p.first_seen(position) - piece.position);
+  }
+  HR_INLINE bool all() const { return first == 0 && end == kTile; }
+};
+
+// A row's logits in base 2, where they are more than scaled scores: soft-capped, or with a bias by distance.
+inline F32x16 capped_or_biased(const Problem& p, const Piece& piece, int head, int position, const F32x16& scores) {
+  F32x16 s = scores * broadcast(p.softcap > 0 ? p.scale : p.scale * kLog2e);
+  if (p.softcap > 0) s = soft_cap(s, p.softcap) * broadcast(kLog2e);
+  const int start = piece.position - piece.first_lane - position;  // distance of lane 0
+  if (p.alibi_slopes) {
+    static constexpr float kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const float slope = p.alibi_slopes[head] * kLog2e;
+    s = fma(broadcast(slope), load<F32x16>(kLane) + broadcast(static_cast<float>(start)), s);
+  }
+  if (p.distance_bias)
+    s = fma(load<F32x16>(p.distance_bias + head * p.bias_stride + p.bias_zero + start), broadcast(kLog2e), s);
+  return s;
+}
+
+// Turns one row's scores of a chunk into weights 2^(score - max), in place, and returns what `out` must be scaled by.
+// kSeesAll: every lane of every piece.
+template <class Element, bool kSeesAll>
+float softmax_row(const Problem& p, const std::vector<Piece>& pieces, int head, int position, int context, float* scores,
+                  float& max_so_far, float& sum) {
+  const bool is_plain = p.softcap == 0 && !p.has_bias();  // scaled on the way to weights, which the maximum commutes with
+  const float factor = is_plain ? p.scale * kLog2e : 1.0f;
+  F32x16 best = broadcast(-kInfinity);
+  const int num_pieces = static_cast<int>(pieces.size());
+  for (int i = 0; i < num_pieces; ++i) {
+    F32x16 s = load<F32x16>(scores + i * kTile);
+    if (!is_plain) s = capped_or_biased(p, pieces[i], head, position, s);
+    if constexpr (kSeesAll) {
+      if (!is_plain) store(scores + i * kTile, s);
+    } else {
+      const Visible lanes(p, pieces[i], position, context);
+      if (!lanes.all()) s = keep_lanes(s, lanes.first, lanes.end, -kInfinity);
+      if (!is_plain || !lanes.all()) store(scores + i * kTile, s);
+    }
+    best = max(best, s);
+  }
+  const float new_max = std::max(max_so_far, max_lanes(best) * factor);
+  const float shift = new_max == -kInfinity ? 0.0f : new_max;  // a row that sees nothing yet: its weights come to nothing
+  F32x16 total = broadcast(0.0f);
+  for (int i = 0; i < num_pieces; ++i) {
+    const F32x16 x = fma(load<F32x16>(scores + i * kTile), broadcast(factor), broadcast(-shift));
+    const F32x16 w = sizeof(Element) == 2 ? exp2_for_bf16(x) : exp2(x);
+    total = total + w;
+    store_lanes(reinterpret_cast<Element*>(scores) + i * kTile, w);  // never ahead of the scores still to be read
+  }
+  float rescale = 1.0f;
+  if (new_max != max_so_far) rescale = max_so_far == -kInfinity ? 0.0f : std::exp2(max_so_far - shift);
+  sum = sum * rescale + sum_lanes(total);
+  max_so_far = new_max;
+  return rescale;
+}
+
+}  // namespace hr

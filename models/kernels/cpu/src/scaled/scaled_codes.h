@@ -1,0 +1,176 @@
+// Scaled codes: matrices of one code a weight, one scale per row and group of columns, as safetensors checkpoints have them
+// (GPTQ, AWQ, compressed-tensors, bitsandbytes, FP8, MXFP4). The group size is any multiple of 32, or the whole row.
+//
+//   weight = scale[row, group] * (value(code) - zero[row, group])        zero: where the matrix has them
+//
+// A matrix [N, K] is cut into blocks of 16 output rows (the last one padded with zeros); K is padded to a multiple of 32. A
+// block is one chunk for every 4 groups, in the order in which it is read, so that memory sees one stream. A chunk is
+//
+//   scales   [4 groups][16 rows] in the checkpoint's own type, so that weights are exactly the checkpoint's
+//   zeros    [4 groups][16 rows] int8, less kOffset of the code (a zero point of 8 in 4 bits is stored as 0)
+//   codes    of the groups' columns, 32 at a time, in one of the layouts below; the last chunk may have fewer
+//
+// each padded to 64 bytes. A matrix of fewer than 4 groups has scales and zeros for those only.
+//
+//   code     bits  layout of 32 columns                                          value
+//   INT4     4     nibbles of codecs.h                                           code - 8
+//   E2M1     4     nibbles of codecs.h                                           table / 2 (MXFP4)
+//   IQ4_NL   4     nibbles of codecs.h                                           table (GGUF)
+//   INT8     8     bytes of codecs.h, stored as code + 128                       code
+//   FP8      8     [32 columns][16 rows]                                         E4M3
+//   NF4      4     [16 pairs of columns][16 rows], the even column's code low    table (QLoRA)
+//   FP4      4     as NF4                                                        table (bitsandbytes)
+//
+// The first four are integers that meet activations rounded to int8; the others meet activations in fp32.
+#pragma once
+
+#include "quantized/codecs.h"
+#include "simd/simd_codes.h"
+
+namespace hr {
+
+enum class Code : int32_t { kInt4, kE2M1, kIQ4NL, kInt8, kFp8, kNF4, kFP4 };
+enum class ScaleType : int32_t { kHalf, kBf16, kFloat, kE8M0 };
+
+// kE2M1's values are halves; its table holds twice as much.
+alignas(16) constexpr uint8_t kE2M1Table[16] = {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
+alignas(16) constexpr uint8_t kIQ4NLTable[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+alignas(64) constexpr float kNF4Table[16] = {
+    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
+    -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+alignas(64) constexpr float kFP4Table[16] = {0.0f,  0.005208333333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
+                                             -0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f};
+
+// Integer codes: 32 columns of 16 rows as bytes of value + kOffset, at kFactor times their size.
+struct Int4Code {
+  static constexpr int kBytes = 256, kOffset = 8;
+  static constexpr float kFactor = 1;
+  static HR_INLINE void unpack(const uint8_t* p, Bits* codes) { unpack_nibbles(p, codes); }
+};
+
+template <const uint8_t (&kTable)[16], bool kHalves>
+struct TableCode {
+  static constexpr int kBytes = 256, kOffset = 128;
+  static constexpr float kFactor = kHalves ? 0.5f : 1;
+  static HR_INLINE void unpack(const uint8_t* p, Bits* codes) {
+    unpack_nibbles(p, codes);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) codes[v] = look_up_bytes(kTable, codes[v]);
+  }
+};
+
+struct Int8Code {
+  static constexpr int kBytes = 512, kOffset = 128;
+  static constexpr float kFactor = 1;
+  static HR_INLINE void unpack(const uint8_t* p, Bits* codes) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) codes[v] = load<Bits>(p + 64 * v);
+  }
+};
+
+// Float codes: two columns (2i, 2i + 1) of 16 rows, which kFactor makes values.
+struct Fp8Code {
+  static constexpr int kBytes = 512;
+  static constexpr float kFactor = kFp8Factor;
+  static HR_INLINE void unpack(const uint8_t* p, int pair, F32x16* columns) { load_fp8(p + 32 * pair, columns); }
+};
+
+template <const float (&kTable)[16]>
+struct FloatTableCode {
+  static constexpr int kBytes = 256;
+  static constexpr float kFactor = 1;
+  static HR_INLINE void unpack(const uint8_t* p, int pair, F32x16* columns) {
+    const Bits both = load_uint8_lanes(p + 16 * pair);
+    columns[0] = look_up_floats(kTable, both);
+    columns[1] = look_up_floats(kTable, shift_right<4>(both));
+  }
+};
+
+// What a segment's `format` says of a matrix.
+struct ScaledFormat {
+  Code code;
+  ScaleType scale_type;
+  bool has_zeros;
+
+  explicit ScaledFormat(int32_t word)
+      : code(static_cast<Code>(word & 0xff)), scale_type(static_cast<ScaleType>(word >> 8 & 0xff)), has_zeros(word >> 16 & 1) {}
+  bool is_integer() const { return code <= Code::kInt8; }
+};
+
+// f(code) with the code's type. Two functions, since integers and floats are unpacked by different kernels.
+template <class Function>
+HR_INLINE void with_integer_code(Code code, const Function& f) {
+  switch (code) {
+    case Code::kInt4: return f(Int4Code{});
+    case Code::kE2M1: return f(TableCode<kE2M1Table, true>{});
+    case Code::kIQ4NL: return f(TableCode<kIQ4NLTable, false>{});
+    default: return f(Int8Code{});
+  }
+}
+
+template <class Function>
+HR_INLINE void with_float_code(Code code, const Function& f) {
+  switch (code) {
+    case Code::kFp8: return f(Fp8Code{});
+    case Code::kNF4: return f(FloatTableCode<kNF4Table>{});
+    default: return f(FloatTableCode<kFP4Table>{});
+  }
+}
+
+inline int64_t code_bytes_per_step(Code code) { return code == Code::kInt8 || code == Code::kFp8 ? 512 : 256; }
+
+inline int64_t scale_bytes(ScaleType type) { return type == ScaleType::kFloat ? 4 : type == ScaleType::kE8M0 ? 1 : 2; }
+
+HR_INLINE F32x16 load_scales(ScaleType type, const uint8_t* scales) {
+  switch (type) {
+    case ScaleType::kHalf: return load_half(halves(scales));
+    case ScaleType::kBf16: return load_bf16(halves(scales));
+    case ScaleType::kFloat: return load<F32x16>(scales);
+    case ScaleType::kE8M0: break;
+  }
+  // 2^(e - 127): the exponent's bits of an fp32, in which 2^-127 is subnormal
+  return max(floats_of(shift_left<23>(load_uint8_lanes(scales))), broadcast(0x1p-127f));
+}
+
+constexpr int64_t kChunkGroups = 4;
+
+// The geometry of a matrix's blocks. Places are counted from a block's first byte.
+struct ScaledMatrix {
+  ScaledFormat format;
+  int64_t columns;         // padded
+  int64_t groups;
+  int64_t steps_a_group;   // 32 columns each; the last group may have fewer
+  int64_t zeros_offset, header_bytes, chunk_bytes;  // of a chunk; its header is the part before the codes
+  int64_t block_bytes;
+
+  ScaledMatrix(int32_t word, int64_t num_columns, int64_t group_size) : format(word) {
+    const auto aligned = [](int64_t bytes) { return (bytes + 63) / 64 * 64; };
+    columns = (num_columns + kGroup - 1) / kGroup * kGroup;
+    steps_a_group = (std::min(group_size, columns) + kGroup - 1) / kGroup;  // a whole row may end within a step
+    groups = (columns / kGroup + steps_a_group - 1) / steps_a_group;
+    const int64_t outputs = std::min(kChunkGroups, groups) * 16;
+    zeros_offset = aligned(outputs * scale_bytes(format.scale_type));
+    header_bytes = zeros_offset + (format.has_zeros ? aligned(outputs) : 0);
+    chunk_bytes = header_bytes + kChunkGroups * steps_a_group * step_bytes();
+    block_bytes = (groups + kChunkGroups - 1) / kChunkGroups * header_bytes + num_steps() * step_bytes();
+  }
+
+  int64_t num_steps() const { return columns / kGroup; }
+  int64_t step_bytes() const { return code_bytes_per_step(format.code); }
+
+  int64_t scales_at(int64_t group) const {
+    return group / kChunkGroups * chunk_bytes + group % kChunkGroups * 16 * scale_bytes(format.scale_type);
+  }
+  int64_t zeros_at(int64_t group) const { return group / kChunkGroups * chunk_bytes + zeros_offset + group % kChunkGroups * 16; }
+  int64_t codes_at(int64_t step) const {
+    return (step / steps_a_group / kChunkGroups + 1) * header_bytes + step * step_bytes();
+  }
+
+  F32x16 scales(const uint8_t* block, int64_t group) const { return load_scales(format.scale_type, block + scales_at(group)); }
+  F32x16 zeros(const uint8_t* block, int64_t group) const {
+    return load_int8(reinterpret_cast<const int8_t*>(block + zeros_at(group)));
+  }
+};
+
+}  // namespace hr
