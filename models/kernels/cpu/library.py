@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
 SPIN_VARIABLE = "HEADRACE_SPIN_US"
 _MAX_SPIN_US = 1_000_000
+# What functions over rows, and linear layers, begin with (linear_arguments.h), in letters of tape.TYPES.
+_INPUT = "pilllippf"
+_LINEAR = _INPUT + "pipilpl"
 
 T = TypeVar("T")
 
@@ -48,7 +51,7 @@ class KernelLibrary:
         self.norm_heads = self._bind("hr_norm_heads", "ipllllliplpf")
         self.head_linear = self._bind("hr_head_linear", "pllpllpllll")
         # whole rows
-        self.prepare_rows = self._bind("hr_prepare_rows", "pilllippfp")
+        self.prepare_rows = self._bind("hr_prepare_rows", _INPUT + "p")
         self.join_rows = self._bind("hr_join_rows", "pipillippfffi")
         self.gate_rows = self._bind("hr_gate_rows", "ppilll")
         self.copy_heads = self._bind("hr_copy_heads", "pllplllll")
@@ -57,21 +60,21 @@ class KernelLibrary:
         self.pack_weights = self._bind("hr_pack_weights", "ipllp", ctypes.c_int)
         self.gather_rows = self._bind("hr_gather_rows", "iplplip")
         self.dequantize_gguf = self._bind("hr_dequantize_gguf", "ipllip", ctypes.c_int)
-        self.quantized_linear = self._bind("hr_quantized_linear", "pilllippfpipilpl")
-        self.quantized_linear_adapted = self._bind("hr_quantized_linear_adapted", "pilllippfpipilplpp")
+        self.quantized_linear = self._bind("hr_quantized_linear", _LINEAR)
+        self.quantized_linear_adapted = self._bind("hr_quantized_linear_adapted", _LINEAR + "pp")
         # bf16 and fp32 weights
         self.dense_packed_bytes = self._bind("hr_dense_packed_bytes", "ill", ctypes.c_int64)
         self.dense_pack_weights = self._bind("hr_dense_pack_weights", "ipllp")
         self.dense_gather_rows = self._bind("hr_dense_gather_rows", "iplplp")
-        self.bf16_linear = self._bind("hr_bf16_linear", "pilllippfpipilpl")
-        self.f32_linear = self._bind("hr_f32_linear", "pilllippfpipilpl")
+        self.bf16_linear = self._bind("hr_bf16_linear", _LINEAR)
+        self.f32_linear = self._bind("hr_f32_linear", _LINEAR)
         # adapters
-        self.adapt_rows = self._bind("hr_adapt_rows", "pilllippfpppil")
+        self.adapt_rows = self._bind("hr_adapt_rows", _INPUT + "pppil")
         # scaled codes
         self.scaled_packed_bytes = self._bind("hr_scaled_packed_bytes", "illl", ctypes.c_int64)
         self.scaled_pack = self._bind("hr_scaled_pack", "ippplllp")
         self.scaled_gather_rows = self._bind("hr_scaled_gather_rows", "ipllplip")
-        self.scaled_linear = self._bind("hr_scaled_linear", "pilllippfpipilplpif")
+        self.scaled_linear = self._bind("hr_scaled_linear", _LINEAR + "pif")
         self.quantize = self._bind("hr_quantize", "pillilpp")
         # mixture of experts
         self.moe_rows = self._bind("hr_moe_rows", "pplppii")

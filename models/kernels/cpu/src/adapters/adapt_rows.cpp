@@ -11,6 +11,7 @@
 
 #include "adapters/few_row_shrink.h"
 #include "adapters/low_rank_expand.h"
+#include "linear/linear_arguments.h"
 #include "linear/row_input.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
@@ -173,11 +174,10 @@ void many_rows(const Layer& layer, const RowGroups& rows) {
 
 }  // namespace
 
-// x [M, K] (2K for gated inputs), bf16 or fp32, as the layer's own kernel took it; out [M, N], bf16 or fp32, what that gave.
+// The rows as the layer's own kernel took them; out [M, N], bf16 or fp32, what that gave.
 // table: by slot. slots [M]: of each row, -1 for none. K is a multiple of 16.
-HR_API void hr_adapt_rows(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
-                          const float* input_weight, const float* input_bias, float eps, const hr_layer_adapter* table,
-                          const int32_t* slots, void* out, int out_is_bf16, int64_t out_stride) {
+HR_API void hr_adapt_rows(HR_INPUT_PARAMETERS, const hr_layer_adapter* table, const int32_t* slots, void* out, int out_is_bf16,
+                          int64_t out_stride) {
   thread_local RowGroups rows;
   rows.find(table, slots, num_rows);
   if (rows.groups.empty()) return;

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "linear/linear_arguments.h"
 #include "linear/segments.h"
 
 // A pair: the outputs first .. first + rows - 1. Ranks are even, padded with zeros.
@@ -26,6 +27,10 @@ struct hr_layer_adapter {
   const hr_low_rank_pair* pairs;
   int32_t num_pairs, num_blocks;  // blocks of ranks
 };
+
+// In a call of its own, after the layer's (adapt_rows.cpp).
+HR_API void hr_adapt_rows(HR_INPUT_PARAMETERS, const hr_layer_adapter* table, const int32_t* slots, void* out, int out_is_bf16,
+                          int64_t out_stride);
 
 namespace hr {
 

@@ -219,40 +219,16 @@ void multiply(const LinearLayer& layer) {
 
 }  // namespace
 
-// As hr_quantized_linear, over packed bf16 matrices. K is a multiple of 16.
-HR_API void hr_bf16_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
-                           const float* input_weight, const float* input_bias, float eps, const hr_segment* segments,
-                           int num_segments, void* out, int out_is_bf16, int64_t out_stride, const void* residual,
-                           int64_t residual_stride) {
-  const LinearLayer layer{x,
-                          x_stride,
-                          x_is_bf16 != 0,
-                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                          num_rows,
-                          columns,
-                          segments,
-                          num_segments,
-                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
-  multiply<Bf16>(layer);
+// Over packed bf16 matrices. K is a multiple of 16.
+HR_API void hr_bf16_linear(HR_LINEAR_PARAMETERS) {
+  multiply<Bf16>(linear_layer(HR_LINEAR_ARGUMENTS));
 }
 
 HR_REPLAYABLE(hr_bf16_linear)
 
 // The same over packed fp32 matrices.
-HR_API void hr_f32_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
-                          const float* input_weight, const float* input_bias, float eps, const hr_segment* segments,
-                          int num_segments, void* out, int out_is_bf16, int64_t out_stride, const void* residual,
-                          int64_t residual_stride) {
-  const LinearLayer layer{x,
-                          x_stride,
-                          x_is_bf16 != 0,
-                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                          num_rows,
-                          columns,
-                          segments,
-                          num_segments,
-                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
-  multiply<float>(layer);
+HR_API void hr_f32_linear(HR_LINEAR_PARAMETERS) {
+  multiply<float>(linear_layer(HR_LINEAR_ARGUMENTS));
 }
 
 HR_REPLAYABLE(hr_f32_linear)

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "linear/linear_arguments.h"
 #include "linear/linear_output.h"
 #include "linear/row_input.h"
 #include "linear/segments.h"
@@ -29,6 +30,19 @@ struct LinearLayer {
       prepare_row(input, static_cast<const float*>(input_row(row)), columns, prepared);
   }
 };
+
+// The layer that a kernel was called for.
+inline LinearLayer linear_layer(HR_LINEAR_PARAMETERS) {
+  return {x,
+          x_stride,
+          x_is_bf16 != 0,
+          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
+          num_rows,
+          columns,
+          segments,
+          num_segments,
+          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+}
 
 // A panel's sums, of two row blocks, go to the output.
 inline void put_panel(const LinearLayer& layer, const BlockPlace& place, int64_t first_row, int num_rows,

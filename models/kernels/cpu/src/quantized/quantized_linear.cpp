@@ -221,21 +221,9 @@ bool can_fuse_adapters(const LinearLayer& layer, const RowGroups& groups) {
 
 }  // namespace
 
-// x [M, K] (2K for gated inputs) and out [M, sum of the segments' rows]: bf16 or fp32, row strides in elements. K is a
-// multiple of 32. input_kind: InputKind, with its weight and bias. residual: null, or [M, N] of out's type, added.
-HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns,
-                                int input_kind, const float* input_weight, const float* input_bias, float eps,
-                                const hr_segment* segments, int num_segments, void* out, int out_is_bf16, int64_t out_stride,
-                                const void* residual, int64_t residual_stride) {
-  const LinearLayer layer{x,
-                          x_stride,
-                          x_is_bf16 != 0,
-                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                          num_rows,
-                          columns,
-                          segments,
-                          num_segments,
-                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+// Over packed integer matrices. K is a multiple of 32.
+HR_API void hr_quantized_linear(HR_LINEAR_PARAMETERS) {
+  const LinearLayer layer = linear_layer(HR_LINEAR_ARGUMENTS);
   if (num_rows == 0) return;
 #if HR_AMX
   if (num_rows >= kAmxRows) return many_rows_amx(layer);
@@ -246,31 +234,17 @@ HR_API void hr_quantized_linear(const void* x, int x_is_bf16, int64_t x_stride, 
 HR_REPLAYABLE(hr_quantized_linear)
 
 // The same, and then hr_adapt_rows(); faster than the two.
-HR_API void hr_quantized_linear_adapted(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns,
-                                        int input_kind, const float* input_weight, const float* input_bias, float eps,
-                                        const hr_segment* segments, int num_segments, void* out, int out_is_bf16,
-                                        int64_t out_stride, const void* residual, int64_t residual_stride,
-                                        const hr_layer_adapter* table, const int32_t* slots) {
+HR_API void hr_quantized_linear_adapted(HR_LINEAR_PARAMETERS, const hr_layer_adapter* table, const int32_t* slots) {
   thread_local RowGroups groups;
   groups.find(table, slots, num_rows);
-  const LinearLayer layer{x,
-                          x_stride,
-                          x_is_bf16 != 0,
-                          {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                          num_rows,
-                          columns,
-                          segments,
-                          num_segments,
-                          {out, out_stride, residual, residual_stride, out_is_bf16 != 0}};
+  const LinearLayer layer = linear_layer(HR_LINEAR_ARGUMENTS);
   if (!groups.groups.empty() && can_fuse_adapters(layer, groups)) {
     FusedAdapters& adapters = thread_scratch<FusedAdapters>();
     adapters.begin(groups, {out, out_stride, out_is_bf16 != 0}, columns);
     return compute(layer, &adapters);
   }
-  hr_quantized_linear(x, x_is_bf16, x_stride, num_rows, columns, input_kind, input_weight, input_bias, eps, segments, num_segments,
-                      out, out_is_bf16, out_stride, residual, residual_stride);
-  hr_adapt_rows(x, x_is_bf16, x_stride, num_rows, columns, input_kind, input_weight, input_bias, eps, table, slots, out, out_is_bf16,
-                out_stride);
+  hr_quantized_linear(HR_LINEAR_ARGUMENTS);
+  hr_adapt_rows(HR_INPUT_ARGUMENTS, table, slots, out, out_is_bf16, out_stride);
 }
 
 HR_REPLAYABLE(hr_quantized_linear_adapted)

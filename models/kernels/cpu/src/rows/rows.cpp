@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "linear/linear_arguments.h"
 #include "linear/row_input.h"
 #include "runtime/parallel.h"
 #include "runtime/replay.h"
@@ -58,9 +59,8 @@ void with_type(const void* matrix, int is_bf16, const Function& f) {
 
 }  // namespace
 
-// out [M, K] fp32 = the rows of x (bf16 or fp32) prepared as those of a linear layer. K is a multiple of 16.
-HR_API void hr_prepare_rows(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
-                            const float* input_weight, const float* input_bias, float eps, float* out) {
+// out [M, K] fp32 = the rows prepared as those of a linear layer. K is a multiple of 16.
+HR_API void hr_prepare_rows(HR_INPUT_PARAMETERS, float* out) {
   const InputSpec input{static_cast<InputKind>(input_kind), input_weight, input_bias, eps};
   with_type(x, x_is_bf16, [&](auto* rows) {
     for_rows(num_rows, columns, [&](int64_t r) { prepare_row(input, rows + r * x_stride, columns, out + r * columns); });

@@ -228,25 +228,11 @@ void integer_rows(const ScaledLayer& layer) {
 
 }  // namespace
 
-// As hr_quantized_linear, over matrices that are all of integers or all of floats. K is a multiple of 16. permutation: null,
-// or [K] columns of the input in the order of the codes' columns. rounding: Rounding, with the scale of kStatic; only integers
-// and FP8, and by groups only FP8, can be rounded to.
-HR_API void hr_scaled_linear(const void* x, int x_is_bf16, int64_t x_stride, int64_t num_rows, int64_t columns, int input_kind,
-                             const float* input_weight, const float* input_bias, float eps, const hr_segment* segments,
-                             int num_segments, void* out, int out_is_bf16, int64_t out_stride, const void* residual,
-                             int64_t residual_stride, const int32_t* permutation, int rounding, float input_scale) {
-  const ScaledLayer layer{{x,
-                           x_stride,
-                           x_is_bf16 != 0,
-                           {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                           num_rows,
-                           columns,
-                           segments,
-                           num_segments,
-                           {out, out_stride, residual, residual_stride, out_is_bf16 != 0}},
-                          permutation,
-                          static_cast<Rounding>(rounding),
-                          input_scale};
+// Over matrices of scaled codes, all of integers or all of floats. K is a multiple of 16. permutation: null, or [K] columns of the
+// input in the order of the codes' columns. rounding: Rounding, with the scale of kStatic; only integers and FP8, and by groups
+// only FP8, can be rounded to.
+HR_API void hr_scaled_linear(HR_LINEAR_PARAMETERS, const int32_t* permutation, int rounding, float input_scale) {
+  const ScaledLayer layer{linear_layer(HR_LINEAR_ARGUMENTS), permutation, static_cast<Rounding>(rounding), input_scale};
   if (num_rows == 0) return;
 #if HR_AMX
   if (num_rows >= kAmxRows) return amx_rows(layer);
