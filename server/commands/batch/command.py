@@ -167,6 +167,7 @@ async def _answer(
     stop = catch_signals()
     name = server.model_names(engine.model)[0]
     metrics = Metrics(name)
+    progress = _Progress(job, server)
     engines = OneEngine(name, server, engine, metrics, began_s)
     await engines.begin()
     templates.begin()
@@ -175,7 +176,6 @@ async def _answer(
 
     context = create_app(engines.clients, server, engine, metrics, templates=templates).state.context
     engines.context = context
-    progress = _Progress(job, server)
     try:
         if job.num_before:
             _say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; going on with the others")
@@ -184,6 +184,7 @@ async def _answer(
         progress.begin()
         answering = Answering(context, job.file, job.store, progress.show)
         answered = await unless(stop, _until_dead(engines, answering, job))
+        progress.close()
         return _stopped(job, stop.result(), progress.num_answered) if answered is None else progress.ended(answered)
     finally:
         progress.close()
@@ -213,7 +214,8 @@ def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
 
 
 class _Progress:
-    """A bar where the standard error is a terminal, lines of text elsewhere."""
+    """A bar where the standard error is a terminal, lines of text elsewhere. To be made before the engine begins: while
+    its loading is drawn, the standard error is a pipe."""
 
     def __init__(self, job: _Job, server: ServerConfig) -> None:
         self._job = job
