@@ -45,6 +45,6 @@ for (const [endpoint, body, found] of [
   for await (const batch of client.batches.list({ limit: 2 })) seen.push(batch.id);
   assert.ok(new Set(seen).size >= 4);
   const unknown = { input_file_id: "file-none", endpoint: "/v1/embeddings", completion_window: "24h" };
-  await assert.rejects(client.batches.create(unknown), { status: 400 });
+  await assert.rejects(client.batches.create(unknown), { status: 404 });
   console.log("pages and errors");
 }
