@@ -114,8 +114,8 @@ def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:
     if url.startswith(UNIX_SCHEME):
         return []
     chat = f"{program()} chat" if url == DEFAULT_URL else f"{program()} chat {url}"
-    terminal = [("Terminal", chat)] if has_chat else []
-    return [("Chat page", f"{url}/"), ("Dashboard", f"{url}/dashboard"), *terminal]
+    dashboard = ("Dashboard", f"{url}/dashboard")
+    return [("Chat page", f"{url}/"), dashboard, ("Terminal", chat)] if has_chat else [dashboard]
 
 
 def _keys(config: ServerConfig, *, is_open: bool) -> str:

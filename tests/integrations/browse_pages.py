@@ -270,13 +270,13 @@ def _a_key_is_asked_for(page: Page) -> None:
 def _the_dashboard_asks_for_an_operators_key(page: Page) -> None:
     """And leaves the chat page's alone until there is one."""
     dialog = page.get_by_role("dialog")
-    page.get_by_role("link", name="Dashboard").click()
+    page.get_by_role("link", name="Dashboard", exact=True).click()
     expect(dialog.get_by_label("Key", exact=True)).to_be_visible()
     dialog.get_by_role("button", name="Cancel").click()
     expect(page.locator("#state")).to_contain_text("Reload the page")
     page.get_by_role("link", name="Chat").click()
     expect(page.locator("#model option")).not_to_have_count(0)
-    page.get_by_role("link", name="Dashboard").click()
+    page.get_by_role("link", name="Dashboard", exact=True).click()
     dialog.get_by_label("Key", exact=True).fill("secret-root")
     dialog.get_by_role("button", name="Use this key").click()
     expect(page.locator("#state")).to_have_text("Ready")

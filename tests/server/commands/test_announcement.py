@@ -71,6 +71,7 @@ def test_the_command_to_paste_is_one_that_a_pooling_model_answers(
     told = capsys.readouterr().err
     assert f"http://x{path} " in told
     assert "Terminal" not in told
+    assert "Chat page" not in told
 
 
 @pytest.mark.parametrize(
