@@ -8,6 +8,7 @@ The server, the load and the probe share the machine. A row has what the probe s
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import shlex
@@ -15,10 +16,9 @@ import signal
 import socket
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import httpx
 
@@ -27,33 +27,43 @@ from benchmarks.reliability.large_requests import CHAT, PROSE, chat, post
 from benchmarks.reliability.restart_times import engine_of, restart_s
 from benchmarks.servers import started
 
+_PROCESSES = multiprocessing.get_context("spawn")  # the load's own: in the probe's it would hold Python's lock
 _START_TIMEOUT_S = 300
 _PHASE_S = 5.0
 _NUM_STREAMS, _NUM_IDLE, _NUM_LEAVING = 8, 1000, 1000
 _STREAM = {"prompt": "Once", "max_tokens": 4000, "ignore_eos": True, "stream": True}
 
 
-@contextlib.contextmanager
-def _streams(url: str) -> Iterator[None]:
-    """Clients that read streams, until the block ends."""
-    stopped = threading.Event()
+def _read_streams(url: str) -> None:
+    """Clients that read streams, until the process is ended."""
 
     def read() -> None:
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-            while not stopped.is_set():
+            while True:
                 with client.stream("POST", "/v1/completions", json=_STREAM) as answer:
                     for _ in answer.iter_lines():
-                        if stopped.is_set():
-                            return
+                        pass
 
     with ThreadPoolExecutor(_NUM_STREAMS) as pool:
-        reads = [pool.submit(read) for _ in range(_NUM_STREAMS)]
-        try:
-            yield
-        finally:
-            stopped.set()
-        for each in reads:
-            each.result()
+        for _ in range(_NUM_STREAMS):
+            pool.submit(read)
+
+
+@contextlib.contextmanager
+def _streams(url: str) -> Iterator[None]:
+    process = _PROCESSES.Process(target=_read_streams, args=(url,))
+    process.start()
+    time.sleep(_PHASE_S)  # until they run
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _allow_connections() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _hold_connections(port: int) -> None:
@@ -70,17 +80,20 @@ def _hold_connections(port: int) -> None:
 
 
 def _leave(port: int) -> None:
-    """Clients that send a request and go away."""
+    """Clients that send a request and go away, as fast as they can, and a moment for the server to notice."""
     body = json.dumps(_STREAM)
     head = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     for _ in range(_NUM_LEAVING):
         with socket.create_connection(("127.0.0.1", port)) as peer:
             peer.sendall(f"POST /v1/completions HTTP/1.1\r\n{head}{body}".encode())
+    time.sleep(_PHASE_S / 2)
 
 
 def _send_large(url: str) -> None:
+    body = chat(PROSE)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: post(url, CHAT, chat(PROSE)), range(4)))
+        list(pool.map(lambda _: post(url, CHAT, body), range(4)))
+    time.sleep(_PHASE_S / 2)
 
 
 def _stop_engine(port: int) -> None:
@@ -98,8 +111,6 @@ def main() -> int:
     )
     parser.add_argument("model")
     namespace, options = parser.parse_known_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -109,7 +120,9 @@ def main() -> int:
         LiveProbe(url) as live,
         started(command, port, _START_TIMEOUT_S),
         httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
+        ProcessPoolExecutor(1, _PROCESSES, initializer=_allow_connections) as pool,
     ):
+        pool.submit(_allow_connections).result()  # it is there before anything is measured
         sys.stdout.write("| while | answers | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |\n")
         _print("the model loads", live.take_times_s())
 
@@ -121,9 +134,14 @@ def main() -> int:
         measure("nothing runs", lambda: time.sleep(_PHASE_S))
         with _streams(url):
             measure(f"{_NUM_STREAMS} streams run", lambda: time.sleep(_PHASE_S))
-            measure(f"and {_NUM_IDLE:,} connections are silent or slow", lambda: _hold_connections(port))
-            measure(f"and {_NUM_LEAVING:,} clients leave after their request", lambda: _leave(port))
-            measure("and four bodies of 7.9 MB arrive", lambda: _send_large(url))
+            measure(
+                f"and {_NUM_IDLE:,} connections are silent or slow",
+                lambda: pool.submit(_hold_connections, port).result(),
+            )
+            measure(
+                f"and {_NUM_LEAVING:,} clients leave after their request", lambda: pool.submit(_leave, port).result()
+            )
+            measure("and four bodies of 7.9 MB arrive", lambda: pool.submit(_send_large, url).result())
             measure("and the engine is stopped and goes on", lambda: _stop_engine(port))
             measure("and the engine is killed and starts again", lambda: restart_s(client, port))
         live.stop()

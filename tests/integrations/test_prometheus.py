@@ -55,11 +55,20 @@ WHOLE: tuple[tuple[str, dict[str, Any]], ...] = (
 ROUTES = "|".join({path for path, _ in WHOLE})
 WRONG = (COMPLETION, {"prompt": "x", "n": 0})
 
-# What a dense model without a fault does not do; each has no series before it first happens.
+# What this load does not do; each has no series before it first happens.
 WITHOUT_DATA = {
+    "headrace_batch_lines_total": "there is no batch",
     "headrace_expert_rows_total": "the model has no experts",
     "headrace_http_connections_closed_total": "no connection was ended",
     "headrace_trace_spans_total": "nothing is traced",
+}
+# What may have no data: what this server does not have, and what its own measurements decide.
+MAY_BE_WITHOUT = {
+    "headrace_finetune_": "there is no --data-dir",
+    "headrace_lora_": "there is no --enable-lora",
+    "headrace_pooled_": "the model generates",
+    "headrace_pooling_": "the model generates",
+    "headrace_spec_decode_audits_total": "drafts that do not pay off are not made, as on a busy machine",
 }
 KEYS: dict[str, dict[str, Any]] = {
     "load": {"requests_per_minute": 1},
@@ -113,6 +122,8 @@ def _put_load_on(server: ServerProcess) -> Answers:
         answers.outcomes["aborted"] += len(answers.aborted)
         _resume(client, answers)
         _pass_a_limit(client, answers)
+        for noun in ("mountain", "forest", "lake"):  # more than the cache holds, so that something is evicted
+            _add(answers, client.post(COMPLETION, json={"prompt": f"A {noun} that " * 200, "max_tokens": 2}))
     return answers
 
 
@@ -224,7 +235,7 @@ def test_every_query_of_the_dashboard_has_data(watched: Watched) -> None:
             if not any(value == value for value in values):  # not all are NaN
                 empty.append(panel["title"])
                 break
-    assert set(empty) == set(WITHOUT_DATA)
+    assert {title for title in empty if not title.startswith(tuple(MAY_BE_WITHOUT))} == set(WITHOUT_DATA)
 
 
 def test_alerts_fire_when_their_faults_are_made_and_not_before(watched: Watched) -> None:

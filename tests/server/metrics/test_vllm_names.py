@@ -15,7 +15,8 @@ from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, says
 pytestmark = pytest.mark.fast
 
 # Samples that the queries of vLLM's Grafana dashboards name (examples/observability), with the labels that they match
-# or group by. Left out are features that this server lacks: multimodal and external caches, LoRA, KV transfer.
+# or group by. Left out are features that this server lacks: multimodal and external caches, KV transfer. The metric of
+# adapters is there where they are: see tests/server/routes/test_adapters.py.
 _MODEL = frozenset({"model_name", "engine"})
 _HISTOGRAMS = (
     "vllm:e2e_request_latency_seconds",
