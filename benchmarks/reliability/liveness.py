@@ -124,12 +124,15 @@ def main() -> int:
     ):
         pool.submit(_allow_connections).result()  # it is there before anything is measured
         sys.stdout.write("| while | answers | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |\n")
-        _print("the model loads", live.take_times_s())
+        all_s = live.take_times_s()
+        _print("the model loads", all_s)
 
         def measure(name: str, work: Callable[[], object]) -> None:
             live.take_times_s()
             work()
-            _print(name, live.take_times_s())
+            times_s = live.take_times_s()
+            all_s.extend(times_s)
+            _print(name, times_s)
 
         measure("nothing runs", lambda: time.sleep(_PHASE_S))
         with _streams(url):
@@ -145,6 +148,7 @@ def main() -> int:
             measure("and the engine is stopped and goes on", lambda: _stop_engine(port))
             measure("and the engine is killed and starts again", lambda: restart_s(client, port))
         live.stop()
+    _print("all of it", sorted(all_s))
     return 0
 
 

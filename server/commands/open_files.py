@@ -17,6 +17,7 @@ _OTHER_FILES = 256  # the model's, the database's, the engine's, logs
 _LEAST_OTHER_FILES = 40  # where files are scarce
 _OWN_FILES = 28  # that a server has open before its first client
 _NO_LIMIT = 1 << 30
+_MOST_AT_ONCE = 8
 _SURPLUS = 1.25  # connections beyond the limit that are told so: see server/http/connections.py
 
 
@@ -31,10 +32,13 @@ def room_for_connections(num_files: int) -> int:
 
 
 def connections_at_once() -> int:
-    """How many connections may be accepted before the loop looks at them, so that those it drops do not use up all
-    files: until the first are closed, three times as many more are accepted."""
+    """How many connections may be accepted before the event loop does other work.
+
+    Few, since what runs waits for them, such as streams and probes. And no more than there are files for: until the
+    first of those that are dropped are closed, three times as many more have been accepted.
+    """
     soft = _NO_LIMIT if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4)
+    return min(_MOST_AT_ONCE, max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4))
 
 
 def _other_files(num_files: int) -> int:
