@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.errors import OptionError
 from engine.wording.counted import counted
+from server.keys.key import ApiKey
 from server.keys.key_file import is_open_to_others, read_keys
 from server.keys.ring import KeyRing
 from server.metrics.values import Metrics
@@ -48,7 +49,7 @@ class KeysWatcher:
             return
         self._read, self._must_read = signature, False
         try:
-            keys = await asyncio.to_thread(read_keys, self._path)
+            keys = await asyncio.to_thread(_read_file, self._path)
         except OptionError as error:
             logger.error("--api-keys-file: %s; the previous keys stay valid", error)
             self._metrics.count_keys_reload("failed")
@@ -67,6 +68,13 @@ class KeysWatcher:
             return
         if is_open:
             logger.warning("%s can be read or written by every user of this machine; chmod 600 it", self._path)
+
+
+def _read_file(path: Path) -> list[ApiKey]:
+    """As read_keys. Raises OptionError also for a pipe or a device, whose end may never come."""
+    if path.exists() and not path.is_file():
+        raise OptionError(f"cannot read {path}: it is not a regular file any more")
+    return read_keys(path)
 
 
 def _signature(path: Path) -> _Signature:

@@ -113,6 +113,26 @@ async def test_a_broken_file_keeps_the_keys_and_is_told_once(
     assert metrics.value("api_keys_file_broken") == 0
 
 
+async def test_a_pipe_in_the_place_of_the_file_holds_up_nothing(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, entry("ann"))
+    ring = _ring(metrics, path)
+    watcher = KeysWatcher(path, ring, metrics)
+    path.unlink()
+    os.mkfifo(path)  # to open one waits for whoever writes to it
+    for _ in range(2):
+        await watcher.look()
+    assert f"cannot read {path}: it is not a regular file" in caplog.text
+    assert _is_taken(ring, "ann")
+    path.unlink()
+    write_keys(path, entry("ben"))
+    for _ in range(2):
+        await watcher.look()
+    assert [_is_taken(ring, name) for name in ("ann", "ben")] == [False, True]
+
+
 async def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, entry("ann"))
