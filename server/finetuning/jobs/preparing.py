@@ -106,12 +106,11 @@ class Preparing:
         """Wait before the next start; False if the job has ended, or a client has stopped it."""
         reason = await asyncio.to_thread(_last_words, self._folder) if ended.code == _FAILED else None
         if reason is not None:
-            message = f"the model's tokenizer cannot be read: {for_clients(reason)}"
             logger.warning("fine-tuning job %s: %s", self.id, reason)
-            await self._journal.fail(self.status, FinetuneError("server_error", message))
-            return False
         if num_deaths >= MAX_DEATHS:
             message = f"the process that reads the files ended {num_deaths} times: {ended}"
+            if reason is not None:  # it may have been a network, or a folder that was being written
+                message = f"the model's tokenizer cannot be read: {for_clients(reason)}"
             await self._journal.fail(self.status, FinetuneError("server_error", message))
             return False
         if not await self._journal.change(self.status, lambda _: None, is_durable=False):

@@ -19,17 +19,25 @@ pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 READY = (FinetuneStatus.QUEUED, FinetuneStatus.RUNNING, FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED)
 
 
-async def test_a_reason_that_the_process_gives_fails_the_job_at_once(app: FastAPI) -> None:
+async def test_a_reason_that_the_process_gives_again_and_again_fails_the_job(app: FastAPI) -> None:
     children = FakeChildren()
     text = "read tokenizer\nheadrace: /srv/models/tiny/tokenizer.json is empty; download it again\n"
-    children.preparing_ends.append((1, text))
+    children.preparing_ends += [(1, text)] * 3
     async with finetunes(app, children):
         record = await until_status(app, (await add_job(app, 1)).id, *READY)
 
     assert record.error is not None
     assert record.error.code == "server_error"
     assert record.error.message == "the model's tokenizer cannot be read: tokenizer.json is empty; download it again"
-    assert [child.module for child in children.started] == [PREPARE]
+    assert [child.module for child in children.started] == [PREPARE] * 3
+
+
+async def test_a_reason_that_passes_is_none(app: FastAPI) -> None:
+    children = FakeChildren()
+    children.preparing_ends += [(1, "headrace: cannot reach the model's site: timed out\n")] * 2
+    async with finetunes(app, children):
+        record = await until_status(app, (await add_job(app, 1)).id, *READY)
+    assert record.status is not FinetuneStatus.FAILED
 
 
 async def test_a_process_that_says_nothing_is_started_again(app: FastAPI) -> None:
