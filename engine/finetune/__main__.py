@@ -24,13 +24,13 @@ _OUT_OF_MEMORY = "training needs more memory than this process may have; give a 
 
 def main(argv: Sequence[str]) -> int:
     """Train; returns the exit code."""
-    exit_on_sigterm()
     end_with_parent()
     folder = JobFolder(Path(argv[0]))
     progress = foreground_progress()
     try:
-        from engine.finetune.run import run  # imports torch, which takes a second: a signal may come meanwhile
+        from engine.finetune.run import run  # imports torch, which takes seconds: until then SIGTERM ends it at once
 
+        exit_on_sigterm()
         out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
     except OSError as error:
         progress.close()
