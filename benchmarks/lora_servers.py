@@ -36,7 +36,7 @@ _ROOT = Path(__file__).parents[1]
 _RIVALS = ("llama-server", "vllm")
 _BASE = "base"
 _FIRST_ID, _LAST_ID = 1000, 20000  # tokens of prompts
-_PROMPT, _OUTPUT, _LONG_PROMPT = 32, 64, 512
+_PROMPT, _LONG_PROMPT = 32, 512
 _TIMEOUT_S = 600
 
 # The adapter of each stream of a load.
@@ -62,14 +62,14 @@ class Contender:
         return (*ONE, *EIGHT) if self.adapts else (ONE[0], EIGHT[0])
 
 
-async def measure(http: httpx.AsyncClient, contender: Contender, num_turns: int) -> Times:
-    """Each load in each turn, after a turn that does not count."""
+async def measure(http: httpx.AsyncClient, contender: Contender, num_turns: int, num_output: int) -> Times:
+    """Each load in each turn, after a turn that does not count. num_output: tokens after the first."""
     times: Times = defaultdict(list)
     for turn in range(num_turns + 1):
         found: dict[Load | int | None, float] = {}
         for load in contender.loads:
             first_s = await _seconds(http, contender, load, _PROMPT, 1)
-            found[load] = (await _seconds(http, contender, load, _PROMPT, 1 + _OUTPUT) - first_s) / _OUTPUT
+            found[load] = (await _seconds(http, contender, load, _PROMPT, 1 + num_output) - first_s) / num_output
         for (adapter,) in ONE if contender.adapts else ONE[:1]:
             found[adapter] = await _seconds(http, contender, (adapter,), _LONG_PROMPT, 1)
         if turn:
@@ -126,11 +126,11 @@ def _contenders(options: argparse.Namespace, adapters: Sequence[Path]) -> list[C
     """headrace, and the rival. Raises CompareError if that is not installed."""
     model = str(options.model)
     rival = rival_command(options.rival, options.rivals, model, options.threads)
-    modules = " ".join(f"a{index}={shlex.quote(str(path))}" for index, path in enumerate(adapters))
+    modules = [f"a{index}={shlex.quote(str(path))}" for index, path in enumerate(adapters)]
     lora = f"--served-model-name {_BASE} --enable-lora --max-loras {len(adapters)} --max-lora-rank {options.rank}"
     own = (
         f"headrace serve {shlex.quote(model)} --port {{port}} --threads {options.threads} --max-num-seqs "
-        f"{NUM_SEQUENCES} --no-enable-prefix-caching {lora} --lora-modules {modules}"
+        f"{NUM_SEQUENCES} --no-enable-prefix-caching {lora} {' '.join(f'--lora-modules {each}' for each in modules)}"
     )
 
     def by_name(adapter: int | None) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _contenders(options: argparse.Namespace, adapters: Sequence[Path]) -> list[C
 
     ours = Contender("headrace", own, by_name)
     if options.rival == "vllm":
-        return [ours, Contender("vllm", f"{rival} {lora} --lora-modules {modules}", by_name)]
+        return [ours, Contender("vllm", f"{rival} {lora} --lora-modules {' '.join(modules)}", by_name)]
     loaded = " ".join(f"--lora {shlex.quote(str(path))}" for path in adapters)
     return [
         ours,
@@ -151,17 +151,17 @@ def _contenders(options: argparse.Namespace, adapters: Sequence[Path]) -> list[C
     ]
 
 
-async def _run(contenders: Sequence[Contender], options: argparse.Namespace) -> dict[str, Times]:
-    times: dict[str, Times] = {each.name: defaultdict(list) for each in contenders}
+async def _run(contenders: Sequence[Contender], times: dict[str, Times], options: argparse.Namespace) -> None:
+    """Fill `times`, by contender. Raises CompareError."""
     for number in range(options.rounds):
         for contender in contenders:
             with started(contender.command, options.port, _TIMEOUT_S) as server:
                 async with httpx.AsyncClient(base_url=server.url, timeout=_TIMEOUT_S, trust_env=False) as http:
-                    measured = await measure(http, contender, options.turns)
+                    measured = await measure(http, contender, options.turns, options.output_len)
+            of_contender = times.setdefault(contender.name, defaultdict(list))
             for key, found in measured.items():
-                times[contender.name][key] += found
+                of_contender[key] += found
             sys.stderr.write(f"round {number + 1} of {options.rounds}: {contender.name} is measured\n")
-    return times
 
 
 def main() -> int:
@@ -173,18 +173,22 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each server (default: all cores)")
     parser.add_argument("--rounds", type=int, default=3, help="starts of each server (default: 3)")
     parser.add_argument("--turns", type=int, default=3, help="of the loads in a round (default: 3)")
+    parser.add_argument("--output-len", type=int, default=64, help="tokens of a stream after its first (default: 64)")
     parser.add_argument("--port", type=int, default=8970)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that running servers are stopped too
+    times: dict[str, Times] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / f"a{index}" for index in range(NUM_SEQUENCES)]
             adapters = [write_adapter(options.model, place, options.rank, index) for index, place in enumerate(places)]
-            times = asyncio.run(_run(_contenders(options, adapters), options))
+            asyncio.run(_run(_contenders(options, adapters), times, options))
     except CompareError as error:
         sys.stderr.write(f"lora_servers: {error}\n")
         return 1
-    sys.stdout.write(table(times) + "\n")
+    finally:  # what was measured is shown, however the comparison ends
+        if times:
+            sys.stdout.write(table(times) + "\n")
     return 0
 
 

@@ -39,7 +39,7 @@ def _whole(body: dict[str, Any]) -> httpx.Response:
 async def test_the_streams_of_a_load_have_its_adapters(adapts: bool, loads: tuple[Load, ...], num_long: int) -> None:
     http, bodies = _client(_whole)
     async with http:
-        times = await measure(http, Contender("ours", "serve", _fields, adapts), 2)
+        times = await measure(http, Contender("ours", "serve", _fields, adapts), 2, 8)
     turns = [[body["model"] for body in bodies[start : start + len(bodies) // 3]] for start in (0, len(bodies) // 3)]
     assert turns[0] == turns[1] == [*(each for load in loads for each in load * 2), *(None, 0)[:num_long]]
     assert times.keys() == {*loads, *(None, 0)[:num_long]}
@@ -59,7 +59,7 @@ async def test_what_is_not_wholly_answered_ends_the_comparison(answer: Answer, m
     http, _ = _client(answer)
     async with http:
         with pytest.raises(CompareError, match=message):
-            await measure(http, Contender("ours", "serve", _fields), 1)
+            await measure(http, Contender("ours", "serve", _fields), 1, 8)
 
 
 def test_a_ratio_is_the_median_of_turns() -> None:
