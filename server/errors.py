@@ -57,6 +57,10 @@ class ModelNotFound(HeadraceError):
     """The requested model is not served here."""
 
 
+class AdapterNotFound(HeadraceError):
+    """The adapter that an operator names is not served here."""
+
+
 class ModelNotLoaded(EngineUnavailable):
     """The requested model is served here, but cannot be loaded now."""
 
@@ -165,6 +169,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
     InsufficientPermissions: _Kind(403, _INVALID, "insufficient_permissions"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
+    AdapterNotFound: _Kind(404, _INVALID, "model_not_found", "lora_name"),
     NotServed: _Kind(404, _INVALID, "not_served"),
     NotStored: _Kind(404, _INVALID),
     RequestNotKnown: _Kind(404, _INVALID, "request_not_known"),

@@ -44,7 +44,10 @@ def _check_metadata(file: GGUFCheckpoint, architecture: str | None) -> None:
         if (given := metadata.get(key)) != value:
             raise AdapterError(f"{file.path}: {key} is {quoted(given)}; an adapter's is {value!r}")
     if (given := metadata.get("general.architecture")) != architecture:
-        raise AdapterError(f"{file.path} is for the architecture {quoted(given)}; the model's is {architecture!r}")
+        raise AdapterError(
+            f"{file.path} is for the architecture {quoted(given)}; the model's is {architecture!r}; serve the "
+            "model that it was trained with"
+        )
     for key, value in metadata.items():
         if key.startswith("adapter.") and key not in _KNOWN:
             raise AdapterError(f"{file.path}: {key} is {quoted(value)}, which is not supported")

@@ -11,7 +11,7 @@ import torch
 from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
 from models.adapters.peft_config import PeftConfig, read_peft_config
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.safetensors import NO_PICKLES, find_pickle, tensors_of_file
+from models.checkpoints.safetensors import find_pickle, tensors_of_file
 from models.errors import AdapterError, CheckpointError
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -43,7 +43,12 @@ def read_peft(folder: Path) -> FoundAdapter:
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         pickle = find_pickle(folder)
-        reason = f"its weights are in {pickle.name}, {NO_PICKLES}" if pickle else f"it has no {WEIGHTS_NAME}"
+        reason = f"it has no {WEIGHTS_NAME}; save the adapter again"
+        if pickle is not None:
+            reason = (
+                f"its weights are in {pickle.name}, a pickle, which can run code when it is opened; save the adapter "
+                f"again with PEFT's save_pretrained, which writes {WEIGHTS_NAME}"
+            )
         raise AdapterError(f"{folder} is not a readable adapter: {reason}")
     try:
         tensors = {tensor.name: tensor for tensor in tensors_of_file(path)}
@@ -92,7 +97,7 @@ def _pair(module: str, parts: Mapping[str, StoredTensor], config: PeftConfig) ->
     if a.dim() != 2 or b.dim() != 2 or not len(a) == b.shape[1] == expected:
         raise AdapterError(
             f"{first.file}: {parts[names[0]].name!r} has shape {list(a.shape)} and {parts[names[1]].name!r} "
-            f"{list(b.shape)}; {config.source} says that their rank is {expected}"
+            f"{list(b.shape)}; {config.source} says that their rank is {expected}; save the adapter again"
         )
     return FoundPair(
         name=parts[names[0]].name,

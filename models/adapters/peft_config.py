@@ -57,15 +57,21 @@ class PeftConfig:
 
 def read_peft_config(folder: Path) -> PeftConfig:
     """Raises AdapterError that names the file and the field."""
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        raise AdapterError(f"{path} does not exist; an adapter's folder has one; save the adapter again")
     try:
-        return _checked(read_json_config(folder / CONFIG_NAME))
+        return _checked(read_json_config(path))
     except CheckpointError as error:
         raise AdapterError(str(error)) from None
 
 
 def _checked(config: HFConfig) -> PeftConfig:
     if (kind := config.text("peft_type")).upper() != "LORA":
-        raise AdapterError(f"{config.source}: peft_type {kind!r} is not supported; only LORA is")
+        raise AdapterError(
+            f"{config.source}: peft_type {kind!r} is not supported; only LORA is; merge the adapter into its base "
+            "model and serve that"
+        )
     for name, value in config.fields.items():
         if value and name not in _HONORED and name not in _OF_TRAINING:
             raise AdapterError(

@@ -17,6 +17,9 @@ from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 
 _WHOLE = ("embed", "head")  # what may be replaced as a whole
+# What helps.
+_OWN_BASE = "serve the model that it was trained with"
+_MERGE = "merge the adapter into its base model and serve that"
 _ROWS_AT_A_TIME = 4096  # rows of a weight that are in memory at a time, in fp32
 _MOST_DIFFERENT = 0.2  # of a copy of the base model's weights, relative to them: what quantization to 3 bits changes
 
@@ -65,7 +68,7 @@ class _Placer:
                 raise self._refusal(
                     pair.name,
                     f"is of a layer with {pair.a.shape[1]} inputs and {len(pair.b)} outputs; the model's layer has "
-                    f"{columns} and {count}",
+                    f"{columns} and {count}; {_OWN_BASE}",
                 )
             vectors = []
             for vector in (pair.bias, pair.magnitude):
@@ -116,22 +119,22 @@ class _Placer:
     def _destinations(self, name: str, target: str) -> tuple[Destination, ...]:
         destinations = self._names.destinations(target)
         if not destinations:
-            raise self._refusal(name, "belongs to no layer of this model that adapters can change")
+            raise self._refusal(name, f"belongs to no layer of this model that adapters can change; {_MERGE}")
         return destinations
 
     def _linear(self, name: str, destination: Destination) -> Linear:
         module = destination.module
         if ".experts." in module:
-            raise self._refusal(name, "belongs to an expert, which is not supported")
+            raise self._refusal(name, f"belongs to an expert, which is not supported; {_MERGE}")
         layers = self._decoder.spec.layers
         index = destination.layer
         try:
             layer = self._decoder.get_submodule(module)
         except AttributeError:
-            raise self._refusal(name, "belongs to a layer that this model does not have") from None
+            raise self._refusal(name, f"belongs to a layer that this model does not have; {_OWN_BASE}") from None
         is_table = isinstance(layer, Embedding) and module not in _WHOLE
         if not isinstance(layer, Linear) or destination.parameter != "weight" or is_table:
-            raise self._refusal(name, "belongs to a part of the model that adapters are not supported for")
+            raise self._refusal(name, f"belongs to a part of the model that adapters are not supported for; {_MERGE}")
         recurrence = None if index is None else layers[index].recurrence
         if isinstance(recurrence, GatedDeltaSpec) and ".attn." in module:
             # Files of Qwen3.5 order value heads differently in GGUF than elsewhere.

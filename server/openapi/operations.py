@@ -13,6 +13,7 @@ from engine.errors import (
     WaitTooLong,
 )
 from server.errors import (
+    AdapterNotFound,
     AlreadyStopping,
     AnswerTimeout,
     BudgetSpent,
@@ -221,7 +222,7 @@ OPERATIONS: Mapping[str, Operation] = {
         errors=(*_CHANGING, EngineDied, ModelNotLoaded),
     ),
     "POST /v1/unload_lora_adapter": Operation(
-        answers={TEXT: None}, example={"lora_name": "LOADED"}, errors=(InsufficientPermissions, ModelNotFound)
+        answers={TEXT: None}, example={"lora_name": "LOADED"}, errors=(InsufficientPermissions, AdapterNotFound)
     ),
     "GET /metrics": Operation(answers={TEXT: None}, errors=(InsufficientPermissions,)),
     "GET /dashboard/events": Operation(

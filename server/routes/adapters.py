@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
+from server.errors import AdapterNotFound
 from server.finetuning.jobs.deletion import delete_adapter
 from server.finetuning.jobs.record import FinetuneRecord
 from server.http.body import Context, json_body
@@ -52,6 +53,10 @@ async def unload_lora_adapter(
 ) -> PlainTextResponse:
     """Stop serving a LoRA adapter. Running requests keep using it."""
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    if context.models.adapters.get(body.lora_name) is None:
+        raise AdapterNotFound(
+            f"The lora adapter {quote(body.lora_name)} cannot be found. GET /v1/models lists those that are served."
+        )
     _remove(body.lora_name, context)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", headers=headers)
 

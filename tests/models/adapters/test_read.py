@@ -115,7 +115,10 @@ def test_a_gguf_adapter_is_the_peft_folder_that_it_was_converted_from(
     ("changes", "message"),
     [
         ({"type": "model"}, "general.type is 'model'; an adapter's is 'adapter'"),
-        ({"architecture": "qwen2"}, "is for the architecture 'qwen2'; the model's is 'llama'"),
+        (
+            {"architecture": "qwen2"},
+            "is for the architecture 'qwen2'; the model's is 'llama'; serve the model that it was trained with",
+        ),
         ({"key": "adapter.alora.invocation_tokens"}, "adapter.alora.invocation_tokens is 'x', which is not supported"),
         ({"tensor": "blk.0.attn_norm.weight"}, "tensor 'blk.0.attn_norm.weight' is not supported"),
         (
@@ -194,14 +197,14 @@ def test_a_copy_of_the_base_models_table_is_compared_in_parts(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported; only LORA is"),
+        ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported; only LORA is; merge the adapter"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is [[0, 1]], which is not supported"),
         ({"trainable_token_indices": [5]}, "trainable_token_indices is [5], which is not supported"),
         ({"target_parameters": ["experts"]}, "target_parameters is ['experts'], which is not supported"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is [1], which is not supported"),
         ({"a_field_of_next_year": 1}, "a_field_of_next_year is 1, which is not supported"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base model's weights"),
-        ({"r": 4}, "their rank is 4"),
+        ({"r": 4}, "their rank is 4; save the adapter again"),
         ({"r": 0}, "r is 0; it must be an integer from 1"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
         ({"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern has '(a+)+', which is too complex"),
@@ -232,14 +235,18 @@ def _with(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, tor
         (_without(f"{Q}.lora_B.weight"), f"{Q}.lora_A.weight' lacks its lora_B"),
         (
             _with(f"{Q}.lora_A.weight", 3, 32),
-            "is of a layer with 32 inputs and 64 outputs; the model's layer has 64 and 64",
+            "is of a layer with 32 inputs and 64 outputs; the model's layer has 64 and 64; serve the model that it was "
+            "trained with",
         ),
         (_with(f"{Q}.lora_B.weight", 32, 3), "is of a layer with 64 inputs and 32 outputs"),
         (
             _with(f"{Q}.lora_B.weight", 64, 3, value=float("nan")),
             f"'{Q}.lora_B.weight' has numbers that are not finite",
         ),
-        (_with(f"{Q}.lora_C.weight", 3, 3), f"'{Q}.lora_C.weight' belongs to no layer of this model"),
+        (
+            _with(f"{Q}.lora_C.weight", 3, 3),
+            f"'{Q}.lora_C.weight' belongs to no layer of this model that adapters can change; merge the adapter into",
+        ),
         (_with(f"{Q}.bias", 64), f"tensor '{Q}.bias' is not supported"),
         (_with(f"{Q}.weight", 64, 64), f"'{Q}.weight' replaces a whole layer"),
         (_with("base_model.model.lm_head.weight", 130, 64), "an adapter cannot add tokens"),
@@ -285,14 +292,17 @@ def test_other_files_are_refused(model: LoadedModel, adapter: RandomAdapter, tmp
     damaged = adapter.save(tmp_path / "damaged")
     (damaged / "adapter_model.safetensors").write_bytes(b"x" * 50)
     (tmp_path / "empty").mkdir()
+    no_weights = adapter.save(tmp_path / "no-weights")
+    (no_weights / "adapter_model.safetensors").unlink()
     no_object = adapter.save(tmp_path / "no-object")
     (no_object / "adapter_config.json").write_text(json.dumps([1]))
     (tmp_path / "file.txt").write_text("x")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     for path, message in (
-        (folder, "adapter_model.bin, a pickle"),
+        (folder, "adapter_model.bin, a pickle, which can run code when it is opened; save the adapter again with PEFT"),
         (damaged, "adapter_model.safetensors says that its header has"),
-        (tmp_path / "empty", "adapter_config.json does not exist"),
+        (tmp_path / "empty", "adapter_config.json does not exist; an adapter's folder has one; save the adapter again"),
+        (no_weights, "it has no adapter_model.safetensors; save the adapter again"),
         (no_object, "is not a JSON object"),
         (tmp_path / "file.txt", "is not an adapter: give a folder"),
         (tmp_path / "broken.gguf", "broken.gguf"),

@@ -135,6 +135,7 @@ async def test_an_unloaded_adapter_is_unknown_and_the_engine_may_forget_it(clien
     assert client.forgotten == [b"X"]
     assert [answer.status_code for answer in unknown] == [404, 404]
     assert "cannot be found" in unknown[1].json()["error"]["message"]
+    assert [answer.json()["error"]["param"] for answer in unknown] == ["model", "lora_name"]
     assert base.status_code == 400
 
 
