@@ -43,6 +43,12 @@ BODIES: dict[str, tuple[str, bytes, int]] = {  # name -> path, body, how many at
     "8,000 messages": (CHAT, json.dumps({"messages": [{"role": "user", "content": "hi"}] * 8_000}).encode(), 1),
     "2.6 million lists": (CHAT, b'{"messages":[' + b"[]," * 2_600_000 + b"[]]}", 1),
     "3.9 million numbers": ("/v1/completions", b'{"prompt":[' + b"0," * 3_900_000 + b"0]}", 1),
+    # Of a model that embeds; others refuse it at once, as that refuses the chats above.
+    "2,048 texts to embed": (
+        "/v1/embeddings",
+        json.dumps({"input": [f"{number} {PROSE[:3000]}" for number in range(2048)], "truncate": True}).encode(),
+        1,
+    ),
 }
 
 
