@@ -1,15 +1,17 @@
 """LiveFeed: frames of the engine's work, four a second, for as long as somebody watches."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
 from engine.client.interface import EngineClient
+from engine.errors import EngineUnavailable
 from engine.protocol import StepStats
 from server.errors import TooManyWatchers
-from server.live.frames import EngineFrame, FrameBuilder
+from server.live.frames import Blocks, EngineFrame, FrameBuilder
 from server.live.request_table import Latencies, RequestTable
 from server.live.requests import LiveRequest
 
@@ -130,13 +132,20 @@ class LiveFeed:
             interval_s=interval_s,
             engine=Engine(status.state.value, status.reason, status.num_restarts),
             models=self._overview(),
-            work=(self._builder if interval_s else FrameBuilder(self._last)).take(),
+            work=self._work(self._builder if interval_s else FrameBuilder(self._last)),
             num_open=self.requests.num_open,
             open=self.requests.open(),
             recent=recent,
             latencies=self.requests.latencies(now_ms),
         )
         return msgspec.json.encode(frame)
+
+    def _work(self, builder: FrameBuilder) -> EngineFrame:
+        work = builder.take()
+        if work.blocks.total == 0:  # before the first step, which tells how many there are
+            with contextlib.suppress(EngineUnavailable):
+                return msgspec.structs.replace(work, blocks=Blocks(total=self._client.info.num_blocks))
+        return work
 
 
 def _put(queue: asyncio.Queue[bytes], frame: bytes) -> None:

@@ -81,6 +81,12 @@ async def test_a_watcher_of_an_idle_engine_sees_what_the_last_step_left() -> Non
     assert all(each["decode_tokens"] == 0 for each in work)
 
 
+async def test_blocks_are_known_before_the_first_step() -> None:
+    async with _watch(make_app(FakeClient(says("x")))) as watcher:
+        await watcher.until(lambda: bool(_frames(watcher)))
+        assert _frames(watcher)[0]["work"]["blocks"] == {"total": 64, "live": 0, "shared": 0, "cached": 0}
+
+
 async def test_a_slow_watcher_misses_frames_and_holds_nobody_up() -> None:
     app = make_app(FakeClient(says("x")))
     async with _watch(app) as slow, _watch(app) as quick:

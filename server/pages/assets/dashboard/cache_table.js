@@ -6,10 +6,10 @@ import { seconds } from "./words.js";
 
 const MAX_ROWS = 4;
 
-/** recent: newest first. */
-export function renderCache(recent) {
+/** recent: newest first. hasCache: not while a model is loaded, or where it only makes vectors or scores. */
+export function renderCache(recent, hasCache) {
   const rows = recent.filter((each) => each.prompt_tokens && each.first_token_s != null).slice(0, MAX_ROWS);
-  byId("cache-hint").textContent = rows.length > 1
+  byId("cache-hint").textContent = !hasCache ? "This model has no KV cache, or is not loaded." : rows.length > 1
     ? "What is in the cache is not computed again, so the first token comes sooner."
     : "Ask a second question in the same chat: most of its prompt will be here, and its first token will come sooner.";
   byId("cache-uses").replaceChildren(...(rows.length ? [

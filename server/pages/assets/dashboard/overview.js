@@ -60,7 +60,7 @@ function show({ work, engine, open, num_open: numOpen, latencies, at_ms: atMs })
   showLatencies(latencies);
   renderRequests(open, recent, atMs);
   renderErrors(recent);
-  renderCache(recent);
+  renderCache(recent, blocks.total > 0);
 }
 
 /** Over the last two seconds: single frames jump. */
@@ -87,7 +87,8 @@ function hitRate() {
 const sum = (list, name) => list.reduce((total, each) => total + each[name], 0);
 
 function showBlocks({ total, live, shared, cached }) {
-  const parts = [["live", live], ["shared", shared], ["cached", cached], ["free", Math.max(0, total - live - shared - cached)]];
+  byId("blocks").hidden = total === 0;
+  const parts = total === 0 ? [] : [["live", live], ["shared", shared], ["cached", cached], ["free", Math.max(0, total - live - shared - cached)]];
   drawBlocks(byId("blocks"), parts);
   const meanings = { live: "of one request", shared: "shared by several", cached: "cached for later", free: "free" };
   byId("blocks-legend").replaceChildren(...legend(parts.map(([name, number]) => [name, `${meanings[name]}: ${number.toLocaleString("en-US")}`])));
