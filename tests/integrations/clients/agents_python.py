@@ -16,7 +16,7 @@ from agents import (
 )
 from openai import AsyncOpenAI
 
-LIMITS = ModelSettings(temperature=0, max_tokens=60)
+LIMITS = ModelSettings(temperature=0, max_tokens=300)  # an answer that is cut off is an error
 MUST_CALL = ModelSettings(temperature=0, max_tokens=80, tool_choice="required")
 asked_for: list[str] = []
 
