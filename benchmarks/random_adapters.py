@@ -1,5 +1,6 @@
 """Random LoRA adapters of a model, in files that headrace and its rivals read."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,22 +27,31 @@ def write_adapter(model: Path, place: Path, rank: int, seed: int) -> Path:
 
 
 def _write_gguf(model: Path, path: Path, rank: int, generator: np.random.Generator) -> Path:
-    reader = gguf.GGUFReader(model)
-    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
+    architecture, matrices = _gguf_matrices(model)
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", float(rank))
-    for tensor in reader.tensors:
-        if tensor.name.endswith(tuple(f".{name}.weight" for name in _IN_GGUF)):
-            columns, rows = (int(size) for size in tensor.shape)
-            a, b = _pair(rows, columns, rank, generator)
-            writer.add_tensor(f"{tensor.name}.lora_a", a)
-            writer.add_tensor(f"{tensor.name}.lora_b", b)
+    for name, rows, columns in matrices:
+        a, b = _pair(rows, columns, rank, generator)
+        writer.add_tensor(f"{name}.lora_a", a)
+        writer.add_tensor(f"{name}.lora_b", b)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@functools.cache
+def _gguf_matrices(model: Path) -> tuple[str, list[tuple[str, int, int]]]:
+    """The architecture, and (tensor, rows, columns) of what the adapter changes. Reading the vocabulary takes seconds,
+    and a comparison writes several adapters of a model."""
+    reader = gguf.GGUFReader(model)
+    changed = tuple(f".{name}.weight" for name in _IN_GGUF)
+    tensors = [tensor for tensor in reader.tensors if tensor.name.endswith(changed)]
+    matrices = [(tensor.name, int(tensor.shape[1]), int(tensor.shape[0])) for tensor in tensors]
+    return reader.fields["general.architecture"].contents(), matrices
 
 
 def _write_peft(model: Path, folder: Path, rank: int, generator: np.random.Generator) -> Path:
