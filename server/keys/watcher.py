@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import stat
 from pathlib import Path
 
 from engine.errors import OptionError
@@ -72,8 +73,12 @@ class KeysWatcher:
 
 def _read_file(path: Path) -> list[ApiKey]:
     """As read_keys. Raises OptionError also for a pipe or a device, whose end may never come."""
-    if path.exists() and not path.is_file():
-        raise OptionError(f"cannot read {path}: it is not a regular file any more")
+    try:
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return read_keys(path)  # which says why
+    if not is_regular:
+        raise OptionError(f"cannot read {path}: it is not a regular file")
     return read_keys(path)
 
 

@@ -133,6 +133,18 @@ async def test_a_pipe_in_the_place_of_the_file_holds_up_nothing(
     assert [_is_taken(ring, name) for name in ("ann", "ben")] == [False, True]
 
 
+async def test_a_file_that_cannot_be_looked_at_does_not_end_the_watch(tmp_path: Path, metrics: Metrics) -> None:
+    path = tmp_path / ("k" * 300)  # longer than names may be: as a folder that may not be entered, for root too
+    keys = tmp_path / "keys.json"
+    write_keys(keys, entry("ann"))
+    ring = _ring(metrics, keys)
+    watcher = KeysWatcher(path, ring, metrics)
+    watcher.read_again()
+    await watcher.look()
+    assert _reloads(metrics, "failed") == 1
+    assert _is_taken(ring, "ann")
+
+
 async def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, entry("ann"))
