@@ -163,7 +163,7 @@ def test_a_job_goes_on_in_a_folder_that_was_moved(model: Path, tmp_path: Path) -
     moved = Job(JobFolder(tmp_path / "after" / "job"), tmp_path / "after")
     _run(moved)
 
-    assert "Going on after step 3 of 9" in moved.events()
+    assert "Continuing after step 3 of 9" in moved.events()
     assert moved.adapter()
     assert not (tmp_path / "before").exists()
 
