@@ -114,6 +114,8 @@ class FakeChild:
 
     async def _tick(self) -> None:
         await asyncio.sleep(self._children.pause_s)
+        while self.module in self._children.held:
+            await asyncio.sleep(0.001)
         await self._going.wait()
 
     async def _prepare(self) -> int:
@@ -190,6 +192,7 @@ class FakeChildren:
         self.preparing_ends: deque[tuple[int, str]] = deque()  # exit statuses of those that prepare, and their logs
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
+        self.held: set[str] = set()  # modules of those that do not get on
         self.processor_use: ProcessorUse | None = None
 
     async def start(self, module: str, arguments: list[str], lock: Path, priority: str) -> FakeChild:

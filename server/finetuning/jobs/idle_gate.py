@@ -51,7 +51,7 @@ class IdleGate:
 
     @property
     def closed_s(self) -> float:
-        """For how long it has been closed in all, so far."""
+        """For how long it has been closed to processes that were there or waited for it, in all, so far."""
         self._count()
         return self._closed_s
 
@@ -71,6 +71,7 @@ class IdleGate:
             while not self.is_open:
                 await self._opened.wait()
         finally:
+            self._count()
             self._num_waiting -= 1
 
     @contextlib.contextmanager
@@ -124,7 +125,8 @@ class IdleGate:
     def _count(self) -> None:
         now_s = self._now()
         if not self.is_open:
-            self._closed_s += now_s - self._counted_s
+            if self._children or self._num_waiting:  # nobody looks otherwise, and it stays as it is
+                self._closed_s += now_s - self._counted_s
             if self._children:
                 self._count_stopped(now_s - self._counted_s)
         self._counted_s = now_s

@@ -63,10 +63,12 @@ class Standstill:
                 "Waiting: clients' requests keep the server busy, and the job is stopped for them; on a server that is "
                 "never idle, start it with --finetune-yield share"
             )
-        use = None if child is None else child.processor_use()
+        if child is None or child is not self._mark.child:  # it has not had all that time to compute
+            return None
+        use = child.processor_use()
         if use is None or not use.is_ready:
             return None
-        computed_s = use.seconds - (self._mark.computed_s if child is self._mark.child else 0.0)
+        computed_s = use.seconds - self._mark.computed_s
         if computed_s >= _HARDLY_COMPUTED * seconds:
             return None
         remedy = "; start the server with --finetune-yield never, or end them" if self._gives_way else "; end them"
