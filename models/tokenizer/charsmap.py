@@ -8,12 +8,12 @@ ones.
 """
 
 import base64
-import binascii
 from pathlib import Path
 
 import numpy as np
 
 from models.checkpoints.gguf.array import array_values
+from models.config.hf_config import quoted
 from models.errors import CheckpointError
 
 _HEADER_BYTES = 4
@@ -30,13 +30,13 @@ def gguf_charsmap(value: object, path: Path) -> bytes:
         return b""
     items = array_values(value)
     if items is None:
-        raise _damaged(path, f"is {value!r}, which is no list of bytes")
+        raise _damaged(path, f"is {quoted(value)}, which is no list of bytes")
     try:
         if items and isinstance(items[0], str):
             table = base64.b64decode("".join(items), validate=True)
         else:
             table = bytes(item & 0xFF for item in items)
-    except (TypeError, binascii.Error, UnicodeError):
+    except (TypeError, ValueError):
         raise _damaged(path, "is no list of bytes") from None
     if table:
         _check(table, path)

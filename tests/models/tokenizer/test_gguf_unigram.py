@@ -94,6 +94,7 @@ def test_special_tokens_without_ids_have_their_usual_names() -> None:
         ({"precompiled_charsmap": "abc"}, "is no list of bytes"),
         ({"precompiled_charsmap": [0.5]}, "is no list of bytes"),
         ({"precompiled_charsmap": ["!"]}, "is no list of bytes"),
+        ({"precompiled_charsmap": ["é"]}, "is no list of bytes"),
         ({"precompiled_charsmap": [1, 2]}, "is cut off"),
         ({"precompiled_charsmap": list(CHARSMAP[:100])}, "is cut off"),
         ({"precompiled_charsmap": [4, 0, 0, 0, 0, 0, 0, 0]}, "leads outside itself"),
