@@ -61,11 +61,22 @@ def give_way(priority: str) -> None:
 
 
 def hasten(pid: int) -> None:
-    """Have a process that gave way compute at the usual priority, where the system allows it: it must end soon."""
-    with contextlib.suppress(OSError):
-        if hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(pid) == os.SCHED_IDLE:
-            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+    """Have a process that gave way compute as this one does, where the system allows it: it must end soon."""
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    for thread_id in _threads(pid):  # priorities are each thread's own, and a loop ends when the last of them has
+        with contextlib.suppress(OSError):
+            if hasattr(os, "SCHED_IDLE") and os.sched_getscheduler(thread_id) == os.SCHED_IDLE:
+                os.sched_setscheduler(thread_id, os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread_id, niceness)
     _write(f"/proc/{pid}/autogroup", "0")
+
+
+def _threads(pid: int) -> list[int]:
+    """By the numbers that the system schedules them by; of a process that is gone, none."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 def _locked(descriptor: int) -> bool:

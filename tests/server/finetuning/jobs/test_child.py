@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.background import IDLE, NORMAL
+from engine.client.background import IDLE, LOW, NORMAL
 from server.finetuning.jobs.child import log_of, start_child, traceback_of
 from tests.helpers.deadline import until
 from tests.helpers.server_process import is_alive, state
@@ -75,13 +75,19 @@ async def test_what_a_child_has_computed_and_whether_it_would_compute_is_known(t
     assert child.processor_use() is None
 
 
-async def test_a_child_that_must_end_soon_gives_way_no_longer(tmp_path: Path) -> None:
-    child = await start_child("timeit", _SLEEP, tmp_path / "lock", IDLE)
+@pytest.mark.parametrize("priority", [IDLE, LOW])
+async def test_a_child_that_must_end_soon_gives_way_no_longer_in_any_thread(tmp_path: Path, priority: str) -> None:
+    threads = "import threading, time; threading.Thread(target=time.sleep, args=(100,), daemon=True).start()"
+    child = await start_child("timeit", ["-s", threads, *_SLEEP], tmp_path / "lock", priority)
+    tasks = Path(f"/proc/{child.pid}/task")
+    await until(lambda: len(list(tasks.iterdir())) == 2, poll_s=0.01)
     child.hasten()
-    policy = os.sched_getscheduler(child.pid)
-    with contextlib.suppress(PermissionError):  # without rights, a process can only ever give way more
-        os.sched_setscheduler(child.pid, os.SCHED_OTHER, os.sched_param(0))
-        assert policy == os.SCHED_OTHER
+    for thread_id in (int(task.name) for task in tasks.iterdir()):
+        found = os.sched_getscheduler(thread_id), os.getpriority(os.PRIO_PROCESS, thread_id)
+        with contextlib.suppress(PermissionError):  # without rights, a process can only ever give way more
+            os.sched_setscheduler(thread_id, os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread_id, os.getpriority(os.PRIO_PROCESS, 0))
+            assert found == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
     child.kill()
     await child.wait()
     child.hasten()  # which finds nobody
