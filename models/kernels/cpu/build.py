@@ -229,7 +229,7 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
         folder = Path(name)
         # Larger files take longer. They begin first: one that began last would be waited for on a single core.
         sources = sorted(recipe.sources, key=lambda path: path.stat().st_size, reverse=True)
-        objects = [str(folder / f"{path.stem}.o") for path in sources]
+        objects = [str(folder / f"{index}-{path.stem}.o") for index, path in enumerate(sources)]  # stems may recur
         commands = [
             [compiler, *recipe.options, f"-I{SOURCE_FOLDER}", "-c", str(source), "-o", output]
             for source, output in zip(sources, objects, strict=True)

@@ -81,7 +81,7 @@ def compile_driver(folder: Path, library: KernelLibrary) -> Path:
     kept = build.cache_folder() / f"test-arm64-{digest.hexdigest()}"
     if kept.exists():
         return kept
-    objects = [folder / f"{source.stem}.o" for source in sources]
+    objects = [folder / f"{index}-{source.stem}.o" for index, source in enumerate(sources)]
     options = [*build._COMMON, f"-I{build.SOURCE_FOLDER}", f"-I{folder}", "-c"]
     units = [
         subprocess.Popen([COMPILER, *options, str(source), "-o", str(output)])

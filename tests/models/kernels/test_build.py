@@ -65,6 +65,17 @@ def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path, monkeypat
     assert loaded.a() + loaded.b() == 14
 
 
+def test_sources_in_two_folders_may_have_one_name(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [fresh / name / "same.cpp" for name in ("a", "b")]
+    for source in sources:
+        source.parent.mkdir()
+        name = source.parent.name
+        source.write_text(f'extern "C" __attribute__((visibility("default"))) int {name}() {{ return 7; }}')
+    monkeypatch.setattr(build, "kernel_sources", lambda: sources)
+    loaded = ctypes.CDLL(str(build.ensure_level_library(build.LEVELS[0], fresh / "cache")))
+    assert loaded.a() + loaded.b() == 14
+
+
 def test_processes_that_start_together_compile_once(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
