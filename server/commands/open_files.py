@@ -57,11 +57,6 @@ def allow_open_files(max_connections: int) -> int:
     needed = open_files_needed(max_connections)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return max_connections
-    if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
-        raise StartupError(
-            f"at most {hard} files may be open; the server needs {LEAST_OPEN_FILES} for itself and {needed} for "
-            f"{max_connections:,} connections; raise the limit (ulimit -n {needed})"
-        )
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
@@ -69,7 +64,14 @@ def allow_open_files(max_connections: int) -> int:
         most = soft
     if most >= needed:
         return max_connections
-    num_connections = min(max_connections, room_for_connections(most))
+    if most < LEAST_OPEN_FILES:
+        raise StartupError(
+            f"at most {most} files may be open; the server needs {LEAST_OPEN_FILES} for itself and {needed} for "
+            f"{max_connections:,} connections; raise the limit (ulimit -n {needed})"
+        )
+    num_connections = room_for_connections(most)
+    if num_connections >= max_connections:
+        return max_connections
     logger.warning(
         "at most %d files may be open, too few for %d connections: more than %d get 503; raise the limit "
         "(ulimit -n %d) or lower --max-connections",

@@ -8,7 +8,7 @@ from importlib import metadata
 
 from engine.client.child_environment import BINDING
 from engine.jobs.findings import Finding, ok, problem, warning
-from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed
+from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
 from server.config import ServerConfig
 
 try:
@@ -50,11 +50,13 @@ def open_files_findings(max_connections: int) -> Iterator[Finding]:
         yield ok("open files", f"up to {'any number' if hard == resource.RLIM_INFINITY else f'{hard:,}'}")
     elif hard < LEAST_OPEN_FILES:
         yield problem("open files", f"at most {hard:,}; the server does not start below {LEAST_OPEN_FILES} (ulimit -n)")
+    elif (room := room_for_connections(hard)) >= max_connections:
+        yield ok("open files", f"up to {hard:,}")
     else:
         yield warning(
             "open files",
-            f"at most {hard:,}, and {max_connections:,} connections need {needed:,}; raise the limit (ulimit -n) or "
-            "lower --max-connections",
+            f"at most {hard:,}, and {max_connections:,} connections need {needed:,}: more than {room:,} get 503; "
+            "raise the limit (ulimit -n) or lower --max-connections",
         )
 
 

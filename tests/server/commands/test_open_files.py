@@ -45,14 +45,19 @@ def test_the_limit_is_raised_as_far_as_needed_and_allowed(
     )
 
 
-def test_a_system_that_refuses_a_higher_limit_leaves_room_for_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_limit: int, _pair: tuple[int, int]) -> None:
-        raise ValueError("current limit exceeds maximum limit")
+def _refuse(_limit: int, _pair: tuple[int, int]) -> None:
+    raise ValueError("current limit exceeds maximum limit")
 
+
+def test_a_system_that_refuses_a_higher_limit_leaves_room_for_fewer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert allow_open_files(2048) == 153
+    monkeypatch.setattr(resource, "setrlimit", _refuse)
     assert allow_open_files(100) == 100
+    assert not caplog.records
+    assert allow_open_files(2048) == 153
+    assert "more than 153 get 503" in caplog.text
 
 
 @pytest.mark.parametrize("num_files", [LEAST_OPEN_FILES, 128, 256, 1024, 2000, 100_000])
@@ -66,7 +71,9 @@ def test_connections_and_those_too_many_leave_files_for_the_rest(
     assert room + max(1, room // 4) + 4 * at_once <= num_files - 28
 
 
-def test_a_limit_that_is_too_low_for_anything_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+@pytest.mark.parametrize("hard", [20, resource.RLIM_INFINITY])
+def test_a_limit_that_is_too_low_for_anything_ends_the_start(hard: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, hard))
+    monkeypatch.setattr(resource, "setrlimit", _refuse)
     with pytest.raises(StartupError, match=r"at most 20 files may be open.*ulimit -n 2816"):
         allow_open_files(2048)
