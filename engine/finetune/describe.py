@@ -19,6 +19,7 @@ from engine.errors import HeadraceError
 from engine.jobs.finetune.endings import REASON, is_full_disk
 from engine.jobs.finetune.job import write_atomically
 from engine.jobs.progress import foreground_progress
+from models.config.overrides import parse_overrides
 from models.errors import ModelError
 
 
@@ -34,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
         from models.tokenizer.load import load_tokenizer_assets
 
         files = resolve_model(options.model, options.revision, progress)
-        opened = open_model(files)
+        overrides = parse_overrides(options.hf_overrides, options.rope_scaling, options.rope_theta)
+        opened = open_model(files, overrides)
         progress("read tokenizer", 0, 0, "")
         assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
         write_atomically(folder / "context.json", msgspec.json.encode(opened.max_position))

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,8 +22,8 @@ def no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(describe, "end_with_parent", lambda: None)
 
 
-def _describe(folder: Path, model: str) -> int:
-    return describe.main([str(folder), msgspec.json.encode(EngineConfig(model=model)).decode()])
+def _describe(folder: Path, model: str, **options: Any) -> int:
+    return describe.main([str(folder), msgspec.json.encode(EngineConfig(model=model, **options)).decode()])
 
 
 def test_tokenizer_and_context_are_written(tmp_path: Path) -> None:
@@ -30,6 +31,12 @@ def test_tokenizer_and_context_are_written(tmp_path: Path) -> None:
     assert _describe(tmp_path, str(model)) == 0
     assert msgspec.msgpack.decode((tmp_path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo).tokenizer_json
     assert json.loads((tmp_path / "context.json").read_bytes()) == 256
+
+
+def test_overridden_fields_of_the_configuration_count(tmp_path: Path) -> None:
+    model = write_model_folder(tmp_path / "model")
+    assert _describe(tmp_path, str(model), hf_overrides='{"max_position_embeddings": 64}') == 0
+    assert json.loads((tmp_path / "context.json").read_bytes()) == 64
 
 
 @pytest.mark.parametrize(
