@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from engine.jobs.program import program
 from engine.protocol import EngineInfo
 from server.commands.model_rows import model_rows
 
@@ -67,5 +68,5 @@ def _adapter_rows(started: Started) -> Rows:
         return []
     first, rest = started.adapters[:_MAX_NAMES], len(started.adapters) - _MAX_NAMES
     names = ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")
-    tuning = "on: POST /v1/fine_tuning/jobs, or headrace finetune" if started.is_fine_tuning else ""
+    tuning = f"on: POST /v1/fine_tuning/jobs, or {program()} finetune" if started.is_fine_tuning else ""
     return [("Adapters", names or "none yet"), *([("Fine-tuning", tuning)] if tuning else [])]

@@ -80,6 +80,12 @@ def test_adapters_and_fine_tuning(changes: dict[str, Any], adapters: str | None,
         assert (found is not None and found[1].startswith(words)) if words else found is None
 
 
+def test_the_command_for_fine_tuning_is_one_to_paste(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.commands.start_panel.program", lambda: ".venv/bin/headrace")
+    text = "\n".join(drawn(100, adapters=[], is_fine_tuning=True))
+    assert "on: POST /v1/fine_tuning/jobs, or .venv/bin/headrace finetune" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "makes"),
     [
