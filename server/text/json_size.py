@@ -14,6 +14,8 @@ def json_size(*values: Any) -> int:
         size += ITEM_SIZE
         if isinstance(value, str):
             size += len(value)
+        elif isinstance(value, dict | list) and size + ITEM_SIZE * len(value) > LONG_SIZE:
+            return LONG_SIZE + ITEM_SIZE  # without a look at each of them: the event loop waits
         elif isinstance(value, dict):
             size += sum(map(len, value))
             pending += value.values()

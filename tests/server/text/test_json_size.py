@@ -33,3 +33,18 @@ def test_any_depth_is_counted() -> None:
 
 def test_counting_ends_above_the_size_of_a_long_text() -> None:
     assert LONG_SIZE < json_size(["a" * 100] * 1_000_000) <= LONG_SIZE + ITEM_SIZE + 100
+
+
+class _Large(dict[str, Any]):
+    """Takes long to go through."""
+
+    def values(self) -> Any:
+        raise AssertionError
+
+    def __iter__(self) -> Any:
+        raise AssertionError
+
+
+def test_nothing_is_looked_at_in_a_value_of_very_many_items() -> None:
+    """The event loop waits."""
+    assert json_size(_Large.fromkeys(map(str, range(LONG_SIZE // ITEM_SIZE + 1)))) > LONG_SIZE
