@@ -109,6 +109,12 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_scaled_linear.test_permuted_columns_meet_their_inputs, name=["int4 g128, zeros"], rows=[1, 80]),
         *each(test_scaled_linear.test_matrices_of_all_kinds_stand_side_by_side, rows=[1, 80]),
         *each(test_scaled_linear.test_input_rows_are_prepared, name=["int4 g32", "fp8 w8a8"], rows=[1]),
+        *each(
+            test_scaled_linear.test_a_row_s_product_does_not_depend_on_the_rows_beside_it,
+            encoding=[Encoding.FP8_E4M3, Encoding.NF4],
+            has_zeros=[False],
+            group_size=[96],
+        ),
     ],
     "hr_quantize": [
         *each(

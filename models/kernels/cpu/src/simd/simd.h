@@ -11,6 +11,8 @@
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define HR_INLINE inline __attribute__((always_inline))
@@ -132,6 +134,8 @@ HR_INLINE F32x16 fma(const F32x16& a, const F32x16& b, F32x16 c) {
   c.r[0] = (NativeF)_mm512_fmadd_ps((__m512)a.r[0], (__m512)b.r[0], (__m512)c.r[0]);
 #elif defined(__FMA__)
   HR_EACH(c.r[i] = (NativeF)_mm256_fmadd_ps((__m256)a.r[i], (__m256)b.r[i], (__m256)c.r[i]))
+#elif defined(__aarch64__)
+  HR_EACH(c.r[i] = (NativeF)vfmaq_f32((float32x4_t)c.r[i], (float32x4_t)a.r[i], (float32x4_t)b.r[i]))
 #else
   HR_EACH(c.r[i] = a.r[i] * b.r[i] + c.r[i])
 #endif
