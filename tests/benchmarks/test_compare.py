@@ -169,7 +169,8 @@ def test_what_was_measured_is_kept_when_a_later_server_fails(
 
 
 _PARENT = """
-import subprocess, sys
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 try:
     print("started", flush=True)
