@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import ssl
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
 
 def _read(flag: str, path: str) -> str:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would have the whole server wait for a writer
+            raise StartupError(f"{flag} {path} is not a regular file; name a file in PEM form")
         return Path(path).read_text(encoding="latin-1")
     except OSError as error:
         raise StartupError(f"cannot read {flag} {path}: {error.strerror}") from error

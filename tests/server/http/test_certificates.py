@@ -1,5 +1,6 @@
 """What is said of certificates and keys that will not do, and whose a client's certificate is."""
 
+import os
 import re
 import ssl
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_a_file_that_goes_away_while_it_is_read_leaves_the_certificate(
     monkeypatch.setattr(certificates, "_read", read_and_remove)
     loaded.reload()
     assert loaded.context is before
+
+
+def test_a_pipe_in_place_of_a_certificate_is_not_waited_for(own: Issued, tmp_path: Path) -> None:
+    cert = tmp_path / "cert.pem"
+    cert.write_bytes(Path(own.cert).read_bytes())
+    certificates = Certificates(NetworkConfig(ssl_certfile=str(cert), ssl_keyfile=own.key))
+    context = certificates.context
+    cert.unlink()
+    os.mkfifo(cert)
+
+    certificates.reload()
+
+    assert certificates.context is context
 
 
 def test_a_password_that_openssl_does_not_take_is_told(authority: Authority, own: Issued) -> None:
