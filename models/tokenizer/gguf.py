@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
+from models.tokenizer.gguf_scores import token_scores
 from models.tokenizer.gguf_templates import add_encoder_template, add_roberta_template
 from models.tokenizer.gguf_unigram import unigram
 from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
@@ -101,9 +102,7 @@ def _byte_level_bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int], pat
 def _sentencepiece_bpe(
     metadata: Mapping[str, Any], tokens: list[str], types: list[int], vocabulary: dict[str, int], path: Path
 ) -> tuple[Tokenizer, bool]:
-    scores = array_values(metadata.get("tokenizer.ggml.scores"))
-    if scores is None or len(scores) != len(tokens):
-        raise CheckpointError(f"{path} has no score for each of its {len(tokens)} tokens; fetch it again")
+    scores = token_scores(metadata, len(tokens), path)
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
     merges = _merges_by_score(vocabulary, scores)
     tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))

@@ -11,9 +11,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
-from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError
 from models.tokenizer.charsmap import gguf_charsmap
+from models.tokenizer.gguf_scores import token_scores
 
 _NORMAL, _UNKNOWN, _UNUSED = 1, 2, 5  # tokenizer.ggml.token_type
 _SPACE = "▁"
@@ -22,9 +22,7 @@ _NEVER_IN_A_WORD = " "  # words are what lies between whitespace
 
 def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> Tokenizer:
     """Raises CheckpointError for a vocabulary without scores, without an unknown token, or with a damaged table."""
-    scores = array_values(metadata.get("tokenizer.ggml.scores"))
-    if scores is None or len(scores) != len(tokens):
-        raise CheckpointError(f"{path} has no score for each of its {len(tokens)} tokens; fetch it again")
+    scores = token_scores(metadata, len(tokens), path)
     unknown = next((i for i, kind in enumerate(types) if kind == _UNKNOWN), None)
     if unknown is None:
         raise CheckpointError(f"{path} names no unknown token; convert the model again with its tokenizer")

@@ -90,6 +90,7 @@ def test_special_tokens_without_ids_have_their_usual_names() -> None:
     [
         ({"scores": None}, "has no score for each"),
         ({"scores": [0.0]}, "has no score for each"),
+        ({"scores": ["0"] * len(TOKENS)}, "has no score for each"),
         ({"token_type": [1] * len(TOKENS)}, "names no unknown token"),
         ({"precompiled_charsmap": "abc"}, "is no list of bytes"),
         ({"precompiled_charsmap": [0.5]}, "is no list of bytes"),
