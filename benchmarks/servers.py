@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,13 @@ class Server:
             yield
         finally:
             _signal_all(family, signal.SIGCONT)
+
+
+def free_port() -> int:
+    """One that no program of this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ import httpx
 from benchmarks.live_probe import LiveProbe
 from benchmarks.reliability.large_requests import CHAT, PROSE, chat, post
 from benchmarks.reliability.restart_times import engine_of, restart_s
-from benchmarks.servers import started
+from benchmarks.servers import free_port, started
 
 _PROCESSES = multiprocessing.get_context("spawn")  # the load's own: in the probe's it would hold Python's lock
 _START_TIMEOUT_S = 300
@@ -111,9 +111,7 @@ def main() -> int:
     )
     parser.add_argument("model")
     namespace, options = parser.parse_known_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = shlex.join(["headrace", "serve", namespace.model, "--port", str(port), *options])
     with (

@@ -10,7 +10,6 @@ import argparse
 import os
 import shlex
 import signal
-import socket
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.live_probe import LiveProbe
-from benchmarks.servers import started
+from benchmarks.servers import free_port, started
 
 _KILLS = 3
 _START_TIMEOUT_S = 300
@@ -69,9 +68,7 @@ def main() -> int:
     )
     parser.add_argument("model")
     namespace, options = parser.parse_known_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = shlex.join(["headrace", "serve", namespace.model, "--port", str(port), *options])
     with (
         LiveProbe(f"http://127.0.0.1:{port}") as live,

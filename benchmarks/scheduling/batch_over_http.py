@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shlex
-import socket
 import statistics
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.servers import Server, started
+from benchmarks.servers import Server, free_port, started
 
 _TIMEOUT_S = 600.0
 _THINKING_S = (0.5, 2.5)  # of a client, between an answer and its next request
@@ -230,9 +229,7 @@ async def _measure(server: Server, options: argparse.Namespace) -> None:
 
 
 def compare_over_http(options: argparse.Namespace) -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options.seeds = itertools.count()
     command = (
         f"headrace serve {shlex.quote(options.model)} --port {port} --kv-cache-memory-bytes {options.kv_bytes} "

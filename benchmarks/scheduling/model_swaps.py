@@ -11,7 +11,6 @@ import argparse
 import concurrent.futures
 import contextlib
 import shlex
-import socket
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.servers import started
+from benchmarks.servers import free_port, started
 
 _TIMEOUT_S = 600
 _NAMES = ("first", "second")
@@ -100,9 +99,7 @@ def main() -> int:
 @contextlib.contextmanager
 def _server(file: Path, options: str) -> Iterator[httpx.Client]:
     """A client of a server, which ends with the context."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = f"headrace serve --config {shlex.quote(str(file))} --port {port} {options}"
     with started(command, port, _TIMEOUT_S) as server, httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:
         yield client

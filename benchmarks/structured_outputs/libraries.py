@@ -8,6 +8,7 @@ and transformers.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import select
@@ -64,6 +65,8 @@ def main() -> int:
     if options.worker is not None:
         _work(options)
         return 0
+    if importlib.util.find_spec("jsonschema") is None:  # else each schema whose instances need it would count as refused
+        parser.error("it needs the jsonschema package beside headrace: pip install jsonschema")
     files = sorted(options.cases.glob("*.json"))
     if not files:
         sys.stderr.write(f"libraries: {options.cases} has no JSON files\n")
