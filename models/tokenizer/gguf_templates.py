@@ -17,11 +17,7 @@ def add_encoder_template(
     """Let texts become [CLS] text [SEP], and pairs [CLS] text [SEP] other [SEP] with token types 0 and 1."""
     first = special_token(metadata, _FIRST, "[CLS]", vocabulary, path)
     last = special_token(metadata, _LAST, "[SEP]", vocabulary, path)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {last}:0",
-        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
-        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
-    )
+    _surround(tokenizer, f"{first}:0 $A:0 {last}:0", f"$B:1 {last}:1", vocabulary, first, last)
 
 
 def add_roberta_template(
@@ -30,10 +26,15 @@ def add_roberta_template(
     """Let texts become <s> text </s>, and pairs <s> text </s></s> other </s>; RoBERTa has no token types."""
     first = special_token(metadata, _FIRST, "<s>", vocabulary, path)
     last = special_token(metadata, _LAST, "</s>", vocabulary, path)
+    _surround(tokenizer, f"{first} $A {last}", f"{last} $B {last}", vocabulary, first, last)
+
+
+def _surround(tokenizer: Tokenizer, single: str, other: str, vocabulary: Mapping[str, int], *special: str) -> None:
+    """single: the template of a text; `other` follows it where there are two."""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        pair=f"{first} $A {last} {last} $B {last}",
-        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys((first, last))],
+        single=single,
+        pair=f"{single} {other}",
+        special_tokens=[(token, vocabulary[token]) for token in dict.fromkeys(special)],
     )
 
 
