@@ -65,7 +65,7 @@ def main() -> int:
     if options.worker is not None:
         _work(options)
         return 0
-    if importlib.util.find_spec("jsonschema") is None:  # else each schema whose instances need it would count as refused
+    if importlib.util.find_spec("jsonschema") is None:  # else schemas whose instances need it count as refused
         parser.error("it needs the jsonschema package beside headrace: pip install jsonschema")
     files = sorted(options.cases.glob("*.json"))
     if not files:
