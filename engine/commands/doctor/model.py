@@ -24,8 +24,8 @@ class _NotHere(Exception):
 
 
 def check_models(models: Sequence[ModelToCheck]) -> Checked:
-    """Each model by itself. One that is alone is compared with the memory, too."""
-    config = models[0].config
+    """Each model by itself. One that is alone is compared with the memory, too; without any, only that is told."""
+    config = models[0].config if models else EngineConfig()
     device = torch.device("cuda" if config.device is not Device.CPU and torch.cuda.is_available() else "cpu")
     free, most = free_memory_bytes(device), obtainable_memory_bytes(device)
     findings, weighed = [ok("memory", f"{format_bytes(free)} free on {device}")], []

@@ -94,6 +94,12 @@ def _last(*configs: EngineConfig) -> Finding:
     return check_models(models).findings[-1]
 
 
+def test_the_memory_is_told_without_a_model() -> None:
+    checked = check_models([])
+    assert [(each.subject, each.severity) for each in checked.findings] == [("memory", Severity.OK)]
+    assert checked.weighed == []
+
+
 def test_a_model_is_compared_with_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = EngineConfig(str(write_model_folder(tmp_path / "model")))
     assert _last(config).severity is Severity.OK
