@@ -2,10 +2,11 @@
 
     .venv/bin/python -m benchmarks.lora MODEL.gguf
     .venv/bin/python -m benchmarks.lora MODEL.gguf --threads 1 --clock cpu   # beside other programs
+    .venv/bin/python -m benchmarks.lora MODEL.gguf --unused                  # what the mere possibility costs
 
 Random adapters change every linear layer but the output layer. The steps of one kind are measured in turns, and the
 ratio is the median of the turns' ratios. `--clock cpu` is processor time of all threads, which includes their waiting
-for each other.
+for each other. With `--unused` no step has an adapter: an engine that has adapters is compared with one without them.
 """
 
 import argparse
@@ -64,14 +65,16 @@ def decode_plan(runner: TorchRunner, slots: Sequence[int]) -> StepPlan:
     return StepPlan([_item(runner, index, _CONTEXT, 1, slot) for index, slot in enumerate(slots)])
 
 
-def ratios(
-    runner: TorchRunner, plans: Mapping[str, StepPlan], clock: str, num_rounds: int
-) -> tuple[float, dict[str, float]]:
-    """Milliseconds of the first plan, and each other's time relative to it."""
+# What is measured: a runner, and a step for it.
+Step = tuple[TorchRunner, StepPlan]
+
+
+def ratios(steps: Mapping[str, Step], clock: str, num_rounds: int) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the first step, and each other's time relative to it."""
     now = _CLOCKS[clock]
-    times: dict[str, list[float]] = {name: [] for name in plans}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(num_rounds + 2):
-        for name, plan in plans.items():
+        for name, (runner, plan) in steps.items():
             began_s = now()
             runner.execute(plan)
             if number >= 2:  # the first ones record tapes
@@ -84,21 +87,17 @@ def ratios(
     return statistics.median(times[first]) * 1000, relative
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.lora", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("--threads", type=int, default=None, help="by default as many as there are cores")
-    parser.add_argument("--clock", choices=_CLOCKS, default="wall")
-    parser.add_argument("--rounds", type=int, default=60, help="of decode steps; a fifth of it of prompts")
-    options = parser.parse_args()
-    config = EngineConfig(model=options.model, kv_cache_memory_bytes=_KV_BYTES, max_model_len=512)
-    if options.threads is not None:
-        config = EngineConfig(
-            model=options.model, kv_cache_memory_bytes=_KV_BYTES, max_model_len=512, threads=options.threads
-        )
+def _runner(options: argparse.Namespace) -> TorchRunner:
+    threads = {} if options.threads is None else {"threads": options.threads}
+    config = EngineConfig(model=options.model, kv_cache_memory_bytes=_KV_BYTES, max_model_len=512, **threads)
     engine, _ = build_engine(config, lambda *_: None)
     runner = engine._runner
     assert isinstance(runner, TorchRunner)
+    return runner
+
+
+def _fill_slots(runner: TorchRunner) -> dict[int, int]:
+    """Adapters of the usual rank in the first slots; the slots of the other ranks, by rank."""
     model = runner._model
     slot_of_rank = {rank: _NUM_SAME_RANK + index for index, rank in enumerate(_RANKS)}
     model.enable_adapters(_NUM_SAME_RANK + len(_RANKS), max(_RANKS))
@@ -106,6 +105,16 @@ def main() -> int:
         model.set_adapter(slot, model.prepare_adapter(random_adapter(runner.decoder, _USUAL_RANK, slot)))
     for rank, slot in slot_of_rank.items():
         model.set_adapter(slot, model.prepare_adapter(random_adapter(runner.decoder, rank, slot)))
+    return slot_of_rank
+
+
+def _prompt_plan(runner: TorchRunner, slot: int) -> StepPlan:
+    return StepPlan([_item(runner, 0, 0, _PROMPT, slot)])
+
+
+def _with_adapters(runner: TorchRunner, slot_of_rank: Mapping[int, int]) -> dict[str, dict[str, Step]]:
+    single = {"no adapter": [-1], "r 8": [slot_of_rank[8]], "r 16": [0]}
+    single |= {f"r {rank}": [slot_of_rank[rank]] for rank in (32, 64)}
     eight = {
         "no adapter": [-1] * 8,
         "one adapter, r 16": [0] * 8,
@@ -113,19 +122,37 @@ def main() -> int:
         "8 different, r 16": list(range(8)),
         "one adapter, r 64": [slot_of_rank[64]] * 8,
     }
-    single = {"no adapter": [-1], "r 8": [slot_of_rank[8]], "r 16": [0]}
-    single |= {f"r {rank}": [slot_of_rank[rank]] for rank in (32, 64)}
-    groups = {
-        "decode step, 1 sequence": {name: decode_plan(runner, slots) for name, slots in single.items()},
-        "decode step, 8 sequences": {name: decode_plan(runner, slots) for name, slots in eight.items()},
-        f"prompt of {_PROMPT} tokens": {
-            name: StepPlan([_item(runner, 0, 0, _PROMPT, slot)])
-            for name, slot in {"no adapter": -1, "r 16": 0, "r 64": slot_of_rank[64]}.items()
-        },
+    prompt = {"no adapter": -1, "r 16": 0, "r 64": slot_of_rank[64]}
+    return {
+        "decode step, 1 sequence": {name: (runner, decode_plan(runner, slots)) for name, slots in single.items()},
+        "decode step, 8 sequences": {name: (runner, decode_plan(runner, slots)) for name, slots in eight.items()},
+        f"prompt of {_PROMPT} tokens": {name: (runner, _prompt_plan(runner, slot)) for name, slot in prompt.items()},
     }
-    for title, plans in groups.items():
+
+
+def _unused(without: TorchRunner, runner: TorchRunner) -> dict[str, dict[str, Step]]:
+    runners = {"without adapters": without, "with adapters that no row uses": runner}
+    return {
+        "decode step, 1 sequence": {name: (each, decode_plan(each, [-1])) for name, each in runners.items()},
+        "decode step, 8 sequences": {name: (each, decode_plan(each, [-1] * 8)) for name, each in runners.items()},
+        f"prompt of {_PROMPT} tokens": {name: (each, _prompt_plan(each, -1)) for name, each in runners.items()},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.lora", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--threads", type=int, default=None, help="by default as many as there are cores")
+    parser.add_argument("--clock", choices=_CLOCKS, default="wall")
+    parser.add_argument("--rounds", type=int, default=60, help="of decode steps; a fifth of it of prompts")
+    parser.add_argument("--unused", action="store_true", help="compare an engine with adapters and one without")
+    options = parser.parse_args()
+    runner = _runner(options)
+    slot_of_rank = _fill_slots(runner)
+    groups = _unused(_runner(options), runner) if options.unused else _with_adapters(runner, slot_of_rank)
+    for title, steps in groups.items():
         num_rounds = options.rounds if "decode" in title else max(3, options.rounds // 5)
-        base_ms, relative = ratios(runner, plans, options.clock, num_rounds)
+        base_ms, relative = ratios(steps, options.clock, num_rounds)
         listed = ", ".join(f"{name} x{ratio:.3f}" for name, ratio in relative.items())
         sys.stdout.write(f"{title}: {base_ms:.2f} ms without adapters; {listed}\n")
         sys.stdout.flush()

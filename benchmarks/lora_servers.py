@@ -6,8 +6,8 @@
 The adapters change every matrix of attention and feed-forward: GGUF files for a GGUF model, PEFT folders for one of
 safetensors. One server runs at a time, in turn. Prompts are random, and each is sent once. A token's time is that of an
 answer less that of its first token, divided by the tokens after it, as the last of the load's streams sees it; a ratio
-is the median of the turns'. llama-server without `--lora` is measured too: adapters that are loaded, and that a request
-does not use, may have a price.
+is the median of the turns'. Servers without adapters (`--lora`, `--enable-lora`) are measured too: adapters that are
+loaded, and that a request does not use, may have a price.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from benchmarks.rivals import NUM_SEQUENCES, rival_command
 from benchmarks.servers import CompareError, started
 
 _ROOT = Path(__file__).parents[1]
-_RIVALS = ("llama-server", "vllm")
+_NO_RIVAL = "none"
+_RIVALS = ("llama-server", "vllm", _NO_RIVAL)
 _BASE = "base"
 _FIRST_ID, _LAST_ID = 1000, 20000  # tokens of prompts
 _PROMPT, _LONG_PROMPT = 32, 512
@@ -123,15 +124,15 @@ def table(times: Mapping[str, Times]) -> str:
 
 
 def _contenders(options: argparse.Namespace, adapters: Sequence[Path]) -> list[Contender]:
-    """headrace, and the rival. Raises CompareError if that is not installed."""
+    """headrace, and the rival if there is one. Raises CompareError if that is not installed."""
     model = str(options.model)
-    rival = rival_command(options.rival, options.rivals, model, options.threads)
     modules = [f"a{index}={shlex.quote(str(path))}" for index, path in enumerate(adapters)]
     lora = f"--served-model-name {_BASE} --enable-lora --max-loras {len(adapters)} --max-lora-rank {options.rank}"
     own = (
         f"headrace serve {shlex.quote(model)} --port {{port}} --threads {options.threads} --max-num-seqs "
-        f"{NUM_SEQUENCES} --no-enable-prefix-caching {lora} {' '.join(f'--lora-modules {each}' for each in modules)}"
+        f"{NUM_SEQUENCES} --no-enable-prefix-caching"
     )
+    own_loaded = f"{own} {lora} {' '.join(f'--lora-modules {each}' for each in modules)}"
 
     def by_name(adapter: int | None) -> dict[str, Any]:
         return {"model": _BASE if adapter is None else f"a{adapter}"}
@@ -140,12 +141,24 @@ def _contenders(options: argparse.Namespace, adapters: Sequence[Path]) -> list[C
         scales = [{"id": index, "scale": float(index == adapter)} for index in range(len(adapters))]
         return {"cache_prompt": False, "lora": scales}
 
-    ours = Contender("headrace", own, by_name)
+    ours = [
+        Contender("headrace --enable-lora", own_loaded, by_name),
+        Contender("headrace", f"{own} --served-model-name {_BASE}", by_name, adapts=False),
+    ]
+    if options.rival == _NO_RIVAL:
+        return ours
+    rival = rival_command(options.rival, options.rivals, model, options.threads)
     if options.rival == "vllm":
-        return [ours, Contender("vllm", f"{rival} {lora} --lora-modules {' '.join(modules)}", by_name)]
+        named = f"{rival} --served-model-name {_BASE}"
+        loaded = f"{rival} {lora} --lora-modules {' '.join(modules)}"
+        return [
+            *ours,
+            Contender("vllm --enable-lora", loaded, by_name),
+            Contender("vllm", named, by_name, adapts=False),
+        ]
     loaded = " ".join(f"--lora {shlex.quote(str(path))}" for path in adapters)
     return [
-        ours,
+        *ours,
         Contender("llama-server --lora", f"{rival} {loaded}", by_scale),
         Contender("llama-server", rival, lambda _: {"cache_prompt": False}, adapts=False),
     ]
