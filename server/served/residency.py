@@ -7,15 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
-from server.errors import ModelNotLoaded
+from server.served.failures import failure, forget_failure, next_retried, own_retry_s
 from server.served.resident import Claim, ModelState, Resident, Waiter
+from server.served.room import Room
 from server.served.wishes import Wish, grant, refuse
-
-_RETRY_FAILED_S = 10.0  # a load that failed is not tried again before
-_MAX_RETRY_S = 300.0  # that it takes at most until the server tries again by itself
-_MIN_RETRY_S = 1.0
-
-_OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOADING})
 
 
 class Loader(Protocol):
@@ -47,7 +42,7 @@ class Residency:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._residents = {each.name: each for each in residents}
-        self._limit_bytes = limit_bytes
+        self._room = Room(self._residents.values(), limit_bytes)
         self._loader = loader
         self._now = now
         self._numbers = itertools.count()
@@ -59,11 +54,11 @@ class Residency:
 
     @property
     def limit_bytes(self) -> float:
-        return self._limit_bytes
+        return self._room.limit_bytes
 
     @property
     def used_bytes(self) -> int:
-        return sum(each.need_bytes for each in self._residents.values() if each.state in _OCCUPYING)
+        return self._room.used_bytes
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -75,9 +70,8 @@ class Residency:
         """
         self._check_running()
         resident = self._residents[name]
-        now_s = self._now()
         if resident.state is ModelState.FAILED:
-            self._retry(resident, now_s)
+            forget_failure(resident, self._now())
         if not self._is_open(resident):
             self._check_waiting(resident, is_batch=is_batch)
         resident.keep_s = None
@@ -177,7 +171,7 @@ class Residency:
         resident.num_failures += 1
         resident.must_unload = False
         resident.keep_s = None
-        self._refuse(resident, lambda: self._failure(resident))
+        self._refuse(resident, lambda: failure(resident, self._now()))
         refuse(resident.load_wishes, lambda: EngineUnavailable(f"the model could not be loaded: {reason}"))
         grant(resident.unload_wishes)
         self._settle()
@@ -211,24 +205,19 @@ class Residency:
         ]
         if any(claim.is_batch for claim, _ in self._claims()):
             now_s = self._now()
-            spared = (each.spared_until_s for each in self._with_state(ModelState.LOADED) if not each.is_pinned)
+            loaded = (each for each in self._residents.values() if each.state is ModelState.LOADED)
+            spared = (each.spared_until_s for each in loaded if not each.is_pinned)
             times += [until_s for until_s in spared if now_s < until_s < math.inf]
-        return min(times if self._retry_s is None else [*times, self._retry_s], default=None)
-
-    @property
-    def _retry_s(self) -> float | None:
-        """When the server tries one again by itself, on the clock: while all have failed it takes no requests, and a
-        load balancer sends none that would."""
-        if any(each.state is not ModelState.FAILED for each in self._residents.values()):
-            return None
-        return min(map(_own_retry_s, self._residents.values()))
+        if (retried := next_retried(self._residents.values())) is not None:
+            times.append(own_retry_s(retried))
+        return min(times, default=None)
 
     def look(self) -> None:
         """Unload what has been idle for long enough, and try one again if all have failed."""
-        if self._retry_s is not None and self._now() >= self._retry_s and not self._is_closed:
-            resident = min(self._residents.values(), key=_own_retry_s)
-            resident.state = ModelState.UNLOADED
-            resident.is_wanted = True
+        retried = next_retried(self._residents.values())
+        if retried is not None and self._now() >= own_retry_s(retried) and not self._is_closed:
+            retried.state = ModelState.UNLOADED
+            retried.is_wanted = True
         self._settle()
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -282,35 +271,22 @@ class Residency:
 
         closed_before: models that go on finishing their requests: were others chosen each time, none would be done.
         """
-        if claim.need_bytes > self._obtainable_bytes(claim):
+        if claim.need_bytes > self._room.obtainable_bytes(claim):
             claim.is_wanted = False
-            self._refuse(claim, lambda: self._no_room(claim))
-            refuse(claim.load_wishes, lambda: self._no_room(claim))
+            self._refuse(claim, lambda: self._room.refusal(claim))
+            refuse(claim.load_wishes, lambda: self._room.refusal(claim))
             return True
-        lacking = claim.need_bytes - (self._limit_bytes - self.used_bytes)
-        if lacking <= 0:
+        if claim.need_bytes <= self._room.free_bytes:
             claim.state = ModelState.LOADING
             claim.is_wanted = False
             claim.began_s = self._now()
             self._loader.load(claim.name)
             return True
-        lacking -= sum(each.need_bytes for each in self._with_state(ModelState.UNLOADING))
-        victims = [each for each in self._with_state(ModelState.LOADED) if not each.is_pinned]
-        if is_batch:
-            now_s = self._now()
-            victims = [each for each in victims if each.spared_until_s <= now_s]
-            if lacking > sum(each.need_bytes for each in victims):
-                return True
-        victims.sort(key=lambda each: (each.num_users > 0, each.name not in closed_before, each.used_s))
-        for victim in victims:
-            if lacking <= 0:
-                break
-            self._closing.add(victim.name)
-            lacking -= victim.need_bytes
+        victims = self._room.victims(claim, closed_before, self._now(), is_batch=is_batch)
+        if victims is None:
+            return True
+        self._closing.update(each.name for each in victims)
         return False
-
-    def _with_state(self, state: ModelState) -> list[Resident]:
-        return [each for each in self._residents.values() if each.state is state]
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
@@ -322,37 +298,10 @@ class Residency:
         if not is_batch and (num_waiting := resident.num_waiting_clients) >= resident.max_waiting:
             raise QueueFull(
                 f"too many requests wait for the model: {num_waiting} (--max-num-waiting); try again later",
-                retry_after_s=max(_MIN_RETRY_S, resident.load_s),
+                retry_after_s=resident.retry_after_s,
             )
-        if resident.state is ModelState.UNLOADED and resident.need_bytes > self._obtainable_bytes(resident):
-            raise self._no_room(resident)
-
-    def _pinned_beside(self, resident: Resident) -> list[Resident]:
-        others = (each for each in self._residents.values() if each is not resident)
-        return [each for each in others if each.is_pinned and each.state in _OCCUPYING]
-
-    def _obtainable_bytes(self, resident: Resident) -> float:
-        """What the model may have when all that can be unloaded is."""
-        return self._limit_bytes - sum(each.need_bytes for each in self._pinned_beside(resident))
-
-    def _no_room(self, resident: Resident) -> ModelNotLoaded:
-        is_beside = bool(self._pinned_beside(resident))  # whose names may be none of the caller's business
-        where = "beside the models that stay loaded" if is_beside else "into the memory of this server"
-        return ModelNotLoaded(
-            f"the model does not fit {where}; try again later",
-            retry_after_s=max(_MIN_RETRY_S, resident.load_s),
-        )
-
-    def _retry(self, resident: Resident, now_s: float) -> None:
-        """Forget the failure, if it is old enough. Raises EngineUnavailable."""
-        if now_s - resident.failed_s < _RETRY_FAILED_S:
-            raise self._failure(resident)
-        resident.state = ModelState.UNLOADED
-
-    def _failure(self, resident: Resident) -> EngineUnavailable:
-        """Without the reason, which may name files: it is in the log, and told to operators."""
-        left_s = max(_MIN_RETRY_S, resident.failed_s + _RETRY_FAILED_S - self._now())
-        return EngineUnavailable(f"the model could not be loaded, or has failed; try again in {math.ceil(left_s)} s")
+        if resident.state is ModelState.UNLOADED and resident.need_bytes > self._room.obtainable_bytes(resident):
+            raise self._room.refusal(resident)
 
     def _refuse(self, resident: Resident, error: Callable[[], Exception]) -> None:
         while resident.waiters:
@@ -362,7 +311,7 @@ class Residency:
 
     def check(self) -> None:
         """Assert the invariants."""
-        assert self.used_bytes <= self._limit_bytes, "no more memory than there is"
+        assert self._room.free_bytes >= 0, "no more memory than there is"
         for each in self._residents.values():
             assert 0 <= each.num_clients <= each.num_users
             assert not any(waiter.is_over for waiter in each.waiters)
@@ -375,12 +324,6 @@ class Residency:
                 assert each.is_wanted or each.state is ModelState.LOADING, "a wish that nothing would grant"
             if each.unload_wishes:
                 assert each.must_unload or each.state is ModelState.UNLOADING, "a wish that nothing would grant"
-
-
-def _own_retry_s(resident: Resident) -> float:
-    """Twice as long after each failure in a row."""
-    wait_s: float = _RETRY_FAILED_S * 2.0 ** min(resident.num_failures - 1, 10)
-    return resident.failed_s + min(wait_s, _MAX_RETRY_S)
 
 
 def _stopped() -> EngineStopped:

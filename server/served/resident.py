@@ -10,6 +10,7 @@ from typing import NamedTuple
 from server.served.wishes import Wish
 
 SPARED_S = 300.0  # after its last request of a client, in which batches do not have a model unloaded; or its idle_s
+MIN_RETRY_S = 1.0  # that a refused client is told to wait
 
 
 class ModelState(enum.StrEnum):
@@ -90,6 +91,11 @@ class Resident:
         of_clients = (each for each in self.waiters if not each.is_batch)
         first = next(of_clients, self.waiters[0] if self.waiters else None)
         return None if first is None else Claim(first.is_batch, first.number)
+
+    @property
+    def retry_after_s(self) -> float:
+        """For who is refused because other models or requests are in the way."""
+        return max(MIN_RETRY_S, self.load_s)
 
     @property
     def num_waiting_clients(self) -> int:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from server.served import residency
+from server.served import failures
 from server.served.resident import ModelState
 from tests.helpers.fake_client import http
 from tests.helpers.several import make_several
@@ -54,7 +54,7 @@ async def test_probes_tell_a_failure_and_not_its_reason() -> None:
 async def test_a_server_whose_models_have_all_failed_is_ready_again_when_its_own_try_succeeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(residency, "_RETRY_FAILED_S", 0.0)
+    monkeypatch.setattr(failures, "_RETRY_FAILED_S", 0.0)
     several = make_several({"alpha": 1}, BIG)
     await ask(several, "alpha")
     several.loads_at_once = False
