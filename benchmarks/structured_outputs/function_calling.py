@@ -1,7 +1,7 @@
 """How often a server's tool calls are right, by the cases and rules of the Berkeley Function Calling Leaderboard.
 
-headrace serve MODEL --port 8000
-python -m benchmarks.structured_outputs.function_calling --url http://127.0.0.1:8000 --folder bfcl --tool-choice auto
+    headrace serve MODEL --port 8000
+    python -m benchmarks.structured_outputs.function_calling --url http://127.0.0.1:8000 --folder bfcl
 
 The folder has BFCL's `simple_python.jsonl`, `multiple.jsonl`, `parallel.jsonl` and `irrelevance.jsonl`, and an
 `.answers.jsonl` beside each but the last. Whether calls fit their schemas is told if the `jsonschema` package is there.
@@ -9,56 +9,21 @@ The folder has BFCL's `simple_python.jsonl`, `multiple.jsonl`, `parallel.jsonl` 
 
 import argparse
 import asyncio
-import importlib.util
 import json
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from benchmarks.structured_outputs.bfcl_cases import CATEGORIES, Case, load_cases
+from benchmarks.structured_outputs.bfcl_rules import Call, count_fitting, find_fault
 from benchmarks.tables import markdown
 
-CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance")
-_JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
-_IGNORED = re.compile(r"[ ,./\-_*^]")  # in strings, as BFCL compares them
 _MAX_TOKENS = 256
 _TIMEOUT_S = 600
-
-Schema = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A question with its tools. answers: for each right call, its name -> key -> accepted values; none: no call."""
-
-    id: str
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]]
-    answers: Sequence[Mapping[str, Mapping[str, Sequence[Any]]]] = ()
-
-    def schema(self, name: str) -> Schema | None:
-        """Of the arguments of the tool with that name."""
-        functions = (tool["function"] for tool in self.tools)
-        return next((function["parameters"] for function in functions if function["name"] == name), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    name: str
-    arguments: str  # JSON text
-
-    def parsed(self) -> dict[str, Any] | None:
-        """The arguments, or None if they are no JSON object."""
-        try:
-            value = json.loads(self.arguments)
-        except json.JSONDecodeError:
-            return None
-        return value if isinstance(value, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,145 +44,6 @@ class Scored:
     answer: Answer
     fault: str | None  # None: right
     num_fitting: int | None  # calls that fit their schema; None: not checked
-
-
-# --- Cases -----------------------------------------------------------------------------------------------------------
-
-
-def load_cases(folder: Path, category: str, limit: int | None) -> list[Case]:
-    """The first cases of a category."""
-    answers = {}
-    if (file := folder / f"{category}.answers.jsonl").exists():
-        answers = {row["id"]: row["ground_truth"] for row in _rows(file)}
-    elif category != "irrelevance":
-        raise FileNotFoundError(f"{file} is missing: it has the answers to {category}.jsonl")
-    rows = _rows(folder / f"{category}.jsonl")[:limit]
-    return [
-        Case(
-            row["id"],
-            row["question"][0],
-            [to_tool(function) for function in row["function"]],
-            answers[row["id"]] if answers else (),
-        )
-        for row in rows
-    ]
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
-
-
-def to_tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    """A function of BFCL, which has Python's types and dots in names, as a tool of OpenAI's API."""
-    return {
-        "type": "function",
-        "function": {
-            "name": tool_name(function["name"]),
-            "description": function["description"],
-            "parameters": json_schema(function["parameters"]),
-        },
-    }
-
-
-def tool_name(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def json_schema(schema: Schema) -> dict[str, Any]:
-    """A JSON schema for one of BFCL, whose types are those of Python."""
-    converted = dict(schema)
-    if (kind := _JSON_TYPES.get(schema.get("type", ""), schema.get("type"))) is None:
-        converted.pop("type", None)
-    else:
-        converted["type"] = kind
-    if "properties" in schema:
-        converted["properties"] = {key: json_schema(value) for key, value in schema["properties"].items()}
-    for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), dict):
-            converted[key] = json_schema(schema[key])
-    return converted
-
-
-# --- Scores ----------------------------------------------------------------------------------------------------------
-
-
-def find_fault(case: Case, calls: Sequence[Call]) -> str | None:
-    """What is wrong with the calls, or None. Their order is free, as BFCL has it."""
-    if len(calls) != len(case.answers):
-        return f"{len(calls)} calls instead of {len(case.answers)}"
-    left = list(calls)
-    for answer in case.answers:
-        ((name, accepted),) = answer.items()
-        faults = [_call_fault(case, call, tool_name(name), accepted) for call in left]
-        if None not in faults:
-            return faults[0]
-        del left[faults.index(None)]
-    return None
-
-
-def _call_fault(case: Case, call: Call, name: str, accepted: Mapping[str, Sequence[Any]]) -> str | None:
-    if call.name != name:
-        return f"called {call.name} instead of {name}"
-    arguments = call.parsed()
-    if arguments is None:
-        return "the arguments are no JSON object"
-    schema = case.schema(name) or {}
-    properties = schema.get("properties", {})
-    for key, value in arguments.items():
-        if key not in properties or key not in accepted:
-            return f"argument {key} is unexpected"
-        if not _is_accepted(value, accepted[key], properties[key]):
-            return f"argument {key} is {value!r}"
-    for key, values in accepted.items():
-        if key not in arguments and (key in schema.get("required", ()) or "" not in values):
-            return f"argument {key} is missing"
-    return None
-
-
-def _is_accepted(value: Any, accepted: Sequence[Any], schema: Schema) -> bool:
-    return any(_is_same(value, each, schema) for each in accepted)
-
-
-def _is_same(value: Any, accepted: Any, schema: Schema) -> bool:
-    if isinstance(value, str) and isinstance(accepted, str):
-        return _bare(value) == _bare(accepted)
-    if isinstance(value, list) and isinstance(accepted, list):
-        items = schema.get("items", {})
-        return len(value) == len(accepted) and all(map(_is_same, value, accepted, [items] * len(value)))
-    if isinstance(value, dict) and isinstance(accepted, dict):
-        return _is_same_object(value, accepted, schema.get("properties", {}))
-    if isinstance(value, bool) or isinstance(accepted, bool):
-        return value is accepted
-    if isinstance(value, float) and schema.get("type") == "integer" and not isinstance(accepted, float):
-        return False
-    return bool(value == accepted)  # 5 is the same as 5.0
-
-
-def _is_same_object(value: Mapping[str, Any], accepted: Mapping[str, Sequence[Any]], properties: Schema) -> bool:
-    return all(
-        key in accepted and _is_accepted(each, accepted[key], properties.get(key, {})) for key, each in value.items()
-    ) and all(key in value or "" in values for key, values in accepted.items())
-
-
-def _bare(text: str) -> str:
-    return _IGNORED.sub("", text).lower().replace("'", '"')
-
-
-def count_fitting(case: Case, calls: Sequence[Call]) -> int | None:
-    """The number of calls whose arguments fit their tool's schema; None without the jsonschema package."""
-    if importlib.util.find_spec("jsonschema") is None:
-        return None
-    from jsonschema import Draft202012Validator
-
-    num_fitting = 0
-    for call in calls:
-        schema, arguments = case.schema(call.name), call.parsed()
-        if schema is not None and arguments is not None:
-            num_fitting += Draft202012Validator(schema).is_valid(arguments)
-    return num_fitting
-
-
-# --- Requests --------------------------------------------------------------------------------------------------------
 
 
 async def ask(client: httpx.AsyncClient, model: str, case: Case, tool_choice: str) -> Answer:

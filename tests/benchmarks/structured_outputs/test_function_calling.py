@@ -8,19 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.structured_outputs.function_calling import (
-    Answer,
-    Call,
-    Case,
-    Scored,
-    ask,
-    count_fitting,
-    find_fault,
-    json_schema,
-    load_cases,
-    show,
-    to_tool,
-)
+from benchmarks.structured_outputs.bfcl_cases import Case, json_schema, load_cases, to_tool
+from benchmarks.structured_outputs.bfcl_rules import Call, count_fitting, find_fault
+from benchmarks.structured_outputs.function_calling import Answer, Scored, ask, show
 
 pytestmark = pytest.mark.fast
 
