@@ -9,6 +9,7 @@ from itertools import chain
 from server.metrics.adapter_rows import ADAPTER_ROWS
 from server.metrics.engine_rows import ENGINE_SECTIONS
 from server.metrics.pooling_rows import POOLING_ROWS
+from server.metrics.request_rows import REQUEST_SECTIONS
 from server.metrics.server_rows import SERVER_SECTIONS
 from server.metrics.spec import MetricSpec
 
@@ -16,6 +17,7 @@ SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     **ENGINE_SECTIONS,
     "Adapters": ADAPTER_ROWS,
     "Pooling": POOLING_ROWS,
+    **REQUEST_SECTIONS,
     **SERVER_SECTIONS,
 }
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from server.metrics.engine_rows import ENGINE_SECTIONS
+from server.metrics.request_rows import REQUEST_SECTIONS
 from server.metrics.server_rows import SERVER_SECTIONS
 from server.metrics.spec import MODEL, MetricSpec, MetricType
 from server.metrics.table import SECTIONS
@@ -90,7 +91,7 @@ def dashboard() -> dict[str, Any]:
     overview = [_panel(*each) for each in _OVERVIEW]
     rows = [_row("Overview", []), *_placed(overview, top=1)]
     top = 1 + _height(overview)
-    for title, specs in {**SERVER_SECTIONS, **ENGINE_SECTIONS, **SECTIONS}.items():
+    for title, specs in {**REQUEST_SECTIONS, **SERVER_SECTIONS, **ENGINE_SECTIONS, **SECTIONS}.items():
         panels = [_metric_panel(spec) for spec in specs if not spec.name.endswith("_info")]
         rows.append(_row(title, _placed(panels, top=top + 1)) | {"gridPos": {"x": 0, "y": top, "w": 24, "h": 1}})
         top += 1
