@@ -11,8 +11,9 @@ from engine.errors import InvalidRequest
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
+from engine.runner.contained import execute_contained
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult
+from engine.scheduling.plan import Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.service import CountedAs
 from engine.scheduling.step_budget import StepBudget
@@ -20,8 +21,6 @@ from engine.speculation.audit import Auditor
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import AUTO_TOKENS
 from engine.speculation.speculator import Speculator
-from engine.wording.counted import counted
-from models.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ class Engine:
         plan = self._scheduler.schedule()
         self._tell_started(plan)
         scheduled_s = time.perf_counter()
-        result = self._execute(plan) if plan.items else StepResult([])
+        result = execute_contained(self._runner, plan, self._budget) if plan.items else StepResult([])
         if result is None:
             self._scheduler.withdraw(plan)
             plan, result = StepPlan([]), StepResult([])
@@ -265,54 +264,6 @@ class Engine:
                 self._on_started([sequence.id for sequence in started])
             for sequence in started:
                 sequence.is_started = True
-
-    def _execute(self, plan: StepPlan) -> StepResult | None:
-        """Run the plan; None if memory did not suffice for it. A fault of the runner ends the sequences that cause it
-        and nothing else."""
-        start_s = time.perf_counter()
-        try:
-            result = self._runner.execute(plan)
-        except Exception as error:
-            if is_out_of_memory(error) and self._budget.shrink(plan.num_tokens):
-                logger.warning(
-                    "memory ran out in a step of %s (%s); %s computed again, in smaller steps",
-                    counted(plan.num_tokens, "token"),
-                    error or type(error).__name__,
-                    counted(len(plan.items), "request is", "requests are"),
-                )
-                return None
-            logger.exception("a step of %d tokens failed, for requests %s", plan.num_tokens, _ids(plan))
-            return self._execute_apart(plan, error)
-        if result.is_representative:
-            self._budget.observe(plan.sample(time.perf_counter() - start_s))
-        return result
-
-    def _execute_apart(self, plan: StepPlan, error: Exception) -> StepResult:
-        """Run a plan that failed item by item, so that only those end that fail alone.
-
-        Keys and values are written again as they were. But a recurrent state may have been overwritten by the step that
-        failed, and cannot be computed from again: then all end, with `error`.
-        """
-        rows = [_failed(error)] * len(plan.items)
-        if len(plan.items) > 1 and not any(group.is_state for group in self._runner.kv_groups):
-            rows = [self._execute_alone(item) for item in plan.items]
-        return StepResult(rows, is_representative=False)
-
-    def _execute_alone(self, item: PlanItem) -> RowResult:
-        try:
-            (row,) = self._runner.execute(StepPlan([item])).rows
-        except Exception as error:
-            logger.exception("request %s fails alone, too, and ends", item.sequence.id)
-            return _failed(error)
-        return row
-
-
-def _failed(error: Exception) -> RowResult:
-    return RowResult([], error=f"the engine failed while it computed this request: {type(error).__name__}")
-
-
-def _ids(plan: StepPlan) -> str:
-    return ", ".join(item.sequence.id for item in plan.items)
 
 
 def _is_counted(plan: StepPlan) -> bool:

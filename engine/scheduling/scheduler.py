@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.errors import InvalidRequest
 from engine.grammar.errors import GrammarError, GrammarTooComplex
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass, StepStats
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.adapter_slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.draft_grants import DraftGrants
@@ -24,8 +24,10 @@ from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_a
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner
 from engine.scheduling.queue import service_order
+from engine.scheduling.request_length import check_length
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.step_stats import take_step_stats
 from engine.scheduling.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)
@@ -134,7 +136,7 @@ class Scheduler:
     def add(self, request: EngineRequest, grammar: SequenceGrammar | None = None) -> None:
         """Accept a request; raises InvalidRequest if it can never be served. grammar: of request.grammar."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
-        self._check_length(request)
+        check_length(request, self._config.max_model_len)
         if request.adapter is not None and self.adapters is None:
             raise InvalidRequest("this engine has no adapters (--enable-lora)", param="model")
         seed = request.drawn_seed if request.sampling.seed is None else request.sampling.seed
@@ -155,23 +157,6 @@ class Scheduler:
             grammar.when_ready(lambda: self._lifecycle.waiting.put_back(sequence))
         self._deadlines.add(sequence)
         self._start_limits.add(sequence)
-
-    def _check_length(self, request: EngineRequest) -> None:
-        num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
-        if num_prompt == 0:
-            raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")
-        if num_prompt + max_tokens > self._config.max_model_len:
-            raise ContextLengthExceeded(
-                f"the prompt has {num_prompt:,} tokens and max_tokens is {max_tokens:,}; together they may be at most "
-                f"{self._config.max_model_len:,}; shorten the prompt or lower max_tokens",
-                param="prompt" if num_prompt > self._config.max_model_len else "max_tokens",
-            )
-        if len(request.prediction_ids) > self._config.max_model_len:
-            raise InvalidRequest(
-                f"the prediction has {len(request.prediction_ids):,} tokens; an answer can have at most "
-                f"{self._config.max_model_len:,}; shorten it",
-                param="prediction",
-            )
 
     def abort(self, request_id: str, reason: AbortReason) -> None:
         """End a request; its terminal output comes with the next update. Unknown and finished ids are ignored."""
@@ -231,46 +216,7 @@ class Scheduler:
 
     def take_stats(self, **known: Any) -> StepStats:
         """The account of the step that was updated last. known: fields of it that others fill in."""
-        tally = self._lifecycle.take_tally()
-        clients, batch = tally.clients, tally.batch
-        pool, states, waiting = self._kv.pool, self._kv.states, self._lifecycle.waiting
-        return StepStats(
-            running=self._lifecycle.running.num_counted,
-            waiting=waiting.num_counted,
-            waiting_urgent=waiting.num_of(ServiceClass.URGENT),
-            waiting_background=waiting.num_of(ServiceClass.BACKGROUND),
-            running_batch=self._lifecycle.running.num_of(ServiceClass.BATCH),
-            paused_batch=self._lifecycle.paused.num_of(ServiceClass.BATCH),
-            waiting_batch=waiting.num_of(ServiceClass.BATCH),
-            blocks_total=pool.num_blocks,
-            blocks_used=pool.num_used,
-            blocks_shared=pool.num_shared,
-            blocks_cached=pool.num_free_cached,
-            states_total=states.num_blocks,
-            states_used=states.num_used,
-            states_cached=states.num_free_cached,
-            evicted_blocks=pool.take_evicted(),
-            evicted_states=sum(count for _, count in states.take_evicted()),
-            prefill_tokens=clients.prefill_tokens,
-            decode_tokens=clients.decode_tokens,
-            prefix_queries=tally.prefix_queries,
-            prefix_hits=tally.prefix_hits,
-            preemptions=clients.num_preemptions,
-            preemptions_by_reason={reason.value: number for reason, number in clients.preemptions.items() if number},
-            tenants_running=self._lifecycle.num_tenants_running,
-            tenants_waiting=waiting.num_tenants,
-            recomputed_tokens=clients.recomputed_tokens,
-            batch_prefill_tokens=batch.prefill_tokens,
-            batch_decode_tokens=batch.decode_tokens,
-            batch_recomputed_tokens=batch.recomputed_tokens,
-            batch_preemptions=batch.num_preemptions,
-            pending_prompt_tokens=self._lifecycle.num_pending_prompt_tokens,
-            forced_tokens=tally.forced_tokens,
-            memory_shortages=tally.memory_shortages,
-            corrupted=tally.corrupted,
-            events=tally.events,
-            **known,
-        )
+        return take_step_stats(self._lifecycle, self._kv, known)
 
     def take_finished(self) -> list[Sequence]:
         """Sequences that ended since the last call: whoever has state of theirs may release it."""

@@ -1,0 +1,61 @@
+"""Runs a plan so that a fault of the runner ends the sequences that cause it, and nothing else."""
+
+import logging
+import time
+
+from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult
+from engine.scheduling.step_budget import StepBudget
+from engine.wording.counted import counted
+from models.errors import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+
+def execute_contained(runner: Runner, plan: StepPlan, budget: StepBudget) -> StepResult | None:
+    """None if memory did not suffice for the plan; then the budget is smaller. It learns from plans that succeed."""
+    start_s = time.perf_counter()
+    try:
+        result = runner.execute(plan)
+    except Exception as error:
+        if is_out_of_memory(error) and budget.shrink(plan.num_tokens):
+            logger.warning(
+                "memory ran out in a step of %s (%s); %s computed again, in smaller steps",
+                counted(plan.num_tokens, "token"),
+                error or type(error).__name__,
+                counted(len(plan.items), "request is", "requests are"),
+            )
+            return None
+        logger.exception("a step of %d tokens failed, for requests %s", plan.num_tokens, _ids(plan))
+        return _execute_apart(runner, plan, error)
+    if result.is_representative:
+        budget.observe(plan.sample(time.perf_counter() - start_s))
+    return result
+
+
+def _execute_apart(runner: Runner, plan: StepPlan, error: Exception) -> StepResult:
+    """Run a plan that failed item by item, so that only those end that fail alone.
+
+    Keys and values are written again as they were. But a recurrent state may have been overwritten by the step that
+    failed, and cannot be computed from again: then all end, with `error`.
+    """
+    rows = [_failed(error)] * len(plan.items)
+    if len(plan.items) > 1 and not any(group.is_state for group in runner.kv_groups):
+        rows = [_execute_alone(runner, item) for item in plan.items]
+    return StepResult(rows, is_representative=False)
+
+
+def _execute_alone(runner: Runner, item: PlanItem) -> RowResult:
+    try:
+        (row,) = runner.execute(StepPlan([item])).rows
+    except Exception as error:
+        logger.exception("request %s fails alone, too, and ends", item.sequence.id)
+        return _failed(error)
+    return row
+
+
+def _failed(error: Exception) -> RowResult:
+    return RowResult([], error=f"the engine failed while it computed this request: {type(error).__name__}")
+
+
+def _ids(plan: StepPlan) -> str:
+    return ", ".join(item.sequence.id for item in plan.items)
