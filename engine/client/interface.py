@@ -119,7 +119,7 @@ class EngineClient(Protocol):
 
         Together they count as one request that waits. If the engine process ends, the next one computes what is left.
         Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the engine ends twice while it
-        computes one of the texts, or for good, and EngineStopped. If it is cancelled, what has not begun is not
+        computes one of the texts, or for good, and EngineStopped. If it is canceled, what has not begun is not
         computed; if one has waited too long, all that are left have. An engine that gives up on one text says so in its
         output alone, by FinishReason.ERROR.
         """

@@ -11,7 +11,7 @@ from tests.helpers.server_process import API_KEY, ServerProcess
 
 SUBJECTS = [
     *("river", "wheel", "mill", "stone", "water", "stream", "bridge", "valley"),
-    *("grain", "bread", "oven", "baker", "wind", "sail", "boat", "harbour"),
+    *("grain", "bread", "oven", "baker", "wind", "sail", "boat", "harbor"),
 ]
 PROMPTS = [f"{start} {subject}" for subject in SUBJECTS for start in ("Once upon a time, the", "List three uses of a")]
 ENDLESS = {"prompt": "Count: one, two, three,", "max_tokens": 4000, "ignore_eos": True}

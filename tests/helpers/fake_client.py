@@ -151,7 +151,7 @@ class FakeClient:
         self.pool_script = pool_script
         self.pool_requests: list[PoolingRequest] = []
         self.pool_gate: asyncio.Event | None = None  # no call returns before it is set
-        self.num_cancelled_pools = 0
+        self.num_canceled_pools = 0
         self.state = EngineState.READY
         self.reason = ""
         self.stage: str | None = None
@@ -241,7 +241,7 @@ class FakeClient:
         try:
             await (asyncio.sleep(0) if self.pool_gate is None else self.pool_gate.wait())
         except asyncio.CancelledError:
-            self.num_cancelled_pools += 1
+            self.num_canceled_pools += 1
             raise
         finally:
             self.num_open -= len(requests)

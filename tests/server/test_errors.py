@@ -349,7 +349,7 @@ async def test_a_malformed_head_is_refused(headers: list[tuple[bytes, bytes]], s
 
 
 @pytest.mark.parametrize("name", [b"x" * 30_000, b"x"])
-async def test_a_request_target_counts_towards_the_head(name: bytes) -> None:
+async def test_a_request_target_counts_toward_the_head(name: bytes) -> None:
     headers = [(b"host", b"a"), (name, b"y" * 30_000)]
     request = RawRequest(
         make_app(FakeClient(says("x"))), "/live", {}, method="GET", query="q=" * 4_000, headers=headers

@@ -49,7 +49,7 @@ def write_plot(path: str, results: Sequence[SpeculationResult], model: str) -> N
         (line,) = axes.plot(sizes, [result.speedup.median for result in own], marker="o", label=case)
         lows, highs = [result.speedup.low for result in own], [result.speedup.high for result in own]
         axes.fill_between(sizes, lows, highs, alpha=0.15, color=line.get_color())
-    axes.axhline(1.0, color="grey", linewidth=0.8)
+    axes.axhline(1.0, color="gray", linewidth=0.8)
     axes.set(xlabel="sequences at once", ylabel="speed-up by drafts", title=model, ylim=(0, None))
     axes.set_xscale("log", base=2)
     all_sizes = sorted({result.batch_size for result in results})

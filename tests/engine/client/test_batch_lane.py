@@ -90,7 +90,7 @@ async def test_without_a_limit_it_is_twice_what_the_engine_runs() -> None:
     assert lane.num_taken == 1
 
 
-async def test_one_that_is_cancelled_as_it_gets_room_gives_it_back() -> None:
+async def test_one_that_is_canceled_as_it_gets_room_gives_it_back() -> None:
     feeders = Feeders(1)
     await feeders.begin(1)
     second = await feeders.begin(1)

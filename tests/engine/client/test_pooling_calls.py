@@ -101,7 +101,7 @@ async def test_no_texts_have_no_outputs() -> None:
     assert await (await Calls().begin()) == []
 
 
-async def test_a_call_that_is_cancelled_aborts_what_is_left_of_it() -> None:
+async def test_a_call_that_is_canceled_aborts_what_is_left_of_it() -> None:
     calls = Calls()
     task = await calls.begin(_request("a"), _request("b"))
     calls.answer("a")

@@ -44,7 +44,7 @@ async def test_vectors_cross_the_wire_and_idle_clients_have_nothing_open() -> No
         assert client.status().num_open == 0
 
 
-async def test_a_cancelled_call_is_aborted_in_the_engine_and_leaves_nothing() -> None:
+async def test_a_canceled_call_is_aborted_in_the_engine_and_leaves_nothing() -> None:
     async with _client() as client:
         await client.wait_ready()
         call = asyncio.create_task(client.pool([_request("a", -2)]))

@@ -187,7 +187,7 @@ def test_a_grammar_whose_process_dies_is_refused(run: LanesRun) -> None:
     assert "more memory or depth" in done.error
 
 
-def test_what_runs_in_the_slow_lane_can_be_cancelled(run: LanesRun) -> None:
+def test_what_runs_in_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     run.submit("slow")
     while not (run.trials.begun and len(run.trials.begun[0].timeouts_s) == 2):
         threading.Event().wait(0.001)
@@ -195,7 +195,7 @@ def test_what_runs_in_the_slow_lane_can_be_cancelled(run: LanesRun) -> None:
     assert run.outcomes(1) == {"slow": Outcome.CANCELLED}
 
 
-def test_what_waits_for_the_slow_lane_can_be_cancelled(run: LanesRun) -> None:
+def test_what_waits_for_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     run.submit(*SLOW[:-1])
     run.submit("slow-last", "quick")
     run.outcomes(1)

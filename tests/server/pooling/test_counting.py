@@ -111,7 +111,7 @@ async def test_a_request_whose_own_time_is_over_ends_in_the_engine() -> None:
     work = PoolingWork(inputs=inputs, paths=["input[0]", "input[1]"], params=params, terms=terms)
     with pytest.raises(AnswerTimeout, match="timeout of 5 s"):
         await pool(app.state.context.models.default, work)
-    assert client.num_cancelled_pools == 1
+    assert client.num_canceled_pools == 1
     assert _ends(app) == {"timeout": 2.0}
 
 

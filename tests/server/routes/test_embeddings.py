@@ -351,5 +351,5 @@ async def test_a_client_that_goes_away_ends_what_the_engine_does() -> None:
         await request.until(lambda: client.num_open == 1)
         request.disconnect()
         await request.ended()
-    assert client.num_cancelled_pools == 1
+    assert client.num_canceled_pools == 1
     assert client.num_open == 0

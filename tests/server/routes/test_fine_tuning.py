@@ -168,9 +168,9 @@ async def test_integrations_are_ignored_and_said_to_be(tmp_path: Path) -> None:
     wandb = [{"type": "wandb", "wandb": {"project": "p"}}]
     async with finetuning_served(tmp_path) as (client, _, _):
         raw = await client.fine_tuning.jobs.with_raw_response.create(
-            model=MODEL, training_file=await upload(client), integrations=wandb, extra_body={"colour": "blue"}
+            model=MODEL, training_file=await upload(client), integrations=wandb, extra_body={"color": "blue"}
         )
-        assert raw.headers["x-ignored-parameters"] == "colour, integrations[0]"
+        assert raw.headers["x-ignored-parameters"] == "color, integrations[0]"
         job = raw.parse()
         assert job.integrations == []
         events = (await client.fine_tuning.jobs.list_events(job.id)).data

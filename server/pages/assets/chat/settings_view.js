@@ -43,7 +43,7 @@ function reset(settings, onSettings) {
 
 let lastId = 0;
 
-function labelled(label, meaning, control) {
+function labeled(label, meaning, control) {
   const id = `field-${++lastId}`;
   control.id = id;
   control.setAttribute("aria-describedby", `${id}-meaning`);
@@ -53,7 +53,7 @@ function labelled(label, meaning, control) {
 function number({ label, meaning, min, max, step }, value, onChange) {
   const input = h("input", { type: "number", inputmode: "decimal", min, max, step, placeholder: "default", value });
   input.addEventListener("input", () => onChange(input.value !== "" && input.validity.valid ? input.valueAsNumber : undefined));
-  return labelled(label, meaning, input);
+  return labeled(label, meaning, input);
 }
 
 function area(label, meaning, value, onChange, { rows, isJson = false, example = "" }) {
@@ -63,7 +63,7 @@ function area(label, meaning, value, onChange, { rows, isJson = false, example =
   const check = () => (state.textContent = isJson ? problem(input.value) : "");
   input.addEventListener("input", () => (onChange(input.value), check()));
   check();
-  const field = labelled(label, meaning, input);
+  const field = labeled(label, meaning, input);
   field.append(state);
   if (example) {
     const fill = () => {
@@ -88,13 +88,13 @@ function problem(text) {
 function effort(value, onChange) {
   const input = h("select", {}, ["", "none", "low", "medium", "high"].map((each) => h("option", { value: each, selected: each === value }, each || "default")));
   input.addEventListener("change", () => onChange(input.value));
-  return labelled("Reasoning effort", "How much a reasoning model thinks before it answers.", input);
+  return labeled("Reasoning effort", "How much a reasoning model thinks before it answers.", input);
 }
 
 function checkbox(label, meaning, value, onChange) {
   const input = h("input", { type: "checkbox", checked: value });
   input.addEventListener("change", () => onChange(input.checked));
-  const field = labelled(label, meaning, input);
+  const field = labeled(label, meaning, input);
   field.classList.add("check");
   return field;
 }

@@ -10,7 +10,7 @@ const TEXTS = {
   code: "before\n\n```python\ndef f():\n\n    return 1\n```\nafter\n\n    indented\n\n    code\n\nend",
   table: "| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\nafter",
   quotes: "> a\n> b\nlazy\n\n> c",
-  maths: "It costs $5 or $x_i$.\n\n$$\n\\sum\n$$\n\ntext \\(y\\) and\n\\[z\\]\nend",
+  formulas: "It costs $5 or $x_i$.\n\n$$\n\\sum\n$$\n\ntext \\(y\\) and\n\\[z\\]\nend",
   html: "<div>\n\ntext\n\n</div>\n\n<b>x</b>",
   rules: "a\n\n---\n\n***\n\n- b\n---\n",
   links: "see [one] and [two]\n\n[one]: http://a\n\n[two]: http://b\n\nnow [one], [the second][two]\n\n> [three]: http://c\n\n[three]\n\nend",
