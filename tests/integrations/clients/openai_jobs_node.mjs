@@ -32,7 +32,9 @@ async function ended(resource, id) {
   const asked = { model: embedder, input: ["What floats?", "A boat floats."] };
   const decoded = (await client.embeddings.create(asked)).data; // the client asks for base64
   const plain = (await client.embeddings.create({ ...asked, encoding_format: "float" })).data;
+  assert.equal(plain.length, 2);
   decoded.forEach(({ embedding }, index) => {
+    embedding.forEach((value, at) => assert.ok(Math.abs(value - plain[index].embedding[at]) < 1e-6));
     const cosine = embedding.reduce((sum, value, at) => sum + value * plain[index].embedding[at], 0);
     assert.ok(Math.abs(cosine - 1) < 1e-3);
   });
@@ -71,31 +73,41 @@ async function ended(resource, id) {
   console.log("uploads");
 }
 {
-  const endpoint = "/v1/chat/completions";
-  const line = (custom_id, body) => ({ custom_id, method: "POST", url: endpoint, body: { model, messages, ...body } });
-  const create = async (rows) =>
-    client.batches.create({
-      input_file_id: (await upload(rows, "batch")).id, endpoint, completion_window: "24h", metadata: { by: "node" },
-    });
-  const limit = { max_tokens: 8 };
-  const made = await create([line("a", limit), line("b", limit), line("wrong", { temperature: -1 })]);
-  const batch = await ended(client.batches, made.id);
-  assert.equal(batch.status, "completed");
-  assert.deepEqual(batch.metadata, { by: "node" });
-  assert.deepEqual(batch.request_counts, { total: 3, completed: 2, failed: 1 });
+  const create = async (endpoint, bodies) => {
+    const rows = Object.entries(bodies).map(([custom_id, body]) => ({ custom_id, method: "POST", url: endpoint, body }));
+    const input_file_id = (await upload(rows, "batch")).id;
+    return client.batches.create({ input_file_id, endpoint, completion_window: "24h", metadata: { of: endpoint } });
+  };
   const read = async (id) => (await (await client.files.content(id)).text()).trim().split("\n").map((row) => JSON.parse(row));
-  const answers = await read(batch.output_file_id);
-  assert.deepEqual(answers.map(({ custom_id }) => custom_id).sort(), ["a", "b"]);
-  assert.ok(answers.every(({ response }) => response.body.choices[0].message.content));
-  const [fault] = await read(batch.error_file_id);
-  assert.equal(fault.response.body.error.param, "temperature");
+  const hot = { temperature: -1 };
+  const made = [];
+  for (const [endpoint, body, wrong, found] of [
+    ["/v1/chat/completions", { model, messages, max_tokens: 8 }, hot, ({ choices }) => choices[0].message.content],
+    ["/v1/completions", { model, prompt: "One, two,", max_tokens: 8 }, hot, ({ choices }) => choices[0].text],
+    ["/v1/responses", { model, input: "Say hello.", max_output_tokens: 8 }, hot, ({ output }) => output.length],
+    ["/v1/embeddings", { model: embedder, input: ["What floats?", "A boat."] }, { dimensions: 7 }, ({ data }) => data[1]],
+  ]) {
+    made.push((await create(endpoint, { a: body, b: body, wrong: { ...body, ...wrong } })).id);
+    const batch = await ended(client.batches, made.at(-1));
+    assert.equal(batch.status, "completed");
+    assert.deepEqual(batch.metadata, { of: endpoint });
+    assert.deepEqual(batch.request_counts, { total: 3, completed: 2, failed: 1 });
+    const answers = await read(batch.output_file_id);
+    assert.deepEqual(answers.map(({ custom_id }) => custom_id).sort(), ["a", "b"]);
+    assert.ok(answers.every(({ response }) => found(response.body)));
+    const [fault] = await read(batch.error_file_id);
+    assert.equal(fault.response.body.error.param, Object.keys(wrong)[0]);
+  }
 
-  const endless = { max_tokens: 400, ignore_eos: true };
-  const long = await create(Array.from({ length: 500 }, (_, n) => line(`${n}`, endless)));
-  await client.batches.cancel(long.id);
-  assert.equal((await ended(client.batches, long.id)).status, "cancelled");
-  const listed = (await all(client.batches.list({ limit: 1 }))).map(({ id }) => id);
-  assert.deepEqual(listed.slice(0, 2), [long.id, made.id]);
+  const endless = { model, messages, max_tokens: 400, ignore_eos: true };
+  const bodies = Object.fromEntries(Array.from({ length: 500 }, (_, n) => [`line ${n}`, endless]));
+  made.push((await create("/v1/chat/completions", bodies)).id);
+  await client.batches.cancel(made.at(-1));
+  assert.equal((await ended(client.batches, made.at(-1))).status, "cancelled");
+  const listed = (await all(client.batches.list({ limit: 2 }))).map(({ id }) => id);
+  assert.deepEqual(listed.slice(0, made.length), made.toReversed());
+  const unknown = { input_file_id: "file-none", endpoint: "/v1/embeddings", completion_window: "24h" };
+  await assert.rejects(client.batches.create(unknown), { status: 404 });
   console.log("batches");
 }
 {
