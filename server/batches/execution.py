@@ -10,8 +10,10 @@ import msgspec
 from engine.errors import InvalidRequest
 from engine.pooling_params import PoolingTask
 from server.context import ServerContext
+from server.generation.chat_params import chat_params
+from server.generation.completion_params import completion_params
 from server.generation.generation import Generation
-from server.generation.params import GenerationParams, chat_params, completion_params
+from server.generation.params import GenerationParams
 from server.keys.caller import current_caller
 from server.metrics.request_record import current_record
 from server.pooling.checks import check_early

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from server.generation.chat_params import chat_params
 from server.generation.early_checks import check_chat
 from server.generation.generation import Generation
-from server.generation.params import chat_params
 from server.http.answer import answer
 from server.http.body import json_body
 from server.http.models import asked_model

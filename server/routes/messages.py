@@ -7,9 +7,9 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
+from server.generation.chat_params import chat_params
 from server.generation.early_checks import check_chat
 from server.generation.generation import Generation
-from server.generation.params import chat_params
 from server.generation.prompts import chat_prompt
 from server.http.answer import answer
 from server.http.body import json_body

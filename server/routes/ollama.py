@@ -12,8 +12,10 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.errors import NotServed
+from server.generation.chat_params import chat_params
+from server.generation.completion_params import completion_params
 from server.generation.generation import Generation
-from server.generation.params import GenerationParams, chat_params, completion_params
+from server.generation.params import GenerationParams
 from server.http.answer import answer
 from server.http.body import Context, json_body
 from server.http.models import entered

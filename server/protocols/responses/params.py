@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from server.generation.chat_params import chat_params
 from server.generation.checks import check_request
 from server.generation.early_checks import check_chat
-from server.generation.params import GenerationParams, chat_params
+from server.generation.params import GenerationParams
 from server.generation.prompts import chat_prompt
 from server.protocols.field_names import client_names, client_path
 from server.protocols.responses.request import ChatRequest, chat_request

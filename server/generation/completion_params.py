@@ -1,0 +1,115 @@
+"""GenerationParams of a text completion."""
+
+from functools import partial
+
+from engine.protocol import EngineInfo
+from server.generation.answer_plan import plan_text
+from server.generation.beam_fields import beam_options, check_beam_plan
+from server.generation.checks import check_num_choices, check_request
+from server.generation.choice import Prompt
+from server.generation.infill_prompt import suffix_prompts
+from server.generation.params import GenerationParams, constraint_fields, generation_params, with_beams, with_ends
+from server.generation.prompts import room_for_output, text_prompts
+from server.generation.slo import check_first_token
+from server.generation.step_tokens import step_tokens
+from server.generation.terms import RequestTerms, request_terms
+from server.generation.truncation import truncation_of
+from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from server.schemas.sampling import check_scores
+from server.served.model import ServedModel
+from server.text.fill_in_middle import FillInMiddle
+from server.text.json_size import json_size
+from server.text_model import TextModel, fill_in_middle_of
+
+
+async def completion_params(
+    body: CompletionRequest,
+    model: ServedModel,
+    arrival_s: float,
+    *,
+    default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
+) -> GenerationParams:
+    """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request,
+    InvalidRequest and AnswerTimeout."""
+    ignored, terms = check_request(body, model), request_terms(body, model, arrival_s)
+    check_first_token(model, terms, 1)
+    async with terms.in_time():
+        return await _completion_params(body, model, ignored, terms, default_max_tokens)
+
+
+async def _completion_params(
+    body: CompletionRequest,
+    model: ServedModel,
+    ignored: list[str],
+    terms: RequestTerms,
+    default_max_tokens: int | None,
+) -> GenerationParams:
+    body.check(model.config.max_logprobs)
+    ignored += check_scores(body, body.logprobs, model.config.max_logprobs)
+    echo = bool(body.echo)
+    text_model = await model.text_model()
+    info = model.client.info
+    beams, ignored_by_beams = beam_options(body)
+    ignored += ignored_by_beams
+    check_num_choices(body, len(body.prompt), model)
+    prompts, fim = await _prompts(body, text_model, info)
+    max_tokens = room_for_output(
+        prompts,
+        info.max_model_len,
+        requested=body.max_tokens,
+        param="max_tokens",
+        default=default_max_tokens,
+        prompt_param="prompt",
+    )
+    scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
+    prompt_logprobs = max(scored, default=None)
+    tokens = await step_tokens(body, text_model, info.vocab_size)
+    # The best of several candidates are those whose tokens are likeliest, whether the client wants to see that or not.
+    needs_logprobs = beams is None and body.num_candidates > body.num_choices
+    num_logprobs = 0 if body.logprobs is None and needs_logprobs else body.logprobs
+    fields = constraint_fields(body)
+    plan = await text_model.workers.run(partial(plan_text, fields, text_model.tokenizer), size=json_size(fields))
+    sampling = body.sampling(
+        info,
+        max_tokens=max_tokens,
+        logprobs=num_logprobs,
+        prompt_logprobs=prompt_logprobs,
+        tokens=tokens,
+        is_constrained=plan.grammar is not None,
+    )
+    if beams is not None:
+        check_beam_plan(plan)
+    params = generation_params(
+        body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo
+    )
+    params = with_beams(params, body, beams)
+    return params if fim is None else with_ends(params, fim.end_ids)
+
+
+async def _prompts(
+    body: CompletionRequest, text_model: TextModel, info: EngineInfo
+) -> tuple[list[Prompt], FillInMiddle | None]:
+    """And how the model fills in the middle, where there is a suffix."""
+    add_special_tokens = body.add_special_tokens is not False
+    num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)
+    if body.suffix:
+        fim = fill_in_middle_of(text_model, "suffix", instead="leave the field out")
+        prompts = await suffix_prompts(
+            body.prompt,
+            body.suffix,
+            fim,
+            text_model,
+            add_special_tokens=add_special_tokens,
+            max_model_len=info.max_model_len,
+        )
+        return prompts, fim
+    prompts = await text_prompts(
+        body.prompt,
+        text_model,
+        info,
+        add_special_tokens=add_special_tokens,
+        echo=bool(body.echo),
+        truncation=truncation,
+    )
+    return prompts, None
