@@ -4,7 +4,7 @@ import torch
 
 from models.kernels.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.packed_weight import PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.packed_weight import WeightFormat, pack_weight
 
 _LANES = 16  # outputs and inputs must be multiples of this
 
@@ -27,13 +27,6 @@ def pack_heads(
         WeightFormat.BF16, weight.flatten(0, 1), num_heads * out_features, in_features, arena=arena, library=library
     )
     return packed.data.view(torch.bfloat16).view(weight.shape)
-
-
-def unpack_heads(packed: torch.Tensor, *, library: KernelLibrary | None = None) -> torch.Tensor:
-    """What `pack_heads` packed: [H, out, in], bf16, in new memory."""
-    num_rows, columns = packed.shape[0] * packed.shape[1], packed.shape[2]
-    weight = PackedWeight(WeightFormat.BF16, num_rows, columns, packed.view(torch.uint8).flatten())
-    return gather_rows(weight, torch.arange(num_rows), torch.bfloat16, library=library).view(packed.shape)
 
 
 def multiply_heads(

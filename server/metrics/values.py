@@ -57,11 +57,6 @@ class Metrics:
         """The same server's, for another model."""
         return Metrics(model_name, families=self._families)
 
-    @property
-    def engine_pid(self) -> int | None:
-        """Of the engine process, while there is one."""
-        return self._families.processes.pids[self.model_name]
-
     def _bind(self, spec: MetricSpec) -> None:
         """Take the metric, bound to the model's name where that is its only label."""
         bound = (self.model_name,) if spec.labels == (MODEL,) else ()

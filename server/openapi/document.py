@@ -102,15 +102,32 @@ def _operation(
     is_request: bool,
 ) -> dict[str, Any]:
     """is_request: it counts as a request of its key."""
-    models = _models(route, operation)
-    has_body = bool(models) or operation.form is not None
+    described: dict[str, Any] = {
+        "operationId": route.name,
+        "tags": list(route.tags),
+        "summary": (route.description or route.name).partition("\n")[0],
+        "responses": _responses(path, route, operation, answers, is_open=is_open, is_request=is_request),
+    }
+    if parameters := [*_path_parameters(path), *_query_parameters(operation)]:
+        described["parameters"] = parameters
+    if body := _request_body(_models(route, operation), operation, bodies):
+        described["requestBody"] = {"required": True, "content": body}
+    if is_open:
+        described["security"] = []
+    return described
+
+
+def _responses(
+    path: str, route: APIRoute, operation: Operation, answers: AnswerSchemas, *, is_open: bool, is_request: bool
+) -> dict[str, Any]:
+    has_body = bool(_models(route, operation)) or operation.form is not None
     errors = [
         *_EVERY,
         *operation.errors,
         *(_OF_BODIES if has_body else ()),
         *(() if is_open else _OF_OTHERS_THAN_PROBES),
+        *(_OF_REQUESTS if is_request else ()),
     ]
-    errors += _OF_REQUESTS if is_request else ()
     content = {
         media: {"schema": _answer_schema(media, kind, operation, answers)} for media, kind in operation.answers.items()
     }
@@ -128,27 +145,21 @@ def _operation(
     if operation.unready is not None:
         unready = {JSON: {"schema": answers.of(operation.unready)}}
         responses["503"] = {"description": "Not now; the body says why, and how far it is.", "content": unready}
-    described: dict[str, Any] = {
-        "operationId": route.name,
-        "tags": list(route.tags),
-        "summary": (route.description or route.name).partition("\n")[0],
-        "responses": responses,
-    }
-    if parameters := [*_path_parameters(path), *_query_parameters(operation)]:
-        described["parameters"] = parameters
-    if models:
-        schema = _body_schema([bodies[model] for model in models])
-        if operation.has_constraints:
-            schema = {"allOf": [schema, bodies[StructuredFields]]}
-        described["requestBody"] = {
-            "required": True,
-            "content": {JSON: {"schema": schema, "example": operation.example}},
-        }
+    return responses
+
+
+def _request_body(
+    models: list[type[BaseModel]], operation: Operation, bodies: Mapping[type[BaseModel], Schema]
+) -> dict[str, Any]:
+    """By media type."""
     if operation.form is not None:
-        described["requestBody"] = {"required": True, "content": {FORM: {"schema": dict(operation.form)}}}
-    if is_open:
-        described["security"] = []
-    return described
+        return {FORM: {"schema": dict(operation.form)}}
+    if not models:
+        return {}
+    schema = _body_schema([bodies[model] for model in models])
+    if operation.has_constraints:
+        schema = {"allOf": [schema, bodies[StructuredFields]]}
+    return {JSON: {"schema": schema, "example": operation.example}}
 
 
 def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerSchemas) -> Schema:
