@@ -26,7 +26,7 @@ class ContextLengthExceeded(InvalidRequest):
     """Prompt and requested output do not fit the model's context or the KV cache.
 
     `num_tokens` are the prompt's and `limit` what prompt and output may have together, where they are known. A prompt
-    that is far too long is not counted: then `is_at_least`, and it has so many tokens or more.
+    that is far too long is not counted: then `is_at_least`, and it has `num_tokens` or more.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     task: PoolingTask
-    dimensions: int | None = None  # the first so many, before they are normalized; None: all
+    dimensions: int | None = None  # how many of the first ones, before they are normalized; None: all
     normalize: bool | None = None
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ class BatchLane:
         return self._num_taken
 
     def open(self, max_num_seqs: int) -> None:
-        """An engine is ready that runs so many sequences at once."""
+        """An engine is ready, which runs up to `max_num_seqs` sequences at once."""
         self._limit = self._given or _LINES_PER_PLACE * max_num_seqs
         self._admit()
 
@@ -64,7 +64,7 @@ class BatchLane:
 
     @contextlib.asynccontextmanager
     async def room(self, num_requests: int = 1) -> AsyncIterator[None]:
-        """Within it there is room for so many requests, which one line may have."""
+        """Within it there is room for `num_requests`, which one line may have."""
         await self._take(num_requests)
         try:
             yield

@@ -83,7 +83,7 @@ class FirstTokenPredictor:
         self._curves = {}
 
     def on_ended(self, num_output: int) -> None:
-        """A request that was begun ended with so many tokens."""
+        """A request that was begun ended with `num_output` tokens."""
         self._lengths.add(num_output)
 
     def on_step(self, stats: StepStats, outputs: Sequence[RequestOutput]) -> None:
@@ -116,7 +116,7 @@ class FirstTokenPredictor:
         self._open[request_id] = self.predict(num_new_tokens, service_class), self._clock()
 
     def predict(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        """Of a request that comes now, whose prompt brings so many tokens."""
+        """Of a request that comes now, with `num_new_tokens` in its prompt."""
         info, pace = self._info, self._pace
         if info is None:
             return FirstToken(0.0, 0.0, 0.0)

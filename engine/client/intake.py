@@ -40,14 +40,14 @@ class Intake:
         return max(self.stats.waiting, self._streams.num_clients - self.stats.running)
 
     def check(self, num_requests: int, num_new_tokens: int) -> None:
-        """Raise QueueFull if so many requests, or tokens of their prompts, are too many."""
+        """Raise QueueFull if that is too many requests, or too many tokens of their prompts."""
         now = time.monotonic()
         num_waiting = self.check_requests(num_requests)
         waiting = self._streams.backlog.num_tokens
         self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
 
     def check_requests(self, num_requests: int) -> int:
-        """How many would wait with so many more. Raises QueueFull."""
+        """How many would wait with `num_requests` more. Raises QueueFull."""
         # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
         num_places = self.stats.running if self.stats.waiting else self._max_num_seqs
         num_waiting = self._streams.num_clients + num_requests - num_places

@@ -53,7 +53,7 @@ class StepPace:
             self._output_s = _WEIGHT * self._output_s + step_s
 
     def observe_prefixes(self, num_queried: int, num_hit: int) -> None:
-        """So many tokens of prompts were looked up in the prefix cache, and so many found."""
+        """Of `num_queried` prompt tokens that were looked up in the prefix cache, `num_hit` were found."""
         if num_queried:
             self._queried = _WEIGHT * self._queried + num_queried
             self._hits = _WEIGHT * self._hits + num_hit
@@ -73,7 +73,7 @@ class StepPace:
     def prefill_s(
         self, num_tokens: float, *, num_generating: int, max_step_tokens: int, is_timed: bool = True
     ) -> float:
-        """How long so many tokens of prompts take, while others generate, in steps of at most `max_step_tokens`.
+        """How long `num_tokens` of prompts take, while others generate, in steps of at most `max_step_tokens`.
         is_timed: the time of steps is bounded, too."""
         per_token_s = self._seconds_per_token
         decode_s = self._overhead_s + num_generating * per_token_s

@@ -68,7 +68,7 @@ class PoolingCalls:
         return len(self._open) - self.num_batch
 
     def check(self, num_calls: int, num_tokens: int) -> None:
-        """Raise QueueFull if so many calls of clients more, or tokens of their texts, are too many."""
+        """Raise QueueFull if there is no room for that many more calls of clients, or tokens of their texts."""
         now = time.monotonic()
         num_waiting = self._num_waiting_calls + num_calls
         self._queue.check(num_waiting, now)

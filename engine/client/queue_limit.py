@@ -63,7 +63,7 @@ class QueueLimit:
         )
 
     def drain_s(self, num_waiting: int, now: float) -> float:
-        """How long so many requests take at the recent rate, within bounds; if none has ended, as if one just had."""
+        """How long `num_waiting` requests take at the recent rate, bounded; if none has ended, as if one just had."""
         self._forget(now)
         elapsed_s = 0.0 if self._busy_since_s is None else min(_WINDOW_S, now - self._busy_since_s)
         return min(_MAX_RETRY_S, max(_MIN_RETRY_S, num_waiting * elapsed_s / max(1, len(self._ends))))

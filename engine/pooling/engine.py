@@ -154,7 +154,7 @@ class PoolingEngine:
         )
 
     def _compute(self, batch: Sequence[PoolingRequest], num_tokens: int) -> "list[torch.Tensor | str] | None":
-        """Values of each text, or what went wrong; None if memory did not suffice for so many."""
+        """Values of each text, or what went wrong; None if memory did not suffice for them."""
         start_s = time.perf_counter()
         try:
             results: list[torch.Tensor | str] = list(self._pooler.compute(batch))

@@ -41,7 +41,7 @@ class PoolingStepSize:
         self.seconds_per_token = sample if not known else known + _SHARE * (sample - known)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Memory did not suffice for so many; False if fewer would be no use."""
+        """Memory did not suffice for `num_tokens`; False if fewer would be no use."""
         if num_tokens <= 1:
             return False
         self._limit = max(1, num_tokens // 2)

@@ -52,7 +52,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     trainable_layers: list[str] = []  # kinds of linear layers, such as "q_proj", that an adapter can be trained for
     max_num_seqs: int
     max_num_batched_tokens: int
-    are_steps_timed: bool = False  # they have fewer tokens where so many would take too long
+    are_steps_timed: bool = False  # they have fewer tokens where the limit would take too long
     prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
     decode_step_s: float = 0.0  # a step of one sequence that generates, likewise
     tokenizer: TokenizerInfo

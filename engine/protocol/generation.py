@@ -36,7 +36,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     grammar: str | None = None  # that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # outputs while the prompt is computed
-    tokens_per_output: int = 1  # so many come together, unless it ends: what nobody reads along costs fewer messages
+    tokens_per_output: int = 1  # that come together, unless it ends: what nobody reads along costs fewer messages
     prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
     adapter: AdapterRef | None = None  # to run it with, on the model's weights
     resumption: Resumption | None = None  # if another engine has begun it

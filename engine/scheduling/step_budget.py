@@ -83,7 +83,7 @@ class StepBudget:
         return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
 
     def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
-        """Less where a step may take longer than what has time for so many tokens at a beginning."""
+        """Less where a step may take longer than `num_prompt_tokens` take at the beginning of a prompt."""
         cost = self._cost_of(position)
         token_s = self._cost.prompt_token_s(position)
         others_s = self._cost.decode_s + self._cost.prompt_s(position)
@@ -112,5 +112,5 @@ class StepBudget:
             self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Memory did not suffice for a step of so many tokens: allow half of them. False if that is less than one."""
+        """Memory did not suffice for a step of `num_tokens`: allow half of them. False if that is less than one."""
         return self._memory.shrink(num_tokens)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 _FAR = 8192  # where positions are taken to count as much as the token itself, if the model does not tell
-_READ_TOKENS = 2  # what reading all before a prompt's tokens takes: as their positions add to so many of them
+_READ_TOKENS = 2  # what reading all before a prompt's tokens takes: what positions add to that many of them
 _ATTENTION_FACTOR = 1.5  # what an operation of attention takes, over one of a product with weights
 _DECODE_WEIGHT = 0.1
 # A step that was faster than expected is believed sooner than a slower one, which may have been disturbed.
@@ -49,7 +49,7 @@ class StepCost:
         the token's own; 0 is unknown."""
         self._token_s = token_s
         self._far = 1 / position_cost if position_cost else _FAR
-        self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # what so many positions add
+        self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # what these positions add
         self._num_far_steps = 0
         self._decode_s: float | None = None
 

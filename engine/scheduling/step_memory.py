@@ -19,7 +19,7 @@ class StepMemory:
         return num_tokens if self._limit is None else min(num_tokens, self._limit)
 
     def observe(self, num_tokens: int) -> None:
-        """A step of so many tokens did not fail: raise the limit if there were enough at it."""
+        """A step of `num_tokens` did not fail: raise the limit if enough steps reached it."""
         if self._limit is None or num_tokens < self._limit:
             return
         self._num_full += 1
@@ -30,7 +30,7 @@ class StepMemory:
                 self._limit, self._patience = None, _FULL_STEPS
 
     def shrink(self, num_tokens: int) -> bool:
-        """Memory did not suffice for a step of so many tokens: allow half of them. False if that is less than one."""
+        """Memory did not suffice for a step of `num_tokens`: allow half of them. False if that is less than one."""
         num_tokens = self.limit(num_tokens)  # to fail is no reason to allow more
         if num_tokens < 2:
             return False

@@ -40,11 +40,11 @@ class Demand(NamedTuple):
         return max(sequence.num_prompt, sequence.num_computed_at_preemption) - num_computed > 1
 
     def price(self, num_tokens: int) -> float:
-        """What so many of its tokens cost."""
+        """What `num_tokens` of it cost."""
         return num_tokens * self.cost + self.entry_cost if num_tokens else 0.0
 
     def num_more(self, num_tokens: int, budget: float) -> int:
-        """How many tokens a budget pays for beside so many that it has; at most what it could use."""
+        """How many tokens a budget pays for beside the `num_tokens` that it has; at most what it could use."""
         if num_tokens == 0:
             budget -= self.entry_cost
         return max(0, min(self.num_tokens - num_tokens, int(budget / self.cost + _ROUNDING)))

@@ -66,7 +66,7 @@ class TenantQueue:
         self._line_up(sequence)
 
     def next_after(self, order: Order | None = None, most: int | None = None) -> Sequence | None:
-        """The first behind a place in the order, or of all, that has at most so many tokens to compute."""
+        """The first behind a place in the order, or of all, that has at most `most` tokens to compute."""
         first: Sequence | None = None
         for length_class, queue in self._by_length.items():
             if most is not None and 1 << length_class > 2 * most:

@@ -10,7 +10,7 @@ BLOCK_SIZE = 16  # a text begins a block: so attention reads whole tiles of its 
 
 
 def num_blocks_of(lengths: Sequence[int]) -> int:
-    """Blocks that texts of so many tokens take."""
+    """Blocks that texts of these lengths, in tokens, take."""
     return sum(-(-length // BLOCK_SIZE) for length in lengths)
 
 

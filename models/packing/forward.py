@@ -25,7 +25,7 @@ class PackedForward:
         self._kv: list[torch.Tensor] = []  # one a layer
 
     def reserve(self, num_blocks: int) -> None:
-        """Have memory for so many blocks."""
+        """Have memory for `num_blocks`."""
         if num_blocks <= self._num_blocks:
             return
         self._num_blocks = -(-num_blocks // _GROWTH_BLOCKS) * _GROWTH_BLOCKS

@@ -20,8 +20,8 @@ class Surroundings:
 
     run_body: answers the body of a line for a caller, by an endpoint, and is given what to wait with. It raises
     EngineStopped where the server ends before. find_caller: of a batch's owner; None while its key is not accepted.
-    quiet: returns when no client of a model has work, or after so many seconds. count: is told what became of so many
-    lines.
+    quiet: returns when no client of a model has work, or after the given seconds. count: is told what became of a
+    number of lines.
     """
 
     files: Files

@@ -18,7 +18,7 @@ from server.schemas.parameters import ignored_header
 from server.served.model import ServedModel
 from server.text_model import fill_in_middle_of
 
-_ANSWER_SHARE = 4  # one in so many tokens of the context is for an answer of any length
+_ANSWER_SHARE = 4  # one token of the context in four is for an answer of any length
 
 
 async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:

@@ -15,7 +15,7 @@ _REPOSITORY = "project"
 _CURRENT_FILE = "current"
 _UNNAMED_FILE = "other"
 
-_SUFFIX_SHARE = 4  # one in so many tokens is the suffix's, where the code around the gap does not fit
+_SUFFIX_SHARE = 4  # one token in four is the suffix's, where the code around the gap does not fit
 
 
 def infill_prompt(body: InfillRequest, fim: FillInMiddle, tokenizer: Tokenizer, max_tokens: int) -> tuple[Prompt, bool]:

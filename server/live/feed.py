@@ -75,7 +75,10 @@ class LiveFeed:
             self._builder.add(stats)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
-        """Frames as JSON, so many or until `close`. Raises TooManyWatchers, and what a frame could not be made for."""
+        """Frames as JSON, `num_frames` or until `close`.
+
+        Raises TooManyWatchers, and what a frame could not be made for.
+        """
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} clients are watching already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)

@@ -195,7 +195,7 @@ class Metrics:
         by_outcome.observe(queue_s, _exemplar(trace_id))
 
     def count_ended(self, reason: FinishReason, num_tokens: int) -> None:
-        """Count a choice that ended with so many tokens."""
+        """Count a choice that ended with `num_tokens`."""
         self._ended[reason].inc()
         self.observe("request_generation_tokens", num_tokens)
         if reason in self._wasted:

@@ -27,7 +27,7 @@ class Memory(Protocol):
     """What all logs share."""
 
     def take(self, size: int) -> bool:
-        """Whether so many bytes more may be held; they count from then on."""
+        """Whether `size` more bytes may be held; they count from then on."""
 
     def take_anyway(self, size: int) -> None: ...
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 MAX_INTEGER = 1 << 53  # doubles hold every integer up to it
-MAX_SIZE = 10_000_000  # of a length or a count: no answer has so many
+MAX_SIZE = 10_000_000  # of a length or a count: no answer reaches it
 
 _MAX_INT64 = (1 << 63) - 1  # exact as a maximum of integers: the grammar's are cut off there
 _MAX_DIGITS = 15  # of a fraction: doubles hold every decimal number of that many

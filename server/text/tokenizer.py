@@ -83,7 +83,7 @@ class Tokenizer:
         return self.with_one_bos(ids) if add_special_tokens else ids
 
     def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
-        """The first ids of `text`, at least `num_tokens` where it has so many, and maybe all."""
+        """The first ids of `text`, at least `num_tokens` if it has them, and maybe all."""
         ids: list[int] = []
         for _, more in self._ids_of_pieces(self._parsing, text, add_special_tokens):
             ids += more
@@ -94,7 +94,7 @@ class Tokenizer:
     def encode_end(
         self, text: str, num_tokens: int, *, add_special_tokens: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """The last ids of `text`, at least `num_tokens` where it has so many, and maybe all. A BOS that `encode` puts
+        """The last ids of `text`, at least `num_tokens` if it has them, and maybe all. A BOS that `encode` puts
         first comes first."""
         tokenizer = self._parsing if parse_special else self._plain
         cuts = None if len(text) <= PIECE_SIZE else self._cuts

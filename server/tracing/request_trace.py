@@ -50,7 +50,7 @@ class RequestTrace:
         enter: Callable[[int], bool],
         restarts: Sequence[Restart],
     ) -> None:
-        """enter: whether there is room for so many spans."""
+        """enter: whether there is room for that number of spans."""
         self._tracer = tracer
         self._span = span
         self._clock = clock

@@ -68,7 +68,7 @@ class ChatClient:
             raise ServerProblem(f"the connection to {self.url} broke ({error})") from None
 
     def frames(self, num_frames: int | None = None, model: str | None = None) -> Generator[dict[str, Any]]:
-        """What the engine of a model, by default the first one's, does: so many frames, or without end. Raises
+        """What the engine of a model, by default the first one's, does: `num_frames`, or without end. Raises
         ServerProblem."""
         params = {name: str(value) for name, value in (("frames", num_frames), ("model", model)) if value is not None}
         try:
