@@ -43,6 +43,8 @@ from engine.protocol import (
 )
 from tests.helpers.fake_pooling import pooling_info, pooling_output
 
+Send = Callable[[FromEngine], None]
+
 INFO = EngineInfo(
     architecture="Scripted",
     device="cpu",
@@ -75,22 +77,32 @@ def main() -> None:
     def send(message: FromEngine) -> None:
         sock.sendall(encode_frame(message))
 
+    if _start(mode, sock, send):
+        _serve(sock, send)
+
+
+def _start(mode: str, sock: socket.socket, send: Send) -> bool:
+    """Whether the engine is ready then; else it ends."""
     send(Loading("load weights", 1, 4, "B"))
     if mode in ("failing", "refusing"):
         send(Failed("no such model") if mode == "failing" else Failed("no such option", is_option=True))
-        return
+        return False
     if mode == "compiling":  # for ever; the stage is the compiler's process
         send(Loading(str(subprocess.Popen(["sleep", "600"]).pid), 0, 0, ""))
     if mode in ("loading", "compiling"):
         receive_to_engine(sock)
-        return
+        return False
     if mode.startswith("once:"):  # a path: the first process serves, and others load for ever
         try:
             Path(mode.removeprefix("once:")).touch(exist_ok=False)
         except FileExistsError:
             receive_to_engine(sock)
-            return
+            return False
     send(Ready(msgspec.structs.replace(INFO, pooling=pooling_info()) if mode == "pooling" else INFO))
+    return True
+
+
+def _serve(sock: socket.socket, send: Send) -> None:
     waiting: dict[str, EngineRequest] = {}
     while (message := receive_to_engine(sock)) is not None:
         match message:
@@ -140,7 +152,7 @@ def main() -> None:
                 return
 
 
-def _pool(texts: list[PoolingRequest], send: Callable[[FromEngine], None]) -> None:
+def _pool(texts: list[PoolingRequest], send: Send) -> None:
     for text in texts:
         first = text.prompt_ids[0]
         if first == -2:
