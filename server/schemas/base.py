@@ -1,13 +1,12 @@
 """Strict request bodies: no coercion, no 422, and errors that say field, value and limit."""
 
-from enum import Enum
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.wording.counted import counted
+from engine.wording.quoted import quote as quote
 
 UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and not supported
 
@@ -16,7 +15,6 @@ Location = tuple[int | str, ...]  # the keys and indices that lead to a value
 MAX_MESSAGES = 1 << 13  # of one request: to check that many takes a twentieth of a second
 
 _MAX_WHOLES = 64  # integers of a body that may be spelled as other numbers: for each one what holds it is copied
-_MAX_QUOTED = 60  # characters of a client's value in a message
 
 # Pydantic's names of faults that JSON has a plainer word for.
 _EXPECTED = {
@@ -117,18 +115,3 @@ def _limit(fault: ErrorDetails) -> str:
         case "string_too_long":
             return f"it must have at most {fault['ctx']['max_length']} characters"
     return fault["msg"].replace("Input should be", "it must be")
-
-
-def quote(value: object) -> str:
-    """A value as JSON spells it, shortened."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list():
-            return f"a list of {counted(len(value), 'item')}"
-        case dict():
-            return "an object"
-    text = repr(value.value if isinstance(value, Enum) else value)
-    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
