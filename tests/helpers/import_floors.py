@@ -92,7 +92,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.protocol": {"msgspec"},
     "engine.config": set(),
     "engine.client": {"msgspec"},
-    "engine.jobs": {"msgspec", "rich", "matplotlib"},
+    "engine.jobs": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
     "engine.grammar": {"llguidance", "msgspec"},
     "engine.scheduling": set(),
     "engine.speculation": {"msgspec"},
