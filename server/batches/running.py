@@ -54,6 +54,18 @@ async def run_body(
         await sleep(wait_s)
 
 
+async def answer_for_owner(
+    context: ServerContext, owner: str, endpoint: str, body: dict[str, Any]
+) -> tuple[int, bytes] | None:
+    """The status and the body of an answer, as `run_body` gives it to whoever has the owner's key; None while no key is
+    the owner's. Raises EngineStopped."""
+    caller = context.keys.ring.batch_caller(owner)
+    if caller is None:
+        return None
+    answer = await run_body(context, caller, endpoint, body)
+    return answer.status_code, answer.body
+
+
 async def _run_once(
     context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], request_id: str
 ) -> LineAnswer:

@@ -152,6 +152,7 @@ async def _kept_up(
     """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
     metrics and the service manager are told that the server runs."""
     from server.batches.runner import BatchRunner
+    from server.batches.running import answer_for_owner
     from server.finetuning.jobs.runner import FinetuneRunner
 
     names_model = len(context.models) > 1
@@ -162,7 +163,7 @@ async def _kept_up(
         ("batches", BatchRunner(context).run()),
     ]
     if context.config.data_dir is not None:
-        runner = FinetuneRunner(context, context.config.data_dir)
+        runner = FinetuneRunner(context, context.config.data_dir, answer_chat=partial(answer_for_owner, context))
         await runner.take_up()
         work.append(("fine-tuning", runner.run()))
     if certificates is not None and context.config.network.enable_ssl_refresh:

@@ -18,6 +18,7 @@ from engine.jobs.finetune.job import JobFolder
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs import table
+from server.finetuning.jobs.answering import AnswerChat
 from server.finetuning.jobs.child import log_of
 from server.finetuning.jobs.processor_use import ProcessorUse
 from server.finetuning.jobs.record import FinetuneRecord
@@ -219,11 +220,17 @@ async def no_time(_seconds: float) -> None:
     await asyncio.sleep(0)
 
 
+async def no_answer(_owner: str, _endpoint: str, _body: dict[str, Any]) -> None:
+    """As if no key were the owner's."""
+
+
 @contextlib.asynccontextmanager
-async def finetunes(app: FastAPI, children: FakeChildren) -> AsyncIterator[FinetuneRunner]:
+async def finetunes(
+    app: FastAPI, children: FakeChildren, answer_chat: AnswerChat = no_answer
+) -> AsyncIterator[FinetuneRunner]:
     """Within it the application's jobs are worked on."""
     context = app.state.context
-    runner = FinetuneRunner(context, context.config.data_dir, children.start, sleep=no_time)
+    runner = FinetuneRunner(context, context.config.data_dir, children.start, answer_chat=answer_chat, sleep=no_time)
     await runner.take_up()
     running = asyncio.create_task(runner.run())
     try:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,7 @@ class Method(enum.StrEnum):
     SUPERVISED = "supervised"
     DPO = "dpo"  # direct preference optimization (Rafailov et al. 2023)
     PRETRAINING = "pretraining"  # continued, on plain text
+    REINFORCEMENT = "reinforcement"  # answers of the model's own, rewarded by a grader
 
 
 class Order(enum.StrEnum):
@@ -35,6 +37,14 @@ class Pacing(enum.StrEnum):
     SQRT = "sqrt"
 
 
+class ScaleRewards(enum.StrEnum):
+    """What an advantage of reinforcement learning is divided by: the standard deviation of rewards."""
+
+    GROUP = "group"  # of the answers to the same prompt
+    BATCH = "batch"  # of all answers of a step
+    NONE = "none"
+
+
 class Schedule(enum.StrEnum):
     """Of the learning rate after its warm-up."""
 
@@ -44,7 +54,8 @@ class Schedule(enum.StrEnum):
 
 
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """None: chosen from the data, as `auto` does. The first four are those of OpenAI's API."""
+    """None: chosen from the data, as `auto` does. The first four are those of OpenAI's API, for each method that has
+    them."""
 
     n_epochs: int | None = None
     batch_size: int | None = None  # examples, or pairs, that one update of the weights is computed from
@@ -63,11 +74,20 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     early_stopping: int | None = None  # epochs without a better validation loss
     order: Order = Order.NONE
     pacing: Pacing = Pacing.NONE
+    # Of reinforcement; the first three are those of OpenAI's API.
+    compute_multiplier: float | None = None  # of the answers to each prompt
+    eval_interval: int | None = None  # steps from one validation to the next
+    eval_samples: int | None = None  # answers to each prompt of the validation file
+    group_size: int | None = None  # answers to each prompt
+    max_completion_tokens: int | None = None  # of an answer
+    kl_weight: float | None = None  # how much the distance from the base model costs
+    scale_rewards: ScaleRewards | None = None
 
 
 class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
     """`engine`: the options that the model is served with. start: the folder of an adapter to go on with, relative to
-    the job's folder if it is within that."""
+    the job's folder if it is within that. grader: of reinforcement, as the client wrote it, and as `parse_grader`
+    takes it."""
 
     engine: EngineConfig
     method: Method
@@ -75,6 +95,7 @@ class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     start: str | None = None
     end_ids: list[int] = []  # tokens that end an answer
+    grader: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +116,12 @@ class JobFolder:
 
     @property
     def train(self) -> Path:
-        """TrainingItems, a line each."""
+        """TrainingItems, a line each; of reinforcement, GradedPrompts."""
         return self.path / "train.jsonl"
 
     @property
     def valid(self) -> Path:
-        """TrainingItems; may be missing."""
+        """The same, to validate on; may be missing."""
         return self.path / "valid.jsonl"
 
     @property
@@ -136,6 +157,16 @@ class JobFolder:
     def lock(self) -> Path:
         """An empty file, locked by the command that works in the folder."""
         return self.path / "lock"
+
+    @property
+    def questions(self) -> Path:
+        """What the trainer asks models that grade, while it waits for their answers."""
+        return self.path / "questions.json"
+
+    @property
+    def answers(self) -> Path:
+        """What the models answered."""
+        return self.path / "answers.json"
 
     @property
     def state(self) -> Path:

@@ -12,6 +12,7 @@ from engine.errors import EngineStopped
 from server.context import ServerContext
 from server.errors import StorageFailed
 from server.finetuning.jobs import table
+from server.finetuning.jobs.answering import AnswerChat
 from server.finetuning.jobs.child import StartChild, start_child
 from server.finetuning.jobs.cleanup import clean_up
 from server.finetuning.jobs.folders import job_ids
@@ -48,9 +49,10 @@ class FinetuneRunner:
         data_dir: str,
         start: StartChild | None = None,
         *,
+        answer_chat: AnswerChat,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
-        """start: of processes, by default real ones. sleep: between attempts."""
+        """start: of processes, by default real ones. answer_chat: as Surroundings has it. sleep: between attempts."""
         config = context.config.finetuning
         self._context = context
         self._changed = asyncio.Event()
@@ -73,6 +75,7 @@ class FinetuneRunner:
             publisher=Publisher(context.models, data_dir, sleep=sleep),
             gate=self._gate,
             start_child=start or start_child,
+            answer_chat=answer_chat,
             num_threads=config.finetune_threads,
             gives_way=config.finetune_yield is not FinetuneYield.NEVER,
             sleep=sleep,

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.jobs.finetune.job import JobFolder
 from server.files.store import Files
+from server.finetuning.jobs.answering import AnswerChat
 from server.finetuning.jobs.child import StartChild
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.idle_gate import IdleGate
@@ -22,7 +23,8 @@ FULL_DISK_PAUSE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """num_threads: that one job computes on. gives_way: whether processes compute at priorities below the server's."""
+    """num_threads: that one job computes on. gives_way: whether processes compute at priorities below the server's.
+    answer_chat: what a model of the server answers to the body of a chat, for an owner and as work that gives way."""
 
     files: Files
     data_dir: str
@@ -31,6 +33,7 @@ class Surroundings:
     publisher: Publisher
     gate: IdleGate
     start_child: StartChild
+    answer_chat: AnswerChat
     num_threads: int = 1
     gives_way: bool = True
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep

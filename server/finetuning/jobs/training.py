@@ -5,6 +5,7 @@ import logging
 
 from engine.client.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.client.engine_process import describe_exit
+from server.finetuning.jobs.answering import Answering
 from server.finetuning.jobs.child import Child, traceback_of
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.completion import finish
@@ -81,9 +82,12 @@ class Training:
             self._around, "engine.finetune", arguments, self._folder, self.ending, priority, self._look
         ) as child:
             exit_status = asyncio.ensure_future(child.wait())
+            answering = Answering(self._folder, self._journal.record.owner, self._around.answer_chat)
             try:
                 while not exit_status.done():
                     await self._progress.take()
+                    if self._journal.record.grader is not None:
+                        await answering.look()
                     await self._look(child)
                     await asyncio.wait([exit_status], timeout=_LOOK_S)
                 while await self._progress.take():  # it comes in parts
@@ -91,6 +95,7 @@ class Training:
                 return exit_status.result()
             finally:
                 exit_status.cancel()
+                await answering.end()
 
     async def _look(self, child: Child | None = None) -> None:
         """Tell why it does not get on, if that has not been told yet."""

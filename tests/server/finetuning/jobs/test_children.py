@@ -15,7 +15,7 @@ from server.finetuning.jobs.surroundings import Surroundings
 from server.model_options.finetuning import FinetuneYield
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import make_app
-from tests.helpers.fake_trainer import trained_client
+from tests.helpers.fake_trainer import no_answer, trained_client
 
 pytestmark = pytest.mark.fast
 
@@ -75,6 +75,7 @@ def _around(folder: Path, child: _Child) -> Surroundings:
         publisher=Publisher(context.models, str(folder)),
         gate=IdleGate(lambda: False, FinetuneYield.NEVER),
         start_child=start,
+        answer_chat=no_answer,
     )
 
 

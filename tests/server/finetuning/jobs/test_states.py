@@ -27,6 +27,7 @@ from tests.helpers.fake_trainer import (
     add_job,
     ask,
     events_of,
+    no_answer,
     no_time,
     stored,
     trained_client,
@@ -75,7 +76,9 @@ class Jobs(RuleBasedStateMachine):
         context = self._app.state.context
         for each in list(context.models.adapters):
             context.models.adapters.remove(each.name, context.models.default)
-        runner = FinetuneRunner(context, str(self._data_dir), self._children.start, sleep=no_time)
+        runner = FinetuneRunner(
+            context, str(self._data_dir), self._children.start, answer_chat=no_answer, sleep=no_time
+        )
         await runner.take_up()
         self._running = asyncio.create_task(runner.run())
 

@@ -1,0 +1,86 @@
+"""Questions of graders as chats of this server, and what is read of the answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from engine.jobs.finetune.graders.faults import Fault, FaultKind
+from engine.jobs.finetune.graders.grading import ScoreAnswer, ScoreQuestion
+
+ENDPOINT = "/v1/chat/completions"
+
+_DECIMALS = 4
+_MAX_DIGITS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Of one answer or several."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    answer: ScoreAnswer
+    usage: TokenUsage = field(default_factory=TokenUsage)
+
+
+def chat_body(question: ScoreQuestion) -> dict[str, Any]:
+    """The body of a chat whose answer is a number. It is drawn greedily unless the question says otherwise, so that
+    the same sample has the same reward."""
+    sampling = question.sampling
+    given = {
+        "max_completion_tokens": sampling.max_completion_tokens,
+        "reasoning_effort": sampling.reasoning_effort,
+        "seed": sampling.seed,
+        "top_p": sampling.top_p,
+        "temperature": 0.0 if sampling.temperature is None else sampling.temperature,
+    }
+    return {
+        "model": question.model,
+        "messages": question.messages,
+        "structured_outputs": {"regex": _number(question.low, question.high)},
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def _number(low: float, high: float) -> str:
+    """A regular expression of numbers with no more digits than the ends of the range have."""
+    digits = min(_MAX_DIGITS, len(str(int(max(abs(low), abs(high))))))
+    sign = "-?" if low < 0 else ""
+    return rf"{sign}[0-9]{{1,{digits}}}(\.[0-9]{{1,{_DECIMALS}}})?"
+
+
+def scored(status: int, body: bytes) -> Scored:
+    """What the chat was answered: a number as text, or an error of this server."""
+    answer = msgspec.json.decode(body)
+    if status >= 400:
+        return Scored(unanswered(answer["error"]["message"]))
+    message = answer["choices"][0]["message"]
+    usage = _usage(answer["usage"])
+    return Scored(ScoreAnswer(message.get("content") or ""), usage)
+
+
+def unanswered(reason: str) -> ScoreAnswer:
+    return ScoreAnswer(fault=Fault(FaultKind.MODEL_SERVER, reason))
+
+
+def _usage(usage: Mapping[str, Any]) -> TokenUsage:
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return TokenUsage(usage["prompt_tokens"], usage["completion_tokens"], cached)
