@@ -14,6 +14,7 @@ from server.schemas.finetune_answers import (
     FinetuneJobList,
     FinetuneJobObject,
 )
+from server.schemas.grader_answers import GraderRun, GraderValidation
 from server.schemas.uploads import UploadObject, UploadPartObject
 
 _UPLOAD = {
@@ -41,6 +42,13 @@ _LONG_PAGE = (
     PAGE[0],
     Query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "Maximum number (default: 20)."),
 )
+_GRADER = {
+    "type": "string_check",
+    "name": "knows",
+    "operation": "ilike",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+}
 _METADATA = Query("metadata", {"enum": ["null"]}, "Jobs without metadata; `metadata[KEY]=VALUE` is those with a pair.")
 
 STORED_OPERATIONS: Mapping[str, Operation] = {
@@ -78,6 +86,14 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
         answers={JSON: FinetuneJobList}, query=(*_LONG_PAGE, _METADATA), errors=(StorageFailed,)
     ),
     "GET /v1/fine_tuning/jobs/{job_id}": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/alpha/graders/validate": Operation(
+        answers={JSON: GraderValidation}, example={"grader": _GRADER}, errors=(EngineUnavailable,)
+    ),
+    "POST /v1/fine_tuning/alpha/graders/run": Operation(
+        answers={JSON: GraderRun},
+        example={"grader": _GRADER, "item": {"answer": "Paris"}, "model_sample": "It is Paris."},
+        errors=(EngineUnavailable,),
+    ),
     "POST /v1/fine_tuning/jobs/{job_id}/cancel": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
     "POST /v1/fine_tuning/jobs/{job_id}/pause": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
     "POST /v1/fine_tuning/jobs/{job_id}/resume": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),

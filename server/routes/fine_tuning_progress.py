@@ -25,8 +25,6 @@ _NOT_SERVED = {
     ("GET", _PERMISSIONS): "checkpoints have no permissions: whoever has a key that may use their name can",
     ("POST", _PERMISSIONS): "checkpoints have no permissions: list their names under `models` in the keys file",
     ("DELETE", f"{_PERMISSIONS}/{{permission_id}}"): "checkpoints have no permissions: change the keys file",
-    ("POST", "/v1/fine_tuning/alpha/graders/run"): "there are no graders, since no method trains with them",
-    ("POST", "/v1/fine_tuning/alpha/graders/validate"): "there are no graders, since no method trains with them",
 }
 
 

@@ -1,0 +1,91 @@
+"""/v1/fine_tuning/alpha/graders: graders are checked, and tried on a sample, before a job trains with them."""
+
+import asyncio
+import time
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from engine.jobs.finetune.graders.definitions import Grader
+from engine.jobs.finetune.graders.grading import Grading, ScoreQuestion
+from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader, with_names
+from engine.jobs.finetune.graders.sample import Sample
+from server.batches.running import run_body
+from server.context import ServerContext
+from server.finetuning.grader_run import grader_run
+from server.finetuning.jobs.asked_grader import check_models
+from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, scored, unanswered
+from server.http.body import Context, json_body
+from server.http.disconnect import until_disconnect
+from server.keys.caller import Caller, current_caller
+from server.schemas.grader_answers import GraderRun, GraderValidation
+from server.schemas.graders import GraderRunRequest, GraderValidateRequest
+from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
+
+router = APIRouter(tags=["Fine-tuning"])
+
+_ANSWER_TIMEOUT_S = 300.0
+
+
+@router.post("/v1/fine_tuning/alpha/graders/validate")
+async def validate_grader(
+    context: Context, body: Annotated[GraderValidateRequest, Depends(json_body(GraderValidateRequest))]
+) -> Response:
+    """Check a grader."""
+    _, headers = _checked(context, body)
+    return _json(GraderValidation(with_names(body.grader)), headers)
+
+
+@router.post("/v1/fine_tuning/alpha/graders/run")
+async def run_grader(
+    request: Request, context: Context, body: Annotated[GraderRunRequest, Depends(json_body(GraderRunRequest))]
+) -> Response:
+    """Grade one sample. Models that grade are asked as lines of batches are: clients go first."""
+    context.drain.check()
+    grader, headers = _checked(context, body)
+    return _json(await until_disconnect(_graded(context, grader, body), request.receive), headers)
+
+
+def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grader, dict[str, str]]:
+    """The grader, and headers that tell what has no effect. Raises InvalidRequest."""
+    grader = parse_grader(body.grader, "grader")
+    check_models(grader, context.models, "grader")
+    unused = ignored_fields(body.grader, "grader")
+    if context.config.strict_parameters:
+        refuse_unknown(unused)
+    ignored = [*ignored_parameters(body.extra, strict=context.config.strict_parameters), *unused]
+    return grader, ignored_header(ignored)
+
+
+async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest) -> GraderRun:
+    start_s = time.monotonic()
+    grading = Grading(grader, body.item or {}, Sample(body.model_sample))
+    places, questions = list(grading.questions), list(grading.questions.values())
+    caller = current_caller()
+    tasks = [asyncio.create_task(_scored(context, caller, question)) for question in questions]
+    try:
+        answers = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    usages: dict[str, TokenUsage] = {}
+    for question, answer in zip(questions, answers, strict=True):
+        usages[question.model] = usages.get(question.model, TokenUsage()) + answer.usage
+    grade = grading.grade({place: each.answer for place, each in zip(places, answers, strict=True)})
+    return grader_run(grader, grade, usages, time.monotonic() - start_s)
+
+
+async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> Scored:
+    """In a task of its own, which it makes one of a batch's."""
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            answer = await run_body(context, caller, ENDPOINT, chat_body(question))
+    except TimeoutError:
+        return Scored(unanswered(f"the model did not answer within {_ANSWER_TIMEOUT_S:g} s; try again later"))
+    return scored(answer.status_code, answer.body)
+
+
+def _json(answer: GraderRun | GraderValidation, headers: dict[str, str]) -> Response:
+    return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
