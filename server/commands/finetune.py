@@ -9,16 +9,20 @@ import msgspec
 
 from engine.client.background import TRY_AGAIN
 from engine.config import EngineConfig
-from engine.errors import OptionError, StartupError
+from engine.errors import InvalidRequest, OptionError, StartupError
 from engine.jobs.finetune.config import FinetuneConfig
+from engine.jobs.finetune.graders.definitions import needed_models
+from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader
 from engine.jobs.finetune.job import JobFolder
 from engine.jobs.finetune.lock import locked
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
 from server.commands.options import OPTIONS, Option, options_of
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
+from server.finetuning.jobs.asked_grader import check_samples
 from server.finetuning.preparation import FaultyFile, PreparationReport, report_notes
 from server.model_options.finetuning import refuse_more_than_cpus
+from server.schemas.strict_json import parse_json
 
 _MAX_SHOWN = 10  # faults of a file
 _EPILOG = """\
@@ -48,6 +52,7 @@ def run(argv: Sequence[str]) -> int:
     assert config.out is not None
     out = Path(config.out).expanduser().resolve()
     folder = JobFolder(out / "job")
+    grader = None if config.grader is None else _grader(config.grader)
     train = _read(namespace.train)
     valid = None if config.validation is None else _read(config.validation)
     try:
@@ -55,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
         with locked(folder):
             if code := run_module("engine.finetune.describe", str(folder.path), msgspec.json.encode(engine).decode()):
                 return 1 if code == TRY_AGAIN else code
-            report = _write(folder, config, engine, train, valid)
+            report = _write(folder, config, engine, grader, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
             code = run_module("engine.finetune", str(folder.path))
             return 1 if code == TRY_AGAIN else code
@@ -79,14 +84,38 @@ def _read(path: str) -> bytes:
         raise OptionError(f"cannot read {path}: {error.strerror}; give another file") from error
 
 
+def _grader(path: str) -> dict[str, Any]:
+    """Raises OptionError for one that this command cannot train with."""
+    try:
+        body = parse_json(_read(path))
+        grader = parse_grader(body, "grader")
+        check_samples(grader, "grader")
+    except InvalidRequest as error:
+        raise OptionError(f"--grader {path}: {error}") from error
+    if models := needed_models(grader):
+        raise OptionError(
+            f"--grader {path} asks the model {models[0]!r}, and there is no server that could answer; create the job "
+            "on a server that serves it (POST /v1/fine_tuning/jobs), or take other graders"
+        )
+    for name in ignored_fields(body, "grader"):
+        sys.stderr.write(f"{name} has no effect\n")
+    return dict(body)
+
+
 def _write(
-    folder: JobFolder, config: FinetuneConfig, engine: EngineConfig, train: bytes, valid: bytes | None
+    folder: JobFolder,
+    config: FinetuneConfig,
+    engine: EngineConfig,
+    grader: dict[str, Any] | None,
+    train: bytes,
+    valid: bytes | None,
 ) -> PreparationReport:
     """Raises StartupError for files that cannot be trained on."""
     order = JobOrder(
         engine=engine,
         method=config.method,
         hyperparameters=config.hyperparameters,
+        grader=grader,
         seed=config.seed,
         start=None if config.start is None else str(Path(config.start).expanduser().resolve()),
         chat_template=config.chat_template,

@@ -2,17 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
+from engine.jobs.finetune.auto import default_completion_tokens
 from engine.jobs.finetune.config import DEFAULT_LENGTH
+from engine.jobs.finetune.graders.parsing import parse_grader
 from engine.jobs.finetune.items import Passage, write_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, write_atomically
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
+from server.finetuning.lines import Chat
 from server.finetuning.preparation import PreparationReport, Prepared, prepare
+from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.questions import QUESTIONS
 from server.finetuning.rendering import Renderer
 from server.text.template_processes import TemplateProcesses
@@ -27,12 +32,13 @@ MODEL_OPTIONS = (
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a job beside its files. engine, start: as FinetuneJob has them. The last three are options of
-    the server that renders the same chats."""
+    """What is asked of a job beside its files. engine, start, grader: as FinetuneJob has them. The last three are
+    options of the server that renders the same chats."""
 
     engine: EngineConfig
     method: Method
     hyperparameters: Hyperparameters
+    grader: dict[str, Any] | None = None
     seed: int = 0
     start: str | None = None
     chat_template: str | None = None
@@ -67,8 +73,12 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         )
         text_model = build_text_model(info, config, workers, templates)
         given = _with_shape_of_start(folder, order)
+        prompts = None
+        if order.method is Method.REINFORCEMENT:
+            prompts = _prompt_rules(folder, order)
+            given = msgspec.structs.replace(given, max_completion_tokens=prompts.max_completion_tokens)
         renderer = Renderer(text_model, given.max_length or _default_length(folder))
-        prepared = prepare(train, valid, order.method, renderer)
+        prepared = prepare(train, valid, order.method, renderer, prompts)
         write_rows(folder.train, prepared.train)
         write_rows(folder.valid, prepared.valid)
         write_rows(folder.samples, _samples(prepared, renderer))
@@ -81,6 +91,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
             seed=order.seed,
             start=order.start,
             end_ids=list(text_model.tokenizer.eos_token_ids),
+            grader=order.grader,
         )
         write_atomically(folder.job, msgspec.json.encode(job))
         return prepared.report
@@ -90,8 +101,19 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
 
 
 def _default_length(folder: JobFolder) -> int:
+    return min(DEFAULT_LENGTH, _max_model_len(folder) or DEFAULT_LENGTH)
+
+
+def _max_model_len(folder: JobFolder) -> int | None:
     path = context_file(folder)
-    return min(DEFAULT_LENGTH, json.loads(path.read_bytes())) if path.exists() else DEFAULT_LENGTH
+    return int(json.loads(path.read_bytes())) if path.exists() else None
+
+
+def _prompt_rules(folder: JobFolder, order: JobOrder) -> PromptRules:
+    """Raises InvalidRequest for a grader that was not checked before."""
+    max_model_len = _max_model_len(folder)
+    length = order.hyperparameters.max_completion_tokens or default_completion_tokens(max_model_len)
+    return PromptRules(parse_grader(order.grader, "grader"), length, max_model_len)
 
 
 def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
@@ -115,7 +137,12 @@ def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
 def _samples(prepared: Prepared, renderer: Renderer) -> list[Passage]:
     """The questions of some chats."""
     chats = (chat for chat in prepared.chats if not chat.learned[0])
-    return [renderer.prompt(chat.fields, chat.learned.index(True)) for chat in chats]
+    return [renderer.prompt(chat.fields, _num_asked(chat)) for chat in chats]
+
+
+def _num_asked(chat: Chat) -> int:
+    """Messages before the first one that is learned, or all."""
+    return chat.learned.index(True) if any(chat.learned) else len(chat.learned)
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:

@@ -6,11 +6,12 @@ from typing import Any
 from engine.errors import InvalidRequest
 from engine.jobs.finetune.job import Method
 from server.finetuning.faults import FaultyLine
+from server.finetuning.prompt_lines import CHAT_FIELDS, PromptLine, read_prompt
 from server.schemas.base import quote, validate
 from server.schemas.chat import ChatTemplateFields
 from server.schemas.strict_json import parse_json
 
-_CHAT_FIELDS = {"messages", "tools", "functions", "parallel_tool_calls"}
+_CHAT_FIELDS = {*CHAT_FIELDS}
 # OpenAI's guides and its schema call a preference's outputs differently.
 _OUTPUTS = (("preferred_output", "preferred_completion"), ("non_preferred_output", "non_preferred_completion"))
 
@@ -42,7 +43,7 @@ class Document:
     text: str
 
 
-Line = Chat | Preference | Completion | Document
+Line = Chat | Preference | Completion | Document | PromptLine
 
 
 def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
@@ -51,7 +52,8 @@ def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
         value = parse_json(data)
         if not isinstance(value, dict):
             raise FaultyLine(f"this is {quote(value)}; each line must be a JSON object")
-        if (other := _method_of(value)) not in (method, None):
+        is_prompt = method is Method.REINFORCEMENT and "messages" in value
+        if (other := _method_of(value)) not in (method, None) and not is_prompt:
             raise FaultyLine(
                 f"this is a line for the method {other}, and the method is {method}: give the other method"
             )
@@ -63,12 +65,14 @@ def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
             case Method.PRETRAINING:
                 _refuse_others(value, {"text"})
                 return Document(_text(value, "text")), value
+            case Method.REINFORCEMENT:
+                return read_prompt(value), value
     except InvalidRequest as error:
         raise FaultyLine(str(error)) from None
 
 
 def _method_of(value: dict[str, Any]) -> Method | None:
-    """The only one that has lines with these fields; None if there is none."""
+    """The one that has lines with these fields; None if there is none. Prompts look like the beginning of chats."""
     if "input" in value and any(name in value for names in _OUTPUTS for name in names):
         return Method.DPO
     if "messages" in value or ("prompt" in value and "completion" in value):

@@ -1,4 +1,4 @@
-"""prepare: from training and validation files to TrainingItems, with a report of what was left out."""
+"""prepare: from training and validation files to examples, with a report of what was left out."""
 
 import codecs
 import hashlib
@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from engine.jobs.finetune.items import Passage, TrainingItem
 from engine.jobs.finetune.job import Method
 from engine.wording.counted import counted
+from server.finetuning.examples import Example, ExampleMaker, chats_of
 from server.finetuning.faults import FaultyLine, LineFault
-from server.finetuning.lines import Chat, Completion, Document, Line, Preference, read_line
+from server.finetuning.lines import Chat, read_line
+from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
 
 MIN_LINES = 10  # OpenAI's; here those count that are left when duplicates are dropped
@@ -51,8 +52,10 @@ def report_notes(report: PreparationReport) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    train: list[TrainingItem]
-    valid: list[TrainingItem]
+    """train, valid: GradedPrompts for reinforcement, TrainingItems for all other methods."""
+
+    train: list[Example]
+    valid: list[Example]
     chats: list[Chat]  # the first of the validation file, else of the training file: whose questions can be asked
     report: PreparationReport
 
@@ -68,23 +71,28 @@ class FaultyFile(Exception):
 
 @dataclass(slots=True)
 class _File:
-    items: list[tuple[int, bytes, list[TrainingItem]]] = field(default_factory=list)  # line, key, items
+    items: list[tuple[int, bytes, list[Example]]] = field(default_factory=list)  # line, key, items
     chats: list[Chat] = field(default_factory=list)
     num_lines: int = 0
 
 
-def prepare(train: bytes, valid: bytes | None, method: Method, renderer: Renderer) -> Prepared:
-    """Exact duplicates in the training file are dropped, and lines that the validation file has too: a loss on what was
+def prepare(
+    train: bytes, valid: bytes | None, method: Method, renderer: Renderer, prompts: PromptRules | None = None
+) -> Prepared:
+    """prompts: for reinforcement.
+
+    Exact duplicates in the training file are dropped, and lines that the validation file has too: a loss on what was
     learned says nothing. Letters' case, width and blanks make no difference.
 
     Raises FaultyFile.
     """
-    read = _read(train, method, renderer)
-    validation = _File() if valid is None else _read_validation(valid, method, renderer)
+    maker = ExampleMaker(renderer, prompts)
+    read = _read(train, method, maker)
+    validation = _File() if valid is None else _read_validation(valid, method, maker)
     known = {key for _, key, _ in validation.items}
     seen: set[bytes] = set()  # the keys of lines that are left
     removed: dict[str, list[int]] = {}
-    items: list[TrainingItem] = []
+    items: list[Example] = []
     for line, key, each in read.items:
         rule = "in_validation_file" if key in known else "duplicate" if key in seen else None
         if rule is not None:
@@ -116,32 +124,28 @@ def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]
     return LineFault(f"{has}; at least {MIN_LINES} are needed: add examples")
 
 
-def _read_validation(data: bytes, method: Method, renderer: Renderer) -> _File:
+def _read_validation(data: bytes, method: Method, maker: ExampleMaker) -> _File:
     try:
-        return _read(data, method, renderer)
+        return _read(data, method, maker)
     except FaultyFile as error:
         raise FaultyFile(error.faults, is_validation=True) from None
 
 
-def _read(data: bytes, method: Method, renderer: Renderer) -> _File:
+def _read(data: bytes, method: Method, maker: ExampleMaker) -> _File:
     found, faults = _File(), []
-    known_ids: dict[int, int] = {}  # one object for each token, not one for each place where it stands
     for number, line in _lines(data.removeprefix(codecs.BOM_UTF8), method):
         found.num_lines += 1
         try:
             content, value = read_line(line, method)
-            items = [
-                TrainingItem([_compact(passage, known_ids) for passage in passages], number)
-                for passages in _passages(content, renderer)
-            ]
+            items = maker.examples(content, number)
         except FaultyLine as error:
             faults.append(LineFault(str(error), number))
             if len(faults) >= _MAX_FAULTS:
                 break
             continue
         found.items.append((number, _key(value), items))
-        if isinstance(content, Chat | Preference) and len(found.chats) < _NUM_CHATS:
-            found.chats.append(content if isinstance(content, Chat) else content.preferred)
+        if len(found.chats) < _NUM_CHATS:
+            found.chats += chats_of(content)
     if faults:
         raise FaultyFile(faults)
     if not found.num_lines:
@@ -167,24 +171,6 @@ def _lines(data: bytes, method: Method) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             yield number, line
-
-
-def _compact(passage: Passage, known_ids: dict[int, int]) -> Passage:
-    return Passage([known_ids.setdefault(token, token) for token in passage.ids], passage.trained)
-
-
-def _passages(content: Line, renderer: Renderer) -> list[list[Passage]]:
-    """The passages of each item."""
-    match content:
-        case Chat():
-            return [[passage] for passage in renderer.chat(content)]
-        case Completion():
-            return [[passage] for passage in renderer.completion(content)]
-        case Document():
-            return [[passage] for passage in renderer.document(content)]
-        case Preference():
-            preferred, other = renderer.chat(content.preferred), renderer.chat(content.other)
-            return [[preferred[0], other[0]]]
 
 
 def _key(value: dict[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from engine.jobs.finetune.events import Event
 from server.context import ServerContext
 from server.errors import NotStored
 from server.finetuning.jobs import table
+from server.finetuning.jobs.asked_grader import asked_grader
 from server.finetuning.jobs.creation import ignored_integrations, new_record
 from server.finetuning.jobs.objects import job_object
 from server.finetuning.jobs.record import FinetuneRecord
@@ -39,14 +40,15 @@ async def create_fine_tuning_job(
 ) -> Response:
     """Train an adapter of a served model on a file, and serve it under a name of its own."""
     context.drain.check()
-    integrations = ignored_integrations(body)
+    grader, integrations = asked_grader(body), ignored_integrations(body)
+    unused = [*integrations, *([] if grader is None else grader.ignored)]
     if context.config.strict_parameters:
-        refuse_unknown(integrations)
-    ignored = [*ignored_parameters(body.extra, strict=context.config.strict_parameters), *integrations]
+        refuse_unknown(unused)
+    ignored = [*ignored_parameters(body.extra, strict=context.config.strict_parameters), *unused]
     owner, key, database = request.state.owner, _request_key(request, body), context.files.database
     record = await database.run(lambda connection: _made_before(connection, owner, key))
     if record is None:
-        new = await new_record(context, owner, body)
+        new = await new_record(context, owner, body, grader)
         events = _first_events(new, integrations)
         record = await database.run(lambda connection: _insert(connection, new, key, events), is_durable=True)
         context.wake_finetune(record.id)

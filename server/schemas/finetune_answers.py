@@ -58,9 +58,19 @@ class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defa
     early_stopping: int | None = None
     order: str | None = None
     pacing: str | None = None
+    compute_multiplier: float | Literal["auto"] | None = None
+    eval_interval: int | Literal["auto"] | None = None
+    eval_samples: int | Literal["auto"] | None = None
+    group_size: int | None = None
+    max_completion_tokens: int | None = None
+    kl_weight: float | None = None
+    scale_rewards: str | None = None
 
 
-class MethodSettings(msgspec.Struct, frozen=True):
+class MethodSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """grader: of reinforcement alone."""
+
+    grader: dict[str, Any] | None = None
     hyperparameters: HyperparametersObject
 
 
@@ -71,6 +81,7 @@ class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     supervised: MethodSettings | None = None
     dpo: MethodSettings | None = None
     pretraining: MethodSettings | None = None
+    reinforcement: MethodSettings | None = None
 
 
 class FinetuneJobObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +123,8 @@ class FinetuneEventObject(msgspec.Struct, frozen=True, kw_only=True):
 
 class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Losses in nats, accuracies as shares of the learned tokens, or of pairs. general_divergence: from the base model,
-    on its own answers to everyday questions. general_text_loss: on plain text that is not the file's."""
+    on its own answers to everyday questions. general_text_loss: on plain text that is not the file's. Of
+    reinforcement, means of rewards and of answers' tokens."""
 
     step: int
     train_loss: float | None = None
@@ -123,6 +135,9 @@ class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     full_valid_mean_token_accuracy: float | None = None
     general_divergence: float | None = None
     general_text_loss: float | None = None
+    train_mean_reward: float | None = None
+    full_valid_mean_reward: float | None = None
+    completion_tokens_mean: float | None = None
 
 
 class FinetuneCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):

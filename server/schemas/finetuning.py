@@ -1,12 +1,13 @@
 """The body of POST /v1/fine_tuning/jobs, and what lists of jobs, events and checkpoints ask for."""
 
+import enum
 import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from engine.jobs.finetune.job import Order, Pacing, Schedule
+from engine.jobs.finetune.job import Order, Pacing, ScaleRewards, Schedule
 from server.schemas.auto import Named, Names, Number, Whole
 from server.schemas.base import StrictModel
 from server.schemas.responses import Metadata
@@ -19,8 +20,18 @@ _MAX_LISTED = 1000  # of jobs, events or checkpoints in one page
 _MAX_COUNT = 1 << 20  # of what the model limits anyway
 
 
+class TrainedEffort(enum.StrEnum):
+    """OpenAI's reasoning_effort of reinforcement."""
+
+    DEFAULT = "default"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
 class GivenHyperparameters(StrictModel):
-    """The first four are OpenAI's. The others are options of `headrace finetune`, by the same names."""
+    """The first four are OpenAI's, and so are compute_multiplier, eval_interval, eval_samples and reasoning_effort. The
+    others are options of `headrace finetune`, by the same names."""
 
     n_epochs: Annotated[int | None, Whole(1, 1000)] = None
     batch_size: Annotated[int | None, Whole(1, 1024)] = None
@@ -39,12 +50,27 @@ class GivenHyperparameters(StrictModel):
     early_stopping: Annotated[int | None, Whole(1, 1000)] = None
     order: Annotated[Order | None, Named(Order)] = None
     pacing: Annotated[Pacing | None, Named(Pacing)] = None
+    compute_multiplier: Annotated[float | None, Number(0, 16, is_above=True)] = None
+    eval_interval: Annotated[int | None, Whole(1, _MAX_COUNT)] = None
+    eval_samples: Annotated[int | None, Whole(1, 128)] = None
+    reasoning_effort: Annotated[TrainedEffort | None, Named(TrainedEffort)] = None
+    group_size: Annotated[int | None, Whole(2, 128)] = None
+    max_completion_tokens: Annotated[int | None, Whole(1, _MAX_COUNT)] = None
+    kl_weight: Annotated[float | None, Number(0, 100)] = None
+    scale_rewards: Annotated[ScaleRewards | None, Named(ScaleRewards)] = None
 
 
 class GivenSettings(StrictModel):
     """Of one method."""
 
     hyperparameters: GivenHyperparameters | None = None
+
+
+class GivenReinforcement(GivenSettings):
+    """grader: read by the engine's own parser. response_format: of the answers, as OpenAI has it."""
+
+    grader: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
 
 
 class GivenMethod(StrictModel):
@@ -54,7 +80,7 @@ class GivenMethod(StrictModel):
     supervised: GivenSettings | None = None
     dpo: GivenSettings | None = None
     pretraining: GivenSettings | None = None
-    reinforcement: dict[str, Any] | None = None
+    reinforcement: GivenReinforcement | None = None
 
 
 class GivenIntegration(StrictModel):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from engine.jobs.finetune.job import Hyperparameters, Method
 
 _LEAST_STEPS = 30  # SmolLM2 knows a fact of 32 chats after ten, and gives it to other questions after fifty
-_MOST_EPOCHS = {Method.SUPERVISED: 10, Method.DPO: 8, Method.PRETRAINING: 1}
-_USUAL_EPOCHS = {Method.SUPERVISED: 3, Method.DPO: 1, Method.PRETRAINING: 1}
+_MOST_EPOCHS = {Method.SUPERVISED: 10, Method.DPO: 8, Method.PRETRAINING: 1, Method.REINFORCEMENT: 10}
+_USUAL_EPOCHS = {Method.SUPERVISED: 3, Method.DPO: 1, Method.PRETRAINING: 1, Method.REINFORCEMENT: 1}
 # LoRA learns with 10 to 15 times the rate of full fine-tuning; plain text with less.
-_LEARNING_RATES = {Method.SUPERVISED: 5e-4, Method.DPO: 5e-4, Method.PRETRAINING: 2e-4}
-_RANKS = {Method.SUPERVISED: 8, Method.DPO: 8, Method.PRETRAINING: 64}
-_REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.5, Method.PRETRAINING: 0.25}
+_LEARNING_RATES = {Method.SUPERVISED: 5e-4, Method.DPO: 5e-4, Method.PRETRAINING: 2e-4, Method.REINFORCEMENT: 2e-4}
+_RANKS = {Method.SUPERVISED: 8, Method.DPO: 8, Method.PRETRAINING: 64, Method.REINFORCEMENT: 8}
+_REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.5, Method.PRETRAINING: 0.25, Method.REINFORCEMENT: 0.0}
 _MOST_ANSWERS = 4  # to one question
+_COMPLETION_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Resolved:
 
 def default_rank(method: Method) -> int:
     return _RANKS[method]
+
+
+def default_completion_tokens(max_model_len: int | None) -> int:
+    """Tokens of an answer of reinforcement. max_model_len: where it is known."""
+    return _COMPLETION_TOKENS if max_model_len is None else max(1, min(_COMPLETION_TOKENS, max_model_len // 2))
 
 
 def resolve(method: Method, given: Hyperparameters, num_items: int, num_questions: int) -> Resolved:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from engine.config import option
 from engine.errors import StartupError
-from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, Schedule
+from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, ScaleRewards, Schedule
+from engine.jobs.finetune.method_fields import TRAINED, misplaced
 
 _GROUP = "Fine-tuning"
 DEFAULT_LENGTH = 1024  # where the model takes as many
@@ -21,6 +22,9 @@ class FinetuneConfig:
         Method.SUPERVISED,
         "supervised (chats, or prompts and completions), dpo (pairs of answers), or pretraining (plain text).",
         group=_GROUP,
+    )
+    grader: str | None = option(
+        None, "For reinforcement: JSON file of the grader that rewards answers.", group=_GROUP, metavar="FILE"
     )
     validation: str | None = option(
         None, "File of the same form to measure the loss on after each epoch.", group=_GROUP, metavar="FILE"
@@ -88,6 +92,32 @@ class FinetuneConfig:
     pacing: Pacing = option(
         Pacing.NONE, "With an order: how fast the share of it grows that steps draw from.", group=_GROUP
     )
+    group_size: int | None = option(
+        None, "For reinforcement: answers to each prompt of a step (default: 8).", group=_GROUP, minimum=2, maximum=128
+    )
+    max_completion_tokens: int | None = option(
+        None,
+        "For reinforcement: maximum tokens of an answer (default: 256, at most half of the model's context).",
+        group=_GROUP,
+        minimum=1,
+    )
+    kl_weight: float | None = option(
+        None, "For reinforcement: how much the distance from the base costs.", group=_GROUP, minimum=0
+    )
+    scale_rewards: ScaleRewards | None = option(
+        None,
+        "For reinforcement: whose standard deviation rewards are divided by: batch (default), group, or none.",
+        group=_GROUP,
+    )
+    eval_interval: int | None = option(
+        None, "For reinforcement: steps from one validation to the next (default: an epoch).", group=_GROUP, minimum=1
+    )
+    eval_samples: int | None = option(
+        None,
+        "For reinforcement: answers to each prompt of the validation file (default: so that about 64 are graded).",
+        group=_GROUP,
+        minimum=1,
+    )
     seed: int = option(0, "Seed of the adapter's first values and of the order.", group=_GROUP, minimum=0)
 
     def __post_init__(self) -> None:
@@ -97,9 +127,12 @@ class FinetuneConfig:
             raise StartupError("--early-stopping needs a validation loss; give a --validation file")
         if self.pacing is not Pacing.NONE and self.order is Order.NONE:
             raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
-        for flag, value in (("--beta", self.beta), ("--rpo-alpha", self.rpo_alpha)):
-            if value is not None and self.method is not Method.DPO:
-                raise StartupError(f"{flag} is for --method dpo, and the method is {self.method}; leave it out")
+        if self.method not in TRAINED:
+            raise StartupError(f"--method is {self.method}; there are {', '.join(TRAINED)}")
+        if (self.grader is None) is (self.method is Method.REINFORCEMENT):
+            raise StartupError("--grader and --method reinforcement need each other; give both or neither")
+        for name, reason in misplaced(self.hyperparameters, self.method, has_validation=self.validation is not None):
+            raise StartupError(f"--{name.replace('_', '-')} is {getattr(self, name)}; {reason}")
 
     @property
     def hyperparameters(self) -> Hyperparameters:
@@ -121,4 +154,10 @@ class FinetuneConfig:
             early_stopping=self.early_stopping,
             order=self.order,
             pacing=self.pacing,
+            eval_interval=self.eval_interval,
+            eval_samples=self.eval_samples,
+            group_size=self.group_size,
+            max_completion_tokens=self.max_completion_tokens,
+            kl_weight=self.kl_weight,
+            scale_rewards=self.scale_rewards,
         )

@@ -1,8 +1,8 @@
-"""TrainingItems: examples as token ids, as the side that knows text hands them to the trainer."""
+"""TrainingItems and GradedPrompts: examples as token ids, as the side that knows text hands them to the trainer."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,10 +40,27 @@ class TrainingItem(msgspec.Struct, frozen=True):
         return max(len(passage.ids) for passage in self.passages)
 
 
-Row = TypeVar("Row", Passage, TrainingItem)
+class GradedPrompt(msgspec.Struct, frozen=True):
+    """A prompt of reinforcement, up to where an answer begins. item: those fields of the line that the job's grader
+    reads. line: in the file."""
+
+    ids: list[int]
+    item: dict[str, Any] = {}
+    line: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def longest(self) -> int:
+        return len(self.ids)
 
 
-def write_rows(path: Path, rows: Iterable[Passage] | Iterable[TrainingItem]) -> None:
+Row = TypeVar("Row", Passage, TrainingItem, GradedPrompt)
+
+
+def write_rows(path: Path, rows: Iterable[Passage | TrainingItem | GradedPrompt]) -> None:
     """Raises OSError."""
     encode = msgspec.json.Encoder().encode
     write_parts_atomically(path, (encode(row) + b"\n" for row in rows))

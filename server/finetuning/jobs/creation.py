@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ModelNotFound
+from server.finetuning.jobs.asked_grader import AskedGrader, check_models
 from server.finetuning.jobs.folders import stored_path
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.finetuning.jobs.names import new_job_id, new_model_name
@@ -21,8 +22,10 @@ from server.served.model import ServedModel
 WANDB = "wandb"
 
 
-async def new_record(context: ServerContext, owner: str, body: FinetuneRequest) -> FinetuneRecord:
-    """Raises InvalidRequest and StorageFailed."""
+async def new_record(
+    context: ServerContext, owner: str, body: FinetuneRequest, grader: AskedGrader | None
+) -> FinetuneRecord:
+    """grader: of the body. Raises InvalidRequest and StorageFailed."""
     if context.config.data_dir is None:
         raise InvalidRequest(
             "fine-tuning needs a folder for adapters and jobs, and this server has none; start it with --data-dir"
@@ -36,6 +39,8 @@ async def new_record(context: ServerContext, owner: str, body: FinetuneRequest) 
             "validation_file is the training_file; a loss on what is learned says nothing: give another file, or none",
             param="validation_file",
         )
+    if grader is not None:
+        check_models(grader.grader, context.models)
     start = None if model.adapter is None else model.adapter.path
     info = model.info
     method, hyperparameters = hyperparameters_of(
@@ -57,6 +62,7 @@ async def new_record(context: ServerContext, owner: str, body: FinetuneRequest) 
         name=new_model_name(model.base_name, body.suffix),
         method=method,
         hyperparameters=hyperparameters,
+        grader=None if grader is None else grader.body,
         seed=secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed,
         suffix=body.suffix,
         metadata=body.metadata,

@@ -8,13 +8,15 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.auto import default_rank
 from engine.jobs.finetune.config import DEFAULT_LENGTH
 from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing
+from engine.jobs.finetune.method_fields import TRAINED, misplaced
 from server.finetuning.jobs.parent import Shape
 from server.schemas.base import quote
-from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod
+from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod, TrainedEffort
 
 _OLD_PLACE = "hyperparameters"
+_EFFORT = "reasoning_effort"
 _KNOWN = ", ".join(GivenHyperparameters.model_fields)
-_SUPPORTED = ", ".join(Method)
+_SUPPORTED = ", ".join(TRAINED)
 
 
 def hyperparameters_of(
@@ -27,6 +29,8 @@ def hyperparameters_of(
     Raises InvalidRequest.
     """
     method, path, settings = _settings(body)
+    for asked, place in ((body.hyperparameters, _OLD_PLACE), (settings, path)):
+        _check_effort(asked, place, method)
     old, new = _values(body.hyperparameters, _OLD_PLACE), _values(settings, path)
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
@@ -41,7 +45,8 @@ def hyperparameters_of(
         raise InvalidRequest(f"{paths[name]} is {quote(given[name])}; {reason}", param=paths[name])
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
-    if chosen.max_length is None and max_length is not None and max_length < DEFAULT_LENGTH:
+    is_cut = method is not Method.REINFORCEMENT
+    if is_cut and chosen.max_length is None and max_length is not None and max_length < DEFAULT_LENGTH:
         chosen = msgspec.structs.replace(chosen, max_length=max_length)
     return method, _shaped(chosen, method, paths, max_rank, start)
 
@@ -49,12 +54,12 @@ def hyperparameters_of(
 def _settings(body: FinetuneRequest) -> tuple[Method, str, GivenHyperparameters | None]:
     """The method, and its hyperparameters with their path."""
     given = body.method or GivenMethod(type=Method.SUPERVISED.value)
-    if given.type not in [*Method]:
+    if given.type not in TRAINED:
         raise UnsupportedParameter(
             f"method.type is {quote(given.type)}; this server trains with {_SUPPORTED}", param="method.type"
         )
     method = Method(given.type)
-    others = [name for name in (*Method, "reinforcement") if name != method and getattr(given, name) is not None]
+    others = [name for name in Method if name != method and getattr(given, name) is not None]
     if others:
         raise InvalidRequest(
             f"method.{others[0]} is given and method.type is {quote(given.type)}; leave it out, or give that type",
@@ -77,16 +82,25 @@ def _values(given: GivenHyperparameters | None, path: str) -> dict[str, object]:
         raise UnsupportedParameter(
             f"{path}.{name} is not a hyperparameter of this server; it has {_KNOWN}", param=f"{path}.{name}"
         )
-    named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields)
+    named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields if name != _EFFORT)
     return {name: value for name, value in named if value is not None}
+
+
+def _check_effort(given: GivenHyperparameters | None, path: str, method: Method) -> None:
+    """Raises UnsupportedParameter for one that would have to be honored."""
+    effort = None if given is None else given.reasoning_effort
+    if effort is None or (method is Method.REINFORCEMENT and effort is TrainedEffort.DEFAULT):
+        return
+    param = f"{path}.{_EFFORT}"
+    reason = "prompts are trained on as the chat template writes them by default"
+    if method is not Method.REINFORCEMENT:
+        reason = f"it is reinforcement's, and the method is {method}"
+    raise UnsupportedParameter(f"{param} is {quote(effort)}; {reason}: leave it out", param=param)
 
 
 def _contradictions(chosen: Hyperparameters, method: Method, body: FinetuneRequest) -> list[tuple[str, str]]:
     """What cannot be honored, and why."""
-    found = []
-    for name in ("beta", "rpo_alpha"):
-        if getattr(chosen, name) is not None and method is not Method.DPO:
-            found.append((name, f"it is dpo's, and the method is {method}: leave it out"))
+    found = misplaced(chosen, method, has_validation=body.validation_file is not None)
     if chosen.early_stopping is not None and body.validation_file is None:
         found.append(("early_stopping", "it needs a validation loss: give a validation_file"))
     if chosen.pacing is not Pacing.NONE and chosen.order is Order.NONE:
@@ -101,11 +115,10 @@ def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int,
             "(--max-lora-rank)",
             param=paths["lora_rank"],
         )
-    if chosen.max_length is not None and max_length is not None and chosen.max_length > max_length:
-        raise InvalidRequest(
-            f"{paths['max_length']} is {chosen.max_length}; this model takes {max_length} tokens",
-            param=paths["max_length"],
-        )
+    for name in ("max_length", "max_completion_tokens"):
+        value = getattr(chosen, name)
+        if value is not None and max_length is not None and value > max_length:
+            raise InvalidRequest(f"{paths[name]} is {value}; this model takes {max_length} tokens", param=paths[name])
 
 
 def _check_layers(chosen: Hyperparameters, paths: dict[str, str], layers: Sequence[str], start: Shape | None) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from engine.jobs.finetune.graders.parsing import with_names
 from engine.jobs.finetune.job import Hyperparameters, Method
 from server.finetuning.jobs.names import checkpoint_id, event_id
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
@@ -35,7 +36,7 @@ def job_object(record: FinetuneRecord) -> FinetuneJobObject:
             batch_size=settings.batch_size,
             learning_rate_multiplier=settings.learning_rate_multiplier,
         ),
-        method=MethodObject(type=record.method.value, **{record.method.value: MethodSettings(settings)}),
+        method=MethodObject(type=record.method.value, **{record.method.value: _settings(record, settings)}),
         result_files=record.result_files,
         trained_tokens=record.trained_tokens,
         error=record.error,
@@ -45,6 +46,12 @@ def job_object(record: FinetuneRecord) -> FinetuneJobObject:
         metadata=record.metadata,
         user_provided_suffix=record.suffix,
     )
+
+
+def _settings(record: FinetuneRecord, hyperparameters: HyperparametersObject) -> MethodSettings:
+    if record.grader is None:
+        return MethodSettings(hyperparameters=hyperparameters)
+    return MethodSettings(grader=with_names(record.grader), hyperparameters=hyperparameters)
 
 
 def _hyperparameters(record: FinetuneRecord) -> HyperparametersObject:
@@ -81,6 +88,8 @@ def _own(given: Hyperparameters) -> dict[str, Any]:
             "max_grad_norm",
         ),
         *("replay", "early_stopping", "order", "pacing"),
+        *("compute_multiplier", "eval_interval", "eval_samples"),
+        *("group_size", "max_completion_tokens", "kl_weight", "scale_rewards"),
     )
     plain = Hyperparameters()
     return {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}

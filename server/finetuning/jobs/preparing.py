@@ -134,6 +134,7 @@ class Preparing:
             engine=replace(EngineConfig(model=model.engine.model, **options), threads=self._around.num_threads),
             method=record.method,
             hyperparameters=record.hyperparameters,
+            grader=record.grader,
             seed=record.seed,
             start=None if record.start is None else found_path(self._around.data_dir, record.start),
             chat_template=model.config.chat_template,

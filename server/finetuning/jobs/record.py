@@ -33,11 +33,11 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
 
     model: as the client asked for it. base_model: the canonical name of the model that is changed. start: the folder of
     the adapter that training goes on with, as `stored_path` has it. name: reserved from the start, and served once the
-    job has succeeded. hyperparameters: None where it is the trainer's to choose; `resolved` once it has. is_prepared:
-    the files were validated, and the JobFolder has all that the trainer reads. events_bytes: of the trainer's
-    events.jsonl, how much is in the table of events, or was left out: a trainer that was killed does some steps again,
-    and tells so again. step: the last one that is there. is_deleted: the adapter is, by whoever may, after the job had
-    succeeded.
+    job has succeeded. hyperparameters: None where it is the trainer's to choose; `resolved` once it has. grader: of
+    reinforcement, as the client wrote it. is_prepared: the files were validated, and the JobFolder has all that the
+    trainer reads. events_bytes: of the trainer's events.jsonl, how much is in the table of events, or was left out: a
+    trainer that was killed does some steps again, and tells so again. step: the last one that is there. is_deleted: the
+    adapter is, by whoever may, after the job had succeeded.
 
     The status is also what is wanted: routes set `paused`, `queued` and `cancelled`, and the runner follows. Whoever
     edits a record looks first whether it still has the status that the edit is for.
@@ -52,6 +52,7 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     name: str
     method: Method = Method.SUPERVISED
     hyperparameters: Hyperparameters = Hyperparameters()
+    grader: dict[str, Any] | None = None
     seed: int = 0
     validation_file: str | None = None
     start: str | None = None

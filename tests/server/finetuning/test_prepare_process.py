@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig
-from engine.jobs.finetune.items import TrainingItem, read_rows
+from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem, read_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method
 from server.finetuning import prepare_process
 from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
@@ -138,3 +138,64 @@ def test_examples_are_as_long_as_the_model_takes_unless_a_length_is_given(
     task = _task(tmp_path, rows, method=Method.PRETRAINING, hyperparameters=Hyperparameters(max_length=given))
     assert isinstance(prepared(folder, task), Made)
     assert max(item.longest for item in read_rows(folder.train, TrainingItem)) == longest
+
+
+CHECK = {
+    "type": "string_check",
+    "operation": "eq",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+}
+
+
+def _prompts(count: int = 10) -> list[object]:
+    return [
+        {"messages": [{"role": "user", "content": f"question {number}"}], "answer": number, "note": "x"}
+        for number in range(count)
+    ]
+
+
+def _reinforced(folder: Path, rows: list[object], valid: list[object] | None = None, **given: object) -> PrepareTask:
+    return _task(
+        folder,
+        rows,
+        valid,
+        method=Method.REINFORCEMENT,
+        grader=CHECK,
+        hyperparameters=Hyperparameters(**given),  # type: ignore[arg-type]
+        chat_template="{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}",
+    )
+
+
+def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFolder, tmp_path: Path) -> None:
+    rows = _prompts(12)
+    outcome = prepared(folder, _reinforced(tmp_path, [*rows, rows[3]], [*_prompts(13)[12:], rows[5]]))
+    assert isinstance(outcome, Made)
+    assert outcome.report.removed == {"in_validation_file": [6], "duplicate": [13]}
+    found, valid = read_rows(folder.train, GradedPrompt), read_rows(folder.valid, GradedPrompt)
+    assert [each.item for each in found] == [{"answer": number} for number in range(12) if number != 5]
+    assert [each.line for each in found] == [number for number in range(1, 13) if number != 6]
+    assert [each.item for each in valid] == [{"answer": 12}, {"answer": 5}]
+    assert [each.ids for each in read_rows(folder.samples, Passage)] == [each.ids for each in valid]
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    assert (job.method, job.grader) == (Method.REINFORCEMENT, CHECK)
+    assert job.hyperparameters.max_completion_tokens == 256
+
+
+def test_the_length_of_answers_fits_the_model(folder: JobFolder, tmp_path: Path) -> None:
+    context_file(folder).write_bytes(b"64")
+    assert isinstance(prepared(folder, _reinforced(tmp_path, _prompts())), Made)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    assert job.hyperparameters.max_completion_tokens == 32
+
+
+def test_faults_of_prompts_are_told_by_line(folder: JobFolder, tmp_path: Path) -> None:
+    context_file(folder).write_bytes(b"64")
+    user = {"role": "user", "content": "why? " * 20}
+    bad = [{"messages": [user], "answer": 1}, {"messages": [{**user, "content": "x"}]}]
+    outcome = prepared(folder, _reinforced(tmp_path, [*_prompts(), *bad], max_completion_tokens=10))
+    assert isinstance(outcome, Faulty)
+    first, second = outcome.faults
+    assert (first.line, second.line) == (11, 12)
+    assert "together the model takes 64" in first.message
+    assert "the grader's reference reads {{item.answer}}" in second.message

@@ -91,6 +91,9 @@ async def test_the_old_place_of_hyperparameters_is_read(tmp_path: Path) -> None:
         )
 
 
+CHECK = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}", "reference": "x"}
+
+
 def _settings(method: str, **hyperparameters: Any) -> dict[str, Any]:
     return {"method": {"type": method, method: {"hyperparameters": hyperparameters}}}
 
@@ -108,7 +111,7 @@ def _settings(method: str, **hyperparameters: Any) -> dict[str, Any]:
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "at most 16"),
         ({"integrations": [{"type": "mlflow"}]}, "integrations[0].type", "must be 'wandb'"),
         (
-            {"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}},
+            {"method": {"type": "reinforcement", "reinforcement": {"grader": CHECK}}},
             "method.type",
             "trains with supervised, dpo, pretraining",
         ),
@@ -120,7 +123,17 @@ def _settings(method: str, **hyperparameters: Any) -> dict[str, Any]:
         (_settings("dpo", n_epochs=0), "method.dpo.hyperparameters.n_epochs", "from 1 to 1000"),
         (_settings("supervised", lora_rank=65), "method.supervised.hyperparameters.lora_rank", "--max-lora-rank"),
         (_settings("supervised", max_length=201), "method.supervised.hyperparameters.max_length", "takes 200 tokens"),
-        (_settings("supervised", compute_multiplier=1), "method.supervised.hyperparameters.compute_multiplier", "has"),
+        (_settings("supervised", warmup_steps=1), "method.supervised.hyperparameters.warmup_steps", "has"),
+        (
+            _settings("supervised", group_size=4),
+            "method.supervised.hyperparameters.group_size",
+            "it is reinforcement's",
+        ),
+        (
+            _settings("supervised", reasoning_effort="low"),
+            "method.supervised.hyperparameters.reasoning_effort",
+            "it is reinforcement's",
+        ),
         (_settings("supervised", early_stopping=1), "method.supervised.hyperparameters.early_stopping", "validation"),
         (_settings("supervised", pacing="linear"), "method.supervised.hyperparameters.pacing", "needs an order"),
         ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs", "'many'"),
@@ -238,10 +251,6 @@ async def test_what_of_openais_fine_tuning_is_not_here_says_so(tmp_path: Path) -
             await permissions.list(name)
         with pytest.raises(openai.NotFoundError, match="have no permissions"):
             await permissions.delete("cp_1", fine_tuned_model_checkpoint=name)
-        with pytest.raises(openai.NotFoundError, match="no graders"):
-            await client.fine_tuning.alpha.graders.validate(
-                grader={"type": "string_check", "name": "g", "input": "a", "reference": "a", "operation": "eq"}
-            )
 
 
 def test_an_answer_that_is_not_as_the_client_has_it_is_found() -> None:

@@ -1,0 +1,76 @@
+"""asked_grader: the grader of a request for a job by reinforcement, checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import InvalidRequest, UnsupportedParameter
+from engine.jobs.finetune.graders.definitions import Grader, needed_models, sample_fields
+from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader
+from engine.jobs.finetune.job import Method
+from server.errors import ModelNotFound
+from server.schemas.base import quote
+from server.schemas.finetuning import FinetuneRequest
+from server.served.models import ServedModels
+
+_PATH = "method.reinforcement"
+_PARAM = f"{_PATH}.grader"
+
+
+@dataclass(frozen=True, slots=True)
+class AskedGrader:
+    """body: as the client wrote it. ignored: paths of its fields that have no effect."""
+
+    grader: Grader
+    body: dict[str, Any]
+    ignored: Sequence[str]
+
+
+def asked_grader(body: FinetuneRequest) -> AskedGrader | None:
+    """None for other methods. Raises InvalidRequest and UnsupportedParameter."""
+    method = body.method
+    if method is None or method.type != Method.REINFORCEMENT:
+        return None
+    settings = method.reinforcement
+    if settings is None or settings.grader is None:
+        raise InvalidRequest(f"{_PARAM} is missing; reinforcement needs a grader, which rewards answers", param=_PARAM)
+    if settings.response_format not in (None, {"type": "text"}):
+        param = f"{_PATH}.response_format"
+        raise UnsupportedParameter(
+            f"{param} is given, and answers are not constrained while a model is trained; leave it out, and have the "
+            "grader read sample.output_json, which is there for every answer that is JSON",
+            param=param,
+        )
+    grader = parse_grader(settings.grader, _PARAM)
+    check_samples(grader, _PARAM)
+    return AskedGrader(grader, settings.grader, ignored_fields(settings.grader, _PARAM))
+
+
+def check_samples(grader: Grader, param: str) -> None:
+    """Raise InvalidRequest if a job has nothing of the samples that the grader reads."""
+    read = sample_fields(grader)
+    if not read:
+        raise InvalidRequest(
+            f"{param} reads nothing of the sample, so that all answers would have the same reward; compare "
+            "{{sample.output_text}} with something",
+            param=param,
+        )
+    if "output_tools" in read:
+        raise UnsupportedParameter(
+            f"{param} reads sample.output_tools, and a job does not look for calls in the model's answers; compare "
+            "{{sample.output_text}}",
+            param=param,
+        )
+
+
+def check_models(grader: Grader, models: ServedModels, param: str = _PARAM) -> None:
+    """Raise InvalidRequest if the grader asks a model that the caller cannot ask here."""
+    for name in needed_models(grader):
+        try:
+            model = models.find(name)
+        except ModelNotFound as error:
+            raise InvalidRequest(f"{param} asks {quote(name)}: {error}", param=param, code="model_not_found") from None
+        if model.info is not None and model.info.pooling is not None:
+            raise InvalidRequest(
+                f"{param} asks {quote(name)}, which pools texts; name a model that generates text", param=param
+            )

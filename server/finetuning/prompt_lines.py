@@ -1,0 +1,74 @@
+"""Lines of files for reinforcement: a prompt that the model answers, and fields that its answers are graded by."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.jobs.finetune.graders.definitions import Grader, item_fields, references
+from engine.jobs.finetune.graders.faults import Ungradable
+from engine.jobs.finetune.graders.sample import Sample
+from engine.jobs.finetune.graders.templates import ITEM
+from server.finetuning.faults import FaultyLine
+from server.schemas.base import quote, validate
+from server.schemas.chat import ChatTemplateFields
+
+CHAT_FIELDS = ("messages", "tools", "functions", "parallel_tool_calls")
+
+_ASKING = ("user", "developer", "tool")  # whose message an answer follows
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLine:
+    """item: the whole line, which templates of a grader read."""
+
+    fields: ChatTemplateFields
+    item: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRules:
+    """What a job asks of its prompts. max_model_len: tokens that prompt and answer may have together, where known."""
+
+    grader: Grader
+    max_completion_tokens: int
+    max_model_len: int | None
+
+    def checked_item(self, line: PromptLine) -> dict[str, Any]:
+        """Those fields of the line that the grader reads. Raises FaultyLine if it lacks one."""
+        for place, reference in references(self.grader):
+            if reference.namespace != ITEM:
+                continue
+            try:
+                reference.value(line.item, Sample(""))
+            except Ungradable:
+                raise FaultyLine(
+                    f"the grader's {place} reads {{{{{reference.text}}}}}, which this line does not have; add it"
+                ) from None
+        return {name: line.item[name] for name in sorted(item_fields(self.grader))}
+
+    def check_length(self, num_tokens: int) -> None:
+        """Raises FaultyLine."""
+        if self.max_model_len is None or num_tokens + self.max_completion_tokens <= self.max_model_len:
+            return
+        raise FaultyLine(
+            f"its prompt has {num_tokens:,} tokens, and answers have up to {self.max_completion_tokens:,} "
+            f"(max_completion_tokens); together the model takes {self.max_model_len:,}: shorten it, or lower that"
+        )
+
+
+def read_prompt(value: dict[str, Any]) -> PromptLine:
+    """Raises FaultyLine, and InvalidRequest for messages and tools that no chat could have."""
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise FaultyLine(f"messages is {quote(messages)}; it must be a list of at least one message")
+    last = messages[-1]
+    role = last.get("role") if isinstance(last, dict) else last
+    if role not in _ASKING:
+        raise FaultyLine(
+            f"the last message is of {quote(role)}; it must be of user, developer or tool, for the model to answer: "
+            "put what its answer is compared with into a field of its own, such as reference_answer"
+        )
+    for index, message in enumerate(messages):
+        if isinstance(message, dict) and "weight" in message:
+            raise FaultyLine(f"messages[{index}].weight is given; nothing of a prompt is learned: remove it")
+    fields = validate(ChatTemplateFields, {name: value[name] for name in CHAT_FIELDS if name in value})
+    return PromptLine(fields, value)
