@@ -1,0 +1,145 @@
+"""PagedRun: the caches of sequences that a decoder in training generates together, and their steps."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from models.architecture.attention import AttentionSpec
+from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
+from models.decoder import Decoder
+from models.recurrence.state import LayerCache, empty_state, state_parts
+
+_BLOCK_SIZE = 16
+_LOGIT_BYTES = 12  # of a logit and its probability in fp32, and what they are drawn by
+
+
+class PagedRun:
+    """Samples of some prompts, those of one prompt after the other. Each has its own blocks, from the block on that the
+    prompt's last token is in; those before are of all samples of the prompt:
+
+        prompt of 37 tokens   | block 0 | block 1 |                     computed once
+        sample 0                                  | block 2 | block 3 ...
+        sample 1                                  | block 9 | block 10 ...
+
+    Of a recurrent layer, each sequence has two states, written in turns; samples begin with the prompt's.
+    """
+
+    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], num_samples: int, max_tokens: int) -> None:
+        """max_tokens: that follow each prompt at most."""
+        self._decoder = decoder
+        self._prompts = prompts
+        self._num_samples = num_samples
+        count = len(prompts) * num_samples
+        self._num_shared = [(len(prompt) - 1) // _BLOCK_SIZE if num_samples > 1 else 0 for prompt in prompts]  # blocks
+        self._tables, num_blocks = self._lay_out(max_tokens)
+        self._computed = [0] * count
+        self._states = [-1] * count  # the block of each sequence's last state
+        self._caches = [self._cache(mixer, num_blocks, 2 * count) for mixer in decoder.mixers]
+
+    def begin(self) -> torch.Tensor:
+        """Computes the prompts; logits after the last token of each sequence: [prompts * num_samples, V]."""
+        leaders = [
+            (prompt * self._num_samples, blocks * _BLOCK_SIZE)
+            for prompt, blocks in enumerate(self._num_shared)
+            if blocks
+        ]
+        if leaders:
+            shared = [self._prompts[leader // self._num_samples][:length] for leader, length in leaders]
+            self._hidden([leader for leader, _ in leaders], shared)
+        for leader, length in leaders:
+            for follower in range(leader + 1, leader + self._num_samples):
+                self._computed[follower], self._states[follower] = length, self._states[leader]
+        sequences = range(len(self._computed))
+        rests = [self._prompts[index // self._num_samples][self._computed[index] :] for index in sequences]
+        return self.step(sequences, rests)
+
+    def step(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Computes the next tokens of some sequences; logits after the last of each: [S, V]."""
+        return self._decoder.logits(self._hidden(sequences, rows))
+
+    def _hidden(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        lengths = [len(ids) for ids in rows]
+        starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        positions = torch.tensor(
+            [self._computed[index] + place for index, n in zip(sequences, lengths, strict=True) for place in range(n)]
+        )
+        tables = self._tables[list(sequences)]
+        blocks = tables.repeat_interleave(torch.tensor(lengths), dim=0).gather(1, (positions // _BLOCK_SIZE)[:, None])
+        slots = blocks[:, 0].long() * _BLOCK_SIZE + positions % _BLOCK_SIZE
+        for index, length in zip(sequences, lengths, strict=True):
+            self._computed[index] += length
+        contexts = [self._computed[index] for index in sequences]
+        last_rows = starts[1:].long() - 1
+        attended = KVGroupBatch(slots, tables)
+        batch = ForwardBatch(
+            token_ids=torch.tensor([token_id for ids in rows for token_id in ids]),
+            positions=positions,
+            cu_seqlens_q=starts,
+            seq_lens=torch.tensor(contexts, dtype=torch.int32),
+            groups=tuple(
+                self._states_of(sequences, starts, lengths) if group.is_state else attended
+                for group in self._decoder.layer_groups
+            ),
+            logit_rows=last_rows,
+            query_lens=tuple(lengths),
+            context_lens=tuple(contexts),
+            block_size=_BLOCK_SIZE,
+        )
+        hidden: torch.Tensor = self._decoder(batch, self._caches, last_rows)
+        return hidden
+
+    def _states_of(self, sequences: Sequence[int], starts: torch.Tensor, lengths: list[int]) -> GroupBatch:
+        sources, targets = [], []
+        for index, length in zip(sequences, lengths, strict=True):
+            source = self._states[index]
+            self._states[index] = 2 * index + (source == 2 * index)
+            sources.append(source)
+            targets += [-1] * (length - 1) + [self._states[index]]
+        return StateGroupBatch(
+            sources=torch.tensor(sources, dtype=torch.int32),
+            targets=torch.tensor(targets, dtype=torch.int32),
+            cu_seqlens=starts,
+            speculative_rows=None,
+            query_lens=tuple(lengths),
+            source_blocks=tuple(sources),
+            target_blocks=tuple(targets),
+        )
+
+    def _lay_out(self, max_tokens: int) -> tuple[torch.Tensor, int]:
+        """Every sequence's blocks, [sequences, M] int32, and how many there are."""
+        tables: list[list[int]] = []
+        end = 0
+        for prompt, num_shared in zip(self._prompts, self._num_shared, strict=True):
+            shared = list(range(end, end + num_shared))
+            end += num_shared
+            num_own = -(-(len(prompt) + max_tokens) // _BLOCK_SIZE) - num_shared
+            for _ in range(self._num_samples):
+                tables.append([*shared, *range(end, end + num_own)])
+                end += num_own
+        longest = max(map(len, tables))
+        return torch.tensor([table + [0] * (longest - len(table)) for table in tables], dtype=torch.int32), end
+
+    def _cache(self, mixer: object, num_blocks: int, num_states: int) -> LayerCache:
+        decoder = self._decoder
+        if not isinstance(mixer, AttentionSpec):
+            return empty_state(state_parts(mixer, decoder.dtype), num_states, torch.device("cpu"))  # type: ignore[arg-type]
+        return torch.zeros(_kv_shape(decoder, mixer, num_blocks), dtype=decoder.dtype)
+
+
+def cache_bytes(decoder: Decoder, num_sequences: int, num_tokens: int) -> int:
+    """What a PagedRun takes at most: of sequences of `num_tokens` each, and for their logits."""
+    num_blocks = num_sequences * -(-num_tokens // _BLOCK_SIZE)
+    total = num_sequences * decoder.spec.vocab_size * _LOGIT_BYTES
+    for mixer in decoder.mixers:
+        if isinstance(mixer, AttentionSpec):
+            total += math.prod(_kv_shape(decoder, mixer, num_blocks)) * decoder.dtype.itemsize
+        else:
+            total += 2 * num_sequences * sum(part.num_bytes for part in state_parts(mixer, decoder.dtype))
+    return total
+
+
+def _kv_shape(decoder: Decoder, spec: AttentionSpec, num_blocks: int) -> tuple[int, ...]:
+    backend = next(layer.attn.backend for layer in decoder.layers if hasattr(layer.attn, "backend"))
+    shape: tuple[int, ...] = backend.kv_shape(spec, num_blocks, _BLOCK_SIZE)
+    return shape
