@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from engine.finetune.anchor import Anchor
+from engine.finetune.layout import prompt_of
 from engine.finetune.rows import TrainedRows, compute_rows
 from engine.jobs.finetune.items import TrainingItem
 from models.decoder import Decoder
+from models.training.batch import shares_prefixes
 from models.training.log_probs import token_log_probs
 from models.training.lora import Lora
 
@@ -27,17 +30,34 @@ class Score:
     divergence: float | None = None
 
 
-def parts(items: Sequence[TrainingItem]) -> list[list[TrainingItem]]:
-    """Items in order, as many together as `MAX_TOKENS` allows; at least one."""
+def parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[TrainingItem]]:
+    """Items in order, as many together as `MAX_TOKENS` allows; at least one. Prompts that are computed once count
+    once."""
+    shares = shares_prefixes(decoder)
     found: list[list[TrainingItem]] = []
     size = 0
+    prompts: set[tuple[int, ...]] = set()
     for item in items:
-        if not found or size + item.num_tokens > MAX_TOKENS:
+        new = item.num_tokens
+        if shares:
+            new -= sum(len(prompt) for passage in item.passages if (prompt := prompt_of(passage)) in prompts)
+        if not found or size + new > MAX_TOKENS:
             found.append([])
-            size = 0
+            size, new = 0, item.num_tokens
+            prompts.clear()
         found[-1].append(item)
-        size += item.num_tokens
+        size += new
+        prompts.update(map(prompt_of, item.passages))
     return found
+
+
+class Objective(Protocol):
+    def count(self, items: Sequence[TrainingItem]) -> int:
+        """What the sum of the losses of all items of a step is divided by."""
+
+    def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
+        """The sum of the losses of some of them, with a gradient where one is wanted, and how many were right. rows:
+        theirs."""
 
 
 class TokenObjective:
@@ -46,12 +66,10 @@ class TokenObjective:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
 
-    def weight(self, item: TrainingItem) -> int:
-        """What the item counts in a mean."""
-        return item.num_trained
+    def count(self, items: Sequence[TrainingItem]) -> int:
+        return sum(item.num_trained for item in items)
 
     def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
-        """The sum of their losses, with a gradient where one is wanted, and how many were right. rows: theirs."""
         del items
         found = token_log_probs(self._decoder, rows.hidden, rows.targets)
         return -found.log_probs.sum(), int(found.is_likeliest.sum())
@@ -70,14 +88,14 @@ class PreferenceObjective:
         self._references: dict[int, torch.Tensor] = {}  # by the item's identity: [2]
         self._items: list[TrainingItem] = []  # keeps them, and so their identities, alive
 
-    def weight(self, item: TrainingItem) -> int:  # noqa: ARG002
-        return 1
+    def count(self, items: Sequence[TrainingItem]) -> int:
+        return len(items)
 
     @torch.no_grad()
     def remember(self, items: Sequence[TrainingItem]) -> None:
         """Take what the decoder says of them now as their references."""
         self._items += items
-        for part in parts(items):
+        for part in parts(items, self._decoder):
             log_probs = self._log_probs(part, compute_rows(self._decoder, part))
             for item, reference in zip(part, log_probs, strict=True):
                 self._references[id(item)] = reference
@@ -103,9 +121,6 @@ class PreferenceObjective:
         return torch.stack([each.sum() for each in found]).view(-1, 2)
 
 
-Objective = TokenObjective | PreferenceObjective
-
-
 def add_gradients(
     objective: Objective,
     items: Sequence[TrainingItem],
@@ -117,10 +132,10 @@ def add_gradients(
     """Fill `lora.gradients` with those of the mean loss of a step's items, and of `anchor`'s mean loss of replayed ones
     beside it."""
     lora.gradients.zero_()
-    count, num_replayed = sum(map(objective.weight, items)), sum(item.num_trained for item in replayed)
+    count, num_replayed = objective.count(items), sum(item.num_trained for item in replayed)
     total, right, diverged = 0.0, 0, 0.0
     num_left = len(items)
-    for part in parts([*items, *replayed]):
+    for part in parts([*items, *replayed], decoder):
         own, others = part[:num_left], part[num_left:]
         num_left -= len(own)
         rows = compute_rows(decoder, part)
@@ -142,9 +157,9 @@ def add_gradients(
 
 @torch.no_grad()
 def evaluate(objective: Objective, items: Sequence[TrainingItem], decoder: Decoder) -> Score:
-    count = sum(map(objective.weight, items))
+    count = objective.count(items)
     total, right = 0.0, 0
-    for part in parts(items):
+    for part in parts(items, decoder):
         loss, num_right = objective.losses(part, compute_rows(decoder, part))
         total += float(loss)
         right += num_right

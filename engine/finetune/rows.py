@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 
+from engine.finetune.layout import lay_out
 from engine.jobs.finetune.items import TrainingItem
 from models.decoder import Decoder
-from models.training.batch import pack, training_caches
+from models.training.batch import pack, shares_prefixes, training_caches
 
 
 class TrainedRows(NamedTuple):
@@ -22,16 +23,11 @@ class TrainedRows(NamedTuple):
 
 
 def compute_rows(decoder: Decoder, items: Sequence[TrainingItem]) -> TrainedRows:
-    """All passages of the items in one forward pass."""
+    """All passages of the items in one forward pass, in which a prompt of several of them is computed once."""
     passages = [passage for item in items for passage in item.passages]
-    rows: list[int] = []
-    targets: list[int] = []
-    start = 0
-    for passage in passages:
-        for first, last in passage.trained:
-            rows += range(start + first - 1, start + last - 1)
-            targets += passage.ids[first:last]
-        start += len(passage.ids)
-    output_rows = torch.tensor(rows)
-    batch = pack([passage.ids for passage in passages], decoder, output_rows)
-    return TrainedRows(decoder(batch, training_caches(decoder), output_rows), torch.tensor(targets))
+    layout = lay_out(passages, shares=shares_prefixes(decoder))
+    targets = [token for passage in passages for first, last in passage.trained for token in passage.ids[first:last]]
+    output_rows = torch.tensor(layout.rows)
+    batch = pack(layout.sequences, decoder, output_rows, layout.prefixes)
+    hidden = decoder(batch, training_caches(decoder, layout.prefixes), output_rows)
+    return TrainedRows(hidden, torch.tensor(targets))

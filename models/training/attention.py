@@ -1,5 +1,6 @@
 """TrainAttention: attention within each sequence of a batch, with gradients and without a cache."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,16 +14,28 @@ from models.batch import ForwardBatch, KVGroupBatch
 
 @dataclass(slots=True, eq=False)
 class SequenceRows:
-    """Takes the place of a layer's cache in a training step: the keys and values of the rows themselves."""
+    """Takes the place of a layer's cache in a training step: the keys and values of the rows themselves.
+
+    prefixes: of each sequence of the batch, the sequence that it goes on from, and sees all of, which begins by itself;
+    None for one that begins by itself, or in the place of all if every sequence does.
+    """
 
     dtype: torch.dtype
+    prefixes: Sequence[int | None] | None = None
     k: torch.Tensor | None = None
     v: torch.Tensor | None = None
 
     @classmethod
-    def cache(cls, dtype: torch.dtype) -> torch.Tensor:
+    def cache(cls, dtype: torch.dtype, prefixes: Sequence[int | None] | None = None) -> torch.Tensor:
         """One for a layer; in the type of what it replaces, which back ends alone look into."""
-        return cast(torch.Tensor, cls(dtype))
+        return cast(torch.Tensor, cls(dtype, prefixes))
+
+    def with_prefixes(self, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """parts: rows of each sequence; each with those of its prefix before it."""
+        if self.prefixes is None:
+            return parts
+        pairs = zip(parts, self.prefixes, strict=True)
+        return [part if prefix is None else torch.cat((parts[prefix], part)) for part, prefix in pairs]
 
 
 class TrainAttention(AttentionBackend):
@@ -70,7 +83,7 @@ class TrainAttention(AttentionBackend):
             v = k[..., spec.values_from :]
         lengths = list(batch.query_lens)
         q_parts, k_parts, v_parts = (rows.split_with_sizes(lengths) for rows in (q, k, v))
-        sequences = zip(q_parts, k_parts, v_parts, strict=True)
+        sequences = zip(q_parts, kv.with_prefixes(k_parts), kv.with_prefixes(v_parts), strict=True)
         return torch.cat([_attend(*each, spec, alibi_slopes, sinks) for each in sequences])
 
 
@@ -85,31 +98,39 @@ def _attend(
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """One sequence from its first token: q [T, H, D], k [T, K, D], v [T, K, value_dim] -> [T, H, value_dim]."""
-    length = len(q)
-    sees_all = all(size is None or length <= size for size in (spec.sliding_window, spec.chunk))
-    q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # [heads, T, D]
+    """The last T tokens of a sequence: q [T, H, D], k [C, K, D], v [C, K, value_dim] -> [T, H, value_dim]."""
+    length, context = len(q), len(k)
+    sees_all = all(size is None or context <= size for size in (spec.sliding_window, spec.chunk))
+    q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # [heads, T or C, D]
     if sees_all and spec.logit_softcap is None and alibi_slopes is None and sinks is None:
-        if length <= _MAX_SHORT:
+        if context <= _MAX_SHORT:
             return _attend_shortly(q, k, v, spec)
         shared = spec.num_heads // spec.num_kv_heads
         if shared > 1:
             k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
-        attended = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=spec.scale)
+        if length == context:
+            attended = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, scale=spec.scale)
+        else:
+            seen = ~_later(length, context, q.device)
+            attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=seen, scale=spec.scale)
         return attended[0].transpose(0, 1)
     return _attend_by_definition(q, k, v, spec, alibi_slopes, sinks).to(q.dtype)
 
 
 def _attend_shortly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-    """As `_attend`, of [heads, T, D], by two products of matrices with a softmax in fp32 between."""
-    length = q.shape[1]
+    """As `_attend`, of [heads, T or C, D], by two products of matrices with a softmax in fp32 between."""
+    length, context = q.shape[1], k.shape[1]
     grouped = q.reshape(spec.num_kv_heads, -1, spec.head_dim)  # [K, H / K * T, D]: heads that share a key head
     scores = torch.bmm(grouped, k.transpose(1, 2)).to(torch.float32) * spec.scale
-    hidden = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-    scores = scores.view(spec.num_heads, length, length).masked_fill(hidden, float("-inf"))
-    weights = scores.softmax(dim=-1).to(v.dtype).view(spec.num_kv_heads, -1, length)
+    scores = scores.view(spec.num_heads, length, context).masked_fill(_later(length, context, q.device), float("-inf"))
+    weights = scores.softmax(dim=-1).to(v.dtype).view(spec.num_kv_heads, -1, context)
     attended = torch.bmm(weights, v).view(spec.num_heads, length, spec.value_dim)
     return attended.transpose(0, 1)
+
+
+def _later(length: int, context: int, device: torch.device) -> torch.Tensor:
+    """[T, C] bool: the tokens after each of the last T of C."""
+    return torch.ones(length, context, dtype=torch.bool, device=device).triu(1 + context - length)
 
 
 def _attend_by_definition(
@@ -120,14 +141,15 @@ def _attend_by_definition(
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """As `_attend`, of [heads, T, D]; in fp32."""
+    """As `_attend`, of [heads, T or C, D]; in fp32."""
     queries, keys, values = (rows.to(torch.float32) for rows in (q, k, v))
     queries = queries.unflatten(0, (spec.num_kv_heads, -1))  # [K, H / K, T, D]
     scores = torch.einsum("kgtd,kcd->kgtc", queries, keys) * spec.scale
     if spec.logit_softcap is not None:
         scores = spec.logit_softcap * torch.tanh(scores / spec.logit_softcap)
-    positions = torch.arange(scores.shape[-1], device=scores.device)
-    distance = positions[:, None] - positions  # [T, C], query minus key
+    length, context = q.shape[1], k.shape[1]
+    positions = torch.arange(context - length, context, device=scores.device)  # of the queries
+    distance = positions[:, None] - torch.arange(context, device=scores.device)  # [T, C], query minus key
     if alibi_slopes is not None:
         scores = scores - alibi_slopes.view(spec.num_kv_heads, -1, 1, 1) * distance
     hidden = distance < 0
@@ -139,6 +161,6 @@ def _attend_by_definition(
     if sinks is not None:
         sink = sinks.to(torch.float32).view(spec.num_kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
         scores = torch.cat((scores, sink), dim=-1)
-    weights = scores.softmax(dim=-1)[..., : len(positions)]
+    weights = scores.softmax(dim=-1)[..., :context]
     attended = torch.einsum("kgtc,kcd->tkgd", weights, values)
     return attended.flatten(1, 2)

@@ -11,27 +11,41 @@ from models.recurrence.state import LayerCache, empty_state, state_parts
 from models.training.attention import SequenceRows
 
 
-def pack(sequences: Sequence[Sequence[int]], decoder: Decoder, output_rows: torch.Tensor) -> ForwardBatch:
-    """Whole sequences of token ids, each from position 0. output_rows: [L] int64, of all rows together."""
+def pack(
+    sequences: Sequence[Sequence[int]],
+    decoder: Decoder,
+    output_rows: torch.Tensor,
+    prefixes: Sequence[int | None] | None = None,
+) -> ForwardBatch:
+    """Whole sequences of token ids, each from position 0. output_rows: [L] int64, of all rows together, which may
+    repeat. prefixes: of sequences that go on from another one, as SequenceRows has them; `shares_prefixes` says whether
+    they may."""
     lengths = [len(ids) for ids in sequences]
+    firsts = [0 if prefix is None else lengths[prefix] for prefix in prefixes or [None] * len(lengths)]
+    contexts = [first + length for first, length in zip(firsts, lengths, strict=True)]
     starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     return ForwardBatch(
         token_ids=torch.tensor([token_id for ids in sequences for token_id in ids]),
-        positions=torch.cat([torch.arange(length) for length in lengths]),
+        positions=torch.cat([torch.arange(*ends) for ends in zip(firsts, contexts, strict=True)]),
         cu_seqlens_q=starts,
-        seq_lens=torch.tensor(lengths, dtype=torch.int32),
+        seq_lens=torch.tensor(contexts, dtype=torch.int32),
         groups=tuple(_group(group.is_state, starts, lengths) for group in decoder.layer_groups),
         logit_rows=output_rows,
         query_lens=tuple(lengths),
-        context_lens=tuple(lengths),
+        context_lens=tuple(contexts),
         block_size=1,
     )
 
 
-def training_caches(decoder: Decoder) -> list[LayerCache]:
-    """What layers read and write in a training step: nothing outlives it, and every sequence is new."""
+def shares_prefixes(decoder: Decoder) -> bool:
+    """Whether sequences can go on from another one: the state of a recurrent layer is of one sequence."""
+    return not any(group.is_state for group in decoder.layer_groups)
+
+
+def training_caches(decoder: Decoder, prefixes: Sequence[int | None] | None = None) -> list[LayerCache]:
+    """What layers read and write in a training step: nothing outlives it. prefixes: of each sequence, as in `pack`."""
     return [
-        SequenceRows.cache(decoder.dtype)
+        SequenceRows.cache(decoder.dtype, prefixes)
         if isinstance(mixer, AttentionSpec)
         else empty_state(state_parts(mixer, decoder.dtype), 1, torch.device("cpu"))
         for mixer in decoder.mixers
