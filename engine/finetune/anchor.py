@@ -29,13 +29,8 @@ class Anchor:
         """Take what the base, without any adapter, says of them as their references: 2 bytes for each number of a
         hidden state, of each token."""
         self._items += items
-        # Not under no_grad, where layers without an adapter compute as in serving, which rounds in other places.
-        is_adapted, self._lora.is_adapted = self._lora.is_adapted, False
-        try:
-            for item in items:
-                self._base_rows[id(item)] = head_rows(self._decoder, compute_rows(self._decoder, [item]).hidden)
-        finally:
-            self._lora.is_adapted = is_adapted
+        for item in items:
+            self._base_rows[id(item)] = base_rows(self._decoder, self._lora, [item])
 
     def divergence(self, items: Sequence[TrainingItem], rows: TrainedRows) -> torch.Tensor:
         """The sum over all trained tokens of remembered items, in nats, with a gradient where one is wanted."""
@@ -47,3 +42,13 @@ class Anchor:
         """The mean divergence of a token of remembered items, in nats."""
         total = sum(float(self.divergence([item], compute_rows(self._decoder, [item]))) for item in items)
         return total / sum(item.num_trained for item in items)
+
+
+def base_rows(decoder: Decoder, lora: Lora, items: Sequence[TrainingItem]) -> torch.Tensor:
+    """What the output layer multiplies when the base, without any adapter, computes the trained tokens: [L, in]."""
+    # Not under no_grad, where layers without an adapter compute as in serving, which rounds in other places.
+    is_adapted, lora.is_adapted = lora.is_adapted, False
+    try:
+        return head_rows(decoder, compute_rows(decoder, items).hidden)
+    finally:
+        lora.is_adapted = is_adapted

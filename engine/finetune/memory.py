@@ -1,12 +1,12 @@
 """check_memory: whether the machine has what training takes beside the weights, told before the first step."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from engine.finetune.errors import NotEnoughMemory
 from engine.finetune.objective import MAX_TOKENS
-from engine.jobs.finetune.items import TrainingItem
 from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder
 from models.linear.embedding import Embedding
@@ -21,27 +21,41 @@ _ACTIVATION_BYTES = 4
 _WORK_BYTES = 256 << 20  # parts of logits, and weights that are dequantized at a time
 
 
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """num_sequences: that are generated at once, with caches of `num_bytes`."""
+
+    num_sequences: int
+    num_bytes: int
+
+
 def check_memory(
-    decoder: Decoder, lora: Lora, items: Sequence[TrainingItem], batch_size: int, *, keeps_best: bool
+    decoder: Decoder, lora: Lora, num_tokens: int, *, keeps_best: bool, generation: Generation | None = None
 ) -> None:
-    """decoder: whose weights are there already. keeps_best: whether there is validation. Raises NotEnoughMemory."""
+    """decoder: whose weights are there already. num_tokens: that are computed together for gradients. keeps_best:
+    whether there is validation. generation: of a step's answers, before their gradients. Raises NotEnoughMemory."""
     per_number = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
-    num_trained, num_tokens = lora.values.numel(), most_tokens(items, batch_size)
+    num_trained = lora.values.numel()
     state, activations = num_trained * per_number, num_tokens * _token_bytes(decoder)
-    needed, obtainable = state + activations + _WORK_BYTES, obtainable_memory_bytes(torch.device("cpu"))
+    caches = 0 if generation is None else generation.num_bytes
+    needed = state + max(activations, caches) + _WORK_BYTES  # one after the other
+    obtainable = obtainable_memory_bytes(torch.device("cpu"))
     if needed > obtainable:
+        answers = "" if generation is None else f"or {_gib(caches)} to generate {generation.num_sequences} answers, "
+        remedy = "--max-length" if generation is None else "--max-completion-tokens"
         raise NotEnoughMemory(
             f"training needs {_gib(needed)} beside the {_gib(decoder.weight_bytes())} of weights, and "
             f"{_gib(obtainable)} is free: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
-            f"{_gib(activations)} for {num_tokens:,} tokens at a time, {_gib(_WORK_BYTES)} to work with; lower "
-            "--max-length or --lora-rank, or choose a smaller model"
+            f"{_gib(activations)} for {num_tokens:,} tokens at a time, {answers}{_gib(_WORK_BYTES)} to work with; "
+            f"lower {remedy} or --lora-rank, or choose a smaller model"
         )
 
 
-def most_tokens(items: Sequence[TrainingItem], batch_size: int) -> int:
-    """That are computed together: parts of a step have MAX_TOKENS at most, unless one item has more."""
-    sizes = sorted((item.num_tokens for item in items), reverse=True)
-    return max(sizes[0], min(MAX_TOKENS, sum(sizes[:batch_size])))
+def most_tokens(sizes: Sequence[int], batch_size: int) -> int:
+    """That are computed together: parts of a step have MAX_TOKENS at most, unless one item has more. sizes: of all
+    items, of which a step has `batch_size`."""
+    largest = sorted(sizes, reverse=True)[:batch_size]
+    return max(largest[0], min(MAX_TOKENS, sum(largest)))
 
 
 def _token_bytes(decoder: Decoder) -> int:

@@ -1,27 +1,26 @@
 """run: a job's folder to an adapter: loads the model, prepares what is learned, and trains."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor
-from engine.finetune.curriculum import ranked
-from engine.finetune.general_text import general_text
-from engine.finetune.memory import check_memory
-from engine.finetune.objective import Objective, PreferenceObjective, TokenObjective
-from engine.finetune.order import BatchOrder, ReplayOrder
+from engine.finetune.example_setup import ExampleSetup
 from engine.finetune.replay import num_questions, replayed_answers
 from engine.finetune.samples import Sampler
+from engine.finetune.setup import Setting, TaskSetup
 from engine.finetune.state import TrainingState
-from engine.finetune.trainer import Outputs, Trainer, TrainingData
+from engine.finetune.trainer import Outputs, Trainer
 from engine.jobs.finetune.auto import Resolved, resolve
+from engine.jobs.finetune.curve import Curve
 from engine.jobs.finetune.events import Event, EventLog
-from engine.jobs.finetune.items import Passage, TrainingItem, read_rows
-from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
-from engine.jobs.finetune.loss_plot import sparkline
+from engine.jobs.finetune.items import Passage, read_rows
+from engine.jobs.finetune.job import FinetuneJob, JobFolder
+from engine.jobs.finetune.plot import sparkline
+from engine.jobs.finetune.results import StepResult
 from engine.startup.load import load_options
 from engine.startup.malloc import retain_freed_memory
 from engine.startup.threads import compute_threads
@@ -49,48 +48,40 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     retain_freed_memory()
     events = EventLog(folder.events, tell)
     set_num_threads(_num_threads(job.engine.threads, events))
-    items, valid = read_rows(folder.train, TrainingItem), read_rows(folder.valid, TrainingItem)
+    setup = _setup(folder, job)
     model = _load(job, progress)
     decoder = model.decoder
-    _serve_context(decoder, [*items, *valid])
+    _serve_context(decoder, setup)
     questions = num_questions(read_rows(folder.prompts, Passage))
-    resolved = resolve(job.method, job.hyperparameters, len(items), questions)
+    resolved = resolve(job.method, job.hyperparameters, setup.num_items, questions)
     lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
         load_pairs(folder.path / job.start, lora)
-    check_memory(decoder, lora, items, resolved.batch_size, keeps_best=bool(valid))
+    setup.check_memory(decoder, lora, resolved)
     digest = _digest(folder)
     answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
-    text = general_text(folder, decoder.spec.max_position) if job.method is Method.PRETRAINING else []
-    data = TrainingData(items, valid, answers.pool, answers.held_out, text)
-    order = BatchOrder(
-        len(items),
-        resolved.batch_size,
-        resolved.num_steps,
-        job.seed,
-        ranked(job.hyperparameters.order, items, decoder, progress),
-        job.hyperparameters.pacing,
-    )
-    orders = order, ReplayOrder(len(answers.pool), resolved.replayed_per_step, job.seed)
-    objective = _objective(job, resolved, decoder, [*items, *valid])
     anchor = Anchor(decoder, lora, _ANCHOR_WEIGHT)
     anchor.remember([*answers.pool, *answers.held_out])
+    task = setup.make_task(Setting(decoder, lora, resolved, answers, anchor, progress))
     state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, digest)
-    _begin(folder, job, resolved, state, events, len(items), lora)
+    _begin(folder, setup, resolved, state, events)
     out = folder.out
 
     def save(where: Path) -> None:
         save_adapter(where, lora, job.engine.model)
 
     sampler = Sampler(folder, job, decoder, events)
-    outputs = Outputs(folder, events, progress, save, sampler.sample, out / "checkpoints")
-    Trainer(decoder, lora, objective, anchor, data, orders, resolved, state, outputs).run()
+    outputs = Outputs(folder, events, progress, setup.curve, save, sampler.sample, out / "checkpoints")
+    Trainer(task, resolved, state, outputs).run()
     save(out)
-    losses = [result.train_loss for result in state.progress.results]
-    events.add(f"Training loss {losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
-    events.add("The adapter is complete", adapter=str(out), trained_tokens=_trained_tokens(order, items, state))
+    _conclude(setup.curve, state.progress.results, events)
+    events.add("The adapter is complete", adapter=str(out), trained_tokens=task.trained_tokens(state.progress.results))
     events.close()
     return out
+
+
+def _setup(folder: JobFolder, job: FinetuneJob) -> TaskSetup:
+    return ExampleSetup(folder, job)
 
 
 def _num_threads(wanted: int | None, events: EventLog) -> int:
@@ -111,25 +102,14 @@ def _load(job: FinetuneJob, progress: ProgressReport) -> TrainingModel:
     return load_for_training(files, load_options(job.engine, "cpu"), progress)
 
 
-def _serve_context(decoder: Decoder, items: list[TrainingItem]) -> None:
-    longest, limit = max(item.longest for item in items), decoder.spec.max_position
-    if longest > limit:
-        raise StartupError(
-            f"an example has {longest:,} tokens; this model takes {limit:,}; give --max-length {limit} or less"
-        )
-    decoder.serve_context(max(longest, min(2048, limit)))
+def _serve_context(decoder: Decoder, setup: TaskSetup) -> None:
+    limit = decoder.spec.max_position
+    setup.check_length(limit)
+    decoder.serve_context(max(setup.longest, min(2048, limit)))
 
 
 def _targets(job: FinetuneJob) -> tuple[str, ...]:
     return tuple(job.hyperparameters.target_modules)
-
-
-def _objective(job: FinetuneJob, resolved: Resolved, decoder: Decoder, items: list[TrainingItem]) -> Objective:
-    if job.method is not Method.DPO:
-        return TokenObjective(decoder)
-    objective = PreferenceObjective(decoder, resolved.beta, resolved.rpo_alpha)
-    objective.remember(items)  # the adapter is as it begins: nothing has been learned, or gone on with
-    return objective
 
 
 def _digest(folder: JobFolder) -> str:
@@ -139,15 +119,7 @@ def _digest(folder: JobFolder) -> str:
     return digest.hexdigest()
 
 
-def _begin(
-    folder: JobFolder,
-    job: FinetuneJob,
-    resolved: Resolved,
-    state: TrainingState,
-    events: EventLog,
-    num_items: int,
-    lora: Lora,
-) -> None:
+def _begin(folder: JobFolder, setup: TaskSetup, resolved: Resolved, state: TrainingState, events: EventLog) -> None:
     if folder.state.exists():
         if not state.load(folder.state):
             raise StartupError(
@@ -156,21 +128,22 @@ def _begin(
             )
         events.add(f"Continuing after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return
+    description, own = setup.describe(resolved)
     events.add(
-        f"{counted(num_items, 'example')}; {counted(resolved.n_epochs, 'epoch')} of "
+        f"{description}; {counted(resolved.n_epochs, 'epoch')} of "
         f"{counted(resolved.steps_per_epoch, 'step')}, batches of {resolved.batch_size} and, on average, "
         f"{resolved.replayed_per_step:g} of the base's own answers; learning rate "
-        f"{resolved.learning_rate:.2g}, rank {resolved.rank}: {lora.values.numel():,} trainable numbers",
+        f"{resolved.learning_rate:.2g}, rank {resolved.rank}: {state.values.numel():,} trainable numbers",
         n_epochs=resolved.n_epochs,
         batch_size=resolved.batch_size,
         learning_rate=resolved.learning_rate,
         lora_rank=resolved.rank,
-        beta=resolved.beta if job.method is Method.DPO else None,
-        rpo_alpha=resolved.rpo_alpha if job.method is Method.DPO else None,
+        **own,
         total_steps=resolved.num_steps,
     )
 
 
-def _trained_tokens(order: BatchOrder, items: list[TrainingItem], state: TrainingState) -> int:
-    """Tokens of the file's examples, each as often as it was seen, as OpenAI counts what is paid for."""
-    return order.sum_of([item.num_tokens for item in items], state.progress.step)
+def _conclude(curve: Curve, results: Sequence[StepResult], events: EventLog) -> None:
+    values = [value for result in results if (value := getattr(result, curve.train)) is not None]
+    if values:
+        events.add(f"Training {curve.name} {values[0]:.3f} {sparkline(values)} {values[-1]:.3f}")

@@ -16,12 +16,14 @@ _META = "training"
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """Of the adapter as it is: None where there is nothing to measure by. Losses are means in nats."""
+    """Of the adapter as it is: None where there is nothing to measure by. Losses are means in nats, rewards means over
+    samples."""
 
     valid_loss: float | None = None
     valid_accuracy: float | None = None
     text_loss: float | None = None  # on general text
     divergence: float | None = None  # from the base, on its answers to questions that are held out
+    valid_reward: float | None = None
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -31,10 +33,21 @@ class Progress(msgspec.Struct, kw_only=True):
     step: int = 0
     results: list[StepResult] = []
     before: Measured | None = None  # the first step
-    after: Measured | None = None  # the last epoch so far
+    after: Measured | None = None  # the last time that was measured
     best_loss: float | None = None  # on the validation file
+    best_reward: float | None = None  # on the validation file
     best_step: int | None = None
     is_done: bool = False
+
+    def is_best(self, found: Measured) -> bool:
+        """Whether nothing before was as good on the validation file."""
+        if found.valid_reward is not None:
+            return self.best_reward is None or found.valid_reward > self.best_reward
+        return found.valid_loss is not None and (self.best_loss is None or found.valid_loss < self.best_loss)
+
+    def set_best(self, found: Measured) -> None:
+        """Of the step that was done last."""
+        self.best_loss, self.best_reward, self.best_step = found.valid_loss, found.valid_reward, self.step
 
 
 class TrainingState:

@@ -23,6 +23,14 @@ def warnings(progress: Progress, found: Measured) -> list[str]:
                 f"The validation loss was lower before training ({before:.4f}) than now ({found.valid_loss:.4f}): the "
                 "adapter does worse than the base there; a lower learning rate or examples more like those may help"
             )
+    if found.valid_reward is not None:  # means of few samples go up and down: only the first is compared with
+        before = None if progress.before is None else progress.before.valid_reward
+        if before is not None and found.valid_reward < before:
+            said.append(
+                f"The mean reward on the validation file was higher before training ({before:.4f}) than now "
+                f"({found.valid_reward:.4f}): a lower learning rate, more samples of each prompt, or a grader "
+                "that tells answers apart better may help"
+            )
     if found.divergence is not None and found.divergence > _FAR:
         said.append(
             f"On questions that are not in the file, answers are {found.divergence:.2f} nats per token from the base's "
@@ -31,11 +39,21 @@ def warnings(progress: Progress, found: Measured) -> list[str]:
     return said
 
 
+def stopped_early(progress: Progress) -> str:
+    """That training has ended at what was best."""
+    if progress.best_reward is not None:
+        best = f"a mean reward of {progress.best_reward:.4f} on the validation file"
+    else:
+        best = f"a validation loss of {progress.best_loss:.4f}"
+    return f"Stopped early; the adapter is that of step {progress.best_step}, with {best}"
+
+
 def before_and_after(before: Measured, after: Measured) -> str | None:
     """What was won and what was lost, in one line; None if neither was measured."""
     pairs = (
         ("perplexity on the validation file" if after.text_loss is not None else "validation loss", "valid_loss"),
         ("perplexity on general text", "text_loss"),
+        ("mean reward on the validation file", "valid_reward"),
     )
     shown = []
     for name, attribute in pairs:

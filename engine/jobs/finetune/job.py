@@ -148,10 +148,9 @@ class JobFolder:
     def results(self) -> Path:
         return self.path / "results.csv"
 
-    @property
-    def plot(self) -> Path:
-        """The losses as a picture, where matplotlib is installed."""
-        return self.path / "loss.png"
+    def plot(self, name: str) -> Path:
+        """The curve of that name (curve.py) as a picture, where matplotlib is installed."""
+        return self.path / f"{name}.png"
 
     @property
     def lock(self) -> Path:

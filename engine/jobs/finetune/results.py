@@ -7,28 +7,32 @@ from pathlib import Path
 
 import msgspec
 
+from engine.jobs.finetune.curve import Curve
 from engine.jobs.finetune.job import write_atomically
 
-COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
-
-class StepResult(msgspec.Struct, frozen=True):
-    """Losses are means over trained tokens in nats, or over pairs; accuracies, shares of them. Validation: after the
-    last step of an epoch."""
+class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Losses are means over trained tokens in nats, or over pairs; accuracies, shares of them. Rewards and
+    completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples without an end.
+    Validation: after some steps. None: it is not the method's."""
 
     step: int
-    train_loss: float
-    train_accuracy: float
+    train_loss: float | None = None
+    train_accuracy: float | None = None
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
+    train_mean_reward: float | None = None
+    full_valid_mean_reward: float | None = None
+    completion_tokens_mean: float | None = None
+    mean_unresponsive_rewards: float | None = None
 
 
-def write_results(path: Path, results: Iterable[StepResult]) -> None:
+def write_results(path: Path, results: Iterable[StepResult], curve: Curve) -> None:
     """Raises OSError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(("step", *curve.columns))
     for result in results:
-        numbers = (getattr(result, column) for column in COLUMNS[1:])
+        numbers = (getattr(result, column) for column in curve.columns)
         writer.writerow([result.step, *("" if number is None else f"{number:.5f}" for number in numbers)])
     write_atomically(path, text.getvalue().encode())

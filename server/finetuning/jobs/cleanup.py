@@ -11,7 +11,7 @@ from server.finetuning.jobs.record import FinetuneRecord
 logger = logging.getLogger(__name__)
 
 # What stays of a job's own folder. Its examples are its owner's, and its state is large.
-_KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "lock"})
+_KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "reward.png", "lock"})
 
 
 def clean_up(data_dir: str, record: FinetuneRecord) -> None:

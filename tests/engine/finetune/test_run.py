@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from engine.config import DType, EngineConfig
 from engine.errors import StartupError
-from engine.finetune import memory, trainer
+from engine.finetune import example_task, memory, trainer
 from engine.finetune.errors import NotEnoughMemory
 from engine.finetune.objective import Score
 from engine.finetune.run import run
@@ -201,7 +201,7 @@ def test_a_job_ends_early_with_its_best_adapter(model: Path, tmp_path: Path) -> 
     job = _job(model, tmp_path, given)
     _run(job)
 
-    progress = [event.data for event in read_events(job.folder.events) if "full_valid_loss" in event.data]
+    progress = [event.data for event in read_events(job.folder.events) if "checkpoint" in event.data]
     assert 1 < len(progress) < 30
     best = min(progress, key=lambda each: each["full_valid_loss"])
     kept = load_file(Path(best["checkpoint"]) / "adapter_model.safetensors")
@@ -269,7 +269,7 @@ def test_training_that_diverges_ends_before_it_spoils_the_adapter(
 ) -> None:
     monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)
     job = _job(model, tmp_path)
-    add_gradients = trainer.add_gradients
+    add_gradients = example_task.add_gradients
     steps = []
 
     def overflow(objective: Any, items: Any, decoder: Any, lora: Any, *more: Any) -> Any:
@@ -279,7 +279,7 @@ def test_training_that_diverges_ends_before_it_spoils_the_adapter(
             lora.gradients[5] = torch.inf
         return score
 
-    monkeypatch.setattr(trainer, "add_gradients", overflow)
+    monkeypatch.setattr(example_task, "add_gradients", overflow)
     with pytest.raises(StartupError, match=r"step 3 is inf.*lower --learning-rate-multiplier"):
         _run(job)
 
@@ -292,7 +292,7 @@ def test_a_job_that_would_end_early_at_its_last_step_keeps_the_best_adapter(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 1.0])
-    monkeypatch.setattr(trainer, "evaluate", lambda *_: Score(next(losses), 1.0, 4))
+    monkeypatch.setattr(example_task, "evaluate", lambda *_: Score(next(losses), 1.0, 4))
     job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=2, early_stopping=1))
     _run(job)
 
@@ -347,7 +347,7 @@ def test_a_job_that_is_told_to_stop_within_a_step_saves_the_steps_before(
 ) -> None:
     whole, stopped = (_job(model, tmp_path / name) for name in ("whole", "stopped"))
     _run(whole)
-    add_gradients = trainer.add_gradients
+    add_gradients = example_task.add_gradients
     steps = []
 
     def until_sigterm(*arguments: Any) -> Any:
@@ -357,7 +357,7 @@ def test_a_job_that_is_told_to_stop_within_a_step_saves_the_steps_before(
             raise SystemExit(143)
         return score
 
-    monkeypatch.setattr(trainer, "add_gradients", until_sigterm)
+    monkeypatch.setattr(example_task, "add_gradients", until_sigterm)
     with pytest.raises(SystemExit):
         _run(stopped)
     _run(stopped)
@@ -380,8 +380,7 @@ def test_too_little_memory_is_told_with_the_arithmetic_before_the_first_step(
 
 
 def test_tokens_that_are_computed_together_are_bounded() -> None:
-    items = [TrainingItem([Passage([1] * size, [(1, 2)])]) for size in (10, 700, 600, 20)]
-    assert memory.most_tokens(items, 1) == 700
-    assert memory.most_tokens(items, 4) == 1024
-    assert memory.most_tokens([*items, TrainingItem([Passage([1] * 3000, [(1, 2)])])], 4) == 3000
-    assert memory.most_tokens(items[::3], 4) == 30
+    assert memory.most_tokens([10, 700, 600, 20], 1) == 700
+    assert memory.most_tokens([10, 700, 600, 20], 4) == 1024
+    assert memory.most_tokens([10, 700, 600, 20, 3000], 4) == 3000
+    assert memory.most_tokens([10, 20], 4) == 30

@@ -7,10 +7,11 @@ import pytest
 
 from engine.jobs.finetune.auto import resolve
 from engine.jobs.finetune.config import FinetuneConfig
+from engine.jobs.finetune.curve import LOSS, REWARD
 from engine.jobs.finetune.events import EventLog, read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, read_rows, write_rows
 from engine.jobs.finetune.job import Hyperparameters, Method
-from engine.jobs.finetune.loss_plot import sparkline, write_loss_plot
+from engine.jobs.finetune.plot import sparkline, write_plot
 from engine.jobs.finetune.results import StepResult, write_results
 
 pytestmark = pytest.mark.fast
@@ -38,12 +39,22 @@ def test_events_go_on_after_a_line_that_a_crash_cut(tmp_path: Path) -> None:
 
 
 def test_results_have_openais_columns(tmp_path: Path) -> None:
-    write_results(tmp_path / "r.csv", [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5)])
+    write_results(tmp_path / "r.csv", [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5)], LOSS)
 
     assert (tmp_path / "r.csv").read_text() == (
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"
         "1,2.50000,0.25000,,\n"
         "2,1.00000,1.00000,1.50000,0.50000\n"
+    )
+
+
+def test_results_of_rewards_have_openais_columns(tmp_path: Path) -> None:
+    rewards = {"train_mean_reward": 0.25, "completion_tokens_mean": 12.5, "mean_unresponsive_rewards": 0.0}
+    write_results(tmp_path / "r.csv", [StepResult(1, **rewards)], REWARD)
+
+    assert (tmp_path / "r.csv").read_text() == (
+        "step,train_mean_reward,full_valid_mean_reward,completion_tokens_mean,mean_unresponsive_rewards\n"
+        "1,0.25000,,12.50000,0.00000\n"
     )
 
 
@@ -85,14 +96,14 @@ def test_a_sparkline_has_a_bar_for_each_value_up_to_its_width() -> None:
 def test_losses_are_drawn(tmp_path: Path) -> None:
     results = [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5), StepResult(3, 0.5, 1.0)]
 
-    assert write_loss_plot(tmp_path / "loss.png", results)
+    assert write_plot(tmp_path / "loss.png", results, LOSS)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_losses_are_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
-    assert not write_loss_plot(tmp_path / "loss.png", [StepResult(1, 2.5, 0.25)])
+    assert not write_plot(tmp_path / "loss.png", [StepResult(1, 2.5, 0.25)], LOSS)
     assert not (tmp_path / "loss.png").exists()
 
 

@@ -1,10 +1,11 @@
-"""Losses as a line of text, and as a picture."""
+"""Results of a job as a line of text, and as a picture."""
 
 import importlib.util
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.jobs.finetune.curve import Curve
 from engine.jobs.finetune.results import StepResult
 from engine.jobs.plotting import save_plot
 
@@ -23,28 +24,35 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
-def write_loss_plot(path: Path, results: Sequence[StepResult]) -> bool:
-    """Draw the training loss of each step, its mean over the last steps, and the validation losses; False where
-    matplotlib is not installed. Raises StartupError if the file cannot be written."""
+def write_plot(path: Path, results: Sequence[StepResult], curve: Curve) -> bool:
+    """Draw what the curve has of each step, its mean over the last steps, and of validations; False where matplotlib is
+    not installed. Raises StartupError if the file cannot be written."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    steps, losses = [result.step for result in results], [result.train_loss for result in results]
-    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=1)
-    axes.plot(steps, _smooth(losses), color="tab:blue", label="training")
-    validated = [(result.step, result.valid_loss) for result in results if result.valid_loss is not None]
+    trained, validated = (_points(results, name) for name in (curve.train, curve.valid))
+    if trained:
+        steps, values = zip(*trained, strict=True)
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1)
+        axes.plot(steps, _smooth(values), color="tab:blue", label="training")
+        axes.legend()
     if validated:
         axes.plot(*zip(*validated, strict=True), color="tab:orange", marker="o", label="validation")
+        axes.legend()
     axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.set_ylim(bottom=0)
+    axes.set_ylabel(curve.name)
+    axes.set_ylim(bottom=min([0.0, *(value for _, value in (*trained, *validated))]))
     axes.grid(alpha=0.3)
-    axes.legend()
     save_plot(figure, str(path))
     return True
+
+
+def _points(results: Sequence[StepResult], name: str) -> list[tuple[int, float]]:
+    """Steps that have a value of that name, and the values."""
+    return [(result.step, value) for result in results if (value := getattr(result, name)) is not None]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
