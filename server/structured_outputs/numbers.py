@@ -9,6 +9,9 @@ MAX_INTEGER = 1 << 53  # doubles hold every integer up to it
 MAX_SIZE = 10_000_000  # of a length or a count: no answer reaches it
 
 _MAX_INT64 = (1 << 63) - 1  # exact as a maximum of integers: the grammar's are cut off there
+_MAX_OUTER = (1 << 63) - 1024  # the largest double below: with as many digits, only limits away from 0 can be written
+_MAX_INNER = 10**18
+_MORE_INTEGERS = ", and beyond only a minimum or maximum that is exact as a double, such as 2^60 as a maximum"
 _MAX_DIGITS = 15  # of a fraction: doubles hold every decimal number of that many
 _MAX_PLACES = 30
 _MAX_MULTIPLE = 100_000_000  # the grammar's own numbers overflow above
@@ -20,10 +23,10 @@ UPPER = ("maximum", "exclusiveMaximum")
 
 def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None:
     """Why the grammar cannot enforce the limit; None if it can. is_integer: only integers are limited."""
-    if keyword == "maximum" and is_integer and value == _MAX_INT64 and isinstance(value, int):
+    if is_integer and _is_exact_integer(keyword, value):
         return None
     if _is_beyond(value):
-        return "a grammar can have integers up to 2^53 exactly"
+        return f"a grammar can have integers up to 2^53 exactly{_MORE_INTEGERS if is_integer else ''}"
     if value == int(value):
         return None
     number = Decimal(repr(value)).normalize()
@@ -31,6 +34,18 @@ def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None
     if len(digits) > _MAX_DIGITS or -int(exponent) > _MAX_PLACES:
         return f"a grammar holds up to {_MAX_DIGITS} digits, and {_MAX_PLACES} places, exactly"
     return None
+
+
+def _is_exact_integer(keyword: str, value: float) -> bool:
+    """Whether the limit of integers is one beyond 2^53 that the grammar holds all the same."""
+    if keyword not in (LOWER[0], UPPER[0]) or _is_infinite(value):  # it adds 1 to the others, as doubles
+        return False
+    if keyword == UPPER[0] and value == _MAX_INT64 and isinstance(value, int):
+        return True
+    is_outer = (value > 0) == (keyword == UPPER[0])
+    if not (abs(value) < _MAX_INNER or (is_outer and abs(value) <= _MAX_OUTER)):
+        return False
+    return int(value) == value == int(float(value))
 
 
 def inexact_multiple(value: float) -> str | None:

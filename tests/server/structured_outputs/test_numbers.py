@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.structured_outputs.json_schema import prepare_schema
@@ -33,6 +35,13 @@ def _number(**keywords: Any) -> dict[str, Any]:
         (_integer(minimum=-_INT64), "minimum"),
         (_integer(minimum=-_INT64 - 5, maximum=5), "minimum"),
         (_integer(maximum=10**40), "maximum"),
+        (_integer(maximum=_EXACT + 1), "maximum"),
+        (_integer(maximum=_INT64), "maximum"),
+        (_integer(maximum=-(10**18)), "maximum"),
+        (_integer(minimum=10**18), "minimum"),
+        (_integer(exclusiveMaximum=_EXACT + 2), "exclusiveMaximum"),
+        (_integer(exclusiveMinimum=True, minimum=_EXACT + 2), "minimum"),
+        (_number(maximum=_EXACT + 2), "maximum"),
         (_number(maximum=_INT64 - 1), "maximum"),
         (_number(minimum=1e20), "minimum"),
         (_number(exclusiveMaximum=1.797e308), "exclusiveMaximum"),
@@ -72,6 +81,10 @@ def test_listed_number_leaves_the_rest_enforced(accepts: Accepts) -> None:
         ({"const": -0.0}, 0, 1),
         (_integer(minimum=-_EXACT, maximum=_EXACT), -_EXACT, _EXACT + 1),
         (_integer(minimum=0, maximum=_INT64 - 1), _INT64 - 1, _INT64),
+        (_integer(minimum=0, maximum=1 << 60), 1 << 60, (1 << 60) + 1),
+        (_integer(minimum=10**17, maximum=10**18), 10**17, 10**17 - 1),
+        (_integer(minimum=-_INT64 + 1024), -_INT64 + 1024, -_INT64 + 1023),
+        (_integer(maximum=1e17), 10**17, 10**17 + 1),
         (_number(maximum=_EXACT), 0.5, _EXACT + 1),
         (_number(minimum=0.123456789012345), 0.123456789012345, 0.123456789012344),
         (_integer(multipleOf=1000), 3000, 3001),
@@ -85,6 +98,23 @@ def test_listed_number_leaves_the_rest_enforced(accepts: Accepts) -> None:
 def test_exact_number_is_enforced(accepts: Accepts, schema: Any, value: Any, other: Any) -> None:
     assert accepts(schema, value)
     assert not accepts(schema, other)
+
+
+_LARGE = st.integers(-(10**18), 10**18) | st.integers(-_INT64, _INT64)
+
+
+@given(_LARGE, _LARGE)
+def test_a_range_of_large_integers_is_enforced_to_the_last_one_or_refused(
+    accepts: Accepts, first: int, second: int
+) -> None:
+    low, high = sorted(int(float(limit)) for limit in (first, second))
+    schema = _integer(minimum=low, maximum=high)
+    try:
+        allowed = {value for value in (low - 1, low, high, high + 1) if accepts(schema, value)}
+    except UnsupportedParameter:
+        assert max(abs(low), abs(high)) >= 10**18
+    else:
+        assert allowed == {low, high}
 
 
 def test_least_size_that_no_answer_has_is_refused() -> None:
