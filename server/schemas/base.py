@@ -26,6 +26,12 @@ _EXPECTED = {
     "model_type": "an object",
     "string_type": "a string",
 }
+_COMPARISONS = {
+    "greater_than_equal": ("greater than or equal to", "at least"),
+    "less_than_equal": ("less than or equal to", "at most"),
+    "greater_than": ("greater than", "above"),
+    "less_than": ("less than", "below"),
+}
 
 
 class StrictModel(BaseModel):
@@ -114,4 +120,5 @@ def _limit(fault: ErrorDetails) -> str:
             return f"it must have at least {fault['ctx']['min_length']} character"
         case "string_too_long":
             return f"it must have at most {fault['ctx']['max_length']} characters"
-    return fault["msg"].replace("Input should be", "it must be")
+    message = fault["msg"].replace("Input should be", "it must be")
+    return message.replace(*_COMPARISONS.get(fault["type"], ("", "")))

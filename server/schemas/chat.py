@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
 from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
-from server.schemas.sampling import GenerationRequest, check_logprobs
+from server.schemas.sampling import GenerationRequest, OutputLimit, check_logprobs
 from server.schemas.tools import (
     MAX_TOOLS,
     FunctionCall,
@@ -149,7 +149,8 @@ class Prediction(StrictModel):
 
 
 class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: OutputLimit | None = None
+    max_completion_tokens: OutputLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     prediction: Prediction | None = None
@@ -169,8 +170,6 @@ class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
             raise InvalidRequest(
                 f"max_tokens is {old} and max_completion_tokens is {new}; give one of them", param="max_tokens"
             )
-        if old == 0:
-            raise InvalidRequest("max_tokens is 0; it must be at least 1", param="max_tokens")
         return new if new is not None else old
 
     def num_logprobs(self, limit: int) -> int | None:

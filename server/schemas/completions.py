@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.sampling import MAX_CHOICES, GenerationRequest, check_logprobs
+from server.schemas.sampling import INT32, MAX_CHOICES, GenerationRequest, check_logprobs
 
 DEFAULT_MAX_TOKENS = 16
+_LEAST_TOKENS = "it must be at least 1, or 0 with echo or prompt_logprobs"
 
 
 def _is_ids(value: Any) -> bool:
@@ -28,11 +29,24 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
     )
 
 
+def _checked_max_tokens(value: int) -> int:
+    if value < 0:
+        raise PydanticCustomError("max_tokens", _LEAST_TOKENS)
+    return value
+
+
+_MaxTokens = Annotated[
+    int,
+    Field(le=INT32),
+    AfterValidator(_checked_max_tokens),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": INT32}),
+]
 _PromptForms = str | list[str] | list[int] | list[list[int]]
 
 
 class CompletionRequest(GenerationRequest):
     prompt: Annotated[list[str] | list[list[int]], PlainValidator(_prompts, json_schema_input_type=_PromptForms)]
+    max_tokens: _MaxTokens | None = None
     echo: bool | None = None
     logprobs: int | None = None
     suffix: str | None = None
@@ -55,10 +69,7 @@ class CompletionRequest(GenerationRequest):
                 param="best_of",
             )
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
-            raise InvalidRequest(
-                "max_tokens is 0; it must be at least 1, unless echo is true or prompt_logprobs is given",
-                param="max_tokens",
-            )
+            raise InvalidRequest(f"max_tokens is 0; {_LEAST_TOKENS}", param="max_tokens")
         if self.max_tokens == 0 and self.logprob_token_ids:
             raise InvalidRequest(
                 "logprob_token_ids is about generated tokens, and max_tokens is 0", param="logprob_token_ids"

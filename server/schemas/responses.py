@@ -9,6 +9,7 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import StrictModel, quote
 from server.schemas.response_items import Input
 from server.schemas.response_tools import ResponseToolChoice, ResponseTools
+from server.schemas.sampling import OutputLimit
 from server.schemas.tagged import by_type
 
 _INT32 = 2**31 - 1
@@ -136,7 +137,7 @@ class PromptFields(StrictModel):
 
 
 class ResponsesRequest(PromptFields):
-    max_output_tokens: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    max_output_tokens: OutputLimit | None = None
     max_tool_calls: Annotated[int, Field(ge=1, le=_INT32)] | None = None  # of tools that the server itself runs
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None

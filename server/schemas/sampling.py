@@ -17,7 +17,9 @@ _MAX_STOP_TOKENS = 256  # every token is compared with all of them
 _MAX_TEMPERATURE = 100  # OpenAI's 2 is no limit of the mathematics; far above, every token is all but equally likely
 _MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
 _MAX_LOGPROB_TOKEN_IDS = 128  # vLLM's limit
-_INT32 = 2**31 - 1
+INT32 = 2**31 - 1
+
+OutputLimit = Annotated[int, Field(ge=1, le=INT32)]  # of generated tokens
 
 
 def _listed(value: Any) -> Any:
@@ -56,11 +58,11 @@ class GenerationRequest(SamplerStepFields):
     """Every field may be null, which means the same as leaving it out."""
 
     model: str | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=_INT32)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     temperature: Annotated[float, AfterValidator(_checked_temperature)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=_INT32)] | None = None  # 0 and -1 are off
+    top_k: Annotated[int, Field(ge=-1, le=INT32)] | None = None  # 0 and -1 are off
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -81,7 +83,7 @@ class GenerationRequest(SamplerStepFields):
     early_stopping: Annotated[
         bool | str | None, PlainValidator(_early_stopping, json_schema_input_type=bool | Literal["never"] | None)
     ] = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     prompt_logprobs: int | None = None
     logprob_token_ids: Annotated[list[int], Field(fail_fast=True)] | None = None
@@ -94,7 +96,7 @@ class GenerationRequest(SamplerStepFields):
     timings_per_token: bool | None = None
     return_progress: bool | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-    priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
+    priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
     cache_salt: str | None = None
     add_special_tokens: bool | None = None
 

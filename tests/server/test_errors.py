@@ -8,7 +8,7 @@ import pytest
 
 from engine.protocol import EngineRequest
 from tests.helpers.asgi import RawRequest
-from tests.helpers.fake_client import MAX_MODEL_LEN, VOCAB_SIZE, FakeClient, Step, http, make_app, says
+from tests.helpers.fake_client import MAX_MODEL_LEN, MODEL, VOCAB_SIZE, FakeClient, Step, http, make_app, says
 
 pytestmark = pytest.mark.fast
 
@@ -21,45 +21,46 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("n", True, "n is true; it must be an integer"),
     ("n", "5", "it must be an integer"),
     ("n", 1.5, "it must be an integer"),
-    ("n", 129.0, "n is 129; it must be less than or equal to 128"),
-    ("n", 0, "greater than or equal to 1"),
-    ("n", 129, "less than or equal to 128"),
+    ("n", 129.0, "n is 129; it must be at most 128"),
+    ("n", 0, "at least 1"),
+    ("n", 129, "at most 128"),
     ("max_tokens", "5", "it must be an integer"),
-    ("max_tokens", -1, "greater than or equal to 0"),
-    ("max_tokens", 0, "at least 1"),
+    ("max_tokens", -1, "max_tokens is -1; it must be at least 1"),
+    ("max_tokens", 0, "max_tokens is 0; it must be at least 1"),
+    ("max_tokens", 2**31, "at most 2147483647"),
     ("min_tokens", 17, "at most 16"),
     ("temperature", "1", "it must be a number"),
     ("temperature", -0.1, "at least 0 and at most 100"),
     ("temperature", 100.5, "at least 0 and at most 100"),
-    ("top_p", 0, "greater than 0"),
-    ("top_p", 1.5, "less than or equal to 1"),
-    ("top_k", -2, "greater than or equal to -1"),
+    ("top_p", 0, "above 0"),
+    ("top_p", 1.5, "at most 1"),
+    ("top_k", -2, "at least -1"),
     ("top_k", 1.5, "it must be an integer"),
-    ("min_p", 1.01, "less than or equal to 1"),
-    ("typical_p", 0, "greater than 0"),
-    ("typical_p", 1.1, "less than or equal to 1"),
-    ("top_n_sigma", -2, "greater than or equal to -1"),
-    ("top_n_sigma", 101, "less than or equal to 100"),
-    ("xtc_probability", 1.1, "less than or equal to 1"),
-    ("xtc_threshold", -0.1, "greater than or equal to 0"),
-    ("dry_multiplier", -1, "greater than or equal to 0"),
-    ("dry_base", 0.5, "greater than or equal to 1"),
-    ("dry_allowed_length", -1, "greater than or equal to 0"),
-    ("dry_penalty_last_n", -2, "greater than or equal to -1"),
-    ("dry_penalty_last_n", 8193, "less than or equal to 8192"),
+    ("min_p", 1.01, "at most 1"),
+    ("typical_p", 0, "above 0"),
+    ("typical_p", 1.1, "at most 1"),
+    ("top_n_sigma", -2, "at least -1"),
+    ("top_n_sigma", 101, "at most 100"),
+    ("xtc_probability", 1.1, "at most 1"),
+    ("xtc_threshold", -0.1, "at least 0"),
+    ("dry_multiplier", -1, "at least 0"),
+    ("dry_base", 0.5, "at least 1"),
+    ("dry_allowed_length", -1, "at least 0"),
+    ("dry_penalty_last_n", -2, "at least -1"),
+    ("dry_penalty_last_n", 8193, "at most 8192"),
     ("dry_sequence_breakers", "\n", "it must be a list"),
     ("dry_sequence_breakers", ["x"] * 17, "at most 16"),
-    ("mirostat", 3, "less than or equal to 2"),
-    ("mirostat_tau", 0, "greater than 0"),
-    ("mirostat_eta", 1.5, "less than or equal to 1"),
+    ("mirostat", 3, "at most 2"),
+    ("mirostat_tau", 0, "above 0"),
+    ("mirostat_eta", 1.5, "at most 1"),
     ("bad_words", "word", "it must be a list"),
     ("bad_words", ["x"] * 1025, "at most 1024"),
     ("allowed_token_ids", [], "allows no token"),
     ("allowed_token_ids", [VOCAB_SIZE], f"at most {VOCAB_SIZE - 1}"),
-    ("presence_penalty", 2.1, "less than or equal to 2"),
-    ("frequency_penalty", -2.1, "greater than or equal to -2"),
-    ("repetition_penalty", 0, "greater than 0"),
-    ("seed", 2**63, "less than or equal to"),
+    ("presence_penalty", 2.1, "at most 2"),
+    ("frequency_penalty", -2.1, "at least -2"),
+    ("repetition_penalty", 0, "above 0"),
+    ("seed", 2**63, "at most"),
     ("seed", 1.5, "it must be an integer"),
     ("stop", 5, "a string or a list of strings"),
     ("stop", ["a", 5], "a string or a list of strings"),
@@ -75,7 +76,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("stream_options", {"include_usage": True}, "needs stream: true"),
     ("ignore_eos", "yes", "it must be true or false"),
     ("model", 5, "it must be a string"),
-    ("priority", 2**31, "less than or equal to"),
+    ("priority", 2**31, "at most"),
     ("suffix", "end", "suffix "),
 ]
 
@@ -99,7 +100,7 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("top_logprobs", 21, "at most 20"),
     ("top_logprobs", 2, "needs logprobs: true"),
     ("logprobs", 2, "it must be true or false"),
-    ("max_completion_tokens", 0, "greater than or equal to 1"),
+    ("max_completion_tokens", 0, "at least 1"),
     ("tools", 5, "it must be a list"),
     ("response_format.type", {"type": "yaml"}, "it must be"),
     ("tools[0].type", [{"type": "web_search"}], "function only"),
@@ -124,7 +125,7 @@ TEXT_FIELDS: list[tuple[str, Any, str]] = [
     ("logprobs", 21, "at most 20"),
     ("logprobs", -1, "at least 0"),
     ("logprobs", True, "it must be an integer"),
-    ("best_of", 0, "greater than or equal to 1"),
+    ("best_of", 0, "at least 1"),
     ("prediction", {"type": "content", "content": "x"}, "not supported"),
 ]
 
@@ -162,6 +163,30 @@ async def test_a_wrong_completion_field_names_field_and_limit(field: str, value:
     async with http(make_app(FakeClient(says("x")))) as api:
         response = await api.post(TEXT_URL, json={"prompt": "hi", field: value})
     _check(response, 400, field, part)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT_URL, {"messages": [MESSAGE]}, "max_tokens"),
+        (CHAT_URL, {"messages": [MESSAGE]}, "max_completion_tokens"),
+        (TEXT_URL, {"prompt": "hi"}, "max_tokens"),
+        ("/v1/responses", {"input": "hi"}, "max_output_tokens"),
+        ("/api/chat", {"messages": [MESSAGE], "model": MODEL}, "options.num_predict"),
+    ],
+)
+async def test_all_limits_of_the_answer_that_are_too_small_are_told_the_same(
+    path: str, body: dict[str, Any], field: str
+) -> None:
+    outer, _, inner = field.partition(".")
+    messages = []
+    async with http(make_app(FakeClient(says("x")))) as api:
+        for value in (-3, 0):
+            response = await api.post(path, json={**body, outer: {inner: value} if inner else value})
+            assert response.status_code == 400
+            messages.append(response.text.replace(f"{field} is {value};", "VALUE"))
+    assert "VALUE it must be" in messages[0]
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize(

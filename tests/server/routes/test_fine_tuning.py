@@ -106,8 +106,8 @@ def _settings(method: str, **hyperparameters: Any) -> dict[str, Any]:
         ({"validation_file": "file-none"}, "validation_file", "there is no such file of this key"),
         ({"suffix": "my model"}, "suffix", "letters, digits"),
         ({"suffix": "x" * 65}, "suffix", "at most 64"),
-        ({"seed": -1}, "seed", "greater than or equal to 0"),
-        ({"seed": 2**31}, "seed", "less than or equal to"),
+        ({"seed": -1}, "seed", "at least 0"),
+        ({"seed": 2**31}, "seed", "at most"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "at most 16"),
         ({"integrations": [{"type": "mlflow"}]}, "integrations[0].type", "must be 'wandb'"),
         (

@@ -140,7 +140,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("/rerank", {"query": "a", "documents": [{"txt": "a"}]}, "documents[0]", "an object with a text"),
     ("/rerank", {"query": "a", "documents": [{"text": "a", "image": "b"}]}, "documents[0].image", "text alone"),
     ("/rerank", {"query": "a", "documents": ["a"] * 2049}, "documents", "may have 2048"),
-    ("/rerank", {"query": "a", "documents": ["a"], "top_n": -1}, "top_n", "greater than or equal to 0"),
+    ("/rerank", {"query": "a", "documents": ["a"], "top_n": -1}, "top_n", "at least 0"),
     ("/rerank", {"query": "a", "documents": ["a"], "rank_fields": ["b"]}, "rank_fields", "not supported"),
     ("/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1", "text_1 has 2 texts and text_2 3"),
     ("/score", {"text_1": "a"}, "text_2", "missing"),
