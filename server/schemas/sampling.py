@@ -161,7 +161,7 @@ class GenerationRequest(SamplerStepFields):
             frequency_penalty=_first(self.frequency_penalty, default.get("frequency_penalty"), 0.0),
             repetition_penalty=_first(self.repetition_penalty, default.get("repetition_penalty"), 1.0),
             dry=self.dry(tokens),
-            logit_bias=_token_biases(self.logit_bias or {}),
+            logit_bias=_token_biases(self.logit_bias or {}, info.vocab_size),
             bad_words=tokens.bad_words,
             allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             seed=self.seed,
@@ -203,11 +203,15 @@ def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
 
 
-def _token_biases(biases: dict[str, float]) -> dict[int, float]:
-    """logit_bias with its keys, which JSON makes strings, as token ids."""
+def _token_biases(biases: dict[str, float], vocab_size: int) -> dict[int, float]:
+    """logit_bias with its keys, which JSON makes strings, as token ids. Raises InvalidRequest."""
     for key in biases:
-        if not (key.isascii() and key.isdecimal() and len(key) < 20):
-            raise InvalidRequest(f"logit_bias has the key {key[:40]!r}; keys are token ids", param="logit_bias")
+        if not (key.isascii() and key.isdecimal() and len(key) < 20 and int(key) < vocab_size):
+            raise InvalidRequest(
+                f"logit_bias has the key {quote(key)}; keys are token ids of this model, at least 0 and at most "
+                f"{vocab_size - 1}; POST /tokenize tells those of a text",
+                param="logit_bias",
+            )
     return {int(key): float(bias) for key, bias in biases.items()}
 
 
