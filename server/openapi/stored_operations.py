@@ -7,7 +7,7 @@ from server.errors import StorageFailed, StorageFull
 from server.openapi.operation import BYTES, JSON, PAGE, STORED_ERRORS, Operation, Query
 from server.schemas import plain_answers as plain
 from server.schemas.batch_answers import BatchList, BatchObject
-from server.schemas.files import MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
+from server.schemas.files import FILE_PURPOSES, MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
 from server.schemas.finetune_answers import (
     FinetuneCheckpointList,
     FinetuneEventList,
@@ -36,7 +36,7 @@ _FILE_PAGE = (
     Query("after", {"type": "string"}, "Begin after the file with this id."),
     Query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "Maximum number (default: 10,000)."),
     Query("order", {"enum": ["asc", "desc"]}, "Order by time (default: desc, newest first)."),
-    Query("purpose", {"type": "string"}, "Only files with this purpose."),
+    Query("purpose", {"enum": list(FILE_PURPOSES)}, "Only files with this purpose."),
 )
 _LONG_PAGE = (
     PAGE[0],

@@ -15,6 +15,8 @@ FINE_TUNE, FINE_TUNE_RESULTS = "fine-tune", "fine-tune-results"
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
+FilePurpose = Literal[UploadPurpose, "assistants_output", "batch_output", "fine-tune-results"]  # with those of ours
+FILE_PURPOSES: tuple[str, ...] = get_args(FilePurpose)
 
 
 class ExpiresAfter(StrictModel):
@@ -31,7 +33,7 @@ class FileListQuery(StrictModel):
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
-    purpose: str | None = None
+    purpose: FilePurpose | None = None
 
 
 class FileObject(msgspec.Struct, kw_only=True):

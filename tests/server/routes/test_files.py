@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from server.context import ServerContext
 from server.files.disk import FolderDisk
 from server.keys.caller import name_owner
+from server.schemas.files import FILE_PURPOSES
 from server.storage_options.config import StorageConfig
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
@@ -85,6 +86,16 @@ async def test_lists_come_in_pages() -> None:
         assert [each.id async for each in await client.files.list(purpose="evals")] == [made[3], made[1]]
         with pytest.raises(openai.BadRequestError, match="there is no such file"):
             await client.files.list(after="file-none")
+
+
+async def test_a_purpose_that_no_file_can_have_is_refused_with_those_that_there_are() -> None:
+    async with _official(_app()) as client:
+        with pytest.raises(openai.BadRequestError, match=r"purpose is 'zzz'; it must be .*'batch'") as refused:
+            await client.files.list(purpose="zzz")
+        assert refused.value.param == "purpose"
+        for purpose in FILE_PURPOSES:
+            assert (await client.files.list(purpose=purpose)).data == []
+            assert purpose in refused.value.message
 
 
 async def test_only_files_of_batches_expire_unless_they_say_so() -> None:
