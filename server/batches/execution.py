@@ -14,6 +14,7 @@ from server.generation.chat_params import chat_params
 from server.generation.completion_params import completion_params
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams
+from server.generation.tool_results import check_results
 from server.keys.caller import current_caller
 from server.metrics.request_record import current_record
 from server.pooling.checks import check_early
@@ -59,6 +60,7 @@ async def answer_body(context: ServerContext, endpoint: str, asked: Asked) -> tu
 
 async def _chat(context: ServerContext, asked: Asked) -> tuple[Any, Headers]:
     body = validate(ChatCompletionRequest, asked.body)
+    check_results(body.messages)
     async with _model(context, body.model) as model:
         async with model.client.batch_lane.preparing():
             params = await chat_params(body, model, asked.arrival_s)

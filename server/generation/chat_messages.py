@@ -17,6 +17,8 @@ def plain_messages(messages: Sequence[Message], chat: ChatModel) -> list[dict[st
 def _plain(message: Message) -> dict[str, Any]:
     fields = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
     plain = {**fields, "role": "tool" if message.role == "function" else message.role, "content": _content(message)}
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
     calls = message.tool_calls or []
     if message.function_call is not None:
         calls = [*calls, ToolCall(function=message.function_call)]

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from server.generation.chat_params import chat_params
 from server.generation.early_checks import check_chat
 from server.generation.generation import Generation
+from server.generation.tool_results import check_results
 from server.http.answer import answer
 from server.http.body import json_body
 from server.http.models import asked_model
@@ -21,6 +22,7 @@ router = APIRouter(tags=["Chats and completions"])
 
 
 async def _check(_request: Request, body: ChatCompletionRequest, model: ServedModel) -> None:
+    check_results(body.messages)
     check_chat(body, model)
 
 
@@ -33,6 +35,7 @@ async def create_chat_completion(
     """Answer a conversation, as a whole or as a stream."""
     if body.resumable and (stream := resumed_by_header(request)) is not None:
         return stream
+    check_results(body.messages)
     params = await prepared(request, model, chat_params(body, model, request.state.arrival_s))
     formatter = ChatFormatter(body, model.name, params.tokenizer)
     generation = Generation(model, params)

@@ -70,6 +70,7 @@ class Message(StrictModel):
     ] = None
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None  # the old name of a single call
+    tool_call_id: str | None = None  # of a tool's result: the call that it answers
 
     @property
     def text(self) -> str:
