@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from engine.errors import EngineUnavailable
 from server.errors import AlreadyStopping
 
+_WATCHED_S = 300.0  # load balancers ask again within five minutes
+
 
 @dataclass(slots=True)
 class Drain:
@@ -12,10 +14,15 @@ class Drain:
 
     began_s: float | None = None  # on the monotonic clock; None while serving
     is_stopping: bool = False
+    asked_s: float | None = None  # when somebody last asked whether the server takes requests
 
     @property
     def is_active(self) -> bool:
         return self.began_s is not None
+
+    def is_watched(self, now_s: float) -> bool:
+        """Whether somebody asks from time to time, such as a load balancer, and would notice."""
+        return self.asked_s is not None and now_s - self.asked_s < _WATCHED_S
 
     @property
     def reason(self) -> str:

@@ -46,6 +46,10 @@ class HttpServer(uvicorn.Server):
         """Requests that are not answered to their end."""
         return len(self.server_state.tasks)
 
+    def num_connections(self) -> int:
+        """Those that are open, with a request or without."""
+        return len(self.server_state.connections)
+
 
 def create_server(
     client: EngineClient | Mapping[str, EngineClient],

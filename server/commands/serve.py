@@ -112,7 +112,9 @@ async def _serve(
         announce_loading(url, engines.what, server_config, is_drawn=is_drawn)
         text_model = await unless(stop, engines.finish())
         if text_model is not None:
-            drain = partial(drain_server, context, http.num_answers, server_config.shutdown_timeout)
+            drain = partial(
+                drain_server, context, http.num_answers, http.num_connections, server_config.shutdown_timeout
+            )
             with _preparing(context, text_model):
                 announce(
                     context.models.infos,
