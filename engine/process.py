@@ -47,6 +47,7 @@ from engine.protocol import (
     TokenizerReady,
     Working,
 )
+from engine.startup.early import check_options
 from models.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def main() -> None:
     faults = FaultPlan(text) if (text := os.environ.get(VARIABLE)) else None  # the API process has allowed it
     report("import libraries", 0, 0, "")
     try:
+        check_options(config)
         from engine.startup.build import build_served_engine  # and with it torch, which takes most of a second
 
         engine, info = build_served_engine(

@@ -22,6 +22,7 @@ from server.commands.engines import Engines
 from server.commands.fault_injection import fault_plan
 from server.commands.hangup import on_hangup
 from server.commands.listener import listening, url_of
+from server.commands.missing_paths import check_paths
 from server.commands.open_files import allow_open_files
 from server.commands.service_manager import ServiceManager
 from server.commands.several_engines import engines_of
@@ -53,6 +54,7 @@ _STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
     began_s = time.monotonic()
+    check_paths(server_config, engine_config)
     return_large_buffers()
     _configure_logging(server_config)
     if server_config.api_keys_file is not None:

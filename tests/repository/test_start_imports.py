@@ -1,8 +1,13 @@
 """What a start does not import: libraries that take a large part of a second and that serving needs nothing of."""
 
 import json
+import os
 import subprocess
 import sys
+
+import msgspec
+
+from engine.config import EngineConfig
 
 _CODE = """
 import json, sys
@@ -32,8 +37,30 @@ assert record(lambda: torch.empty(4, dtype=torch.int8), Workspace(), None) is no
 print(json.dumps(sorted({"sympy", "torch._dynamo", "transformers", "matplotlib", "pandas"} & set(sys.modules))))
 """
 
+_ENGINE = """
+import socket, sys
+from engine.process import main
+ours, theirs = socket.socketpair()
+sys.argv[1:] = [str(theirs.detach())]
+main()
+print(ours.recv(1 << 16).decode(errors="replace"), "torch" in sys.modules)
+"""
+
 
 def test_loading_and_recording_import_no_compiler() -> None:
     result = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == []
+
+
+def test_a_wrong_option_is_told_without_torch() -> None:
+    config = msgspec.json.encode(EngineConfig(hf_overrides="{")).decode()
+    done = subprocess.run(
+        [sys.executable, "-c", _ENGINE],
+        env={**os.environ, "HEADRACE_ENGINE_CONFIG": config},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--hf-overrides is not JSON" in done.stdout
+    assert done.stdout.endswith(" False\n")

@@ -135,6 +135,17 @@ def test_help_imports_neither_torch_nor_the_web_framework() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_missing_model_is_told_before_what_serves_is_imported() -> None:
+    code = (
+        "import sys; from server.cli import main\n"
+        "code = main(['serve', '/no/such.gguf'])\n"
+        "sys.exit(repr({'torch', 'fastapi', 'uvicorn'} & set(sys.modules)) if code == 1 else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.startswith("headrace: model path '/no/such.gguf' does not exist; check the spelling")
+    assert result.stderr.endswith("set()\n")
+
+
 @pytest.mark.parametrize("package", ["engine", "models"])
 def test_a_folder_that_shadows_a_package_is_named(tmp_path: Path, package: str) -> None:
     shadow = tmp_path / package / "__init__.py"
