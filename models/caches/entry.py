@@ -64,8 +64,7 @@ class CacheEntry:
 def measure(files: Iterable[Path]) -> tuple[int, float]:
     """Bytes, and when one of the files was last read or written; files that are gone count nothing.
 
-    Most systems note the first reading of a day only; of packed weights, which stand in for a model's files, each start
-    notes its own.
+    Most systems note the first reading of a day only, or none; models/caches/uses.py notes each start of a model.
     """
     num_bytes, used_s = 0, 0.0
     for file in files:

@@ -6,6 +6,7 @@ from pathlib import Path
 from models.caches.entry import CacheEntry, Kind
 from models.caches.hub_cache import hub_entries
 from models.caches.own_cache import derived_entries, packed_weights, wheel_entries
+from models.caches.uses import noted_uses
 from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
 
@@ -16,12 +17,14 @@ def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEnt
     own = own or cache_folder()
     models = [*wheel_entries(own), *hub_entries(hub or hub_cache())]
     left = list(packed_weights(own))
+    uses = noted_uses(own)
     complete = []
     for model in models:
         contents = {str(path.resolve()) for path in model.contents}
         made = [pair for pair in left if pair[1] & contents]
         left = [pair for pair in left if not pair[1] & contents]
-        complete.append(dataclasses.replace(model, derived=tuple(entry for entry, _ in made)))
+        used_s = max([model.used_s, *(uses[path] for path in contents & uses.keys())])
+        complete.append(dataclasses.replace(model, used_s=used_s, derived=tuple(entry for entry, _ in made)))
     complete.sort(key=lambda entry: (-entry.last_used_s, entry.name))
     others = [_together([entry for entry, _ in left])] if left else []
     return [*complete, *others, *derived_entries(own)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from models.caches.entry import CacheEntry, Kind
 from models.caches.inventory import inventory
 from models.caches.removal import OutsideCache, is_being_fetched, remove
+from models.caches.uses import note_use, noted_uses
 from models.system.file_lock import locked
 from models.weight_cache.index import packed_index
 
@@ -140,6 +142,39 @@ def test_the_last_used_comes_first_and_what_was_made_last(caches: Caches) -> Non
             os.utime(file, (used_s, 1))
     caches.add_kernels()
     assert list(caches.entries()) == ["pypi:new", "pypi:old", "kernels"]
+
+
+def test_a_model_was_last_used_when_it_was_last_loaded(caches: Caches) -> None:
+    """Also where the file system does not note what is read."""
+    root = caches.add_hub("owner/repo", config_json=b"{}", model_safetensors=b"w", other_safetensors=b"v")
+    wheel = caches.add_wheel("tiny", b"GGUF", ["tiny-1-x.whl"])
+    caches.add_wheel("unused", b"GGUF", ["unused-1-x.whl"])
+    for path in (*root.rglob("*"), *caches.own.rglob("*")):
+        if path.is_file():
+            os.utime(path, (1_000_000_000, 1_000_000_000))
+    note_use([wheel], caches.own)
+    note_use((root / "snapshots" / COMMIT).iterdir(), caches.own)
+    (used,) = {path.stat().st_mtime for path in (caches.own / "uses").iterdir() if "models--" in path.read_text()}
+    entries = caches.entries()
+    assert entries["owner/repo"].last_used_s == used > 1_000_000_000
+    assert entries["pypi:tiny"].last_used_s > 1_000_000_000
+    assert entries["pypi:unused"].last_used_s == 1_000_000_000
+
+
+def test_notes_of_models_that_are_gone_are_removed(caches: Caches) -> None:
+    first, second = (caches.add_wheel(name, b"GGUF", [f"{name}-1-x.whl"]) for name in ("first", "second"))
+    note_use([first], caches.own)
+    first.unlink()
+    note_use([second], caches.own)
+    assert [path.read_text() for path in (caches.own / "uses").iterdir()] == [str(second)]
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "uses").write_text("no folder")
+    note_use([tmp_path / "m.gguf"], tmp_path)
+    assert "cannot note in" in caplog.text
+    assert noted_uses(tmp_path) == {}
 
 
 def test_removing_one_gguf_leaves_the_others_and_shared_blobs(caches: Caches) -> None:
