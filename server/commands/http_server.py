@@ -17,7 +17,8 @@ from server.commands.open_files import connections_at_once
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.http.certificates import Certificates
-from server.http.connection import CloseReason, Connection, ConnectionLimits
+from server.http.connection import Connection
+from server.http.connection_limits import CloseReason, ConnectionLimits
 from server.http.connections import Connections
 from server.http.own_names import OwnNames
 from server.http.proxies import ProxiedClients, TrustedProxies

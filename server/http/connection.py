@@ -9,7 +9,6 @@ import asyncio
 import enum
 from asyncio.events import TimerHandle
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import httptools
@@ -20,8 +19,12 @@ from uvicorn.server import ServerState
 from engine.errors import HeadraceError, InvalidRequest
 from server.errors import HeadersTooLarge, RequestTimeout, describe
 from server.http.certificates import SUBJECT_STATE, subject_of
+from server.http.connection_limits import CloseReason, ConnectionLimits
 from server.http.connections import REFUSED_STATE, Admission, Connections
+from server.http.late_bytes import LateBytes
+from server.http.lingering import LingeringTransport
 from server.http.proxies import TrustedProxies
+from server.http.slow_reader import SlowReader
 from server.http.upgrades import new_parser, without_upgrade
 
 PEER_STATE = "peer"  # in a scope's state: the connection's other end, where `client` may be what a proxy's header says
@@ -30,7 +33,7 @@ _MAX_HEAD_BYTES = 128 * 1024  # while a head is incomplete; RequestMiddleware is
 _MAX_HEADER_LINES = 400  # trailers included
 _MAX_CHUNK_OVERHEAD = 16  # bytes on the wire for one of a body, beyond as many as a head may have
 _MAX_OFFERS = 8  # of another protocol, in bytes that come together
-_REFUSED_HEAD_S = 2.0  # for a connection too many to send its request
+_REFUSED_HEAD_S = 2.0  # for a connection too many to send its request, and again to send the rest behind the answer
 
 
 class _Place(enum.Enum):
@@ -39,26 +42,6 @@ class _Place(enum.Enum):
     HEAD = "head"
     BODY = "body"
     BETWEEN = "between"
-
-
-class CloseReason(enum.StrEnum):
-    """Why the server ended a connection that its client would have gone on with."""
-
-    LIMIT = "limit"  # --max-connections, --max-connections-per-client
-    HEADER_TIMEOUT = "header_timeout"
-    HEADER_SIZE = "header_size"
-    INVALID = "invalid"  # no HTTP/1.1
-    BODY_TIMEOUT = "body_timeout"  # of a body that came after its answer
-    WRITE_TIMEOUT = "write_timeout"
-    TLS_HANDSHAKE = "tls_handshake"  # that failed
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Times in seconds."""
-
-    head_s: float  # from the connection, or the first byte of a later request, to the end of its head
-    write_s: float  # without a byte taken by the client, while some wait to be sent
 
 
 class Connection(HttpToolsProtocol):
@@ -86,40 +69,56 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0  # of an incomplete head
         self._raw_body_bytes = 0  # of an incomplete body, from the bytes after those that its head came with
         self._body_bytes = 0
-        self._is_over = False  # the client has been told that nothing more is read
         self._is_head_too_large = False
-        self._unsent_bytes = 0  # when the write timer was set
-        self._read_timer: TimerHandle | None = None  # of the head, or of a body after its answer
-        self._write_timer: TimerHandle | None = None
+        self._is_counted = False  # among those that the server closed by itself
+        self._head_timer: TimerHandle | None = None
 
     # --- the transport's calls ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._ending = LingeringTransport(
+            transport,
+            self.loop,
+            is_client_sending=lambda: self._place is _Place.BODY,
+            on_limit=lambda: self._count(CloseReason.BODY_TIMEOUT),
+        )
+        self._slow_reader = SlowReader(self.loop, self._ending, self._limits.write_s, self._end_slow_reader)
+        self._late_body = LateBytes(self.loop, self._end_late_body, self._end_late_body)  # before a next request
+        super().connection_made(self._ending)
         transport.set_write_buffer_limits(high=0)  # so that writing is paused whenever the client does not keep up
         self.app_state = {**self.app_state, PEER_STATE: self.client}
         address = self.client[0] if self.client is not None else None
         self._counted_as = None if address is None or self._trusted.trusts(address) else address
         self._admission = self._open.enter(self._counted_as)
         if self._admission is Admission.DROPPED:
-            self._on_closed(CloseReason.LIMIT)
+            self._count(CloseReason.LIMIT)
             transport.abort()
             return
         if self._admission is Admission.REFUSED:
             self.app_state = {**self.app_state, REFUSED_STATE: True}
+            self._ending.total_s = _REFUSED_HEAD_S
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.leave(self._counted_as)
-        self._stop_read_timer()
-        self._stop_write_timer()
+        self._stop_head_timer()
+        self._slow_reader.stop()
+        self._late_body.stop()
+        self._ending.end()
         if isinstance(exc, TimeoutError):  # the system's: see server/commands/listener.py
-            self._on_closed(CloseReason.WRITE_TIMEOUT)
+            self._count(CloseReason.WRITE_TIMEOUT)
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._ending.is_closing():
+            self._ending.end()  # the server's own end waits for nobody who has been answered
+
     def data_received(self, data: bytes) -> None:
-        if self._is_over:
+        if self._ending.is_closing():
+            self._ending.drop(len(data))
             return
+        self._late_body.note(len(data))
         if self._place is _Place.BETWEEN:
             self._begin_head()
         if self._place is _Place.HEAD:
@@ -156,11 +155,11 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._set_write_timer()
+        self._slow_reader.begin()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stop_write_timer()
+        self._slow_reader.stop()
 
     # --- the parser's calls -------------------------------------------------------------------------------------------
 
@@ -184,7 +183,7 @@ class Connection(HttpToolsProtocol):
             self.scope["state"][SUBJECT_STATE] = subject
         self._place, self._head_bytes = _Place.BODY, 0
         self._raw_body_bytes = self._body_bytes = 0
-        self._stop_read_timer()
+        self._stop_head_timer()
         super().on_headers_complete()
         if self._admission is Admission.REFUSED:
             self.cycle.keep_alive = False
@@ -197,7 +196,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._place, self._raw_body_bytes = _Place.BETWEEN, 0
-        self._stop_read_timer()
+        self._late_body.stop()
         super().on_message_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()  # the rest of the body has stopped the one that began with the answer
@@ -208,16 +207,17 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._admission is Admission.REFUSED:
-            self._on_closed(CloseReason.LIMIT)
-        if self._place is _Place.BODY:  # nobody reads it; but closing now could cost the client its answer
-            self._set_read_timer(self._end_late_body, self._limits.head_s)
+            self._count(CloseReason.LIMIT)
+        is_own_body = self._place is _Place.BODY and self.cycle.response_complete  # and not a pipelined request's
+        if is_own_body and not self._ending.is_closing():
+            self._late_body.begin()
 
     # --- limits -------------------------------------------------------------------------------------------------------
 
     def _begin_head(self) -> None:
         self._place, self._head_bytes = _Place.HEAD, 0
         head_s = self._limits.head_s
-        self._set_read_timer(self._end_late_head, head_s if self._is_served else min(head_s, _REFUSED_HEAD_S))
+        self._set_head_timer(head_s if self._is_served else min(head_s, _REFUSED_HEAD_S))
 
     @property
     def _is_served(self) -> bool:
@@ -229,42 +229,52 @@ class Connection(HttpToolsProtocol):
 
     def _end_late_head(self) -> None:
         if self._is_answering:  # the request before it; the next one may be as late as that takes
-            self._set_read_timer(self._end_late_head, self._limits.head_s)
+            self._set_head_timer(self._limits.head_s)
             return
-        self._on_closed(CloseReason.HEADER_TIMEOUT if self._is_served else CloseReason.LIMIT)
+        self._count(CloseReason.HEADER_TIMEOUT if self._is_served else CloseReason.LIMIT)
         if self._head_bytes:
             self._end(RequestTimeout(f"the head was not complete after {self._limits.head_s:g} s"))
         else:
             self.transport.close()
 
     def _end_late_body(self) -> None:
-        self._on_closed(CloseReason.BODY_TIMEOUT)
-        self.transport.abort()
+        self._count(CloseReason.BODY_TIMEOUT)
+        self._ending.abort()
+
+    def _end_slow_reader(self) -> None:
+        self._count(CloseReason.WRITE_TIMEOUT)
+        self._ending.abort()
+
+    def _count(self, reason: CloseReason) -> None:
+        if not self._is_counted:
+            self._is_counted = True
+            self._on_closed(reason)
 
     def _refuse_head(self) -> None:
-        self._on_closed(CloseReason.HEADER_SIZE)
+        self._count(CloseReason.HEADER_SIZE)
         self._end(
             HeadersTooLarge(f"the head has more than {_MAX_HEADER_LINES} lines or {_MAX_HEAD_BYTES} bytes so far")
         )
 
     def _refuse_message(self, why: str) -> None:
-        self._on_closed(CloseReason.INVALID)
+        self._count(CloseReason.INVALID)
         self._end(InvalidRequest(why))
 
     def _end(self, error: HeadraceError) -> None:
         """Answer what is no complete request, where that can be, and close."""
-        if self.transport.is_closing():
+        if self._ending.is_closing():
             return
-        self._is_over = True
-        if self._may_answer:
-            reply = describe(error, "")
-            body = reply.body()
-            head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(STATUS_LINE[reply.status] + head.encode() + body)
-            if self._place is _Place.BODY:
-                self.cycle.disconnected = True  # its application is told so, and what it sends is dropped
-                self.cycle.message_event.set()
-        self.transport.close()
+        if not self._may_answer:
+            self._ending.end()
+            return
+        reply = describe(error, "")
+        body = reply.body()
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self._ending.write(STATUS_LINE[reply.status] + head.encode() + body)
+        if self._place is _Place.BODY:
+            self.cycle.disconnected = True  # its application is told so, and what it sends is dropped
+            self.cycle.message_event.set()
+        self._ending.linger()
 
     @property
     def _may_answer(self) -> bool:
@@ -274,28 +284,11 @@ class Connection(HttpToolsProtocol):
             return not self.cycle.response_started and not self.pipeline
         return not self._is_answering
 
-    def _set_read_timer(self, end: Callable[[], None], seconds: float) -> None:
-        self._stop_read_timer()
-        self._read_timer = self.loop.call_later(seconds, end)
+    def _set_head_timer(self, seconds: float) -> None:
+        self._stop_head_timer()
+        self._head_timer = self.loop.call_later(seconds, self._end_late_head)
 
-    def _stop_read_timer(self) -> None:
-        if self._read_timer is not None:
-            self._read_timer.cancel()
-            self._read_timer = None
-
-    def _set_write_timer(self) -> None:
-        self._stop_write_timer()
-        self._unsent_bytes = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self._limits.write_s, self._end_slow_reader)
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-    def _end_slow_reader(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unsent_bytes:  # slow, and not stuck
-            self._set_write_timer()
-            return
-        self._on_closed(CloseReason.WRITE_TIMEOUT)
-        self.transport.abort()
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

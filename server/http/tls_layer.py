@@ -29,6 +29,7 @@ class TlsLayer(asyncio.Protocol):
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
         self._is_open = False  # the handshake is done
+        self._is_over = False  # nothing more is sent
 
     # --- the transport's calls ----------------------------------------------------------------------------------------
 
@@ -50,6 +51,9 @@ class TlsLayer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
+            return
+        if self._is_over:
+            self._inner.data_received(data)  # still encrypted: it is only counted
             return
         self._received.write(data)
         if not self._is_open:
@@ -103,11 +107,20 @@ class TlsLayer(asyncio.Protocol):
         """Say that nothing more comes, and close when that is sent. The client's own word is not waited for."""
         if self._transport.is_closing():
             return
-        if self._is_open:
+        self._say_over()
+        self._transport.close()
+
+    def write_eof(self) -> None:
+        """Say that nothing more comes, and let the protocol inside know how many bytes the client still sends."""
+        self._say_over()
+        self._transport.write_eof()
+
+    def _say_over(self) -> None:
+        if self._is_open and not self._is_over:
             with contextlib.suppress(ssl.SSLError):  # mostly: the client has not said so itself
                 self._tls.unwrap()
             self._flush()
-        self._transport.close()
+        self._is_over = True
 
     def _flush(self) -> None:
         if data := self._to_send.read():
@@ -142,6 +155,12 @@ class _Inside(asyncio.Transport):
 
     def close(self) -> None:
         self._layer.close()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._layer.write_eof()
 
     def abort(self) -> None:
         self._below.abort()

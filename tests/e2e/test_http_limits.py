@@ -87,7 +87,7 @@ async def test_a_late_head_waits_for_the_answer_before_it() -> None:
         body = json.dumps({"prompt": "a", "stream": True}).encode()
         peer.writer.write(_post(len(body)) + body + GET[:10])
         await peer.reader.readuntil(b"data: ")
-        await until(lambda: [connection for connection in server.connections if connection._read_timer is not None])
+        await until(lambda: [connection for connection in server.connections if connection._head_timer is not None])
         for _ in range(2):
             clock.put_ahead(LIMIT_S + 1)
             await asyncio.sleep(0.01)
@@ -139,7 +139,7 @@ async def test_a_connection_is_kept_after_a_body_that_came_behind_its_answer() -
         peer.writer.write(_post(4))
         assert (await peer.answer())[0] == 401
         peer.writer.write(b"{}  ")
-        await until(lambda: all(connection._read_timer is None for connection in server.connections))
+        await until(lambda: not any(connection._late_body.is_counting for connection in server.connections))
         clock.put_ahead(LIMIT_S + 1)
         await asyncio.sleep(0.01)
         assert await peer.get() == 401

@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from server.http.connection import CloseReason, Connection, ConnectionLimits
+from server.http.connection import Connection
+from server.http.connection_limits import CloseReason, ConnectionLimits
 from server.http.connections import Connections
 from server.http.proxies import TrustedProxies
 from tests.helpers.deadline import DEADLINE_S
@@ -42,6 +43,9 @@ class _Transport(asyncio.Transport):
         pass
 
     def close(self) -> None:
+        self._exchange.is_closed = True
+
+    def write_eof(self) -> None:
         self._exchange.is_closed = True
 
     def is_closing(self) -> bool:

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from server.http.connection import PEER_STATE, Connection, ConnectionLimits
+from server.http.connection import PEER_STATE, Connection
+from server.http.connection_limits import ConnectionLimits
 from server.http.connections import Connections
 from server.http.operators import OPERATORS_ONLY
 from server.http.peer import is_local

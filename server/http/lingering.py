@@ -1,0 +1,105 @@
+"""LingeringTransport: closes a connection so that its client reads the answer, although it is still sending.
+
+A system that gets bytes for a closed socket resets the connection, and the client's system then throws away what its
+program has not read: mostly the answer that says why. So a lingering transport says that nothing more comes, drops what
+still does, and closes when the client does, or at the limits of LateBytes. nginx calls this a lingering close.
+
+open ──close, nothing more comes──────────────────────────────────> closed
+ └─────close while the client sends──> lingering ──client's end, silence, limit──┘
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from server.http.late_bytes import LateBytes
+
+
+class LingeringTransport(asyncio.Transport):
+    """The transport of a connection, and `below` in all but its close. While it lingers it counts as closing."""
+
+    def __init__(
+        self,
+        below: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        is_client_sending: Callable[[], bool],
+        on_limit: Callable[[], None],
+    ) -> None:
+        """is_client_sending: whether a request is incomplete. on_limit: called for a client that sends too much."""
+        super().__init__()
+        self._below = below
+        self._is_client_sending = is_client_sending
+        self._on_limit = on_limit
+        self._late = LateBytes(loop, below.close, self._cut_off)
+        self._is_lingering = False
+        self.total_s: float | None = None  # shorter than LateBytes has it
+
+    def close(self) -> None:
+        if self._is_client_sending():
+            self.linger()
+        elif not self.is_closing():
+            self._below.close()
+
+    def linger(self) -> None:
+        """Close as if the client were sending."""
+        if self.is_closing():
+            return
+        self._is_lingering = True
+        try:
+            self._below.write_eof()
+        except OSError:  # the client is gone
+            self._below.abort()
+            return
+        self._below.resume_reading()
+        if self.total_s is None:
+            self._late.begin()
+        else:
+            self._late.begin(self.total_s)
+
+    def drop(self, num_bytes: int) -> None:
+        """Note bytes that came while it lingers."""
+        self._late.note(num_bytes)
+
+    def end(self) -> None:
+        """Close without lingering, or no longer."""
+        self._late.stop()
+        self._below.close()
+
+    def abort(self) -> None:
+        self._late.stop()
+        self._below.abort()
+
+    def _cut_off(self) -> None:
+        self._on_limit()
+        self._below.abort()
+
+    def is_closing(self) -> bool:
+        return self._is_lingering or self._below.is_closing()
+
+    # --- the same as below ------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._is_lingering:
+            self._below.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        if not self._is_lingering:
+            self._below.writelines(list_of_data)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._below.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._below.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._below.is_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._below.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._below.get_write_buffer_size()
