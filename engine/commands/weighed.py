@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -17,11 +18,13 @@ from models.attention.cpu import CpuAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.overrides import parse_overrides
 from models.decoder import Decoder
+from models.families.registry import family_of
 from models.linear.dense import DenseLinearMethod
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles
 from models.system.memory import free_memory_bytes
+from models.training.trainable_layers import layer_kinds, trainable_layers
 
 _POOLED_TOKENS = 16384  # a large batch of texts to pool
 _LEAST_CONTEXT = 2048  # tokens, where nobody says how many
@@ -59,7 +62,6 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     return Weighed(
         is_on_cpu=not on_cuda,
         weight_bytes=weights,
-        adapter_bytes=0 if is_pooling else _adapter_bytes(opened, config, device),
         least_kv_bytes=least_kv,
         most_kv_bytes=most_kv,
         token_kv_bytes=per_token,
@@ -67,16 +69,21 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
         has_kv_cache=not is_pooling,
         free_bytes=free_memory_bytes(device),
         capabilities=capabilities,
+        **({} if is_pooling else _adapter_fields(opened, config, device)),
     )
 
 
-def _adapter_bytes(opened: object, config: EngineConfig, device: torch.device) -> int:
-    """Of a model that has slots for them: one that transformers' code computes has none."""
+def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) -> dict[str, Any]:
+    """Of a model that can have adapters: one that transformers' code computes has no place for them."""
     if not config.enable_lora or not isinstance(opened, OpenedModel):
-        return 0
+        return {}
     dtype = torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
     decoder = Decoder(opened.spec, backend=CpuAttention(), method=DenseLinearMethod(dtype), dtype=dtype)
-    return adapter_memory(config, decoder, dtype, device).device_bytes
+    layers = trainable_layers(decoder, family_of(opened.config.architecture()).names)
+    return {
+        "adapter_bytes": adapter_memory(config, decoder, dtype, device).device_bytes,
+        "trainable_layers": layer_kinds(layers),
+    }
 
 
 def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:

@@ -18,6 +18,7 @@ class Weighed(msgspec.Struct, frozen=True, tag=True):
     has_kv_cache: bool = True  # False: what is told of one is the memory of a batch of texts that are pooled
     free_bytes: int = 0  # on its device, now
     capabilities: list[str] = []  # as of ServedModel, without those that depend on its chat template and vocabulary
+    trainable_layers: list[str] = []  # as of EngineInfo
 
 
 class Weighing(msgspec.Struct, frozen=True, tag=True):

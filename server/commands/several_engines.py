@@ -94,7 +94,7 @@ class SeveralEngines:
         )
         self._announce_adapters()
         for entry, each in zip(self._entries, weighed, strict=True):
-            self._model(entry.name).foresee(each.capabilities)
+            self._model(entry.name).foresee(each.capabilities, each.trainable_layers)
         claims = [claim_of(entry, each) for entry, each in zip(self._entries, weighed, strict=True)]
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:

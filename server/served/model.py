@@ -40,6 +40,7 @@ class _Shared:
     text_model: asyncio.Task[TextModel] | None = None
     last_info: EngineInfo | None = None
     foreseen: list[str] = field(default_factory=list)  # capabilities, before it has been loaded
+    foreseen_layers: list[str] = field(default_factory=list)  # that adapters can be trained for
 
 
 @dataclass(slots=True)
@@ -123,9 +124,15 @@ class ServedModel:
             return self._shared.foreseen
         return task.result().capabilities
 
-    def foresee(self, capabilities: list[str]) -> None:
+    @property
+    def trainable_layers(self) -> list[str]:
+        """Kinds of layers that adapters can be trained for, as far as they are known: before the model is loaded, where
+        several are served."""
+        return self._shared.foreseen_layers if self.info is None else self.info.trainable_layers
+
+    def foresee(self, capabilities: list[str], trainable_layers: list[str]) -> None:
         """Note what the model's files say that it can do."""
-        self._shared.foreseen = capabilities
+        self._shared.foreseen, self._shared.foreseen_layers = capabilities, trainable_layers
 
     def check_admission(self) -> None:
         """Raise EngineUnavailable if no request can be taken now."""

@@ -47,7 +47,7 @@ async def new_record(
         body,
         max_rank=model.engine.max_lora_rank,
         max_length=None if info is None else info.max_model_len,
-        layers=[] if info is None else info.trainable_layers,
+        layers=model.trainable_layers,
         start=await _shape(start),
     )
     return FinetuneRecord(

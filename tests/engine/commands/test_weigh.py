@@ -67,6 +67,19 @@ def test_adapters_count_by_the_limits(folder: Path, capfdbinary: pytest.CaptureF
     assert twice.adapter_bytes == 2 * some.adapter_bytes
 
 
+def test_the_layers_that_adapters_can_be_trained_for_are_told(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    without, pooling, some = _weighed(
+        capfdbinary,
+        _config(folder),
+        _config(folder, enable_lora=True, task=Task.EMBED),
+        _config(folder, enable_lora=True),
+    )
+    assert (without.trainable_layers, pooling.trainable_layers) == ([], [])
+    assert some.trainable_layers == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
 def test_a_model_that_pools_texts_has_no_kv_cache(folder: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     generating, pooling = _weighed(capfdbinary, _config(folder), _config(folder, task=Task.EMBED))
     assert (generating.has_kv_cache, pooling.has_kv_cache) == (True, False)

@@ -1,0 +1,39 @@
+"""What is known of a model that is not loaded is checked when a job is made."""
+
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.helpers.finetuning import Runner, create, official
+from tests.helpers.several import Several, make_several
+
+pytestmark = pytest.mark.fast
+
+LAYERS = ["q_proj", "v_proj"]
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Several:
+    """Two models, none of them loaded; of beta it is known which layers can be trained."""
+    made = make_several({"alpha": 1, "beta": 1}, 10, enable_lora=True, data_dir=str(tmp_path))
+    made.app.state.context.models.named("beta").foresee(["completion"], LAYERS)
+    return made
+
+
+async def _create(several: Several, model: str, names: list[str]) -> Any:
+    async with official(several.app, "none", Runner(several.app)) as client:
+        settings = {"hyperparameters": {"target_modules": names}}
+        return await create(client, model=model, method={"type": "supervised", "supervised": settings})
+
+
+async def test_layers_that_a_model_does_not_have_are_refused_before_it_is_loaded(several: Several) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"has 'qproj'; the layers of this model .* are q_proj, v_proj"):
+        await _create(several, "beta", ["qproj"])
+    assert several.engines == {}
+
+
+async def test_layers_are_taken_where_the_model_has_them_or_is_not_known(several: Several) -> None:
+    assert (await _create(several, "beta", LAYERS)).model == "beta"
+    assert (await _create(several, "alpha", ["qproj"])).model == "alpha"
