@@ -11,7 +11,7 @@ from engine.jobs.finetune.graders.grading import ScoreAnswer, ScoreQuestion
 
 ENDPOINT = "/v1/chat/completions"
 
-_DECIMALS = 4
+_DECIMALS, _MORE_DECIMALS = 2, 6  # the more for a range below 1; small models fill all that they may
 _MAX_DIGITS = 15
 
 
@@ -63,8 +63,9 @@ def chat_body(question: ScoreQuestion) -> dict[str, Any]:
 def _number(low: float, high: float) -> str:
     """A regular expression of numbers with no more digits than the ends of the range have."""
     digits = min(_MAX_DIGITS, len(str(int(max(abs(low), abs(high))))))
+    decimals = _DECIMALS if high - low >= 1 else _MORE_DECIMALS
     sign = "-?" if low < 0 else ""
-    return rf"{sign}[0-9]{{1,{digits}}}(\.[0-9]{{1,{_DECIMALS}}})?"
+    return rf"{sign}[0-9]{{1,{digits}}}(\.[0-9]{{1,{decimals}}})?"
 
 
 def scored(status: int, body: bytes) -> Scored:

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from fastapi import FastAPI
 
 from engine.client.background import IDLE, LOW
 from engine.jobs.finetune.events import EventLog
+from engine.jobs.finetune.graders.grading import ScoreQuestion
 from engine.jobs.finetune.job import JobFolder
+from engine.jobs.finetune.questions import asker
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs import table
@@ -145,6 +148,9 @@ class FakeChild:
             log.add("begun", n_epochs=2, batch_size=4, learning_rate=0.1, lora_rank=8, beta=None, total_steps=NUM_STEPS)
         for step in range(len(chain) + 1, NUM_STEPS + 1):
             await self._tick()
+            if self._children.questions:
+                answers = await self._asked(self._children.questions)
+                log.add(f"Answers {', '.join(answers)}")
             chain.append(hashlib.blake2b(f"{chain}{step}".encode(), digest_size=4).hexdigest())
             log.add(f"Step {step}", kind="metrics", step=step, total_steps=NUM_STEPS, tokens=10)
             if step % STEPS_PER_EPOCH == 0:
@@ -165,6 +171,17 @@ class FakeChild:
         _write_adapter(out, chain)
         log.add("The adapter is complete", adapter="/secret/path", trained_tokens=10 * NUM_STEPS)
         return 0
+
+    async def _asked(self, questions: Sequence[ScoreQuestion]) -> list[str]:
+        """What the server's models say, or what is at fault."""
+
+        def sleep(seconds: float) -> None:
+            time.sleep(seconds)
+            if not self.is_alive:
+                raise SystemExit
+
+        answers = await asyncio.to_thread(asker(self.folder, sleep=sleep), questions)
+        return [each.text if each.fault is None else each.fault.message for each in answers]
 
 
 def _write_adapter(folder: Path, chain: list[str]) -> None:
@@ -193,6 +210,7 @@ class FakeChildren:
         self.preparing_ends: deque[tuple[int, str]] = deque()  # exit statuses of those that prepare, and their logs
         self.saves_steps = False  # and not only epochs
         self.pause_s = 0.0005  # of a child before each step
+        self.questions: list[ScoreQuestion] = []  # that those that train ask in each step
         self.held: set[str] = set()  # modules of those that do not get on
         self.processor_use: ProcessorUse | None = None
 
