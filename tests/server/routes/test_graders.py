@@ -171,9 +171,9 @@ async def test_a_model_that_pools_texts_cannot_grade() -> None:
 async def test_what_has_no_effect_is_told(tmp_path: Path) -> None:
     grader = {**CHECK, "pass_threshold": 0.5}
     raw = await _client().fine_tuning.alpha.graders.with_raw_response.run(
-        grader=grader, model_sample="x", extra_body={"colour": 1}
+        grader=grader, model_sample="x", extra_body={"color": 1}
     )
-    assert raw.headers["x-ignored-parameters"] == "colour, grader.pass_threshold"
+    assert raw.headers["x-ignored-parameters"] == "color, grader.pass_threshold"
     strict = _client(strict_parameters=True, data_dir=str(tmp_path))
     with pytest.raises(openai.BadRequestError, match=r"grader\.pass_threshold is not a parameter"):
         await strict.fine_tuning.alpha.graders.validate(grader=grader)
