@@ -9,6 +9,7 @@ import msgspec
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor
 from engine.finetune.example_setup import ExampleSetup
+from engine.finetune.reinforcement.setup import ReinforcementSetup
 from engine.finetune.replay import num_questions, replayed_answers
 from engine.finetune.samples import Sampler
 from engine.finetune.setup import Setting, TaskSetup
@@ -18,7 +19,7 @@ from engine.jobs.finetune.auto import Resolved, resolve
 from engine.jobs.finetune.curve import Curve
 from engine.jobs.finetune.events import Event, EventLog
 from engine.jobs.finetune.items import Passage, read_rows
-from engine.jobs.finetune.job import FinetuneJob, JobFolder
+from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
 from engine.jobs.finetune.plot import sparkline
 from engine.jobs.finetune.results import StepResult
 from engine.startup.load import load_options
@@ -81,7 +82,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
 
 
 def _setup(folder: JobFolder, job: FinetuneJob) -> TaskSetup:
-    return ExampleSetup(folder, job)
+    return ReinforcementSetup(folder, job) if job.method is Method.REINFORCEMENT else ExampleSetup(folder, job)
 
 
 def _num_threads(wanted: int | None, events: EventLog) -> int:

@@ -100,7 +100,8 @@ class Trainer:
         return step % self._task.steps_per_epoch == 0 or step == self._resolved.num_steps
 
     def _measures_after(self, step: int) -> bool:
-        return self._ends_epoch(step)
+        interval = self._resolved.given.eval_interval
+        return self._ends_epoch(step) or (interval is not None and step % interval == 0)
 
     def _compare(self, found: Measured) -> None:
         """With what was measured before."""

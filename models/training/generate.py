@@ -44,5 +44,8 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
     if temperature == 0.0:
         likeliest: list[int] = logits.argmax(dim=1).tolist()
         return likeliest
-    drawn: list[int] = torch.multinomial((logits / temperature).softmax(dim=1), 1, generator=generator)[:, 0].tolist()
+    # torch.multinomial takes twice as long for large vocabularies.
+    sums = (logits / temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
+    places = torch.rand(len(sums), 1, dtype=torch.float64, generator=generator) * sums[:, -1:]
+    drawn: list[int] = torch.searchsorted(sums, places, right=True)[:, 0].tolist()
     return drawn

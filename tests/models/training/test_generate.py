@@ -9,7 +9,7 @@ import torch
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.training.attention import TrainAttention
-from models.training.generate import generate
+from models.training.generate import _choose, generate
 from models.training.paged_run import PagedRun
 from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, random_model
 from tests.models.families.all_variants import ALL_VARIANTS
@@ -85,3 +85,14 @@ def test_samples_end_by_themselves(tmp_path: Path) -> None:
     for answer in answers:
         assert not set(answer[:-1]) & set(ends)
         assert answer[-1] in ends or len(answer) == 30
+
+
+def test_draws_have_the_distribution_of_the_logits() -> None:
+    logits = torch.tensor([[0.0, 1.0, float("-inf"), 2.0, -1.0]]).expand(20_000, 5)
+
+    for temperature in (1.0, 2.0):
+        drawn = _choose(logits, temperature, torch.Generator().manual_seed(1))
+
+        shares = torch.bincount(torch.tensor(drawn), minlength=5) / len(drawn)
+        torch.testing.assert_close(shares, (logits[0] / temperature).softmax(dim=0), rtol=0, atol=0.02)
+        assert shares[2] == 0

@@ -1,0 +1,172 @@
+"""ReinforcementTask: a step samples answers to some prompts, has them graded, and makes the better ones likelier."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from engine.errors import StartupError
+from engine.finetune.anchor import Anchor
+from engine.finetune.objective import add_gradients
+from engine.finetune.order import BatchOrder, ReplayOrder
+from engine.finetune.reinforcement.advantages import advantages, has_signal
+from engine.finetune.reinforcement.objective import PolicyObjective
+from engine.finetune.reinforcement.report import mean_reward, reward_of, rollout_figures
+from engine.finetune.reinforcement.rollouts import Rollout, RolloutSampler
+from engine.finetune.state import Measured
+from engine.finetune.task import StepOutcome
+from engine.jobs.finetune.graders.faults import FaultKind
+from engine.jobs.finetune.graders.grading import Grade
+from engine.jobs.finetune.items import GradedPrompt, TrainingItem
+from engine.jobs.finetune.results import StepResult
+from engine.jobs.finetune.rollout_settings import RolloutSettings
+from models.decoder import Decoder
+from models.training.lora import Lora
+
+_MOST_FAILED = 3  # steps in a row of which no answer could be graded
+
+_MOST_EQUAL = 5  # steps in a row of which nothing was learned, without a warning
+_ALL_EQUAL = (
+    f"In {_MOST_EQUAL} steps, all answers to a prompt had the same reward, so nothing was learned: the prompts may be "
+    "too easy or too difficult, or the grader may not tell good answers from bad ones"
+)
+
+GradeAll = Callable[[Sequence[Rollout]], Sequence[Grade]]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptData:
+    """prompts: of the file. replay: the base's own answers. held_out: such answers that are not learned."""
+
+    prompts: Sequence[GradedPrompt]
+    valid: Sequence[GradedPrompt] = ()
+    replay: Sequence[TrainingItem] = ()
+    held_out: Sequence[TrainingItem] = ()
+
+
+class ReinforcementTask:
+    """Group relative policy optimization (GRPO: Shao et al. 2024), with one update for each step's answers.
+
+    The draws of a step depend on the seed and the step alone, and what is drawn, on the adapter: so a step that was
+    interrupted draws the same answers again.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        lora: Lora,
+        sampler: RolloutSampler,
+        grade: GradeAll,
+        anchor: Anchor,
+        data: PromptData,
+        orders: tuple[BatchOrder, ReplayOrder],
+        settings: RolloutSettings,
+        seed: int,
+    ) -> None:
+        """anchor: that remembers the base's own answers."""
+        self._decoder = decoder
+        self._lora = lora
+        self._sampler = sampler
+        self._grade = grade
+        self._anchor = anchor
+        self._data = data
+        self._order, self._replay_order = orders
+        self._settings = settings
+        self._seed = seed
+        self._num_failed = 0  # steps in a row without any grade
+        self._num_equal = 0  # steps in a row of which nothing was learned
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._order.steps_per_epoch
+
+    def compute(self, step: int) -> StepOutcome:
+        settings = self._settings
+        prompts = [self._data.prompts[index] for index in self._order.batch(step)]
+        replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
+        began_s = time.monotonic()
+        groups = self._sampler.sample(prompts, settings.group_size, f"{self._seed} rollouts {step}")
+        rollouts = list(chain.from_iterable(groups))
+        sampled_s = time.monotonic()
+        grades = self._grade(rollouts)
+        self._check(grades)
+        graded_s = time.monotonic()
+        items, objective = self._learned(groups, grades)
+        score = add_gradients(objective, items, self._decoder, self._lora, self._anchor, replayed)
+        num_tokens = sum(len(rollout.ids) for rollout in rollouts)
+        result = StepResult(
+            step + 1,
+            train_mean_reward=mean_reward(grades),
+            completion_tokens_mean=num_tokens / len(rollouts),
+            mean_unresponsive_rewards=sum(not rollout.is_complete for rollout in rollouts) / len(rollouts),
+        )
+        data = {
+            "train_mean_reward": result.train_mean_reward,
+            "completion_tokens_mean": result.completion_tokens_mean,
+            "mean_unresponsive_rewards": result.mean_unresponsive_rewards,
+            "kl": objective.kl,
+            "divergence": score.divergence,
+            "tokens": sum(item.num_tokens for item in (*items, *replayed)),
+            **rollout_figures(rollouts, grades, settings.group_size),
+            "timing": {
+                "step": {
+                    "sampling": sampled_s - began_s,
+                    "grading": graded_s - sampled_s,
+                    "training": time.monotonic() - graded_s,
+                }
+            },
+        }
+        self._num_equal = 0 if items else self._num_equal + 1
+        return StepOutcome(result, _summary(result), data, _ALL_EQUAL if self._num_equal == _MOST_EQUAL else None)
+
+    def measure(self) -> Measured:
+        held_out = self._data.held_out
+        return Measured(
+            valid_reward=self._mean_reward(self._data.valid) if self._data.valid else None,
+            divergence=self._anchor.measure(held_out) if held_out else None,
+        )
+
+    def trained_tokens(self, results: Sequence[StepResult]) -> int:
+        total = 0
+        for step, result in enumerate(results):
+            prompts = [self._data.prompts[index] for index in self._order.batch(step)]
+            num_rollouts = len(prompts) * self._settings.group_size
+            total += sum(prompt.num_tokens for prompt in prompts) * self._settings.group_size
+            total += round((result.completion_tokens_mean or 0.0) * num_rollouts)
+        return total
+
+    def _check(self, grades: Sequence[Grade]) -> None:
+        """Raises StartupError if steps have had no grade for too long: nothing can be learned then."""
+        self._num_failed = self._num_failed + 1 if mean_reward(grades) is None else 0
+        if self._num_failed == _MOST_FAILED:
+            fault = next(fault for fault in grades[0].faults if fault.kind is FaultKind.MODEL_SERVER)
+            raise StartupError(f"no answer of {_MOST_FAILED} steps could be graded: {fault.message}")
+
+    def _learned(
+        self, groups: Sequence[Sequence[Rollout]], grades: Sequence[Grade]
+    ) -> tuple[list[TrainingItem], PolicyObjective]:
+        """What the step learns, of the groups that tell better answers from worse."""
+        settings, size = self._settings, self._settings.group_size
+        starts = range(0, len(grades), size)
+        rewards = [[reward_of(grade) for grade in grades[start : start + size]] for start in starts]
+        items, factors = [], dict[int, float]()
+        for group, of_group, own in zip(groups, advantages(rewards, settings.scale), rewards, strict=True):
+            if not has_signal(own):
+                continue
+            for rollout, advantage, reward in zip(group, of_group, own, strict=True):
+                if reward is not None:
+                    items.append(rollout.to_learn())
+                    factors[id(items[-1])] = advantage
+        num_tokens = sum(len(rollout.ids) for group in groups for rollout in group)
+        return items, PolicyObjective(self._decoder, self._lora, factors, num_tokens, settings.kl_weight)
+
+    def _mean_reward(self, prompts: Sequence[GradedPrompt]) -> float | None:
+        """The draws are the same each time, so that two adapters are told apart better."""
+        groups = self._sampler.sample(prompts, self._settings.eval_samples, f"{self._seed} validation")
+        return mean_reward(self._grade(list(chain.from_iterable(groups))))
+
+
+def _summary(result: StepResult) -> str:
+    if result.train_mean_reward is None:
+        return "no answer could be graded"
+    return f"mean reward={result.train_mean_reward:.4f}"

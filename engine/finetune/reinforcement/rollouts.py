@@ -1,0 +1,69 @@
+"""Rollouts: answers of the adapter as it is, to be graded and learned from."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tokenizers
+
+from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem
+from models.decoder import Decoder
+from models.training.generate import generate
+
+_MAX_TOGETHER = 64  # sequences that are generated at once, unless a prompt has more samples
+_TEMPERATURE = 1.0  # of the distribution that is trained: only its samples give the gradient of the mean reward
+
+
+def num_together(num_samples: int) -> int:
+    """Sequences that are generated at once: whole groups of `num_samples`."""
+    return max(1, _MAX_TOGETHER // num_samples) * num_samples
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """ids: after the prompt's. is_complete: the last of them ends the answer; else it was cut off."""
+
+    prompt: GradedPrompt
+    ids: list[int]
+    text: str
+    is_complete: bool
+
+    def to_learn(self) -> TrainingItem:
+        first = len(self.prompt.ids)
+        return TrainingItem(
+            [Passage([*self.prompt.ids, *self.ids], [(first, first + len(self.ids))])], self.prompt.line
+        )
+
+
+class RolloutSampler:
+    def __init__(
+        self, decoder: Decoder, tokenizer: tokenizers.Tokenizer, end_ids: Sequence[int], max_tokens: int
+    ) -> None:
+        """max_tokens: of an answer."""
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._max_tokens = max_tokens
+
+    def sample(self, prompts: Sequence[GradedPrompt], num_samples: int, seed: str) -> list[list[Rollout]]:
+        """A group for each prompt: the same ones for the same seed, prompts and adapter."""
+        groups: list[list[Rollout]] = []
+        step = num_together(num_samples) // num_samples
+        for start in range(0, len(prompts), step):
+            some = prompts[start : start + step]
+            answers = generate(
+                self._decoder,
+                [prompt.ids for prompt in some],
+                self._end_ids,
+                self._max_tokens,
+                temperature=_TEMPERATURE,
+                seed=random.Random(f"{seed} {start}").getrandbits(63),
+                num_samples=num_samples,
+            )
+            for number, prompt in enumerate(some):
+                group = answers[number * num_samples : (number + 1) * num_samples]
+                groups.append([self._rollout(prompt, ids) for ids in group])
+        return groups
+
+    def _rollout(self, prompt: GradedPrompt, ids: list[int]) -> Rollout:
+        return Rollout(prompt, ids, self._tokenizer.decode(ids), ids[-1] in self._end_ids)
