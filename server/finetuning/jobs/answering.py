@@ -26,6 +26,11 @@ class Answering:
         self._task: asyncio.Task[None] | None = None
         self._last_id: str | None = None  # of questions that are answered, or will be
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something has been asked that is not answered yet."""
+        return self._task is not None and not self._task.done()
+
     async def look(self) -> None:
         """Begin to answer what has been asked since. Raises OSError."""
         if self._task is not None:

@@ -9,6 +9,10 @@ from server.finetuning.jobs.idle_gate import IdleGate
 
 _AFTER_S = 60.0  # without news: steps take less, where a process computes
 _MOSTLY_CLOSED = 0.5  # share of that time, from which on the gate is the reason
+_ASKING = (
+    "Waiting: models that grade have not answered yet; their requests give way to clients', and they may have to be "
+    "loaded"
+)
 _HARDLY_COMPUTED = 0.1  # share of a processor, up to which others have it
 
 
@@ -35,10 +39,11 @@ class Standstill:
         self._is_told = False
         self._mark = self._begun(None)
 
-    def reason(self, news: object, child: Child | None = None) -> str | None:
+    def reason(self, news: object, child: Child | None = None, *, is_asking: bool = False) -> str | None:
         """Why it has not got on for a while, when that is to be told. To be called now and then.
 
-        news: is another one when the job has got on. child: its process, if there is one.
+        news: is another one when the job has got on. child: its process, if there is one. is_asking: whether it waits
+        for models that grade.
         """
         seconds = self._now() - self._mark.at_s
         if news != self._news:
@@ -46,7 +51,7 @@ class Standstill:
             self._news, self._mark, seconds = news, self._begun(child), 0.0
         if self._is_told or seconds < _AFTER_S:
             return None
-        found = self._found(seconds, child)
+        found = _ASKING if is_asking else self._found(seconds, child)
         if found is None:
             self._mark = self._begun(child)
         self._is_told = found is not None

@@ -41,6 +41,7 @@ class Training:
         self._progress = Progress(self._journal, self._folder, around)
         self._standstill = Standstill(around.gate, gives_way=around.gives_way)
         self._cause: str | None = None  # of the last wait
+        self._answering: Answering | None = None  # of the last process
 
     async def run(self) -> None:
         num_deaths = 0
@@ -83,6 +84,7 @@ class Training:
         ) as child:
             exit_status = asyncio.ensure_future(child.wait())
             answering = Answering(self._folder, self._journal.record.owner, self._around.answer_chat)
+            self._answering = answering
             try:
                 while not exit_status.done():
                     await self._progress.take()
@@ -99,7 +101,8 @@ class Training:
 
     async def _look(self, child: Child | None = None) -> None:
         """Tell why it does not get on, if that has not been told yet."""
-        reason = self._standstill.reason(self._journal.record.events_bytes, child)
+        is_asking = self._answering is not None and self._answering.is_busy
+        reason = self._standstill.reason(self._journal.record.events_bytes, child, is_asking=is_asking)
         if reason is not None:
             await self._journal.tell(self.status, reason)
 

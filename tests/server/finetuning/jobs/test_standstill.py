@@ -54,6 +54,7 @@ class _Job:
     def __init__(self, *, gives_way: bool = True, has_child: bool = True) -> None:
         self.now_s = 1000.0
         self.is_busy = False
+        self.is_asking = False
         self.news = 0
         yields = FinetuneYield.ALWAYS if gives_way else FinetuneYield.NEVER
         gate = IdleGate(lambda: self.is_busy, yields, now=lambda: self.now_s)
@@ -80,7 +81,7 @@ class _Job:
         for _ in range(seconds):
             self.now_s += 1.0
             self.gate.look()
-            told.append(self._standstill.reason(self.news, self.child))
+            told.append(self._standstill.reason(self.news, self.child, is_asking=self.is_asking))
         return [each for each in told if each is not None]
 
 
@@ -96,6 +97,14 @@ async def test_clients_that_keep_the_server_busy_are_told_once(has_child: bool) 
     assert "--finetune-yield share" in reason
     if waiting is not None:
         waiting.cancel()
+
+
+def test_models_that_grade_are_named_and_not_the_gate_that_closes_for_them() -> None:
+    job = _Job()
+    job.is_busy = job.is_asking = True
+    assert job.reasons(59) == []
+    (reason,) = job.reasons(600)
+    assert reason.startswith("Waiting: models that grade have not answered yet")
 
 
 def test_clients_are_not_blamed_for_a_pause_between_processes() -> None:
