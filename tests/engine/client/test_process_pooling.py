@@ -2,30 +2,23 @@
 
 import asyncio
 import struct
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from engine.client.process_client import ProcessClient
-from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
 from engine.pooling_params import PoolingParams, PoolingTask
 from engine.protocol import PoolingRequest
 from tests.helpers.deadline import DEADLINE_S, until
+from tests.helpers.scripted_client import scripted_client
 
 
 @asynccontextmanager
 async def _client() -> AsyncIterator[ProcessClient]:
-    command = (sys.executable, "-m", "tests.helpers.scripted_engine", "pooling")
-    client = ProcessClient(EngineConfig(), max_num_waiting=4, command=command)
-    await client.start()
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            yield client
-    finally:
-        await client.stop()
+    async with scripted_client("pooling") as client, asyncio.timeout(DEADLINE_S):
+        yield client
 
 
 def _request(name: str, first: int) -> PoolingRequest:
