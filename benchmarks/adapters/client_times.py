@@ -1,7 +1,7 @@
 """What adapters cost a client of headrace and of a rival: the same random adapters, requests with and without in turn.
 
-    .venv/bin/python -m benchmarks.lora_servers MODEL.gguf --rival llama-server
-    .venv/bin/python -m benchmarks.lora_servers FOLDER --rival vllm
+    .venv/bin/python -m benchmarks.adapters.client_times MODEL.gguf --rival llama-server
+    .venv/bin/python -m benchmarks.adapters.client_times FOLDER --rival vllm
 
 The adapters change every matrix of attention and feed-forward: GGUF files for a GGUF model, PEFT folders for one of
 safetensors. One server runs at a time, in turn. Prompts are random, and each is sent once. A token's time is that of an
@@ -28,11 +28,11 @@ from typing import Any
 
 import httpx
 
-from benchmarks.random_adapters import write_adapter
+from benchmarks.adapters.random_adapters import write_adapter
 from benchmarks.rivals import NUM_SEQUENCES, rival_command
 from benchmarks.servers import CompareError, started
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _NO_RIVAL = "none"
 _RIVALS = ("llama-server", "vllm", _NO_RIVAL)
 _BASE = "base"
@@ -178,7 +178,9 @@ async def _run(contenders: Sequence[Contender], times: dict[str, Times], options
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.lora_servers", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.adapters.client_times", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("model", type=Path, help="a GGUF file, or a folder of safetensors")
     parser.add_argument("--rival", choices=_RIVALS, default="llama-server")
     parser.add_argument("--rivals", type=Path, default=_ROOT / "rivals", metavar="FOLDER", help="their environments")
@@ -197,7 +199,7 @@ def main() -> int:
             adapters = [write_adapter(options.model, place, options.rank, index) for index, place in enumerate(places)]
             asyncio.run(_run(_contenders(options, adapters), times, options))
     except CompareError as error:
-        sys.stderr.write(f"lora_servers: {error}\n")
+        sys.stderr.write(f"client_times: {error}\n")
         return 1
     finally:  # what was measured is shown, however the comparison ends
         if times:

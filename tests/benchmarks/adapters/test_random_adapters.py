@@ -1,10 +1,10 @@
-"""benchmarks/random_adapters.py: headrace reads what it writes, for both kinds of models, and all matrices change."""
+"""benchmarks/adapters/random_adapters.py: headrace reads what it writes, for both kinds of models."""
 
 from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from benchmarks.random_adapters import write_adapter
+from benchmarks.adapters.random_adapters import write_adapter
 from models.adapters.read import read_adapter
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, random_model
 from tests.helpers.gguf_writer import write_gguf

@@ -1,4 +1,4 @@
-"""benchmarks/lora_servers.py: each stream has its adapter, ratios are those of turns, and a wrong answer ends it."""
+"""benchmarks/adapters/client_times.py: each stream has its adapter, ratios are of turns, a wrong answer ends it."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.lora_servers import EIGHT, ONE, Contender, Load, measure, table
+from benchmarks.adapters.client_times import EIGHT, ONE, Contender, Load, measure, table
 from benchmarks.servers import CompareError
 
 pytestmark = pytest.mark.fast

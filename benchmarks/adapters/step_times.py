@@ -1,8 +1,8 @@
 """What adapters cost: a step with them against the same step without, for decoding and for a prompt.
 
-    .venv/bin/python -m benchmarks.lora MODEL.gguf
-    .venv/bin/python -m benchmarks.lora MODEL.gguf --threads 1 --clock cpu   # beside other programs
-    .venv/bin/python -m benchmarks.lora MODEL.gguf --unused                  # what the mere possibility costs
+    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf
+    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf --threads 1 --clock cpu   # beside other programs
+    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf --unused   # what the mere possibility costs
 
 Random adapters change every linear layer but the output layer. The steps of one kind are measured in turns, and the
 ratio is the median of the turns' ratios. `--clock cpu` is processor time of all threads, which includes their waiting
@@ -140,7 +140,9 @@ def _unused(without: TorchRunner, runner: TorchRunner) -> dict[str, dict[str, St
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.lora", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.adapters.step_times", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=None, help="by default as many as there are cores")
     parser.add_argument("--clock", choices=_CLOCKS, default="wall")
