@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from models.errors import ModelError
+from models.linear.adapter import LayerAdapter as ServedAdapter
+from models.linear.adapter import LowRankPair
 from models.training.frozen_weight import FrozenWeight
 
 
@@ -71,6 +73,13 @@ class LayerAdapter:
             self._a.split(rank)[index].copy_(a)
             for piece in pieces:
                 piece.b.copy_(b[piece.order])
+
+    def as_served(self) -> ServedAdapter:
+        """The pairs as they are now, as the server has those of a file."""
+        a = self._a.detach().split(self._rank)
+        return ServedAdapter(
+            tuple(LowRankPair(piece.first, a[piece.pair], piece.b.detach(), self._scale) for piece in self._pieces)
+        )
 
     def joint_b(self, num_outputs: int, dtype: torch.dtype) -> torch.Tensor:
         """[num_outputs, pairs * rank]: each B in the rows that it fills and the columns of its A, times the scale."""

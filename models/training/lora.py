@@ -113,21 +113,25 @@ class Lora:
         for name, linears in named.items():
             self.is_transposed |= any(each.transform is transpose for linear in linears for each in linear.destinations)
             self._adapters[name] = self._make(layers[name], linears, decoder, generator)
-        self._methods = []
+        self._methods: list[tuple[Linear, TrainableMethod]] = []
         for name, layer in layers.items():
             method = TrainableMethod(layer, self._adapters.get(name), decoder.dtype)
             layer.method = method
-            self._methods.append(method)
+            self._methods.append((layer, method))
 
     @property
     def is_adapted(self) -> bool:
         """Whether the decoder computes with the pairs; else it is the base."""
-        return self._methods[0].is_adapted
+        return self._methods[0][1].is_adapted
 
     @is_adapted.setter
     def is_adapted(self, value: bool) -> None:
-        for method in self._methods:
+        for _, method in self._methods:
             method.is_adapted = value
+
+    def layers(self) -> Iterator[tuple[Linear, TrainableMethod]]:
+        """All linear layers of the decoder, with their methods in training."""
+        yield from self._methods
 
     def matrices(self) -> Iterator[Pair]:
         """Of every pair. Copies."""

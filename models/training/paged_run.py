@@ -25,11 +25,20 @@ class PagedRun:
     Of a recurrent layer, each sequence has two states, written in turns; samples begin with the prompt's.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], num_samples: int, max_tokens: int) -> None:
-        """max_tokens: that follow each prompt at most."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        max_tokens: int,
+        *,
+        has_adapter: bool = False,
+    ) -> None:
+        """max_tokens: that follow each prompt at most. has_adapter: all rows have the one in slot 0."""
         self._decoder = decoder
         self._prompts = prompts
         self._num_samples = num_samples
+        self._has_adapter = has_adapter
         count = len(prompts) * num_samples
         self._num_shared = [(len(prompt) - 1) // _BLOCK_SIZE if num_samples > 1 else 0 for prompt in prompts]  # blocks
         self._tables, num_blocks = self._lay_out(max_tokens)
@@ -85,6 +94,7 @@ class PagedRun:
             query_lens=tuple(lengths),
             context_lens=tuple(contexts),
             block_size=_BLOCK_SIZE,
+            adapter_slots=torch.zeros(len(positions), dtype=torch.int32) if self._has_adapter else None,
         )
         hidden: torch.Tensor = self._decoder(batch, self._caches, last_rows)
         return hidden

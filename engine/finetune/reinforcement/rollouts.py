@@ -9,6 +9,7 @@ import tokenizers
 from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem
 from models.decoder import Decoder
 from models.training.generate import generate
+from models.training.lora import Lora
 
 _MAX_TOGETHER = 64  # sequences that are generated at once, unless a prompt has more samples
 _TEMPERATURE = 1.0  # of the distribution that is trained: only its samples give the gradient of the mean reward
@@ -37,10 +38,16 @@ class Rollout:
 
 class RolloutSampler:
     def __init__(
-        self, decoder: Decoder, tokenizer: tokenizers.Tokenizer, end_ids: Sequence[int], max_tokens: int
+        self,
+        decoder: Decoder,
+        lora: Lora,
+        tokenizer: tokenizers.Tokenizer,
+        end_ids: Sequence[int],
+        max_tokens: int,
     ) -> None:
         """max_tokens: of an answer."""
         self._decoder = decoder
+        self._lora = lora
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._max_tokens = max_tokens
@@ -59,6 +66,7 @@ class RolloutSampler:
                 temperature=_TEMPERATURE,
                 seed=random.Random(f"{seed} {start}").getrandbits(63),
                 num_samples=num_samples,
+                lora=self._lora,
             )
             for number, prompt in enumerate(some):
                 group = answers[number * num_samples : (number + 1) * num_samples]

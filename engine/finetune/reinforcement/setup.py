@@ -80,7 +80,7 @@ class ReinforcementSetup:
 
     def make_task(self, setting: Setting) -> ReinforcementTask:
         resolved, settings, seed, answers = setting.resolved, self._settings, self._job.seed, setting.answers
-        sampler, grade = self._sampler(setting.decoder), self._grade()
+        sampler, grade = self._sampler(setting.decoder, setting.lora), self._grade()
 
         def difficulty(prompt: GradedPrompt) -> float:
             """The lower the mean reward, the more difficult."""
@@ -102,11 +102,11 @@ class ReinforcementSetup:
             setting.decoder, setting.lora, sampler, grade, setting.anchor, data, orders, settings, seed
         )
 
-    def _sampler(self, decoder: Decoder) -> RolloutSampler:
+    def _sampler(self, decoder: Decoder, lora: Lora) -> RolloutSampler:
         tokenizer = read_tokenizer(self._folder)
         if tokenizer is None:
             raise StartupError(f"{self._folder.path} has no tokenizer.json to read answers by; begin the job again")
-        return RolloutSampler(decoder, tokenizer, self._job.end_ids, self._settings.max_tokens)
+        return RolloutSampler(decoder, lora, tokenizer, self._job.end_ids, self._settings.max_tokens)
 
     def _grade(self) -> GradeAll:
         if self._job.grader is None:

@@ -6,12 +6,19 @@ from typing import Any
 import pytest
 import torch
 
+from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
+from models.families.registry import family_of
+from models.kernels.cpu.library import required_library
+from models.linear.storage import WeightOptions
+from models.quant.tensor import Encoding
 from models.training.attention import TrainAttention
 from models.training.generate import _choose, generate
+from models.training.lora import Lora, LoraShape
 from models.training.paged_run import PagedRun
-from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, random_model
+from models.training.served import served
+from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
 from tests.models.families.all_variants import ALL_VARIANTS
 
 # Shorter than a block, a block, one token more, and several blocks.
@@ -61,6 +68,41 @@ def test_a_prompt_is_computed_once_for_all_its_samples(tmp_path: Path, monkeypat
     generate(decoder, [[5] * 40], [], 2, num_samples=8)
 
     assert rows == [32, 8 * 8, 8]  # two whole blocks, then the rest of the prompt for each sample, then one token
+
+
+@pytest.mark.parametrize("variant", ["llama-gqa", "gpt2", "gemma2", "qwen3-next", "lfm2", "deepseek-v2", "mixtral"])
+def test_an_adapter_answers_the_same_by_the_kernels_that_serve_adapters(variant: str, tmp_path: Path) -> None:
+    model = random_model(ALL_VARIANTS[variant]())
+    model.save_pretrained(tmp_path)
+    decoder = load_folder(tmp_path, torch.float32, TrainAttention(ReferenceAttention())).requires_grad_(False)
+    lora = Lora(decoder, family_of(type(model).__name__).names, LoraShape(4, 8.0), seed=1)
+    base = generate(decoder, _prompts(), [], 12, lora=lora)
+    lora.values.copy_(0.05 * torch.randn(lora.values.shape, generator=torch.Generator().manual_seed(2)))
+
+    adapted = generate(decoder, _prompts(), [], 12, num_samples=2, lora=lora)
+
+    assert adapted == generate(decoder, _prompts(), [], 12, num_samples=2) != [each for each in base for _ in range(2)]
+    lora.is_adapted = False
+    assert generate(decoder, _prompts(), [], 12, lora=lora) == base
+
+
+@pytest.mark.parametrize("encoding", [Encoding.INT8, Encoding.INT4])
+def test_packed_weights_and_an_adapter_have_the_logits_of_training(encoding: Encoding, tmp_path: Path) -> None:
+    required_library()
+    random_model(llama_config()).save_pretrained(tmp_path)
+    weights = WeightOptions(quantize_to=encoding)
+    decoder = load_folder(tmp_path, torch.bfloat16, TrainAttention(CpuAttention()), weights).requires_grad_(False)
+    lora = Lora(decoder, family_of("LlamaForCausalLM").names, LoraShape(4, 8.0), seed=1)
+    lora.values.copy_(0.1 * torch.randn(lora.values.shape, generator=torch.Generator().manual_seed(2)))
+
+    with torch.no_grad():
+        trained = PagedRun(decoder, _prompts(), 2, 4).begin()
+        with served(lora):
+            found = PagedRun(decoder, _prompts(), 2, 4, has_adapter=True).begin()
+            without = PagedRun(decoder, _prompts(), 2, 4).begin()
+
+    assert float((found - trained).abs().mean()) < 0.03
+    assert float((without - trained).abs().mean()) > 0.3
 
 
 def test_draws_are_a_function_of_the_seed(tmp_path: Path) -> None:
