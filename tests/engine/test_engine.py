@@ -1,16 +1,12 @@
-"""Engine and LocalClient: faults, refusals, release, and steps that only report."""
+"""Engine and LocalClient: refusals, release, and steps that only report."""
 
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from engine.local import LocalClient
 from engine.protocol import AbortReason, FinishReason
-from engine.scheduling.plan import StepPlan, StepResult
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
-from tests.helpers.ledger import LedgerRunner
 
 pytestmark = pytest.mark.fast
 
@@ -75,81 +71,6 @@ def test_a_step_with_nothing_to_compute_reports_aborts_and_takes_no_time() -> No
     assert (step.stats.running, step.stats.waiting, step.stats.blocks_used, step.stats.step_s) == (0, 0, 0, 0.0)
     assert runner.num_tokens == num_tokens
     assert not engine.has_work
-
-
-class FaultyRunner:
-    """A ledger whose steps raise if `fails` says so, after they have written what they had to."""
-
-    def __init__(self, ledger: LedgerRunner, fails: Callable[[StepPlan], bool], error: Exception) -> None:
-        self._ledger = ledger
-        self._fails = fails
-        self._error = error
-        self.kv_groups = ledger.kv_groups
-        self.release = ledger.release
-
-    def execute(self, plan: StepPlan) -> StepResult:
-        result = self._ledger.execute(plan)
-        if self._fails(plan):
-            raise self._error
-        return result
-
-
-def _has(*ids: str) -> Callable[[StepPlan], bool]:
-    return lambda plan: any(item.sequence.id in ids for item in plan.items)
-
-
-def test_a_fault_of_the_runner_ends_the_sequences_that_cause_it(caplog: pytest.LogCaptureFixture) -> None:
-    engine, ledger = make_engine(max_num_seqs=3)
-    engine._runner = FaultyRunner(ledger, _has("r1"), RuntimeError("CUDA error: out of luck"))
-    requests = [make_request(f"r{i}", make_prompt(5, seed=i), ignore_eos=True) for i in range(4)]
-    client = LocalClient(engine)
-    outputs = client.generate(requests)
-    reasons = [outputs[r.id].finish_reason for r in requests]
-    assert reasons == [FinishReason.LENGTH, FinishReason.ERROR, FinishReason.LENGTH, FinishReason.LENGTH]
-    assert outputs["r1"].error == "the engine failed while it computed this request: RuntimeError"
-    assert all(outputs[r.id].new_ids == expected_ids(r) for r in requests if r.id != "r1")
-    assert "for requests r0, r1, r2" in caplog.text
-    assert "request r1 fails alone" in caplog.text
-    assert client.steps[-1].blocks_used == 0
-    assert sorted(ledger.released) == ["r0", "r1", "r2", "r3"]
-
-
-def test_a_step_that_may_have_overwritten_states_ends_all_its_sequences() -> None:
-    engine, ledger = make_engine(num_states=8)
-    engine._runner = FaultyRunner(ledger, _has("r1"), RuntimeError("a kernel failed"))
-    requests = [make_request(f"r{i}", make_prompt(5, seed=i), ignore_eos=True) for i in range(2)]
-    outputs = LocalClient(engine).generate(requests)
-    assert [outputs[r.id].finish_reason for r in requests] == [FinishReason.ERROR] * 2
-
-
-@pytest.mark.parametrize("most_tokens", [1, 3, 20])
-@pytest.mark.parametrize(
-    "options", [{}, {"enable_prefix_caching": False}, {"windows": (None, 6)}, {"num_states": 6}], ids=str
-)
-def test_a_step_without_memory_is_computed_in_smaller_ones(most_tokens: int, options: dict[str, Any]) -> None:
-    """Whatever the step had written before memory ran out."""
-    engine, ledger = make_engine(max_num_seqs=6, num_blocks=96, **options)
-    shortage = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-    engine._runner = FaultyRunner(ledger, lambda plan: plan.num_tokens > most_tokens, shortage)
-    requests = [make_request(f"r{i}", make_prompt(4 + 9 * i, seed=i), max_tokens=9, seed=i) for i in range(5)]
-    client = LocalClient(engine)
-    outputs = client.generate(requests)
-    assert {r.id: outputs[r.id].new_ids for r in requests} == {r.id: expected_ids(r) for r in requests}
-    shortages = sum(stats.memory_shortages for stats in client.steps)
-    assert 0 < shortages < len(client.steps) / 2
-    assert client.steps[-1].blocks_used == 0
-
-
-def test_a_request_that_memory_never_suffices_for_ends_and_others_go_on() -> None:
-    """Also if it is the steps of one request that take too much, however small they are."""
-    engine, ledger = make_engine()
-    engine._runner = FaultyRunner(ledger, _has("big"), MemoryError())
-    requests = [make_request(id, make_prompt(20, seed=len(id)), ignore_eos=True) for id in ("big", "small")]
-    client = LocalClient(engine)
-    outputs = client.generate(requests)
-    assert outputs["big"].finish_reason is FinishReason.ERROR
-    assert outputs["small"].new_ids == expected_ids(requests[1])
-    assert len(client.steps) < 100
 
 
 def test_statistics_of_a_run_add_up() -> None:
