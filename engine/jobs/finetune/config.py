@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from engine.config import option
 from engine.errors import StartupError
 from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, ScaleRewards, Schedule
-from engine.jobs.finetune.method_fields import TRAINED, misplaced
+from engine.jobs.finetune.method_fields import misplaced
 
 _GROUP = "Fine-tuning"
 DEFAULT_LENGTH = 1024  # where the model takes as many
@@ -20,7 +20,8 @@ class FinetuneConfig:
     )
     method: Method = option(
         Method.SUPERVISED,
-        "supervised (chats, or prompts and completions), dpo (pairs of answers), or pretraining (plain text).",
+        "supervised (chats, or prompts and completions), dpo (pairs of answers), pretraining (plain text), or "
+        "reinforcement (prompts, with a --grader).",
         group=_GROUP,
     )
     grader: str | None = option(
@@ -117,6 +118,7 @@ class FinetuneConfig:
         "For reinforcement: answers to each prompt of the validation file (default: so that about 64 are graded).",
         group=_GROUP,
         minimum=1,
+        maximum=128,
     )
     seed: int = option(0, "Seed of the adapter's first values and of the order.", group=_GROUP, minimum=0)
 
@@ -127,8 +129,6 @@ class FinetuneConfig:
             raise StartupError("--early-stopping needs a validation loss; give a --validation file")
         if self.pacing is not Pacing.NONE and self.order is Order.NONE:
             raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
-        if self.method not in TRAINED:
-            raise StartupError(f"--method is {self.method}; there are {', '.join(TRAINED)}")
         if (self.grader is None) is (self.method is Method.REINFORCEMENT):
             raise StartupError("--grader and --method reinforcement need each other; give both or neither")
         for name, reason in misplaced(self.hyperparameters, self.method, has_validation=self.validation is not None):

@@ -2,8 +2,6 @@
 
 from engine.jobs.finetune.job import Hyperparameters, Method
 
-TRAINED = tuple(method for method in Method if method is not Method.REINFORCEMENT)  # which have a trainer
-
 _OF_DPO = ("beta", "rpo_alpha")
 _OF_REINFORCEMENT = (
     *("compute_multiplier", "eval_interval", "eval_samples"),

@@ -8,7 +8,7 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.auto import default_rank
 from engine.jobs.finetune.config import DEFAULT_LENGTH
 from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing
-from engine.jobs.finetune.method_fields import TRAINED, misplaced
+from engine.jobs.finetune.method_fields import misplaced
 from server.finetuning.jobs.parent import Shape
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod, TrainedEffort
@@ -16,7 +16,7 @@ from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, Giv
 _OLD_PLACE = "hyperparameters"
 _EFFORT = "reasoning_effort"
 _KNOWN = ", ".join(GivenHyperparameters.model_fields)
-_SUPPORTED = ", ".join(TRAINED)
+_SUPPORTED = ", ".join(Method)
 
 
 def hyperparameters_of(
@@ -54,7 +54,7 @@ def hyperparameters_of(
 def _settings(body: FinetuneRequest) -> tuple[Method, str, GivenHyperparameters | None]:
     """The method, and its hyperparameters with their path."""
     given = body.method or GivenMethod(type=Method.SUPERVISED.value)
-    if given.type not in TRAINED:
+    if given.type not in [*Method]:
         raise UnsupportedParameter(
             f"method.type is {quote(given.type)}; this server trains with {_SUPPORTED}", param="method.type"
         )

@@ -8,12 +8,16 @@ import msgspec
 import pytest
 
 from engine.errors import OptionError, StartupError
-from engine.jobs.finetune.job import JobFolder
+from engine.jobs.finetune.items import GradedPrompt, read_rows
+from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
 from server.commands import finetune
 from server.commands.finetune import run
 from tests.helpers.tokenizers import byte_level_info
 
 pytestmark = pytest.mark.fast
+
+
+REINFORCED = ["model", "file", "--out", "x", "--method", "reinforcement", "--grader", "g.json"]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,13 @@ pytestmark = pytest.mark.fast
         (["model", "file", "--out", "x", "--beta", "0.2"], "--beta is 0.2; it is dpo's"),
         (["model", "file", "--out", "x", "--rpo-alpha", "0.2"], "--rpo-alpha is 0.2; it is dpo's"),
         (["model", "file", "--out", "x", "--method", "grpo"], "grpo"),
+        (["model", "file", "--out", "x", "--method", "reinforcement"], "--grader and --method reinforcement need each"),
+        (["model", "file", "--out", "x", "--grader", "g.json"], "--grader and --method reinforcement need each"),
+        (["model", "file", "--out", "x", "--group-size", "4"], "--group-size is 4; it is reinforcement's"),
+        ([*REINFORCED, "--max-length", "9"], "--max-length is 9; .* max_completion_tokens"),
+        ([*REINFORCED, "--eval-samples", "2"], "--eval-samples is 2; .* validation file"),
+        ([*REINFORCED, "--group-size", "1"], "from 2 to 128"),
+        (REINFORCED, r"cannot read g.json"),
         (["model", "file", "--out", "x", "--n-epochs", "0"], "at least 1"),
         (["model", "file", "--out", "x", "--quantization-group-size", "7"], "--quantization-group-size"),
         (["model", "file", "--out", "x", "--threads", "100000"], "--threads is 100,000; this process can run"),
@@ -99,3 +110,49 @@ def test_a_folder_is_locked_while_a_job_is_trained(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(finetune, "run_module", run_module)
     assert run(_argv(tmp_path)) == 0
     assert locked == [True, True]  # while the model is found, and while it is trained
+
+
+CHECK = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+
+
+def _reinforced(folder: Path, grader: object) -> list[str]:
+    rows = [{"messages": [{"role": "user", "content": f"question {number}"}], "answer": "x"} for number in range(10)]
+    train, path = folder / "prompts.jsonl", folder / "grader.json"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text(json.dumps(grader))
+    template = "{{ messages[0].content }}"
+    method = ["--method", "reinforcement", "--grader", str(path), "--chat-template", template]
+    return ["model", str(train), "--out", str(folder / "out"), *method]
+
+
+def test_prompts_and_their_grader_are_given_to_the_trainer(
+    tmp_path: Path, modules: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grader = {**CHECK, "pass_threshold": 0.5}
+    assert run([*_reinforced(tmp_path, grader), "--group-size", "4"]) == 0
+    assert modules[-1] == "engine.finetune"
+    folder = JobFolder(tmp_path / "out" / "job")
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    assert (job.method, job.grader, job.hyperparameters.group_size) == (Method.REINFORCEMENT, grader, 4)
+    assert [each.item for each in read_rows(folder.train, GradedPrompt)] == [{"answer": "x"}] * 10
+    assert "grader.pass_threshold has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("grader", "message"),
+    [
+        ([], "grader is a list of 0 items"),
+        ({**CHECK, "operation": "is"}, r"grader\.operation is 'is'"),
+        ({**CHECK, "input": "x"}, "reads nothing of the sample"),
+        (
+            {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "{{sample.output_text}}"}]},
+            "asks the model 'm', and there is no server",
+        ),
+    ],
+)
+def test_a_grader_that_the_command_cannot_train_with_is_refused(
+    grader: object, message: str, tmp_path: Path, modules: list[str]
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        run(_reinforced(tmp_path, grader))
+    assert modules == []

@@ -91,9 +91,6 @@ async def test_the_old_place_of_hyperparameters_is_read(tmp_path: Path) -> None:
         )
 
 
-CHECK = {"type": "string_check", "operation": "eq", "input": "{{sample.output_text}}", "reference": "x"}
-
-
 def _settings(method: str, **hyperparameters: Any) -> dict[str, Any]:
     return {"method": {"type": method, method: {"hyperparameters": hyperparameters}}}
 
@@ -110,12 +107,7 @@ def _settings(method: str, **hyperparameters: Any) -> dict[str, Any]:
         ({"seed": 2**31}, "seed", "at most"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "at most 16"),
         ({"integrations": [{"type": "mlflow"}]}, "integrations[0].type", "must be 'wandb'"),
-        (
-            {"method": {"type": "reinforcement", "reinforcement": {"grader": CHECK}}},
-            "method.type",
-            "trains with supervised, dpo, pretraining",
-        ),
-        ({"method": {"type": "kto"}}, "method.type", "trains with supervised, dpo, pretraining"),
+        ({"method": {"type": "kto"}}, "method.type", "trains with supervised, dpo, pretraining, reinforcement"),
         ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised", "method.type is 'dpo'"),
         (_settings("dpo", beta=3), "method.dpo.hyperparameters.beta", "above 0 and at most 2"),
         (_settings("supervised", beta=1), "method.supervised.hyperparameters.beta", "it is dpo's"),

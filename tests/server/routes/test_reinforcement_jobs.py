@@ -7,7 +7,6 @@ import openai
 import pytest
 
 from engine.jobs.finetune.job import Hyperparameters, Method, ScaleRewards
-from server.finetuning.jobs import hyperparameters
 from tests.helpers.fake_client import MODEL
 from tests.helpers.finetuning import create, finetuning_served, upload
 
@@ -32,11 +31,6 @@ SEVERAL = {
     "graders": {"same": CHECK, "judge": JUDGE},
     "calculate_output": "0.5 * same + 0.5 * judge",
 }
-
-
-@pytest.fixture(autouse=True)
-def _with_reinforcement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hyperparameters, "TRAINED", tuple(Method))
 
 
 def _method(grader: Any = CHECK, **more: Any) -> dict[str, Any]:
