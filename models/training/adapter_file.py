@@ -9,12 +9,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.adapters.peft_config import read_peft_config
+from models.adapters.peft import WEIGHTS_NAME
+from models.adapters.peft_config import CONFIG_NAME, read_peft_config
 from models.errors import ModelError
 from models.training.lora import Lora
 from models.training.tensor_file import tensor_file_parts
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _BESIDE_OTHERS = "language_model."  # in names of models that see, too
 
@@ -46,9 +46,9 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _WEIGHTS, tensor_file_parts(tensors, {"format": "pt"}))
+    _write(folder / WEIGHTS_NAME, tensor_file_parts(tensors, {"format": "pt"}))
     text = json.dumps(config, indent=2) + "\n"
-    _write(folder / _CONFIG, [text.encode()])  # last: a folder without it is not an adapter
+    _write(folder / CONFIG_NAME, [text.encode()])  # last: a folder without it is not an adapter
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
@@ -72,7 +72,7 @@ def load_pairs(folder: Path, lora: Lora) -> None:
             f"{config.rank} --lora-alpha {config.alpha:g} instead of {lora.shape.rank} and {lora.shape.alpha:g}"
         )
     try:
-        tensors = load_file(folder / _WEIGHTS)
+        tensors = load_file(folder / WEIGHTS_NAME)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder} holds no adapter that can be trained on: {error}") from error
     for name, (a, b) in _pairs(tensors, folder).items():

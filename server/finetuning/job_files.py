@@ -15,6 +15,7 @@ from engine.jobs.finetune.items import Passage, write_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, write_atomically
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
+from server.finetuning.adapter_files import CONFIG_FILE
 from server.finetuning.lines import Chat
 from server.finetuning.preparation import PreparationReport, Prepared, prepare
 from server.finetuning.prompt_lines import PromptRules
@@ -121,7 +122,7 @@ def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
     given = order.hyperparameters
     if order.start is None or (given.lora_rank is not None and given.lora_alpha is not None):
         return given
-    path = folder.path / order.start / "adapter_config.json"
+    path = folder.path / order.start / CONFIG_FILE
     try:
         config = json.loads(path.read_bytes())
         rank, alpha = int(config["r"]), float(config["lora_alpha"])

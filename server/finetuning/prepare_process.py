@@ -15,13 +15,13 @@ import msgspec
 from engine.client.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError, InvalidRequest
 from engine.jobs.finetune.job import JobFolder
+from server.finetuning.adapter_files import ADAPTER_FILES
 from server.finetuning.faults import LineFault
 from server.finetuning.job_files import JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport
 
 _MAX_BYTES = 4 << 30  # of memory, beside what the program itself takes
 _START = "start"  # of a job's folder
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +100,7 @@ def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
     own = folder.path / _START
     own.mkdir(exist_ok=True)
     try:
-        for name in _ADAPTER:
+        for name in ADAPTER_FILES:
             shutil.copyfile(Path(order.start) / name, own / name)
     except FileNotFoundError as error:
         raise InvalidRequest(

@@ -8,13 +8,12 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from server.context import ServerContext
+from server.finetuning.adapter_files import ADAPTER_FILES
 from server.finetuning.jobs import table
 from server.finetuning.jobs.folders import checkpoint_folder, out_folder
 from server.finetuning.jobs.record import FinetuneRecord
 
 logger = logging.getLogger(__name__)
-
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 async def delete_adapter(context: ServerContext, name: str, check: Callable[[FinetuneRecord], None]) -> bool:
@@ -50,7 +49,7 @@ async def delete_adapter(context: ServerContext, name: str, check: Callable[[Fin
         adapters.remove(name, context.models.named(record.base_model))
     if step is None:
         folder = out_folder(data_dir, record.id)
-        paths = [folder / each for each in _ADAPTER_FILES]
+        paths = [folder / each for each in ADAPTER_FILES]
     else:
         paths = [checkpoint_folder(data_dir, record.id, step)]
     await asyncio.to_thread(_remove, paths)

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import InvalidRequest
-
-_CONFIG = "adapter_config.json"
+from server.finetuning.adapter_files import CONFIG_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class _Config(msgspec.Struct):
 def read_shape(folder: Path) -> Shape:
     """Of the adapter in a folder; the trainer checks the rest of it. Raises InvalidRequest. Blocks."""
     try:
-        config = msgspec.json.decode((folder / _CONFIG).read_bytes(), type=_Config)
+        config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError):
         raise InvalidRequest(
             "training cannot go on with this adapter, which is not a folder in PEFT's format; name its base model",

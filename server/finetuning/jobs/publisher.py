@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.client.interface import EngineState
 from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, InvalidRequest
+from server.finetuning.adapter_files import CONFIG_FILE
 from server.finetuning.jobs import table
 from server.finetuning.jobs.folders import checkpoint_folder, out_folder
 from server.finetuning.jobs.record import FinetuneRecord
@@ -21,7 +22,6 @@ from server.store.database import Database
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 0.2
-_CONFIG = "adapter_config.json"  # which is written last: a folder without it is not an adapter
 
 
 class Publisher:
@@ -71,7 +71,7 @@ class Publisher:
                 steps.append(None)
             for step in steps:
                 adapter = self._adapter(record, step)
-                if (Path(adapter.path) / _CONFIG).exists() and not self._models.is_model(adapter.name):
+                if (Path(adapter.path) / CONFIG_FILE).exists() and not self._models.is_model(adapter.name):
                     self._models.adapters.announce(adapter)
 
     @property
