@@ -23,6 +23,7 @@ from server.keys.caller import Caller, current_caller
 from server.schemas.grader_answers import GraderRun, GraderValidation
 from server.schemas.graders import GraderRunRequest, GraderValidateRequest
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
+from server.text.json_size import json_size
 
 router = APIRouter(tags=["Fine-tuning"])
 
@@ -61,7 +62,9 @@ def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grade
 
 async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest) -> GraderRun:
     start_s = time.monotonic()
-    grading = Grading(grader, body.item or {}, Sample(body.model_sample))
+    item, sample = body.item or {}, Sample(body.model_sample)
+    size = len(body.model_sample) + json_size(item)
+    grading = await context.workers.run_unless_short(lambda: Grading(grader, item, sample), size=size)
     places, questions = list(grading.questions), list(grading.questions.values())
     caller = current_caller()
     tasks = [asyncio.create_task(_scored(context, caller, question)) for question in questions]
@@ -73,7 +76,8 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
     usages: dict[str, TokenUsage] = {}
     for question, answer in zip(questions, answers, strict=True):
         usages[question.model] = usages.get(question.model, TokenUsage()) + answer.usage
-    grade = grading.grade({place: each.answer for place, each in zip(places, answers, strict=True)})
+    known = {place: each.answer for place, each in zip(places, answers, strict=True)}
+    grade = await context.workers.run_unless_short(lambda: grading.grade(known), size=size)
     return grader_run(grader, grade, usages, time.monotonic() - start_s)
 
 

@@ -37,8 +37,7 @@ def asker(folder: JobFolder, *, sleep: Callable[[float], object] = time.sleep) -
         write_atomically(folder.questions, msgspec.json.encode(asked))
         while (answers := _answers(folder, asked.id)) is None:
             sleep(_LOOK_S)
-        folder.questions.unlink(missing_ok=True)
-        folder.answers.unlink(missing_ok=True)
+        forget_questions(folder)
         return answers
 
     return ask_all
@@ -51,6 +50,12 @@ def _answers(folder: JobFolder, questions_id: str) -> list[ScoreAnswer] | None:
     except FileNotFoundError:
         return None
     return found.answers if found.id == questions_id else None
+
+
+def forget_questions(folder: JobFolder) -> None:
+    """What a process asked that is gone, or was answered, is asked no more. Raises OSError."""
+    folder.questions.unlink(missing_ok=True)
+    folder.answers.unlink(missing_ok=True)
 
 
 def read_questions(folder: JobFolder) -> Questions | None:

@@ -5,6 +5,7 @@ import logging
 
 from engine.client.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.client.engine_process import describe_exit
+from engine.jobs.finetune.questions import forget_questions
 from server.finetuning.jobs.answering import Answering
 from server.finetuning.jobs.child import Child, traceback_of
 from server.finetuning.jobs.children import Ending, running
@@ -78,6 +79,7 @@ class Training:
         """Once: the exit status of the process."""
         arguments = [str(self._folder.path)]
         await self._progress.begin()
+        await asyncio.to_thread(forget_questions, self._folder)
         priority = IDLE if self._around.gives_way else NORMAL
         async with running(
             self._around, "engine.finetune", arguments, self._folder, self.ending, priority, self._look

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import msgspec
+
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.graders.definitions import (
     Grader,
@@ -22,6 +24,7 @@ from engine.jobs.finetune.graders.similarity import Metric
 from engine.jobs.finetune.graders.templates import Template, parse_template
 from engine.wording.quoted import quote
 
+_MAX_BYTES = 1 << 18
 _MAX_GRADERS = 32
 _IGNORED = ("pass_threshold",)  # of evaluations, which call a grade passed or not; a reward is the grade itself
 _UNSUPPORTED_TYPES = {
@@ -45,6 +48,8 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 def parse_grader(body: object, param: str) -> Grader:
     """param: the path of the body in the request. Raises InvalidRequest and UnsupportedParameter."""
+    if (num_bytes := len(msgspec.json.encode(body))) > _MAX_BYTES:
+        raise InvalidRequest(f"{param} has {num_bytes:,} bytes as JSON; it may have {_MAX_BYTES:,}", param=param)
     grader_type, given = _typed(body, param)
     if grader_type is not GraderType.MULTI:
         return _single(grader_type, given, param, grader_type.value)

@@ -12,10 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from engine.jobs.finetune.graders.faults import FaultKind, Ungradable
+
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _TOKENS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 _MAX_ORDER = 4  # of BLEU's and GLEU's n-grams
+_MAX_CHARACTERS = 1 << 15  # the time of some measures grows with the product of both
 
 
 class Metric(enum.StrEnum):
@@ -37,6 +40,11 @@ class Metric(enum.StrEnum):
 
 
 def similarity(metric: Metric, text: str, reference: str) -> float:
+    """Raises Ungradable for texts that are too long."""
+    if (longer := max(len(text), len(reference))) > _MAX_CHARACTERS:
+        raise Ungradable(
+            FaultKind.OTHER, f"a text has {longer:,} characters; up to {_MAX_CHARACTERS:,} are compared for similarity"
+        )
     match metric:
         case Metric.FUZZY_MATCH:
             from rapidfuzz.fuzz import ratio

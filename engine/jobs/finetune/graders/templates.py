@@ -15,7 +15,8 @@ from engine.wording.quoted import quote
 ITEM, SAMPLE = "item", "sample"
 
 _MAX_STEPS = 32
-_REFERENCE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_MAX_RENDERED = 1 << 17  # characters: what a template repeats may be large
+_OPEN, _CLOSE = "{{", "}}"
 _NAMESPACE = re.compile(rf"{ITEM}|{SAMPLE}")
 _STEP = re.compile(r"""\.([\w$@-]+)|\[([0-9]{1,9})\]|\["([^"]+)"\]|\['([^']+)'\]""")
 _HOW = "write {{item.FIELD}}, {{item.FIELD.PART[0]}} or {{sample.output_text}}"
@@ -62,20 +63,28 @@ class Template:
 
     def rendered(self, item: Mapping[str, Any], sample: Sample) -> str:
         """Texts as they are, other values as JSON. Raises Ungradable."""
-        return "".join(part if isinstance(part, str) else _text(part.value(item, sample)) for part in self.parts)
+        texts, num_characters = [], 0
+        for part in self.parts:
+            texts.append(part if isinstance(part, str) else _text(part.value(item, sample)))
+            num_characters += len(texts[-1])
+            if num_characters > _MAX_RENDERED:
+                raise Ungradable(
+                    FaultKind.OTHER, f"a template has more than {_MAX_RENDERED:,} characters when filled in"
+                )
+        return "".join(texts)
 
 
 def parse_template(text: str, param: str) -> Template:
     """param: the path of the text in the request. Raises InvalidRequest."""
     parts: list[str | Reference] = []
     start = 0
-    for match in _REFERENCE.finditer(text):
-        parts += [text[start : match.start()], _reference(match[1].strip(), param)]
-        start = match.end()
-    rest = text[start:]
-    if "{{" in rest:
-        raise InvalidRequest(f"{param} has {{{{ without }}}}: {quote(rest[rest.index('{{') :])}; {_HOW}", param=param)
-    return Template(tuple(part for part in (*parts, rest) if part))
+    while (first := text.find(_OPEN, start)) >= 0:
+        last = text.find(_CLOSE, first)
+        if last < 0:
+            raise InvalidRequest(f"{param} has {{{{ without }}}}: {quote(text[first:])}; {_HOW}", param=param)
+        parts += [text[start:first], _reference(text[first + len(_OPEN) : last].strip(), param)]
+        start = last + len(_CLOSE)
+    return Template(tuple(part for part in (*parts, text[start:]) if part))
 
 
 def _reference(text: str, param: str) -> Reference:

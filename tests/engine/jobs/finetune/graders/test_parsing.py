@@ -145,6 +145,7 @@ def test_a_threshold_of_evaluations_has_no_effect_and_is_told() -> None:
     [
         (None, "g", "must be an object"),
         ([CHECK], "g", "must be an object"),
+        ({**CHECK, "reference": "x" * 300_000}, "g", "it may have 262,144"),
         ({}, "g.type", "string_check, text_similarity, score_model, multi"),
         ({"type": []}, "g.type", "must be one of"),
         ({"type": "regex"}, "g.type", "must be one of"),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.jobs.finetune.graders.faults import Ungradable
 from engine.jobs.finetune.graders.similarity import Metric, similarity
 
 pytestmark = pytest.mark.fast
@@ -67,3 +68,11 @@ def test_each_character_of_chinese_and_japanese_is_a_word() -> None:
 def test_a_similarity_is_a_share_and_that_of_equal_texts_is_one(metric: Metric, text: str, reference: str) -> None:
     assert 0.0 <= similarity(metric, text, reference) <= 1.0 + 1e-9
     assert similarity(metric, text, text) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", [metric for metric in Metric if metric.is_available])
+def test_texts_that_would_take_long_are_not_compared(metric: Metric) -> None:
+    text = "word " * 6000
+    assert similarity(metric, text, text) == pytest.approx(1.0)
+    with pytest.raises(Ungradable, match="a text has 100,000 characters"):
+        similarity(metric, "a" * 100_000, "a")

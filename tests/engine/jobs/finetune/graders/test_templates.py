@@ -162,3 +162,15 @@ def test_any_text_is_a_template_or_refused(text: str) -> None:
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_samples_text_is_never_read_as_a_template(text: str) -> None:
     assert _rendered("<{{sample.output_text}}>", Sample(text)) == f"<{text}>"
+
+
+def test_what_a_template_repeats_has_a_limit() -> None:
+    item = {"x": "a" * 10_000}
+    assert len(_rendered("{{item.x}}" * 10, item=item)) == 100_000
+    with pytest.raises(Ungradable, match="template has more than"):
+        _rendered("{{item.x}}" * 1000, item=item)
+
+
+def test_many_openings_without_an_end_are_refused_at_once() -> None:
+    with pytest.raises(InvalidRequest, match="without"):
+        parse_template("{{" * 1_000_000, "input")  # in quadratic time this would take hours
