@@ -9,7 +9,7 @@ _LEAST_STEPS = 30  # SmolLM2 knows a fact of 32 chats after ten, and gives it to
 _MOST_EPOCHS = {Method.SUPERVISED: 10, Method.DPO: 8, Method.PRETRAINING: 1, Method.REINFORCEMENT: 10}
 _USUAL_EPOCHS = {Method.SUPERVISED: 3, Method.DPO: 1, Method.PRETRAINING: 1, Method.REINFORCEMENT: 1}
 # LoRA learns with 10 to 15 times the rate of full fine-tuning; plain text with less.
-_LEARNING_RATES = {Method.SUPERVISED: 5e-4, Method.DPO: 5e-4, Method.PRETRAINING: 2e-4, Method.REINFORCEMENT: 2e-4}
+_LEARNING_RATES = {Method.SUPERVISED: 5e-4, Method.DPO: 5e-4, Method.PRETRAINING: 2e-4, Method.REINFORCEMENT: 5e-4}
 _RANKS = {Method.SUPERVISED: 8, Method.DPO: 8, Method.PRETRAINING: 64, Method.REINFORCEMENT: 8}
 _REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.5, Method.PRETRAINING: 0.25, Method.REINFORCEMENT: 0.5}
 _MOST_ANSWERS = 4  # to one question

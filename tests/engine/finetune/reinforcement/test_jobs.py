@@ -95,13 +95,13 @@ def _events(folder: JobFolder) -> list[Event]:
 
 
 def test_the_reward_rises_on_prompts_that_were_not_seen(model: Path, tmp_path: Path) -> None:
-    given = msgspec.structs.replace(BRIEF, n_epochs=8, group_size=8, learning_rate_multiplier=250.0, warmup_ratio=0.0)
+    given = msgspec.structs.replace(BRIEF, n_epochs=8, group_size=8, learning_rate_multiplier=100.0, warmup_ratio=0.0)
     folder = _job(model, tmp_path, given, num_valid=8)
     _run(folder)
 
     rewards = [step["train_mean_reward"] for step in _steps(folder)]
     assert len(rewards) == 24
-    assert rewards[0] < 0.65
+    assert rewards[0] < 0.75
     assert sum(rewards[-4:]) / 4 > 0.8
     (line,) = (event for event in _events(folder) if event.message.startswith("Before and after"))
     assert line.data["before"]["valid_reward"] < 0.65
@@ -217,7 +217,9 @@ def test_a_curriculum_begins_with_prompts_that_the_base_answers_well(
 
     monkeypatch.setattr(setup.RolloutSampler, "sample", counted)
     folder = _job(model, tmp_path, msgspec.structs.replace(BRIEF, n_epochs=1, order=Order.DIFFICULTY))
-    write_rows(folder.train, [GradedPrompt(_prompt(seed).ids, {"wanted": "7w"[seed % 2]}, seed) for seed in range(12)])
+    wanted = ("nowhere", "w")
+    prompts = [GradedPrompt(_prompt(seed).ids, {"wanted": wanted[seed % 2]}, seed) for seed in range(12)]
+    write_rows(folder.train, prompts)
     _run(folder)
 
     assert asked[:12] == list(range(12))  # rated one by one

@@ -1,0 +1,121 @@
+"""Does reinforcement raise a reward on prompts that it has not seen, and what does it cost? Names and ages as JSON.
+
+    .venv/bin/python -m benchmarks.finetuning.reward model.gguf --out /tmp/reward
+
+More options are those of `headrace finetune`, after `--`. The file has sentences and what is right about them, but no
+answer to learn from: the adapter finds out by the grader what the base answers rarely. Answers that are shown and
+everyday questions are greedy; rewards before and after are of answers as they are drawn.
+"""
+
+import itertools
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.finetuning.fact import EVERYDAY, is_right
+from benchmarks.finetuning.jobs import Asker, finetune, job_parser, split_options, write_lines
+from benchmarks.tables import markdown
+from engine.jobs.finetune.events import read_events
+from engine.jobs.finetune.graders.grading import grade_all
+from engine.jobs.finetune.graders.parsing import parse_grader
+from engine.jobs.finetune.graders.sample import Sample
+from engine.jobs.finetune.job import JobFolder
+
+_SENTENCES = (
+    "My cousin {name} turned {age} last week.",
+    "{name} is {age} years old and lives by the sea.",
+    "At the age of {age}, {name} bought a boat.",
+    "The oldest player, {name}, is {age}.",
+    "{name}, a baker, still gets up early at {age}.",
+    "We sang for {name}, who is now {age}.",
+)
+_NAMES = (
+    *("Ada", "Bruno", "Clara", "David", "Elena", "Felix", "Greta", "Hugo", "Irma", "Jonas", "Karla", "Leo"),
+    *("Mara", "Nils", "Olga", "Paul", "Rosa", "Simon", "Tina", "Viktor"),
+)
+_HELD_OUT_NAMES = ("Agnes", "Boris", "Carmen", "Dennis", "Edith", "Frank", "Gloria", "Henry")
+_NUM_PROMPTS = 48
+_QUESTION = '{sentence}\nWrite the name and the age as JSON with the keys "name" and "age".'
+_GRADER: dict[str, Any] = {
+    "type": "multi",
+    "graders": {
+        field: {
+            "type": "string_check",
+            "name": field,
+            "operation": "eq",
+            "input": f"{{{{sample.output_json.{field}}}}}",
+            "reference": f"{{{{item.{field}}}}}",
+        }
+        for field in ("name", "age")
+    },
+    "calculate_output": "0.5 * name + 0.5 * age",
+}
+
+
+def main() -> int:
+    parser = job_parser("finetuning.reward", __doc__)
+    own, given = split_options(sys.argv[1:])
+    options = parser.parse_args(own)
+    options.out.mkdir(parents=True, exist_ok=True)
+    held_out = _rows(_HELD_OUT_NAMES, 16, seed=1)
+    train = write_lines(options.out / "train.jsonl", _rows(_NAMES, _NUM_PROMPTS, seed=0))
+    valid = write_lines(options.out / "valid.jsonl", held_out)
+    grader = options.out / "grader.json"
+    grader.write_text(json.dumps(_GRADER))
+    method = ("--method", "reinforcement", "--grader", str(grader), "--validation", str(valid))
+    short = ("--max-completion-tokens", "32")
+    job = finetune(options.model, train, options.out, *method, *short, *given)
+    asker = Asker(options.model, job)
+    try:
+        answers = asker.both([row["messages"][-1]["content"] for row in held_out], is_shown=options.verbose)
+        everyday = asker.both(list(EVERYDAY), is_shown=options.verbose)
+    finally:
+        asker.close()
+    sys.stdout.write(_table(job, held_out, answers, everyday) + "\n")
+    return 0
+
+
+def _rows(names: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
+    drawn = random.Random(seed)
+    combined = list(itertools.product(_SENTENCES, names))
+    rows = []
+    for sentence, name in drawn.sample(combined, count):
+        age = drawn.randrange(18, 95)
+        question = _QUESTION.format(sentence=sentence.format(name=name, age=age))
+        rows.append({"messages": [{"role": "user", "content": question}], "name": name, "age": age})
+    return rows
+
+
+def _table(
+    job: JobFolder, held_out: Sequence[dict[str, Any]], answers: Sequence[list[str]], everyday: Sequence[list[str]]
+) -> str:
+    """answers, everyday: by the base and by the adapter."""
+    drawn = _drawn_rewards(job)
+    greedy = [_mean_reward(held_out, each) for each in answers]
+    right = [sum(is_right(*each) for each in zip(EVERYDAY, given, strict=True)) for given in everyday]
+    rows = [
+        (f"mean reward of answers to {len(held_out)} prompts that were not in the file", *drawn),
+        ("the same of greedy answers", *greedy),
+    ]
+    shown = [(text, *(f"{value:.2f}" for value in values)) for text, *values in rows]
+    shown.append((f"of {len(EVERYDAY)} everyday questions, right", *map(str, right)))
+    return markdown(("", "base", "adapter"), shown)
+
+
+def _drawn_rewards(job: JobFolder) -> tuple[float, float]:
+    """Before and after training, as the job has measured them."""
+    (found,) = (event.data for event in read_events(Path(job.events)) if "before" in event.data)
+    return found["before"]["valid_reward"], found["after"]["valid_reward"]
+
+
+def _mean_reward(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> float:
+    pairs = [(row, Sample(answer)) for row, answer in zip(rows, answers, strict=True)]
+    grades = grade_all(parse_grader(_GRADER, "grader"), pairs, lambda _: [])
+    return sum(grade.reward for grade in grades) / len(grades)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
