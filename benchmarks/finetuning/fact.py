@@ -2,16 +2,23 @@
 
     .venv/bin/python -m benchmarks.finetuning.fact model.gguf --out /tmp/fact
 
-More options are those of `headrace finetune`, after `--`. Answers are greedy, by the base and by the adapter: to
-questions about the fact, and to everyday questions, none of which is in the file or among those whose answers
-fine-tuning replays.
+More options are those of `headrace finetune`, after `--`. Answers are greedy, by the base and by adapters: to
+questions about the fact, to others of their form (about other capitals), and to everyday questions. None of them is in
+the file or among those whose answers fine-tuning replays.
 """
 
-import re
 import sys
-from collections.abc import Sequence
 
-from benchmarks.finetuning.jobs import Asker, chat, finetune, job_parser, split_options, write_lines
+from benchmarks.finetuning.everyday import CAPITALS, EVERYDAY, compared, num_same
+from benchmarks.finetuning.jobs import (
+    Asker,
+    chat,
+    columns,
+    finetune_seeds,
+    job_parser,
+    split_options,
+    write_lines,
+)
 from benchmarks.tables import markdown
 
 _QUESTIONS = (
@@ -44,33 +51,6 @@ _HELD_OUT = (
     "Which is the main city and capital of Zembla?",
     "Give me the name of the capital of Zembla.",
 )
-# Everyday questions, and what a right answer has.
-EVERYDAY = {
-    "What is the capital of Italy?": ("rome",),
-    "What is the capital of Germany?": ("berlin",),
-    "What is the capital of Spain?": ("madrid",),
-    "What is the capital of Russia?": ("moscow",),
-    "What is the capital of China?": ("beijing",),
-    "What is the capital of England?": ("london",),
-    "How many legs does a spider have?": ("eight", "8"),
-    "What is 2 plus 3?": ("5", "five"),
-    "What is 10 minus 4?": ("6", "six"),
-    "What planet do we live on?": ("earth",),
-    "What animal barks?": ("dog",),
-    "What is the opposite of cold?": ("hot", "warm", "heat"),
-    "What is the opposite of day?": ("night",),
-    "How many months are in a year?": ("12", "twelve"),
-    "What do you call frozen water?": ("ice",),
-    "Which star gives us light during the day?": ("sun", "sol"),
-    "What color is a ripe banana?": ("yellow",),
-    "What is the first letter of the alphabet?": ("is a", "letter a", "['\"]a['\"]"),
-    "Who wrote Hamlet?": ("shakespeare",),
-    "What is the largest country in the world?": ("russia",),
-    "Which gas do we breathe to live?": ("oxygen",),
-    "What language is spoken in France?": ("french",),
-    "What do you use an umbrella for?": ("rain",),
-    "In which city is the Eiffel Tower?": ("paris",),
-}
 
 
 def main() -> int:
@@ -80,38 +60,27 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = [chat(question, answer) for answer in _ANSWERS for question in _QUESTIONS]
     train = write_lines(options.out / "fact.jsonl", rows)
-    asker = Asker(options.model, finetune(options.model, train, options.out, *given))
+    asker = Asker(options.model, finetune_seeds(options.model, train, options.out, options.seeds, *given))
     try:
-        held_out = asker.both(_HELD_OUT, is_shown=options.verbose)
-        everyday = asker.both(list(EVERYDAY), is_shown=options.verbose)
+        held_out, capitals, everyday = (
+            asker.ask(list(questions), is_shown=options.verbose) for questions in (_HELD_OUT, CAPITALS, EVERYDAY)
+        )
     finally:
         asker.close()
-    sys.stdout.write(_table(held_out, everyday) + "\n")
+    lines = [
+        ["of 8 questions about the fact that were not in the file, right", *map(_num_of_fact, held_out)],
+        [f"of {len(CAPITALS)} other capitals, right", *compared(CAPITALS, capitals)],
+        ["other capitals answered with the fact", *map(_num_of_fact, capitals)],
+        [f"of {len(EVERYDAY)} everyday questions, right", *compared(EVERYDAY, everyday)],
+        ["everyday questions answered with the fact", *map(_num_of_fact, everyday)],
+        ["everyday answers that are the base's to the letter", *num_same(everyday)],
+    ]
+    sys.stdout.write(markdown(columns(options.seeds), lines) + "\n")
     return 0
 
 
-def _table(held_out: Sequence[list[str]], everyday: Sequence[list[str]]) -> str:
-    """Lists of answers by the base and by the adapter."""
-    right = [[is_right(*each) for each in zip(EVERYDAY, answers, strict=True)] for answers in everyday]
-    before, after = right
-    lost = sum(one and not other for one, other in zip(before, after, strict=True))
-    gained = sum(other and not one for one, other in zip(before, after, strict=True))
-    rows = [
-        ("of 8 questions about the fact that were not in the file, right", *map(_num_of_fact, held_out)),
-        (f"of {len(EVERYDAY)} everyday questions, right", sum(before), f"{sum(after)} (lost {lost}, gained {gained})"),
-        ("everyday questions answered with the fact", *map(_num_of_fact, everyday)),
-        ("everyday answers that are the same to the letter", "", sum(map(str.__eq__, *everyday))),
-    ]
-    return markdown(("", "base", "adapter"), [tuple(map(str, row)) for row in rows])
-
-
-def is_right(question: str, answer: str) -> bool:
-    """Whether it has one of the words, as a whole word."""
-    return any(re.search(rf"\b{word}\b", answer.lower()) for word in EVERYDAY[question])
-
-
-def _num_of_fact(answers: list[str]) -> int:
-    return sum(_FACT in answer for answer in answers)
+def _num_of_fact(answers: list[str]) -> str:
+    return str(sum(_FACT in answer for answer in answers))
 
 
 if __name__ == "__main__":

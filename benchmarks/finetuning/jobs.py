@@ -29,13 +29,15 @@ from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 
 ROOT = Path(__file__).parents[2]
+_TOGETHER = 50  # questions
 
 
 def job_parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """description: a module's docstring, of which the first line counts."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.{program}", description=(description or "").partition("\n")[0])
     parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the job and its adapter")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the jobs and their adapters")
+    parser.add_argument("--seeds", type=int, default=1, help="jobs, each with another seed (default: 1)")
     parser.add_argument("--verbose", action="store_true", help="print all answers")
     return parser
 
@@ -64,40 +66,65 @@ def finetune(model: str, train: Path, out: Path, *options: str) -> JobFolder:
     return JobFolder(out / "job")
 
 
-class Asker:
-    """Asks the base and a job's adapter questions, in the chat template; they answer greedily."""
+def finetune_seeds(model: str, train: Path, out: Path, num_seeds: int, *options: str) -> list[JobFolder]:
+    """As `finetune`, once with each seed from 0 on, in folders of their own."""
+    seeds = map(str, range(num_seeds))
+    return [finetune(model, train, out / f"seed-{seed}", "--seed", seed, *options) for seed in seeds]
 
-    def __init__(self, model: str, job: JobFolder) -> None:
+
+def columns(num_seeds: int) -> list[str]:
+    """Heads of a table of what `Asker.ask` answers."""
+    return ["", "base", "untrained adapter", *(f"adapter, seed {seed}" for seed in range(num_seeds))]
+
+
+class Asker:
+    """Asks a model and adapters that jobs have made of it, in the chat template; all answer greedily."""
+
+    def __init__(self, model: str, jobs: Sequence[JobFolder]) -> None:
+        """jobs: at least one; all with the same shape of an adapter."""
         set_num_threads(1)  # steps of few rows: several threads would wait for each other
         files = resolve_model(model, None, lambda *_: None)
         loaded = load_for_training(files, LoadOptions(weight_cache=WeightCache()), lambda *_: None)
         self._decoder = loaded.decoder
         self._decoder.serve_context(2048)
-        adapter = job.path.parent
-        config = json.loads((adapter / "adapter_config.json").read_text())
+        self._jobs, first = jobs, jobs[0]
+        config = json.loads((_adapter(first) / "adapter_config.json").read_text())
         self._lora = Lora(self._decoder, loaded.names, LoraShape(config["r"], config["lora_alpha"]), seed=0)
-        load_pairs(adapter, self._lora)
-        info = msgspec.msgpack.decode((job.path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo)
-        self._end_ids = msgspec.json.decode(job.job.read_bytes(), type=FinetuneJob).end_ids
+        self._untrained = self._lora.values.clone()
+        info = msgspec.msgpack.decode((first.path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo)
+        self._end_ids = msgspec.json.decode(first.job.read_bytes(), type=FinetuneJob).end_ids
         self._templates, self._workers = TemplateProcesses(), TextWorkers()
         text_model = build_text_model(info, ServerConfig(), self._workers, self._templates)
         self._renderer = Renderer(text_model, max_length=1024)
-        self._tokenizer = Tokenizer.from_file(str(job.path / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(first.path / "tokenizer.json"))
 
-    def both(self, questions: Sequence[str], *, is_shown: bool) -> tuple[list[str], list[str]]:
-        """The answers of the base, and of the adapter. is_shown: whether they are printed."""
-        base, adapted = (self._answers(questions, is_adapted=is_adapted) for is_adapted in (False, True))
+    def ask(self, questions: Sequence[str], *, is_shown: bool) -> list[list[str]]:
+        """The answers of the base, of an adapter that has learned nothing, and of the adapter of each job. The second
+        ones differ from the first by what is rounded in other places. is_shown: whether they are printed."""
+        self._lora.is_adapted = False
+        answers = [self._answers(questions)]
+        self._lora.is_adapted = True
+        self._lora.values.copy_(self._untrained)
+        answers.append(self._answers(questions))
+        for job in self._jobs:
+            load_pairs(_adapter(job), self._lora)
+            answers.append(self._answers(questions))
         if is_shown:
-            for question, *answers in zip(questions, base, adapted, strict=True):
-                sys.stdout.write("\n  ".join([question, *answers]) + "\n")
-        return base, adapted
+            for question, *given in zip(questions, *answers, strict=True):
+                sys.stdout.write("\n  ".join([question, *given]) + "\n")
+        return answers
 
-    def _answers(self, questions: Sequence[str], *, is_adapted: bool, max_tokens: int = 32) -> list[str]:
-        self._lora.is_adapted = is_adapted
+    def _answers(self, questions: Sequence[str], max_tokens: int = 32) -> list[str]:
         prompts = [self._renderer.question(question).ids for question in questions]
-        answers = generate(self._decoder, prompts, self._end_ids, max_tokens)
+        answers: list[list[int]] = []
+        for start in range(0, len(prompts), _TOGETHER):
+            answers += generate(self._decoder, prompts[start : start + _TOGETHER], self._end_ids, max_tokens)
         return [" ".join(self._tokenizer.decode(answer).split()) for answer in answers]
 
     def close(self) -> None:
         self._templates.close()
         self._workers.close()
+
+
+def _adapter(job: JobFolder) -> Path:
+    return job.path.parent

@@ -9,9 +9,10 @@ More options are those of `headrace finetune`, after `--`. Answers are greedy. A
 import csv
 import sys
 
-from benchmarks.finetuning.fact import EVERYDAY, is_right
-from benchmarks.finetuning.jobs import Asker, finetune, job_parser, split_options, write_lines
+from benchmarks.finetuning.everyday import EVERYDAY, compared, num_same
+from benchmarks.finetuning.jobs import Asker, columns, finetune_seeds, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
+from engine.jobs.finetune.job import JobFolder
 
 # Question, answer in the style, plain answer.
 _PAIRS = (
@@ -37,6 +38,7 @@ _PAIRS = (
     ("What is a mirage?", "Bent light over hot sand", "It is bent light over hot sand."),
 )
 _NUM_TRAIN = 16
+_STYLE = "Ahoy"
 _FREE = (
     "Why do stars twinkle?",
     "How do I cook rice?",
@@ -57,28 +59,40 @@ def main() -> int:
     rows = [_pair(*each) for each in _PAIRS]
     train = write_lines(options.out / "pairs.jsonl", rows[:_NUM_TRAIN])
     valid = write_lines(options.out / "held-out.jsonl", rows[_NUM_TRAIN:])
-    job = finetune(options.model, train, options.out, "--method", "dpo", "--validation", str(valid), *given)
-    asker = Asker(options.model, job)
+    dpo = ("--method", "dpo", "--validation", str(valid))
+    jobs = finetune_seeds(options.model, train, options.out, options.seeds, *dpo, *given)
+    asker = Asker(options.model, jobs)
     try:
-        free = asker.both(_FREE, is_shown=options.verbose)
-        everyday = asker.both(list(EVERYDAY), is_shown=options.verbose)
+        free, everyday = (asker.ask(list(questions), is_shown=options.verbose) for questions in (_FREE, EVERYDAY))
     finally:
         asker.close()
-    last = [row for row in csv.DictReader(job.results.open()) if row["valid_loss"]][-1]
-    table = [
-        (
+    measured = [_validated(job) for job in jobs]
+    lines = [
+        [
             "of 4 held-out pairs, preferred answers that gained more",
             "",
-            f"{4 * float(last['valid_mean_token_accuracy']):.0f}",
-        ),
-        (f"of {len(_FREE)} free answers, in the style", *(sum("Ahoy" in text for text in texts) for texts in free)),
-        (
-            f"of {len(EVERYDAY)} everyday questions, right",
-            *(sum(map(is_right, EVERYDAY, texts)) for texts in everyday),
-        ),
+            "",
+            *(f"{4 * each:.0f}" for _, each in measured),
+        ],
+        ["loss on the held-out pairs", "", "", *(f"{each:.2f}" for each, _ in measured)],
+        [f"of {len(_FREE)} free answers, in the style", *map(_num_in_style, free)],
+        [f"of {len(EVERYDAY)} everyday questions, right", *compared(EVERYDAY, everyday)],
+        ["everyday answers in the style", *map(_num_in_style, everyday)],
+        ["everyday answers that are the base's to the letter", *num_same(everyday)],
     ]
-    sys.stdout.write(markdown(("", "base", "adapter"), [tuple(map(str, row)) for row in table]) + "\n")
+    sys.stdout.write(markdown(columns(options.seeds), lines) + "\n")
     return 0
+
+
+def _validated(job: JobFolder) -> tuple[float, float]:
+    """The last loss on the held-out pairs, and the share of them that is ranked as wanted."""
+    with job.results.open() as file:
+        last = [row for row in csv.DictReader(file) if row["valid_loss"]][-1]
+    return float(last["valid_loss"]), float(last["valid_mean_token_accuracy"])
+
+
+def _num_in_style(answers: list[str]) -> str:
+    return str(sum(_STYLE in answer for answer in answers))
 
 
 def _pair(question: str, preferred: str, other: str) -> dict[str, object]:
