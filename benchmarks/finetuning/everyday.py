@@ -16,7 +16,7 @@ EVERYDAY = {
     "What is 2 plus 3?": ("5", "five"),
     "What is 10 minus 4?": ("6", "six"),
     "What planet do we live on?": ("earth",),
-    "What animal barks?": ("dogs?",),
+    "What animal barks?": ("dog",),
     "What is the opposite of cold?": ("hot", "warm", "heat"),
     "What is the opposite of day?": ("night",),
     "How many months are in a year?": ("12", "twelve"),

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.finetuning.fact import EVERYDAY, is_right
-from benchmarks.finetuning.jobs import Asker, finetune, job_parser, split_options, write_lines
+from benchmarks.finetuning.everyday import EVERYDAY, compared
+from benchmarks.finetuning.jobs import Asker, columns, finetune_seeds, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
 from engine.jobs.finetune.events import read_events
 from engine.jobs.finetune.graders.grading import grade_all
@@ -38,6 +38,7 @@ _NAMES = (
 )
 _HELD_OUT_NAMES = ("Agnes", "Boris", "Carmen", "Dennis", "Edith", "Frank", "Gloria", "Henry")
 _NUM_PROMPTS = 48
+_EVERYDAY = dict(itertools.islice(EVERYDAY.items(), 24))
 _QUESTION = '{sentence}\nWrite the name and the age as JSON with the keys "name" and "age".'
 _GRADER: dict[str, Any] = {
     "type": "multi",
@@ -67,14 +68,23 @@ def main() -> int:
     grader.write_text(json.dumps(_GRADER))
     method = ("--method", "reinforcement", "--grader", str(grader), "--validation", str(valid))
     short = ("--max-completion-tokens", "32")
-    job = finetune(options.model, train, options.out, *method, *short, *given)
-    asker = Asker(options.model, job)
+    jobs = finetune_seeds(options.model, train, options.out, options.seeds, *method, *short, *given)
+    asker = Asker(options.model, jobs)
     try:
-        answers = asker.both([row["messages"][-1]["content"] for row in held_out], is_shown=options.verbose)
-        everyday = asker.both(list(EVERYDAY), is_shown=options.verbose)
+        answers = asker.ask([row["messages"][-1]["content"] for row in held_out], is_shown=options.verbose)
+        everyday = asker.ask(list(_EVERYDAY), is_shown=options.verbose)
     finally:
         asker.close()
-    sys.stdout.write(_table(job, held_out, answers, everyday) + "\n")
+    (before, *_), after = zip(*map(_drawn_rewards, jobs), strict=True)
+    lines = [
+        [
+            f"mean reward of answers to {len(held_out)} prompts that were not in the file",
+            *(f"{before:.2f}", "", *(f"{reward:.2f}" for reward in after)),
+        ],
+        ["the same of greedy answers", *(f"{_mean_reward(held_out, each):.2f}" for each in answers)],
+        [f"of {len(_EVERYDAY)} everyday questions, right", *compared(_EVERYDAY, everyday)],
+    ]
+    sys.stdout.write(markdown(columns(options.seeds), lines) + "\n")
     return 0
 
 
@@ -87,22 +97,6 @@ def _rows(names: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
         question = _QUESTION.format(sentence=sentence.format(name=name, age=age))
         rows.append({"messages": [{"role": "user", "content": question}], "name": name, "age": age})
     return rows
-
-
-def _table(
-    job: JobFolder, held_out: Sequence[dict[str, Any]], answers: Sequence[list[str]], everyday: Sequence[list[str]]
-) -> str:
-    """answers, everyday: by the base and by the adapter."""
-    drawn = _drawn_rewards(job)
-    greedy = [_mean_reward(held_out, each) for each in answers]
-    right = [sum(is_right(*each) for each in zip(EVERYDAY, given, strict=True)) for given in everyday]
-    rows = [
-        (f"mean reward of answers to {len(held_out)} prompts that were not in the file", *drawn),
-        ("the same of greedy answers", *greedy),
-    ]
-    shown = [(text, *(f"{value:.2f}" for value in values)) for text, *values in rows]
-    shown.append((f"of {len(EVERYDAY)} everyday questions, right", *map(str, right)))
-    return markdown(("", "base", "adapter"), shown)
 
 
 def _drawn_rewards(job: JobFolder) -> tuple[float, float]:

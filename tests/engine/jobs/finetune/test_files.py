@@ -62,8 +62,8 @@ def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
     few = resolve(Method.SUPERVISED, Hyperparameters(), 32, 112)
     many = resolve(Method.SUPERVISED, Hyperparameters(), 20_000, 112)
 
-    assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 8, 4)
-    assert (few.learning_rate, few.replayed_per_step, few.num_replayed) == (5e-4, 2.0, 64)
+    assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 8, 6)
+    assert (few.learning_rate, few.replayed_per_step, few.num_replayed) == (4e-4, 2.0, 96)
     assert (many.batch_size, many.n_epochs) == (32, 3)
     assert many.learning_rate == pytest.approx(2e-4)
     assert (many.replayed_per_step, many.num_replayed) == (16.0, 4 * 112)
