@@ -13,6 +13,7 @@ from engine.jobs.finetune.config import DEFAULT_LENGTH
 from engine.jobs.finetune.graders.parsing import parse_grader
 from engine.jobs.finetune.items import Passage, write_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, write_atomically
+from engine.jobs.finetune.thoughts import ThoughtMarks
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
@@ -93,6 +94,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
             start=order.start,
             end_ids=list(text_model.tokenizer.eos_token_ids),
             grader=order.grader,
+            thought=_thought_marks(text_model) if order.method is Method.REINFORCEMENT else None,
         )
         write_atomically(folder.job, msgspec.json.encode(job))
         return prepared.report
@@ -133,6 +135,11 @@ def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
         lora_rank=rank if given.lora_rank is None else given.lora_rank,
         lora_alpha=alpha if given.lora_alpha is None else given.lora_alpha,
     )
+
+
+def _thought_marks(text_model: TextModel) -> ThoughtMarks | None:
+    marks = None if text_model.chat is None else text_model.chat.reasoning
+    return None if marks is None else ThoughtMarks(marks.start, marks.end)
 
 
 def _samples(prepared: Prepared, renderer: Renderer) -> list[Passage]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import tokenizers
 
 from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem
+from engine.jobs.finetune.thoughts import ThoughtMarks, answer_start
 from models.decoder import Decoder
 from models.training.generate import generate
 from models.training.lora import Lora
@@ -22,7 +23,8 @@ def num_together(num_samples: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """ids: after the prompt's. is_complete: the last of them ends the answer; else it was cut off."""
+    """ids: after the prompt's. text: the answer, without a thought before it. is_complete: the last of the ids ends the
+    answer; else it was cut off."""
 
     prompt: GradedPrompt
     ids: list[int]
@@ -44,13 +46,15 @@ class RolloutSampler:
         tokenizer: tokenizers.Tokenizer,
         end_ids: Sequence[int],
         max_tokens: int,
+        thought: ThoughtMarks | None = None,
     ) -> None:
-        """max_tokens: of an answer."""
+        """max_tokens: of an answer. thought: its marks, of a model that thinks."""
         self._decoder = decoder
         self._lora = lora
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._max_tokens = max_tokens
+        self._thought = thought
 
     def sample(self, prompts: Sequence[GradedPrompt], num_samples: int, seed: str) -> list[list[Rollout]]:
         """A group for each prompt: the same ones for the same seed, prompts and adapter."""
@@ -70,8 +74,21 @@ class RolloutSampler:
             )
             for number, prompt in enumerate(some):
                 group = answers[number * num_samples : (number + 1) * num_samples]
-                groups.append([self._rollout(prompt, ids) for ids in group])
+                groups.append([self.rollout(prompt, ids) for ids in group])
         return groups
 
-    def _rollout(self, prompt: GradedPrompt, ids: list[int]) -> Rollout:
-        return Rollout(prompt, ids, self._tokenizer.decode(ids), ids[-1] in self._end_ids)
+    def rollout(self, prompt: GradedPrompt, ids: list[int]) -> Rollout:
+        """ids: that were sampled after the prompt's."""
+        return Rollout(prompt, ids, self._answer(prompt, ids), ids[-1] in self._end_ids)
+
+    def _answer(self, prompt: GradedPrompt, ids: list[int]) -> str:
+        """What a server's answer has as its content."""
+        if self._thought is None:
+            return self._tokenizer.decode(ids)
+
+        def decode(some: Sequence[int]) -> str:
+            return self._tokenizer.decode(some, skip_special_tokens=False)
+
+        start = answer_start(ids, self._thought, decode, prompt=decode(prompt.ids))
+        text = self._tokenizer.decode(ids[start:])
+        return text.lstrip() if start else text

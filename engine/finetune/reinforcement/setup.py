@@ -106,7 +106,8 @@ class ReinforcementSetup:
         tokenizer = read_tokenizer(self._folder)
         if tokenizer is None:
             raise StartupError(f"{self._folder.path} has no tokenizer.json to read answers by; begin the job again")
-        return RolloutSampler(decoder, lora, tokenizer, self._job.end_ids, self._settings.max_tokens)
+        max_tokens, thought = self._settings.max_tokens, self._job.thought
+        return RolloutSampler(decoder, lora, tokenizer, self._job.end_ids, max_tokens, thought)
 
     def _grade(self) -> GradeAll:
         if self._job.grader is None:

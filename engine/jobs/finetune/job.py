@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.config import EngineConfig
+from engine.jobs.finetune.thoughts import ThoughtMarks
 
 
 class Method(enum.StrEnum):
@@ -87,7 +88,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
     """`engine`: the options that the model is served with. start: the folder of an adapter to go on with, relative to
     the job's folder if it is within that. grader: of reinforcement, as the client wrote it, and as `parse_grader`
-    takes it."""
+    takes it. thought: of reinforcement, the marks of a model that thinks."""
 
     engine: EngineConfig
     method: Method
@@ -96,6 +97,7 @@ class FinetuneJob(msgspec.Struct, frozen=True, kw_only=True):
     start: str | None = None
     end_ids: list[int] = []  # tokens that end an answer
     grader: dict[str, Any] | None = None
+    thought: ThoughtMarks | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from engine.config import EngineConfig
 from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem, read_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method
+from engine.jobs.finetune.thoughts import ThoughtMarks
 from server.finetuning import prepare_process
 from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
 from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepared
@@ -199,3 +200,14 @@ def test_faults_of_prompts_are_told_by_line(folder: JobFolder, tmp_path: Path) -
     assert (first.line, second.line) == (11, 12)
     assert "together the model takes 64" in first.message
     assert "the grader's reference reads {{item.answer}}" in second.message
+
+
+def test_the_trainer_knows_how_a_model_thinks(folder: JobFolder, tmp_path: Path) -> None:
+    task = _reinforced(tmp_path, _prompts())
+    assert isinstance(prepared(folder, task), Made)
+    assert msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob).thought is None
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    order = msgspec.structs.replace(task.order, chat_template=template)
+    assert isinstance(prepared(folder, msgspec.structs.replace(task, order=order)), Made)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    assert job.thought == ThoughtMarks("<think>", "</think>")

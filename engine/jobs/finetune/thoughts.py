@@ -1,0 +1,29 @@
+"""answer_start: where the answer of a model that thinks begins, behind its thought."""
+
+import bisect
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+
+class ThoughtMarks(msgspec.Struct, frozen=True):
+    """Texts that a model writes before and after its thought."""
+
+    start: str
+    end: str
+
+
+def answer_start(
+    ids: Sequence[int], marks: ThoughtMarks, decode: Callable[[Sequence[int]], str], *, prompt: str
+) -> int:
+    """How many of the ids a thought takes with its marks: none without one, and all if it does not end.
+
+    decode: keeps special tokens, which marks often are. prompt: its end may open the thought.
+    """
+    text = decode(ids)
+    is_open = prompt.rstrip().endswith(marks.start)
+    if not is_open and not text.lstrip().startswith(marks.start):
+        return 0
+    if marks.end not in text:
+        return len(ids)
+    return bisect.bisect_left(range(len(ids)), True, key=lambda count: marks.end in decode(ids[:count]))
