@@ -4,7 +4,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.finetune.reinforcement.advantages import advantages, has_signal, spread
@@ -71,9 +71,11 @@ def test_advantages_are_finite_and_add_up_to_zero_in_each_group(
 @given(REWARDS, st.floats(0.1, 50.0))
 def test_the_size_of_a_graders_numbers_makes_no_difference(groups: list[list[float | None]], factor: float) -> None:
     larger = [[None if reward is None else factor * reward for reward in group] for group in groups]
-    for scale in (ScaleRewards.GROUP, ScaleRewards.BATCH):
-        first, second = advantages(groups, scale), advantages(larger, scale)
-        for one, other, rewards in zip(first, second, groups, strict=True):
-            if scale is ScaleRewards.BATCH or spread(rewards) > 0.1:
-                limit = 1e-2 if max(map(spread, groups)) > 0.1 else math.inf
-                assert one == pytest.approx(other, rel=limit, abs=limit)
+    assume(max(map(spread, groups)) > 0.1)  # where the least scale is small beside it
+
+    for one, other in zip(*(advantages(each, ScaleRewards.BATCH) for each in (groups, larger)), strict=True):
+        assert one == pytest.approx(other, rel=0.05, abs=1e-6)
+    for group, scaled in zip(groups, larger, strict=True):
+        if spread(group) > 0.1:
+            (one,), (other,) = (advantages([each], ScaleRewards.GROUP) for each in (group, scaled))
+            assert one == pytest.approx(other, rel=0.05, abs=1e-6)
