@@ -71,11 +71,14 @@ class NativeBank:
         packed = self._method.multiply
         assert packed is not None, "process_after_loading() comes first"
         prepare = prologue.row_input
-        if packed.takes_adapters and not self._weights:
-            rows = self._table.rows(slots)
-            return packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype, adapted=rows)
-        y = packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype)
+        # Fused or not never depends on the other slots: the two round differently.
+        fused = self._table.rows(slots) if packed.takes_adapters else None
+        y = packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype, adapted=fused)
         for slot, places in rows_by_slot(slots, tuple(self._weights)):
-            y[places] = self._weights[slot](x[places], prepare=prepare, out_dtype=y.dtype)
-        self._table.adapt(x, slots, y, prepare=prepare)
+            replaced = self._weights[slot](x[places], prepare=prepare, out_dtype=y.dtype)
+            if fused is not None:
+                self._table.adapt(x[places], slots[places], replaced, prepare=prepare)
+            y[places] = replaced
+        if fused is None:
+            self._table.adapt(x, slots, y, prepare=prepare)
         return y

@@ -1,5 +1,5 @@
-"""Adapters that the layer's own call computes: as by a call of their own, and the same for a row whatever others there
-are."""
+"""Adapters that the layer's own call computes: what a call of their own gives, but rounded once, and the same for a row
+whatever others there are."""
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ COLUMNS = 512  # several parts of a sum
 SEGMENTS = (WeightFormat.Q4_0, 96), (WeightFormat.Q8_0, 32), (WeightFormat.Q6_K, 40)  # the last block is not whole
 OUTPUTS = sum(rows for _, rows in SEGMENTS)
 SHARDS = tuple((sum(rows for _, rows in SEGMENTS[:index]), rows) for index, (_, rows) in enumerate(SEGMENTS))
+NUM_SLOTS, EMPTY_SLOT = 6, 3
 NORM = RowInput(InputKind.RMS_NORM, torch.linspace(0.5, 1.5, COLUMNS), None, 1e-5)
 GATED = RowInput(InputKind.SILU_GATED)
 
@@ -48,17 +49,20 @@ def _pairs(places: tuple[tuple[int, int], ...], rank: int, seed: int, *, has_gai
     ]
 
 
-def _table(kernels: KernelLibrary) -> AdapterTable:
-    """Slots: pairs of all shards, of one of them at a high rank, of all outputs at once, and none."""
-    table = AdapterTable(4, COLUMNS, library=kernels)
+def _table(kernels: KernelLibrary, *, has_gain: bool = True) -> AdapterTable:
+    """Slots: pairs of all shards, of one of them at a high rank, of all outputs at once, none, and pairs that share no
+    blocks with the layer, some of them with outputs between them."""
+    table = AdapterTable(NUM_SLOTS, COLUMNS, library=kernels)
     table.set(0, table.pack(_pairs(SHARDS, 7, seed=1)))
     table.set(1, table.pack(_pairs(SHARDS[1:2], 70, seed=2)))
-    table.set(2, table.pack(_pairs(((0, OUTPUTS),), 16, seed=3, has_gain=True)))
+    table.set(2, table.pack(_pairs(((0, OUTPUTS),), 16, seed=3, has_gain=has_gain)))
+    table.set(4, table.pack(_pairs(((0, 90), (90, OUTPUTS - 90)), 4, seed=4)))
+    table.set(5, table.pack(_pairs(((3, 20), (24, 5), (100, 30)), 5, seed=5, has_gain=has_gain)))
     return table
 
 
 def _slots(rows: int) -> torch.Tensor:
-    return torch.tensor([(7 * row + row // 5) % 5 - 1 for row in range(rows)], dtype=torch.int32)
+    return torch.tensor([(5 * row + row // 7) % (NUM_SLOTS + 1) - 1 for row in range(rows)], dtype=torch.int32)
 
 
 def _inputs(rows: int, prepare: RowInput) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,16 +75,47 @@ def _inputs(rows: int, prepare: RowInput) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("prepare", [PLAIN, NORM], ids=["plain", "norm"])
 def test_a_fused_call_gives_what_two_calls_give(kernels: KernelLibrary, prepare: RowInput, rows: int) -> None:
     linear, table, slots = _linear(kernels), _table(kernels), _slots(rows)
-    x, residual = _inputs(rows, prepare)
+    x, _ = _inputs(rows, prepare)
 
-    want = linear(x, prepare=prepare, residual=residual)
-    plain = want.clone()
+    plain = linear(x, prepare=prepare, out_dtype=torch.float32)
+    want = plain.clone()
     table.adapt(x, slots, want, prepare=prepare)
 
-    got = linear(x, prepare=prepare, residual=residual, adapted=table.rows(slots))
-    assert torch.equal(got, want)
+    got = linear(x, prepare=prepare, out_dtype=torch.float32, adapted=table.rows(slots))
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-5)
     changed = [not torch.equal(row, before) for row, before in zip(got, plain, strict=True)]
-    assert changed == [slot in (0, 1, 2) for slot in slots.tolist()]
+    assert changed == [slot not in (-1, EMPTY_SLOT) for slot in slots.tolist()]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9, 40, 64, 65, 131])
+def test_a_residual_is_added_last_and_outputs_are_rounded_once(kernels: KernelLibrary, rows: int) -> None:
+    is_two_calls = kernels.level == "amx" and rows >= AMX_ROWS
+    linear, table, slots = _linear(kernels), _table(kernels, has_gain=not is_two_calls), _slots(rows)
+    x, residual = _inputs(rows, NORM)
+
+    product = linear(x, prepare=NORM, out_dtype=torch.float32, adapted=table.rows(slots))
+    exact = linear(x, prepare=NORM, residual=residual.float(), out_dtype=torch.float32, adapted=table.rows(slots))
+    rounded = linear(x, prepare=NORM, residual=residual, adapted=table.rows(slots))
+    in_place = residual.clone()
+    linear(x, prepare=NORM, residual=in_place, out=in_place, adapted=table.rows(slots))
+
+    if is_two_calls:
+        torch.testing.assert_close(exact, product + residual.float(), atol=1e-4, rtol=1e-5)
+    else:
+        assert torch.equal(exact, product + residual.float())
+        assert torch.equal(rounded, exact.bfloat16())
+    assert torch.equal(in_place, rounded)
+
+
+@pytest.mark.parametrize("rows", [2, 9, 40, 65, 131])
+def test_rows_without_an_adapter_are_as_in_a_call_without_adapters(kernels: KernelLibrary, rows: int) -> None:
+    linear, table, slots = _linear(kernels), _table(kernels), _slots(rows)
+    x, residual = _inputs(rows, GATED)
+    places = torch.isin(slots, torch.tensor([-1, EMPTY_SLOT]))
+    plain = linear(x, prepare=GATED, residual=residual)
+    got = linear(x, prepare=GATED, residual=residual, adapted=table.rows(slots))
+    assert torch.equal(got[places], plain[places])
+    assert not torch.equal(got[~places], plain[~places])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -126,19 +161,6 @@ def test_so_it_has_in_a_call_of_their_own(kernels: KernelLibrary, dtype: torch.d
     for count in (1, 2, 6, 33, 50):
         for first in range(0, 100 - count + 1, 13):
             assert torch.equal(adapted(first, count), together[first : first + count]), (first, count)
-
-
-def test_pairs_that_share_no_blocks_with_the_layer_are_computed_after_it(kernels: KernelLibrary) -> None:
-    linear, table, slots = (
-        _linear(kernels),
-        AdapterTable(1, COLUMNS, library=kernels),
-        torch.zeros(5, dtype=torch.int32),
-    )
-    table.set(0, table.pack(_pairs(((0, 90), (90, 78)), 4, seed=1)))
-    x, _ = _inputs(5, PLAIN)
-    want = linear(x)
-    table.adapt(x, slots, want)
-    assert torch.equal(linear(x, adapted=table.rows(slots)), want)
 
 
 def test_weights_of_other_kinds_have_no_fused_call(kernels: KernelLibrary) -> None:

@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "adapters/expand_stored.h"
 #include "adapters/few_row_shrink.h"
-#include "adapters/low_rank_expand.h"
 #include "linear/linear_arguments.h"
 #include "linear/row_input.h"
 #include "runtime/parallel.h"
@@ -38,7 +38,9 @@ struct Layer {
   bool x_is_bf16;
   InputSpec input;
   int64_t num_rows, columns;
-  OutputRows out;
+  void* out;  // [M, out_stride]
+  int64_t out_stride;
+  bool out_is_bf16;
 
   // f(pointer to the row's elements)
   template <class Function>
@@ -47,6 +49,19 @@ struct Layer {
       f(static_cast<const Bf16*>(x) + row * x_stride);
     else
       f(static_cast<const float*>(x) + row * x_stride);
+  }
+
+  // Blocks of a pair's outputs, as expand_stored() says.
+  void expand(const hr_low_rank_pair& pair, int64_t first_block, int64_t end_block, const Bf16* ranks, int64_t rank_stride,
+              const int32_t* rows, int count) const {
+    const auto expand_as = [&](auto* data) {
+      expand_stored(StoredOutputs<std::remove_pointer_t<decltype(data)>>{data, out_stride}, pair, first_block, end_block, ranks,
+                    rank_stride, rows, count);
+    };
+    if (out_is_bf16)
+      expand_as(static_cast<Bf16*>(out));
+    else
+      expand_as(static_cast<float*>(out));
   }
 
   // prepared [columns] bf16 = the row after its norm or activation; buffer: as many floats
@@ -134,8 +149,10 @@ void few_rows(const Layer& layer, const RowGroups& rows) {
     const ExpandTask& task = memory.tasks[index - num_shrink];
     const int64_t stride = low_rank_bytes(task.pair->rank);
     prefetch_lines(task.pair->b + task.first_block * stride, (task.end_block - task.first_block) * stride);
-    expand(layer.out, *task.pair, task.first_block, task.end_block, memory.shrink.ranks(*task.group, *task.pair),
-           FewRowShrink::rank_stride(*task.pair), rows.order.data() + task.group->first, task.group->count);
+    const int64_t num_ranks = rows.num_ranks();
+    layer.expand(*task.pair, task.first_block, task.end_block,
+                 memory.shrink.ranks() + task.group->first * num_ranks + task.pair->first_rank, num_ranks,
+                 rows.order.data() + task.group->first, task.group->count);
   });
 }
 
@@ -150,8 +167,8 @@ void panel_task(const Layer& layer, const hr_layer_adapter& adapter, const int32
   shrink_rows(adapter, prepared, columns, num_rows, ranks, num_ranks, scratch.sums);
   for (int r = 0; r < num_rows; r += kDenseTileRows)  // a tile's outputs stay in the cache from pair to pair
     for (int p = 0; p < adapter.num_pairs; ++p)
-      expand(layer.out, adapter.pairs[p], 0, num_output_blocks(adapter.pairs[p]),
-             ranks + r * num_ranks + adapter.pairs[p].first_rank, num_ranks, rows + r, std::min(kDenseTileRows, num_rows - r));
+      layer.expand(adapter.pairs[p], 0, num_output_blocks(adapter.pairs[p]), ranks + r * num_ranks + adapter.pairs[p].first_rank,
+                   num_ranks, rows + r, std::min(kDenseTileRows, num_rows - r));
 }
 
 void many_rows(const Layer& layer, const RowGroups& rows) {
@@ -182,7 +199,7 @@ HR_API void hr_adapt_rows(HR_INPUT_PARAMETERS, const hr_layer_adapter* table, co
   rows.find(table, slots, num_rows);
   if (rows.groups.empty()) return;
   const Layer layer{x,        x_stride, x_is_bf16 != 0, {static_cast<InputKind>(input_kind), input_weight, input_bias, eps},
-                    num_rows, columns,  {out, out_stride, out_is_bf16 != 0}};
+                    num_rows, columns,  out,                out_stride,   out_is_bf16 != 0};
   if (static_cast<int64_t>(rows.order.size()) <= kFewRows)
     few_rows(layer, rows);
   else

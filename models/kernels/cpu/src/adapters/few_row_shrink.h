@@ -1,6 +1,6 @@
 // The first half of adapters where rows are few: bound by memory, and short. It is cut into tasks, parts of the columns of a, so
-// that all threads read. Who needs the result waits for all of them, and adds the parts up. Tasks are begun before whoever waits,
-// so that what is waited for is always under way.
+// that all threads read. Whoever ends the last one adds the parts up. Tasks are begun before those that wait for them, so that
+// what is waited for is always under way.
 #pragma once
 
 #include <atomic>
@@ -31,9 +31,11 @@ class FewRowShrink {
       for (int64_t part = 0; part < num_parts_; part += parts)
         tasks_.push_back({&group, part, std::min(part + parts, num_parts_)});
     }
-    const size_t size = groups.order.size() * num_parts_ * num_ranks_ + kBlockRows;  // ranks() may read that far beyond
+    const size_t rows = groups.order.size(), size = rows * num_parts_ * num_ranks_;
     if (partial_.size() < size) partial_.resize(size);
+    if (ranks_.size() < (rows + kSpareRows) * num_ranks_) ranks_.resize((rows + kSpareRows) * num_ranks_);
     num_unfinished_.store(num_tasks(), std::memory_order_relaxed);
+    has_ranks_.store(false, std::memory_order_relaxed);
   }
 
   int64_t num_tasks() const { return static_cast<int64_t>(tasks_.size()); }
@@ -64,27 +66,18 @@ class FewRowShrink {
                      [&](int row, int64_t part, const F32x16& sums) {
                        store(partial(group.first + r + row, task.first_part + part) + c * kBlockRows, sums);
                      });
-    num_unfinished_.fetch_sub(1, std::memory_order_release);
+    if (num_unfinished_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    add_parts();
+    has_ranks_.store(true, std::memory_order_release);
   }
 
-  // The ranks of the group's rows for a pair, [count + kSpareRows][rank_stride(pair)], once all tasks are done: it waits for them.
-  // Memory of the calling thread, until its next call.
-  const Bf16* ranks(const RowGroup& group, const hr_low_rank_pair& pair) const {
-    for (int look = 0; num_unfinished_.load(std::memory_order_acquire) > 0; ++look)
+  // The ranks of the rows in the order of the groups, [rows + kSpareRows][groups.num_ranks()], once all tasks are done: it waits
+  // for them.
+  const Bf16* ranks() const {
+    for (int look = 0; !has_ranks_.load(std::memory_order_acquire); ++look)
       if (look >= kLooksBeforeYield) std::this_thread::yield();  // a thread that has a part was descheduled
-    const int64_t stride = rank_stride(pair);
-    std::vector<Bf16>& memory = thread_scratch<Scratch>().ranks;
-    if (memory.size() < static_cast<size_t>((group.count + kSpareRows) * stride)) memory.resize((group.count + kSpareRows) * stride);
-    for (int r = 0; r < group.count; ++r)
-      for (int64_t k = 0; k < pair.rank; k += kBlockRows) {
-        F32x16 sum = broadcast(0.0f);
-        for (int64_t part = 0; part < num_parts_; ++part) sum = sum + load<F32x16>(partial(group.first + r, part) + pair.first_rank + k);
-        store_bf16(memory.data() + r * stride + k, sum);
-      }
-    return memory.data();
+    return ranks_.data();
   }
-
-  static int64_t rank_stride(const hr_low_rank_pair& pair) { return (pair.rank + kBlockRows - 1) / kBlockRows * kBlockRows; }
 
  private:
   static constexpr int64_t kLeastTaskBytes = 8 << 10, kMostTaskBytes = 32 << 10;
@@ -96,18 +89,29 @@ class FewRowShrink {
   };
 
   struct Scratch {
-    std::vector<Bf16> rows, ranks;
+    std::vector<Bf16> rows;
   };
+
+  void add_parts() {
+    for (const RowGroup& group : groups_->groups)
+      for (int64_t place = group.first; place < group.first + group.count; ++place)
+        for (int64_t k = 0; k < group.adapter->num_blocks * kBlockRows; k += kBlockRows) {
+          F32x16 sum = broadcast(0.0f);
+          for (int64_t part = 0; part < num_parts_; ++part) sum = sum + load<F32x16>(partial(place, part) + k);
+          store_bf16(ranks_.data() + place * num_ranks_ + k, sum);
+        }
+  }
 
   // [ranks] of a row, by its place in the groups' order
   float* partial(int64_t place, int64_t part) { return partial_.data() + (place * num_parts_ + part) * num_ranks_; }
-  const float* partial(int64_t place, int64_t part) const { return partial_.data() + (place * num_parts_ + part) * num_ranks_; }
 
   const RowGroups* groups_ = nullptr;
   int64_t columns_ = 0, num_parts_ = 0, num_ranks_ = 0;
   std::vector<Task> tasks_;
   std::vector<float> partial_;
+  std::vector<Bf16> ranks_;
   alignas(64) std::atomic<int64_t> num_unfinished_{0};
+  std::atomic<bool> has_ranks_{false};
 };
 
 }  // namespace hr

@@ -1,13 +1,14 @@
-// Adapters that a linear layer's own call computes: it has prepared the rows, and adds to outputs while they are in the cache.
+// Adapters that a linear layer's own call computes: it has prepared the rows, and its sums are not yet rounded.
 //
 // Few rows: the tasks of FewRowShrink come before those of the layer, which read much more, so that nobody waits for them.
 // Many rows: whoever prepares some rows shrinks them at once, and whoever computes a panel of outputs expands it.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
+#include "adapters/expand_sums.h"
 #include "adapters/few_row_shrink.h"
-#include "adapters/low_rank_expand.h"
 #include "adapters/row_groups.h"
 
 namespace hr {
@@ -16,11 +17,24 @@ constexpr int kShrinkRows = kShrinkTile<1>;  // that a task prepares and shrinks
 
 class FusedAdapters {
  public:
-  // What these point to lives until the last call. Blocks of the pairs must be blocks of the layer: have_blocks_of().
-  void begin(const RowGroups& groups, const OutputRows& out, int64_t columns) {
+  // What groups points to lives until the last call.
+  void begin(const RowGroups& groups, const Output& out, int64_t columns) {
     groups_ = &groups;
     out_ = out;
     columns_ = columns;
+  }
+
+  // Whether all rows have an adapter.
+  bool has_all() const { return groups_->order.size() == groups_->place.size(); }
+
+  // The outputs of these sums, of those of rows sums.first_row .. end_row - 1 that have no adapter, as without this object.
+  void put_others(const OutputSums& sums, int64_t end_row) const {
+    for (int64_t row = sums.first_row; row < end_row; ++row) {
+      if (groups_->place[row] >= 0) continue;
+      for (int index = 0; index < sums.outputs; index += kBlockRows)
+        out_.put(row, sums.column + index, std::min(kBlockRows, sums.outputs - index), load<F32x16>(sums.at(row, index)),
+                 sums.bias ? sums.bias + index : nullptr);
+    }
   }
 
   // ---- few rows
@@ -42,7 +56,7 @@ class FusedAdapters {
     few_.run(task, prepared_.data(), [](int64_t, int64_t, int64_t, Bf16*) {});
   }
 
-  // Asks for the weights that add_few() reads.
+  // Asks for the weights that put_few() reads.
   void prefetch(int64_t column, int64_t outputs) const {
     for (const RowGroup& group : groups_->groups)
       for_each_pair_within(*group.adapter, column, outputs, [&](const hr_low_rank_pair& pair, int64_t first, int64_t end) {
@@ -50,13 +64,10 @@ class FusedAdapters {
       });
   }
 
-  // Adds to outputs column .. column + outputs - 1 of all rows. Waits for the tasks, which must have been begun.
-  void add_few(int64_t column, int64_t outputs) const {
-    for (const RowGroup& group : groups_->groups)
-      for_each_pair_within(*group.adapter, column, outputs, [&](const hr_low_rank_pair& pair, int64_t first, int64_t end) {
-        expand(out_, pair, first, end, few_.ranks(group, pair), FewRowShrink::rank_stride(pair),
-               groups_->order.data() + group.first, group.count);
-      });
+  // The outputs of these sums, of all rows that have an adapter. Waits for the tasks, which must have been begun.
+  void put_few(const OutputSums& sums) const {
+    const Bf16* ranks = few_.ranks();
+    for (const RowGroup& group : groups_->groups) put(sums, group, group.first, group.count, ranks);
   }
 
   // ---- many rows
@@ -77,14 +88,10 @@ class FusedAdapters {
     });
   }
 
-  // Adds to outputs column .. column + outputs - 1 of rows first_row .. end_row - 1.
-  void add_many(int64_t column, int64_t outputs, int64_t first_row, int64_t end_row) const {
-    groups_->for_each_within(first_row, end_row, [&](const RowGroup& group, int32_t first, int32_t count) {
-      for_each_pair_within(*group.adapter, column, outputs, [&](const hr_low_rank_pair& pair, int64_t block, int64_t end_block) {
-        const int64_t num_ranks = groups_->num_ranks();
-        expand(out_, pair, block, end_block, ranks_.data() + first * num_ranks + pair.first_rank, num_ranks,
-               groups_->order.data() + first, count);
-      });
+  // The outputs of these sums, of those of rows sums.first_row .. end_row - 1 that have an adapter.
+  void put_many(const OutputSums& sums, int64_t end_row) const {
+    groups_->for_each_within(sums.first_row, end_row, [&](const RowGroup& group, int32_t first, int32_t count) {
+      put(sums, group, first, count, ranks_.data());
     });
   }
 
@@ -99,8 +106,14 @@ class FusedAdapters {
     return memory.data();
   }
 
+  // ranks: of all rows in the order of the groups
+  void put(const OutputSums& sums, const RowGroup& group, int32_t first, int32_t count, const Bf16* ranks) const {
+    const int64_t num_ranks = groups_->num_ranks();
+    put_adapted(out_, sums, *group.adapter, ranks + first * num_ranks, num_ranks, groups_->order.data() + first, count);
+  }
+
   const RowGroups* groups_ = nullptr;
-  OutputRows out_{};
+  Output out_{};
   int64_t columns_ = 0;
   FewRowShrink few_;
   std::vector<Bf16> prepared_, ranks_;

@@ -4,9 +4,9 @@
 // and v) share the blocks of a. x, a, b and the product in between, of `rank` columns, are bf16; sums are fp32.
 //
 // A row's results are the same whatever other rows there are: low_rank_shrink.h and low_rank_expand.h say in which order terms
-// are added. They are the same whichever kernel computes them, too, but not for gated SiLU: adapt_rows.cpp computes it as
-// exactly as bf16 can tell, and quantized_linear.cpp as for fp32. So with AMX, which has no fused call for many rows, such a
-// row may differ by a rounding to bf16 alone and in a batch.
+// are added. Of the two kernels, quantized_linear.cpp adds to a layer's fp32 sums, and adapt_rows.cpp to outputs that are rounded;
+// the latter computes gated SiLU as exactly as bf16 can tell, too. A layer has one of them. But with AMX, which has no fused call
+// for many rows, a row may differ by a rounding to bf16 alone and in a batch.
 #pragma once
 
 #include <cstdint>
@@ -37,13 +37,6 @@ namespace hr {
 inline int64_t low_rank_bytes(int64_t columns) { return columns * kBlockRows * 2; }  // of a block
 
 inline int64_t num_output_blocks(const hr_low_rank_pair& pair) { return (pair.rows + kBlockRows - 1) / kBlockRows; }
-
-// Where the layer's outputs are.
-struct OutputRows {
-  void* data;      // [M, stride]
-  int64_t stride;  // elements between rows
-  bool is_bf16;
-};
 
 // f(pair, first block, end block) for the blocks of outputs that lie within the layer's outputs column .. column + outputs - 1.
 template <class Function>

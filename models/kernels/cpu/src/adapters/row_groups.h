@@ -65,20 +65,6 @@ struct RowGroups {
       if (first < end) f(group, static_cast<int32_t>(first - order.data()), static_cast<int32_t>(end - first));
     }
   }
-
-  // Whether the blocks of all pairs are blocks of the segments, so that who computes those may add to them.
-  bool have_blocks_of(const hr_segment* segments, int num_segments) const {
-    for (const RowGroup& group : groups)
-      for (int p = 0; p < group.adapter->num_pairs; ++p) {
-        const hr_low_rank_pair& pair = group.adapter->pairs[p];
-        int64_t column = 0;
-        for (int s = 0; s < num_segments; column += segments[s++].rows) {
-          const bool overlaps = pair.first < column + segments[s].rows && column < pair.first + pair.rows;
-          if (overlaps && (pair.first - column) % kBlockRows != 0) return false;
-        }
-      }
-    return true;
-  }
 };
 
 }  // namespace hr

@@ -20,12 +20,12 @@ constexpr int kBlockRows = 16;
 
 inline int64_t num_row_blocks(const hr_segment& segment) { return (segment.rows + kBlockRows - 1) / kBlockRows; }
 
-// A run of up to `span` consecutive row blocks within one segment.
+// A run of consecutive row blocks within one segment.
 struct BlockPlace {
   const hr_segment* segment;
   int64_t block;      // first one, within the segment
   int64_t column;     // of the output
-  int outputs;        // at most 16 * span
+  int outputs;
   const float* bias;  // of the first output, or null
 };
 
@@ -42,6 +42,7 @@ inline int64_t streamed_blocks(int64_t block_bytes, int64_t num_blocks, int num_
   return std::max<int64_t>(1, std::min<int64_t>(262144 / block_bytes, num_blocks / (4 * num_threads)));
 }
 
+// Of up to `span` blocks.
 inline BlockPlace place_block(const hr_segment* segments, int64_t index, int span = 1) {
   int64_t column = 0;
   for (const hr_segment* s = segments;; ++s) {
@@ -56,13 +57,14 @@ inline BlockPlace place_block(const hr_segment* segments, int64_t index, int spa
   }
 }
 
-// f(column, outputs) for the outputs of row blocks first .. end - 1, in one run for each segment
+// f(place) for row blocks first .. end - 1, in one place for each segment
 template <class Function>
 void for_each_run(const hr_segment* segments, int64_t first, int64_t end, const Function& f) {
   while (first < end) {
-    const BlockPlace place = place_block(segments, first);
+    BlockPlace place = place_block(segments, first);
     const int64_t blocks = std::min(end - first, num_row_blocks(*place.segment) - place.block);
-    f(place.column, std::min<int64_t>(blocks * kBlockRows, place.segment->rows - place.block * kBlockRows));
+    place.outputs = static_cast<int>(std::min<int64_t>(blocks * kBlockRows, place.segment->rows - place.block * kBlockRows));
+    f(place);
     first += blocks;
   }
 }

@@ -15,7 +15,7 @@
 //
 // Many rows on AMX (M >= kAmxRows): quantized_amx.h.
 //
-// Rows may have adapters (low_rank.h). The call computes them on the way, as fused_adapters.h says, but on AMX after it.
+// Rows may have adapters (low_rank.h). The call computes them on the way, as fused_adapters.h says; on AMX many rows' after it.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -35,6 +35,7 @@ using namespace hr;
 namespace {
 
 constexpr int kFewRows = 8 * kMostShared;  // up to here unpacking again for each kMostShared rows is cheaper than a panel
+constexpr int64_t kRunSums = 256;  // of 16 outputs of a row: 16 KiB, which stay in the first-level cache
 constexpr int64_t kQuantizeAlone = 2048;  // elements; up to here the caller is done before the others would have begun
 
 int64_t padded_groups(int64_t columns) { return num_units(columns) * (kUnit / kGroup); }
@@ -100,18 +101,26 @@ __attribute__((noinline)) void multiply_block(const uint8_t* block, const Intege
   for (int r = 0; r < R; ++r) results[r] = out[r];
 }
 
+// sums = a tile of rows from `row` on times a row block of a segment. Returns how many rows these are, at most kMostShared; it
+// may write one more.
+int64_t multiply_few(const LinearLayer& layer, const IntegerRows& a, int64_t row, const hr_segment& segment, int64_t block,
+                     F32x16* sums) {
+  const int64_t count = std::min<int64_t>(kMostShared, layer.num_rows - row);
+  with_codec(static_cast<Format>(segment.format), [&](auto codec) {
+    using Codec = decltype(codec);
+    const uint8_t* packed = segment.packed + block * block_bytes<Codec>(layer.columns);
+    with_shared_rows(count, [&](auto shared) { multiply_block<Codec, shared>(packed, a.tile(row), a.groups, sums); });
+  });
+  return count;
+}
+
 void few_rows_block(const LinearLayer& layer, const IntegerRows& a, int64_t index) {
   const BlockPlace place = place_block(layer.segments, index);
-  with_codec(static_cast<Format>(place.segment->format), [&](auto codec) {
-    using Codec = decltype(codec);
-    const uint8_t* block = place.segment->packed + place.block * block_bytes<Codec>(layer.columns);
-    F32x16 results[kMostShared];
-    for (int64_t row = 0; row < layer.num_rows; row += kMostShared) {  // from the second time on, the block is in the cache
-      const int64_t rows = std::min<int64_t>(kMostShared, layer.num_rows - row);
-      with_shared_rows(rows, [&](auto shared) { multiply_block<Codec, shared>(block, a.tile(row), a.groups, results); });
-      for (int r = 0; r < rows; ++r) layer.out.put(row + r, place.column, place.outputs, results[r], place.bias);
-    }
-  });
+  F32x16 sums[kMostShared];
+  for (int64_t row = 0; row < layer.num_rows; row += kMostShared) {  // from the second time on, the block is in the cache
+    const int64_t count = multiply_few(layer, a, row, *place.segment, place.block, sums);
+    for (int r = 0; r < count; ++r) layer.out.put(row + r, place.column, place.outputs, sums[r], place.bias);
+  }
 }
 
 // ---- many rows
@@ -146,11 +155,10 @@ void panel_task(const LinearLayer& layer, const IntegerRows& a, const BlockPlace
     multiply_panel<Codec::kScales, Codec::kHasMinimum, Codec::kOffset>(weights, (place.outputs + kBlockRows - 1) / kBlockRows, a,
                                                                        first_row, num_rows, 1, memory);
   });
-  put_panel(layer, place, first_row, num_rows, memory.sums);
 }
 
 // Blocks that a thread takes at a time.
-int64_t few_rows_chunk(const LinearLayer& layer, int64_t num_blocks) {
+int64_t chunk_blocks(const LinearLayer& layer, int64_t num_blocks) {
   int64_t bytes = 0;
   for (int s = 0; s < layer.num_segments; ++s)
     with_codec(static_cast<Format>(layer.segments[s].format), [&](auto codec) {
@@ -159,16 +167,31 @@ int64_t few_rows_chunk(const LinearLayer& layer, int64_t num_blocks) {
   return streamed_blocks(bytes / num_blocks, num_blocks, num_threads());
 }
 
-// Row blocks first .. end - 1, and what adapters add to their outputs.
-void few_rows_blocks(const LinearLayer& layer, const IntegerRows& a, int64_t first, int64_t end, const FusedAdapters& adapters) {
-  for_each_run(layer.segments, first, end, [&](int64_t column, int64_t outputs) { adapters.prefetch(column, outputs); });
-  for (int64_t i = first; i < end; ++i) few_rows_block(layer, a, i);
-  for_each_run(layer.segments, first, end, [&](int64_t column, int64_t outputs) { adapters.add_few(column, outputs); });
+// Row blocks first .. end - 1, with the adapters of the rows: in runs, and a run's outputs after all of its sums, so that the
+// adapters' own tasks are done by then. Memory for outputs is asked for earlier, since nothing is computed beside the stores.
+void few_rows_chunk(const LinearLayer& layer, const IntegerRows& a, int64_t first, int64_t end, const FusedAdapters& adapters) {
+  for_each_run(layer.segments, first, end, [&](const BlockPlace& run) { adapters.prefetch(run.column, run.outputs); });
+  F32x16 sums[kRunSums];
+  static_assert(kRunSums >= kFewRows);
+  const int64_t rows = a.last_tile * kMostShared + a.last_rows, most = kRunSums / rows;
+  for (; first < end; first += most)
+    for_each_run(layer.segments, first, std::min(first + most, end), [&](const BlockPlace& run) {
+      for (int64_t i = 0; i * kBlockRows < run.outputs; ++i)
+        for (int64_t row = 0; row < layer.num_rows; row += kMostShared) {
+          const int64_t count = multiply_few(layer, a, row, *run.segment, run.block + i, sums + i * rows + row);
+          if (layer.num_rows > kMostShared)  // with fewer rows it takes longer to ask than to wait
+            for (int64_t r = row; r < row + count; ++r) layer.out.prefetch(r, run.column + i * kBlockRows);
+        }
+      const OutputSums all{reinterpret_cast<const float*>(sums), kBlockRows, rows * kBlockRows, 0,
+                           run.column, run.outputs, run.bias};
+      if (!adapters.has_all()) adapters.put_others(all, layer.num_rows);
+      adapters.put_few(all);
+    });
 }
 
 // adapters: null, or those of the rows
 void few_rows(const LinearLayer& layer, FusedAdapters* adapters) {
-  const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1), chunk = few_rows_chunk(layer, num_blocks);
+  const int64_t num_blocks = num_places(layer.segments, layer.num_segments, 1), chunk = chunk_blocks(layer, num_blocks);
   thread_local IntegerRowMemory memory;
   const IntegerRows a =
       memory.reserve(layer.num_rows, padded_groups(layer.columns), kMostShared, last_shared_rows(layer.num_rows));
@@ -181,7 +204,7 @@ void few_rows(const LinearLayer& layer, FusedAdapters* adapters) {
   parallel_for(num_tasks + (num_blocks + chunk - 1) / chunk, [&](int64_t task) {
     if (task < num_tasks) return adapters->run(task);
     const int64_t first = (task - num_tasks) * chunk;
-    few_rows_blocks(layer, a, first, std::min(first + chunk, num_blocks), *adapters);
+    few_rows_chunk(layer, a, first, std::min(first + chunk, num_blocks), *adapters);
   });
 }
 
@@ -200,7 +223,11 @@ void many_rows(const LinearLayer& layer, FusedAdapters* adapters) {
   for_each_panel(layer.segments, layer.num_segments, layer.num_rows,
                  [&](const BlockPlace& place, int64_t first_row, int num_rows, PanelMemory& panel) {
                    panel_task(layer, a, place, first_row, num_rows, panel);
-                   if (adapters) adapters->add_many(place.column, place.outputs, first_row, first_row + num_rows);
+                   if (!adapters) return put_panel(layer, place, first_row, num_rows, panel.sums);
+                   const OutputSums sums{panel.sums[0],  2 * kBlockRows, kBlockRows, first_row,
+                                         place.column, place.outputs,  place.bias};
+                   if (!adapters->has_all()) adapters->put_others(sums, first_row + num_rows);
+                   adapters->put_many(sums, first_row + num_rows);
                  });
 }
 
@@ -209,14 +236,6 @@ void compute(const LinearLayer& layer, FusedAdapters* adapters) {
     few_rows(layer, adapters);
   else
     many_rows(layer, adapters);
-}
-
-// On AMX they are not: with many rows weights are not what takes the time there.
-bool can_fuse_adapters(const LinearLayer& layer, const RowGroups& groups) {
-#if HR_AMX
-  if (layer.num_rows >= kAmxRows) return false;
-#endif
-  return groups.have_blocks_of(layer.segments, layer.num_segments);
 }
 
 }  // namespace
@@ -233,18 +252,23 @@ HR_API void hr_quantized_linear(HR_LINEAR_PARAMETERS) {
 
 HR_REPLAYABLE(hr_quantized_linear)
 
-// The same, and then hr_adapt_rows(); faster than the two.
+// The same with the adapters of the rows (low_rank.h): faster than hr_adapt_rows() afterwards, and rounded once. A residual is
+// added last. On AMX it is the two calls for many rows, since weights are not what takes the time there. They scale a residual,
+// too, so there must be none where an adapter scales outputs.
 HR_API void hr_quantized_linear_adapted(HR_LINEAR_PARAMETERS, const hr_layer_adapter* table, const int32_t* slots) {
+#if HR_AMX
+  if (num_rows >= kAmxRows) {
+    hr_quantized_linear(HR_LINEAR_ARGUMENTS);
+    return hr_adapt_rows(HR_INPUT_ARGUMENTS, table, slots, out, out_is_bf16, out_stride);
+  }
+#endif
   thread_local RowGroups groups;
   groups.find(table, slots, num_rows);
+  if (groups.groups.empty()) return hr_quantized_linear(HR_LINEAR_ARGUMENTS);
   const LinearLayer layer = linear_layer(HR_LINEAR_ARGUMENTS);
-  if (!groups.groups.empty() && can_fuse_adapters(layer, groups)) {
-    FusedAdapters& adapters = thread_scratch<FusedAdapters>();
-    adapters.begin(groups, {out, out_stride, out_is_bf16 != 0}, columns);
-    return compute(layer, &adapters);
-  }
-  hr_quantized_linear(HR_LINEAR_ARGUMENTS);
-  hr_adapt_rows(HR_INPUT_ARGUMENTS, table, slots, out, out_is_bf16, out_stride);
+  FusedAdapters& adapters = thread_scratch<FusedAdapters>();
+  adapters.begin(groups, layer.out, columns);
+  compute(layer, &adapters);
 }
 
 HR_REPLAYABLE(hr_quantized_linear_adapted)
