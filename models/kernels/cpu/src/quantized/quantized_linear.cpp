@@ -58,20 +58,9 @@ void quantize_row(const LinearLayer& layer, int64_t row, const IntegerRows& a, B
 // rows [R]: that group of the rows.
 template <class Codec, int R>
 HR_INLINE void multiply_group(const Group& g, const IntegerGroup* rows, F32x16 (&out)[R]) {
-  // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
-  constexpr int kChains = Codec::kScales == 2 || R < 4 ? 2 : 1;
+  constexpr int kChains = Codec::kScales == 2 ? 2 : kSharedChains<R>;
   I32x16 sums[R][kChains];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < kChains; ++c)
-      sums[r][c] = broadcast(rows[r].template minus_sum_of<kChains>(c)) * Codec::kOffset;
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v)
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      I32x16& s = sums[r][v * kChains / kVectors];
-      s = dot_bytes(s, g.codes[v], load_u32(rows[r].codes + 4 * v));
-    }
+  multiply_codes<Codec::kOffset>(g.codes, rows, sums);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const F32x16 scale = broadcast(rows[r].scale);

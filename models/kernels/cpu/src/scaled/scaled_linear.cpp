@@ -39,22 +39,11 @@ constexpr int64_t kPrepareAlone = 2048;  // elements; up to here one thread prep
 // rows [R]: that step of the rows.
 template <class Code, int R>
 HR_INLINE void multiply_step(const uint8_t* p, const IntegerGroup* rows, F32x16 (&run)[R]) {
-  // with few rows one chain of dependent dot products would wait for its own results: two chains, of 16 columns each
-  constexpr int kChains = R < 4 ? 2 : 1;
+  constexpr int kChains = kSharedChains<R>;
   Bits codes[kVectors];
   Code::unpack(p, codes);
   I32x16 sums[R][kChains];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < kChains; ++c)
-      sums[r][c] = broadcast(rows[r].template minus_sum_of<kChains>(c)) * Code::kOffset;
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v)
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      I32x16& s = sums[r][v * kChains / kVectors];
-      s = dot_bytes(s, codes[v], load_u32(rows[r].codes + 4 * v));
-    }
+  multiply_codes<Code::kOffset>(codes, rows, sums);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const I32x16 sum = kChains == 2 ? sums[r][0] + sums[r][kChains - 1] : sums[r][0];
