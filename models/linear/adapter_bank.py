@@ -5,7 +5,6 @@ from typing import Protocol, TypeVar
 import torch
 
 from models.kernels.arena import HugePageArena
-from models.kernels.rows import join_rows, supports_rows
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer
 from models.linear.native import NativeLinearMethod
@@ -20,8 +19,8 @@ class AdapterBank(Protocol[P]):
     """The adapters of one layer by slot. A slot is set between steps; a row without an adapter has slot -1."""
 
     @property
-    def needs_product(self) -> bool:
-        """Whether some adapter changes W x + b itself, so that a residual may only be added after it."""
+    def residual_last_slots(self) -> tuple[int, ...]:
+        """Slots with a gain (DoRA) that would scale a residual too. It is added after `multiply` to rows with one."""
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> P:
         """What `set` takes. May be called by any thread, also while a step runs.
@@ -42,7 +41,7 @@ class AdapterBank(Protocol[P]):
     ) -> torch.Tensor:
         """As the layer's method's `apply`, with what the adapters of the rows' slots change; slots: [T] int32.
 
-        residual: None if `needs_product`.
+        residual: zero in rows of `residual_last_slots`.
         """
 
 
@@ -51,10 +50,3 @@ def make_bank(layer: AdaptedLayer, max_slots: int) -> AdapterBank[NativeAdapter]
     if isinstance(layer.method, NativeLinearMethod):
         return NativeBank(layer, layer.method, max_slots)
     return TorchBank(layer, layer.method.bias_dtype)
-
-
-def add_rows(residual: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """residual + y, written over the residual."""
-    if supports_rows(residual) and residual.is_contiguous():
-        return join_rows(residual, y, None)
-    return residual.add_(y)

@@ -56,16 +56,18 @@ class DecoderAdapters:
     def set(self, slot: int, prepared: PreparedAdapter | None) -> None:
         """Replace what the slot has."""
         assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
-        before = self._layers_that_need_products()
+        before = self._layers_with_residuals_last()
         assert self._embed.look_up_adapters is not None
         self._embed.look_up_adapters.set(slot, None if prepared is None else prepared.look_up)
         for name, layer in self._layers.items():
             assert layer.adapters is not None
             layer.adapters.set(slot, None if prepared is None else prepared.layers.get(name))
-        self.version += self._layers_that_need_products() != before
+        self.version += self._layers_with_residuals_last() != before
 
-    def _layers_that_need_products(self) -> list[str]:
-        """See AdapterBank.needs_product."""
+    def _layers_with_residuals_last(self) -> list[str]:
+        """See AdapterBank.residual_last_slots."""
         return [
-            name for name, layer in self._layers.items() if layer.adapters is not None and layer.adapters.needs_product
+            name
+            for name, layer in self._layers.items()
+            if layer.adapters is not None and layer.adapters.residual_last_slots
         ]

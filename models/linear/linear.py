@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.linear.adapter_bank import AdapterBank, add_rows, make_bank
+from models.linear.adapter_bank import AdapterBank, make_bank
 from models.linear.method import LinearMethod
 from models.linear.prologue import IDENTITY, Prologue
 
@@ -80,12 +80,16 @@ class Linear(nn.Module):
         """
         if adapter_slots is None or self.adapters is None:
             return self.method.apply(x, self, prologue, residual, out_dtype)
-        is_added_last = residual is not None and self.adapters.needs_product
-        if is_added_last and out_dtype is None:
-            assert residual is not None
-            out_dtype = residual.dtype
-        y = self.adapters.multiply(x, prologue, None if is_added_last else residual, out_dtype, adapter_slots)
-        return add_rows(residual, y) if is_added_last else y
+        last_slots = self.adapters.residual_last_slots
+        if residual is None or not last_slots:
+            return self.adapters.multiply(x, prologue, residual, out_dtype, adapter_slots)
+        slots = torch.tensor(last_slots, device=adapter_slots.device)
+        rows = torch.isin(adapter_slots, slots).nonzero().squeeze(1)
+        own = residual[rows]  # a copy
+        residual[rows] = 0  # other rows take the same way whatever is loaded
+        y = self.adapters.multiply(x, prologue, residual, out_dtype, adapter_slots)
+        y[rows] += own
+        return y
 
 
 def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:

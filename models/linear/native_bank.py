@@ -6,6 +6,7 @@ import torch
 
 from models.kernels.adapters import AdapterTable, KernelPair, PackedPairs
 from models.kernels.arena import HugePageArena
+from models.kernels.cpu.library import required_library
 from models.kernels.linear import PackedLinear
 from models.kernels.packed_weight import WeightFormat, pack_weight
 from models.linear.adapter import LayerAdapter
@@ -25,19 +26,24 @@ class NativeAdapter:
 
 
 class NativeBank:
-    """An AdapterBank. Where a weight takes the place of the layer's own, calls cannot be recorded."""
+    """An AdapterBank. Calls cannot be recorded while a slot has a weight in the place of the layer's own, or is one of
+    `residual_last_slots` in a layer with a residual."""
 
     def __init__(self, layer: AdaptedLayer, method: NativeLinearMethod, max_slots: int) -> None:
         """method: the layer's own."""
         self._layer = layer
         self._method = method
         self._table = AdapterTable(max_slots, layer.in_features)
-        self._has_gain = [False] * max_slots
+        self._gain_slots: set[int] = set()
         self._weights: dict[int, PackedLinear] = {}
 
     @property
-    def needs_product(self) -> bool:
-        return any(self._has_gain)
+    def residual_last_slots(self) -> tuple[int, ...]:
+        packed = self._method.multiply
+        assert packed is not None, "process_after_loading() comes first"
+        # A fused call adds residuals last by itself, except for many rows on AMX.
+        is_added_last = packed.takes_adapters and required_library().level != "amx"
+        return () if is_added_last else tuple(self._gain_slots)
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> NativeAdapter:
         computed = [computed_pair(self._layer, pair, torch.float32) for pair in adapter.pairs]
@@ -55,9 +61,13 @@ class NativeBank:
 
     def set(self, slot: int, prepared: NativeAdapter | None) -> None:
         self._table.set(slot, None if prepared is None else prepared.packed)
-        self._has_gain[slot] = prepared is not None and prepared.has_gain
+        self._gain_slots.discard(slot)
         self._weights.pop(slot, None)
-        if prepared is not None and prepared.weight is not None:
+        if prepared is None:
+            return
+        if prepared.has_gain:
+            self._gain_slots.add(slot)
+        if prepared.weight is not None:
             self._weights[slot] = prepared.weight
 
     def multiply(

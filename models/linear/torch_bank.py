@@ -28,7 +28,7 @@ class TorchBank:
         self._layer = layer
         self._dtype = dtype
         self._adapters: dict[int, TorchAdapter] = {}
-        self.needs_product = False
+        self.residual_last_slots: tuple[int, ...] = ()
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> TorchAdapter:  # noqa: ARG002
         pairs = tuple(computed_pair(self._layer, pair, self._dtype) for pair in adapter.pairs)
@@ -39,7 +39,9 @@ class TorchBank:
         self._adapters.pop(slot, None)
         if prepared is not None:
             self._adapters[slot] = prepared
-        self.needs_product = any(pair.gain is not None for each in self._adapters.values() for pair in each.pairs)
+        self.residual_last_slots = tuple(
+            slot for slot, each in self._adapters.items() if any(pair.gain is not None for pair in each.pairs)
+        )
 
     def multiply(
         self,

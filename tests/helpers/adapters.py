@@ -74,6 +74,17 @@ def random_adapter(
     return adapter
 
 
+def random_dora(model: PreTrainedModel, *, rank: int, seed: int) -> RandomAdapter:
+    """With DoRA on all layers of attention and feed-forward."""
+    adapter = random_adapter(model, rank=rank, seed=seed, only="_proj$", use_dora=True)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for (module, part), tensor in list(adapter.tensors.items()):
+        if part == "lora_B.weight":
+            lengths = 1 + 0.3 * torch.randn(len(tensor), generator=generator)
+            adapter.tensors[module, "lora_magnitude_vector"] = lengths
+    return adapter
+
+
 @contextlib.contextmanager
 def adapted(model: PreTrainedModel, adapter: RandomAdapter) -> Iterator[None]:
     """While the context lasts, the model's modules add the adapter's pairs."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 
 from engine.runner.replay import RecordedLayers
 from models.attention.cpu import CpuAttention
@@ -17,8 +18,9 @@ from models.linear.adapter import Adapter
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from models.transformers_backend.decoder import TransformersDecoder
-from tests.helpers.adapters import RandomAdapter, random_adapter
-from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, qwen2_config, random_model
+from tests.helpers.adapters import RandomAdapter, random_adapter, random_dora
+from tests.helpers.checkpoints import VOCAB_SIZE, load_folder, load_gguf, qwen2_config, random_model
+from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
 
 PROMPT = torch.randint(VOCAB_SIZE, (9,), generator=torch.Generator().manual_seed(3)).tolist()
@@ -47,13 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     model = random_model(qwen2_config())
     model.save_pretrained(folder / "base")
     adapters = {name: random_adapter(model, rank=rank, seed=rank) for name, rank in (("first", 3), ("second", 5))}
-    dora = random_adapter(model, rank=4, seed=4, only="_proj$", use_dora=True)
-    generator = torch.Generator().manual_seed(5)
-    for (module, part), tensor in list(dora.tensors.items()):
-        if part == "lora_B.weight":
-            lengths = 1 + 0.3 * torch.randn(len(tensor), generator=generator)
-            dora.tensors[module, "lora_magnitude_vector"] = lengths
-    return Files(folder, {**adapters, "dora": dora})
+    return Files(folder, {**adapters, "dora": random_dora(model, rank=4, seed=4)})
 
 
 def _logits(decoder: Decoder, slots: list[int]) -> torch.Tensor:
@@ -165,10 +161,42 @@ def test_steps_with_adapters_are_recorded_and_stay_valid_when_slots_change(
         recorded(decoder, -1)
     decoder.set_adapter(1, None)
     recorded(decoder, 1)
-    for name in ("dora", "first", "dora"):  # other calls, then those of before
+
+
+def test_steps_of_gguf_layers_are_recorded_beside_dora(
+    files: Files, recorded: Callable[[Decoder, int], torch.Tensor], tmp_path: Path
+) -> None:
+    if required_library().level == "amx":
+        pytest.skip("residuals are added after the layers' calls")
+    write_gguf(random_model(qwen2_config()), tmp_path / "model.gguf", GGMLQuantizationType.Q8_0)
+    decoder = load_gguf([tmp_path / "model.gguf"], torch.bfloat16, CpuAttention())
+    decoder.enable_adapters(3, 16)
+    decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("first", decoder)))
+    recorded(decoder, 0)
+    for name in ("dora", "first", "dora"):
         decoder.set_adapter(2, decoder.prepare_adapter(files.adapter(name, decoder)))
         recorded(decoder, 2)
         recorded(decoder, 0)
+    assert decoder.adapters_version == 0
+
+
+def test_steps_of_other_layers_are_recorded_again_without_dora(files: Files) -> None:
+    decoder = files.decoder(torch.bfloat16)
+    run, other = PagedRun(decoder, CpuAttention()), PagedRun(decoder, CpuAttention())
+    sequence = PagedSequence()
+    run.step([(sequence, PROMPT)])
+    other.step([(PagedSequence(), PROMPT)])
+    layers = RecordedLayers(decoder, other.kv, required_library(), max_blocks=64)
+    decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("first", decoder)))
+    hidden = []
+    for name in (None, "dora", "first"):
+        change = None if name is None else decoder.prepare_adapter(files.adapter(name, decoder))
+        decoder.set_adapter(2, change)
+        batch = run.batch([(sequence, [7])], [0])
+        with torch.inference_mode():
+            hidden += [layers(in_buffers(batch, layers.buffers)).clone() for _ in range(2)]
+        assert layers.recorded_sizes == ([] if name == "dora" else [(1, 1)])
+    assert all(torch.equal(hidden[0], each) for each in hidden[1:])
 
 
 def test_an_adapter_of_a_higher_rank_is_refused(files: Files) -> None:
