@@ -1,7 +1,7 @@
 """parse_grader: a grader as a client writes it, in the shapes of OpenAI's API, becomes a Grader."""
 
 import enum
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -175,7 +175,8 @@ def _range(given: object, param: str) -> tuple[float, float]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    """Whether it is finite as a float: JSON's integers can be larger."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _template(body: dict[str, Any], name: str, param: str) -> Template:

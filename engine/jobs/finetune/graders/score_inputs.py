@@ -1,6 +1,5 @@
 """parse_messages, parse_sampling: what a score_model asks its model, and how."""
 
-import math
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
@@ -105,7 +104,7 @@ def _number(given: dict[str, Any], name: str, param: str, least: float, most: fl
     value = given.get(name)
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         raise InvalidRequest(
             f"{param}.{name} is {quote(value)}; it must be a number from {least:g} to {most:g}", param=f"{param}.{name}"
