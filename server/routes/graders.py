@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.jobs.finetune.graders.definitions import Grader
+from engine.jobs.finetune.graders.definitions import Grader, references
 from engine.jobs.finetune.graders.grading import Grading, ScoreQuestion
 from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader, with_names
 from engine.jobs.finetune.graders.sample import Sample
@@ -35,7 +35,7 @@ async def validate_grader(
     context: Context, body: Annotated[GraderValidateRequest, Depends(json_body(GraderValidateRequest))]
 ) -> Response:
     """Check a grader."""
-    _, headers = _checked(context, body)
+    _, headers = await _checked(context, body)
     return _json(GraderValidation(with_names(body.grader)), headers)
 
 
@@ -45,13 +45,14 @@ async def run_grader(
 ) -> Response:
     """Grade one sample. Models that grade are asked as lines of batches are: clients go first."""
     context.drain.check()
-    grader, headers = _checked(context, body)
+    grader, headers = await _checked(context, body)
     return _json(await until_disconnect(_graded(context, grader, body), request.receive), headers)
 
 
-def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grader, dict[str, str]]:
+async def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grader, dict[str, str]]:
     """The grader, and headers that tell what has no effect. Raises InvalidRequest."""
-    grader = parse_grader(body.grader, "grader")
+    given = body.grader
+    grader = await context.workers.run_unless_short(lambda: parse_grader(given, "grader"), size=json_size(given))
     check_models(grader, context.models, "grader")
     unused = ignored_fields(body.grader, "grader")
     if context.config.strict_parameters:
@@ -63,7 +64,7 @@ def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grade
 async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest) -> GraderRun:
     start_s = time.monotonic()
     item, sample = body.item or {}, Sample(body.model_sample)
-    size = len(body.model_sample) + json_size(item)
+    size = _size(grader, body)
     grading = await context.workers.run_unless_short(lambda: Grading(grader, item, sample), size=size)
     places, questions = list(grading.questions), list(grading.questions.values())
     caller = current_caller()
@@ -79,6 +80,12 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
     known = {place: each.answer for place, each in zip(places, answers, strict=True)}
     grade = await context.workers.run_unless_short(lambda: grading.grade(known), size=size)
     return grader_run(grader, grade, usages, time.monotonic() - start_s)
+
+
+def _size(grader: Grader, body: GraderRunRequest) -> int:
+    """Of the text that is graded: templates may repeat a short sample many times."""
+    num_repeats = sum(1 for _ in references(grader))
+    return json_size(body.grader) + num_repeats * (len(body.model_sample) + json_size(body.item))
 
 
 async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> Scored:

@@ -1,6 +1,8 @@
 """/v1/fine_tuning/alpha/graders as the official client uses them."""
 
 import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import openai
 import pytest
 from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 
+from engine.jobs.finetune.graders.grading import Grade, Grading, ScoreAnswer
 from engine.protocol import EngineRequest, FinishReason, ServiceClass
+from server.routes import graders as routes
 from tests.helpers.fake_client import MODEL, FakeClient, Step, make_app, pooling_client, says
 from tests.helpers.finetuning import Runner, official
 
@@ -144,6 +148,33 @@ async def test_a_model_that_cannot_be_asked_is_an_error_of_the_run() -> None:
     found = await _run(_client(), JUDGE, "long " * 500)
     assert (found.reward, _flags(found)) == (0.0, ["api_model_grader_server_error"])
     assert "tokens" in (found.metadata.errors.api_model_grader_server_error_details or "")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"input": "{{sample.output_text}}" * 30},
+        {"reference": "a b " * 2000},
+        {"reference": "{{item.answer}}" * 30},
+    ],
+)
+async def test_what_templates_make_long_does_not_hold_up_the_server(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str]
+) -> None:
+    threads = []
+
+    class Noted(Grading):
+        def grade(self, answers: Mapping[str, ScoreAnswer]) -> Grade:
+            threads.append(threading.current_thread())
+            return super().grade(answers)
+
+    monkeypatch.setattr(routes, "Grading", Noted)
+    await _run(_client(), CHECK, "a b", item={"answer": "c"})
+    grader = {**CHECK, **more}
+    await _run(_client(), grader, "a b " * 50, item={"answer": "c " * 100})
+    short, long = threads
+    assert short is threading.main_thread()
+    assert long is not threading.main_thread()
 
 
 @pytest.mark.parametrize(
