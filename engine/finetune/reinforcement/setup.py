@@ -61,7 +61,8 @@ class ReinforcementSetup:
 
     def check_memory(self, decoder: Decoder, lora: Lora, resolved: Resolved) -> None:
         settings = self._settings
-        num_tokens = most_tokens([self.longest], resolved.batch_size * settings.group_size)
+        num_answers = resolved.batch_size * settings.group_size
+        num_tokens = most_tokens([self.longest] * num_answers, num_answers)
         count = max(map(num_together, (settings.group_size, settings.eval_samples)))
         generation = Generation(count, cache_bytes(decoder, count, self.longest))
         check_memory(decoder, lora, num_tokens, keeps_best=bool(self._valid), generation=generation)

@@ -251,6 +251,23 @@ def test_memory_is_that_of_the_answers_too(model: Path, tmp_path: Path, monkeypa
         _run(folder)
 
 
+def test_memory_is_that_of_as_many_answers_as_are_computed_together(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    def note(decoder: Any, lora: Any, num_tokens: int, **more: Any) -> None:  # noqa: ARG001
+        counted.append(num_tokens)
+        raise NotEnoughMemory("enough is known")
+
+    monkeypatch.setattr(setup, "check_memory", note)
+    for number, group_size in enumerate((3, 128)):
+        folder = _job(model, tmp_path / str(number), msgspec.structs.replace(BRIEF, group_size=group_size))
+        with pytest.raises(NotEnoughMemory):
+            _run(folder)
+    assert counted == [4 * 3 * (20 + 4), 1024]
+
+
 def test_an_answer_that_the_models_positions_leave_no_room_for_is_refused(model: Path, tmp_path: Path) -> None:
     folder = _job(model, tmp_path, msgspec.structs.replace(BRIEF, max_completion_tokens=240))
     with pytest.raises(StartupError, match=r"has 260 tokens; this model takes 256; give --max-completion-tokens"):
