@@ -23,9 +23,11 @@ _OF_MEASUREMENTS = {  # by Measured's name
 
 
 def means(results: Sequence[StepResult]) -> dict[str, float]:
-    """Over some steps; what these have none of is left out."""
-    columns = {name: [getattr(result, name) for result in results] for name in _OF_STEPS}
-    return _named({name: None if None in column else sum(column) / len(column) for name, column in columns.items()})
+    """Over those steps that have a value; what none has is left out."""
+    columns = {
+        name: [value for result in results if (value := getattr(result, name)) is not None] for name in _OF_STEPS
+    }
+    return _named({name: sum(column) / len(column) if column else None for name, column in columns.items()})
 
 
 def figures(found: Measured) -> dict[str, float]:
