@@ -8,6 +8,7 @@ import msgspec
 
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor, AnchorWeights
+from engine.finetune.begun import resolve_as_begun
 from engine.finetune.example_setup import ExampleSetup
 from engine.finetune.reinforcement.setup import ReinforcementSetup
 from engine.finetune.replay import num_questions, replayed_answers
@@ -15,7 +16,7 @@ from engine.finetune.samples import Sampler
 from engine.finetune.setup import Setting, TaskSetup
 from engine.finetune.state import TrainingState
 from engine.finetune.trainer import Outputs, Trainer
-from engine.jobs.finetune.auto import Resolved, resolve
+from engine.jobs.finetune.auto import Resolved
 from engine.jobs.finetune.curve import Curve
 from engine.jobs.finetune.events import Event, EventLog
 from engine.jobs.finetune.items import Passage, read_rows
@@ -55,7 +56,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     decoder = model.decoder
     _serve_context(decoder, setup)
     questions = num_questions(read_rows(folder.prompts, Passage))
-    resolved = resolve(job.method, job.hyperparameters, setup.num_items, questions)
+    resolved = resolve_as_begun(folder, job, setup.num_items, questions)
     lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
         load_pairs(folder.path / job.start, lora)
@@ -125,8 +126,8 @@ def _begin(folder: JobFolder, setup: TaskSetup, resolved: Resolved, state: Train
     if folder.state.exists():
         if not state.load(folder.state):
             raise StartupError(
-                f"{folder.path} has the state of another job: its examples or options have changed; give another "
-                "--out, or remove this folder to begin again"
+                f"{folder.path} has the state of another job: its examples or options have changed, or headrace "
+                "has and reads them otherwise; give another --out, or remove this folder to begin again"
             )
         events.add(f"Continuing after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return

@@ -19,6 +19,7 @@ from engine.finetune import example_task, memory, trainer
 from engine.finetune.errors import NotEnoughMemory
 from engine.finetune.objective import Score
 from engine.finetune.run import run
+from engine.jobs.finetune import auto
 from engine.jobs.finetune.events import read_events
 from engine.jobs.finetune.items import Passage, TrainingItem, write_rows
 from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, Order, Pacing
@@ -141,6 +142,31 @@ def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
     assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
     assert whole.folder.results.read_text() == stopped.folder.results.read_text()
     assert any("Continuing after step" in message for message in stopped.events())
+
+
+def test_a_job_keeps_what_was_chosen_when_it_began(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(auto, "_LEAST_STEPS", dict.fromkeys(Method, 6))
+    whole, stopped = (_job(model, tmp_path / name, Hyperparameters()) for name in ("whole", "stopped"))
+    for job in (whole, stopped):
+        write_rows(job.folder.prompts, PROMPTS)
+    _run(whole)
+
+    def until_third(stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG001
+        if stage == "train" and done == 3:
+            raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        run(stopped.folder, until_third)
+    for name, later in (("_LEAST_STEPS", 12), ("_LEARNING_RATES", 1e-4), ("_RANKS", 16)):  # of a later version
+        monkeypatch.setattr(auto, name, dict.fromkeys(Method, later))
+    _run(stopped)
+
+    assert any("Continuing after step" in message for message in stopped.events())
+    assert all(torch.equal(tensor, stopped.adapter()[name]) for name, tensor in whole.adapter().items())
+    assert whole.folder.results.read_text() == stopped.folder.results.read_text()
 
 
 def test_a_job_goes_on_in_a_folder_that_was_moved(model: Path, tmp_path: Path) -> None:
