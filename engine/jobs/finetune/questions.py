@@ -7,7 +7,7 @@ another id.
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -15,6 +15,9 @@ from engine.jobs.finetune.graders.grading import AskAll, ScoreAnswer, ScoreQuest
 from engine.jobs.finetune.job import JobFolder, write_atomically
 
 _LOOK_S = 0.05
+# Asked at once: all that a step or a validation asks could be millions, each a request of the server's.
+_MAX_QUESTIONS = 512
+_MAX_CHARACTERS = 1 << 24
 
 
 class Questions(msgspec.Struct, frozen=True):
@@ -30,17 +33,30 @@ class Answers(msgspec.Struct, frozen=True):
 
 
 def asker(folder: JobFolder, *, sleep: Callable[[float], object] = time.sleep) -> AskAll:
-    """Asks the server that runs the job, and waits as long as it takes. Raises OSError."""
+    """Asks the server that runs the job, part by part, and waits as long as it takes. Raises OSError."""
 
-    def ask_all(questions: Sequence[ScoreQuestion]) -> Sequence[ScoreAnswer]:
-        asked = Questions(secrets.token_hex(8), list(questions))
+    def ask(questions: list[ScoreQuestion]) -> list[ScoreAnswer]:
+        asked = Questions(secrets.token_hex(8), questions)
         write_atomically(folder.questions, msgspec.json.encode(asked))
         while (answers := _answers(folder, asked.id)) is None:
             sleep(_LOOK_S)
         forget_questions(folder)
         return answers
 
-    return ask_all
+    return lambda questions: [answer for part in _parts(questions) for answer in ask(part)]
+
+
+def _parts(questions: Sequence[ScoreQuestion]) -> Iterator[list[ScoreQuestion]]:
+    part, num_characters = list[ScoreQuestion](), 0
+    for question in questions:
+        size = sum(len(message["content"]) for message in question.messages)
+        if part and (len(part) == _MAX_QUESTIONS or num_characters + size > _MAX_CHARACTERS):
+            yield part
+            part, num_characters = [], 0
+        part.append(question)
+        num_characters += size
+    if part:
+        yield part
 
 
 def _answers(folder: JobFolder, questions_id: str) -> list[ScoreAnswer] | None:

@@ -17,7 +17,8 @@ _NO_KEY = "the key that made the job is not accepted any more"
 
 
 class Answering:
-    """Of one process. All questions of a step are asked at once; the next ones come when these are answered."""
+    """Of one process. The questions of a file, whose number the trainer limits, are asked at once; the next ones come
+    when these are answered."""
 
     def __init__(self, folder: JobFolder, owner: str, answer_chat: AnswerChat) -> None:
         self._folder = folder

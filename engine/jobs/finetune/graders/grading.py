@@ -142,7 +142,7 @@ def grade(grader: Grader, item: Mapping[str, Any], sample: Sample, ask: Ask) -> 
 
 
 def grade_all(grader: Grader, pairs: Sequence[tuple[Mapping[str, Any], Sample]], ask_all: AskAll) -> list[Grade]:
-    """The grades of samples with their items, in their order; all that models are asked is asked at once."""
+    """The grades of samples with their items, in their order; `ask_all` is given all questions together."""
     gradings = [Grading(grader, item, sample) for item, sample in pairs]
     asked = [(index, place) for index, each in enumerate(gradings) for place in each.questions]
     questions = [gradings[index].questions[place] for index, place in asked]

@@ -1,9 +1,11 @@
 """The mailbox between a trainer and its server."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from engine.jobs.finetune import questions
 from engine.jobs.finetune.graders.definitions import ScoreSampling
 from engine.jobs.finetune.graders.faults import Fault, FaultKind
 from engine.jobs.finetune.graders.grading import ScoreAnswer, ScoreQuestion
@@ -45,3 +47,22 @@ def test_answers_to_questions_of_a_process_that_is_gone_are_not_taken(tmp_path: 
 
     assert asker(folder, sleep=answer)([QUESTION]) == ANSWERS[:1]
     assert len(waited) == 3
+
+
+@pytest.mark.parametrize(("name", "limit"), [("_MAX_QUESTIONS", 2), ("_MAX_CHARACTERS", 2 * len("How good?"))])
+def test_many_questions_are_asked_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
+    monkeypatch.setattr(questions, name, limit)
+    folder, sizes = JobFolder(tmp_path), []
+
+    def answer(_: float) -> None:
+        asked = read_questions(folder)
+        assert asked is not None
+        sizes.append(len(asked.questions))
+        write_answers(folder, Answers(asked.id, [ScoreAnswer(str(each.high)) for each in asked.questions]))
+
+    found = asker(folder, sleep=answer)([dataclasses.replace(QUESTION, high=float(number)) for number in range(5)])
+    assert [each.text for each in found] == ["0.0", "1.0", "2.0", "3.0", "4.0"]
+    assert sizes == [2, 2, 1]
+    assert list(tmp_path.iterdir()) == []
