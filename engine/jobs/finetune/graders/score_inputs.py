@@ -87,8 +87,15 @@ def parse_sampling(given: object, param: str) -> ScoreSampling:
         reasoning_effort=effort,
         seed=_whole(given, "seed", param, -_MAX_SEED - 1, _MAX_SEED),
         temperature=_number(given, "temperature", param, 0, 2),
-        top_p=_number(given, "top_p", param, 0, 1),
+        top_p=_top_p(given, param),
     )
+
+
+def _top_p(given: dict[str, Any], param: str) -> float | None:
+    value = _number(given, "top_p", param, 0, 1)
+    if value == 0:  # which a chat would refuse each time that the model is asked
+        raise InvalidRequest(f"{param}.top_p is 0; it must be above 0", param=f"{param}.top_p")
+    return value
 
 
 def _whole(given: dict[str, Any], name: str, param: str, least: int, most: int) -> int | None:

@@ -173,6 +173,7 @@ def test_a_threshold_of_evaluations_has_no_effect_and_is_told() -> None:
         ({**JUDGE, "sampling_params": {"seed": 1.5}}, "g.sampling_params.seed", "whole"),
         ({**JUDGE, "sampling_params": {"reasoning_effort": "huge"}}, "g.sampling_params.reasoning_effort", "one of"),
         ({**JUDGE, "sampling_params": {"temperature": 10**400}}, "g.sampling_params.temperature", "from 0 to 2"),
+        ({**JUDGE, "sampling_params": {"top_p": 0}}, "g.sampling_params.top_p", "above 0"),
         ({**JUDGE, "range": [0, 10**400]}, "g.range", "two numbers"),
         ({**SEVERAL, "graders": {}}, "g.graders", "graders by their names"),
         ({**SEVERAL, "graders": [CHECK]}, "g.graders", "graders by their names"),
