@@ -19,7 +19,10 @@ from engine.jobs.finetune.job import JobFolder
 from engine.jobs.progress import foreground_progress
 from models.errors import ModelError, is_out_of_memory
 
-_OUT_OF_MEMORY = "training needs more memory than this process may have; give a smaller --max-length or --batch-size"
+_OUT_OF_MEMORY = (
+    "training needs more memory than this process may have; give a smaller --batch-size, --max-length or, for "
+    "reinforcement, --max-completion-tokens"
+)
 
 
 def main(argv: Sequence[str]) -> int:
