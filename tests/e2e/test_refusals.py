@@ -21,9 +21,17 @@ def serve(*arguments: str) -> tuple[int, str]:
     return result.returncode, result.stderr.strip().splitlines()[-1]
 
 
-def test_a_port_in_use_is_refused_before_the_model_is_looked_at(server: ServerProcess) -> None:
+@pytest.fixture
+def broken_model(tmp_path: Path) -> str:
+    """A file that is there, and is refused as soon as it is read."""
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(b"GGUF" + b"\xff" * 100)
+    return str(model)
+
+
+def test_a_port_in_use_is_refused_before_the_model_is_read(server: ServerProcess, broken_model: str) -> None:
     port = server.url.rpartition(":")[2]
-    code, line = serve("/no/such/model", "--port", port)
+    code, line = serve(broken_model, "--port", port)
     assert code == 1
     assert line.startswith(f"headrace: cannot listen on 127.0.0.1:{port}: another program listens there")
 
@@ -36,12 +44,10 @@ def test_a_missing_model_is_named() -> None:
     assert "does not exist" in line
 
 
-def test_a_corrupt_model_is_named(tmp_path: Path) -> None:
-    model = tmp_path / "broken.gguf"
-    model.write_bytes(b"GGUF" + b"\xff" * 100)
-    code, line = serve(str(model), "--port", "0")
+def test_a_corrupt_model_is_named(broken_model: str) -> None:
+    code, line = serve(broken_model, "--port", "0")
     assert code == 1
-    assert str(model) in line
+    assert broken_model in line
 
 
 def test_a_wrong_option_is_named() -> None:
@@ -54,8 +60,10 @@ def test_a_wrong_option_is_named() -> None:
 @pytest.mark.parametrize(
     ("template", "reason"), [("/no/such/file.jinja", "No such file or directory"), ("{% for %}", "line 1")]
 )
-def test_a_wrong_chat_template_is_refused_before_the_model_is_looked_at(template: str, reason: str) -> None:
-    code, line = serve("/no/such/model", "--port", "0", "--chat-template", template)
+def test_a_wrong_chat_template_is_refused_before_the_model_is_read(
+    broken_model: str, template: str, reason: str
+) -> None:
+    code, line = serve(broken_model, "--port", "0", "--chat-template", template)
     assert code == 1
     assert "template" in line
     assert reason in line

@@ -243,7 +243,7 @@ HR_REPLAYABLE(hr_quantized_linear)
 
 // The same with the adapters of the rows (low_rank.h): faster than hr_adapt_rows() afterwards, and rounded once. A residual is
 // added last. On AMX it is the two calls for many rows, since weights are not what takes the time there. They scale a residual,
-// too, so there must be none where an adapter scales outputs.
+// too, so it must be 0 in the rows of an adapter that scales outputs.
 HR_API void hr_quantized_linear_adapted(HR_LINEAR_PARAMETERS, const hr_layer_adapter* table, const int32_t* slots) {
 #if HR_AMX
   if (num_rows >= kAmxRows) {
