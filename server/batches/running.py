@@ -12,7 +12,7 @@ from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
 from server.batches.answers import LineAnswer
 from server.batches.execution import Asked, answer_body
 from server.context import ServerContext
-from server.errors import RateLimited, describe
+from server.errors import RateLimited, TokensLimited, describe
 from server.generation.terms import serve_as_batch
 from server.keys.caller import Caller, set_current_caller
 from server.metrics.request_record import RequestRecord, set_current_record
@@ -29,8 +29,9 @@ async def run_body(
     """What the endpoint answers to the body, in `caller`'s name and as work for which nobody waits.
 
     What passes is waited for and never answered: a full queue, a model that is loaded or an engine that is started
-    again, a budget that is spent. What engines were computing when two of them ended is answered with 503. Raises
-    EngineStopped if the server ends before; the line is to be run again then. A task of its own runs this.
+    again, a budget that is spent. What engines were computing when two of them ended is answered with 503, and what
+    needs more tokens than the caller's key may use in a minute with 429. Raises EngineStopped if the server ends
+    before; the line is to be run again then. A task of its own runs this.
 
     sleep: a coroutine function.
     """
@@ -46,12 +47,18 @@ async def run_body(
         except EngineDied as error:
             num_deaths += error.num_deaths
             if num_deaths >= MAX_DEATHS:  # it may be the cause, and would end the server, which gives up after some
-                reply = describe(error, request_id)
-                return LineAnswer(request_id, reply.status, reply.body())
+                return _refusal(error, request_id)
         except _PASSING as error:
+            if isinstance(error, TokensLimited) and error.retry_after_s is None:  # no minute brings so many
+                return _refusal(error, request_id)
             # The first may know when there is room; nobody else does.
             wait_s = min(_MAX_WAIT_S, max(2 * wait_s, math.ceil(getattr(error, "retry_after_s", None) or 0)))
         await sleep(wait_s)
+
+
+def _refusal(error: Exception, request_id: str) -> LineAnswer:
+    reply = describe(error, request_id)
+    return LineAnswer(request_id, reply.status, reply.body())
 
 
 async def answer_for_owner(

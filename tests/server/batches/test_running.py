@@ -240,6 +240,15 @@ async def test_rates_do_not_hold_a_line_up_and_usage_counts(tmp_path: Path) -> N
     assert report["data"][0]["output_tokens"] == 3 * len("Because.")
 
 
+async def test_more_tokens_than_a_minute_brings_are_not_waited_for(tmp_path: Path) -> None:
+    """A client's key has rates, also where its request is computed as a batch's line is."""
+    keys = write_keys(tmp_path / "keys", entry("ann", tokens_per_minute=5))
+    context = _context(FakeClient(says("Because.")), api_keys_file=keys)
+    caller = context.keys.ring.find(secret("ann").encode())
+    answer = await _run(context, CHAT, {**BODIES[CHAT], "max_tokens": 40}, caller)
+    assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
 async def test_a_spent_budget_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     keys = write_keys(path, entry("ann", budget_tokens=0))
