@@ -14,7 +14,8 @@ from server.text_model import ChatModel, TextModel
 from server.tools.history import template_chat
 
 _NO_TEMPLATE = (
-    "the model has no chat template; give lines of prompt and completion, or the model a template (--chat-template)"
+    "the model has no chat template; give it one (--chat-template), or train by the method supervised, with lines of "
+    "prompt and completion"
 )
 
 

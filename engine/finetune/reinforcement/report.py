@@ -45,15 +45,15 @@ def rollout_figures(rollouts: Sequence[Rollout], grades: Sequence[Grade], group_
 
 
 def _scores(grades: Sequence[Grade]) -> list[dict[str, Any]]:
-    """Of each grader."""
-    return [
-        {
-            "name": column[0].name,
-            "type": column[0].type,
-            "train_reward_mean": sum(each.reward for each in column) / len(column),
-        }
-        for column in _by_grader(grades)
-    ]
+    """Of each grader, over those answers for which its model could be asked."""
+    found = []
+    for column in _by_grader(grades):
+        rewards = [
+            each.reward for each in column if each.fault is None or each.fault.kind is not FaultKind.MODEL_SERVER
+        ]
+        mean = sum(rewards) / len(rewards) if rewards else None
+        found.append({"name": column[0].name, "type": column[0].type, "train_reward_mean": mean})
+    return found
 
 
 def _errors(grades: Sequence[Grade]) -> list[dict[str, Any]]:
