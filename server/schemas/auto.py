@@ -67,7 +67,7 @@ class Number(_Checked):
 
     def _limits(self) -> str:
         first = f"above {self.least:g}" if self.is_above else f"of at least {self.least:g}"
-        return first if self.most == _LARGEST else f"{first} and at most {self.most:g}"
+        return f"{first} and at most {self.most:,.10g}"
 
     def described(self) -> dict[str, Any]:
         return {"type": "number", "exclusiveMinimum" if self.is_above else "minimum": self.least, "maximum": self.most}

@@ -50,6 +50,7 @@ def test_values_are_taken_as_their_kind(body: dict[str, Any], value: object) -> 
         ({"count": "3"}, "count is '3'; it must be"),
         ({"rate": 0}, 'rate is 0; it must be "auto" or a number above 0 and at most 2'),
         ({"share": -1}, 'share is -1; it must be "auto" or a number of at least 0'),
+        ({"share": 1e300}, 'share is 1e+300; it must be "auto" or a number of at least 0 and at most 1,000,000,000'),
         ({"share": 10**400}, "share is 1000"),
         ({"share": [1]}, "share is a list of 1 item"),
         ({"order": "size"}, "order is 'size'; it must be \"auto\" or one of none, file, length, difficulty"),
