@@ -1,4 +1,4 @@
-"""misplaced: hyperparameters that a method does not have."""
+"""fields_of, misplaced: hyperparameters that a method has, and those given that it does not have."""
 
 from engine.jobs.finetune.job import Hyperparameters, Method
 
@@ -11,6 +11,15 @@ _OF_ONE_METHOD = {
     **dict.fromkeys(_OF_DPO, Method.DPO),
     **dict.fromkeys(_OF_REINFORCEMENT, Method.REINFORCEMENT),
 }
+
+
+def fields_of(method: Method) -> list[str]:
+    """Names of the hyperparameters that a job of the method can have."""
+    return [
+        name
+        for name in Hyperparameters.__struct_fields__
+        if _OF_ONE_METHOD.get(name, method) is method and (name != "max_length" or method is not Method.REINFORCEMENT)
+    ]
 
 
 def misplaced(given: Hyperparameters, method: Method, *, has_validation: bool) -> list[tuple[str, str]]:

@@ -8,14 +8,13 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.auto import default_rank
 from engine.jobs.finetune.config import DEFAULT_LENGTH
 from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing
-from engine.jobs.finetune.method_fields import misplaced
+from engine.jobs.finetune.method_fields import fields_of, misplaced
 from server.finetuning.jobs.parent import Shape
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod, TrainedEffort
 
 _OLD_PLACE = "hyperparameters"
 _EFFORT = "reasoning_effort"
-_KNOWN = ", ".join(GivenHyperparameters.model_fields)
 _SUPPORTED = ", ".join(Method)
 
 
@@ -31,7 +30,7 @@ def hyperparameters_of(
     method, path, settings = _settings(body)
     for asked, place in ((body.hyperparameters, _OLD_PLACE), (settings, path)):
         _check_effort(asked, place, method)
-    old, new = _values(body.hyperparameters, _OLD_PLACE), _values(settings, path)
+    old, new = _values(body.hyperparameters, _OLD_PLACE, method), _values(settings, path, method)
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
             raise InvalidRequest(
@@ -74,16 +73,22 @@ def _settings(body: FinetuneRequest) -> tuple[Method, str, GivenHyperparameters 
     return method, f"{path}.hyperparameters", settings.hyperparameters
 
 
-def _values(given: GivenHyperparameters | None, path: str) -> dict[str, object]:
-    """Those that are not left to the trainer. Raises UnsupportedParameter for others than it has."""
+def _values(given: GivenHyperparameters | None, path: str, method: Method) -> dict[str, object]:
+    """Those that are not left to the trainer. Raises UnsupportedParameter for others than this server has."""
     if given is None:
         return {}
     for name in given.extra:
         raise UnsupportedParameter(
-            f"{path}.{name} is not a hyperparameter of this server; it has {_KNOWN}", param=f"{path}.{name}"
+            f"{path}.{name} is not a hyperparameter of this server; {method} has {_known(method)}",
+            param=f"{path}.{name}",
         )
     named = ((name, getattr(given, name)) for name in GivenHyperparameters.model_fields if name != _EFFORT)
     return {name: value for name, value in named if value is not None}
+
+
+def _known(method: Method) -> str:
+    names = {*fields_of(method), *([_EFFORT] if method is Method.REINFORCEMENT else [])}
+    return ", ".join(name for name in GivenHyperparameters.model_fields if name in names)
 
 
 def _check_effort(given: GivenHyperparameters | None, path: str, method: Method) -> None:
@@ -115,10 +120,18 @@ def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int,
             "(--max-lora-rank)",
             param=paths["lora_rank"],
         )
-    for name in ("max_length", "max_completion_tokens"):
-        value = getattr(chosen, name)
-        if value is not None and max_length is not None and value > max_length:
-            raise InvalidRequest(f"{paths[name]} is {value}; this model takes {max_length} tokens", param=paths[name])
+    if max_length is None:
+        return
+    if chosen.max_length is not None and chosen.max_length > max_length:
+        path = paths["max_length"]
+        raise InvalidRequest(f"{path} is {chosen.max_length}; this model takes {max_length} tokens", param=path)
+    if chosen.max_completion_tokens is not None and chosen.max_completion_tokens >= max_length:
+        path = paths["max_completion_tokens"]
+        raise InvalidRequest(
+            f"{path} is {chosen.max_completion_tokens}; this model takes {max_length} tokens, those of the prompt "
+            f"included: give at most {max_length - 1}",
+            param=path,
+        )
 
 
 def _check_layers(chosen: Hyperparameters, paths: dict[str, str], layers: Sequence[str], start: Shape | None) -> None:

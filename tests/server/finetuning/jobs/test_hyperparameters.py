@@ -52,6 +52,10 @@ def _read(
     return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, layers=layers, start=start)
 
 
+def _reinforcement(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"method": {"type": "reinforcement", "reinforcement": {"hyperparameters": settings}}}
+
+
 def _supervised(settings: dict[str, Any]) -> dict[str, Any]:
     return {"method": {"type": "supervised", "supervised": {"hyperparameters": settings}}}
 
@@ -171,3 +175,40 @@ def test_pacing_needs_an_order(pacing: Pacing) -> None:
     assert _read(_supervised({"pacing": pacing.value, "order": "length"}))[1].pacing is pacing
     with pytest.raises(InvalidRequest, match=f"pacing is '{pacing.value}'; it needs an order"):
         _read(_supervised({"pacing": pacing.value}))
+
+
+def test_answers_leave_room_for_a_prompt() -> None:
+    assert _read(_reinforcement({"max_completion_tokens": 2047}))[1].max_completion_tokens == 2047
+    assert _read(_reinforcement({"max_completion_tokens": 2048}), max_length=None)[1].max_completion_tokens == 2048
+    for tokens in (2048, 2049):
+        with pytest.raises(
+            InvalidRequest, match=f"max_completion_tokens is {tokens}; this model takes 2048 tokens.*at most 2047"
+        ) as caught:
+            _read(_reinforcement({"max_completion_tokens": tokens}))
+        assert caught.value.param == "method.reinforcement.hyperparameters.max_completion_tokens"
+
+
+def test_examples_may_be_as_long_as_the_model_takes() -> None:
+    assert _read(_supervised({"max_length": 2048}))[1].max_length == 2048
+    with pytest.raises(InvalidRequest, match="max_length is 2049; this model takes 2048 tokens"):
+        _read(_supervised({"max_length": 2049}))
+
+
+@pytest.mark.parametrize("method", [*Method])
+def test_an_unknown_hyperparameter_is_refused_with_those_of_its_method(method: Method) -> None:
+    body = {"method": {"type": method.value, method.value: {"hyperparameters": {"epochs": 3}}}}
+    with pytest.raises(InvalidRequest, match=rf"epochs is not a hyperparameter .*; {method} has n_epochs, ") as caught:
+        _read(body)
+    listed = {*str(caught.value).partition(" has ")[2].split(", ")}
+    assert ({"beta", "rpo_alpha"} <= listed) is (method is Method.DPO)
+    is_reinforcement = method is Method.REINFORCEMENT
+    assert ({"group_size", "max_completion_tokens", "reasoning_effort"} <= listed) is is_reinforcement
+    assert ("max_length" in listed) is not is_reinforcement
+    for name in ("beta", "group_size", "max_length", "reasoning_effort"):
+        assert name in listed or _is_refused(method, name)
+
+
+def _is_refused(method: Method, name: str) -> bool:
+    value = {"reasoning_effort": "low", "group_size": 4, "beta": 0.1, "max_length": 64}[name]
+    found = _read_or_refuse({"method": {"type": method.value, method.value: {"hyperparameters": {name: value}}}})
+    return isinstance(found, InvalidRequest)
