@@ -4,6 +4,7 @@ import ast
 import keyword
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from engine.wording.quoted import quote
 
 _MAX_CHARACTERS = 2000
 _MAX_NODES = 256
+_TOO_NESTED = "too many nested"  # of the parser's own message about parentheses
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")  # Python has more, such as 0x10 and 1_000
 _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -64,9 +67,12 @@ def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
         raise InvalidRequest(
             f"{param} has {len(text):,} characters; it may have {_MAX_CHARACTERS:,}: shorten it", param=param
         )
+    source = text.strip().replace("^", "**")
     try:
-        tree = ast.parse(text.strip().replace("^", "**"), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        tree = ast.parse(source, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        if isinstance(error, MemoryError | RecursionError) or _TOO_NESTED in str(error):
+            raise InvalidRequest(f"{param} is nested too deeply; simplify it", param=param) from None
         raise _unreadable(text, param) from None
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.expr)]
     if len(nodes) > _MAX_NODES:
@@ -75,6 +81,8 @@ def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
     for node in nodes:
         if id(node) not in functions:
             _check(node, text, names, param)
+    if not all(_is_written_so(node, source) for node in nodes):
+        raise _unreadable(text, param)
     if not any(isinstance(node, ast.Name) and id(node) not in functions for node in nodes):
         raise InvalidRequest(f"{param} is {quote(text)}; it must name a grader: {', '.join(names)}", param=param)
     return Formula(text, tree)
@@ -104,6 +112,16 @@ def _check(node: ast.expr, text: str, names: Collection[str], param: str) -> Non
                 raise InvalidRequest(f"{param} gives {name} {len(args)} values; it takes {takes}", param=param)
         case _:
             raise _unreadable(text, param)
+
+
+def _is_written_so(node: ast.expr, source: str) -> bool:
+    """Whether a number or a name is spelled as formulas have it. Python's parser makes `a` of the full-width letter."""
+    if not isinstance(node, ast.Constant | ast.Name):
+        return True
+    written = ast.get_source_segment(source, node) or ""
+    if isinstance(node, ast.Name):
+        return unicodedata.normalize("NFC", written) == node.id
+    return _NUMBER.fullmatch(written) is not None
 
 
 def _unreadable(text: str, param: str) -> InvalidRequest:

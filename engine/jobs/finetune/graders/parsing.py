@@ -103,7 +103,8 @@ def _typed(body: object, param: str) -> tuple[GraderType, dict[str, Any]]:
 
 def _graders(value: object, param: str) -> dict[str, Single]:
     if not isinstance(value, dict) or not value:
-        raise InvalidRequest(f"{param} is {quote(value)}; it must be an object of graders by their names", param=param)
+        shown = "empty" if value == {} else quote(value)
+        raise InvalidRequest(f"{param} is {shown}; it must be an object of graders by their names", param=param)
     bodies = named_bodies(value)
     if len(bodies) > _MAX_GRADERS:
         raise InvalidRequest(f"{param} has {len(bodies)} graders; it may have {_MAX_GRADERS}", param=param)
@@ -166,8 +167,13 @@ def _member(kind: type[E], given: object, param: str) -> E:
 def _range(given: object, param: str) -> tuple[float, float]:
     if given is None:
         return 0.0, 1.0
-    if not isinstance(given, list) or len(given) != 2 or not all(_is_number(each) for each in given):
+    if not isinstance(given, list) or len(given) != 2:
         raise InvalidRequest(f"{param} is {quote(given)}; it must be a list of two numbers", param=param)
+    for index, each in enumerate(given):
+        if not _is_number(each):
+            raise InvalidRequest(
+                f"{param}[{index}] is {quote(each)}; {param} must be a list of two numbers", param=param
+            )
     low, high = map(float, given)
     if low >= high:
         raise InvalidRequest(f"{param} is from {low:g} to {high:g}; the first must be below the second", param=param)

@@ -1,6 +1,7 @@
 """Formulas: arithmetic over rewards, and nothing else."""
 
 import math
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -107,6 +108,44 @@ def test_everything_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_formula(text, NAMES, "grader.calculate_output")
     assert caught.value.param == "grader.calculate_output"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1_000 * a",
+        "0x10 + a",
+        "0b11 + a",
+        "0o7 + a",
+        "(a +\n 1_0)",
+        "größe + 1_0",
+        "\uff41 + 1",
+        "\uff41bs(a)",
+        "b_\uff11",
+    ],
+)
+def test_what_python_alone_reads_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"it may have .* parentheses, numbers, and"):
+        parse_formula(text, NAMES, "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1. * a", 0.5), (".5 * a", 0.25), ("1E+2 * a", 50), ("(a +\n größe + 1e-1)", 1.6), ("größe+10+größe", 12)],
+)
+def test_numbers_are_written_as_everywhere(text: str, expected: float) -> None:
+    assert _value(text) == pytest.approx(expected)
+
+
+def test_a_name_may_be_written_with_marks_of_their_own() -> None:
+    assert _value(unicodedata.normalize("NFD", "größe")) == 1.0
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+def test_a_formula_that_is_nested_too_deeply_says_so(depth: int) -> None:
+    with pytest.raises(InvalidRequest, match="f is nested too deeply; simplify it"):
+        parse_formula("(" * depth + "a" + ")" * depth, NAMES, "f")
+    assert _value("(" * 20 + "a" + ")" * 20) == 0.5
 
 
 @pytest.mark.parametrize(
