@@ -71,5 +71,8 @@ class ExampleTask:
             divergence=self._anchor.measure(data.held_out) if data.held_out else None,
         )
 
+    def conclude(self, results: Sequence[StepResult]) -> str | None:  # noqa: ARG002
+        return None
+
     def trained_tokens(self, results: Sequence[StepResult]) -> int:
         return self._order.sum_of([item.num_tokens for item in self._data.items], len(results))

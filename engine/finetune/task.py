@@ -11,12 +11,12 @@ from engine.jobs.finetune.results import StepResult
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
     """Of a step, before the weights are updated. summary: its figure for people. data: more figures, for programs.
-    warning: what somebody should know."""
+    warnings: what somebody should know."""
 
     result: StepResult
     summary: str
     data: Mapping[str, Any]
-    warning: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class TrainingTask(Protocol):
@@ -30,6 +30,12 @@ class TrainingTask(Protocol):
 
     def measure(self) -> Measured:
         """The adapter as it is, by all that there is to measure it by."""
+
+    def conclude(self, results: Sequence[StepResult]) -> str | None:
+        """A warning about the whole job, of which these are all results. Called after the last step is computed.
+
+        Raises StartupError if the job has failed.
+        """
 
     def trained_tokens(self, results: Sequence[StepResult]) -> int:
         """Tokens that the steps of these results have learned from, each as often as it was seen, as OpenAI counts what

@@ -71,11 +71,14 @@ class Trainer:
         except SystemExit:  # of SIGTERM, which mostly comes here; nothing of this step has been changed yet
             self._save()
             raise
+        progress = self._state.progress
+        is_last = step + 1 == self._resolved.num_steps
+        # Before the update, so that a job that fails here computes this step again when it is run again.
+        conclusion = self._task.conclude([*progress.results, outcome.result]) if is_last else None
         rate = learning_rate(
             self._resolved.learning_rate, step, self._resolved.num_steps, given.warmup_ratio, given.schedule
         )
         norm = self._state.update(rate, given.max_grad_norm)
-        progress = self._state.progress
         progress.step = step + 1
         updated_s = time.monotonic()
         found = self._task.measure() if self._measures_after(progress.step) else None
@@ -90,8 +93,8 @@ class Trainer:
             gradient_norm=norm,
             step_s=updated_s - began_s,
         )
-        if outcome.warning is not None:
-            self._outputs.events.add(outcome.warning, level="warn")
+        for warning in (*outcome.warnings, *([] if conclusion is None else [conclusion])):
+            self._outputs.events.add(warning, level="warn")
         if found is not None:
             self._compare(found)
         return found
@@ -137,6 +140,10 @@ class Trainer:
 
     def _finish(self) -> None:
         progress = self._state.progress
+        if progress.step < self._resolved.num_steps:  # it stops early
+            conclusion = self._task.conclude(progress.results)
+            if conclusion is not None:
+                self._outputs.events.add(conclusion, level="warn")
         if self._is_over() and self._state.best is not None:
             self._state.values.copy_(self._state.best)
             self._outputs.events.add(stopped_early(progress))

@@ -11,15 +11,16 @@ from engine.finetune.objective import add_gradients
 from engine.finetune.order import BatchOrder, ReplayOrder
 from engine.finetune.reinforcement.advantages import advantages, has_signal
 from engine.finetune.reinforcement.objective import PolicyObjective
-from engine.finetune.reinforcement.report import mean_reward, reward_of, rollout_figures
+from engine.finetune.reinforcement.report import all_at_fault, fault_of, mean_reward, reward_of, rollout_figures
 from engine.finetune.reinforcement.rollouts import Rollout, RolloutSampler
 from engine.finetune.state import Measured
 from engine.finetune.task import StepOutcome
-from engine.jobs.finetune.graders.faults import FaultKind
+from engine.jobs.finetune.graders.faults import Fault
 from engine.jobs.finetune.graders.grading import Grade
 from engine.jobs.finetune.items import GradedPrompt, TrainingItem
 from engine.jobs.finetune.results import StepResult
 from engine.jobs.finetune.rollout_settings import RolloutSettings
+from engine.wording.counted import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
 
@@ -27,8 +28,8 @@ _MOST_FAILED = 3  # steps in a row of which no answer could be graded
 
 _MOST_EQUAL = 5  # steps in a row of which nothing was learned, without a warning
 _ALL_EQUAL = (
-    f"In {_MOST_EQUAL} steps, all answers to a prompt had the same reward, so nothing was learned: the prompts may be "
-    "too easy or too difficult, or the grader may not tell good answers from bad ones"
+    "all answers to a prompt had the same reward, so nothing was learned: the prompts may be too easy or too "
+    "difficult, or the grader may not tell good answers from bad ones"
 )
 
 GradeAll = Callable[[Sequence[Rollout]], Sequence[Grade]]
@@ -75,6 +76,8 @@ class ReinforcementTask:
         self._seed = seed
         self._num_failed = 0  # steps in a row without any grade
         self._num_equal = 0  # steps in a row of which nothing was learned
+        self._warned_of_faults = False
+        self._last_fault: Fault | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,6 +102,7 @@ class ReinforcementTask:
             train_mean_reward=mean_reward(grades),
             completion_tokens_mean=num_tokens / len(rollouts),
             mean_unresponsive_rewards=sum(not rollout.is_complete for rollout in rollouts) / len(rollouts),
+            has_signal=bool(items),
         )
         data = {
             "train_mean_reward": result.train_mean_reward,
@@ -116,8 +120,7 @@ class ReinforcementTask:
                 }
             },
         }
-        self._num_equal = 0 if items else self._num_equal + 1
-        return StepOutcome(result, _summary(result), data, _ALL_EQUAL if self._num_equal == _MOST_EQUAL else None)
+        return StepOutcome(result, _summary(result), data, self._warnings(result, grades))
 
     def measure(self) -> Measured:
         held_out = self._data.held_out
@@ -125,6 +128,16 @@ class ReinforcementTask:
             valid_reward=self._mean_reward(self._data.valid) if self._data.valid else None,
             divergence=self._anchor.measure(held_out) if held_out else None,
         )
+
+    def conclude(self, results: Sequence[StepResult]) -> str | None:
+        """Raises StartupError if no answer could be graded: not all results need be of this run."""
+        steps = counted(len(results), "step")
+        if all(result.train_mean_reward is None for result in results):
+            reason = "the job's warnings say why" if self._last_fault is None else self._last_fault.message
+            raise StartupError(f"no answer of {steps} could be graded: {reason}")
+        if all(result.has_signal is False for result in results) and self._num_equal < _MOST_EQUAL:
+            return f"In {steps}, which are all of the job, {_ALL_EQUAL}"
+        return None
 
     def trained_tokens(self, results: Sequence[StepResult]) -> int:
         total = 0
@@ -138,9 +151,21 @@ class ReinforcementTask:
     def _check(self, grades: Sequence[Grade]) -> None:
         """Raises StartupError if steps have had no grade for too long: nothing can be learned then."""
         self._num_failed = self._num_failed + 1 if mean_reward(grades) is None else 0
+        self._last_fault = fault_of(grades[0])
         if self._num_failed == _MOST_FAILED:
-            fault = next(fault for fault in grades[0].faults if fault.kind is FaultKind.MODEL_SERVER)
-            raise StartupError(f"no answer of {_MOST_FAILED} steps could be graded: {fault.message}")
+            assert self._last_fault is not None
+            raise StartupError(f"no answer of {_MOST_FAILED} steps could be graded: {self._last_fault.message}")
+
+    def _warnings(self, result: StepResult, grades: Sequence[Grade]) -> tuple[str, ...]:
+        found = []
+        at_fault = None if self._warned_of_faults else all_at_fault(result.step, grades)
+        if at_fault is not None:
+            self._warned_of_faults = True
+            found.append(at_fault)
+        self._num_equal = 0 if result.has_signal else self._num_equal + 1
+        if self._num_equal == _MOST_EQUAL:
+            found.append(f"In {_MOST_EQUAL} steps, {_ALL_EQUAL}")
+        return tuple(found)
 
     def _learned(
         self, groups: Sequence[Sequence[Rollout]], grades: Sequence[Grade]

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.finetune.reinforcement.advantages import has_signal, spread
 from engine.finetune.reinforcement.rollouts import Rollout
-from engine.jobs.finetune.graders.faults import FaultKind
+from engine.jobs.finetune.graders.faults import Fault, FaultKind
 from engine.jobs.finetune.graders.grading import Grade, PartGrade
 
 _MAX_SHOWN = 500  # characters of an answer
@@ -21,6 +21,23 @@ def mean_reward(grades: Sequence[Grade]) -> float | None:
     """Over those that could be graded; None if none could."""
     rewards = [reward for grade in grades if (reward := reward_of(grade)) is not None]
     return sum(rewards) / len(rewards) if rewards else None
+
+
+def fault_of(grade: Grade) -> Fault | None:
+    """Why an answer could not be graded; None if it could, or if only a part of several graders could not."""
+    of_model = (fault for fault in grade.faults if fault.kind is FaultKind.MODEL_SERVER)
+    return next(of_model, grade.whole.fault)
+
+
+def all_at_fault(step: int, grades: Sequence[Grade]) -> str | None:
+    """A warning if no answer of a step could be graded. step: counted from 1."""
+    faults = [fault for grade in grades if (fault := fault_of(grade)) is not None]
+    if len(faults) < len(grades):
+        return None
+    counts = Counter(fault.kind for fault in faults)
+    given = " or ".join(sorted({"no reward" if reward_of(grade) is None else "the reward 0" for grade in grades}))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return f"All {len(grades):,} answers of step {step} have {given} ({kinds}): {faults[0].message}"
 
 
 def rollout_figures(rollouts: Sequence[Rollout], grades: Sequence[Grade], group_size: int) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from engine.jobs.finetune.job import write_atomically
 class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """Losses are means over trained tokens in nats, or over pairs; accuracies, shares of them. Rewards and
     completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples without an end.
-    Validation: after some steps. None: it is not the method's."""
+    has_signal: whether a prompt's answers had different rewards. Validation: after some steps. None: it is not the
+    method's."""
 
     step: int
     train_loss: float | None = None
@@ -25,6 +26,7 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
     full_valid_mean_reward: float | None = None
     completion_tokens_mean: float | None = None
     mean_unresponsive_rewards: float | None = None
+    has_signal: bool | None = None
 
 
 def write_results(path: Path, results: Iterable[StepResult], curve: Curve) -> None:

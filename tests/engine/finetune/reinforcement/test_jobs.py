@@ -17,6 +17,7 @@ from engine.finetune.errors import NotEnoughMemory
 from engine.finetune.reinforcement import reinforcement_task, setup
 from engine.finetune.run import run
 from engine.jobs.finetune.events import Event, read_events
+from engine.jobs.finetune.graders.definitions import GraderType
 from engine.jobs.finetune.graders.faults import Fault, FaultKind
 from engine.jobs.finetune.graders.grading import Grade, PartGrade
 from engine.jobs.finetune.items import GradedPrompt, Passage, write_rows
@@ -202,7 +203,8 @@ def test_rewards_that_are_all_the_same_change_nothing(model: Path, tmp_path: Pat
     assert [step["groups_without_signal"] for step in _steps(folder)] == [4] * 6
     assert [step["tokens"] for step in _steps(folder)] == [0] * 6
     assert not any(tensor.any() for name, tensor in _adapter(folder).items() if "lora_B" in name)
-    assert any("the same reward" in event.message and event.level == "warn" for event in _events(folder))
+    warned = [event.message for event in _events(folder) if event.level == "warn"]
+    assert [warning.partition(",")[0] for warning in warned if "the same reward" in warning] == ["In 5 steps"]
 
 
 def test_a_curriculum_begins_with_prompts_that_the_base_answers_well(
@@ -242,6 +244,108 @@ def test_answers_of_which_the_grading_model_could_not_be_asked_are_left_out(
     first, second = _steps(folder)
     assert first["train_mean_reward"] is None
     assert second["errors"]["graders"][0]["train_model_grader_server_error_count"] == 24
+
+
+TWO_STEPS = msgspec.structs.replace(BRIEF, n_epochs=1, batch_size=6)
+SERVER_FAULT = Fault(FaultKind.MODEL_SERVER, "the model is not there")
+
+
+def _grades(monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, Fault | None]) -> None:
+    """What all answers of each step get, in the order in which steps are graded."""
+    left = iter(steps)
+
+    def grade_all(grader: Any, pairs: Any, ask_all: Any) -> list[Grade]:  # noqa: ARG001
+        reward, fault = next(left)
+        return [Grade(PartGrade("", "judge", GraderType.SCORE_MODEL, reward, fault)) for _ in pairs]
+
+    monkeypatch.setattr(setup, "grade_all", grade_all)
+
+
+def _warnings(folder: JobFolder) -> list[str]:
+    return [event.message for event in _events(folder) if event.level == "warn"]
+
+
+def _stop_after_a_step(folder: JobFolder) -> None:
+    class Stop(Exception):
+        pass
+
+    def progress(stage: str, done: int, total: int, unit: str) -> None:  # noqa: ARG001
+        if stage == "train" and done == 2:  # the first step's state is saved
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(folder, progress)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(12, "1 step"), (6, "2 steps")])
+def test_a_short_job_of_which_no_answer_could_be_graded_fails(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, steps: str
+) -> None:
+    folder = _job(model, tmp_path, msgspec.structs.replace(TWO_STEPS, batch_size=batch_size))
+    _grades(monkeypatch, (0.0, SERVER_FAULT), (0.0, SERVER_FAULT))
+    with pytest.raises(StartupError, match=f"no answer of {steps} could be graded: the model is not there"):
+        _run(folder)
+    assert not folder.out.joinpath("adapter_model.safetensors").exists()
+
+    _grades(monkeypatch, (0.5, None), (0.5, None))  # the grading model is there again
+    _run(folder)
+    assert _steps(folder)[-1]["train_mean_reward"] == 0.5
+
+
+@pytest.mark.parametrize("graded_first", [True, False])
+def test_a_job_that_goes_on_knows_whether_answers_could_be_graded_before(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graded_first: bool
+) -> None:
+    monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)  # after each step
+    folder = _job(model, tmp_path, msgspec.structs.replace(TWO_STEPS, batch_size=4))
+    failed = (0.0, SERVER_FAULT)
+    _grades(monkeypatch, (0.5, None) if graded_first else failed, failed)
+    _stop_after_a_step(folder)
+    _grades(monkeypatch, failed, failed)
+    if graded_first:
+        _run(folder)
+        assert any("the same reward" in warning for warning in _warnings(folder))
+    else:
+        with pytest.raises(StartupError, match="no answer of 3 steps could be graded"):
+            _run(folder)
+
+
+def test_the_first_step_without_a_grade_is_warned_of_with_the_reason(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Fault(FaultKind.INVALID_VARIABLE, "there is no {{item.answer}}")
+    folder = _job(model, tmp_path, msgspec.structs.replace(TWO_STEPS, batch_size=4))
+    _grades(monkeypatch, (0.5, None), (0.0, fault), (0.0, fault))
+    _run(folder)
+
+    found = [warning for warning in _warnings(folder) if "answers of step" in warning]
+    assert found == [
+        "All 24 answers of step 2 have the reward 0 (24 invalid_variable_error): there is no {{item.answer}}"
+    ]
+
+
+def test_a_short_job_in_which_nothing_was_learned_ends_with_a_warning(model: Path, tmp_path: Path) -> None:
+    folder = _job(model, tmp_path, TWO_STEPS, grader={**SEVEN, "reference": "nowhere"})
+    _run(folder)
+
+    (warning,) = _warnings(folder)
+    assert warning.startswith("In 2 steps, which are all of the job, all answers to a prompt had the same reward")
+
+
+def test_a_short_job_that_learned_ends_without_a_warning(model: Path, tmp_path: Path) -> None:
+    folder = _job(model, tmp_path, TWO_STEPS)
+    _run(folder)
+    assert not _warnings(folder)
+
+
+def test_a_job_that_ends_early_is_warned_of_too(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reinforcement_task.ReinforcementTask, "_mean_reward", lambda *_: 0.5)
+    given = msgspec.structs.replace(BRIEF, n_epochs=9, batch_size=12, early_stopping=1)
+    folder = _job(model, tmp_path, given, grader={**SEVEN, "reference": "nowhere"}, num_valid=1)
+    _run(folder)
+
+    (warning,) = _warnings(folder)
+    assert warning.startswith("In 2 steps, which are all of the job")
 
 
 def test_memory_is_that_of_the_answers_too(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.finetune.reinforcement.report import rollout_figures
+from engine.finetune.reinforcement.report import all_at_fault, rollout_figures
 from engine.finetune.reinforcement.rollouts import Rollout
 from engine.jobs.finetune.graders.definitions import GraderType
 from engine.jobs.finetune.graders.faults import Fault, FaultKind
@@ -29,3 +29,29 @@ def test_scores_leave_out_answers_whose_model_could_not_be_asked(fault: FaultKin
 def test_there_is_no_mean_where_no_answer_was_graded() -> None:
     scores = rollout_figures([ROLLOUT] * 2, [_grade(0.0, FaultKind.MODEL_SERVER)] * 2, 2)["scores"]
     assert scores["graders"][0]["train_reward_mean"] is scores["train_reward_mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("faults", "warning"),
+    [
+        ([FaultKind.MODEL_SERVER] * 2, "All 2 answers of step 3 have no reward (2 model_grader_server_error): why"),
+        (
+            [FaultKind.MODEL_SERVER, FaultKind.MODEL_PARSE],
+            "All 2 answers of step 3 have no reward or the reward 0 "
+            "(1 model_grader_server_error, 1 model_grader_parse_error): why",
+        ),
+        ([FaultKind.OTHER, None], None),
+    ],
+)
+def test_a_step_is_warned_of_if_all_its_answers_have_a_fault(
+    faults: list[FaultKind | None], warning: str | None
+) -> None:
+    assert all_at_fault(3, [_grade(0.0, fault) for fault in faults]) == warning
+
+
+def test_a_part_that_could_not_be_asked_leaves_the_whole_without_a_reward() -> None:
+    whole = PartGrade("", "both", GraderType.MULTI, 0.5)
+    part = PartGrade("a", "judge", GraderType.SCORE_MODEL, 0.0, Fault(FaultKind.MODEL_SERVER, "why"))
+    unparsed = PartGrade("a", "judge", GraderType.SCORE_MODEL, 0.0, Fault(FaultKind.MODEL_PARSE, "why"))
+    assert all_at_fault(1, [Grade(whole, (part,))]) is not None
+    assert all_at_fault(1, [Grade(whole, (unparsed,))]) is None
