@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.jobs.finetune.graders.definitions import Grader, item_fields, references
+from engine.jobs.finetune.graders.definitions import Grader, TextSimilarity, item_fields, references, singles
 from engine.jobs.finetune.graders.faults import Ungradable
 from engine.jobs.finetune.graders.sample import Sample
-from engine.jobs.finetune.graders.templates import ITEM
+from engine.jobs.finetune.graders.similarity import MAX_CHARACTERS
+from engine.jobs.finetune.graders.templates import ITEM, Template
 from server.finetuning.faults import FaultyLine
 from server.schemas.base import quote, validate
 from server.schemas.chat import ChatTemplateFields
@@ -33,7 +34,8 @@ class PromptRules:
     max_model_len: int | None
 
     def checked_item(self, line: PromptLine) -> dict[str, Any]:
-        """Those fields of the line that the grader reads. Raises FaultyLine if it lacks one."""
+        """Those fields of the line that the grader reads. Raises FaultyLine if it lacks one, or has a text that is too
+        long to be compared for similarity with any answer."""
         for place, reference in references(self.grader):
             if reference.namespace != ITEM:
                 continue
@@ -43,6 +45,11 @@ class PromptRules:
                 raise FaultyLine(
                     f"the grader's {place} reads {{{{{reference.text}}}}}, which this line does not have; add it"
                 ) from None
+        for place, each in singles(self.grader).items():
+            if isinstance(each, TextSimilarity):
+                start = f"{place}." if place else ""
+                _check_compared(each.input, f"{start}input", line.item)
+                _check_compared(each.reference, f"{start}reference", line.item)
         return {name: line.item[name] for name in sorted(item_fields(self.grader))}
 
     def check_length(self, num_tokens: int) -> None:
@@ -53,6 +60,18 @@ class PromptRules:
             f"its prompt has {num_tokens:,} tokens, and answers have up to {self.max_completion_tokens:,} "
             f"(max_completion_tokens); together the model takes {self.max_model_len:,}: shorten it, or lower that"
         )
+
+
+def _check_compared(template: Template, place: str, item: dict[str, Any]) -> None:
+    """Raises FaultyLine."""
+    if (length := template.least_length(item)) <= MAX_CHARACTERS:
+        return
+    read = {f"{{{{{each.text}}}}}": None for each in template.references if each.namespace == ITEM}
+    given = f" with {', '.join(read)} of this line" if read else ""
+    raise FaultyLine(
+        f"the grader's {place} has {length:,} characters{given}; up to {MAX_CHARACTERS:,} are compared for similarity: "
+        "shorten it"
+    )
 
 
 def read_prompt(value: dict[str, Any]) -> PromptLine:

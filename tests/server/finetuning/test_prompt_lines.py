@@ -101,6 +101,40 @@ def test_a_grader_among_several_is_named() -> None:
         _rules(several).checked_item(_read({"messages": [USER]}))
 
 
+ALIKE = {
+    "type": "text_similarity",
+    "evaluation_metric": "gleu",
+    "input": "{{sample.output_text}}",
+    "reference": "Sum: {{item.answer}}",
+}
+
+
+def test_a_text_that_is_too_long_to_be_compared_is_refused() -> None:
+    limit = 32_768 - len("Sum: ")
+    assert _rules(ALIKE).checked_item(_read({"messages": [USER], "answer": "x" * limit}))
+    long = _read({"messages": [USER], "answer": "x" * (limit + 1)})
+    with pytest.raises(
+        FaultyLine,
+        match=r"the grader's reference has 32,769 characters with \{\{item\.answer\}\} of this line; up to 32,768 are",
+    ):
+        _rules(ALIKE).checked_item(long)
+    check = {"type": "string_check", "operation": "eq", "input": ALIKE["input"], "reference": ALIKE["reference"]}
+    assert _rules(check).checked_item(long)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("input", "{{sample.output_text}}{{item.answer}}", r"input has 40,000 characters with \{\{item\.answer"),
+        ("reference", "x" * 32_769, "reference has 32,769 characters; up to 32,768"),
+    ],
+)
+def test_the_text_of_a_grader_among_several_is_named(name: str, text: str, words: str) -> None:
+    several = {"type": "multi", "graders": {"alike": {**ALIKE, name: text}}, "calculate_output": "alike"}
+    with pytest.raises(FaultyLine, match=rf"the grader's graders\.alike\.{words}"):
+        _rules(several).checked_item(_read({"messages": [USER], "answer": "x" * 40_000 if name == "input" else "5"}))
+
+
 def test_prompts_leave_room_for_answers() -> None:
     _rules().check_length(80)
     _rules(max_model_len=None).check_length(10_000)

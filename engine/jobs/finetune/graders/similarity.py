@@ -18,7 +18,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _TOKENS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 _MAX_ORDER = 4  # of BLEU's and GLEU's n-grams
-_MAX_CHARACTERS = 1 << 15  # the time of some measures grows with the product of both
+MAX_CHARACTERS = 1 << 15  # the time of some measures grows with the product of both
 
 
 class Metric(enum.StrEnum):
@@ -41,9 +41,9 @@ class Metric(enum.StrEnum):
 
 def similarity(metric: Metric, text: str, reference: str) -> float:
     """Raises Ungradable for texts that are too long."""
-    if (longer := max(len(text), len(reference))) > _MAX_CHARACTERS:
+    if (longer := max(len(text), len(reference))) > MAX_CHARACTERS:
         raise Ungradable(
-            FaultKind.OTHER, f"a text has {longer:,} characters; up to {_MAX_CHARACTERS:,} are compared for similarity"
+            FaultKind.OTHER, f"a text has {longer:,} characters; up to {MAX_CHARACTERS:,} are compared for similarity"
         )
     match metric:
         case Metric.FUZZY_MATCH:

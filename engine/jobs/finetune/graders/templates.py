@@ -73,6 +73,11 @@ class Template:
                 )
         return "".join(texts)
 
+    def least_length(self, item: Mapping[str, Any]) -> int:
+        """Characters that it has when filled in, whatever the sample is. Raises Ungradable."""
+        fixed = (part for part in self.parts if isinstance(part, str) or part.namespace == ITEM)
+        return sum(len(part if isinstance(part, str) else _text(part.value(item, Sample("")))) for part in fixed)
+
 
 def parse_template(text: str, param: str) -> Template:
     """param: the path of the text in the request. Raises InvalidRequest."""
