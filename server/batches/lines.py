@@ -40,9 +40,9 @@ def read_line(data: bytes, number: int, endpoint: str) -> Line:
         return FaultyLine(LineFault(code, message, number, param))
 
     try:
-        value = parse_json(data)
+        value = parse_json(data, "this line")
     except InvalidRequest as error:
-        raise faulty("invalid_json_line", f"this line is not valid JSON: {error}") from None
+        raise faulty("invalid_json_line", str(error)) from None
     if not isinstance(value, dict):
         raise faulty("invalid_json_line", f"this line is {quote(value)}; it must be a JSON object")
     for name, kind, what in _MEMBERS:

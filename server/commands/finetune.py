@@ -87,7 +87,7 @@ def _read(path: str) -> bytes:
 def _grader(path: str) -> dict[str, Any]:
     """Raises OptionError for one that this command cannot train with."""
     try:
-        body = parse_json(_read(path))
+        body = parse_json(_read(path), "the file")
         grader = parse_grader(body, "grader")
         check_samples(grader, "grader")
     except InvalidRequest as error:

@@ -49,7 +49,7 @@ Line = Chat | Preference | Completion | Document | PromptLine
 def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
     """What a line of a file for `method` spells, and its JSON. Raises FaultyLine."""
     try:
-        value = parse_json(data)
+        value = parse_json(data, "this line")
         if not isinstance(value, dict):
             raise FaultyLine(f"this is {quote(value)}; each line must be a JSON object")
         is_prompt = method is Method.REINFORCEMENT and "messages" in value

@@ -16,6 +16,7 @@ MAX_VALUES = 1 << 21  # and values with a comma behind them, such as a prompt's 
 MAX_DEPTH = 64  # objects and lists within each other; templates and validators walk bodies recursively
 
 _MAX_SEARCHED = 1 << 16  # bytes, some 50 ms; in a longer body the place of a fault is not looked for
+_BODY = "the body"
 _MAX_SHOWN = 40  # characters of a client's token in a message
 
 # Refuses NaN, infinities, numbers beyond float64 and lone surrogates.
@@ -27,23 +28,26 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_json(data: bytes) -> Any:
-    """The value that `data` spells, within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. Raises InvalidRequest."""
-    _check_size(data)
+def parse_json(data: bytes, what: str = _BODY) -> Any:
+    """The value that `data` spells, within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. what: it is called in messages.
+
+    Raises InvalidRequest.
+    """
+    _check_size(data, what)
     try:
         value = _decode(data)
     except RecursionError:
         raise InvalidRequest(
-            f"the body is nested far more than {MAX_DEPTH} levels deep; the limit is {MAX_DEPTH}"
+            f"{what} is nested far more than {MAX_DEPTH} levels deep; the limit is {MAX_DEPTH}"
         ) from None
     except ValueError as error:  # msgspec's errors and invalid UTF-8
-        raise _explain(data, error) from None
+        raise _explain(data, error, what) from None
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and (depth := _depth(value)) > MAX_DEPTH:
-        raise InvalidRequest(f"the body is nested {depth} levels deep; the limit is {MAX_DEPTH}")
+        raise InvalidRequest(f"{what} is nested {depth} levels deep; the limit is {MAX_DEPTH}")
     return value
 
 
-def _check_size(data: bytes) -> None:
+def _check_size(data: bytes, what: str) -> None:
     """Raise InvalidRequest for more objects, lists or values than a request needs, before any is made.
 
     Those in texts do not count, so a body with many brackets is looked through, which takes up to a second.
@@ -56,12 +60,12 @@ def _check_size(data: bytes) -> None:
         num_containers += token in b"[{"
         num_values += token == ord(",")
         if num_containers > MAX_CONTAINERS:
+            remedy = "send fewer messages or parts, and join the texts of small ones" if what == _BODY else "give fewer"
             raise InvalidRequest(
-                f"the body has more than {MAX_CONTAINERS:,} objects and lists, which is the limit; send fewer messages "
-                "or parts, and join the texts of small ones"
+                f"{what} has more than {MAX_CONTAINERS:,} objects and lists, which is the limit; {remedy}"
             )
         if num_values > MAX_VALUES:
-            raise InvalidRequest(f"the body has more than {MAX_VALUES:,} values, which is the limit; send fewer")
+            raise InvalidRequest(f"{what} has more than {MAX_VALUES:,} values, which is the limit; send fewer")
 
 
 def _depth(value: Any) -> int:
@@ -73,30 +77,28 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _explain(data: bytes, error: ValueError) -> InvalidRequest:
+def _explain(data: bytes, error: ValueError, what: str) -> InvalidRequest:
     """What is wrong with `data`, which the decoder refused with `error`, and in which field."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:
-        return _explain_utf8(data, fault)
+        return _explain_utf8(data, fault, what)
     if len(data) <= _MAX_SEARCHED:
         for path, token, _ in _strings_and_scalars(text):
             if (problem := _problem(token)) is not None:
                 where = path_text(path)
-                return InvalidRequest(
-                    f"the body is not valid JSON: {where or 'the body'} {problem}", param=where or None
-                )
-    return InvalidRequest(f"the body is not valid JSON: {error}")
+                return InvalidRequest(f"{what} is not valid JSON: {where or what} {problem}", param=where or None)
+    return InvalidRequest(f"{what} is not valid JSON: {error}")
 
 
-def _explain_utf8(data: bytes, fault: UnicodeDecodeError) -> InvalidRequest:
+def _explain_utf8(data: bytes, fault: UnicodeDecodeError, what: str) -> InvalidRequest:
     where = ""
     if len(data) <= _MAX_SEARCHED:
         offset = len(data[: fault.start].decode())
         tokens = _strings_and_scalars(data.decode(errors="replace"))
         where = next((path_text(path) for path, token, start in tokens if start <= offset < start + len(token)), "")
     return InvalidRequest(
-        f"the body is not valid UTF-8: byte 0x{data[fault.start]:02x} at position {fault.start}"
+        f"{what} is not valid UTF-8: byte 0x{data[fault.start]:02x} at position {fault.start}"
         f"{f', in {where}' if where else ''} ({fault.reason})",
         param=where or None,
     )

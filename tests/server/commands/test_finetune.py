@@ -156,3 +156,11 @@ def test_a_grader_that_the_command_cannot_train_with_is_refused(
     with pytest.raises(OptionError, match=message):
         run(_reinforced(tmp_path, grader))
     assert modules == []
+
+
+def test_a_grader_that_is_no_json_is_a_fault_of_its_file(tmp_path: Path, modules: list[str]) -> None:
+    arguments = _reinforced(tmp_path, CHECK)
+    (tmp_path / "grader.json").write_text("{")
+    with pytest.raises(OptionError, match=r"^--grader .*grader\.json: the file is not valid JSON: "):
+        run(arguments)
+    assert modules == []

@@ -44,6 +44,28 @@ def test_a_body_too_deep_to_be_decoded_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"p": 1,}', "this line is not valid JSON: "),
+        (b"NaN", "this line is not valid JSON: this line is NaN"),
+        (b'{"p": "\xff"}', "this line is not valid UTF-8: "),
+        (b"[" * 65 + b"]" * 65, "this line is nested 65 levels deep"),
+        (_nested(60_000), "this line is nested far more than 64 levels deep"),
+        (
+            b"[" + b"[]," * 65_536 + b"0]",
+            "this line has more than 65,536 objects and lists, which is the limit; give fewer",
+        ),
+        (b"[" + b"0," * 2_097_153 + b"0]", "this line has more than 2,097,152 values"),
+    ],
+)
+def test_what_is_no_body_has_its_own_name_in_messages(data: bytes, words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_json(data, "this line")
+    assert str(caught.value).startswith(words)
+    assert "the body" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("data", "param", "part"),
     [
         (b'{"prompt": "a, \\"b\\"", "temperature": NaN}', "temperature", "temperature is NaN"),
