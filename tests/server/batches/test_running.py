@@ -245,7 +245,11 @@ async def test_more_tokens_than_a_minute_brings_are_not_waited_for(tmp_path: Pat
     keys = write_keys(tmp_path / "keys", entry("ann", tokens_per_minute=5))
     context = _context(FakeClient(says("Because.")), api_keys_file=keys)
     caller = context.keys.ring.find(secret("ann").encode())
-    answer = await _run(context, CHAT, {**BODIES[CHAT], "max_tokens": 40}, caller)
+
+    async def no_sleep(seconds: float) -> None:
+        raise AssertionError(f"it waits for {seconds} s")
+
+    answer = await _run(context, CHAT, {**BODIES[CHAT], "max_tokens": 40}, caller, no_sleep)
     assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
