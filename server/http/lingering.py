@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from server.http.late_bytes import LateBytes
+from server.http.transport_over import TransportOver
 
 
-class LingeringTransport(asyncio.Transport):
+class LingeringTransport(TransportOver):
     """The transport of a connection, and `below` in all but its close. While it lingers it counts as closing."""
 
     def __init__(
@@ -26,8 +27,7 @@ class LingeringTransport(asyncio.Transport):
         on_limit: Callable[[], None],
     ) -> None:
         """is_client_sending: whether a request is incomplete. on_limit: called for a client that sends too much."""
-        super().__init__()
-        self._below = below
+        super().__init__(below)
         self._is_client_sending = is_client_sending
         self._on_limit = on_limit
         self._late = LateBytes(loop, below.close, self._cut_off)
@@ -88,18 +88,3 @@ class LingeringTransport(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._below.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        self._below.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._below.resume_reading()
-
-    def is_reading(self) -> bool:
-        return self._below.is_reading()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._below.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        return self._below.get_write_buffer_size()

@@ -11,6 +11,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from server.http.transport_over import TransportOver
+
 _READ_BYTES = 64 * 1024
 _PLAIN_TEXT = b"this port speaks HTTPS; use https://\n"
 _PLAIN_ANSWER = (
@@ -127,13 +129,12 @@ class TlsLayer(asyncio.Protocol):
             self._transport.write(data)
 
 
-class _Inside(asyncio.Transport):
+class _Inside(TransportOver):
     """What the inner protocol takes for its connection: unencrypted, and else the transport below."""
 
     def __init__(self, layer: TlsLayer, below: asyncio.Transport, tls: ssl.SSLObject) -> None:
-        super().__init__()
+        super().__init__(below)
         self._layer = layer
-        self._below = below
         self._tls = tls
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -167,18 +168,3 @@ class _Inside(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._below.is_closing()
-
-    def pause_reading(self) -> None:
-        self._below.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._below.resume_reading()
-
-    def is_reading(self) -> bool:
-        return self._below.is_reading()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._below.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        return self._below.get_write_buffer_size()
