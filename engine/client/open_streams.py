@@ -10,8 +10,7 @@ from engine.client.backlog import Backlog
 from engine.client.first_token import Begun
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
-from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, ServiceClass
-from engine.resumption import Resumption
+from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, Resumption, ServiceClass
 
 MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second, since it may be the cause
 

@@ -48,7 +48,7 @@ from engine.protocol import (
     TokenizerReady,
     Working,
 )
-from engine.wording.counted import counted
+from engine.wording import counted
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import math
 from collections import deque
 
 from engine.errors import QueueFull, ShedReason
-from engine.wording.counted import counted
+from engine.wording import counted
 
 _WINDOW_S = 60.0  # of requests that ended: long enough for a mean, short enough for a load that changes
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0

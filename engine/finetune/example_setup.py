@@ -15,7 +15,7 @@ from engine.jobs.finetune.auto import Resolved
 from engine.jobs.finetune.curve import LOSS
 from engine.jobs.finetune.items import TrainingItem, read_rows
 from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
 

@@ -26,7 +26,7 @@ from engine.jobs.finetune.results import StepResult
 from engine.startup.load import load_options
 from engine.startup.malloc import retain_freed_memory
 from engine.startup.threads import compute_threads
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.decoder import Decoder
 from models.kernels.cpu.library import set_num_threads
 from models.progress import ProgressReport

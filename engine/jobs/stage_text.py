@@ -3,7 +3,7 @@
 from rich.cells import cell_len, set_cell_size
 from rich.filesize import decimal
 
-from engine.wording.counted import counted
+from engine.wording import counted
 
 
 def described(done: int, total: int, unit: str) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 from engine.errors import InvalidRequest
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
-from engine.pooling_params import MAX_TOKEN_VALUES
 from engine.protocol import (
     FinishReason,
     PoolingInfo,
@@ -18,7 +17,8 @@ from engine.protocol import (
     ServiceClass,
     StepStats,
 )
-from engine.sampler_params import check_range
+from engine.protocol.pooling import MAX_TOKEN_VALUES
+from engine.protocol.sampler_params import check_range
 from models.errors import is_out_of_memory
 
 if TYPE_CHECKING:  # the process that runs this reports its progress before torch is there

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import PoolingRequest
+from engine.protocol import PoolingRequest, PoolingTask
 from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
 from models.packing.forward import PackedForward

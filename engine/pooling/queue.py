@@ -5,8 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import FinishReason, PoolingRequest, ServiceClass
+from engine.protocol import FinishReason, PoolingRequest, PoolingTask, ServiceClass
 from engine.scheduling.service import SERVICE_RULES
 
 _Key = tuple[int, float, float, int]  # rank of the class, priority, turn, order of arrival

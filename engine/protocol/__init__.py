@@ -11,6 +11,7 @@ from engine.protocol.generation import (
     MIN_TENANT_WEIGHT,
     EngineRequest,
     RequestOutput,
+    Resumption,
     ThinkingBudget,
     TokenLogprobs,
 )
@@ -37,7 +38,7 @@ from engine.protocol.messages import (
     TokenizerReady,
     Working,
 )
-from engine.protocol.pooling import PoolingInfo, PoolingOutput, PoolingRequest
+from engine.protocol.pooling import PoolingInfo, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask
 from engine.protocol.sampling_params import SamplingParams
 from engine.protocol.step_stats import StepStats
 
@@ -66,10 +67,13 @@ __all__ = [
     "PoolingInfo",
     "PoolingOutput",
     "PoolingOutputs",
+    "PoolingParams",
     "PoolingRequest",
+    "PoolingTask",
     "Quality",
     "Ready",
     "RequestOutput",
+    "Resumption",
     "SamplingParams",
     "ServiceClass",
     "SetLogLevel",

@@ -4,9 +4,8 @@ import msgspec
 
 from engine.protocol.adapters import AdapterRef
 from engine.protocol.kinds import FinishReason, ServiceClass
+from engine.protocol.sampler_params import check_range
 from engine.protocol.sampling_params import SamplingParams
-from engine.resumption import Resumption
-from engine.sampler_params import check_range
 
 MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 
@@ -17,6 +16,19 @@ class ThinkingBudget(msgspec.Struct, frozen=True):
     max_tokens: int  # between the marks
     start_id: int | None  # the mark that begins the thought; None where the prompt ends with it
     end_id: int
+
+
+class Resumption(msgspec.Struct, frozen=True, kw_only=True):
+    """The request's output so far, and what has been said of it; the next engine's outputs continue both.
+
+    The tokens are known like those of a preempted sequence: they are computed again, and not sampled.
+    """
+
+    output_ids: list[int]  # at least one
+    num_cached_tokens: int  # as in RequestOutput, and so the rest
+    num_drafted: int = 0
+    num_draft_accepted: int = 0
+    num_predicted: int = 0  # of the last token
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):

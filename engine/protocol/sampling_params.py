@@ -5,7 +5,7 @@ from itertools import chain
 import msgspec
 
 from engine.errors import InvalidRequest
-from engine.sampler_params import DryParams, MirostatParams, XtcParams, check_range
+from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams, check_range
 
 # Below this a distribution is its maximum to within fp32, and dividing by it would overflow.
 _GREEDY_TEMPERATURE = 1e-5

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from engine.events.sequence import SequenceEvent
 from engine.protocol.adapters import AdapterStats
 from engine.protocol.kinds import AuditVerdict
+from engine.protocol.sequence_events import SequenceEvent
 
 
 class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

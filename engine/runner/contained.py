@@ -5,7 +5,7 @@ import time
 
 from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult
 from engine.scheduling.step_budget import StepBudget
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from collections import abc
 import numpy as np
 import torch
 
-from engine.sampler_params import DryParams
+from engine.protocol.sampler_params import DryParams
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import torch
 
-from engine.sampler_params import MirostatParams
+from engine.protocol.sampler_params import MirostatParams
 from engine.sampling.draw import draw, uniform
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence

@@ -1,6 +1,6 @@
 """Admission: which waiting sequences the next step begins with, and whose room they take."""
 
-from engine.events.sequence import WaitReason
+from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.claims import Claims, Victim
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch

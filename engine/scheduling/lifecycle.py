@@ -12,8 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from engine.events.sequence import Admitted, Preempted, Queued, WaitReason, Waits
 from engine.protocol import ServiceClass
+from engine.protocol.sequence_events import Admitted, Preempted, Queued, WaitReason, Waits
 from engine.scheduling.adapter_slots import AdapterSlots
 from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.kv.manager import KVManager

@@ -1,7 +1,7 @@
 """Applies one row result to a sequence: tokens appended, stop conditions, and the output to send."""
 
-from engine.events.sequence import Ended
 from engine.protocol import AbortReason, FinishReason, RequestOutput, TokenLogprobs
+from engine.protocol.sequence_events import Ended
 from engine.scheduling.plan import PlanItem, RowResult
 from engine.scheduling.sequence import Sequence
 

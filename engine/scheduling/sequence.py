@@ -3,10 +3,9 @@
 import enum
 from dataclasses import dataclass, field
 
-from engine.events.sequence import WaitReason
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import EngineRequest, TokenLogprobs
-from engine.resumption import Resumption
+from engine.protocol import EngineRequest, Resumption, TokenLogprobs
+from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.service import SERVICE_RULES, ServiceRules
 from engine.scheduling.tenant_account import TenantAccount
 

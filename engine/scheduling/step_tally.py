@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
-from engine.events.sequence import Computed, SequenceEvent
+from engine.protocol.sequence_events import Computed, SequenceEvent
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.service import CountedAs
 

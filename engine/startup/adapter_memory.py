@@ -6,7 +6,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.runner.kv_budget import format_bytes
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.decoder import Decoder
 from models.linear.adapter_memory import packed_numbers, pair_numbers
 

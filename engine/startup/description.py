@@ -12,7 +12,7 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.step_budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.decoder import Decoder
 from models.families.registry import family_of
 from models.loaded_model import LoadedModel

@@ -12,8 +12,7 @@ from engine.pooling.engine import PoolingEngine
 from engine.pooling.pooler import Pooler
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import EngineInfo, PoolingInfo, PoolingRequest, StepStats
+from engine.protocol import EngineInfo, PoolingInfo, PoolingParams, PoolingRequest, PoolingTask, StepStats
 from engine.runner.kv_budget import format_bytes
 from engine.startup.description import tokenizer_info
 from engine.startup.task import pooling_tasks, pools

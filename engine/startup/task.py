@@ -1,7 +1,7 @@
 """Whether a model pools texts or generates them, by the option and by what it was made for."""
 
 from engine.config import Task
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from models.architecture.pooling import ScoreHeadSpec
 
 

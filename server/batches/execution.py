@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import InvalidRequest
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from server.context import ServerContext
 from server.generation.chat_params import chat_params
 from server.generation.completion_params import completion_params

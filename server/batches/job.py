@@ -5,7 +5,7 @@ import contextlib
 import logging
 
 from engine.errors import EngineStopped
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.batches.answers import BATCH_CANCELLED, BATCH_EXPIRED, answer_line, error_line
 from server.batches.lines import FaultyLine, Line
 from server.batches.output import Output, OutputLost, Result

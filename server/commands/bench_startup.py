@@ -26,7 +26,7 @@ from rich.table import Table
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.jobs.results import check_results_file, write_results
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
 from server.loadtest.config import StartupConfig
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.wording.counted import counted
+from engine.wording import counted
 
 if TYPE_CHECKING:
     from server.context import ServerContext

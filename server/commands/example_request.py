@@ -2,8 +2,7 @@
 
 import shlex
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import EngineInfo
+from engine.protocol import EngineInfo, PoolingTask
 from server.commands.listener import UNIX_SCHEME
 
 _STORY = "Tell me a story about a river."

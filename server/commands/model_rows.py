@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import EngineInfo
+from engine.protocol import EngineInfo, PoolingTask
 
 _UNQUANTIZED = {"f32", "f16", "bf16", "float32", "float16", "bfloat16"}
 

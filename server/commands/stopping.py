@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import StartupError
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.commands.engines import Engines
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from sqlite3 import Connection
 from typing import TypeVar
 
 from engine.errors import InvalidRequest
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.errors import RequestTooLarge, StorageFailed, StorageFull
 from server.files import table, upload_table
 from server.files.disk import Disk

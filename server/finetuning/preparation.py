@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.jobs.finetune.job import Method
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.finetuning.examples import Example, ExampleMaker, chats_of
 from server.finetuning.faults import FaultyLine, LineFault
 from server.finetuning.lines import Chat, read_line

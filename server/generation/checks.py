@@ -1,7 +1,7 @@
 """What is checked of every generation request before its prompt is looked at."""
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.keys.caller import current_caller
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest

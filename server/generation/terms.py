@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from engine.client.interface import EngineClient, EngineState, EngineStatus
 from engine.errors import QueueTimeout
 from engine.protocol import ServiceClass
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.errors import AnswerTimeout
 from server.keys.caller import current_caller
 from server.served.model import ServedModel

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.errors import BudgetSpent, RateLimited, TokensLimited
 from server.keys.bucket import Held, TokenBucket
 from server.keys.key import ApiKey

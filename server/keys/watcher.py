@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from engine.errors import OptionError
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.keys.key import ApiKey
 from server.keys.key_file import is_open_to_others, read_keys
 from server.keys.ring import KeyRing

@@ -5,7 +5,7 @@ import enum
 import msgspec
 
 from engine.client.interface import RestartReason
-from engine.events.sequence import Admitted, Computed, Ended, Preempted, Queued, SequenceEvent, Waits
+from engine.protocol.sequence_events import Admitted, Computed, Ended, Preempted, Queued, SequenceEvent, Waits
 
 MAX_MOMENTS = 64  # of a sequence
 

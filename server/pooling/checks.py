@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from engine.errors import InvalidRequest
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import PoolingInfo
+from engine.protocol import PoolingInfo, PoolingParams, PoolingTask
 from server.keys.caller import current_caller
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.pooling import PoolingFields

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from server.generation.terms import RequestTerms, request_terms
 from server.pooling.checks import check_request, checked_params, chosen_task, pooling_info
 from server.pooling.encoding import encoded_inputs, paths_of

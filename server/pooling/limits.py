@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
-from engine.pooling_params import MAX_TOKEN_VALUES
+from engine.protocol.pooling import MAX_TOKEN_VALUES
 
 MAX_TOKENS = 1 << 20  # of all inputs of a request together
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.errors import InvalidRequest
-from engine.pooling_params import PoolingTask
-from engine.protocol import PoolingInfo, PoolingOutput
+from engine.protocol import PoolingInfo, PoolingOutput, PoolingTask
 from server.generation.terms import RequestTerms
 from server.pooling.checks import checked_params, chosen_task, pooling_info
 from server.pooling.computing import pool

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.pooling_params import PoolingParams
+from engine.protocol import PoolingParams
 from server.generation.terms import RequestTerms
 from server.text.input_encoder import EncodedInput
 

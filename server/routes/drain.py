@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from engine.errors import InvalidRequest
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.context import ServerContext
 from server.http.body import Context
 from server.http.disconnect import until_disconnect

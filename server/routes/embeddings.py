@@ -8,8 +8,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import PoolingInfo
+from engine.protocol import PoolingInfo, PoolingTask
 from server.http.body import json_body
 from server.http.disconnect import until_disconnect
 from server.http.models import asked_model

@@ -7,7 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from server.context import ServerContext
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect

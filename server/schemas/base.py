@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.wording.quoted import quote as quote
+from engine.wording import quote as quote
 
 UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and not supported
 

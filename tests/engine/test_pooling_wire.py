@@ -4,8 +4,16 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import AddPooling, FinishReason, PoolingOutput, PoolingOutputs, PoolingRequest, StepStats
+from engine.protocol import (
+    AddPooling,
+    FinishReason,
+    PoolingOutput,
+    PoolingOutputs,
+    PoolingParams,
+    PoolingRequest,
+    PoolingTask,
+    StepStats,
+)
 from engine.protocol.messages import FromEngine, ToEngine
 from tests.helpers.fake_pooling import pooling_info
 

@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from tests.helpers.fake_client import FakeClient, make_app, pooling_client, says
 from tests.helpers.openapi import POOLING, fim_info
 

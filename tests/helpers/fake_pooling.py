@@ -3,8 +3,7 @@
 import struct
 from collections.abc import Callable
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import FinishReason, PoolingInfo, PoolingOutput, PoolingRequest
+from engine.protocol import FinishReason, PoolingInfo, PoolingOutput, PoolingRequest, PoolingTask
 
 
 def pooling_info(**changes: object) -> PoolingInfo:

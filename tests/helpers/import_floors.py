@@ -29,8 +29,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         "errors wording",
-        "sampler_params resumption events",
-        "pooling_params",
         "protocol config",
         "client jobs",
         "grammar",
@@ -68,9 +66,6 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
         "engine": {
             "errors",
             "wording",
-            "sampler_params",
-            "pooling_params",
-            "events",
             "protocol",
             "config",
             "client",
@@ -85,10 +80,6 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
 WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
     "engine.wording": set(),
-    "engine.sampler_params": {"msgspec"},
-    "engine.pooling_params": {"msgspec"},
-    "engine.resumption": {"msgspec"},
-    "engine.events": {"msgspec"},
     "engine.protocol": {"msgspec"},
     "engine.config": set(),
     "engine.client": {"msgspec"},

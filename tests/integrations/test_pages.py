@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import EngineUnavailable
-from engine.events.sequence import Admitted, Computed, Queued, WaitReason, Waits
 from engine.protocol import EngineRequest, FinishReason, StepStats
+from engine.protocol.sequence_events import Admitted, Computed, Queued, WaitReason, Waits
 from server.live.feed import LiveFeed
 from tests.helpers.fake_client import Step, make_app, says
 from tests.helpers.keys import entry, write_keys

@@ -13,7 +13,7 @@ from engine.errors import OptionError
 from engine.jobs.findings import Finding, ok, problem, warning
 from engine.runner.kv_budget import format_bytes
 from engine.startup.threads import compute_threads
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.errors import SettingError
 from models.kernels.cpu import build
 from models.kernels.cpu.library import LEVEL_VARIABLE, chosen_level

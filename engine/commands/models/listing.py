@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.jobs.program import program
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.caches.entry import CacheEntry
 from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder

@@ -20,7 +20,7 @@ from engine.jobs.finetune.graders.grading import Grade
 from engine.jobs.finetune.items import GradedPrompt, TrainingItem
 from engine.jobs.finetune.results import StepResult
 from engine.jobs.finetune.rollout_settings import RolloutSettings
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
 

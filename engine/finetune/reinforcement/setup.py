@@ -21,7 +21,7 @@ from engine.jobs.finetune.items import GradedPrompt, read_rows
 from engine.jobs.finetune.job import FinetuneJob, JobFolder
 from engine.jobs.finetune.questions import asker
 from engine.jobs.finetune.rollout_settings import rollout_settings
-from engine.wording.counted import counted
+from engine.wording import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
 from models.training.paged_run import cache_bytes

@@ -19,7 +19,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.jobs.stage_bars import StageBars
 from engine.jobs.stage_lines import StageLines
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.commands.arguments import explain_unknown_flag
 from server.commands.batch.arguments import batch_options, batch_parser
 from server.commands.batch.output_file import OutputFile

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from engine.wording.counted import counted
+from engine.wording import counted
 
 _MAX_ROWS = 20
 

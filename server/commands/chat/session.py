@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.commands.chat.blocks import BlockWriter
 from server.commands.chat.client import ChatClient, ServerProblem
 from server.commands.chat.talk import HELP, CommandProblem, Talk, with_file

@@ -15,7 +15,7 @@ from engine.errors import OptionError
 from engine.jobs.doctor_job import Checked, ModelToCheck
 from engine.jobs.findings import Finding, Severity, ok, problem, warning
 from engine.jobs.program import as_typed
-from engine.wording.counted import counted
+from engine.wording import counted
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings

@@ -6,8 +6,15 @@ import pytest
 from engine.adapters.service import Answer
 from engine.engine import Engine
 from engine.local import LocalClient
-from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, AdapterStats, EngineRequest, FinishReason
-from engine.resumption import Resumption
+from engine.protocol import (
+    AdapterInfo,
+    AdapterLoaded,
+    AdapterRefused,
+    AdapterStats,
+    EngineRequest,
+    FinishReason,
+    Resumption,
+)
 from tests.helpers.adapter_folder import AdapterFolder, adapter_service
 from tests.helpers.engines import expected_ids, make_engine, make_request
 

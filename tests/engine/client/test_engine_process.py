@@ -9,8 +9,7 @@ import pytest
 from engine.client import engine_process
 from engine.client.engine_process import send_all
 from engine.client.framing import encode_frame, receive_to_engine
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import AbortPooling, AddPooling, PoolingRequest, ToEngine
+from engine.protocol import AbortPooling, AddPooling, PoolingParams, PoolingRequest, PoolingTask, ToEngine
 
 pytestmark = pytest.mark.fast
 

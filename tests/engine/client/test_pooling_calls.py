@@ -13,8 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from engine.client.pooling_calls import PoolingCalls, message_slices
 from engine.client.queue_limit import QueueLimit
 from engine.errors import EngineDied, QueueFull
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
+from engine.protocol import FinishReason, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask, ServiceClass
 from tests.helpers.fake_pooling import pooling_output
 
 pytestmark = pytest.mark.fast

@@ -9,8 +9,7 @@ import pytest
 
 from engine.client.process_client import ProcessClient
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import PoolingRequest
+from engine.protocol import PoolingParams, PoolingRequest, PoolingTask
 from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.scripted_client import scripted_client
 

@@ -14,7 +14,7 @@ from engine.client.callbacks import EngineCallbacks
 from engine.client.interface import EngineState, RestartReason
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
 from engine.protocol import AbortReason, EngineInfo, FinishReason, SamplingParams
-from engine.sampler_params import MirostatParams
+from engine.protocol.sampler_params import MirostatParams
 from tests.helpers.deadline import DEADLINE_S, until, wait_until
 from tests.helpers.scripted_client import read_all, scripted_client, scripted_pid, scripted_request
 

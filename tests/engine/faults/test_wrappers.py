@@ -10,8 +10,7 @@ from engine.faults.wrappers import FaultyPooler
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import FinishReason, PoolingRequest
+from engine.protocol import FinishReason, PoolingParams, PoolingRequest, PoolingTask
 from tests.helpers.fake_pooling import pooling_info
 
 

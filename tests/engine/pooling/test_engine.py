@@ -9,8 +9,15 @@ import torch
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass, StepStats
+from engine.protocol import (
+    FinishReason,
+    PoolingOutput,
+    PoolingParams,
+    PoolingRequest,
+    PoolingTask,
+    ServiceClass,
+    StepStats,
+)
 from tests.helpers.fake_pooling import pooling_info
 
 EMBED = PoolingParams(task=PoolingTask.EMBED)

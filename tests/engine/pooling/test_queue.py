@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.pooling.queue import PoolingQueue
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import FinishReason, PoolingRequest, ServiceClass
+from engine.protocol import FinishReason, PoolingParams, PoolingRequest, PoolingTask, ServiceClass
 
 pytestmark = pytest.mark.fast
 

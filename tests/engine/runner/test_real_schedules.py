@@ -11,11 +11,10 @@ from transformers import PretrainedConfig
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.local import LocalClient
-from engine.protocol import EngineRequest, RequestOutput, SamplingParams
-from engine.resumption import Resumption
+from engine.protocol import EngineRequest, RequestOutput, Resumption, SamplingParams
+from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
-from engine.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.scheduling.kv.groups import peak_blocks
 from models.attention.reference import ReferenceAttention
 from models.loaded_model import LoadedModel

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.sampler_params import DryParams
+from engine.protocol.sampler_params import DryParams
 from engine.sampling.bad_words import BadWords
 from engine.sampling.rows import LogitsRow
 from engine.sampling.sampler import Sampler

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.sampler_params import DryParams
+from engine.protocol.sampler_params import DryParams
 from engine.sampling.dry import DryPenalties
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.sampler_params import DryParams, XtcParams
+from engine.protocol.sampler_params import DryParams, XtcParams
 from engine.sampling.distribution import probabilities
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest
-from engine.events.sequence import WaitReason, Waits
 from engine.protocol import AbortReason, AdapterRef, EngineRequest, FinishReason, ServiceClass
+from engine.protocol.sequence_events import WaitReason, Waits
 from engine.scheduling.adapter_slots import PATIENCE_S
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules
 from tests.helpers.engines import (

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.events.sequence import WaitReason
 from engine.protocol import AbortReason, ServiceClass
+from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.sequence import SequenceStatus
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.events.sequence import (
+from engine.grammar.sequence_grammar import SequenceGrammar
+from engine.protocol import AbortReason, ServiceClass
+from engine.protocol.sequence_events import (
     Admitted,
     Computed,
     Ended,
@@ -17,8 +19,6 @@ from engine.events.sequence import (
     WaitReason,
     Waits,
 )
-from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, ServiceClass
 from engine.scheduling.step_tally import PreemptionReason
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules, workloads
 from tests.helpers.engines import SchedulerRun, half_right_draft, make_config, make_prompt, make_request

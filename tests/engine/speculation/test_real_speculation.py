@@ -22,8 +22,8 @@ from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats, ThinkingBudget
+from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.runner.runner import TorchRunner
-from engine.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.scheduling import scheduler
 from engine.speculation.audit import compare
 from engine.speculation.ngram import NgramProposer

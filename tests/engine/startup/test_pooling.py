@@ -15,8 +15,7 @@ from engine.config import Device, DType, EngineConfig, Pooling, Task
 from engine.engine import Engine
 from engine.errors import HeadraceError, StartupError
 from engine.pooling.engine import PoolingEngine
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import EngineInfo, PoolingRequest
+from engine.protocol import EngineInfo, PoolingParams, PoolingRequest, PoolingTask
 from engine.startup.build import build_engine, build_served_engine
 from engine.startup.pooling import check_pooling
 from models.pooling.traits import PoolingTraits

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.jobs.program import program
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from server.commands.announcement import announce, announce_loading
 from server.config import LogLevel, ServerConfig
 from tests.helpers.fake_client import engine_info

@@ -8,8 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import EngineInfo
+from engine.protocol import EngineInfo, PoolingTask
 from server.commands.model_rows import quantization, size
 from server.commands.start_panel import Started, show_panel
 from tests.helpers.fake_client import engine_info

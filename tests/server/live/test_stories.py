@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.client.interface import RestartReason
-from engine.events.sequence import Admitted, Computed, Ended, Preempted, Queued, SequenceEvent, WaitReason, Waits
+from engine.protocol.sequence_events import (
+    Admitted,
+    Computed,
+    Ended,
+    Preempted,
+    Queued,
+    SequenceEvent,
+    WaitReason,
+    Waits,
+)
 from server.live.stories import MAX_MOMENTS, Moment, SequenceStory, What
 
 pytestmark = pytest.mark.fast

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import AdapterInfo
+from engine.protocol import AdapterInfo, PoolingTask
 from server.app import ROUTERS
 from server.errors import ERRORS
 from server.http.error_forms import FORM_PREFIXES

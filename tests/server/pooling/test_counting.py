@@ -12,8 +12,7 @@ from fastapi import FastAPI
 
 from engine.client.interface import EngineState
 from engine.errors import EngineDied, EngineStopped
-from engine.pooling_params import PoolingParams, PoolingTask
-from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
+from engine.protocol import FinishReason, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask, ServiceClass
 from server.errors import AnswerTimeout
 from server.generation.terms import RequestTerms
 from server.pooling.computing import pool

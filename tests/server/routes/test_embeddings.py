@@ -8,8 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import FinishReason, PoolingOutput, PoolingRequest
+from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, PoolingTask
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import BOS, MODEL, VOCAB_SIZE, FakeClient, http, make_app, pooling_client, says
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from engine.pooling_params import PoolingTask
+from engine.protocol import PoolingTask
 from tests.helpers.fake_client import BOS, MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.ollama import post
 from tests.helpers.several import make_several

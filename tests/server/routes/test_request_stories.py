@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 from engine.client.interface import RestartReason
-from engine.events.sequence import Admitted, Computed, Ended, Queued, WaitReason, Waits
 from engine.protocol import StepStats
+from engine.protocol.sequence_events import Admitted, Computed, Ended, Queued, WaitReason, Waits
 from server.live import request_table
 from tests.helpers.asgi import RawRequest
 from tests.helpers.deadline import until

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 import tokenizers
 
-from engine.pooling_params import PoolingTask
-from engine.protocol import PoolingRequest
+from engine.protocol import PoolingRequest, PoolingTask
 from server.text.input_encoder import InputEncoder
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, make_app, pooling_client, says
 from tests.helpers.fake_pooling import pooling_info

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
 from engine.jobs.finetune.graders.faults import FaultKind, Ungradable
-from engine.wording.quoted import quote
+from engine.wording import quote
 
 _MAX_CHARACTERS = 2000
 _MAX_NODES = 256

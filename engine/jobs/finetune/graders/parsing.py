@@ -22,7 +22,7 @@ from engine.jobs.finetune.graders.formula import is_variable, parse_formula
 from engine.jobs.finetune.graders.score_inputs import parse_messages, parse_sampling
 from engine.jobs.finetune.graders.similarity import Metric
 from engine.jobs.finetune.graders.templates import Template, parse_template
-from engine.wording.quoted import quote
+from engine.wording import quote
 
 _MAX_BYTES = 1 << 18
 _MAX_GRADERS = 32

@@ -5,7 +5,7 @@ from typing import Any
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.graders.definitions import ScoreMessage, ScoreSampling
 from engine.jobs.finetune.graders.templates import Template, parse_template
-from engine.wording.quoted import quote
+from engine.wording import quote
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXTS = ("input_text", "output_text")

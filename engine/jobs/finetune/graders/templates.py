@@ -10,7 +10,7 @@ import msgspec
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.jobs.finetune.graders.faults import FaultKind, Ungradable
 from engine.jobs.finetune.graders.sample import FIELDS, Sample
-from engine.wording.quoted import quote
+from engine.wording import quote
 
 ITEM, SAMPLE = "item", "sample"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.wording.counted import counted
+from engine.wording import counted
 
 pytestmark = pytest.mark.fast
 

@@ -1,14 +1,17 @@
-"""quote: a value of a client's JSON, for messages that people read."""
+"""Words for messages that people read: numbers with their nouns, and quoted values of a client."""
 
 from enum import Enum
-
-from engine.wording.counted import counted
 
 _MAX_QUOTED = 60  # characters of a client's value in a message
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: '1 file' or '2,000 files'. plural: of a noun that does not take an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def quote(value: object) -> str:
-    """A value as JSON spells it, shortened."""
+    """Return a value as JSON spells it, shortened."""
     match value:
         case None:
             return "null"

@@ -1,1 +1,0 @@
-"""Words for messages that people read."""
