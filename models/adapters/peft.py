@@ -11,7 +11,8 @@ import torch
 from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
 from models.adapters.peft_config import PeftConfig, read_peft_config
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.safetensors import find_pickle, tensors_of_file
+from models.checkpoints.pickles import find_pickle
+from models.checkpoints.safetensors import tensors_of_file
 from models.errors import AdapterError, CheckpointError
 
 WEIGHTS_NAME = "adapter_model.safetensors"

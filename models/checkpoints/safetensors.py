@@ -11,16 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from models.checkpoints.base import StoredTensor
+from models.checkpoints.pickles import NO_PICKLES, find_pickle
 from models.errors import CheckpointError, UnsupportedModelError, shortened
 
 _SINGLE = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors; the largest models have fewer in a file
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-NO_PICKLES = (
-    "a pickle, which can run code when it is opened; use a safetensors version of the model, or convert it with "
-    "transformers' save_pretrained"
-)
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Of the parts of quantized modules; such a tensor means nothing without the others.
 _CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
@@ -70,11 +66,6 @@ def _single_file(folder: Path) -> Path:
     if pickle := find_pickle(folder):
         raise UnsupportedModelError(f"{folder} has its weights in {pickle.name}, {NO_PICKLES}")
     raise CheckpointError(f"{folder} has no {_SINGLE} and no {INDEX_NAME}; fetch the checkpoint again")
-
-
-def find_pickle(folder: Path) -> Path | None:
-    """The first file of a folder that looks like weights in a pickle."""
-    return next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICKLE_SUFFIXES), None)
 
 
 def _read_index(folder: Path) -> dict[str, Path]:

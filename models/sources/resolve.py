@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoints.safetensors import NO_PICKLES, PICKLE_SUFFIXES, find_pickle
+from models.checkpoints.pickles import NO_PICKLES, PICKLE_SUFFIXES, find_pickle
 from models.config.hf_config import HFConfig, read_json_config
 from models.errors import SourceError
 from models.progress import ProgressReport

@@ -14,9 +14,6 @@ from server.commands import finetune
 from server.commands.finetune import run
 from tests.helpers.tokenizers import byte_level_info
 
-pytestmark = pytest.mark.fast
-
-
 REINFORCED = ["model", "file", "--out", "x", "--method", "reinforcement", "--grader", "g.json"]
 
 

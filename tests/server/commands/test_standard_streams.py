@@ -9,8 +9,6 @@ import pytest
 
 from tests.helpers.repository import ROOT
 
-pytestmark = pytest.mark.fast
-
 _PROGRAM = """
 import os, sys
 from server.commands.standard_streams import open_standard_streams

@@ -15,8 +15,6 @@ from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
 from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepared
 from tests.helpers.tokenizers import byte_level_info
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> JobFolder:
