@@ -22,9 +22,9 @@ from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
 from server.served.adapter_options import announce_adapters
 from server.served.engine_slot import EngineSlot
-from server.served.memory import Grant, claim_of, plan_memory
-from server.served.residence import Home, Residence
-from server.served.resident import Resident
+from server.served.loadable_model import Resident
+from server.served.memory_plan import Grant, claim_of, plan_memory
+from server.served.model_loader import Home, Residence
 
 if TYPE_CHECKING:
     from server.context import ServerContext

@@ -3,8 +3,8 @@
 from typing import Any
 
 from engine.client.interface import EngineState
+from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
-from server.served.resident import ModelState
 
 
 def model_state(model: ServedModel) -> dict[str, Any]:

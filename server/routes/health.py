@@ -11,8 +11,8 @@ from server.context import ServerContext
 from server.errors import UNAVAILABLE_RETRY_S
 from server.http.body import Context
 from server.http.model_state import model_state
+from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
-from server.served.resident import ModelState
 
 router = APIRouter(tags=["Operations"])
 

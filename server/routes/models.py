@@ -15,7 +15,7 @@ from server.http.disconnect import until_disconnect
 from server.http.model_state import model_state
 from server.http.operators import OPERATORS_ONLY
 from server.served.model import ServedModel
-from server.served.residence import Residence
+from server.served.model_loader import Residence
 
 router = APIRouter(tags=["Models"])
 

@@ -46,8 +46,8 @@ from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest, OllamaShowRequest
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
 from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
-from server.served.resident import ModelState
 from server.text.workers import ITEM_SIZE
 
 router = APIRouter(tags=["Ollama's"])

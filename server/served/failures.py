@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 
 from engine.errors import EngineUnavailable
-from server.served.resident import MIN_RETRY_S, ModelState, Resident
+from server.served.loadable_model import MIN_RETRY_S, ModelState, Resident
 
 _RETRY_FAILED_S = 10.0  # a load that failed is not tried again before
 _MAX_RETRY_S = 300.0  # that it takes at most until the server tries again by itself

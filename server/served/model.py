@@ -16,10 +16,10 @@ from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.served.activity import Activity
 from server.served.adapter import AdaptedClient, ServedAdapter
-from server.served.residence import Residence
-from server.served.resident import ModelState
+from server.served.arrivals import Activity
+from server.served.loadable_model import ModelState
+from server.served.model_loader import Residence
 from server.text.template_runner import TemplateRunner
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model

@@ -12,10 +12,10 @@ from server.live.request_stories import RequestStory
 from server.live.request_table import not_known
 from server.metrics.values import Metrics
 from server.schemas.base import quote
-from server.served.activity import Activity
 from server.served.adapters import ServedAdapters
+from server.served.arrivals import Activity
+from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
-from server.served.resident import ModelState
 
 
 class ServedModels:

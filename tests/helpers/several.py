@@ -15,8 +15,8 @@ from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.served.engine_slot import EngineSlot
-from server.served.residence import Home, Residence
-from server.served.resident import Resident
+from server.served.loadable_model import Resident
+from server.served.model_loader import Home, Residence
 from tests.helpers.fake_client import FakeClient, engine_info, says
 
 

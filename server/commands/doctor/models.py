@@ -8,7 +8,7 @@ from engine.jobs.findings import Finding, ok, problem
 from engine.jobs.weighing import Weighed
 from server.commands.options import OPTIONS
 from server.model_options.config import ModelEntry, ModelsConfig
-from server.served.memory import MemoryPlan, claim_of, plan_memory
+from server.served.memory_plan import MemoryPlan, claim_of, plan_memory
 
 _GIB = 1 << 30
 

@@ -18,8 +18,8 @@ from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.model_options.lora import LoraConfig
+from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
-from server.served.resident import ModelState
 from tests.helpers.fake_client import http
 from tests.helpers.several import FakeEngine
 

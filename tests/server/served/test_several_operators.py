@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.served.resident import ModelState
+from server.served.loadable_model import ModelState
 from tests.helpers.fake_client import http
 from tests.helpers.several import make_several
 from tests.helpers.several_requests import BIG, ask, until

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from server.served import failures
-from server.served.resident import ModelState
+from server.served.loadable_model import ModelState
 from tests.helpers.fake_client import http
 from tests.helpers.several import make_several
 from tests.helpers.several_requests import BIG, CHAT, MESSAGES, ask, until

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.served.resident import ModelState
+from server.served.loadable_model import ModelState
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import http
 from tests.helpers.several import make_several

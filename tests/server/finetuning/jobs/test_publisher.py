@@ -12,7 +12,7 @@ from engine.client.interface import EngineState
 from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, QueueFull
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
-from server.served.resident import ModelState, Resident
+from server.served.loadable_model import ModelState, Resident
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import MODEL
 from tests.helpers.fake_trainer import no_time

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from server.served.residency import Residency
-from server.served.resident import ModelState, Resident, Waiter
-from server.served.wishes import Wish
+from server.served.loadable_model import ModelState, Resident, Waiter
+from server.served.loading_policy import Residency
+from server.served.pending_requests import Wish
 
 
 class Loader:

@@ -12,10 +12,10 @@ from engine.errors import HeadraceError
 from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
-from server.served.memory import PROCESS_BYTES
-from server.served.residency import Residency
-from server.served.resident import Resident
-from server.served.wishes import Wish
+from server.served.loadable_model import Resident
+from server.served.loading_policy import Residency
+from server.served.memory_plan import PROCESS_BYTES
+from server.served.pending_requests import Wish
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
 from server.errors import ModelNotLoaded
-from server.served.resident import ModelState
-from tests.helpers.residency import ResidencyServer, resident, three
+from server.served.loadable_model import ModelState
+from tests.helpers.loading_policy import ResidencyServer, resident, three
 
 pytestmark = pytest.mark.fast
 

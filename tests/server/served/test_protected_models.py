@@ -3,8 +3,8 @@
 import pytest
 
 from server.errors import ModelNotLoaded
-from server.served.resident import SPARED_S, ModelState, Waiter
-from tests.helpers.residency import ResidencyServer, resident
+from server.served.loadable_model import SPARED_S, ModelState, Waiter
+from tests.helpers.loading_policy import ResidencyServer, resident
 
 pytestmark = pytest.mark.fast
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Set
 
 from server.errors import ModelNotLoaded
-from server.served.resident import ModelState, Resident
+from server.served.loadable_model import ModelState, Resident
 
 _OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOADING})
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from server.served.wishes import Wish
+from server.served.pending_requests import Wish
 
 SPARED_S = 300.0  # after its last request of a client, in which batches do not have a model unloaded; or its idle_s
 MIN_RETRY_S = 1.0  # that a refused client is told to wait

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.errors import StartupError
 from engine.jobs.weighing import Weighed
-from server.served.memory import PROCESS_BYTES, Claim, plan_memory
+from server.served.memory_plan import PROCESS_BYTES, Claim, plan_memory
 
 pytestmark = pytest.mark.fast
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.errors import HeadraceError
-from server.served.resident import ModelState, Waiter
-from server.served.wishes import Wish
-from tests.helpers.residency import ResidencyServer, resident
+from server.served.loadable_model import ModelState, Waiter
+from server.served.pending_requests import Wish
+from tests.helpers.loading_policy import ResidencyServer, resident
 
 pytestmark = pytest.mark.fast
 

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
 from server.served.failures import failure, forget_failure, next_retried, own_retry_s
-from server.served.resident import Claim, ModelState, Resident, Waiter
-from server.served.room import Room
-from server.served.wishes import Wish, grant, refuse
+from server.served.loadable_model import Claim, ModelState, Resident, Waiter
+from server.served.memory_budget import Room
+from server.served.pending_requests import Wish, grant, refuse
 
 
 class Loader(Protocol):
