@@ -64,7 +64,6 @@ from server.routes import (
     drain as drain_routes,
 )
 from server.runs.registry import Runs
-from server.served.adapter_options import announce_adapters
 from server.served.model import ServedModel
 from server.served.models import ServedModels
 from server.store.database import memory_database
@@ -135,7 +134,7 @@ def create_app(
     entries = config.models.entries or (ModelEntry(config.model_names(engine_config.model), engine_config),)
     clients = client if isinstance(client, Mapping) else {entries[0].name: client}
     models = _served_models(entries, clients, config, metrics, drain, workers, templates or DirectTemplates())
-    announce_adapters(models, config.lora, are_settled=len(entries) == 1)
+    models.add_configured_adapters(config.lora, kinds_known=len(entries) == 1)
     context = ServerContext(
         models=models,
         config=config,

@@ -144,7 +144,7 @@ class BatchRunner:
 
     def _places_of(self, model: str | None) -> Places:
         """Those of the engine that a batch's lines are for."""
-        name = self._context.models.named(model).name
+        name = self._context.models.get_or_default(model).name
         if name not in self._places:
             self._places[name] = Places(self._limit(name))
         return self._places[name]
@@ -152,14 +152,14 @@ class BatchRunner:
     async def _quiet(self, model: str | None, at_most_s: float) -> None:
         """A model whose engine is not there has no clients with work."""
         with contextlib.suppress(EngineUnavailable):
-            await self._context.models.named(model).client.batch_lane.quiet(at_most_s)
+            await self._context.models.get_or_default(model).client.batch_lane.quiet(at_most_s)
 
     def _limit(self, name: str) -> int:
-        model = self._context.models.named(name)
+        model = self._context.models.get_or_default(name)
         if model.info is None:
             return _LINES_UNTIL_KNOWN
         # A model that has to make room for another one finishes what has begun.
-        return model.info.max_num_seqs * (_LINES_PER_PLACE if model.residence is None else 1)
+        return model.info.max_num_seqs * (_LINES_PER_PLACE if model.loader is None else 1)
 
     async def _measure(self, records: list[BatchRecord]) -> None:
         context, metrics = self._context, self._context.metrics

@@ -99,7 +99,7 @@ class OneEngine:
             await self._client.wait_ready()
             self._times.begin(LAST_PHASE, time.monotonic())
             text_model = await self._model.text_model()
-            await self._context.models.adapters.check_all(self._model)
+            await self._context.models.adapters.read_all(self._model)
             self._times.end(time.monotonic())
             return text_model
         finally:
@@ -130,7 +130,7 @@ class OneEngine:
         self._model.live.on_step(stats)
 
     def _on_tokenizer(self, info: TokenizerInfo) -> None:
-        self._model.begin_text_model(info)
+        self._model.start_text_model(info)
 
     def _on_restart(self, reason: RestartReason) -> None:
         self._is_first = False

@@ -202,7 +202,7 @@ async def _answering(
         context.drain.stop(time.monotonic())
         await engines.stop()  # what still runs ends with an error event
         await context.runs.finish(_STORE_TIMEOUT_S)
-        context.models.close_watches()
+        context.models.close_live_feeds()
         http.should_exit = True
         await serving
 

@@ -20,11 +20,10 @@ from server.commands.weighing import weigh
 from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
-from server.served.adapter_options import announce_adapters
 from server.served.engine_slot import EngineSlot
-from server.served.loadable_model import Resident
-from server.served.memory_plan import Grant, claim_of, plan_memory
-from server.served.model_loader import Home, Residence
+from server.served.loadable_model import LoadableModel
+from server.served.memory_plan import MemoryGrant, memory_need, plan_memory
+from server.served.model_loader import ManagedEngine, ModelLoader
 
 if TYPE_CHECKING:
     from server.context import ServerContext
@@ -55,7 +54,7 @@ class SeveralEngines:
         self._slots = {entry.name: EngineSlot() for entry in entries}
         self.clients: Mapping[str, EngineClient] = self._slots
         self._display = loading_display(server.log_format)
-        self._residence: Residence | None = None
+        self._loader: ModelLoader | None = None
 
     async def begin(self) -> None:
         """Nothing: what they need is not known."""
@@ -64,8 +63,8 @@ class SeveralEngines:
         assert self.context is not None
         try:
             grants, limit_bytes = await self._plan()
-            self._residence = self._settle(grants, limit_bytes)
-            await self._load_first(self._residence)
+            self._loader = self._make_loader(grants, limit_bytes)
+            await self._load_first(self._loader)
         finally:
             self._display.close()
         self.context.models.have_started = True
@@ -76,10 +75,10 @@ class SeveralEngines:
         raise AssertionError
 
     async def stop(self) -> None:
-        if self._residence is not None:
-            await self._residence.close()
+        if self._loader is not None:
+            await self._loader.close()
 
-    async def _plan(self) -> tuple[Mapping[str, Grant], float]:
+    async def _plan(self) -> tuple[Mapping[str, MemoryGrant], float]:
         """Settle what each model is, and its memory. Raises StartupError, or OptionError."""
         config, entries = self._server.models, self._entries
         if len(entries) == 1:
@@ -94,8 +93,8 @@ class SeveralEngines:
         )
         self._announce_adapters()
         for entry, each in zip(self._entries, weighed, strict=True):
-            self._model(entry.name).foresee(each.capabilities, each.trainable_layers)
-        claims = [claim_of(entry, each) for entry, each in zip(self._entries, weighed, strict=True)]
+            self._model(entry.name).set_expected(each.capabilities, each.trainable_layers)
+        claims = [memory_need(entry, each) for entry, each in zip(self._entries, weighed, strict=True)]
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
         for grant in plan.grants:
             need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20
@@ -106,7 +105,7 @@ class SeveralEngines:
 
     def _model(self, name: str) -> "ServedModel":
         assert self.context is not None
-        return self.context.models.named(name)
+        return self.context.models.get_or_default(name)
 
     def _announce_adapters(self) -> None:
         """Tell the models which of them can have adapters, and those of the options. Raises OptionError."""
@@ -115,17 +114,17 @@ class SeveralEngines:
         can_have = {entry.name: entry.engine.enable_lora for entry in self._entries}
         for model in models:
             model.has_adapters = can_have[model.name]
-        announce_adapters(models, self._server.lora)
+        models.add_configured_adapters(self._server.lora)
 
-    def _settle(self, grants: Mapping[str, Grant], limit_bytes: float) -> Residence:
-        """The residence, of which the models know from now on."""
+    def _make_loader(self, grants: Mapping[str, MemoryGrant], limit_bytes: float) -> ModelLoader:
+        """Create the loader and give it to the served models."""
         assert self.context is not None
         idle_s = self._server.models.idle_unload
         models = {model.name: model for model in self.context.models}
-        homes = {}
+        engines = {}
         for entry in self._entries:
             model, grant = models[entry.name], grants.get(entry.name)
-            resident = Resident(
+            loadable = LoadableModel(
                 entry.name,
                 0 if grant is None else grant.need_bytes,
                 model.config.max_num_waiting,
@@ -134,13 +133,13 @@ class SeveralEngines:
             )
             kv_bytes = grant.kv_bytes if grant is not None and grant.has_kv_cache else None
             make_engine = partial(self._make_engine, entry, model, kv_bytes)
-            homes[entry.name] = Home(
-                resident, self._slots[entry.name], make_engine, partial(_prepare, self.context.models.adapters, model)
+            engines[entry.name] = ManagedEngine(
+                loadable, self._slots[entry.name], make_engine, partial(_prepare, self.context.models.adapters, model)
             )
-        residence = Residence(homes, limit_bytes, load_timeout_s=self._server.models.load_timeout)
+        loader = ModelLoader(engines, limit_bytes, load_timeout_s=self._server.models.load_timeout)
         for model in models.values():
-            model.residence = residence
-        return residence
+            model.loader = loader
+        return loader
 
     def _make_engine(self, entry: ModelEntry, model: "ServedModel", kv_bytes: int | None) -> ProcessClient:
         config = dataclasses.replace(entry.engine, kv_cache_memory_bytes=kv_bytes) if kv_bytes else entry.engine
@@ -153,7 +152,7 @@ class SeveralEngines:
             self._display.show(Loading(f"{entry.name}: {loading.stage}", loading.done, loading.total, loading.unit))
 
         def on_tokenizer(info: TokenizerInfo) -> None:
-            model.begin_text_model(info)
+            model.start_text_model(info)
 
         def on_restart(reason: RestartReason) -> None:
             assert self.context is not None
@@ -164,7 +163,7 @@ class SeveralEngines:
         )
         return engine_client(model.config, config, model.metrics, callbacks)
 
-    async def _load_first(self, residence: Residence) -> None:
+    async def _load_first(self, loader: ModelLoader) -> None:
         """Load those that are loaded at the start, one after the other. Raises StartupError if none can be."""
         is_all = not self._server.models.loads_on_demand
         first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
@@ -172,9 +171,9 @@ class SeveralEngines:
         failures = []
         for name in first:
             try:
-                await residence.want(name)
+                await loader.ensure_loaded(name)
             except HeadraceError as error:  # one that has been loaded may be gone again, for a request for another
-                failures.append(f"{name}: {residence.resident(name).reason or error}")
+                failures.append(f"{name}: {loader.model(name).reason or error}")
         if len(failures) == len(first):
             raise StartupError("; ".join(failures))
 
@@ -182,7 +181,7 @@ class SeveralEngines:
 async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
     """What requests need beside the model's engine."""
     await model.text_model()
-    await adapters.check_all(model)
+    await adapters.read_all(model)
 
 
 def _of_pooling(entry: ModelEntry) -> ModelEntry:

@@ -18,6 +18,6 @@ def model_state(model: ServedModel) -> dict[str, Any]:
         told["reason"] = "it could not be loaded, or has failed; the server's log has the reason"
     if state is ModelState.LOADING:
         told |= {"reason": status.reason, "stage": status.stage, "progress": status.progress}
-    if model.residence is not None and (waiting := len(model.residence.resident(model.base_name).waiters)):
+    if model.loadable is not None and (waiting := len(model.loadable.waiters)):
         told["waiting"] = waiting
     return told

@@ -70,7 +70,7 @@ async def entered(
     record = current_record()
     if record is not None:
         record.model_name = model.name
-    if model.residence is not None:
+    if model.loader is not None:
         telling = asyncio.create_task(_tell(request, model)) if is_stream else None
         try:
             timeout_s = timeout_s or model.config.request_timeout
@@ -89,7 +89,7 @@ async def _in_time(request: Request, model: ServedModel, timeout_s: float | None
     limit_s = min((each for each in (timeout_s, queue_timeout_s) if each is not None), default=None)
     try:
         async with asyncio.timeout_at(None if limit_s is None else request.state.arrival_s + limit_s) as limit:
-            await model.enter(current_record())  # the loop's clock is time.monotonic(), as that of arrivals
+            await model.acquire(current_record())  # the loop's clock is time.monotonic(), as that of arrivals
     except TimeoutError:
         if not limit.expired():
             raise

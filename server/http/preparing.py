@@ -44,7 +44,7 @@ class QueueMiddleware:
             record.route = path
         self._context.drain.check()
         self._context.models.check_queue()
-        self._context.models.activity.note()
+        self._context.models.arrivals.notify()
 
 
 async def prepared(request: Request, model: ServedModel, work: Coroutine[Any, Any, T]) -> T:

@@ -33,10 +33,10 @@ async def load_lora_adapter(
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     models = context.models
     known = models.adapters.get(body.lora_name)
-    model = models.base(body.base_model_name or (None if known is None else known.base_name))
+    model = models.base_model(body.base_model_name or (None if known is None else known.base_name))
     if not body.lora_name:
         raise InvalidRequest("lora_name is empty; give the adapter a name", param="lora_name")
-    if models.is_model(body.lora_name):
+    if models.is_model_name(body.lora_name):
         raise InvalidRequest(
             f"lora_name is {quote(body.lora_name)}, which is a model of this server; give the adapter another name",
             param="lora_name",
@@ -71,7 +71,7 @@ async def delete_model(request: Request, name: str, context: Context) -> JSONRes
 
     if not await delete_adapter(context, name, check):
         require_operator(request.scope)
-        if context.models.is_model(name):
+        if context.models.is_model_name(name):
             raise InvalidRequest(
                 f"the model {quote(name)} is not an adapter; only adapters can be deleted", param="model"
             )
@@ -82,7 +82,7 @@ async def delete_model(request: Request, name: str, context: Context) -> JSONRes
 def _remove(name: str, context: ServerContext) -> None:
     """Raises ModelNotFound."""
     adapter = context.models.adapters.current(name)
-    context.models.adapters.remove(name, context.models.base(adapter.base_name))
+    context.models.adapters.remove(name, context.models.base_model(adapter.base_name))
 
 
 def _path(given: str, context: ServerContext) -> Path:

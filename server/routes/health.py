@@ -52,7 +52,7 @@ async def health(context: Context) -> JSONResponse:
 def _fine(context: ServerContext) -> JSONResponse:
     """Of several models, each is told, without its name: whoever has no key may ask for this."""
     models = context.models
-    if len(models) == 1 and models.default.residence is None:
+    if len(models) == 1 and models.default.loader is None:
         return JSONResponse({"status": "ok"})
     has_failed = any(model.state is ModelState.FAILED for model in models)
     states = [{**model_state(model), "reason": None} for model in models]
@@ -72,11 +72,11 @@ def _problem(context: ServerContext) -> JSONResponse | None:
 
 def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
     """None also of a model that a request would have loaded, unless that is just being tried after a failure."""
-    comes_and_goes = model.residence is not None and context.models.have_started
+    comes_and_goes = model.loader is not None and context.models.have_started
     if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED) and not _is_tried_again(model):
         return None
     status = model.client.status()
-    if model.residence is not None and model.state is ModelState.FAILED:
+    if model.loader is not None and model.state is ModelState.FAILED:
         return _unavailable("failed", "a model could not be loaded, or has failed; the server's log says why")
     if status.state is not EngineState.READY:
         is_loading = status.state in (EngineState.LOADING, EngineState.UNLOADED)  # the latter has its turn yet to come
@@ -88,8 +88,8 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
 
 
 def _is_tried_again(model: ServedModel) -> bool:
-    assert model.residence is not None
-    return model.state is ModelState.LOADING and model.residence.resident(model.base_name).num_failures > 0
+    assert model.loadable is not None
+    return model.state is ModelState.LOADING and model.loadable.num_failures > 0
 
 
 def _unavailable(

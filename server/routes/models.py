@@ -15,7 +15,7 @@ from server.http.disconnect import until_disconnect
 from server.http.model_state import model_state
 from server.http.operators import OPERATORS_ONLY
 from server.served.model import ServedModel
-from server.served.model_loader import Residence
+from server.served.model_loader import ModelLoader
 
 router = APIRouter(tags=["Models"])
 
@@ -23,7 +23,7 @@ router = APIRouter(tags=["Models"])
 @router.api_route("/v1/models", methods=["GET", "HEAD"])
 async def list_models(context: Context) -> JSONResponse:
     """List the models that this caller may use, with all their names."""
-    names = context.models.callers_names
+    names = context.models.visible_names
     cards = [_card(name, context.models.find(name), context.created_s) for name in names]
     first, last = (names[0], names[-1]) if names else (None, None)
     page = {"has_more": False, "first_id": first, "last_id": last}  # as Anthropic's clients read it
@@ -39,30 +39,30 @@ async def get_model(name: str, context: Context) -> JSONResponse:
 @router.post("/v1/models/{name:path}/load", dependencies=[OPERATORS_ONLY])
 async def load_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Load a model, and answer when it is loaded. If memory is short, others are unloaded."""
-    model, residence = _changeable(name, context)
-    await until_disconnect(residence.want(model.base_name), request.receive)
+    model, loader = _changeable(name, context)
+    await until_disconnect(loader.ensure_loaded(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
 @router.post("/v1/models/{name:path}/unload", dependencies=[OPERATORS_ONLY])
 async def unload_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Unload a model once its requests are finished, and answer then. The next request loads it again."""
-    model, residence = _changeable(name, context)
-    await until_disconnect(residence.dismiss(model.base_name), request.receive)
+    model, loader = _changeable(name, context)
+    await until_disconnect(loader.ensure_unloaded(model.base_name), request.receive)
     return JSONResponse(_card(name, model, context.created_s))
 
 
-def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, Residence]:
+def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, ModelLoader]:
     """Raises EngineUnavailable while the server drains, ModelNotFound, and InvalidRequest."""
     context.drain.check()
     model = context.models.find(name)
-    if model.residence is None:
+    if model.loader is None:
         if len(context.models) > 1 or context.config.models.loads_on_demand:
             model.check_engine()  # which says how far the start is
         raise InvalidRequest(
             "this server has one model, which stays loaded; models come and go with --load-on-demand or --idle-unload"
         )
-    return model, model.residence
+    return model, model.loader
 
 
 def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dic
 
 def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
     """What OpenAI's and vLLM's cards have no place for; most of it is known once the model has been loaded."""
-    needs = {} if model.residence is None else {"memory_bytes": model.residence.resident(model.base_name).need_bytes}
+    needs = {} if model.loadable is None else {"memory_bytes": model.loadable.need_bytes}
     if info is None:
         return {**needs, "capabilities": model.capabilities} if model.capabilities else needs
     quality = None

@@ -115,7 +115,7 @@ async def ollama_generate(
 async def ollama_tags(context: Context) -> Response:
     """List the names of the served models, as Ollama does."""
     models = context.models
-    cards = [model_card(name, models.find(name).info, context.created_s) for name in models.callers_names]
+    cards = [model_card(name, models.find(name).info, context.created_s) for name in models.visible_names]
     return _json(OllamaModels(cards))
 
 
@@ -125,7 +125,7 @@ async def ollama_ps(context: Context) -> Response:
     running = [
         running_model(names[0], info, _expires_at(model))
         for model in context.models
-        if model.state is ModelState.LOADED and (info := model.info) is not None and (names := model.callers_names)
+        if model.state is ModelState.LOADED and (info := model.info) is not None and (names := model.visible_names)
     ]
     return _json(OllamaRunningModels(running))
 
@@ -177,14 +177,14 @@ def _checked(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
     if keep_loaded(model, body.keep_alive):
         del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
-    return served_name(body.model, model.callers_names), ignored
+    return served_name(body.model, model.visible_names), ignored
 
 
 def _unloaded(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> Response:
     """The answer to a request that asks for nothing but the model's end, once what runs is over."""
-    assert model.residence is not None
+    assert model.loader is not None
     model.drain.check()
-    model.residence.keep(model.base_name, 0.0)
+    model.loader.set_keep_alive(model.base_name, 0.0)
     done = write(Part(), body.model, True)
     done.done_reason = "unload"
     return _json(done)
@@ -192,9 +192,9 @@ def _unloaded(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> R
 
 def _expires_at(model: ServedModel) -> float | None:
     """When the model is unloaded, in Unix time, unless it is used before; None is never."""
-    if model.residence is None:
+    if model.loadable is None:
         return None
-    idle_s = model.residence.resident(model.base_name).idle_left_s(time.monotonic())
+    idle_s = model.loadable.idle_left_s(time.monotonic())
     return None if idle_s is None or idle_s > LONGEST_S else time.time() + idle_s
 
 

@@ -88,7 +88,7 @@ async def _entered(
     if keep_loaded(model, body.keep_alive):
         del unhonored["keep_alive"]
     ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
-    return model, served_name(body.model, model.callers_names), ignored_header(ignored)
+    return model, served_name(body.model, model.visible_names), ignored_header(ignored)
 
 
 async def _vectors(request: Request, model: ServedModel, asked: EmbeddingRequest) -> tuple[list[msgspec.Raw], int]:

@@ -1,4 +1,4 @@
-"""ServedAdapter: one LoRA adapter as requests meet it, and AdaptedClient, the engine of its model to them."""
+"""ServedAdapter: one LoRA adapter as requests see it; AdapterClient: an EngineClient that submits requests with it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ class ServedAdapter:
     """One version of an adapter under one name."""
 
     name: str
-    path: str  # as the engine reads it
-    base_name: str  # the canonical name of the model that it changes
+    path: str  # that the engine reads
+    base_name: str  # canonical name of its base model
     info: AdapterInfo | None = None  # None until its model is loaded for the first time
-    owner: str | None = None  # of the fine-tuning job that made it; None: whoever runs the server gave it
+    owner: str | None = None  # of the fine-tuning job that made it; None: from the server's options or an operator
     created_s: int = field(default_factory=lambda: int(time.time()))
 
     def is_for(self, caller: Caller) -> bool:
-        """Whether the caller may ask for it. What a job has learned is for its own key, for operators, and for keys
-        that name it."""
+        """Whether the caller may use the adapter. A fine-tuned adapter is for the job's own key, for operators, and for
+        keys that name it."""
         if self.owner is None or self.owner == ANYBODY.owner or caller.is_operator:
             return caller.may_use(self.name)
         if caller.owner == self.owner:
@@ -44,18 +44,18 @@ class ServedAdapter:
 
     @property
     def ref(self) -> AdapterRef:
-        """Raises EngineUnavailable while its model has not been loaded."""
+        """The adapter as engine requests name it. Raises EngineUnavailable while its model has not been loaded."""
         if self.info is None:
             raise EngineUnavailable("the adapter has not been read yet")
         return AdapterRef(self.name, self.path, self.info.digest)
 
 
-class AdaptedClient:
-    """The EngineClient of a model, as one request for an adapter has it: all that it submits has the version that the
-    name had when it submitted first."""
+class AdapterClient:
+    """The EngineClient of a model for one request with an adapter. All that the request submits uses the version that
+    was current at its first submission."""
 
     def __init__(self, client: EngineClient, current: Callable[[], ServedAdapter]) -> None:
-        """current: the version of now; raises ModelNotFound if the name is served no more."""
+        """current: returns the current version; raises ModelNotFound if the adapter is no longer served."""
         self._client = client
         self._current = current
         self._ref: AdapterRef | None = None

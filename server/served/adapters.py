@@ -1,4 +1,4 @@
-"""ServedAdapters: the LoRA adapters of one server: which names they have, and how they come and go."""
+"""ServedAdapters: the LoRA adapters of one server, by name, and how they are added and removed."""
 
 import asyncio
 import logging
@@ -17,11 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class ServedAdapters:
-    """A name means one version at a time. Requests that an engine has keep theirs: it knows versions by contents."""
+    """Each name has one version at a time. Requests that an engine has keep their version: it knows versions by their
+    contents."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServedAdapter] = {}
-        self._base_names: dict[str, str] = {}  # of all that have been served
+        self._base_names: dict[str, str] = {}  # by the name of each adapter that has been served
         self._loading: set[str] = set()  # names
         self._reads: dict[ServedAdapter, asyncio.Task[None]] = {}
 
@@ -32,25 +33,26 @@ class ServedAdapters:
         return self._by_name.get(name)
 
     def current(self, name: str) -> ServedAdapter:
-        """Raises ModelNotFound."""
+        """Return the current version. Raises ModelNotFound."""
         if (adapter := self._by_name.get(name)) is None:
             raise ModelNotFound(f"The lora adapter {quote(name)} cannot be found.")
         return adapter
 
-    def announce(self, adapter: ServedAdapter) -> None:
-        """Serve it from now on. One without `info` is read when its model is loaded, or a request names it."""
+    def add(self, adapter: ServedAdapter) -> None:
+        """Serve the adapter from now on. Without `info` its files are read when its model is loaded, or by the first
+        request."""
         self._by_name[adapter.name] = adapter
         self._base_names[adapter.name] = adapter.base_name
         if adapter.info is not None:
             _log(adapter, adapter.info)
 
     def base_name(self, name: str) -> str:
-        """Of the model of an adapter that is or was served; any other name as it is."""
+        """Return the name of the base model of an adapter that is or was served, and any other name unchanged."""
         return self._base_names.get(name, name)
 
-    async def check_all(self, model: ServedModel) -> None:
-        """Have the loaded model's engine read those that it has not read before. Raises StartupError for one that
-        cannot be served. Those of fine-tuning jobs, which may be many, are read later (`read_job`)."""
+    async def read_all(self, model: ServedModel) -> None:
+        """Make the loaded model's engine read the model's new adapters. Raises StartupError if one cannot be served.
+        Fine-tuned adapters, which may be many, are read later (`read_finetuned`)."""
         for adapter in [each for each in self if each.base_name == model.name and each.info is None]:
             if adapter.owner is None:
                 try:
@@ -58,9 +60,9 @@ class ServedAdapters:
                 except AdapterUnusable as error:
                     raise StartupError(f"the LoRA adapter {adapter.name!r} cannot be served: {error}") from error
 
-    async def read_job(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Have the loaded model's engine read the adapter of a fine-tuning job. One that cannot be served is left out.
-        Raises EngineUnavailable."""
+    async def read_finetuned(self, adapter: ServedAdapter, model: ServedModel) -> None:
+        """Make the loaded model's engine read a fine-tuned adapter. If it cannot be served, it is removed. Raises
+        EngineUnavailable."""
         try:
             await self._read(adapter, model)
         except AdapterUnusable as error:
@@ -69,9 +71,10 @@ class ServedAdapters:
                 del self._by_name[adapter.name]
 
     async def read(self, name: str, model: ServedModel) -> None:
-        """Have the loaded model's engine read the adapter now, if `check_all` has not come to it yet.
+        """Make the loaded model's engine read the adapter, if `read_all` has not done so yet.
 
-        Raises ModelNotFound, InvalidRequest if it cannot be served, and what EngineClient.load_adapter raises.
+        Raises ModelNotFound, InvalidRequest if the adapter cannot be served, and the errors of
+        EngineClient.load_adapter.
         """
         adapter = self.current(name)
         if adapter.info is None:
@@ -81,7 +84,7 @@ class ServedAdapters:
                 raise InvalidRequest(f"the adapter {quote(name)} cannot be served: {error}", param="model") from error
 
     async def _read(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Raises what EngineClient.load_adapter raises. All who want the same version wait for one read."""
+        """Read the adapter, or wait for a read that has started. Raises the errors of EngineClient.load_adapter."""
         task = self._reads.get(adapter)
         if task is None:
             task = self._reads[adapter] = asyncio.create_task(self._read_once(adapter, model), name="read-adapter")
@@ -91,7 +94,7 @@ class ServedAdapters:
     def _has_read(self, adapter: ServedAdapter, task: asyncio.Task[None]) -> None:
         del self._reads[adapter]
         if not task.cancelled():
-            task.exception()  # has been raised for those who still wait
+            task.exception()  # marks it as retrieved: those who wait get it from the task
 
     async def _read_once(self, adapter: ServedAdapter, model: ServedModel) -> None:
         info = await model.client.load_adapter(adapter.path)
@@ -100,10 +103,10 @@ class ServedAdapters:
             _log(adapter, info)
 
     async def load(self, name: str, path: str, model: ServedModel, *, in_place: bool) -> ServedAdapter:
-        """Serve the adapter at `path` under a name from now on, in place of what had it before.
+        """Serve the adapter at `path` under the name from now on, in place of an adapter that has it.
 
-        Raises InvalidRequest if the name is another adapter's and not `in_place`, or the files are no adapter of the
-        model; and what ServedModel.in_use and EngineClient.load_adapter raise.
+        Raises InvalidRequest if the name is another adapter's and not `in_place`, or the files are not an adapter of
+        the model; and the errors of ServedModel.in_use and EngineClient.load_adapter.
         """
         if name in self._loading:
             raise InvalidRequest(f"the adapter {quote(name)} is being loaded by another request", param="lora_name")
@@ -123,20 +126,20 @@ class ServedAdapters:
             self._loading.discard(name)
         before = self._by_name.get(name)
         adapter = ServedAdapter(name, path, model.name, info)
-        self.announce(adapter)
+        self.add(adapter)
         if before is not None and before.base_name == model.name:
             self._forget(before, model)
         return adapter
 
     def remove(self, name: str, model: ServedModel) -> None:
-        """Serve the adapter, which is the model's, no more. Raises ModelNotFound."""
+        """Stop serving the model's adapter. Raises ModelNotFound."""
         adapter = self.current(name)
         del self._by_name[name]
         self._forget(adapter, model)
         logger.info("the adapter %s is no longer served", name)
 
     def _forget(self, adapter: ServedAdapter, model: ServedModel) -> None:
-        """Tell the engine that no new request will have this version, unless another name means the same."""
+        """Make the engine forget this version, unless another adapter has the same contents."""
         if adapter.info is None:
             return
         digest = adapter.info.digest

@@ -1,18 +1,18 @@
-"""Activity: that a request comes, told before anything of it is computed."""
+"""Arrivals: notices of client requests, for background work that gives way to them."""
 
 from collections.abc import Callable
 
 
-class Activity:
-    """Of one server. Whoever works in the background listens, and gives way at once."""
+class Arrivals:
+    """Calls its listeners for each request of a client, before anything of the request is computed."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []
 
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Have it called for each request of a client, from the event loop's thread. It must not block."""
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Add a listener. It is called on the event loop's thread and must not block."""
         self._listeners.append(listener)
 
-    def note(self) -> None:
+    def notify(self) -> None:
         for listener in self._listeners:
             listener()

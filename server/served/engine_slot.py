@@ -1,4 +1,4 @@
-"""EngineSlot: the place of a model's engine, which may be empty."""
+"""EngineSlot: an EngineClient whose engine comes and goes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,24 +24,24 @@ _EMPTY = EngineStatus(
 
 
 class EngineSlot:
-    """An EngineClient whose engine comes and goes. Whoever submits a request has had it loaded, and keeps it so."""
+    """An EngineClient that passes on to the current engine; without one, it reports why and refuses requests."""
 
     def __init__(self) -> None:
         self.engine: EngineClient | None = None
-        self.reason = "the server is finding out how much memory its models need"  # why it is empty
-        self._is_settled = False  # whether it is known when it is filled
-        self._log_level: str | None = None  # that an operator has set
+        self.reason = "the server is finding out how much memory its models need"  # why there is no engine
+        self._was_emptied = False  # before that, the slot counts as loading
+        self._log_level: str | None = None  # set by an operator
 
     def fill(self, engine: EngineClient) -> None:
         self.engine = engine
 
     def engine_is_ready(self) -> None:
-        """Tell the engine what it has missed."""
+        """Pass on the log level that was set before the engine was ready."""
         if self.engine is not None and self._log_level is not None:
             self.engine.set_log_level(self._log_level)
 
     def empty(self, reason: str = "the model is not loaded") -> None:
-        self.engine, self.reason, self._is_settled = None, reason, True
+        self.engine, self.reason, self._was_emptied = None, reason, True
 
     @property
     def info(self) -> EngineInfo:
@@ -50,7 +50,7 @@ class EngineSlot:
     def status(self) -> EngineStatus:
         if self.engine is not None:
             return self.engine.status()
-        state = EngineState.UNLOADED if self._is_settled else EngineState.LOADING
+        state = EngineState.UNLOADED if self._was_emptied else EngineState.LOADING
         return replace(_EMPTY, state=state, reason=self.reason)
 
     def check_capacity(

@@ -1,4 +1,4 @@
-"""plan_memory: how several models share one memory: weights first, then KV caches; no byte is promised twice."""
+"""plan_memory: divides one memory between models, first for weights and then for KV caches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from engine.errors import StartupError
 from engine.jobs.weighing import Weighed
 from server.model_options.config import ModelEntry
 
-PROCESS_BYTES = 512 << 20  # of an engine process beside weights and KV cache: libraries, buffers of a step
-_FREE_SHARE = 0.8  # of what is free at the start: the rest is this process's, the system's and its cache's
-_KV_SHARE = 0.4  # of what a model alone leaves, for its KV cache; as engines choose it that are alone
+PROCESS_BYTES = 512 << 20  # of an engine process without weights and KV cache: libraries, buffers of a step
+_FREE_SHARE = 0.8  # of the free memory at the start; the rest is for this process, the system and its cache
+_KV_SHARE = 0.4  # of what the weights leave, for KV caches; as an engine chooses that is alone
 _CPU_KV_LIMIT_BYTES = 4 << 30
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """One model's part in the plan."""
+class MemoryNeed:
+    """The memory that one model needs and wants."""
 
     name: str
     weighed: Weighed
-    kv_bytes: int | None = None  # as asked for
+    kv_bytes: int | None = None  # the option --kv-cache-memory-bytes
     kv_share: float = 1.0
     is_pinned: bool = False
 
@@ -40,107 +40,106 @@ class Claim:
         return min(most, _CPU_KV_LIMIT_BYTES) if self.weighed.is_on_cpu else most
 
 
-def claim_of(entry: ModelEntry, weighed: Weighed) -> Claim:
-    return Claim(entry.name, weighed, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned)
+def memory_need(entry: ModelEntry, weighed: Weighed) -> MemoryNeed:
+    return MemoryNeed(entry.name, weighed, entry.engine.kv_cache_memory_bytes, entry.kv_share, entry.is_pinned)
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a model may use: in all, and of that for its KV cache."""
+class MemoryGrant:
+    """The memory that a model may use. need_bytes: in all, with kv_bytes for its KV cache."""
 
     name: str
     kv_bytes: int
     need_bytes: int
-    has_kv_cache: bool = True  # False: those bytes are for batches of texts that are pooled
+    has_kv_cache: bool = True  # False: a pooling model, which uses kv_bytes for batches of texts
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     limit_bytes: int
-    grants: tuple[Grant, ...]
+    grants: tuple[MemoryGrant, ...]
 
 
-def plan_memory(claims: Sequence[Claim], limit_bytes: int | None, *, loads_on_demand: bool) -> MemoryPlan:
-    """Divide `limit_bytes`, by default most of what is free.
+def plan_memory(needs: Sequence[MemoryNeed], limit_bytes: int | None, *, loads_on_demand: bool) -> MemoryPlan:
+    """Divide `limit_bytes`, by default most of the free memory.
 
-    Models that are loaded together, all of them or on demand the pinned ones, share what their weights leave for KV
-    caches: each gets the least that it needs, and of the rest what it asked for, or a part by its share. One that comes
-    and goes is planned as if it had what the pinned ones leave to itself.
+    Models that are loaded together (all of them, or with loads_on_demand the pinned ones) share what their weights
+    leave for KV caches: each gets its minimum, and of the rest the size that its options say, or a part by its share. A
+    model that comes and goes is planned as the only one beside the pinned models.
 
-    Raises StartupError, with the sum, if they do not fit.
+    Raises StartupError, with the sum, if the models do not fit.
     """
-    limit = limit_bytes or int(min(claim.weighed.free_bytes for claim in claims) * _FREE_SHARE)
-    together = [claim for claim in claims if claim.is_pinned or not loads_on_demand]
-    apart = [claim for claim in claims if claim not in together]
+    limit = limit_bytes or int(min(need.weighed.free_bytes for need in needs) * _FREE_SHARE)
+    together = [need for need in needs if need.is_pinned or not loads_on_demand]
+    apart = [need for need in needs if need not in together]
     largest = max(apart, key=_least_bytes, default=None)
     beside = 0 if largest is None else _least_bytes(largest)
     _check(together, largest, limit, is_given=limit_bytes is not None, loads_on_demand=loads_on_demand)
     kv_sizes = _shared(together, limit - beside)
-    grants = {name: _grant(claim, kv) for claim, (name, kv) in zip(together, kv_sizes.items(), strict=True)}
+    grants = {name: _grant(need, kv) for need, (name, kv) in zip(together, kv_sizes.items(), strict=True)}
     left = limit - sum(grant.need_bytes for grant in grants.values())
-    for claim in apart:
-        room = left - claim.fixed_bytes
-        kv = max(claim.least_kv_bytes, min(claim.wanted_kv_bytes, int(room * _KV_SHARE)))
-        grants[claim.name] = _grant(claim, min(kv, room))
-    return MemoryPlan(limit, tuple(grants[claim.name] for claim in claims))
+    for need in apart:
+        room = left - need.fixed_bytes
+        kv = max(need.least_kv_bytes, min(need.wanted_kv_bytes, int(room * _KV_SHARE)))
+        grants[need.name] = _grant(need, min(kv, room))
+    return MemoryPlan(limit, tuple(grants[need.name] for need in needs))
 
 
-def _least_bytes(claim: Claim) -> int:
-    return claim.fixed_bytes + claim.least_kv_bytes
+def _least_bytes(need: MemoryNeed) -> int:
+    return need.fixed_bytes + need.least_kv_bytes
 
 
-def _grant(claim: Claim, kv_bytes: int) -> Grant:
-    return Grant(claim.name, kv_bytes, claim.fixed_bytes + kv_bytes, claim.weighed.has_kv_cache)
+def _grant(need: MemoryNeed, kv_bytes: int) -> MemoryGrant:
+    return MemoryGrant(need.name, kv_bytes, need.fixed_bytes + kv_bytes, need.weighed.has_kv_cache)
 
 
-def _shared(claims: Sequence[Claim], limit: int) -> dict[str, int]:
-    """Bytes of each KV cache: all at their least, then by share up to what each wants; a part of the room is left, as
-    of a model alone, unless sizes were asked for."""
-    sizes = {claim.name: claim.least_kv_bytes for claim in claims}
-    room = int((limit - sum(claim.fixed_bytes for claim in claims)) * _KV_SHARE)
+def _shared(needs: Sequence[MemoryNeed], limit: int) -> dict[str, int]:
+    """Return the size of each KV cache: all get their minimum, then the rest by share up to what each wants."""
+    sizes = {need.name: need.least_kv_bytes for need in needs}
+    room = int((limit - sum(need.fixed_bytes for need in needs)) * _KV_SHARE)
     room -= sum(sizes.values())
-    open_claims = [claim for claim in claims if sizes[claim.name] < claim.wanted_kv_bytes]
-    while open_claims and room > 0:
-        total = sum(claim.kv_share for claim in open_claims)
+    open_needs = [need for need in needs if sizes[need.name] < need.wanted_kv_bytes]
+    while open_needs and room > 0:
+        total = sum(need.kv_share for need in open_needs)
         parts = {
-            claim.name: min(claim.wanted_kv_bytes - sizes[claim.name], int(room * claim.kv_share / total))
-            for claim in open_claims
+            need.name: min(need.wanted_kv_bytes - sizes[need.name], int(room * need.kv_share / total))
+            for need in open_needs
         }
         for name, part in parts.items():
             sizes[name] += part
         room -= sum(parts.values())
-        still_open = [claim for claim in open_claims if sizes[claim.name] < claim.wanted_kv_bytes]
-        if len(still_open) == len(open_claims):
+        still_open = [need for need in open_needs if sizes[need.name] < need.wanted_kv_bytes]
+        if len(still_open) == len(open_needs):
             break  # each has its part
-        open_claims = still_open
+        open_needs = still_open
     return sizes
 
 
 def _check(
-    together: Sequence[Claim], largest: Claim | None, limit: int, *, is_given: bool, loads_on_demand: bool
+    together: Sequence[MemoryNeed], largest: MemoryNeed | None, limit: int, *, is_given: bool, loads_on_demand: bool
 ) -> None:
     counted = [*together, *([] if largest is None else [largest])]
     needed = sum(map(_least_bytes, counted))
     if needed <= limit:
         return
-    lines = "; ".join(
-        f"{claim.name}: {_gib(claim.weighed.weight_bytes)} of weights + {_gib(claim.least_kv_bytes)} of KV cache + "
-        f"{_adapters(claim)}{_gib(PROCESS_BYTES)} for its process"
-        for claim in counted
+    parts = "; ".join(
+        f"{need.name}: {_gib(need.weighed.weight_bytes)} of weights + {_gib(need.least_kv_bytes)} of KV cache + "
+        f"{_adapters(need)}{_gib(PROCESS_BYTES)} for its process"
+        for need in counted
     )
     limited = "--models-memory" if is_given else f"{_FREE_SHARE:.0%} of what is free"
     remedy = "choose fewer or smaller models or fewer bits (quantization), or a shorter --max-model-len"
     if not loads_on_demand and max(map(_least_bytes, counted)) <= limit:
-        remedy += ", or have them come and go (--load-on-demand)"
-    if any(claim.weighed.adapter_bytes for claim in counted):
+        remedy += ", or load models on demand (--load-on-demand)"
+    if any(need.weighed.adapter_bytes for need in counted):
         remedy += ", or fewer or smaller adapters (max-lora-rank, max-loras, max-cpu-loras)"
     raise StartupError(
-        f"the models need {_gib(needed)} together and may have {_gib(limit)} ({limited}): {lines}; {remedy}"
+        f"the models need {_gib(needed)} together and may have {_gib(limit)} ({limited}): {parts}; {remedy}"
     )
 
 
-def _adapters(claim: Claim) -> str:
-    num_bytes = claim.weighed.adapter_bytes
+def _adapters(need: MemoryNeed) -> str:
+    num_bytes = need.weighed.adapter_bytes
     return f"{_gib(num_bytes)} for adapters + " if num_bytes else ""
 
 

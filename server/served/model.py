@@ -1,4 +1,4 @@
-"""ServedModel: one model as requests meet it: its names, its engine, its way with text, and what is counted of it."""
+"""ServedModel: one model as requests see it: its names, engine, tokenizer and templates, and metrics."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ from server.keys.caller import current_caller
 from server.live.feed import LiveFeed
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.served.adapter import AdaptedClient, ServedAdapter
-from server.served.arrivals import Activity
-from server.served.loadable_model import ModelState
-from server.served.model_loader import Residence
+from server.served.adapter import AdapterClient, ServedAdapter
+from server.served.arrivals import Arrivals
+from server.served.loadable_model import LoadableModel, ModelState
+from server.served.model_loader import ModelLoader
 from server.text.template_runner import TemplateRunner
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
@@ -34,35 +34,35 @@ _STATES = {
 
 @dataclass(slots=True)
 class _Shared:
-    """What a model and its adapters have in common, and changes."""
+    """State that a model and its views with an adapter share."""
 
     num_preparing: int = 0
     text_model: asyncio.Task[TextModel] | None = None
     last_info: EngineInfo | None = None
-    foreseen: list[str] = field(default_factory=list)  # capabilities, before it has been loaded
-    foreseen_layers: list[str] = field(default_factory=list)  # that adapters can be trained for
+    expected_capabilities: list[str] = field(default_factory=list)  # before the model has been loaded
+    expected_layers: list[str] = field(default_factory=list)  # trainable ones
 
 
 @dataclass(slots=True)
 class ServedModel:
-    """A request has one from the moment that its `model` is read, and asks nothing of any other. Of a request for an
-    adapter it is the adapter's model with the adapter's name, and an engine that runs with it."""
+    """A served model. A request gets one when its `model` is read, and uses no other. With `adapter` it is a view of
+    the adapter's base model: it has the adapter's name, and its client submits requests with that adapter."""
 
-    names: tuple[str, ...]  # that clients call it by; the first is canonical
+    names: tuple[str, ...]  # in requests; the first is canonical
     root: str  # MODEL as typed
-    engine: EngineConfig  # the options that it is loaded with
+    engine: EngineConfig
     client: EngineClient
     config: ServerConfig
     metrics: Metrics
-    honors_priority: bool  # whether the scheduler looks at a request's priority
+    honors_priority: bool  # whether the scheduler uses a request's priority
     # Shared by all models of the server:
     drain: Drain
     live: LiveFeed
     workers: TextWorkers
     templates: TemplateRunner
-    activity: Activity = field(default_factory=Activity)
-    residence: Residence | None = None  # None: it is loaded at the start, and stays so
-    has_adapters: bool = False  # whether it can have any (--enable-lora)
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    loader: ModelLoader | None = None  # None: the model is loaded at the start, and stays loaded
+    has_adapters: bool = False  # whether adapters can be served (--enable-lora)
     adapter: ServedAdapter | None = None
     _shared: _Shared = field(default_factory=_Shared)
 
@@ -72,22 +72,22 @@ class ServedModel:
 
     @property
     def base_name(self) -> str:
-        """Of the model that is loaded for it."""
+        """Name of the model that is loaded."""
         return self.name if self.adapter is None else self.adapter.base_name
 
-    def adapted(self, adapter: ServedAdapter, current: Callable[[], ServedAdapter]) -> "ServedModel":
-        """What a request for one of its adapters has. current: as AdaptedClient takes it."""
+    def with_adapter(self, adapter: ServedAdapter, current: Callable[[], ServedAdapter]) -> "ServedModel":
+        """Return the view of this model that requests for the adapter use. current: as in AdapterClient."""
         return replace(
             self,
             names=(adapter.name,),
             root=adapter.path,
-            client=AdaptedClient(self.client, current),
+            client=AdapterClient(self.client, current),
             adapter=adapter,
         )
 
     @property
     def num_preparing(self) -> int:
-        """Requests that are rendered and tokenized, and will wait for the engine then."""
+        """Number of requests that are being rendered and tokenized, before the engine has them."""
         return self._shared.num_preparing
 
     @num_preparing.setter
@@ -95,98 +95,101 @@ class ServedModel:
         self._shared.num_preparing = number
 
     @property
-    def callers_names(self) -> tuple[str, ...]:
-        """Those that the request's caller may ask for."""
+    def visible_names(self) -> tuple[str, ...]:
+        """Names that the current request's caller may use."""
         caller = current_caller()
         return tuple(name for name in self.names if caller.may_use(name))
 
     @property
     def info(self) -> EngineInfo | None:
-        """What is known of the model once it has been loaded."""
+        """Description of the model, which stays known after it is unloaded; None if it has not been loaded yet."""
         with contextlib.suppress(EngineUnavailable):  # much is chosen while the model loads
             self._shared.last_info = self.client.info
         return self._shared.last_info
 
     @property
+    def loadable(self) -> LoadableModel | None:
+        """The model as its loader sees it; None if it is loaded at the start, and stays loaded."""
+        return None if self.loader is None else self.loader.model(self.base_name)
+
+    @property
     def state(self) -> ModelState:
-        if self.residence is not None:
-            return self.residence.resident(self.base_name).state
-        return _STATES[self.client.status().state]
+        return _STATES[self.client.status().state] if self.loadable is None else self.loadable.state
 
     @property
     def capabilities(self) -> list[str]:
-        """What requests may ask of the model, as far as that is known: what depends on its chat template is when that
-        is there, and the rest before it is loaded, where several models are served."""
+        """Names of what requests can ask of the model, as far as known. Those that depend on the chat template are
+        known once it is read; if several models are served, the others are known before the model is loaded."""
         if self.info is not None and self.info.pooling is not None:
             return self.info.pooling.capabilities
         task = self._shared.text_model
         if task is None or not task.done() or _has_failed(task):
-            return self._shared.foreseen
+            return self._shared.expected_capabilities
         return task.result().capabilities
 
     @property
     def trainable_layers(self) -> list[str]:
-        """Kinds of layers that adapters can be trained for, as far as they are known: before the model is loaded, where
-        several are served."""
-        return self._shared.foreseen_layers if self.info is None else self.info.trainable_layers
+        """Kinds of layers that adapters can be trained for, as far as known. If several models are served, they are
+        known before the model is loaded."""
+        return self._shared.expected_layers if self.info is None else self.info.trainable_layers
 
-    def foresee(self, capabilities: list[str], trainable_layers: list[str]) -> None:
-        """Note what the model's files say that it can do."""
-        self._shared.foreseen, self._shared.foreseen_layers = capabilities, trainable_layers
+    def set_expected(self, capabilities: list[str], trainable_layers: list[str]) -> None:
+        """Set what the model can do according to its files, before it is loaded."""
+        self._shared.expected_capabilities, self._shared.expected_layers = capabilities, trainable_layers
 
     def check_admission(self) -> None:
-        """Raise EngineUnavailable if no request can be taken now."""
+        """Raise EngineUnavailable if no new request can be taken."""
         self.drain.check()
         self.check_engine()
 
     def check_engine(self) -> None:
-        """Raise EngineUnavailable if there is no engine for a request that was taken before."""
+        """Raise EngineUnavailable if no engine is ready for a request that was taken."""
         status = self.client.status()
         if status.state is not EngineState.READY:
             raise EngineUnavailable(status.reason)
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that the engine has, or will get."""
+        """Number of requests that the engine has, or will get."""
         return self.client.status().num_open + self.num_preparing
 
     @property
     def has_work(self) -> bool:
-        """Whether a request runs or waits; a model that is loaded, too, is one that requests wait for. Lines of batches
-        that wait until clients no longer use another model are no work: nothing is computed for them meanwhile."""
+        """Whether a request runs or waits, also for the model to load. Lines of batches that wait until clients stop
+        using another model do not count: nothing is computed for them."""
         if self.num_unfinished or self.state is ModelState.LOADING:
             return True
-        return self.residence is not None and self.residence.resident(self.base_name).num_waiting_clients > 0
+        return self.loadable is not None and self.loadable.num_waiting_clients > 0
 
     def check_queue(self) -> None:
-        """Raise QueueFull, or EngineUnavailable, if one more request, of whatever length, is too much."""
+        """Raise QueueFull, or EngineUnavailable, if not even a short request can be added."""
         self.client.check_capacity(self.num_preparing + 1)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether no request has to wait until the model is loaded on demand."""
-        return self.residence is None or self.state is ModelState.LOADED
+        """Whether requests need not wait for the model to be loaded on demand."""
+        return self.loader is None or self.state is ModelState.LOADED
 
-    def check_new(self) -> None:
-        """Raise as check_queue, unless the request would have the model loaded."""
+    def check_queue_if_loaded(self) -> None:
+        """Raise as check_queue, unless the model has to be loaded first."""
         if self.is_loaded:
             self.check_queue()
 
-    async def enter(self, record: RequestRecord | None) -> None:
-        """Have the model loaded, until the request is over that the record is of.
+    async def acquire(self, record: RequestRecord | None) -> None:
+        """Load the model, and keep it loaded until the request of the record is over.
 
         Raises QueueFull, ModelNotLoaded and EngineUnavailable.
         """
-        if self.residence is None or record is None:
+        if self.loader is None or record is None:
             return
         self.drain.check()
-        await self.residence.enter(self.base_name)
-        record.at_end(partial(self.residence.leave, self.base_name))
+        await self.loader.acquire(self.base_name)
+        record.at_end(partial(self.loader.release, self.base_name))
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
-        """Within it a request counts in `num_preparing`."""
-        self.activity.note()
+        """Count a request in `num_preparing` within the context."""
+        self.arrivals.notify()
         self.num_preparing += 1
         try:
             yield
@@ -195,30 +198,30 @@ class ServedModel:
 
     @contextlib.asynccontextmanager
     async def in_use(self, *, is_batch: bool = False) -> AsyncIterator[None]:
-        """Within it the model is loaded, for work that is no HTTP request. is_batch: for which nobody waits. Raises as
-        `enter`."""
-        if self.residence is None:
+        """Keep the model loaded within the context, for work that is not an HTTP request. is_batch: for which no client
+        waits. Raises as `acquire`."""
+        if self.loader is None:
             yield
             return
-        await self.residence.enter(self.base_name, is_batch=is_batch)
+        await self.loader.acquire(self.base_name, is_batch=is_batch)
         try:
             yield
         finally:
-            self.residence.leave(self.base_name, is_batch=is_batch)
+            self.loader.release(self.base_name, is_batch=is_batch)
 
     async def text_model(self) -> TextModel:
-        """The tokenizer and chat template, built off the event loop at the first call.
+        """Return the tokenizer and chat template, built off the event loop at the first call.
 
-        Raises EngineUnavailable before READY, and StartupError if the model's cannot be used.
+        Raises EngineUnavailable before READY, and StartupError if the tokenizer or the template cannot be used.
         """
-        info = self.info or self.client.info  # which raises what it has to say
-        task = self.begin_text_model(info.tokenizer)
-        return await asyncio.shield(task)  # a caller that goes away leaves it to the others
+        info = self.info or self.client.info  # which raises EngineUnavailable with the reason
+        task = self.start_text_model(info.tokenizer)
+        return await asyncio.shield(task)  # other callers may wait for the same task
 
-    def begin_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
-        """Start on what `text_model` returns, unless that was begun; so much can be done while weights are loaded.
+    def start_text_model(self, info: TokenizerInfo) -> "asyncio.Task[TextModel]":
+        """Start the task of `text_model`, which can run while weights are loaded, or return the one that was started.
 
-        What has failed is tried again.
+        A task that failed is replaced.
         """
         if self._shared.text_model is None or _has_failed(self._shared.text_model):
             self._shared.text_model = asyncio.create_task(

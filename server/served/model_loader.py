@@ -1,4 +1,4 @@
-"""Residence: the models of one server as they come and go, for whoever waits for one."""
+"""ModelLoader: starts and stops the engines of models that are loaded on demand, as LoadingPolicy decides."""
 
 import asyncio
 import logging
@@ -12,17 +12,15 @@ from engine.errors import HeadraceError
 from engine.protocol import EngineInfo
 from server.errors import ModelNotLoaded
 from server.served.engine_slot import EngineSlot
-from server.served.loadable_model import Resident
-from server.served.loading_policy import Residency
+from server.served.loadable_model import LoadableModel
+from server.served.loading_policy import LoadingPolicy
 from server.served.memory_plan import PROCESS_BYTES
-from server.served.pending_requests import Wish
+from server.served.pending_requests import OperatorRequest
 
 logger = logging.getLogger(__name__)
 
 
-class Engine(EngineClient, Protocol):
-    """An engine that can be started and stopped."""
-
+class StartableEngine(EngineClient, Protocol):
     async def start(self) -> None: ...
 
     async def wait_ready(self) -> EngineInfo: ...
@@ -33,206 +31,209 @@ class Engine(EngineClient, Protocol):
 
 
 @dataclass(slots=True)
-class Home:
-    """What one model needs to be loaded. prepare: what has to be there beside its engine before requests can be
-    answered; called when that is ready."""
+class ManagedEngine:
+    """The engine of one model, which is started and stopped on demand.
 
-    resident: Resident
+    prepare: called when the engine is ready, before requests are admitted.
+    """
+
+    model: LoadableModel
     slot: EngineSlot
-    make_engine: Callable[[], Engine]
+    make_engine: Callable[[], StartableEngine]
     prepare: Callable[[], Awaitable[object]]
-    engine: Engine | None = None
-    task: asyncio.Task[None] | None = None  # that loads the model, and then waits for its engine's end
+    engine: StartableEngine | None = None
+    task: asyncio.Task[None] | None = None  # loads the model, and then waits for the end of its engine
 
 
-class Residence:
-    """Asks Residency what is to be done, and does it. All methods run on one event loop."""
+class ModelLoader:
+    """All methods run on one event loop."""
 
-    def __init__(self, homes: dict[str, Home], limit_bytes: float, *, load_timeout_s: float) -> None:
-        self._homes = homes
-        for home in homes.values():
-            home.slot.empty()
+    def __init__(self, engines: dict[str, ManagedEngine], limit_bytes: float, *, load_timeout_s: float) -> None:
+        self._engines = engines
+        for managed in engines.values():
+            managed.slot.empty()
         self._load_timeout_s = load_timeout_s
-        self._residency = Residency([home.resident for home in homes.values()], limit_bytes, self)
+        self._policy = LoadingPolicy([managed.model for managed in engines.values()], limit_bytes, self)
         self._timer: asyncio.TimerHandle | None = None
         self._unloads: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def resident(self, name: str) -> Resident:
-        return self._residency[name]
+    def model(self, name: str) -> LoadableModel:
+        return self._policy[name]
 
     @property
     def limit_bytes(self) -> float:
-        return self._residency.limit_bytes
+        return self._policy.limit_bytes
 
     @property
     def used_bytes(self) -> int:
-        return self._residency.used_bytes
+        return self._policy.used_bytes
 
-    async def enter(self, name: str, *, is_batch: bool = False) -> None:
-        """Return when the model is loaded, which it stays until `leave`. is_batch: for a line of a batch.
+    async def acquire(self, name: str, *, is_batch: bool = False) -> None:
+        """Wait until the model is loaded; it stays loaded until `release`. is_batch: for a line of a batch.
 
-        Raises QueueFull, ModelNotLoaded if it could not be loaded in time, EngineUnavailable, and EngineStopped.
+        Raises QueueFull, ModelNotLoaded if the load takes longer than --load-timeout, EngineUnavailable, and
+        EngineStopped.
         """
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def notify() -> None:
-            if not admitted.done():  # the request may be gone
+            if not admitted.done():  # it is if the request was canceled
                 admitted.set_result(None)
 
-        waiter = self._residency.enter(name, notify, is_batch=is_batch)
-        self._look_later()
+        waiter = self._policy.acquire(name, notify, is_batch=is_batch)
+        self._set_timer()
         try:
             async with asyncio.timeout(None if admitted.done() else self._load_timeout_s):
                 await admitted
         except BaseException as error:
-            self._residency.withdraw(name, waiter)
-            self._look_later()
+            self._policy.withdraw(name, waiter)
+            self._set_timer()
             if isinstance(error, TimeoutError):
-                raise self._too_late(name) from None
+                raise self._load_timeout(name) from None
             raise
         if waiter.error is not None:
             raise waiter.error
 
-    def leave(self, name: str, *, is_batch: bool = False) -> None:
-        self._residency.leave(name, is_batch=is_batch)
-        self._look_later()
+    def release(self, name: str, *, is_batch: bool = False) -> None:
+        self._policy.release(name, is_batch=is_batch)
+        self._set_timer()
 
-    def keep(self, name: str, seconds: float) -> None:
-        """Unload the model so long after the request that says so, if that is its last; infinite is never."""
-        self._residency.keep(name, seconds)
-        self._look_later()
+    def set_keep_alive(self, name: str, seconds: float) -> None:
+        """Unload the model `seconds` after its last request; infinite is never. The next request resets this."""
+        self._policy.set_keep_alive(name, seconds)
+        self._set_timer()
 
-    def _too_late(self, name: str) -> ModelNotLoaded:
+    def _load_timeout(self, name: str) -> ModelNotLoaded:
         return ModelNotLoaded(
             f"the model could not be loaded within {self._load_timeout_s:g} s (--load-timeout); try again later",
-            retry_after_s=self._residency[name].load_s,
+            retry_after_s=self._policy[name].load_s,
         )
 
     # --- operators ----------------------------------------------------------------------------------------------------
 
-    async def want(self, name: str) -> None:
-        """Have the model loaded, and return when it is, or was for a moment, until another one got its room.
+    async def ensure_loaded(self, name: str) -> None:
+        """Load the model for an operator, and return when that is done. Another model may then displace it at any time.
 
-        Raises ModelNotLoaded if it does not fit beside those that stay, EngineUnavailable if it cannot be loaded or
-        another operator has it unloaded, and EngineStopped.
+        Raises ModelNotLoaded if the model does not fit beside those that stay loaded, EngineUnavailable if it cannot be
+        loaded or another operator unloads it, and EngineStopped.
         """
-        await self._granted(partial(self._residency.want, name))
+        await self._wait_for(partial(self._policy.request_load, name))
 
-    async def dismiss(self, name: str) -> None:
-        """Have the model unloaded, and return when it is, or was, until a request had it loaded again.
+    async def ensure_unloaded(self, name: str) -> None:
+        """Unload the model for an operator, and return when that is done. The next request loads it again.
 
-        Raises EngineUnavailable if another operator has it stay, and EngineStopped.
+        Raises EngineUnavailable if another operator keeps the model loaded, and EngineStopped.
         """
-        await self._granted(partial(self._residency.dismiss, name))
+        await self._wait_for(partial(self._policy.request_unload, name))
 
-    async def _granted(self, ask: Callable[[Callable[[], None]], Wish]) -> None:
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _wait_for(self, start: Callable[[Callable[[], None]], OperatorRequest]) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def notify() -> None:
-            if not over.done():  # the operator may be gone
-                over.set_result(None)
+            if not done.done():  # it is if the operator's request was canceled
+                done.set_result(None)
 
-        wish = ask(notify)
-        self._look_later()
-        await over
-        if wish.error is not None:
-            raise wish.error
+        request = start(notify)
+        self._set_timer()
+        await done
+        if request.error is not None:
+            raise request.error
 
-    # --- Loader -------------------------------------------------------------------------------------------------------
+    # --- Loader, for the policy ---------------------------------------------------------------------------------------
 
-    def load(self, name: str) -> None:
-        home = self._homes[name]
-        home.engine = engine = home.make_engine()
-        home.slot.fill(engine)
+    def start_load(self, name: str) -> None:
+        managed = self._engines[name]
+        managed.engine = engine = managed.make_engine()
+        managed.slot.fill(engine)
         logger.info("loading the model %s", name)
-        home.task = asyncio.create_task(self._live(name, home, engine), name=f"model {name}")
+        managed.task = asyncio.create_task(self._run(name, managed, engine), name=f"model {name}")
 
-    def unload(self, name: str) -> None:
-        home = self._homes[name]
-        engine, task = home.engine, home.task
+    def start_unload(self, name: str) -> None:
+        managed = self._engines[name]
+        engine, task = managed.engine, managed.task
         assert engine is not None
         assert task is not None
-        home.engine = None
-        home.slot.empty()
+        managed.engine = None
+        managed.slot.empty()
         logger.info("unloading the model %s", name)
         unload = asyncio.create_task(self._unload(name, engine, task), name=f"unload {name}")
         self._unloads.add(unload)
         unload.add_done_callback(self._unloads.discard)
 
-    async def _unload(self, name: str, engine: Engine, task: "asyncio.Task[None]") -> None:
+    async def _unload(self, name: str, engine: StartableEngine, task: "asyncio.Task[None]") -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await _stop(name, engine)
         if not self._is_closed:
-            self._residency.unloaded(name)
-            self._look_later()
+            self._policy.on_unloaded(name)
+            self._set_timer()
 
-    async def _live(self, name: str, home: Home, engine: Engine) -> None:
-        """Load the model, and wait for its engine's end. One that fails takes nothing with it."""
+    async def _run(self, name: str, managed: ManagedEngine, engine: StartableEngine) -> None:
+        """Load the model, and wait for the end of its engine. A failure leaves the other models as they are."""
         try:
             await engine.start()
             info = await engine.wait_ready()
-            home.slot.engine_is_ready()
-            await home.prepare()
+            managed.slot.engine_is_ready()
+            await managed.prepare()
         except HeadraceError as error:
-            await self._fail(name, home, engine, "could not be loaded", str(error))
+            await self._fail(name, managed, engine, "could not be loaded", str(error))
             return
         except Exception:
             logger.exception("loading the model %s failed with an internal error", name)
-            await self._fail(name, home, engine, "could not be loaded", "an internal error; the log has the details")
+            await self._fail(name, managed, engine, "could not be loaded", "an internal error; the log has the details")
             return
         need_bytes = info.weight_bytes + info.adapter_bytes + info.kv_bytes + PROCESS_BYTES
-        if 0 < home.resident.need_bytes < need_bytes:
-            expected = home.resident.need_bytes
+        if 0 < managed.model.need_bytes < need_bytes:
+            expected = managed.model.need_bytes
             logger.warning("the model %s takes %d MiB, where %d were expected", name, need_bytes >> 20, expected >> 20)
-        self._residency.loaded(name, need_bytes)
-        logger.info("the model %s is loaded, in %.1f s", name, home.resident.load_s)
-        self._look_later()
-        await self._fail(name, home, engine, "is not served any more", await engine.wait_dead())
+        self._policy.on_loaded(name, need_bytes)
+        logger.info("the model %s is loaded, in %.1f s", name, managed.model.load_s)
+        self._set_timer()
+        await self._fail(name, managed, engine, "is no longer served", await engine.wait_dead())
 
-    async def _fail(self, name: str, home: Home, engine: Engine, what: str, reason: str) -> None:
+    async def _fail(self, name: str, managed: ManagedEngine, engine: StartableEngine, what: str, reason: str) -> None:
         await _stop(name, engine)
         if self._is_closed:
             return
-        home.engine = None
-        home.slot.empty(reason)
+        managed.engine = None
+        managed.slot.empty(reason)
         logger.error("the model %s %s: %s", name, what, reason)
-        self._residency.failed(name, reason)
-        self._look_later()
+        self._policy.on_failed(name, reason)
+        self._set_timer()
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _look_later(self) -> None:
-        """Look again when the next model has been idle for long enough."""
+    def _set_timer(self) -> None:
+        """Call `_on_timer` at the policy's next deadline."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at_s = self._residency.next_look_s()
+        at_s = self._policy.next_deadline_s()
         if at_s is not None and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_at(at_s, self._look)  # whose clock is time.monotonic(), too
+            self._timer = asyncio.get_running_loop().call_at(at_s, self._on_timer)  # clock: time.monotonic()
 
-    def _look(self) -> None:
-        self._residency.look()
-        self._look_later()
+    def _on_timer(self) -> None:
+        self._policy.on_deadline()
+        self._set_timer()
 
     async def close(self) -> None:
-        """Stop all engines at once; streams still open raise EngineStopped, and so does who waits for a model."""
+        """Stop all engines immediately. Open streams and requests that wait for a model raise EngineStopped."""
         self._is_closed = True
-        self._residency.close()
-        self._look_later()
-        engines = [home.engine for home in self._homes.values() if home.engine is not None]
+        self._policy.close()
+        self._set_timer()
+        engines = [managed.engine for managed in self._engines.values() if managed.engine is not None]
         await asyncio.gather(*(engine.stop() for engine in engines), *self._unloads)
-        for home in self._homes.values():
-            if home.task is not None:
-                home.task.cancel()
-                await asyncio.gather(home.task, return_exceptions=True)
+        for managed in self._engines.values():
+            if managed.task is not None:
+                managed.task.cancel()
+                await asyncio.gather(managed.task, return_exceptions=True)
 
 
-async def _stop(name: str, engine: Engine) -> None:
-    """Stop the engine. What goes wrong with that is logged: the model is done with either way."""
+async def _stop(name: str, engine: StartableEngine) -> None:
+    """Stop the engine. An error is logged only: the model is no longer served either way."""
     try:
         await engine.stop()
     except Exception:

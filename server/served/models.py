@@ -1,9 +1,9 @@
-"""ServedModels: all models of one server, by their names."""
+"""ServedModels: all models of one server, by name."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from engine.errors import HeadraceError, InvalidRequest
+from engine.errors import HeadraceError, InvalidRequest, OptionError
 from engine.protocol import EngineInfo
 from server.errors import ModelNotFound
 from server.keys.caller import current_caller
@@ -11,27 +11,29 @@ from server.live.feed import Model
 from server.live.request_stories import RequestStory
 from server.live.request_table import not_known
 from server.metrics.values import Metrics
+from server.model_options.lora import LoraConfig
 from server.schemas.base import quote
+from server.served.adapter import ServedAdapter
 from server.served.adapters import ServedAdapters
-from server.served.arrivals import Activity
+from server.served.arrivals import Arrivals
 from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
 
 
 class ServedModels:
-    """At least one model, and adapters of theirs; no two have a name in common. A request without a name means the
-    first model."""
+    """At least one model, with its adapters; no two have a name in common. A request without a name uses the first
+    model."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
-        assert models, "a server has a model"
-        self.have_started = False  # those, of several, that are loaded at the start
+        assert models, "a server has at least one model"
+        self.have_started = False  # whether the models that are loaded at the start have been; used with several models
         self.adapters = ServedAdapters()
-        self.activity = Activity()
+        self.arrivals = Arrivals()
         self._models = tuple(models)
         for model in models:
-            model.activity = self.activity
+            model.arrivals = self.arrivals
         self._by_name = {name: model for model in models for name in model.names}
-        assert len(self._by_name) == sum(len(model.names) for model in models), "one name, one model"
+        assert len(self._by_name) == sum(len(model.names) for model in models), "two models have the same name"
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
@@ -45,19 +47,19 @@ class ServedModels:
 
     @property
     def only_name(self) -> str | None:
-        """Of the model that every request is for; None where there are several."""
+        """Name of the only model; None if there are several."""
         return self.default.name if len(self._models) == 1 else None
 
     @property
-    def callers_names(self) -> tuple[str, ...]:
-        """The names that the request's caller may ask for, those of adapters last."""
+    def visible_names(self) -> tuple[str, ...]:
+        """Names that the current request's caller may use, adapters last."""
         caller = current_caller()
         adapters = (each.name for each in self.adapters if each.is_for(caller))
-        return (*(name for model in self._models for name in model.callers_names), *adapters)
+        return (*(name for model in self._models for name in model.visible_names), *adapters)
 
     def find(self, name: str | None) -> ServedModel:
-        """The model that a request of this caller means by `name`. Raises ModelNotFound."""
-        names = self.callers_names
+        """Return the model that this caller's request names. Raises ModelNotFound."""
+        names = self.visible_names
         wanted = self.default.name if name is None else name
         if wanted in names:
             return self._named(wanted)
@@ -69,14 +71,15 @@ class ServedModels:
     def _named(self, name: str) -> ServedModel:
         if (adapter := self.adapters.get(name)) is None:
             return self._by_name[name]
-        return self._by_name[adapter.base_name].adapted(adapter, partial(self.adapters.current, name))
+        return self._by_name[adapter.base_name].with_adapter(adapter, partial(self.adapters.current, name))
 
-    def is_model(self, name: str) -> bool:
-        """Whether a model has the name, and no adapter."""
+    def is_model_name(self, name: str) -> bool:
+        """Whether the name is a model's, not an adapter's."""
         return name in self._by_name
 
-    def base(self, name: str | None) -> ServedModel:
-        """The model that an adapter is for. Raises InvalidRequest; None is right where only one can have adapters."""
+    def base_model(self, name: str | None) -> ServedModel:
+        """Return the base model for a new adapter. None is enough if only one model can have adapters. Raises
+        InvalidRequest."""
         able = [model for model in self._models if model.has_adapters]
         if not able:
             raise InvalidRequest(
@@ -97,65 +100,86 @@ class ServedModels:
             )
         return found
 
+    def add_configured_adapters(self, config: LoraConfig, *, kinds_known: bool = True) -> None:
+        """Serve the adapters of --lora-modules, once their files have been read. Raises OptionError.
+
+        kinds_known: whether it is known which models pool texts, and so have no adapters. If not, adapters that could
+        belong to several models are left out.
+        """
+        if config.adapter_dir is not None and not any(model.has_adapters for model in self):
+            raise OptionError("--adapter-dir is given, and no model has --enable-lora; add it, or leave the folder out")
+        for module in config.modules:
+            if self.is_model_name(module.name):
+                raise OptionError(
+                    f"--lora-modules has the name {module.name!r}, which is a model's; give the adapter another one"
+                )
+            try:
+                base = self.base_model(module.base_model_name)
+            except InvalidRequest as error:
+                if module.base_model_name is None and not kinds_known:
+                    continue
+                raise OptionError(f"--lora-modules {module.name}: {error}") from error
+            self.adapters.add(ServedAdapter(module.name, module.path, base.name))
+
     @property
     def num_unfinished(self) -> int:
-        """Requests that the engines have, or will get."""
+        """Number of requests that the engines have, or will get."""
         return sum(model.num_unfinished for model in self._models)
 
     @property
     def has_work(self) -> bool:
-        """Whether a request runs or waits, be it for its model or an engine."""
+        """Whether a request runs or waits, for its model to load or for an engine."""
         return any(model.has_work for model in self._models)
 
-    def close_watches(self) -> None:
-        """End what watchers are told."""
+    def close_live_feeds(self) -> None:
+        """End the streams to all watchers."""
         for model in self._models:
             model.live.close()
 
     @property
     def metrics(self) -> list[Metrics]:
-        """Of each model."""
         return [model.metrics for model in self._models]
 
     @property
     def infos(self) -> dict[str, EngineInfo]:
-        """What is known of each that has been loaded, and has not failed since."""
-        well = [model for model in self._models if model.state is not ModelState.FAILED]
-        return {model.name: info for model in well if (info := model.info) is not None}
+        """Descriptions, by name, of the models that have been loaded and have not failed since."""
+        healthy = [model for model in self._models if model.state is not ModelState.FAILED]
+        return {model.name: info for model in healthy if (info := model.info) is not None}
 
     @property
     def first_loaded(self) -> ServedModel:
-        """The first that is loaded, or else was, until a request for another had it unloaded. There must be one."""
+        """The first model that is loaded, or else the first that was. There must be one."""
         known = [model for model in self._models if model.info is not None]
         return next((model for model in known if model.state is ModelState.LOADED), known[0])
 
     @property
     def overview(self) -> list[Model]:
-        """What watchers are told of each."""
+        """State of each model, for watchers."""
         return [Model(each.name, each.state.value, each.client.status().num_open) for each in self._models]
 
     @property
     def num_watchers(self) -> int:
-        """Of all models' engines."""
+        """Number of watchers of all engines."""
         return sum(model.live.num_watchers for model in self._models)
 
     def story(self, request_id: str) -> RequestStory:
-        """What became of the newest request with this id, be it its own or its answer's. Raises RequestNotKnown."""
+        """Return the story of the newest request with this id, which may be the request's or its answer's. Raises
+        RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
             raise not_known(request_id)
         return max(found, key=lambda each: each.arrival_s).story
 
-    def named(self, name: str | None) -> ServedModel:
-        """The model of a name that may be none's: the first one then."""
+    def get_or_default(self, name: str | None) -> ServedModel:
+        """Return the model, or the base model of the adapter, with this name, and the first model if there is none."""
         return self.default if name is None else self._by_name.get(self.adapters.base_name(name), self.default)
 
     def check_queue(self) -> None:
-        """Raise QueueFull, or EngineUnavailable, if no model takes one more request, whichever it is for."""
+        """Raise QueueFull, or EngineUnavailable, if no model can take one more request."""
         refusal: HeadraceError | None = None
         for model in self._models:
             try:
-                return model.check_new()
+                return model.check_queue_if_loaded()
             except HeadraceError as error:
                 refusal = refusal or error
         assert refusal is not None

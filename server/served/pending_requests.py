@@ -1,30 +1,45 @@
-"""Wishes: what operators asked of a model's being loaded, each told once what became of it."""
+"""Requests that wait for a model: Waiter, of a client, and OperatorRequest, to load or unload it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(eq=False, slots=True)
-class Wish:
-    """To have a model loaded, or unloaded; over when it is, or with an error, and then `notify` is called once."""
+class Waiter:
+    """A request that waits for its model, until it is admitted or has an error; then `notify` is called once."""
+
+    number: int  # in the order of arrival
+    notify: Callable[[], None]
+    is_batch: bool = False  # a line of a batch, for which no client waits
+    is_admitted: bool = False
+    error: Exception | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_admitted or self.error is not None
+
+
+@dataclass(eq=False, slots=True)
+class OperatorRequest:
+    """An operator's request to load or unload a model; `notify` is called once, when it has succeeded or failed."""
 
     notify: Callable[[], None]
-    is_over: bool = False
+    is_done: bool = False
     error: Exception | None = None
 
 
-def grant(wishes: list[Wish]) -> None:
-    """End them all: what they ask for is so."""
-    _end(wishes, lambda: None)
+def complete(requests: list[OperatorRequest]) -> None:
+    """Remove all requests and report success."""
+    _end(requests, lambda: None)
 
 
-def refuse(wishes: list[Wish], error: Callable[[], Exception]) -> None:
-    """End them all, each with an error of its own."""
-    _end(wishes, error)
+def refuse(requests: list[OperatorRequest], error: Callable[[], Exception]) -> None:
+    """Remove all requests and report an error, a new exception for each."""
+    _end(requests, error)
 
 
-def _end(wishes: list[Wish], error: Callable[[], Exception | None]) -> None:
-    while wishes:
-        wish = wishes.pop(0)
-        wish.is_over, wish.error = True, error()
-        wish.notify()
+def _end(requests: list[OperatorRequest], error: Callable[[], Exception | None]) -> None:
+    while requests:
+        request = requests.pop(0)
+        request.is_done, request.error = True, error()
+        request.notify()

@@ -1,69 +1,69 @@
-"""A residency whose clock and loads a test moves."""
+"""A LoadingPolicy whose clock and loads a test controls."""
 
 from collections import Counter
 
-from server.served.loadable_model import ModelState, Resident, Waiter
-from server.served.loading_policy import Residency
-from server.served.pending_requests import Wish
+from server.served.loadable_model import LoadableModel, ModelState, Waiter
+from server.served.loading_policy import LoadingPolicy
+from server.served.pending_requests import OperatorRequest
 
 
-class Loader:
-    """Notes what was begun; the test says when it ends."""
+class FakeLoader:
+    """Notes what was started; the test reports its end."""
 
     def __init__(self) -> None:
         self.loading: set[str] = set()
         self.unloading: set[str] = set()
         self.num_loads: Counter[str] = Counter()
 
-    def load(self, name: str) -> None:
+    def start_load(self, name: str) -> None:
         self.loading.add(name)
         self.num_loads[name] += 1
 
-    def unload(self, name: str) -> None:
+    def start_unload(self, name: str) -> None:
         self.unloading.add(name)
 
 
-class ResidencyServer:
-    """A residency with a clock and a loader of the test's own."""
+class PolicyServer:
+    """A policy with a clock and a loader of the test's own."""
 
-    def __init__(self, limit_bytes: int, *residents: Resident) -> None:
-        self.loader = Loader()
+    def __init__(self, limit_bytes: int, *models: LoadableModel) -> None:
+        self.loader = FakeLoader()
         self.now_s = 1000.0
-        self.residency = Residency(residents, limit_bytes, self.loader, now=lambda: self.now_s)
+        self.policy = LoadingPolicy(models, limit_bytes, self.loader, now=lambda: self.now_s)
 
-    def enter(self, name: str) -> Waiter:
-        return self.residency.enter(name, lambda: None)
+    def acquire(self, name: str) -> Waiter:
+        return self.policy.acquire(name, lambda: None)
 
-    def want(self, name: str) -> Wish:
-        return self.residency.want(name, lambda: None)
+    def request_load(self, name: str) -> OperatorRequest:
+        return self.policy.request_load(name, lambda: None)
 
-    def dismiss(self, name: str) -> Wish:
-        return self.residency.dismiss(name, lambda: None)
+    def request_unload(self, name: str) -> OperatorRequest:
+        return self.policy.request_unload(name, lambda: None)
 
     def loaded(self, name: str, need_bytes: int | None = None) -> None:
         self.loader.loading.remove(name)
-        self.residency.loaded(name, need_bytes)
+        self.policy.on_loaded(name, need_bytes)
 
     def unloaded(self, name: str) -> None:
         self.loader.unloading.remove(name)
-        self.residency.unloaded(name)
+        self.policy.on_unloaded(name)
 
     def state(self, name: str) -> ModelState:
-        return self.residency[name].state
+        return self.policy[name].state
 
     def serve(self, name: str) -> None:
-        """Have the model loaded, and a request of it done."""
-        waiter = self.enter(name)
+        """Load the model for a request, and end the request."""
+        waiter = self.acquire(name)
         if not waiter.is_admitted:
             self.loaded(name)
         assert waiter.is_admitted
-        self.residency.leave(name)
+        self.policy.release(name)
         self.now_s += 1
 
 
-def resident(name: str, need_bytes: int = 6, **options: object) -> Resident:
-    return Resident(name, need_bytes, 3, **options)  # type: ignore[arg-type]
+def loadable(name: str, need_bytes: int = 6, **options: object) -> LoadableModel:
+    return LoadableModel(name, need_bytes, 3, **options)  # type: ignore[arg-type]
 
 
-def three(limit_bytes: int = 12) -> ResidencyServer:
-    return ResidencyServer(limit_bytes, *map(resident, "abc"))
+def three(limit_bytes: int = 12) -> PolicyServer:
+    return PolicyServer(limit_bytes, *map(loadable, "abc"))

@@ -15,8 +15,8 @@ from server.config import ServerConfig
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.served.engine_slot import EngineSlot
-from server.served.loadable_model import Resident
-from server.served.model_loader import Home, Residence
+from server.served.loadable_model import LoadableModel
+from server.served.model_loader import ManagedEngine, ModelLoader
 from tests.helpers.fake_client import FakeClient, engine_info, says
 
 
@@ -57,7 +57,7 @@ class Several:
     """loads_at_once: engines are ready as soon as they are started."""
 
     app: FastAPI
-    residence: Residence
+    loader: ModelLoader
     loads_at_once: bool = True
     engines: dict[str, list[FakeEngine]] = field(default_factory=dict)  # each model's, the last one last
     num_loads: Counter[str] = field(default_factory=Counter)
@@ -84,7 +84,7 @@ def make_several(
     enable_lora: bool = False,
     **options: object,
 ) -> Several:
-    """Of models that need so much memory, none of them loaded. options: of ServerConfig."""
+    """Return a server of models that need the given memory, none of them loaded. options: of ServerConfig."""
     entries = tuple(
         ModelEntry((name,), EngineConfig(model=f"/models/{name}", enable_lora=enable_lora)) for name in needs
     )
@@ -94,13 +94,13 @@ def make_several(
     models = {model.name: model for model in app.state.context.models}
     several: Several
 
-    def home(name: str) -> Home:
-        resident = Resident(name, needs[name], config.max_num_waiting, is_pinned=name in pinned)
-        return Home(resident, slots[name], lambda: several.make_engine(name), models[name].text_model)
+    def managed(name: str) -> ManagedEngine:
+        loadable = LoadableModel(name, needs[name], config.max_num_waiting, is_pinned=name in pinned)
+        return ManagedEngine(loadable, slots[name], lambda: several.make_engine(name), models[name].text_model)
 
-    residence = Residence({name: home(name) for name in needs}, limit, load_timeout_s=load_timeout_s)
-    several = Several(app, residence)
+    loader = ModelLoader({name: managed(name) for name in needs}, limit, load_timeout_s=load_timeout_s)
+    several = Several(app, loader)
     for model in models.values():
-        model.residence = residence
+        model.loader = loader
     app.state.context.models.have_started = True
     return several

@@ -8,7 +8,7 @@ from engine.jobs.findings import Finding, ok, problem
 from engine.jobs.weighing import Weighed
 from server.commands.options import OPTIONS
 from server.model_options.config import ModelEntry, ModelsConfig
-from server.served.memory_plan import MemoryPlan, claim_of, plan_memory
+from server.served.memory_plan import MemoryPlan, memory_need, plan_memory
 
 _GIB = 1 << 30
 
@@ -42,7 +42,7 @@ def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterat
     unknown = [entry.name for entry, needs in zip(config.entries, weighed, strict=True) if needs is None]
     if not known:
         return
-    claims = [claim_of(entry, needs) for entry, needs in known]
+    claims = [memory_need(entry, needs) for entry, needs in known]
     try:
         plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
     except StartupError as error:

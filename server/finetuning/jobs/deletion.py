@@ -46,7 +46,7 @@ async def delete_adapter(context: ServerContext, name: str, check: Callable[[Fin
     record, step = found
     adapters = context.models.adapters
     if adapters.get(name) is not None:
-        adapters.remove(name, context.models.named(record.base_model))
+        adapters.remove(name, context.models.get_or_default(record.base_model))
     if step is None:
         folder = out_folder(data_dir, record.id)
         paths = [folder / each for each in ADAPTER_FILES]

@@ -41,14 +41,14 @@ class Publisher:
         adapter = self._adapter(record, step)
         while True:
             try:
-                model = self._models.base(record.base_model)
+                model = self._models.base_model(record.base_model)
                 info = await model.client.load_adapter(adapter.path) if model.is_loaded else None
-                self._models.adapters.announce(replace(adapter, info=info))
+                self._models.adapters.add(replace(adapter, info=info))
                 return None
             except (InvalidRequest, AdapterUnusable) as error:
                 return str(error)
             except EngineUnavailable as error:  # it is loaded, started again, or being unloaded
-                if isinstance(error, EngineStopped) and model.residence is None:
+                if isinstance(error, EngineStopped) and model.loader is None:
                     raise
                 await self._sleep(_AGAIN_S)
 
@@ -56,13 +56,13 @@ class Publisher:
         """Serve it no more, if it is served."""
         adapter = self._models.adapters.get(self._adapter(record, step).name)
         if adapter is not None:
-            self._models.adapters.remove(adapter.name, self._models.named(adapter.base_name))
+            self._models.adapters.remove(adapter.name, self._models.get_or_default(adapter.base_name))
 
     async def announce_all(self, database: Database) -> None:
         """Have the names of earlier servers' jobs again, before any model is loaded. Raises StorageFailed."""
         for record in await database.run(table.with_adapters):
             try:
-                self._models.base(record.base_model)
+                self._models.base_model(record.base_model)
             except InvalidRequest as error:
                 logger.warning("adapters of fine-tuning job %s are not served: %s", record.id, error)
                 continue
@@ -71,22 +71,22 @@ class Publisher:
                 steps.append(None)
             for step in steps:
                 adapter = self._adapter(record, step)
-                if (Path(adapter.path) / CONFIG_FILE).exists() and not self._models.is_model(adapter.name):
-                    self._models.adapters.announce(adapter)
+                if (Path(adapter.path) / CONFIG_FILE).exists() and not self._models.is_model_name(adapter.name):
+                    self._models.adapters.add(adapter)
 
     @property
     def unread(self) -> list[ServedAdapter]:
         """Those of jobs that were announced before their model was loaded, and which it can read now."""
         unread = (each for each in self._models.adapters if each.owner is not None and each.info is None)
-        return [each for each in unread if self._can_read(self._models.named(each.base_name))]
+        return [each for each in unread if self._can_read(self._models.get_or_default(each.base_name))]
 
     async def read_unread(self) -> None:
         """Have them read, one after the other, for requests that come later. One that cannot be served is left out."""
         for adapter in self.unread:
-            model = self._models.named(adapter.base_name)
+            model = self._models.get_or_default(adapter.base_name)
             if self._models.adapters.get(adapter.name) is adapter and self._can_read(model):
                 with contextlib.suppress(EngineUnavailable):  # it is tried again
-                    await self._models.adapters.read_job(adapter, model)
+                    await self._models.adapters.read_finetuned(adapter, model)
 
     @staticmethod
     def _can_read(model: ServedModel) -> bool:

@@ -65,7 +65,7 @@ class FinetuneRunner:
             config.finetune_yield,
             count_stopped=partial(context.metrics.add, "finetune_stopped_seconds_total"),
         )
-        context.models.activity.listen(self._gate.note_request)
+        context.models.arrivals.subscribe(self._gate.note_request)
         context.wake_finetune = self.wake
         self._around = Surroundings(
             files=context.files,

@@ -296,7 +296,7 @@ def test_an_owner_whose_key_is_gone_has_no_caller(tmp_path: Path) -> None:
 
 async def test_a_line_for_an_adapter_that_no_engine_has_read_has_it_read() -> None:
     context = _context(trained_client(), enable_lora=True)
-    context.models.adapters.announce(ServedAdapter("mine", "/adapters/mine", MODEL, owner=""))
+    context.models.adapters.add(ServedAdapter("mine", "/adapters/mine", MODEL, owner=""))
     waits = _Waits()
     answer = await _run(context, CHAT, {**BODIES[CHAT], "model": "mine"}, sleep=waits)
     assert (answer.status_code, waits.seconds) == (200, [])

@@ -146,7 +146,7 @@ async def test_adapters_are_for_the_only_model_that_generates_text(machine: _Mac
     machine.adapters["sql"] = AdapterInfo(digest=b"S", rank=8, num_bytes=1)
     await engines.finish()
     assert [model.has_adapters for model in models] == [True, False]
-    assert models.base(None).name == "a"
+    assert models.base_model(None).name == "a"
     adapter = models.adapters.current("sql")
     assert (adapter.base_name, adapter.info) == ("a", machine.adapters["sql"])
     await engines.stop()
@@ -193,7 +193,7 @@ async def test_a_start_ends_though_its_model_goes_at_once_for_a_request(machine:
         machine.loads_at_once = True
         model = context.models.find("b")
         using = asyncio.create_task(_use(model))
-        while not (model.residence and model.residence.resident("b").waiters):
+        while not (model.loadable and model.loadable.waiters):
             await asyncio.sleep(0)
         machine.engines[0].may_load.set()
         await starting

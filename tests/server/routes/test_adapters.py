@@ -243,7 +243,7 @@ async def test_adapters_of_the_options_answer_before_the_start_has_come_to_them(
     async with http(app) as api:
         answer = await _ask(api, "x")
         known = [adapter.info is not None for adapter in models.adapters]
-        await models.adapters.check_all(models.default)
+        await models.adapters.read_all(models.default)
     assert answer.status_code == 200
     assert known == [True, False]
     assert [(adapter.name, adapter.info is not None) for adapter in models.adapters] == [("x", True), ("y", True)]

@@ -108,7 +108,7 @@ async def test_keep_alive_is_heeded_where_models_come_and_go() -> None:
         answer = await api.post("/api/embed", json={"model": "embedder", "input": "hi", "keep_alive": 77})
         assert answer.status_code == 200, answer.text
         assert "x-ignored-parameters" not in answer.headers
-        assert several.residence.resident("embedder").keep_s == 77
+        assert several.loader.model("embedder").keep_alive_s == 77
         refused = await api.post("/v1/embeddings", json={"model": "chat", "input": "hi"})
     assert refused.json()["error"]["code"] == "model_not_suited"
 

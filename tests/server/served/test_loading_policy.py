@@ -1,4 +1,4 @@
-"""Residency: who is loaded when, and what becomes of the requests that come and go meanwhile."""
+"""LoadingPolicy: who is loaded when, and what becomes of the requests that come and go meanwhile."""
 
 import math
 from collections import Counter
@@ -8,19 +8,19 @@ import pytest
 from engine.errors import EngineStopped, EngineUnavailable, QueueFull
 from server.errors import ModelNotLoaded
 from server.served.loadable_model import ModelState
-from tests.helpers.loading_policy import ResidencyServer, resident, three
+from tests.helpers.loading_policy import PolicyServer, loadable, three
 
 pytestmark = pytest.mark.fast
 
 
 def test_a_request_waits_for_its_model_and_then_finds_it_loaded() -> None:
     server = three()
-    first = server.enter("a")
-    assert not first.is_over
+    first = server.acquire("a")
+    assert not first.is_done
     assert server.state("a") is ModelState.LOADING
     server.loaded("a")
     assert first.is_admitted
-    assert server.enter("a").is_admitted
+    assert server.acquire("a").is_admitted
     assert server.loader.num_loads == {"a": 1}
 
 
@@ -28,7 +28,7 @@ def test_the_least_recently_used_makes_room() -> None:
     server = three()
     for name in ("a", "b", "a"):
         server.serve(name)
-    waiter = server.enter("c")
+    waiter = server.acquire("c")
     assert (server.loader.unloading, server.state("a")) == ({"b"}, ModelState.LOADED)
     assert not server.loader.loading
     server.unloaded("b")
@@ -37,38 +37,38 @@ def test_the_least_recently_used_makes_room() -> None:
 
 
 def test_a_model_in_use_finishes_first_while_new_requests_of_it_wait_behind() -> None:
-    server = ResidencyServer(6, *map(resident, "ab"))
+    server = PolicyServer(6, *map(loadable, "ab"))
     server.serve("a")
-    running = server.enter("a")
-    for_b, behind = server.enter("b"), server.enter("a")
-    assert (running.is_admitted, for_b.is_over, behind.is_over) == (True, False, False)
+    running = server.acquire("a")
+    for_b, behind = server.acquire("b"), server.acquire("a")
+    assert (running.is_admitted, for_b.is_done, behind.is_done) == (True, False, False)
     assert not server.loader.unloading
-    server.residency.leave("a")
+    server.policy.release("a")
     server.unloaded("a")
     server.loaded("b")
     assert for_b.is_admitted
-    server.residency.leave("b")
+    server.policy.release("b")
     server.unloaded("b")
     server.loaded("a")
     assert behind.is_admitted
 
 
-def test_whoever_is_in_the_way_goes_on_when_the_one_that_waited_is_gone() -> None:
-    server = ResidencyServer(6, *map(resident, "ab"))
+def test_a_draining_model_admits_again_when_the_request_for_another_is_gone() -> None:
+    server = PolicyServer(6, *map(loadable, "ab"))
     server.serve("a")
-    server.enter("a")
-    for_b, behind = server.enter("b"), server.enter("a")
-    server.residency.withdraw("b", for_b)
+    server.acquire("a")
+    for_b, behind = server.acquire("b"), server.acquire("a")
+    server.policy.withdraw("b", for_b)
     assert behind.is_admitted
     assert server.state("b") is ModelState.UNLOADED
 
 
 def test_those_that_came_first_are_served_before_their_model_makes_room() -> None:
-    server = ResidencyServer(6, *map(resident, "ab"))
-    for_a, for_b = server.enter("a"), server.enter("b")
+    server = PolicyServer(6, *map(loadable, "ab"))
+    for_a, for_b = server.acquire("a"), server.acquire("b")
     server.loaded("a")
     assert for_a.is_admitted
-    server.residency.leave("a")
+    server.policy.release("a")
     server.unloaded("a")
     server.loaded("b")
     assert for_b.is_admitted
@@ -76,150 +76,150 @@ def test_those_that_came_first_are_served_before_their_model_makes_room() -> Non
 
 def test_a_request_that_goes_while_its_model_loads_is_not_admitted() -> None:
     server = three()
-    waiter = server.enter("a")
-    server.residency.withdraw("a", waiter)
+    waiter = server.acquire("a")
+    server.policy.withdraw("a", waiter)
     server.loaded("a")
     assert not waiter.is_admitted
-    assert server.residency["a"].num_users == 0
+    assert server.policy["a"].num_users == 0
 
 
 def test_idle_models_are_unloaded_in_time_and_pinned_ones_never() -> None:
-    server = ResidencyServer(12, resident("a", idle_s=10.0), resident("b", idle_s=10.0, is_pinned=True))
+    server = PolicyServer(12, loadable("a", idle_s=10.0), loadable("b", idle_s=10.0, is_pinned=True))
     server.serve("a")
     server.serve("b")
-    server.enter("a")
+    server.acquire("a")
     server.now_s += 100
-    server.residency.look()
+    server.policy.on_deadline()
     assert not server.loader.unloading
-    server.residency.leave("a")
-    assert server.residency.next_look_s() == server.now_s + 10
+    server.policy.release("a")
+    assert server.policy.next_deadline_s() == server.now_s + 10
     server.now_s += 10
-    server.residency.look()
+    server.policy.on_deadline()
     assert server.loader.unloading == {"a"}
-    assert server.residency.next_look_s() is None
+    assert server.policy.next_deadline_s() is None
 
 
 def test_one_that_does_not_fit_beside_pinned_ones_is_refused() -> None:
-    server = ResidencyServer(12, resident("a", 8, is_pinned=True), resident("b", 5), resident("c", 4))
+    server = PolicyServer(12, loadable("a", 8, is_pinned=True), loadable("b", 5), loadable("c", 4))
     server.serve("a")
     with pytest.raises(ModelNotLoaded, match=r"^the model does not fit beside the models that stay loaded;") as refused:
-        server.enter("b")
+        server.acquire("b")
     assert refused.value.retry_after_s >= 1
     server.serve("c")
 
 
 def test_those_that_wait_for_a_model_are_refused_when_a_pinned_one_comes_first() -> None:
-    server = ResidencyServer(10, resident("a", 8, is_pinned=True), resident("b", 7), resident("c", 4))
+    server = PolicyServer(10, loadable("a", 8, is_pinned=True), loadable("b", 7), loadable("c", 4))
     server.serve("c")
-    server.enter("c")
-    waiter = server.enter("b")
-    server.want("a")  # an operator's wish comes before requests
-    server.residency.leave("c")
+    server.acquire("c")
+    waiter = server.acquire("b")
+    server.request_load("a")  # an operator's request comes before requests
+    server.policy.release("c")
     server.unloaded("c")
     server.loaded("a")
     assert isinstance(waiter.error, ModelNotLoaded)
 
 
-def test_a_failure_is_told_at_once_and_tried_again_later() -> None:
+def test_a_failure_is_reported_immediately_and_tried_again_later() -> None:
     server = three()
-    waiter = server.enter("a")
+    waiter = server.acquire("a")
     server.loader.loading.remove("a")
-    server.residency.failed("a", "no such file")
+    server.policy.on_failed("a", "no such file")
     assert isinstance(waiter.error, EngineUnavailable)
     with pytest.raises(EngineUnavailable, match=r"^the model could not be loaded, or has failed; try again in 10 s$"):
-        server.enter("a")
+        server.acquire("a")
     server.now_s += 10
-    again = server.enter("a")
+    again = server.acquire("a")
     server.loaded("a")
     assert again.is_admitted
 
 
 def test_when_all_have_failed_the_server_tries_again_by_itself_ever_less_often() -> None:
     """No load balancer sends a request to a server that is not ready, so none would have it try."""
-    server = ResidencyServer(12, *map(resident, "ab"))
+    server = PolicyServer(12, *map(loadable, "ab"))
     server.serve("a")
-    server.residency.failed("a", "killed")
-    assert server.residency.next_look_s() is None, "a request for the other one is taken"
+    server.policy.on_failed("a", "killed")
+    assert server.policy.next_deadline_s() is None, "a request for the other one is taken"
     server.serve("b")
-    server.residency.failed("b", "killed")
+    server.policy.on_failed("b", "killed")
     tried = []
     for _ in range(7):
-        due_s = server.residency.next_look_s()
+        due_s = server.policy.next_deadline_s()
         assert due_s is not None
         server.now_s = math.nextafter(due_s, 0)
-        server.residency.look()
+        server.policy.on_deadline()
         assert not server.loader.loading
         server.now_s = due_s
-        server.residency.look()
+        server.policy.on_deadline()
         (name,) = server.loader.loading
-        assert server.residency.next_look_s() is None, "one at a time"
+        assert server.policy.next_deadline_s() is None, "one at a time"
         server.loader.loading.clear()
-        server.residency.failed(name, "no such file")
+        server.policy.on_failed(name, "no such file")
         tried.append(name)
     assert Counter(tried) == {"a": 4, "b": 3}
-    assert server.residency.next_look_s() - server.now_s <= 300
+    assert server.policy.next_deadline_s() - server.now_s <= 300
     server.now_s += 300
-    server.residency.look()
+    server.policy.on_deadline()
     server.loaded(*server.loader.loading)
-    assert server.residency.next_look_s() is None
+    assert server.policy.next_deadline_s() is None
 
 
 def test_the_pause_before_the_server_tries_again_doubles_up_to_its_limit_and_begins_anew() -> None:
-    server = ResidencyServer(12, resident("a"))
+    server = PolicyServer(12, loadable("a"))
     server.serve("a")
     for expected_s in (10, 20, 40, 80, 160, 300, 300):
-        server.residency.failed("a", "killed")
-        assert server.residency.next_look_s() == server.now_s + expected_s
+        server.policy.on_failed("a", "killed")
+        assert server.policy.next_deadline_s() == server.now_s + expected_s
         server.now_s += expected_s
-        server.residency.look()
+        server.policy.on_deadline()
         server.loader.loading.remove("a")
     server.loader.loading.add("a")
     server.loaded("a")
-    server.residency.failed("a", "killed")
-    assert server.residency.next_look_s() == server.now_s + 10
+    server.policy.on_failed("a", "killed")
+    assert server.policy.next_deadline_s() == server.now_s + 10
 
 
 def test_no_more_wait_than_may() -> None:
     server = three()
     for _ in range(3):
-        server.enter("a")
+        server.acquire("a")
     with pytest.raises(QueueFull):
-        server.enter("a")
+        server.acquire("a")
     server.loaded("a")
-    assert server.enter("a").is_admitted
+    assert server.acquire("a").is_admitted
 
 
 def test_no_more_wait_than_may_behind_a_model_that_makes_room_or_is_dismissed() -> None:
-    server = ResidencyServer(6, *map(resident, "ab"))
+    server = PolicyServer(6, *map(loadable, "ab"))
     server.serve("a")
-    server.enter("a")
-    for_b = server.enter("b")
+    server.acquire("a")
+    for_b = server.acquire("b")
     for _ in range(3):
-        server.enter("a")
+        server.acquire("a")
     with pytest.raises(QueueFull):
-        server.enter("a")
-    server.residency.withdraw("b", for_b)
-    assert server.enter("a").is_admitted
-    server.dismiss("a")
+        server.acquire("a")
+    server.policy.withdraw("b", for_b)
+    assert server.acquire("a").is_admitted
+    server.request_unload("a")
     for _ in range(3):
-        server.enter("a")
+        server.acquire("a")
     with pytest.raises(QueueFull):
-        server.enter("a")
+        server.acquire("a")
 
 
 def test_models_make_room_though_their_requests_overlap_all_the_time() -> None:
     server = three()
     for name in "ab":
-        server.enter(name)
+        server.acquire(name)
         server.loaded(name)
-        server.enter(name)
-    for_c = server.enter("c")
+        server.acquire(name)
+    for_c = server.acquire("c")
     for name in "ababab":
         server.now_s += 1
-        server.residency.leave(name)
+        server.policy.release(name)
         if server.loader.unloading:
             break
-        server.enter(name)
+        server.acquire(name)
     assert server.loader.unloading == {"a"}
     server.unloaded("a")
     server.loaded("c")
@@ -227,27 +227,27 @@ def test_models_make_room_though_their_requests_overlap_all_the_time() -> None:
 
 
 def test_nothing_is_decided_after_the_end() -> None:
-    server = ResidencyServer(6, *map(resident, "ab"))
-    for_a, for_b, wish = server.enter("a"), server.enter("b"), server.want("b")
-    server.residency.close()
-    assert all(isinstance(each.error, EngineStopped) for each in (for_a, for_b, wish))
+    server = PolicyServer(6, *map(loadable, "ab"))
+    for_a, for_b, request = server.acquire("a"), server.acquire("b"), server.request_load("b")
+    server.policy.close()
+    assert all(isinstance(each.error, EngineStopped) for each in (for_a, for_b, request))
     server.loaded("a")
-    server.residency.look()
+    server.policy.on_deadline()
     assert not server.loader.unloading
-    for call in (server.enter, server.want, server.dismiss):
+    for call in (server.acquire, server.request_load, server.request_unload):
         with pytest.raises(EngineStopped):
             call("a")
 
 
 def test_what_was_measured_counts_from_then_on() -> None:
-    server = ResidencyServer(12, resident("a", 10), resident("b", 6))
-    server.enter("a")
+    server = PolicyServer(12, loadable("a", 10), loadable("b", 6))
+    server.acquire("a")
     server.loaded("a", 4)
-    server.enter("b")
+    server.acquire("b")
     assert server.loader.loading == {"b"}, "beside one that needs less than was expected"
     server.loaded("b", 9)
-    server.residency.leave("b")
-    server.dismiss("b")
+    server.policy.release("b")
+    server.request_unload("b")
     server.unloaded("b")
-    server.enter("b")
+    server.acquire("b")
     assert not server.loader.loading, "it needs more than was expected"

@@ -1,4 +1,4 @@
-"""Residency: requests, operators, failures and time in any order."""
+"""LoadingPolicy: requests, operators, failures and time in any order."""
 
 import math
 from collections import Counter
@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.errors import HeadraceError
 from server.served.loadable_model import ModelState, Waiter
-from server.served.pending_requests import Wish
-from tests.helpers.loading_policy import ResidencyServer, resident
+from server.served.pending_requests import OperatorRequest
+from tests.helpers.loading_policy import PolicyServer, loadable
 
 pytestmark = pytest.mark.fast
 
@@ -24,26 +24,26 @@ class Requests(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        residents = [resident(name, need, idle_s=5.0 if name == "c" else None) for name, need in NEEDS.items()]
-        self.server = ResidencyServer(LIMIT, *residents)
+        models = [loadable(name, need, idle_s=5.0 if name == "c" else None) for name, need in NEEDS.items()]
+        self.server = PolicyServer(LIMIT, *models)
         self.waiting: list[tuple[str, Waiter, list[None]]] = []  # the last has an item for each notification
         self.running: list[tuple[str, bool]] = []  # and whether it is a batch's
-        self.wishes: list[tuple[Wish, list[None]]] = []
+        self.requests: list[tuple[OperatorRequest, list[None]]] = []
 
     def _sort(self) -> None:
         """Tell those that were admitted, of models that are loaded, from those that wait."""
         for name, waiter, notified in self.waiting:
-            assert len(notified) == waiter.is_over
+            assert len(notified) == waiter.is_done
             if waiter.is_admitted:
                 assert self.server.state(name) is ModelState.LOADED, "admitted while its model is loaded"
                 self.running.append((name, waiter.is_batch))
-        self.waiting = [each for each in self.waiting if not each[1].is_over]
+        self.waiting = [each for each in self.waiting if not each[1].is_done]
 
     @rule(name=st.sampled_from(sorted(NEEDS)), is_batch=st.booleans())
     def enter(self, name: str, is_batch: bool) -> None:
         notified: list[None] = []
         try:
-            waiter = self.server.residency.enter(name, lambda: notified.append(None), is_batch=is_batch)
+            waiter = self.server.policy.acquire(name, lambda: notified.append(None), is_batch=is_batch)
         except HeadraceError:
             assert not notified
             return
@@ -57,26 +57,26 @@ class Requests(RuleBasedStateMachine):
 
     def _leave(self, index: int) -> None:
         name, is_batch = self.running.pop(index)
-        self.server.residency.leave(name, is_batch=is_batch)
+        self.server.policy.release(name, is_batch=is_batch)
         self._sort()
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         name, waiter, _ = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
-        self.server.residency.withdraw(name, waiter)
+        self.server.policy.withdraw(name, waiter)
         self._sort()
 
     @rule(name=st.sampled_from(sorted(NEEDS)), is_load=st.booleans())
     def ask_as_operator(self, name: str, is_load: bool) -> None:
         notified: list[None] = []
-        ask = self.server.residency.want if is_load else self.server.residency.dismiss
-        self.wishes.append((ask(name, lambda: notified.append(None)), notified))
+        ask = self.server.policy.request_load if is_load else self.server.policy.request_unload
+        self.requests.append((ask(name, lambda: notified.append(None)), notified))
         self._sort()
 
     @rule(name=st.sampled_from(sorted(NEEDS)), seconds=st.sampled_from([0.0, 3.0, math.inf]))
     def keep(self, name: str, seconds: float) -> None:
-        self.server.residency.keep(name, seconds)
+        self.server.policy.set_keep_alive(name, seconds)
 
     @precondition(lambda self: self.server.loader.loading)
     @rule(data=st.data(), measured=st.sampled_from([None, -1, 1]))
@@ -90,13 +90,13 @@ class Requests(RuleBasedStateMachine):
     def fail_to_load(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.server.loader.loading)))
         self.server.loader.loading.remove(name)
-        self.server.residency.failed(name, "broken")
+        self.server.policy.on_failed(name, "broken")
         self._sort()
 
     @rule(name=st.sampled_from(sorted(NEEDS)))
     def lose_engine(self, name: str) -> None:
         if self.server.state(name) is ModelState.LOADED:
-            self.server.residency.failed(name, "killed")
+            self.server.policy.on_failed(name, "killed")
             self._sort()
 
     @precondition(lambda self: self.server.loader.unloading)
@@ -108,22 +108,22 @@ class Requests(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 6.0, 20.0]))
     def pass_time(self, seconds: float) -> None:
         self.server.now_s += seconds
-        self.server.residency.look()
+        self.server.policy.on_deadline()
         self._sort()
 
     @invariant()
     def it_holds(self) -> None:
-        self.server.residency.check()
+        self.server.policy.check()
         running = Counter(name for name, _ in self.running)
         clients = Counter(name for name, is_batch in self.running if not is_batch)
         for name in NEEDS:
-            assert self.server.residency[name].num_users == running[name]
-            assert self.server.residency[name].num_clients == clients[name]
-        assert sum(len(self.server.residency[name].waiters) for name in NEEDS) == len(self.waiting)
-        assert all(len(notified) == wish.is_over for wish, notified in self.wishes)
-        residents = [self.server.residency[name] for name in NEEDS]
-        num_open = sum(len(each.load_wishes) + len(each.unload_wishes) for each in residents)
-        assert num_open == sum(not wish.is_over for wish, _ in self.wishes)
+            assert self.server.policy[name].num_users == running[name]
+            assert self.server.policy[name].num_clients == clients[name]
+        assert sum(len(self.server.policy[name].waiters) for name in NEEDS) == len(self.waiting)
+        assert all(len(notified) == request.is_done for request, notified in self.requests)
+        models = [self.server.policy[name] for name in NEEDS]
+        num_open = sum(len(each.load_requests) + len(each.unload_requests) for each in models)
+        assert num_open == sum(not request.is_done for request, _ in self.requests)
 
     def teardown(self) -> None:
         """Where all that was begun ends, no request and no operator is left waiting, nor a line of a batch in time."""
@@ -136,16 +136,16 @@ class Requests(RuleBasedStateMachine):
             elif self.running:
                 self._leave(-1)
             elif self.waiting:
-                at_s = self.server.residency.next_look_s()
+                at_s = self.server.policy.next_deadline_s()
                 assert at_s is not None, "nothing will let it on"
                 self.pass_time(max(0.0, at_s - self.server.now_s))
             else:
                 break
             self._sort()
-            self.server.residency.check()
+            self.server.policy.check()
         assert not self.waiting
         assert not self.running
-        assert all(wish.is_over for wish, _ in self.wishes)
+        assert all(request.is_done for request, _ in self.requests)
 
 
 TestRequests = Requests.TestCase

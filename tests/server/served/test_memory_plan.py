@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from engine.errors import StartupError
 from engine.jobs.weighing import Weighed
-from server.served.memory_plan import PROCESS_BYTES, Claim, plan_memory
+from server.served.memory_plan import PROCESS_BYTES, MemoryNeed, plan_memory
 
 pytestmark = pytest.mark.fast
 
 GIB = 1 << 30
 
 
-def _claim(name: str, weights: float, least: float = 0.25, most: float = 100.0, **options: object) -> Claim:
+def _claim(name: str, weights: float, least: float = 0.25, most: float = 100.0, **options: object) -> MemoryNeed:
     weighed = Weighed(
         weight_bytes=int(weights * GIB),
         least_kv_bytes=int(least * GIB),
         most_kv_bytes=int(most * GIB),
         free_bytes=20 * GIB,
     )
-    return Claim(name, weighed, **options)  # type: ignore[arg-type]
+    return MemoryNeed(name, weighed, **options)  # type: ignore[arg-type]
 
 
 def test_what_the_weights_leave_is_divided_by_share() -> None:

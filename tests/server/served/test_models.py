@@ -67,7 +67,7 @@ def test_an_unknown_name_is_told_with_all_that_there_are(models: ServedModels) -
 
 def test_a_caller_sees_and_gets_only_what_its_key_allows(models: ServedModels) -> None:
     _may_use("gpt-4", "small")
-    assert models.callers_names == ("gpt-4", "small")
+    assert models.visible_names == ("gpt-4", "small")
     assert models.find("gpt-4").name == "big"
     with pytest.raises(ModelNotFound, match="'big' is not served here; this server has 'gpt-4', 'small'"):
         models.find("big")

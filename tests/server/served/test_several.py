@@ -38,7 +38,7 @@ async def test_a_swap_between_two_that_do_not_fit_together_loses_no_request() ->
     names = [rng.choice(["alpha", "beta", "gamma"]) for _ in range(60)]
     answers = await asyncio.gather(*(ask(several, name) for name in names))
     assert list(answers) == names
-    assert several.residence.used_bytes <= 10
+    assert several.loader.used_bytes <= 10
     running = [engine for each in several.engines.values() for engine in each if not engine.has_stopped]
     assert len(running) <= 2
 
@@ -51,7 +51,7 @@ async def test_a_model_with_open_requests_is_not_unloaded() -> None:
     async with RawRequest(several.app, CHAT, {"model": "alpha", "messages": MESSAGES, "stream": True}) as stream:
         await stream.until(lambda: b"data" in stream.body)
         waiting = asyncio.create_task(ask(several, "beta"))
-        await until(lambda: len(several.residence.resident("beta").waiters) == 1)
+        await until(lambda: len(several.loader.model("beta").waiters) == 1)
         assert (engine.has_stopped, waiting.done()) == (False, False)
         stream.disconnect()
         await stream.ended()
@@ -64,8 +64,8 @@ async def test_work_that_is_no_request_holds_its_model_too() -> None:
     model = several.app.state.context.models.find("alpha")
     async with model.in_use():
         waiting = asyncio.create_task(ask(several, "beta"))
-        await until(lambda: several.residence.resident("beta").waiters)
-        assert several.residence.resident("alpha").state is ModelState.LOADED
+        await until(lambda: several.loader.model("beta").waiters)
+        assert several.loader.model("alpha").state is ModelState.LOADED
     assert await waiting == "beta"
 
 
@@ -74,7 +74,7 @@ async def test_one_that_fails_takes_nothing_with_it_and_is_tried_again() -> None
     await ask(several, "alpha")
     await ask(several, "beta")
     several.engine("alpha").die("it was killed")
-    await until(lambda: several.residence.resident("alpha").state is ModelState.FAILED)
+    await until(lambda: several.loader.model("alpha").state is ModelState.FAILED)
     async with http(several.app) as api:
         refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})
         health, cards = await api.get("/health"), await api.get("/v1/models")
@@ -84,7 +84,7 @@ async def test_one_that_fails_takes_nothing_with_it_and_is_tried_again() -> None
     assert "it was killed" not in refused.text
     assert (health.status_code, health.json()["status"]) == (200, "degraded")
     assert await ask(several, "beta") == "beta"
-    await several.residence.want("alpha")
+    await several.loader.ensure_loaded("alpha")
     assert await ask(several, "alpha") == "alpha"
 
 
@@ -107,7 +107,7 @@ async def test_an_error_of_the_servers_own_leaves_no_model_loading() -> None:
         several.engine("alpha").may_load.set()
         refused = await asked
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
-    assert several.residence.resident("alpha").state is ModelState.FAILED
+    assert several.loader.model("alpha").state is ModelState.FAILED
     assert several.engine("alpha").has_stopped
 
 
@@ -182,4 +182,4 @@ async def test_an_adapter_has_its_model_loaded_and_stays_known_while_that_is_unl
     assert several.num_loads == {"a": 2, "b": 2}
     assert several.engines["a"][1].requests[0].adapter is not None
     assert (card["parent"], card["status"]["value"]) == ("a", "unloaded")
-    await several.residence.close()
+    await several.loader.close()

@@ -44,9 +44,9 @@ async def test_an_unload_is_answered_though_requests_have_the_model_loaded_again
         model = several.app.state.context.models.find("alpha")
         async with model.in_use():
             asked = asyncio.create_task(api.post("/v1/models/alpha/unload"))
-            await until(lambda: several.residence.resident("alpha").must_unload)
+            await until(lambda: several.loader.model("alpha").must_unload)
             waiting = asyncio.create_task(ask(several, "alpha"))
-            await until(lambda: several.residence.resident("alpha").waiters)
+            await until(lambda: several.loader.model("alpha").waiters)
         assert (await asked).status_code == 200
         assert await waiting == "alpha"
     assert several.num_loads["alpha"] == 2
@@ -65,7 +65,7 @@ async def test_an_operator_hears_that_another_one_asked_for_the_opposite() -> No
     model = several.app.state.context.models.find("alpha")
     async with asyncio.timeout(20), http(several.app) as api, model.in_use():
         asked = asyncio.create_task(api.post("/v1/models/beta/load"))
-        await until(lambda: several.residence.resident("beta").is_wanted)
+        await until(lambda: several.loader.model("beta").is_load_requested)
         unloaded = await api.post("/v1/models/beta/unload")
         answer = await asked
     assert (unloaded.status_code, answer.status_code) == (200, 503)
@@ -79,7 +79,7 @@ async def test_ollamas_clients_say_how_long_a_model_is_kept() -> None:
         (running,) = (await api.get("/api/ps")).json()["models"]
         wrong = await api.post("/api/generate", json={"model": "alpha", "keep_alive": "soon"})
         unloaded = await api.post("/api/generate", json={"model": "alpha", "keep_alive": 0})
-        await until(lambda: several.residence.resident("alpha").state is ModelState.UNLOADED)
+        await until(lambda: several.loader.model("alpha").state is ModelState.UNLOADED)
         again = await api.post("/api/chat", json={"model": "alpha", "keep_alive": "0s"})
     assert (loaded.json()["done_reason"], "x-ignored-parameters" in loaded.headers) == ("load", False)
     assert not running["expires_at"].startswith("9999")
@@ -104,4 +104,4 @@ async def test_a_pinned_model_is_not_said_to_be_unloaded() -> None:
             answer = await api.post(path, json={"model": "alpha", "keep_alive": 0})
             assert answer.json()["done_reason"] == "load"
             assert answer.headers["x-ignored-parameters"] == "keep_alive"
-    assert several.residence.resident("alpha").state is ModelState.LOADED
+    assert several.loader.model("alpha").state is ModelState.LOADED

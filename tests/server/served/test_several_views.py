@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from server.served import failures
+from server.served import loadable_model
 from server.served.loadable_model import ModelState
 from tests.helpers.fake_client import http
 from tests.helpers.several import make_several
@@ -42,7 +42,7 @@ async def test_probes_tell_a_failure_and_not_its_reason() -> None:
     several = make_several({"alpha": 1}, BIG)
     await ask(several, "alpha")
     several.engine("alpha").die("no room on /secret")
-    await until(lambda: several.residence.resident("alpha").state is ModelState.FAILED)
+    await until(lambda: several.loader.model("alpha").state is ModelState.FAILED)
     async with http(several.app) as api:
         for path in ("/health", "/ready"):
             answer = await api.get(path)
@@ -54,7 +54,7 @@ async def test_probes_tell_a_failure_and_not_its_reason() -> None:
 async def test_a_server_whose_models_have_all_failed_is_ready_again_when_its_own_try_succeeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(failures, "_RETRY_FAILED_S", 0.0)
+    monkeypatch.setattr(loadable_model, "_RETRY_FAILED_S", 0.0)
     several = make_several({"alpha": 1}, BIG)
     await ask(several, "alpha")
     several.loads_at_once = False
@@ -63,7 +63,7 @@ async def test_a_server_whose_models_have_all_failed_is_ready_again_when_its_own
     async with http(several.app) as api:
         meanwhile = await api.get("/ready")
         several.engine("alpha").may_load.set()
-        await until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
+        await until(lambda: several.loader.model("alpha").state is ModelState.LOADED)
         afterwards = await api.get("/ready")
     assert (meanwhile.status_code, meanwhile.json()["status"]) == (503, "loading")
     assert afterwards.status_code == 200

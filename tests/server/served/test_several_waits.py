@@ -1,4 +1,4 @@
-"""Several models over HTTP: whoever waits for a model that is being loaded."""
+"""Several models over HTTP: requests that wait for a model to load."""
 
 import asyncio
 import json
@@ -31,14 +31,14 @@ async def test_a_request_waits_no_longer_than_the_limit() -> None:
     assert "--load-timeout" in refused.json()["error"]["message"]
 
 
-async def test_whoever_waits_for_a_model_is_told_that_the_server_stops() -> None:
+async def test_requests_that_wait_for_a_model_end_when_the_server_stops() -> None:
     several = make_several({"alpha": 6, "beta": 6}, 10)
     several.loads_at_once = False
     async with asyncio.timeout(20), http(several.app) as api:
         bodies = [{"model": name, "messages": MESSAGES} for name in ("alpha", "beta")]
         asked = [asyncio.create_task(api.post(CHAT, json=body)) for body in bodies]
-        await until(lambda: all(several.residence.resident(name).waiters for name in ("alpha", "beta")))
-        await several.residence.close()
+        await until(lambda: all(several.loader.model(name).waiters for name in ("alpha", "beta")))
+        await several.loader.close()
         answers = await asyncio.gather(*asked)
     assert [answer.json()["error"]["code"] for answer in answers] == ["server_stopping"] * 2
     assert sum(several.num_loads.values()) == 1
@@ -53,9 +53,7 @@ async def test_whoever_waits_for_a_model_is_told_that_the_server_stops() -> None
         ("/tokenize", {"prompt": "hi"}),
     ],
 )
-async def test_whoever_waits_for_a_model_waits_no_longer_than_requests_may_take(
-    path: str, body: dict[str, Any]
-) -> None:
+async def test_a_request_waits_for_its_model_no_longer_than_requests_may_take(path: str, body: dict[str, Any]) -> None:
     several = make_several({"alpha": 1}, BIG, request_timeout=0.01)
     several.loads_at_once = False
     async with http(several.app) as api, asyncio.timeout(20):
@@ -103,8 +101,8 @@ async def test_a_client_that_goes_after_comments_is_forgotten() -> None:
         request.disconnect()
         await request.ended()
     several.engine("alpha").may_load.set()
-    await until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
-    assert several.residence.resident("alpha").num_users == 0
+    await until(lambda: several.loader.model("alpha").state is ModelState.LOADED)
+    assert several.loader.model("alpha").num_users == 0
 
 
 @pytest.mark.parametrize(
@@ -119,20 +117,20 @@ async def test_a_requests_time_counts_while_its_model_is_loaded(
     async with http(several.app) as api:
         refused = await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES, **fields})
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
-    assert several.residence.resident("alpha").num_users == 0
-    assert not several.residence.resident("alpha").waiters
+    assert several.loader.model("alpha").num_users == 0
+    assert not several.loader.model("alpha").waiters
 
 
 async def test_a_client_that_goes_while_its_model_loads_is_forgotten() -> None:
     several = make_several({"alpha": 1}, BIG)
     several.loads_at_once = False
     async with RawRequest(several.app, CHAT, {"model": "alpha", "messages": MESSAGES}) as request:
-        await until(lambda: several.residence.resident("alpha").state is ModelState.LOADING)
+        await until(lambda: several.loader.model("alpha").state is ModelState.LOADING)
         request.disconnect()
         await request.ended()
     several.engine("alpha").may_load.set()
-    await until(lambda: several.residence.resident("alpha").state is ModelState.LOADED)
-    assert several.residence.resident("alpha").num_users == 0
+    await until(lambda: several.loader.model("alpha").state is ModelState.LOADED)
+    assert several.loader.model("alpha").num_users == 0
     assert not several.engine("alpha").requests
 
 
@@ -141,14 +139,14 @@ async def test_a_line_of_a_batch_that_clients_make_wait_is_no_work() -> None:
     models = several.app.state.context.models
     async with http(several.app) as api:
         assert (await api.post(CHAT, json={"model": "alpha", "messages": MESSAGES})).status_code == 200
-    line = asyncio.create_task(several.residence.enter("beta", is_batch=True))
-    await until(lambda: several.residence.resident("beta").waiters)
-    assert several.residence.resident("beta").state is ModelState.UNLOADED
+    line = asyncio.create_task(several.loader.acquire("beta", is_batch=True))
+    await until(lambda: several.loader.model("beta").waiters)
+    assert several.loader.model("beta").state is ModelState.UNLOADED
     assert not models.has_work
 
     several.loads_at_once = False
-    client = asyncio.create_task(several.residence.enter("beta"))
-    await until(lambda: several.residence.resident("beta").state is ModelState.LOADING)
+    client = asyncio.create_task(several.loader.acquire("beta"))
+    await until(lambda: several.loader.model("beta").state is ModelState.LOADING)
     assert models.has_work
     several.engine("beta").may_load.set()
     await asyncio.gather(line, client)

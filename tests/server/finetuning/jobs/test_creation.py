@@ -18,7 +18,7 @@ LAYERS = ["q_proj", "v_proj"]
 def several(tmp_path: Path) -> Several:
     """Two models, none of them loaded; of beta it is known which layers can be trained."""
     made = make_several({"alpha": 1, "beta": 1}, 10, enable_lora=True, data_dir=str(tmp_path))
-    made.app.state.context.models.named("beta").foresee(["completion"], LAYERS)
+    made.app.state.context.models.get_or_default("beta").set_expected(["completion"], LAYERS)
     return made
 
 

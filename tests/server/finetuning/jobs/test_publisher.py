@@ -12,7 +12,7 @@ from engine.client.interface import EngineState
 from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, QueueFull
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
-from server.served.loadable_model import ModelState, Resident
+from server.served.loadable_model import LoadableModel, ModelState
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import MODEL
 from tests.helpers.fake_trainer import no_time
@@ -31,21 +31,21 @@ RECORD = FinetuneRecord(
 )
 
 
-class _Residence:
+class _Loader:
     """Of a model in one state; counts who has used it."""
 
     def __init__(self, state: ModelState) -> None:
-        self._resident = Resident(MODEL, 0, 10)
-        self._resident.state = state
-        self.num_entered = 0
+        self._model = LoadableModel(MODEL, 0, 10)
+        self._model.state = state
+        self.num_acquired = 0
 
-    def resident(self, _name: str) -> Resident:
-        return self._resident
+    def model(self, _name: str) -> LoadableModel:
+        return self._model
 
-    async def enter(self, _name: str, *, is_batch: bool = False) -> None:  # noqa: ARG002
-        self.num_entered += 1
+    async def acquire(self, _name: str, *, is_batch: bool = False) -> None:  # noqa: ARG002
+        self.num_acquired += 1
 
-    def leave(self, _name: str, *, is_batch: bool = False) -> None:
+    def release(self, _name: str, *, is_batch: bool = False) -> None:
         """Nothing."""
 
 
@@ -72,29 +72,29 @@ async def test_a_checkpoint_has_a_name_of_its_own(app: FastAPI) -> None:
 
 async def test_a_model_that_is_not_loaded_gets_it_later(app: FastAPI) -> None:
     model = app.state.context.models.default
-    model.residence = residence = _Residence(ModelState.UNLOADED)
+    model.loader = loader = _Loader(ModelState.UNLOADED)
     assert await _publisher(app).publish(RECORD) is None
     assert _served(app)[RECORD.name].info is None
-    assert residence.num_entered == 0
+    assert loader.num_acquired == 0
 
 
-async def test_a_loaded_model_reads_it_without_being_entered(app: FastAPI) -> None:
+async def test_a_loaded_model_reads_it_without_being_acquired(app: FastAPI) -> None:
     model = app.state.context.models.default
-    model.residence = residence = _Residence(ModelState.LOADED)
+    model.loader = loader = _Loader(ModelState.LOADED)
     assert await _publisher(app).publish(RECORD) is None
     assert _served(app)[RECORD.name].info is not None
-    assert residence.num_entered == 0
+    assert loader.num_acquired == 0
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("it is being unloaded"), EngineStopped("it was unloaded")])
 async def test_a_model_that_is_unloaded_while_it_reads_gets_it_later(app: FastAPI, error: Exception) -> None:
     model = app.state.context.models.default
-    model.residence = residence = _Residence(ModelState.LOADED)
+    model.loader = loader = _Loader(ModelState.LOADED)
     model.client.adapters["ftjob-1"] = error
     publishing = asyncio.create_task(_publisher(app).publish(RECORD))
     await asyncio.sleep(0)
     assert not publishing.done()
-    residence.resident("").state = ModelState.UNLOADED
+    loader.model("").state = ModelState.UNLOADED
     await until(publishing.done)
     assert publishing.result() is None
     assert _served(app)[RECORD.name].info is None
@@ -105,10 +105,10 @@ async def test_a_model_whose_queue_is_full_while_it_is_loaded_gets_it_later(tmp_
     several.loads_at_once = False
     models = several.app.state.context.models
     models.default.has_adapters = True
-    waiting = asyncio.create_task(several.residence.enter("alpha"))
+    waiting = asyncio.create_task(several.loader.acquire("alpha"))
     await until(lambda: several.engines)
     with pytest.raises(QueueFull):
-        await several.residence.enter("alpha")
+        await several.loader.acquire("alpha")
     record = msgspec.structs.replace(RECORD, base_model="alpha")
     assert await Publisher(models, str(tmp_path), sleep=no_time).publish(record) is None
     assert [each.name for each in models.adapters] == [RECORD.name]
@@ -117,12 +117,12 @@ async def test_a_model_whose_queue_is_full_while_it_is_loaded_gets_it_later(tmp_
 
 async def test_what_was_announced_is_read_once_the_model_is_loaded(app: FastAPI) -> None:
     model = app.state.context.models.default
-    model.residence = residence = _Residence(ModelState.UNLOADED)
+    model.loader = loader = _Loader(ModelState.UNLOADED)
     publisher = _publisher(app)
     await publisher.publish(RECORD)
     await publisher.publish(RECORD, 5)
     assert publisher.unread == []
-    residence.resident("").state = ModelState.LOADED
+    loader.model("").state = ModelState.LOADED
     assert len(publisher.unread) == 2
     model.client.adapters["step-5"] = AdapterUnusable("it has no matrices")
     await publisher.read_unread()

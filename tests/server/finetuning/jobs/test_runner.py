@@ -258,7 +258,7 @@ async def test_a_job_stands_still_while_a_client_is_answered(app: FastAPI) -> No
         await until(lambda: children.of(job.id))
         child = children.of(job.id)
         assert child is not None
-        app.state.context.models.activity.note()
+        app.state.context.models.arrivals.notify()
         engine.num_open = 1
         assert child.is_stopped
         metrics = app.state.context.metrics
@@ -292,7 +292,7 @@ async def test_an_adapter_that_cannot_be_served_again_is_no_reason_not_to_start(
     context.models.default.client.adapters = {}
 
     async with finetunes(app, FakeChildren()):
-        await context.models.adapters.check_all(context.models.default)
+        await context.models.adapters.read_all(context.models.default)
         await until(lambda: not list(context.models.adapters))
 
 

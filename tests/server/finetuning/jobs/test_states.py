@@ -123,7 +123,7 @@ class Jobs(RuleBasedStateMachine):
     def chat(self, is_busy: bool) -> None:
         self._engine.num_open = int(is_busy)
         if is_busy:
-            self._app.state.context.models.activity.note()
+            self._app.state.context.models.arrivals.notify()
             assert all(child.is_stopped for child in self._children.alive)
 
     # --- what happens -------------------------------------------------------------------------------------------------
