@@ -65,13 +65,13 @@ def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
     tool that it cannot write a call of, and UnsupportedParameter for a strict one that it does not enforce."""
     ignored = dict.fromkeys(tools.ignored)
     for tool in tools.callable:
-        if (fault := tool_format.unwritable(tool)) is not None:
+        if (fault := tool_format.describe_unwritable(tool)) is not None:
             raise InvalidRequest(
                 f"{tool.path} has {fault}, which calls in the format of this model ({tool_format.name}) cannot hold; "
                 "change it",
                 param=tool.path,
             )
-        for place in tool_format.unenforced(tool):
+        for place in tool_format.unenforced_paths(tool):
             path = path_text((tool.path, *_as_given(tool, place)))
             if tool.is_strict:
                 raise UnsupportedParameter(

@@ -1,1 +1,1 @@
-"""Tool calls: how a model writes them, found from its chat template; read from its text, and forced upon it."""
+"""Tool calls: the format that a model's chat template shows, parsers that read calls, grammars that enforce them."""

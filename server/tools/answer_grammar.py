@@ -1,18 +1,19 @@
-"""The grammar of a whole answer with calls, from the grammar of one call's body."""
+"""Grammars of whole answers with calls, and of the bodies of calls."""
 
 from collections.abc import Mapping, Sequence
 
 from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.format import Tool
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.tagged_values import Schema
 
 _BLANKS = r"[ \n]{0,2}"
-_INDEX = "[0-9]{1,3}"  # bounded: a model may otherwise write digits until its last token
+_INDEX = "[0-9]{1,3}"  # bounded, since a model may otherwise write digits until its last token
 
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
-    """As ToolFormat.grammar. body: what follows the layout's open in each call."""
+    """Return the grammar of an answer; see ToolFormat.grammar. body: the grammar of the text after the layout's open
+    in each call."""
     is_parallel = is_parallel and layout.takes_several
     rest = builder.literal(layout.end) if layout.end else ""
     if is_parallel:
@@ -23,7 +24,7 @@ def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, mi
 
     if min_calls:
         only_calls = calls(layout.lead + layout.opening)
-        # A model that writes the separator from habit must be free to end there: else a call leads to the next forever.
+        # A model that always writes the separator must be free to end after it, else each call leads to another one.
         return f"{only_calls} {builder.regex(_BLANKS)}" if is_parallel and not layout.end else only_calls
     trigger = layout.trigger
     if trigger is None:
@@ -37,7 +38,7 @@ def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, mi
 def json_grammar(
     builder: GrammarBuilder, schema: Schema, *, item_separator: str = ", ", key_separator: str = ": "
 ) -> str:
-    """A JSON value as templates write it: with spaces, mostly, whatever the schema says of them."""
+    """Return the grammar of a JSON value with the separators of the template, whatever spaces the schema asks for."""
     if schema is False:
         return builder.json(False)
     given = schema if isinstance(schema, Mapping) else {}
@@ -46,7 +47,7 @@ def json_grammar(
 
 
 def body_grammar(builder: GrammarBuilder, layout: CallLayout, tools: Sequence[Tool]) -> str:
-    """The body of a call of one of the tools, its arguments in JSON."""
+    """Return the grammar of the body of a call of one of the tools, with arguments in JSON."""
     return builder.rule(*(_body_of(builder, layout, tool) for tool in tools))
 
 
@@ -54,22 +55,22 @@ def _body_of(builder: GrammarBuilder, layout: CallLayout, tool: Tool) -> str:
     pieces: list[str] = []
     literal = ""
     for part in layout.body:
-        if isinstance(part, str) or part is Slot.NAME:
-            literal += tool.name if part is Slot.NAME else part
+        if isinstance(part, str) or part is CallField.NAME:
+            literal += tool.name if part is CallField.NAME else part
             continue
         if literal:
             pieces.append(builder.literal(literal))
             literal = ""
-        if part is Slot.ARGUMENTS:
+        if part is CallField.ARGUMENTS:
             separators = {"item_separator": layout.item_separator, "key_separator": layout.key_separator}
             pieces.append(json_grammar(builder, tool.parameters, **separators))
         else:
-            pieces.append(builder.regex(_INDEX if part is Slot.INDEX else layout.id_pattern))
+            pieces.append(builder.regex(_INDEX if part is CallField.INDEX else layout.id_pattern))
     return " ".join([*pieces, builder.literal(literal)] if literal else pieces)
 
 
 def _text_without_beginning(beginning: str) -> str:
-    """A regular expression for every text that does not begin with `beginning`."""
+    """Return a regular expression for all texts that do not begin with `beginning`."""
     pattern = ""
     for char in reversed(beginning):
         escaped = f"\\x{{{ord(char):x}}}"

@@ -1,27 +1,27 @@
-"""AnswerReader: reads a whole answer, text and calls, with a CallReader for each call."""
+"""AnswerReader: a reader of whole answers, text and calls, with a CallReader for each call."""
 
 from collections.abc import Collection, Mapping
 
-from server.tools.call_reader import CallReader, Outcome
-from server.tools.event_log import EventLog
+from server.tools.call_reader import CallOutcome, CallReader
+from server.tools.event_log import CallEventLog
 from server.tools.fitting import json_fits
 from server.tools.format import CallArguments, CallEnd, CallStart
 from server.tools.json_scanner import json_of
-from server.tools.layout import words
+from server.tools.layout import layout_words
 from server.tools.placeholders import has_placeholder
-from server.tools.reader import Marks, Reader, Steps
+from server.tools.reader import Marks, Steps, TextReader
 from server.tools.step_parser import StepParser
 
-_MOST_STRAY = 16_384  # characters of a call without marks
-_MOST_SPACED = 100  # characters in which a call begins, spaces included
-# What models put around calls instead of their own marks, Qwen2.5-Coder above all; and what ends it.
+_MAX_STRAY_CHARS = 16_384  # of a call without marks
+_MAX_STRAY_START_CHARS = 100  # within which a call without marks must be recognized, spaces included
+# Texts that models, most of all Qwen2.5-Coder, write around calls instead of their own marks: start and end
 _STRAY_MARKS = {"```json": "```", "<tools>": "</tools>", "<function_call>": "</function_call>"}
 
 
 class AnswerReader:
-    """Immutable, and shared by all answers of a format.
+    """The reader of a format's answers. It is immutable and shared by all of them.
 
-    A call that breaks off is text, up to where it did; from there on it is looked for the next one.
+    A call that breaks off is text, up to the position where it broke off; the search for calls continues there.
     """
 
     def __init__(
@@ -34,17 +34,18 @@ class AnswerReader:
         other_triggers: tuple[str, ...] = (),
         stray: str | None = None,
     ) -> None:
-        """begin and end surround all calls. other_triggers: marks that also begin calls, instead of `begin`.
+        """begin and end surround all calls. other_triggers: marks that start calls instead of `begin`.
 
-        stray: the first characters of a call, by which one without its marks is known; None: there are no such calls.
+        stray: the first characters of a call, by which a call without marks is recognized; None if there are no such
+        calls.
         """
         self._calls = calls
         self._stray = stray
         self._open = calls.opening
-        self._separator = words(separator) or (";", ",")
-        self._end = words(end)
-        opening = (*words(begin), *self._open)
-        # What has to follow a mark, by the mark.
+        self._separator = layout_words(separator) or (";", ",")
+        self._end = layout_words(end)
+        opening = (*layout_words(begin), *self._open)
+        # Words that must follow a mark, by the mark
         self._after = {mark: opening[(opening.index(mark) if mark in opening else 0) + 1 :] for mark in other_triggers}
         for trigger, rest in ((self._open[:1], self._open[1:]), (opening[:1], opening[1:])):
             if trigger and len(trigger[0]) > 1:
@@ -54,7 +55,7 @@ class AnswerReader:
         marks = (*self._after, *(_STRAY_MARKS if stray is not None else ()))
         self._marks = Marks(marks) if marks else None
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:
         index = 0
         if self._is_markless:
             reader.record()
@@ -73,12 +74,12 @@ class AnswerReader:
                 index = yield from self._read_stray_calls(reader, log, names, _STRAY_MARKS[mark], index)
 
     def _read_stray_calls(
-        self, reader: Reader, log: EventLog, names: Collection[str], end: str, index: int
+        self, reader: TextReader, log: CallEventLog, names: Collection[str], end: str, index: int
     ) -> Steps[int]:
-        """As `_read_calls`, for calls without marks of their own, which `end` may follow.
+        """Read calls without marks of their own, which `end` may follow, and return the next index.
 
-        Nothing but their JSON says that they are calls, and no grammar held them to their schema; so they have to be
-        whole, and fit it. One with placeholders is an example, which nobody could execute.
+        Only their JSON shows that they are calls, and no grammar enforced their schema. Therefore they must be whole
+        and fit the schema. A call with placeholders is an example, which no client could execute.
         """
         has_calls = False
         while (yield from self._sees_stray(reader)) and (whole := (yield from _seen_object(reader))):
@@ -86,9 +87,9 @@ class AnswerReader:
                 reader.take(len(whole))
                 break
             outcome = yield from self._calls.read(reader, log, names, index)
-            if outcome is Outcome.BROKEN_CALL:
+            if outcome is CallOutcome.BROKEN_CALL:
                 return index + 1
-            if outcome is not Outcome.CALL:
+            if outcome is not CallOutcome.CALL:
                 break
             has_calls = True
             index += 1
@@ -102,9 +103,9 @@ class AnswerReader:
         return index
 
     def _is_fitting_call(self, text: str, names: Collection[str]) -> bool:
-        """Whether the text is one call of a tool, with arguments as its schema wants them, all of them known."""
+        """Whether the text is one call of a tool, with arguments that fit its schema and have no placeholders."""
 
-        def read(reader: Reader, log: EventLog) -> Steps[None]:
+        def read(reader: TextReader, log: CallEventLog) -> Steps[None]:
             yield from self._calls.read(reader, log, names, 0)
 
         parser = StepParser(read, after_text=None)
@@ -115,12 +116,13 @@ class AnswerReader:
                 return json_fits(arguments, schema) and not has_placeholder(arguments)
         return False
 
-    def _sees_stray(self, reader: Reader) -> Steps[bool]:
-        """Whether a call's first characters follow, with any space between them; nothing is consumed."""
+    def _sees_stray(self, reader: TextReader) -> Steps[bool]:
+        """Return whether a call's first characters follow, with any space between them. Only leading space is
+        consumed."""
         assert self._stray is not None
         while True:
             yield from reader.skip_space()
-            seen = "".join(reader.unread[:_MOST_SPACED].split())
+            seen = "".join(reader.unread[:_MAX_STRAY_START_CHARS].split())
             if seen.startswith(self._stray):
                 return True
             if reader.has_ended or not self._stray.startswith(seen):
@@ -128,24 +130,24 @@ class AnswerReader:
             yield
 
     def _read_calls(
-        self, reader: Reader, log: EventLog, names: Collection[str], opening: tuple[str, ...], index: int
+        self, reader: TextReader, log: CallEventLog, names: Collection[str], opening: tuple[str, ...], index: int
     ) -> Steps[int]:
-        """Reads calls from behind their mark, and returns the next index. What is recorded and no call becomes text."""
+        """Read the calls after their mark, and return the next index. Recorded text that is not a call becomes text."""
         may_read = yield from self._skip_words(reader, opening)
         while may_read:
             outcome = yield from self._calls.read(reader, log, names, index)
-            if outcome is Outcome.BROKEN_CALL:
+            if outcome is CallOutcome.BROKEN_CALL:
                 if reader.has_ended:
-                    # It waited for the rest of a tag.
+                    # The call waited for the rest of a tag.
                     reader.take_all()
                 return index + 1
-            if outcome is Outcome.BROKEN:
+            if outcome is CallOutcome.BROKEN:
                 break
-            index += outcome is Outcome.CALL
-            if outcome is Outcome.CALL:
+            index += outcome is CallOutcome.CALL
+            if outcome is CallOutcome.CALL:
                 reader.record()
-            may_read = yield from self._skip_to_next_call(reader, is_text=outcome is Outcome.TEXT)
-            if outcome is Outcome.TEXT:
+            may_read = yield from self._skip_to_next_call(reader, is_text=outcome is CallOutcome.TEXT)
+            if outcome is CallOutcome.TEXT:
                 log.text(reader.recorded())
                 reader.record()
         log.text(reader.recorded())
@@ -153,15 +155,15 @@ class AnswerReader:
             self._drop_cut_off_word(reader)
         return index
 
-    def _drop_cut_off_word(self, reader: Reader) -> None:
-        """An answer that ends within the tag behind a call has no text there."""
+    def _drop_cut_off_word(self, reader: TextReader) -> None:
+        """Consume the beginning of a tag after a call if the answer ends within the tag."""
         if reader.has_ended and any(word.startswith(reader.unread) for word in (*self._calls.closing, *self._end)):
             reader.take_all()
 
-    def _skip_to_next_call(self, reader: Reader, *, is_text: bool) -> Steps[bool]:
-        """Consumes what surrounds calls, as far as it is there; what is not of it stays recorded.
+    def _skip_to_next_call(self, reader: TextReader, *, is_text: bool) -> Steps[bool]:
+        """Consume the text between two calls, and return whether another call follows. Other text stays recorded.
 
-        is_text: the call was text, and so is what follows it.
+        is_text: the call was text, and so is the text after it.
         """
         yield from self._skip_present(reader, self._calls.closing)
         if not is_text:
@@ -178,17 +180,17 @@ class AnswerReader:
             reader.record()
         return False
 
-    def _skip_words(self, reader: Reader, required: tuple[str, ...]) -> Steps[bool]:
+    def _skip_words(self, reader: TextReader, required: tuple[str, ...]) -> Steps[bool]:
         for word in required:
             yield from reader.skip_space()
-            # Models leave out the bracket of a list of one; where there is no mark before it, it is the mark.
+            # Models leave out the bracket of a list with one item. If no mark precedes it, the bracket is the mark.
             if not (yield from reader.skip(word)) and (word != "[" or self._is_markless):
                 return False
         yield from reader.skip_space()
         return True
 
-    def _skip_present(self, reader: Reader, optional: tuple[str, ...]) -> Steps[bool]:
-        """Consumes those of the words that follow; returns whether there were any."""
+    def _skip_present(self, reader: TextReader, optional: tuple[str, ...]) -> Steps[bool]:
+        """Consume the words that follow, each of which may be missing, and return whether there were any."""
         found = False
         for word in optional:
             yield from reader.skip_space()
@@ -196,11 +198,11 @@ class AnswerReader:
         return found
 
 
-def _seen_object(reader: Reader) -> Steps[str]:
-    """The object that begins here, if it is whole and can be read as JSON, else ""; nothing is consumed."""
+def _seen_object(reader: TextReader) -> Steps[str]:
+    """Return the object that starts here if it is whole and can be read as JSON, else "". Nothing is consumed."""
     scanned, depth, is_string, is_escaped = 0, 0, False, False
-    while scanned < _MOST_STRAY:
-        text = reader.unread[:_MOST_STRAY]
+    while scanned < _MAX_STRAY_CHARS:
+        text = reader.unread[:_MAX_STRAY_CHARS]
         for index in range(scanned, len(text)):
             char = text[index]
             if is_string:

@@ -1,14 +1,14 @@
-"""CallReader: reads one call of a format, from behind what opens it; the two whose arguments are JSON."""
+"""CallReader: a reader of one call of a format, after the text that opens it; the two readers of calls with JSON."""
 
 import re
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Protocol
 
-from server.tools.event_log import EventLog
+from server.tools.event_log import CallEventLog
 from server.tools.json_scanner import Emit, read_arguments, read_string, read_value
-from server.tools.layout import CallLayout, ObjectKeys, Slot, words
-from server.tools.reader import Reader, Steps
+from server.tools.layout import CallField, CallLayout, ObjectKeys, layout_words
+from server.tools.reader import Steps, TextReader
 
 _NAME = re.compile(r"[\w.-]+")
 _ID = re.compile(r"[\w.:-]+")
@@ -16,59 +16,59 @@ _INDEX = re.compile(r"[0-9]+")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 
 
-class Outcome(Enum):
-    """What came of reading a call."""
+class CallOutcome(Enum):
+    """Result of reading a call."""
 
     CALL = auto()
-    TEXT = auto()  # it was whole, but of an unknown name: no event was emitted, and what was read is text
-    BROKEN = auto()  # it broke off; no event was emitted, and what was read is text
-    BROKEN_CALL = auto()  # it broke off after its start was emitted, and so was its end
+    TEXT = auto()  # whole, but with an unknown name: no event was emitted, and the consumed text is text
+    BROKEN = auto()  # broke off before an event was emitted: the consumed text is text
+    BROKEN_CALL = auto()  # broke off after its start was emitted; its end was emitted too
 
 
 class CallReader(Protocol):
-    """Reads one call. Readers are immutable."""
+    """A reader of calls. Readers are immutable."""
 
     @property
     def opening(self) -> tuple[str, ...]:
-        """Words that open a call, before what `read` reads."""
+        """Words that open a call, before the text that `read` consumes."""
         ...
 
     @property
     def closing(self) -> tuple[str, ...]:
-        """Words that follow."""
+        """Words after the text that `read` consumes."""
         ...
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str], index: int, /) -> Steps[Outcome]:
-        """index: the call's number in the answer, from 0."""
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], index: int, /) -> Steps[CallOutcome]:
+        """Read one call and log its events. index: the call's number in the answer, from 0."""
         ...
 
 
 class ObjectCallReader:
-    """Reads a call that is a JSON object, its keys in any order."""
+    """A reader of calls that are JSON objects, with their keys in any order."""
 
     def __init__(self, keys: ObjectKeys) -> None:
-        self.opening = words(keys.before)
-        self.closing = words(keys.after)
+        self.opening = layout_words(keys.before)
+        self.closing = layout_words(keys.after)
         self._keys = keys
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str], _index: int) -> Steps[Outcome]:
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], _index: int) -> Steps[CallOutcome]:
         call = _ObjectCall(self._keys, reader, log, names)
         if not (yield from call.read_object()):
             if call.is_started:
                 log.end()
-            return Outcome.BROKEN_CALL if call.is_started else Outcome.BROKEN
+            return CallOutcome.BROKEN_CALL if call.is_started else CallOutcome.BROKEN
         if call.name is None or call.is_unknown:
-            return Outcome.TEXT
+            return CallOutcome.TEXT
         if not call.has_arguments:
             log.arguments("{}")
         log.end()
-        return Outcome.CALL
+        return CallOutcome.CALL
 
 
 class _ObjectCall:
-    """One object that is being read."""
+    """State of one call that is being read."""
 
-    def __init__(self, keys: ObjectKeys, reader: Reader, log: EventLog, names: Collection[str]) -> None:
+    def __init__(self, keys: ObjectKeys, reader: TextReader, log: CallEventLog, names: Collection[str]) -> None:
         self._keys = keys
         self._reader = reader
         self._log = log
@@ -87,7 +87,7 @@ class _ObjectCall:
         return self.name is not None and not self.is_unknown
 
     def read_object(self) -> Steps[bool]:
-        """Consumes the object; False if it breaks off."""
+        """Consume the object. Returns False if it breaks off."""
         reader = self._reader
         num_open = 0
         is_first = True
@@ -110,7 +110,7 @@ class _ObjectCall:
             if key is None or not (yield from reader.skip(":")):
                 return False
             yield from reader.skip_space()
-            # The members of the object within are read like those of the call itself.
+            # The members of an inner object are read like those of the call itself.
             is_first = key in (self._keys.parent, "function") and (yield from reader.sees("{"))
             if not is_first and not (yield from self._read_member(key)):
                 return False
@@ -120,7 +120,7 @@ class _ObjectCall:
         if key == self._keys.name and self.name is None:
             self.name = yield from read_string(reader)
             if self.is_started:
-                reader.forget()
+                reader.stop_recording()
                 self._log.start(str(self.name), self._id)
                 self._log.arguments("".join(self._early))
             return self.name is not None
@@ -137,59 +137,59 @@ class _ObjectCall:
 
 
 class NamedCallReader:
-    """Reads a call whose name stands outside of JSON: name<mark>{...}."""
+    """A reader of calls whose name stands before the JSON: name<mark>{...}."""
 
     def __init__(
-        self, layout: CallLayout, read_arguments: Callable[[Reader, Emit], Steps[bool]] = read_arguments
+        self, layout: CallLayout, read_arguments: Callable[[TextReader, Emit], Steps[bool]] = read_arguments
     ) -> None:
-        """read_arguments: consumes them, which begin with a brace, and emits JSON."""
+        """read_arguments: consumes the arguments, which begin with a brace, and emits them as JSON."""
         self._read_arguments = read_arguments
-        slot = layout.body.index(Slot.ARGUMENTS)
-        self.opening = words(layout.open)
-        self.closing = words("".join(part for part in layout.body[slot + 1 :] if isinstance(part, str)))
-        self._before = layout.body[:slot]
+        position = layout.body.index(CallField.ARGUMENTS)
+        self.opening = layout_words(layout.open)
+        self.closing = layout_words("".join(part for part in layout.body[position + 1 :] if isinstance(part, str)))
+        self._before = layout.body[:position]
         self._id_format = layout.id_format
-        self._end = words(layout.end)
+        self._end = layout_words(layout.end)
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str], index: int) -> Steps[Outcome]:
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], index: int) -> Steps[CallOutcome]:
         found = yield from self._read_head(reader, index)
         if found is None or found[0] not in names:
-            return Outcome.BROKEN
-        ends = yield from self._ends(reader)
+            return CallOutcome.BROKEN
+        ends = yield from self._has_no_arguments(reader)
         if not ends and (yield from reader.peek()) not in ('"', "{"):
-            return Outcome.BROKEN
-        reader.forget()
+            return CallOutcome.BROKEN
+        reader.stop_recording()
         log.start(*found)
         if ends:
             log.arguments("{}")
         is_whole = ends or (yield from self._read_arguments(reader, log.arguments))
         log.end()
-        return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
+        return CallOutcome.CALL if is_whole else CallOutcome.BROKEN_CALL
 
-    def _read_head(self, reader: Reader, index: int) -> Steps[tuple[str, str | None] | None]:
-        """The name and the id. Behind the name, words may be missing: what must follow is an object."""
+    def _read_head(self, reader: TextReader, index: int) -> Steps[tuple[str, str | None] | None]:
+        """Read the name and the id. Words after the name may be missing, since only an object must follow."""
         name = ""
         call_id: str | None = None
         for part in self._before:
             yield from reader.skip_space()
-            if part is Slot.NAME:
+            if part is CallField.NAME:
                 name = yield from reader.read_run(_NAME)
-            elif part is Slot.ID:
+            elif part is CallField.ID:
                 call_id = (yield from reader.read_run(_ID)) or None
-            elif part is Slot.INDEX:
+            elif part is CallField.INDEX:
                 written = yield from reader.read_run(_INDEX)
                 if self._id_format:
                     call_id = self._id_format.format(name=name, index=written or index)
             elif isinstance(part, str):
-                for word in words(part):
+                for word in layout_words(part):
                     yield from reader.skip_space()
                     if not (yield from reader.skip(word)) and not name:
                         return None
         yield from reader.skip_space()
         return (name, call_id) if name else None
 
-    def _ends(self, reader: Reader) -> Steps[bool]:
-        """Whether there are no arguments."""
+    def _has_no_arguments(self, reader: TextReader) -> Steps[bool]:
+        """Return whether the call ends here, without arguments."""
         following = (*self.closing[:1], *self._end[:1])
         if following and reader.has_ended:
             return False

@@ -1,21 +1,21 @@
-"""EventLog: gathers a parser's events; decides about the white space between text and calls."""
+"""EventLog: the events of a parser, without the white space that only separates text and calls."""
 
 from server.tools.format import AnswerText, CallArguments, CallEnd, CallStart, ToolEvent
 
 
-class EventLog:
-    """White space after text is held back until it is known what follows.
+class CallEventLog:
+    """The events of one answer. White space after text is held back until it is clear what follows.
 
-    Before a call, what the template itself writes there is dropped, so that the answer, rendered again, is the same
-    text. White space alone, before, between or after calls, is dropped as well.
+    Before a call, the white space that the template itself writes there is dropped, so that the rendered answer is the
+    same text again. White space alone, before, between or after calls, is dropped too.
     """
 
     def __init__(self, after_text: str | None) -> None:
-        """after_text: white space that the template puts between text and a call; None: it shows no such text."""
+        """after_text: white space that the template writes between text and a call; None if it drops such text."""
         self._after_text = after_text
         self._events: list[ToolEvent] = []
         self._space: list[str] = []
-        self._has_text = False  # since the beginning, or the last call
+        self._has_text = False  # since the start of the answer or the last call
         self._has_calls = False
 
     def text(self, text: str) -> None:
@@ -48,7 +48,7 @@ class EventLog:
         self._events.append(CallEnd())
 
     def finish(self) -> None:
-        """The answer has ended: its last white space is text, unless it follows a call."""
+        """Add the white space at the end of the answer to its text, unless it follows a call."""
         if self._has_text or not self._has_calls:
             self._add_text("".join(self._space))
         self._space.clear()

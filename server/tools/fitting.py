@@ -1,7 +1,8 @@
-"""json_fits: whether a value matches a schema, for arguments that no grammar held to it.
+"""Checks of arguments that no grammar enforced: whether they match their schema, and whether the model knew them.
 
-What it knows are types, names, constants, limits and combinations, as `prepare_schema` writes them. Patterns, formats
-and multiples exclude nothing here: what a grammar's regular expressions mean is not what Python's would.
+The check knows the keywords for types, names, constants, limits and combinations, in the form that `prepare_schema`
+writes. Patterns, formats and multiples exclude nothing, because Python's regular expressions differ from those of the
+grammars.
 """
 
 import json
@@ -25,12 +26,12 @@ _SIZES = (
 
 
 def json_fits(text: str, schema: Schema) -> bool:
-    """Whether no keyword that is known here excludes the value of a JSON text."""
+    """Whether the value of a JSON text violates none of the known keywords of the schema."""
     definitions = {} if isinstance(schema, bool) else schema.get("$defs", {})
     try:
         return _fits(json.loads(text), schema, definitions)
     except RecursionError:
-        return False  # nested deeper than any schema that is taken
+        return False  # deeper than any schema that is accepted
 
 
 def _fits(value: Any, schema: Schema, definitions: Mapping[str, Schema]) -> bool:
@@ -53,7 +54,7 @@ def _fits(value: Any, schema: Schema, definitions: Mapping[str, Schema]) -> bool
 
 
 def _is_within(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether the value's size is within the schema's limits."""
+    """Whether the value of a number, or the size of another value, is within the schema's limits."""
     if kind_of(value) in NUMBERS:
         return all(holds(value, schema[keyword]) for keyword, holds in _LIMITS.items() if keyword in schema)
     return all(
@@ -70,7 +71,7 @@ def _has_fitting_parts(value: Any, schema: Mapping[str, Any], definitions: Mappi
         return all(_fits(*pair, definitions) for pair in zip(value, schemas, strict=True))
     if isinstance(value, dict):
         properties = schema.get("properties", {})
-        # A name that a pattern may match has a schema that is not known here.
+        # A name that a pattern may match has an unknown schema.
         other = True if "patternProperties" in schema else schema.get("additionalProperties", True)
         return all(name in value for name in schema.get("required", ())) and all(
             _fits(item, properties.get(name, other), definitions) for name, item in value.items()

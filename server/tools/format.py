@@ -1,4 +1,4 @@
-"""ToolFormat: one way of writing tool calls, with the parser that reads it and the grammar that forces it."""
+"""ToolFormat: one way of writing tool calls, with the parser that reads it and the grammar that enforces it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ class Tool:
     name: str
     parameters: Mapping[str, Any] | bool  # JSON schema of the arguments, ready for GrammarBuilder.json
     definition: Mapping[str, Any]  # as the client sent it, for the template
-    path: str = ""  # of its parameters in the request
-    is_strict: bool = False  # a schema that is not enforced as a whole is refused
+    path: str = ""  # where the request has the parameters
+    is_strict: bool = False  # refuse a schema that is not enforced completely
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerText:
-    """A piece of the answer that belongs to no call."""
+    """A piece of the answer outside of all calls."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call begins: its name is known."""
+    """The start of a call, sent when its name is known."""
 
     name: str
-    id: str | None = None  # where the format carries one before the arguments
+    id: str | None = None  # if the format has an id before the arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
-    """The call is over. Its pieces are one JSON value, unless the text broke off within it."""
+    """The end of a call. The pieces of its arguments are one JSON value, unless the text broke off within them."""
 
 
 ToolEvent = AnswerText | CallStart | CallArguments | CallEnd
@@ -51,7 +51,7 @@ ToolEvent = AnswerText | CallStart | CallArguments | CallEnd
 
 @dataclass(frozen=True, slots=True)
 class WrittenCall:
-    """A call to be written; arguments: JSON text of an object."""
+    """A call to write. `arguments` is the JSON text of an object."""
 
     name: str
     arguments: str
@@ -59,74 +59,76 @@ class WrittenCall:
 
 
 class ToolParser(Protocol):
-    """Reads one answer. Its events are the same however the text is cut into pieces, pieces themselves apart."""
+    """The parser of one answer. How the text is cut into pieces changes nothing but the cuts between its events."""
 
     def push(self, text: str) -> list[ToolEvent]:
-        """The events that `text` completes."""
+        """Return the events that `text` completes."""
         ...
 
     def finish(self) -> list[ToolEvent]:
-        """The last events: the text has ended, and nothing may be pushed after it."""
+        """Return the last events of the answer. Nothing may be pushed after this call."""
         ...
 
 
 class ToolFormat(Protocol):
-    """One way of writing tool calls. Formats are immutable and shared by all requests."""
+    """A way of writing tool calls. Formats are immutable and shared by all requests."""
 
     @property
     def name(self) -> str:
-        """The registry's name, "template" for one found by rendering, or "generic"."""
+        """Name in the registry, or "template" for a format that was detected by rendering the chat template."""
         ...
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Texts that may be special tokens, and must not be dropped by the detokenizer."""
+        """Texts that may be special tokens, which the detokenizer must keep."""
         ...
 
     @property
     def takes_object_arguments(self) -> bool:
-        """Whether the template wants the arguments of earlier calls as an object; else as their JSON text."""
+        """Whether the template takes the arguments of earlier calls as an object, not as JSON text."""
         ...
 
     @property
     def call_id_length(self) -> int | None:
-        """The number of letters and digits that the template demands of a call's id; None: ids may be anything."""
+        """Number of letters and digits that the template requires in a call's id; None if it takes any id."""
         ...
 
     @property
     def renders_calls(self) -> bool:
-        """Whether the template shows earlier calls; else server/tools/history.py writes them into the content."""
+        """Whether the template renders earlier calls. If not, server/tools/history.py writes them into the content."""
         ...
 
     @property
     def takes_several_calls(self) -> bool:
-        """Whether the template shows several calls of one answer; some refuse them, or show the first alone."""
+        """Whether the template renders several calls of one answer. Some refuse them, or render only the first."""
         ...
 
-    def unwritable(self, tool: Tool) -> str | None:
-        """The property or value of the tool's schema that a call of this format cannot hold, in words; None: none."""
+    def describe_unwritable(self, tool: Tool) -> str | None:
+        """Return a property or value of the tool's schema, in words, that this format cannot write; None if there is
+        none."""
         ...
 
-    def unenforced(self, tool: Tool) -> list[Location]:
-        """Where the tool's schema says what the format's grammar does not enforce; the paths begin in the schema."""
+    def unenforced_paths(self, tool: Tool) -> list[Location]:
+        """Return the paths, within the tool's schema, of the keywords that the format's grammar does not enforce."""
         ...
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
-        """The calls as the model should write them, where no text precedes."""
+        """Return the text of the calls as the model should write them if no text precedes them."""
         ...
 
     def parser(self, names: Collection[str]) -> ToolParser:
-        """A parser for one answer. names: of the request's tools; a call of another name is no call, and stays text.
+        """Return a parser for one answer. A call of a tool that is not in `names` stays text.
 
-        Give the schemas too where there are (`{tool.name: tool.parameters for tool in tools}`): formats that write
-        arguments without JSON's quotes cannot tell 5 from "5" without them.
+        names: names of the request's tools. Pass a mapping of the names to the schemas of the arguments if these are
+        known: formats that write arguments without JSON's quotes need the schemas to distinguish 5 from "5".
         """
         ...
 
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
-        """An expression that the whole answer, after any thought, must match.
+        """Return an expression that the whole answer, without its reasoning, must match.
 
-        min_calls 0: text and calls, each constrained from the moment it begins; without is_parallel one call at most,
-        with nothing after it. min_calls 1: nothing but one call, or with is_parallel one or more.
+        With min_calls 0, the answer is text and any number of calls; without is_parallel, text and at most one call,
+        with nothing after it. With min_calls 1, the answer is one call and nothing else; with is_parallel, one or
+        more calls.
         """
         ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class FormatBase:
-    """See ToolFormat."""
+    """The attributes of a ToolFormat that most formats leave at their defaults."""
 
     name: str
     takes_object_arguments: bool = field(default=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""The generic format's side of a chat: tools in an instruction, and calls and results as text of messages that every
-template can show."""
+"""Chats in the generic format: an instruction lists the tools, and calls and results are text of messages that every
+template can render."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from server.tools.formats import generic
 Message = dict[str, Any]
 
 GENERIC: ToolFormat = generic.FORMAT
-_MAX_DEPTH = 100  # of arguments: what writes them calls itself for each level
+_MAX_DEPTH = 100  # of arguments: formats write them recursively
 _INSTRUCTION = """\
 You can call functions. These are their signatures, one in each line, with JSON schemas of their arguments:
 <tools>
@@ -27,10 +27,10 @@ To call a function, answer with its name and its arguments in JSON, between tags
 The result follows between <tool_response> and </tool_response>. Call a function only if it helps to answer."""
 
 
-def plain_messages(
+def generic_messages(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], *, has_system_role: bool
 ) -> list[Message]:
-    """Messages of the roles that every template knows, with an instruction how to call the tools."""
+    """Return messages with the roles that every template knows, and an instruction that says how to call the tools."""
     plain: list[Message] = []
     for index, message in enumerate(messages):
         if message["role"] == "tool":
@@ -45,7 +45,7 @@ def plain_messages(
 
 
 def _add_user_text(plain: list[Message], text: str) -> None:
-    """Appends to the user's last message: many templates want users and assistants to take turns."""
+    """Append the text to the user's last message, since many templates require that users and assistants alternate."""
     if plain and plain[-1]["role"] == "user":
         plain[-1] = {**plain[-1], "content": f"{_text_of(plain[-1].get('content'))}\n{text}"}
     else:
@@ -78,9 +78,9 @@ def _with_instruction(
 
 
 def with_written_calls(tool_format: ToolFormat, message: Mapping[str, Any], index: int) -> Message:
-    """The message, which is number `index` of the chat, with its calls as text behind its content.
+    """Return the message, number `index` of the chat, with its calls as text after its content.
 
-    Raises InvalidRequest if arguments are no JSON object.
+    Raises InvalidRequest if a call's arguments are not a JSON object.
     """
     changed = dict(message)
     calls = []
@@ -100,12 +100,15 @@ def with_written_calls(tool_format: ToolFormat, message: Mapping[str, Any], inde
 
 
 def call_path(index: int, position: int) -> str:
-    """Where a call's arguments stand in the request."""
+    """Return the path of a call's arguments in the request."""
     return f"messages[{index}].tool_calls[{position}].function.arguments"
 
 
 def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
-    """Arguments of an earlier call, given as JSON text or as an object. Raises InvalidRequest."""
+    """Return the arguments of an earlier call, given as JSON text or as an object.
+
+    Raises InvalidRequest if they are not an object, or nested too deeply.
+    """
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
@@ -117,14 +120,15 @@ def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
                 raise InvalidRequest(f"{path} is nested more than {_MAX_DEPTH} levels deep; send less", param=path)
     if not isinstance(arguments, Mapping):
         raise InvalidRequest(
-            f"{path} is not a JSON object, as the model's chat template needs; send what the call was given, or {{}}",
+            f"{path} is not a JSON object, which the model's chat template requires; send the arguments of the model's "
+            "call, or {}",
             param=path,
         )
     return arguments
 
 
 def _depth(value: object) -> int:
-    """Levels of objects and lists."""
+    """Return the number of nested levels of objects and lists, the value itself included."""
     depth = 0
     level = [value]
     while level:

@@ -1,8 +1,8 @@
-"""Reads JSON as it arrives and passes it on as valid JSON, whatever models make of it.
+"""Readers of JSON that is still arriving, which emit valid JSON even where the model's is not.
 
-Models also write Python's literals ('x', True, None, tuples, trailing commas), raw line breaks in strings, and escapes
-that JSON does not know. Each has one meaning, and comes out as JSON. There is no recursion, and each character is
-looked at once.
+Models also write Python literals ('x', True, None, tuples, trailing commas), raw line breaks in strings, and escapes
+that JSON does not have. Each has only one meaning and is emitted as JSON. Nothing is recursive, and each character is
+read once.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
-from server.tools.reader import Reader, Steps
+from server.tools.reader import Steps, TextReader
 
 Emit = Callable[[str], object]
 
@@ -30,7 +30,7 @@ _JSON_BRACKETS = {"(": "[", ")": "]"}
 
 
 class _Next(Enum):
-    """What may follow."""
+    """The tokens that may follow."""
 
     VALUE = auto()
     ITEM_OR_END = auto()  # after "[", and after "," in it
@@ -40,21 +40,22 @@ class _Next(Enum):
 
 
 class ReadAtom(Protocol):
-    """Reads a string, a number or a word, and emits `comma` and the JSON that it is; False if it is none."""
+    """Function that reads a string, a number or a word and emits `comma` and the value as JSON, or returns False."""
 
-    def __call__(self, reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]: ...
+    def __call__(self, reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]: ...
 
 
-def read_value(reader: Reader, emit: Emit, read_atom: ReadAtom | None = None) -> Steps[bool]:
-    """Consumes one value and emits it as JSON, piece by piece. False: it broke off, or what follows cannot go on with
-    it and is unread; then what was emitted is the beginning of a value.
+def read_value(reader: TextReader, emit: Emit, read_atom: ReadAtom | None = None) -> Steps[bool]:
+    """Consume one value and emit it as JSON, piece by piece.
 
-    read_atom: instead of read_json_atom, for what is no JSON within its brackets.
+    Returns False if the value broke off, or if the text that follows cannot continue it, which is left unread. The
+    emitted text is the beginning of a value then. read_atom replaces read_json_atom for formats whose brackets hold
+    other values than JSON's.
     """
     read_atom = read_atom or read_json_atom
-    closing: list[str] = []  # brackets that are due, the next one last
+    closing: list[str] = []  # brackets that close the open ones, the next one last
     state = _Next.VALUE
-    comma = ""  # with the space after it; dropped if nothing follows
+    comma = ""  # a comma and the space after it, dropped if nothing follows
     while closing or state is not _Next.COMMA_OR_END:
         char = yield from reader.peek()
         if space := reader.take_run(_SPACE):
@@ -89,8 +90,8 @@ def read_value(reader: Reader, emit: Emit, read_atom: ReadAtom | None = None) ->
     return True
 
 
-def read_string(reader: Reader) -> Steps[str | None]:
-    """Consumes a string and returns what it says; None: there is no string here, or it broke off."""
+def read_string(reader: TextReader) -> Steps[str | None]:
+    """Consume a string and return its value; None if there is no string here, or if it broke off."""
     pieces: list[str] = []
     if (yield from reader.peek()) not in _PLAIN or not (yield from _read_quoted(reader, pieces.append)):
         return None
@@ -98,8 +99,8 @@ def read_string(reader: Reader) -> Steps[str | None]:
     return text
 
 
-def read_arguments(reader: Reader, emit: Emit) -> Steps[bool]:
-    """Like read_value, for a call's arguments: a string that says an object stands for the object, null for {}."""
+def read_arguments(reader: TextReader, emit: Emit) -> Steps[bool]:
+    """Consume a call's arguments like read_value. A string that holds an object means the object, and null means {}."""
     yield from reader.skip_space()
     if (char := (yield from reader.peek())) in _CLOSING:
         return (yield from read_value(reader, emit))
@@ -111,15 +112,15 @@ def read_arguments(reader: Reader, emit: Emit) -> Steps[bool]:
     if value == "null":
         value = "{}"
     elif char in _PLAIN:
-        said = json.loads(value).strip() or "{}"
-        value = (json_of(said) or value) if said.startswith("{") else value
+        inner = json.loads(value).strip() or "{}"
+        value = (json_of(inner) or value) if inner.startswith("{") else value
     emit(value)
     return True
 
 
 def json_of(text: str) -> str | None:
-    """`text` as JSON if it is one value, with space around it at most; else None."""
-    reader = Reader()
+    """Return `text` as JSON if it is one value, perhaps with space around it, else None."""
+    reader = TextReader()
     reader.feed(text.strip())
     reader.end()
     pieces: list[str] = []
@@ -135,8 +136,8 @@ def _inside(closing: str) -> _Next:
     return _Next.KEY_OR_END if closing == "}" else _Next.ITEM_OR_END
 
 
-def read_json_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
-    """See ReadAtom."""
+def read_json_atom(reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+    """Read a string, a number or a word of JSON or Python; a ReadAtom."""
     if (yield from reader.peek()) in _PLAIN:
         emit(comma)
         return (yield from _read_quoted(reader, emit))
@@ -150,12 +151,12 @@ def read_json_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> S
     return bool(scalar)
 
 
-def _read_quoted(reader: Reader, emit: Emit) -> Steps[bool]:
+def _read_quoted(reader: TextReader, emit: Emit) -> Steps[bool]:
     quote = reader.take()
     emit('"')
     while char := (yield from reader.peek()):
         if plain := reader.take_run(_PLAIN[quote]):
-            # A double quote in single quotes.
+            # A double quote in single quotes
             emit(plain if quote == '"' else plain.replace('"', '\\"'))
             continue
         reader.take()
@@ -169,8 +170,9 @@ def _read_quoted(reader: Reader, emit: Emit) -> Steps[bool]:
     return False
 
 
-def _read_escape(reader: Reader, emit: Emit) -> Steps[None]:
-    """What follows a backslash; one that JSON does not know stands for itself."""
+def _read_escape(reader: TextReader, emit: Emit) -> Steps[None]:
+    """Read the text after a backslash and emit the escape. A backslash that starts no escape of JSON is emitted as a
+    character."""
     char = yield from reader.peek()
     if not char:
         return

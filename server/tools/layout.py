@@ -1,4 +1,4 @@
-"""CallLayout: the text around the names and arguments of calls, as a template writes it."""
+"""CallLayout: the text that a chat template writes around the names and arguments of calls."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from enum import Enum, auto
 
 from server.tools.format import WrittenCall
 
-# A tag, a bracketed word, a bracket or separator, or anything else between spaces.
+# A tag, a bracketed word, a bracket or separator, or anything else between spaces
 _WORD = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]|[\[\]{}(),;]|<?[^\s<>\[\]{}(),;]+>?|[<>]")
 _MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_]+\]")
 
 
-class Slot(Enum):
-    """What a call puts in between."""
+class CallField(Enum):
+    """A variable part of a call's text."""
 
     NAME = auto()
     ARGUMENTS = auto()
@@ -24,68 +24,73 @@ class Slot(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CallLayout:
-    """An answer is text, after_text, begin, open, body, separator, open, body, ..., end."""
+    """The parts of an answer: text, after_text, begin, open, body, separator, open, body, ..., end."""
 
     begin: str
     open: str
-    body: tuple[str | Slot, ...]
+    body: tuple[str | CallField, ...]
     separator: str = ""
     end: str = ""
-    lead: str = ""  # before begin, where no text precedes
+    lead: str = ""  # before begin, if no text precedes
     after_text: str | None = ""  # None: the template drops the text of an answer with calls
     takes_several: bool = True
     id_pattern: str = "[a-zA-Z0-9]{9}"
-    id_format: str | None = None  # the id that the template puts together from {name} and {index}
+    id_format: str | None = None  # if the template builds the id from {name} and {index}
     item_separator: str = ", "  # within the arguments' JSON
     key_separator: str = ": "
 
     @property
     def opening(self) -> str:
-        """What precedes the first call's own body."""
+        """Text before the body of the first call."""
         return self.begin + self.open
 
     @property
     def trigger(self) -> str | None:
-        """The mark by which a call is recognized; None: calls can only be the whole answer."""
-        first = next(iter(words(self.opening)), "")
+        """Mark that starts the calls within text; None if calls can only be the whole answer."""
+        first = next(iter(layout_words(self.opening)), "")
         return first if len(first) > 1 else None
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What looks like a special token."""
+        """Texts in the layout that look like special tokens."""
         body = (part for part in self.body if isinstance(part, str))
         texts = (self.begin, self.open, *body, self.separator, self.end)
         return tuple(dict.fromkeys(mark for text in texts for mark in _MARK.findall(text)))
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
-        """The calls as the template writes them, where no text precedes."""
+        """Return the text of the calls as the template writes them if no text precedes."""
         written = [self.open + self.write_body(call, index) for index, call in enumerate(calls)]
         return self.lead + self.begin + self.separator.join(written) + self.end
 
     def write_body(self, call: WrittenCall, index: int) -> str:
-        values = {Slot.NAME: call.name, Slot.ARGUMENTS: call.arguments, Slot.ID: call.id, Slot.INDEX: str(index)}
+        values = {
+            CallField.NAME: call.name,
+            CallField.ARGUMENTS: call.arguments,
+            CallField.ID: call.id,
+            CallField.INDEX: str(index),
+        }
         return "".join(part if isinstance(part, str) else values[part] for part in self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectKeys:
-    """The keys of a call that is a JSON object, and what surrounds the object."""
+    """Keys of a call that is a JSON object, and the text around the object."""
 
-    before: str  # of the layout's open
-    after: str  # of the layout's body
+    before: str  # end of the layout's open, up to the object
+    after: str  # end of the layout's body, after the object
     name: str
     arguments: str
     id: str | None
-    parent: str | None  # of the object within that holds name and arguments
+    parent: str | None  # key of the inner object that holds name and arguments
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The pieces of a layout's text between which models write more or less space than they should."""
+def layout_words(text: str) -> tuple[str, ...]:
+    """Return the words of a layout's text. Between words, models write more or less space than the template."""
     return tuple(_WORD.findall(text))
 
 
 def object_keys(layout: CallLayout) -> ObjectKeys | None:
-    """The layout's keys, or None if its calls are no JSON objects with the name as a value."""
+    """Return the keys of the layout's calls; None if these are not JSON objects with the name as a value."""
     text = layout.open + layout.write_body(WrittenCall("NAME", '{"ARGUMENTS": 0}', "ID"), 0)
     start = layout.open.find("{")
     if start < 0:
@@ -100,5 +105,5 @@ def object_keys(layout: CallLayout) -> ObjectKeys | None:
     if "NAME" not in keys or "{'ARGUMENTS': 0}" not in keys:
         return None
     ids = {str(value): key for key, value in call.items()}
-    call_id = ids.get("0" if Slot.INDEX in layout.body else "ID")
+    call_id = ids.get("0" if CallField.INDEX in layout.body else "ID")
     return ObjectKeys(text[:start], text[end:], keys["NAME"], keys["{'ARGUMENTS': 0}"], call_id, parent)

@@ -1,4 +1,4 @@
-"""LayoutFormat: the ToolFormat of a CallLayout, whose arguments are JSON."""
+"""LayoutFormat: the ToolFormat of calls that are JSON objects, or names followed by JSON."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from server.tools.step_parser import StepParser
 
 @dataclass(frozen=True, slots=True)
 class LayoutFormat(FormatBase):
-    """Calls that are JSON objects, or names followed by JSON."""
+    """The format of a CallLayout whose arguments are JSON."""
 
     layout: CallLayout
-    other_triggers: tuple[str, ...] = ()  # marks that models also begin calls with
+    other_triggers: tuple[str, ...] = ()  # other marks that models write before calls
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -33,10 +33,10 @@ class LayoutFormat(FormatBase):
         body = body_grammar(builder, self.layout, tools)
         return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
 
-    def unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
-        return None  # JSON holds every name and value
+    def describe_unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
+        return None  # JSON can hold every name and value
 
-    def unenforced(self, tool: Tool) -> list[Location]:  # noqa: ARG002
+    def unenforced_paths(self, tool: Tool) -> list[Location]:  # noqa: ARG002
         return []
 
     def write(self, calls: Sequence[WrittenCall]) -> str:

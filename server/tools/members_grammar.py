@@ -1,4 +1,4 @@
-"""members_grammar: the named arguments of a call, or the members of an object, where they are no JSON."""
+"""members_grammar: the grammar of a call's named arguments, or an object's members, that are not JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,9 +15,10 @@ def members_grammar(
     separator: str,
     value: Callable[[Schema], str],
 ) -> str:
-    """The schema's properties `keys` in this order, those that are not required perhaps; each as key, assign, value."""
+    """Return a grammar of the properties `keys` in this order, without any that are not required. Each is written as
+    key, `assign`, value."""
     required = schema.get("required", ())
-    after_some = '""'  # what may follow a member
+    after_some = '""'  # the grammar of the text after a member
     after_none = '""'
     for key in reversed(keys):
         member = f"{builder.literal(key + assign)} {value(property_schema(schema, key))}"

@@ -1,4 +1,4 @@
-"""Values that are written neither as JSON nor as plain text: what a grammar follows of their schemas, and what not."""
+"""Schemas of values that are written neither as JSON nor as plain text: the part that a grammar enforces."""
 
 from functools import partial
 from typing import Any
@@ -7,21 +7,21 @@ from server.schemas.base import Location
 from server.tools.tagged_values import OUTSIDE, Schema, constants_of, schema_with_definitions, types_of
 from server.tools.unenforced import unenforced_members
 
-PLAIN_TYPES = frozenset(("integer", "number", "boolean"))  # which are written as in JSON
+PLAIN_TYPES = frozenset(("integer", "number", "boolean"))  # written as in JSON
 _NESTED_TYPES = frozenset(("array", "object"))
 _FOLLOWED = OUTSIDE | {"type", "items", "minItems", "maxItems", "properties", "required", "additionalProperties"}
 
 
 def scalar_constants(schema: Schema) -> list[Any]:
-    """The values that the schema allows, where these are few and none has others within; none: all."""
+    """Return the values that the schema lists; an empty list if there is no list, or if it has objects or arrays."""
     constants = constants_of(schema)
     return [] if any(isinstance(value, list | dict) for value in constants) else constants
 
 
 def choices_of(schema: Schema) -> list[Schema]:
-    """The alternatives of a schema that says no more than that there are some; none where it is another."""
+    """Return the alternatives of a schema that is only an anyOf, however nested; an empty list for other schemas."""
     found: list[Schema] = []
-    seen: set[int] = set()  # an alternative that leads back to all adds nothing
+    seen: set[int] = set()  # an alternative that leads back to a seen anyOf adds nothing
     stack = [schema]
     while stack:
         node = stack.pop()
@@ -33,19 +33,19 @@ def choices_of(schema: Schema) -> list[Schema]:
     return found if seen else []
 
 
-def items_of(schema: Schema) -> Schema:
+def item_schema(schema: Schema) -> Schema:
     if isinstance(schema, bool) or "prefixItems" in schema:
         return True
     return schema_with_definitions(schema, schema.get("items", True))
 
 
 def item_counts(schema: Schema) -> tuple[int, int | None]:
-    """The fewest and the most items of an array; None: any number."""
+    """Return the minimum and the maximum number of items of an array. A maximum of None means no limit."""
     return (0, None) if isinstance(schema, bool) else (schema.get("minItems", 0), schema.get("maxItems"))
 
 
 def unenforced_value(schema: Schema, *, depth: int) -> list[Location]:
-    """depth: levels of values within that the grammar follows."""
+    """Return the unenforced paths of a value. depth: levels of nested values that the grammar enforces."""
     if isinstance(schema, bool) or scalar_constants(schema):
         return []
     if choices := choices_of(schema):
@@ -61,7 +61,7 @@ def unenforced_value(schema: Schema, *, depth: int) -> list[Location]:
         return paths
     within = partial(unenforced_value, depth=depth - 1)
     if not types or "array" in types:
-        paths += [("items", *path) for path in within(items_of(schema))]
+        paths += [("items", *path) for path in within(item_schema(schema))]
         paths += [("items",)] if "prefixItems" in schema and "items" in schema else []
     if ("object" in types or not types) and schema.keys() & {"properties", "required", "additionalProperties"}:
         members = unenforced_members(schema, within)

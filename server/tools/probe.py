@@ -1,6 +1,6 @@
-"""find_tool_format: the way of writing calls that a chat template shows when it renders some.
+"""Detection of the tool format of a chat template, by rendering chats with known calls.
 
-What surrounds names and arguments in the rendered text is both what to look for in an answer and what to force:
+The text around names and arguments in a rendered chat is the text to search for in answers, and to enforce:
 
     <tool_call>\\n{"name": "N", "arguments": {...}}\\n</tool_call>\\n<tool_call>\\n{"name": "M", ...
     [ open                ][ body                           ][separator][ open          ...
@@ -29,13 +29,13 @@ from server.tools.registry import named_format
 from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
 
-# Formats of which a rendered call tells too little, by what it holds.
+# Formats that a rendered call does not show completely, by a text in it
 _RECOGNIZED = (
     ("<|tool_call_argument_begin|>", "kimi_k2"),
     ("<|channel|>commentary", "openai"),
     ("<|tool_call>call:", "gemma4"),
 )
-# What the prompt says of tools where the template leaves earlier calls out; the first that occurs counts.
+# Formats whose template drops earlier calls, by a text in the prompt; the first that occurs counts.
 _HINTS = (
     ("<|tool_call|>", "granite"),
     ("<|tool_list_start|>", "lfm2"),
@@ -47,7 +47,7 @@ _HINTS = (
 
 
 def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
-    """The format of the template's calls; None: it shows no tools, or calls in a way that is not understood.
+    """Return the format of the template's calls; None if it shows no tools, or if its calls cannot be interpreted.
 
     Renders some ten short chats.
     """
@@ -58,15 +58,16 @@ def find_tool_format(template: ChatTemplate) -> ToolFormat | None:
     if takes_object is None:
         prompt = renderings.prompt or ""
         name = next((name for hint, name in _HINTS if hint in prompt), None)
-        return None if name is None else _fitted(named_format(name), renderings, takes_object)
+        return None if name is None else _adapt(named_format(name), renderings, takes_object)
     found = _find_format(renderings, takes_object=takes_object)
-    return None if found is None else _fitted(found, renderings, takes_object)
+    return None if found is None else _adapt(found, renderings, takes_object)
 
 
 def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat | None:
-    """The format that --tool-call-parser names, else the one found, else None, for which "generic" stands in.
+    """Return the format that --tool-call-parser names, else the detected one, else None, which means "generic".
 
-    A named format is told what the template wants of earlier calls. Raises OptionError for an unknown name.
+    A named format is adapted to the way in which the template takes earlier calls. Raises OptionError for an unknown
+    name.
     """
     found = None if name == "generic" else find_tool_format(template)
     if name is None or (found is not None and found.name == name):
@@ -75,11 +76,11 @@ def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat |
     if name == "generic":
         return named
     renderings = Renderings(template)
-    return _fitted(named, renderings, _takes_object(renderings))
+    return _adapt(named, renderings, _takes_object(renderings))
 
 
 def takes_system_message(template: ChatTemplate) -> bool:
-    """Whether the template shows a message of the system's; where not, instructions go to the user's first one."""
+    """Whether the template renders a system message. If not, instructions go into the user's first message."""
     messages = [{"role": "system", "content": TEXT}, {"role": "user", "content": USER}]
     try:
         return TEXT in template.render(messages).text
@@ -88,7 +89,7 @@ def takes_system_message(template: ChatTemplate) -> bool:
 
 
 def takes_late_system_message(template: ChatTemplate) -> bool:
-    """Whether the template shows a message of the system's after one of the user's."""
+    """Whether the template renders a system message after a user message."""
     messages = [{"role": "user", "content": USER}, {"role": "system", "content": TEXT}]
     try:
         return TEXT in template.render(messages).text
@@ -97,15 +98,15 @@ def takes_late_system_message(template: ChatTemplate) -> bool:
 
 
 def _takes_object(renderings: Renderings) -> bool | None:
-    """Whether the template wants arguments as an object; None: it does not show calls.
+    """Whether the template takes arguments as an object; None if it does not render calls.
 
-    Where it takes both, their text is better: what the model wrote stays in the prompt as it is, and cached.
+    If it takes both objects and text, text is better: the model's own text stays in the prompt, and in the cache.
     """
     as_object = renderings.answer(1, takes_object=True) or ""
-    # A template that writes the arguments out as they are makes Python's text of an object.
+    # A template that writes the arguments without a filter turns an object into Python's text.
     is_python = str(ARGUMENTS_OBJECT) in as_object
     if all(key in as_object for key in KEYS) and not ARGUMENTS.search(as_object) and not is_python:
-        # Arguments that are no JSON: their text would not be what the model writes.
+        # Arguments that are not JSON: the model does not write JSON text.
         return True
     as_text = renderings.answer(1, takes_object=False) or ""
     if ARGUMENTS_TEXT in as_text:
@@ -128,7 +129,7 @@ def _find_format(renderings: Renderings, *, takes_object: bool) -> ToolFormat | 
         )
     found = _format_of(layout)
     call = layout.call if isinstance(layout, TaggedLayout) else layout
-    return found if _is_right(found, answer, 1 + call.takes_several) else None
+    return found if _round_trips(found, answer, 1 + call.takes_several) else None
 
 
 def _format_of(layout: CallLayout | TaggedLayout) -> ToolFormat:
@@ -136,12 +137,12 @@ def _format_of(layout: CallLayout | TaggedLayout) -> ToolFormat:
         return TaggedFormat("template", layout)
     if layout.trigger == "[TOOL_CALLS]":
         return MistralFormat("mistral", layout, call_id_length=9)
-    # Llama's models put the mark before calls that its template writes without.
+    # Llama models write the mark before calls, their template does not.
     return LayoutFormat("template", layout, other_triggers=() if layout.trigger else ("<|python_tag|>",))
 
 
-def _is_right(found: ToolFormat, answer: str, num_calls: int) -> bool:
-    """Whether it writes a call as the template does, and reads what it writes."""
+def _round_trips(found: ToolFormat, answer: str, num_calls: int) -> bool:
+    """Whether the format writes calls like the template, and reads them back."""
     match = ARGUMENTS.search(answer)
     arguments = match.group() if match else ARGUMENTS_TEXT
     calls = [WrittenCall(call.name, arguments, call.id) for call in CALLS[:num_calls]]
@@ -154,8 +155,9 @@ def _is_right(found: ToolFormat, answer: str, num_calls: int) -> bool:
     return starts == [call.name for call in calls] and num_ends == len(starts)
 
 
-def _fitted(found: ToolFormat, renderings: Renderings, takes_object: bool | None) -> ToolFormat:
-    """The format with what the template wants of earlier calls; takes_object None: it leaves them out."""
+def _adapt(found: ToolFormat, renderings: Renderings, takes_object: bool | None) -> ToolFormat:
+    """Return the format, adapted to the way in which the template takes earlier calls. takes_object None: the template
+    drops them."""
     assert dataclasses.is_dataclass(found)
     assert not isinstance(found, type)
     renders_calls = takes_object is not None

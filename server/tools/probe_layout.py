@@ -1,11 +1,11 @@
-"""find_layout: takes the text that a chat template writes around known calls apart."""
+"""find_layout: the layout of calls, from the text that a chat template writes around known ones."""
 
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.probe_renderings import (
     ARGUMENTS,
     CALLS,
@@ -20,7 +20,7 @@ from server.tools.probe_renderings import (
 from server.tools.tagged_layout import TaggedLayout
 
 _THOUGHT_END = re.compile(r".*(?:</\S*think>|<\|END_THINKING\|>|\[/THINK\])\s*", re.DOTALL)
-# Ends of a turn that some templates use behind calls only. They end the generation, and are no part of the answer.
+# Ends of a turn that some templates use only after calls. They end the generation and are not part of the answer.
 _TURN_ENDS = ("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<|call|>", "</s>")
 
 
@@ -28,12 +28,12 @@ _TURN_ENDS = ("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<|call|>", "
 class _Span:
     start: int
     stop: int
-    slot: Slot
+    field: CallField
 
 
 @dataclass(frozen=True, slots=True)
 class _Tags:
-    """What surrounds keys and values that are not JSON."""
+    """The texts around keys and values that are not JSON."""
 
     open_key: str
     open_string: str
@@ -42,7 +42,8 @@ class _Tags:
 
 
 def find_layout(renderings: Renderings, *, takes_object: bool) -> CallLayout | TaggedLayout | None:
-    """None: the template writes no calls, or in a way that no layout describes."""
+    """Return the layout of the template's calls; None if the template writes no calls, or no layout can describe
+    them."""
     one = renderings.answer(1, takes_object=takes_object)
     tags = None if one is None else _find_tags(one, CALLS[0])
     spans = None if one is None else _find_spans(one, CALLS[0], tags, 0)
@@ -70,24 +71,29 @@ def find_layout(renderings: Renderings, *, takes_object: bool) -> CallLayout | T
     return TaggedLayout(call, tags.open_key, tags.open_value, tags.close_value, open_string)
 
 
-_Layout = tuple[str, str, tuple[str | Slot, ...], str, str]  # begin, open, body, separator, end
+_Layout = tuple[str, str, tuple[str | CallField, ...], str, str]  # begin, open, body, separator, end
 
 
-def _for_one(opening: str, parts: Sequence[str | Slot], closing: str) -> _Layout:
+def _for_one(opening: str, parts: Sequence[str | CallField], closing: str) -> _Layout:
     return "", opening, (*parts, closing), "", ""
 
 
 def _for_several(
-    opening: str, parts: Sequence[str | Slot], closing: str, two: str, first: Sequence[_Span], second: Sequence[_Span]
+    opening: str,
+    parts: Sequence[str | CallField],
+    closing: str,
+    two: str,
+    first: Sequence[_Span],
+    second: Sequence[_Span],
 ) -> _Layout | None:
-    """Tells what belongs to each call from what surrounds all, by what stands between two calls."""
+    """Separate the text of each call from the text around all calls, by the text between two calls."""
     between = two[first[-1].stop : second[0].start]
     body = _with_index(parts, _parts(two, second))
     opened = common_end(opening, between)
     opening, between = opening[: len(opening) - len(opened)], between[: len(between) - len(opened)]
     if opening.endswith("0") and between.endswith("1"):
-        # A number that counts the calls.
-        body = None if body is None else (Slot.INDEX, opened, *body)
+        # A number that counts the calls
+        body = None if body is None else (CallField.INDEX, opened, *body)
         opening, between = opening[:-1], between[:-1]
         opened = common_end(opening, between)
         opening, between = opening[: len(opening) - len(opened)], between[: len(between) - len(opened)]
@@ -97,16 +103,18 @@ def _for_several(
     return opening, opened, (*body, close), between[len(close) :], closing[len(close) :]
 
 
-def _with_index(first: Sequence[str | Slot], second: Sequence[str | Slot]) -> tuple[str | Slot, ...] | None:
-    """The parts that both calls have, with a slot where one has 0 and the other 1."""
-    parts: list[str | Slot] = []
+def _with_index(
+    first: Sequence[str | CallField], second: Sequence[str | CallField]
+) -> tuple[str | CallField, ...] | None:
+    """Return the parts that both calls have, with the call's index where one has 0 and the other 1."""
+    parts: list[str | CallField] = []
     for one, other in zip(first, second, strict=True):
         if isinstance(one, str) and isinstance(other, str) and one != other:
             start = common_start(one, other)
             end = common_end(one, other)
             if one != f"{start}0{end}" or other != f"{start}1{end}":
                 return None
-            parts += [start, Slot.INDEX, end]
+            parts += [start, CallField.INDEX, end]
         elif one != other:
             return None
         else:
@@ -115,27 +123,28 @@ def _with_index(first: Sequence[str | Slot], second: Sequence[str | Slot]) -> tu
 
 
 def _find_spans(text: str, call: ProbeCall, tags: _Tags | None, start: int) -> list[_Span] | None:
-    """Where the call's name, id and arguments stand, in their order; None: the name or the arguments are missing."""
+    """Return the spans of the call's name, id and arguments, in order; None if the name or the arguments are
+    missing."""
     name = text.find(call.name, start)
     if name < 0:
         return None
-    spans = [_Span(name, name + len(call.name), Slot.NAME)]
+    spans = [_Span(name, name + len(call.name), CallField.NAME)]
     if tags is None:
         # The arguments may come before the name.
         previous = 0 if call == CALLS[0] else _end_of_first(text)
         arguments = ARGUMENTS.search(text, previous)
         if arguments is None:
             return None
-        spans.append(_Span(*arguments.span(), Slot.ARGUMENTS))
+        spans.append(_Span(*arguments.span(), CallField.ARGUMENTS))
     else:
         key = text.find(KEYS[0], name)
         value = text.find(str(VALUES[1]), key)
         if key < 0 or value < 0:
             return None
         stop = value + len(str(VALUES[1])) + len(tags.close_value)
-        spans.append(_Span(key - len(tags.open_key), stop, Slot.ARGUMENTS))
+        spans.append(_Span(key - len(tags.open_key), stop, CallField.ARGUMENTS))
     if (call_id := text.find(call.id)) >= 0:
-        spans.append(_Span(call_id, call_id + len(call.id), Slot.ID))
+        spans.append(_Span(call_id, call_id + len(call.id), CallField.ID))
     return sorted(spans, key=lambda span: span.start)
 
 
@@ -145,7 +154,7 @@ def _end_of_first(text: str) -> int:
 
 
 def _find_tags(text: str, call: ProbeCall) -> _Tags | None:
-    """None: the arguments are JSON, or in no tags that repeat."""
+    """Return the tags around keys and values; None if the arguments are JSON, or no tags repeat."""
     name = text.find(call.name)
     if name < 0 or ARGUMENTS.search(text):
         return None
@@ -165,16 +174,17 @@ def _find_tags(text: str, call: ProbeCall) -> _Tags | None:
     return _Tags(open_key, open_string, open_value, close_value)
 
 
-def _parts(text: str, spans: Sequence[_Span]) -> list[str | Slot]:
-    """The slots, and the text between them."""
-    parts: list[str | Slot] = [spans[0].slot]
+def _parts(text: str, spans: Sequence[_Span]) -> list[str | CallField]:
+    """Return the fields of the spans, and the text between them."""
+    parts: list[str | CallField] = [spans[0].field]
     for before, after in itertools.pairwise(spans):
-        parts += [text[before.stop : after.start], after.slot]
+        parts += [text[before.stop : after.start], after.field]
     return parts
 
 
 def _find_opening(renderings: Renderings, before: str, *, takes_object: bool) -> tuple[str, str, str | None]:
-    """What opens the calls, what the template puts before it where there is no text, and where there is."""
+    """Return the text that opens the calls, the text before it if the answer has no text, and the text before it if
+    the answer has text (None if the template drops such text)."""
     with_text = renderings.answer(1, content=TEXT, takes_object=takes_object) or ""
     _, has_text, after = with_text.partition(TEXT)
     spans = _find_spans(after, CALLS[0], None, 0) or _find_spans(after, CALLS[0], _find_tags(after, CALLS[0]), 0)
@@ -186,7 +196,7 @@ def _find_opening(renderings: Renderings, before: str, *, takes_object: bool) ->
     opening = common_end(before, after).lstrip()
     after_text = after[: len(after) - len(opening)]
     lead = before[: len(before) - len(opening)]
-    # The space behind a thought belongs to the thought.
+    # The space after a thought belongs to the thought.
     return opening, _space_only(lead), after_text if after_text == _space_only(after_text) else None
 
 
@@ -195,7 +205,7 @@ def _space_only(text: str) -> str:
 
 
 def _without_turn_end(closing: str, renderings: Renderings) -> str:
-    """`closing` without what ends every turn."""
+    """Return `closing` without the text that ends every turn."""
     plain = renderings.answer(0, content=TEXT, takes_object=True) or ""
     end = common_end(closing, plain.partition(TEXT)[2])
     closing = closing[: len(closing) - len(end)]

@@ -1,4 +1,4 @@
-"""Renderings: what a chat template makes of known calls."""
+"""Renderings: the texts that a chat template renders for known calls."""
 
 import json
 import re
@@ -14,30 +14,30 @@ TEXT = "zqxtext"
 KEYS = ("zqx_city", "zqx_count")
 VALUES = ("zqxparis", 54321)
 ARGUMENTS_OBJECT = dict(zip(KEYS, VALUES, strict=True))
-# Space as no template writes it shows whether the text of arguments is passed through.
+# The odd spaces, which no template writes, show whether the text of arguments is passed through.
 ARGUMENTS_TEXT = '{"zqx_city":  "zqxparis",  "zqx_count":  54321}'
 ARGUMENTS = re.compile(
     r'\{\s*"zqx_city"(?P<key_separator>\s*:\s*)"zqxparis"(?P<item_separator>\s*,\s*)"zqx_count"\s*:\s*54321\s*\}'
 )
 
-# Tags and bracketed words, which may be special tokens.
+# Tags and bracketed words, which may be special tokens
 _MARK = re.compile(r"<[^<>\s]*>|\[[A-Z_/]+\]")
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeCall:
-    """A call that is to be found again in the text."""
+    """A call to find again in the rendered text."""
 
     name: str
     id: str
 
 
-# Ids of nine letters and digits are accepted by every template.
+# Every template accepts ids of nine letters and digits.
 CALLS = (ProbeCall("zqx_first", "zqxcall01"), ProbeCall("zqx_second", "zqxcall02"))
 
 
 class Renderings:
-    """Renders answers and returns what the template writes for them, from the generation prompt on."""
+    """Answers with known calls, as the template renders them after the generation prompt."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -49,7 +49,7 @@ class Renderings:
         return self.prompt is not None and all(call.name in self.prompt for call in CALLS)
 
     def answer(self, num_calls: int, *, content: str = "", takes_object: bool) -> str | None:
-        """None: the template refuses such an answer."""
+        """Return the text of an answer with `num_calls` calls; None if the template refuses such an answer."""
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if num_calls:
             message["tool_calls"] = [_message_call(call, takes_object=takes_object) for call in CALLS[:num_calls]]
@@ -57,7 +57,7 @@ class Renderings:
         if rendered is None or self.prompt is None or USER not in rendered:
             return None
         start = _common_start(self.prompt, rendered)
-        # Nothing of a tag may be missing.
+        # The answer's first tag must be complete.
         start = next((mark.start() for mark in _MARK.finditer(rendered) if mark.start() < start < mark.end()), start)
         return rendered[max(start, rendered.rfind(USER) + len(USER)) :]
 
@@ -69,7 +69,7 @@ class Renderings:
 
 
 def common_end(first: str, second: str) -> str:
-    """The longest end that both have, in which no tag is cut off."""
+    """Return the longest common end of both texts that cuts no tag."""
     size = _common_start(first[::-1], second[::-1])
     for text in (first, second):
         cut = len(text) - size
@@ -80,7 +80,7 @@ def common_end(first: str, second: str) -> str:
 
 
 def common_start(first: str, second: str) -> str:
-    """The longest beginning that both have, in which no tag is cut off."""
+    """Return the longest common beginning of both texts that cuts no tag."""
     size = _common_start(first, second)
     for text in (first, second):
         for mark in _MARK.finditer(text):

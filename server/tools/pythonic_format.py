@@ -11,14 +11,14 @@ from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
 from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
-from server.tools.call_reader import Outcome
-from server.tools.event_log import EventLog
+from server.tools.call_reader import CallOutcome
+from server.tools.event_log import CallEventLog
 from server.tools.format import Tool, WrittenCall
 from server.tools.format_base import FormatBase
 from server.tools.json_scanner import read_value
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.members_grammar import members_grammar
-from server.tools.reader import Reader, Steps
+from server.tools.reader import Steps, TextReader
 from server.tools.step_parser import StepParser
 from server.tools.tagged_values import Schema, constants_of, object_schema, property_schema, types_of
 from server.tools.unenforced import unenforced_members
@@ -28,22 +28,22 @@ _KEY = re.compile(r"\w+")
 
 
 class PythonicCallReader:
-    """Reads name(key=value, ...). Values are literals; they come out as JSON as they arrive."""
+    """A reader of name(key=value, ...) that emits the values, which are literals, as JSON while they arrive."""
 
     opening: tuple[str, ...] = ()
     closing: tuple[str, ...] = ()
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str], _index: int) -> Steps[Outcome]:
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], _index: int) -> Steps[CallOutcome]:
         name = yield from reader.read_run(_NAME)
         if name not in names or not (yield from reader.skip("(")):
-            return Outcome.BROKEN
-        reader.forget()
+            return CallOutcome.BROKEN
+        reader.stop_recording()
         log.start(name)
         is_whole = yield from self._read_arguments(reader, log)
         log.end()
-        return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
+        return CallOutcome.CALL if is_whole else CallOutcome.BROKEN_CALL
 
-    def _read_arguments(self, reader: Reader, log: EventLog) -> Steps[bool]:
+    def _read_arguments(self, reader: TextReader, log: CallEventLog) -> Steps[bool]:
         log.arguments("{")
         is_first = True
         while True:
@@ -67,15 +67,15 @@ class PythonicCallReader:
 
 @dataclass(frozen=True, slots=True)
 class PythonicFormat(FormatBase):
-    """The list stands alone, or between marks."""
+    """The format of a list of calls that is the whole answer or stands between marks."""
 
-    begin: str  # up to and including the bracket
+    begin: str  # ends with the bracket
     end: str
 
     @property
     def layout(self) -> CallLayout:
-        body = (Slot.NAME, "(", Slot.ARGUMENTS, ")")
-        # Where there is no mark, text cannot precede the calls.
+        body = (CallField.NAME, "(", CallField.ARGUMENTS, ")")
+        # Without a mark, text cannot precede the calls.
         after_text = None if self.begin == "[" else ""
         return CallLayout(begin=self.begin, open="", body=body, separator=", ", end=self.end, after_text=after_text)
 
@@ -92,13 +92,13 @@ class PythonicFormat(FormatBase):
         body = builder.rule(*(_call_grammar(builder, tool) for tool in tools))
         return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
 
-    def unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool) -> str | None:
         schema = object_schema(tool.parameters)
         keys = schema.get("properties", ()) if isinstance(schema, Mapping) else ()
         return next((f"the property {quote(key)}" for key in keys if not _KEY.fullmatch(key)), None)
 
-    def unenforced(self, tool: Tool) -> list[Location]:
-        return unenforced_members(tool.parameters, lambda _: [])  # a value is JSON
+    def unenforced_paths(self, tool: Tool) -> list[Location]:
+        return unenforced_members(tool.parameters, lambda _: [])  # values are JSON, which is enforced
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.layout.write([WrittenCall(call.name, _keywords(json.loads(call.arguments))) for call in calls])
@@ -109,7 +109,7 @@ def _keywords(arguments: Mapping[str, Any]) -> str:
 
 
 def _literal(value: object) -> str:
-    """Python's literal, with JSON's quotes."""
+    """Return the value as a Python literal with JSON's quotes."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):

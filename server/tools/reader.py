@@ -1,20 +1,20 @@
-"""Reader: the text of an answer that is still arriving, read by generators that pause where it ends so far."""
+"""TextReader: the text of an answer that is still arriving, read by generators that pause at its present end."""
 
 import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
-# Yields where more text is needed, and is resumed when there is some or the text has ended.
+# A generator that yields when it needs more text, and is resumed when there is more or the text has ended
 Steps = Generator[None, None, T]
 
 _SPACE = re.compile(r"\s+")
 
 
-class Reader:
-    """Consumes a text once, from its beginning. What a step finds depends on the text alone, not on how it arrives.
+class TextReader:
+    """A text that is consumed once, from its beginning. Results depend only on the text, not on how it arrives.
 
-    Unread text is short where the reading steps keep up, so each new piece costs about its own length.
+    Generators that read all they can keep the unread text short, so each new piece costs about its own length.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Reader:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether all text so far is consumed."""
+        """Whether all text that has arrived is consumed."""
         return self._position == len(self._text)
 
     @property
@@ -41,24 +41,24 @@ class Reader:
 
     @property
     def has_ended(self) -> bool:
-        """Whether no text will follow what is unread."""
+        """Whether no text will follow the unread text."""
         return self._has_ended
 
     def record(self) -> None:
-        """From here on consumed text is remembered, and what was remembered before is forgotten."""
+        """Start to record consumed text, and drop what was recorded before."""
         self._recorded = []
 
     def recorded(self) -> str:
-        """The text consumed since `record`; it is remembered no longer."""
+        """Return the text consumed since `record`, and stop recording."""
         text = "".join(self._recorded or ())
         self._recorded = None
         return text
 
-    def forget(self) -> None:
+    def stop_recording(self) -> None:
         self._recorded = None
 
     def peek(self) -> Steps[str]:
-        """The next character, or "" at the end."""
+        """Return the next character, or "" at the end of the text."""
         while self._position == len(self._text):
             if self._has_ended:
                 return ""
@@ -66,7 +66,7 @@ class Reader:
         return self._text[self._position]
 
     def take(self, count: int = 1) -> str:
-        """Consumes characters that are known to be there."""
+        """Consume characters that are known to have arrived."""
         text = self._text[self._position : self._position + count]
         self._position += count
         if self._recorded is not None:
@@ -74,16 +74,16 @@ class Reader:
         return text
 
     def take_all(self) -> str:
-        """Consumes all text so far."""
+        """Consume all text that has arrived."""
         return self.take(len(self._text) - self._position)
 
     def take_run(self, pattern: re.Pattern[str]) -> str:
-        """Consumes what matches here, of the text so far; the next piece may go on with it."""
+        """Consume the match of `pattern` here in the text that has arrived. The next piece may continue it."""
         match = pattern.match(self._text, self._position)
         return self.take(len(match.group())) if match else ""
 
     def read_run(self, pattern: re.Pattern[str]) -> Steps[str]:
-        """Consumes characters as long as each matches `pattern`."""
+        """Consume characters as long as each matches `pattern`."""
         runs = []
         while (char := (yield from self.peek())) and pattern.match(char):
             runs.append(self.take_run(pattern) or self.take())
@@ -93,7 +93,7 @@ class Reader:
         yield from self.read_run(_SPACE)
 
     def sees(self, word: str) -> Steps[bool]:
-        """Whether `word` follows; nothing is consumed."""
+        """Return whether `word` follows. Nothing is consumed."""
         for index, char in enumerate(word):
             while self._position + index >= len(self._text):
                 if self._has_ended:
@@ -104,14 +104,15 @@ class Reader:
         return True
 
     def skip(self, word: str) -> Steps[bool]:
-        """Consumes `word` if it follows, else nothing; returns whether it does."""
+        """Consume `word` if it follows, and return whether it does."""
         if not (yield from self.sees(word)):
             return False
         self.take(len(word))
         return True
 
     def read_until(self, marks: "Marks | None", emit: Callable[[str], object]) -> Steps[str | None]:
-        """Consumes and emits text up to the first mark, which it returns and leaves unread; None: there is none."""
+        """Consume and emit the text up to the first mark, and return the mark, which stays unread; None if there is
+        none."""
         while (yield from self.peek()):
             if marks is None:
                 start, mark = len(self._text), None
@@ -121,23 +122,24 @@ class Reader:
             if mark is not None:
                 return mark
             if not self.is_exhausted:
-                # The beginning of a mark, perhaps.
+                # Perhaps the beginning of a mark
                 yield
         return None
 
 
 class Marks:
-    """Texts to be looked for; the longest counts where two begin at the same place."""
+    """Texts to search for. If two begin at the same position, the longest is found."""
 
     def __init__(self, texts: tuple[str, ...]) -> None:
         longest_first = sorted(texts, key=len, reverse=True)
-        # A mark, or the beginning of one that the end of the text cuts off.
+        # A mark, or the beginning of a mark that the end of the text cuts off
         beginnings = [_beginning(text) for text in longest_first]
         self._pattern = re.compile("|".join(beginnings))
         self._whole = frozenset(texts)
 
     def find(self, text: str, position: int, *, has_ended: bool) -> tuple[int, str | None]:
-        """Where the first mark begins and which it is; else where a mark may have begun, at the latest the end."""
+        """Return the position of the first mark, and the mark. If there is none, return the position where the
+        beginning of a mark may stand, or the end of the text, and None."""
         while match := self._pattern.search(text, position):
             if match.group() in self._whole:
                 return match.start(), match.group()
@@ -148,7 +150,7 @@ class Marks:
 
 
 def _beginning(text: str) -> str:
-    r"""Matches `text`, or what there is of it at the end: "ab" -> a(?:b|\Z)."""
+    r"""Return a pattern for `text` or a beginning of it at the end of the searched text: "ab" -> a(?:b|\Z)."""
     pattern = ""
     for char in reversed(text[1:]):
         pattern = f"(?:{re.escape(char)}{pattern}|\\Z)"

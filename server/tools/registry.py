@@ -1,11 +1,11 @@
-"""The formats that --tool-call-parser knows by name: one line each."""
+"""Registry of the tool formats that --tool-call-parser can name."""
 
 import importlib
 
 from engine.errors import OptionError
 from server.tools.format import ToolFormat
 
-# Names as in vLLM, where it has them.
+# The names are vLLM's where it has the format.
 FORMATS = {
     "deepseek_v3": "server.tools.formats.deepseek_v3",
     "deepseek_v31": "server.tools.formats.deepseek_v31",
@@ -28,7 +28,7 @@ FORMATS = {
 
 
 def named_format(name: str) -> ToolFormat:
-    """Raises OptionError for a name that is not in FORMATS."""
+    """Return the format of this name. Raises OptionError for a name that is not in FORMATS."""
     if name not in FORMATS:
         raise OptionError(
             f"--tool-call-parser {name!r} is not known; give one of {', '.join(FORMATS)}, or leave it out, and the "

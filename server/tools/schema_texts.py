@@ -1,20 +1,20 @@
-"""The names and texts that a schema of arguments demands, which a format may be unable to write."""
+"""Names and texts that a schema of arguments requires, which a format may be unable to write."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # their values hold schemas by name
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # map names to schemas
 
 
 def property_names(schema: object) -> Iterator[str]:
-    """Of all objects in the schema, however deep."""
+    """Yield the names of the properties of all objects in the schema, at any depth."""
     for node in _schemas_within(schema):
         yield from node.get("properties", ())
         yield from node.get("required", ())
 
 
 def constant_texts(schema: object) -> Iterator[str]:
-    """The strings in all values that the schema lists, however deep."""
+    """Yield the strings in all values that the schema lists, at any depth."""
     stack: list[Any] = []
     for node in _schemas_within(schema):
         stack += [node["const"]] if "const" in node else node.get("enum", ())

@@ -1,18 +1,18 @@
-"""StepParser: a ToolParser whose work is one generator over a Reader."""
+"""StepParser: a ToolParser that runs a generator over the text read so far."""
 
 from collections.abc import Callable
 
-from server.tools.event_log import EventLog
+from server.tools.event_log import CallEventLog
 from server.tools.format import ToolEvent
-from server.tools.reader import Reader, Steps
+from server.tools.reader import Steps, TextReader
 
 
 class StepParser:
-    """Runs `read` as far as the text goes. `read` returns when the text has ended and all of it is consumed."""
+    """A parser that runs `read` as far as the text goes. `read` returns when all text is consumed and has ended."""
 
-    def __init__(self, read: Callable[[Reader, EventLog], Steps[None]], *, after_text: str | None) -> None:
-        self._reader = Reader()
-        self._log = EventLog(after_text)
+    def __init__(self, read: Callable[[TextReader, CallEventLog], Steps[None]], *, after_text: str | None) -> None:
+        self._reader = TextReader()
+        self._log = CallEventLog(after_text)
         self._steps = read(self._reader, self._log)
         next(self._steps, None)
 

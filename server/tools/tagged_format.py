@@ -1,4 +1,4 @@
-"""TaggedFormat: the ToolFormat of a TaggedLayout."""
+"""TaggedFormat: the ToolFormat of calls whose arguments stand between tags."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from server.tools.answer_grammar import answer_grammar, json_grammar
 from server.tools.answer_reader import AnswerReader
 from server.tools.format import Tool, WrittenCall
 from server.tools.format_base import FormatBase
-from server.tools.layout import words
+from server.tools.layout import layout_words
 from server.tools.schema_texts import constant_texts, property_names
 from server.tools.step_parser import StepParser
 from server.tools.tagged_layout import TaggedLayout
@@ -23,10 +23,10 @@ _ANY_KEY = '[^<>"\\s]+'
 
 @dataclass(frozen=True, slots=True)
 class TaggedFormat(FormatBase):
-    """Calls whose arguments stand between tags. Strings have no quotes, so a string cannot hold its own closing tag."""
+    """The format of a TaggedLayout. Strings have no quotes, so a string cannot hold its own closing tag."""
 
     layout: TaggedLayout
-    other_triggers: tuple[str, ...] = ()  # marks that models also begin calls with
+    other_triggers: tuple[str, ...] = ()  # other marks that models write before calls
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ class TaggedFormat(FormatBase):
         body = builder.rule(*(self._body(builder, tool) for tool in tools))
         return answer_grammar(builder, self.layout.call, body, min_calls=min_calls, is_parallel=is_parallel)
 
-    def unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool) -> str | None:
         schema = object_schema(tool.parameters)
         for key in schema.get("properties", ()) if isinstance(schema, Mapping) else ():
             if not KEY.fullmatch(key) or key != key.strip():
@@ -56,16 +56,16 @@ class TaggedFormat(FormatBase):
         texts = chain(constant_texts(schema), property_names(schema))
         return next((f"the text {quote(text)}" for text in texts if tag in text), None)
 
-    def unenforced(self, tool: Tool) -> list[Location]:
-        tells_strings = self.layout.open_string is not None
-        return unenforced_members(tool.parameters, unenforced_string if tells_strings else unenforced_text)
+    def unenforced_paths(self, tool: Tool) -> list[Location]:
+        has_string_tag = self.layout.open_string is not None
+        return unenforced_members(tool.parameters, unenforced_string if has_string_tag else unenforced_text)
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.layout.write(calls)
 
     def _last_tag(self) -> tuple[str, ...]:
-        """The tag before the name: models sometimes leave out the one around it."""
-        tags = [word for word in words(self.layout.call.opening) if len(word) > 1 and word[0] == "<"]
+        """Return the tag before the name. Models sometimes leave out the tag around it."""
+        tags = [word for word in layout_words(self.layout.call.opening) if len(word) > 1 and word[0] == "<"]
         return tuple(tags[-1:])
 
     def _body(self, builder: GrammarBuilder, tool: Tool) -> str:
@@ -73,7 +73,7 @@ class TaggedFormat(FormatBase):
         return f"{head} {self._arguments(builder, tool.parameters)} {builder.literal(self.layout.close)}"
 
     def _arguments(self, builder: GrammarBuilder, schema: Schema) -> str:
-        """The schema's properties in its order, which is the order that tools are shown in."""
+        """Return a grammar of the schema's properties in the schema's order, which is the order in the prompt."""
         schema = object_schema(schema)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
@@ -91,23 +91,23 @@ class TaggedFormat(FormatBase):
         return f"{builder.literal(self.layout.open_key)} {key} {values}"
 
     def _values(self, builder: GrammarBuilder, schema: Schema) -> list[str]:
-        """What may follow the key, up to the tag that closes the value."""
+        """Return the grammars of the text after a key, up to the tag that closes the value."""
         types = types_of(schema)
         constants = constants_of(schema)
         values = []
         has_string = not types or "string" in types
-        tells_strings = self.layout.open_string is not None
+        has_string_tag = self.layout.open_string is not None
         if has_string:
             opening = builder.literal(self.layout.open_value_of(is_string=True))
             if constants:
-                texts = [value_text(value) for value in constants if isinstance(value, str) or not tells_strings]
+                texts = [value_text(value) for value in constants if isinstance(value, str) or not has_string_tag]
                 values.append(f"{opening} {one_of(builder, texts)} {builder.literal(self.layout.close_value)}")
             else:
-                # Up to the tag, where the parser ends the value too; the line break before it is left to the model.
+                # Up to the tag, where the parser ends the value too. The model decides on the line break before it.
                 tag, rest = self.layout.closing_tag
                 following = f" {builder.literal(rest)}" if rest else ""
                 values.append(f"{opening} {builder.text_until(tag)}{following}")
-        if types != {"string"} and (tells_strings or not has_string):
+        if types != {"string"} and (has_string_tag or not has_string):
             opening = builder.literal(self.layout.open_value)
             values.append(f"{opening} {json_grammar(builder, schema)} {builder.literal(self.layout.close_value)}")
         return values

@@ -1,30 +1,31 @@
-"""TaggedLayout: calls whose arguments stand between tags, one pair or two for each."""
+"""TaggedLayout: the text around calls whose arguments stand between tags, with one pair or two for each argument."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.tools.format import WrittenCall
-from server.tools.layout import CallLayout, Slot, words
+from server.tools.layout import CallField, CallLayout, layout_words
 
 
 @dataclass(frozen=True, slots=True)
 class TaggedLayout:
-    """A call's body is its name, after_name, arguments, each open_key KEY open_value VALUE close_value, and close."""
+    """The parts of a call's body: its name, after_name, arguments, and close. Each argument is open_key, its key,
+    open_value, its value, and close_value."""
 
     call: CallLayout  # its body is NAME, after_name, ARGUMENTS, close
     open_key: str
     open_value: str
     close_value: str
-    open_string: str | None = None  # instead of open_value, where the value is a string
+    open_string: str | None = None  # instead of open_value, if the value is a string
 
     @property
     def after_name(self) -> str:
-        return _text_between(self.call, Slot.NAME, Slot.ARGUMENTS)
+        return _text_between(self.call, CallField.NAME, CallField.ARGUMENTS)
 
     @property
     def close(self) -> str:
-        return _text_between(self.call, Slot.ARGUMENTS, None)
+        return _text_between(self.call, CallField.ARGUMENTS, None)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -33,15 +34,15 @@ class TaggedLayout:
 
     @property
     def closing_tag(self) -> tuple[str, str]:
-        """The tag that ends a value, and what follows it of close_value."""
-        tag = words(self.close_value)[0]
+        """The tag that ends a value, and the rest of close_value after it."""
+        tag = layout_words(self.close_value)[0]
         return tag, self.close_value.partition(tag)[2]
 
     def open_value_of(self, *, is_string: bool) -> str:
         return self.open_string if is_string and self.open_string is not None else self.open_value
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
-        """The calls as the template writes them, where no text precedes."""
+        """Return the text of the calls as the template writes them if no text precedes."""
         return self.call.write([WrittenCall(call.name, self._write_arguments(call.arguments)) for call in calls])
 
     def _write_arguments(self, arguments: str) -> str:
@@ -55,7 +56,7 @@ class TaggedLayout:
         )
 
 
-def _text_between(layout: CallLayout, first: Slot, last: Slot | None) -> str:
+def _text_between(layout: CallLayout, first: CallField, last: CallField | None) -> str:
     start = layout.body.index(first) + 1
     stop = len(layout.body) if last is None else layout.body.index(last)
     return "".join(part for part in layout.body[start:stop] if isinstance(part, str))

@@ -1,13 +1,13 @@
-"""TaggedCallReader: reads a call whose arguments stand between tags, and writes them as JSON."""
+"""TaggedCallReader: a reader of calls whose arguments stand between tags, which emits them as JSON."""
 
 import json
 import re
 from collections.abc import Collection
 
-from server.tools.call_reader import Outcome
-from server.tools.event_log import EventLog
-from server.tools.layout import words
-from server.tools.reader import Marks, Reader, Steps
+from server.tools.call_reader import CallOutcome
+from server.tools.event_log import CallEventLog
+from server.tools.layout import layout_words
+from server.tools.reader import Marks, Steps, TextReader
 from server.tools.tagged_layout import TaggedLayout
 from server.tools.tagged_values import json_value, property_schema, schema_of
 
@@ -16,36 +16,36 @@ KEY = re.compile(r"[^<>\"\n]+")
 
 
 class TaggedCallReader:
-    """Immutable. A value ends at the first tag that closes it."""
+    """A CallReader of a TaggedLayout. A value ends at the first tag that closes it."""
 
     def __init__(self, layout: TaggedLayout) -> None:
-        self.opening = words(layout.call.open)
-        close = words(layout.close)
-        # A call ends with the first of these; the others follow it as far as the model writes them.
+        self.opening = layout_words(layout.call.open)
+        close = layout_words(layout.close)
+        # A call ends with the first of these words; the model may leave out the others.
         self._close, self.closing = close[0], close[1:]
-        self._after_name = words(layout.after_name)
+        self._after_name = layout_words(layout.after_name)
         self._layout = layout
-        self._open_key = words(layout.open_key)
-        self._open_value = words(layout.open_value)
+        self._open_key = layout_words(layout.open_key)
+        self._open_value = layout_words(layout.open_value)
         self._value_end = Marks((layout.closing_tag[0],))
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str], _index: int) -> Steps[Outcome]:
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], _index: int) -> Steps[CallOutcome]:
         yield from reader.skip_space()
         name = yield from reader.read_run(_NAME)
-        # Behind the name everything is up to the model, but something must be there: it could still go on.
+        # Any text may follow the name, but some must: the name itself could continue.
         if name not in names or not (yield from reader.peek()):
-            return Outcome.BROKEN
+            return CallOutcome.BROKEN
         yield from self._skip(reader, self._after_name)
         yield from reader.skip_space()
         if not (yield from reader.sees(self._close)) and not (yield from reader.sees(self._open_key[0])):
-            return Outcome.BROKEN
-        reader.forget()
+            return CallOutcome.BROKEN
+        reader.stop_recording()
         log.start(name)
         is_whole = yield from self._read_arguments(reader, log, names, name)
         log.end()
-        return Outcome.CALL if is_whole else Outcome.BROKEN_CALL
+        return CallOutcome.CALL if is_whole else CallOutcome.BROKEN_CALL
 
-    def _read_arguments(self, reader: Reader, log: EventLog, names: Collection[str], name: str) -> Steps[bool]:
+    def _read_arguments(self, reader: TextReader, log: CallEventLog, names: Collection[str], name: str) -> Steps[bool]:
         log.arguments("{")
         comma = ""
         while True:
@@ -63,17 +63,17 @@ class TaggedCallReader:
             value = yield from self._read_value(reader)
             if value is None:
                 return False
-            # Where the tag tells strings from other values, the schema need not.
+            # If the tag marks strings, the schema is not needed to recognize them.
             schema = property_schema(schema_of(names, name), key) if open_string is None else True
             written = json_value(value, {"type": "string"} if is_string else schema)
             log.arguments(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")
             comma = ", "
 
-    def _read_value(self, reader: Reader) -> Steps[str | None]:
-        """The text between the tags, without the line breaks that the template puts there; None: it broke off."""
+    def _read_value(self, reader: TextReader) -> Steps[str | None]:
+        """Return the text between the tags, without the template's line breaks; None if the value broke off."""
         pieces: list[str] = []
         mark = yield from reader.read_until(self._value_end, pieces.append)
-        if mark is None or not (yield from self._skip(reader, words(self._layout.close_value))):
+        if mark is None or not (yield from self._skip(reader, layout_words(self._layout.close_value))):
             return None
         value = "".join(pieces)
         layout = self._layout
@@ -83,8 +83,8 @@ class TaggedCallReader:
             value = value.removesuffix("\n")
         return value
 
-    def _skip(self, reader: Reader, expected: tuple[str, ...]) -> Steps[bool]:
-        """Consumes words and the space before them, up to the first that does not follow."""
+    def _skip(self, reader: TextReader, expected: tuple[str, ...]) -> Steps[bool]:
+        """Consume the expected words up to the first that is missing, and return whether none is."""
         for word in expected:
             yield from reader.skip_space()
             if not (yield from reader.skip(word)):

@@ -1,4 +1,4 @@
-"""Values of arguments that stand between tags, without JSON's quotes: what they are follows from the schema."""
+"""Schemas of arguments, and values that stand between tags without JSON's quotes, whose types follow from schemas."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -7,18 +7,18 @@ from typing import Any
 from server.tools.json_scanner import json_of
 
 Schema = Mapping[str, Any] | bool
-_MAX_REFERENCES = 8  # that one schema may follow, since they could go in circles
-OUTSIDE = frozenset({"$defs", "definitions", "x-guidance"})  # keywords that say nothing of the value itself
+_MAX_REFERENCES = 8  # that are followed from one schema, since references may be circular
+OUTSIDE = frozenset({"$defs", "definitions", "x-guidance"})  # keywords that do not restrict the value
 
 
 def schema_of(names: Collection[str], name: str) -> Schema:
-    """A tool's schema, where a parser was given schemas with the names."""
+    """Return the schema of the tool's arguments if the parser was given schemas with the names, else True."""
     schema = names[name] if isinstance(names, Mapping) else True
     return object_schema(schema) if isinstance(schema, Mapping | bool) else True
 
 
 def property_schema(schema: Schema, key: str) -> Schema:
-    """The schema of one argument, in which references to definitions can be resolved."""
+    """Return the schema of one argument, with the definitions that its references need."""
     if isinstance(schema, bool):
         return True
     properties = schema.get("properties")
@@ -31,9 +31,10 @@ def property_schema(schema: Schema, key: str) -> Schema:
 
 
 def schema_with_definitions(root: Schema, schema: Schema) -> Schema:
-    """`schema`, which is a part of `root`, so that its references can be resolved; one that stands alone is."""
+    """Return `schema`, a part of `root`, with the definitions that its references need. A schema that is only a
+    reference is replaced by its definition."""
     for _ in range(_MAX_REFERENCES):
-        found = _meant(root, schema)
+        found = _referenced_schema(root, schema)
         if found is None:
             break
         schema = found
@@ -43,7 +44,7 @@ def schema_with_definitions(root: Schema, schema: Schema) -> Schema:
 
 
 def object_schema(schema: Schema) -> Schema:
-    """The schema of an object, with `properties` where it says which there are: those that are only required, too."""
+    """Return the schema of an object. Its `properties` also have those that are only listed as required."""
     schema = schema_with_definitions(schema, schema)
     if isinstance(schema, bool):
         return schema
@@ -57,22 +58,23 @@ def object_schema(schema: Schema) -> Schema:
 
 
 def constants_of(schema: Schema) -> list[Any]:
-    """The values that the schema allows, where these are few; none: all that its types have."""
+    """Return the values that the schema lists; an empty list if all values of its types are allowed."""
     return _constants_of(schema, schema, _MAX_REFERENCES)
 
 
 def value_text(value: object) -> str:
-    """The value as it stands between tags."""
+    """Return the text of the value between tags."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def types_of(schema: Schema) -> frozenset[str]:
-    """The JSON types that the schema allows, as far as it says so; none: all."""
+    """Return the JSON types that the schema allows; an empty set if it states none, which allows all."""
     return _types_of(schema, schema, _MAX_REFERENCES)
 
 
 def json_value(text: str, schema: Schema) -> str:
-    """`text` as JSON: as it is where the schema has a string, else the JSON that it is, else a string."""
+    """Return the JSON of a value between tags: a string if the schema has strings only or `text` is not JSON that fits
+    the schema's types, else `text` itself."""
     types = types_of(schema)
     if types != {"string"} and (value := json_of(text)) is not None:
         kind = _kind_of(value)
@@ -81,21 +83,21 @@ def json_value(text: str, schema: Schema) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _constants_of(schema: Schema, root: Schema, num_left: int) -> list[Any]:
-    if isinstance(schema, bool) or num_left == 0:
+def _constants_of(schema: Schema, root: Schema, max_references: int) -> list[Any]:
+    if isinstance(schema, bool) or max_references == 0:
         return []
     if "const" in schema or "enum" in schema:
         types = schema.get("type", ())
         allowed = {types} if isinstance(types, str) else set(types)
         values = [schema["const"]] if "const" in schema else schema["enum"]
         return [value for value in values if not allowed or _fits(_kind_of(json.dumps(value)), allowed)]
-    if (found := _meant(root, schema)) is not None:
-        return _constants_of(found, root, num_left - 1)
+    if (found := _referenced_schema(root, schema)) is not None:
+        return _constants_of(found, root, max_references - 1)
     if isinstance(choices := schema.get("anyOf"), list):
         lists = [
             [None]
             if isinstance(choice, Mapping) and choice.get("type") == "null"
-            else _constants_of(choice, root, num_left - 1)
+            else _constants_of(choice, root, max_references - 1)
             for choice in choices
         ]
         return [value for values in lists for value in values] if all(lists) else []
@@ -106,8 +108,8 @@ def _fits(kind: str, types: Collection[str]) -> bool:
     return kind in types or (kind == "integer" and "number" in types)
 
 
-def _meant(root: Schema, schema: Schema) -> Schema | None:
-    """What a schema stands for that is a reference, or an allOf of one, and says no more than that."""
+def _referenced_schema(root: Schema, schema: Schema) -> Schema | None:
+    """Return the schema that a mere reference, or an allOf of one schema, stands for; None for other schemas."""
     if isinstance(schema, bool):
         return None
     keywords = schema.keys() - OUTSIDE - {"type"}
@@ -117,12 +119,12 @@ def _meant(root: Schema, schema: Schema) -> Schema | None:
         found = schema["allOf"][0]
     else:
         return None
-    # A reference to an object may say once more that it is one.
+    # A reference to an object may repeat its type.
     return {"type": schema["type"], **found} if isinstance(found, Mapping) and "type" in schema else found
 
 
-def _types_of(schema: Schema, root: Schema, num_left: int) -> frozenset[str]:
-    if isinstance(schema, bool) or num_left == 0:
+def _types_of(schema: Schema, root: Schema, max_references: int) -> frozenset[str]:
+    if isinstance(schema, bool) or max_references == 0:
         return frozenset()
     stated = schema.get("type")
     if isinstance(stated, str):
@@ -131,17 +133,17 @@ def _types_of(schema: Schema, root: Schema, num_left: int) -> frozenset[str]:
         return frozenset(stated)
     if constants := constants_of(schema):
         return frozenset(_kind_of(json.dumps(value)) for value in constants)
-    if (found := _meant(root, schema) or _definition(root, str(schema.get("$ref")))) is not None:
-        return _types_of(found, root, num_left - 1)
+    if (found := _referenced_schema(root, schema) or _definition(root, str(schema.get("$ref")))) is not None:
+        return _types_of(found, root, max_references - 1)
     for alternatives in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(alternatives), list):
-            kinds = [_types_of(choice, root, num_left - 1) for choice in choices]
+            kinds = [_types_of(choice, root, max_references - 1) for choice in choices]
             return frozenset().union(*kinds) if all(kinds) else frozenset()
     return frozenset()
 
 
 def _definition(root: Schema, reference: str) -> Schema | None:
-    """What "#/$defs/NAME" refers to."""
+    """Return the schema that "#/$defs/NAME" refers to."""
     _, _, name = reference.rpartition("/")
     for place in ("$defs", "definitions"):
         definitions = root.get(place) if isinstance(root, Mapping) else None
@@ -152,7 +154,7 @@ def _definition(root: Schema, reference: str) -> Schema | None:
 
 
 def _kind_of(value: str) -> str:
-    """The JSON type of a JSON text."""
+    """Return the JSON type of a JSON text."""
     if value[0] in '"{[tfn':
         return {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boolean", "n": "null"}[value[0]]
     return "number" if set(value) & set(".eE") else "integer"

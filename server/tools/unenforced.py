@@ -1,4 +1,4 @@
-"""What grammars of formats without JSON leave out of a schema of arguments."""
+"""Keywords of an argument's schema that the grammars of formats without JSON do not enforce."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,11 +14,14 @@ from server.tools.tagged_values import (
     value_text,
 )
 
-_MEMBERS = OUTSIDE | {"type", "properties", "required", "additionalProperties"}  # keywords that say what members are
+_MEMBERS = OUTSIDE | {"type", "properties", "required", "additionalProperties"}  # keywords that describe members
 
 
 def unenforced_members(schema: Schema, value: Callable[[Schema], list[Location]]) -> list[Location]:
-    """Of an object whose members are written one by one; value: what is left out of a member's schema."""
+    """Return the unenforced paths of an object whose members are written one by one.
+
+    value: a function that returns the unenforced paths of a member's schema.
+    """
     schema = object_schema(schema)
     if isinstance(schema, bool):
         return []
@@ -31,13 +34,13 @@ def unenforced_members(schema: Schema, value: Callable[[Schema], list[Location]]
 
 
 def unenforced_text(schema: Schema) -> list[Location]:
-    """Of a value that is written without quotes if it is a string, and must be told from others by its schema."""
+    """Return the unenforced paths of a value whose strings have no quotes and are recognized by the schema."""
     types = types_of(schema)
     if isinstance(schema, bool) or (types and "string" not in types):
         return []
     if constants := constants_of(schema):
-        is_told = all(json_value(value_text(value), schema) in map(_value_json, constants) for value in constants)
-        return [] if is_told else [("enum",)]
+        is_readable = all(json_value(value_text(value), schema) in map(_value_json, constants) for value in constants)
+        return [] if is_readable else [("enum",)]
     keywords = schema.keys() - OUTSIDE - {"type"}
     if keywords == {"anyOf"} and all(_is_type_alone(choice) for choice in schema["anyOf"]):
         return []
@@ -45,12 +48,12 @@ def unenforced_text(schema: Schema) -> list[Location]:
 
 
 def unenforced_string(schema: Schema) -> list[Location]:
-    """Of a value that is written without quotes if it is a string, and told from others by its tag."""
+    """Return the unenforced paths of a value whose strings have no quotes and are recognized by their tag."""
     return [] if constants_of(schema) else unenforced_text(schema)
 
 
 def _value_json(value: object) -> str:
-    """As json_value spells it."""
+    """Return the value's JSON with the spelling of `json_value`."""
     return json_value(value_text(value), {"type": "string"} if isinstance(value, str) else True)
 
 

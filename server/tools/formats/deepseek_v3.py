@@ -1,6 +1,6 @@
 """DeepSeek V3 and R1: the arguments in a Markdown block of JSON."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 
 FORMAT = LayoutFormat(
@@ -8,7 +8,7 @@ FORMAT = LayoutFormat(
     CallLayout(
         begin="<｜tool▁calls▁begin｜>",
         open="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-        body=(Slot.NAME, "\n```json\n", Slot.ARGUMENTS, "\n```<｜tool▁call▁end｜>"),
+        body=(CallField.NAME, "\n```json\n", CallField.ARGUMENTS, "\n```<｜tool▁call▁end｜>"),
         separator="\n",
         end="<｜tool▁calls▁end｜>",
     ),

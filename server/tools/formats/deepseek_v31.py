@@ -1,6 +1,6 @@
 """DeepSeek V3.1: the name, a separator, and the arguments."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 
 FORMAT = LayoutFormat(
@@ -8,7 +8,7 @@ FORMAT = LayoutFormat(
     CallLayout(
         begin="<｜tool▁calls▁begin｜>",
         open="<｜tool▁call▁begin｜>",
-        body=(Slot.NAME, "<｜tool▁sep｜>", Slot.ARGUMENTS, "<｜tool▁call▁end｜>"),
+        body=(CallField.NAME, "<｜tool▁sep｜>", CallField.ARGUMENTS, "<｜tool▁call▁end｜>"),
         end="<｜tool▁calls▁end｜>",
     ),
     takes_object_arguments=False,

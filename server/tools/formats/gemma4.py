@@ -1,6 +1,6 @@
-"""Gemma 4: <|tool_call>call:NAME{key:value,...}<tool_call|>, strings between <|"|>, keys in the order of the alphabet.
+"""Gemma 4: <|tool_call>call:NAME{key:value,...}<tool_call|>, with strings between <|"|> and keys in alphabetical order.
 
-The template shows text of an answer behind its calls; models write it before them.
+The template renders the text of an answer after its calls; models write it before them.
 """
 
 import json
@@ -17,17 +17,17 @@ from server.tools.call_reader import NamedCallReader
 from server.tools.format import Tool, WrittenCall
 from server.tools.format_base import FormatBase
 from server.tools.json_scanner import Emit, read_json_atom, read_value
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.members_grammar import members_grammar
 from server.tools.nested_values import (
     PLAIN_TYPES,
     choices_of,
     item_counts,
-    items_of,
+    item_schema,
     scalar_constants,
     unenforced_value,
 )
-from server.tools.reader import Marks, Reader, Steps
+from server.tools.reader import Marks, Steps, TextReader
 from server.tools.schema_texts import constant_texts, property_names
 from server.tools.step_parser import StepParser
 from server.tools.tagged_values import Schema, object_schema, property_schema, types_of
@@ -37,15 +37,15 @@ _QUOTE = '<|"|>'
 _QUOTE_MARKS = Marks((_QUOTE,))
 _BARE_KEY = re.compile(r"[^\s:,{}\[\]<]+")
 _LAYOUT = CallLayout(
-    begin="", open="<|tool_call>call:", body=(Slot.NAME, Slot.ARGUMENTS, "<tool_call|>"), after_text=None
+    begin="", open="<|tool_call>call:", body=(CallField.NAME, CallField.ARGUMENTS, "<tool_call|>"), after_text=None
 )
-_MAX_DEPTH = 4  # of arguments; a grammar has a rule for each place of a value
+_MAX_DEPTH = 4  # of arguments; a grammar has a rule for each position of a value
 _ANY_TYPES = frozenset(("string", "array", "object", "number", "boolean"))
 
 
 @dataclass(frozen=True, slots=True)
 class Gemma4Format(FormatBase):
-    """A string cannot hold the mark that ends it."""
+    """The format of Gemma 4. A string cannot hold the mark that ends it."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -63,24 +63,24 @@ class Gemma4Format(FormatBase):
         )
         return answer_grammar(builder, _LAYOUT, builder.rule(*bodies), min_calls=min_calls, is_parallel=is_parallel)
 
-    def unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool) -> str | None:
         for key in property_names(tool.parameters):
             if not _BARE_KEY.fullmatch(key) or key != key.strip("\"'"):
                 return f"the property {quote(key)}"
         return next((f"the text {quote(text)}" for text in constant_texts(tool.parameters) if _QUOTE in text), None)
 
-    def unenforced(self, tool: Tool) -> list[Location]:
+    def unenforced_paths(self, tool: Tool) -> list[Location]:
         return unenforced_members(tool.parameters, partial(unenforced_value, depth=_MAX_DEPTH - 1))
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return _LAYOUT.write([WrittenCall(call.name, _written(json.loads(call.arguments))) for call in calls])
 
 
-def _read_arguments(reader: Reader, emit: Emit) -> Steps[bool]:
+def _read_arguments(reader: TextReader, emit: Emit) -> Steps[bool]:
     return read_value(reader, emit, _read_atom)
 
 
-def _read_atom(reader: Reader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
+def _read_atom(reader: TextReader, emit: Emit, comma: str, *, is_key: bool) -> Steps[bool]:
     if (yield from reader.skip(_QUOTE)):
         emit(comma + '"')
         end = yield from reader.read_until(_QUOTE_MARKS, lambda text: emit(json.dumps(text, ensure_ascii=False)[1:-1]))
@@ -141,12 +141,12 @@ def _value_grammar(builder: GrammarBuilder, schema: Schema, *, depth: int) -> st
     if plain:
         given = schema if isinstance(schema, Mapping) and types <= PLAIN_TYPES else {"type": plain}
         values.append(json_grammar(builder, given))
-    # A value deeper than that: what it is is left to the model, as text.
+    # Deeper values are any text of the model.
     return builder.rule(*values) if values else _string_grammar(builder)
 
 
 def _array_grammar(builder: GrammarBuilder, schema: Schema, depth: int) -> str:
-    item = _value_grammar(builder, items_of(schema), depth=depth - 1)
+    item = _value_grammar(builder, item_schema(schema), depth=depth - 1)
     least, most = item_counts(schema)
     if most == 0:
         return '"[]"'

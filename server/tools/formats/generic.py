@@ -1,4 +1,4 @@
-"""The format for chat templates that show no tools: a system message lists them and says how to call them.
+"""Generic format, for chat templates that show no tools: a system message lists them and says how to call them.
 
     <tool_call>
     {"name": ..., "arguments": {...}}

@@ -1,6 +1,6 @@
-"""GLM 4.5 and 4.6: the name, then <arg_key> and <arg_value> in turn."""
+"""GLM 4.5 and 4.6: the name, then alternately <arg_key> and <arg_value>."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
 
@@ -10,7 +10,7 @@ FORMAT = TaggedFormat(
         CallLayout(
             begin="",
             open="<tool_call>",
-            body=(Slot.NAME, "\n", Slot.ARGUMENTS, "</tool_call>"),
+            body=(CallField.NAME, "\n", CallField.ARGUMENTS, "</tool_call>"),
             separator="\n",
             lead="\n",
             after_text="\n",

@@ -1,6 +1,6 @@
-"""Hermes and Qwen: <tool_call> around a JSON object, a pair of tags for each call."""
+"""Hermes and Qwen: each call is a JSON object between <tool_call> tags."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 
 FORMAT = LayoutFormat(
@@ -8,7 +8,7 @@ FORMAT = LayoutFormat(
     CallLayout(
         begin="",
         open='<tool_call>\n{"name": "',
-        body=(Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}\n</tool_call>"),
+        body=(CallField.NAME, '", "arguments": ', CallField.ARGUMENTS, "}\n</tool_call>"),
         separator="\n",
         after_text="\n",
     ),

@@ -1,6 +1,6 @@
-"""Kimi K2: the id functions.NAME:INDEX says the name, and the arguments follow."""
+"""Kimi K2: the id functions.NAME:INDEX, which includes the name, then the arguments."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 
 FORMAT = LayoutFormat(
@@ -9,11 +9,11 @@ FORMAT = LayoutFormat(
         begin="<|tool_calls_section_begin|>",
         open="<|tool_call_begin|>functions.",
         body=(
-            Slot.NAME,
+            CallField.NAME,
             ":",
-            Slot.INDEX,
+            CallField.INDEX,
             "<|tool_call_argument_begin|>",
-            Slot.ARGUMENTS,
+            CallField.ARGUMENTS,
             "<|tool_call_end|>",
         ),
         end="<|tool_calls_section_end|>",

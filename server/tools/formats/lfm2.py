@@ -1,4 +1,4 @@
-"""LFM2: a list of Python calls between marks, which its template leaves out of earlier answers."""
+"""LFM2: a list of Python calls between marks. The template drops the calls of earlier answers."""
 
 from server.tools.pythonic_format import PythonicFormat
 

@@ -1,6 +1,6 @@
-"""Llama 3.1 and later: the whole answer is one JSON object, sometimes behind <|python_tag|>."""
+"""Llama 3.1 and later: the whole answer is one JSON object, sometimes after <|python_tag|>."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 
 FORMAT = LayoutFormat(
@@ -8,7 +8,7 @@ FORMAT = LayoutFormat(
     CallLayout(
         begin="",
         open='{"name": "',
-        body=(Slot.NAME, '", "parameters": ', Slot.ARGUMENTS, "}"),
+        body=(CallField.NAME, '", "parameters": ', CallField.ARGUMENTS, "}"),
         separator="; ",
         after_text=None,
         takes_several=False,

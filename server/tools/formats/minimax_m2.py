@@ -1,6 +1,6 @@
 """MiniMax M2: <invoke name="NAME"> with a <parameter name="KEY"> for each argument."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
 
@@ -10,7 +10,7 @@ FORMAT = TaggedFormat(
         CallLayout(
             begin="<minimax:tool_call>\n",
             open='<invoke name="',
-            body=(Slot.NAME, '">\n', Slot.ARGUMENTS, "</invoke>"),
+            body=(CallField.NAME, '">\n', CallField.ARGUMENTS, "</invoke>"),
             separator="\n",
             end="\n</minimax:tool_call>",
             after_text="\n",

@@ -1,19 +1,19 @@
-"""Mistral: [TOOL_CALLS], and a list of JSON objects with ids, or a name and its arguments for each call."""
+"""Mistral: [TOOL_CALLS], then a list of JSON objects with ids, or for each call its name and arguments."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from server.tools.answer_reader import AnswerReader
-from server.tools.call_reader import NamedCallReader, ObjectCallReader, Outcome
-from server.tools.event_log import EventLog
-from server.tools.layout import CallLayout, Slot, object_keys
+from server.tools.call_reader import CallOutcome, NamedCallReader, ObjectCallReader
+from server.tools.event_log import CallEventLog
+from server.tools.layout import CallField, CallLayout, object_keys
 from server.tools.layout_format import LayoutFormat
-from server.tools.reader import Reader, Steps
+from server.tools.reader import Steps, TextReader
 
 _LIST = CallLayout(
     begin="[TOOL_CALLS][",
     open='{"name": "',
-    body=(Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, ', "id": "', Slot.ID, '"}'),
+    body=(CallField.NAME, '", "arguments": ', CallField.ARGUMENTS, ', "id": "', CallField.ID, '"}'),
     separator=", ",
     end="]",
     after_text=None,
@@ -21,13 +21,13 @@ _LIST = CallLayout(
 _NAMED = CallLayout(
     begin="",
     open="[TOOL_CALLS]",
-    body=(Slot.NAME, "[CALL_ID]", Slot.ID, "[ARGS]", Slot.ARGUMENTS),
+    body=(CallField.NAME, "[CALL_ID]", CallField.ID, "[ARGS]", CallField.ARGUMENTS),
     after_text=None,
 )
 
 
 class _EitherCallReader:
-    """Both ways, since models of one tokenizer version are served with templates of another."""
+    """A reader of both ways, since models of one tokenizer version are served with templates of another."""
 
     def __init__(self) -> None:
         self.opening: tuple[str, ...] = ()
@@ -37,14 +37,14 @@ class _EitherCallReader:
         self._object = ObjectCallReader(keys)
         self._named = NamedCallReader(_NAMED)
 
-    def read(self, reader: Reader, log: EventLog, names: Collection[str], index: int) -> Steps[Outcome]:
+    def read(self, reader: TextReader, log: CallEventLog, names: Collection[str], index: int) -> Steps[CallOutcome]:
         calls = self._object if (yield from reader.sees("{")) else self._named
         return (yield from calls.read(reader, log, names, index))
 
 
 @dataclass(frozen=True, slots=True)
 class MistralFormat(LayoutFormat):
-    """Writes calls in the one way that its layout says, and reads both."""
+    """The format that writes calls in the way of its layout, and reads both ways."""
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""Harmony of gpt-oss: each message has a header that names its channel, and a call's names the tool.
+"""Harmony of gpt-oss: each message has a header with its channel, and the header of a call has the tool's name.
 
-    <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>     as the model writes it
-     to=functions.NAME<|channel|>commentary json<|message|>{...}<|call|>                  as its template does
+    <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>     written by the model
+     to=functions.NAME<|channel|>commentary json<|message|>{...}<|call|>                  written by its template
     <|channel|>final<|message|>the answer<|return|>
 
-The answer begins behind <|start|>assistant; thoughts (channel analysis) are no part of it. <|call|> and <|return|> end
-the generation.
+The answer starts after <|start|>assistant. Thoughts (channel analysis) are not part of it. <|call|> and <|return|>
+end the generation.
 """
 
 import re
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
 from server.tools.answer_grammar import json_grammar
-from server.tools.event_log import EventLog
+from server.tools.event_log import CallEventLog
 from server.tools.format import Tool, WrittenCall
 from server.tools.format_base import FormatBase
 from server.tools.json_scanner import read_arguments
-from server.tools.layout import CallLayout, Slot
-from server.tools.reader import Marks, Reader, Steps
+from server.tools.layout import CallField, CallLayout
+from server.tools.reader import Marks, Steps, TextReader
 from server.tools.step_parser import StepParser
 
 _RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
@@ -31,7 +31,7 @@ _HEADER_END = Marks(("<|message|>", *_ENDS))
 _WRITTEN_BY_TEMPLATE = CallLayout(
     begin="",
     open=" to=functions.",
-    body=(Slot.NAME, "<|channel|>commentary json<|message|>", Slot.ARGUMENTS),
+    body=(CallField.NAME, "<|channel|>commentary json<|message|>", CallField.ARGUMENTS),
     after_text="",
     takes_several=False,
 )
@@ -40,7 +40,7 @@ _WRITTEN_BY_MODEL = ("<|channel|>commentary to=functions.", " <|constrain|>json<
 
 @dataclass(frozen=True, slots=True)
 class HarmonyFormat(FormatBase):
-    """One call an answer: the model stops behind it."""
+    """The Harmony format. An answer has at most one call, after which the model stops."""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -68,18 +68,18 @@ class HarmonyFormat(FormatBase):
         message = builder.rule(final, by_template, calls(*_WRITTEN_BY_MODEL))
         return builder.rule(message, f"{preamble} {builder.text()} {next_message} {message}")
 
-    def unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
-        return None  # JSON holds every name and value
+    def describe_unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
+        return None  # JSON can hold every name and value
 
-    def unenforced(self, tool: Tool) -> list[Location]:  # noqa: ARG002
+    def unenforced_paths(self, tool: Tool) -> list[Location]:  # noqa: ARG002
         return []
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return _WRITTEN_BY_TEMPLATE.write(calls[:1])
 
 
-def _read_answer(reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
-    # The header may be missing its first mark, which the prompt ends before.
+def _read_answer(reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:
+    # The first mark of the header may be missing, since the prompt ends before it.
     reader.record()
     yield from reader.skip_space()
     if (yield from reader.sees("to=")):
@@ -95,11 +95,11 @@ def _read_answer(reader: Reader, log: EventLog, names: Collection[str]) -> Steps
             yield from _read_message(reader, log, names)
         else:
             reader.take(len(mark))
-            reader.forget()
+            reader.stop_recording()
 
 
-def _read_message(reader: Reader, log: EventLog, names: Collection[str]) -> Steps[None]:
-    """Reads a header, and the arguments if it is a call's. A header without a recipient is no part of the text."""
+def _read_message(reader: TextReader, log: CallEventLog, names: Collection[str]) -> Steps[None]:
+    """Read a header, and the arguments if it starts a call. A header without a recipient is not part of the text."""
     pieces: list[str] = []
     mark = yield from reader.read_until(_HEADER_END, pieces.append)
     if mark != "<|message|>":
@@ -109,12 +109,12 @@ def _read_message(reader: Reader, log: EventLog, names: Collection[str]) -> Step
     recipient = _RECIPIENT.search("".join(pieces))
     name = recipient.group(1).removeprefix("functions.") if recipient else None
     if name is None:
-        reader.forget()
+        reader.stop_recording()
         return
     if name not in names:
         log.text(reader.recorded())
         return
-    reader.forget()
+    reader.stop_recording()
     log.start(name)
     yield from reader.skip_space()
     if not (yield from reader.peek()) or (yield from reader.sees("<|call|>")):

@@ -1,6 +1,6 @@
-"""Phi-4-mini: functools and a list of JSON objects, which its template leaves out of earlier answers."""
+"""Phi-4-mini: functools and a list of JSON objects. The template drops the calls of earlier answers."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 
 FORMAT = LayoutFormat(
@@ -8,7 +8,7 @@ FORMAT = LayoutFormat(
     CallLayout(
         begin="functools[",
         open='{"name": "',
-        body=(Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}"),
+        body=(CallField.NAME, '", "arguments": ', CallField.ARGUMENTS, "}"),
         separator=", ",
         end="]",
     ),

@@ -1,6 +1,6 @@
 """Qwen3-Coder: <function=NAME> with a <parameter=KEY> for each argument."""
 
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
 
@@ -10,7 +10,7 @@ FORMAT = TaggedFormat(
         CallLayout(
             begin="",
             open="<tool_call>\n<function=",
-            body=(Slot.NAME, ">\n", Slot.ARGUMENTS, "</function>\n</tool_call>"),
+            body=(CallField.NAME, ">\n", CallField.ARGUMENTS, "</function>\n</tool_call>"),
             separator="\n",
             after_text="\n\n",
         ),

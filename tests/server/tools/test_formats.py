@@ -1,4 +1,4 @@
-"""What models write that is not quite their format."""
+"""Text that models write and that deviates from their format."""
 
 from typing import Any
 
@@ -111,7 +111,7 @@ def test_values_between_tags_follow_the_schema(key: str, value: str, expected: A
         ("hermes", '<tool_call>{"name": "f"}</tool_call>', None),
     ],
 )
-def test_an_id_before_the_arguments_is_told(name: str, text: str, call_id: str | None) -> None:
+def test_an_id_before_the_arguments_is_reported(name: str, text: str, call_id: str | None) -> None:
     events = parse(named_format(name), text, {"f"})
 
     assert events[0] == CallStart("f", call_id)

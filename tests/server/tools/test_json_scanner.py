@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.tools.json_scanner import json_of, read_value
-from server.tools.reader import Reader
+from server.tools.reader import TextReader
 
 pytestmark = pytest.mark.fast
 
@@ -17,8 +17,8 @@ _VALUES = st.recursive(
 
 
 def _scan(text: str, size: int) -> tuple[str, str]:
-    """What is emitted for pieces of that size, and what is left unread."""
-    reader = Reader()
+    """Return the text emitted for pieces of that size, and the unread text."""
+    reader = TextReader()
     emitted: list[str] = []
     steps = read_value(reader, emitted.append)
     next(steps, None)

@@ -1,4 +1,4 @@
-"""What holds for the parsers of all formats."""
+"""Properties of the parsers of all formats."""
 
 import dataclasses
 import json
@@ -10,25 +10,32 @@ from hypothesis import strategies as st
 
 from server.tools.format import CallArguments, CallStart, ToolFormat, WrittenCall
 from server.tools.formats import mistral
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.layout_format import LayoutFormat
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.parsing import calls_of, parse, text_of
 
 pytestmark = pytest.mark.fast
 
-_NAMED = CallLayout(begin="", open="[TOOL_CALLS]", body=(Slot.NAME, "[ARGS]", Slot.ARGUMENTS))
+_NAMED = CallLayout(begin="", open="[TOOL_CALLS]", body=(CallField.NAME, "[ARGS]", CallField.ARGUMENTS))
 _ARGUMENTS_FIRST = CallLayout(
     begin="<tools>[",
     open='{"arguments": ',
-    body=(Slot.ARGUMENTS, ', "name": "', Slot.NAME, '"}'),
+    body=(CallField.ARGUMENTS, ', "name": "', CallField.NAME, '"}'),
     separator=", ",
     end="]",
 )
 _NESTED = CallLayout(
     begin="",
     open='<call>{"id": "',
-    body=(Slot.INDEX, '", "function": {"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}}</call>"),
+    body=(
+        CallField.INDEX,
+        '", "function": {"name": "',
+        CallField.NAME,
+        '", "arguments": ',
+        CallField.ARGUMENTS,
+        "}}</call>",
+    ),
 )
 _FORMATS: dict[str, ToolFormat] = {
     **{name: named_format(name) for name in FORMATS},

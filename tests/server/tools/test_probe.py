@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fast
 
 @functools.cache
 def _found(name: str) -> ToolFormat | None:
-    """What a template is found to write; finding it renders the template many times."""
+    """Return the detected format; detection renders the template many times."""
     return find_tool_format(template(name))
 
 
@@ -54,7 +54,7 @@ _USER = {"role": "user", "content": "How is the weather?"}
 
 
 def _answer(name: str, calls: list[tuple[str, dict[str, Any]]], content: str = "") -> str:
-    """What the template makes of the calls, behind the prompt."""
+    """Return the calls as the template renders them after the prompt."""
     chat_template = template(name)
     message = {
         "role": "assistant",
@@ -145,7 +145,7 @@ def test_a_hint_names_the_format_where_calls_are_left_out() -> None:
     assert (found.name, found.renders_calls) == ("granite", False)
 
 
-def test_a_named_format_is_told_what_the_template_takes() -> None:
+def test_a_named_format_is_adapted_to_the_template() -> None:
     chosen = choose_tool_format(template("section"), "hermes")
 
     assert chosen is not None

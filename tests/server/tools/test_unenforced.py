@@ -11,7 +11,7 @@ from server.generation.chat_tools import ChatTools, chat_tools, tools_in_format
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from server.tools.format import Tool, ToolFormat, WrittenCall
-from server.tools.layout import CallLayout, Slot
+from server.tools.layout import CallField, CallLayout
 from server.tools.registry import FORMATS, named_format
 from server.tools.tagged_format import TaggedFormat
 from server.tools.tagged_layout import TaggedLayout
@@ -24,11 +24,14 @@ _PATH = "tools[0].function.parameters"
 _WITHOUT_JSON = ["gemma4", "glm45", "lfm2", "minimax_m2", "pythonic", "qwen3_coder", "seed_oss"]
 _TAGGED = ["glm45", "minimax_m2", "qwen3_coder", "seed_oss"]
 # Tags that tell strings from other values, as in DeepSeek V3.2's template.
-_TELLING = TaggedFormat(
+_STRINGS_MARKED = TaggedFormat(
     "template",
     TaggedLayout(
         CallLayout(
-            begin="", open='<invoke name="', body=(Slot.NAME, '">\n', Slot.ARGUMENTS, "</invoke>"), separator="\n"
+            begin="",
+            open='<invoke name="',
+            body=(CallField.NAME, '">\n', CallField.ARGUMENTS, "</invoke>"),
+            separator="\n",
         ),
         open_key='<parameter name="',
         open_value='" string="false">',
@@ -60,7 +63,7 @@ _FOLLOWED: dict[str, dict[str, Any]] = {
 
 
 def _format(name: str) -> ToolFormat:
-    return _TELLING if name == "told by tags" else named_format(name)
+    return _STRINGS_MARKED if name == "strings marked" else named_format(name)
 
 
 def _tools(name: str, parameters: dict[str, Any], *, is_strict: bool = False) -> ChatTools:
@@ -94,7 +97,7 @@ def _sample(name: str, tools: list[Tool], seed: int) -> Any:
     return arguments
 
 
-@pytest.mark.parametrize("name", [*_WITHOUT_JSON, "told by tags"])
+@pytest.mark.parametrize("name", [*_WITHOUT_JSON, "strings marked"])
 @pytest.mark.parametrize("case", list(_FOLLOWED))
 def test_arguments_fit_what_is_said_to_be_followed(name: str, case: str) -> None:
     schema = _FOLLOWED[case]
