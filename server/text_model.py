@@ -16,9 +16,9 @@ from server.text.template_runner import TemplateRunner
 from server.text.token_words import TokenWords
 from server.text.tokenizer import Tokenizer
 from server.text.workers import TextWorkers
+from server.tools.detection.tool_format import choose_tool_format, takes_late_system_message, takes_system_message
 from server.tools.format import ToolFormat
 from server.tools.history import GENERIC
-from server.tools.probe import choose_tool_format, takes_late_system_message, takes_system_message
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """ToolFormat: one way of writing tool calls, with the parser that reads it and the grammar that enforces it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
+
+Schema = Mapping[str, Any] | bool  # a JSON schema, prepared for GrammarBuilder.json
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,7 @@ class Tool:
     """A tool that the model may call."""
 
     name: str
-    parameters: Mapping[str, Any] | bool  # JSON schema of the arguments, ready for GrammarBuilder.json
+    parameters: Schema
     definition: Mapping[str, Any]  # as the client sent it, for the template
     path: str = ""  # where the request has the parameters
     is_strict: bool = False  # refuse a schema that is not enforced completely
@@ -103,12 +105,12 @@ class ToolFormat(Protocol):
         """Whether the template renders several calls of one answer. Some refuse them, or render only the first."""
         ...
 
-    def describe_unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool, /) -> str | None:
         """Return a property or value of the tool's schema, in words, that this format cannot write; None if there is
         none."""
         ...
 
-    def unenforced_paths(self, tool: Tool) -> list[Location]:
+    def unenforced_paths(self, tool: Tool, /) -> list[Location]:
         """Return the paths, within the tool's schema, of the keywords that the format's grammar does not enforce."""
         ...
 
@@ -132,3 +134,20 @@ class ToolFormat(Protocol):
         more calls.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FormatBase:
+    """Defaults of a ToolFormat, for arguments in JSON, which can hold and enforce every schema."""
+
+    name: str
+    takes_object_arguments: bool = field(default=True, kw_only=True)
+    call_id_length: int | None = field(default=None, kw_only=True)
+    renders_calls: bool = field(default=True, kw_only=True)
+    takes_several_calls: bool = field(default=True, kw_only=True)
+
+    def describe_unwritable(self, _tool: Tool, /) -> str | None:
+        return None
+
+    def unenforced_paths(self, _tool: Tool, /) -> list[Location]:
+        return []

@@ -33,7 +33,45 @@ _BANNED_NAMES = {"places", "settled", "entered", "reached"}
 _LONG_ENOUGH_TO_BE_PROSE = 3  # words of a string
 
 # Folders whose words are still to be gone through.
-_UNREAD: set[str] = {"server", "engine", "models"}
+_UNREAD: set[str] = {
+    "server/app.py",
+    "server/batches",
+    "server/cli.py",
+    "server/commands",
+    "server/config.py",
+    "server/context.py",
+    "server/drain.py",
+    "server/errors.py",
+    "server/files",
+    "server/finetuning",
+    "server/generation",
+    "server/http",
+    "server/keys",
+    "server/live",
+    "server/loadtest",
+    "server/metrics",
+    "server/model_options",
+    "server/network_config.py",
+    "server/openapi",
+    "server/pages",
+    "server/paths",
+    "server/pooling",
+    "server/protocols",
+    "server/reasoning",
+    "server/routes",
+    "server/runs",
+    "server/schemas",
+    "server/served",
+    "server/state",
+    "server/storage_options",
+    "server/store",
+    "server/structured_outputs",
+    "server/text",
+    "server/text_model.py",
+    "server/tracing",
+    "engine",
+    "models",
+}
 
 # Public names that two files define, and why each may.
 _SHARED_NAMES: dict[str, str] = {}

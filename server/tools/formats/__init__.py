@@ -1,1 +1,1 @@
-"""The ways of writing tool calls that are known by name, a file each; server/tools/registry.py lists them."""
+"""Tool formats that --tool-call-parser can name, one file each; server/tools/registry.py lists them."""

@@ -1,9 +1,9 @@
 """DeepSeek V3 and R1: the arguments in a Markdown block of JSON."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
+from server.tools.styles.json_format import JsonFormat
 
-FORMAT = LayoutFormat(
+FORMAT = JsonFormat(
     "deepseek_v3",
     CallLayout(
         begin="<｜tool▁calls▁begin｜>",

@@ -1,9 +1,9 @@
 """DeepSeek V3.1: the name, a separator, and the arguments."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
+from server.tools.styles.json_format import JsonFormat
 
-FORMAT = LayoutFormat(
+FORMAT = JsonFormat(
     "deepseek_v31",
     CallLayout(
         begin="<｜tool▁calls▁begin｜>",

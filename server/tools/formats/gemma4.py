@@ -11,15 +11,7 @@ from functools import partial
 
 from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
-from server.tools.answer_grammar import answer_grammar, json_grammar
-from server.tools.answer_reader import AnswerReader
-from server.tools.call_reader import NamedCallReader
-from server.tools.format import Tool, WrittenCall
-from server.tools.format_base import FormatBase
-from server.tools.json_scanner import Emit, read_json_atom, read_value
-from server.tools.layout import CallField, CallLayout
-from server.tools.members_grammar import members_grammar
-from server.tools.nested_values import (
+from server.tools.arguments.nested_values import (
     PLAIN_TYPES,
     choices_of,
     item_counts,
@@ -27,11 +19,17 @@ from server.tools.nested_values import (
     scalar_constants,
     unenforced_value,
 )
-from server.tools.reader import Marks, Steps, TextReader
-from server.tools.schema_texts import constant_texts, property_names
-from server.tools.step_parser import StepParser
-from server.tools.tagged_values import Schema, object_schema, property_schema, types_of
-from server.tools.unenforced import unenforced_members
+from server.tools.arguments.schema_texts import constant_texts, property_names
+from server.tools.arguments.schemas import object_schema, property_schema, types_of
+from server.tools.arguments.unenforced import unenforced_members
+from server.tools.format import FormatBase, Schema, Tool, WrittenCall
+from server.tools.grammars import answer_grammar, json_grammar, members_grammar
+from server.tools.layout import CallField, CallLayout
+from server.tools.reading.answer_reader import AnswerReader
+from server.tools.reading.call_reader import NamedCallReader
+from server.tools.reading.json_reader import Emit, read_json_atom, read_value
+from server.tools.reading.step_parser import StepParser
+from server.tools.reading.text_reader import Marks, Steps, TextReader
 
 _QUOTE = '<|"|>'
 _QUOTE_MARKS = Marks((_QUOTE,))
@@ -63,13 +61,13 @@ class Gemma4Format(FormatBase):
         )
         return answer_grammar(builder, _LAYOUT, builder.rule(*bodies), min_calls=min_calls, is_parallel=is_parallel)
 
-    def describe_unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool, /) -> str | None:
         for key in property_names(tool.parameters):
             if not _BARE_KEY.fullmatch(key) or key != key.strip("\"'"):
                 return f"the property {quote(key)}"
         return next((f"the text {quote(text)}" for text in constant_texts(tool.parameters) if _QUOTE in text), None)
 
-    def unenforced_paths(self, tool: Tool) -> list[Location]:
+    def unenforced_paths(self, tool: Tool, /) -> list[Location]:
         return unenforced_members(tool.parameters, partial(unenforced_value, depth=_MAX_DEPTH - 1))
 
     def write(self, calls: Sequence[WrittenCall]) -> str:

@@ -1,8 +1,8 @@
 """GLM 4.5 and 4.6: the name, then alternately <arg_key> and <arg_value>."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.tagged_format import TaggedFormat
-from server.tools.tagged_layout import TaggedLayout
+from server.tools.styles.tagged_format import TaggedFormat
+from server.tools.styles.tagged_layout import TaggedLayout
 
 FORMAT = TaggedFormat(
     "glm45",

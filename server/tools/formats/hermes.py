@@ -1,9 +1,9 @@
 """Hermes and Qwen: each call is a JSON object between <tool_call> tags."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
+from server.tools.styles.json_format import JsonFormat
 
-FORMAT = LayoutFormat(
+FORMAT = JsonFormat(
     "hermes",
     CallLayout(
         begin="",

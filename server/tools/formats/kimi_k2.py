@@ -1,9 +1,9 @@
 """Kimi K2: the id functions.NAME:INDEX, which includes the name, then the arguments."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
+from server.tools.styles.json_format import JsonFormat
 
-FORMAT = LayoutFormat(
+FORMAT = JsonFormat(
     "kimi_k2",
     CallLayout(
         begin="<|tool_calls_section_begin|>",

@@ -1,9 +1,9 @@
 """Llama 3.1 and later: the whole answer is one JSON object, sometimes after <|python_tag|>."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
+from server.tools.styles.json_format import JsonFormat
 
-FORMAT = LayoutFormat(
+FORMAT = JsonFormat(
     "llama3_json",
     CallLayout(
         begin="",

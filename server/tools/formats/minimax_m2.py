@@ -1,8 +1,8 @@
 """MiniMax M2: <invoke name="NAME"> with a <parameter name="KEY"> for each argument."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.tagged_format import TaggedFormat
-from server.tools.tagged_layout import TaggedLayout
+from server.tools.styles.tagged_format import TaggedFormat
+from server.tools.styles.tagged_layout import TaggedLayout
 
 FORMAT = TaggedFormat(
     "minimax_m2",

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from server.tools.answer_reader import AnswerReader
-from server.tools.call_reader import CallOutcome, NamedCallReader, ObjectCallReader
-from server.tools.event_log import CallEventLog
 from server.tools.layout import CallField, CallLayout, object_keys
-from server.tools.layout_format import LayoutFormat
-from server.tools.reader import Steps, TextReader
+from server.tools.reading.answer_reader import AnswerReader
+from server.tools.reading.call_reader import CallOutcome, NamedCallReader, ObjectCallReader
+from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.text_reader import Steps, TextReader
+from server.tools.styles.json_format import JsonFormat
 
 _LIST = CallLayout(
     begin="[TOOL_CALLS][",
@@ -43,7 +43,7 @@ class _EitherCallReader:
 
 
 @dataclass(frozen=True, slots=True)
-class MistralFormat(LayoutFormat):
+class MistralFormat(JsonFormat):
     """The format that writes calls in the way of its layout, and reads both ways."""
 
     @property

@@ -12,16 +12,14 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
-from server.tools.answer_grammar import json_grammar
-from server.tools.event_log import CallEventLog
-from server.tools.format import Tool, WrittenCall
-from server.tools.format_base import FormatBase
-from server.tools.json_scanner import read_arguments
+from server.tools.format import FormatBase, Tool, WrittenCall
+from server.tools.grammars import json_grammar
 from server.tools.layout import CallField, CallLayout
-from server.tools.reader import Marks, Steps, TextReader
-from server.tools.step_parser import StepParser
+from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.json_reader import read_arguments
+from server.tools.reading.step_parser import StepParser
+from server.tools.reading.text_reader import Marks, Steps, TextReader
 
 _RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
 _HEADERS = ("<|start|>", "<|channel|>")
@@ -67,12 +65,6 @@ class HarmonyFormat(FormatBase):
         next_message = builder.literal("<|end|><|start|>assistant")
         message = builder.rule(final, by_template, calls(*_WRITTEN_BY_MODEL))
         return builder.rule(message, f"{preamble} {builder.text()} {next_message} {message}")
-
-    def describe_unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
-        return None  # JSON can hold every name and value
-
-    def unenforced_paths(self, tool: Tool) -> list[Location]:  # noqa: ARG002
-        return []
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return _WRITTEN_BY_TEMPLATE.write(calls[:1])

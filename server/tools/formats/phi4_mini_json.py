@@ -1,9 +1,9 @@
 """Phi-4-mini: functools and a list of JSON objects. The template drops the calls of earlier answers."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
+from server.tools.styles.json_format import JsonFormat
 
-FORMAT = LayoutFormat(
+FORMAT = JsonFormat(
     "phi4_mini_json",
     CallLayout(
         begin="functools[",

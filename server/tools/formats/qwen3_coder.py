@@ -1,8 +1,8 @@
 """Qwen3-Coder: <function=NAME> with a <parameter=KEY> for each argument."""
 
 from server.tools.layout import CallField, CallLayout
-from server.tools.tagged_format import TaggedFormat
-from server.tools.tagged_layout import TaggedLayout
+from server.tools.styles.tagged_format import TaggedFormat
+from server.tools.styles.tagged_layout import TaggedLayout
 
 FORMAT = TaggedFormat(
     "qwen3_coder",

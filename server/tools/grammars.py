@@ -1,11 +1,12 @@
-"""Grammars of whole answers with calls, and of the bodies of calls."""
+"""Grammars of whole answers with calls, and of the calls in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from server.structured_outputs.grammar import GrammarBuilder
-from server.tools.format import Tool
+from server.tools.arguments.schemas import property_schema
+from server.tools.format import Schema, Tool
 from server.tools.layout import CallField, CallLayout
-from server.tools.tagged_values import Schema
 
 _BLANKS = r"[ \n]{0,2}"
 _INDEX = "[0-9]{1,3}"  # bounded, since a model may otherwise write digits until its last token
@@ -67,6 +68,29 @@ def _body_of(builder: GrammarBuilder, layout: CallLayout, tool: Tool) -> str:
         else:
             pieces.append(builder.regex(_INDEX if part is CallField.INDEX else layout.id_pattern))
     return " ".join([*pieces, builder.literal(literal)] if literal else pieces)
+
+
+def members_grammar(
+    builder: GrammarBuilder,
+    schema: Mapping[str, Any],
+    keys: Sequence[str],
+    assign: str,
+    separator: str,
+    value: Callable[[Schema], str],
+) -> str:
+    """Return a grammar of the properties `keys` in this order, without any that are not required. Each is written as
+    key, `assign`, value."""
+    required = schema.get("required", ())
+    after_some = '""'  # the grammar of the text after a member
+    after_none = '""'
+    for key in reversed(keys):
+        member = f"{builder.literal(key + assign)} {value(property_schema(schema, key))}"
+        first = f"{member} {after_some}"
+        following = f"{builder.literal(separator)} {member} {after_some}"
+        is_required = key in required
+        after_none = builder.rule(first) if is_required else builder.rule(first, after_none)
+        after_some = builder.rule(following) if is_required else builder.rule(following, after_some)
+    return after_none
 
 
 def _text_without_beginning(beginning: str) -> str:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from server.tools.json_scanner import json_of
+from server.tools.format import Schema
+from server.tools.reading.json_reader import json_of
 
-Schema = Mapping[str, Any] | bool
 _MAX_REFERENCES = 8  # that are followed from one schema, since references may be circular
 OUTSIDE = frozenset({"$defs", "definitions", "x-guidance"})  # keywords that do not restrict the value
 

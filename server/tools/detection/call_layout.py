@@ -5,8 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.tools.layout import CallField, CallLayout
-from server.tools.probe_renderings import (
+from server.tools.detection.renderings import (
     ARGUMENTS,
     CALLS,
     KEYS,
@@ -17,7 +16,8 @@ from server.tools.probe_renderings import (
     common_end,
     common_start,
 )
-from server.tools.tagged_layout import TaggedLayout
+from server.tools.layout import CallField, CallLayout
+from server.tools.styles.tagged_layout import TaggedLayout
 
 _THOUGHT_END = re.compile(r".*(?:</\S*think>|<\|END_THINKING\|>|\[/THINK\])\s*", re.DOTALL)
 # Ends of a turn that some templates use only after calls. They end the generation and are not part of the answer.

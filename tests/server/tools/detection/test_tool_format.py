@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from engine.errors import StartupError
 from server.text.chat_template import ChatTemplate
 from server.text.direct_templates import DirectTemplates
+from server.tools.detection.tool_format import choose_tool_format, find_tool_format, takes_system_message
 from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.history import template_chat
-from server.tools.probe import choose_tool_format, find_tool_format, takes_system_message
+from tests.server.tools.detection.templates import template
 from tests.server.tools.matching import Matching
 from tests.server.tools.parsing import calls_of, parse, text_of
-from tests.server.tools.templates import template
 
 pytestmark = pytest.mark.fast
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
-from server.tools.reader import Steps, TextReader
+from server.tools.reading.text_reader import Steps, TextReader
 
 Emit = Callable[[str], object]
 

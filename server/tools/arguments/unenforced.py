@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from server.schemas.base import Location
-from server.tools.tagged_values import (
+from server.tools.arguments.schemas import (
     OUTSIDE,
-    Schema,
     constants_of,
     json_value,
     object_schema,
@@ -13,6 +12,7 @@ from server.tools.tagged_values import (
     types_of,
     value_text,
 )
+from server.tools.format import Schema
 
 _MEMBERS = OUTSIDE | {"type", "properties", "required", "additionalProperties"}  # keywords that describe members
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from server.tools.format import CallArguments, CallStart, ToolFormat, WrittenCall
 from server.tools.formats import mistral
 from server.tools.layout import CallField, CallLayout
-from server.tools.layout_format import LayoutFormat
 from server.tools.registry import FORMATS, named_format
+from server.tools.styles.json_format import JsonFormat
 from tests.server.tools.parsing import calls_of, parse, text_of
 
 pytestmark = pytest.mark.fast
@@ -40,8 +40,8 @@ _NESTED = CallLayout(
 _FORMATS: dict[str, ToolFormat] = {
     **{name: named_format(name) for name in FORMATS},
     "mistral, named": dataclasses.replace(mistral.FORMAT, layout=_NAMED),
-    "arguments first": LayoutFormat("template", _ARGUMENTS_FIRST),
-    "nested": LayoutFormat("template", _NESTED),
+    "arguments first": JsonFormat("template", _ARGUMENTS_FIRST),
+    "nested": JsonFormat("template", _NESTED),
 }
 _MARKLESS = {"llama3_json", "pythonic", "openai"}  # whose calls no text precedes
 _ONE_CALL = {"openai"}

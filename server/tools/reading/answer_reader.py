@@ -2,15 +2,14 @@
 
 from collections.abc import Collection, Mapping
 
-from server.tools.call_reader import CallOutcome, CallReader
-from server.tools.event_log import CallEventLog
-from server.tools.fitting import json_fits
 from server.tools.format import CallArguments, CallEnd, CallStart
-from server.tools.json_scanner import json_of
 from server.tools.layout import layout_words
-from server.tools.placeholders import has_placeholder
-from server.tools.reader import Marks, Steps, TextReader
-from server.tools.step_parser import StepParser
+from server.tools.reading.argument_checks import has_placeholder, json_fits
+from server.tools.reading.call_reader import CallOutcome, CallReader
+from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.json_reader import json_of
+from server.tools.reading.step_parser import StepParser
+from server.tools.reading.text_reader import Marks, Steps, TextReader
 
 _MAX_STRAY_CHARS = 16_384  # of a call without marks
 _MAX_STRAY_START_CHARS = 100  # within which a call without marks must be recognized, spaces included

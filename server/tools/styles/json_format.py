@@ -1,21 +1,19 @@
-"""LayoutFormat: the ToolFormat of calls that are JSON objects, or names followed by JSON."""
+"""JsonFormat: the ToolFormat of calls that are JSON objects, or names followed by JSON."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from server.schemas.base import Location
 from server.structured_outputs.grammar import GrammarBuilder
-from server.tools.answer_grammar import answer_grammar, body_grammar
-from server.tools.answer_reader import AnswerReader
-from server.tools.call_reader import CallReader, NamedCallReader, ObjectCallReader
-from server.tools.format import Tool, WrittenCall
-from server.tools.format_base import FormatBase
+from server.tools.format import FormatBase, Tool, WrittenCall
+from server.tools.grammars import answer_grammar, body_grammar
 from server.tools.layout import CallLayout, object_keys
-from server.tools.step_parser import StepParser
+from server.tools.reading.answer_reader import AnswerReader
+from server.tools.reading.call_reader import CallReader, NamedCallReader, ObjectCallReader
+from server.tools.reading.step_parser import StepParser
 
 
 @dataclass(frozen=True, slots=True)
-class LayoutFormat(FormatBase):
+class JsonFormat(FormatBase):
     """The format of a CallLayout whose arguments are JSON."""
 
     layout: CallLayout
@@ -32,12 +30,6 @@ class LayoutFormat(FormatBase):
     def grammar(self, builder: GrammarBuilder, tools: Sequence[Tool], *, min_calls: int, is_parallel: bool) -> str:
         body = body_grammar(builder, self.layout, tools)
         return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
-
-    def describe_unwritable(self, tool: Tool) -> str | None:  # noqa: ARG002
-        return None  # JSON can hold every name and value
-
-    def unenforced_paths(self, tool: Tool) -> list[Location]:  # noqa: ARG002
-        return []
 
     def write(self, calls: Sequence[WrittenCall]) -> str:
         return self.layout.write(calls)

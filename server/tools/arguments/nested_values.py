@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any
 
 from server.schemas.base import Location
-from server.tools.tagged_values import OUTSIDE, Schema, constants_of, schema_with_definitions, types_of
-from server.tools.unenforced import unenforced_members
+from server.tools.arguments.schemas import OUTSIDE, constants_of, schema_with_definitions, types_of
+from server.tools.arguments.unenforced import unenforced_members
+from server.tools.format import Schema
 
 PLAIN_TYPES = frozenset(("integer", "number", "boolean"))  # written as in JSON
 _NESTED_TYPES = frozenset(("array", "object"))

@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Collection
 
-from server.tools.call_reader import CallOutcome
-from server.tools.event_log import CallEventLog
+from server.tools.arguments.schemas import json_value, property_schema, schema_of
 from server.tools.layout import layout_words
-from server.tools.reader import Marks, Steps, TextReader
-from server.tools.tagged_layout import TaggedLayout
-from server.tools.tagged_values import json_value, property_schema, schema_of
+from server.tools.reading.call_reader import CallOutcome
+from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.text_reader import Marks, Steps, TextReader
+from server.tools.styles.tagged_layout import TaggedLayout
 
 _NAME = re.compile(r"[\w.-]+")
 KEY = re.compile(r"[^<>\"\n]+")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.tools.json_scanner import json_of, read_value
-from server.tools.reader import TextReader
+from server.tools.reading.json_reader import json_of, read_value
+from server.tools.reading.text_reader import TextReader
 
 pytestmark = pytest.mark.fast
 

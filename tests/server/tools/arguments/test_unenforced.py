@@ -13,8 +13,8 @@ from server.schemas.chat import ChatCompletionRequest
 from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.layout import CallField, CallLayout
 from server.tools.registry import FORMATS, named_format
-from server.tools.tagged_format import TaggedFormat
-from server.tools.tagged_layout import TaggedLayout
+from server.tools.styles.tagged_format import TaggedFormat
+from server.tools.styles.tagged_layout import TaggedLayout
 from tests.server.tools.matching import ALPHABET, Matching
 from tests.server.tools.parsing import calls_of, parse
 

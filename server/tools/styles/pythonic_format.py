@@ -9,19 +9,17 @@ from typing import Any
 
 from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
-from server.tools.answer_grammar import answer_grammar, json_grammar
-from server.tools.answer_reader import AnswerReader
-from server.tools.call_reader import CallOutcome
-from server.tools.event_log import CallEventLog
-from server.tools.format import Tool, WrittenCall
-from server.tools.format_base import FormatBase
-from server.tools.json_scanner import read_value
+from server.tools.arguments.schemas import constants_of, object_schema, property_schema, types_of
+from server.tools.arguments.unenforced import unenforced_members
+from server.tools.format import FormatBase, Schema, Tool, WrittenCall
+from server.tools.grammars import answer_grammar, json_grammar, members_grammar
 from server.tools.layout import CallField, CallLayout
-from server.tools.members_grammar import members_grammar
-from server.tools.reader import Steps, TextReader
-from server.tools.step_parser import StepParser
-from server.tools.tagged_values import Schema, constants_of, object_schema, property_schema, types_of
-from server.tools.unenforced import unenforced_members
+from server.tools.reading.answer_reader import AnswerReader
+from server.tools.reading.call_reader import CallOutcome
+from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.json_reader import read_value
+from server.tools.reading.step_parser import StepParser
+from server.tools.reading.text_reader import Steps, TextReader
 
 _NAME = re.compile(r"[\w.-]+")
 _KEY = re.compile(r"\w+")
@@ -92,12 +90,12 @@ class PythonicFormat(FormatBase):
         body = builder.rule(*(_call_grammar(builder, tool) for tool in tools))
         return answer_grammar(builder, self.layout, body, min_calls=min_calls, is_parallel=is_parallel)
 
-    def describe_unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool, /) -> str | None:
         schema = object_schema(tool.parameters)
         keys = schema.get("properties", ()) if isinstance(schema, Mapping) else ()
         return next((f"the property {quote(key)}" for key in keys if not _KEY.fullmatch(key)), None)
 
-    def unenforced_paths(self, tool: Tool) -> list[Location]:
+    def unenforced_paths(self, tool: Tool, /) -> list[Location]:
         return unenforced_members(tool.parameters, lambda _: [])  # values are JSON, which is enforced
 
     def write(self, calls: Sequence[WrittenCall]) -> str:

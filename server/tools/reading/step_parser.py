@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from server.tools.event_log import CallEventLog
 from server.tools.format import ToolEvent
-from server.tools.reader import Steps, TextReader
+from server.tools.reading.event_log import CallEventLog
+from server.tools.reading.text_reader import Steps, TextReader
 
 
 class StepParser:

@@ -10,12 +10,8 @@ import dataclasses
 
 from engine.errors import InvalidRequest
 from server.text.chat_template import ChatTemplate
-from server.tools.format import CallEnd, CallStart, ToolFormat, WrittenCall
-from server.tools.formats.mistral import MistralFormat
-from server.tools.layout import CallLayout
-from server.tools.layout_format import LayoutFormat
-from server.tools.probe_layout import find_layout
-from server.tools.probe_renderings import (
+from server.tools.detection.call_layout import find_layout
+from server.tools.detection.renderings import (
     ARGUMENTS,
     ARGUMENTS_OBJECT,
     ARGUMENTS_TEXT,
@@ -25,9 +21,13 @@ from server.tools.probe_renderings import (
     USER,
     Renderings,
 )
+from server.tools.format import CallEnd, CallStart, ToolFormat, WrittenCall
+from server.tools.formats.mistral import MistralFormat
+from server.tools.layout import CallLayout
 from server.tools.registry import named_format
-from server.tools.tagged_format import TaggedFormat
-from server.tools.tagged_layout import TaggedLayout
+from server.tools.styles.json_format import JsonFormat
+from server.tools.styles.tagged_format import TaggedFormat
+from server.tools.styles.tagged_layout import TaggedLayout
 
 # Formats that a rendered call does not show completely, by a text in it
 _RECOGNIZED = (
@@ -138,7 +138,7 @@ def _format_of(layout: CallLayout | TaggedLayout) -> ToolFormat:
     if layout.trigger == "[TOOL_CALLS]":
         return MistralFormat("mistral", layout, call_id_length=9)
     # Llama models write the mark before calls, their template does not.
-    return LayoutFormat("template", layout, other_triggers=() if layout.trigger else ("<|python_tag|>",))
+    return JsonFormat("template", layout, other_triggers=() if layout.trigger else ("<|python_tag|>",))
 
 
 def _round_trips(found: ToolFormat, answer: str, num_calls: int) -> bool:

@@ -6,17 +6,16 @@ from itertools import chain
 
 from server.schemas.base import Location, quote
 from server.structured_outputs.grammar import GrammarBuilder, one_of
-from server.tools.answer_grammar import answer_grammar, json_grammar
-from server.tools.answer_reader import AnswerReader
-from server.tools.format import Tool, WrittenCall
-from server.tools.format_base import FormatBase
+from server.tools.arguments.schema_texts import constant_texts, property_names
+from server.tools.arguments.schemas import constants_of, object_schema, property_schema, types_of, value_text
+from server.tools.arguments.unenforced import unenforced_members, unenforced_string, unenforced_text
+from server.tools.format import FormatBase, Schema, Tool, WrittenCall
+from server.tools.grammars import answer_grammar, json_grammar
 from server.tools.layout import layout_words
-from server.tools.schema_texts import constant_texts, property_names
-from server.tools.step_parser import StepParser
-from server.tools.tagged_layout import TaggedLayout
-from server.tools.tagged_reader import KEY, TaggedCallReader
-from server.tools.tagged_values import Schema, constants_of, object_schema, property_schema, types_of, value_text
-from server.tools.unenforced import unenforced_members, unenforced_string, unenforced_text
+from server.tools.reading.answer_reader import AnswerReader
+from server.tools.reading.step_parser import StepParser
+from server.tools.styles.tagged_layout import TaggedLayout
+from server.tools.styles.tagged_reader import KEY, TaggedCallReader
 
 _ANY_KEY = '[^<>"\\s]+'
 
@@ -47,7 +46,7 @@ class TaggedFormat(FormatBase):
         body = builder.rule(*(self._body(builder, tool) for tool in tools))
         return answer_grammar(builder, self.layout.call, body, min_calls=min_calls, is_parallel=is_parallel)
 
-    def describe_unwritable(self, tool: Tool) -> str | None:
+    def describe_unwritable(self, tool: Tool, /) -> str | None:
         schema = object_schema(tool.parameters)
         for key in schema.get("properties", ()) if isinstance(schema, Mapping) else ():
             if not KEY.fullmatch(key) or key != key.strip():
@@ -56,7 +55,7 @@ class TaggedFormat(FormatBase):
         texts = chain(constant_texts(schema), property_names(schema))
         return next((f"the text {quote(text)}" for text in texts if tag in text), None)
 
-    def unenforced_paths(self, tool: Tool) -> list[Location]:
+    def unenforced_paths(self, tool: Tool, /) -> list[Location]:
         has_string_tag = self.layout.open_string is not None
         return unenforced_members(tool.parameters, unenforced_string if has_string_tag else unenforced_text)
 

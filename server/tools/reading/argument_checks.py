@@ -6,11 +6,12 @@ grammars.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from server.structured_outputs.kinds import NUMBERS, identity, kind_of, kinds_of_types
-from server.tools.tagged_values import Schema
+from server.tools.format import Schema
 
 _LIMITS: Mapping[str, Callable[[float, float], bool]] = {
     "minimum": lambda value, limit: value >= limit,
@@ -23,6 +24,8 @@ _SIZES = (
     (list, "minItems", "maxItems"),
     (dict, "minProperties", "maxProperties"),
 )
+# Placeholders as documentation writes them: your_username, YOUR-API-KEY, <your city>. "Your Name" is a film.
+_PLACEHOLDER = re.compile(r"your[_-]\w+(?:[_-]\w+)*|<your[ _-][\w -]+>", re.IGNORECASE)
 
 
 def json_fits(text: str, schema: Schema) -> bool:
@@ -77,3 +80,18 @@ def _has_fitting_parts(value: Any, schema: Mapping[str, Any], definitions: Mappi
             _fits(item, properties.get(name, other), definitions) for name, item in value.items()
         )
     return True
+
+
+def has_placeholder(text: str) -> bool:
+    """Whether a string in the JSON text is a placeholder, such as {"api_key": "your_api_key"}. The text must not be
+    nested deeper than Python can parse."""
+    pending: list[Any] = [json.loads(text)]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str) and _PLACEHOLDER.fullmatch(value.strip()):
+            return True
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return False

@@ -1,0 +1,1 @@
+"""Schemas of arguments: the parts that formats without JSON can write, read and enforce."""

@@ -1,0 +1,1 @@
+"""Detection of the tool format that a chat template shows."""

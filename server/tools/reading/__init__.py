@@ -1,0 +1,1 @@
+"""Reading of answers that are still arriving: text, JSON and calls, emitted as events."""
