@@ -26,7 +26,7 @@ test: lint ## Lint, check types and run every test (the end-to-end tests take th
 	$(BIN)/python -m pytest -m "not long and not integrations" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed-test ## Run the tests of pure logic, without torch, in a minute or two
-	$(BIN)/python -m pytest -m fast
+	$(BIN)/python -m pytest -m fast --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-integrations: $(VENV)/.installed-test ## Run agents and front ends against the server; installs them (npm, pip)
 	$(BIN)/python -m pytest -m integrations tests/integrations
