@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import llguidance
 
-from engine.grammar.errors import GrammarError, GrammarTooComplex, is_beyond_limits
+from engine.grammar.vocabulary import is_beyond_limits
+from engine.scheduling.grammar import GrammarError, GrammarTooComplex
 
 
 class SequenceGrammar:

@@ -10,8 +10,7 @@ import time
 import llguidance
 import msgspec
 
-from engine.grammar.errors import is_beyond_limits
-from engine.grammar.vocabulary import GrammarVocabulary
+from engine.grammar.vocabulary import GrammarVocabulary, is_beyond_limits
 
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # in the grammar that the server wrote
 _UNSATISFIABLE = re.compile(r"(?:failed to compile JSON schema: )?Unsatisfiable schema: (.*)")

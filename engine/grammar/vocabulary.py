@@ -1,5 +1,6 @@
 """GrammarVocabulary: a model's tokens, as llguidance reads them."""
 
+import re
 import secrets
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,9 @@ from dataclasses import dataclass
 
 import llguidance
 import msgspec
+
+# The library's words where one step takes more expressions, states or items than its limits allow.
+_BEYOND_LIMITS = re.compile(r"too many (?:expressions|states|items)|items; max is", re.IGNORECASE)
 
 
 class TokenizerSource(msgspec.Struct, frozen=True):
@@ -53,6 +57,11 @@ class LazyVocabulary:
                 self._future = reader.submit(GrammarVocabulary.of, self._source)
                 reader.shutdown(wait=False)
             return self._future
+
+
+def is_beyond_limits(reason: str) -> bool:
+    """Whether the library's message says that the grammar is too complex."""
+    return _BEYOND_LIMITS.search(reason) is not None
 
 
 def _unspelled(tokenizer_json: bytes) -> str:

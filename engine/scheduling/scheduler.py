@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import InvalidRequest
-from engine.grammar.errors import GrammarError, GrammarTooComplex
-from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.adapter_slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.draft_grants import DraftGrants
+from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_abort, terminal_output
@@ -133,7 +132,7 @@ class Scheduler:
 
     # --- intake -------------------------------------------------------------------------------------------------------
 
-    def add(self, request: EngineRequest, grammar: SequenceGrammar | None = None) -> None:
+    def add(self, request: EngineRequest, grammar: OutputGrammar | None = None) -> None:
         """Accept a request; raises InvalidRequest if it can never be served. grammar: of request.grammar."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
         check_length(request, self._config.max_model_len)

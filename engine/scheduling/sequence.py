@@ -3,9 +3,9 @@
 import enum
 from dataclasses import dataclass, field
 
-from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import EngineRequest, Resumption, TokenLogprobs
 from engine.protocol.sequence_events import WaitReason
+from engine.scheduling.grammar import OutputGrammar
 from engine.scheduling.service import SERVICE_RULES, ServiceRules
 from engine.scheduling.tenant_account import TenantAccount
 
@@ -31,7 +31,7 @@ class Sequence:
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
-    grammar: SequenceGrammar | None = None  # that the output must match
+    grammar: OutputGrammar | None = None  # that the output must match
     adapter_slot: int = -1  # that has its adapter while it runs; -1 without one
     waits_for_adapter: bool = False  # it is set aside until its adapter has a slot
     order: Order = (0, 0, 0.0, 0)  # place among running sequences, and waiting ones of its tenant; lower goes first

@@ -31,8 +31,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "errors wording",
         "protocol config",
         "client jobs",
-        "grammar",
         "scheduling",
+        "grammar",
         "sampling",
         "runner speculation adapters",
         "engine draft_model quality pooling",
@@ -76,7 +76,8 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
     "models": {},
 }
 
-# Rooms that load neither torch nor numpy: they import each other, the standard library and these libraries.
+# Rooms that load neither torch nor numpy: they import the standard library, these libraries, and rooms of this table
+# that need no others.
 WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.errors": set(),
     "engine.wording": set(),
@@ -84,8 +85,8 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.config": set(),
     "engine.client": {"msgspec"},
     "engine.jobs": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
+    "engine.scheduling": {"msgspec"},
     "engine.grammar": {"llguidance", "msgspec"},
-    "engine.scheduling": set(),
     "engine.speculation": {"msgspec"},
 }
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.grammar.errors import GrammarError
 from engine.grammar.sequence_grammar import SequenceGrammar
+from engine.scheduling.grammar import GrammarError
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import (
     GRAMMARS,
