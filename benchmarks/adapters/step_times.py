@@ -57,8 +57,8 @@ def _item(runner: TorchRunner, index: int, position: int, num_new: int, slot: in
     )
     tables = standalone_tables(runner.kv_groups, len(tokens), index * (-(-len(tokens) // 16) + 1))
     sequence = EngineSequence(request=request, seed=0, tokens=tokens, num_prompt=len(tokens), tables=tables)
-    sequence.num_computed, sequence.adapter_slot = position, slot
-    return PlanItem(sequence, num_new, 0, needs_logits=True)
+    sequence.adapter_slot = slot
+    return PlanItem(sequence, position, num_new, 0, needs_logits=True)
 
 
 def decode_plan(runner: TorchRunner, slots: Sequence[int]) -> StepPlan:

@@ -28,8 +28,7 @@ def _item(runner: Runner, position: int, num_new: int, first_block: int) -> Plan
     request = EngineRequest(id=str(first_block), prompt_ids=tokens, sampling=sampling, arrival_s=0.0)
     tables = standalone_tables(runner.kv_groups, len(tokens), first_block)
     sequence = Sequence(request=request, seed=0, tokens=tokens, num_prompt=len(tokens), tables=tables)
-    sequence.num_computed = position
-    return PlanItem(sequence, num_new, 0, needs_logits=position == _STREAM_TOKENS)
+    return PlanItem(sequence, position, num_new, 0, needs_logits=position == _STREAM_TOKENS)
 
 
 def step_ms(runner: Runner, plan: StepPlan, num_steps: int) -> float:

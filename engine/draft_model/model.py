@@ -113,8 +113,8 @@ class DraftModel:
         """Compute the given number of context tokens of each sequence in one pass; returns its seconds if typical."""
         start_s = time.perf_counter()
         items = [
-            PlanItem(self._synced(target).sequence, num_new, num_draft=0, needs_logits=False)
-            for target, num_new in chunks
+            PlanItem(sequence, sequence.num_computed, num_new, num_draft=0, needs_logits=False)
+            for sequence, num_new in ((self._synced(target).sequence, num_new) for target, num_new in chunks)
         ]
         is_representative = self._run(items).is_representative
         return time.perf_counter() - start_s if is_representative else None
@@ -205,9 +205,8 @@ class DraftModel:
         path_probs = {each.sequence.id: 1.0 for each, _ in active}
         distributions: dict[str, list[torch.Tensor]] = {}
         while active:
-            items = [
-                PlanItem(each.sequence, each.sequence.num_pending, num_draft=0, needs_logits=True) for each, _ in active
-            ]
+            sequences = [each.sequence for each, _ in active]
+            items = [PlanItem(s, s.num_computed, s.num_pending, num_draft=0, needs_logits=True) for s in sequences]
             result = self._run(items)
             num_passes += 1
             is_representative &= result.is_representative
@@ -233,15 +232,14 @@ class DraftModel:
 
     def _run(self, items: list[PlanItem]) -> NextTokens:
         for item in items:
-            self._forget(item.sequence, item.num_new)
+            self._forget_written(item)
         result = self._runner.next_tokens(StepPlan(items))
         for item in items:
-            item.sequence.num_computed += item.num_new
+            item.sequence.num_computed = item.end
         return result
 
-    def _forget(self, sequence: Sequence, num_new: int) -> None:
-        """The contents of blocks that are being written are unknown."""
-        blocks = sequence.tables[0]
-        first, last = sequence.num_computed, sequence.num_computed + num_new - 1
-        for block in blocks[first // self._block_size : last // self._block_size + 1]:
+    def _forget_written(self, item: PlanItem) -> None:
+        """Forget the contents of the blocks that a pass is about to write."""
+        blocks = item.sequence.tables[0]
+        for block in blocks[item.start // self._block_size : (item.end - 1) // self._block_size + 1]:
             self._digests.pop(block, None)

@@ -72,11 +72,11 @@ def step_batches(
     engine_groups = kv_groups(groups, BLOCK_SIZE)
     sequence = _sequence(tokens, engine_groups)
     batches = []
+    start = 0
     for num_new in step_lengths(len(tokens)):
-        batches.append(
-            build_batch(StepPlan([PlanItem(sequence, num_new, 0, needs_logits=True)]), engine_groups, device)
-        )
-        sequence.num_computed += num_new
+        item = PlanItem(sequence, start, num_new, 0, needs_logits=True)
+        batches.append(build_batch(StepPlan([item]), engine_groups, device))
+        start += num_new
     return batches
 
 
@@ -89,7 +89,7 @@ def joint_batch(
     first_block = 0
     for state, tokens in enumerate(chunks):
         sequence = _sequence(tokens, engine_groups, first_block, state)
-        items.append(PlanItem(sequence, len(tokens), 0, needs_logits=True))
+        items.append(PlanItem(sequence, 0, len(tokens), 0, needs_logits=True))
         first_block += len(groups) * -(-len(tokens) // BLOCK_SIZE)
     return build_batch(StepPlan(items), engine_groups, device)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers, BatchShape, BatchTensors
-from engine.runner.state_batch import state_group_batch
+from engine.runner.state_batch import state_group_batch, state_spans
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
 from models.batch import ForwardBatch
@@ -39,7 +39,9 @@ def build_batch(
         cu_seqlens_q=tensors.cu_seqlens_q,
         seq_lens=tensors.seq_lens,
         groups=tuple(
-            state_group_batch(plan, index, block_size, device) if group.is_state else next(kv_groups)
+            state_group_batch(state_spans(plan, index, block_size), block_size, device)
+            if group.is_state
+            else next(kv_groups)
             for index, group in enumerate(groups)
         ),
         logit_rows=tensors.logit_rows,
@@ -72,8 +74,7 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *
     logit_rows: list[int] = []
     row_ends, query_lens, context_lens = [0], [], []
     num_rows = 0
-    for sequence, num_new, num_draft, needs_logits in items:
-        start = sequence.num_computed
+    for sequence, start, num_new, num_draft, needs_logits in items:
         end = start + num_new
         num_rows += num_new
         row_ends.append(num_rows)

@@ -11,7 +11,7 @@ from engine.runner.batch_builder import build_batch
 from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_groups import kv_groups
 from engine.runner.replay import recorded_layers
-from engine.runner.state_batch import accepted_states
+from engine.runner.state_batch import StateSpan, accepted_states, state_spans
 from engine.runner.step_work import model_work
 from engine.sampling.logprobs import token_logprobs
 from engine.sampling.sampler import Sampler, corrupted
@@ -67,6 +67,7 @@ class TorchRunner:
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
         batch = build_batch(plan, self.kv_groups, self._model.device, self._batch_buffers)
+        spans = self._speculative_spans(plan)
         decoder = self._model.decoder
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
@@ -88,16 +89,22 @@ class TorchRunner:
         rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
         if needs_all_rows:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)
-        self._commit_accepted_states(plan, rows)
+        self._commit_accepted_states(spans, rows)
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
         counts = (*self._expert_load.take(), *self._sampler.take_mask_tally())
         work = None if self._work is None else self._work.of(plan)
         return StepResult(rows, is_representative, *counts, sample_s=sample_s, work=work)
 
-    def _commit_accepted_states(self, plan: StepPlan, rows: list[RowResult]) -> None:
+    def _speculative_spans(self, plan: StepPlan) -> list[list[StateSpan]]:
+        """The plan's rows for each state group, if a sequence has a draft."""
+        if not self._state_groups or not any(item.num_draft for item in plan.items):
+            return []
+        return [state_spans(plan, index, self._block_size) for index in self._state_groups]
+
+    def _commit_accepted_states(self, spans: list[list[StateSpan]], rows: list[RowResult]) -> None:
         """Write the recurrent states of sequences with a draft, now that it is known how much of it is accepted."""
-        for index in self._state_groups:
-            accepted = accepted_states(plan, rows, index, self._block_size, self._model.device)
+        for of_group in spans:
+            accepted = accepted_states(of_group, rows, self._block_size, self._model.device)
             if accepted is not None:
                 self._model.decoder.commit_states(accepted.rows, accepted.group, self._kv)
 
@@ -124,7 +131,7 @@ class TorchRunner:
         num_top = sequence.request.sampling.prompt_logprobs
         if num_top is None:
             return None
-        first = sequence.num_computed + 1  # the position that the first row predicts
+        first = item.start + 1  # the position that the first row predicts
         targets = sequence.tokens[first : min(first + item.num_new, sequence.num_prompt)]
         result: list[TokenLogprobs] = []
         for start in range(0, len(targets), _PROMPT_LOGIT_ROWS):

@@ -2,23 +2,29 @@
 
 from collections import abc
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from engine.scheduling.kv.groups import NO_BLOCK
 from engine.scheduling.kv.states import source_state
-from engine.scheduling.plan import PlanItem, RowResult, StepPlan
+from engine.scheduling.plan import RowResult, StepPlan
 from models.batch import StateGroupBatch
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Rows of one sequence, `num_rows` from its num_computed on. Its state continues from that in block `source`."""
+class StateSpan(NamedTuple):
+    """Rows of one sequence, as the group of its recurrent layers computes them.
 
-    item: PlanItem
+    source: the block with the state that the rows continue from. blocks: entries of the sequence's table, from that of
+    the first row to that of the last. num_draft: the last of the rows, which may be rejected; then no row writes a
+    state yet.
+    """
+
+    start: int  # position of the first row
     num_rows: int
     source: int
-    is_speculative: bool  # some of its rows may be rejected: none writes a state yet
+    blocks: list[int]
+    num_draft: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +35,21 @@ class AcceptedStates:
     group: StateGroupBatch
 
 
-def state_group_batch(plan: StepPlan, index: int, block_size: int, device: torch.device) -> StateGroupBatch:
-    """Of the group `index` of recurrent layers. A sequence with a draft writes no state yet: see `accepted_states`."""
-    spans = [_span(item, item.num_new, index, block_size, is_speculative=item.num_draft > 0) for item in plan.items]
-    return _batch(spans, index, block_size, device)
+def state_spans(plan: StepPlan, index: int, block_size: int) -> list[StateSpan]:
+    """Return the plan's rows as the state group `index` computes them, one span for each item."""
+    spans = []
+    for item in plan.items:
+        table = item.sequence.tables[index]
+        blocks = table[item.start // block_size : (item.end - 1) // block_size + 1]
+        source = source_state(table, item.start, item.num_certain, block_size)
+        spans.append(StateSpan(item.start, item.num_new, source, blocks, item.num_draft))
+    return spans
 
 
-def accepted_states(
-    plan: StepPlan, results: abc.Sequence[RowResult], index: int, block_size: int, device: torch.device
-) -> AcceptedStates | None:
-    """The states that the accepted rows of the plan's drafts lead to; None if there are no drafts."""
-    spans: list[_Span] = []
-    accepted_rows: list[int] = []
-    num_speculative = 0
-    for item, result in zip(plan.items, results, strict=True):
-        if not item.num_draft:
-            continue
-        if result.token_ids:  # none after an error, which ends the sequence
-            num_accepted = item.num_new - item.num_draft + len(result.token_ids) - 1
-            spans.append(_span(item, num_accepted, index, block_size, is_speculative=False))
-            accepted_rows += range(num_speculative, num_speculative + num_accepted)
-        num_speculative += item.num_new
-    if not spans:
-        return None
-    return AcceptedStates(torch.tensor(accepted_rows, device=device), _batch(spans, index, block_size, device))
-
-
-def _span(item: PlanItem, num_rows: int, index: int, block_size: int, *, is_speculative: bool) -> _Span:
-    sequence = item.sequence
-    # Of the whole step, also if only a part of its rows was accepted: the tables were extended for all of them.
-    source = source_state(sequence, sequence.tables[index], sequence.num_computed + item.num_new, block_size)
-    return _Span(item, num_rows, source, is_speculative)
-
-
-def _batch(spans: abc.Sequence[_Span], index: int, block_size: int, device: torch.device) -> StateGroupBatch:
+def state_group_batch(spans: abc.Sequence[StateSpan], block_size: int, device: torch.device) -> StateGroupBatch:
+    """Return the addresses of a step's states. A sequence with a draft writes none: see `accepted_states`."""
     query_lens = [span.num_rows for span in spans]
-    targets = [target for span in spans for target in _targets(span, index, block_size)]
+    targets = [target for span in spans for target in _targets(span, block_size)]
     speculative_rows = list(_speculative_rows(spans))
     return StateGroupBatch(
         sources=torch.tensor([span.source for span in spans], dtype=torch.int32, device=device),
@@ -77,21 +62,44 @@ def _batch(spans: abc.Sequence[_Span], index: int, block_size: int, device: torc
     )
 
 
-def _targets(span: _Span, index: int, block_size: int) -> list[int]:
-    """The block for the state after each row: the last one, and the last of each full block whose entry has a block."""
+def accepted_states(
+    spans: abc.Sequence[StateSpan], results: abc.Sequence[RowResult], block_size: int, device: torch.device
+) -> AcceptedStates | None:
+    """Return the states that the accepted rows of a step's drafts lead to; None if there are no drafts.
+
+    spans, results: of the step's items.
+    """
+    accepted: list[StateSpan] = []
+    accepted_rows: list[int] = []
+    num_speculative = 0
+    for span, result in zip(spans, results, strict=True):
+        if not span.num_draft:
+            continue
+        if result.token_ids:  # none after an error, which ends the sequence
+            num_accepted = span.num_rows - span.num_draft + len(result.token_ids) - 1
+            accepted.append(span._replace(num_rows=num_accepted, num_draft=0))
+            accepted_rows += range(num_speculative, num_speculative + num_accepted)
+        num_speculative += span.num_rows
+    if not accepted:
+        return None
+    return AcceptedStates(torch.tensor(accepted_rows, device=device), state_group_batch(accepted, block_size, device))
+
+
+def _targets(span: StateSpan, block_size: int) -> list[int]:
+    """Return the block for the state after each row, or NO_BLOCK: the last row writes one, and so does the last row of
+    each full block whose entry has a block."""
     targets = [NO_BLOCK] * span.num_rows
-    if span.is_speculative:
+    if span.num_draft:
         return targets
-    table, start = span.item.sequence.tables[index], span.item.sequence.num_computed
-    end = start + span.num_rows
-    for num_tokens in (*range((start // block_size + 1) * block_size, end, block_size), end):
-        targets[num_tokens - start - 1] = table[(num_tokens - 1) // block_size]
+    first, end = span.start // block_size, span.start + span.num_rows
+    for num_tokens in (*range((first + 1) * block_size, end, block_size), end):
+        targets[num_tokens - span.start - 1] = span.blocks[(num_tokens - 1) // block_size - first]
     return targets
 
 
-def _speculative_rows(spans: abc.Iterable[_Span]) -> abc.Iterable[int]:
+def _speculative_rows(spans: abc.Iterable[StateSpan]) -> abc.Iterable[int]:
     end = 0
     for span in spans:
         start, end = end, end + span.num_rows
-        if span.is_speculative:
+        if span.num_draft:
             yield from range(start, end)

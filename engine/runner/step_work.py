@@ -96,8 +96,7 @@ class ModelWork:
         """Of the plan's items, before their sequences advance."""
         num_rows = num_logits = num_read = num_seen = 0
         read_bytes, flops = float(self._dense_bytes), 0
-        for sequence, num_new, num_draft, needs_logits in plan.items:  # each step, for each sequence: few calls
-            start = sequence.num_computed
+        for _, start, num_new, num_draft, needs_logits in plan.items:  # each step, for each sequence: few calls
             end = start + num_new
             num_rows += num_new
             if needs_logits:  # those of prompts, where they are asked for, come after the pass

@@ -33,15 +33,14 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     for run in range(2):
         report(run, 4)
         start_s = time.perf_counter()
-        runner.execute(StepPlan([PlanItem(trial, num_tokens, num_draft=0, needs_logits=True)]))
+        runner.execute(StepPlan([PlanItem(trial, 0, num_tokens, num_draft=0, needs_logits=True)]))
         seconds_per_token = (time.perf_counter() - start_s) / num_tokens
         num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
-    trial.num_computed = num_tokens - 1
     decode_s = 0.0
     for run in range(2, 4):
         report(run, 4)
         start_s = time.perf_counter()
-        runner.execute(StepPlan([PlanItem(trial, 1, num_draft=0, needs_logits=True)]))
+        runner.execute(StepPlan([PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)]))
         decode_s = time.perf_counter() - start_s
     runner.release(trial)
     report(4, 4)

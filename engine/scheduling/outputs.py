@@ -15,13 +15,13 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
     assert bool(row.token_ids) == item.needs_logits
     assert len(row.token_ids) <= item.num_draft + 1
     if row.prompt_logprobs:
-        _collect_prompt_logprobs(sequence, row.prompt_logprobs)
+        _collect_prompt_logprobs(sequence, item.start, row.prompt_logprobs)
     num_rejected = item.num_draft + 1 - len(row.token_ids) if item.needs_logits else 0
     new_ids, finish_reason, stop_token_id = _accept(sequence, row.token_ids, eos_token_ids)
     sequence.num_drafted += item.num_draft
     sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
     # A sequence that ends inside an accepted draft has fewer tokens than were computed for it.
-    sequence.num_computed = min(sequence.num_computed + item.num_new - num_rejected, len(sequence.tokens))
+    sequence.num_computed = min(item.end - num_rejected, len(sequence.tokens))
     sequence.draft = []
     if not new_ids and finish_reason is None and sequence.num_computed == len(sequence.tokens):
         finish_reason = FinishReason.LENGTH  # max_tokens is 0: the prompt is computed and nothing follows
@@ -129,9 +129,10 @@ def _accept(
     return token_ids, FinishReason.STOP if is_complete else None, None
 
 
-def _collect_prompt_logprobs(sequence: Sequence, logprobs: list[TokenLogprobs]) -> None:
-    """Append those of a chunk; after preemption chunks are computed again, and what is known already is skipped."""
-    num_known = len(sequence.prompt_logprobs) - sequence.num_computed
+def _collect_prompt_logprobs(sequence: Sequence, start: int, logprobs: list[TokenLogprobs]) -> None:
+    """Append the log probabilities of a chunk that begins at `start`, without those that the sequence has already:
+    after a preemption chunks are computed again."""
+    num_known = len(sequence.prompt_logprobs) - start
     assert num_known >= 0
     sequence.prompt_logprobs += logprobs[num_known:]
 

@@ -10,7 +10,7 @@ from engine.scheduling.step_cost import StepSample
 
 
 class PlanItem(NamedTuple):
-    """Compute tokens[num_computed : num_computed + num_new] of `sequence`.
+    """The tokens of one sequence that a step computes: `num_new` tokens from position `start` on.
 
     `needs_logits`: the last row is that of the last known token, so the next token is sampled from it. Requests with
     prompt_logprobs also get logits for their prompt rows. A tuple, like RowResult: each step makes one for every
@@ -18,9 +18,20 @@ class PlanItem(NamedTuple):
     """
 
     sequence: Sequence
+    start: int  # num_computed when the step was planned
     num_new: int
-    num_draft: int  # of num_new, the last ones that are unverified
+    num_draft: int  # the last of the `num_new` tokens, which are unverified
     needs_logits: bool
+
+    @property
+    def end(self) -> int:
+        """The position after the last token."""
+        return self.start + self.num_new
+
+    @property
+    def num_certain(self) -> int:
+        """Tokens of the sequence that are computed after the step, whatever becomes of the draft."""
+        return self.start + self.num_new - self.num_draft
 
     @property
     def is_prompt(self) -> bool:
@@ -46,7 +57,7 @@ class StepPlan:
         if not prompts:
             return StepSample(self.num_tokens, 0, 0.0, step_s, is_batch=is_batch)
         num_prompt = sum(item.num_new for item in prompts)
-        distance = sum(item.num_new * (item.sequence.num_computed + item.num_new / 2) for item in prompts)
+        distance = sum(item.num_new * (item.start + item.num_new / 2) for item in prompts)
         return StepSample(self.num_tokens, num_prompt, distance / num_prompt, step_s, len(prompts), is_batch=is_batch)
 
     @property

@@ -169,12 +169,13 @@ class StepPlanner:
         return num_tokens - num_computed
 
     def _plan_item(self, sequence: Sequence, num_new: int) -> PlanItem:
-        end = sequence.num_computed + num_new
+        start = sequence.num_computed
+        end = start + num_new
         num_draft = max(0, end - len(sequence.tokens))
         if num_draft < len(sequence.draft):
             del sequence.draft[num_draft:]  # what does not fit this step is proposed again after it
         needs_logits = end == sequence.num_with_draft and sequence.request.sampling.max_tokens > 0
-        return PlanItem(sequence, num_new, num_draft, needs_logits)
+        return PlanItem(sequence, start, num_new, num_draft, needs_logits)
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence has ended."""

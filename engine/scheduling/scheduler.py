@@ -196,7 +196,7 @@ class Scheduler:
         """Apply the plan's result; returns one output for each sequence with news."""
         now_s = self._clock()
         for item, row in zip(plan.items, result.rows, strict=True):
-            self._lifecycle.tally.count_computed(item.sequence, item.num_new, now_s)
+            self._lifecycle.tally.count_computed(item.sequence, item.start, item.num_new, now_s)
             if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
                 self._apply(item, row, now_s)
         self._finish_aborted()
@@ -234,7 +234,7 @@ class Scheduler:
                 ),
             )
             return
-        num_computed, grammar = sequence.num_computed, sequence.grammar
+        grammar = sequence.grammar
         num_forced = 0 if grammar is None else grammar.num_forced
         try:
             output = apply_row(item, row, self._config.eos_token_ids, now_s=now_s)
@@ -251,7 +251,7 @@ class Scheduler:
         if grammar is not None:
             self._lifecycle.tally.forced_tokens += grammar.num_forced - num_forced
             self._kv.extend_hashes(sequence)  # forced tokens are there before they are computed
-        self._kv.commit(sequence, num_computed)
+        self._kv.commit(sequence, item.start)
         if output is None:
             return
         if output.new_ids:

@@ -53,11 +53,10 @@ class StepTally:
                 return self.batch
         return None
 
-    def count_computed(self, sequence: Sequence, num_new: int, now_s: float) -> None:
-        """Count rows computed from sequence.num_computed on, as it was before the step."""
+    def count_computed(self, sequence: Sequence, start: int, num_new: int, now_s: float) -> None:
+        """Count the `num_new` tokens of a sequence that were computed from position `start` on."""
         if (tally := self._of(sequence)) is None:
             return
-        start = sequence.num_computed
         num_known = max(sequence.num_prompt, sequence.num_computed_at_preemption) - start
         if num_known <= 0:
             tally.decode_tokens += num_new

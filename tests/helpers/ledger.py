@@ -84,7 +84,7 @@ class LedgerRunner:
         for item in plan.items:
             self._write(item)
         for item in plan.items:
-            self._read(item.sequence, item.sequence.num_computed + item.num_new)
+            self._read(item)
 
     def release(self, sequence: Sequence) -> None:
         self.released.append(sequence.id)
@@ -114,8 +114,7 @@ class LedgerRunner:
         ]
         for item in plan.items:
             sequence = item.sequence
-            first = sequence.num_computed // self._block_size
-            last = (sequence.num_computed + item.num_new - 1) // self._block_size
+            first, last = item.start // self._block_size, (item.end - 1) // self._block_size
             for index, table in enumerate(sequence.tables):
                 for block in table[first : last + 1]:
                     if block == NO_BLOCK and self.kv_groups[index].is_state:
@@ -130,9 +129,9 @@ class LedgerRunner:
     def _write(self, item: PlanItem) -> None:
         sequence = item.sequence
         assert item.num_new > 0
-        assert sequence.num_computed + item.num_new <= sequence.num_with_draft
+        assert item.end <= sequence.num_with_draft
         known = sequence.tokens + sequence.draft
-        for position in range(sequence.num_computed, sequence.num_computed + item.num_new):
+        for position in range(item.start, item.end):
             for index, group in enumerate(self.kv_groups):
                 if not group.is_state:
                     entry = (index, known[position], position, origin_of(sequence.request))
@@ -140,7 +139,7 @@ class LedgerRunner:
 
     def _row(self, item: PlanItem) -> RowResult:
         sequence = item.sequence
-        history = self._read(sequence, sequence.num_computed + item.num_new)
+        history = self._read(item)
         if sequence.id in self.fail_ids:
             return RowResult([], error="told to fail")
         prompt_logprobs = self._prompt_logprobs(item, history)
@@ -156,29 +155,28 @@ class LedgerRunner:
             logprobs = [TokenLogprobs(token_id, -1.0, []) for token_id in token_ids]
         return RowResult(token_ids, logprobs, prompt_logprobs)
 
-    def _read(self, sequence: Sequence, num_tokens: int) -> list[int]:
+    def _read(self, item: PlanItem) -> list[int]:
         """The history, after looking up in each group's table all that this step's tokens see there."""
+        sequence = item.sequence
         known = sequence.tokens + sequence.draft
         for index, group in enumerate(self.kv_groups):
             if group.is_state:
-                self._read_state(sequence, index, num_tokens)
+                self._read_state(item, index)
                 continue
-            first = _first_seen(group, sequence.num_computed)
-            for position in range(first, num_tokens):
+            first = _first_seen(group, item.start)
+            for position in range(first, item.end):
                 entry = self._slots[self._slot(sequence, index, position)]
                 expected = (index, known[position], position, origin_of(sequence.request))
                 assert entry == expected, f"{sequence.id}: position {position} holds {entry}, not {expected}"
-        return known[:num_tokens]
+        return known[: item.end]
 
-    def _read_state(self, sequence: Sequence, index: int, num_tokens: int) -> None:
-        block = source_state(sequence, sequence.tables[index], num_tokens, self._block_size)
-        if sequence.num_computed == 0:
+    def _read_state(self, item: PlanItem, index: int) -> None:
+        sequence, start = item.sequence, item.start
+        block = source_state(sequence.tables[index], start, item.num_certain, self._block_size)
+        if start == 0:
             assert block == NO_BLOCK
             return
-        expected = _state(sequence, sequence.num_computed)
-        assert self._states[block] == expected, (
-            f"{sequence.id}: the state is not that of {sequence.num_computed} tokens"
-        )
+        assert self._states[block] == _state(sequence, start), f"{sequence.id}: no state of {start} tokens"
 
     def _write_states(self, item: PlanItem, num_accepted: int) -> None:
         """Write the states after the first `num_accepted` rows: at their end, and at full blocks with an entry.
@@ -186,7 +184,7 @@ class LedgerRunner:
         The states after rejected tokens are written nowhere.
         """
         sequence, size = item.sequence, self._block_size
-        start, end = sequence.num_computed, sequence.num_computed + num_accepted
+        start, end = item.start, item.start + num_accepted
         for index, group in enumerate(self.kv_groups):
             if not group.is_state:
                 continue
@@ -222,7 +220,7 @@ class LedgerRunner:
         sequence = item.sequence
         if sequence.request.sampling.prompt_logprobs is None:
             return None
-        start = sequence.num_computed + 1
+        start = item.start + 1
         end = min(start + item.num_new, sequence.num_prompt)
         return [
             TokenLogprobs(sequence.tokens[position], -float(next_token(history[:position])), [])

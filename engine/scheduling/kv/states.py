@@ -21,12 +21,15 @@ from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.sequence import Sequence
 
 
-def source_state(sequence: Sequence, table: abc.Sequence[int], num_tokens: int, block_size: int) -> int:
-    """The block of the state that a step up to `num_tokens` continues from; NO_BLOCK at a sequence's beginning."""
-    if sequence.num_computed == 0:
+def source_state(table: abc.Sequence[int], start: int, num_certain: int, block_size: int) -> int:
+    """Return the block of the state that a step continues from; NO_BLOCK at a sequence's beginning.
+
+    table: of the state group. start, num_certain: as in PlanItem.
+    """
+    if start == 0:
         return NO_BLOCK
-    block = table[(sequence.num_computed - 1) // block_size]
-    return table[(_num_certain(sequence, num_tokens) - 1) // block_size] if block == NO_BLOCK else block
+    block = table[(start - 1) // block_size]
+    return table[(num_certain - 1) // block_size] if block == NO_BLOCK else block
 
 
 class StateAllocator:

@@ -36,7 +36,7 @@ def _sequence(id: str, block: int, **sampling: object) -> Sequence:
 
 
 def _plan(*sequences: Sequence) -> StepPlan:
-    return StepPlan([PlanItem(sequence, 3, num_draft=0, needs_logits=True) for sequence in sequences])
+    return StepPlan([PlanItem(sequence, 0, 3, num_draft=0, needs_logits=True) for sequence in sequences])
 
 
 @pytest.mark.parametrize("draft_width", [90, 100, 110])

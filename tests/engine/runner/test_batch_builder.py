@@ -5,7 +5,7 @@ import torch
 from engine.protocol import EngineRequest, SamplingParams
 from engine.runner.batch_buffers import BatchBuffers
 from engine.runner.batch_builder import build_batch
-from engine.runner.state_batch import accepted_states
+from engine.runner.state_batch import accepted_states, state_spans
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan
 from engine.scheduling.sequence import Sequence
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 STATES = (KVGroup(4, is_state=True),)
 
 
-def _sequence(num_tokens: int, num_computed: int, blocks: list[int], draft: list[int] | None = None) -> Sequence:
+def _sequence(num_tokens: int, blocks: list[int], draft: list[int] | None = None) -> Sequence:
     tokens = list(range(100, 100 + num_tokens))
     request = EngineRequest(id="a", prompt_ids=tokens, sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
     return Sequence(
@@ -23,15 +23,14 @@ def _sequence(num_tokens: int, num_computed: int, blocks: list[int], draft: list
         seed=0,
         tokens=tokens,
         num_prompt=num_tokens,
-        num_computed=num_computed,
         tables=[blocks],
         draft=draft or [],
     )
 
 
 def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
-    prefill = PlanItem(_sequence(10, 3, [7, 2, 5]), num_new=5, num_draft=0, needs_logits=False)
-    decode = PlanItem(_sequence(6, 5, [1, 4]), num_new=1, num_draft=0, needs_logits=True)
+    prefill = PlanItem(_sequence(10, [7, 2, 5]), 3, num_new=5, num_draft=0, needs_logits=False)
+    decode = PlanItem(_sequence(6, [1, 4]), 5, num_new=1, num_draft=0, needs_logits=True)
     batch = build_batch(StepPlan([prefill, decode]), (KVGroup(4),), CPU)
     assert batch.token_ids.tolist() == [103, 104, 105, 106, 107, 105]
     assert batch.positions.tolist() == [3, 4, 5, 6, 7, 5]
@@ -45,13 +44,13 @@ def test_a_prefill_chunk_and_a_decode_share_a_batch() -> None:
 
 def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_last() -> None:
     buffers, groups = BatchBuffers(8, 4, 6, 2), (KVGroup(4), KVGroup(4, window=5))
-    long, short = _sequence(17, 16, [9, 8, 7, 6, 5]), _sequence(6, 5, [1, 4])
+    long, short = _sequence(17, [9, 8, 7, 6, 5]), _sequence(6, [1, 4])
     long.tables.append([-1, -1, -1, 6, 5])
     short.tables.append([1, 4])
     plans = [
-        StepPlan([PlanItem(long, 1, 0, needs_logits=True), PlanItem(short, 1, 0, needs_logits=True)]),
-        StepPlan([PlanItem(short, 1, 0, needs_logits=True), PlanItem(long, 1, 0, needs_logits=False)]),
-        StepPlan([PlanItem(short, 1, 0, needs_logits=True)]),
+        StepPlan([PlanItem(long, 16, 1, 0, needs_logits=True), PlanItem(short, 5, 1, 0, needs_logits=True)]),
+        StepPlan([PlanItem(short, 5, 1, 0, needs_logits=True), PlanItem(long, 16, 1, 0, needs_logits=False)]),
+        StepPlan([PlanItem(short, 5, 1, 0, needs_logits=True)]),
     ]
     addresses = set()
     for plan in plans:
@@ -65,8 +64,8 @@ def test_reused_buffers_have_each_batch_at_the_same_place_and_nothing_of_the_las
 
 def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
     buffers = BatchBuffers(8, 4, 6, 1)
-    adapted, plain = _sequence(10, 3, [7, 2, 5]), _sequence(6, 5, [1, 4])
-    items = [PlanItem(adapted, 3, 0, needs_logits=False), PlanItem(plain, 1, 0, needs_logits=True)]
+    adapted, plain = _sequence(10, [7, 2, 5]), _sequence(6, [1, 4])
+    items = [PlanItem(adapted, 3, 3, 0, needs_logits=False), PlanItem(plain, 5, 1, 0, needs_logits=True)]
     assert build_batch(StepPlan(items), (KVGroup(4),), CPU, buffers).adapter_slots is None
     adapted.adapter_slot = 2
     addresses = set()
@@ -81,7 +80,7 @@ def test_rows_have_the_adapter_slots_of_their_sequences() -> None:
 
 def test_a_step_with_more_rows_than_the_buffers_has_its_own() -> None:
     buffers = BatchBuffers(4, 4, 6, 1)
-    plan = StepPlan([PlanItem(_sequence(10, 3, [7, 2, 5]), num_new=5, num_draft=0, needs_logits=False)])
+    plan = StepPlan([PlanItem(_sequence(10, [7, 2, 5]), 3, num_new=5, num_draft=0, needs_logits=False)])
     batch = build_batch(plan, (KVGroup(4),), CPU, buffers)
     assert not buffers.contains(batch)
     assert _numbers(batch) == _numbers(build_batch(plan, (KVGroup(4),), CPU))
@@ -102,7 +101,7 @@ def _numbers(batch: ForwardBatch) -> list[object]:
 
 
 def test_draft_rows_follow_the_accepted_tokens_and_need_logits() -> None:
-    item = PlanItem(_sequence(6, 5, [0, 1], draft=[900, 901]), num_new=3, num_draft=2, needs_logits=True)
+    item = PlanItem(_sequence(6, [0, 1], draft=[900, 901]), 5, num_new=3, num_draft=2, needs_logits=True)
     batch = build_batch(StepPlan([item]), (KVGroup(4),), CPU)
     assert batch.token_ids.tolist() == [105, 900, 901]
     assert batch.positions.tolist() == [5, 6, 7]
@@ -110,8 +109,8 @@ def test_draft_rows_follow_the_accepted_tokens_and_need_logits() -> None:
 
 
 def test_states_are_written_at_the_end_and_at_checkpoints_of_a_step() -> None:
-    prefill = PlanItem(_sequence(12, 3, [7, -1, 5]), num_new=8, num_draft=0, needs_logits=False)
-    first = PlanItem(_sequence(2, 0, [3]), num_new=2, num_draft=0, needs_logits=True)
+    prefill = PlanItem(_sequence(12, [7, -1, 5]), 3, num_new=8, num_draft=0, needs_logits=False)
+    first = PlanItem(_sequence(2, [3]), 0, num_new=2, num_draft=0, needs_logits=True)
     group = build_batch(StepPlan([prefill, first]), STATES, CPU).groups[0]
     assert isinstance(group, StateGroupBatch)
     assert group.sources.tolist() == list(group.source_blocks) == [7, -1]
@@ -121,12 +120,12 @@ def test_states_are_written_at_the_end_and_at_checkpoints_of_a_step() -> None:
 
 
 def test_a_draft_writes_the_state_after_its_accepted_rows_once_they_are_known() -> None:
-    plain = PlanItem(_sequence(6, 5, [-1, 1]), num_new=1, num_draft=0, needs_logits=True)
-    draft = PlanItem(_sequence(7, 6, [-1, 2, 4], draft=[900, 901, 902]), num_new=4, num_draft=3, needs_logits=True)
+    plain = PlanItem(_sequence(6, [-1, 1]), 5, num_new=1, num_draft=0, needs_logits=True)
+    draft = PlanItem(_sequence(7, [-1, 2, 4], draft=[900, 901, 902]), 6, num_new=4, num_draft=3, needs_logits=True)
     plan = StepPlan([plain, draft])
 
     group = build_batch(plan, STATES, CPU).groups[0]
-    accepted = accepted_states(plan, [RowResult([9]), RowResult([900, 901, 7])], 0, 4, CPU)
+    accepted = accepted_states(state_spans(plan, 0, 4), [RowResult([9]), RowResult([900, 901, 7])], 4, CPU)
 
     assert isinstance(group, StateGroupBatch)
     assert group.speculative_rows is not None
@@ -139,5 +138,6 @@ def test_a_draft_writes_the_state_after_its_accepted_rows_once_they_are_known() 
 
 
 def test_an_erroneous_row_writes_no_state() -> None:
-    draft = PlanItem(_sequence(7, 6, [-1, 2], draft=[900]), num_new=2, num_draft=1, needs_logits=True)
-    assert accepted_states(StepPlan([draft]), [RowResult([], error="not finite")], 0, 4, CPU) is None
+    draft = PlanItem(_sequence(7, [-1, 2], draft=[900]), 6, num_new=2, num_draft=1, needs_logits=True)
+    spans = state_spans(StepPlan([draft]), 0, 4)
+    assert accepted_states(spans, [RowResult([], error="not finite")], 4, CPU) is None

@@ -60,8 +60,8 @@ def _work(*layers: LayerSpec) -> tuple[ModelWork, Decoder]:
 
 def _item(num_computed: int, num_new: int, *, num_draft: int = 0, needs_logits: bool = True) -> PlanItem:
     tokens = [1] * (num_computed + num_new)
-    sequence = Sequence(make_request("a", tokens), 0, tokens, len(tokens), num_computed=num_computed)
-    return PlanItem(sequence, num_new, num_draft, needs_logits)
+    sequence = Sequence(make_request("a", tokens), 0, tokens, len(tokens))
+    return PlanItem(sequence, num_computed, num_new, num_draft, needs_logits)
 
 
 @pytest.mark.parametrize("seed", range(20))

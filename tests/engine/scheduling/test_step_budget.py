@@ -89,9 +89,8 @@ def test_steps_that_are_shorter_than_generation_was_say_nothing_of_prompts() -> 
 
 def test_a_step_with_one_token_of_a_prompt_is_none_that_only_generates() -> None:
     sequence = Sequence(request=make_request("a", [1] * 100), seed=0, tokens=[1] * 100, num_prompt=100)
-    sequence.num_computed = 50
 
-    assert StepPlan([PlanItem(sequence, 1, 0, needs_logits=False)]).sample(0.1) == StepSample(1, 1, 50.5, 0.1)
+    assert StepPlan([PlanItem(sequence, 50, 1, 0, needs_logits=False)]).sample(0.1) == StepSample(1, 1, 50.5, 0.1)
 
 
 def test_a_token_far_into_a_prompt_teaches_what_it_costs() -> None:

@@ -53,7 +53,7 @@ def test_without_a_free_state_the_new_one_takes_the_old_ones_place() -> None:
     assert allocator.can_allocate(sequence, 18)
     allocator.allocate(sequence, 18)
     assert sequence.tables[0] == [NO_BLOCK] * 4 + [0]
-    assert source_state(sequence, sequence.tables[0], 18, SIZE) == 0
+    assert source_state(sequence.tables[0], 6, 18, SIZE) == 0
 
 
 def test_an_entry_that_was_moved_does_not_become_a_checkpoint() -> None:
