@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from itertools import cycle
 from typing import Any
 
@@ -24,6 +23,7 @@ from engine.config import Device, EngineConfig
 from engine.engine import Engine
 from engine.protocol import AbortReason, EngineRequest, SamplingParams
 from engine.sampling.grammar_masks import GrammarMasks
+from engine.sampling.masks_ahead import NO_MASKS
 from engine.startup.build import build_engine
 
 _KV_BYTES = 1 << 30
@@ -98,7 +98,7 @@ def _measure(
     ways = cycle((_AFTER, _BESIDE))
     step_ms: dict[str, list[float]] = {_AFTER: [], _BESIDE: []}
     mask_ms: dict[str, list[float]] = {_AFTER: [], _BESIDE: []}
-    ahead = masks.computing_ahead
+    start = masks.start
     running: set[str] = set()
     while len(step_ms[_BESIDE]) < options.steps // 2:
         while len(running) < options.streams:
@@ -108,7 +108,7 @@ def _measure(
         if not engine.has_work:
             engine.wait_for_prepared()
         way = next(ways)
-        masks.computing_ahead = ahead if way == _BESIDE else lambda *_: nullcontext()
+        masks.start = start if way == _BESIDE else lambda *_: NO_MASKS
         start_s = time.perf_counter()
         result = engine.step()
         elapsed_ms = (time.perf_counter() - start_s) * 1000
@@ -116,7 +116,7 @@ def _measure(
         if result.stats.prefill_tokens == 0 and result.stats.decode_tokens >= options.streams:
             step_ms[way].append(elapsed_ms)
             mask_ms[way].append(result.stats.mask_s * 1000)
-    masks.computing_ahead = ahead
+    masks.start = start
     for id in running:
         engine.abort(id, AbortReason.CLIENT_GONE)
     while engine.has_work:

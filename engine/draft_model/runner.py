@@ -9,9 +9,9 @@ from engine.runner.replay import recorded_layers
 from engine.sampling.distribution import best_ids, probabilities, top1_probs
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
-from engine.sampling.rows import LogitsRow
+from engine.sampling.rows import LogitsRow, row_of
 from engine.scheduling.kv.groups import KVGroup
-from engine.scheduling.plan import StepPlan
+from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from models.kv_cache import allocate_unshared_kv
 from models.loaded_model import LoadedModel
@@ -48,7 +48,7 @@ class TorchDraftRunner:
         decoder = self._model.decoder
         output_rows = batch.logit_rows
         hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
-        rows = [LogitsRow(item.sequence, len(item.sequence.draft)) for item in plan.items if item.needs_logits]
+        rows = [_last_row(item) for item in plan.items if item.needs_logits]
         is_representative = self._recorded is None or not self._recorded.has_just_recorded
         if not rows:
             return NextTokens([], [], [], is_representative)
@@ -63,7 +63,7 @@ class TorchDraftRunner:
         if sampled:
             sampled_rows = [rows[index] for index in sampled]
             q = probabilities(logits[sampled], sampled_rows)
-            numbers = [uniform(row.sequence.seed, row.position, Purpose.PROPOSE) for row in sampled_rows]
+            numbers = [uniform(row.seed, row.position, Purpose.PROPOSE) for row in sampled_rows]
             ids = draw(q, torch.tensor(numbers, dtype=torch.float64, device=q.device)).tolist()
             for index, token_id, row_q in zip(sampled, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
@@ -81,7 +81,7 @@ class TorchDraftRunner:
         """Whether the token is drawn at random. Not for a request with a seed: its output would depend on how long
         drafts are, and so on what they cost at the time. Nor with mirostat, whose limit follows what the target
         drew."""
-        sampling = row.sequence.request.sampling
+        sampling = row.sampling
         is_random = not sampling.is_greedy and sampling.seed is None and sampling.mirostat is None
         return self._sampling is DraftSampling.SAMPLED and is_random
 
@@ -89,4 +89,10 @@ class TorchDraftRunner:
         return max(token_ids) < self._model.vocab_size
 
     def release(self, sequence: Sequence) -> None:
-        self._editor.release(sequence)
+        self._editor.release(sequence.id)
+
+
+def _last_row(item: PlanItem) -> LogitsRow:
+    """The row behind all that the draft sequence has drafted so far."""
+    num_drafted = len(item.sequence.draft)
+    return row_of(item.sequence, item.end - num_drafted, num_drafted)

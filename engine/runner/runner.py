@@ -14,6 +14,7 @@ from engine.runner.replay import recorded_layers
 from engine.runner.state_batch import StateSpan, accepted_states, state_spans
 from engine.runner.step_work import model_work
 from engine.sampling.logprobs import token_logprobs
+from engine.sampling.rows import rows_of_plan
 from engine.sampling.sampler import Sampler, corrupted
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.sequence import Sequence
@@ -61,7 +62,7 @@ class TorchRunner:
         return 0.0 if self._work is None else self._work.position_cost
 
     def release(self, sequence: Sequence) -> None:
-        self._sampler.release(sequence)
+        self._sampler.release(sequence.id)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
@@ -72,20 +73,23 @@ class TorchRunner:
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
         output_rows = None if needs_all_rows else batch.logit_rows
-        sequences = [item.sequence for item in plan.items if item.needs_logits]
+        logit_rows = rows_of_plan(plan)
         sampled: Iterator[RowResult] = iter(())
         sample_s = 0.0
-        with self._sampler.preparing(sequences, self._model.vocab_size):
+        masks = self._sampler.start_masks(logit_rows, self._model.vocab_size)
+        try:
             if self._recorded is None:
                 hidden = decoder(batch, self._kv, output_rows)
             else:
                 hidden = self._recorded(batch, output_rows)
-            if sequences:
+            if logit_rows:
                 slots = None if batch.adapter_slots is None else batch.adapter_slots[batch.logit_rows]
                 logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden, slots)  # [L, V] fp32
                 began_s = time.perf_counter()
-                sampled = iter(self._sampler.sample(logits, sequences, self._draft_probs))
+                sampled = iter(self._sampler.sample(logits, logit_rows, self._draft_probs, masks))
                 sample_s = time.perf_counter() - began_s
+        finally:
+            masks.wait()  # the grammars go on being used, also if the model's pass failed
         rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
         if needs_all_rows:
             rows = self._with_prompt_logprobs(plan.items, rows, hidden)

@@ -3,7 +3,6 @@
 import torch
 
 from engine.sampling.rows import LogitsRow
-from engine.scheduling.sequence import Sequence
 
 
 class AllowedTokens:
@@ -12,15 +11,15 @@ class AllowedTokens:
     def __init__(self) -> None:
         self._ids: dict[str, torch.Tensor] = {}
 
-    def release(self, sequence: Sequence) -> None:
-        self._ids.pop(sequence.id, None)
+    def release(self, sequence_id: str) -> None:
+        self._ids.pop(sequence_id, None)
 
     def apply(self, logits: torch.Tensor, row: LogitsRow) -> None:
         """Set all other logits of the row ([V] fp32) to -inf. Its request has `allowed_token_ids`."""
-        ids = self._ids.get(row.sequence.id)
+        ids = self._ids.get(row.sequence_id)
         if ids is None:
-            ids = torch.tensor(row.sequence.request.sampling.allowed_token_ids, device=logits.device)
-            self._ids[row.sequence.id] = ids
+            ids = torch.tensor(row.sampling.allowed_token_ids, device=logits.device)
+            self._ids[row.sequence_id] = ids
         allowed = logits[ids]
         logits.fill_(-torch.inf)
         logits[ids] = allowed

@@ -7,7 +7,6 @@ one token is banned everywhere. What the prompt ends with does not count: a word
 from collections import abc
 
 from engine.sampling.rows import LogitsRow
-from engine.scheduling.sequence import Sequence
 
 Words = tuple[tuple[int, ...], ...]
 
@@ -39,14 +38,13 @@ class BadWords:
     def __init__(self) -> None:
         self._indices: dict[str, _WordIndex] = {}
 
-    def release(self, sequence: Sequence) -> None:
-        self._indices.pop(sequence.id, None)
+    def release(self, sequence_id: str) -> None:
+        self._indices.pop(sequence_id, None)
 
     def banned_ids(self, row: LogitsRow) -> list[int]:
         """Ids that the row must not have. Its request has `bad_words`."""
-        sequence = row.sequence
-        index = self._indices.get(sequence.id)
+        index = self._indices.get(row.sequence_id)
         if index is None:
-            index = self._indices[sequence.id] = _WordIndex(sequence.request.sampling.bad_words)
-        first = max(sequence.num_prompt, len(sequence.tokens) - index.longest)
-        return index.completions([*sequence.tokens[first:], *row.drafted])
+            index = self._indices[row.sequence_id] = _WordIndex(row.sampling.bad_words)
+        first = max(row.num_prompt, row.num_known - index.longest)
+        return index.completions([*row.known_from(first), *row.drafted])

@@ -44,7 +44,7 @@ def draw_ids(logits: torch.Tensor, rows: list[LogitsRow], uniforms: list[float])
     draws = []
     excluding = []
     for index, (row, uniform) in enumerate(zip(rows, uniforms, strict=True)):
-        p = row.sequence.request.sampling
+        p = row.sampling
         top_k = p.top_k if p.typical_p == 1.0 else 0  # applied already
         draws.append(native.Draw(p.temperature, top_k, p.top_p, p.min_p, uniform))
         if p.xtc is not None and excludes_top_choices(row):
@@ -90,7 +90,7 @@ def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
 def _weights(logits: torch.Tensor, rows: list[LogitsRow]) -> list[tuple[list[int], torch.Tensor | None, torch.Tensor]]:
     """Rows with and without truncation: (row indices, token ids [l, C] or None for all, weights [l, C])."""
     device = logits.device
-    params = [row.sequence.request.sampling for row in rows]
+    params = [row.sampling for row in rows]
     temperature = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device)
     scaled = logits / temperature.unsqueeze(-1)
     untruncated = [index for index, p in enumerate(params) if not _is_truncated(p)]
@@ -113,7 +113,7 @@ def _after_xtc(weights: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
     """The weights ([l, C]) without the top choices of those rows that lose them."""
     excluding, thresholds = [], []
     for index, row in enumerate(rows):
-        xtc = row.sequence.request.sampling.xtc
+        xtc = row.sampling.xtc
         if xtc is not None and excludes_top_choices(row):
             excluding.append(index)
             thresholds.append(xtc.threshold)

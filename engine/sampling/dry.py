@@ -17,7 +17,6 @@ import torch
 
 from engine.protocol.sampler_params import DryParams
 from engine.sampling.rows import LogitsRow
-from engine.scheduling.sequence import Sequence
 
 # A penalty above this rules a token out just as well, and stays finite: it never leaves a row without a token.
 _MAX_PENALTY = 1e30
@@ -116,20 +115,19 @@ class DryPenalties:
     def __init__(self) -> None:
         self._states: dict[str, tuple[Repetitions, _Breakers]] = {}
 
-    def release(self, sequence: Sequence) -> None:
-        self._states.pop(sequence.id, None)
+    def release(self, sequence_id: str) -> None:
+        self._states.pop(sequence_id, None)
 
     def apply(self, logits: torch.Tensor, row: LogitsRow) -> None:
         """Subtract from the logits ([V] fp32) of tokens that would continue a repetition. Its request has `dry`."""
-        sequence = row.sequence
-        params = sequence.request.sampling.dry
+        params = row.sampling.dry
         assert params is not None
-        state = self._states.get(sequence.id)
+        state = self._states.get(row.sequence_id)
         if state is None:
-            state = Repetitions(sequence.tokens, params.window), _Breakers(params, len(logits))
-            self._states[sequence.id] = state
+            state = Repetitions(row.known_from(0), params.window), _Breakers(params, len(logits))
+            self._states[row.sequence_id] = state
         repetitions, breakers = state
-        repetitions.push(sequence.tokens[repetitions.num_seen :])
+        repetitions.push(row.known_from(repetitions.num_seen))
         ids, penalties = _penalties(repetitions.extended_by(row.drafted), breakers, params)
         if len(ids):
             device_ids = torch.from_numpy(ids).to(logits.device)

@@ -6,14 +6,14 @@ masks of other rows are computed while the model runs.
 
 import time
 from collections import abc
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
 from engine.sampling.mask_writer import MaskWriter
-from engine.sampling.masks_ahead import MasksAhead, place_of
+from engine.sampling.masks_ahead import NO_MASKS, MasksAhead, PendingMasks
 from engine.sampling.rows import LogitsRow
+from engine.scheduling.grammar import OutputGrammar
 from models.kernels import sampling as native
 
 _WORD_BITS = 32
@@ -29,31 +29,35 @@ class GrammarMasks:
         self._num_rows = 0
         self._seconds = 0.0
 
-    def computing_ahead(self, rows: list[LogitsRow], vocab_size: int) -> AbstractContextManager[None]:
-        """Inside the block masks are computed that `apply`, within it, will need for these rows. vocab_size: the width
-        of their logits."""
-        return self._ahead.computing([row for row in rows if _needs_mask(row)], vocab_size)
+    def start(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
+        """Start to compute the masks that `apply` will need for these rows. vocab_size: the width of their logits."""
+        needed = [index for index, row in enumerate(rows) if row.grammar is not None and _needs_mask(row, row.grammar)]
+        return self._ahead.start(rows, needed, vocab_size)
 
     def apply(
-        self, logits: torch.Tensor, rows: list[LogitsRow], best_ids: abc.Sequence[int] | None = None
+        self,
+        logits: torch.Tensor,
+        rows: list[LogitsRow],
+        best_ids: abc.Sequence[int] | None = None,
+        ahead: PendingMasks = NO_MASKS,
     ) -> list[int]:
         """Set the logits ([L, V] fp32) of tokens that do not match to -inf; returns the indices of the masked rows.
 
         best_ids: [L], the token of each row's largest logit; rows that need nothing but it, and whose own matches, are
-        left alone.
+        left alone. ahead: the masks that `start` computes for these rows.
         """
-        constrained = [index for index, row in enumerate(rows) if row.sequence.grammar is not None]
+        constrained = [index for index, row in enumerate(rows) if row.grammar is not None]
         if not constrained:
             return []
         start_s = time.perf_counter()
-        places, ready = self._ahead.take()
-        known = [index for index in constrained if place_of(rows[index]) in places]
-        others = [index for index in constrained if place_of(rows[index]) not in places]
+        places, ready = ahead.take()
+        known = [index for index in constrained if index in places]
+        others = [index for index in constrained if index not in places]
         if best_ids is not None:
             others = [index for index in others if not _is_best_matching(rows[index], best_ids[index])]
         batches: list[tuple[list[int], np.ndarray]] = []
         if known and ready is not None:
-            batches.append((known, ready[[places[place_of(rows[index])] for index in known]]))
+            batches.append((known, ready[[places[index] for index in known]]))
         if others:
             batches.append((others, self._writer.masks([rows[index] for index in others], logits.shape[1])))
         self._num_rows += len(known) + len(others)
@@ -69,19 +73,17 @@ class GrammarMasks:
         return tally
 
 
-def _needs_mask(row: LogitsRow) -> bool:
-    """Whether that is known before there are logits. A row with one token left takes no time."""
-    grammar = row.sequence.grammar
-    if grammar is None or row.takes_best:
-        return False
-    return bool(row.num_drafted) or grammar.forced_next is None
+def _needs_mask(row: LogitsRow, grammar: OutputGrammar) -> bool:
+    """Whether a row will need a mask, as far as that is known before there are logits. A row with one token left takes
+    no time."""
+    return not row.takes_best and (bool(row.num_drafted) or grammar.forced_next is None)
 
 
 def _is_best_matching(row: LogitsRow, best_id: int) -> bool:
     """Whether the row's token will be `best_id` with a mask and without."""
     if not row.takes_best:
         return False
-    grammar = row.sequence.grammar
+    grammar = row.grammar
     assert grammar is not None
     if not row.num_drafted:
         return grammar.can_follow(best_id)

@@ -8,10 +8,10 @@ from engine.sampling.allowed_tokens import AllowedTokens
 from engine.sampling.bad_words import BadWords
 from engine.sampling.dry import DryPenalties
 from engine.sampling.grammar_masks import GrammarMasks
+from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
 from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
 from engine.sampling.thinking import ThinkingBudgets
-from engine.scheduling.sequence import Sequence
 
 
 class LogitEditor:
@@ -27,22 +27,30 @@ class LogitEditor:
         self._bad_words = BadWords()
         self._thinking = ThinkingBudgets()
 
-    def release(self, sequence: Sequence) -> None:
-        self._counts.pop(sequence.id, None)
+    def release(self, sequence_id: str) -> None:
+        self._counts.pop(sequence_id, None)
         for step in (self._dry, self._allowed, self._bad_words, self._thinking):
-            step.release(sequence)
+            step.release(sequence_id)
 
-    def edit(self, logits: torch.Tensor, rows: list[LogitsRow], best_ids: abc.Sequence[int] | None = None) -> list[int]:
-        """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed. best_ids: see
-        GrammarMasks; without, every row with a grammar is masked."""
-        masked = self.masks.apply(logits, rows, best_ids)
+    def edit(
+        self,
+        logits: torch.Tensor,
+        rows: list[LogitsRow],
+        best_ids: abc.Sequence[int] | None = None,
+        masks: PendingMasks = NO_MASKS,
+    ) -> list[int]:
+        """Edit `logits` ([L, V] fp32) in place; returns the indices of the rows that changed.
+
+        best_ids, masks: see GrammarMasks; without best_ids every row with a grammar is masked.
+        """
+        masked = self.masks.apply(logits, rows, best_ids, masks)
         edited = self._edit_single(logits, rows)
         return sorted({*masked, *edited}) if masked else edited
 
     def _edit_single(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
         edited = []
         for index, row in enumerate(rows):
-            sampling = row.sequence.request.sampling
+            sampling = row.sampling
             has_penalties = sampling.has_penalties
             banned = self._banned_ids(row) if sampling.min_tokens or sampling.bad_words else []
             end_of_thought = self._thinking.due_end(row)
@@ -61,8 +69,8 @@ class LogitEditor:
             if sampling.logit_bias:
                 apply_logit_bias(logits[index], sampling.logit_bias)
             if has_penalties:
-                counts = self._counts.setdefault(row.sequence.id, TokenCounts())
-                counts.update(row.sequence)
+                counts = self._counts.setdefault(row.sequence_id, TokenCounts())
+                counts.update(row)
                 with counts.extended_by(row.drafted):
                     apply_penalties(logits[index], sampling, counts)
             if sampling.dry is not None:
@@ -78,7 +86,7 @@ class LogitEditor:
 
     def _banned_ids(self, row: LogitsRow) -> list[int]:
         """Ids that would end the sequence before min_tokens, or complete a bad word."""
-        sampling = row.sequence.request.sampling
+        sampling = row.sampling
         banned = self._bad_words.banned_ids(row) if sampling.bad_words else []
         if row.num_output < sampling.min_tokens:
             banned += [*sampling.stop_token_ids, *([] if sampling.ignore_eos else self._eos_token_ids)]

@@ -26,7 +26,7 @@ class MaskWriter:
         masks = self._buffer[: len(rows)]
         together: list[tuple[llguidance.LLMatcher, int]] = []
         for index, row in enumerate(rows):
-            grammar = row.sequence.grammar
+            grammar = row.grammar
             assert grammar is not None
             if row.num_drafted:
                 with grammar.following(row.drafted) as matches:

@@ -5,7 +5,6 @@ What a row's grammar allows depends on the tokens before it, which are known whe
 
 from collections import abc
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -13,40 +12,47 @@ from engine.sampling.mask_writer import MaskWriter
 from engine.sampling.rows import LogitsRow
 
 
+class PendingMasks:
+    """Masks of some rows of a step, which a thread computes. No other thread may use the rows' grammars until `take` or
+    `wait` has returned."""
+
+    def __init__(self, indices: abc.Sequence[int], future: Future[np.ndarray] | None) -> None:
+        """indices: of the rows, among all of the step."""
+        self._indices = indices
+        self._future = future
+
+    def take(self) -> tuple[dict[int, int], np.ndarray | None]:
+        """Wait for the masks; returns them, and which of them belongs to each row, by the row's index.
+
+        Later calls return none. Raises what computing the masks raised.
+        """
+        future, self._future = self._future, None
+        if future is None:
+            return {}, None
+        return {index: place for place, index in enumerate(self._indices)}, future.result()
+
+    def wait(self) -> None:
+        """Return when the grammars are free again, whether or not the masks were taken."""
+        if self._future is not None:
+            self._future.exception()
+
+
+NO_MASKS = PendingMasks((), None)
+
+
 class MasksAhead:
-    """Invariant: outside of `computing` no thread but the caller's looks at a grammar."""
+    """Starts a thread with the first mask."""
 
     def __init__(self, writer: MaskWriter) -> None:
+        """writer: for this object alone; its masks are valid until those of the next step are started."""
         self._writer = writer
         self._thread: ThreadPoolExecutor | None = None
-        self._future: Future[np.ndarray] | None = None
-        self._rows: abc.Sequence[LogitsRow] = ()
 
-    @contextmanager
-    def computing(self, rows: abc.Sequence[LogitsRow], vocab_size: int) -> abc.Iterator[None]:
-        """Inside the block the rows' masks are computed, and their grammars are not for others until `take`."""
-        if not rows:
-            yield
-            return
+    def start(self, rows: abc.Sequence[LogitsRow], indices: abc.Sequence[int], vocab_size: int) -> PendingMasks:
+        """Compute the masks of the rows with these indices. vocab_size: the width of their logits."""
+        if not indices:
+            return NO_MASKS
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "grammar-masks")
-        future = self._thread.submit(self._writer.masks, rows, vocab_size)
-        self._future, self._rows = future, rows
-        try:
-            yield
-        finally:
-            self._future, self._rows = None, ()
-            future.exception()  # waits: the grammars go on being used, also if the model's pass failed
-
-    def take(self) -> tuple[dict[tuple[str, int], int], np.ndarray | None]:
-        """(which of the masks belongs to each row, by `place_of`; the masks). Waits for them, and raises what computing
-        them raised."""
-        if self._future is None:
-            return {}, None
-        places = {place_of(row): index for index, row in enumerate(self._rows)}
-        return places, self._future.result()
-
-
-def place_of(row: LogitsRow) -> tuple[str, int]:
-    """What tells a row from the others of a step: its sequence, and how much of the draft it follows."""
-    return row.sequence.id, row.num_drafted
+        chosen = [rows[index] for index in indices]
+        return PendingMasks(indices, self._thread.submit(self._writer.masks, chosen, vocab_size))

@@ -20,7 +20,6 @@ import torch
 from engine.protocol.sampler_params import MirostatParams
 from engine.sampling.draw import draw, uniform
 from engine.sampling.rows import LogitsRow
-from engine.scheduling.sequence import Sequence
 
 _NUM_ESTIMATING = 100  # tokens that the exponent is estimated from
 
@@ -34,29 +33,28 @@ class Mirostat:
     def __init__(self) -> None:
         self._mus: dict[str, list[float]] = {}
 
-    def release(self, sequence: Sequence) -> None:
-        self._mus.pop(sequence.id, None)
+    def release(self, sequence_id: str) -> None:
+        self._mus.pop(sequence_id, None)
 
-    def sample(self, logits: torch.Tensor, sequence: Sequence) -> list[int]:
-        """The tokens of a sequence that has `mirostat`: the accepted ones of its draft and one more.
+    def sample(self, logits: torch.Tensor, rows: list[LogitsRow]) -> list[int]:
+        """Return the tokens of a sequence that has `mirostat`: the accepted ones of its draft and one more.
 
-        logits: [len(draft) + 1, V] fp32, edited.
+        rows: of the sequence alone. logits: [len(rows), V] fp32, edited.
         """
-        sampling = sequence.request.sampling
-        params = sampling.mirostat
+        first = rows[0]
+        params = first.sampling.mirostat
         assert params is not None
-        mus = self._mus.setdefault(sequence.id, [2.0 * params.tau])
-        del mus[sequence.num_output + 1 :]
-        while len(mus) <= sequence.num_output:
+        mus = self._mus.setdefault(first.sequence_id, [2.0 * params.tau])
+        del mus[first.num_output + 1 :]
+        while len(mus) <= first.num_output:
             mus.append(_next_mu(mus[-1], 0.0, params))
         chosen: list[int] = []
-        for num_drafted, row_logits in enumerate(logits):
-            row = LogitsRow(sequence, num_drafted)
-            number = uniform(sequence.seed, row.position)
-            token_id, surprise = _draw(row_logits / sampling.temperature, mus[-1], number, params)
+        for row, row_logits in zip(rows, logits, strict=True):
+            number = uniform(row.seed, row.position)
+            token_id, surprise = _draw(row_logits / row.sampling.temperature, mus[-1], number, params)
             chosen.append(token_id)
             mus.append(_next_mu(mus[-1], surprise, params))
-            if num_drafted < len(sequence.draft) and token_id != sequence.draft[num_drafted]:
+            if row.num_drafted < len(row.draft) and token_id != row.draft[row.num_drafted]:
                 break
         return chosen
 

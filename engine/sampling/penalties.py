@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from engine.protocol import SamplingParams
-from engine.scheduling.sequence import Sequence
+from engine.sampling.rows import LogitsRow
 
 
 class TokenCounts:
@@ -25,15 +25,14 @@ class TokenCounts:
         self._output: dict[int, int] = {}
         self._num_seen = 0
 
-    def update(self, sequence: Sequence) -> None:
-        """Count the tokens since the last call."""
-        tokens = sequence.tokens
-        if self._num_seen < sequence.num_prompt:
-            self._prompt.update(tokens[: sequence.num_prompt])
-            self._num_seen = sequence.num_prompt
-        for token_id in tokens[self._num_seen :]:
+    def update(self, row: LogitsRow) -> None:
+        """Count the tokens since the last call, up to the row's draft."""
+        if self._num_seen < row.num_prompt:
+            self._prompt.update(row.tokens[: row.num_prompt])
+            self._num_seen = row.num_prompt
+        for token_id in row.known_from(self._num_seen):
             self._output[token_id] = self._output.get(token_id, 0) + 1
-        self._num_seen = len(tokens)
+        self._num_seen = row.num_known
 
     @contextlib.contextmanager
     def extended_by(self, drafted: list[int]) -> Iterator[None]:

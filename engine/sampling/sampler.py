@@ -8,8 +8,8 @@ them are.
 """
 
 import math
+from collections import abc
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -17,12 +17,12 @@ from engine.sampling.distribution import best_ids, draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs, with_wanted
+from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
 from engine.sampling.mirostat import Mirostat
 from engine.sampling.no_token_left import refusals
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow, first_rows
 from engine.scheduling.plan import RowResult
-from engine.scheduling.sequence import Sequence
 
 _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
 
@@ -39,37 +39,41 @@ class Sampler:
         self._editor = LogitEditor(eos_token_ids)
         self._mirostat = Mirostat()
 
-    def release(self, sequence: Sequence) -> None:
-        self._editor.release(sequence)
-        self._mirostat.release(sequence)
+    def release(self, sequence_id: str) -> None:
+        self._editor.release(sequence_id)
+        self._mirostat.release(sequence_id)
 
     def take_mask_tally(self) -> tuple[int, float]:
         """How many rows grammars have masked since the last call, and the seconds that steps waited for masks."""
         return self._editor.masks.take_tally()
 
-    def preparing(self, sequences: list[Sequence], vocab_size: int) -> AbstractContextManager[None]:
-        """Inside the block what `sample` needs of these sequences' grammars is computed, on another thread: the model's
-        pass belongs there, and `sample`. vocab_size: the width of the logits."""
-        constrained = [sequence for sequence in sequences if sequence.grammar is not None]
-        return self._editor.masks.computing_ahead(_rows(constrained), vocab_size) if constrained else nullcontext()
+    def start_masks(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
+        """Start to compute, on another thread, the masks that `sample` needs for these rows. vocab_size: the width of
+        the logits."""
+        return self._editor.masks.start(rows, vocab_size)
 
     def sample(
-        self, logits: torch.Tensor, sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor] | None = None
+        self,
+        logits: torch.Tensor,
+        rows: list[LogitsRow],
+        draft_probs: Mapping[str, torch.Tensor] | None = None,
+        masks: PendingMasks = NO_MASKS,
     ) -> list[RowResult]:
-        """The next tokens of each sequence: the accepted ones of its draft and one more.
+        """Return the next tokens of each sequence: the accepted ones of its draft and one more.
 
-        logits: [L, V] fp32, edited in place: for each sequence a row for each token of its draft and one more.
-        draft_probs: for sequences (by id) with a sampled draft, the distributions that it was sampled from: [k, V].
+        rows: for each sequence one for each token of its draft and one more, as `rows_of_plan` makes them. logits:
+        [L, V] fp32, edited in place. draft_probs: for sequences (by id) with a sampled draft, the distributions that it
+        was sampled from: [k, V]. masks: from `start_masks`, of the same rows.
+
         A sequence whose tokens need logits that are not finite gets an error, and so does one whose own parameters rule
         out every token; others are not affected.
         """
-        rows = _rows(sequences)
         best_values, chosen = best_ids(logits)  # the values also tell which rows are finite
         if not all(map(math.isfinite, best_values.tolist())):
-            return self._sample_nonfinite(logits, sequences, draft_probs, torch.isfinite(best_values))
-        logprob_rows = [i for i, row in enumerate(rows) if row.sequence.request.sampling.logprobs is not None]
+            return self._sample_nonfinite(logits, rows, draft_probs, masks, torch.isfinite(best_values))
+        logprob_rows = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
         raw = logits[logprob_rows] if logprob_rows else None  # a copy: the steps below edit in place
-        edited = self._editor.edit(logits, rows, chosen.tolist())
+        edited = self._editor.edit(logits, rows, chosen.tolist(), masks)
         impossible: list[int] = []  # rows in which no token is left
         if edited:
             is_all = len(edited) == len(rows)
@@ -80,20 +84,21 @@ class Sampler:
             ]
         if impossible:
             logits[impossible] = 0.0
-        token_ids = self._choose(logits, rows, chosen.tolist(), sequences, draft_probs or {})
+        token_ids = self._choose(logits, rows, chosen.tolist(), draft_probs or {})
         results = [RowResult(ids) for ids in token_ids]
         if raw is not None:
-            results = _with_logprobs(results, sequences, raw)
-        return refusals(results, sequences, set(impossible)) if impossible else results
+            results = _with_logprobs(results, rows, raw)
+        return refusals(results, rows, set(impossible)) if impossible else results
 
     def _sample_nonfinite(
         self,
         logits: torch.Tensor,
-        sequences: list[Sequence],
+        rows: list[LogitsRow],
         draft_probs: Mapping[str, torch.Tensor] | None,
+        masks: PendingMasks,
         is_finite: torch.Tensor,
     ) -> list[RowResult]:
-        """As `sample`, for a batch in which some rows cannot be sampled from. is_finite: [L], which can.
+        """Sample a batch in which some rows have no usable logits; see `sample`. is_finite: [L], which rows have.
 
         A sequence whose tokens come from finite rows only does not need the others: they follow a rejected draft token.
         """
@@ -101,7 +106,7 @@ class Sampler:
         can_sample = is_finite.tolist()
         return [
             result if all(can_sample[start : start + len(result.token_ids)]) else corrupted()
-            for result, start in zip(self.sample(logits, sequences, draft_probs), first_rows(sequences), strict=True)
+            for result, start in zip(self.sample(logits, rows, draft_probs, masks), first_rows(rows), strict=True)
         ]
 
     def _choose(
@@ -109,18 +114,15 @@ class Sampler:
         logits: torch.Tensor,
         rows: list[LogitsRow],
         chosen: list[int],
-        sequences: list[Sequence],
         draft_probs: Mapping[str, torch.Tensor],
     ) -> list[list[int]]:
         """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
-        stochastic_ids = {s.id for s in sequences if s.draft and s.id in draft_probs}  # verified against draft_probs
-        steered_ids = {s.id for s in sequences if s.request.sampling.mirostat and not s.request.sampling.is_greedy}
+        stochastic_ids = {row.sequence_id for row in rows if row.draft and row.sequence_id in draft_probs}
+        steered_ids = {row.sequence_id for row in rows if row.sampling.mirostat and not row.sampling.is_greedy}
         assert stochastic_ids.isdisjoint(steered_ids), "a draft drawn at random for a sequence with mirostat"
         not_drawn = stochastic_ids | steered_ids
         sampled_rows = [
-            index
-            for index, row in enumerate(rows)
-            if not row.sequence.request.sampling.is_greedy and row.sequence.id not in not_drawn
+            index for index, row in enumerate(rows) if not row.sampling.is_greedy and row.sequence_id not in not_drawn
         ]
         if sampled_rows:
             sampled_logits = logits if len(sampled_rows) == len(rows) else logits[sampled_rows]
@@ -129,77 +131,75 @@ class Sampler:
                 sampled_rows, draw_ids(sampled_logits, sampling, _uniforms(sampling)), strict=True
             ):
                 chosen[index] = token_id
-        stochastic = [s for s in sequences if s.id in stochastic_ids]
-        verified = iter(_verify_stochastic(logits, rows, stochastic, draft_probs))
+        verified = iter(_verify_stochastic(logits, rows, stochastic_ids, draft_probs))
         result = []
-        for sequence, start in zip(sequences, first_rows(sequences), strict=True):
-            if sequence.id in steered_ids:
-                result.append(self._mirostat.sample(logits[start : start + len(sequence.draft) + 1], sequence))
-            elif not sequence.draft:
+        for start in first_rows(rows):
+            row = rows[start]
+            end = start + len(row.draft) + 1
+            if row.sequence_id in steered_ids:
+                result.append(self._mirostat.sample(logits[start:end], rows[start:end]))
+            elif not row.draft:
                 result.append([chosen[start]])
-            elif sequence.id in stochastic_ids:
+            elif row.sequence_id in stochastic_ids:
                 result.append(next(verified))
             else:
-                own = chosen[start : start + len(sequence.draft) + 1]
-                result.append(own[: agreeing_prefix(sequence.draft, own) + 1])
+                own = chosen[start:end]
+                result.append(own[: agreeing_prefix(row.draft, own) + 1])
         return result
 
 
-def _rows(sequences: list[Sequence]) -> list[LogitsRow]:
-    return [LogitsRow(s, num_drafted) for s in sequences for num_drafted in range(len(s.draft) + 1)]
-
-
 def _verify_stochastic(
-    logits: torch.Tensor, rows: list[LogitsRow], sequences: list[Sequence], draft_probs: Mapping[str, torch.Tensor]
+    logits: torch.Tensor, rows: list[LogitsRow], ids: abc.Set[str], draft_probs: Mapping[str, torch.Tensor]
 ) -> list[list[int]]:
-    """The tokens of sequences whose drafts were sampled."""
-    if not sequences:
+    """The tokens of the sequences with these ids, whose drafts were sampled."""
+    if not ids:
         return []
     device = logits.device
-    ids = {sequence.id for sequence in sequences}
-    chosen = [index for index, row in enumerate(rows) if row.sequence.id in ids]
+    chosen = [index for index, row in enumerate(rows) if row.sequence_id in ids]
     own_rows = [rows[index] for index in chosen]
-    drafted_rows = [row for row in own_rows if row.num_drafted < len(row.sequence.draft)]
+    firsts = [row for row in own_rows if not row.num_drafted]
+    drafted_rows = [row for row in own_rows if row.num_drafted < len(row.draft)]
     num_accepted, next_ids = verify(
         probabilities(logits[chosen], own_rows),
-        torch.cat([draft_probs[s.id][: len(s.draft)] for s in sequences]),
-        torch.tensor([token_id for s in sequences for token_id in s.draft], device=device),
-        torch.tensor([len(s.draft) for s in sequences], device=device),
+        torch.cat([draft_probs[row.sequence_id][: len(row.draft)] for row in firsts]),
+        torch.tensor([token_id for row in firsts for token_id in row.draft], device=device),
+        torch.tensor([len(row.draft) for row in firsts], device=device),
         accept_uniforms=torch.tensor(_uniforms(drafted_rows, Purpose.ACCEPT), dtype=torch.float64, device=device),
         sample_uniforms=torch.tensor(_uniforms(own_rows), dtype=torch.float64, device=device),
     )
     return [
-        [*sequence.draft[:count], next_id]
-        for sequence, count, next_id in zip(sequences, num_accepted.tolist(), next_ids.tolist(), strict=True)
+        [*row.draft[:count], next_id]
+        for row, count, next_id in zip(firsts, num_accepted.tolist(), next_ids.tolist(), strict=True)
     ]
 
 
 def _uniforms(rows: list[LogitsRow], purpose: Purpose = Purpose.SAMPLE) -> list[float]:
-    return [uniform(row.sequence.seed, row.position, purpose) for row in rows]
+    return [uniform(row.seed, row.position, purpose) for row in rows]
 
 
-def _with_logprobs(results: list[RowResult], sequences: list[Sequence], raw: torch.Tensor) -> list[RowResult]:
+def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.Tensor) -> list[RowResult]:
     """The results with log probabilities where requested. raw: all rows of those sequences, before any edit."""
+    firsts = [rows[start] for start in first_rows(rows)]
     chosen_rows: list[int] = []
     token_ids: list[int] = []
     num_top: list[int] = []
     wanted: list[tuple[int, ...]] = []
     start = 0
-    for sequence, result in zip(sequences, results, strict=True):
-        sampling = sequence.request.sampling
+    for row, result in zip(firsts, results, strict=True):
+        sampling = row.sampling
         if sampling.logprobs is None:
             continue
         chosen_rows += range(start, start + len(result.token_ids))
         token_ids += result.token_ids
         num_top += [0 if sampling.logprob_token_ids else sampling.logprobs] * len(result.token_ids)
         wanted += [sampling.logprob_token_ids] * len(result.token_ids)
-        start += len(sequence.draft) + 1
+        start += len(row.draft) + 1
     chosen = raw[chosen_rows]
     scored = token_logprobs(chosen, token_ids, num_top)
     entries = iter(with_wanted(scored, chosen, wanted) if any(wanted) else scored)
     return [
         result
-        if sequence.request.sampling.logprobs is None
+        if row.sampling.logprobs is None
         else RowResult(result.token_ids, [next(entries) for _ in result.token_ids])
-        for sequence, result in zip(sequences, results, strict=True)
+        for row, result in zip(firsts, results, strict=True)
     ]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from engine.protocol import ThinkingBudget
 from engine.sampling.rows import LogitsRow
-from engine.scheduling.sequence import Sequence
 
 
 @dataclass(slots=True)
@@ -32,20 +31,19 @@ class ThinkingBudgets:
     def __init__(self) -> None:
         self._thoughts: dict[str, _Thought] = {}
 
-    def release(self, sequence: Sequence) -> None:
-        self._thoughts.pop(sequence.id, None)
+    def release(self, sequence_id: str) -> None:
+        self._thoughts.pop(sequence_id, None)
 
     def due_end(self, row: LogitsRow) -> int | None:
         """The only token that this row may have, the mark that ends the thought; None while there is no need of it."""
-        sequence = row.sequence
-        budget = sequence.request.thinking
+        budget = row.thinking
         if budget is None:
             return None
-        thought = self._thoughts.get(sequence.id)
+        thought = self._thoughts.get(row.sequence_id)
         if thought is None:
             thought = _Thought(num_tokens=0 if budget.start_id is None else None)
-            self._thoughts[sequence.id] = thought
-        thought.push(sequence.tokens[sequence.num_prompt + thought.num_seen :], budget)
+            self._thoughts[row.sequence_id] = thought
+        thought.push(row.known_from(row.num_prompt + thought.num_seen), budget)
         ahead = _Thought(thought.num_seen, thought.num_tokens, thought.has_ended)
         ahead.push(row.drafted, budget)
         is_spent = ahead.num_tokens is not None and not ahead.has_ended and ahead.num_tokens >= budget.max_tokens

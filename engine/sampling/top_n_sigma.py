@@ -11,10 +11,10 @@ from engine.sampling.rows import LogitsRow
 
 def apply_top_n_sigma(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
     """Set the logits ([L, V] fp32) of the other tokens to -inf, in rows that have a top_n_sigma."""
-    chosen = [index for index, row in enumerate(rows) if row.sequence.request.sampling.top_n_sigma > 0.0]
+    chosen = [index for index, row in enumerate(rows) if row.sampling.top_n_sigma > 0.0]
     if not chosen:
         return
-    n = [rows[index].sequence.request.sampling.top_n_sigma for index in chosen]
+    n = [rows[index].sampling.top_n_sigma for index in chosen]
     values = logits[chosen].double()  # fp64, so that the outcome does not depend on how sums over rows are split
     is_finite = values > -torch.inf
     count = is_finite.sum(dim=-1, keepdim=True)

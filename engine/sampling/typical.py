@@ -17,10 +17,10 @@ def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
 
     Top-k comes before: in these rows the logits below the k largest are -inf, too.
     """
-    chosen = [index for index, row in enumerate(rows) if row.sequence.request.sampling.typical_p < 1.0]
+    chosen = [index for index, row in enumerate(rows) if row.sampling.typical_p < 1.0]
     if not chosen:
         return
-    params = [rows[index].sequence.request.sampling for index in chosen]
+    params = [rows[index].sampling for index in chosen]
     temperature = torch.tensor([p.temperature for p in params], dtype=torch.float64, device=logits.device)
     scaled = logits[chosen].double() / temperature.unsqueeze(-1)
     for values, p in zip(scaled, params, strict=True):

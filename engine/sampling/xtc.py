@@ -12,9 +12,9 @@ from engine.sampling.rows import LogitsRow
 
 def excludes_top_choices(row: LogitsRow) -> bool:
     """Whether this row loses its top choices: by a random number of its own, a function of seed and position."""
-    xtc = row.sequence.request.sampling.xtc
+    xtc = row.sampling.xtc
     assert xtc is not None
-    return uniform(row.sequence.seed, row.position, Purpose.XTC) < xtc.probability
+    return uniform(row.seed, row.position, Purpose.XTC) < xtc.probability
 
 
 def without_top_choices(weights: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@ whatever becomes of the pass."""
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from engine.local import LocalClient
 from engine.protocol import EngineRequest
 from engine.runner.runner import TorchRunner
 from engine.sampling.grammar_masks import GrammarMasks
+from engine.sampling.masks_ahead import NO_MASKS
 from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.engines import make_request
@@ -71,7 +71,7 @@ def _texts(client: LocalClient) -> dict[str, list[int]]:
 def expected(model: LoadedModel, grammars: GrammarCompiler) -> dict[str, list[int]]:
     """By masks behind the pass."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GrammarMasks, "computing_ahead", lambda *_: nullcontext())
+        patch.setattr(GrammarMasks, "start", lambda *_: NO_MASKS)
         return _texts(_client(model, grammars))
 
 

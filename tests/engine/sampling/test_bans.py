@@ -8,12 +8,12 @@ import torch
 from engine.protocol import EngineRequest, SamplingParams
 from engine.protocol.sampler_params import DryParams
 from engine.sampling.bad_words import BadWords
-from engine.sampling.rows import LogitsRow
 from engine.sampling.sampler import Sampler
 from engine.scheduling.plan import RowResult
 from engine.scheduling.sequence import Sequence
 from tests.helpers.grammars import sequence_grammar
 from tests.helpers.ledger import VOCAB_SIZE
+from tests.helpers.logits_rows import rows_of
 
 EOS = 9
 
@@ -40,7 +40,7 @@ def _logits(*best: int, vocab_size: int = 10) -> torch.Tensor:
 
 
 def _sample(logits: torch.Tensor, *sequences: Sequence) -> list[RowResult]:
-    return Sampler([EOS]).sample(logits, list(sequences))
+    return Sampler([EOS]).sample(logits, rows_of(*sequences))
 
 
 def test_a_word_of_one_token_is_never_sampled() -> None:
@@ -66,7 +66,7 @@ def test_drafted_tokens_count_as_part_of_a_word() -> None:
 def test_words_that_share_an_end_are_all_found() -> None:
     index = BadWords()
     sequence = _sequence([1], [2, 3, 4], bad_words=((4, 1), (3, 4, 2), (2, 3, 4, 5), (9, 3, 4, 6), (4, 4, 7)))
-    assert sorted(index.banned_ids(LogitsRow(sequence))) == [1, 2, 5]
+    assert sorted(index.banned_ids(rows_of(sequence)[0])) == [1, 2, 5]
 
 
 def test_only_allowed_tokens_are_sampled() -> None:

@@ -13,6 +13,7 @@ from engine.protocol.sampler_params import DryParams
 from engine.sampling.dry import DryPenalties
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
+from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import dry_penalties
 
 V = 12
@@ -37,36 +38,36 @@ def _penalties(step: DryPenalties, row: LogitsRow) -> dict[int, float]:
 
 
 def test_a_token_that_continues_a_repetition_is_penalized_by_its_length() -> None:
-    found = _penalties(DryPenalties(), LogitsRow(_sequence([1, 2, 3, 4, 5, 9, 1, 2, 3, 4], multiplier=0.5, base=2.0)))
+    found = _penalties(DryPenalties(), rows_of(_sequence([1, 2, 3, 4, 5, 9, 1, 2, 3, 4], multiplier=0.5, base=2.0))[0])
     assert found == {5: 0.5 * 2.0 ** (4 - 2)}
 
 
 def test_nothing_is_penalized_below_the_allowed_length() -> None:
-    assert _penalties(DryPenalties(), LogitsRow(_sequence([1, 2, 3, 9, 1, 2], allowed_length=3))) == {}
+    assert _penalties(DryPenalties(), rows_of(_sequence([1, 2, 3, 9, 1, 2], allowed_length=3))[0]) == {}
 
 
 def test_the_window_ends_a_repetition() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]
-    assert _penalties(DryPenalties(), LogitsRow(_sequence(tokens, window=8, base=2.0))) == {5: pytest.approx(0.8)}
-    assert _penalties(DryPenalties(), LogitsRow(_sequence(tokens, window=6))) == {}
+    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, window=8, base=2.0))[0]) == {5: pytest.approx(0.8)}
+    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, window=6))[0]) == {}
 
 
 def test_no_repetition_reaches_over_a_breaker() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]
     breakers = {"breaker_mask": _mask(2), "base": 2.0}
-    assert _penalties(DryPenalties(), LogitsRow(_sequence(tokens, **breakers))) == {5: pytest.approx(0.8)}
-    assert _penalties(DryPenalties(), LogitsRow(_sequence(tokens, breaker_mask=_mask(3)))) == {}
-    assert _penalties(DryPenalties(), LogitsRow(_sequence(tokens, breaker_sequences=((2, 3),)))) == {}
+    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, **breakers))[0]) == {5: pytest.approx(0.8)}
+    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, breaker_mask=_mask(3)))[0]) == {}
+    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, breaker_sequences=((2, 3),)))[0]) == {}
 
 
 def test_a_breaker_itself_is_not_penalized() -> None:
     tokens = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]
-    assert _penalties(DryPenalties(), LogitsRow(_sequence(tokens, breaker_mask=_mask(5)))) == {}
+    assert _penalties(DryPenalties(), rows_of(_sequence(tokens, breaker_mask=_mask(5)))[0]) == {}
 
 
 def test_a_long_repetition_leaves_finite_logits() -> None:
     logits = torch.zeros(V)
-    DryPenalties().apply(logits, LogitsRow(_sequence([1, 2] * 2000, base=10.0, window=4000, multiplier=100.0)))
+    DryPenalties().apply(logits, rows_of(_sequence([1, 2] * 2000, base=10.0, window=4000, multiplier=100.0))[0])
     assert torch.isfinite(logits).all()
     assert float(logits.min()) <= -1e29
 
@@ -100,7 +101,7 @@ def test_penalties_are_those_of_the_definition_at_every_row(
     for draft, num_accepted in steps:
         sequence.draft = draft
         for num_drafted in range(len(draft) + 1):
-            row = LogitsRow(sequence, num_drafted)
+            row = rows_of(sequence)[num_drafted]
             expected = dry_penalties([*sequence.tokens, *row.drafted], breakers=breakers, **params)
             assert _penalties(step, row) == pytest.approx(expected)
         sequence.tokens += [*draft, 0, 1, 0, 2, 1][:num_accepted]
@@ -112,10 +113,10 @@ def test_a_row_costs_the_window_and_not_its_square() -> None:
     window = 8192
     sequence = _sequence([1] * 3 * window, 3 * window, window=window)
     step = DryPenalties()
-    step.apply(torch.zeros(V), LogitsRow(sequence))
+    step.apply(torch.zeros(V), rows_of(sequence)[0])
     sequence.draft = [1] * 8
     for num_drafted in range(9):
-        step.apply(torch.zeros(V), LogitsRow(sequence, num_drafted))
+        step.apply(torch.zeros(V), rows_of(sequence)[num_drafted])
     repetitions, _ = step._states["a"]
     assert len(repetitions.tokens) == window
     assert np.array_equal(repetitions.lengths(), np.arange(1, window))

@@ -15,13 +15,14 @@ from models.kernels import sampling as native
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, encode, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, allowed_ids
+from tests.helpers.logits_rows import rows_of
 
 
 def _rows(grammar: SequenceGrammar | None, draft: list[int]) -> list[LogitsRow]:
     sequence = Sequence(
         make_request("r", [1], temperature=0.0), seed=0, tokens=[1], num_prompt=1, grammar=grammar, draft=draft
     )
-    return [LogitsRow(sequence, num_drafted) for num_drafted in range(len(draft) + 1)]
+    return rows_of(sequence)
 
 
 @pytest.mark.parametrize("is_native", [True, False])
@@ -45,7 +46,7 @@ def test_rows_keep_what_their_grammars_allow(is_native: bool, monkeypatch: pytes
 
     assert masked == [2, 3, 4, 5, 6]
     for index, row in enumerate(rows):
-        grammar = row.sequence.grammar
+        grammar = row.grammar
         if grammar is not None:
             with grammar.following(row.drafted) as matches:
                 assert matches
@@ -97,8 +98,8 @@ def test_a_row_behind_a_draft_is_left_alone_where_its_best_token_matches() -> No
 def test_a_row_that_needs_more_than_its_best_token_is_masked(fields: dict[str, Any]) -> None:
     grammar = sequence_grammar(GRAMMARS[3])
     request = make_request("r", [1], grammar=GRAMMARS[3], **{"temperature": 0.0, **fields})
-    row = LogitsRow(Sequence(request, seed=0, tokens=[1], num_prompt=1, grammar=grammar))
-    assert GrammarMasks().apply(torch.zeros((1, VOCAB_SIZE)), [row], [encode("0")[0]]) == [0]
+    rows = rows_of(Sequence(request, seed=0, tokens=[1], num_prompt=1, grammar=grammar))
+    assert GrammarMasks().apply(torch.zeros((1, VOCAB_SIZE)), rows, [encode("0")[0]]) == [0]
 
 
 def test_a_row_behind_a_draft_that_does_not_match_is_left_alone() -> None:

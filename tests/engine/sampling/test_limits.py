@@ -12,6 +12,7 @@ from engine.sampling.draw import Purpose, uniform
 from engine.sampling.rows import LogitsRow
 from engine.sampling.xtc import excludes_top_choices
 from engine.scheduling.sequence import Sequence
+from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import sigma_survivors, softmax, typical_survivors, xtc_survivors
 from tests.helpers.statistics import goodness_p
 
@@ -21,7 +22,7 @@ ALWAYS = XtcParams(probability=1.0, threshold=0.05)
 def _row(*, seed: int = 1, **sampling: object) -> LogitsRow:
     params = SamplingParams(max_tokens=50, **sampling)  # type: ignore[arg-type]
     request = EngineRequest(id=f"s{seed}", prompt_ids=[1], sampling=params, arrival_s=0.0)
-    return LogitsRow(Sequence(request=request, seed=seed, tokens=[1], num_prompt=1))
+    return rows_of(Sequence(request=request, seed=seed, tokens=[1], num_prompt=1))[0]
 
 
 def _logits(num_rows: int, vocab_size: int, *, num_banned: int = 0) -> torch.Tensor:
@@ -146,7 +147,7 @@ def test_draws_follow_the_distribution(name: str) -> None:
     rows = [_row(seed=seed, **LIMITS[name]) for seed in range(draws)]
     logits = row_logits.expand(draws, 30)
     probs = probabilities(logits.clone(), rows).double()
-    ids = draw_ids(logits.clone(), rows, [uniform(row.sequence.seed, 1) for row in rows])
+    ids = draw_ids(logits.clone(), rows, [uniform(row.seed, 1) for row in rows])
     expected = probs.sum(dim=0).numpy()[None]
     counts = torch.bincount(torch.tensor(ids), minlength=30).numpy()[None]
     assert counts[expected == 0].sum() == 0
@@ -158,7 +159,7 @@ def test_draws_follow_the_distribution(name: str) -> None:
 def test_xtc_uses_a_random_number_of_its_own() -> None:
     rows = [_row(seed=seed, xtc=XtcParams(probability=0.3)) for seed in range(20_000)]
     excluded = np.array([excludes_top_choices(row) for row in rows])
-    drawn = np.array([uniform(row.sequence.seed, row.position) for row in rows])
+    drawn = np.array([uniform(row.seed, row.position) for row in rows])
     assert excluded.mean() == pytest.approx(0.3, abs=0.02)
     assert np.corrcoef(excluded, drawn)[0, 1] == pytest.approx(0.0, abs=0.04)
     assert len({purpose.value for purpose in Purpose}) == len(Purpose)
@@ -167,7 +168,7 @@ def test_xtc_uses_a_random_number_of_its_own() -> None:
 def test_a_row_is_drawn_alike_alone_and_in_a_batch() -> None:
     logits = _logits(12, 3000)
     rows = [_row(seed=seed, **LIMITS[list(LIMITS)[seed % 4]]) for seed in range(12)]
-    numbers = [uniform(row.sequence.seed, row.position) for row in rows]
+    numbers = [uniform(row.seed, row.position) for row in rows]
     together = draw_ids(logits.clone(), rows, numbers)
     alone = [draw_ids(logits[i : i + 1].clone(), rows[i : i + 1], numbers[i : i + 1])[0] for i in range(12)]
     assert together == alone

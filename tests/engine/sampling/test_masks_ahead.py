@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.sampling.mask_writer import MaskWriter
-from engine.sampling.masks_ahead import MasksAhead
+from engine.sampling.masks_ahead import NO_MASKS, MasksAhead
 from engine.sampling.rows import LogitsRow
 from engine.sampling.sampler import Sampler
 from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, encode, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE
+from tests.helpers.logits_rows import rows_of
 from tests.helpers.threads import NewThreads
 
 
@@ -42,38 +43,28 @@ def _sequence(grammar: str, id: str = "r", draft: list[int] | None = None, **fie
     return Sequence(request, seed=5, tokens=[1], num_prompt=1, grammar=place, draft=draft or [])
 
 
-def test_masks_are_computed_beside_the_block_and_waited_for_when_they_are_taken() -> None:
+def test_masks_are_computed_beside_other_work_and_waited_for_when_they_are_taken() -> None:
     writer = _HeldWriter()
-    ahead = MasksAhead(writer)
-    rows = [LogitsRow(_sequence(GRAMMARS[3]))]
-    with ahead.computing(rows, VOCAB_SIZE):
-        assert not writer.has_written  # the block goes on meanwhile
-        writer.may_go.set()
-        places, masks = ahead.take()
-        assert places == {("r", 0): 0}
-        expected = MaskWriter(1).masks(rows, VOCAB_SIZE)
-        assert masks is not None
-        assert np.array_equal(masks, expected)
-    assert ahead.take() == ({}, None)
+    rows = rows_of(_sequence(GRAMMARS[1], "other"), _sequence(GRAMMARS[3]))
+    pending = MasksAhead(writer).start(rows, [1], VOCAB_SIZE)
+    assert not writer.has_written  # the caller continues meanwhile
+    writer.may_go.set()
+    places, masks = pending.take()
+    assert places == {1: 0}
+    assert masks is not None
+    assert np.array_equal(masks, MaskWriter(1).masks(rows[1:], VOCAB_SIZE))
+    assert pending.take() == ({}, None)
 
 
-def test_a_block_that_fails_ends_once_the_grammars_are_free() -> None:
+def test_a_step_that_fails_waits_until_the_grammars_are_free() -> None:
     writer = _HeldWriter()
-    ahead = MasksAhead(writer)
-    rows = [LogitsRow(_sequence(GRAMMARS[3]))]
-
-    def fail() -> None:
-        with ahead.computing(rows, VOCAB_SIZE):
-            threading.Timer(0.05, writer.may_go.set).start()
-            raise ValueError("the model fails")
-
-    with pytest.raises(ValueError, match="the model"):
-        fail()
+    pending = MasksAhead(writer).start(rows_of(_sequence(GRAMMARS[3])), [0], VOCAB_SIZE)
+    threading.Timer(0.05, writer.may_go.set).start()
+    pending.wait()
     assert writer.has_written
-    assert ahead.take() == ({}, None)
 
 
-def test_what_computing_raises_is_raised_where_masks_are_taken_and_only_there(
+def test_an_error_of_computing_masks_is_raised_where_they_are_taken_and_only_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> np.ndarray:
@@ -82,21 +73,20 @@ def test_what_computing_raises_is_raised_where_masks_are_taken_and_only_there(
     writer = MaskWriter(1)
     monkeypatch.setattr(writer, "masks", fail)
     ahead = MasksAhead(writer)
-    rows = [LogitsRow(_sequence(GRAMMARS[3]))]
-    with ahead.computing(rows, VOCAB_SIZE), pytest.raises(RuntimeError, match="no mask"):
-        ahead.take()
-    with ahead.computing(rows, VOCAB_SIZE):
-        pass
+    rows = rows_of(_sequence(GRAMMARS[3]))
+    with pytest.raises(RuntimeError, match="no mask"):
+        ahead.start(rows, [0], VOCAB_SIZE).take()
+    ahead.start(rows, [0], VOCAB_SIZE).wait()
 
 
 def test_without_rows_no_thread_is_started() -> None:
     threads = NewThreads()
     ahead = MasksAhead(MaskWriter(1))
-    with ahead.computing([], VOCAB_SIZE):
-        assert ahead.take() == ({}, None)
+    assert ahead.start([], [], VOCAB_SIZE).take() == ({}, None)
     assert threads.names("grammar-masks") == []
-    with ahead.computing([LogitsRow(_sequence(GRAMMARS[3]))], VOCAB_SIZE):
-        assert len(threads.names("grammar-masks")) == 1
+    pending = ahead.start(rows_of(_sequence(GRAMMARS[3])), [0], VOCAB_SIZE)
+    assert len(threads.names("grammar-masks")) == 1
+    pending.wait()
 
 
 _FIELDS: list[dict[str, Any]] = [
@@ -141,11 +131,9 @@ def test_tokens_are_the_same_with_masks_ahead_and_without(
                 break
             num_rows = sum(len(s.draft) + 1 for s in running)
             logits = torch.randn((num_rows, VOCAB_SIZE), generator=generator) * 3
-            if is_ahead:
-                with sampler.preparing(running, VOCAB_SIZE):
-                    results = sampler.sample(logits, running)
-            else:
-                results = sampler.sample(logits, running)
+            rows = rows_of(*running)
+            masks = sampler.start_masks(rows, VOCAB_SIZE) if is_ahead else NO_MASKS
+            results = sampler.sample(logits, rows, None, masks)
             for sequence, result in zip(running, results, strict=True):
                 assert sequence.grammar is not None
                 sequence.tokens += sequence.grammar.advance(result.token_ids, max_tokens=12)

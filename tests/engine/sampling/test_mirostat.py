@@ -9,6 +9,7 @@ from engine.protocol.sampler_params import MirostatParams
 from engine.sampling.draw import uniform
 from engine.sampling.sampler import Sampler
 from engine.scheduling.sequence import Sequence
+from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import mirostat_surprise, mirostat_survivors, softmax
 
 V = 400
@@ -52,7 +53,7 @@ def test_tokens_are_those_of_the_definition(version: int, scale: float) -> None:
     logits = _logits(60, scale)
     sampler, sequence = Sampler([]), _sequence(version)
     for row in logits:
-        sequence.tokens += sampler.sample(row[None].clone(), [sequence])[0].token_ids
+        sequence.tokens += sampler.sample(row[None].clone(), rows_of(sequence))[0].token_ids
     assert sequence.tokens[1:] == _reference(logits, sequence)
 
 
@@ -68,7 +69,7 @@ def test_a_sequence_with_drafts_has_the_tokens_of_one_without(version: int) -> N
         sequence.draft = expected[place : place + place % 4] + [7] * (place % 3)
         rows = logits[place : place + len(sequence.draft) + 1]
         mate = logits[other.num_output : other.num_output + 1]
-        results = sampler.sample(torch.cat([mate, rows]), [other, sequence])
+        results = sampler.sample(torch.cat([mate, rows]), rows_of(other, sequence))
         num_accepted += len(results[1].token_ids) - 1
         sequence.tokens += results[1].token_ids
         other.tokens += results[0].token_ids
@@ -85,8 +86,8 @@ def test_tokens_that_were_dropped_or_forced_are_accounted_for(version: int) -> N
     for row in logits:
         while sequence.num_output in forced:
             sequence.tokens.append(forced[sequence.num_output])
-        sampler.sample(row[None].clone(), [sequence])  # a result that nobody uses
-        sequence.tokens += sampler.sample(row[None].clone(), [sequence])[0].token_ids
+        sampler.sample(row[None].clone(), rows_of(sequence))  # a result that nobody uses
+        sequence.tokens += sampler.sample(row[None].clone(), rows_of(sequence))[0].token_ids
     assert sequence.tokens[1:] == _reference(logits, sequence, forced)
 
 
@@ -100,7 +101,7 @@ def test_the_surprise_of_a_text_comes_to_the_target(version: int, tau: float) ->
     for number in range(400):
         ranks = torch.randperm(V, generator=generator) + 1.0
         logits = -(1.4 + 0.1 * (number % 5)) * ranks.log()
-        (token_id,) = sampler.sample(logits[None].clone(), [sequence])[0].token_ids
+        (token_id,) = sampler.sample(logits[None].clone(), rows_of(sequence))[0].token_ids
         sequence.tokens.append(token_id)
         probs = softmax(logits.double().numpy() / 1.2)
         mu = sampler._mirostat._mus["a"][-2]
@@ -117,7 +118,7 @@ def test_rows_of_one_token_or_of_equal_ones_are_sampled(version: int, num_left: 
     logits[:, :num_left] = 1.0
     sampler, sequence = Sampler([]), _sequence(version)
     for row in logits:
-        (token_id,) = sampler.sample(row[None].clone(), [sequence])[0].token_ids
+        (token_id,) = sampler.sample(row[None].clone(), rows_of(sequence))[0].token_ids
         sequence.tokens.append(token_id)
         assert 0 <= token_id < num_left
 
@@ -129,4 +130,4 @@ def test_a_greedy_request_does_not_notice_mirostat() -> None:
     )
     sequence = Sequence(request=request, seed=0, tokens=[1], num_prompt=1)
     logits = _logits(1)
-    assert Sampler([]).sample(logits.clone(), [sequence])[0].token_ids == [int(logits.argmax())]
+    assert Sampler([]).sample(logits.clone(), rows_of(sequence))[0].token_ids == [int(logits.argmax())]

@@ -17,8 +17,8 @@ from engine.sampling.distribution import probabilities
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rejection import agreeing_prefix, verify
-from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
+from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import (
     dry_penalties,
     sigma_survivors,
@@ -75,7 +75,8 @@ class Case:
     def _distributions(self, logits_after: np.ndarray, prefixes: list[list[int]]) -> torch.Tensor:
         logits = torch.tensor(np.stack([logits_after[[*PROMPT, *ids][-1]] for ids in prefixes]), dtype=torch.float)
         request = EngineRequest(id="a", prompt_ids=PROMPT, sampling=self.params, arrival_s=0.0)
-        rows = [LogitsRow(Sequence(request, SEED, list(PROMPT), len(PROMPT), draft=ids), len(ids)) for ids in prefixes]
+        sequences = [Sequence(request, SEED, list(PROMPT), len(PROMPT), draft=ids) for ids in prefixes]
+        rows = [rows_of(sequence)[-1] for sequence in sequences]
         LogitEditor([]).edit(logits, rows)
         return probabilities(logits, rows)
 

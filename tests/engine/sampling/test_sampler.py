@@ -8,6 +8,7 @@ import torch
 from engine.protocol import EngineRequest, SamplingParams
 from engine.sampling.sampler import Sampler
 from engine.scheduling.sequence import Sequence
+from tests.helpers.logits_rows import rows_of
 
 EOS = 9
 
@@ -29,7 +30,7 @@ def _logits(*rows: dict[int, float], vocab_size: int = 10) -> torch.Tensor:
 
 
 def _sample(logits: torch.Tensor, *sequences: Sequence) -> list[int]:
-    return [sampled.token_ids[-1] for sampled in Sampler([EOS]).sample(logits, list(sequences))]
+    return [sampled.token_ids[-1] for sampled in Sampler([EOS]).sample(logits, rows_of(*sequences))]
 
 
 def test_greedy_takes_the_largest_logit() -> None:
@@ -67,7 +68,7 @@ def test_penalty_counts_follow_a_growing_sequence() -> None:
     sequence = _sequence([1], frequency_penalty=0.3)
     chosen = []
     for _ in range(3):
-        (token_id,) = sampler.sample(_logits({2: 1.0, 3: 0.5}), [sequence])[0].token_ids
+        (token_id,) = sampler.sample(_logits({2: 1.0, 3: 0.5}), rows_of(sequence))[0].token_ids
         sequence.tokens.append(token_id)
         chosen.append(token_id)
     assert chosen == [2, 2, 3]
@@ -110,7 +111,7 @@ def test_samples_follow_the_distribution(limits: dict[str, float]) -> None:
 def test_logprobs_come_from_raw_logits() -> None:
     logits = _logits({3: 2.0, 4: 1.0})
     raw = torch.log_softmax(logits, dim=-1)[0]
-    row = Sampler([EOS]).sample(logits.clone(), [_sequence([1], logit_bias={4: 50.0}, logprobs=2)])[0]
+    row = Sampler([EOS]).sample(logits.clone(), rows_of(_sequence([1], logit_bias={4: 50.0}, logprobs=2)))[0]
     assert row.token_ids == [4]
     assert row.logprobs is not None
     assert row.logprobs[0].logprob == pytest.approx(float(raw[4]), abs=1e-5)
@@ -120,7 +121,7 @@ def test_logprobs_come_from_raw_logits() -> None:
 def test_logprobs_are_finite_where_the_model_rules_a_token_out() -> None:
     logits = _logits({3: 2.0})
     logits[0, 5] = -math.inf
-    row = Sampler([EOS]).sample(logits, [_sequence([1], logit_bias={}, logprobs=10)])[0]
+    row = Sampler([EOS]).sample(logits, rows_of(_sequence([1], logit_bias={}, logprobs=10)))[0]
     assert row.logprobs is not None
     assert all(math.isfinite(logprob) for _, logprob in row.logprobs[0].top)
 
@@ -128,7 +129,7 @@ def test_logprobs_are_finite_where_the_model_rules_a_token_out() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_row_that_is_not_finite_fails_alone(bad: float) -> None:
     logits = _logits({3: 2.0}, {4: bad}, {5: 2.0})
-    rows = Sampler([EOS]).sample(logits, [_sequence([1], name=name) for name in "abc"])
+    rows = Sampler([EOS]).sample(logits, rows_of(*(_sequence([1], name=name) for name in "abc")))
     assert [row.token_ids for row in rows if row.error is None] == [[3], [5]]
     assert rows[1].error is not None
 
@@ -142,7 +143,7 @@ def _drafted(sequence: Sequence, *draft: int) -> Sequence:
 
 
 def _results(logits: torch.Tensor, *sequences: Sequence) -> list[list[int]]:
-    return [sampled.token_ids for sampled in Sampler([EOS]).sample(logits, list(sequences))]
+    return [sampled.token_ids for sampled in Sampler([EOS]).sample(logits, rows_of(*sequences))]
 
 
 def test_a_draft_is_accepted_up_to_the_first_wrong_token_and_one_more_follows() -> None:
@@ -185,7 +186,7 @@ def test_logprobs_come_with_each_emitted_token_of_a_draft() -> None:
     logits = _logits({3: 2.0}, {4: 2.0}, {5: 2.0}, {6: 2.0})
     raw = torch.log_softmax(logits, dim=-1)
     sequences = [_drafted(_sequence([1], logprobs=1), 3, 7), _sequence([1], name="b", logprobs=0)]
-    first, second = Sampler([EOS]).sample(logits, sequences)
+    first, second = Sampler([EOS]).sample(logits, rows_of(*sequences))
     assert first.logprobs is not None
     assert second.logprobs is not None
     assert [entry.token_id for entry in (*first.logprobs, *second.logprobs)] == [3, 4, 6]
@@ -197,7 +198,7 @@ def test_requested_tokens_are_scored_at_each_emitted_token_of_a_draft() -> None:
     logits = _logits({3: 2.0}, {4: 2.0}, {5: 2.0}, {6: 2.0})
     raw = torch.log_softmax(logits, dim=-1)
     asking = _sequence([1], logprobs=1, logprob_token_ids=(6, 4))
-    first, second = Sampler([EOS]).sample(logits, [_drafted(asking, 3, 7), _sequence([1], name="b", logprobs=1)])
+    first, second = Sampler([EOS]).sample(logits, rows_of(_drafted(asking, 3, 7), _sequence([1], name="b", logprobs=1)))
     assert first.logprobs is not None
     assert second.logprobs is not None
     assert [entry.top for entry in first.logprobs] == [
@@ -208,14 +209,14 @@ def test_requested_tokens_are_scored_at_each_emitted_token_of_a_draft() -> None:
 
 def test_a_broken_row_of_a_draft_fails_its_sequence_alone() -> None:
     logits = _logits({3: 2.0}, {4: 2.0}, {5: math.nan}, {6: 2.0})
-    rows = Sampler([EOS]).sample(logits, [_drafted(_sequence([1]), 3, 4), _sequence([1], name="b")])
+    rows = Sampler([EOS]).sample(logits, rows_of(_drafted(_sequence([1]), 3, 4), _sequence([1], name="b")))
     assert rows[0].error is not None
     assert rows[1].token_ids == [6]
 
 
 def test_a_broken_row_after_a_rejection_fails_nobody() -> None:
     logits = _logits({3: 2.0}, {4: 2.0}, {5: math.nan}, {6: 2.0})
-    rows = Sampler([EOS]).sample(logits, [_drafted(_sequence([1], logprobs=0), 3, 7), _sequence([1], name="b")])
+    rows = Sampler([EOS]).sample(logits, rows_of(_drafted(_sequence([1], logprobs=0), 3, 7), _sequence([1], name="b")))
     assert [row.token_ids for row in rows] == [[3, 4], [6]]
     assert rows[0].logprobs is not None
     assert [entry.token_id for entry in rows[0].logprobs] == [3, 4]
@@ -226,9 +227,9 @@ def test_a_sampled_draft_is_verified_against_its_distribution() -> None:
     logits = _logits({3: 2.0}, {4: 2.0}, {5: 9.0})
     sequence = _drafted(_sequence([1], temperature=1.0), 0, 4)
     q = torch.softmax(logits[:2], dim=-1)
-    sampled = Sampler([EOS]).sample(logits.clone(), [sequence], {"a": q})
+    sampled = Sampler([EOS]).sample(logits.clone(), rows_of(sequence), {"a": q})
     assert sampled[0].token_ids[:2] == [0, 4]
     logits[0, 0] = -math.inf
     for seed in range(20):
         sequence.seed = seed
-        assert Sampler([EOS]).sample(logits.clone(), [sequence], {"a": q})[0].token_ids[0] != 0
+        assert Sampler([EOS]).sample(logits.clone(), rows_of(sequence), {"a": q})[0].token_ids[0] != 0

@@ -12,6 +12,7 @@ from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.sampling.sampler import Sampler
 from engine.scheduling.sequence import Sequence
 from tests.helpers.calls import num_calls
+from tests.helpers.logits_rows import rows_of
 
 STEPS: dict[str, dict[str, Any]] = {
     "top_n_sigma": {"top_n_sigma": 1.0},
@@ -33,9 +34,9 @@ def _sequences(num: int, **sampling: Any) -> list[Sequence]:
 def _num_calls(sequences: list[Sequence]) -> int:
     """Of a step after the first, in which states are made."""
     sampler = Sampler([])
-    sampler.sample(torch.zeros(len(sequences), 50), sequences)
+    sampler.sample(torch.zeros(len(sequences), 50), rows_of(*sequences))
     logits = torch.zeros(len(sequences), 50)
-    return num_calls(lambda: sampler.sample(logits, sequences))
+    return num_calls(lambda: sampler.sample(logits, rows_of(*sequences)))
 
 
 def test_a_plain_row_makes_few_calls() -> None:

@@ -5,9 +5,9 @@ import torch
 
 from engine.protocol import ThinkingBudget
 from engine.sampling.logit_edits import LogitEditor
-from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import make_request
+from tests.helpers.logits_rows import rows_of
 
 START, END = 8, 9
 
@@ -18,7 +18,7 @@ def _due(output: list[int], draft: list[int], budget: ThinkingBudget) -> list[bo
     sequence = Sequence(request, seed=0, tokens=[START, END, *output], num_prompt=2, draft=draft)
     editor = LogitEditor([0])
     logits = torch.zeros((len(draft) + 1, 10))
-    edited = editor.edit(logits, [LogitsRow(sequence, index) for index in range(len(draft) + 1)])
+    edited = editor.edit(logits, rows_of(sequence))
     only_end = [torch.isfinite(row).nonzero().flatten().tolist() == [END] for row in logits]
     assert edited == [index for index, is_due in enumerate(only_end) if is_due]
     return only_end
@@ -62,6 +62,6 @@ def test_a_mark_that_the_grammar_does_not_take_yet_is_not_forced(is_masked: bool
     sequence = Sequence(request, seed=0, tokens=[1, 1, 1, 1], num_prompt=1)
     logits = torch.zeros((1, 10))
     logits[0, [START, END] if is_masked else [START]] = -torch.inf  # as a mask leaves them
-    edited = LogitEditor([0]).edit(logits, [LogitsRow(sequence, 0)])
+    edited = LogitEditor([0]).edit(logits, rows_of(sequence))
     assert (edited == []) == is_masked
     assert torch.isfinite(logits[0]).nonzero().flatten().tolist() == (list(range(8)) if is_masked else [END])
