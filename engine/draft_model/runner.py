@@ -5,7 +5,7 @@ import torch
 from engine.config import DraftSampling
 from engine.draft_model.model import NextTokens
 from engine.runner.batch_builder import build_batch
-from engine.runner.replay import recorded_layers
+from engine.runner.executors.recorded import recorded_layers
 from engine.sampling.distribution import best_ids, probabilities, top1_probs
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor

@@ -8,9 +8,9 @@ import torch
 
 from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
+from engine.runner.executors.recorded import recorded_layers
 from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_groups import kv_groups
-from engine.runner.replay import recorded_layers
 from engine.runner.state_batch import StateSpan, accepted_states, state_spans
 from engine.runner.step_work import model_work
 from engine.sampling.logprobs import token_logprobs

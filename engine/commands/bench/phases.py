@@ -29,7 +29,7 @@ from engine.commands.bench.machine import synchronize
 from engine.engine import Engine
 from engine.protocol import StepOutputs
 from engine.runner import runner as runner_module
-from engine.runner.replay import RecordedLayers
+from engine.runner.executors.recorded import RecordedLayers
 from models.kernels.tape import Tape
 from models.layers.moe import MoE
 from models.linear.linear import Linear

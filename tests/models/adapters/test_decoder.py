@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from engine.runner.replay import RecordedLayers
+from engine.runner.executors.recorded import RecordedLayers
 from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
 from models.errors import AdapterError, UnsupportedModelError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
-from engine.runner.replay import RecordedLayers
+from engine.runner.executors.recorded import RecordedLayers
 from models.architecture.feed_forward import MoESpec
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend

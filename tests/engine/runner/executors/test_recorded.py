@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from engine.runner.replay import MAX_ROWS, RecordedLayers
+from engine.runner.executors.recorded import MAX_ROWS, RecordedLayers
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
@@ -103,7 +103,7 @@ def test_only_steps_that_cannot_be_recorded_run_without_a_tape(
         runs.plain.decoder, "run_layers", lambda x, *rest: run_layers(x if len(x) < 7 else x.neg().neg(), *rest)
     )
 
-    with caplog.at_level("DEBUG", "engine.runner.replay"):
+    with caplog.at_level("DEBUG", "engine.runner.executors.recorded"):
         for counts in STEPS:
             plain, recorded = runs.step(counts)
             assert torch.equal(recorded, plain), counts
