@@ -34,7 +34,7 @@ class Engine:
     def __init__(
         self,
         config: EngineConfig,
-        runner: Runner,
+        runner: Runner[Any],
         *,
         num_blocks: int,
         num_states: int = 0,

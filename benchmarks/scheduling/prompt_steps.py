@@ -8,20 +8,21 @@ The shortest of some steps, in processor time of one thread. Keys and values are
 import argparse
 import sys
 import time
+from typing import Any
 
 import torch
 
 from engine.config import EngineConfig
 from engine.protocol import EngineRequest, SamplingParams
 from engine.scheduling.kv.groups import standalone_tables
-from engine.scheduling.plan import PlanItem, Runner, StepPlan
+from engine.scheduling.plan import PlanItem, Runner, StepPlan, run_step
 from engine.scheduling.sequence import Sequence
 from engine.startup.build import build_engine
 
 _NUM_STREAMS, _STREAM_TOKENS, _KV_BYTES = 4, 64, 1 << 30
 
 
-def _item(runner: Runner, position: int, num_new: int, first_block: int) -> PlanItem:
+def _item(runner: Runner[Any], position: int, num_new: int, first_block: int) -> PlanItem:
     """The tokens from a position on, which need no logits unless it is one."""
     tokens = [5] * (position + num_new)
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
@@ -31,11 +32,11 @@ def _item(runner: Runner, position: int, num_new: int, first_block: int) -> Plan
     return PlanItem(sequence, position, num_new, 0, needs_logits=position == _STREAM_TOKENS)
 
 
-def step_ms(runner: Runner, plan: StepPlan, num_steps: int) -> float:
+def step_ms(runner: Runner[Any], plan: StepPlan, num_steps: int) -> float:
     times_s = []
     for _ in range(num_steps + 1):  # the first one records a tape
         began_s = time.process_time()
-        runner.execute(plan)
+        run_step(runner, plan)
         times_s.append(time.process_time() - began_s)
     return min(times_s[1:]) * 1000
 

@@ -5,7 +5,7 @@ import torch
 from engine.config import DraftSampling
 from engine.draft_model.model import NextTokens
 from engine.runner.batch_builder import build_batch
-from engine.runner.executors.recorded import recorded_layers
+from engine.runner.executors.choose import make_executor
 from engine.sampling.distribution import best_ids, probabilities, top1_probs
 from engine.sampling.draw import Purpose, draw, uniform
 from engine.sampling.logit_edits import LogitEditor
@@ -36,23 +36,19 @@ class TorchDraftRunner:
         self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # none frees what has left a window
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
-        self._kv = allocate_unshared_kv(model, num_blocks, block_size)
-        self._recorded = recorded_layers(model, self._kv, block_size)
-        self._batch_buffers = None if self._recorded is None else self._recorded.buffers
+        self._executor = make_executor(model, allocate_unshared_kv(model, num_blocks, block_size), block_size)
         self._editor = LogitEditor(eos_token_ids)
         self.num_tables = len(self._groups)
 
     @torch.inference_mode()
     def next_tokens(self, plan: StepPlan) -> NextTokens:
-        batch = build_batch(plan, self._groups, self._model.device, self._batch_buffers, has_adapters=False)
-        decoder = self._model.decoder
-        output_rows = batch.logit_rows
-        hidden = decoder(batch, self._kv, output_rows) if self._recorded is None else self._recorded(batch, output_rows)
+        batch = build_batch(plan, self._groups, self._model.device, self._executor.buffers, has_adapters=False)
+        pending = self._executor.launch(batch, batch.logit_rows)
+        hidden = self._executor.collect(pending)
         rows = [_last_row(item) for item in plan.items if item.needs_logits]
-        is_representative = self._recorded is None or not self._recorded.has_just_recorded
         if not rows:
-            return NextTokens([], [], [], is_representative)
-        logits = self._at_target_width(decoder.logits(hidden))
+            return NextTokens([], [], [], pending.is_representative)
+        logits = self._at_target_width(self._model.decoder.logits(hidden))
         self._editor.edit(logits, rows)
         best_values, chosen = best_ids(logits)
         is_finite = torch.isfinite(best_values).tolist()
@@ -68,7 +64,7 @@ class TorchDraftRunner:
             for index, token_id, row_q in zip(sampled, ids, q, strict=True):
                 token_ids[index], distributions[index] = token_id, row_q
                 confidences[index] = 1.0  # accepted if the two distributions agree, however even they are
-        return NextTokens(token_ids, distributions, confidences, is_representative)
+        return NextTokens(token_ids, distributions, confidences, pending.is_representative)
 
     def _at_target_width(self, logits: torch.Tensor) -> torch.Tensor:
         """The draft model's logits at the target's width, whose ids a request's parameters may name: [L, V]."""

@@ -15,7 +15,7 @@ import torch
 from engine.client.fault_plan import Fault, FaultPlan
 from engine.pooling.engine import TextPooler
 from engine.protocol import PoolingRequest
-from engine.runner.runner import TorchRunner
+from engine.runner.runner import PendingStep, TorchRunner
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.sequence import Sequence as EngineSequence
 
@@ -31,18 +31,21 @@ class FaultyRunner:
         self._faults = faults
         self._failing_ids: set[str] = set()
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> PendingStep:
         for fault in self._faults.due("logits"):
             _tell(fault)
             self._spoil_next_logits()
-        result = self._runner.execute(plan)
+        return self._runner.launch(plan)
+
+    def collect(self, pending: PendingStep) -> StepResult:
+        result = self._runner.collect(pending)
         for fault in self._faults.due("step"):
             _tell(fault)
             _break_step(fault)
         for fault in self._faults.due("request"):
             _tell(fault)
-            self._failing_ids.add(plan.items[0].sequence.id)
-        if self._failing_ids and any(item.sequence.id in self._failing_ids for item in plan.items):
+            self._failing_ids.add(pending.plan.items[0].sequence.id)
+        if self._failing_ids and any(item.sequence.id in self._failing_ids for item in pending.plan.items):
             raise RuntimeError("an injected fault of a request")
         return result
 

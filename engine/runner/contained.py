@@ -2,8 +2,9 @@
 
 import logging
 import time
+from typing import Any
 
-from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult
+from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult, run_step
 from engine.scheduling.step_budget import StepBudget
 from engine.wording import counted
 from models.errors import is_out_of_memory
@@ -11,11 +12,11 @@ from models.errors import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 
-def execute_contained(runner: Runner, plan: StepPlan, budget: StepBudget) -> StepResult | None:
+def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -> StepResult | None:
     """None if memory did not suffice for the plan; then the budget is smaller. It learns from plans that succeed."""
     start_s = time.perf_counter()
     try:
-        result = runner.execute(plan)
+        result = run_step(runner, plan)
     except Exception as error:
         if is_out_of_memory(error) and budget.shrink(plan.num_tokens):
             logger.warning(
@@ -32,7 +33,7 @@ def execute_contained(runner: Runner, plan: StepPlan, budget: StepBudget) -> Ste
     return result
 
 
-def _execute_apart(runner: Runner, plan: StepPlan, error: Exception) -> StepResult:
+def _execute_apart(runner: Runner[Any], plan: StepPlan, error: Exception) -> StepResult:
     """Run a plan that failed item by item, so that only those end that fail alone.
 
     Keys and values are written again as they were. But a recurrent state may have been overwritten by the step that
@@ -44,9 +45,9 @@ def _execute_apart(runner: Runner, plan: StepPlan, error: Exception) -> StepResu
     return StepResult(rows, is_representative=False)
 
 
-def _execute_alone(runner: Runner, item: PlanItem) -> RowResult:
+def _execute_alone(runner: Runner[Any], item: PlanItem) -> RowResult:
     try:
-        (row,) = runner.execute(StepPlan([item])).rows
+        (row,) = run_step(runner, StepPlan([item])).rows
     except Exception as error:
         logger.exception("request %s fails alone, too, and ends", item.sequence.id)
         return _failed(error)

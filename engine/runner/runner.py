@@ -1,29 +1,58 @@
-"""TorchRunner: executes step plans with a loaded model, on a CPU or a CUDA device."""
+"""TorchRunner: computes step plans with a loaded model, on a CPU or a CUDA device."""
 
 import math
 import time
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 
 from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
-from engine.runner.executors.recorded import recorded_layers
+from engine.runner.executors.choose import make_executor
+from engine.runner.executors.executor import PendingForward
 from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_groups import kv_groups
 from engine.runner.state_batch import StateSpan, accepted_states, state_spans
 from engine.runner.step_work import model_work
 from engine.sampling.logprobs import token_logprobs
-from engine.sampling.rows import rows_of_plan
+from engine.sampling.masks_ahead import PendingMasks
+from engine.sampling.rows import LogitsRow, rows_of_plan
 from engine.sampling.sampler import Sampler, corrupted
-from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
+from engine.scheduling.plan import RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
+from models.batch import ForwardBatch
 from models.decoder import Decoder
 from models.kv_cache import allocate_kv
 from models.loaded_model import LoadedModel
 
 # Rows of prompt logits in memory at once: with a vocabulary of 152k each takes 0.6 MB.
 _PROMPT_LOGIT_ROWS = 128
+
+
+class _PromptRows(NamedTuple):
+    """Rows of one item of a step in which log probabilities of prompts are requested.
+
+    num_top: best tokens of each position; None where a request wants none. targets: the prompt's tokens after each row.
+    """
+
+    num_rows: int
+    num_top: int | None
+    targets: list[int]
+    adapter_slots: torch.Tensor | None
+
+
+class PendingStep(NamedTuple):
+    """A step that was launched; see TorchRunner. logits: [L, V] fp32, of `rows`; None without rows."""
+
+    plan: StepPlan
+    forward: PendingForward
+    rows: list[LogitsRow]
+    logits: torch.Tensor | None
+    masks: PendingMasks
+    prompts: list[_PromptRows] | None
+    state_spans: list[list[StateSpan]]
+    work: StepWork | None
 
 
 class TorchRunner:
@@ -44,8 +73,7 @@ class TorchRunner:
         self.kv_groups = kv_groups(model.layer_groups, block_size)
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
         self._kv = allocate_kv(model, num_blocks, block_size, num_states=num_states)
-        self._recorded = recorded_layers(model, self._kv, block_size)
-        self._batch_buffers = None if self._recorded is None else self._recorded.buffers
+        self._executor = make_executor(model, self._kv, block_size)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._work = model_work(model)
@@ -65,39 +93,46 @@ class TorchRunner:
         self._sampler.release(sequence.id)
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Compute all rows of the plan in one forward pass and sample where a sequence reached its end."""
-        batch = build_batch(plan, self.kv_groups, self._model.device, self._batch_buffers)
-        spans = self._speculative_spans(plan)
-        decoder = self._model.decoder
+    def launch(self, plan: StepPlan) -> PendingStep:
+        """Start one forward pass over all rows of the plan."""
+        batch = build_batch(plan, self.kv_groups, self._model.device, self._executor.buffers)
         # Rows of a prompt are needed if their log probabilities are requested.
         needs_all_rows = any(item.sequence.request.sampling.prompt_logprobs is not None for item in plan.items)
-        output_rows = None if needs_all_rows else batch.logit_rows
-        logit_rows = rows_of_plan(plan)
+        rows = rows_of_plan(plan)
+        masks = self._sampler.start_masks(rows, self._model.vocab_size)
+        try:
+            forward = self._executor.launch(batch, None if needs_all_rows else batch.logit_rows)
+            logits = None
+            if rows:
+                slots = None if batch.adapter_slots is None else batch.adapter_slots[batch.logit_rows]
+                hidden = forward.hidden[batch.logit_rows] if needs_all_rows else forward.hidden
+                logits = self._model.decoder.logits(hidden, slots)
+        except BaseException:
+            masks.wait()  # the grammars go on being used
+            raise
+        prompts = _prompts(plan, batch) if needs_all_rows else None
+        work = None if self._work is None else self._work.of(plan)
+        return PendingStep(plan, forward, rows, logits, masks, prompts, self._speculative_spans(plan), work)
+
+    @torch.inference_mode()
+    def collect(self, pending: PendingStep) -> StepResult:
+        """Wait for the pass, and sample where a sequence reached its end."""
         sampled: Iterator[RowResult] = iter(())
         sample_s = 0.0
-        masks = self._sampler.start_masks(logit_rows, self._model.vocab_size)
         try:
-            if self._recorded is None:
-                hidden = decoder(batch, self._kv, output_rows)
-            else:
-                hidden = self._recorded(batch, output_rows)
-            if logit_rows:
-                slots = None if batch.adapter_slots is None else batch.adapter_slots[batch.logit_rows]
-                logits = decoder.logits(hidden[batch.logit_rows] if needs_all_rows else hidden, slots)  # [L, V] fp32
+            hidden = self._executor.collect(pending.forward)
+            if pending.logits is not None:
                 began_s = time.perf_counter()
-                sampled = iter(self._sampler.sample(logits, logit_rows, self._draft_probs, masks))
+                sampled = iter(self._sampler.sample(pending.logits, pending.rows, self._draft_probs, pending.masks))
                 sample_s = time.perf_counter() - began_s
         finally:
-            masks.wait()  # the grammars go on being used, also if the model's pass failed
-        rows = [next(sampled) if item.needs_logits else RowResult([]) for item in plan.items]
-        if needs_all_rows:
-            rows = self._with_prompt_logprobs(plan.items, rows, hidden)
-        self._commit_accepted_states(spans, rows)
-        is_representative = self._recorded is None or not self._recorded.has_just_recorded
+            pending.masks.wait()
+        rows = [next(sampled) if item.needs_logits else RowResult([]) for item in pending.plan.items]
+        if pending.prompts is not None:
+            rows = self._with_prompt_logprobs(pending.prompts, rows, hidden)
+        self._commit_accepted_states(pending.state_spans, rows)
         counts = (*self._expert_load.take(), *self._sampler.take_mask_tally())
-        work = None if self._work is None else self._work.of(plan)
-        return StepResult(rows, is_representative, *counts, sample_s=sample_s, work=work)
+        return StepResult(rows, pending.forward.is_representative, *counts, sample_s=sample_s, work=pending.work)
 
     def _speculative_spans(self, plan: StepPlan) -> list[list[StateSpan]]:
         """The plan's rows for each state group, if a sequence has a draft."""
@@ -117,38 +152,41 @@ class TorchRunner:
         self._expert_load.reset()
 
     def _with_prompt_logprobs(
-        self, items: list[PlanItem], rows: list[RowResult], hidden: torch.Tensor
+        self, prompts: list[_PromptRows], rows: list[RowResult], hidden: torch.Tensor
     ) -> list[RowResult]:
         """The results with the requested log probabilities of prompts. hidden: [T, hidden], of all rows of the step."""
         result = []
         end = 0
-        for item, row in zip(items, rows, strict=True):
-            start, end = end, end + item.num_new
-            entries = self._prompt_logprobs(item, hidden[start:end])
+        for prompt, row in zip(prompts, rows, strict=True):
+            start, end = end, end + prompt.num_rows
+            entries = self._prompt_logprobs(prompt, hidden[start:end])
             is_finite = all(math.isfinite(entry.logprob) for entry in entries or ())
             result.append(row._replace(prompt_logprobs=entries) if is_finite else corrupted())
         return result
 
-    def _prompt_logprobs(self, item: PlanItem, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
-        """Log probabilities of the prompt tokens that follow this item's rows. hidden: [num_new, hidden]."""
-        sequence = item.sequence
-        num_top = sequence.request.sampling.prompt_logprobs
-        if num_top is None:
+    def _prompt_logprobs(self, prompt: _PromptRows, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
+        """Log probabilities of the prompt tokens that follow an item's rows. hidden: [num_rows, hidden]."""
+        if prompt.num_top is None:
             return None
-        first = item.start + 1  # the position that the first row predicts
-        targets = sequence.tokens[first : min(first + item.num_new, sequence.num_prompt)]
         result: list[TokenLogprobs] = []
-        for start in range(0, len(targets), _PROMPT_LOGIT_ROWS):
-            chunk = targets[start : start + _PROMPT_LOGIT_ROWS]
+        for start in range(0, len(prompt.targets), _PROMPT_LOGIT_ROWS):
+            targets = prompt.targets[start : start + _PROMPT_LOGIT_ROWS]
+            end = start + len(targets)
             self._model.decoder.on_progress()
-            rows = hidden[start : start + len(chunk)]
-            logits = self._model.decoder.logits(rows, _slots_of(sequence, rows))
-            result += token_logprobs(logits, chunk, [num_top] * len(chunk), with_ranks=True)
+            slots = None if prompt.adapter_slots is None else prompt.adapter_slots[start:end]
+            logits = self._model.decoder.logits(hidden[start:end], slots)
+            result += token_logprobs(logits, targets, [prompt.num_top] * len(targets), with_ranks=True)
         return result
 
 
-def _slots_of(sequence: Sequence, rows: torch.Tensor) -> torch.Tensor | None:
-    """The adapter slots of a sequence's rows, as Decoder.logits takes them."""
-    if sequence.adapter_slot < 0:
-        return None
-    return torch.full((len(rows),), sequence.adapter_slot, dtype=torch.int32, device=rows.device)
+def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:
+    prompts = []
+    end = 0
+    for item in plan.items:
+        sequence = item.sequence
+        start, end = end, end + item.num_new
+        first = item.start + 1  # the position that the first row predicts
+        targets = sequence.tokens[first : min(first + item.num_new, sequence.num_prompt)]
+        slots = None if batch.adapter_slots is None else batch.adapter_slots[start:end]
+        prompts.append(_PromptRows(item.num_new, sequence.request.sampling.prompt_logprobs, targets, slots))
+    return prompts

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.protocol import EngineRequest, SamplingParams
 from engine.scheduling.kv.groups import KVGroup, standalone_tables
-from engine.scheduling.plan import PlanItem, Runner, StepPlan
+from engine.scheduling.plan import PlanItem, Runner, StepPlan, run_step
 from engine.scheduling.sequence import Sequence
 
 _FIRST_TRIAL_TOKENS, _MAX_TRIAL_TOKENS = 32, 256
@@ -18,7 +18,9 @@ class WarmUpTimes(NamedTuple):
     decode_s: float  # a step of one sequence that generates
 
 
-def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callable[[int, int], None]) -> WarmUpTimes:
+def warm_up(
+    runner: Runner[Any], *, num_blocks: int, block_size: int, report: Callable[[int, int], None]
+) -> WarmUpTimes:
     """Run two prefills and two decodes of throw-away sequences; returns what the last of both took.
 
     The first prefill is short: it includes what only a first step has to do, and says how long the second may be, which
@@ -33,14 +35,14 @@ def warm_up(runner: Runner, *, num_blocks: int, block_size: int, report: Callabl
     for run in range(2):
         report(run, 4)
         start_s = time.perf_counter()
-        runner.execute(StepPlan([PlanItem(trial, 0, num_tokens, num_draft=0, needs_logits=True)]))
+        run_step(runner, StepPlan([PlanItem(trial, 0, num_tokens, num_draft=0, needs_logits=True)]))
         seconds_per_token = (time.perf_counter() - start_s) / num_tokens
         num_tokens = min(most_tokens, max(num_tokens, int(_TRIAL_S / seconds_per_token))) if run == 0 else num_tokens
     decode_s = 0.0
     for run in range(2, 4):
         report(run, 4)
         start_s = time.perf_counter()
-        runner.execute(StepPlan([PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)]))
+        run_step(runner, StepPlan([PlanItem(trial, num_tokens - 1, 1, num_draft=0, needs_logits=True)]))
         decode_s = time.perf_counter() - start_s
     runner.release(trial)
     report(4, 4)

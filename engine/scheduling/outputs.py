@@ -21,7 +21,7 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
     sequence.num_drafted += item.num_draft
     sequence.num_draft_accepted += min(item.num_draft - num_rejected, len(new_ids))
     # A sequence that ends inside an accepted draft has fewer tokens than were computed for it.
-    sequence.num_computed = min(item.end - num_rejected, len(sequence.tokens))
+    sequence.num_computed = min(item.start + item.num_new - num_rejected, len(sequence.tokens))
     sequence.draft = []
     if not new_ids and finish_reason is None and sequence.num_computed == len(sequence.tokens):
         finish_reason = FinishReason.LENGTH  # max_tokens is 0: the prompt is computed and nothing follows

@@ -1,7 +1,7 @@
 """StepPlan: what one forward pass has to compute, and StepResult: what it returned."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import KVGroup
@@ -102,12 +102,28 @@ class StepResult:
     work: StepWork | None = None
 
 
-class Runner(Protocol):
-    """Executes plans. The torch runner computes; tests use a ledger that checks every slot."""
+Pending = TypeVar("Pending")
+
+
+class Runner(Protocol[Pending]):
+    """Computes plans. The torch runner uses a model; tests use a ledger that checks every slot.
+
+    Steps are collected in the order in which they are launched. `launch` reads sequences, `collect` only what is
+    pending: a sequence may have advanced by then, or ended. Grammars stay as they are until the step is collected.
+    """
 
     kv_groups: tuple[KVGroup, ...]  # one for each table of a sequence
 
-    def execute(self, plan: StepPlan) -> StepResult: ...
+    def launch(self, plan: StepPlan) -> Pending:
+        """Start to compute a plan, without waiting for a device."""
+
+    def collect(self, pending: Pending, /) -> StepResult:
+        """Wait for a step and return its result."""
 
     def release(self, sequence: Sequence) -> None:
         """Forget the state of a finished sequence."""
+
+
+def run_step(runner: Runner[Pending], plan: StepPlan) -> StepResult:
+    """Compute a plan and wait for its result."""
+    return runner.collect(runner.launch(plan))

@@ -20,8 +20,11 @@ class ConstantRunner:
 
     kv_groups = (KVGroup(BLOCK_SIZE),)
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        return StepResult([RowResult([7]) for _ in plan.items])
+    def launch(self, plan: StepPlan) -> StepPlan:
+        return plan
+
+    def collect(self, pending: StepPlan) -> StepResult:
+        return StepResult([RowResult([7]) for _ in pending.items])
 
     def release(self, sequence: Sequence) -> None:
         pass

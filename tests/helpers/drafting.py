@@ -168,7 +168,7 @@ class LedgerDraftRunner:
         self.num_passes += 1
         self.num_rows += plan.num_tokens
         for ledger in self._ledgers:
-            ledger.execute_unshared(plan)
+            ledger.write_unshared(plan)
         drafting = [item.sequence for item in plan.items if item.needs_logits]
         token_ids = [self._oracle.next_after(s.tokens + s.draft, s.seed) for s in drafting]
         return NextTokens(list(token_ids), [None] * len(drafting), [self.confidence] * len(drafting))

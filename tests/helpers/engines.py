@@ -209,7 +209,7 @@ class SchedulerRun:
         self.lost_digests: set[bytes] = set()  # of adapters that cannot be read any more
 
     def step(self, *, abort_meanwhile: str | None = None) -> None:
-        """One step, in which a request may be aborted between schedule and update.
+        """One step, in which a request may be aborted before the step is collected.
 
         Asserts progress: if there is work, it computes or ends something, or has an adapter put into a slot.
         """
@@ -222,9 +222,10 @@ class SchedulerRun:
         if running:
             self._check_first(running[0], plan)
         self.plans.append([(item.sequence.id, item.num_new, item.num_draft) for item in plan.items])
-        result = self.runner.execute(plan) if plan.items else StepResult([])
+        pending = self.runner.launch(plan) if plan.items else None
         if abort_meanwhile is not None:
             self.scheduler.abort(abort_meanwhile, AbortReason.CLIENT_GONE)
+        result = StepResult([]) if pending is None else self.runner.collect(pending)
         outputs, stats = self.scheduler.update(plan, result), self.scheduler.take_stats()
         self.transcript.add(outputs)
         self.stats.append(stats)

@@ -8,9 +8,10 @@ preemptions and off-by-one speculation fail at once, or change an output.
 from array import array
 from collections import abc
 from hashlib import blake2b
+from typing import NamedTuple
 
-from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import EngineRequest, TokenLogprobs
+from engine.scheduling.grammar import OutputGrammar
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.kv.states import source_state
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
@@ -44,7 +45,7 @@ def next_token(history: list[int], seed: int = 0, allowed: abc.Sequence[int] = r
     return allowed[int.from_bytes(digest) % len(allowed)]
 
 
-def allowed_ids(grammar: SequenceGrammar) -> abc.Sequence[int]:
+def allowed_ids(grammar: OutputGrammar) -> abc.Sequence[int]:
     """What a mask would allow next."""
     if grammar.forced_next is not None:
         return [grammar.forced_next]
@@ -52,8 +53,32 @@ def allowed_ids(grammar: SequenceGrammar) -> abc.Sequence[int]:
     return [index for index in range(VOCAB_SIZE) if mask[index // 8] >> index % 8 & 1]
 
 
+class LedgerRow(NamedTuple):
+    """One item of a launched step, as `collect` may know it. history: the tokens up to the end of the item, its draft
+    among them. tables: copies, since the sequence's own may change."""
+
+    sequence_id: str
+    request: EngineRequest
+    seed: int
+    num_prompt: int
+    grammar: OutputGrammar | None
+    item: PlanItem
+    history: list[int]
+    tables: list[list[int]]
+
+
+class LedgerStep(NamedTuple):
+    """A step that was launched. Its results are not known yet: `collect` works them out."""
+
+    plan: StepPlan
+    rows: list[LedgerRow]
+
+
 class LedgerRunner:
     """Checks every plan against what earlier plans wrote. `fail_ids` names sequences whose rows end with an error.
+
+    What a step needs of the sequences is read when it is launched, and its results exist when it is collected: the
+    seam for steps that are planned before the one before them is read.
 
     adapters: the digests of those in slots, which `fill` puts there and `empty` removes.
     """
@@ -67,8 +92,9 @@ class LedgerRunner:
         self.fail_ids: set[str] = set()
         self.released: list[str] = []
         self.num_tokens = 0  # rows computed so far
+        self._pending: LedgerStep | None = None
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> LedgerStep:
         assert plan.items, "an empty plan is not for the runner"
         ids = [item.sequence.id for item in plan.items]
         assert len(set(ids)) == len(ids), f"a sequence is in the plan twice: {ids}"
@@ -77,9 +103,15 @@ class LedgerRunner:
         for item in plan.items:
             self._write(item)
         self.num_tokens += plan.num_tokens
-        return StepResult([self._row(item) for item in plan.items])
+        self._pending = LedgerStep(plan, [self._launched(item) for item in plan.items])
+        return self._pending
 
-    def execute_unshared(self, plan: StepPlan) -> None:
+    def collect(self, pending: LedgerStep) -> StepResult:
+        assert pending is self._pending, "a step is collected twice, or after another was launched"
+        self._pending = None
+        return StepResult([self._result(row) for row in pending.rows])
+
+    def write_unshared(self, plan: StepPlan) -> None:
         """Write and read a draft model's plan, whose sequences may write the same context to a shared block."""
         for item in plan.items:
             self._write(item)
@@ -137,21 +169,28 @@ class LedgerRunner:
                     entry = (index, known[position], position, origin_of(sequence.request))
                     self._slots[self._slot(sequence, index, position)] = entry
 
-    def _row(self, item: PlanItem) -> RowResult:
+    def _launched(self, item: PlanItem) -> LedgerRow:
         sequence = item.sequence
+        tables = [list(table) for table in sequence.tables]
         history = self._read(item)
-        if sequence.id in self.fail_ids:
-            return RowResult([], error="told to fail")
-        prompt_logprobs = self._prompt_logprobs(item, history)
+        assert not item.needs_logits or len(history) == sequence.num_with_draft
+        return LedgerRow(
+            sequence.id, sequence.request, sequence.seed, sequence.num_prompt, sequence.grammar, item, history, tables
+        )
+
+    def _result(self, row: LedgerRow) -> RowResult:
+        if row.sequence_id in self.fail_ids:
+            return RowResult([], error="made to fail")
+        item = row.item
+        prompt_logprobs = self._prompt_logprobs(row)
         if not item.needs_logits:
             assert item.num_draft == 0
-            self._write_states(item, item.num_new)
+            self._write_states(row, item.num_new)
             return RowResult([], prompt_logprobs=prompt_logprobs)
-        assert len(history) == sequence.num_with_draft
-        token_ids = self._verify(history[: len(history) - item.num_draft], sequence)
-        self._write_states(item, item.num_new - item.num_draft + len(token_ids) - 1)
+        token_ids = self._verify(row)
+        self._write_states(row, item.num_new - item.num_draft + len(token_ids) - 1)
         logprobs = None
-        if sequence.request.sampling.logprobs is not None:
+        if row.request.sampling.logprobs is not None:
             logprobs = [TokenLogprobs(token_id, -1.0, []) for token_id in token_ids]
         return RowResult(token_ids, logprobs, prompt_logprobs)
 
@@ -176,54 +215,55 @@ class LedgerRunner:
         if start == 0:
             assert block == NO_BLOCK
             return
-        assert self._states[block] == _state(sequence, start), f"{sequence.id}: no state of {start} tokens"
+        expected = _state((sequence.tokens + sequence.draft)[:start], sequence.request)
+        assert self._states[block] == expected, f"{sequence.id}: no state of {start} tokens"
 
-    def _write_states(self, item: PlanItem, num_accepted: int) -> None:
+    def _write_states(self, row: LedgerRow, num_accepted: int) -> None:
         """Write the states after the first `num_accepted` rows: at their end, and at full blocks with an entry.
 
         The states after rejected tokens are written nowhere.
         """
-        sequence, size = item.sequence, self._block_size
-        start, end = item.start, item.start + num_accepted
-        for index, group in enumerate(self.kv_groups):
+        size = self._block_size
+        start, end = row.item.start, row.item.start + num_accepted
+        for group, table in zip(self.kv_groups, row.tables, strict=True):
             if not group.is_state:
                 continue
-            table = sequence.tables[index]
-            assert table[(end - 1) // size] != NO_BLOCK, f"{sequence.id}: no block for the state"
+            assert table[(end - 1) // size] != NO_BLOCK, f"{row.sequence_id}: no block for the state"
             for num_tokens in range(start + 1, end + 1):
                 block = table[(num_tokens - 1) // size]
                 if block != NO_BLOCK and (num_tokens == end or num_tokens % size == 0):
-                    self._states[block] = _state(sequence, num_tokens)
+                    self._states[block] = _state(row.history[:num_tokens], row.request)
 
-    def _verify(self, history: list[int], sequence: Sequence) -> list[int]:
+    def _verify(self, row: LedgerRow) -> list[int]:
         """The draft's tokens up to the first wrong one, and the right one after them."""
-        token_ids = [self._next(history, sequence, [])]
-        for drafted in sequence.draft:
+        num_known = row.item.num_certain
+        known, draft = row.history[:num_known], row.history[num_known:]
+        token_ids = [self._next(row, known, [])]
+        for drafted in draft:
             if drafted != token_ids[-1]:
                 break
-            token_ids.append(self._next(history, sequence, token_ids))
+            token_ids.append(self._next(row, known, token_ids))
         return token_ids
 
-    def _next(self, history: list[int], sequence: Sequence, draft: list[int]) -> int:
-        """What follows history and draft, under the mask that the grammar makes there."""
-        seed = adapted_seed(sequence.request, sequence.seed)
-        if sequence.grammar is None:
-            return next_token(history + draft, seed)
-        with sequence.grammar.following(draft) as matches:
+    def _next(self, row: LedgerRow, known: list[int], draft: list[int]) -> int:
+        """The token after `known` and `draft`, under the mask that the grammar makes there."""
+        seed = adapted_seed(row.request, row.seed)
+        if row.grammar is None:
+            return next_token(known + draft, seed)
+        with row.grammar.following(draft) as matches:
             if not matches:
-                assert draft[-1] == EOS_ID, f"{sequence.id}: the draft {draft} does not match its grammar"
+                assert draft[-1] == EOS_ID, f"{row.sequence_id}: the draft {draft} does not match its grammar"
                 return EOS_ID  # which nobody gets: the text has ended
-            return next_token(history + draft, seed, allowed_ids(sequence.grammar))
+            return next_token(known + draft, seed, allowed_ids(row.grammar))
 
-    def _prompt_logprobs(self, item: PlanItem, history: list[int]) -> list[TokenLogprobs] | None:
+    def _prompt_logprobs(self, row: LedgerRow) -> list[TokenLogprobs] | None:
         """One entry for each prompt token after a row; its "log probability" names the history that it follows."""
-        sequence = item.sequence
-        if sequence.request.sampling.prompt_logprobs is None:
+        if row.request.sampling.prompt_logprobs is None:
             return None
-        start = item.start + 1
-        end = min(start + item.num_new, sequence.num_prompt)
+        start = row.item.start + 1
+        end = min(start + row.item.num_new, row.num_prompt)
         return [
-            TokenLogprobs(sequence.tokens[position], -float(next_token(history[:position])), [])
+            TokenLogprobs(row.request.prompt_ids[position], -float(next_token(row.request.prompt_ids[:position])), [])
             for position in range(start, end)
         ]
 
@@ -233,9 +273,9 @@ class LedgerRunner:
         return block * self._block_size + position % self._block_size
 
 
-def _state(sequence: Sequence, num_tokens: int) -> State:
-    tokens = (sequence.tokens + sequence.draft)[:num_tokens]
-    return blake2b(array("q", tokens).tobytes(), digest_size=8).digest(), origin_of(sequence.request)
+def _state(tokens: list[int], request: EngineRequest) -> State:
+    """The state that these tokens lead to."""
+    return blake2b(array("q", tokens).tobytes(), digest_size=8).digest(), origin_of(request)
 
 
 def _first_seen(group: KVGroup, position: int) -> int:

@@ -29,7 +29,8 @@ from engine.commands.bench.machine import synchronize
 from engine.engine import Engine
 from engine.protocol import StepOutputs
 from engine.runner import runner as runner_module
-from engine.runner.executors.recorded import RecordedLayers
+from engine.runner.executors.eager import EagerExecutor
+from engine.runner.executors.recorded import RecordedExecutor
 from models.kernels.tape import Tape
 from models.layers.moe import MoE
 from models.linear.linear import Linear
@@ -125,14 +126,14 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
     attributes: the alternative is timing code in the hot path.
     """
     scheduler, runner = engine._scheduler, engine._runner
-    model, sampler = runner._model, runner._sampler  # type: ignore[attr-defined]
+    model, kv, sampler = runner._model, runner._kv, runner._sampler  # type: ignore[attr-defined]
     backend = model.attention_backend
     with contextlib.ExitStack() as stack:
         if uses_tapes:
             stack.enter_context(mock.patch.object(Tape, "replay", lambda tape: _replay_clocked(clock, tape)))
-            stack.enter_context(_timed(clock, Phase.FORWARD, RecordedLayers, "__call__"))
+            stack.enter_context(_timed(clock, Phase.FORWARD, RecordedExecutor, "launch"))
         else:
-            stack.enter_context(mock.patch.object(runner, "_recorded", None))
+            stack.enter_context(mock.patch.object(runner, "_executor", EagerExecutor(model.decoder, kv)))
         for name in ("schedule", "update", "take_stats"):
             stack.enter_context(_timed(clock, Phase.SCHEDULER, scheduler, name))
         stack.enter_context(_timed(clock, Phase.BATCH, runner_module, "build_batch"))

@@ -1,4 +1,4 @@
-"""RecordedLayers: steps of few rows are replayed from tapes of native calls, without Python between the calls."""
+"""RecordedExecutor: replays steps of few rows from tapes of native calls, without Python between the calls."""
 
 import dataclasses
 import logging
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from engine.runner.batch_buffers import BatchBuffers
+from engine.runner.executors.executor import PendingForward
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
@@ -52,11 +53,11 @@ class _Key(NamedTuple):
     has_adapters: bool  # whether any row has one
 
 
-class RecordedLayers:
-    """The decoder's layers, with one tape for each _Key of a step, where such steps can be recorded.
+class RecordedExecutor:
+    """An Executor that has one tape for each _Key of a step, where such steps can be recorded.
 
     Only batches that are built in `buffers` have a tape. All tapes share these, further input buffers and a workspace:
-    a result is valid until the next call.
+    so one step is computed at a time, and complete when it is launched.
     """
 
     def __init__(self, decoder: Decoder, kv: Sequence[LayerCache], library: KernelLibrary, *, max_blocks: int) -> None:
@@ -67,7 +68,6 @@ class RecordedLayers:
         self._tapes: dict[_Key, Tape | None] = {}  # None: cannot be recorded
         self._adapters_version = decoder.adapters_version
         self._workspace = Workspace()
-        self.has_just_recorded = False  # in the last call
         num_groups = sum(not group.is_state for group in decoder.layer_groups)
         self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
@@ -89,15 +89,14 @@ class RecordedLayers:
         """(rows, sequences) of the steps that have a tape."""
         return [(key.rows, key.sequences) for key, tape in self._tapes.items() if tape is not None]
 
-    def __call__(self, batch: ForwardBatch, output_rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Decoder.forward. Steps that are too large or cannot be recorded run without a tape, and so do those with
+    def launch(self, batch: ForwardBatch, output_rows: torch.Tensor | None) -> PendingForward:
+        """Compute a step. Steps that are too large or cannot be recorded run without a tape, and so do those with
         drafts over recurrent layers, which make tensors that outlive the step."""
         key = _Key(len(batch.token_ids), len(batch.query_lens), self._has_adapters(batch))
-        self.has_just_recorded = False
         is_new = key not in self._tapes
         tape = self._tapes.get(key)
         if (tape is None and not is_new) or not self.buffers.contains(batch) or _has_speculative_rows(batch):
-            return self._decoder(batch, self._kv, output_rows)
+            return PendingForward(self._decoder(batch, self._kv, output_rows))
         x, rotary_embeddings = inputs = self._inputs[key.rows]
         inputs.copy_from(self._decoder.embedded(batch), self._decoder.rotary_embeddings(batch))
         batch = self._with_state_buffers(batch)
@@ -105,7 +104,11 @@ class RecordedLayers:
             tape.replay()
         else:
             self._record(key, x, rotary_embeddings, batch)
-        return x if output_rows is None or len(output_rows) == key.rows else x[output_rows]
+        hidden = x if output_rows is None or len(output_rows) == key.rows else x[output_rows]
+        return PendingForward(hidden, is_representative=not is_new)
+
+    def collect(self, pending: PendingForward) -> torch.Tensor:
+        return pending.hidden
 
     def _has_adapters(self, batch: ForwardBatch) -> bool:
         """Whether the step's calls are those with adapters. Drops their tapes if the decoder makes other calls now."""
@@ -120,7 +123,6 @@ class RecordedLayers:
         self, key: _Key, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding], batch: ForwardBatch
     ) -> None:
         """Run the step, and store its tape if it can be recorded."""
-        self.has_just_recorded = True
         tape, unrecordable_op = record(
             lambda: self._run_in_place(x, rotary_embeddings, batch), self._workspace, self._replay
         )
@@ -146,13 +148,13 @@ class RecordedLayers:
         return dataclasses.replace(batch, groups=groups)
 
 
-def recorded_layers(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedLayers | None:
-    """None if steps are not made of native calls: on other devices, and in transformers' code."""
+def recorded_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> RecordedExecutor | None:
+    """Return None if steps are not made of native calls: on other devices, and in transformers' code."""
     if model.device.type != "cpu" or not isinstance(model.decoder, Decoder):
         return None
     library = kernel_library()
     max_blocks = -(-model.max_position // block_size)  # not of the cache: entries out of the window stay in the table
-    return None if library is None else RecordedLayers(model.decoder, kv, library, max_blocks=max_blocks)
+    return None if library is None else RecordedExecutor(model.decoder, kv, library, max_blocks=max_blocks)
 
 
 def _has_speculative_rows(batch: ForwardBatch) -> bool:

@@ -9,7 +9,7 @@ from engine.local import LocalClient
 from engine.protocol import FinishReason
 from engine.scheduling.plan import StepPlan, StepResult
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
-from tests.helpers.ledger import LedgerRunner
+from tests.helpers.ledger import LedgerRunner, LedgerStep
 
 pytestmark = pytest.mark.fast
 
@@ -24,9 +24,12 @@ class FaultyRunner:
         self.kv_groups = ledger.kv_groups
         self.release = ledger.release
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        result = self._ledger.execute(plan)
-        if self._fails(plan):
+    def launch(self, plan: StepPlan) -> LedgerStep:
+        return self._ledger.launch(plan)
+
+    def collect(self, pending: LedgerStep) -> StepResult:
+        result = self._ledger.collect(pending)
+        if self._fails(pending.plan):
             raise self._error
         return result
 

@@ -26,6 +26,7 @@ from tests.helpers.checkpoints import (
     random_model,
 )
 from tests.helpers.engines import make_prompt, make_request
+from tests.helpers.hiding import HidingRunner
 from tests.helpers.loaded import load_random
 from tests.models.families.deepseek_variants import deepseek_v3
 from tests.models.families.recurrent_variants import lfm2, qwen35
@@ -66,13 +67,17 @@ def _run(
     return client.generate(requests), client
 
 
-def _client(model: LoadedModel, *, has_small_pool: bool = False, **options: object) -> LocalClient:
+def _client(
+    model: LoadedModel, *, has_small_pool: bool = False, is_hidden: bool = False, **options: object
+) -> LocalClient:
+    """is_hidden: sequences advance while a step is pending."""
     options = {"max_num_batched_tokens": 256, **options}
     config = EngineConfig(block_size=BLOCK_SIZE, max_model_len=64, check_invariants=True, **options)  # type: ignore[arg-type]
     num_blocks = peak_blocks(kv_groups(model.layer_groups, BLOCK_SIZE), 64) if has_small_pool else 128
     num_states = 3 if has_small_pool else 30
     runner = TorchRunner(model, num_blocks=num_blocks, block_size=BLOCK_SIZE, num_states=num_states)
-    return LocalClient(Engine(config, runner, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
+    used = HidingRunner(runner) if is_hidden else runner
+    return LocalClient(Engine(config, used, num_blocks=num_blocks, num_states=num_states, eos_token_ids=[2]))
 
 
 def _requests() -> list[EngineRequest]:
@@ -113,6 +118,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "without prefix cache": {"enable_prefix_caching": False},
     "small pool": {"has_small_pool": True},
     "two at once": {"max_num_seqs": 2},
+    "sequences that advance meanwhile": {"is_hidden": True, "max_num_batched_tokens": 7, "max_num_seqs": 4},
 }
 
 

@@ -20,6 +20,7 @@ from models.linear.dense import DenseLinearMethod
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.engines import make_engine, make_request
+from tests.helpers.ledger import LedgerStep
 
 VOCAB, HIDDEN, INNER = 50, 32, 48
 HEADS, KV_HEADS, HEAD = 4, 2, 8
@@ -125,13 +126,12 @@ def test_the_expected_number_of_experts_is_that_of_draws() -> None:
 
 def test_a_step_s_work_is_in_its_stats_where_the_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, runner = make_engine()
-    execute = runner.execute
+    collect = runner.collect
 
-    def worked(plan: StepPlan) -> StepResult:
-        result: Any = execute(plan)
-        return StepResult(result.rows, work=StepWork(300, 20, 1000))
+    def worked(pending: LedgerStep) -> StepResult:
+        return StepResult(collect(pending).rows, work=StepWork(300, 20, 1000))
 
-    monkeypatch.setattr(runner, "execute", worked)
+    monkeypatch.setattr(runner, "collect", worked)
     engine.add(make_request("a", [1, 2], max_tokens=1))
     stats = engine.step().stats
     assert (stats.read_bytes, stats.write_bytes, stats.flops) == (300, 20, 1000)

@@ -4,6 +4,7 @@ import pytest
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import AbortReason, FinishReason
+from engine.scheduling.plan import run_step
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID
@@ -45,7 +46,7 @@ def test_a_deadline_that_comes_within_a_step_ends_the_sequence_with_the_steps_to
     run.add(make_request("a", make_prompt(5), ignore_eos=True, deadline_s=101.0))
     plan = run.scheduler.schedule()
     run.now_s = 101.0
-    outputs = run.scheduler.update(plan, run.runner.execute(plan))
+    outputs = run.scheduler.update(plan, run_step(run.runner, plan))
     assert [(len(output.new_ids), output.finish_reason) for output in outputs] == [(1, None), (0, FinishReason.TIMEOUT)]
     run.scheduler.check()
 

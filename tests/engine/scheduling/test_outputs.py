@@ -4,6 +4,7 @@ import pytest
 
 from engine.client.output_stream import merge_outputs
 from engine.protocol import FinishReason, RequestOutput
+from engine.scheduling.plan import run_step
 from engine.scheduling.sequence import Sequence
 from tests.helpers.engines import SchedulerRun, expected_ids, half_right_draft, make_config, make_prompt, make_request
 from tests.helpers.ledger import EOS_ID, next_token
@@ -200,7 +201,7 @@ def test_outputs_tell_when_a_sequence_had_its_first_token_lost_its_blocks_and_en
     while run.scheduler.has_work:
         run.now_s += 1.0
         plan = run.scheduler.schedule()
-        outputs = run.scheduler.update(plan, run.runner.execute(plan))
+        outputs = run.scheduler.update(plan, run_step(run.runner, plan))
         preempted_s += [run.now_s] * run.scheduler.take_stats().preemptions
         for output in outputs:
             assert (output.ended_s is None) == (output.finish_reason is None)

@@ -4,6 +4,7 @@ import pytest
 
 from engine.protocol import AbortReason, ServiceClass
 from engine.protocol.sequence_events import WaitReason
+from engine.scheduling.plan import run_step
 from engine.scheduling.sequence import SequenceStatus
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
@@ -142,5 +143,5 @@ def test_a_step_looks_at_few_of_those_that_wait(kind: str, num_waiting: int, mon
 def _step(run: SchedulerRun) -> None:
     """Without the checks, which look at all."""
     plan = run.scheduler.schedule()
-    run.scheduler.update(plan, run.runner.execute(plan))
+    run.scheduler.update(plan, run_step(run.runner, plan))
     run.scheduler.take_stats()

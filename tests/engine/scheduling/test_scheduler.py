@@ -237,7 +237,7 @@ def test_a_row_error_ends_its_sequence_only() -> None:
     run.runner.fail_ids.add("r1")
     transcript = run.run(requests)
     assert transcript.finish_reasons["r1"] is FinishReason.ERROR
-    assert transcript.last["r1"].error == "told to fail"
+    assert transcript.last["r1"].error == "made to fail"
     assert all(transcript.ids[r.id] == expected_ids(r) for r in (requests[0], requests[2]))
     assert_at_rest(run)
 

@@ -7,6 +7,7 @@ import pytest
 
 from engine.config import SchedulingPolicy
 from engine.protocol import EngineRequest, ServiceClass
+from engine.scheduling.plan import run_step
 from engine.scheduling.queue import ServiceQueue, service_order
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.service import SERVICE_RULES
@@ -136,7 +137,7 @@ def test_a_class_that_yields_is_preempted_for_one_that_waits_and_for_no_other() 
     for _ in range(2):
         plan = run.scheduler.schedule()
         assert [item.sequence.id for item in plan.items] == ["a"]
-        run.scheduler.update(plan, run.runner.execute(plan))
+        run.scheduler.update(plan, run_step(run.runner, plan))
     run.scheduler.add(make_request("c", make_prompt(5, seed=2), ignore_eos=True))
     assert [item.sequence.id for item in run.scheduler.schedule().items] == ["c"]
 

@@ -32,6 +32,7 @@ from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 from tests.helpers.drafting import AlwaysFull, Unsure
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.grammars import ledger_source
+from tests.helpers.hiding import HidingRunner
 from tests.helpers.loaded import load_random
 from tests.helpers.statistics import goodness_p, significant, two_sample_p
 from tests.models.families.classic_variants import gemma2
@@ -114,7 +115,7 @@ def _client(
     )
     engine = Engine(
         config,
-        target_runner,
+        HidingRunner(target_runner),  # drafts are verified by what was pending
         num_blocks=num_blocks,
         num_states=num_states,
         eos_token_ids=[2],

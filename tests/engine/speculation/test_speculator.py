@@ -7,7 +7,7 @@ import pytest
 from engine.draft_model.model import DraftModel
 from engine.local import LocalClient
 from engine.protocol import AbortReason, EngineRequest
-from engine.scheduling.plan import StepPlan, StepResult
+from engine.scheduling.plan import StepPlan
 from engine.speculation.candidates import DraftCandidate
 from engine.speculation.lengths import DraftPlan
 from engine.speculation.planner import DraftPlanner, StepLoad
@@ -15,6 +15,7 @@ from engine.speculation.report import SpeculationReport
 from engine.speculation.speculator import Speculator
 from tests.helpers.drafting import AlwaysFull, LedgerDraftRunner, Oracle, Timed, generate, speculating_engine
 from tests.helpers.engines import expected_ids, make_engine, make_prompt, make_request
+from tests.helpers.ledger import LedgerStep
 
 
 def _requests(count: int = 4) -> list[EngineRequest]:
@@ -114,13 +115,13 @@ def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, b
     """What each forward of the model computed: of each sequence its rows, drafted ones, and whether it got a token."""
     engine, runner = make_engine(speculator=speculator)
     forwards = []
-    execute = runner.execute
+    launch = runner.launch
 
-    def counted(plan: StepPlan) -> StepResult:
+    def counted(plan: StepPlan) -> LedgerStep:
         forwards.append([(item.sequence.id, item.num_new, item.num_draft, item.needs_logits) for item in plan.items])
-        return execute(plan)
+        return launch(plan)
 
-    runner.execute = counted  # type: ignore[method-assign]
+    runner.launch = counted  # type: ignore[method-assign]
     generate(engine, _requests(8))
     assert sum(num_new for items in forwards for _, num_new, _, _ in items) == runner.num_tokens
     return forwards

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType
 
-from engine.runner.executors.recorded import RecordedLayers
+from engine.runner.executors.recorded import RecordedExecutor
 from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
 from models.errors import AdapterError, UnsupportedModelError
@@ -130,7 +130,7 @@ def test_a_prepared_adapter_is_set_without_packing(files: Files, monkeypatch: py
 @pytest.fixture
 def recorded() -> Callable[[Decoder, int], torch.Tensor]:
     """(decoder, slot) -> hidden row of the next token on a tape, which is compared with a step without one."""
-    runs: dict[int, tuple[PagedRun, RecordedLayers, PagedSequence]] = {}
+    runs: dict[int, tuple[PagedRun, RecordedExecutor, PagedSequence]] = {}
 
     def step(decoder: Decoder, slot: int) -> torch.Tensor:
         if id(decoder) not in runs:
@@ -138,11 +138,11 @@ def recorded() -> Callable[[Decoder, int], torch.Tensor]:
             sequence = PagedSequence()
             run.step([(sequence, PROMPT)])
             other.step([(PagedSequence(), PROMPT)])
-            runs[id(decoder)] = run, RecordedLayers(decoder, other.kv, required_library(), max_blocks=64), sequence
+            runs[id(decoder)] = run, RecordedExecutor(decoder, other.kv, required_library(), max_blocks=64), sequence
         run, layers, sequence = runs[id(decoder)]
         batch = run.batch([(sequence, [7])], [slot])
         with torch.inference_mode():
-            hidden = layers(in_buffers(batch, layers.buffers)).clone()
+            hidden = layers.launch(in_buffers(batch, layers.buffers), None).hidden.clone()
             assert torch.equal(hidden, decoder(batch, run.kv))
         assert layers.recorded_sizes.count((1, 1)) == len(layers.recorded_sizes) > 0
         sequence.num_computed += 1
@@ -186,7 +186,7 @@ def test_steps_of_other_layers_are_recorded_again_without_dora(files: Files) -> 
     sequence = PagedSequence()
     run.step([(sequence, PROMPT)])
     other.step([(PagedSequence(), PROMPT)])
-    layers = RecordedLayers(decoder, other.kv, required_library(), max_blocks=64)
+    layers = RecordedExecutor(decoder, other.kv, required_library(), max_blocks=64)
     decoder.set_adapter(0, decoder.prepare_adapter(files.adapter("first", decoder)))
     hidden = []
     for name in (None, "dora", "first"):
@@ -194,7 +194,7 @@ def test_steps_of_other_layers_are_recorded_again_without_dora(files: Files) -> 
         decoder.set_adapter(2, change)
         batch = run.batch([(sequence, [7])], [0])
         with torch.inference_mode():
-            hidden += [layers(in_buffers(batch, layers.buffers)).clone() for _ in range(2)]
+            hidden += [layers.launch(in_buffers(batch, layers.buffers), None).hidden.clone() for _ in range(2)]
         assert layers.recorded_sizes == ([] if name == "dora" else [(1, 1)])
     assert all(torch.equal(hidden[0], each) for each in hidden[1:])
 

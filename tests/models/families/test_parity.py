@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 
-from engine.runner.executors.recorded import RecordedLayers
+from engine.runner.executors.recorded import RecordedExecutor
 from models.architecture.feed_forward import MoESpec
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
@@ -205,10 +205,11 @@ def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
         sequence = PagedSequence()
         run.step([(sequence, prompt[:-3])])
         other.step([(PagedSequence(), prompt[:-3])])  # the same blocks
-        recorded = RecordedLayers(run.decoder, other.kv, required_library(), max_blocks=64)
+        recorded = RecordedExecutor(run.decoder, other.kv, required_library(), max_blocks=64)
         for token in prompt[-3:]:
             batch = run.batch([(sequence, [token])])
-            assert torch.equal(recorded(in_buffers(batch, recorded.buffers)), run.decoder(batch, run.kv))
+            pending = recorded.launch(in_buffers(batch, recorded.buffers), None)
+            assert torch.equal(pending.hidden, run.decoder(batch, run.kv))
             sequence.num_computed += 1
 
     assert recorded.recorded_sizes == ([(1, 1)] if has_kernels else [])

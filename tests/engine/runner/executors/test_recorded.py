@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from engine.runner.executors.recorded import MAX_ROWS, RecordedLayers
+from engine.runner.executors.recorded import MAX_ROWS, RecordedExecutor
 from models.attention.base import AttentionBackend
 from models.attention.cpu import CpuAttention
 from models.attention.reference import ReferenceAttention
@@ -58,7 +58,7 @@ class TwoRuns:
         self.plain, other = PagedRun(decoder, backend), PagedRun(decoder, backend)
         library = kernel_library()
         assert library is not None
-        self.recorded = RecordedLayers(decoder, other.kv, library, max_blocks=64)
+        self.recorded = RecordedExecutor(decoder, other.kv, library, max_blocks=64)
         self.sequences = [PagedSequence() for _ in STEPS[0]]
         self._tokens = torch.Generator().manual_seed(0)
 
@@ -68,10 +68,11 @@ class TwoRuns:
         tokens = [torch.randint(VOCAB_SIZE, (count,), generator=self._tokens).tolist() for count in counts]
         items = [(sequence, ids) for sequence, ids in zip(self.sequences, tokens, strict=True) if ids]
         batch = self.plain.batch(items)
-        hidden = self.plain.decoder(batch, self.plain.kv), self.recorded(in_buffers(batch, self.recorded.buffers))
+        plain = self.plain.decoder(batch, self.plain.kv)
+        recorded = self.recorded.collect(self.recorded.launch(in_buffers(batch, self.recorded.buffers), None))
         for sequence, ids in items:
             sequence.num_computed += len(ids)
-        return hidden
+        return plain, recorded
 
 
 @pytest.fixture(params=MODELS)
@@ -125,9 +126,9 @@ def test_steps_with_speculative_rows_leave_their_rows_with_the_layers(tmp_path: 
     )
 
     with torch.inference_mode():
-        hidden = plain.decoder(batch, plain.kv), runs.recorded(in_buffers(batch, runs.recorded.buffers))
+        pending = runs.recorded.launch(in_buffers(batch, runs.recorded.buffers), None)
+        assert torch.equal(runs.recorded.collect(pending), plain.decoder(batch, plain.kv))
 
-    assert torch.equal(*hidden)
     assert runs.recorded.recorded_sizes == [(3, 1)]
     runs.step((1, 0, 0, 0))
     assert runs.recorded.recorded_sizes == [(3, 1), (1, 1)]

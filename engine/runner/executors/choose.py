@@ -1,0 +1,14 @@
+"""The choice of an executor for a model."""
+
+from collections.abc import Sequence
+
+from engine.runner.executors.eager import EagerExecutor
+from engine.runner.executors.executor import Executor
+from engine.runner.executors.recorded import recorded_executor
+from models.loaded_model import LoadedModel
+from models.recurrence.state import LayerCache
+
+
+def make_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> Executor:
+    """Return the fastest executor that can run the model on its device. kv: the tensors that every pass uses."""
+    return recorded_executor(model, kv, block_size) or EagerExecutor(model.decoder, kv)
