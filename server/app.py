@@ -17,13 +17,15 @@ from server.batches.table import use_of as batch_use_of
 from server.config import ServerConfig
 from server.context import ServerContext
 from server.drain import Drain
+from server.endpoints.binding.registry import WAITING_PATHS
+from server.endpoints.binding.routes import endpoint_router
 from server.errors import TTFT_HEADER
 from server.files.disk import disk_of
 from server.files.store import Files
 from server.finetuning.jobs.table import use_of as finetune_use_of
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
-from server.http.preparing import QueueMiddleware
+from server.http.queue_check import QueueMiddleware
 from server.http.rate_headers import RATE_HEADERS
 from server.keys.room import KeyRoom
 from server.live.feed import LiveFeed
@@ -32,31 +34,21 @@ from server.model_options.config import ModelEntry
 from server.routes import (
     adapters,
     batches,
-    chat,
-    completions,
     conversations,
     dashboard,
     docs,
-    embeddings,
     files,
     fine_tuning,
     fine_tuning_control,
     fine_tuning_progress,
     graders,
     health,
-    infill,
-    llama_embedding,
-    messages,
     models,
     ollama,
-    ollama_embeddings,
     operations,
     pages,
-    responses,
-    scoring,
     stored_responses,
     streams,
-    tokens,
     uploads,
     usage,
 )
@@ -74,11 +66,8 @@ from server.text.template_runner import TemplateRunner
 from server.text.workers import TextWorkers
 
 ROUTERS = (
-    chat.router,
-    completions.router,
-    messages.router,
+    endpoint_router(),
     streams.router,
-    responses.router,
     stored_responses.router,
     conversations.router,
     files.router,
@@ -88,13 +77,7 @@ ROUTERS = (
     fine_tuning_control.router,
     fine_tuning_progress.router,
     graders.router,
-    infill.router,
-    embeddings.router,
-    scoring.router,
-    llama_embedding.router,
     ollama.router,
-    ollama_embeddings.router,
-    tokens.router,
     adapters.router,
     models.router,
     operations.router,
@@ -202,7 +185,7 @@ def _middleware(context: ServerContext) -> list[Middleware]:
     layers = [
         Middleware(RequestMiddleware, context=context),
         Middleware(AuthMiddleware, ring=context.keys.ring, known_paths=_KNOWN_PATHS),
-        Middleware(QueueMiddleware, context=context),
+        Middleware(QueueMiddleware, context=context, paths=WAITING_PATHS),
     ]
     if config.allowed_origins:
         cors = Middleware(

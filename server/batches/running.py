@@ -10,7 +10,7 @@ from typing import Any
 from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
 from server.batches.answers import LineAnswer
-from server.batches.execution import Asked, answer_body
+from server.batches.execution import answer_body
 from server.context import ServerContext
 from server.errors import RateLimited, TokensLimited, describe
 from server.generation.terms import serve_as_batch
@@ -82,7 +82,7 @@ async def _run_once(
     record.key_name, record.is_usage = caller.name, True
     set_current_record(record)
     try:
-        answer, headers = await answer_body(context, endpoint, Asked(body, time.monotonic(), request_id))
+        answer, headers = await answer_body(context, endpoint, body, arrival_s=time.monotonic(), request_id=request_id)
         record.status = 200
         return LineAnswer(request_id, 200, answer, headers)
     except Exception as error:  # the boundary of a line, as of a route

@@ -5,7 +5,7 @@ from functools import partial
 
 from engine.errors import InvalidRequest
 from server.generation.beam_fields import beam_options, check_beam_plan
-from server.generation.checks import check_num_choices, check_request
+from server.generation.checks import check_fields, check_num_choices
 from server.generation.params import GenerationParams, constraint_fields, generation_params, with_beams
 from server.generation.prompts import chat_prompt, room_for_output
 from server.generation.slo import check_first_token
@@ -22,9 +22,11 @@ _GENERIC_HEADER = "x-tool-call-format"
 
 
 async def chat_params(body: ChatCompletionRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Of a chat. Raises as check_request, InvalidRequest and AnswerTimeout; what costs little is checked before the
-    template is rendered."""
-    ignored, terms = check_request(body, model), request_terms(body, model, arrival_s)
+    """Return what a chat asks of the engine. What costs little is checked before the template is rendered.
+
+    Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout.
+    """
+    ignored, terms = check_fields(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
         return await _chat_params(body, model, ignored, terms)

@@ -2,7 +2,6 @@
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import counted
-from server.keys.caller import current_caller
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
 from server.served.model import ServedModel
@@ -10,20 +9,8 @@ from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.structured_outputs.request import unknown_fields
 
 
-def check_request(body: GenerationRequest, model: ServedModel) -> list[str]:
-    """The names of the fields that are ignored.
-
-    Raises EngineUnavailable, RateLimited or InvalidRequest.
-    """
-    model.check_admission()
-    check_generates(model)
-    if (account := current_caller().account) is not None:
-        account.check_open()
-    return check_fields(body, model)
-
-
 def check_fields(body: GenerationRequest, model: ServedModel) -> list[str]:
-    """The names of the fields that are ignored, by what needs no engine. Raises InvalidRequest."""
+    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest."""
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     if body.return_progress and not body.stream:
@@ -41,25 +28,6 @@ def check_fields(body: GenerationRequest, model: ServedModel) -> list[str]:
     if body.priority and not model.honors_priority:
         ignored.append("priority")
     return ignored
-
-
-_POOLING_ROUTES = {  # by capability
-    "embedding": ("/v1/embeddings", "/v1/rerank", "/v1/score"),
-    "rerank": ("/v1/rerank",),
-    "score": ("/v1/score",),
-    "classify": ("/classify",),
-}
-
-
-def check_generates(model: ServedModel) -> None:
-    """Raise InvalidRequest of a model that computes embeddings or scores."""
-    if (info := model.info) is not None and info.pooling is not None:
-        routes = dict.fromkeys(route for can in info.pooling.capabilities for route in _POOLING_ROUTES[can])
-        raise InvalidRequest(
-            f"the model {model.name!r} generates no text; it is for {', '.join((*routes, '/pooling'))}",
-            param="model",
-            code="model_not_suited",
-        )
 
 
 def _check_resumable(body: GenerationRequest, model: ServedModel) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from engine.protocol import EngineInfo
 from server.generation.answer_plan import plan_text
 from server.generation.beam_fields import beam_options, check_beam_plan
-from server.generation.checks import check_num_choices, check_request
+from server.generation.checks import check_fields, check_num_choices
 from server.generation.choice import Prompt
 from server.generation.infill_prompt import suffix_prompts
 from server.generation.params import GenerationParams, constraint_fields, generation_params, with_beams, with_ends
@@ -29,9 +29,9 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Of a text completion. default_max_tokens: None is the rest of the context. Raises as check_request,
-    InvalidRequest and AnswerTimeout."""
-    ignored, terms = check_request(body, model), request_terms(body, model, arrival_s)
+    """Of a text completion. default_max_tokens: None is the rest of the context. Raises
+    InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    ignored, terms = check_fields(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
         return await _completion_params(body, model, ignored, terms, default_max_tokens)

@@ -4,7 +4,7 @@ from functools import partial
 
 from engine.errors import ContextLengthExceeded
 from server.generation.answer_plan import AnswerPlan
-from server.generation.checks import check_request
+from server.generation.checks import check_fields
 from server.generation.choice import TextOptions
 from server.generation.infill_prompt import infill_prompt
 from server.generation.line_limits import LineOptions
@@ -22,8 +22,8 @@ _ANSWER_SHARE = 4  # one token of the context in four is for an answer of any le
 
 
 async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Of a gap in a file. Raises as check_request, InvalidRequest, and AnswerTimeout."""
-    ignored, terms = check_request(body, model) + body.check(), request_terms(body, model, arrival_s)
+    """Of a gap in a file. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    ignored, terms = check_fields(body, model) + body.check(), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
         return await _infill_params(body, model, ignored, terms)

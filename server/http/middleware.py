@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -132,9 +133,9 @@ class _Exchange:
         """Whether no other answer can be given any more."""
         return self.status is not None and self._waiting is None
 
-    async def begin_waiting(self, route: str) -> WaitingStream:
-        """Begin a stream before there is an answer, which goes on behind it."""
-        waiting = WaitingStream(self._deliver, route)
+    async def begin_waiting(self, error_event: Callable[[bytes], bytes]) -> WaitingStream:
+        """Begin a stream before there is an answer, which continues it. error_event: as WaitingStream takes it."""
+        waiting = WaitingStream(self._deliver, error_event)
         await waiting.begin()
         self._waiting = waiting
         return waiting

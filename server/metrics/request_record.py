@@ -75,6 +75,7 @@ class RequestRecord:
         self.key_name: str | None = None
         self.is_usage = False  # it counts as a request of its key, or of those without one
         self.trace_id: str | None = None  # of a trace that is recorded
+        self.span_operation = "chat"  # gen_ai.operation.name of that trace
         self.is_stream = False
         self.error_code: str | None = None
         self.error_status = 0

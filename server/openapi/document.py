@@ -21,7 +21,6 @@ from server.errors import (
 from server.openapi.errors import error_answers
 from server.openapi.headers import HEADERS, rate_header_references
 from server.openapi.operation import EVENTS, JSON, LINES, Operation
-from server.openapi.operations import OPERATIONS
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 
@@ -48,12 +47,19 @@ def body_models(route: APIRoute) -> list[type[BaseModel]]:
     return [model for model in found if model is not None]
 
 
-def openapi_document(routes: Iterable[Any], *, open_paths: Iterable[str] = (), root_path: str = "") -> dict[str, Any]:
-    """open_paths: that need no key. root_path: what a proxy strips.
+def openapi_document(
+    routes: Iterable[Any],
+    described_as: Mapping[str, Operation],
+    *,
+    open_paths: Iterable[str] = (),
+    root_path: str = "",
+) -> dict[str, Any]:
+    """Describe the routes. described_as: their operations, by method and path. open_paths: paths that need no key.
+    root_path: what a proxy strips.
 
-    Raises KeyError for a route that `OPERATIONS` lacks.
+    Raises KeyError for a route without an operation.
     """
-    described = [(method, path, route, OPERATIONS[f"{method} {path}"]) for method, path, route in operations(routes)]
+    described = [(method, path, route, described_as[f"{method} {path}"]) for method, path, route in operations(routes)]
     bodies, components = body_schemas(
         [
             *(model for _, _, route, operation in described for model in _models(route, operation)),

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.errors import NotStored, StorageFailed
+from server.errors import EventsDropped, NotStored, StorageFailed, StreamNotFound, StreamStopped
 
 JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 BYTES = "application/octet-stream"
@@ -47,3 +47,4 @@ PAGE = (
     Query("order", {"enum": ["asc", "desc"]}, "Order by time (default: desc, newest first)."),
 )
 STORED_ERRORS = (NotStored, StorageFailed)
+RESUMING_ERRORS = (StreamNotFound, EventsDropped, StreamStopped)

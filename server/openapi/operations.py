@@ -1,22 +1,12 @@
-"""What each route's signature does not say: its answers, an example, and where errors may come from."""
+"""Descriptions of the routes that are no endpoints: answers, examples and errors, which a signature does not say."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from engine.errors import (
-    EngineDied,
-    EngineStopped,
-    EngineUnavailable,
-    QueueFull,
-    QueueTimeout,
-    RequestFailed,
-    WaitTooLong,
-)
+from engine.errors import EngineDied, EngineStopped, EngineUnavailable
 from server.errors import (
     AdapterNotFound,
     AlreadyStopping,
-    AnswerTimeout,
-    BudgetSpent,
     EventsDropped,
     InsufficientPermissions,
     ModelNotFound,
@@ -24,95 +14,31 @@ from server.errors import (
     RequestNotKnown,
     StorageFailed,
     StreamNotFound,
-    StreamStopped,
-    TokensLimited,
     TooManyWatchers,
 )
 from server.live.feed import Frame
 from server.live.request_stories import RequestStory
-from server.openapi.operation import EVENTS, JSON, LINES, PAGE, STORED_ERRORS, TEXT, Operation, Query
+from server.openapi.operation import EVENTS, JSON, PAGE, RESUMING_ERRORS, STORED_ERRORS, TEXT, Operation, Query
 from server.openapi.stored_operations import STORED_OPERATIONS
-from server.protocols.responses.events import ArgumentsDone, InputDone, ItemEvent, PartEvent, ResponseEvent, TextDone
-from server.protocols.responses.events import Delta as ResponseDelta
+from server.protocols.responses.events import StreamEvent
 from server.protocols.responses.objects import Response as ResponseObject
 from server.schemas import plain_answers as plain
-from server.schemas import pooling_answers as pooled
-from server.schemas.answers import ChatChunk, ChatCompletion, TextCompletion
-from server.schemas.messages_answers import Event as MessageEvent
-from server.schemas.messages_answers import MessageAnswer
-from server.schemas.ollama_answers import (
-    OllamaChatAnswer,
-    OllamaEmbedded,
-    OllamaEmbedding,
-    OllamaGenerateAnswer,
-    OllamaModels,
-    OllamaRunningModels,
-    OllamaShown,
-    OllamaVersion,
-)
-from server.schemas.tokens import TokenizeChatRequest, TokenizeTextRequest
+from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaShown, OllamaVersion
 from server.schemas.usage import UsageReport
 
-_ResponseEvents = ResponseEvent | ItemEvent | PartEvent | ResponseDelta | TextDone | ArgumentsDone | InputDone
-_MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 _ITEMS = [{"type": "message", "role": "user", "content": "Hello"}]
-_ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
-_LIMITED = (TokensLimited, BudgetSpent)
-_SHED = (QueueFull, WaitTooLong, QueueTimeout)
-_GENERATING = (ModelNotFound, *_SHED, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
-_COMPUTING = (ModelNotFound, QueueFull, QueueTimeout, *_LIMITED, RequestFailed, *_ENGINE, AnswerTimeout)
-_MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)  # its tokenizer is asked, and not the engine
+_MODEL = (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped)
 _CHANGING = (InsufficientPermissions, ModelNotFound, EngineUnavailable, EngineStopped)
-_RESUMING = (StreamNotFound, EventsDropped, StreamStopped)
-_RERANK = Operation(
-    answers={JSON: pooled.Ranking},
-    example={"model": "MODEL", "query": "What floats?", "documents": ["A stone sinks.", "A boat floats."]},
-    errors=_COMPUTING,
-)
-_SCORE = Operation(
-    answers={JSON: pooled.ScoreList},
-    example={"model": "MODEL", "text_1": "What floats?", "text_2": ["A stone sinks.", "A boat floats."]},
-    errors=_COMPUTING,
-)
 
-OPERATIONS: Mapping[str, Operation] = {
-    "POST /v1/chat/completions": Operation(
-        answers={JSON: ChatCompletion, EVENTS: ChatChunk},
-        example={"messages": _MESSAGES, "max_completion_tokens": 64, "temperature": 0.7},
-        errors=(*_GENERATING, *_RESUMING),
-        has_end_mark=True,
-        has_constraints=True,
-    ),
-    "POST /v1/completions": Operation(
-        answers={JSON: TextCompletion, EVENTS: TextCompletion},
-        example={"prompt": "Once upon a time", "max_tokens": 32},
-        errors=(*_GENERATING, *_RESUMING),
-        has_end_mark=True,
-        has_constraints=True,
-    ),
-    "POST /v1/messages": Operation(
-        answers={JSON: MessageAnswer, EVENTS: MessageEvent},
-        example={"model": "MODEL", "max_tokens": 64, "messages": _MESSAGES},
-        errors=_GENERATING,
-    ),
-    "POST /v1/messages/count_tokens": Operation(
-        answers={JSON: plain.InputTokens},
-        example={"model": "MODEL", "messages": _MESSAGES},
-        errors=_MODEL,
-    ),
+ROUTE_OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/streams/{stream_id}": Operation(
         answers={EVENTS: None},
-        errors=_RESUMING,
+        errors=RESUMING_ERRORS,
         query=[Query("starting_after", {"type": "integer", "minimum": 0}, "Number of the last event received.")],
     ),
     "DELETE /v1/streams/{stream_id}": Operation(answers={JSON: plain.Deleted}, errors=(StreamNotFound,)),
-    "POST /v1/responses": Operation(
-        answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
-        example={"input": "Why is the sky blue?", "max_output_tokens": 64, "store": False},
-        errors=(*_GENERATING, *_RESUMING, *STORED_ERRORS),
-    ),
     "GET /v1/responses/{response_id}": Operation(
-        answers={JSON: ResponseObject, EVENTS: _ResponseEvents},
+        answers={JSON: ResponseObject, EVENTS: StreamEvent},
         errors=(*STORED_ERRORS, EventsDropped),
         query=[
             Query("stream", {"type": "boolean"}, "Whether to read the events of a background response."),
@@ -146,69 +72,11 @@ OPERATIONS: Mapping[str, Operation] = {
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": Operation(
         answers={JSON: plain.Conversation}, errors=STORED_ERRORS
     ),
-    "POST /v1/responses/input_tokens": Operation(
-        answers={JSON: plain.ResponseInputTokens},
-        example={"input": "Why is the sky blue?"},
-        errors=(*_MODEL, *STORED_ERRORS),
-    ),
     **STORED_OPERATIONS,
-    "POST /infill": Operation(
-        answers={JSON: plain.InfillAnswer, EVENTS: plain.InfillPiece | plain.InfillAnswer},
-        example={"input_prefix": "def add(a, b):\n    return ", "input_suffix": "\n", "n_predict": 16},
-        errors=_GENERATING,
-    ),
-    "POST /v1/embeddings": Operation(
-        answers={JSON: pooled.EmbeddingList},
-        example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
-        errors=_COMPUTING,
-    ),
-    "POST /v1/rerank": _RERANK,
-    "POST /v2/rerank": _RERANK,
-    "POST /rerank": _RERANK,
-    "POST /v1/score": _SCORE,
-    "POST /score": _SCORE,
-    "POST /classify": Operation(
-        answers={JSON: pooled.ClassifiedList},
-        example={"model": "MODEL", "input": "I have never had a better meal."},
-        errors=_COMPUTING,
-    ),
-    "POST /pooling": Operation(
-        answers={JSON: pooled.PooledList},
-        example={"model": "MODEL", "input": "What floats?", "task": "embed"},
-        errors=_COMPUTING,
-    ),
-    "POST /embedding": Operation(
-        answers={JSON: list[pooled.LlamaEmbedding]}, example={"content": "What floats?"}, errors=_COMPUTING
-    ),
-    "POST /api/chat": Operation(
-        answers={LINES: OllamaChatAnswer, JSON: OllamaChatAnswer},
-        example={"model": "MODEL", "messages": _MESSAGES, "stream": False, "options": {"num_predict": 64}},
-        errors=_GENERATING,
-    ),
-    "POST /api/generate": Operation(
-        answers={LINES: OllamaGenerateAnswer, JSON: OllamaGenerateAnswer},
-        example={"model": "MODEL", "prompt": "Why is the sky blue?", "stream": False, "options": {"num_predict": 64}},
-        errors=_GENERATING,
-    ),
-    "POST /api/embed": Operation(
-        answers={JSON: OllamaEmbedded},
-        example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
-        errors=_COMPUTING,
-    ),
-    "POST /api/embeddings": Operation(
-        answers={JSON: OllamaEmbedding}, example={"model": "MODEL", "prompt": "What floats?"}, errors=_COMPUTING
-    ),
     "GET /api/tags": Operation(answers={JSON: OllamaModels}),
     "GET /api/ps": Operation(answers={JSON: OllamaRunningModels}),
     "POST /api/show": Operation(answers={JSON: OllamaShown}, example={"model": "MODEL"}, errors=_MODEL),
     "GET /api/version": Operation(answers={JSON: OllamaVersion}),
-    "POST /tokenize": Operation(
-        answers={JSON: plain.Tokenized},
-        example={"prompt": "Hello, world"},
-        bodies=(TokenizeTextRequest, TokenizeChatRequest),
-        errors=_MODEL,
-    ),
-    "POST /detokenize": Operation(answers={JSON: plain.Detokenized}, example={"tokens": [72, 105]}, errors=_MODEL),
     "GET /v1/models": Operation(answers={JSON: plain.ModelList}),
     "GET /v1/models/{name}": Operation(answers={JSON: plain.ModelCard}, errors=(ModelNotFound,)),
     "POST /v1/models/{name}/load": Operation(answers={JSON: plain.ModelCard}, errors=(*_CHANGING, ModelNotLoaded)),

@@ -1,4 +1,4 @@
-"""pool: have the work of one request computed, and count it."""
+"""pool: computes the inputs of one request, and counts them."""
 
 import uuid
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from server.errors import AnswerTimeout
 from server.generation.terms import waited_too_long
 from server.keys.caller import current_caller
 from server.metrics.request_record import current_record
+from server.pooling.encoded_inputs import EncodedInputs
 from server.pooling.metering import PoolingMeter
-from server.pooling.work import PoolingWork
 from server.served.model import ServedModel
 
 
-async def pool(model: ServedModel, work: PoolingWork) -> list[PoolingOutput]:
-    """The values of all inputs, in order. Canceled, it ends what the engine has not begun.
+async def pool(model: ServedModel, inputs: EncodedInputs) -> list[PoolingOutput]:
+    """Return the outputs of all inputs, in order. Canceling it ends what the engine has not started.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.
     """
     model.check_engine()  # a drain that began while the inputs were encoded waits for them
-    meter = PoolingMeter(model.metrics, current_record(), current_caller().account, work)
+    meter = PoolingMeter(model.metrics, current_record(), current_caller().account, inputs)
     model.live.requests.begin(meter)
     try:
-        model.client.check_capacity(1, work.num_tokens, work.terms.service_class)
-        async with work.terms.in_time():
+        model.client.check_capacity(1, inputs.num_tokens, inputs.terms.service_class)
+        async with inputs.terms.in_time():
             meter.begin()
-            outputs = await model.client.pool(_requests(work))
+            outputs = await model.client.pool(_requests(inputs))
     except (QueueFull, EngineUnavailable) as error:
         if not isinstance(error, EngineDied):
             meter.refuse()
@@ -43,19 +43,19 @@ async def pool(model: ServedModel, work: PoolingWork) -> list[PoolingOutput]:
     finally:
         model.live.requests.end(meter)
     meter.take(outputs)
-    _check(model, work, outputs)
+    _check(model, inputs, outputs)
     return outputs
 
 
-def _requests(work: PoolingWork) -> list[PoolingRequest]:
+def _requests(inputs: EncodedInputs) -> list[PoolingRequest]:
     group = uuid.uuid4().hex
-    terms = work.terms
+    terms = inputs.terms
     return [
         PoolingRequest(
             id=f"{group}-{number}",
             prompt_ids=each.ids,
             token_type_ids=each.type_ids,
-            params=work.params,
+            params=inputs.params,
             arrival_s=terms.arrival_s,
             deadline_s=terms.deadline_s,
             start_by_s=terms.start_by_s if number == 0 else None,  # once that has begun the others may wait
@@ -64,20 +64,20 @@ def _requests(work: PoolingWork) -> list[PoolingRequest]:
             tenant=terms.tenant,
             tenant_weight=terms.tenant_weight,
         )
-        for number, each in enumerate(work.inputs)
+        for number, each in enumerate(inputs.items)
     ]
 
 
-def _check(model: ServedModel, work: PoolingWork, outputs: Sequence[PoolingOutput]) -> None:
+def _check(model: ServedModel, inputs: EncodedInputs, outputs: Sequence[PoolingOutput]) -> None:
     """Raise the error of the first input that has no values."""
-    for path, output in zip(work.paths, outputs, strict=True):
+    for path, output in zip(inputs.paths, outputs, strict=True):
         match output.finish_reason:
             case FinishReason.STOP:
                 continue
             case FinishReason.QUEUE_TIMEOUT:
-                raise waited_too_long(work.terms, model.client)
+                raise waited_too_long(inputs.terms, model.client)
             case FinishReason.TIMEOUT:
-                raise work.terms.out_of_time()
+                raise inputs.terms.out_of_time()
             case FinishReason.ERROR if output.is_refused:
                 raise InvalidRequest(f"{path}: {output.error}", param=output.refused_param or path)
             case FinishReason.ABORT:

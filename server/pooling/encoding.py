@@ -23,9 +23,18 @@ _SLICE_TEXTS, _SLICE_CHARACTERS = 64, 1 << 16  # encoded at once, some 30 ms
 
 
 async def encoded_inputs(
-    body: InputFields, text_model: TextModel, info: EngineInfo, pooling: PoolingInfo, limits: RequestLimits
+    body: InputFields,
+    text_model: TextModel,
+    info: EngineInfo,
+    pooling: PoolingInfo,
+    limits: RequestLimits,
+    *,
+    name: str = "input",
 ) -> list[EncodedInput]:
-    """Of the inputs one by one, or of the conversation. Raises InvalidRequest, which names the input."""
+    """Encode the inputs one by one, or the conversation. name: of the inputs in the request, for errors.
+
+    Raises InvalidRequest.
+    """
     cut = cut_of(body, pooling)
     if body.messages is not None:
         encoded_chat = await _encoded_chat(body, text_model, info, pooling, cut)
@@ -37,15 +46,17 @@ async def encoded_inputs(
         prompt = prompt_text(pooling, body.prompt_name, body.input_type)
         has_special = body.add_special_tokens is not False
         texts = [prompt + text for text in texts]
-        return await encoded_texts(texts, text_model, pooling, cut, add_special_tokens=has_special, limits=limits)
-    for name in ("prompt_name", "input_type"):
-        if getattr(body, name) is not None and pooling.prompts:
-            raise InvalidRequest(f"{name} puts a text in front, and the input is token ids; send texts", param=name)
+        return await encoded_texts(
+            texts, text_model, pooling, cut, add_special_tokens=has_special, name=name, limits=limits
+        )
+    for field in ("prompt_name", "input_type"):
+        if getattr(body, field) is not None and pooling.prompts:
+            raise InvalidRequest(f"{field} puts a text in front, and the input is token ids; send texts", param=field)
     ids = [each for each in inputs if isinstance(each, list)]
-    work = partial(_checked_ids, ids, info.vocab_size, cut)
+    work = partial(_checked_ids, ids, info.vocab_size, cut, name)
     encoded = await text_model.workers.run_unless_short(work, size=sum(map(len, ids)))
-    check_lengths(encoded, pooling, paths_of("input", len(ids)))
-    limits.check(sum(len(each.ids) for each in encoded), len(ids), "input")
+    check_lengths(encoded, pooling, paths_of(name, len(ids)))
+    limits.check(sum(len(each.ids) for each in encoded), len(ids), name)
     return encoded
 
 
@@ -190,10 +201,10 @@ def _check_characters(texts: Sequence[str], paths: Sequence[str]) -> None:
             )
 
 
-def _checked_ids(inputs: Sequence[list[int]], vocab_size: int, cut: Cut | None) -> list[EncodedInput]:
-    """As they are: whoever sends ids has put the special tokens there."""
+def _checked_ids(inputs: Sequence[list[int]], vocab_size: int, cut: Cut | None, name: str) -> list[EncodedInput]:
+    """Check token ids, and take them as they are: the client has put the special tokens there."""
     encoded = []
-    for ids, path in zip(inputs, paths_of("input", len(inputs)), strict=True):
+    for ids, path in zip(inputs, paths_of(name, len(inputs)), strict=True):
         if not (min(ids) >= 0 and max(ids) < vocab_size):
             wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
             raise InvalidRequest(

@@ -9,23 +9,23 @@ from server.keys.account import Account
 from server.live.requests import Progress
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.pooling.work import PoolingWork
+from server.pooling.encoded_inputs import EncodedInputs
 
 
 class PoolingMeter:
     """Made before anything is computed; then `begin`, and one of `refuse`, `end` and `take`."""
 
     def __init__(
-        self, metrics: Metrics, record: RequestRecord | None, account: Account | None, work: PoolingWork
+        self, metrics: Metrics, record: RequestRecord | None, account: Account | None, inputs: EncodedInputs
     ) -> None:
         """Reserve the inputs of the caller's limits. Raises RateLimited."""
         self._metrics = metrics
         self.record = record
         self._account = account
-        self._arrival_s = work.terms.arrival_s
-        self._task = work.params.task.value
-        self._tier = work.terms.service_tier
-        self._lengths = [len(each.ids) for each in work.inputs]
+        self._arrival_s = inputs.terms.arrival_s
+        self._task = inputs.params.task.value
+        self._tier = inputs.terms.service_tier
+        self._lengths = [len(each.ids) for each in inputs.items]
         self._num_tokens = sum(self._lengths)
         metrics.observe("pooling_request_inputs", len(self._lengths))
         metrics.observe("pooling_request_tokens", self._num_tokens)  # of each text it would take too long

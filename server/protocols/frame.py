@@ -27,6 +27,11 @@ class StreamForm:
 OPENAI_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"data: [DONE]\n\n")
 
 
+def openai_loading_error(body: bytes) -> bytes:
+    """Return the end of a stream that began while its model was loaded. body: of the error's answer."""
+    return b"data: " + body + b"\n\ndata: [DONE]\n\n"
+
+
 def openai_error(reply: ErrorReply) -> bytes:
     """OpenAI's clients raise an APIError at an event with a truthy `error`."""
     return b"data: " + reply.body() + b"\n\n"

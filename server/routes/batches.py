@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.batches import table
-from server.batches.execution import ENDPOINTS
 from server.batches.record import BatchRecord, batch_object
 from server.context import ServerContext
+from server.endpoints.binding.registry import BATCH_ENDPOINTS
 from server.errors import NotStored
 from server.http.body import Context, json_body
 from server.http.query import page_query, unhonored
@@ -34,8 +34,8 @@ async def create_batch(
     """Run the requests of a file in the background, within a time limit."""
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     context.drain.check()
-    if body.endpoint not in ENDPOINTS:
-        known = ", ".join(ENDPOINTS)
+    if body.endpoint not in BATCH_ENDPOINTS:
+        known = ", ".join(BATCH_ENDPOINTS)
         raise InvalidRequest(f"endpoint is {quote(body.endpoint)}; it must be one of {known}", param="endpoint")
     owner = request.state.owner
     await _check_input(context, owner, body.input_file_id)

@@ -2,7 +2,7 @@
 
 import functools
 import gzip
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 
 import msgspec
@@ -11,10 +11,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from server.endpoints.binding.registry import ENDPOINT_OPERATIONS
 from server.http.middleware import OPEN_PATHS
 from server.openapi.document import openapi_document
+from server.openapi.operation import Operation
+from server.openapi.operations import ROUTE_OPERATIONS
 
 router = APIRouter()
+
+# Of all routes, by method and path.
+OPERATIONS: Mapping[str, Operation] = {**ENDPOINT_OPERATIONS, **ROUTE_OPERATIONS}
 
 _TYPES = {
     "swagger-ui-bundle.js": "text/javascript",
@@ -49,7 +55,8 @@ def description_of(routes: Iterable[BaseRoute], root_path: str) -> Callable[[], 
 
     @functools.cache
     def describe() -> bytes:
-        return msgspec.json.encode(openapi_document(routes, open_paths=OPEN_PATHS, root_path=root_path))
+        document = openapi_document(routes, OPERATIONS, open_paths=OPEN_PATHS, root_path=root_path)
+        return msgspec.json.encode(document)
 
     return describe
 

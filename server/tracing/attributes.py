@@ -13,7 +13,6 @@ Attributes = Mapping[str, str | bool | int | float | list[str]]
 _Values = dict[str, str | bool | int | float | list[str]]
 
 _PROVIDER = "headrace"
-_COMPLETIONS = frozenset({"/v1/completions", "/api/generate", "/infill"})  # the other routes that generate are chats
 
 
 def request_attributes(record: RequestRecord) -> Attributes:
@@ -41,7 +40,7 @@ def request_attributes(record: RequestRecord) -> Attributes:
 def _generation(record: RequestRecord, asked: Asked) -> _Values:
     assert record.model_name is not None, "a generation has a model"
     attributes: _Values = {
-        "gen_ai.operation.name": "text_completion" if record.route in _COMPLETIONS else "chat",
+        "gen_ai.operation.name": record.span_operation,
         "gen_ai.provider.name": _PROVIDER,
         "gen_ai.request.model": record.model_name,
         "gen_ai.response.model": record.model_name,

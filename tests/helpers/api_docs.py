@@ -8,6 +8,7 @@ from server.app import ROUTERS
 from server.http.middleware import OPEN_PATHS
 from server.openapi.document import openapi_document
 from server.openapi.schemas import REF
+from server.routes.docs import OPERATIONS
 
 _LIMITS = {
     "minimum": "at least {}",
@@ -22,7 +23,9 @@ _LIMITS = {
 
 
 def api_text() -> str:
-    document = openapi_document([route for router in ROUTERS for route in router.routes], open_paths=OPEN_PATHS)
+    document = openapi_document(
+        [route for router in ROUTERS for route in router.routes], OPERATIONS, open_paths=OPEN_PATHS
+    )
     lines: list[str] = []
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

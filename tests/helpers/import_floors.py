@@ -52,6 +52,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "protocols pooling finetuning",
         "http openapi",
         "state",
+        "endpoints",
         "batches",
         "routes",
         "app",

@@ -4,7 +4,7 @@ import msgspec
 from tokenizers import AddedToken, Tokenizer
 
 from engine.protocol import EngineInfo
-from server.openapi.operations import OPERATIONS
+from server.routes.docs import OPERATIONS
 from tests.helpers.fake_client import byte_tokenizer, engine_info
 
 # Operations for models that pool texts.

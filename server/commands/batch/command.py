@@ -121,11 +121,11 @@ def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]
 @contextlib.contextmanager
 def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
     """The files, open and checked. Raises StartupError."""
-    from server.batches.execution import ENDPOINTS
     from server.commands.batch.input_file import InputFile
+    from server.endpoints.binding.registry import BATCH_ENDPOINTS
 
     with contextlib.ExitStack() as stack:
-        file = InputFile(namespace.input, list(ENDPOINTS), max_line_bytes=server.max_request_bytes)
+        file = InputFile(namespace.input, list(BATCH_ENDPOINTS), max_line_bytes=server.max_request_bytes)
         stack.callback(file.close)
         _check_models(file, server)
         outputs = [namespace.output] if namespace.errors is None else [namespace.output, namespace.errors]

@@ -34,6 +34,11 @@ def messages_error(reply: ErrorReply, request_id: str) -> Response:
     return Response(error_body(reply, request_id), reply.status, reply.headers, media_type="application/json")
 
 
+def messages_loading_error(body: bytes) -> bytes:
+    """Return the end of a stream that began while its model was loaded. body: of the error's answer."""
+    return b"event: error\ndata: " + body + b"\n\n"
+
+
 @contextlib.contextmanager
 def anthropic_words() -> Iterator[None]:
     """Within it, a prompt that is too long is told as Anthropic tells it: agents read the numbers, and shorten it."""

@@ -1,15 +1,10 @@
 """Ollama's requests for embeddings as OpenAI's, so that they go the way of all others."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from server.protocols.field_names import client_names
 from server.schemas.base import validate
 from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
 from server.schemas.pooling import EmbeddingRequest
-
-# OpenAI's fields and what the older endpoint calls them.
-EMBEDDINGS_NAMES: Mapping[str, str] = {"input": "prompt"}
 
 
 def embedding_of(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
@@ -25,9 +20,8 @@ def embedding_of(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
 
 
 def old_embedding_of(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequest:
-    """The same of the older endpoint, whose vectors are as the model makes them. Raises InvalidRequest."""
-    with client_names(EMBEDDINGS_NAMES):
-        return validate(EmbeddingRequest, {"model": model, "input": body.prompt or "", "truncate_prompt_tokens": -1})
+    """Translate a request to the older endpoint, whose vectors are as the model makes them. Raises InvalidRequest."""
+    return validate(EmbeddingRequest, {"model": model, "input": body.prompt or "", "truncate_prompt_tokens": -1})
 
 
 def unhonored_embed_fields(body: OllamaEmbedRequest | OllamaEmbeddingsRequest, max_tokens: int) -> dict[str, Any]:

@@ -68,3 +68,13 @@ class InputDone(Event, kw_only=True):
     item_id: str
     output_index: int
     input: str
+
+
+StreamEvent = ResponseEvent | ItemEvent | PartEvent | Delta | TextDone | ArgumentsDone | InputDone
+
+
+def responses_loading_error(body: bytes) -> bytes:
+    """Return the end of a stream that began while its model was loaded. body: of the error's answer."""
+    error = msgspec.json.decode(body)["error"]
+    event = {"type": "error", "sequence_number": 0, **{key: error[key] for key in ("code", "message", "param")}}
+    return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.generation.chat_params import chat_params
-from server.generation.checks import check_request
+from server.generation.checks import check_fields
 from server.generation.early_checks import check_chat
 from server.generation.params import GenerationParams
 from server.generation.prompts import chat_prompt
@@ -61,7 +61,7 @@ async def num_input_tokens(
     """The length of the prompt, and headers. Raises as response_params, but for a prompt that is too long."""
     request = await _chat_request(body, items, model, num_stored)
     with client_names(request.names):
-        ignored = check_request(request.chat, model)
+        ignored = check_fields(request.chat, model)
         text_model = await model.text_model()
         prepared = await chat_prompt(request.chat, text_model, model.client.info, is_counted=True)
     return len(prepared.prompt.ids), _ignored(request, [*ignored, *prepared.plan.ignored])

@@ -14,7 +14,7 @@ from server.http.error_forms import FORM_PREFIXES
 from server.model_options.lora import LoraConfig
 from server.openapi.document import body_models, openapi_document, operations
 from server.openapi.errors import ERROR_FORMS
-from server.openapi.operations import OPERATIONS
+from server.routes.docs import OPERATIONS
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.openapi import POOLING, fim_info
 
@@ -36,7 +36,7 @@ EXAMPLES = {name: operation.example for name, operation in OPERATIONS.items() if
 
 
 def _document() -> dict[str, Any]:
-    return openapi_document([route for router in ROUTERS for route in router.routes])
+    return openapi_document([route for router in ROUTERS for route in router.routes], OPERATIONS)
 
 
 def test_every_route_is_described_and_nothing_else() -> None:

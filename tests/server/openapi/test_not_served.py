@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server.openapi.operations import OPERATIONS
+from server.routes.docs import OPERATIONS
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.repository import ROOT
 

@@ -1,4 +1,4 @@
-"""PoolingWork: what one request asks of a pooling model."""
+"""EncodedInputs: the inputs of one request to a pooling model, ready to be computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from server.text.input_encoder import EncodedInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolingWork:
-    """Inputs that are computed together, all in the same way."""
+class EncodedInputs:
+    """Inputs that are computed together, all with the same params. paths: their names in the request, for errors."""
 
-    inputs: Sequence[EncodedInput]
-    paths: Sequence[str]  # what the client calls each, for errors
+    items: Sequence[EncodedInput]
+    paths: Sequence[str]
     params: PoolingParams
     terms: RequestTerms
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(each.ids) for each in self.inputs)
+        return sum(len(each.ids) for each in self.items)

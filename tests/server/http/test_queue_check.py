@@ -7,8 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import QueueFull, ShedReason
-from server.http.preparing import WAITING
-from server.openapi.operations import OPERATIONS
+from server.endpoints.binding.registry import WAITING_PATHS
+from server.routes.docs import OPERATIONS
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
 
@@ -33,7 +33,7 @@ OLLAMAS_EMBEDDING = {"/api/embed", "/api/embeddings"}
 
 def test_all_routes_that_generate_are_known_but_those_that_may_ask_for_the_model_alone() -> None:
     generating = {key.removeprefix("POST ") for key, each in OPERATIONS.items() if QueueFull in each.errors}
-    assert generating == WAITING | {path for path, _ in OLLAMAS} | OLLAMAS_EMBEDDING
+    assert generating == WAITING_PATHS | {path for path, _ in OLLAMAS} | OLLAMAS_EMBEDDING
 
 
 @pytest.mark.parametrize("root_path", ["", "/llm"])

@@ -1,0 +1,177 @@
+"""Endpoint: one path that computes with a model, from the body's type to the description of its answers."""
+
+import contextlib
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from engine.errors import (
+    EngineDied,
+    EngineStopped,
+    EngineUnavailable,
+    QueueFull,
+    QueueTimeout,
+    RequestFailed,
+    WaitTooLong,
+)
+from engine.protocol import PoolingTask
+from server.context import ServerContext
+from server.endpoints.binding.suitability import SuitablePaths
+from server.endpoints.binding.work import Work
+from server.errors import AnswerTimeout, BudgetSpent, ModelNotFound, ModelNotLoaded, TokensLimited
+from server.keys.caller import current_caller
+from server.openapi.operation import RESUMING_ERRORS, Operation
+from server.pooling.checks import pooling_info
+from server.schemas.base import StrictModel, validate
+from server.served.model import ServedModel
+from server.served.models import ServedModels
+
+B = TypeVar("B", bound=StrictModel)
+
+
+class Capability(enum.Enum):
+    """What an endpoint needs of its model."""
+
+    GENERATES = enum.auto()  # it generates text
+    POOLS = enum.auto()  # it computes embeddings or scores
+    TOKENIZES = enum.auto()  # any model: only the tokenizer and the chat template are used
+
+
+_ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
+_LIMITS = (QueueFull, QueueTimeout, TokensLimited, BudgetSpent, RequestFailed, AnswerTimeout)
+
+# Errors of every endpoint with the capability, beside those that every route with a body may answer.
+ERRORS: Mapping[Capability, Sequence[type[Exception]]] = {
+    Capability.GENERATES: (ModelNotFound, WaitTooLong, *_LIMITS, *_ENGINE),
+    Capability.POOLS: (ModelNotFound, *_LIMITS, *_ENGINE),
+    Capability.TOKENIZES: (ModelNotFound, ModelNotLoaded, EngineUnavailable, EngineStopped),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRequest:
+    """A request to an endpoint apart from its body: its model, its sender, and when it came.
+
+    is_batch: whether it is a line of a batch, which waits where a client's request is refused.
+    """
+
+    context: ServerContext
+    model: ServedModel
+    capability: Capability
+    suitable: SuitablePaths
+    owner: str
+    id: str
+    arrival_s: float  # time.monotonic()
+    is_batch: bool = False
+
+    @contextlib.asynccontextmanager
+    async def preparing(self) -> AsyncIterator[None]:
+        """Admit the request, and count it as waiting while its prompt is made.
+
+        A request is admitted in three places. `QueueMiddleware` looks at the queue before the body is read, so that a
+        full queue costs next to nothing. Here, queue, drain, engine, model and key are checked before the prompt is
+        made: without the count, a burst would be rendered and tokenized and then refused. `Generation` and `pool`
+        check engine and queue again when they submit, now that the number of tokens is known. A line of a batch
+        waits for its turn instead of the first two.
+
+        Raises QueueFull, and what `admit` raises.
+        """
+        if self.is_batch:
+            async with self.model.client.batch_lane.preparing():
+                self.admit()
+                yield
+            return
+        self.model.check_queue()
+        with self.model.preparing():
+            self.admit()
+            yield
+
+    def admit(self) -> None:
+        """Check drain, engine, model and key. Raises EngineUnavailable, InvalidRequest and RateLimited."""
+        self.model.check_admission()
+        match self.capability:
+            case Capability.GENERATES:
+                self.suitable.check_generates(self.model)
+            case Capability.POOLS:
+                pooling_info(self.model)
+        if (account := current_caller().account) is not None:
+            account.check_open()
+
+
+async def _no_check(_body: Any, _request: EndpointRequest) -> None: ...
+
+
+def _named_model(body: Any, models: ServedModels) -> ServedModel:
+    return models.find(body.model)
+
+
+def _always(_body: Any, _model: ServedModel) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Generic[B]):
+    """One POST endpoint. `prepare` is all that its route and a batch line of it have of their own.
+
+    name: the operation's id in the API's description. summary: the row in the documents.
+
+    bodies: the types of its body. read: makes a body of its JSON; None validates it as the first type.
+
+    check: raises InvalidRequest for what can be refused before the model is loaded; `prepare` checks the same again.
+    It is called for a model that is not loaded, and may be called twice.
+
+    prepare: turns a body into work, within `request.preparing()` for all that takes time.
+
+    model: finds the model that the body is for, or raises ModelNotFound. needs_model: whether the body needs it loaded.
+    """
+
+    path: str
+    name: str
+    summary: str
+    tag: str
+    bodies: Sequence[type[B]]
+    capability: Capability
+    prepare: Callable[[B, EndpointRequest], Awaitable[Work]]
+    answers: Mapping[str, Any]  # by media type, as in openapi.operation.Operation
+    example: Mapping[str, Any]
+    read: Callable[[dict[str, Any]], B] | None = None
+    check: Callable[[B, EndpointRequest], Awaitable[None]] = _no_check
+    model: Callable[[B, ServedModels], ServedModel] = _named_model
+    needs_model: Callable[[B, ServedModel], bool] = _always
+    errors: Sequence[type[Exception]] = ()  # beside those of its capability
+    loading_error: Callable[[bytes], bytes] | None = None  # ends a stream that began while the model was loaded; None:
+    # its streams cannot begin before their first event
+    tasks: tuple[PoolingTask, ...] = ()  # that the endpoint is suggested for in errors, what it is made for first
+    is_batchable: bool = False
+    is_resumable: bool = False  # its streams outlive their connections if the body says `resumable`
+    has_end_mark: bool = False  # its streams end with [DONE]
+    has_constraints: bool = False  # its body takes the fields of structured outputs
+    always_waits: bool = True  # every request waits for the engine, so a full queue refuses it before its body is read
+    span_operation: str = "chat"  # gen_ai.operation.name of its traces
+
+    def body(self, raw: dict[str, Any]) -> B:
+        """Return the body that `raw` spells. Raises InvalidRequest."""
+        return validate(self.bodies[0], raw) if self.read is None else self.read(raw)
+
+    async def check_before_loading(self, body: B, request: EndpointRequest) -> None:
+        """Raise InvalidRequest for a body for which its model, if it is not loaded, need not be loaded."""
+        if not request.model.is_loaded:
+            await self.check(body, request)
+
+    @property
+    def waits_for_engine(self) -> bool:
+        return self.always_waits and self.capability is not Capability.TOKENIZES
+
+    @property
+    def operation(self) -> Operation:
+        """Description of the endpoint in the OpenAPI document."""
+        resuming = RESUMING_ERRORS if self.is_resumable else ()
+        return Operation(
+            answers=self.answers,
+            example=self.example,
+            bodies=self.bodies,
+            errors=(*ERRORS[self.capability], *resuming, *self.errors),
+            has_end_mark=self.has_end_mark,
+            has_constraints=self.has_constraints,
+        )

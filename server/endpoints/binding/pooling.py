@@ -1,0 +1,83 @@
+"""Preparation that endpoints for pooling models share."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from engine.protocol import PoolingOutput, PoolingTask
+from server.endpoints.binding.endpoint import EndpointRequest
+from server.endpoints.binding.work import PoolingWork
+from server.generation.terms import request_terms
+from server.pooling.checks import check_fields, checked_params, pooling_info
+from server.pooling.encoded_inputs import EncodedInputs
+from server.pooling.encoding import encoded_inputs, paths_of
+from server.pooling.limits import RequestLimits
+from server.pooling.prompts import is_input_type_ignored
+from server.pooling.scores import PairNames, encoded_pairs_of, scores_of
+from server.schemas.parameters import ignored_header
+from server.schemas.pooling import InputFields, PoolingFields
+
+
+async def check_pooling(body: PoolingFields, request: EndpointRequest) -> None:
+    """Check what needs no engine, and the model's kind if it is known. Raises InvalidRequest."""
+    check_fields(body, request.model)
+    if request.model.info is not None:
+        pooling_info(request.model)
+
+
+async def pooling_work(
+    body: InputFields,
+    request: EndpointRequest,
+    tasks: Sequence[PoolingTask],
+    write: Callable[[list[PoolingOutput], int], Awaitable[Any]],
+    *,
+    name: str = "input",
+    dimensions: int | None = None,
+    normalize: bool | None = None,
+) -> PoolingWork:
+    """Prepare the inputs of a body for the first of the tasks that the model can do.
+
+    write: as in PoolingWork. name: of the inputs in the request, for errors. Fields are checked before the inputs are
+    encoded, which costs more.
+
+    Raises what `preparing` raises, InvalidRequest and AnswerTimeout.
+    """
+    model = request.model
+    async with request.preparing():
+        ignored, terms = check_fields(body, model), request_terms(body, model, request.arrival_s)
+        task = request.suitable.chosen_task(model, tasks)
+        params = checked_params(model, task, dimensions=dimensions, normalize=normalize)
+        info = pooling_info(model)
+        if is_input_type_ignored(info, body.input_type):
+            ignored.append("input_type")
+        async with terms.in_time():
+            limits = RequestLimits(info.values_per_token(params))
+            text_model = await model.text_model()
+            items = await encoded_inputs(body, text_model, model.client.info, info, limits, name=name)
+    paths = ["messages"] if body.messages is not None else paths_of(name, len(items))
+    inputs = EncodedInputs(items=items, paths=paths, params=params, terms=terms)
+    return PoolingWork(model=model, inputs=inputs, write=write, headers=ignored_header(ignored))
+
+
+async def score_work(
+    pairs: Sequence[tuple[str, str]],
+    body: PoolingFields,
+    request: EndpointRequest,
+    names: PairNames,
+    write: Callable[[list[float], int], Any],
+    *,
+    use_activation: bool | None,
+) -> PoolingWork:
+    """Prepare pairs of texts for their scores. write: makes the answer of the scores and the number of tokens.
+
+    Raises as `pooling_work`.
+    """
+    model = request.model
+    async with request.preparing():
+        ignored, terms = check_fields(body, model), request_terms(body, model, request.arrival_s)
+        task = request.suitable.chosen_task(model, (PoolingTask.SCORE, PoolingTask.EMBED))
+        encoded = await encoded_pairs_of(pairs, body, model, terms, names, task=task, use_activation=use_activation)
+
+    async def write_scores(outputs: list[PoolingOutput], num_tokens: int) -> Any:
+        return write(await scores_of(outputs, encoded.places, model), num_tokens)
+
+    return PoolingWork(model=model, inputs=encoded.inputs, write=write_scores, headers=ignored_header(ignored))

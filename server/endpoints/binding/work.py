@@ -1,0 +1,95 @@
+"""Work: a prepared request, which only has to be computed. A route answers it; a line of a batch takes its answer."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from engine.protocol import PoolingOutput
+from server.generation.generation import Generation
+from server.generation.params import GenerationParams
+from server.http.answer import answer
+from server.http.disconnect import until_disconnect
+from server.http.resume import resumable
+from server.pooling.computing import pool
+from server.pooling.encoded_inputs import EncodedInputs
+from server.protocols.formatter import AnswerFormatter
+from server.served.model import ServedModel
+
+
+class Work(Protocol):
+    """headers: of the answer, which say what the body's fields led to."""
+
+    @property
+    def headers(self) -> dict[str, str]: ...
+
+    async def respond(self, request: Request) -> Response:
+        """Compute the work, and answer the HTTP request with it, as a whole or as a stream."""
+
+    async def collect(self) -> Any:
+        """Compute the work when the batch lane has room, and return the whole answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationWork:
+    """Answers to be generated."""
+
+    model: ServedModel
+    params: GenerationParams
+    formatter: AnswerFormatter
+    headers: dict[str, str]
+    is_stream: bool
+    is_resumable: bool = False
+
+    async def respond(self, request: Request) -> Response:
+        generation = Generation(self.model, self.params)
+        if self.is_resumable:
+            return await resumable(request, generation, self.formatter, self.headers)
+        return await answer(request, generation, self.formatter, stream=self.is_stream, headers=self.headers)
+
+    async def collect(self) -> Any:
+        room = self.model.client.batch_lane.room(self.params.num_sequences)
+        async with room, Generation(self.model, self.params) as generation:
+            return await self.formatter.collect(generation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolingWork:
+    """Inputs to be computed by a pooling model. write: makes the answer of their outputs and number of tokens."""
+
+    model: ServedModel
+    inputs: EncodedInputs
+    write: Callable[[list[PoolingOutput], int], Awaitable[Any]]
+    headers: dict[str, str]
+
+    async def respond(self, request: Request) -> Response:
+        return json_response(await until_disconnect(self._computed(), request.receive), self.headers)
+
+    async def _computed(self) -> Any:
+        return await self.write(await pool(self.model, self.inputs), self.inputs.num_tokens)
+
+    async def collect(self) -> Any:
+        async with self.model.client.batch_lane.room():
+            outputs = await pool(self.model, self.inputs)
+        return await self.write(outputs, self.inputs.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedWork:
+    """An answer that preparing the request has already made, such as a number of tokens."""
+
+    answer: Any
+    headers: dict[str, str]
+
+    async def respond(self, _request: Request) -> Response:
+        return json_response(self.answer, self.headers)
+
+    async def collect(self) -> Any:
+        return self.answer
+
+
+def json_response(answer: Any, headers: Mapping[str, str]) -> Response:
+    return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")

@@ -1,0 +1,35 @@
+"""POST /embedding, in llama-server's shape."""
+
+from engine.protocol import PoolingOutput, PoolingTask
+from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
+from server.endpoints.binding.pooling import check_pooling, pooling_work
+from server.endpoints.binding.work import PoolingWork
+from server.openapi.operation import JSON
+from server.pooling.numbers import written
+from server.schemas.pooling import LlamaEmbeddingRequest
+from server.schemas.pooling_answers import LlamaEmbedding
+
+
+async def _prepare(body: LlamaEmbeddingRequest, request: EndpointRequest) -> PoolingWork:
+    async def write(outputs: list[PoolingOutput], _num_tokens: int) -> list[LlamaEmbedding]:
+        vectors = await written(outputs, request.model.workers)
+        return [LlamaEmbedding(number, [vector]) for number, vector in enumerate(vectors)]
+
+    return await pooling_work(
+        body.embedding, request, [PoolingTask.EMBED], write, name="content", normalize=body.normalized
+    )
+
+
+LLAMA_EMBEDDING = Endpoint(
+    path="/embedding",
+    name="llama_embedding",
+    summary="Compute an embedding of each input, as llama-server does.",
+    tag="Embeddings and scores",
+    bodies=(LlamaEmbeddingRequest,),
+    capability=Capability.POOLS,
+    check=check_pooling,
+    prepare=_prepare,
+    answers={JSON: list[LlamaEmbedding]},
+    example={"content": "What floats?"},
+)
+ENDPOINTS = (LLAMA_EMBEDDING,)

@@ -1,0 +1,103 @@
+"""POST /v1/messages and /v1/messages/count_tokens, for Anthropic's clients."""
+
+from dataclasses import replace
+
+import msgspec
+
+from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
+from server.endpoints.binding.work import FinishedWork, GenerationWork
+from server.generation.chat_params import chat_params
+from server.generation.early_checks import check_chat
+from server.generation.prompts import chat_prompt
+from server.openapi.operation import EVENTS, JSON
+from server.protocols.field_names import client_names
+from server.protocols.messages.answer import MessagesFormatter
+from server.protocols.messages.errors import anthropic_words, messages_loading_error
+from server.protocols.messages.request import Translated, translate
+from server.schemas.chat import ChatCompletionRequest
+from server.schemas.messages import MessagesPrompt, MessagesRequest
+from server.schemas.messages_answers import Event, MessageAnswer
+from server.schemas.parameters import ignored_header
+from server.schemas.plain_answers import InputTokens
+from server.served.model import ServedModel
+from server.text.workers import ITEM_SIZE
+from server.text_model import TextModel
+
+_MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
+
+
+async def _check(body: MessagesPrompt, request: EndpointRequest) -> None:
+    """Without the chat template, which is not known of a model that was never loaded, less is checked."""
+    model = request.model
+    translated, chat = await _translation(body, model, None if model.info is None else await model.text_model())
+    with client_names(translated.names), anthropic_words():
+        check_chat(chat, model)
+
+
+async def _prepare(body: MessagesRequest, request: EndpointRequest) -> GenerationWork:
+    model = request.model
+    async with request.preparing():
+        translated, chat = await _translation(body, model, await model.text_model())
+        with client_names(translated.names), anthropic_words():
+            params = await chat_params(chat, model, request.arrival_s)
+    room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
+    sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
+    params = replace(params, sampling=sampling)
+    formatter = MessagesFormatter(
+        model.name,
+        request.id,
+        is_cut_to_context=room < body.max_tokens,
+        omits_thoughts=body.thinking is not None and body.thinking.display == "omitted",
+    )
+    headers = {**params.headers, **ignored_header(translated.ignored_with(params.ignored))}
+    return GenerationWork(model=model, params=params, formatter=formatter, headers=headers, is_stream=bool(body.stream))
+
+
+async def _prepare_count(body: MessagesPrompt, request: EndpointRequest) -> FinishedWork:
+    model = request.model
+    model.check_admission()
+    text_model = await model.text_model()
+    translated, chat = await _translation(body, model, text_model)
+    with client_names(translated.names):
+        prompt = await chat_prompt(chat, text_model, model.client.info, is_counted=True)
+    headers = ignored_header(translated.ignored_with(prompt.plan.ignored))
+    return FinishedWork(InputTokens(len(prompt.prompt.ids)), headers)
+
+
+async def _translation(
+    body: MessagesPrompt, model: ServedModel, text_model: TextModel | None
+) -> tuple[Translated, ChatCompletionRequest]:
+    def work() -> tuple[Translated, ChatCompletionRequest]:
+        template = None if text_model is None else text_model.chat
+        translated = translate(body, template, strict=model.config.strict_parameters)
+        return translated, translated.chat()
+
+    return await model.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))
+
+
+MESSAGES = Endpoint(
+    path="/v1/messages",
+    name="create_message",
+    summary="Answer a conversation as Anthropic's API does, as a whole or as a stream.",
+    tag="Anthropic's Messages",
+    bodies=(MessagesRequest,),
+    capability=Capability.GENERATES,
+    check=_check,
+    prepare=_prepare,
+    answers={JSON: MessageAnswer, EVENTS: Event},
+    example={"model": "MODEL", "max_tokens": 64, "messages": _MESSAGES},
+    loading_error=messages_loading_error,
+)
+COUNT_TOKENS = Endpoint(
+    path="/v1/messages/count_tokens",
+    name="count_tokens",
+    summary="Count the tokens that a message's prompt would have.",
+    tag="Anthropic's Messages",
+    bodies=(MessagesPrompt,),
+    capability=Capability.TOKENIZES,
+    check=_check,
+    prepare=_prepare_count,
+    answers={JSON: InputTokens},
+    example={"model": "MODEL", "messages": _MESSAGES},
+)
+ENDPOINTS = (MESSAGES, COUNT_TOKENS)

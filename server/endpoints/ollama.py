@@ -1,0 +1,174 @@
+"""POST /api/chat and /api/generate, in Ollama's protocol."""
+
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+
+from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
+from server.endpoints.binding.work import FinishedWork, GenerationWork, Work
+from server.generation.chat_params import chat_params
+from server.generation.completion_params import completion_params
+from server.generation.params import GenerationParams
+from server.openapi.operation import JSON, LINES
+from server.protocols.field_names import client_names, client_path
+from server.protocols.ollama.formatter import AnswerWriter, OllamaFormatter, Part, chat_answer, generate_answer
+from server.protocols.ollama.loading import check_keep_alive, follows_keep_alive, keep_loaded, ollama_model
+from server.protocols.ollama.names import served_name
+from server.protocols.ollama.options import output_limit
+from server.protocols.ollama.requests import (
+    FIELD_NAMES,
+    GENERATE_NAMES,
+    chat_of,
+    generation_of,
+    is_load,
+    is_unload,
+    unhonored_fields,
+)
+from server.schemas.completions import CompletionRequest
+from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
+from server.schemas.ollama_answers import OllamaChatAnswer, OllamaGenerateAnswer
+from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.served.model import ServedModel
+from server.served.models import ServedModels
+from server.text.workers import ITEM_SIZE
+
+OllamaBody = OllamaChatRequest | OllamaGenerateRequest
+
+
+async def _check(body: OllamaBody, _request: EndpointRequest) -> None:
+    output_limit(body.options or {})
+    check_keep_alive(body.keep_alive)
+
+
+def _model(body: OllamaBody, models: ServedModels) -> ServedModel:
+    return ollama_model(body.model, models)
+
+
+def _needs_model(body: OllamaBody, model: ServedModel) -> bool:
+    return not (is_unload(body) and follows_keep_alive(model))
+
+
+async def _prepare_chat(body: OllamaChatRequest, request: EndpointRequest) -> Work:
+    await _check(body, request)
+    if not _needs_model(body, request.model):
+        return _unloading(body, request.model, chat_answer)
+    name, ignored = _accepted(body, request.model)
+    if is_load(body):
+        return _loaded(body, chat_answer, ignored)
+    model = request.model
+    async with request.preparing():
+        text_model = await model.text_model()
+        with client_names(FIELD_NAMES):
+            size = ITEM_SIZE * len(body.messages or [])
+            chat = await model.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
+            params = await chat_params(chat, model, request.arrival_s)
+    return _generating(body, request, params, chat_answer, ignored)
+
+
+async def _prepare_generate(body: OllamaGenerateRequest, request: EndpointRequest) -> Work:
+    await _check(body, request)
+    if not _needs_model(body, request.model):
+        return _unloading(body, request.model, generate_answer)
+    name, ignored = _accepted(body, request.model)
+    if is_load(body):
+        return _loaded(body, generate_answer, ignored)
+    model = request.model
+    async with request.preparing():
+        text_model = await model.text_model()
+        with client_names(GENERATE_NAMES):
+            translated = generation_of(body, name, text_model.chat)
+            if isinstance(translated, CompletionRequest):
+                params = await completion_params(translated, model, request.arrival_s, default_max_tokens=None)
+            else:
+                params = await chat_params(translated, model, request.arrival_s)
+    return _generating(body, request, params, generate_answer, ignored)
+
+
+def _accepted(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
+    """Return the served name and the names of ignored fields, and keep the model loaded as long as the body says.
+
+    Raises InvalidRequest and EngineUnavailable.
+    """
+    model.check_admission()
+    unhonored = unhonored_fields(body, model.client.info)
+    if keep_loaded(model, body.keep_alive):
+        del unhonored["keep_alive"]
+    ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
+    return served_name(body.model, model.visible_names), ignored
+
+
+def _unloading(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> FinishedWork:
+    """Unload the model once its requests have ended. Raises EngineUnavailable if the server drains."""
+    assert model.loader is not None
+    model.drain.check()
+    model.loader.set_keep_alive(model.base_name, 0.0)
+    done = write(Part(), body.model, True)
+    done.done_reason = "unload"
+    return FinishedWork(done, {})
+
+
+def _loaded(body: OllamaRequest, write: AnswerWriter, ignored: list[str]) -> FinishedWork:
+    loaded = write(Part(), body.model, True)
+    loaded.done_reason = "load"
+    return FinishedWork(loaded, ignored_header(ignored))
+
+
+def _generating(
+    body: OllamaRequest, request: EndpointRequest, params: GenerationParams, write: AnswerWriter, ignored: list[str]
+) -> GenerationWork:
+    limit = output_limit(body.options or {})
+    if limit is not None:
+        sampling = params.sampling  # which has all that fits the context
+        sampling = msgspec.structs.replace(sampling, max_tokens=min(limit, sampling.max_tokens))
+        params = replace(params, sampling=sampling)
+    formatter = OllamaFormatter(
+        write, body.model, params.tokenizer, request.arrival_s, has_logprobs=bool(body.logprobs)
+    )
+    ignored = [*ignored, *(client_path(FIELD_NAMES, path) for path in params.ignored)]
+    return GenerationWork(
+        model=request.model,
+        params=params,
+        formatter=formatter,
+        headers={**params.headers, **ignored_header(ignored)},
+        is_stream=body.is_streamed,
+    )
+
+
+OLLAMA_CHAT = Endpoint(
+    path="/api/chat",
+    name="ollama_chat",
+    summary="Answer a conversation in Ollama's protocol, as a stream unless `stream` is false.",
+    tag="Ollama's",
+    bodies=(OllamaChatRequest,),
+    capability=Capability.GENERATES,
+    check=_check,
+    model=_model,
+    needs_model=_needs_model,
+    prepare=_prepare_chat,
+    answers={LINES: OllamaChatAnswer, JSON: OllamaChatAnswer},
+    example={
+        "model": "MODEL",
+        "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+        "stream": False,
+        "options": {"num_predict": 64},
+    },
+    always_waits=False,
+)
+OLLAMA_GENERATE = Endpoint(
+    path="/api/generate",
+    name="ollama_generate",
+    summary="Answer a prompt in Ollama's protocol, or continue it with `raw`, as a stream unless `stream` is false.",
+    tag="Ollama's",
+    bodies=(OllamaGenerateRequest,),
+    capability=Capability.GENERATES,
+    check=_check,
+    model=_model,
+    needs_model=_needs_model,
+    prepare=_prepare_generate,
+    answers={LINES: OllamaGenerateAnswer, JSON: OllamaGenerateAnswer},
+    example={"model": "MODEL", "prompt": "Why is the sky blue?", "stream": False, "options": {"num_predict": 64}},
+    always_waits=False,
+    span_operation="text_completion",
+)
+ENDPOINTS = (OLLAMA_CHAT, OLLAMA_GENERATE)

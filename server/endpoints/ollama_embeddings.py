@@ -1,0 +1,137 @@
+"""POST /api/embed and /api/embeddings, in Ollama's protocol."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from engine.protocol import PoolingOutput, PoolingTask
+from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
+from server.endpoints.binding.pooling import pooling_work
+from server.endpoints.binding.work import FinishedWork, PoolingWork, Work
+from server.openapi.operation import JSON
+from server.pooling.checks import pooling_info
+from server.pooling.numbers import written
+from server.protocols.ollama.embeddings import embedding_of, old_embedding_of, unhonored_embed_fields
+from server.protocols.ollama.loading import check_keep_alive, keep_loaded, ollama_model
+from server.protocols.ollama.names import served_name
+from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
+from server.schemas.ollama_answers import OllamaEmbedded, OllamaEmbedding
+from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.schemas.pooling import EmbeddingRequest
+from server.served.model import ServedModel
+from server.served.models import ServedModels
+
+OllamaBody = OllamaEmbedRequest | OllamaEmbeddingsRequest
+
+
+async def _check(body: OllamaBody, _request: EndpointRequest) -> None:
+    check_keep_alive(body.keep_alive)
+
+
+def _model(body: OllamaBody, models: ServedModels) -> ServedModel:
+    return ollama_model(body.model, models)
+
+
+async def _prepare_embed(body: OllamaEmbedRequest, request: EndpointRequest) -> Work:
+    name, ignored = _accepted(body, request.model)
+    loaded_s = time.monotonic()
+
+    def write(vectors: list[msgspec.Raw], num_tokens: int) -> OllamaEmbedded:
+        return OllamaEmbedded(
+            model=body.model,
+            embeddings=vectors,
+            total_duration=_nanoseconds(time.monotonic() - request.arrival_s),
+            load_duration=_nanoseconds(loaded_s - request.arrival_s),
+            prompt_eval_count=num_tokens,
+        )
+
+    if not body.input:
+        return FinishedWork(write([], 0), ignored_header(ignored))
+    return await _work(embedding_of(body, name), request, write, ignored, name="input")
+
+
+async def _prepare_embeddings(body: OllamaEmbeddingsRequest, request: EndpointRequest) -> Work:
+    name, ignored = _accepted(body, request.model)
+    if not body.prompt:
+        return FinishedWork(OllamaEmbedding(msgspec.Raw(b"[]")), ignored_header(ignored))
+
+    def write(vectors: list[msgspec.Raw], _num_tokens: int) -> OllamaEmbedding:
+        (vector,) = vectors
+        return OllamaEmbedding(vector)
+
+    return await _work(old_embedding_of(body, name), request, write, ignored, name="prompt")
+
+
+def _accepted(body: OllamaBody, model: ServedModel) -> tuple[str, list[str]]:
+    """Return the served name and the names of ignored fields, and keep the model loaded as long as the body says.
+
+    Raises InvalidRequest and EngineUnavailable.
+    """
+    check_keep_alive(body.keep_alive)
+    model.check_admission()
+    unhonored = unhonored_embed_fields(body, pooling_info(model).max_input_tokens)
+    if keep_loaded(model, body.keep_alive):
+        del unhonored["keep_alive"]
+    ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
+    return served_name(body.model, model.visible_names), ignored
+
+
+async def _work(
+    translated: EmbeddingRequest,
+    request: EndpointRequest,
+    write: Callable[[list[msgspec.Raw], int], Any],
+    ignored: list[str],
+    *,
+    name: str,
+) -> PoolingWork:
+    async def write_vectors(outputs: list[PoolingOutput], num_tokens: int) -> Any:
+        return write(await written(outputs, request.model.workers), num_tokens)
+
+    work = await pooling_work(
+        translated,
+        request,
+        [PoolingTask.EMBED],
+        write_vectors,
+        name=name,
+        dimensions=translated.dimensions,
+        normalize=translated.normalized,
+    )
+    return replace(work, headers=ignored_header(ignored))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+OLLAMA_EMBED = Endpoint(
+    path="/api/embed",
+    name="ollama_embed",
+    summary="Compute an embedding of each input in Ollama's protocol; inputs that are too long are cut off.",
+    tag="Ollama's",
+    bodies=(OllamaEmbedRequest,),
+    capability=Capability.POOLS,
+    check=_check,
+    model=_model,
+    prepare=_prepare_embed,
+    answers={JSON: OllamaEmbedded},
+    example={"model": "MODEL", "input": ["What floats?", "A boat floats."]},
+    always_waits=False,
+)
+OLLAMA_EMBEDDINGS = Endpoint(
+    path="/api/embeddings",
+    name="ollama_embeddings",
+    summary="Compute an embedding of one prompt, as Ollama did before /api/embed.",
+    tag="Ollama's",
+    bodies=(OllamaEmbeddingsRequest,),
+    capability=Capability.POOLS,
+    check=_check,
+    model=_model,
+    prepare=_prepare_embeddings,
+    answers={JSON: OllamaEmbedding},
+    example={"model": "MODEL", "prompt": "What floats?"},
+    always_waits=False,
+)
+ENDPOINTS = (OLLAMA_EMBED, OLLAMA_EMBEDDINGS)
