@@ -20,7 +20,7 @@ from server.errors import (
 )
 from server.openapi.errors import error_answers
 from server.openapi.headers import HEADERS, rate_header_references
-from server.openapi.operation import EVENTS, JSON, LINES, Operation
+from server.openapi.operation import EVENTS, JSON, LINES, TAGS, Operation
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 
@@ -34,11 +34,11 @@ _EACH = {EVENTS: "each event", LINES: "each line"}
 
 
 def operations(routes: Iterable[Any]) -> Iterator[tuple[str, str, APIRoute]]:
-    """Method and path of each route that is described, HEAD left out beside GET."""
-    for route in routes:
-        if isinstance(route, APIRoute) and route.include_in_schema:
-            path = route.path.replace(":path", "")
-            yield from ((method, path, route) for method in sorted((route.methods or set()) - {"HEAD"}))
+    """Yield method, path and route of each route that is described, by their groups. HEAD is left out beside GET."""
+    described = [route for route in routes if isinstance(route, APIRoute) and route.include_in_schema]
+    for route in sorted(described, key=lambda route: TAGS.index(str(route.tags[0]))):
+        path = route.path.replace(":path", "")
+        yield from ((method, path, route) for method in sorted((route.methods or set()) - {"HEAD"}))
 
 
 def body_models(route: APIRoute) -> list[type[BaseModel]]:

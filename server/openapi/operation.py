@@ -8,6 +8,23 @@ from pydantic import BaseModel
 
 from server.errors import EventsDropped, NotStored, StorageFailed, StreamNotFound, StreamStopped
 
+# Groups of operations, in the documents' order.
+TAGS = (
+    "Chats and completions",
+    "Anthropic's Messages",
+    "Responses",
+    "Conversations",
+    "Resumable streams",
+    "Embeddings and scores",
+    "Tokens",
+    "llama-server's",
+    "Ollama's",
+    "Files and batches",
+    "Fine-tuning",
+    "Models",
+    "Operations",
+)
+
 JSON, EVENTS, LINES, TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 BYTES = "application/octet-stream"
 

@@ -4,13 +4,12 @@ test_docs_tables.py and test_deploy.py compare."""
 import re
 from pathlib import Path
 
-from fastapi.routing import APIRoute
-
 from models.families.registry import FAMILIES, POOLING_FAMILIES, Entry
 from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics.table import METRICS
+from server.openapi.document import operations
 from tests.helpers.api_docs import api_text
 from tests.helpers.chart_schema import SCHEMA, schema_text
 from tests.helpers.dashboard import DASHBOARD, dashboard_text
@@ -57,13 +56,8 @@ def metric_table() -> Table:
 
 def endpoint_table() -> Table:
     rows: Table = [("endpoint", "what it does")]
-    for route in (route for router in ROUTERS for route in router.routes):
-        assert isinstance(route, APIRoute)
-        if not route.include_in_schema:
-            continue
-        path = route.path.replace(":path", "")
-        what = route.summary or route.description.partition("\n")[0]
-        rows += [(f"`{method} {path}`", what) for method in sorted(route.methods - {"HEAD"})]
+    for method, path, route in operations(route for router in ROUTERS for route in router.routes):
+        rows.append((f"`{method} {path}`", route.summary or route.description.partition("\n")[0]))
     return rows
 
 

@@ -76,5 +76,5 @@ def _ask_for_a_number(document: dict[str, Any], schema: str, field: str) -> None
 
 def test_an_error_of_ours_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = ApiCases(fake_app())
-    monkeypatch.setattr("server.routes.tokens.decode", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("server.endpoints.tokens.decode", lambda *_, **__: 1 / 0)
     assert any("500" in fault for fault in broken.run(broken.operations()["POST /detokenize"], 30))

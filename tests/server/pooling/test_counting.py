@@ -16,7 +16,7 @@ from engine.protocol import FinishReason, PoolingOutput, PoolingParams, PoolingR
 from server.errors import AnswerTimeout
 from server.generation.terms import RequestTerms
 from server.pooling.computing import pool
-from server.pooling.work import PoolingWork
+from server.pooling.encoded_inputs import EncodedInputs
 from server.text.input_encoder import EncodedInput
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client
@@ -107,9 +107,9 @@ async def test_a_request_whose_own_time_is_over_ends_in_the_engine() -> None:
     terms = RequestTerms(arrival_s=time.monotonic() - 10, timeout_s=5)
     params = PoolingParams(task=PoolingTask.EMBED)
     inputs = [EncodedInput([1, 2]), EncodedInput([3])]
-    work = PoolingWork(inputs=inputs, paths=["input[0]", "input[1]"], params=params, terms=terms)
+    encoded = EncodedInputs(items=inputs, paths=["input[0]", "input[1]"], params=params, terms=terms)
     with pytest.raises(AnswerTimeout, match="timeout of 5 s"):
-        await pool(app.state.context.models.default, work)
+        await pool(app.state.context.models.default, encoded)
     assert client.num_canceled_pools == 1
     assert _ends(app) == {"timeout": 2.0}
 
