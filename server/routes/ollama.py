@@ -17,8 +17,8 @@ from server.protocols.ollama.loading import ollama_model
 from server.protocols.ollama.models import model_card, running_model, shown_model
 from server.schemas.ollama import OllamaShowRequest
 from server.schemas.ollama_answers import OllamaModels, OllamaRunningModels, OllamaVersion
-from server.served.model import ServedModel
 from server.served.loadable_model import ModelState
+from server.served.model import ServedModel
 
 router = APIRouter(tags=["Ollama's"])
 
