@@ -31,7 +31,7 @@ B = TypeVar("B", bound=StrictModel)
 
 
 class Capability(enum.Enum):
-    """What an endpoint needs of its model."""
+    """Ability that an endpoint needs its model to have."""
 
     GENERATES = enum.auto()  # it generates text
     POOLS = enum.auto()  # it computes embeddings or scores
