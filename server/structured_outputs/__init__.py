@@ -1,1 +1,1 @@
-"""What an answer must match: JSON schemas, regular expressions, choices and grammars, as one grammar for the engine."""
+"""Structured outputs: JSON schemas, regular expressions, choices and grammars become one grammar for the engine."""

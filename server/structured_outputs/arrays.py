@@ -1,4 +1,4 @@
-"""write_array: what a schema says of arrays."""
+"""write_array: the keywords of arrays, rewritten."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from server.structured_outputs.writer import Node, Writer
 
 
 def write_array(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> Node:
-    """What the keywords of arrays say. Appends to `extra` what stands beside them."""
+    """Return the rewritten keywords of arrays. Appends schemas that must match too to `extra`."""
     written: Node = {**sizes_of(node, "minItems", "maxItems")}
     prefix, items = _array_parts(node)
     if prefix is not None:
@@ -24,12 +24,14 @@ def write_array(writer: Writer, node: Node, location: Location, extra: list[Sche
         written["items"] = writer.schema(schema, (*location, name), ALL)
     if node.get("uniqueItems") and written.get("maxItems", 2) > 1:
         if (arranged := arrangements(node)) is None:
-            writer.drop((*location, "uniqueItems"), "a grammar can see to it for at most four known values")
+            writer.drop(
+                (*location, "uniqueItems"), "a grammar can enforce it only for items of at most four known values"
+            )
         else:
             extra.append(arranged)
     _contains(writer, node, location, extra)
     if node.get("unevaluatedItems", True) not in (True, {}) and items is None:
-        writer.drop((*location, "unevaluatedItems"), "no grammar can follow it, but items")
+        writer.drop((*location, "unevaluatedItems"), "a grammar cannot enforce it, only items")
     return written
 
 
@@ -41,11 +43,11 @@ def _contains(writer: Writer, node: Node, location: Location, extra: list[Schema
         limits |= {"maxItems": node["maxContains"]} if "maxContains" in node else {}
         extra.append(sizes_of(limits, "minItems", "maxItems"))
     else:
-        writer.drop((*location, "contains"), "no grammar can follow it, but items and prefixItems")
+        writer.drop((*location, "contains"), "a grammar cannot enforce it, only items and prefixItems")
 
 
 def _array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, Any] | None]:
-    """The schemas of the first items and of the others, each with its keyword, whatever draft spelled them."""
+    """Return the schemas of the first items and of the others, each with its keyword, which depends on the draft."""
     if isinstance(node.get("items"), list):
         rest = ("additionalItems", node["additionalItems"]) if "additionalItems" in node else None
         return ("items", node["items"]), rest

@@ -1,4 +1,4 @@
-"""check_schema: refuses what is no JSON schema, or too large to be one that we take."""
+"""check_schema: a check that a client's value is a JSON schema within the limits of size and depth."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from server.structured_outputs.keywords import CONCERNS, check_shape
 from server.structured_outputs.kinds import kinds_of_node
 from server.structured_outputs.references import References
 
-MAX_DEPTH = 64  # objects and lists within each other
+MAX_DEPTH = 64  # nested objects and lists
 MAX_BYTES = 1 << 20  # of the schema's text
 
 _ONE = (
@@ -31,28 +31,28 @@ _NAMED = ("dependencies", "dependentSchemas", "patternProperties", "properties")
 
 
 def check_limits(schema: Any, location: Location) -> None:
-    """Raise InvalidRequest for a schema that is nested too deeply or too large."""
+    """Raise InvalidRequest if the schema is nested too deeply or too large."""
     depth, level = 0, [schema]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
         if depth > MAX_DEPTH:
             path = path_text(location)
             raise InvalidRequest(
-                f"{path} is nested more than {MAX_DEPTH} levels deep; the limit is {MAX_DEPTH}: "
-                "put inner schemas into $defs and refer to them",
+                f"{path} is nested more than {MAX_DEPTH} levels deep, which is the limit; put inner schemas into $defs "
+                "and refer to them",
                 param=path,
             )
         level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
     size = len(json.dumps(schema, separators=(",", ":"), ensure_ascii=False).encode())
     if size > MAX_BYTES:
         path = path_text(location)
-        raise InvalidRequest(f"{path} has {size:,} bytes; the limit is {MAX_BYTES:,}: shorten it", param=path)
+        raise InvalidRequest(f"{path} has {size:,} bytes; the limit is {MAX_BYTES:,}; shorten it", param=path)
 
 
 def check_schema(root: Any, location: Location, references: References) -> None:
-    """Raise InvalidRequest unless every schema that the root leads to has keywords of the right shape.
+    """Raise InvalidRequest unless the keywords of all schemas that the root has or refers to have valid values.
 
-    Keywords that concern no instance of the schema's type may have any.
+    Keywords that concern no instance of the schema's type may have any value.
     """
     seen: set[int] = set()
     stack: list[tuple[Location, Any]] = [(location, root)]
@@ -63,7 +63,7 @@ def check_schema(root: Any, location: Location, references: References) -> None:
         seen.add(id(node))
         if not isinstance(node, dict):
             path = path_text(place)
-            raise InvalidRequest(f"{path} is {quote(node)}; a schema is an object, true or false", param=path)
+            raise InvalidRequest(f"{path} is {quote(node)}; a schema must be an object, true or false", param=path)
         for keyword in ("type", "enum"):
             if keyword in node:
                 check_shape(node, keyword, place)
@@ -86,7 +86,7 @@ def _subschemas(node: dict[str, Any], place: Location) -> Iterator[tuple[Locatio
         elif keyword in _ONE:
             yield (*place, keyword), value
         elif keyword in _NAMED:
-            # Of `dependencies`, some are lists of names.
+            # Some values of `dependencies` are lists of names.
             yield from (((*place, keyword, name), item) for name, item in value.items() if not _are_names(item))
 
 

@@ -1,4 +1,4 @@
-"""Choices: writes what oneOf, not and if say, which take the opposite of a schema."""
+"""BranchKeywords: oneOf, not and if, rewritten with the opposites of schemas."""
 
 import itertools
 from typing import Any
@@ -12,8 +12,8 @@ from server.structured_outputs.writer import Node, Writer
 _MAX_OVERLAPS = 64  # pairs of branches of one oneOf that may both match
 
 
-class Choices:
-    """Where an opposite cannot be written, the keyword is dropped."""
+class BranchKeywords:
+    """The rewriting of oneOf, not and if. A keyword is dropped if an opposite cannot be written."""
 
     def __init__(self, writer: Writer, negation: Negation) -> None:
         self._writer = writer
@@ -24,25 +24,26 @@ class Choices:
             with self._writer.attempt():
                 return self._negation.schema(node, place, kinds)
         except InexpressibleError as error:
-            self._writer.drop(place, f"no grammar can follow the opposite of {error}")
+            self._writer.drop(place, f"a grammar cannot express the opposite of {error}")
             return True
 
     def one_of(self, node: Node, place: Location, kinds: Kinds) -> Schema:
-        """Branches that exclude each other as they are; others each with the opposite of those that may match too."""
+        """Write branches that exclude each other unchanged, and other branches with the opposites of those that may
+        match at the same time."""
         branches: list[Any] = node["oneOf"]
         beside = {keyword: value for keyword, value in node.items() if keyword not in ("oneOf", "anyOf")}
         written = [self._writer.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)]
         overlaps = self._overlaps([{"allOf": [branch, beside]} for branch in branches], kinds)
         try:
             if sum(map(len, overlaps.values())) > 2 * _MAX_OVERLAPS:
-                raise InexpressibleError("so many branches that may match at once")
+                raise InexpressibleError("so many branches that may match at the same time")
             with self._writer.attempt():
                 opposites = {
                     index: self._negation.schema(branches[index], (*place, index), kinds) for index in overlaps
                 }
         except InexpressibleError as error:
             self._writer.drop(
-                place, f"branches of it may match at once, and no grammar can follow the opposite of {error}"
+                place, f"its branches may match at the same time, and a grammar cannot express the opposite of {error}"
             )
             return any_of(written)
         return any_of(
@@ -61,12 +62,12 @@ class Choices:
             with self._writer.attempt():
                 fails = self._negation.schema(node["if"], place, kinds)
         except InexpressibleError as error:
-            self._writer.drop(place, f"no grammar can follow the opposite of {error}")
+            self._writer.drop(place, f"a grammar cannot express the opposite of {error}")
             fails = True
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 
     def _overlaps(self, branches: list[Any], kinds: Kinds) -> dict[int, list[int]]:
-        """The branches that an instance may match together with others, each with these."""
+        """Return the branches that an instance may match together with others, by the index of the branch."""
         overlaps: dict[int, list[int]] = {}
         if not self._writer.all_disjoint(branches, kinds):
             for first, second in itertools.combinations(range(len(branches)), 2):

@@ -1,15 +1,15 @@
-"""all_of, any_of: schemas put together, without what is plainly needless."""
+"""all_of and any_of: combinations of schemas, simplified."""
 
 from collections.abc import Iterable
 from typing import Any
 
 Schema = dict[str, Any] | bool
 
-ABSENT = False  # the schema of a property that must not be there
+ABSENT = False  # the schema of a property that must be absent
 
 
 def all_of(schemas: Iterable[Schema]) -> Schema:
-    """What matches all of them."""
+    """Return a schema that matches the values that all schemas match."""
     listed: list[Schema] = []
     for schema in schemas:
         if schema is False:
@@ -22,7 +22,7 @@ def all_of(schemas: Iterable[Schema]) -> Schema:
 
 
 def any_of(schemas: Iterable[Schema]) -> Schema:
-    """What matches one of them at least."""
+    """Return a schema that matches the values that at least one schema matches."""
     listed: list[Schema] = []
     for schema in schemas:
         if schema is True or schema == {}:

@@ -1,4 +1,4 @@
-"""Contradictions: keywords of one schema that leave no value of a kind."""
+"""Contradictions: keywords of one schema that exclude all values of a kind."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from server.structured_outputs.kinds import (
 )
 from server.structured_outputs.numbers import LOWER, MAX_SIZE, UPPER, empty_range, limits_of
 
-_MAX_PARTS = 16  # of an allOf that are compared
+_MAX_PARTS = 16  # parts of an allOf that are compared
 _SIZES = (
     (STRING, "minLength", "maxLength"),
     (ARRAY, "minItems", "maxItems"),
@@ -28,7 +28,7 @@ _SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """kinds: of which there is no value. keyword: one that is to blame."""
+    """A contradiction that excludes all values of `kinds`. keyword: one of the keywords that cause it."""
 
     keyword: str
     reason: str
@@ -36,12 +36,12 @@ class Contradiction:
 
 
 def contradictions(node: Mapping[str, Any], kinds: Kinds) -> Iterator[Contradiction]:
-    """Those of the node's own keywords. kinds: of the instances that can come here."""
+    """Yield the contradictions between the node's own keywords. kinds: kinds of the possible instances."""
     if "const" in node and "enum" in node and identity(node["const"]) not in map(identity, node["enum"]):
-        yield Contradiction("const", "its value is not in the enum beside it", ALL)
+        yield Contradiction("const", "its value is not in the enum", ALL)
     elif not kinds_of_node(node) and node.get("type"):
         keyword = "const" if "const" in node else "enum"
-        yield Contradiction(keyword, "it has no value of the type beside it", ALL)
+        yield Contradiction(keyword, "it has no value of the given type", ALL)
     if kinds & NUMBERS and (limits := empty_range(node, is_integer=FRACTION not in kinds)) is not None:
         yield Contradiction(limits[1], f"no number is between {limits[0]} and {limits[1]}", NUMBERS)
     for kind, least, most in _SIZES:
@@ -51,13 +51,13 @@ def contradictions(node: Mapping[str, Any], kinds: Kinds) -> Iterator[Contradict
         reason = "it is less than minContains, which is 1 if not given"
         yield Contradiction("maxContains", reason, frozenset({ARRAY}))
     if "allOf" in node:
-        yield from _of_parts(_parts(node), kinds)
+        yield from _part_contradictions(_parts(node), kinds)
 
 
-def _of_parts(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterator[Contradiction]:
-    """What one part asks for at least, and another one at most."""
+def _part_contradictions(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterator[Contradiction]:
+    """Yield the contradictions between a lower limit of one part and an upper limit of another."""
     for low, high in itertools.permutations(parts, 2):
-        shared = kinds & kinds_of_node(low) & kinds_of_node(high)  # keywords of other kinds may have any value
+        shared = kinds & kinds_of_node(low) & kinds_of_node(high)  # keywords of other kinds have no effect
         if shared & NUMBERS:
             limits = {keyword: value for keyword, value in limits_of(low).items() if keyword in LOWER}
             limits |= {keyword: value for keyword, value in limits_of(high).items() if keyword in UPPER}
@@ -69,7 +69,7 @@ def _of_parts(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterator[Contradi
 
 
 def _parts(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The node and the parts of its allOf, but for references."""
+    """Return the node and the parts of its allOf, except references."""
     parts: list[Mapping[str, Any]] = []
     stack: list[Any] = [node]
     while stack and len(parts) < _MAX_PARTS:

@@ -1,4 +1,4 @@
-"""Counts that the grammar cannot keep, spelled out: numbers of properties, and items that are unique."""
+"""Counts that a grammar cannot keep, spelled out as alternatives: numbers of properties, and unique items."""
 
 import itertools
 import math
@@ -10,16 +10,16 @@ from server.structured_outputs.kinds import ALL, ARRAY, identity, types_of_kinds
 from server.structured_outputs.numbers import inexact_number, without_minus_zero
 
 _MAX_COMBINATIONS = 128  # of optional properties
-_MAX_UNIQUE = 4  # values: they have 65 arrangements
+_MAX_UNIQUE = 4  # values, which have 65 arrangements
 
 Node = dict[str, Any]
 
 
 class PropertyCounts:
-    """What `minProperties` and `maxProperties` say of an object whose other keywords are written.
+    """`minProperties` and `maxProperties` of an object whose other keywords are written.
 
-    The grammar counts properties only where every declared one is required, or absent. limits: to be added to the
-    object; beside: a schema that must match too; None where neither says it.
+    A grammar counts properties only if every declared property is required or absent. limits: keywords to add to the
+    object. combined: another schema that must match too; None if the counts cannot be enforced.
     """
 
     def __init__(self, written: Node, least: float | None, most: float | None) -> None:
@@ -31,14 +31,14 @@ class PropertyCounts:
         self._least = 0 if least is None else int(least)
         self._most = None if most is None else int(most)
         if self._least <= len(self._required):
-            self._least = 0  # those that are required are enough
+            self._least = 0  # the required properties are enough
         if self._most is not None and is_closed and self._most >= len(self._optional) + len(self._required):
-            self._most = None  # there cannot be more
+            self._most = None  # more are not possible
         self.limits: Node = {}
-        self.beside: Schema | None = True
+        self.combined: Schema | None = True
         if self._least or self._most is not None:
             if self._optional:
-                self.beside = self._spelled_out(is_closed)
+                self.combined = self._spelled_out(is_closed)
             else:
                 self.limits = self._limits()
 
@@ -57,7 +57,7 @@ class PropertyCounts:
         if sum(math.comb(len(self._optional), size) for size in sizes) > _MAX_COMBINATIONS:
             return None
         if self._most is not None and self._most < len(self._required):
-            return {"required": self._required, **self._limits()}  # of which no object is
+            return {"required": self._required, **self._limits()}  # which no object matches
         return any_of(self._combination(set(names)) for size in sizes for names in self._choices(size))
 
     def _choices(self, size: int) -> Iterator[tuple[str, ...]]:
@@ -72,7 +72,7 @@ class PropertyCounts:
 
 
 def arrangements(node: Node) -> Schema | None:
-    """What `uniqueItems` says of an array whose items are few known values; None for other arrays."""
+    """Return `uniqueItems` as a list of arrays, if the array's items have only a few known values, else None."""
     values = _known_values(node.get("items"))
     if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node or inexact_number(values) is not None:
         return None

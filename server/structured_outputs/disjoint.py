@@ -1,4 +1,4 @@
-"""Disjointness: proves that no instance matches two schemas."""
+"""Disjointness: proofs that no instance matches two schemas."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,38 +17,38 @@ from server.structured_outputs.kinds import (
 )
 from server.structured_outputs.patterns import texts_of
 
-_MAX_DEPTH = 6  # properties and alternatives within each other that a proof looks into
+_MAX_DEPTH = 6  # nested properties and alternatives that a proof considers
 _MAX_PARTS = 32  # conjuncts of one schema
-_MAX_WORK = 20_000  # schemas looked at for one document
+_MAX_WORK = 20_000  # schemas considered for one document
 
 Node = dict[str, Any]
 
 
 class Disjointness:
-    """What it does not prove may still be so."""
+    """Proofs about pairs of schemas. Schemas without a proof may still be disjoint."""
 
     def __init__(self, resolve: Callable[[str], Any]) -> None:
-        """resolve: the schema that a `$ref` means."""
+        """resolve: returns the schema that a `$ref` refers to."""
         self._resolve = resolve
         self._work_left = _MAX_WORK
 
     def holds(self, first: Any, second: Any, kinds: Kinds = ALL) -> bool:
-        """Whether no instance of these kinds matches both, for all we can prove."""
+        """Whether it can be proved that no instance of these kinds matches both schemas."""
         return self._holds(first, second, kinds, _MAX_DEPTH)
 
     def all_hold(self, schemas: list[Any], kinds: Kinds = ALL) -> bool:
-        """Whether they are objects that a property tells apart, each having values of its own.
+        """Whether all schemas are objects that one property distinguishes, because each has different values for it.
 
-        What `holds` proves for each pair, in time that grows with their number alone.
+        This proves that all pairs are disjoint, in time that is linear in the number of schemas.
         """
         listed = [self._parts(schema) for schema in schemas]
         if any(parts is None or _kinds_of(parts, kinds) - {OBJECT} for parts in listed):
             return False
         objects = [parts for parts in listed if parts is not None]
         names = {name: None for part in objects[0] for name in part.get("required", ())}
-        return any(self._tells_apart(name, objects) for name in names)
+        return any(self._distinguishes(name, objects) for name in names)
 
-    def _tells_apart(self, name: str, objects: list[list[Node]]) -> bool:
+    def _distinguishes(self, name: str, objects: list[list[Node]]) -> bool:
         seen: set[Any] = set()
         for parts in objects:
             of_value = self._parts({"allOf": list(_of_property(parts, name))})
@@ -74,7 +74,7 @@ class Disjointness:
         return self._excludes(left, second, shared, depth) or self._excludes(right, first, shared, depth)
 
     def _parts(self, node: Any) -> list[Node] | None:
-        """The schemas that an instance must match to match `node`; None if nothing matches."""
+        """Return the schemas that an instance of `node` must match; None if no instance matches."""
         parts: list[Node] = []
         stack = [node]
         while stack and len(parts) < _MAX_PARTS:
@@ -89,7 +89,7 @@ class Disjointness:
         return parts
 
     def _excludes(self, parts: list[Node], other: Any, kinds: Kinds, depth: int) -> bool:
-        """Whether all alternatives of a part are disjoint from `other`."""
+        """Whether all alternatives of one part are disjoint from `other`."""
         return any(
             all(self._holds({"allOf": [branch]}, other, kinds, depth - 1) for branch in part[keyword])
             for part in parts
@@ -98,7 +98,7 @@ class Disjointness:
         )
 
     def _differ(self, kind: str, left: list[Node], right: list[Node], depth: int) -> bool:
-        """Whether no instance of this kind matches both."""
+        """Whether no instance of this kind matches both sides."""
         if kind == OBJECT and self._properties_differ(left, right, depth):
             return True
         here, there = _literals(left, kind), _literals(right, kind)
@@ -114,7 +114,7 @@ class Disjointness:
         return _is_below(low, high) or _is_below(high, low)
 
     def _properties_differ(self, left: list[Node], right: list[Node], depth: int) -> bool:
-        """Whether a property that one of them requires can have no value."""
+        """Whether a property that one side requires cannot have a value that matches both sides."""
         names = {name: None for part in (*left, *right) for name in part.get("required", ()) if isinstance(name, str)}
         return any(
             self._holds(
@@ -125,14 +125,14 @@ class Disjointness:
 
 
 def _kinds_of(parts: list[Node], kinds: Kinds) -> Kinds:
-    """The kinds of what matches all parts."""
+    """Return the kinds of the instances that match all parts."""
     for part in parts:
         kinds &= kinds_of_node(part)
     return kinds
 
 
 def _of_property(parts: list[Node], name: str) -> Iterator[Any]:
-    """The schemas that a property's value must match."""
+    """Yield the schemas that the property's value must match."""
     for part in parts:
         properties = part.get("properties", {})
         if name in properties:
@@ -144,7 +144,7 @@ def _of_property(parts: list[Node], name: str) -> Iterator[Any]:
 
 
 def _literals(parts: list[Node], kind: str) -> dict[Any, Any] | None:
-    """The values of this kind that `enum` and `const` leave, by identity; None for any."""
+    """Return the values of this kind that `enum` and `const` allow, by identity; None if all are allowed."""
     left: dict[Any, Any] | None = None
     for part in parts:
         for values in ([part["const"]] if "const" in part else None, part.get("enum")):
@@ -155,7 +155,7 @@ def _literals(parts: list[Node], kind: str) -> dict[Any, Any] | None:
 
 
 def _breaks_limit(value: Any, kind: str, parts: list[Node]) -> bool:
-    """Whether a literal is outside the limits of size."""
+    """Whether the value, or its size, is outside the limits."""
     size = value if kind in NUMBERS else len(value) if kind in (STRING, ARRAY, OBJECT) else None
     if size is None:
         return False
@@ -164,7 +164,7 @@ def _breaks_limit(value: Any, kind: str, parts: list[Node]) -> bool:
     return _is_below(interval, limits) or _is_below(limits, interval)
 
 
-Bound = tuple[float, bool]  # a limit, and whether it is itself left out
+Bound = tuple[float, bool]  # a limit, and whether it is exclusive
 
 _SIZE_KEYWORDS = {
     STRING: ("minLength", "maxLength"),
@@ -174,7 +174,7 @@ _SIZE_KEYWORDS = {
 
 
 def _limits(parts: list[Node], kind: str) -> tuple[Bound, Bound]:
-    """The least and the greatest number, length or count that they leave."""
+    """Return the least and the greatest number, length or count that the parts allow."""
     low: Bound = (float("-inf"), False)
     high: Bound = (float("inf"), False)
     for part in parts:
@@ -194,6 +194,6 @@ def _limits(parts: list[Node], kind: str) -> tuple[Bound, Bound]:
 
 
 def _is_below(first: tuple[Bound, Bound], second: tuple[Bound, Bound]) -> bool:
-    """Whether all of the first interval is below the second one."""
+    """Whether the whole first interval is below the second one."""
     (top, top_is_open), (bottom, bottom_is_open) = first[1], second[0]
     return top < bottom or (top == bottom and (top_is_open or bottom_is_open))

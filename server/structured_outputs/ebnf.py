@@ -1,4 +1,4 @@
-"""EBNF grammars, as llama.cpp and xgrammar write them, in the syntax that llguidance reads."""
+"""Conversion of EBNF grammars in the syntax of llama.cpp and xgrammar to Lark's syntax, which llguidance reads."""
 
 import re
 from collections.abc import Iterable
@@ -7,15 +7,15 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from engine.errors import InvalidRequest
 
-MAX_RULES = 300  # converting them takes time that grows with the square of their number
+MAX_RULES = 300  # the time to convert them grows with the square of their number
 
-_MAX_WORK = 2_000_000  # tokens looked at to find a grammar without a text
+_MAX_WORK = 2_000_000  # tokens read to find out whether a text matches
 
 _EBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 _CONTINUED = re.compile(r'[ \t]*(?:#[^\n"]*)?(?:\n[ \t]*)+\|')
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 
-# Of Lark: the head of a rule, a comment, a string or a regular expression, how often, a name, and what puts together.
+# Lark's syntax: the head of a rule; comments, strings and regular expressions, repetitions, names, and brackets
 _HEAD = re.compile(r"^([A-Za-z_]\w*):", re.MULTILINE)
 _TOKEN = re.compile(
     r"""//[^\n]*|(?P<text>"(?:\\.|[^"\\])*"|/(?:\\.|\[(?:\\.|[^\]\\])*\]|[^/\\\n])+/|<[^>\n]*>)"""
@@ -24,34 +24,34 @@ _TOKEN = re.compile(
 
 
 def num_ebnf_rules(grammar: str) -> int:
-    """How many rules of EBNF it has; none if it is in another syntax."""
+    """Return the number of EBNF rules in the grammar; 0 if it is in another syntax."""
     return len(_EBNF_RULE.findall(grammar))
 
 
 def lark_of_ebnf(grammar: str, param: str) -> str:
-    """The grammar in Lark's syntax. Raises InvalidRequest."""
+    """Return the grammar in Lark's syntax. Raises InvalidRequest."""
     num_rules = num_ebnf_rules(grammar)
     if num_rules > MAX_RULES:
         raise InvalidRequest(
-            f"{param} has {num_rules:,} rules; the limit for EBNF is {MAX_RULES:,}: use Lark's syntax", param=param
+            f"{param} has {num_rules:,} rules; the limit for EBNF is {MAX_RULES:,}; use Lark's syntax", param=param
         )
     try:
         lark = str(gbnf_to_lark(_ESCAPE.sub(_plain, _CONTINUED.sub(" |", grammar))))
     except RecursionError:
         raise InvalidRequest(f"{param} has parentheses nested too deeply; name inner parts", param=param) from None
-    except Exception as error:  # noqa: BLE001 - it raises Exception itself
+    except Exception as error:  # noqa: BLE001 - gbnf_to_lark raises Exception itself
         raise InvalidRequest(f"{param} is not a readable EBNF grammar: {error}", param=param) from None
     if not _has_text(lark):
         raise InvalidRequest(
-            f"{param} is a grammar that no text matches: its root leads back to itself without end; "
-            "give it an alternative that ends",
+            f"{param} is a grammar that no text matches, because its root refers to itself endlessly; add an "
+            "alternative that ends",
             param=param,
         )
     return lark
 
 
 def _plain(escape: re.Match[str]) -> str:
-    """The character that a Unicode escape means, where it means itself in strings and classes of Lark."""
+    """Return the character of a Unicode escape, if it needs no escape in Lark's strings and character classes."""
     if escape[1] is None and escape[2] is None:
         return escape[0]
     code = int(escape[1] or escape[2], 16)
@@ -61,7 +61,7 @@ def _plain(escape: re.Match[str]) -> str:
 
 
 def _has_text(lark: str) -> bool:
-    """False only if no text matches `start`."""
+    """Return False only if no text matches `start`."""
     _, *parts = _HEAD.split(lark)
     rules = {
         name: [(match.lastgroup or "", match[0]) for match in _TOKEN.finditer(body)]
@@ -77,8 +77,9 @@ def _has_text(lark: str) -> bool:
 
 
 def _ends(tokens: list[tuple[str, str]], names: Iterable[str], ending: set[str]) -> bool:
-    """Whether an alternative of the rule consists of what ends."""
-    groups = [[False, True, True]]  # for each that is open: an alternative before, this one, and its last part
+    """Whether all parts of one alternative of the rule end."""
+    # For each open group: whether an earlier alternative ends, whether this one does so far, and its last part
+    groups = [[False, True, True]]
     for kind, token in tokens:
         group = groups[-1]
         match kind:

@@ -1,4 +1,4 @@
-"""The fields of a request that ask for structured output, as OpenAI, vLLM and SGLang name them."""
+"""Fields of a request that constrain its answer, with the names of OpenAI, vLLM and SGLang."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ class JsonSchemaFormat(StrictModel):
 
 
 class ResponseFormat(StrictModel):
-    """`structures` and `triggers`, or `format`, are for a structural tag."""
+    """OpenAI's `response_format`. `structures` and `triggers`, or `format`, belong to a structural tag."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
@@ -39,7 +39,8 @@ class StructuredOutputs(StrictModel):
 
 
 class StructuredFields(StrictModel):
-    """The guided fields are vLLM's older form of `structured_outputs`; the last four are SGLang's."""
+    """All fields that constrain an answer. The guided fields are vLLM's older form of `structured_outputs`; the last
+    four are SGLang's."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -55,7 +56,7 @@ class StructuredFields(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        """The unknown fields within the known ones, by their path."""
+        """Unknown fields within the known ones, by their paths."""
         nested = {
             "response_format": self.response_format,
             "response_format.json_schema": self.response_format and self.response_format.json_schema,

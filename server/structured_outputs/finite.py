@@ -1,4 +1,4 @@
-"""ending_schema: what is left of a written schema without references that lead round in circles."""
+"""ending_schema: a written schema without references to schemas that no finite value matches."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from engine.errors import InvalidRequest
 from server.structured_outputs.composition import Schema
 from server.structured_outputs.kinds import ALL, ARRAY, OBJECT, Kinds, kinds_of_node
 
-MAX_DEPTH = 120  # of what is written; llguidance reads 127 levels
-MAX_VALUES = 200_000  # in it, counting what is repeated
+MAX_DEPTH = 120  # of the written schema; llguidance reads 127 levels
+MAX_VALUES = 200_000  # in the written schema, repeated ones included
 
 _MAX_PASSES = 50
 _PREFIX = "#/$defs/"
@@ -21,9 +21,10 @@ class NoValueError(Exception):
 
 
 def ending_schema(root: Schema, definitions: Definitions, param: str) -> tuple[Schema, dict[str, Schema]]:
-    """The root and the definitions that it needs, with false for each reference to what no finite value matches.
+    """Return the root and the definitions that it needs, with false for each reference that no finite value matches.
 
-    Raises NoValueError if nothing is left, InvalidRequest if it is too large or a reference leads back to itself.
+    Raises NoValueError if nothing is left, and InvalidRequest if the schema is too large or a reference leads directly
+    back to itself.
     """
     _check_size([root, *definitions.values()], param)
     _check_circles(definitions, param)
@@ -50,13 +51,13 @@ def _check_size(schemas: list[Schema], param: str) -> None:
         if total > MAX_VALUES or depth > MAX_DEPTH:
             raise InvalidRequest(
                 f"{param} is too large once its oneOf, not and if are spelled out: {total:,} values, {depth} levels "
-                f"deep; the limits are {MAX_VALUES:,} and {MAX_DEPTH}: make it simpler",
+                f"deep; the limits are {MAX_VALUES:,} and {MAX_DEPTH}; simplify it",
                 param=param,
             )
 
 
 def _weigh(value: Any, weights: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many values are in it, and how deep; parts that it has several times are weighed once."""
+    """Return the number of values in a value, and its depth. `weights` keeps the result of repeated parts."""
     if not isinstance(value, dict | list):
         return 1, 0
     if id(value) not in weights:
@@ -66,7 +67,7 @@ def _weigh(value: Any, weights: dict[int, tuple[int, int]]) -> tuple[int, int]:
 
 
 def _check_circles(definitions: Definitions, param: str) -> None:
-    """Raise InvalidRequest where a value would have to match something because it matches it."""
+    """Raise InvalidRequest if a value matches a definition only if it matches the same definition."""
     finished: set[str] = set()
     for start in definitions:
         path: list[tuple[str, Iterator[str]]] = [(start, _names_in_place(definitions[start]))]
@@ -90,7 +91,7 @@ def _check_circles(definitions: Definitions, param: str) -> None:
 
 
 def _names_in_place(schema: Schema) -> Iterator[str]:
-    """The definitions that the value itself must match, or may have to."""
+    """Yield the definitions that the value itself must match, or one of which it must match."""
     stack = [schema]
     while stack:
         node = stack.pop()
@@ -122,10 +123,10 @@ def _names_in(schema: Schema) -> Iterator[str]:
 
 
 def _alive(definitions: Definitions) -> set[str]:
-    """The definitions that a finite value can match; where that takes long to find out, all that may be."""
+    """Return the definitions that a finite value can match; all definitions, if that takes too long to determine."""
     alive: set[str] = set()
     for _ in range(_MAX_PASSES):
-        dead = [name for name in reversed(list(definitions)) if name not in alive]  # what comes later is referred to
+        dead = [name for name in reversed(list(definitions)) if name not in alive]  # earlier ones refer to later ones
         before = len(alive)
         for name in dead:
             if _has_value(definitions[name], ALL, alive):
@@ -136,7 +137,7 @@ def _alive(definitions: Definitions) -> set[str]:
 
 
 def _has_value(node: Schema, kinds: Kinds, alive: set[str]) -> bool:
-    """False only if no finite value of these kinds matches."""
+    """Return False only if no finite value of these kinds matches the schema."""
     if isinstance(node, bool):
         return node
     kinds &= kinds_of_node(node)
@@ -170,14 +171,14 @@ def _has_object(node: dict[str, Any], alive: set[str]) -> bool:
 
 
 def _has_others(node: dict[str, Any], alive: set[str]) -> bool:
-    """Whether what is required and not declared can be there."""
+    """Whether the required properties that are not declared can have a value."""
     declared = node.get("properties", {})
     is_needed = any(name not in declared for name in node.get("required", ()))
     return not is_needed or _has_value(node.get("additionalProperties", True), ALL, alive)
 
 
 def _pruned(node: Schema, alive: set[str]) -> Schema:
-    """`node` with false in place of references to what has no value."""
+    """Return `node` with false instead of references to definitions without a finite value."""
     if isinstance(node, bool):
         return node
     if "$ref" in node and node["$ref"].removeprefix(_PREFIX) not in alive:

@@ -1,8 +1,8 @@
-"""The values of `format` that are enforced. Any other is an annotation, as JSON Schema has it."""
+"""Values of `format` that are enforced. Others are annotations, as in JSON Schema."""
 
 from collections.abc import Mapping
 
-# By llguidance.
+# Enforced by llguidance
 FORMATS = frozenset({"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"})
 
 _POINTER = "(?:/(?:[^/~]|~[01])*)*"  # RFC 6901
@@ -10,7 +10,7 @@ _IN_PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@\-]|%[0-9A-Fa-f]{2})"  # RFC 3986: pch
 _BEFORE_COLON = r"(?:[A-Za-z0-9._~!$&'()*+,;=@\-]|%[0-9A-Fa-f]{2})"
 _QUERY = rf"(?:{_IN_PATH}|[/?])*"
 
-# By a pattern. That of uri-reference lacks addresses in brackets.
+# Enforced by a pattern. The pattern of uri-reference lacks addresses in brackets.
 FORMAT_PATTERNS: Mapping[str, str] = {
     "json-pointer": f"^{_POINTER}$",
     "relative-json-pointer": f"^(?:0|[1-9][0-9]*)(?:#|{_POINTER})$",

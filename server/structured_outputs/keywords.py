@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema: what their values must look like, and what kinds of instances they concern."""
+"""Keywords of JSON Schema: the valid values of each, and the kinds of instances that it concerns."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from server.schemas.base import Location, path_text, quote
 from server.structured_outputs.kinds import ARRAY, NUMBERS, OBJECT, STRING, TYPES, Kinds
 from server.structured_outputs.numbers import MAX_SIZE
 
-# Say something about a value and restrict nothing.
+# Keywords that describe a value and do not restrict it
 ANNOTATIONS = frozenset(
     {
         "$anchor",
@@ -68,7 +68,7 @@ CONCERNS: Mapping[str, Kinds] = {
     **dict.fromkeys(OBJECT_KEYWORDS, frozenset({OBJECT})),
 }
 
-# Apply schemas to the instance itself, as opposed to its items and properties.
+# Keywords that apply schemas to the instance itself, not to its items or properties
 IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "dependencies", "dependentSchemas")
 
 
@@ -152,7 +152,7 @@ _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_shape(node: Mapping[str, Any], keyword: str, location: Location) -> None:
-    """Raise InvalidRequest if the keyword's value is not what JSON Schema takes. location: of the node."""
+    """Raise InvalidRequest if JSON Schema does not allow the keyword's value. location: the location of the node."""
     is_right, expected = _SHAPES.get(keyword, (None, ""))
     if is_right is not None and not is_right(node[keyword]):
         path = path_text((*location, keyword))

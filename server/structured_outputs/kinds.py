@@ -1,4 +1,4 @@
-"""Kinds of JSON values: the types of JSON Schema, made disjoint."""
+"""Kinds of JSON values: the types of JSON Schema, with numbers split into integers and fractions."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ NULL, BOOLEAN, INTEGER, FRACTION, STRING, ARRAY, OBJECT = (
     "null",
     "boolean",
     "integer",
-    "fraction",  # a number that is no integer
+    "fraction",  # a number that is not an integer
     "string",
     "array",
     "object",
@@ -21,7 +21,7 @@ TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 
 def kinds_of_node(node: Mapping[str, Any]) -> Kinds:
-    """The kinds that the node's own `type`, `enum` and `const` leave."""
+    """Return the kinds that the node's own `type`, `enum` and `const` allow."""
     kinds = ALL
     if "type" in node:
         kinds = kinds_of_types(node["type"])
@@ -45,7 +45,7 @@ def kinds_of_values(values: Iterable[Any]) -> Kinds:
 
 
 def types_of_kinds(kinds: Iterable[str]) -> list[str] | None:
-    """The types that these kinds make up; None where they leave the integers out of the numbers."""
+    """Return the types of these kinds; None if they include fractions without integers, which no type expresses."""
     left = set(kinds)
     if left >= NUMBERS:
         left = left - NUMBERS | {"number"}
@@ -70,7 +70,7 @@ def kind_of(value: Any) -> str:
 
 
 def identity(value: Any) -> Hashable:
-    """Equal for equal JSON values only: 1 and 1.0 are equal, 1 and true are not."""
+    """Return a key that is equal only for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
     match value:
         case list():
             return ("array", tuple(map(identity, value)))

@@ -1,4 +1,4 @@
-"""pattern_of_lark: a Lark grammar without recursion as one regular expression, for places that take no grammar."""
+"""pattern_of_lark: a Lark grammar without recursion as one regular expression, for use within a JSON schema."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     r"|(?P<sign>\.\.|[()\[\]|?*+])"
 )
 
-# Of Lark's own terminals, those that grammars of texts import.
+# The terminals of Lark that grammars of texts import
 _COMMON = {
     "LF": r"\n",
     "CR": r"\r",
@@ -38,13 +38,14 @@ _COMMON = {
 
 
 class _NoPattern(Exception):
-    """The grammar has no pattern, or one that nobody here can make."""
+    """The grammar cannot be converted to a pattern."""
 
 
 def pattern_of_lark(grammar: str) -> str | None:
-    """A pattern for the texts that `start` matches; None for recursion, %ignore and what else has none here.
+    """Return a pattern for the texts that `start` matches; None for grammars with recursion, %ignore or other syntax
+    that is not converted.
 
-    Rules and terminals are one: a text is matched by characters, and not cut into tokens first.
+    Rules and terminals are treated alike: texts are matched by characters and not split into tokens first.
     """
     try:
         pattern = _Grammar.read(grammar).expand("start", 0)
@@ -56,7 +57,7 @@ def pattern_of_lark(grammar: str) -> str | None:
 
 @dataclass(slots=True)
 class _Grammar:
-    """bodies: of the definitions, by name. patterns: those that are known; None while one is made."""
+    """A parsed grammar. bodies: bodies of definitions, by name. patterns: converted ones, None during conversion."""
 
     bodies: dict[str, str] = field(default_factory=dict)
     patterns: dict[str, str | None] = field(default_factory=dict)
@@ -70,9 +71,9 @@ class _Grammar:
                 continue
             if line.startswith("%"):
                 grammar._import(line)
-            elif (begun := _DEFINITION.match(line)) is not None:
-                last = begun["name"]
-                grammar.bodies[last] = line[begun.end() :]
+            elif (definition := _DEFINITION.match(line)) is not None:
+                last = definition["name"]
+                grammar.bodies[last] = line[definition.end() :]
             elif last:
                 grammar.bodies[last] += "\n" + line
             else:
@@ -99,12 +100,12 @@ class _Grammar:
             self.patterns[name] = _Body(self, self.bodies[name], depth + 1).read()
         pattern = self.patterns[name]
         if pattern is None or len(pattern) > MAX_CHECKED:
-            raise _NoPattern  # it is within itself
+            raise _NoPattern  # recursive, or too long
         return pattern
 
 
 class _Body:
-    """Reads one definition, token by token."""
+    """A reader of one definition's body, token by token."""
 
     def __init__(self, grammar: _Grammar, text: str, depth: int) -> None:
         self._grammar = grammar
@@ -119,7 +120,7 @@ class _Body:
         return pattern
 
     def _alternatives(self, nested: int) -> str:
-        """Up to the bracket that closes them, which stays."""
+        """Read alternatives up to their closing bracket, which stays unread."""
         if nested > _MAX_NESTED:
             raise _NoPattern
         alternatives = [""]
@@ -184,7 +185,7 @@ class _Body:
 
 
 def _tokens(text: str) -> list[re.Match[str]]:
-    """What matters: without blanks, comments and aliases."""
+    """Return the tokens without blanks, comments and aliases."""
     tokens, position = [], 0
     while position < len(text):
         token = _TOKEN.match(text, position)

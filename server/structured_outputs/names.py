@@ -1,4 +1,4 @@
-"""Names of properties: what `propertyNames` says, in schemas of objects."""
+"""Names of properties: `propertyNames`, rewritten as schemas of objects."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ Node = dict[str, Any]
 
 
 def name_pattern(node: Any) -> Schema | None:
-    """The schema of objects all of whose property names match `node`; None where we cannot write it."""
+    """Return a schema of objects whose property names all match `node`; None if none can be written."""
     if isinstance(node, bool):
         return True if node else {"maxProperties": 0}
     known = {"type", "enum", "const", "pattern", "minLength", "maxLength", *ANNOTATIONS}
@@ -32,13 +32,13 @@ def name_pattern(node: Any) -> Schema | None:
 
 
 def patterns_in(names: Schema) -> Iterator[str]:
-    """The patterns of a schema that name_pattern wrote."""
+    """Yield the patterns of a schema from `name_pattern`."""
     for schema in [names, *names.get("allOf", ())] if isinstance(names, dict) else ():
         yield from schema.get("patternProperties", ())
 
 
 def close_to_names(written: Node, names: Node) -> None:
-    """Leave the properties of these names alone in an object that has no patternProperties."""
+    """Restrict an object without patternProperties to properties with these names."""
     declared, others = written.get("properties", {}), written.get("additionalProperties", True)
     written["properties"] = {name: schema if name in names else ABSENT for name, schema in declared.items()}
     written["properties"] |= {name: others for name in names if name not in declared}

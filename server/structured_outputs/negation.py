@@ -1,4 +1,4 @@
-"""Negation: writes the opposite of a JSON schema."""
+"""Negation: the opposite of a JSON schema."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,18 +27,18 @@ from server.structured_outputs.numbers import MAX_SIZE, inexact_limit
 from server.structured_outputs.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
 from server.structured_outputs.references import References
 
-_MAX_REFERENCES = 24  # that lead from one to the next
+_MAX_REFERENCES = 24  # in a chain
 _MAX_BRANCHES = 6  # of a oneOf whose opposite is written
 
 Node = dict[str, Any]
 
 
 class InexpressibleError(Exception):
-    """The grammar has no means for the opposite of something, which the error names."""
+    """A grammar cannot express the opposite of the part of a schema that the error names."""
 
 
 class Translator(Protocol):
-    """What writes schemas as they are: Translation, which in turn asks for opposites."""
+    """The interface of Translation, which writes schemas themselves and uses Negation for opposites."""
 
     def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema: ...
 
@@ -50,7 +50,8 @@ class Translator(Protocol):
 
 
 class Negation:
-    """Each keyword's opposite is exact, or InexpressibleError is raised: less would accept what must not be."""
+    """The writer of opposites. An opposite is exact, or InexpressibleError is raised, since an inexact one would accept
+    invalid values."""
 
     def __init__(self, translation: Translator, references: References) -> None:
         self._translation = translation
@@ -63,13 +64,14 @@ class Negation:
     def num_named(self) -> int:
         return len(self._names)
 
-    def forget_after(self, num_named: int) -> None:
-        """Those that were named since may be of no use: something in them has no opposite."""
+    def discard_names_after(self, num_named: int) -> None:
+        """Discard all names but the first `num_named`, since the opposites of the others may be incomplete."""
         for key in list(self._names)[num_named:]:
             del self._names[key]
 
     def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema:
-        """What matches the instances of these kinds that `node` does not match; of others it may match any."""
+        """Return a schema that matches exactly those instances of these kinds that `node` does not match. It may match
+        any instances of other kinds."""
         self._translation.count(location)
         if isinstance(node, bool):
             return not node
@@ -83,7 +85,7 @@ class Negation:
         return any_of(alternatives)
 
     def _keyword(self, keyword: str, node: Node, location: Location, kinds: Kinds) -> Iterator[Schema]:
-        """What breaks one keyword."""
+        """Yield schemas of the instances that violate one keyword."""
         value, place = node[keyword], (*location, keyword)
         match keyword:
             case "type":
@@ -132,7 +134,7 @@ class Negation:
                 _check_without_effect(keyword, value)
 
     def _reference(self, reference: str, location: Location, kinds: Kinds) -> Schema:
-        """The opposite of what is referred to, which may lead back to itself, is written once."""
+        """Return a reference to the opposite of the referenced schema, which is written once and may be recursive."""
         place, node = self._references.resolve(reference, location)
         key = (id(node), kinds)
         if key not in self._names:
@@ -148,7 +150,7 @@ class Negation:
         return {"$ref": f"#/$defs/{self._names[key]}"}
 
     def _one_of(self, branches: list[Any], place: Location, kinds: Kinds) -> Iterator[Schema]:
-        """No branch matches, or two do."""
+        """Yield schemas of the instances that match no branch or two branches."""
         yield all_of([self.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)])
         overlapping = [
             (index, later)
@@ -157,7 +159,7 @@ class Negation:
             if not self._translation.are_disjoint(branches[index], branches[later], kinds)
         ]
         if overlapping and len(branches) > _MAX_BRANCHES:
-            raise InexpressibleError("a oneOf of many branches that may match at once")
+            raise InexpressibleError("a oneOf of many branches that may match at the same time")
         for pair in overlapping:
             yield all_of([self._translation.schema(branches[index], (*place, index), kinds) for index in pair])
 
@@ -174,7 +176,8 @@ class Negation:
             yield all_of([self.schema(node["if"], place, kinds), self.schema(node["else"], (*location, "else"), kinds)])
 
     def _items(self, keyword: str, node: Node, location: Location) -> Iterator[Schema]:
-        """One of the first items breaks its schema. Of the others we can only say that there is none."""
+        """Yield schemas of the arrays in which one of the first items violates its schema, or in which other items
+        exist, if there must be none."""
         value = node[keyword]
         if isinstance(value, list):
             for index, part in enumerate(value):
@@ -199,7 +202,7 @@ class Negation:
 
 
 def _check_without_effect(keyword: str, value: Any) -> None:
-    """Raise InexpressibleError for a keyword that restricts something."""
+    """Raise InexpressibleError if the keyword restricts anything."""
     match keyword:
         case "format":
             has_effect = value in FORMATS or value in FORMAT_PATTERNS
@@ -210,7 +213,7 @@ def _check_without_effect(keyword: str, value: Any) -> None:
         case "patternProperties":
             has_effect = any(part not in (True, {}) for part in value.values())
         case "minContains" | "maxContains":
-            has_effect = False  # `contains` says it
+            has_effect = False  # handled with `contains`
         case _:
             has_effect = keyword not in ANNOTATIONS and (keyword in CONCERNS or keyword.startswith("$"))
     if has_effect:
@@ -218,7 +221,7 @@ def _check_without_effect(keyword: str, value: Any) -> None:
 
 
 def _of_kinds(wanted: Kinds, possible: Kinds) -> Schema:
-    """The instances of the wanted kinds, out of the possible ones."""
+    """Return a schema that selects the wanted kinds from the possible ones."""
     if FRACTION in wanted and INTEGER not in wanted and INTEGER not in possible:
         wanted |= {INTEGER}
     types = types_of_kinds(wanted)
@@ -253,7 +256,7 @@ def _number_keyword(keyword: str, node: Node) -> Iterator[Schema]:
 
 
 def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
-    """Every value of these kinds but those given."""
+    """Yield schemas of all values of these kinds except the given ones."""
     by_kind: dict[str, dict[Any, Any]] = {}
     for value in values:
         kind = kind_of(value)
@@ -274,7 +277,7 @@ def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
             case "string" if STRING in kinds:
                 lengths = [len(value) for value in listed.values()]
                 if sum(lengths) > MAX_EXCLUDED or max(lengths) > MAX_EXCLUDED_LENGTH:
-                    raise InexpressibleError("so long texts")
+                    raise InexpressibleError("such long texts")
                 yield {"type": "string", "pattern": all_texts_but(listed.values())}
             case "array" | "object" if kind in kinds:
                 size = "minItems" if kind == ARRAY else "minProperties"
@@ -284,13 +287,13 @@ def _other_values(values: list[Any], kinds: Kinds) -> Iterator[Schema]:
 
 
 def _check_exact(value: float) -> None:
-    """Raise InexpressibleError for a number that cannot be a limit."""
+    """Raise InexpressibleError if a grammar cannot have the number as a limit."""
     if inexact_limit("minimum", value, is_integer=False) is not None:
         raise InexpressibleError(f"a number with as many digits as {quote(value)}")
 
 
 def _between(values: list[float]) -> Iterator[Schema]:
-    """The numbers that are none of these, which are in order."""
+    """Yield schemas of the numbers between, below and above the given numbers, which are sorted."""
     yield {"type": "number", "exclusiveMaximum": values[0]}
     for low, high in itertools.pairwise(values):
         yield {"type": "number", "exclusiveMinimum": low, "exclusiveMaximum": high}

@@ -1,4 +1,4 @@
-"""Numbers: which of them the grammar can hold exactly. It computes in doubles."""
+"""Numbers in schemas: the ones that a grammar, which computes with doubles, can represent exactly."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,15 +6,15 @@ from decimal import Decimal
 from typing import Any
 
 MAX_INTEGER = 1 << 53  # doubles hold every integer up to it
-MAX_SIZE = 10_000_000  # of a length or a count: no answer reaches it
+MAX_SIZE = 10_000_000  # of a length or a count, which no answer reaches
 
-_MAX_INT64 = (1 << 63) - 1  # exact as a maximum of integers: the grammar's are cut off there
-_MAX_OUTER = (1 << 63) - 1024  # the largest double below: with as many digits, only limits away from 0 can be written
+_MAX_INT64 = (1 << 63) - 1  # exact as a maximum of integers, since the grammar's integers end there
+_MAX_OUTER = (1 << 63) - 1024  # the largest double below; with as many digits, only limits away from 0 can be written
 _MAX_INNER = 10**18
 _MORE_INTEGERS = ", and beyond only a minimum or maximum that is exact as a double, such as 2^60 as a maximum"
-_MAX_DIGITS = 15  # of a fraction: doubles hold every decimal number of that many
+_MAX_DIGITS = 15  # of a fraction; doubles hold every decimal number with as many digits
 _MAX_PLACES = 30
-_MAX_MULTIPLE = 100_000_000  # the grammar's own numbers overflow above
+_MAX_MULTIPLE = 100_000_000  # the grammar's numbers overflow above
 _MAX_STATES = 100_000  # of a multipleOf; the grammar needs seconds for a million
 
 LOWER = ("minimum", "exclusiveMinimum")
@@ -22,11 +22,12 @@ UPPER = ("maximum", "exclusiveMaximum")
 
 
 def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None:
-    """Why the grammar cannot enforce the limit; None if it can. is_integer: only integers are limited."""
+    """Return the reason why a grammar cannot enforce the limit; None if it can. is_integer: the limit is for integers
+    only."""
     if is_integer and _is_exact_integer(keyword, value):
         return None
     if _is_beyond(value):
-        return f"a grammar can have integers up to 2^53 exactly{_MORE_INTEGERS if is_integer else ''}"
+        return f"a grammar can represent integers up to 2^53 exactly{_MORE_INTEGERS if is_integer else ''}"
     if value == int(value):
         return None
     number = Decimal(repr(value)).normalize()
@@ -37,8 +38,8 @@ def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None
 
 
 def _is_exact_integer(keyword: str, value: float) -> bool:
-    """Whether the limit of integers is one beyond 2^53 that the grammar holds all the same."""
-    if keyword not in (LOWER[0], UPPER[0]) or _is_infinite(value):  # it adds 1 to the others, as doubles
+    """Whether a grammar can enforce the limit of integers, even beyond 2^53."""
+    if keyword not in (LOWER[0], UPPER[0]) or _is_infinite(value):  # the grammar adds 1 to the others, as doubles
         return False
     if keyword == UPPER[0] and value == _MAX_INT64 and isinstance(value, int):
         return True
@@ -49,11 +50,11 @@ def _is_exact_integer(keyword: str, value: float) -> bool:
 
 
 def inexact_multiple(value: float) -> str | None:
-    """Why the grammar cannot enforce the multipleOf; None if it can."""
+    """Return the reason why a grammar cannot enforce the multipleOf; None if it can."""
     if _is_beyond(value):
-        return "a grammar can have integers up to 2^53 exactly"
+        return "a grammar can represent integers up to 2^53 exactly"
     scaled, places = float(value), 0
-    while scaled != int(scaled):  # as the grammar does, which rounds each product
+    while scaled != int(scaled):  # like the grammar, which rounds each product
         scaled, places = scaled * 10, places + 1
     if Decimal(int(scaled)).scaleb(-places) != Decimal(repr(value)):
         return "a grammar cannot contain this fraction exactly"
@@ -67,7 +68,7 @@ def inexact_multiple(value: float) -> str | None:
 
 
 def inexact_number(value: Any) -> float | None:
-    """The first number in a JSON value that the grammar would take for another; None if there is none."""
+    """Return the first number in a JSON value that a grammar would read as a different one; None if there is none."""
     stack = [value]
     while stack:
         value = stack.pop()
@@ -81,7 +82,7 @@ def inexact_number(value: Any) -> float | None:
 
 
 def without_minus_zero(value: Any) -> Any:
-    """The value with 0 for -0.0, which is the same number; a grammar would ask for the minus."""
+    """Return the value with 0 instead of -0.0, the same number, for which a grammar would require the minus."""
     if isinstance(value, dict):
         return {name: without_minus_zero(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -90,7 +91,7 @@ def without_minus_zero(value: Any) -> Any:
 
 
 def limits_of(node: Mapping[str, Any]) -> dict[str, float]:
-    """The limits with draft 4's flags as numbers."""
+    """Return the limits, with draft 4's flags converted to numbers."""
     limits: dict[str, float] = {}
     for plain, exclusive in zip(("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"), strict=True):
         if node.get(exclusive) is True:
@@ -101,23 +102,23 @@ def limits_of(node: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sizes_of(node: Mapping[str, Any], least: str, most: str) -> dict[str, int]:
-    """Both as integers, without a limit that no answer reaches."""
+    """Return both limits of size as integers, without limits that no answer reaches."""
     sizes = {name: int(node[name]) for name in (least, most) if name in node}
     return {name: size for name, size in sizes.items() if size <= MAX_SIZE}
 
 
 def empty_range(node: Mapping[str, Any], *, is_integer: bool) -> tuple[str, str] | None:
-    """A lower and an upper limit of the node that leave no number between them."""
+    """Return the keywords of a lower and an upper limit of the node without a number between them, or None."""
     limits = limits_of(node)
-    for lower, low in _of(limits, LOWER):
-        for upper, high in _of(limits, UPPER):
+    for lower, low in _limits_in(limits, LOWER):
+        for upper, high in _limits_in(limits, UPPER):
             is_open = lower != LOWER[0] or upper != UPPER[0]
             if low > high or (low == high and is_open) or (is_integer and _has_no_integer(lower, low, upper, high)):
                 return given_keyword(node, lower), given_keyword(node, upper)
     return None
 
 
-def _of(limits: Mapping[str, float], keywords: tuple[str, str]) -> Iterator[tuple[str, float]]:
+def _limits_in(limits: Mapping[str, float], keywords: tuple[str, str]) -> Iterator[tuple[str, float]]:
     return ((keyword, limits[keyword]) for keyword in keywords if keyword in limits)
 
 
@@ -130,7 +131,7 @@ def _has_no_integer(lower: str, low: float, upper: str, high: float) -> bool:
 
 
 def given_keyword(node: Mapping[str, Any], keyword: str) -> str:
-    """The keyword that has the number: draft 4's flags stand beside it."""
+    """Return the keyword with the limit's number, which for draft 4's flags is another one."""
     plain = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
     return plain[keyword] if node.get(keyword) is True else keyword
 

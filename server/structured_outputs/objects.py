@@ -1,4 +1,4 @@
-"""write_object: what a schema says of objects."""
+"""write_object: the keywords of objects, rewritten."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from server.structured_outputs.writer import Node, Writer
 
 
 def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
-    """What the keywords of objects say. Appends to `extra` what stands beside them."""
+    """Return the rewritten keywords of objects. Appends schemas that must match too to `extra`."""
     written: Node = {}
     for keyword in node:
         if keyword == "patternProperties":
@@ -33,28 +33,31 @@ def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, e
     names = _property_names(writer, node.get("propertyNames", True), (*location, "propertyNames"))
     if sizes and isinstance(names, dict) and "properties" in names:
         if "patternProperties" in written:
-            writer.drop((*location, "propertyNames"), "a grammar cannot count properties beside patternProperties")
+            writer.drop(
+                (*location, "propertyNames"), "a grammar cannot count properties if there are patternProperties"
+            )
         else:
-            close_to_names(written, names["properties"])  # so that they can be counted
+            close_to_names(written, names["properties"])  # to make them countable
         names = True
     counts = PropertyCounts(written, sizes.get("minProperties"), sizes.get("maxProperties"))
     written.update(counts.limits)
-    if counts.beside is None:
+    if counts.combined is None:
         writer.drop((*location, counts.keyword), "a grammar cannot count so many optional properties")
     else:
-        extra.append(counts.beside)
+        extra.append(counts.combined)
     extra += _dependencies(writer, node, location, kinds)
     extra.append(names)
     return written
 
 
 def _check_patterns(writer: Writer, patterns: Node, place: Location) -> None:
-    """Raise UnsupportedParameter. Without the pattern, what is said of other properties would change too."""
+    """Raise UnsupportedParameter for a pattern that a grammar cannot enforce, since dropping it would also change the
+    schema of other properties."""
     for pattern in patterns:
         if (construct := writer.unsupported_construct(pattern, (*place, pattern))) is not None:
             path = path_text((*place, pattern))
             raise UnsupportedParameter(
-                f"{path} has {construct}; no grammar can follow it: write the pattern without", param=path
+                f"{path} has {construct}, which a grammar cannot enforce; write the pattern without it", param=path
             )
 
 
@@ -63,7 +66,7 @@ def _unevaluated_properties(writer: Writer, node: Node, location: Location, writ
     if keyword not in node or "additionalProperties" in node or node[keyword] in (True, {}):
         return
     if node.keys() & set(IN_PLACE):
-        writer.drop((*location, keyword), "no grammar can follow it beside schemas that are combined")
+        writer.drop((*location, keyword), "a grammar cannot enforce it together with combined schemas")
     else:  # nothing else evaluates a property
         written["additionalProperties"] = writer.schema(node[keyword], (*location, keyword), ALL)
 
@@ -84,6 +87,6 @@ def _property_names(writer: Writer, node: Any, place: Location) -> Schema:
     if names is None or any(
         writer.unsupported_construct(pattern, (*place, "pattern")) for pattern in patterns_in(names)
     ):
-        writer.drop(place, "a grammar can follow an enum, a pattern or a length only")
+        writer.drop(place, "a grammar can enforce only an enum, a pattern or a length")
         return True
     return names

@@ -1,4 +1,4 @@
-"""Regular expressions: what their dialect here lacks, and one for all texts but a few."""
+"""Regular expressions: checks of their syntax, and patterns for all texts except a few."""
 
 import re
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from llguidance import LLMatcher
 from engine.errors import InvalidRequest
 from server.schemas.base import quote
 
-MAX_CHECKED = 20_000  # characters; the engine alone checks longer ones, since that takes long
+MAX_CHECKED = 20_000  # characters; only the engine checks longer patterns, since that takes long
 
-# What the parser says of a pattern that other matchers may well read.
+# The parser's errors for patterns that are valid in other dialects
 _OTHER_DIALECT = ("unrecognized escape", "Unicode property not found", "look-around")
 
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?(?:<?[=!]|P[=>]|>|\()|[^\\\[(]+|.", re.DOTALL)
@@ -23,35 +23,35 @@ _ESCAPES = {r"\b": "word boundary", r"\B": "word boundary", r"\k": "backreferenc
 _CHOICE = re.compile(r"\^(?:([\w-]+)|\((?:\?:)?([\w|-]+)\))\$", re.ASCII)
 _REPEAT = re.compile(r"\{([0-9]+)(?:,([0-9]*))?\}")
 
-# Of the texts that `all_texts_but` leaves out: characters of all, and of one, each of which nests a group.
+# Limits of the texts that `all_texts_but` excludes: characters in all, and in one, since each nests a group
 MAX_EXCLUDED = 2_000
 MAX_EXCLUDED_LENGTH = 100
 
 
 def checked_construct(pattern: str, path: str) -> str | None:
-    """unsupported_construct, also of what the dialect of the grammar lacks beyond that.
+    """Return the first construct of the pattern that the grammar's dialect lacks, in words, or None.
 
-    Raises InvalidRequest with the path for what is not a regular expression, or matches no text.
+    Raises InvalidRequest with the path if the pattern is not a regular expression, or no text matches it.
     """
     if (construct := unsupported_construct(pattern)) is not None or len(pattern) > MAX_CHECKED:
         return construct
     error = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern}))
     if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
-        error = "error: a backslash at its end escapes nothing"
+        error = "error: the backslash at its end escapes nothing"
     if "lookarounds not supported" in error:
         return "^ or $ within a pattern"
     if "Regex is empty" in error:
         raise InvalidRequest(f"{path} is {quote(pattern)}; no text matches it", param=path)
     _, found, fault = error.partition("error: ")
     if not found:
-        return None  # the engine says what else there may be
+        return None  # the engine reports other errors
     if fault.startswith(_OTHER_DIALECT):
-        return f"what other dialects have and this one lacks ({fault})"
+        return f"a construct of another dialect ({fault})"
     raise InvalidRequest(f"{path} is {quote(pattern)}, which is not a regular expression: {fault}", param=path)
 
 
 def unsupported_construct(pattern: str) -> str | None:
-    """What no grammar can follow, with its name: "the lookahead (?="; None if there is nothing of the kind."""
+    """Return the first construct that no grammar can enforce, such as "the lookahead (?=", or None."""
     for match in _PART.finditer(pattern):
         part = match[0]
         name = _LOOKAROUNDS.get(part) or _OTHERS.get(part) or _ESCAPES.get(part)
@@ -63,18 +63,18 @@ def unsupported_construct(pattern: str) -> str | None:
 
 
 def largest_repeat(pattern: str) -> int:
-    """The largest number of times that a part is said to be repeated, as in a{2,5}."""
+    """Return the largest number in the pattern's repetitions, such as 5 in a{2,5}."""
     return max((int(count) for match in _REPEAT.finditer(pattern) for count in match.groups() if count), default=0)
 
 
 def texts_of(pattern: str) -> frozenset[str] | None:
-    """All texts that a pattern such as ^(a|b)$ matches; None for other patterns."""
+    """Return all texts that a pattern such as ^(a|b)$ matches; None for other patterns."""
     match = _CHOICE.fullmatch(pattern)
     return None if match is None else frozenset((match[1] or match[2]).split("|"))
 
 
 def all_texts_but(texts: Iterable[str]) -> str:
-    """A pattern of JSON Schema for every text that is none of `texts`, which are within the limits."""
+    """Return a pattern of JSON Schema for all texts except `texts`, which must be within the limits."""
     tree: dict[str, Any] = {}
     for text in texts:
         node = tree
@@ -85,7 +85,8 @@ def all_texts_but(texts: Iterable[str]) -> str:
 
 
 def _all_but(tree: dict[str, Any]) -> str:
-    """What can follow so that no text of the tree is complete: the end, another character, or one of its own."""
+    """Return a pattern for all continuations that complete no text of the tree: the end, a character that is not in
+    the tree, or one in it and a continuation for its subtree."""
     own = {escaped(character): follows for character, follows in tree.items() if character}
     other = f"[^{''.join(own)}]" if own else r"[\s\S]"
     ends = [] if "" in tree else [""]
@@ -93,5 +94,5 @@ def _all_but(tree: dict[str, Any]) -> str:
 
 
 def escaped(character: str) -> str:
-    """A pattern for this character alone."""
+    """Return a pattern for this character."""
     return character if character.isalnum() else f"\\x{{{ord(character):x}}}"

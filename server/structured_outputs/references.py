@@ -1,4 +1,4 @@
-"""References: finds what a schema's `$ref` points at."""
+"""References: the schemas that the `$ref` of one document refer to."""
 
 from typing import Any
 from urllib.parse import unquote
@@ -8,10 +8,10 @@ from server.schemas.base import Location, path_text, quote
 
 
 class References:
-    """The places of one schema document."""
+    """The resolver of references within one schema document."""
 
     def __init__(self, root: Any, location: Location) -> None:
-        """location: of the root in the body."""
+        """location: the location of the root in the body."""
         self._root = root
         self._location = location
         self._base = ""
@@ -21,9 +21,10 @@ class References:
             self._base = base.removesuffix("#") if isinstance(base, str) else ""
 
     def resolve(self, reference: str, location: Location) -> tuple[Location, Any]:
-        """The schema that `reference` means, with its place in the body. location: of the `$ref`.
+        """Return the schema that `reference` refers to, with its location in the body.
 
-        Raises InvalidRequest where there is none, or it is in another document.
+        location: the location of the `$ref`. Raises InvalidRequest if there is no such schema, or if it is in another
+        document.
         """
         fragment = reference
         if self._base and reference.startswith(self._base + "#"):
@@ -31,8 +32,8 @@ class References:
         if not fragment.startswith("#"):
             path = path_text(location)
             raise InvalidRequest(
-                f"{path} is {quote(reference)}; only references within the schema (#/...) are followed: "
-                "copy what it means into $defs",
+                f"{path} is {quote(reference)}; only references within the schema (#/...) are supported; copy the "
+                "referenced schema into $defs",
                 param=path,
             )
         if fragment != "#" and not fragment.startswith("#/"):
@@ -57,7 +58,7 @@ class References:
         return place, node
 
     def _anchored(self) -> dict[str, tuple[Location, Any]]:
-        """Every `$anchor` and, as drafts 4 to 7 have it, `$id` that begins with #."""
+        """Return the schemas with a `$anchor`, or with an `$id` that begins with # as in drafts 4 to 7, by its name."""
         if self._anchors is None:
             self._anchors = {}
             stack: list[tuple[Location, Any]] = [(self._location, self._root)]

@@ -1,6 +1,6 @@
-"""of_structural_tag: free text in which certain marks begin something with a structure.
+"""structural_tag_expression: free text in which certain marks start a part with a structure.
 
-There are two forms: vLLM's first one ({"structures", "triggers"}), and xgrammar's newer one, a tree ({"format"}).
+There are two forms: vLLM's older one ({"structures", "triggers"}), and xgrammar's newer one, a tree ({"format"}).
 """
 
 from collections.abc import Mapping
@@ -8,18 +8,19 @@ from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import quote
-from server.structured_outputs.expressions import Expression, of_grammar, of_regex, of_schema
+from server.structured_outputs.expressions import Expression, grammar_expression, regex_expression, schema_expression
 from server.structured_outputs.grammar import GrammarBuilder
 
-_MAX_DEPTH = 32  # formats within each other
+_MAX_DEPTH = 32  # nested formats
 
 _EXPECTED = {str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "an integer"}
 
 Node = Mapping[str, Any]
 
 
-def of_structural_tag(tag: Any, param: str, ignored: list[str], *, whitespace: str | None) -> Expression:
-    """tag: an object of either form. Appends the paths of what is not enforced to `ignored`.
+def structural_tag_expression(tag: Any, param: str, ignored: list[str], *, whitespace: str | None) -> Expression:
+    """Return an expression for a structural tag of either form. Appends the paths of keywords that are not enforced to
+    `ignored`.
 
     Raises InvalidRequest and UnsupportedParameter.
     """
@@ -34,7 +35,7 @@ def of_structural_tag(tag: Any, param: str, ignored: list[str], *, whitespace: s
 
 
 def _with_tags(tag: Node, param: str) -> Node:
-    """The older form as the newer one has it."""
+    """Return the older form with the fields of the newer one."""
     structures = _field(tag, "structures", list, param)
     for index, each in enumerate(structures):
         if not isinstance(each, dict):
@@ -44,7 +45,7 @@ def _with_tags(tag: Node, param: str) -> Node:
 
 
 class _Reader:
-    """Turns the formats of one structural tag into expressions."""
+    """The reader of one structural tag, which turns its formats into expressions."""
 
     def __init__(self, ignored: list[str], whitespace: str | None) -> None:
         self._ignored = ignored
@@ -53,7 +54,9 @@ class _Reader:
     def format(self, node: Node, path: str, *, depth: int) -> Expression:
         kind = _field(node, "type", str, path)
         if depth > _MAX_DEPTH:
-            raise InvalidRequest(f"{path} is nested more than {_MAX_DEPTH} formats deep; the limit is that", param=path)
+            raise InvalidRequest(
+                f"{path} is nested more than {_MAX_DEPTH} formats deep, which is the limit; simplify it", param=path
+            )
         match kind:
             case "const_string":
                 text = _field(node, "value", str, path)
@@ -64,9 +67,9 @@ class _Reader:
             case "json_schema":
                 return self._schema(node, "json_schema", path)
             case "regex":
-                return of_regex(_field(node, "pattern", str, path), f"{path}.pattern")
+                return regex_expression(_field(node, "pattern", str, path), f"{path}.pattern")
             case "grammar":
-                return of_grammar(_field(node, "grammar", str, path), f"{path}.grammar")
+                return grammar_expression(_field(node, "grammar", str, path), f"{path}.grammar")
             case "sequence":
                 return self._sequence(_nodes(node, "elements", path), f"{path}.elements", depth)
             case "or":
@@ -92,7 +95,7 @@ class _Reader:
         )
 
     def triggered(self, node: Node, path: str, *, depth: int, tags_name: str) -> Expression:
-        """Text in which each trigger must go on as one of the tags that begin with it."""
+        """Return an expression for text in which each trigger must continue as a tag that begins with it."""
         _check_unset(node, ("excludes",), path)
         triggers = _field(node, "triggers", list, path)
         tails: dict[str, list[Expression]] = {}
@@ -138,12 +141,14 @@ class _Reader:
         _check_unset(node, ("any_order", "excludes", "max_whitespace_cnt"), path)
         if name not in node:
             raise InvalidRequest(f"{path}.{name} is missing; it is required", param=f"{path}.{name}")
-        expression, prepared = of_schema(node[name], f"{path}.{name}", is_strict=False, whitespace=self._whitespace)
+        expression, prepared = schema_expression(
+            node[name], f"{path}.{name}", is_strict=False, whitespace=self._whitespace
+        )
         self._ignored += prepared.ignored
         return expression
 
     def _tag(self, node: Node, path: str, depth: int, *, begins_at: int = 0) -> Expression:
-        """`begin`, from a character of it on, then the content and one of the ends."""
+        """Return an expression for `begin` from the character `begins_at` on, the content, and one of the ends."""
         begin = _field(node, "begin", str, path)[begins_at:]
         ends = node.get("end")
         ends = [ends] if isinstance(ends, str) else ends
@@ -183,7 +188,7 @@ class _Reader:
             node, place = nodes[index], f"{path}[{index}]"
             following = nodes[index + 1] if index + 1 < len(nodes) else None
             if node.get("type") == "any_text" and following is not None:
-                # Free text has no end of its own, so what follows must be known by how it begins.
+                # Free text has no end of its own, so the beginning of the next part must mark it.
                 parts.append(self._text_before(following, place, f"{path}[{index + 1}]", depth))
                 index += 2
             else:
@@ -201,7 +206,7 @@ class _Reader:
                 rest = self._tag(following, following_place, depth, begins_at=len(mark))
                 return lambda builder: f"{builder.text_until(mark)} {rest(builder)}"
         raise UnsupportedParameter(
-            f"{place} is any_text before something that may begin in several ways; put a const_string or a tag behind "
+            f"{place} is any_text before a format that may begin in several ways; put a const_string or a tag after "
             "it, or use triggered_tags",
             param=place,
         )
@@ -222,7 +227,7 @@ def _field(node: Node, name: str, kind: type, path: str, *, default: Any = None)
 
 
 def _nodes(node: Node, name: str, path: str) -> list[Node]:
-    """A list of at least one object."""
+    """Return the field's list, which must have at least one item, all of them objects."""
     listed = _field(node, name, list, path)
     if not listed:
         raise InvalidRequest(f"{path}.{name} is empty; it must have at least one", param=f"{path}.{name}")

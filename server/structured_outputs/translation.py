@@ -1,4 +1,4 @@
-"""Translation: writes a JSON schema with those keywords alone that the grammar enforces."""
+"""Translation: a JSON schema rewritten with only the keywords that a grammar enforces."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import Location, path_text, quote
 from server.structured_outputs.arrays import write_array
-from server.structured_outputs.choices import Choices
+from server.structured_outputs.choices import BranchKeywords
 from server.structured_outputs.composition import Schema, all_of
 from server.structured_outputs.contradictions import contradictions
 from server.structured_outputs.disjoint import Disjointness
@@ -44,34 +44,34 @@ from server.structured_outputs.patterns import checked_construct
 from server.structured_outputs.references import References
 from server.structured_outputs.writer import Node
 
-MAX_NODES = 10_000  # schemas that are written for one; real ones need some hundreds
+MAX_NODES = 10_000  # schemas written for one document; real ones need some hundreds
 
 _DYNAMIC = frozenset({"$dynamicRef", "$recursiveRef"})
 _WITHOUT_EFFECT = ANNOTATIONS | {"$dynamicAnchor", "$recursiveAnchor", "then", "else"}
 
 
 class Translation:
-    """One document's. What is written accepts what the schema accepts, and less than that never.
+    """The translation of one document. The written schema accepts all that the original accepts.
 
-    It accepts more only where `ignored` names the keyword; under `is_strict` that is an error instead.
+    It accepts more only if `ignored` lists the keyword responsible; with `is_strict`, that is an error instead.
     """
 
     def __init__(self, references: References, *, is_strict: bool) -> None:
         self.ignored: dict[str, None] = {}  # paths, in order
-        self.contradictions: dict[str, str] = {}  # paths of what no value matches, each with the reason
+        self.contradictions: dict[str, str] = {}  # reasons, by the paths of keywords that no value can match
         self._references = references
         self._is_strict = is_strict
-        self._constructs: dict[str, str | None] = {}  # that patterns have and no grammar can follow
-        self._names: dict[int, str] = {}  # of what is referred to, by the identity of the node
+        self._constructs: dict[str, str | None] = {}  # unsupported constructs, by the pattern
+        self._names: dict[int, str] = {}  # names of referenced schemas, by the identity of the node
         self._written: dict[str, Schema] = {}
         self._pending: list[tuple[str, Location, Any]] = []
         self._num_nodes = 0
         self._disjointness = Disjointness(lambda reference: references.resolve(reference, ())[1])
         self._negation = Negation(self, references)
-        self._choices = Choices(self, self._negation)
+        self._branches = BranchKeywords(self, self._negation)
 
     def run(self, root: Any, location: Location) -> tuple[Schema, dict[str, Schema]]:
-        """The root, and what it refers to by name ("#/$defs/NAME")."""
+        """Return the written root, and by name the definitions that it refers to ("#/$defs/NAME")."""
         schema = self.schema(root, location, ALL)
         while self._pending:
             name, place, node = self._pending.pop()
@@ -86,18 +86,18 @@ class Translation:
         self._written[name] = schema
 
     def count(self, location: Location) -> None:
-        """One more schema is written. Raises InvalidRequest when there are too many."""
+        """Count one more written schema. Raises InvalidRequest if there are too many."""
         self._num_nodes += 1
         if self._num_nodes > MAX_NODES:
             path = path_text(location[:1])
             raise InvalidRequest(
-                f"{path} has more than {MAX_NODES:,} schemas within, counting what its oneOf, not and if stand for; "
-                "the limit is that: make it simpler",
+                f"{path} has more than {MAX_NODES:,} schemas, which is the limit, once its oneOf, not and if are "
+                "spelled out; simplify it",
                 param=path,
             )
 
     def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema:
-        """kinds: of the instances that can come here; others may match or not."""
+        """Return the written schema of a node. kinds: kinds of the possible instances; others may match or not."""
         self.count(location)
         if isinstance(node, bool):
             return node
@@ -107,7 +107,7 @@ class Translation:
         if not kinds:
             return False
         written: Node = {}
-        extra: list[Schema] = []  # after the rest, so that they do not change the order of properties
+        extra: list[Schema] = []  # after the rest, to keep the order of properties
         if impossible:
             extra.append(_of_types(kinds))
         done: set[str] = set()
@@ -119,7 +119,7 @@ class Translation:
     def _keyword(
         self, keyword: str, node: Node, location: Location, kinds: Kinds, written: Node, extra: list[Schema]
     ) -> set[str]:
-        """Write what one keyword says, and those that belong together with it. Returns these."""
+        """Write one keyword and those that belong together with it, and return the written keywords."""
         value, place = node[keyword], (*location, keyword)
         match keyword:
             case "type":
@@ -131,11 +131,11 @@ class Translation:
             case "allOf" | "anyOf":
                 written[keyword] = [self.schema(part, (*place, index), kinds) for index, part in enumerate(value)]
             case "oneOf":
-                extra.append(self._choices.one_of(node, place, kinds))
+                extra.append(self._branches.one_of(node, place, kinds))
             case "not":
-                extra.append(self._choices.opposite(value, place, kinds))
+                extra.append(self._branches.opposite(value, place, kinds))
             case "if":
-                extra.append(self._choices.condition(node, location, kinds))
+                extra.append(self._branches.condition(node, location, kinds))
             case _ if keyword in NUMBER_KEYWORDS:
                 written.update(self._numbers(node, location, is_integer=FRACTION not in kinds))
                 return set(NUMBER_KEYWORDS)
@@ -149,13 +149,13 @@ class Translation:
                 written.update(write_object(self, node, location, kinds, extra))
                 return set(OBJECT_KEYWORDS)
             case _ if keyword in _DYNAMIC:
-                self.drop(place, "no grammar can follow it, but $ref")
+                self.drop(place, "a grammar cannot enforce it, only $ref")
             case _ if keyword not in _WITHOUT_EFFECT and not keyword.startswith("x-"):
-                self.ignored[path_text(place)] = None  # JSON Schema gives it no meaning
+                self.ignored[path_text(place)] = None  # no meaning in JSON Schema
         return set()
 
     def _impossible(self, node: Node, location: Location, kinds: Kinds) -> Kinds:
-        """The kinds of which the node's own keywords leave no value."""
+        """Return the kinds of values that the node's own keywords exclude completely."""
         impossible: Kinds = frozenset()
         for found in contradictions(node, kinds):
             self.contradictions.setdefault(path_text((*location, found.keyword)), found.reason)
@@ -166,7 +166,7 @@ class Translation:
         if (number := inexact_number(value)) is None:
             written[keyword] = without_minus_zero(value)
         else:
-            self.drop(place, f"a grammar can have integers up to 2^53 exactly, and {quote(number)} is beyond")
+            self.drop(place, f"a grammar can represent integers up to 2^53 exactly, and {quote(number)} is beyond")
             extra.append(_of_types(kinds_of_values(value if keyword == "enum" else [value])))
 
     def _numbers(self, node: Node, location: Location, *, is_integer: bool) -> Node:
@@ -184,7 +184,7 @@ class Translation:
         return written
 
     def reference(self, reference: str, location: Location) -> str:
-        """What is written for `reference`: a `$ref` to what it means, which will be defined."""
+        """Return a `$ref` to the written schema of the referenced one, which `run` defines later."""
         place, node = self._references.resolve(reference, location)
         if id(node) not in self._names:
             self._names[id(node)] = name = f"d{len(self._names)}"
@@ -195,11 +195,11 @@ class Translation:
         return self._disjointness.holds(first, second, kinds)
 
     def all_disjoint(self, schemas: list[Any], kinds: Kinds) -> bool:
-        """Whether one property tells all of them apart."""
+        """Whether one property distinguishes all of the schemas."""
         return self._disjointness.all_hold(schemas, kinds)
 
     def drop(self, place: Location, reason: str) -> None:
-        """Do without the keyword."""
+        """Leave the keyword out. Raises UnsupportedParameter if strict."""
         path = path_text(place)
         if self._is_strict:
             raise UnsupportedParameter(
@@ -210,17 +210,18 @@ class Translation:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Undo what is recorded inside, if it ends with InexpressibleError."""
+        """Undo all changes made inside if the block ends with InexpressibleError."""
         ignored, num_negated = dict(self.ignored), self._negation.num_named
         try:
             yield
         except InexpressibleError:
             self.ignored = ignored
-            self._negation.forget_after(num_negated)
+            self._negation.discard_names_after(num_negated)
             raise
 
     def unsupported_construct(self, pattern: str, place: Location) -> str | None:
-        """What no grammar can follow. Raises InvalidRequest for what is no pattern."""
+        """Return the construct of the pattern that a grammar cannot enforce, or None. Raises InvalidRequest if the
+        pattern is not a regular expression."""
         if pattern not in self._constructs:
             self._constructs[pattern] = checked_construct(pattern, path_text(place))
         return self._constructs[pattern]
@@ -232,13 +233,13 @@ class Translation:
             if (construct := self.unsupported_construct(node["pattern"], place)) is None:
                 written["pattern"] = node["pattern"]
             else:
-                self.drop(place, f"no grammar can follow {construct}: write the pattern without")
+                self.drop(place, f"a grammar cannot enforce {construct}")
         if "format" in node:
             if node["format"] in FORMATS:
                 written["format"] = node["format"]
             elif node["format"] in FORMAT_PATTERNS:
                 extra.append({"pattern": FORMAT_PATTERNS[node["format"]]})
-            else:  # an annotation, also under strict
+            else:  # an annotation, even with strict
                 self.ignored[path_text((*location, "format"))] = None
         return written
 

@@ -1,4 +1,4 @@
-"""Writer: what the parts of a translation ask of the whole."""
+"""Writer: the methods of a translation that its parts use."""
 
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ Node = dict[str, Any]
 
 
 class Writer(Protocol):
-    """See Translation."""
+    """The interface of Translation for the writers of single keywords."""
 
     def schema(self, node: Any, location: Location, kinds: Kinds, /) -> Schema: ...
 
