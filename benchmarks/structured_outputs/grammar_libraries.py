@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import llguidance
 import numpy as np
 
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 
 
 class Matcher(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.errors import HeadraceError
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 
 
 def spellings(instance: Any, schema: Any) -> Iterator[Any]:

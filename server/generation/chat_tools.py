@@ -8,7 +8,7 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import Location, path_text, quote
 from server.schemas.chat import ChatTemplateFields
 from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 from server.tools.format import Tool, ToolFormat
 
 _SAYS_MORE = frozenset({"additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf"})

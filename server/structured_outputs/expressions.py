@@ -8,10 +8,10 @@ import msgspec
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import quote
-from server.structured_outputs.ebnf import lark_of_ebnf, num_ebnf_rules
 from server.structured_outputs.grammar import GrammarBuilder, one_of
-from server.structured_outputs.json_schema import PreparedSchema, prepare_schema
-from server.structured_outputs.patterns import checked_construct, largest_repeat
+from server.structured_outputs.json_schema.preparation import PreparedSchema, prepare_schema
+from server.structured_outputs.languages.ebnf import lark_of_ebnf, num_ebnf_rules
+from server.structured_outputs.languages.patterns import checked_construct, largest_repeat
 
 Expression = Callable[[GrammarBuilder], str]
 

@@ -17,7 +17,7 @@ from server.structured_outputs.expressions import (
 )
 from server.structured_outputs.fields import ResponseFormat, StructuredFields, StructuredOutputs
 from server.structured_outputs.grammar import GrammarBuilder
-from server.structured_outputs.json_schema import ANY_WHITESPACE
+from server.structured_outputs.json_schema.preparation import ANY_WHITESPACE
 from server.structured_outputs.structural_tags import structural_tag_expression
 
 __all__ = ["FIELDS", "Constraint", "ResponseFormat", "StructuredOutputs", "constraint_of", "unknown_fields"]

@@ -17,8 +17,8 @@ from server.schemas.response_tools import (
     NamespaceTool,
 )
 from server.schemas.responses import PromptFields
-from server.structured_outputs.lark_patterns import pattern_of_lark
-from server.structured_outputs.patterns import checked_construct
+from server.structured_outputs.languages.lark_patterns import pattern_of_lark
+from server.structured_outputs.languages.patterns import checked_construct
 
 _SEPARATOR = "__"
 

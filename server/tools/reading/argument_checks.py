@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from server.structured_outputs.kinds import NUMBERS, identity, kind_of, kinds_of_types
+from server.structured_outputs.json_schema.kinds import NUMBERS, identity, kind_of, kinds_of_types
 from server.tools.format import Schema
 
 _LIMITS: Mapping[str, Callable[[float, float], bool]] = {

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from server.structured_outputs.grammar import GrammarBuilder
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 
 SPECIAL_IDS = {"<s>": 0, "</s>": 1, "<tool>": 2, "</tool>": 3}
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.structured_outputs.ebnf import MAX_RULES
 from server.structured_outputs.expressions import MAX_CHOICES, MAX_TEXT
 from server.structured_outputs.grammar import GrammarBuilder
+from server.structured_outputs.languages.ebnf import MAX_RULES
 from server.structured_outputs.request import FIELDS, Constraint, constraint_of
 from tests.server.structured_outputs.conftest import SPECIAL_IDS, Matches
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 from server.tools.format import Tool, WrittenCall
 from server.tools.registry import FORMATS, named_format
 from tests.server.tools.matching import ALPHABET, Matching

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 from server.tools.reading.argument_checks import json_fits
 
 pytestmark = pytest.mark.fast

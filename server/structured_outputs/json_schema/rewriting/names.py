@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from server.structured_outputs.composition import ABSENT, Schema, all_of
-from server.structured_outputs.keywords import ANNOTATIONS
-from server.structured_outputs.kinds import kinds_of_node
-from server.structured_outputs.numbers import sizes_of
+from server.structured_outputs.json_schema.keywords import ANNOTATIONS
+from server.structured_outputs.json_schema.kinds import kinds_of_node
+from server.structured_outputs.json_schema.numbers import sizes_of
+from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, all_of
 
 Node = dict[str, Any]
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from server.schemas.base import Location
-from server.structured_outputs.composition import Schema
-from server.structured_outputs.counting import arrangements
-from server.structured_outputs.kinds import ALL
-from server.structured_outputs.numbers import sizes_of
-from server.structured_outputs.writer import Node, Writer
+from server.structured_outputs.json_schema.kinds import ALL
+from server.structured_outputs.json_schema.numbers import sizes_of
+from server.structured_outputs.json_schema.rewriting.composition import Schema
+from server.structured_outputs.json_schema.rewriting.counting import arrangements
+from server.structured_outputs.json_schema.rewriting.writer import Node, Writer
 
 
 def write_array(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> Node:

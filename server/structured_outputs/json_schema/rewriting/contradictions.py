@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from server.structured_outputs.kinds import (
+from server.structured_outputs.json_schema.kinds import (
     ALL,
     ARRAY,
     FRACTION,
@@ -16,7 +16,7 @@ from server.structured_outputs.kinds import (
     identity,
     kinds_of_node,
 )
-from server.structured_outputs.numbers import LOWER, MAX_SIZE, UPPER, empty_range, limits_of
+from server.structured_outputs.json_schema.numbers import LOWER, MAX_SIZE, UPPER, empty_range, limits_of
 
 _MAX_PARTS = 16  # parts of an allOf that are compared
 _SIZES = (

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from server.schemas.base import Location, quote
-from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
-from server.structured_outputs.formats import FORMAT_PATTERNS, FORMATS
-from server.structured_outputs.keywords import ANNOTATIONS, CONCERNS
-from server.structured_outputs.kinds import (
+from server.structured_outputs.json_schema.formats import FORMAT_PATTERNS, FORMATS
+from server.structured_outputs.json_schema.keywords import ANNOTATIONS, CONCERNS
+from server.structured_outputs.json_schema.kinds import (
     ALL,
     ARRAY,
     FRACTION,
@@ -23,9 +22,10 @@ from server.structured_outputs.kinds import (
     kinds_of_types,
     types_of_kinds,
 )
-from server.structured_outputs.numbers import MAX_SIZE, inexact_limit
-from server.structured_outputs.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
-from server.structured_outputs.references import References
+from server.structured_outputs.json_schema.numbers import MAX_SIZE, inexact_limit
+from server.structured_outputs.json_schema.references import References
+from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, all_of, any_of
+from server.structured_outputs.languages.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
 
 _MAX_REFERENCES = 24  # in a chain
 _MAX_BRANCHES = 6  # of a oneOf whose opposite is written

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from server.structured_outputs.kinds import identity, kind_of
+from server.structured_outputs.json_schema.kinds import identity, kind_of
 
 _KINDS = {"number": ("integer", "fraction")}
 

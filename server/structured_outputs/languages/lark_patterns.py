@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 from engine.errors import InvalidRequest
-from server.structured_outputs.patterns import MAX_CHECKED, checked_construct, escaped
+from server.structured_outputs.languages.patterns import MAX_CHECKED, checked_construct, escaped
 
 _MAX_NESTED = 50  # brackets and rules within each other
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.structured_outputs.json_schema import prepare_schema
-from server.structured_outputs.numbers import MAX_SIZE
+from server.structured_outputs.json_schema.numbers import MAX_SIZE
+from server.structured_outputs.json_schema.preparation import prepare_schema
 from tests.server.structured_outputs.conftest import Accepts
 
 pytestmark = pytest.mark.fast

@@ -6,9 +6,9 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.schemas.base import Location, path_text, quote
-from server.structured_outputs.keywords import CONCERNS, check_shape
-from server.structured_outputs.kinds import kinds_of_node
-from server.structured_outputs.references import References
+from server.structured_outputs.json_schema.keywords import CONCERNS, check_shape
+from server.structured_outputs.json_schema.kinds import kinds_of_node
+from server.structured_outputs.json_schema.references import References
 
 MAX_DEPTH = 64  # nested objects and lists
 MAX_BYTES = 1 << 20  # of the schema's text

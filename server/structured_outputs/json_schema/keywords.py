@@ -5,8 +5,8 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.schemas.base import Location, path_text, quote
-from server.structured_outputs.kinds import ARRAY, NUMBERS, OBJECT, STRING, TYPES, Kinds
-from server.structured_outputs.numbers import MAX_SIZE
+from server.structured_outputs.json_schema.kinds import ARRAY, NUMBERS, OBJECT, STRING, TYPES, Kinds
+from server.structured_outputs.json_schema.numbers import MAX_SIZE
 
 # Keywords that describe a value and do not restrict it
 ANNOTATIONS = frozenset(

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.structured_outputs.grammar import GrammarBuilder
-from server.structured_outputs.json_schema import ANY_WHITESPACE, PreparedSchema, prepare_schema
+from server.structured_outputs.json_schema.preparation import ANY_WHITESPACE, PreparedSchema, prepare_schema
 from tests.server.structured_outputs.conftest import SPECIAL_IDS, Accepts, Matches
 
 pytestmark = pytest.mark.fast

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.errors import InvalidRequest
-from server.structured_outputs.composition import Schema
-from server.structured_outputs.kinds import ALL, ARRAY, OBJECT, Kinds, kinds_of_node
+from server.structured_outputs.json_schema.kinds import ALL, ARRAY, OBJECT, Kinds, kinds_of_node
+from server.structured_outputs.json_schema.rewriting.composition import Schema
 
 MAX_DEPTH = 120  # of the written schema; llguidance reads 127 levels
 MAX_VALUES = 200_000  # in the written schema, repeated ones included

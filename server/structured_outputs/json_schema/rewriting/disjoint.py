@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from server.structured_outputs.kinds import (
+from server.structured_outputs.json_schema.kinds import (
     ALL,
     ARRAY,
     BOOLEAN,
@@ -15,7 +15,7 @@ from server.structured_outputs.kinds import (
     kind_of,
     kinds_of_node,
 )
-from server.structured_outputs.patterns import texts_of
+from server.structured_outputs.languages.patterns import texts_of
 
 _MAX_DEPTH = 6  # nested properties and alternatives that a proof considers
 _MAX_PARTS = 32  # conjuncts of one schema

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest
-from server.structured_outputs.checking import MAX_DEPTH, check_limits, check_schema
-from server.structured_outputs.finite import NoValueError, ending_schema
-from server.structured_outputs.references import References
-from server.structured_outputs.translation import Translation
+from server.structured_outputs.json_schema.checking import MAX_DEPTH, check_limits, check_schema
+from server.structured_outputs.json_schema.references import References
+from server.structured_outputs.json_schema.rewriting.finite import NoValueError, ending_schema
+from server.structured_outputs.json_schema.rewriting.translation import Translation
 
 ANY_WHITESPACE = r"[ \t\r\n]{1,32}"  # bounded, since a model may otherwise write blanks until its last token
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from server.structured_outputs.composition import ABSENT, Schema, any_of
-from server.structured_outputs.kinds import ALL, ARRAY, identity, types_of_kinds
-from server.structured_outputs.numbers import inexact_number, without_minus_zero
+from server.structured_outputs.json_schema.kinds import ALL, ARRAY, identity, types_of_kinds
+from server.structured_outputs.json_schema.numbers import inexact_number, without_minus_zero
+from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, any_of
 
 _MAX_COMBINATIONS = 128  # of optional properties
 _MAX_UNIQUE = 4  # values, which have 65 arrangements

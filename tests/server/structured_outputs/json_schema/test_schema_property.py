@@ -11,9 +11,9 @@ import pytest
 
 from engine.errors import InvalidRequest
 from server.structured_outputs.grammar import GrammarBuilder
-from server.structured_outputs.json_schema import prepare_schema
+from server.structured_outputs.json_schema.preparation import prepare_schema
 from tests.server.structured_outputs.conftest import SPECIAL_IDS, byte_tokenizer
-from tests.server.structured_outputs.validator import is_valid
+from tests.server.structured_outputs.json_schema.validator import is_valid
 
 pytestmark = pytest.mark.fast
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server.structured_outputs.patterns import all_texts_but, largest_repeat, texts_of, unsupported_construct
+from server.structured_outputs.languages.patterns import all_texts_but, largest_repeat, texts_of, unsupported_construct
 
 pytestmark = pytest.mark.fast
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from server.structured_outputs.disjoint import Disjointness
-from server.structured_outputs.kinds import OBJECT
+from server.structured_outputs.json_schema.kinds import OBJECT
+from server.structured_outputs.json_schema.rewriting.disjoint import Disjointness
 
 pytestmark = pytest.mark.fast
 

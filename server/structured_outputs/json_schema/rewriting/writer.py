@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from server.schemas.base import Location
-from server.structured_outputs.composition import Schema
-from server.structured_outputs.kinds import Kinds
+from server.structured_outputs.json_schema.kinds import Kinds
+from server.structured_outputs.json_schema.rewriting.composition import Schema
 
 Node = dict[str, Any]
 

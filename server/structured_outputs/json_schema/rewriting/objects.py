@@ -5,13 +5,13 @@ from typing import Any
 
 from engine.errors import UnsupportedParameter
 from server.schemas.base import Location, path_text
-from server.structured_outputs.composition import ABSENT, Schema, all_of, any_of
-from server.structured_outputs.counting import PropertyCounts
-from server.structured_outputs.keywords import IN_PLACE
-from server.structured_outputs.kinds import ALL, Kinds
-from server.structured_outputs.names import close_to_names, name_pattern, patterns_in
-from server.structured_outputs.numbers import sizes_of
-from server.structured_outputs.writer import Node, Writer
+from server.structured_outputs.json_schema.keywords import IN_PLACE
+from server.structured_outputs.json_schema.kinds import ALL, Kinds
+from server.structured_outputs.json_schema.numbers import sizes_of
+from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, all_of, any_of
+from server.structured_outputs.json_schema.rewriting.counting import PropertyCounts
+from server.structured_outputs.json_schema.rewriting.names import close_to_names, name_pattern, patterns_in
+from server.structured_outputs.json_schema.rewriting.writer import Node, Writer
 
 
 def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:

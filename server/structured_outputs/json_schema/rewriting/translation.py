@@ -6,13 +6,8 @@ from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import Location, path_text, quote
-from server.structured_outputs.arrays import write_array
-from server.structured_outputs.choices import BranchKeywords
-from server.structured_outputs.composition import Schema, all_of
-from server.structured_outputs.contradictions import contradictions
-from server.structured_outputs.disjoint import Disjointness
-from server.structured_outputs.formats import FORMAT_PATTERNS, FORMATS
-from server.structured_outputs.keywords import (
+from server.structured_outputs.json_schema.formats import FORMAT_PATTERNS, FORMATS
+from server.structured_outputs.json_schema.keywords import (
     ANNOTATIONS,
     ARRAY_KEYWORDS,
     CONCERNS,
@@ -20,7 +15,7 @@ from server.structured_outputs.keywords import (
     OBJECT_KEYWORDS,
     STRING_KEYWORDS,
 )
-from server.structured_outputs.kinds import (
+from server.structured_outputs.json_schema.kinds import (
     ALL,
     FRACTION,
     NUMBERS,
@@ -29,8 +24,7 @@ from server.structured_outputs.kinds import (
     kinds_of_values,
     types_of_kinds,
 )
-from server.structured_outputs.negation import InexpressibleError, Negation
-from server.structured_outputs.numbers import (
+from server.structured_outputs.json_schema.numbers import (
     given_keyword,
     inexact_limit,
     inexact_multiple,
@@ -39,10 +33,16 @@ from server.structured_outputs.numbers import (
     sizes_of,
     without_minus_zero,
 )
-from server.structured_outputs.objects import write_object
-from server.structured_outputs.patterns import checked_construct
-from server.structured_outputs.references import References
-from server.structured_outputs.writer import Node
+from server.structured_outputs.json_schema.references import References
+from server.structured_outputs.json_schema.rewriting.arrays import write_array
+from server.structured_outputs.json_schema.rewriting.branches import BranchKeywords
+from server.structured_outputs.json_schema.rewriting.composition import Schema, all_of
+from server.structured_outputs.json_schema.rewriting.contradictions import contradictions
+from server.structured_outputs.json_schema.rewriting.disjoint import Disjointness
+from server.structured_outputs.json_schema.rewriting.negation import InexpressibleError, Negation
+from server.structured_outputs.json_schema.rewriting.objects import write_object
+from server.structured_outputs.json_schema.rewriting.writer import Node
+from server.structured_outputs.languages.patterns import checked_construct
 
 MAX_NODES = 10_000  # schemas written for one document; real ones need some hundreds
 

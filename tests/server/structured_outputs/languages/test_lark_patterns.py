@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from server.structured_outputs.lark_patterns import pattern_of_lark
+from server.structured_outputs.languages.lark_patterns import pattern_of_lark
 from tests.server.structured_outputs.conftest import Matches
 
 pytestmark = pytest.mark.fast

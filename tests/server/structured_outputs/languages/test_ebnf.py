@@ -3,8 +3,8 @@
 import pytest
 
 from engine.errors import InvalidRequest
-from server.structured_outputs.ebnf import lark_of_ebnf, num_ebnf_rules
 from server.structured_outputs.grammar import GrammarBuilder
+from server.structured_outputs.languages.ebnf import lark_of_ebnf, num_ebnf_rules
 from tests.server.structured_outputs.conftest import SPECIAL_IDS, Matches
 
 pytestmark = pytest.mark.fast
