@@ -61,6 +61,12 @@ OBJECT_KEYWORDS = (
     "unevaluatedProperties",
 )
 
+SIZE_KEYWORDS: Mapping[str, tuple[str, str]] = {
+    STRING: ("minLength", "maxLength"),
+    ARRAY: ("minItems", "maxItems"),
+    OBJECT: ("minProperties", "maxProperties"),
+}
+
 CONCERNS: Mapping[str, Kinds] = {
     **dict.fromkeys(NUMBER_KEYWORDS, NUMBERS),
     **dict.fromkeys(STRING_KEYWORDS, frozenset({STRING})),
@@ -70,6 +76,24 @@ CONCERNS: Mapping[str, Kinds] = {
 
 # Keywords that apply schemas to the instance itself, not to its items or properties
 IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "dependencies", "dependentSchemas")
+
+# Values of `format` that are enforced, by llguidance and by a pattern. Others are annotations, as in JSON Schema.
+FORMATS = frozenset({"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"})
+
+_POINTER = "(?:/(?:[^/~]|~[01])*)*"  # RFC 6901
+_IN_PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@\-]|%[0-9A-Fa-f]{2})"  # RFC 3986: pchar
+_BEFORE_COLON = r"(?:[A-Za-z0-9._~!$&'()*+,;=@\-]|%[0-9A-Fa-f]{2})"
+_QUERY = rf"(?:{_IN_PATH}|[/?])*"
+
+# The pattern of uri-reference lacks addresses in brackets.
+FORMAT_PATTERNS: Mapping[str, str] = {
+    "json-pointer": f"^{_POINTER}$",
+    "relative-json-pointer": f"^(?:0|[1-9][0-9]*)(?:#|{_POINTER})$",
+    "uri-reference": (
+        rf"^(?:[A-Za-z][A-Za-z0-9+.\-]*:(?:{_IN_PATH}|/)*|(?:{_BEFORE_COLON}+(?:/{_IN_PATH}*)*)?|(?:/{_IN_PATH}*)+)"
+        rf"(?:\?{_QUERY})?(?:#{_QUERY})?$"
+    ),
+}
 
 
 def _is_type(value: Any) -> bool:

@@ -1,13 +1,14 @@
 """write_array: the keywords of arrays, rewritten."""
 
+import itertools
 from typing import Any
 
 from server.schemas.base import Location
-from server.structured_outputs.json_schema.kinds import ALL
-from server.structured_outputs.json_schema.numbers import sizes_of
-from server.structured_outputs.json_schema.rewriting.composition import Schema
-from server.structured_outputs.json_schema.rewriting.counting import arrangements
-from server.structured_outputs.json_schema.rewriting.writer import Node, Writer
+from server.structured_outputs.json_schema.kinds import ALL, ARRAY, identity, types_of_kinds
+from server.structured_outputs.json_schema.numbers import inexact_number, sizes_of, without_minus_zero
+from server.structured_outputs.json_schema.rewriting.writer import Node, Schema, Writer, any_of
+
+_MAX_UNIQUE = 4  # values, which have 65 arrangements
 
 
 def write_array(writer: Writer, node: Node, location: Location, extra: list[Schema]) -> Node:
@@ -23,7 +24,7 @@ def write_array(writer: Writer, node: Node, location: Location, extra: list[Sche
         name, schema = items
         written["items"] = writer.schema(schema, (*location, name), ALL)
     if node.get("uniqueItems") and written.get("maxItems", 2) > 1:
-        if (arranged := arrangements(node)) is None:
+        if (arranged := _arrangements(node)) is None:
             writer.drop(
                 (*location, "uniqueItems"), "a grammar can enforce it only for items of at most four known values"
             )
@@ -53,3 +54,22 @@ def _array_parts(node: Node) -> tuple[tuple[str, list[Any]] | None, tuple[str, A
         return ("items", node["items"]), rest
     prefix = ("prefixItems", node["prefixItems"]) if "prefixItems" in node else None
     return prefix, ("items", node["items"]) if "items" in node else None
+
+
+def _arrangements(node: Node) -> Schema | None:
+    """Return `uniqueItems` as a list of arrays, if the array's items have only a few known values, else None."""
+    values = _known_values(node.get("items"))
+    if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node or inexact_number(values) is not None:
+        return None
+    values = without_minus_zero(values)
+    arrays = [list(order) for size in range(len(values) + 1) for order in itertools.permutations(values, size)]
+    return any_of([{"enum": arrays}, {"type": types_of_kinds(ALL - {ARRAY})}])
+
+
+def _known_values(node: Any) -> list[Any] | None:
+    if not isinstance(node, dict):
+        return None
+    if node.get("type") == "boolean":
+        return [False, True]
+    values = [node["const"]] if "const" in node else node.get("enum")
+    return None if values is None else list({identity(value): value for value in values}.values())

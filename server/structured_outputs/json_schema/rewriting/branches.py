@@ -5,9 +5,8 @@ from typing import Any
 
 from server.schemas.base import Location
 from server.structured_outputs.json_schema.kinds import Kinds
-from server.structured_outputs.json_schema.rewriting.composition import Schema, all_of, any_of
 from server.structured_outputs.json_schema.rewriting.negation import InexpressibleError, Negation
-from server.structured_outputs.json_schema.rewriting.writer import Node, Writer
+from server.structured_outputs.json_schema.rewriting.writer import Node, Schema, Writer, all_of, any_of
 
 _MAX_OVERLAPS = 64  # pairs of branches of one oneOf that may both match
 

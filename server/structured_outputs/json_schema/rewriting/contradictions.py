@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from server.structured_outputs.json_schema.keywords import SIZE_KEYWORDS
 from server.structured_outputs.json_schema.kinds import (
     ALL,
     ARRAY,
     FRACTION,
     NUMBERS,
-    OBJECT,
-    STRING,
     Kinds,
     identity,
     kinds_of_node,
@@ -19,11 +18,6 @@ from server.structured_outputs.json_schema.kinds import (
 from server.structured_outputs.json_schema.numbers import LOWER, MAX_SIZE, UPPER, empty_range, limits_of
 
 _MAX_PARTS = 16  # parts of an allOf that are compared
-_SIZES = (
-    (STRING, "minLength", "maxLength"),
-    (ARRAY, "minItems", "maxItems"),
-    (OBJECT, "minProperties", "maxProperties"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +38,7 @@ def contradictions(node: Mapping[str, Any], kinds: Kinds) -> Iterator[Contradict
         yield Contradiction(keyword, "it has no value of the given type", ALL)
     if kinds & NUMBERS and (limits := empty_range(node, is_integer=FRACTION not in kinds)) is not None:
         yield Contradiction(limits[1], f"no number is between {limits[0]} and {limits[1]}", NUMBERS)
-    for kind, least, most in _SIZES:
+    for kind, (least, most) in SIZE_KEYWORDS.items():
         if kind in kinds and least in node and most in node and node[least] > node[most]:
             yield Contradiction(most, f"{least} is greater than {most}", frozenset({kind}))
     if ARRAY in kinds and "contains" in node and node.get("minContains", 1) > node.get("maxContains", MAX_SIZE):
@@ -63,7 +57,7 @@ def _part_contradictions(parts: list[Mapping[str, Any]], kinds: Kinds) -> Iterat
             limits |= {keyword: value for keyword, value in limits_of(high).items() if keyword in UPPER}
             if (found := empty_range(limits, is_integer=FRACTION not in kinds)) is not None:
                 yield Contradiction("allOf", f"no number is between {found[0]} and {found[1]} in it", NUMBERS)
-        for kind, least, most in _SIZES:
+        for kind, (least, most) in SIZE_KEYWORDS.items():
             if kind in shared and low.get(least, 0) > high.get(most, MAX_SIZE):
                 yield Contradiction("allOf", f"{least} is greater than {most} in it", frozenset({kind}))
 

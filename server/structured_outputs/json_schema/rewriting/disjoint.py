@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from server.structured_outputs.json_schema.keywords import SIZE_KEYWORDS
 from server.structured_outputs.json_schema.kinds import (
     ALL,
     ARRAY,
@@ -15,13 +16,12 @@ from server.structured_outputs.json_schema.kinds import (
     kind_of,
     kinds_of_node,
 )
+from server.structured_outputs.json_schema.rewriting.writer import Node
 from server.structured_outputs.languages.patterns import texts_of
 
 _MAX_DEPTH = 6  # nested properties and alternatives that a proof considers
 _MAX_PARTS = 32  # conjuncts of one schema
 _MAX_WORK = 20_000  # schemas considered for one document
-
-Node = dict[str, Any]
 
 
 class Disjointness:
@@ -166,12 +166,6 @@ def _breaks_limit(value: Any, kind: str, parts: list[Node]) -> bool:
 
 Bound = tuple[float, bool]  # a limit, and whether it is exclusive
 
-_SIZE_KEYWORDS = {
-    STRING: ("minLength", "maxLength"),
-    ARRAY: ("minItems", "maxItems"),
-    OBJECT: ("minProperties", "maxProperties"),
-}
-
 
 def _limits(parts: list[Node], kind: str) -> tuple[Bound, Bound]:
     """Return the least and the greatest number, length or count that the parts allow."""
@@ -182,7 +176,7 @@ def _limits(parts: list[Node], kind: str) -> tuple[Bound, Bound]:
             lows = [(part.get("minimum"), False), (part.get("exclusiveMinimum"), True)]
             highs = [(part.get("maximum"), False), (part.get("exclusiveMaximum"), True)]
         else:
-            least, most = _SIZE_KEYWORDS.get(kind, ("", ""))
+            least, most = SIZE_KEYWORDS.get(kind, ("", ""))
             lows, highs = [(part.get(least), False)], [(part.get(most), False)]
         for value, is_open in lows:
             if isinstance(value, int | float) and not isinstance(value, bool):

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.structured_outputs.json_schema.kinds import ALL, ARRAY, OBJECT, Kinds, kinds_of_node
-from server.structured_outputs.json_schema.rewriting.composition import Schema
+from server.structured_outputs.json_schema.rewriting.writer import Schema
 
 MAX_DEPTH = 120  # of the written schema; llguidance reads 127 levels
 MAX_VALUES = 200_000  # in the written schema, repeated ones included

@@ -2,11 +2,10 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from server.schemas.base import Location, quote
-from server.structured_outputs.json_schema.formats import FORMAT_PATTERNS, FORMATS
-from server.structured_outputs.json_schema.keywords import ANNOTATIONS, CONCERNS
+from server.structured_outputs.json_schema.keywords import ANNOTATIONS, CONCERNS, FORMAT_PATTERNS, FORMATS
 from server.structured_outputs.json_schema.kinds import (
     ALL,
     ARRAY,
@@ -24,37 +23,23 @@ from server.structured_outputs.json_schema.kinds import (
 )
 from server.structured_outputs.json_schema.numbers import MAX_SIZE, inexact_limit
 from server.structured_outputs.json_schema.references import References
-from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, all_of, any_of
+from server.structured_outputs.json_schema.rewriting.writer import ABSENT, Node, Schema, Writer, all_of, any_of
 from server.structured_outputs.languages.patterns import MAX_EXCLUDED, MAX_EXCLUDED_LENGTH, all_texts_but
 
 _MAX_REFERENCES = 24  # in a chain
 _MAX_BRANCHES = 6  # of a oneOf whose opposite is written
-
-Node = dict[str, Any]
 
 
 class InexpressibleError(Exception):
     """A grammar cannot express the opposite of the part of a schema that the error names."""
 
 
-class Translator(Protocol):
-    """The interface of Translation, which writes schemas themselves and uses Negation for opposites."""
-
-    def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema: ...
-
-    def define(self, name: str, schema: Schema) -> None: ...
-
-    def count(self, location: Location) -> None: ...
-
-    def are_disjoint(self, first: Any, second: Any, kinds: Kinds) -> bool: ...
-
-
 class Negation:
     """The writer of opposites. An opposite is exact, or InexpressibleError is raised, since an inexact one would accept
     invalid values."""
 
-    def __init__(self, translation: Translator, references: References) -> None:
-        self._translation = translation
+    def __init__(self, writer: Writer, references: References) -> None:
+        self._writer = writer
         self._references = references
         self._names: dict[tuple[int, Kinds], str] = {}
         self._num_names = 0
@@ -72,7 +57,7 @@ class Negation:
     def schema(self, node: Any, location: Location, kinds: Kinds) -> Schema:
         """Return a schema that matches exactly those instances of these kinds that `node` does not match. It may match
         any instances of other kinds."""
-        self._translation.count(location)
+        self._writer.count(location)
         if isinstance(node, bool):
             return not node
         alternatives: list[Schema] = []
@@ -104,7 +89,7 @@ class Negation:
             case "oneOf":
                 yield from self._one_of(value, place, kinds)
             case "not":
-                yield self._translation.schema(value, place, kinds)
+                yield self._writer.schema(value, place, kinds)
             case "if":
                 yield from self._condition(node, location, kinds)
             case "then" | "else":
@@ -144,7 +129,7 @@ class Negation:
             self._names[key] = name = f"n{self._num_names}"
             self._num_followed += 1
             try:
-                self._translation.define(name, self.schema(node, place, kinds))
+                self._writer.define(name, self.schema(node, place, kinds))
             finally:
                 self._num_followed -= 1
         return {"$ref": f"#/$defs/{self._names[key]}"}
@@ -156,19 +141,19 @@ class Negation:
             (index, later)
             for index in range(len(branches))
             for later in range(index + 1, len(branches))
-            if not self._translation.are_disjoint(branches[index], branches[later], kinds)
+            if not self._writer.are_disjoint(branches[index], branches[later], kinds)
         ]
         if overlapping and len(branches) > _MAX_BRANCHES:
             raise InexpressibleError("a oneOf of many branches that may match at the same time")
         for pair in overlapping:
-            yield all_of([self._translation.schema(branches[index], (*place, index), kinds) for index in pair])
+            yield all_of([self._writer.schema(branches[index], (*place, index), kinds) for index in pair])
 
     def _condition(self, node: Node, location: Location, kinds: Kinds) -> Iterator[Schema]:
         place = (*location, "if")
         if "then" in node:
             yield all_of(
                 [
-                    self._translation.schema(node["if"], place, kinds),
+                    self._writer.schema(node["if"], place, kinds),
                     self.schema(node["then"], (*location, "then"), kinds),
                 ]
             )

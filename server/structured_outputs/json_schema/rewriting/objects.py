@@ -5,13 +5,11 @@ from typing import Any
 
 from engine.errors import UnsupportedParameter
 from server.schemas.base import Location, path_text
-from server.structured_outputs.json_schema.keywords import IN_PLACE
-from server.structured_outputs.json_schema.kinds import ALL, Kinds
+from server.structured_outputs.json_schema.keywords import ANNOTATIONS, IN_PLACE
+from server.structured_outputs.json_schema.kinds import ALL, Kinds, kinds_of_node
 from server.structured_outputs.json_schema.numbers import sizes_of
-from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, all_of, any_of
-from server.structured_outputs.json_schema.rewriting.counting import PropertyCounts
-from server.structured_outputs.json_schema.rewriting.names import close_to_names, name_pattern, patterns_in
-from server.structured_outputs.json_schema.rewriting.writer import Node, Writer
+from server.structured_outputs.json_schema.rewriting.property_counts import PropertyCounts
+from server.structured_outputs.json_schema.rewriting.writer import ABSENT, Node, Schema, Writer, all_of, any_of
 
 
 def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, extra: list[Schema]) -> Node:
@@ -37,7 +35,7 @@ def write_object(writer: Writer, node: Node, location: Location, kinds: Kinds, e
                 (*location, "propertyNames"), "a grammar cannot count properties if there are patternProperties"
             )
         else:
-            close_to_names(written, names["properties"])  # to make them countable
+            _close_to_names(written, names["properties"])  # to make them countable
         names = True
     counts = PropertyCounts(written, sizes.get("minProperties"), sizes.get("maxProperties"))
     written.update(counts.limits)
@@ -83,10 +81,44 @@ def _dependencies(writer: Writer, node: Node, location: Location, kinds: Kinds) 
 
 
 def _property_names(writer: Writer, node: Any, place: Location) -> Schema:
-    names = name_pattern(node)
+    names = _name_pattern(node)
     if names is None or any(
-        writer.unsupported_construct(pattern, (*place, "pattern")) for pattern in patterns_in(names)
+        writer.unsupported_construct(pattern, (*place, "pattern")) for pattern in _patterns_in(names)
     ):
         writer.drop(place, "a grammar can enforce only an enum, a pattern or a length")
         return True
     return names
+
+
+def _name_pattern(node: Any) -> Schema | None:
+    """Return a schema of objects whose property names all match `node`; None if none can be written."""
+    if isinstance(node, bool):
+        return True if node else {"maxProperties": 0}
+    known = {"type", "enum", "const", "pattern", "minLength", "maxLength", *ANNOTATIONS}
+    if node.keys() - known or "string" not in kinds_of_node(node):
+        return None
+    schemas: list[Schema] = []
+    for values in ([node["const"]] if "const" in node else None, node.get("enum")):
+        if values is not None:
+            names = {name: True for name in values if isinstance(name, str)}
+            schemas.append({"properties": names, "additionalProperties": False})
+    patterns = [node["pattern"]] if "pattern" in node else []
+    if "minLength" in node or "maxLength" in node:
+        sizes = sizes_of(node, "minLength", "maxLength")
+        patterns.append(rf"^[\s\S]{{{sizes.get('minLength', 0)},{sizes.get('maxLength', '')}}}$")
+    schemas += [{"patternProperties": {pattern: True}, "additionalProperties": False} for pattern in patterns]
+    return all_of(schemas)
+
+
+def _patterns_in(names: Schema) -> Iterator[str]:
+    """Yield the patterns of a schema from `_name_pattern`."""
+    for schema in [names, *names.get("allOf", ())] if isinstance(names, dict) else ():
+        yield from schema.get("patternProperties", ())
+
+
+def _close_to_names(written: Node, names: Node) -> None:
+    """Restrict an object without patternProperties to properties with these names."""
+    declared, others = written.get("properties", {}), written.get("additionalProperties", True)
+    written["properties"] = {name: schema if name in names else ABSENT for name, schema in declared.items()}
+    written["properties"] |= {name: others for name in names if name not in declared}
+    written["additionalProperties"] = False

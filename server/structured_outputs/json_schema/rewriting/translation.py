@@ -6,11 +6,12 @@ from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import Location, path_text, quote
-from server.structured_outputs.json_schema.formats import FORMAT_PATTERNS, FORMATS
 from server.structured_outputs.json_schema.keywords import (
     ANNOTATIONS,
     ARRAY_KEYWORDS,
     CONCERNS,
+    FORMAT_PATTERNS,
+    FORMATS,
     NUMBER_KEYWORDS,
     OBJECT_KEYWORDS,
     STRING_KEYWORDS,
@@ -36,12 +37,11 @@ from server.structured_outputs.json_schema.numbers import (
 from server.structured_outputs.json_schema.references import References
 from server.structured_outputs.json_schema.rewriting.arrays import write_array
 from server.structured_outputs.json_schema.rewriting.branches import BranchKeywords
-from server.structured_outputs.json_schema.rewriting.composition import Schema, all_of
 from server.structured_outputs.json_schema.rewriting.contradictions import contradictions
 from server.structured_outputs.json_schema.rewriting.disjoint import Disjointness
 from server.structured_outputs.json_schema.rewriting.negation import InexpressibleError, Negation
 from server.structured_outputs.json_schema.rewriting.objects import write_object
-from server.structured_outputs.json_schema.rewriting.writer import Node
+from server.structured_outputs.json_schema.rewriting.writer import Node, Schema, all_of
 from server.structured_outputs.languages.patterns import checked_construct
 
 MAX_NODES = 10_000  # schemas written for one document; real ones need some hundreds

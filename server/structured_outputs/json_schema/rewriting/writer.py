@@ -1,19 +1,26 @@
-"""Writer: the methods of a translation that its parts use."""
+"""Written schemas: their types and combinations, and the Writer that the parts of a translation use."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from server.schemas.base import Location
 from server.structured_outputs.json_schema.kinds import Kinds
-from server.structured_outputs.json_schema.rewriting.composition import Schema
 
 Node = dict[str, Any]
+Schema = Node | bool
+
+ABSENT = False  # the schema of a property that must be absent
 
 
 class Writer(Protocol):
     """The interface of Translation for the writers of single keywords."""
 
     def schema(self, node: Any, location: Location, kinds: Kinds, /) -> Schema: ...
+
+    def define(self, name: str, schema: Schema, /) -> None: ...
+
+    def count(self, location: Location, /) -> None: ...
 
     def drop(self, place: Location, reason: str, /) -> None: ...
 
@@ -24,3 +31,29 @@ class Writer(Protocol):
     def are_disjoint(self, first: Any, second: Any, kinds: Kinds, /) -> bool: ...
 
     def all_disjoint(self, schemas: list[Any], kinds: Kinds, /) -> bool: ...
+
+
+def all_of(schemas: Iterable[Schema]) -> Schema:
+    """Return a schema that matches the values that all schemas match."""
+    listed: list[Schema] = []
+    for schema in schemas:
+        if schema is False:
+            return False
+        if schema is not True and schema != {}:
+            listed.append(schema)
+    if not listed:
+        return True
+    return listed[0] if len(listed) == 1 else {"allOf": listed}
+
+
+def any_of(schemas: Iterable[Schema]) -> Schema:
+    """Return a schema that matches the values that at least one schema matches."""
+    listed: list[Schema] = []
+    for schema in schemas:
+        if schema is True or schema == {}:
+            return True
+        if schema is not False:
+            listed.append(schema)
+    if not listed:
+        return False
+    return listed[0] if len(listed) == 1 else {"anyOf": listed}

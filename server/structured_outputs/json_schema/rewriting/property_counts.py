@@ -1,18 +1,12 @@
-"""Counts that a grammar cannot keep, spelled out as alternatives: numbers of properties, and unique items."""
+"""PropertyCounts: the number of properties of an object, which a grammar cannot count, spelled out as alternatives."""
 
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
-from server.structured_outputs.json_schema.kinds import ALL, ARRAY, identity, types_of_kinds
-from server.structured_outputs.json_schema.numbers import inexact_number, without_minus_zero
-from server.structured_outputs.json_schema.rewriting.composition import ABSENT, Schema, any_of
+from server.structured_outputs.json_schema.rewriting.writer import ABSENT, Node, Schema, any_of
 
 _MAX_COMBINATIONS = 128  # of optional properties
-_MAX_UNIQUE = 4  # values, which have 65 arrangements
-
-Node = dict[str, Any]
 
 
 class PropertyCounts:
@@ -69,22 +63,3 @@ class PropertyCounts:
             "required": [name for name in self._optional if name in present],
             **self._limits(),
         }
-
-
-def arrangements(node: Node) -> Schema | None:
-    """Return `uniqueItems` as a list of arrays, if the array's items have only a few known values, else None."""
-    values = _known_values(node.get("items"))
-    if values is None or len(values) > _MAX_UNIQUE or "prefixItems" in node or inexact_number(values) is not None:
-        return None
-    values = without_minus_zero(values)
-    arrays = [list(order) for size in range(len(values) + 1) for order in itertools.permutations(values, size)]
-    return any_of([{"enum": arrays}, {"type": types_of_kinds(ALL - {ARRAY})}])
-
-
-def _known_values(node: Any) -> list[Any] | None:
-    if not isinstance(node, dict):
-        return None
-    if node.get("type") == "boolean":
-        return [False, True]
-    values = [node["const"]] if "const" in node else node.get("enum")
-    return None if values is None else list({identity(value): value for value in values}.values())

@@ -1,0 +1,1 @@
+"""Languages of constraints besides JSON Schema: regular expressions, EBNF and Lark."""
