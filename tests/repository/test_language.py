@@ -65,7 +65,6 @@ _UNREAD: set[str] = {
     "server/state",
     "server/storage_options",
     "server/store",
-    "server/structured_outputs",
     "server/text",
     "server/text_model.py",
     "server/tracing",

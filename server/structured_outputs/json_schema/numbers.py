@@ -53,10 +53,10 @@ def inexact_multiple(value: float) -> str | None:
     """Return the reason why a grammar cannot enforce the multipleOf; None if it can."""
     if _is_beyond(value):
         return "a grammar can represent integers up to 2^53 exactly"
-    scaled, places = float(value), 0
+    scaled, decimals = float(value), 0
     while scaled != int(scaled):  # like the grammar, which rounds each product
-        scaled, places = scaled * 10, places + 1
-    if Decimal(int(scaled)).scaleb(-places) != Decimal(repr(value)):
+        scaled, decimals = scaled * 10, decimals + 1
+    if Decimal(int(scaled)).scaleb(-decimals) != Decimal(repr(value)):
         return "a grammar cannot contain this fraction exactly"
     states = coefficient = int(scaled)
     for factor in (2, 5):
