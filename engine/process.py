@@ -17,10 +17,10 @@ from typing import Protocol
 
 import msgspec
 
-from engine.client.fault_plan import VARIABLE, FaultPlan
+from engine.child_processes.fault_plan import VARIABLE, FaultPlan
+from engine.child_processes.lifetime import end_with_parent
+from engine.child_processes.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
 from engine.client.framing import encode_frame, receive_to_engine
-from engine.client.lifetime import end_with_parent
-from engine.client.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
 from engine.client.output_groups import OutputGroups
 from engine.config import EngineConfig
 from engine.engine import Engine

@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from engine.client.log_format import LogFormat
+from engine.child_processes.log_format import LogFormat
 from engine.config import option
 from engine.errors import OptionError
 from server.model_options.config import ModelsConfig

@@ -23,7 +23,7 @@ from transformers import AutoConfig
 
 from benchmarks.results import machine_name
 from benchmarks.tables import markdown
-from engine.client.child_environment import compute_environment
+from engine.child_processes.environment import compute_environment
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.families.gguf_config import gguf_config
 from models.system.cores import usable_cores

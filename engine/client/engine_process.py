@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.client.child_environment import compute_environment
+from engine.child_processes.environment import compute_environment
 from engine.client.framing import encode_frame, receive_from_engine
 from engine.config import EngineConfig
 from engine.protocol import AddPooling, FromEngine, ToEngine

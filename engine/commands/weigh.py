@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent
+from engine.child_processes.lifetime import end_with_parent
 from engine.commands.weighed import weigh_files
 from engine.config import EngineConfig
 from engine.draft_model.load import resolve_draft

@@ -1,6 +1,6 @@
 """FaultyRunner, FaultyPooler and FaultySocket: do what their originals do, and what a plan of faults says.
 
-See engine/client/fault_plan.py for what there is. Each fault is logged when it happens.
+See engine/child_processes/fault_plan.py for what there is. Each fault is logged when it happens.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from engine.client.fault_plan import Fault, FaultPlan
+from engine.child_processes.fault_plan import Fault, FaultPlan
 from engine.pooling.engine import TextPooler
 from engine.protocol import PoolingRequest
 from engine.runner.runner import PendingStep, TorchRunner

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.client.background import TRY_AGAIN
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.background import TRY_AGAIN
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
 from engine.finetune.errors import NotEnoughMemory
 from engine.jobs.finetune.endings import is_full_disk

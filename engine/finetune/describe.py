@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine.client.background import TRY_AGAIN
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.background import TRY_AGAIN
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.config import EngineConfig
 from engine.errors import HeadraceError
 from engine.jobs.finetune.endings import REASON, is_full_disk

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.child_processes.malloc import retain_freed_memory
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor, AnchorWeights
 from engine.finetune.begun import resolve_as_begun
@@ -24,7 +25,6 @@ from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
 from engine.jobs.finetune.plot import sparkline
 from engine.jobs.finetune.results import StepResult
 from engine.startup.load import load_options
-from engine.startup.malloc import retain_freed_memory
 from engine.startup.threads import compute_threads
 from engine.wording import counted
 from models.decoder import Decoder

@@ -18,8 +18,8 @@ import sys
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent
-from engine.grammar.frames import receive_frame, send_frame
+from engine.child_processes.frames import receive_frame, send_frame
+from engine.child_processes.lifetime import end_with_parent
 from engine.grammar.trial import try_grammar
 from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 

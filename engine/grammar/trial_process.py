@@ -12,8 +12,8 @@ from collections import abc
 
 import msgspec
 
-from engine.client.lifetime import PARENT_VARIABLE
-from engine.grammar.frames import receive_frame, send_frame
+from engine.child_processes.frames import receive_frame, send_frame
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.grammar.trial import Trial
 from engine.grammar.trial_parent import PROCESS_ID
 from engine.grammar.vocabulary import TokenizerSource

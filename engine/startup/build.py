@@ -10,7 +10,8 @@ import torch
 
 from engine.adapters.model_source import ModelAdapters
 from engine.adapters.service import AdapterService
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
+from engine.child_processes.malloc import retain_freed_memory
 from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel
@@ -33,7 +34,6 @@ from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe, describe_speculation, describe_steps
 from engine.startup.load import EngineModels, load_models
-from engine.startup.malloc import retain_freed_memory
 from engine.startup.pooling import build_pooling_engine, check_pooling
 from engine.startup.threads import compute_threads
 from models.decoder import Decoder

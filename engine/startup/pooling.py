@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
 from engine.config import EngineConfig, Pooling, SchedulingPolicy, Task
 from engine.errors import OptionError, StartupError
 from engine.faults.wrappers import FaultyPooler

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from engine.client.log_format import LogFormat
+from engine.child_processes.log_format import LogFormat
 from engine.jobs.program import program
 from engine.protocol import EngineInfo
 from server.commands.chat.server import DEFAULT_URL

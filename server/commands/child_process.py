@@ -9,8 +9,8 @@ from types import FrameType
 
 import msgspec
 
-from engine.client.child_environment import compute_environment
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.environment import compute_environment
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.errors import OptionError
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from engine.client.fault_plan import VARIABLE, FaultPlan
+from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.errors import OptionError
 from server.config import ServerConfig
 

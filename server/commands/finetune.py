@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.client.background import TRY_AGAIN
+from engine.child_processes.background import TRY_AGAIN
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from engine.jobs.finetune.config import FinetuneConfig

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from engine.client.log_format import LogFormat
+from engine.child_processes.log_format import LogFormat
 from engine.jobs.stage_bars import StageBars
 from engine.jobs.stage_lines import StageLines
 from engine.protocol import Loading

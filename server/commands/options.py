@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.client.fault_plan import VARIABLE
+from engine.child_processes.fault_plan import VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.config import ServerConfig
@@ -29,7 +29,7 @@ OTHER_VARIABLES = {
     f"{PREFIX}CACHE": "Folder for fetched models, packed weights and compiled kernels (default: ~/.cache/headrace).",
     CLIENT_KEY_VARIABLE: "Key that headrace chat, complete, ps and top send to a server.",
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
-    VARIABLE: "Faults to inject, with --enable-fault-injection; engine/client/fault_plan.py lists them.",
+    VARIABLE: "Faults to inject, with --enable-fault-injection; engine/child_processes/fault_plan.py lists them.",
     f"{PREFIX}SPIN_US": "Microseconds that an idle kernel thread looks for work before it sleeps (default: 20).",
     f"{PREFIX}WHEEL_LEVELS": "CPU levels that a wheel is built with: native (the default), all, none, or names.",
 }

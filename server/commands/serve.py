@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.client.log_format import FORM_VARIABLE, configure_logging
+from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
 from engine.config import EngineConfig
 from server.commands.activity_log import ActivityLog
 from server.commands.announcement import announce, announce_loading

@@ -13,7 +13,7 @@ import threading
 from rich.console import Console
 from rich.text import Text
 
-from engine.client.log_format import LogFormat
+from engine.child_processes.log_format import LogFormat
 
 _STDERR = 2
 _MARK = "\0headrace has the terminal back\0"  # in the pipe, behind what was written before that

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from engine.client.child_environment import compute_environment
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.environment import compute_environment
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.jobs.weighing import Weighed, Weighing, WeighMessage

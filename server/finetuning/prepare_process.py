@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError, InvalidRequest
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.adapter_files import ADAPTER_FILES

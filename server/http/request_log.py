@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from engine.client.log_format import with_fields
+from engine.child_processes.log_format import with_fields
 from server.metrics.request_record import Outcome, RequestRecord
 from server.paths.monitoring import MONITORING
 

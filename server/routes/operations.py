@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
+from engine.child_processes.log_format import set_log_level
 from engine.client.interface import EngineState
-from engine.client.log_format import set_log_level
 from server.http.body import Context, json_body
 from server.http.operators import METRICS_READERS, OPERATORS_ONLY
 from server.schemas.operations import LogLevelRequest

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
 from engine.errors import OptionError, StartupError
 from server.errors import StorageFailed
 from server.store.folder import open_folder

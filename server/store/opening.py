@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
 from server.config import ServerConfig
 from server.store.database import Database, memory_database, open_database
 from server.store.entries import Entries

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from engine.client.background import IDLE, LOW
+from engine.child_processes.background import IDLE, LOW
 from engine.jobs.finetune.events import EventLog
 from engine.jobs.finetune.graders.grading import ScoreQuestion
 from engine.jobs.finetune.job import JobFolder

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from rich.console import Console, RenderableType
 
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.commands.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
 from engine.config import EngineConfig
 from engine.engine import Engine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent
+from engine.child_processes.lifetime import end_with_parent
 from engine.commands.doctor.machine import machine_findings
 from engine.commands.doctor.model import check_models
 from engine.config import EngineConfig

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.commands.models.listing import show
 from engine.commands.models.removal import remove_named
 from engine.errors import HeadraceError

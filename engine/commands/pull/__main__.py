@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
-from engine.client.log_format import StderrHandler, TextFormatter
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.log_format import StderrHandler, TextFormatter
 from engine.errors import HeadraceError
 from engine.jobs.program import as_typed
 from engine.jobs.progress import foreground_progress

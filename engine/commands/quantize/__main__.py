@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.errors import HeadraceError
 from engine.jobs.output_folder import OutputFolder
 from engine.jobs.program import as_typed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from engine.client.log_format import FORM_VARIABLE, configure_logging
+from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.jobs.stage_bars import StageBars

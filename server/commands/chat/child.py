@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from engine.client.lifetime import end_with_parent
+from engine.child_processes.lifetime import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import httpx
 
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.errors import StartupError
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine.client.child_environment import compute_environment
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.environment import compute_environment
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.jobs.doctor_job import Checked, ModelToCheck

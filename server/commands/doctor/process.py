@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 
-from engine.client.child_environment import BINDING
+from engine.child_processes.environment import BINDING
 from engine.jobs.findings import Finding, ok, problem, warning
 from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
 from server.config import ServerConfig

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.client.background import READY, hasten
-from engine.client.child_environment import compute_environment
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.background import READY, hasten
+from engine.child_processes.environment import compute_environment
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from server.finetuning.jobs.processor_use import ProcessorUse, processor_use
 
 _OUTPUT_LIMIT = 4 << 20  # bytes of a line
@@ -46,7 +46,7 @@ class Child(Protocol):
         meanwhile."""
 
 
-# Starts a module of ours with arguments as a child, whose lock is the file, at a priority of engine.client.background.
+# Starts a module of ours with arguments as a child, whose lock is the file, at a priority of engine.child_processes.background.
 StartChild = Callable[[str, list[str], Path, str], Coroutine[Any, Any, Child]]
 
 
@@ -108,7 +108,7 @@ async def start_child(module: str, arguments: list[str], lock: Path, priority: s
     """
     with log_of(lock).open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "engine.client.background", priority, str(lock), module, *arguments),
+            *(sys.executable, "-P", "-m", "engine.child_processes.background", priority, str(lock), module, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,

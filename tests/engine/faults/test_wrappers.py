@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
 from engine.faults.wrappers import FaultyPooler
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.queue import PoolingQueue

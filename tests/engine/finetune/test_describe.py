@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.client.background import TRY_AGAIN
+from engine.child_processes.background import TRY_AGAIN
 from engine.config import EngineConfig
 from engine.finetune import describe
 from engine.protocol import TokenizerInfo

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from tests.helpers.repository import ROOT
 
 # Slow to end, as in a long native call: longer than the quarter of a second that subprocess.run gives after Ctrl-C.
@@ -32,7 +32,7 @@ sys.exit(130)
 _CLEANING = """
 import sys, time
 from pathlib import Path
-from engine.client.lifetime import end_with_parent, exit_on_sigterm
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 exit_on_sigterm()
 end_with_parent()
 try:
@@ -160,7 +160,7 @@ def test_a_process_ends_with_the_one_that_waits_for_it(start: Starter, tmp_path:
 
 def test_a_process_whose_parent_is_dead_already_does_not_begin() -> None:
     """As where it was killed while this one was starting."""
-    source = "from engine.client.lifetime import end_with_parent; end_with_parent(); print('begun')"
+    source = "from engine.child_processes.lifetime import end_with_parent; end_with_parent(); print('begun')"
     for parent, code, printed in ((0, 128 + signal.SIGTERM, ""), (os.getpid(), 0, "begun\n")):
         environment = {**os.environ, PARENT_VARIABLE: str(parent), "PYTHONPATH": str(ROOT)}
         ended = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.client.fault_plan import VARIABLE
+from engine.child_processes.fault_plan import VARIABLE
 from engine.errors import OptionError
 from server.commands.fault_injection import fault_plan
 from server.config import ServerConfig

@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from engine.client.log_format import StderrHandler
+from engine.child_processes.log_format import StderrHandler
 from engine.protocol import Loading
 from server.commands.loading_display import LoadingDisplay
 

@@ -10,7 +10,7 @@ from tests.helpers.repository import ROOT
 
 _CODE = """
 import subprocess, sys
-from engine.client.log_format import LogFormat
+from engine.child_processes.log_format import LogFormat
 from engine.protocol import Loading
 from server.commands.loading_display import loading_display
 from server.commands.shared_terminal import can_draw

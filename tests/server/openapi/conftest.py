@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.client.log_format import LEVEL_VARIABLE
+from engine.child_processes.log_format import LEVEL_VARIABLE
 
 
 @pytest.fixture(autouse=True)

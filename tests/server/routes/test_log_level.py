@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine import process
-from engine.client.log_format import LEVEL_VARIABLE
+from engine.child_processes.log_format import LEVEL_VARIABLE
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.protocol import SetLogLevel

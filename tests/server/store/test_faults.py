@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
 from server.errors import StorageFailed
 from server.store.database import Database, memory_database, open_database
 from server.store.entries import Entries, Entry

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.client.log_format import FORM_VARIABLE
+from engine.child_processes.log_format import FORM_VARIABLE
 from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, OptionError, StartupError
 from engine.protocol import EngineRequest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.background import IDLE, LOW, NORMAL
+from engine.child_processes.background import IDLE, LOW, NORMAL
 from server.finetuning.jobs.child import log_of, start_child, traceback_of
 from tests.helpers.deadline import until
 from tests.helpers.server_process import is_alive, state
@@ -120,6 +120,6 @@ def _children(pid: int) -> list[int]:
     for each in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in each.read_text().split():
             with contextlib.suppress(OSError):  # it may have ended
-                if b"engine.client.background" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"engine.child_processes.background" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(int(child))
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.background import IDLE
+from engine.child_processes.background import IDLE
 from engine.errors import EngineStopped
 from engine.jobs.finetune.job import JobFolder
 from server.finetuning.jobs.children import Ending, running

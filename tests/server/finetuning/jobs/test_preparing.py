@@ -3,7 +3,7 @@
 import pytest
 from fastapi import FastAPI
 
-from engine.client.background import LOCK_HELD, TRY_AGAIN
+from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
 from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers.fake_trainer import (
     PREPARE,

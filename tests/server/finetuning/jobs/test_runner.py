@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from engine.client.background import LOCK_HELD, TRY_AGAIN
+from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
 from server.finetuning.jobs import news, table, training
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.record import FinetuneRecord

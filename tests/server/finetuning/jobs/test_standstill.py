@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from fastapi import FastAPI
 
-from engine.client.background import TRY_AGAIN
+from engine.child_processes.background import TRY_AGAIN
 from server.finetuning.jobs import preparing, standstill, training
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.processor_use import ProcessorUse

@@ -1,4 +1,4 @@
-"""`python -m engine.client.background PRIORITY LOCK MODULE [ARGUMENT...]`: runs a module of ours as work for which
+"""`python -m engine.child_processes.background PRIORITY LOCK MODULE [ARGUMENT...]`: runs a module of ours as work for which
 nobody waits, and which may be stopped by SIGSTOP at any moment.
 
 PRIORITY is "idle", to compute when nobody else wants the processor, "low", to get a small share beside others, or
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from engine.client.lifetime import end_with_parent
+from engine.child_processes.lifetime import end_with_parent
 
 IDLE, LOW, NORMAL = "idle", "low", "normal"
 _LOW_NICENESS, _LOWEST_NICENESS = 10, 19

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.client.fault_plan import FaultPlan
+from engine.child_processes.fault_plan import FaultPlan
 from engine.errors import OptionError
 
 pytestmark = pytest.mark.fast

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.background import LOCK_HELD, READY
-from engine.client.lifetime import PARENT_VARIABLE
+from engine.child_processes.background import LOCK_HELD, READY
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from tests.helpers.deadline import wait_until
 from tests.helpers.server_process import is_alive, state
 
@@ -29,7 +29,7 @@ time.sleep(600)
 
 
 def _command(priority: str, lock: Path, *module: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "engine.client.background", priority, str(lock), *module]
+    return [sys.executable, "-P", "-m", "engine.child_processes.background", priority, str(lock), *module]
 
 
 def _start(*arguments: str, lock: Path) -> subprocess.Popen[bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.client.log_format import LogFormat, configure_logging, with_fields
+from engine.child_processes.log_format import LogFormat, configure_logging, with_fields
 
 pytestmark = pytest.mark.fast
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.child_environment import compute_environment
+from engine.child_processes.environment import compute_environment
 
 _BOUND = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores", "GOMP_CPU_AFFINITY": "0", "KMP_AFFINITY": "compact"}
 
