@@ -18,9 +18,9 @@ from typing import Protocol
 import msgspec
 
 from engine.child_processes.fault_plan import VARIABLE, FaultPlan
+from engine.child_processes.frames import encode_frame, receive_frame
 from engine.child_processes.lifetime import end_with_parent
 from engine.child_processes.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
-from engine.client.framing import encode_frame, receive_to_engine
 from engine.client.output_groups import OutputGroups
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -46,6 +46,7 @@ from engine.protocol import (
     ToEngine,
     TokenizerReady,
     Working,
+    decode_to_engine,
 )
 from engine.startup.early import check_options
 from models.errors import is_out_of_memory
@@ -177,8 +178,8 @@ def _handle(engine: Engine | PoolingEngine, groups: OutputGroups, message: ToEng
 def _read(sock: socket.socket, inbox: Inbox) -> None:
     """Feed the inbox. When the API process is gone nobody reads the outputs: exit at once, even inside a long step."""
     try:
-        while (message := receive_to_engine(sock)) is not None:
-            inbox.put(message)
+        while (frame := receive_frame(sock)) is not None:
+            inbox.put(decode_to_engine(frame))
     except (msgspec.DecodeError, HeadraceError):  # from then on it would be deaf
         logger.exception("the engine cannot read what the API process sends, and ends")
         os._exit(1)

@@ -1,10 +1,10 @@
-"""`python -m engine.child_processes.background PRIORITY LOCK MODULE [ARGUMENT...]`: runs a module of ours as work for which
-nobody waits, and which may be stopped by SIGSTOP at any moment.
+"""`python -m engine.child_processes.background PRIORITY LOCK MODULE [ARGUMENT...]`: runs a module of headrace as work
+that no client waits for, and that may be stopped by SIGSTOP at any moment.
 
-PRIORITY is "idle", to compute when nobody else wants the processor, "low", to get a small share beside others, or
-"normal". LOCK is a file that one such process at a time holds, until it has ended, however that happens. A line on
-stdout says when all that holds: before that the process must not be stopped. Where memory is short, the system ends
-this process first.
+PRIORITY is "idle" (to compute when no other process wants the processor), "low" (to get a small share beside others)
+or "normal". LOCK is a file that one such process at a time holds, until it has ended, however that happens. When
+priority and lock are set, the process writes a line to stdout: before that it must not be stopped. Where memory is
+short, the system ends this process first.
 """
 
 import contextlib

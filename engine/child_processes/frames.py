@@ -1,20 +1,65 @@
-"""Frames: four bytes of length, then the payload; what the engine's process and those that try grammars exchange."""
+"""Frames on a socket between two processes: four bytes of length, little-endian, then as many bytes of payload."""
 
+import asyncio
 import socket
 import struct
 
+import msgspec
+
 _LENGTH = struct.Struct("<I")
+MAX_FRAME_BYTES = 256 << 20  # a READY with a large tokenizer is about 20 MiB; a longer frame means a broken peer
+
+_encoder = msgspec.msgpack.Encoder()  # keeps no state between calls: threads may share it
 
 
-def send_frame(channel: socket.socket, payload: bytes) -> None:
-    channel.sendall(_LENGTH.pack(len(payload)) + payload)
+def encode_frame(message: msgspec.Struct) -> bytes:
+    """Return the frame whose payload is a message as msgpack."""
+    buffer = bytearray(_LENGTH.size)
+    _encoder.encode_into(message, buffer, _LENGTH.size)
+    _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
+    return bytes(buffer)
 
 
-def receive_frame(channel: socket.socket) -> bytes | None:
-    """The next payload; None if the other end is closed."""
-    head = channel.recv(_LENGTH.size, socket.MSG_WAITALL)
-    if len(head) < _LENGTH.size:
+def send_frame(sock: socket.socket, payload: bytes, *, prefix: bytes = b"") -> None:
+    """Send a frame whose payload is `prefix` and then `payload`, which may be large and is not copied."""
+    sock.sendall(_LENGTH.pack(len(prefix) + len(payload)) + prefix)
+    sock.sendall(payload)
+
+
+def receive_frame(sock: socket.socket) -> bytearray | None:
+    """Return the payload of the next frame, blocking; None if the other end is closed, also within a frame.
+
+    Raises msgspec.DecodeError if a frame of more than MAX_FRAME_BYTES is announced.
+    """
+    header = _receive_exactly(sock, _LENGTH.size)
+    return None if header is None else _receive_exactly(sock, _payload_bytes(header))
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the payload of the next frame; see `receive_frame`."""
+    try:
+        header = await reader.readexactly(_LENGTH.size)
+        return await reader.readexactly(_payload_bytes(header))
+    except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    (size,) = _LENGTH.unpack(head)
-    payload = channel.recv(size, socket.MSG_WAITALL) if size else b""
-    return payload if len(payload) == size else None
+
+
+def _receive_exactly(sock: socket.socket, size: int) -> bytearray | None:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        try:
+            received = sock.recv_into(view)
+        except ConnectionError:
+            return None
+        if received == 0:
+            return None
+        view = view[received:]
+    return buffer
+
+
+def _payload_bytes(header: bytes | bytearray) -> int:
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise msgspec.DecodeError(f"a frame of {length} bytes was announced; the limit is {MAX_FRAME_BYTES}")
+    return int(length)

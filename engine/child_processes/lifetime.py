@@ -34,3 +34,11 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is not None and int(parent) != os.getppid():
         sys.exit(128 + signal.SIGTERM)
+
+
+def describe_exit(returncode: int) -> str:
+    """Return how a child ended, from its return code: `exit status 1`, `SIGSEGV`."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name

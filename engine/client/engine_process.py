@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -11,9 +12,11 @@ from collections.abc import Callable
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.client.framing import encode_frame, receive_from_engine
+from engine.child_processes.frames import encode_frame, read_frame
 from engine.config import EngineConfig
-from engine.protocol import AddPooling, FromEngine, ToEngine
+from engine.protocol import AddPooling, FromEngine, ToEngine, decode_from_engine
+
+logger = logging.getLogger(__name__)
 
 EXIT_TIMEOUT_S = 5.0
 _STREAM_LIMIT_BYTES = 1 << 20
@@ -49,7 +52,7 @@ class EngineProcess:
         sender = asyncio.create_task(send_all(self._outbox, self._socket.dup()), name="engine-sender")
         reader, writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
         try:
-            while (message := await receive_from_engine(reader)) is not None:
+            while (message := await _receive(reader)) is not None:
                 on_message(message)
         finally:
             self._outbox = None
@@ -85,6 +88,17 @@ class EngineProcess:
             return self._process.wait()
 
 
+async def _receive(reader: asyncio.StreamReader) -> FromEngine | None:
+    """Return the next message from the engine; None if it is gone, or sends bytes that are not a message: then it must
+    be ended."""
+    try:
+        frame = await read_frame(reader)
+        return None if frame is None else decode_from_engine(frame)
+    except msgspec.DecodeError as error:
+        logger.error("the engine's messages end: %s", error)
+        return None
+
+
 async def send_all(outbox: asyncio.Queue[bytes | AddPooling], sock: socket.socket) -> None:
     """Send frames and messages in order, until the other end is closed; that it is, whoever reads is told. Closes the
     socket. The loop serves others between two messages."""
@@ -98,10 +112,3 @@ async def send_all(outbox: asyncio.Queue[bytes | AddPooling], sock: socket.socke
                 continue
             await loop.sock_sendall(sock, encode_frame(item))
             await asyncio.sleep(0)
-
-
-def describe_exit(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exit status {returncode}"
-    name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
-    return f"{name} (out of memory?)" if name == "SIGKILL" else name

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.child_processes.lifetime import describe_exit
 from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_life import EngineLife
-from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess, describe_exit
+from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess
 from engine.client.interface import EngineState, RestartReason
 from engine.client.restart_limit import MAX_RESTARTS, RESTART_WINDOW_S
 from engine.config import EngineConfig

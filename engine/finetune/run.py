@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.child_processes.malloc import retain_freed_memory
+from engine.child_processes.allocator import retain_freed_memory
 from engine.errors import StartupError
 from engine.finetune.anchor import Anchor, AnchorWeights
 from engine.finetune.begun import resolve_as_begun

@@ -37,6 +37,8 @@ from engine.protocol.messages import (
     ToEngine,
     TokenizerReady,
     Working,
+    decode_from_engine,
+    decode_to_engine,
 )
 from engine.protocol.pooling import PoolingInfo, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask
 from engine.protocol.sampling_params import SamplingParams
@@ -87,4 +89,6 @@ __all__ = [
     "TokenizerInfo",
     "TokenizerReady",
     "Working",
+    "decode_from_engine",
+    "decode_to_engine",
 ]

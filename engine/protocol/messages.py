@@ -1,4 +1,6 @@
-"""The messages between the two processes."""
+"""Messages between the API process and the engine process, and their decoding."""
+
+from typing import TypeVar
 
 import msgspec
 
@@ -131,3 +133,24 @@ FromEngine = (
     | AdapterLoaded
     | AdapterRefused
 )
+
+_Message = TypeVar("_Message")
+_to_engine = msgspec.msgpack.Decoder(ToEngine)
+_from_engine = msgspec.msgpack.Decoder(FromEngine)
+
+
+def decode_to_engine(payload: bytes | bytearray) -> ToEngine:
+    """Raises msgspec.DecodeError for bytes that are not a message, and InvalidRequest for parameters out of range."""
+    return _decoded(_to_engine, payload)
+
+
+def decode_from_engine(payload: bytes | bytearray) -> FromEngine:
+    """Raises msgspec.DecodeError for bytes that are not a message."""
+    return _decoded(_from_engine, payload)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_Message], payload: bytes | bytearray) -> _Message:
+    try:
+        return decoder.decode(payload)
+    except UnicodeDecodeError as error:  # which msgspec leaves as it is
+        raise msgspec.DecodeError(str(error)) from error

@@ -10,8 +10,8 @@ import torch
 
 from engine.adapters.model_source import ModelAdapters
 from engine.adapters.service import AdapterService
+from engine.child_processes.allocator import retain_freed_memory
 from engine.child_processes.fault_plan import FaultPlan
-from engine.child_processes.malloc import retain_freed_memory
 from engine.config import Device, EngineConfig
 from engine.draft_model.load import make_drafter
 from engine.draft_model.model import DraftModel

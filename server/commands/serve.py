@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.child_processes.allocator import return_large_buffers
 from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
 from engine.config import EngineConfig
 from server.commands.activity_log import ActivityLog
@@ -36,7 +37,6 @@ from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.chat_template import load_chat_template
-from server.text.memory import return_large_buffers
 from server.text.template_processes import TemplateProcesses
 from server.tracing.start import start_tracing
 

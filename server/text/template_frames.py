@@ -1,4 +1,4 @@
-"""What the server and the processes that run templates say to each other: a kind, a length, and as many bytes.
+"""Messages between the server and the processes that run templates: frames that begin with a byte for their kind.
 
 To a process goes marshal's form of (source, variables), which takes any number and any text that JSON can hold; the
 process trusts the server. Back comes text alone, which nobody has to trust.
@@ -6,10 +6,10 @@ process trusts the server. Back comes text alone, which nobody has to trust.
 
 import enum
 import socket
-import struct
 
-_HEAD = struct.Struct("<BI")
-MAX_REPLY_BYTES = 256 << 20  # the longest text that a template may make, in UTF-8, is half of it
+import msgspec
+
+from engine.child_processes import frames
 
 
 class Kind(enum.IntEnum):
@@ -24,24 +24,17 @@ class Kind(enum.IntEnum):
 
 
 def send_frame(channel: socket.socket, kind: Kind, payload: bytes) -> None:
-    channel.sendall(_HEAD.pack(kind, len(payload)))
-    channel.sendall(payload)
+    frames.send_frame(channel, payload, prefix=bytes((kind,)))
 
 
 def receive_frame(channel: socket.socket) -> tuple[Kind, bytearray]:
-    """The next frame. Raises EOFError if the other end is closed, and what the socket raises."""
-    kind, size = _HEAD.unpack(_receive(channel, _HEAD.size))
-    if size > MAX_REPLY_BYTES:
-        raise EOFError(f"a frame of {size} bytes was announced")
-    return Kind(kind), _receive(channel, size)
-
-
-def _receive(channel: socket.socket, size: int) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    while view:
-        received = channel.recv_into(view)
-        if received == 0:
-            raise EOFError("the other end is closed")
-        view = view[received:]
-    return buffer
+    """Return the next frame. Raises EOFError if the other end is closed or sends no frame, and TimeoutError."""
+    try:
+        frame = frames.receive_frame(channel)
+    except msgspec.DecodeError as error:
+        raise EOFError(str(error)) from error
+    if not frame:
+        raise EOFError("the other end is closed")
+    kind = Kind(frame[0])
+    del frame[:1]
+    return kind, frame

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from engine.client.engine_process import describe_exit
+from engine.child_processes.lifetime import describe_exit
 from server.text.template_frames import Kind, receive_frame, send_frame
 from server.text.template_runner import (
     TemplateFacts,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from server.text.memory import give_back_memory
+from engine.child_processes.allocator import give_back_memory
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from engine.client.framing import MAX_FRAME_BYTES, encode_frame, receive_to_engine
+from engine.child_processes.frames import MAX_FRAME_BYTES, encode_frame
 from engine.errors import InvalidRequest, StartupError
 from engine.protocol import AbortReason, AbortRequest, AddRequest, EngineRequest, SamplingParams, TokenizerInfo
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
@@ -32,6 +32,7 @@ from tests.fuzz.gguf_model import gguf_model
 from tests.fuzz.mutations import mutate_bytes, mutate_text, mutate_value
 from tests.helpers import damaged_gguf, damaged_safetensors
 from tests.helpers.chat_templates import OPENED_THOUGHT, TOOL_TEMPLATE, TWO_CALLS
+from tests.helpers.engine_socket import receive_to_engine
 from tests.helpers.fake_client import CHAT_TEMPLATE, byte_tokenizer
 from tests.server.tools.parsing import parse
 

@@ -29,7 +29,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "engine": (
         "errors wording",
-        "protocol config",
+        "protocol config child_processes",
         "client jobs",
         "scheduling",
         "grammar",
@@ -68,6 +68,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
             "errors",
             "wording",
             "protocol",
+            "child_processes",
             "config",
             "client",
             "jobs",
@@ -84,6 +85,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.wording": set(),
     "engine.protocol": {"msgspec"},
     "engine.config": set(),
+    "engine.child_processes": {"msgspec"},
     "engine.client": {"msgspec"},
     "engine.jobs": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
     "engine.scheduling": {"msgspec"},
@@ -118,7 +120,7 @@ def module_name(path: Path, root: Path = ROOT) -> str:
 
 
 def room_of(module: str) -> str:
-    """ "engine.client" of "engine.client.framing"."""
+    """ "engine.client" of "engine.client.supervisor"."""
     return ".".join(module.split(".")[:2])
 
 

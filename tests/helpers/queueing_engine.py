@@ -8,7 +8,7 @@ import select
 import socket
 import sys
 
-from engine.client.framing import encode_frame, receive_to_engine
+from engine.child_processes.frames import encode_frame
 from engine.protocol import (
     AbortRequest,
     AddRequest,
@@ -21,6 +21,7 @@ from engine.protocol import (
     StepOutputs,
     StepStats,
 )
+from tests.helpers.engine_socket import receive_to_engine
 from tests.helpers.fake_client import engine_info
 
 _TOKEN = ord("x")

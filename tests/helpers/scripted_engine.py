@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.client.framing import encode_frame, receive_to_engine
+from engine.child_processes.frames import encode_frame
 from engine.protocol import (
     AbortPooling,
     AbortRequest,
@@ -41,6 +41,7 @@ from engine.protocol import (
     TokenizerInfo,
     Working,
 )
+from tests.helpers.engine_socket import receive_to_engine
 from tests.helpers.fake_pooling import pooling_info, pooling_output
 
 Send = Callable[[FromEngine], None]

@@ -79,7 +79,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         ("server/app.py", "import models.architecture.layer", "models.architecture.layer"),
         ("server/text/tokenizer.py", "from server.http.sse import EventStream", "server.http.sse"),
         ("engine/protocol/messages.py", "import torch", "torch"),
-        ("engine/client/framing.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),
+        ("engine/client/supervisor.py", "from engine.scheduling.plan import StepPlan", "engine.scheduling.plan"),
         ("engine/scheduling/scheduler.py", "import numpy as np", "numpy"),
         ("engine/scheduling/sequence.py", "import llguidance", "llguidance"),
         ("engine/speculation/candidates.py", "import engine.grammar.compiler", "engine.grammar.compiler"),

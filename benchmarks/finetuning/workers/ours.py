@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.finetuning.workers.turns import take_turns
-from engine.child_processes.malloc import retain_freed_memory
+from engine.child_processes.allocator import retain_freed_memory
 from engine.finetune.objective import TokenObjective, add_gradients
 from engine.jobs.finetune.items import Passage, TrainingItem
 from models.kernels.cpu.library import set_num_threads

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from engine.client.framing import encode_frame
+from engine.child_processes.frames import encode_frame
 from engine.commands.bench.costs import (
     Cost,
     attention_cost,

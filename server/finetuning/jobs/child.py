@@ -46,7 +46,8 @@ class Child(Protocol):
         meanwhile."""
 
 
-# Starts a module of ours with arguments as a child, whose lock is the file, at a priority of engine.child_processes.background.
+# Starts a module of ours with arguments as a child, whose lock is the file, at a priority of
+# engine.child_processes.background.
 StartChild = Callable[[str, list[str], Path, str], Coroutine[Any, Any, Child]]
 
 

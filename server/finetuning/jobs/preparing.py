@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, TRY_AGAIN
-from engine.client.engine_process import describe_exit
+from engine.child_processes.lifetime import describe_exit
 from engine.config import EngineConfig
 from engine.jobs.finetune.endings import REASON
 from engine.jobs.finetune.job import JobFolder, write_atomically

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from engine.child_processes.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
-from engine.client.engine_process import describe_exit
+from engine.child_processes.lifetime import describe_exit
 from engine.jobs.finetune.questions import forget_questions
 from server.finetuning.jobs.answering import Answering
 from server.finetuning.jobs.child import Child, traceback_of

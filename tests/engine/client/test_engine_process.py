@@ -6,10 +6,11 @@ import socket
 
 import pytest
 
+from engine.child_processes.frames import encode_frame
 from engine.client import engine_process
 from engine.client.engine_process import send_all
-from engine.client.framing import encode_frame, receive_to_engine
 from engine.protocol import AbortPooling, AddPooling, PoolingParams, PoolingRequest, PoolingTask, ToEngine
+from tests.helpers.engine_socket import receive_to_engine
 
 pytestmark = pytest.mark.fast
 

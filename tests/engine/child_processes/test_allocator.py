@@ -11,7 +11,7 @@ import pytest
 _PROGRAM = """
 import ctypes, resource
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: no pages that are larger than others, where there are any
-from engine.child_processes.malloc import retain_freed_memory
+from engine.child_processes.allocator import retain_freed_memory
 retain_freed_memory()
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
