@@ -68,7 +68,7 @@ def test_it_computes_at_its_priority_and_holds_its_lock(
 
 def test_a_lock_that_is_held_for_long_is_told(tmp_path: Path) -> None:
     script = (
-        "import sys; from engine.client import background; background._LOCK_TIMEOUT_S = 0.05; "
+        "import sys; from engine.child_processes import background; background._LOCK_TIMEOUT_S = 0.05; "
         "sys.exit(background.main(sys.argv[1:]))"
     )
     with (tmp_path / "lock").open("w") as file:
