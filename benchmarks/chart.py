@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks.results import Results
-from engine.jobs.plotting import save_plot
+from engine.command_io.plotting import save_plot
 
 
 def write_chart(comparisons: Sequence[Results], path: str) -> None:

@@ -22,8 +22,8 @@ from benchmarks.rivals import NUM_SEQUENCES, RIVALS, rival_command, rival_versio
 from benchmarks.scenarios import SCENARIOS, Scenario, put_load
 from benchmarks.servers import CompareError, Server, started
 from benchmarks.tables import print_results
+from engine.command_io.plotting import check_plotting
 from engine.errors import StartupError
-from engine.jobs.plotting import check_plotting
 
 _ROOT = Path(__file__).parents[1]
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from benchmarks.chart import write_chart
 from benchmarks.results import MeasuredServer, Results, Row, show_spread
 from benchmarks.scenarios import SCENARIOS
+from engine.command_io.plotting import check_plotting
 from engine.errors import StartupError
-from engine.jobs.plotting import check_plotting
 
 
 def main() -> int:

@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if message := _find_shadow():
         return _fail(message, 1)
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
+    from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
-    from engine.jobs.program import as_typed
     from server.commands.arguments import import_function, parse_arguments
     from server.commands.home import ensure_home
     from server.commands.option_sources import resolve

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from tokenizers import Tokenizer
 
-from engine.jobs.finetune.job import FinetuneJob, JobFolder
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder
 from engine.protocol import TokenizerInfo
 from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions
@@ -92,7 +92,7 @@ class Asker:
         self._lora = Lora(self._decoder, loaded.names, LoraShape(config["r"], config["lora_alpha"]), seed=0)
         self._untrained = self._lora.values.clone()
         info = msgspec.msgpack.decode((first.path / "tokenizer.msgpack").read_bytes(), type=TokenizerInfo)
-        self._end_ids = msgspec.json.decode(first.job.read_bytes(), type=FinetuneJob).end_ids
+        self._end_ids = msgspec.json.decode(first.job.read_bytes(), type=FinetuningJob).end_ids
         self._templates, self._workers = TemplateProcesses(), TextWorkers()
         text_model = build_text_model(info, ServerConfig(), self._workers, self._templates)
         self._renderer = Renderer(text_model, max_length=1024)

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.finetuning.jobs import chat, finetune, split_options, write_lines
 from benchmarks.tables import markdown
-from engine.jobs.finetune.job import JobFolder
+from engine.command_io.finetuning.job import JobFolder
 
 _NUM_TRAIN, _NUM_VALID = 128, 32
 _ORDERS = {

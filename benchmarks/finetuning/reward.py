@@ -18,11 +18,11 @@ from typing import Any
 from benchmarks.finetuning.everyday import EVERYDAY, compared
 from benchmarks.finetuning.jobs import Asker, columns, finetune_seeds, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
-from engine.jobs.finetune.events import read_events
-from engine.jobs.finetune.graders.grading import grade_all
-from engine.jobs.finetune.graders.parsing import parse_grader
-from engine.jobs.finetune.graders.sample import Sample
-from engine.jobs.finetune.job import JobFolder
+from engine.command_io.finetuning.events import read_events
+from engine.command_io.finetuning.graders.grading import grade_all
+from engine.command_io.finetuning.graders.parsing import parse_grader
+from engine.command_io.finetuning.graders.sample import Sample
+from engine.command_io.finetuning.job import JobFolder
 
 _SENTENCES = (
     "My cousin {name} turned {age} last week.",

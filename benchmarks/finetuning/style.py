@@ -12,7 +12,7 @@ import sys
 from benchmarks.finetuning.everyday import EVERYDAY, compared, num_same
 from benchmarks.finetuning.jobs import Asker, columns, finetune_seeds, job_parser, split_options, write_lines
 from benchmarks.tables import markdown
-from engine.jobs.finetune.job import JobFolder
+from engine.command_io.finetuning.job import JobFolder
 
 # Question, answer in the style, plain answer.
 _PAIRS = (

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from benchmarks.tables import markdown
+from engine.command_io.progress import foreground_progress
 from engine.commands.quantize.calibration import linears_of, rounded_inputs
-from engine.jobs.progress import foreground_progress
 from engine.quality.eval_chunks import builtin_text, joint_batch, split_into_chunks
 from engine.quality.measure import NUM_TOP, kl_divergence_of
 from models.errors import ModelError

@@ -24,8 +24,8 @@ from benchmarks.results import machine_name
 from benchmarks.scenarios import SCENARIOS, put_load
 from benchmarks.servers import CompareError, started
 from benchmarks.tables import markdown
+from engine.command_io.progress import foreground_progress
 from engine.config import Quantization
-from engine.jobs.progress import foreground_progress
 from engine.protocol import Quality
 from engine.quality.measure import Reference, compare
 from engine.quality.report import measure_reference

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent
+from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.commands.weighed import weigh_files
 from engine.config import EngineConfig
 from engine.draft_model.load import resolve_draft
 from engine.errors import HeadraceError, OptionError
-from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from engine.speculation.settings import speculation_settings
 from engine.startup.load import USE_TRANSFORMERS
 from models.config.overrides import parse_overrides

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from engine.command_io.weighing import Weighed
 from engine.config import Device, DType, EngineConfig, Quantization
-from engine.jobs.weighing import Weighed
 from engine.protocol.pooling import capabilities_of
 from engine.speculation.settings import speculation_settings
 from engine.startup.adapter_memory import adapter_memory

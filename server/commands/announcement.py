@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from engine.child_processes.log_format import LogFormat
-from engine.jobs.program import program
+from engine.command_io.program import program
 from engine.protocol import EngineInfo
 from server.commands.chat.server import DEFAULT_URL
 from server.commands.example_request import example_request

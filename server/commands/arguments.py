@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from engine.command_io.program import as_typed
 from engine.errors import OptionError
-from engine.jobs.program import as_typed
 from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option
 from server.commands.suggestions import suggest
 from server.commands.table import COMMANDS, GROUPS

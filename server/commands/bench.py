@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from engine.command_io.bench_config import BENCH_CONFIGS
 from engine.config import EngineConfig
 from engine.errors import OptionError
-from engine.jobs.bench_config import BENCH_CONFIGS
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
 from server.commands.option_sources import resolve

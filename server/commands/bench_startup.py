@@ -23,9 +23,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from engine.command_io.results import check_results_file, write_results
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.results import check_results_file, write_results
 from engine.wording import counted
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
 from server.loadtest.config import StartupConfig

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from engine.jobs.models_config import ModelsJob
+from engine.command_io.models_config import ModelsJob
 from server.commands.arguments import HelpFormatter, Parser, root_parser
 from server.commands.table import COMMANDS
 

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from engine.child_processes.background import TRY_AGAIN
+from engine.command_io.finetuning.config import FinetuningConfig
+from engine.command_io.finetuning.graders.definitions import needed_models
+from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.lock import locked
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
-from engine.jobs.finetune.config import FinetuneConfig
-from engine.jobs.finetune.graders.definitions import needed_models
-from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader
-from engine.jobs.finetune.job import JobFolder
-from engine.jobs.finetune.lock import locked
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
 from server.commands.options import OPTIONS, Option, options_of
@@ -41,11 +41,11 @@ def run(argv: Sequence[str]) -> int:
     namespace, unknown = finetune_parser().parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
-        every = [*options_of(FinetuneConfig), *_model_options()]
+        every = [*options_of(FinetuningConfig), *_model_options()]
         raise OptionError(explain_unknown_flag(flag, every) if flag.startswith("-") else f"unexpected argument {flag}")
     if namespace.model is None or namespace.train is None:
         raise OptionError("MODEL or the training file is missing; headrace finetune MODEL TRAIN.jsonl --out FOLDER")
-    config = _config(FinetuneConfig, options_of(FinetuneConfig), vars(namespace), {})
+    config = _config(FinetuningConfig, options_of(FinetuningConfig), vars(namespace), {})
     engine = _config(EngineConfig, _model_options(), vars(namespace), {"model": namespace.model})
     if engine.threads is not None:
         refuse_more_than_cpus("--threads", engine.threads)
@@ -58,11 +58,11 @@ def run(argv: Sequence[str]) -> int:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            if code := run_module("engine.finetune.describe", str(folder.path), msgspec.json.encode(engine).decode()):
+            if code := run_module("engine.finetuning.describe", str(folder.path), msgspec.json.encode(engine).decode()):
                 return 1 if code == TRY_AGAIN else code
             report = _write(folder, config, engine, grader, train, valid)
             sys.stderr.write("".join(f"{note}\n" for note in report_notes(report)))
-            code = run_module("engine.finetune", str(folder.path))
+            code = run_module("engine.finetuning", str(folder.path))
             return 1 if code == TRY_AGAIN else code
     except OSError as error:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error
@@ -104,7 +104,7 @@ def _grader(path: str) -> dict[str, Any]:
 
 def _write(
     folder: JobFolder,
-    config: FinetuneConfig,
+    config: FinetuningConfig,
     engine: EngineConfig,
     grader: dict[str, Any] | None,
     train: bytes,
@@ -143,6 +143,6 @@ def finetune_parser() -> Parser:
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "train"))
     parser.add_argument("train", nargs="?", metavar="TRAIN.jsonl", help="Examples, one a line; docs/fine-tuning.md.")
-    add_options(parser, options_of(FinetuneConfig), many="extend")
+    add_options(parser, options_of(FinetuningConfig), many="extend")
     add_options(parser, _model_options(), many="append")
     return parser

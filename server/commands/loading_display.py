@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 
 from engine.child_processes.log_format import LogFormat
-from engine.jobs.stage_bars import StageBars
-from engine.jobs.stage_lines import StageLines
+from engine.command_io.stage_bars import StageBars
+from engine.command_io.stage_lines import StageLines
 from engine.protocol import Loading
 from server.commands.shared_terminal import SharedTerminal, can_draw
 

@@ -4,7 +4,7 @@ read with."""
 import argparse
 from collections.abc import Sequence
 
-from engine.jobs.models_config import ModelsJob
+from engine.command_io.models_config import ModelsJob
 from server.commands.arguments import HelpFormatter, Parser
 from server.commands.child_process import run_job
 

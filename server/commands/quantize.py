@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.command_io.output_folder import OutputFolder
+from engine.command_io.quantize_config import QuantizeConfig
 from engine.errors import OptionError, StartupError
-from engine.jobs.output_folder import OutputFolder
-from engine.jobs.quantize_config import QuantizeConfig
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
 from server.commands.options import OPTIONS, options_of

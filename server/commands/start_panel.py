@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engine.jobs.program import program
+from engine.command_io.program import program
 from engine.protocol import EngineInfo
 from server.commands.model_rows import model_rows
 

@@ -9,9 +9,9 @@ import msgspec
 
 from engine.child_processes.environment import compute_environment
 from engine.child_processes.lifetime import PARENT_VARIABLE
+from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from engine.protocol import Loading
 
 _COMMAND = (sys.executable, "-P", "-m", "engine.commands.weigh")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem
+from engine.command_io.finetuning.items import GradedPrompt, Passage, TrainingItem
 from server.finetuning.lines import Chat, Completion, Document, Line, Preference
 from server.finetuning.prompt_lines import PromptLine, PromptRules
 from server.finetuning.rendering import Renderer

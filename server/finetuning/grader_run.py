@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from engine.jobs.finetune.graders.definitions import Grader, needed_models
-from engine.jobs.finetune.graders.faults import FaultKind
-from engine.jobs.finetune.graders.grading import Grade
+from engine.command_io.finetuning.graders.definitions import Grader, needed_models
+from engine.command_io.finetuning.graders.faults import FaultKind
+from engine.command_io.finetuning.graders.grading import Grade
 from server.finetuning.scoring import TokenUsage
 from server.schemas.grader_answers import GraderErrors, GraderMetadata, GraderRun, ModelTokenUsage
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
+from engine.command_io.finetuning.auto import default_completion_tokens
+from engine.command_io.finetuning.config import DEFAULT_LENGTH
+from engine.command_io.finetuning.graders.parsing import parse_grader
+from engine.command_io.finetuning.items import Passage, write_rows
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, write_atomically
+from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.finetune.auto import default_completion_tokens
-from engine.jobs.finetune.config import DEFAULT_LENGTH
-from engine.jobs.finetune.graders.parsing import parse_grader
-from engine.jobs.finetune.items import Passage, write_rows
-from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method, write_atomically
-from engine.jobs.finetune.thoughts import ThoughtMarks
 from engine.protocol import TokenizerInfo
 from server.config import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
@@ -34,7 +34,7 @@ MODEL_OPTIONS = (
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a job beside its files. engine, start, grader: as FinetuneJob has them. The last three are
+    """What is asked of a job beside its files. engine, start, grader: as FinetuningJob has them. The last three are
     options of the server that renders the same chats."""
 
     engine: EngineConfig
@@ -86,7 +86,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         write_rows(folder.samples, _samples(prepared, renderer))
         write_rows(folder.prompts, _replay_prompts(order, text_model, renderer))
         write_atomically(folder.path / "report.json", msgspec.json.encode(prepared.report))
-        job = FinetuneJob(
+        job = FinetuningJob(
             engine=order.engine,
             method=order.method,
             hyperparameters=given,

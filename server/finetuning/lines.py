@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.command_io.finetuning.job import Method
 from engine.errors import InvalidRequest
-from engine.jobs.finetune.job import Method
 from server.finetuning.faults import FaultyLine
 from server.finetuning.prompt_lines import CHAT_FIELDS, PromptLine, read_prompt
 from server.schemas.base import quote, validate

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.jobs.finetune.job import Method
+from engine.command_io.finetuning.job import Method
 from engine.wording import counted
 from server.finetuning.examples import Example, ExampleMaker, chats_of
 from server.finetuning.faults import FaultyLine, LineFault

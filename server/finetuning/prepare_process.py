@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
+from engine.command_io.finetuning.job import JobFolder
 from engine.errors import HeadraceError, InvalidRequest
-from engine.jobs.finetune.job import JobFolder
 from server.finetuning.adapter_files import ADAPTER_FILES
 from server.finetuning.faults import LineFault
 from server.finetuning.job_files import JobOrder, write_job

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.jobs.finetune.graders.definitions import Grader, TextSimilarity, item_fields, references, singles
-from engine.jobs.finetune.graders.faults import Ungradable
-from engine.jobs.finetune.graders.sample import Sample
-from engine.jobs.finetune.graders.similarity import MAX_CHARACTERS
-from engine.jobs.finetune.graders.templates import ITEM, Template
+from engine.command_io.finetuning.graders.definitions import Grader, TextSimilarity, item_fields, references, singles
+from engine.command_io.finetuning.graders.faults import Ungradable
+from engine.command_io.finetuning.graders.sample import Sample
+from engine.command_io.finetuning.graders.similarity import MAX_CHARACTERS
+from engine.command_io.finetuning.graders.templates import ITEM, Template
 from server.finetuning.faults import FaultyLine
 from server.schemas.base import quote, validate
 from server.schemas.chat import ChatTemplateFields

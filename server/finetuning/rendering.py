@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from engine.command_io.finetuning.items import Passage
 from engine.errors import InvalidRequest
-from engine.jobs.finetune.items import Passage
 from server.finetuning.faults import FaultyLine
 from server.finetuning.lines import Chat, Completion, Document
 from server.generation.chat_messages import plain_messages

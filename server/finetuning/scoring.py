@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from engine.jobs.finetune.graders.faults import Fault, FaultKind
-from engine.jobs.finetune.graders.grading import ScoreAnswer, ScoreQuestion
+from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 
 ENDPOINT = "/v1/chat/completions"
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from engine.jobs.plotting import save_plot
+from engine.command_io.plotting import save_plot
 from server.loadtest.load import LoadRun
 
 if TYPE_CHECKING:

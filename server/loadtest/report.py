@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from engine.jobs.results import write_results
+from engine.command_io.results import write_results
 from server.loadtest.config import LoadConfig
 from server.loadtest.load import LoadRun
 from server.loadtest.metrics import Distribution, Summary, Trace

@@ -6,9 +6,9 @@ import random
 
 from rich.console import Console
 
+from engine.command_io.progress import counting_bars
+from engine.command_io.results import check_results_file
 from engine.errors import StartupError
-from engine.jobs.progress import counting_bars
-from engine.jobs.results import check_results_file
 from server.loadtest.client import Input, LoadClient
 from server.loadtest.config import Endpoint, LoadConfig
 from server.loadtest.load import LoadRun, converse, run_load
@@ -25,7 +25,7 @@ def run(config: LoadConfig) -> int:
     workload = Workload(config)
     check_results_file(config.json)
     if config.plot is not None:
-        from engine.jobs.plotting import check_plotting
+        from engine.command_io.plotting import check_plotting
         from server.loadtest.plot import write_plot  # matplotlib takes a second to import
 
         check_plotting(config.plot)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from engine.command_io.lengths import Lengths, parse_lengths
 from engine.errors import StartupError
-from engine.jobs.lengths import Lengths, parse_lengths
 from server.loadtest.config import Endpoint, LoadConfig, PromptFormat
 
 # Words that byte-pair vocabularies mostly hold as one token each; how many tokens they come to is measured.

@@ -10,8 +10,8 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from engine.command_io.finetuning.events import Event
 from engine.errors import InvalidRequest
-from engine.jobs.finetune.events import Event
 from server.context import ServerContext
 from server.errors import NotStored
 from server.finetuning.jobs import table

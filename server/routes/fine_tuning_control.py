@@ -6,8 +6,8 @@ from sqlite3 import Connection
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from engine.command_io.finetuning.events import Event
 from engine.errors import InvalidRequest
-from engine.jobs.finetune.events import Event
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
 from server.http.body import Context

@@ -8,10 +8,10 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.jobs.finetune.graders.definitions import Grader, references
-from engine.jobs.finetune.graders.grading import Grading, ScoreQuestion
-from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader, with_names
-from engine.jobs.finetune.graders.sample import Sample
+from engine.command_io.finetuning.graders.definitions import Grader, references
+from engine.command_io.finetuning.graders.grading import Grading, ScoreQuestion
+from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader, with_names
+from engine.command_io.finetuning.graders.sample import Sample
 from server.batches.running import run_body
 from server.context import ServerContext
 from server.finetuning.grader_run import grader_run

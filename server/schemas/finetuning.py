@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from engine.jobs.finetune.job import Order, Pacing, ScaleRewards, Schedule
+from engine.command_io.finetuning.job import Order, Pacing, ScaleRewards, Schedule
 from server.schemas.auto import Named, Names, Number, Whole
 from server.schemas.base import StrictModel
 from server.schemas.responses import Metadata

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.command_io.weighing import Weighed
 from engine.errors import StartupError
-from engine.jobs.weighing import Weighed
 from server.model_options.config import ModelEntry
 
 PROCESS_BYTES = 512 << 20  # of an engine process without weights and KV cache: libraries, buffers of a step

@@ -22,7 +22,7 @@ def _trainers(server: ServerProcess) -> list[int]:
     for pid in children(server.process.pid):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"engine.finetune" in arguments and is_alive(pid):
+            if b"engine.finetuning" in arguments and is_alive(pid):
                 found.append(pid)
     return found
 

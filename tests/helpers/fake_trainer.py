@@ -14,10 +14,10 @@ import msgspec
 from fastapi import FastAPI
 
 from engine.child_processes.background import IDLE, LOW
-from engine.jobs.finetune.events import EventLog
-from engine.jobs.finetune.graders.grading import ScoreQuestion
-from engine.jobs.finetune.job import JobFolder
-from engine.jobs.finetune.questions import asker
+from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.graders.grading import ScoreQuestion
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.questions import asker
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs import table
@@ -32,7 +32,7 @@ from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, says
 
-PREPARE, TRAIN = "server.finetuning.prepare_process", "engine.finetune"
+PREPARE, TRAIN = "server.finetuning.prepare_process", "engine.finetuning"
 KILLED = -9
 
 SAMPLE = "Sample 1: the sea--order, --replay and /a/b/c"

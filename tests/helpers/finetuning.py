@@ -13,7 +13,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ValidationError
 
-from engine.jobs.finetune.events import Event
+from engine.command_io.finetuning.events import Event
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
 from tests.helpers.fake_client import MODEL, FakeClient, make_app, says

@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "engine": (
         "errors wording",
         "protocol config child_processes",
-        "client jobs",
+        "client command_io",
         "scheduling",
         "grammar",
         "sampling",
@@ -38,7 +38,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "engine draft_model quality pooling",
         "faults local",
         "startup",
-        "process commands finetune",
+        "process commands finetuning",
     ),
     "server": (
         "network_config model_options storage_options paths",
@@ -71,7 +71,7 @@ ACROSS: dict[str, dict[str, set[str] | None]] = {
             "child_processes",
             "config",
             "client",
-            "jobs",
+            "command_io",
         }
     },
     "engine": {"models": None},
@@ -87,7 +87,7 @@ WITHOUT_TORCH: dict[str, set[str]] = {
     "engine.config": set(),
     "engine.child_processes": {"msgspec"},
     "engine.client": {"msgspec"},
-    "engine.jobs": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
+    "engine.command_io": {"msgspec", "rich", "matplotlib", "rapidfuzz"},
     "engine.scheduling": {"msgspec"},
     "engine.grammar": {"llguidance", "msgspec"},
     "engine.speculation": {"msgspec"},

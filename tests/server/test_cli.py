@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.program import as_typed
 from server import cli
 from server.commands.options import OPTIONS
 from server.config import ServerConfig

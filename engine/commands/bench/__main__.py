@@ -12,11 +12,7 @@ import msgspec
 from rich.console import Console, RenderableType
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
-from engine.commands.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
-from engine.config import EngineConfig
-from engine.engine import Engine
-from engine.errors import HeadraceError, OptionError
-from engine.jobs.bench_config import (
+from engine.command_io.bench_config import (
     BENCH_CONFIGS,
     BenchConfig,
     LatencyConfig,
@@ -24,8 +20,12 @@ from engine.jobs.bench_config import (
     SpeculationConfig,
     ThroughputConfig,
 )
-from engine.jobs.progress import stderr_lines
-from engine.jobs.results import check_results_file, write_results
+from engine.command_io.progress import stderr_lines
+from engine.command_io.results import check_results_file, write_results
+from engine.commands.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.errors import HeadraceError, OptionError
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from engine.command_io.bench_config import LatencyConfig
 from engine.commands.bench.drive import BatchRun, RequestMaker, Spread, check_fits, run_batch
 from engine.engine import Engine
-from engine.jobs.bench_config import LatencyConfig
 from engine.protocol import EngineInfo
 
 

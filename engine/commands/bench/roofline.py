@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.command_io.bench_config import RooflineConfig
 from engine.commands.bench.costs import Cost
 from engine.commands.bench.drive import RequestMaker, check_fits, run_batch
 from engine.commands.bench.machine import Machine, ReadProbe, measure_machine
 from engine.commands.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from engine.engine import Engine
 from engine.errors import StartupError
-from engine.jobs.bench_config import RooflineConfig
 from engine.protocol import AbortReason, EngineInfo, StepOutputs
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from rich.progress import Progress
 
+from engine.command_io.bench_config import SpeculationConfig
+from engine.command_io.plotting import check_plotting
+from engine.command_io.progress import counting_bars
 from engine.commands.bench.drive import Spread, check_fits, run_batch
 from engine.commands.bench.speculation_tasks import SpeculationCase, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
-from engine.jobs.bench_config import SpeculationConfig
-from engine.jobs.plotting import check_plotting
-from engine.jobs.progress import counting_bars
 from engine.protocol import EngineInfo, EngineRequest, SamplingParams, StepStats
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import speculation_settings

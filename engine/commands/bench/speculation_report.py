@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from engine.command_io.bench_config import SpeculationConfig
+from engine.command_io.plotting import save_plot
 from engine.commands.bench.speculation import SpeculationResult
-from engine.jobs.bench_config import SpeculationConfig
-from engine.jobs.plotting import save_plot
 
 
 def table(results: Sequence[SpeculationResult], config: SpeculationConfig) -> Table:

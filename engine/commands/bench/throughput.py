@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from engine.command_io.bench_config import ThroughputConfig
+from engine.command_io.lengths import parse_lengths
 from engine.commands.bench.drive import BatchRun, RequestMaker, Spread, run_batch
 from engine.engine import Engine
-from engine.jobs.bench_config import ThroughputConfig
-from engine.jobs.lengths import parse_lengths
 from engine.protocol import EngineInfo, EngineRequest
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent
+from engine.command_io.doctor_job import Checked, ModelToCheck
 from engine.commands.doctor.machine import machine_findings
 from engine.commands.doctor.model import check_models
 from engine.config import EngineConfig
-from engine.jobs.doctor_job import Checked, ModelToCheck
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
-from engine.jobs.findings import Finding, ok, problem, warning
 from engine.runner.kv_budget import format_bytes
 from engine.startup.threads import compute_threads
 from engine.wording import counted

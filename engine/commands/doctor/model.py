@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from engine.command_io.doctor_job import Checked, ModelToCheck
+from engine.command_io.findings import Finding, ok, problem, warning
+from engine.command_io.weighing import Weighed
 from engine.commands.weighed import weigh_files
 from engine.config import Device, EngineConfig
 from engine.errors import HeadraceError
-from engine.jobs.doctor_job import Checked, ModelToCheck
-from engine.jobs.findings import Finding, ok, problem, warning
-from engine.jobs.weighing import Weighed
 from engine.runner.kv_budget import format_bytes
 from engine.speculation.settings import speculation_settings
 from models.errors import ModelError

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
+from engine.command_io.models_config import ModelsJob
+from engine.command_io.program import as_typed
 from engine.commands.models.listing import show
 from engine.commands.models.removal import remove_named
 from engine.errors import HeadraceError
-from engine.jobs.models_config import ModelsJob
-from engine.jobs.program import as_typed
 from models.caches.inventory import inventory
 
 

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from engine.jobs.program import program
+from engine.command_io.program import program
 from engine.wording import counted
 from models.caches.entry import CacheEntry
 from models.sources.hub_files import hub_cache

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.filesize import decimal
 
+from engine.command_io.models_config import ModelsJob
 from engine.errors import StartupError
-from engine.jobs.models_config import ModelsJob
 from models.caches.entry import CacheEntry, Kind
 from models.caches.removal import OutsideCache, is_being_fetched, remove, users_of
 

@@ -13,9 +13,9 @@ import msgspec
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.child_processes.log_format import StderrHandler, TextFormatter
+from engine.command_io.program import as_typed
+from engine.command_io.progress import foreground_progress
 from engine.errors import HeadraceError
-from engine.jobs.program import as_typed
-from engine.jobs.progress import foreground_progress
 from models.errors import ModelError
 
 

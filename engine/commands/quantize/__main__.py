@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
+from engine.command_io.output_folder import OutputFolder
+from engine.command_io.program import as_typed
+from engine.command_io.progress import foreground_progress
+from engine.command_io.quantize_config import QuantizeConfig
 from engine.errors import HeadraceError
-from engine.jobs.output_folder import OutputFolder
-from engine.jobs.program import as_typed
-from engine.jobs.progress import foreground_progress
-from engine.jobs.quantize_config import QuantizeConfig
 from models.errors import ModelError, is_out_of_memory
 
 _OUT_OF_MEMORY = (

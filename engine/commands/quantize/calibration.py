@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from engine.command_io.quantize_config import CALIBRATION_TOKENS, MIN_TOKENS
 from engine.errors import StartupError
-from engine.jobs.quantize_config import CALIBRATION_TOKENS, MIN_TOKENS
 from engine.quality.eval_chunks import joint_batch
 from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from engine.command_io.quantize_config import GROUP_SIZES, QuantizeConfig, Scheme
 from engine.errors import StartupError
-from engine.jobs.quantize_config import GROUP_SIZES, QuantizeConfig, Scheme
 from models.decoder import Decoder
 from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
 from models.export.hugging_face import Layout

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from engine.command_io.quantize_config import GROUP_SIZES, Scheme
 from engine.commands.quantize.checkpoint_writer import CheckpointWriter
 from engine.errors import StartupError
-from engine.jobs.quantize_config import GROUP_SIZES, Scheme
 from engine.runner.kv_budget import format_bytes
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError

@@ -10,13 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from engine.command_io.output_folder import OutputFolder
+from engine.command_io.quantize_config import QuantizeConfig
 from engine.commands.quantize.calibration import calibration_text
 from engine.commands.quantize.checkpoint_writer import ConversionResult
 from engine.commands.quantize.convert import convert
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.output_folder import OutputFolder
-from engine.jobs.quantize_config import QuantizeConfig
 from engine.protocol import Quality
 from engine.quality.measure import compare
 from engine.quality.records import QualityRecords

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
+from engine.command_io.quantize_config import CALIBRATION_TOKENS, QuantizeConfig
 from engine.commands.quantize.calibration import calibration_batches
 from engine.commands.quantize.checkpoint_writer import CheckpointWriter, ConversionResult
 from engine.commands.quantize.checks import check_matrices, check_space
 from engine.commands.quantize.layer_calibration import LayerCalibration
-from engine.jobs.quantize_config import CALIBRATION_TOKENS, QuantizeConfig
 from engine.quality.eval_chunks import split_into_chunks
 from models.batch import ForwardBatch
 from models.export.hugging_face import Layout, layout_of

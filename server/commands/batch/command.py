@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
+from engine.command_io.stage_bars import StageBars
+from engine.command_io.stage_lines import StageLines
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from engine.jobs.stage_bars import StageBars
-from engine.jobs.stage_lines import StageLines
 from engine.wording import counted
 from server.commands.arguments import explain_unknown_flag
 from server.commands.batch.arguments import batch_options, batch_parser

@@ -10,11 +10,11 @@ import msgspec
 
 from engine.child_processes.environment import compute_environment
 from engine.child_processes.lifetime import PARENT_VARIABLE
+from engine.command_io.doctor_job import Checked, ModelToCheck
+from engine.command_io.findings import Finding, Severity, ok, problem, warning
+from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import OptionError
-from engine.jobs.doctor_job import Checked, ModelToCheck
-from engine.jobs.findings import Finding, Severity, ok, problem, warning
-from engine.jobs.program import as_typed
 from engine.wording import counted
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.doctor.models import models_findings

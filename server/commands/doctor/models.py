@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from engine.command_io.findings import Finding, ok, problem
+from engine.command_io.weighing import Weighed
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from engine.jobs.findings import Finding, ok, problem
-from engine.jobs.weighing import Weighed
 from server.commands.options import OPTIONS
 from server.model_options.config import ModelEntry, ModelsConfig
 from server.served.memory_plan import MemoryPlan, memory_need, plan_memory

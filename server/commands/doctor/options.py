@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from engine.jobs.findings import Finding, ok, problem, warning
 from server.commands.listener import host_port, is_for_this_machine, listen
 from server.config import ServerConfig
 from server.http.certificates import make_context

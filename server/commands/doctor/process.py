@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from engine.child_processes.environment import BINDING
-from engine.jobs.findings import Finding, ok, problem, warning
+from engine.command_io.findings import Finding, ok, problem, warning
 from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
 from server.config import ServerConfig
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.questions import Answers, Questions, read_questions, write_answers
 from engine.errors import EngineStopped
-from engine.jobs.finetune.graders.grading import ScoreAnswer, ScoreQuestion
-from engine.jobs.finetune.job import JobFolder
-from engine.jobs.finetune.questions import Answers, Questions, read_questions, write_answers
 from server.finetuning.scoring import ENDPOINT, chat_body, scored, unanswered
 
 # The status and body of the answer to an owner's request, by endpoint and body; None if no key is the owner's now.

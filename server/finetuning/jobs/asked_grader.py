@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.command_io.finetuning.graders.definitions import Grader, needed_models, sample_fields
+from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
+from engine.command_io.finetuning.job import Method
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.jobs.finetune.graders.definitions import Grader, needed_models, sample_fields
-from engine.jobs.finetune.graders.parsing import ignored_fields, parse_grader
-from engine.jobs.finetune.job import Method
 from server.errors import ModelNotFound
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuneRequest

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from engine.jobs.finetune.job import JobFolder
+from engine.command_io.finetuning.job import JobFolder
 from server.finetuning.jobs.child import Child
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.settled import settled

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from sqlite3 import Connection
 
-from engine.jobs.finetune.events import Event
+from engine.command_io.finetuning.events import Event
 from server.errors import StorageFailed, StorageFull
 from server.files import table as file_table
 from server.files.disk import Disk

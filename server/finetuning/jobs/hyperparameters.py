@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.command_io.finetuning.auto import default_rank
+from engine.command_io.finetuning.config import DEFAULT_LENGTH
+from engine.command_io.finetuning.job import Hyperparameters, Method, Order, Pacing
+from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
-from engine.jobs.finetune.auto import default_rank
-from engine.jobs.finetune.config import DEFAULT_LENGTH
-from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing
-from engine.jobs.finetune.method_fields import fields_of, misplaced
 from server.finetuning.jobs.parent import Shape
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod, TrainedEffort

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
-from engine.jobs.finetune.events import Event
+from engine.command_io.finetuning.events import Event
 from server.errors import StorageFailed
 from server.files.store import Files
 from server.finetuning.jobs import table

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.jobs.finetune.events import Event
+from engine.command_io.finetuning.events import Event
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
 
 _MOST_BYTES = 4 << 20  # of events that are taken at a time

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from engine.jobs.finetune.graders.parsing import with_names
-from engine.jobs.finetune.job import Hyperparameters, Method
+from engine.command_io.finetuning.graders.parsing import with_names
+from engine.command_io.finetuning.job import Hyperparameters, Method
 from server.finetuning.jobs.names import checkpoint_id, event_id
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
 from server.finetuning.jobs.table import NumberedEvent

@@ -8,9 +8,9 @@ import msgspec
 
 from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
+from engine.command_io.finetuning.endings import REASON
+from engine.command_io.finetuning.job import JobFolder, write_atomically
 from engine.config import EngineConfig
-from engine.jobs.finetune.endings import REASON
-from engine.jobs.finetune.job import JobFolder, write_atomically
 from engine.protocol import EngineInfo
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, tokenizer_file
 from server.finetuning.jobs.child import Child, log_of
@@ -124,7 +124,7 @@ class Preparing:
         await asyncio.to_thread(_write, self._folder, task, model.info)
         if model.info is None:  # the model has not been loaded yet
             options = msgspec.json.encode(task.order.engine).decode()
-            await self._run("engine.finetune.describe", str(self._folder.path), options)
+            await self._run("engine.finetuning.describe", str(self._folder.path), options)
         return _decode(await self._run("server.finetuning.prepare_process", str(self._folder.path)))
 
     def _task(self, model: ServedModel) -> PrepareTask:

@@ -6,8 +6,8 @@ from collections import deque
 
 import msgspec
 
-from engine.jobs.finetune.events import Event
-from engine.jobs.finetune.job import JobFolder
+from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.job import JobFolder
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.news import News, new_lines, news_of, size_of
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved

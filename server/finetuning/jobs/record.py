@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from engine.jobs.finetune.job import Hyperparameters, Method
+from engine.command_io.finetuning.job import Hyperparameters, Method
 from server.finetuning.jobs.names import checkpoint_name
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 

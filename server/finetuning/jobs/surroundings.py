@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine.jobs.finetune.job import JobFolder
+from engine.command_io.finetuning.job import JobFolder
 from server.files.store import Files
 from server.finetuning.jobs.answering import AnswerChat
 from server.finetuning.jobs.child import StartChild

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from engine.jobs.finetune.events import Event
+from engine.command_io.finetuning.events import Event
 from server.finetuning.jobs.names import split_checkpoint_name
 from server.finetuning.jobs.record import FinetuneRecord
 from server.schemas.finetune_answers import ENDED, FinetuneStatus

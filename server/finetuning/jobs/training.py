@@ -5,7 +5,7 @@ import logging
 
 from engine.child_processes.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
-from engine.jobs.finetune.questions import forget_questions
+from engine.command_io.finetuning.questions import forget_questions
 from server.finetuning.jobs.answering import Answering
 from server.finetuning.jobs.child import Child, traceback_of
 from server.finetuning.jobs.children import Ending, running
@@ -82,7 +82,7 @@ class Training:
         await asyncio.to_thread(forget_questions, self._folder)
         priority = IDLE if self._around.gives_way else NORMAL
         async with running(
-            self._around, "engine.finetune", arguments, self._folder, self.ending, priority, self._look
+            self._around, "engine.finetuning", arguments, self._folder, self.ending, priority, self._look
         ) as child:
             exit_status = asyncio.ensure_future(child.wait())
             answering = Answering(self._folder, self._journal.record.owner, self._around.answer_chat)

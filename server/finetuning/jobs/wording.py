@@ -2,7 +2,7 @@
 
 import re
 
-from engine.jobs.finetune.job import Hyperparameters
+from engine.command_io.finetuning.job import Hyperparameters
 
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
 _FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # in front of a name

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 
+from engine.command_io.bench_config import LatencyConfig, RooflineConfig, ThroughputConfig
+from engine.command_io.results import check_results_file
 from engine.commands.bench import __main__ as bench_process
 from engine.commands.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
 from engine.commands.bench.drive import RequestMaker, Spread, check_fits, run_batch
@@ -27,8 +29,6 @@ from engine.commands.bench.throughput import measure as measure_throughput
 from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import OptionError, StartupError
-from engine.jobs.bench_config import LatencyConfig, RooflineConfig, ThroughputConfig
-from engine.jobs.results import check_results_file
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
 from models.architecture.attention import AttentionSpec

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from engine.command_io.bench_config import SpeculationConfig
 from engine.commands.bench import speculation, speculation_report
 from engine.commands.bench.speculation_tasks import SpeculationCase, Task, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
-from engine.jobs.bench_config import SpeculationConfig
 from engine.protocol import EngineInfo, StepOutputs
 from engine.scheduling import scheduler
 from engine.speculation.proposers import DraftSource

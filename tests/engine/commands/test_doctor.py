@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.command_io.doctor_job import ModelToCheck
+from engine.command_io.findings import Finding, Severity, warning
 from engine.commands.doctor import machine, model
 from engine.commands.doctor.model import check_models
 from engine.config import Device, EngineConfig, Task
-from engine.jobs.doctor_job import ModelToCheck
-from engine.jobs.findings import Finding, Severity, warning
 from models.kernels.cpu import build, library
 from models.kernels.cpu.library import LEVEL_VARIABLE
 from tests.helpers.model_folders import write_model_folder

@@ -14,10 +14,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from engine.command_io.models_config import ModelsJob
 from engine.commands.models import listing
 from engine.commands.models.removal import remove_named
 from engine.errors import StartupError
-from engine.jobs.models_config import ModelsJob
 from models.caches.entry import CacheEntry, Kind
 from models.system.file_lock import locked
 

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
 
+from engine.command_io.quantize_config import Method, QuantizeConfig, Scheme
 from engine.commands.quantize import checks
 from engine.commands.quantize import convert as conversion
 from engine.commands.quantize.checkpoint_writer import ConversionResult
 from engine.commands.quantize.convert import convert
 from engine.commands.quantize.folding import fold
 from engine.errors import StartupError
-from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
 from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.command_io.output_folder import OutputFolder
+from engine.command_io.quantize_config import Method, QuantizeConfig, Scheme
 from engine.commands.quantize import __main__ as process
 from engine.commands.quantize import calibration, command
 from engine.errors import StartupError
-from engine.jobs.output_folder import OutputFolder
-from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from engine.protocol import Quality
 from engine.quality import report
 from engine.quality.records import FILE_NAME

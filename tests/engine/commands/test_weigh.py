@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.commands import weigh
 from engine.config import Device, DType, EngineConfig, Task
-from engine.jobs.weighing import Weighed, Weighing, WeighMessage
 from tests.helpers.checkpoints import SMALL, llama_config, random_model
 
 

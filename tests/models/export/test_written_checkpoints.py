@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.command_io.quantize_config import Method, QuantizeConfig, Scheme
 from engine.commands.quantize.checkpoint_writer import OUTPUT_FORMATS
 from engine.commands.quantize.convert import convert
-from engine.jobs.quantize_config import Method, QuantizeConfig, Scheme
 from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles

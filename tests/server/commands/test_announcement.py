@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.jobs.program import program
+from engine.command_io.program import program
 from engine.protocol import PoolingTask
 from server.commands.announcement import announce, announce_loading
 from server.config import LogLevel, ServerConfig

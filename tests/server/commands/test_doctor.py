@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.jobs.doctor_job import Checked
-from engine.jobs.findings import Finding, Severity, ok, problem, warning
-from engine.jobs.weighing import Weighed
+from engine.command_io.doctor_job import Checked
+from engine.command_io.findings import Finding, Severity, ok, problem, warning
+from engine.command_io.weighing import Weighed
 from server import cli
 from server.commands.doctor import options, process
 from server.config import ServerConfig

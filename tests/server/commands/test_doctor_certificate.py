@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.jobs.findings import Severity
+from engine.command_io.findings import Severity
 from server.commands.doctor.options import certificate_finding
 from server.network_config import NetworkConfig
 from tests.helpers.certificates import Authority

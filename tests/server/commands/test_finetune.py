@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.command_io.finetuning.items import GradedPrompt, read_rows
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
 from engine.errors import OptionError, StartupError
-from engine.jobs.finetune.items import GradedPrompt, read_rows
-from engine.jobs.finetune.job import FinetuneJob, JobFolder, Method
 from server.commands import finetune
 from server.commands.finetune import run
 from tests.helpers.tokenizers import byte_level_info
@@ -77,7 +77,7 @@ def test_replay_is_refused_for_a_model_that_cannot_be_asked(tmp_path: Path, modu
     with pytest.raises(StartupError, match=r"--replay is 0.5, and the model has no chat template"):
         run(_argv(tmp_path, "--replay", "0.5"))
     assert run(_argv(tmp_path, "--replay", "0")) == 0
-    assert modules[-1] == "engine.finetune"
+    assert modules[-1] == "engine.finetuning"
     assert JobFolder(tmp_path / "out" / "job").prompts.read_bytes() == b""
 
 
@@ -127,9 +127,9 @@ def test_prompts_and_their_grader_are_given_to_the_trainer(
 ) -> None:
     grader = {**CHECK, "pass_threshold": 0.5}
     assert run([*_reinforced(tmp_path, grader), "--group-size", "4"]) == 0
-    assert modules[-1] == "engine.finetune"
+    assert modules[-1] == "engine.finetuning"
     folder = JobFolder(tmp_path / "out" / "job")
-    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert (job.method, job.grader, job.hyperparameters.group_size) == (Method.REINFORCEMENT, grader, 4)
     assert [each.item for each in read_rows(folder.train, GradedPrompt)] == [{"answer": "x"}] * 10
     assert "grader.pass_threshold has no effect" in capsys.readouterr().err

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.command_io.program import COMMAND_NAMES, as_typed
 from engine.errors import OptionError
-from engine.jobs.program import COMMAND_NAMES, as_typed
 from server.commands.arguments import import_function, root_parser
 from server.commands.table import COMMANDS
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.jobs.models_config import ModelsJob
+from engine.command_io.models_config import ModelsJob
 from server import cli
 from server.commands import child_process
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from engine.command_io.weighing import Weighed
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from engine.jobs.weighing import Weighed
 from engine.protocol import AdapterInfo, Loading
 from server.app import create_app
 from server.commands import several_engines

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.jobs.finetune.job import Method
+from engine.command_io.finetuning.job import Method
 from server.finetuning.faults import FaultyLine
 from server.finetuning.lines import Chat, Completion, Document, Preference, read_line
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.jobs.finetune.items import Passage
-from engine.jobs.finetune.job import Method
+from engine.command_io.finetuning.items import Passage
+from engine.command_io.finetuning.job import Method
 from server.config import ServerConfig
 from server.finetuning.preparation import FaultyFile, prepare
 from server.finetuning.rendering import Renderer

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.command_io.finetuning.items import GradedPrompt, Passage, TrainingItem, read_rows
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method
+from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
-from engine.jobs.finetune.items import GradedPrompt, Passage, TrainingItem, read_rows
-from engine.jobs.finetune.job import FinetuneJob, Hyperparameters, JobFolder, Method
-from engine.jobs.finetune.thoughts import ThoughtMarks
 from server.finetuning import prepare_process
 from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
 from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepared
@@ -52,7 +52,7 @@ def test_all_is_there_that_the_trainer_reads(folder: JobFolder, tmp_path: Path) 
     outcome = prepared(folder, _task(tmp_path, [*_rows(), *_rows(1)], _rows(3, 100)))
     assert isinstance(outcome, Made)
     assert (outcome.report.num_lines, outcome.report.removed) == (11, {"duplicate": [11]})
-    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert (job.seed, job.hyperparameters.n_epochs) == (5, 2)
     assert str(tmp_path) not in folder.job.read_text()
     assert len(read_rows(folder.train, TrainingItem)) == 10
@@ -107,7 +107,7 @@ def test_the_adapter_that_is_gone_on_with_is_the_jobs_own_copy(folder: JobFolder
     (parent / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 12}')
     (parent / "adapter_model.safetensors").write_text("weights")
     assert isinstance(prepared(folder, _task(tmp_path, _rows(), start=str(parent))), Made)
-    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.start == "start"
     assert (folder.path / "start" / "adapter_model.safetensors").read_text() == "weights"
     assert (job.hyperparameters.lora_rank, job.hyperparameters.lora_alpha) == (4, 12.0)
@@ -176,7 +176,7 @@ def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFold
     assert [each.line for each in found] == [number for number in range(1, 13) if number != 6]
     assert [each.item for each in valid] == [{"answer": 12}, {"answer": 5}]
     assert [each.ids for each in read_rows(folder.samples, Passage)] == [each.ids for each in valid]
-    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert (job.method, job.grader) == (Method.REINFORCEMENT, CHECK)
     assert job.hyperparameters.max_completion_tokens == 256
 
@@ -184,7 +184,7 @@ def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFold
 def test_the_length_of_answers_fits_the_model(folder: JobFolder, tmp_path: Path) -> None:
     context_file(folder).write_bytes(b"64")
     assert isinstance(prepared(folder, _reinforced(tmp_path, _prompts())), Made)
-    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.hyperparameters.max_completion_tokens == 32
 
 
@@ -203,9 +203,9 @@ def test_faults_of_prompts_are_told_by_line(folder: JobFolder, tmp_path: Path) -
 def test_the_trainer_knows_how_a_model_thinks(folder: JobFolder, tmp_path: Path) -> None:
     task = _reinforced(tmp_path, _prompts())
     assert isinstance(prepared(folder, task), Made)
-    assert msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob).thought is None
+    assert msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob).thought is None
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
     order = msgspec.structs.replace(task.order, chat_template=template)
     assert isinstance(prepared(folder, msgspec.structs.replace(task, order=order)), Made)
-    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuneJob)
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.thought == ThoughtMarks("<think>", "</think>")

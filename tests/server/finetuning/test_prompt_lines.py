@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from engine.jobs.finetune.graders.parsing import parse_grader
-from engine.jobs.finetune.job import Method
+from engine.command_io.finetuning.graders.parsing import parse_grader
+from engine.command_io.finetuning.job import Method
 from server.finetuning.faults import FaultyLine
 from server.finetuning.lines import read_line
 from server.finetuning.prompt_lines import PromptLine, PromptRules

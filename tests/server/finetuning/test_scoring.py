@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from engine.jobs.finetune.graders.definitions import ScoreSampling
-from engine.jobs.finetune.graders.faults import FaultKind
-from engine.jobs.finetune.graders.grading import ScoreQuestion
-from engine.jobs.finetune.graders.scores import read_score
+from engine.command_io.finetuning.graders.definitions import ScoreSampling
+from engine.command_io.finetuning.graders.faults import FaultKind
+from engine.command_io.finetuning.graders.grading import ScoreQuestion
+from engine.command_io.finetuning.graders.scores import read_score
 from server.finetuning.scoring import TokenUsage, chat_body, scored
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest

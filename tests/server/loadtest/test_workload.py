@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from engine.command_io.lengths import FixedLength, LognormalLength, UniformLength, parse_lengths
 from engine.errors import StartupError
-from engine.jobs.lengths import FixedLength, LognormalLength, UniformLength, parse_lengths
 from server.loadtest.config import Endpoint, LoadConfig, PromptFormat
 from server.loadtest.load import arrival_times
 from server.loadtest.workload import Conversation, TextScale, Workload

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from engine.jobs.finetune.job import Hyperparameters, Method, Order
+from engine.command_io.finetuning.job import Hyperparameters, Method, Order
 from engine.protocol import AdapterInfo
 from tests.helpers.fake_client import MODEL, FakeClient, pooling_client, says
 from tests.helpers.finetuning import check_types, create, finetuning_served, upload

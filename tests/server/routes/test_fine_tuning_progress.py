@@ -5,7 +5,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from engine.jobs.finetune.events import Event
+from engine.command_io.finetuning.events import Event
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 from tests.helpers.finetuning import create, finetuning_served

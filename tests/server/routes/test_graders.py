@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 
-from engine.jobs.finetune.graders.grading import Grade, Grading, ScoreAnswer
+from engine.command_io.finetuning.graders.grading import Grade, Grading, ScoreAnswer
 from engine.protocol import EngineRequest, FinishReason, ServiceClass
 from server.routes import graders as routes
 from tests.helpers.fake_client import MODEL, FakeClient, Step, make_app, pooling_client, says

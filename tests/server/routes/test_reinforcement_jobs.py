@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from engine.jobs.finetune.job import Hyperparameters, Method, ScaleRewards
+from engine.command_io.finetuning.job import Hyperparameters, Method, ScaleRewards
 from tests.helpers.fake_client import MODEL
 from tests.helpers.finetuning import create, finetuning_served, upload
 

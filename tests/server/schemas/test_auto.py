@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import pytest
 
+from engine.command_io.finetuning.job import Order
 from engine.errors import InvalidRequest
-from engine.jobs.finetune.job import Order
 from server.schemas.auto import Named, Number, Whole
 from server.schemas.base import StrictModel, validate
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.command_io.weighing import Weighed
 from engine.errors import StartupError
-from engine.jobs.weighing import Weighed
 from server.served.memory_plan import PROCESS_BYTES, MemoryNeed, plan_memory
 
 pytestmark = pytest.mark.fast

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from engine.command_io.finetuning.graders.definitions import ScoreSampling
+from engine.command_io.finetuning.graders.faults import FaultKind
+from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.questions import asker
 from engine.errors import EngineStopped
-from engine.jobs.finetune.graders.definitions import ScoreSampling
-from engine.jobs.finetune.graders.faults import FaultKind
-from engine.jobs.finetune.graders.grading import ScoreAnswer, ScoreQuestion
-from engine.jobs.finetune.job import JobFolder
-from engine.jobs.finetune.questions import asker
 from server.finetuning.jobs.answering import Answering
 from tests.helpers.deadline import DEADLINE_S
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine.child_processes.background import IDLE
+from engine.command_io.finetuning.job import JobFolder
 from engine.errors import EngineStopped
-from engine.jobs.finetune.job import JobFolder
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.publisher import Publisher

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.jobs.finetune.graders.definitions import ScoreSampling
-from engine.jobs.finetune.graders.grading import ScoreQuestion
-from engine.jobs.finetune.job import Method
+from engine.command_io.finetuning.graders.definitions import ScoreSampling
+from engine.command_io.finetuning.graders.grading import ScoreQuestion
+from engine.command_io.finetuning.job import Method
 from engine.protocol import FinishReason, ServiceClass
 from server.batches.running import answer_for_owner
 from server.schemas.finetune_answers import FinetuneStatus

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.command_io.finetuning.auto import resolve
+from engine.command_io.finetuning.job import Hyperparameters, Method, Order, Pacing, Schedule
 from engine.errors import InvalidRequest
-from engine.jobs.finetune.auto import resolve
-from engine.jobs.finetune.job import Hyperparameters, Method, Order, Pacing, Schedule
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.finetuning.jobs.parent import Shape
 from server.schemas.base import validate

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine.jobs.finetune.events import Event
-from engine.jobs.finetune.job import Hyperparameters, Method, Schedule
+from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.job import Hyperparameters, Method, Schedule
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus

@@ -1,0 +1,163 @@
+"""FinetuningConfig: the options of `headrace finetune`. Imported by the command line: no torch here."""
+
+from dataclasses import dataclass
+
+from engine.command_io.finetuning.job import Hyperparameters, Method, Order, Pacing, ScaleRewards, Schedule
+from engine.command_io.finetuning.method_fields import misplaced
+from engine.config import option
+from engine.errors import StartupError
+
+_GROUP = "Fine-tuning"
+DEFAULT_LENGTH = 1024  # where the model takes as many
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuningConfig:
+    """What to train on, how, and where to put the adapter. Raises StartupError for what contradicts itself."""
+
+    out: str | None = option(
+        None, "Folder for the adapter; a job that was stopped resumes in the same folder.", group=_GROUP
+    )
+    method: Method = option(
+        Method.SUPERVISED,
+        "supervised (chats, or prompts and completions), dpo (pairs of answers), pretraining (plain text), or "
+        "reinforcement (prompts, with a --grader).",
+        group=_GROUP,
+    )
+    grader: str | None = option(
+        None, "For reinforcement: JSON file of the grader that rewards answers.", group=_GROUP, metavar="FILE"
+    )
+    validation: str | None = option(
+        None, "File of the same form to measure the loss on after each epoch.", group=_GROUP, metavar="FILE"
+    )
+    chat_template: str | None = option(
+        None, "Jinja chat template, or a file with one, instead of the model's.", group=_GROUP
+    )
+    start: str | None = option(None, "Folder of an adapter to continue to train.", group=_GROUP, metavar="FOLDER")
+    n_epochs: int | None = option(
+        None, "Times that each example is seen (default: by the number of examples).", group=_GROUP, minimum=1
+    )
+    batch_size: int | None = option(
+        None, "Examples in a step (default: by their number, at least 4).", group=_GROUP, minimum=1
+    )
+    learning_rate_multiplier: float | None = option(
+        None, "Factor of the learning rate that is chosen by method and number of steps.", group=_GROUP, minimum=0
+    )
+    beta: float | None = option(
+        None, "For dpo: how much a departure from the base costs (default: 0.5).", group=_GROUP, minimum=0
+    )
+    rpo_alpha: float | None = option(
+        None,
+        "For dpo: how much the loss of the preferred answers alone counts (default: 1).",
+        group=_GROUP,
+        minimum=0,
+    )
+    lora_rank: int | None = option(
+        None, "Rank of the adapter (default: 8; 64 for pretraining).", group=_GROUP, minimum=1
+    )
+    lora_alpha: float | None = option(
+        None, "What the adapter adds is scaled by this over the rank (default: twice the rank).", group=_GROUP
+    )
+    target_modules: tuple[str, ...] = option(
+        (), "Linear layers to train, such as q_proj (default: all but experts).", group=_GROUP, metavar="NAME"
+    )
+    max_length: int | None = option(
+        None,
+        "Maximum tokens of an example; longer ones are cut, texts divided (default: the model's context, at most "
+        f"{DEFAULT_LENGTH:,}).",
+        group=_GROUP,
+        minimum=8,
+    )
+    schedule: Schedule = option(Schedule.LINEAR, "How the learning rate falls after its warm-up.", group=_GROUP)
+    warmup_ratio: float = option(
+        0.05, "Share of the steps in which the learning rate rises.", group=_GROUP, minimum=0, maximum=1
+    )
+    weight_decay: float = option(0.0, "AdamW's weight decay.", group=_GROUP, minimum=0)
+    max_grad_norm: float = option(1.0, "Norm that gradients are clipped to.", group=_GROUP, minimum=0)
+    replay: float | None = option(
+        None,
+        "Answers of the base's own in each step, relative to the number of examples, so that general answers stay "
+        "(default: 0.5; 0.25 for pretraining).",
+        group=_GROUP,
+        minimum=0,
+    )
+    early_stopping: int | None = option(
+        None,
+        "Stop after this many epochs without a lower validation loss, and keep the best.",
+        group=_GROUP,
+        minimum=1,
+    )
+    order: Order = option(
+        Order.NONE, "Curriculum: none (random), file, length, or difficulty (the base's loss).", group=_GROUP
+    )
+    pacing: Pacing = option(
+        Pacing.NONE, "With an order: how fast the share of it grows that steps draw from.", group=_GROUP
+    )
+    group_size: int | None = option(
+        None, "For reinforcement: answers to each prompt of a step (default: 8).", group=_GROUP, minimum=2, maximum=128
+    )
+    max_completion_tokens: int | None = option(
+        None,
+        "For reinforcement: maximum tokens of an answer (default: 256, at most half of the model's context).",
+        group=_GROUP,
+        minimum=1,
+    )
+    kl_weight: float | None = option(
+        None, "For reinforcement: how much the distance from the base costs.", group=_GROUP, minimum=0
+    )
+    scale_rewards: ScaleRewards | None = option(
+        None,
+        "For reinforcement: whose standard deviation rewards are divided by: batch (default), group, or none.",
+        group=_GROUP,
+    )
+    eval_interval: int | None = option(
+        None, "For reinforcement: steps from one validation to the next (default: an epoch).", group=_GROUP, minimum=1
+    )
+    eval_samples: int | None = option(
+        None,
+        "For reinforcement: answers to each prompt of the validation file (default: so that about 64 are graded).",
+        group=_GROUP,
+        minimum=1,
+        maximum=128,
+    )
+    seed: int = option(0, "Seed of the adapter's first values and of the order.", group=_GROUP, minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.out is None:
+            raise StartupError("--out is missing; name the folder for the adapter")
+        if self.early_stopping is not None and self.validation is None:
+            raise StartupError("--early-stopping needs a validation loss; give a --validation file")
+        if self.pacing is not Pacing.NONE and self.order is Order.NONE:
+            raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
+        if (self.grader is None) is (self.method is Method.REINFORCEMENT):
+            raise StartupError("--grader and --method reinforcement need each other; give both or neither")
+        for name, reason in misplaced(self.hyperparameters, self.method, has_validation=self.validation is not None):
+            raise StartupError(f"--{name.replace('_', '-')} is {getattr(self, name)}; {reason}")
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(
+            n_epochs=self.n_epochs,
+            batch_size=self.batch_size,
+            learning_rate_multiplier=self.learning_rate_multiplier,
+            beta=self.beta,
+            rpo_alpha=self.rpo_alpha,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            target_modules=list(self.target_modules),
+            max_length=self.max_length,
+            warmup_ratio=self.warmup_ratio,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            replay=self.replay,
+            early_stopping=self.early_stopping,
+            order=self.order,
+            pacing=self.pacing,
+            eval_interval=self.eval_interval,
+            eval_samples=self.eval_samples,
+            group_size=self.group_size,
+            max_completion_tokens=self.max_completion_tokens,
+            kl_weight=self.kl_weight,
+            scale_rewards=self.scale_rewards,
+        )

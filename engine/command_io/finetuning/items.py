@@ -1,0 +1,73 @@
+"""TrainingItems and GradedPrompts: examples as token ids, as the side that knows text hands them to the trainer."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from engine.command_io.finetuning.job import write_parts_atomically
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """trained: [first, last) of the tokens that are learned, each predicted from all before it; none in a prompt."""
+
+    ids: list[int]
+    trained: list[tuple[int, int]] = []
+
+    @property
+    def num_trained(self) -> int:
+        return sum(last - first for first, last in self.trained)
+
+
+class TrainingItem(msgspec.Struct, frozen=True):
+    """passages: one to learn; or, of a preference, the one that is preferred and the other. line: in the file."""
+
+    passages: list[Passage]
+    line: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(passage.ids) for passage in self.passages)
+
+    @property
+    def num_trained(self) -> int:
+        return sum(passage.num_trained for passage in self.passages)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest passage."""
+        return max(len(passage.ids) for passage in self.passages)
+
+
+class GradedPrompt(msgspec.Struct, frozen=True):
+    """A prompt of reinforcement, up to where an answer begins. item: those fields of the line that the job's grader
+    reads. line: in the file."""
+
+    ids: list[int]
+    item: dict[str, Any] = {}
+    line: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def longest(self) -> int:
+        return len(self.ids)
+
+
+Row = TypeVar("Row", Passage, TrainingItem, GradedPrompt)
+
+
+def write_rows(path: Path, rows: Iterable[Passage | TrainingItem | GradedPrompt]) -> None:
+    """Raises OSError."""
+    encode = msgspec.json.Encoder().encode
+    write_parts_atomically(path, (encode(row) + b"\n" for row in rows))
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Empty if there is no such file."""
+    if not path.exists():
+        return []
+    return msgspec.json.Decoder(kind).decode_lines(path.read_bytes())

@@ -1,0 +1,40 @@
+"""The results file of a job: a row a step, in the columns of OpenAI's."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.finetuning.curve import Curve
+from engine.command_io.finetuning.job import write_atomically
+
+
+class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Losses are means over trained tokens in nats, or over pairs; accuracies, shares of them. Rewards and
+    completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples without an end.
+    has_signal: whether a prompt's answers had different rewards. Validation: after some steps. None: it is not the
+    method's."""
+
+    step: int
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    valid_loss: float | None = None
+    valid_mean_token_accuracy: float | None = None
+    train_mean_reward: float | None = None
+    full_valid_mean_reward: float | None = None
+    completion_tokens_mean: float | None = None
+    mean_unresponsive_rewards: float | None = None
+    has_signal: bool | None = None
+
+
+def write_results(path: Path, results: Iterable[StepResult], curve: Curve) -> None:
+    """Raises OSError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("step", *curve.columns))
+    for result in results:
+        numbers = (getattr(result, column) for column in curve.columns)
+        writer.writerow([result.step, *("" if number is None else f"{number:.5f}" for number in numbers)])
+    write_atomically(path, text.getvalue().encode())

@@ -1,0 +1,78 @@
+"""`python -m engine.finetuning FOLDER`: the process that works on the job of a JobFolder.
+
+It ends with the one that waits for it, and on SIGTERM; started again, it goes on from the state that it saved last.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.child_processes.background import TRY_AGAIN
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
+from engine.command_io.finetuning.endings import is_full_disk
+from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.progress import foreground_progress
+from engine.errors import HeadraceError
+from engine.finetuning.errors import NotEnoughMemory
+from models.errors import ModelError, is_out_of_memory
+
+_OUT_OF_MEMORY = (
+    "training needs more memory than this process may have; give a smaller --batch-size, --max-length or, for "
+    "reinforcement, --max-completion-tokens"
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; returns the exit code."""
+    end_with_parent()
+    folder = JobFolder(Path(argv[0]))
+    progress = foreground_progress()
+    try:
+        from engine.finetuning.run import run  # imports torch, which takes seconds: until then SIGTERM ends it at once
+
+        exit_on_sigterm()
+        out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
+    except OSError as error:
+        progress.close()
+        if is_full_disk(error):
+            sys.stderr.write(f"headrace: {error}; the same command continues from the last saved state\n")
+            return TRY_AGAIN
+        return _fail(folder, _reason(error), error)
+    except (HeadraceError, ModelError) as error:
+        progress.close()
+        return _fail(folder, str(error), error)
+    except SystemExit:
+        progress.close()
+        sys.stderr.write("headrace: stopped; the same command resumes here\n")
+        return 128 + signal.SIGTERM  # not raised again: to take torch down takes long, and others wait
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        progress.close()
+        return _fail(folder, _OUT_OF_MEMORY, error)
+    finally:
+        progress.close()
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def _reason(error: OSError) -> str:
+    """Without the folder, which is no business of those who read a server's answers."""
+    where = "" if error.filename is None else f"{Path(error.filename).name}: "
+    return f"{where}{error.strerror or error}"
+
+
+def _fail(folder: JobFolder, reason: str, error: Exception) -> int:
+    sys.stderr.write(f"headrace: {reason}\n")
+    is_memory = isinstance(error, NotEnoughMemory) or is_out_of_memory(error)
+    EventLog(folder.events).add(reason, level="error", code="insufficient_memory" if is_memory else "training_failed")
+    return 1
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)

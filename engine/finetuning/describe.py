@@ -1,0 +1,56 @@
+"""`python -m engine.finetuning.describe FOLDER OPTIONS`: finds a model, and writes its tokenizer and the length of its
+context into a job's folder.
+
+OPTIONS is an EngineConfig as JSON. The tokenizer turns the text of examples into token ids, in a process that does not
+compute.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.child_processes.background import TRY_AGAIN
+from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
+from engine.command_io.finetuning.endings import REASON, is_full_disk
+from engine.command_io.finetuning.job import write_atomically
+from engine.command_io.progress import foreground_progress
+from engine.config import EngineConfig
+from engine.errors import HeadraceError
+from models.config.overrides import parse_overrides
+from models.errors import ModelError
+
+
+def main(argv: Sequence[str]) -> int:
+    exit_on_sigterm()
+    end_with_parent()
+    folder, options = Path(argv[0]), msgspec.json.decode(argv[1], type=EngineConfig)
+    progress = foreground_progress()
+    try:
+        from engine.startup.description import tokenizer_info  # imports torch: a signal may come meanwhile
+        from models.loading.open import open_model
+        from models.sources.resolve import resolve_model
+        from models.tokenizer.load import load_tokenizer_assets
+
+        files = resolve_model(options.model, options.revision, progress)
+        overrides = parse_overrides(options.hf_overrides, options.rope_scaling, options.rope_theta)
+        opened = open_model(files, overrides)
+        progress("read tokenizer", 0, 0, "")
+        assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
+        write_atomically(folder / "context.json", msgspec.json.encode(opened.max_position))
+        write_atomically(folder / "tokenizer.msgpack", msgspec.msgpack.encode(tokenizer_info(assets)))
+    except (HeadraceError, ModelError, OSError) as error:
+        progress.close()
+        sys.stderr.write(f"{REASON}{error}\n")
+        return TRY_AGAIN if is_full_disk(error) else 1
+    finally:
+        progress.close()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)

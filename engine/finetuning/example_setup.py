@@ -1,0 +1,82 @@
+"""ExampleSetup: makes a job ready that learns the examples of a file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.curve import LOSS
+from engine.command_io.finetuning.items import TrainingItem, read_rows
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
+from engine.errors import StartupError
+from engine.finetuning.curriculum import ranked
+from engine.finetuning.example_task import ExampleTask, TrainingData
+from engine.finetuning.general_text import general_text
+from engine.finetuning.memory import check_memory, most_tokens
+from engine.finetuning.objective import Objective, PreferenceObjective, TokenObjective, evaluate
+from engine.finetuning.order import BatchOrder, ReplayOrder
+from engine.finetuning.setup import Setting
+from engine.wording import counted
+from models.decoder import Decoder
+from models.training.lora import Lora
+
+
+class ExampleSetup:
+    curve = LOSS
+
+    def __init__(self, folder: JobFolder, job: FinetuningJob) -> None:
+        self._folder = folder
+        self._job = job
+        self._items, self._valid = read_rows(folder.train, TrainingItem), read_rows(folder.valid, TrainingItem)
+
+    @property
+    def num_items(self) -> int:
+        return len(self._items)
+
+    @property
+    def longest(self) -> int:
+        return max(item.longest for item in (*self._items, *self._valid))
+
+    def check_length(self, limit: int) -> None:
+        if self.longest > limit:
+            raise StartupError(
+                f"an example has {self.longest:,} tokens; this model takes {limit:,}; give --max-length {limit} or less"
+            )
+
+    def check_memory(self, decoder: Decoder, lora: Lora, resolved: Resolved) -> None:
+        num_tokens = most_tokens([item.num_tokens for item in self._items], resolved.batch_size)
+        check_memory(decoder, lora, num_tokens, keeps_best=bool(self._valid))
+
+    def describe(self, resolved: Resolved) -> tuple[str, Mapping[str, Any]]:
+        is_dpo = self._job.method is Method.DPO
+        own = {"beta": resolved.beta, "rpo_alpha": resolved.rpo_alpha} if is_dpo else {"beta": None, "rpo_alpha": None}
+        return counted(self.num_items, "example"), own
+
+    def make_task(self, setting: Setting) -> ExampleTask:
+        decoder, resolved, seed, answers = setting.decoder, setting.resolved, self._job.seed, setting.answers
+        is_text = self._job.method is Method.PRETRAINING
+        text = general_text(self._folder, decoder.spec.max_position) if is_text else []
+        data = TrainingData(self._items, self._valid, answers.pool, answers.held_out, text)
+        given = resolved.given
+
+        def difficulty(item: TrainingItem) -> float:
+            """The loss on what is to be learned; all of them take a third of an epoch."""
+            return evaluate(TokenObjective(decoder), [TrainingItem(item.passages[:1])], decoder).loss
+
+        order = BatchOrder(
+            len(self._items),
+            resolved.batch_size,
+            resolved.num_steps,
+            seed,
+            ranked(given.order, self._items, difficulty, setting.progress),
+            given.pacing,
+        )
+        orders = order, ReplayOrder(len(answers.pool), resolved.replayed_per_step, seed)
+        objective = self._objective(setting)
+        return ExampleTask(decoder, setting.lora, objective, setting.anchor, data, orders)
+
+    def _objective(self, setting: Setting) -> Objective:
+        if self._job.method is not Method.DPO:
+            return TokenObjective(setting.decoder)
+        objective = PreferenceObjective(setting.decoder, setting.resolved.beta, setting.resolved.rpo_alpha)
+        objective.remember([*self._items, *self._valid])  # nothing has been learned yet, or gone on with
+        return objective

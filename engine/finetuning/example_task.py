@@ -1,0 +1,78 @@
+"""ExampleTask: learns the examples of a file, in an order that is set before (supervised, dpo, pretraining)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.command_io.finetuning.items import TrainingItem
+from engine.command_io.finetuning.results import StepResult
+from engine.finetuning.anchor import Anchor
+from engine.finetuning.objective import Objective, add_gradients, evaluate
+from engine.finetuning.order import BatchOrder, ReplayOrder
+from engine.finetuning.state import Measured
+from engine.finetuning.task import StepOutcome
+from models.decoder import Decoder
+from models.training.lora import Lora
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """items: of the file. replay: the base's own answers. held_out: such answers that are not learned. text: general
+    text, on which perplexity is measured."""
+
+    items: Sequence[TrainingItem]
+    valid: Sequence[TrainingItem] = ()
+    replay: Sequence[TrainingItem] = ()
+    held_out: Sequence[TrainingItem] = ()
+    text: Sequence[TrainingItem] = ()
+
+
+class ExampleTask:
+    def __init__(
+        self,
+        decoder: Decoder,
+        lora: Lora,
+        objective: Objective,
+        anchor: Anchor,
+        data: TrainingData,
+        orders: tuple[BatchOrder, ReplayOrder],
+    ) -> None:
+        """objective, anchor: that remember what they compare with."""
+        self._decoder = decoder
+        self._lora = lora
+        self._objective = objective
+        self._anchor = anchor
+        self._data = data
+        self._order, self._replay_order = orders
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._order.steps_per_epoch
+
+    def compute(self, step: int) -> StepOutcome:
+        items = [self._data.items[index] for index in self._order.batch(step)]
+        replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
+        score = add_gradients(self._objective, items, self._decoder, self._lora, self._anchor, replayed)
+        data = {
+            "train_loss": score.loss,
+            "train_mean_token_accuracy": score.accuracy,
+            "divergence": score.divergence,
+            "tokens": sum(item.num_tokens for item in (*items, *replayed)),
+        }
+        result = StepResult(step + 1, score.loss, score.accuracy)
+        return StepOutcome(result, f"training loss={score.loss:.4f}", data)
+
+    def measure(self) -> Measured:
+        data, decoder = self._data, self._decoder
+        valid = evaluate(self._objective, data.valid, decoder) if data.valid else None
+        return Measured(
+            valid_loss=None if valid is None else valid.loss,
+            valid_accuracy=None if valid is None else valid.accuracy,
+            text_loss=evaluate(self._objective, data.text, decoder).loss if data.text else None,
+            divergence=self._anchor.measure(data.held_out) if data.held_out else None,
+        )
+
+    def conclude(self, results: Sequence[StepResult]) -> str | None:  # noqa: ARG002
+        return None
+
+    def trained_tokens(self, results: Sequence[StepResult]) -> int:
+        return self._order.sum_of([item.num_tokens for item in self._data.items], len(results))

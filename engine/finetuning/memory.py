@@ -1,0 +1,74 @@
+"""check_memory: whether the machine has what training takes beside the weights, told before the first step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.finetuning.errors import NotEnoughMemory
+from engine.finetuning.objective import MAX_TOKENS
+from models.architecture.feed_forward import MoESpec
+from models.decoder import Decoder
+from models.linear.embedding import Embedding
+from models.linear.linear import Linear
+from models.system.memory import obtainable_memory_bytes
+from models.training.lora import Lora
+
+_PARAMETER_BYTES = 16  # of a trained number in fp32: itself, its gradient, and two moments of AdamW
+_BEST_BYTES = 4  # and its value after the epoch that validated best
+# What a step keeps for gradients of each input and output of a linear layer, measured: in bf16, about twice.
+_ACTIVATION_BYTES = 4
+_WORK_BYTES = 256 << 20  # parts of logits, and weights that are dequantized at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """num_sequences: that are generated at once, with caches of `num_bytes`."""
+
+    num_sequences: int
+    num_bytes: int
+
+
+def check_memory(
+    decoder: Decoder, lora: Lora, num_tokens: int, *, keeps_best: bool, generation: Generation | None = None
+) -> None:
+    """decoder: whose weights are there already. num_tokens: that are computed together for gradients. keeps_best:
+    whether there is validation. generation: of a step's answers, before their gradients. Raises NotEnoughMemory."""
+    per_number = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
+    num_trained = lora.values.numel()
+    state, activations = num_trained * per_number, num_tokens * _token_bytes(decoder)
+    caches = 0 if generation is None else generation.num_bytes
+    needed = state + max(activations, caches) + _WORK_BYTES  # one after the other
+    obtainable = obtainable_memory_bytes(torch.device("cpu"))
+    if needed > obtainable:
+        answers = "" if generation is None else f"or {_gib(caches)} to generate {generation.num_sequences} answers, "
+        remedy = "--max-length" if generation is None else "--max-completion-tokens"
+        raise NotEnoughMemory(
+            f"training needs {_gib(needed)} beside the {_gib(decoder.weight_bytes())} of weights, and "
+            f"{_gib(obtainable)} is free: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
+            f"{_gib(activations)} for {num_tokens:,} tokens at a time, {answers}{_gib(_WORK_BYTES)} to work with; "
+            f"lower {remedy} or --lora-rank, or choose a smaller model"
+        )
+
+
+def most_tokens(sizes: Sequence[int], batch_size: int) -> int:
+    """That are computed together: parts of a step have MAX_TOKENS at most, unless one item has more. sizes: of all
+    items, of which a step has `batch_size`."""
+    largest = sorted(sizes, reverse=True)[:batch_size]
+    return max(largest[0], min(MAX_TOKENS, sum(largest)))
+
+
+def _token_bytes(decoder: Decoder) -> int:
+    """Of one token until its gradient is known: it passes some of the experts. The head's rows are computed in parts,
+    which are forgotten."""
+    moe = next((layer.mlp for layer in decoder.spec.layers if isinstance(layer.mlp, MoESpec)), None)
+    share = 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
+    numbers = 0.0
+    for name, layer in decoder.named_modules():
+        if isinstance(layer, Linear) and layer is not decoder.head and not isinstance(layer, Embedding):
+            numbers += (layer.in_features + layer.out_features) * (share if ".experts." in name else 1.0)
+    return int(_ACTIVATION_BYTES * numbers)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,97 @@
+"""BatchOrder, ReplayOrder: which examples and which replayed answers each step takes; functions of the seed and the
+step, so that a job can go on anywhere."""
+
+import math
+import random
+from collections.abc import Sequence
+
+from engine.command_io.finetuning.job import Pacing
+
+_FIRST_SHARE = 0.3  # of the ordered examples, that a paced curriculum begins with
+
+
+class BatchOrder:
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        ranked: Sequence[int] | None = None,
+        pacing: Pacing = Pacing.NONE,
+    ) -> None:
+        """ranked: the items in a curriculum's order, all of them; None shuffles them in each epoch."""
+        self._num_items = num_items
+        self._batch_size = batch_size
+        self._num_steps = num_steps
+        self._seed = seed
+        self._ranked = ranked
+        self._pacing = pacing
+        self._shuffled = _Shuffled(num_items)
+        self.steps_per_epoch = -(-num_items // batch_size)
+
+    def batch(self, step: int) -> list[int]:
+        """The items of a step, counted from 0. The last of an epoch may have fewer, unless the order is paced."""
+        if self._ranked is not None and self._pacing is not Pacing.NONE:
+            count = self._num_known(step)
+            places = random.Random(f"{self._seed} {step}").sample(range(count), min(self._batch_size, count))
+            return [self._ranked[place] for place in places]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return list(self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size])
+
+    def sum_of(self, sizes: Sequence[int], num_steps: int) -> int:
+        """The sizes of the items of the first steps together, each as often as a step takes it. sizes: of all items."""
+        num_whole = 0 if self._pacing is not Pacing.NONE else num_steps // self.steps_per_epoch
+        rest = range(num_whole * self.steps_per_epoch, num_steps)
+        return num_whole * sum(sizes) + sum(sizes[index] for step in rest for index in self.batch(step))
+
+    def _epoch(self, epoch: int) -> Sequence[int]:
+        return self._shuffled.by(f"{self._seed} {epoch}") if self._ranked is None else self._ranked
+
+    def _num_known(self, step: int) -> int:
+        """How many items there are to draw from: all from the middle of the training on."""
+        progress = min(1.0, 2 * step / max(1, self._num_steps))
+        if self._pacing is Pacing.SQRT:
+            share = (progress * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
+        else:
+            share = progress * (1 - _FIRST_SHARE) + _FIRST_SHARE
+        return max(1, min(self._num_items, round(share * self._num_items)))
+
+
+class ReplayOrder:
+    """Goes through all answers before one comes again; in another order each time."""
+
+    def __init__(self, num_answers: int, per_step: float, seed: int) -> None:
+        """per_step: on average; some steps take one more than others."""
+        self._num_answers = num_answers
+        self._per_step = per_step
+        self._seed = seed
+        self._shuffled = _Shuffled(num_answers)
+
+    def batch(self, step: int) -> list[int]:
+        """The answers of a step, counted from 0."""
+        if not self._num_answers:
+            return []
+        first, last = math.floor(step * self._per_step), math.floor((step + 1) * self._per_step)
+        return [self._answer(place) for place in range(first, last)]
+
+    def _answer(self, place: int) -> int:
+        turn, place = divmod(place, self._num_answers)
+        return self._shuffled.by(f"{self._seed} replay {turn}")[place]
+
+
+class _Shuffled:
+    """Remembers the last order: many steps ask for the same one, and shuffling takes as long as the file is."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._seed: str | None = None
+        self._order: list[int] = []
+
+    def by(self, seed: str) -> Sequence[int]:
+        """All numbers below the count."""
+        if seed != self._seed:
+            order = list(range(self._count))
+            random.Random(seed).shuffle(order)
+            self._seed, self._order = seed, order
+        return self._order

@@ -1,0 +1,197 @@
+"""ReinforcementTask: a step samples answers to some prompts, has them graded, and makes the better ones likelier."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from engine.command_io.finetuning.graders.faults import Fault
+from engine.command_io.finetuning.graders.grading import Grade
+from engine.command_io.finetuning.items import GradedPrompt, TrainingItem
+from engine.command_io.finetuning.results import StepResult
+from engine.command_io.finetuning.rollout_settings import RolloutSettings
+from engine.errors import StartupError
+from engine.finetuning.anchor import Anchor
+from engine.finetuning.objective import add_gradients
+from engine.finetuning.order import BatchOrder, ReplayOrder
+from engine.finetuning.reinforcement.advantages import advantages, has_signal
+from engine.finetuning.reinforcement.objective import PolicyObjective
+from engine.finetuning.reinforcement.report import all_at_fault, fault_of, mean_reward, reward_of, rollout_figures
+from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler
+from engine.finetuning.state import Measured
+from engine.finetuning.task import StepOutcome
+from engine.wording import counted
+from models.decoder import Decoder
+from models.training.lora import Lora
+
+_MOST_FAILED = 3  # steps in a row of which no answer could be graded
+
+_MOST_EQUAL = 5  # steps in a row of which nothing was learned, without a warning
+_ALL_EQUAL = (
+    "all answers to a prompt had the same reward, so nothing was learned: the prompts may be too easy or too "
+    "difficult, or the grader may not tell good answers from bad ones"
+)
+
+GradeAll = Callable[[Sequence[Rollout]], Sequence[Grade]]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptData:
+    """prompts: of the file. replay: the base's own answers. held_out: such answers that are not learned."""
+
+    prompts: Sequence[GradedPrompt]
+    valid: Sequence[GradedPrompt] = ()
+    replay: Sequence[TrainingItem] = ()
+    held_out: Sequence[TrainingItem] = ()
+
+
+class ReinforcementTask:
+    """Group relative policy optimization (GRPO: Shao et al. 2024), with one update for each step's answers.
+
+    The draws of a step depend on the seed and the step alone, and what is drawn, on the adapter: so a step that was
+    interrupted draws the same answers again.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        lora: Lora,
+        sampler: RolloutSampler,
+        grade: GradeAll,
+        anchor: Anchor,
+        data: PromptData,
+        orders: tuple[BatchOrder, ReplayOrder],
+        settings: RolloutSettings,
+        seed: int,
+    ) -> None:
+        """anchor: that remembers the base's own answers."""
+        self._decoder = decoder
+        self._lora = lora
+        self._sampler = sampler
+        self._grade = grade
+        self._anchor = anchor
+        self._data = data
+        self._order, self._replay_order = orders
+        self._settings = settings
+        self._seed = seed
+        self._num_failed = 0  # steps in a row without any grade
+        self._num_equal = 0  # steps in a row of which nothing was learned
+        self._warned_of_faults = False
+        self._last_fault: Fault | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._order.steps_per_epoch
+
+    def compute(self, step: int) -> StepOutcome:
+        settings = self._settings
+        prompts = [self._data.prompts[index] for index in self._order.batch(step)]
+        replayed = [self._data.replay[index] for index in self._replay_order.batch(step)]
+        began_s = time.monotonic()
+        groups = self._sampler.sample(prompts, settings.group_size, f"{self._seed} rollouts {step}")
+        rollouts = list(chain.from_iterable(groups))
+        sampled_s = time.monotonic()
+        grades = self._grade(rollouts)
+        self._check(grades)
+        graded_s = time.monotonic()
+        items, objective = self._learned(groups, grades)
+        score = add_gradients(objective, items, self._decoder, self._lora, self._anchor, replayed)
+        num_tokens = sum(len(rollout.ids) for rollout in rollouts)
+        result = StepResult(
+            step + 1,
+            train_mean_reward=mean_reward(grades),
+            completion_tokens_mean=num_tokens / len(rollouts),
+            mean_unresponsive_rewards=sum(not rollout.is_complete for rollout in rollouts) / len(rollouts),
+            has_signal=bool(items),
+        )
+        data = {
+            "train_mean_reward": result.train_mean_reward,
+            "completion_tokens_mean": result.completion_tokens_mean,
+            "mean_unresponsive_rewards": result.mean_unresponsive_rewards,
+            "kl": objective.kl,
+            "divergence": score.divergence,
+            "tokens": sum(item.num_tokens for item in (*items, *replayed)),
+            **rollout_figures(rollouts, grades, settings.group_size),
+            "timing": {
+                "step": {
+                    "sampling": sampled_s - began_s,
+                    "grading": graded_s - sampled_s,
+                    "training": time.monotonic() - graded_s,
+                }
+            },
+        }
+        return StepOutcome(result, _summary(result), data, self._warnings(result, grades))
+
+    def measure(self) -> Measured:
+        held_out = self._data.held_out
+        return Measured(
+            valid_reward=self._mean_reward(self._data.valid) if self._data.valid else None,
+            divergence=self._anchor.measure(held_out) if held_out else None,
+        )
+
+    def conclude(self, results: Sequence[StepResult]) -> str | None:
+        """Raises StartupError if no answer could be graded: not all results need be of this run."""
+        steps = counted(len(results), "step")
+        if all(result.train_mean_reward is None for result in results):
+            reason = "the job's warnings say why" if self._last_fault is None else self._last_fault.message
+            raise StartupError(f"no answer of {steps} could be graded: {reason}")
+        if all(result.has_signal is False for result in results) and self._num_equal < _MOST_EQUAL:
+            return f"In {steps}, which are all of the job, {_ALL_EQUAL}"
+        return None
+
+    def trained_tokens(self, results: Sequence[StepResult]) -> int:
+        total = 0
+        for step, result in enumerate(results):
+            prompts = [self._data.prompts[index] for index in self._order.batch(step)]
+            num_rollouts = len(prompts) * self._settings.group_size
+            total += sum(prompt.num_tokens for prompt in prompts) * self._settings.group_size
+            total += round((result.completion_tokens_mean or 0.0) * num_rollouts)
+        return total
+
+    def _check(self, grades: Sequence[Grade]) -> None:
+        """Raises StartupError if steps have had no grade for too long: nothing can be learned then."""
+        self._num_failed = self._num_failed + 1 if mean_reward(grades) is None else 0
+        self._last_fault = fault_of(grades[0])
+        if self._num_failed == _MOST_FAILED:
+            assert self._last_fault is not None
+            raise StartupError(f"no answer of {_MOST_FAILED} steps could be graded: {self._last_fault.message}")
+
+    def _warnings(self, result: StepResult, grades: Sequence[Grade]) -> tuple[str, ...]:
+        found = []
+        at_fault = None if self._warned_of_faults else all_at_fault(result.step, grades)
+        if at_fault is not None:
+            self._warned_of_faults = True
+            found.append(at_fault)
+        self._num_equal = 0 if result.has_signal else self._num_equal + 1
+        if self._num_equal == _MOST_EQUAL:
+            found.append(f"In {_MOST_EQUAL} steps, {_ALL_EQUAL}")
+        return tuple(found)
+
+    def _learned(
+        self, groups: Sequence[Sequence[Rollout]], grades: Sequence[Grade]
+    ) -> tuple[list[TrainingItem], PolicyObjective]:
+        """What the step learns, of the groups that tell better answers from worse."""
+        settings, size = self._settings, self._settings.group_size
+        starts = range(0, len(grades), size)
+        rewards = [[reward_of(grade) for grade in grades[start : start + size]] for start in starts]
+        items, factors = [], dict[int, float]()
+        for group, of_group, own in zip(groups, advantages(rewards, settings.scale), rewards, strict=True):
+            if not has_signal(own):
+                continue
+            for rollout, advantage, reward in zip(group, of_group, own, strict=True):
+                if reward is not None:
+                    items.append(rollout.to_learn())
+                    factors[id(items[-1])] = advantage
+        num_tokens = sum(len(rollout.ids) for group in groups for rollout in group)
+        return items, PolicyObjective(self._decoder, self._lora, factors, num_tokens, settings.kl_weight)
+
+    def _mean_reward(self, prompts: Sequence[GradedPrompt]) -> float | None:
+        """The draws are the same each time, so that two adapters are told apart better."""
+        groups = self._sampler.sample(prompts, self._settings.eval_samples, f"{self._seed} validation")
+        return mean_reward(self._grade(list(chain.from_iterable(groups))))
+
+
+def _summary(result: StepResult) -> str:
+    if result.train_mean_reward is None:
+        return "no answer could be graded"
+    return f"mean reward={result.train_mean_reward:.4f}"

@@ -1,0 +1,102 @@
+"""Replay: the base's own answers to everyday questions, learned again so that they stay as they are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
+from engine.command_io.finetuning.job import JobFolder, write_atomically
+from engine.errors import StartupError
+from models.decoder import Decoder
+from models.progress import ProgressReport
+from models.training.generate import generate
+from models.training.lora import Lora
+
+_MAX_TOKENS = 32  # of an answer
+_TEMPERATURE = 0.7  # of further answers to one question
+_TOGETHER = 16
+_MAX_HELD_OUT = 8  # questions
+
+
+class ReplayedAnswers(msgspec.Struct, frozen=True):
+    """pool: that steps take from. held_out: to other questions, which are not learned."""
+
+    pool: list[TrainingItem]
+    held_out: list[TrainingItem]
+
+
+class _Replay(msgspec.Struct, frozen=True):
+    """The file of a job's answers. digest: of the job. wanted: how many answers were asked for."""
+
+    digest: str
+    wanted: int
+    answers: ReplayedAnswers
+
+
+def num_questions(prompts: Sequence[Passage]) -> int:
+    """Those of the prompts whose answers are learned again; the last ones are held out."""
+    return len(prompts) - _num_held_out(len(prompts))
+
+
+def replayed_answers(
+    folder: JobFolder,
+    digest: str,
+    lora: Lora,
+    decoder: Decoder,
+    end_ids: Sequence[int],
+    wanted: int,
+    seed: int,
+    progress: ProgressReport,
+) -> ReplayedAnswers:
+    """`wanted` answers and those held out, as they were generated when the job began, or generated now. digest: of the
+    job.
+
+    Empty where there are no prompts. Raises OSError, and StartupError if a prompt leaves no room for an answer.
+    """
+    prompts = read_rows(folder.prompts, Passage)
+    if not prompts or not wanted:
+        return ReplayedAnswers([], [])
+    known = _read(folder.replay)
+    if known is not None and (known.digest, known.wanted) == (digest, wanted):
+        return known.answers
+    longest, limit = max(len(prompt.ids) for prompt in prompts), decoder.spec.max_position
+    if longest >= limit:
+        raise StartupError(
+            f"a question of the replay has {longest:,} tokens; this model takes {limit:,}; give --replay 0"
+        )
+    count = num_questions(prompts)
+    pool = [prompts[index % count].ids for index in range(wanted)]
+    held_out = [prompt.ids for prompt in prompts[count:]]
+    max_tokens = min(_MAX_TOKENS, limit - longest)
+    total, items = wanted + len(held_out), list[TrainingItem]()
+    is_adapted, lora.is_adapted = lora.is_adapted, False
+    try:
+        for asked, temperature in ((pool[:count], 0.0), (pool[count:], _TEMPERATURE), (held_out, 0.0)):
+            for start in range(0, len(asked), _TOGETHER):
+                progress("answer as the base", len(items), total, "answers")
+                some = asked[start : start + _TOGETHER]
+                answers = generate(decoder, some, end_ids, max_tokens, temperature=temperature, seed=seed + len(items))
+                items += map(_item, some, answers)
+        progress("answer as the base", total, total, "answers")
+    finally:
+        lora.is_adapted = is_adapted
+    found = ReplayedAnswers(items[:wanted], items[wanted:])
+    write_atomically(folder.replay, msgspec.json.encode(_Replay(digest, wanted, found)))
+    return found
+
+
+def _item(prompt: Sequence[int], answer: Sequence[int]) -> TrainingItem:
+    return TrainingItem([Passage([*prompt, *answer], [(len(prompt), len(prompt) + len(answer))])])
+
+
+def _num_held_out(num_prompts: int) -> int:
+    return min(_MAX_HELD_OUT, num_prompts // 4)
+
+
+def _read(path: Path) -> _Replay | None:
+    """None if there is no such file, or one of an earlier version."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Replay)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None

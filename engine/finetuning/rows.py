@@ -1,0 +1,33 @@
+"""TrainedRows: what the decoder computes for the tokens that are learned of some items."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from engine.command_io.finetuning.items import TrainingItem
+from engine.finetuning.layout import lay_out
+from models.decoder import Decoder
+from models.training.batch import pack, shares_prefixes, training_caches
+
+
+class TrainedRows(NamedTuple):
+    """A row for each trained token, of all passages one after the other."""
+
+    hidden: torch.Tensor  # [L, hidden], from which the token is predicted
+    targets: torch.Tensor  # [L] int64, the token
+
+    def split(self, num_first: int) -> tuple["TrainedRows", "TrainedRows"]:
+        first = TrainedRows(self.hidden[:num_first], self.targets[:num_first])
+        return first, TrainedRows(self.hidden[num_first:], self.targets[num_first:])
+
+
+def compute_rows(decoder: Decoder, items: Sequence[TrainingItem]) -> TrainedRows:
+    """All passages of the items in one forward pass, in which a prompt of several of them is computed once."""
+    passages = [passage for item in items for passage in item.passages]
+    layout = lay_out(passages, shares=shares_prefixes(decoder))
+    targets = [token for passage in passages for first, last in passage.trained for token in passage.ids[first:last]]
+    output_rows = torch.tensor(layout.rows)
+    batch = pack(layout.sequences, decoder, output_rows, layout.prefixes)
+    hidden = decoder(batch, training_caches(decoder, layout.prefixes), output_rows)
+    return TrainedRows(hidden, torch.tensor(targets))

@@ -1,0 +1,152 @@
+"""run: a job's folder to an adapter: loads the model, prepares what is learned, and trains."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine.child_processes.allocator import retain_freed_memory
+from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.curve import Curve
+from engine.command_io.finetuning.events import Event, EventLog
+from engine.command_io.finetuning.items import Passage, read_rows
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
+from engine.command_io.finetuning.plot import sparkline
+from engine.command_io.finetuning.results import StepResult
+from engine.errors import StartupError
+from engine.finetuning.anchor import Anchor, AnchorWeights
+from engine.finetuning.begun import resolve_as_begun
+from engine.finetuning.example_setup import ExampleSetup
+from engine.finetuning.reinforcement.setup import ReinforcementSetup
+from engine.finetuning.replay import num_questions, replayed_answers
+from engine.finetuning.samples import Sampler
+from engine.finetuning.setup import Setting, TaskSetup
+from engine.finetuning.state import TrainingState
+from engine.finetuning.trainer import Outputs, Trainer
+from engine.startup.load import load_options
+from engine.startup.threads import compute_threads
+from engine.wording import counted
+from models.decoder import Decoder
+from models.kernels.cpu.library import set_num_threads
+from models.progress import ProgressReport
+from models.sources.resolve import resolve_model
+from models.system.cores import allowed_cpus
+from models.training.adapter_file import load_pairs, save_adapter
+from models.training.load import TrainingModel, load_for_training
+from models.training.lora import Lora, LoraShape
+
+# With a mean of 4 alone, SmolLM2 began everyday answers in the manner of the file's, and then went another way. The
+# first tokens are free where a style is preferred, which begins there.
+_USUAL_ANCHOR = AnchorWeights(mean=4.0, first=0.0)
+_ANCHORS = {Method.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
+
+
+def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], object] = lambda _: None) -> Path:
+    """The folder of the finished adapter. tell: called with each event.
+
+    Raises StartupError or ModelError for a job that cannot be done.
+    """
+    job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
+    retain_freed_memory()
+    events = EventLog(folder.events, tell)
+    set_num_threads(_num_threads(job.engine.threads, events))
+    setup = _setup(folder, job)
+    model = _load(job, progress)
+    decoder = model.decoder
+    _serve_context(decoder, setup)
+    questions = num_questions(read_rows(folder.prompts, Passage))
+    resolved = resolve_as_begun(folder, job, setup.num_items, questions)
+    lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
+    if job.start is not None:
+        load_pairs(folder.path / job.start, lora)
+    setup.check_memory(decoder, lora, resolved)
+    digest = _digest(folder)
+    answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
+    anchor = Anchor(decoder, lora, _ANCHORS.get(job.method, _USUAL_ANCHOR))
+    anchor.remember([*answers.pool, *answers.held_out])
+    task = setup.make_task(Setting(decoder, lora, resolved, answers, anchor, progress))
+    state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, digest)
+    _begin(folder, setup, resolved, state, events)
+    out = folder.out
+
+    def save(where: Path) -> None:
+        save_adapter(where, lora, job.engine.model)
+
+    sampler = Sampler(folder, job, decoder, events)
+    outputs = Outputs(folder, events, progress, setup.curve, save, sampler.sample, out / "checkpoints")
+    Trainer(task, resolved, state, outputs).run()
+    save(out)
+    _conclude(setup.curve, state.progress.results, events)
+    events.add("The adapter is complete", adapter=str(out), trained_tokens=task.trained_tokens(state.progress.results))
+    events.close()
+    return out
+
+
+def _setup(folder: JobFolder, job: FinetuningJob) -> TaskSetup:
+    return ReinforcementSetup(folder, job) if job.method is Method.REINFORCEMENT else ExampleSetup(folder, job)
+
+
+def _num_threads(wanted: int | None, events: EventLog) -> int:
+    """As the job asks for: by options of a command or server that may have been another machine's."""
+    num_cpus = len(allowed_cpus())
+    if wanted is not None and wanted > num_cpus:
+        events.add(
+            f"The job was made for {wanted} threads, and this machine runs {num_cpus} at once: it goes on with "
+            "those, and its last bits may differ",
+            level="warn",
+        )
+        return num_cpus
+    return compute_threads(wanted)
+
+
+def _load(job: FinetuningJob, progress: ProgressReport) -> TrainingModel:
+    files = resolve_model(job.engine.model, job.engine.revision, progress)
+    return load_for_training(files, load_options(job.engine, "cpu"), progress)
+
+
+def _serve_context(decoder: Decoder, setup: TaskSetup) -> None:
+    limit = decoder.spec.max_position
+    setup.check_length(limit)
+    decoder.serve_context(max(setup.longest, min(2048, limit)))
+
+
+def _targets(job: FinetuningJob) -> tuple[str, ...]:
+    return tuple(job.hyperparameters.target_modules)
+
+
+def _digest(folder: JobFolder) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in (folder.job, folder.train, folder.valid, folder.prompts):
+        digest.update(path.read_bytes() if path.exists() else b"-")
+    return digest.hexdigest()
+
+
+def _begin(folder: JobFolder, setup: TaskSetup, resolved: Resolved, state: TrainingState, events: EventLog) -> None:
+    if folder.state.exists():
+        if not state.load(folder.state):
+            raise StartupError(
+                f"{folder.path} has the state of another job: its examples or options have changed, or headrace "
+                "has and reads them otherwise; give another --out, or remove this folder to begin again"
+            )
+        events.add(f"Continuing after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
+        return
+    description, own = setup.describe(resolved)
+    events.add(
+        f"{description}; {counted(resolved.n_epochs, 'epoch')} of "
+        f"{counted(resolved.steps_per_epoch, 'step')}, batches of {resolved.batch_size} and, on average, "
+        f"{resolved.replayed_per_step:g} of the base's own answers; learning rate "
+        f"{resolved.learning_rate:.2g}, rank {resolved.rank}: {state.values.numel():,} trainable numbers",
+        n_epochs=resolved.n_epochs,
+        batch_size=resolved.batch_size,
+        learning_rate=resolved.learning_rate,
+        lora_rank=resolved.rank,
+        **own,
+        total_steps=resolved.num_steps,
+    )
+
+
+def _conclude(curve: Curve, results: Sequence[StepResult], events: EventLog) -> None:
+    values = [value for result in results if (value := getattr(result, curve.train)) is not None]
+    if values:
+        events.add(f"Training {curve.name} {values[0]:.3f} {sparkline(values)} {values[-1]:.3f}")

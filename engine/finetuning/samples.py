@@ -1,0 +1,43 @@
+"""Sampler: answers a job's prompts after each epoch, so that one can read what the adapter has learned."""
+
+import tokenizers
+
+from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.items import Passage, read_rows
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder
+from models.decoder import Decoder
+from models.training.generate import generate
+
+_MAX_TOKENS = 48
+
+
+class Sampler:
+    def __init__(self, folder: JobFolder, job: FinetuningJob, decoder: Decoder, events: EventLog) -> None:
+        self._decoder, self._events, self._end_ids = decoder, events, job.end_ids
+        self._limit = decoder.spec.max_position
+        rows = enumerate(read_rows(folder.samples, Passage))
+        self._prompts = {number: prompt for number, prompt in rows if len(prompt.ids) < self._limit}
+        self._tokenizer = read_tokenizer(folder)
+
+    def sample(self, epoch: int) -> None:
+        """Add an event for each prompt that leaves room for an answer."""
+        if not self._prompts:
+            return
+        asked = [prompt.ids for prompt in self._prompts.values()]
+        max_tokens = min(_MAX_TOKENS, self._limit - max(map(len, asked)))
+        answers = generate(self._decoder, asked, self._end_ids, max_tokens)
+        for number, answer in zip(self._prompts, answers, strict=True):
+            text = "" if self._tokenizer is None else self._tokenizer.decode(answer)
+            self._events.add(
+                f"Sample {number + 1}: {' '.join(text.split())}",
+                epoch=epoch,
+                sample=number,
+                token_ids=answer,
+                text=text,
+            )
+
+
+def read_tokenizer(folder: JobFolder) -> tokenizers.Tokenizer | None:
+    """The model's, if whoever made the folder has written it there."""
+    path = folder.path / "tokenizer.json"
+    return tokenizers.Tokenizer.from_file(str(path)) if path.exists() else None

@@ -1,0 +1,113 @@
+"""TrainingState: all that a job needs to go on as if it had never stopped, to the last bit."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engine.command_io.finetuning.job import write_parts_atomically
+from engine.command_io.finetuning.results import StepResult
+from engine.errors import StartupError
+from models.training.tensor_file import tensor_file_parts
+
+_META = "training"
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Of the adapter as it is: None where there is nothing to measure by. Losses are means in nats, rewards means over
+    samples."""
+
+    valid_loss: float | None = None
+    valid_accuracy: float | None = None
+    text_loss: float | None = None  # on general text
+    divergence: float | None = None  # from the base, on its answers to questions that are held out
+    valid_reward: float | None = None
+
+
+class Progress(msgspec.Struct, kw_only=True):
+    """digest: of the job and its examples, to which the state belongs. step: updates done."""
+
+    digest: str
+    step: int = 0
+    results: list[StepResult] = []
+    before: Measured | None = None  # the first step
+    after: Measured | None = None  # the last time that was measured
+    best_loss: float | None = None  # on the validation file
+    best_reward: float | None = None  # on the validation file
+    best_step: int | None = None
+    is_done: bool = False
+
+    def is_best(self, found: Measured) -> bool:
+        """Whether nothing before was as good on the validation file."""
+        if found.valid_reward is not None:
+            return self.best_reward is None or found.valid_reward > self.best_reward
+        return found.valid_loss is not None and (self.best_loss is None or found.valid_loss < self.best_loss)
+
+    def set_best(self, found: Measured) -> None:
+        """Of the step that was done last."""
+        self.best_loss, self.best_reward, self.best_step = found.valid_loss, found.valid_reward, self.step
+
+
+class TrainingState:
+    """The adapter's values, the optimizer's moments, the best values so far, and Progress."""
+
+    def __init__(self, values: torch.Tensor, gradients: torch.Tensor, weight_decay: float, digest: str) -> None:
+        self.progress = Progress(digest=digest)
+        self.best: torch.Tensor | None = None
+        self._parameter = torch.nn.Parameter(values)  # shares its memory
+        self._parameter.grad = gradients
+        self._optimizer = torch.optim.AdamW([self._parameter], lr=0.0, weight_decay=weight_decay)
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self._parameter.detach()
+
+    def update(self, learning_rate: float, max_grad_norm: float) -> float:
+        """One step of AdamW; returns the gradient's norm before it was clipped.
+
+        Raises StartupError for a gradient that is not finite, before anything is changed by it.
+        """
+        norm = float(torch.nn.utils.clip_grad_norm_([self._parameter], max_grad_norm))
+        if not math.isfinite(norm):
+            raise StartupError(
+                f"the gradient's norm in step {self.progress.step + 1} is {norm}: training has diverged; begin another "
+                "job with a lower --learning-rate-multiplier"
+            )
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.step()
+        return norm
+
+    def keep_best(self) -> None:
+        self.best = self.values.clone()
+
+    def save(self, path: Path) -> None:
+        """Raises OSError."""
+        tensors = {"values": self.values, **self._moments()}
+        if self.best is not None:
+            tensors["best"] = self.best
+        meta = {_META: msgspec.json.encode(self.progress).decode()}
+        write_parts_atomically(path, tensor_file_parts(tensors, meta))
+
+    def load(self, path: Path) -> bool:
+        """Go on with what is saved; False if it is of another job. Raises StartupError if it cannot be read."""
+        try:
+            with safe_open(path, "pt") as file:
+                progress = msgspec.json.decode(file.metadata()[_META], type=Progress)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
+            raise StartupError(f"{path} cannot be read ({error}); remove it to begin again") from error
+        if progress.digest != self.progress.digest:
+            return False
+        self.progress = progress
+        self.best = tensors.get("best")
+        with torch.no_grad():
+            self._parameter.copy_(tensors["values"])
+        moments = {name: tensors[name] for name in ("step", "exp_avg", "exp_avg_sq") if name in tensors}
+        if moments:
+            self._optimizer.state[self._parameter] = moments
+        return True
+
+    def _moments(self) -> dict[str, torch.Tensor]:
+        return dict(self._optimizer.state.get(self._parameter, {}))

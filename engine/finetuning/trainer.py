@@ -1,0 +1,162 @@
+"""Trainer: the loop over steps and epochs, with validation, checkpoints and events."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.curve import Curve
+from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.job import JobFolder
+from engine.command_io.finetuning.plot import write_plot
+from engine.command_io.finetuning.results import write_results
+from engine.finetuning.figures import figures, means, validated
+from engine.finetuning.schedule import learning_rate
+from engine.finetuning.state import Measured, TrainingState
+from engine.finetuning.task import TrainingTask
+from engine.finetuning.verdict import before_and_after, stopped_early, warnings
+from models.progress import ProgressReport
+
+_SAVE_INTERVAL_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """curve: what the results are of. save_adapter: writes the adapter as it is into a folder. sample: answers prompts,
+    and adds events of it."""
+
+    folder: JobFolder
+    events: EventLog
+    progress: ProgressReport
+    curve: Curve
+    save_adapter: Callable[[Path], None]
+    sample: Callable[[int], None]
+    checkpoints: Path
+
+
+class Trainer:
+    def __init__(self, task: TrainingTask, resolved: Resolved, state: TrainingState, outputs: Outputs) -> None:
+        """state: new, or what is gone on with."""
+        self._task = task
+        self._resolved = resolved
+        self._state = state
+        self._outputs = outputs
+        self._saved_s = time.monotonic()
+
+    def run(self) -> None:
+        """Train to the end. Raises OSError if a file cannot be written; whatever ends it, a later run goes on."""
+        progress = self._state.progress
+        if progress.before is None:
+            progress.before = self._task.measure()
+        total = self._resolved.num_steps
+        while progress.step < total and not self._is_over():
+            found = self._step(progress.step)
+            self._outputs.progress("train", progress.step, total, "steps")
+            if self._ends_epoch(progress.step):
+                assert found is not None
+                self._end_epoch(found)
+            elif time.monotonic() - self._saved_s > _SAVE_INTERVAL_S:
+                self._save()
+        self._finish()
+
+    def _step(self, step: int) -> Measured | None:
+        """What was measured after it, if it was the time to."""
+        given = self._resolved.given
+        began_s = time.monotonic()
+        try:
+            outcome = self._task.compute(step)
+        except SystemExit:  # of SIGTERM, which mostly comes here; nothing of this step has been changed yet
+            self._save()
+            raise
+        progress = self._state.progress
+        is_last = step + 1 == self._resolved.num_steps
+        # Before the update, so that a job that fails here computes this step again when it is run again.
+        conclusion = self._task.conclude([*progress.results, outcome.result]) if is_last else None
+        rate = learning_rate(
+            self._resolved.learning_rate, step, self._resolved.num_steps, given.warmup_ratio, given.schedule
+        )
+        norm = self._state.update(rate, given.max_grad_norm)
+        progress.step = step + 1
+        updated_s = time.monotonic()
+        found = self._task.measure() if self._measures_after(progress.step) else None
+        progress.results.append(outcome.result if found is None else validated(outcome.result, found))
+        self._outputs.events.add(
+            f"Step {step + 1}/{self._resolved.num_steps}: {outcome.summary}",
+            kind="metrics",
+            step=step + 1,
+            total_steps=self._resolved.num_steps,
+            data={**outcome.data, **({} if found is None else figures(found))},
+            learning_rate=rate,
+            gradient_norm=norm,
+            step_s=updated_s - began_s,
+        )
+        for warning in (*outcome.warnings, *([] if conclusion is None else [conclusion])):
+            self._outputs.events.add(warning, level="warn")
+        if found is not None:
+            self._compare(found)
+        return found
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step % self._task.steps_per_epoch == 0 or step == self._resolved.num_steps
+
+    def _measures_after(self, step: int) -> bool:
+        interval = self._resolved.given.eval_interval
+        return self._ends_epoch(step) or (interval is not None and step % interval == 0)
+
+    def _compare(self, found: Measured) -> None:
+        """With what was measured before."""
+        progress = self._state.progress
+        for warning in warnings(progress, found):
+            self._outputs.events.add(warning, level="warn")
+        if progress.is_best(found):
+            progress.set_best(found)
+            self._state.keep_best()
+        progress.after = found
+
+    def _end_epoch(self, found: Measured) -> None:
+        """Keep a checkpoint, answer the samples, save."""
+        progress, outputs = self._state.progress, self._outputs
+        epoch = -(-progress.step // self._task.steps_per_epoch)
+        shown = {**means(progress.results[-self._task.steps_per_epoch :]), **figures(found)}
+        folder = outputs.checkpoints / f"step-{progress.step}"
+        outputs.save_adapter(folder)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if "accuracy" not in name)
+        outputs.events.add(
+            f"Epoch {epoch}: {text}", checkpoint=str(folder), data={"epoch": epoch, "step": progress.step, **shown}
+        )
+        outputs.sample(epoch)
+        self._save()
+        write_plot(outputs.folder.plot(outputs.curve.name), progress.results, outputs.curve)
+
+    def _is_over(self) -> bool:
+        """Whether to stop early: validation has found nothing better for so many epochs."""
+        progress, patience = self._state.progress, self._resolved.given.early_stopping
+        if patience is None or progress.best_step is None:
+            return False
+        return progress.step - progress.best_step >= patience * self._task.steps_per_epoch
+
+    def _finish(self) -> None:
+        progress = self._state.progress
+        if progress.step < self._resolved.num_steps:  # it stops early
+            conclusion = self._task.conclude(progress.results)
+            if conclusion is not None:
+                self._outputs.events.add(conclusion, level="warn")
+        if self._is_over() and self._state.best is not None:
+            self._state.values.copy_(self._state.best)
+            self._outputs.events.add(stopped_early(progress))
+            progress.after = self._task.measure()
+        if progress.before is not None and progress.after is not None:
+            line = before_and_after(progress.before, progress.after)
+            measured = {"before": progress.before, "after": progress.after}
+            if line is not None:
+                self._outputs.events.add(line, data=msgspec.to_builtins(measured))
+        progress.is_done = True
+        self._save()
+
+    def _save(self) -> None:
+        self._state.save(self._outputs.folder.state)
+        write_results(self._outputs.folder.results, self._state.progress.results, self._outputs.curve)
+        self._saved_s = time.monotonic()

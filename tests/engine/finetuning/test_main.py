@@ -1,0 +1,25 @@
+"""The trainer as a program: what it says when it is told to end, and how soon it is gone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.finetuning import __main__ as program
+from engine.finetuning import run as runs
+
+
+def test_sigterm_ends_it_by_its_exit_status_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An exception would take the interpreter down, and torch with it, which takes long at the idle priority."""
+
+    def run(*_: Any) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(program, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(program, "end_with_parent", lambda: None)
+    monkeypatch.setattr(runs, "run", run)
+
+    assert program.main([str(tmp_path)]) == 143
+    assert capfd.readouterr().err.splitlines()[-1] == "headrace: stopped; the same command resumes here"
