@@ -1,1 +1,1 @@
-"""What a command that runs in a process of its own shares with the one that started it: options, progress, results."""
+"""Options, progress and results that commands exchange with the processes that they start."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.finetuning.errors import NotEnoughMemory
-from engine.finetuning.objective import MAX_TOKENS
+from engine.finetuning.loss.objective import MAX_TOKENS
 from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder
 from models.linear.embedding import Embedding

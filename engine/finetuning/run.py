@@ -15,9 +15,9 @@ from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
 from engine.command_io.finetuning.plot import sparkline
 from engine.command_io.finetuning.results import StepResult
 from engine.errors import StartupError
-from engine.finetuning.anchor import Anchor, AnchorWeights
 from engine.finetuning.begun import resolve_as_begun
-from engine.finetuning.example_setup import ExampleSetup
+from engine.finetuning.examples.setup import ExampleSetup
+from engine.finetuning.loss.anchor import Anchor, AnchorWeights
 from engine.finetuning.reinforcement.setup import ReinforcementSetup
 from engine.finetuning.replay import num_questions, replayed_answers
 from engine.finetuning.samples import Sampler

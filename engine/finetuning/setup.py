@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from engine.command_io.finetuning.auto import Resolved
 from engine.command_io.finetuning.curve import Curve
-from engine.finetuning.anchor import Anchor
+from engine.finetuning.loss.anchor import Anchor
 from engine.finetuning.replay import ReplayedAnswers
 from engine.finetuning.task import TrainingTask
 from models.decoder import Decoder

@@ -15,9 +15,9 @@ from fastapi import FastAPI
 
 from engine.child_processes.background import IDLE, LOW
 from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.questions import asker
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs import table

@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks.finetuning.workers.turns import take_turns
 from engine.child_processes.allocator import retain_freed_memory
 from engine.command_io.finetuning.items import Passage, TrainingItem
-from engine.finetuning.objective import TokenObjective, add_gradients
+from engine.finetuning.loss.objective import TokenObjective, add_gradients
 from models.kernels.cpu.library import set_num_threads
 from models.loading.load import LoadOptions
 from models.sources.resolve import resolve_model

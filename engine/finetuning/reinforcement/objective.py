@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from engine.command_io.finetuning.items import TrainingItem
-from engine.finetuning.anchor import base_rows
-from engine.finetuning.rows import TrainedRows
+from engine.finetuning.loss.anchor import base_rows
+from engine.finetuning.loss.rows import TrainedRows
 from models.decoder import Decoder
 from models.training.divergence import divergence
 from models.training.log_probs import token_log_probs

@@ -5,20 +5,20 @@ from typing import Any
 
 from engine.command_io.finetuning.auto import Resolved
 from engine.command_io.finetuning.curve import REWARD
+from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import Grade, grade_all
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
 from engine.command_io.finetuning.items import GradedPrompt, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
-from engine.command_io.finetuning.questions import asker
 from engine.command_io.finetuning.rollout_settings import rollout_settings
 from engine.errors import StartupError
 from engine.finetuning.curriculum import ranked
 from engine.finetuning.memory import Generation, check_memory, most_tokens
 from engine.finetuning.order import BatchOrder, ReplayOrder
-from engine.finetuning.reinforcement.reinforcement_task import GradeAll, PromptData, ReinforcementTask
 from engine.finetuning.reinforcement.report import mean_reward
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler, num_together
+from engine.finetuning.reinforcement.task import GradeAll, PromptData, ReinforcementTask
 from engine.finetuning.samples import read_tokenizer
 from engine.finetuning.setup import Setting
 from engine.wording import counted

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from engine.command_io.finetuning.grader_mailbox import Answers, Questions, read_questions, write_answers
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.questions import Answers, Questions, read_questions, write_answers
 from engine.errors import EngineStopped
 from server.finetuning.scoring import ENDPOINT, chat_body, scored, unanswered
 

@@ -5,7 +5,7 @@ import logging
 
 from engine.child_processes.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
-from engine.command_io.finetuning.questions import forget_questions
+from engine.command_io.finetuning.grader_mailbox import forget_questions
 from server.finetuning.jobs.answering import Answering
 from server.finetuning.jobs.child import Child, traceback_of
 from server.finetuning.jobs.children import Ending, running

@@ -19,9 +19,10 @@ from engine.command_io.finetuning.items import Passage, TrainingItem, write_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, Order, Pacing
 from engine.config import DType, EngineConfig
 from engine.errors import StartupError
-from engine.finetuning import example_task, memory, trainer
+from engine.finetuning import memory, trainer
 from engine.finetuning.errors import NotEnoughMemory
-from engine.finetuning.objective import Score
+from engine.finetuning.examples import task as example_task
+from engine.finetuning.loss.objective import Score
 from engine.finetuning.run import run
 from models.attention.reference import ReferenceAttention
 from models.families.registry import family_of

@@ -20,7 +20,8 @@ from engine.config import DType, EngineConfig
 from engine.errors import StartupError
 from engine.finetuning import memory, trainer
 from engine.finetuning.errors import NotEnoughMemory
-from engine.finetuning.reinforcement import reinforcement_task, setup
+from engine.finetuning.reinforcement import setup
+from engine.finetuning.reinforcement import task as reinforcement_task
 from engine.finetuning.run import run
 from models.kernels.cpu.library import set_num_threads
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model

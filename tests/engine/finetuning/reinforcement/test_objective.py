@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.command_io.finetuning.items import Passage, TrainingItem
-from engine.finetuning.objective import add_gradients
+from engine.finetuning.loss.objective import add_gradients
 from engine.finetuning.reinforcement.objective import PolicyObjective
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
@@ -132,7 +132,7 @@ def test_parts_of_a_step_add_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     decoder, lora = _trainable(folder)
     whole = _gradients(decoder, lora, 0.5)
 
-    monkeypatch.setattr("engine.finetuning.objective.MAX_TOKENS", 10)
+    monkeypatch.setattr("engine.finetuning.loss.objective.MAX_TOKENS", 10)
     apart = _gradients(decoder, lora, 0.5)
 
     assert apart[1] == pytest.approx(whole[1], rel=1e-5)

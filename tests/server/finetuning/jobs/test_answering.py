@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
 from engine.command_io.finetuning.graders.faults import FaultKind
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.questions import asker
 from engine.errors import EngineStopped
 from server.finetuning.jobs.answering import Answering
 from tests.helpers.deadline import DEADLINE_S

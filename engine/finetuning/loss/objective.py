@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from engine.command_io.finetuning.items import TrainingItem
-from engine.finetuning.anchor import Anchor
-from engine.finetuning.layout import prompt_of
-from engine.finetuning.rows import TrainedRows, compute_rows
+from engine.finetuning.loss.anchor import Anchor
+from engine.finetuning.loss.layout import prompt_of
+from engine.finetuning.loss.rows import TrainedRows, compute_rows
 from models.decoder import Decoder
 from models.training.batch import shares_prefixes
 from models.training.log_probs import token_log_probs

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.command_io.finetuning.items import Passage
-from engine.finetuning.layout import lay_out
+from engine.finetuning.loss.layout import lay_out
 
 pytestmark = pytest.mark.fast
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from engine.command_io.finetuning.items import TrainingItem
-from engine.finetuning.layout import lay_out
+from engine.finetuning.loss.layout import lay_out
 from models.decoder import Decoder
 from models.training.batch import pack, shares_prefixes, training_caches
 

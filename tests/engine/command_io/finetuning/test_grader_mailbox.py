@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.command_io.finetuning import questions
+from engine.command_io.finetuning import grader_mailbox
+from engine.command_io.finetuning.grader_mailbox import Answers, Questions, asker, read_questions, write_answers
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
 from engine.command_io.finetuning.graders.faults import Fault, FaultKind
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.questions import Answers, Questions, asker, read_questions, write_answers
 
 pytestmark = pytest.mark.fast
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.command_io.finetuning.items import TrainingItem
-from engine.finetuning.rows import TrainedRows, compute_rows
+from engine.finetuning.loss.rows import TrainedRows, compute_rows
 from models.decoder import Decoder
 from models.training.divergence import divergence
 from models.training.head_logits import head_rows

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from engine.command_io.finetuning.items import TrainingItem
 from engine.command_io.finetuning.results import StepResult
-from engine.finetuning.anchor import Anchor
-from engine.finetuning.objective import Objective, add_gradients, evaluate
+from engine.finetuning.loss.anchor import Anchor
+from engine.finetuning.loss.objective import Objective, add_gradients, evaluate
 from engine.finetuning.order import BatchOrder, ReplayOrder
 from engine.finetuning.state import Measured
 from engine.finetuning.task import StepOutcome

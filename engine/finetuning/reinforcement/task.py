@@ -11,8 +11,8 @@ from engine.command_io.finetuning.items import GradedPrompt, TrainingItem
 from engine.command_io.finetuning.results import StepResult
 from engine.command_io.finetuning.rollout_settings import RolloutSettings
 from engine.errors import StartupError
-from engine.finetuning.anchor import Anchor
-from engine.finetuning.objective import add_gradients
+from engine.finetuning.loss.anchor import Anchor
+from engine.finetuning.loss.objective import add_gradients
 from engine.finetuning.order import BatchOrder, ReplayOrder
 from engine.finetuning.reinforcement.advantages import advantages, has_signal
 from engine.finetuning.reinforcement.objective import PolicyObjective

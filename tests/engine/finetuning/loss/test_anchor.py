@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from engine.command_io.finetuning.items import Passage, TrainingItem
-from engine.finetuning import anchor
-from engine.finetuning.rows import TrainedRows
+from engine.finetuning.loss import anchor
+from engine.finetuning.loss.rows import TrainedRows
 
 LONG, SHORT = (TrainingItem([Passage(list(range(2 + size)), [(2, 2 + size)])]) for size in (7, 2))
 

@@ -9,10 +9,10 @@ from engine.command_io.finetuning.items import TrainingItem, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
 from engine.errors import StartupError
 from engine.finetuning.curriculum import ranked
-from engine.finetuning.example_task import ExampleTask, TrainingData
+from engine.finetuning.examples.task import ExampleTask, TrainingData
 from engine.finetuning.general_text import general_text
+from engine.finetuning.loss.objective import Objective, PreferenceObjective, TokenObjective, evaluate
 from engine.finetuning.memory import check_memory, most_tokens
-from engine.finetuning.objective import Objective, PreferenceObjective, TokenObjective, evaluate
 from engine.finetuning.order import BatchOrder, ReplayOrder
 from engine.finetuning.setup import Setting
 from engine.wording import counted

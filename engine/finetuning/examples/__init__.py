@@ -1,0 +1,1 @@
+"""Learning the examples of a file: chats, prompts and completions, preferences, or plain text."""
