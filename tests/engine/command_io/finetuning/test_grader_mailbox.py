@@ -53,7 +53,7 @@ def test_answers_to_questions_of_a_process_that_is_gone_are_not_taken(tmp_path: 
 def test_many_questions_are_asked_part_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
 ) -> None:
-    monkeypatch.setattr(questions, name, limit)
+    monkeypatch.setattr(grader_mailbox, name, limit)
     folder, sizes = JobFolder(tmp_path), []
 
     def answer(_: float) -> None:
