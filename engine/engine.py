@@ -6,11 +6,26 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from engine.adapters.service import AdapterService
+from engine.client.output_groups import OutputGroups
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.sequence_grammar import SequenceGrammar
-from engine.protocol import AbortReason, AuditVerdict, EngineRequest, FinishReason, RequestOutput, StepOutputs
+from engine.protocol import (
+    AbortReason,
+    AbortRequest,
+    AdapterRefused,
+    AddRequest,
+    AuditVerdict,
+    EngineRequest,
+    FinishReason,
+    ForgetAdapter,
+    LoadAdapter,
+    RequestOutput,
+    StepOutputs,
+    ToEngine,
+)
+from engine.protocol.adapters import NO_ADAPTERS
 from engine.runner.contained import execute_contained
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.plan import Runner, StepPlan, StepResult
@@ -26,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Single-threaded: `add`, `abort` and `step` are called by one thread, in any order.
+    """A ServedEngine that generates text. One thread calls `handle`, `add`, `abort` and `step`, in any order.
 
     Every request that is added ends with exactly one terminal output, whatever happens to it.
     """
@@ -72,6 +87,7 @@ class Engine:
         self._auditor = Auditor(config.spec_audit_rate)
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
+        self._groups = OutputGroups()
         self.send_s = 0.0  # how long its caller took to send the outputs of the last step
 
     @property
@@ -101,11 +117,27 @@ class Engine:
             assert self.adapters is not None
             self.adapters.wait()
 
+    def handle(self, message: ToEngine) -> AdapterRefused | None:
+        """See ServedEngine."""
+        match message:
+            case AddRequest(request=request):
+                self.add(request)
+            case AbortRequest(id=request_id, reason=reason):
+                self.abort(request_id, reason)
+            case LoadAdapter(number=number, path=path):
+                if self.adapters is None:
+                    return AdapterRefused(number, NO_ADAPTERS)
+                self.adapters.load(number, path)
+            case ForgetAdapter(digest=digest) if self.adapters is not None:
+                self.adapters.forget(digest)
+        return None
+
     def add(self, request: EngineRequest) -> None:
         """Queue a request. One that can never be served ends with an error output in the next step.
 
         The API process refuses such requests before it submits them, with the right status; this is a second check.
         """
+        self._groups.add(request)
         try:
             self._scheduler.add(request, self._start_grammar(request))
         except InvalidRequest as error:
@@ -174,7 +206,7 @@ class Engine:
             adapters=None if self.adapters is None else self.adapters.stats(self._scheduler),
             **self._speculator.step_stats(),
         )
-        return StepOutputs(refused + outputs, stats)
+        return StepOutputs(self._groups.pass_on(refused + outputs), stats)
 
     def _phases(
         self,

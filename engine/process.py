@@ -21,33 +21,22 @@ from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.child_processes.frames import encode_frame, receive_frame
 from engine.child_processes.lifetime import end_with_parent
 from engine.child_processes.log_format import FORM_VARIABLE, LEVEL_VARIABLE, LogFormat, configure_logging, set_log_level
-from engine.client.output_groups import OutputGroups
 from engine.config import EngineConfig
-from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
-from engine.pooling.engine import PoolingEngine
 from engine.protocol import (
-    AbortPooling,
-    AbortRequest,
-    AdapterRefused,
-    AddPooling,
-    AddRequest,
     Failed,
-    ForgetAdapter,
     FromEngine,
-    LoadAdapter,
     Loading,
-    PoolingOutputs,
     Ready,
     SetLogLevel,
     Shutdown,
     Started,
-    StepOutputs,
     ToEngine,
     TokenizerReady,
     Working,
     decode_to_engine,
 )
+from engine.protocol.served_engine import ServedEngine
 from engine.startup.early import check_options
 from models.errors import is_out_of_memory
 
@@ -55,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "HEADRACE_ENGINE_CONFIG"
 _MORE_MEMORY = "raise the limit of this process (ulimit -v) or free some, or choose a smaller model"
-_NO_ADAPTERS = "this model can have no LoRA adapters: they are for models that generate text, and need --enable-lora"
 _REPORT_INTERVAL_S = 0.05
 _PULSE_INTERVAL_S = 1.0
 
@@ -111,35 +99,28 @@ def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
     return FaultySocket(sock, faults)
 
 
-def _serve(engine: Engine | PoolingEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
-    """Step while there is work, sleep on the inbox while there is none. `pulse` is called while a grammar is
-    compiled or an adapter read."""
-    groups = OutputGroups()
+def _serve(engine: ServedEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
+    """Step while there is work, and sleep on the inbox while there is none. `pulse` is called while something is
+    prepared beside the steps."""
     while True:
         if not engine.has_work:
             if engine.is_preparing:
                 pulse()
-            if not _handle_next(engine, groups, inbox, sock):
+            if not _handle_next(engine, inbox, sock):
                 return
         while not inbox.empty():
-            if not _handle(engine, groups, inbox.get(), sock):
+            if not _handle(engine, inbox.get(), sock):
                 return
         if engine.has_work:
             outputs = engine.step()
             began_s = time.perf_counter()
-            _send(sock, _grouped(outputs, groups))
+            _send(sock, outputs)
             engine.send_s = time.perf_counter() - began_s
 
 
-def _grouped(outputs: StepOutputs | PoolingOutputs, groups: OutputGroups) -> StepOutputs | PoolingOutputs:
-    if not isinstance(outputs, StepOutputs):
-        return outputs
-    return StepOutputs(groups.pass_on(outputs.outputs), outputs.stats)
-
-
-def _handle_next(engine: Engine | PoolingEngine, groups: OutputGroups, inbox: Inbox, sock: "Sender") -> bool:
-    """Wait for a message and handle it, unless a request that waits for its grammar or adapter runs out of time first,
-    or it is time for a pulse. False means stop."""
+def _handle_next(engine: ServedEngine, inbox: Inbox, sock: "Sender") -> bool:
+    """Wait for a message and handle it, unless a waiting request runs out of time first, or a pulse is due. Returns
+    False to stop."""
     wait_s = engine.seconds_to_deadline
     if engine.is_preparing:
         wait_s = _PULSE_INTERVAL_S if wait_s is None else min(wait_s, _PULSE_INTERVAL_S)
@@ -147,31 +128,20 @@ def _handle_next(engine: Engine | PoolingEngine, groups: OutputGroups, inbox: In
         message = inbox.get(timeout=wait_s)
     except queue.Empty:
         return True
-    return _handle(engine, groups, message, sock)
+    return _handle(engine, message, sock)
 
 
-def _handle(engine: Engine | PoolingEngine, groups: OutputGroups, message: ToEngine | None, sock: "Sender") -> bool:
-    """Handle one message, which may be answered at once; False means stop."""
+def _handle(engine: ServedEngine, message: ToEngine | None, sock: "Sender") -> bool:
+    """Handle one message, and send the answer to it if there is one. Returns False to stop."""
     match message:
-        case AddRequest(request=request) if isinstance(engine, Engine):
-            groups.add(request)
-            engine.add(request)
-        case AbortRequest(id=request_id, reason=reason) if isinstance(engine, Engine):
-            engine.abort(request_id, reason)
-        case LoadAdapter(number=number, path=path) if isinstance(engine, Engine) and engine.adapters is not None:
-            engine.adapters.load(number, path)
-        case LoadAdapter(number=number):  # somebody waits for the answer
-            _send(sock, AdapterRefused(number, _NO_ADAPTERS))
-        case ForgetAdapter(digest=digest) if isinstance(engine, Engine) and engine.adapters is not None:
-            engine.adapters.forget(digest)
-        case AddPooling(requests=requests) if isinstance(engine, PoolingEngine):
-            engine.add(requests)
-        case AbortPooling(ids=ids) if isinstance(engine, PoolingEngine):
-            engine.abort(ids)
+        case None:
+            pass
         case SetLogLevel(level=level):
             set_log_level(level)
         case Shutdown():
             return False
+        case _ if (answer := engine.handle(message)) is not None:
+            _send(sock, answer)
     return True
 
 

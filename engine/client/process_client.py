@@ -151,10 +151,12 @@ class ProcessClient:
         self._life.check_ready()
         if service_class is ServiceClass.BATCH:
             return
-        if self.info.pooling is not None:
-            self._pooling.check(num_requests, num_new_tokens)
-        else:
-            self._intake.check(num_requests, num_new_tokens)
+        self._queue.check(num_requests, num_new_tokens)
+
+    @property
+    def _queue(self) -> Intake | PoolingCalls:
+        """The queue of requests that the engine's kind takes."""
+        return self._intake if self.info.generates else self._pooling
 
     @property
     def batch_lane(self) -> BatchLane:
@@ -164,7 +166,7 @@ class ProcessClient:
         return self._intake.predict(num_new_tokens, service_class)
 
     def drain_s(self) -> float:
-        return self._intake.drain_s() if self.info.pooling is None else self._pooling.drain_s()
+        return self._queue.drain_s()
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> OutputStream:
         self._life.check_ready()
@@ -177,7 +179,7 @@ class ProcessClient:
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
         self._life.check_ready()
-        assert self.info.pooling is not None
+        assert not self.info.generates
         self._leave_idleness()
         return await self._pooling.run(
             requests, send=self._send_requests, on_abort=lambda ids: self._supervisor.send(AbortPooling(ids))

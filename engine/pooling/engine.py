@@ -9,14 +9,20 @@ from engine.errors import InvalidRequest
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
 from engine.protocol import (
+    AbortPooling,
+    AdapterRefused,
+    AddPooling,
     FinishReason,
+    LoadAdapter,
     PoolingInfo,
     PoolingOutput,
     PoolingOutputs,
     PoolingRequest,
     ServiceClass,
     StepStats,
+    ToEngine,
 )
+from engine.protocol.adapters import NO_ADAPTERS
 from engine.protocol.pooling import MAX_TOKEN_VALUES
 from engine.protocol.sampler_params import check_range
 from models.errors import is_out_of_memory
@@ -34,7 +40,7 @@ class TextPooler(Protocol):
 
 
 class PoolingEngine:
-    """Single-threaded, as Engine. Every text that is added ends with exactly one output, unless it is aborted."""
+    """A ServedEngine that pools texts. Every text that is added ends with exactly one output, unless it is aborted."""
 
     def __init__(
         self,
@@ -68,6 +74,17 @@ class PoolingEngine:
     @property
     def seconds_to_deadline(self) -> float | None:
         """Until `has_work` becomes true by itself: never."""
+        return None
+
+    def handle(self, message: ToEngine) -> AdapterRefused | None:
+        """See ServedEngine."""
+        match message:
+            case AddPooling(requests=requests):
+                self.add(requests)
+            case AbortPooling(ids=ids):
+                self.abort(ids)
+            case LoadAdapter(number=number):
+                return AdapterRefused(number, NO_ADAPTERS)
         return None
 
     def add(self, requests: Sequence[PoolingRequest]) -> None:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+NO_ADAPTERS = "this model can have no LoRA adapters: they are for models that generate text, and need --enable-lora"
+
 
 class AdapterRef(msgspec.Struct, frozen=True):
     """One version of an adapter: other contents or another scale under the same name are another version."""

@@ -62,3 +62,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_formats: dict[str, int] = {}  # how weights are stored, such as "int4 g32": number of tensors
     quality: Quality | None = None  # if requested
     pooling: PoolingInfo | None = None  # of an engine that pools texts, and generates none
+
+    @property
+    def generates(self) -> bool:
+        """Whether the engine generates text. Otherwise it pools texts: `pooling` says how."""
+        return self.pooling is None

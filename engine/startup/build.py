@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import torch
@@ -20,8 +20,8 @@ from engine.errors import StartupError
 from engine.faults.wrappers import FaultyRunner
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
-from engine.pooling.engine import PoolingEngine
 from engine.protocol import AdapterLoaded, AdapterRefused, EngineInfo, TokenizerInfo
+from engine.protocol.served_engine import ServedEngine
 from engine.runner.kv_budget import KVBudget, plan_kv_budget
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
@@ -68,12 +68,12 @@ def _explaining_memory_shortage() -> Iterator[None]:
 def build_engine(config: EngineConfig, report: ProgressReport, **callbacks: Any) -> tuple[Engine, EngineInfo]:
     """As `build_served_engine`, of a model that generates text; raises StartupError for others."""
     engine, info = build_served_engine(config, report, **callbacks)
-    if not isinstance(engine, Engine):
+    if not info.generates:
         raise StartupError(
             f"{info.architecture} makes vectors or scores of texts, and generates none; choose a model that does, or "
             "have it generate if it can (--task generate)"
         )
-    return engine, info
+    return cast("Engine", engine), info
 
 
 @_explaining_memory_shortage()
@@ -86,7 +86,7 @@ def build_served_engine(
     on_started: Callable[..., None] = _ignore,
     on_progress: Callable[[], None] = _ignore,
     faults: FaultPlan | None = None,
-) -> tuple[Engine | PoolingEngine, EngineInfo]:
+) -> tuple[ServedEngine, EngineInfo]:
     """Load the model and return an engine that is ready for requests: to generate text, or to pool texts.
 
     on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_prepared whenever a

@@ -61,7 +61,7 @@ def announce(
     if config.log_level not in _TELLING:
         return
     first = next(iter(infos.values()))
-    has_chat = text_model.chat is not None and first.pooling is None
+    has_chat = text_model.chat is not None and first.generates
     command = example_request(url, first, has_chat=has_chat, has_key=has_key)
     if is_drawn:
         names = [entry.name for entry in config.models.entries] or list(infos)

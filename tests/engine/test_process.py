@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from engine import process
-from engine.engine import Engine
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.pooling.engine import PoolingEngine
 from engine.pooling.queue import PoolingQueue
 from engine.pooling.step_size import PoolingStepSize
 from engine.protocol import AdapterRefused, FinishReason, ForgetAdapter, LoadAdapter, PoolingRequest, Shutdown, Working
+from engine.protocol.adapters import NO_ADAPTERS
+from engine.protocol.served_engine import ServedEngine
 from tests.helpers.engines import make_engine, make_request
 from tests.helpers.fake_pooling import pooling_info
 from tests.helpers.grammars import GRAMMARS
@@ -59,7 +60,7 @@ def _pooling_engine() -> PoolingEngine:
 
 @pytest.mark.parametrize("make", [lambda: make_engine()[0], _pooling_engine])
 def test_a_load_that_an_engine_without_adapters_gets_is_refused(
-    make: Callable[[], Engine | PoolingEngine], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], ServedEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(process, "_send", lambda _, message: sent.append(message))
@@ -70,7 +71,7 @@ def test_a_load_that_an_engine_without_adapters_gets_is_refused(
     loop.start()
     loop.join(JOIN_S)
     assert not loop.is_alive()
-    assert sent == [AdapterRefused(7, process._NO_ADAPTERS)]
+    assert sent == [AdapterRefused(7, NO_ADAPTERS)]
 
 
 def test_compiling_a_grammar_is_told_as_work(monkeypatch: pytest.MonkeyPatch) -> None:

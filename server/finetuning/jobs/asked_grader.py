@@ -70,7 +70,7 @@ def check_models(grader: Grader, models: ServedModels, param: str = _PARAM) -> N
             model = models.find(name)
         except ModelNotFound as error:
             raise InvalidRequest(f"{param} asks {quote(name)}: {error}", param=param, code="model_not_found") from None
-        if model.info is not None and model.info.pooling is not None:
+        if model.info is not None and not model.info.generates:
             raise InvalidRequest(
                 f"{param} asks {quote(name)}, which pools texts; name a model that generates text", param=param
             )

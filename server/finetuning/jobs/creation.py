@@ -75,7 +75,7 @@ def _model(context: ServerContext, name: str) -> ServedModel:
         model = context.models.find(name)
     except ModelNotFound as error:
         raise InvalidRequest(str(error), param="model", code="model_not_found") from None
-    if model.info is not None and model.info.pooling is not None:
+    if model.info is not None and not model.info.generates:
         raise InvalidRequest(
             f"the model {quote(name)} pools texts; only models that generate text can be fine-tuned", param="model"
         )
