@@ -1,23 +1,20 @@
-"""Errors of loading a model; each message names the thing, the reason and the remedy."""
+"""Errors of loading and running a model; each message names the subject, the reason and the remedy."""
 
-_MAX_SAID = 300  # characters
-_OUT_OF_MEMORY = (
-    "allocate memory",
-    "std::bad_alloc",
-    "out of memory",
-)  # in messages of torch on a CPU, and of the system
+_MAX_CHARACTERS = 300
+# In messages of torch on a CPU, and of the system.
+_OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc", "out of memory")
 
 
 class ModelError(Exception):
-    """A model cannot be found, read or run. str(error) is fit for a user's eyes."""
+    """A model cannot be found, read or run. str(error) is a message for users."""
 
 
 class SettingError(ModelError):
-    """An option or a variable that is read here has a value that cannot be used, whatever the model."""
+    """An option or an environment variable has a value that no model can use."""
 
 
 class SourceError(ModelError):
-    """The model's files cannot be found or fetched: no such path, hub id, package, or no network."""
+    """The model's files cannot be found or fetched: no such path, hub id or package, or no network."""
 
 
 class CheckpointError(ModelError):
@@ -25,19 +22,19 @@ class CheckpointError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """The files are sound, but the architecture or format is not one that headrace runs."""
+    """The files are sound, but headrace does not run their architecture or format."""
 
 
 class AdapterError(ModelError):
-    """An adapter cannot be read, has what is not supported, or does not fit the model that it is for."""
+    """An adapter cannot be read, uses an unsupported feature, or does not fit the base model."""
 
 
 def shortened(error: BaseException) -> str:
-    """What a library says of a file, on one line: it may quote as much of the file as there is."""
+    """Return a library's message on one line and shortened, since it may quote a whole file."""
     text = " ".join(str(error).split())
-    return text if len(text) <= _MAX_SAID else f"{text[:_MAX_SAID]}..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this process could not allocate: torch has a class of its own for a GPU's memory alone."""
+    """Whether memory could not be allocated; torch has an error class for this only on GPUs."""
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""Callbacks by which work that takes long reports its progress."""
+"""Callbacks through which long work reports its progress."""
 
 from collections.abc import Callable
 

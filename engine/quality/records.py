@@ -19,7 +19,7 @@ from engine.protocol import Quality
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
-from models.system.file_modes import give_usual_modes
+from models.system.file_modes import set_default_modes
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ def _rewrite(path: Path, change: Callable[[_File], None]) -> None:
     try:
         with open(descriptor, "wb") as stream:
             stream.write(msgspec.json.format(msgspec.json.encode(file)) + b"\n")
-        give_usual_modes(partial)
+        set_default_modes(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

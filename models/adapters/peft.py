@@ -117,7 +117,9 @@ def _vector(tensor: StoredTensor | None) -> torch.Tensor | None:
 
 
 def _read(tensor: StoredTensor) -> torch.Tensor:
-    """The tensor in the file's dtype, in memory of its own: the file may be replaced while the adapter is served."""
+    """Return the tensor in the file's dtype, in memory of its own: the file may be replaced while the adapter is
+    served.
+    """
     if tensor.read is None or tensor.read_stored is None:
         raise AdapterError(f"{tensor.file}: {tensor.name!r} is stored as {tensor.format}, which is not supported")
     values = tensor.read_stored().clone()

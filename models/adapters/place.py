@@ -25,7 +25,7 @@ _MOST_DIFFERENT = 0.2  # of a copy of the base model's weights, relative to them
 
 
 def place(found: FoundAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
-    """The adapter's changes by the decoder's module; see Adapter.layers.
+    """Return the adapter's changes by the decoder's module; see Adapter.layers.
 
     Raises AdapterError that names a tensor which has no place, or does not fit it.
     """
@@ -165,7 +165,7 @@ class _Placer:
 
 
 def targets_of(found: FoundAdapter) -> tuple[str, ...]:
-    """The base model's tensors that the adapter changes."""
+    """Return the base model's tensors that the adapter changes."""
     changed = [pair.target for pair in found.pairs]
     return tuple(sorted({*changed, *(weight.target for weight in found.weights if not weight.is_copy)}))
 

@@ -19,7 +19,7 @@ _DIGEST_BYTES = 32
 
 
 def read_adapter(path: Path, model: LoadedModel) -> Adapter:
-    """The adapter in a PEFT folder or a GGUF file, for `model`.
+    """Return the adapter in a PEFT folder or a GGUF file, for `model`.
 
     Raises AdapterError that names the file and what in it cannot be read, is not supported or does not fit the model:
     nothing of an adapter is left out. Raises UnsupportedModelError for a model that cannot have adapters.

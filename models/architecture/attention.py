@@ -1,4 +1,4 @@
-"""AttentionSpec: what a query sees, and how. Beside it norms and temperatures of queries, and latent attention."""
+"""AttentionSpec, with norms of queries and keys, temperatures of queries, and latent attention."""
 
 import enum
 from dataclasses import dataclass
@@ -8,33 +8,32 @@ from models.architecture.norm import NormSpec
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """One layer's attention: softmax(scale * q k^T + bias) v over the context before a query, or all of it, or a part.
+    """Attention of one layer: softmax(scale * q k^T + bias) v over the context before a query, all of it, or a part.
 
-    What is not causal needs a sequence's whole context in one step.
+    Attention that is not causal needs a sequence's whole context in one step.
     """
 
     num_heads: int  # H
     num_kv_heads: int  # K; H / K query heads share each
     head_dim: int  # D, of queries and keys
     scale: float
-    sliding_window: int | None = (
-        None  # a query sees itself and the window - 1 positions before (after, too, if not causal)
-    )
+    # A query sees itself and the window - 1 positions before (and after, if not causal).
+    sliding_window: int | None = None
     chunk: int | None = None  # a query sees its own chunk of positions; chunks start at multiples of it (Llama 4)
     logit_softcap: float | None = None  # cap * tanh(logits / cap)
     has_alibi: bool = False  # slopes [H] are an argument of forward
     has_sinks: bool = False  # an extra logit per head that only takes part in the softmax's sum
-    values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored beside k
+    values_from: int | None = None  # v is k[values_from:], so that only keys are stored; None: v is stored, too
     is_causal: bool = True  # a query sees no later positions
 
     def first_seen(self, position: int) -> int:
-        """The first position that a query at `position` sees."""
+        """Return the first position that a query at `position` sees."""
         if self.chunk is not None:
             return position // self.chunk * self.chunk
         return 0 if self.sliding_window is None else max(0, position - self.sliding_window + 1)
 
     def last_seen(self, position: int, context: int) -> int:
-        """The last position that a query at `position` sees, of `context` in all."""
+        """Return the last position that a query at `position` sees, of `context` in all."""
         if self.is_causal:
             return position
         return context - 1 if self.sliding_window is None else min(context - 1, position + self.sliding_window - 1)
@@ -87,4 +86,5 @@ class LatentSpec:
     norm: NormSpec  # of both latents
 
     def attention(self, num_heads: int, scale: float) -> AttentionSpec:
+        """Return the attention that the KV cache serves, with a single key head."""
         return AttentionSpec(num_heads, 1, self.rope_dim + self.kv_rank, scale, values_from=self.rope_dim)

@@ -13,6 +13,8 @@ from models.architecture.positions import RelativeBiasSpec
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
+    """A decoder or an encoder: its layers, embeddings, final norm and heads."""
+
     vocab_size: int
     hidden_size: int
     max_position: int  # longest context the checkpoint claims
@@ -38,9 +40,9 @@ class DecoderSpec:
 
     @property
     def attention_specs(self) -> list[AttentionSpec]:
-        """Of the layers that have attention."""
+        """Attention of each layer that has it."""
         return [layer.mixer for layer in self.layers if isinstance(layer.mixer, AttentionSpec)]
 
     def map_layers(self, change: Callable[[int, LayerSpec], LayerSpec]) -> "DecoderSpec":
-        """The same decoder with each layer replaced by change(index, layer)."""
+        """Return a copy in which change(index, layer) replaces each layer."""
         return dataclasses.replace(self, layers=tuple(change(index, layer) for index, layer in enumerate(self.layers)))

@@ -50,7 +50,7 @@ class GroupScore(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """Which experts a row is sent to, and with which weights.
+    """Choice of a row's experts, and their weights.
 
     score(W x + b) scores the experts; `correction`, a bias learned for balance, takes part in the choice but not in the
     weights. A softmax over only the chosen logits is SOFTMAX with `renormalizes`.
@@ -79,7 +79,7 @@ class MoESpec:
     has_shared_gate: bool = False  # shared output times sigmoid(w . x): Qwen2-MoE
 
     def contradiction(self) -> str | None:
-        """Why no row can be routed like this, or None. The kernels rely on it."""
+        """Return why no row can be routed with these numbers, or None. Kernels do not check them again."""
         router, size = self.router, self.num_experts // self.router.num_groups
         if self.num_experts % router.num_groups or router.groups_per_token > router.num_groups:
             chosen = f"{router.groups_per_token} of {router.num_groups} groups"

@@ -12,9 +12,10 @@ from models.architecture.recurrence import RecurrenceSpec
 
 
 class NormPlacement(enum.Enum):
-    """Where a layer's norms are, relative to its two sublayers f, attention and feed-forward.
+    """Position of a layer's norms relative to its two sublayers f, attention and feed-forward.
 
-    A norm of x is called `attn_norm` or `mlp_norm`, one of the sublayer's output `attn_post_norm` or `mlp_post_norm`.
+    A norm of x is called `attn_norm` or `mlp_norm`, a norm of the sublayer's output `attn_post_norm` or
+    `mlp_post_norm`.
     """
 
     PRE = enum.auto()  # x + f(norm(x))

@@ -1,4 +1,4 @@
-"""How the hidden states of a text become one vector, and the heads that score it."""
+"""Pooling of a text's hidden states to one vector, and the heads that score texts."""
 
 import enum
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from models.architecture.norm import NormSpec
 
 
 class TokenPooling(enum.Enum):
-    """How the last hidden states of a text's tokens become one vector."""
+    """Pooling of the last hidden states of a text's tokens to one vector."""
 
     MEAN = enum.auto()
     CLS = enum.auto()  # the first token's
@@ -20,7 +20,7 @@ class TokenPooling(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScoreHeadSpec:
-    """Scores of a text: out(norm(activation(dense(pooled)))), without what is None."""
+    """A head that scores a text: out(norm(activation(dense(pooled)))), without the parts that are None."""
 
     num_labels: int
     pooling: TokenPooling

@@ -1,4 +1,4 @@
-"""How attention knows positions: rotary embedding and its scalings, and biases by distance."""
+"""Positions in attention: rotary embedding and its scalings, and biases by distance."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class DynamicScaling:
 
 @dataclass(frozen=True, slots=True)
 class YarnScaling:
-    """Interpolation of slow dimensions, none of fast ones, warmer attention (Peng et al. 2023)."""
+    """Interpolation of slow dimensions but not of fast ones, with attention scaled (Peng et al. 2023)."""
 
     factor: float
     original_max_position: int
@@ -35,7 +35,7 @@ class YarnScaling:
 
 @dataclass(frozen=True, slots=True)
 class LongRopeScaling:
-    """A factor for each frequency, from one of two sets (Ding et al. 2024).
+    """Rotary frequencies divided by factors from one of two sets (Ding et al. 2024).
 
     The long set is used for all contexts if any beyond `original_max_position` is served, as in vLLM: keys in the cache
     are rotated once, so a sequence cannot change sets when it grows.
@@ -59,7 +59,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True)
 class FrequencyFactors:
-    """Each rotary frequency divided by a factor of its own: how GGUF files state Llama 3's scaling."""
+    """Rotary frequencies divided by one factor each: the form in which GGUF files state Llama 3's scaling."""
 
     factors: tuple[float, ...]  # [rotary_dim / 2]
 
@@ -82,7 +82,9 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True)
 class RelativeBiasSpec:
-    """A number for each head and bucket of distances, which all layers add to their logits (T5: Raffel et al. 2020)."""
+    """A learned number for each head and bucket of distances, added to the logits of all layers (Raffel et al.
+    2020).
+    """
 
     num_buckets: int  # half of them for keys before the query
-    max_distance: int  # from which on all are in the last one
+    max_distance: int  # all distances from here on share the last bucket

@@ -1,4 +1,4 @@
-"""Recurrences that take attention's place in a layer."""
+"""Recurrences that replace attention in a layer."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,10 @@ from models.architecture.norm import NormSpec
 
 @dataclass(frozen=True, slots=True)
 class ShortConvSpec:
-    """out(c * conv(b * v)) for the rows b, c, v = in_proj(x) (LFM2). conv: depthwise, over the row and the
-    kernel_size - 1 before it, whose b * v are the layer's state."""
+    """A gated short convolution (LFM2): out(c * conv(b * v)) for the rows b, c, v = in_proj(x).
+
+    conv is depthwise, over the row and the kernel_size - 1 rows before it, whose b * v are the layer's state.
+    """
 
     num_channels: int
     kernel_size: int

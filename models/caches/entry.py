@@ -77,5 +77,5 @@ def measure(files: Iterable[Path], *, are_looked_into: bool = False) -> tuple[in
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files, without following links to folders; none if there is no such folder."""
+    """Return all files, without following links to folders; none if there is no such folder."""
     return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]

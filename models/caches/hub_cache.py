@@ -58,7 +58,7 @@ def _entries(folder: Path, repo: str) -> Iterator[CacheEntry]:
 
 
 def _within(folder: Path, path: Path) -> str:
-    """A file's name in its repository: behind snapshots/COMMIT."""
+    """Return a file's name in its repository: behind snapshots/COMMIT."""
     return "/".join(path.relative_to(folder / "snapshots").parts[1:])
 
 
@@ -68,14 +68,14 @@ def _name(folder: Path, paths: list[Path]) -> str:
 
 
 def _whole(folder: Path, name: str) -> CacheEntry:
-    """An entry that is all of the repository's folder."""
+    """Return an entry that is all of the repository's folder."""
     contents = tuple(path for path in files_below(folder) if not path.is_symlink() and INCOMPLETE not in path.name)
     num_bytes, used_s = measure(contents)
     return CacheEntry(name, Kind.HUB, folder.parent, (folder,), contents, num_bytes, used_s, locks=_locks(folder))
 
 
 def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> CacheEntry:
-    """Some of a repository's files, with those of their blobs that no other name has."""
+    """Return some of a repository's files, with those of their blobs that no other name has."""
     blobs = {path.resolve() for path in paths} - {path.resolve() for path in others}
     own = {blob for blob in blobs if blob.is_relative_to(folder.resolve())}
     num_bytes, used_s = measure(own)

@@ -39,14 +39,16 @@ def wheel_entries(cache: Path) -> Iterator[CacheEntry]:
 
 
 def derived_entries(cache: Path) -> Iterator[CacheEntry]:
-    """One for each kind that there is, but packed weights."""
+    """Yield one for each kind that there is, but packed weights."""
     for kind, name in _FOLDERS.items():
         if contents := tuple(files_below(cache / name)):
             yield CacheEntry(str(kind), kind, cache / name, contents, contents, *measure(contents))
 
 
 def packed_weights(cache: Path) -> Iterator[tuple[CacheEntry, frozenset[str]]]:
-    """One for each file, with the files that it was made of; none are known of those that earlier versions wrote."""
+    """Yield one for each file, with the files that it was made of; none are known of those that earlier versions
+    wrote.
+    """
     folder = cache / "weights"
     for path in sorted(folder.glob("*.weights")):
         model, sources = _made_of(path)

@@ -45,7 +45,7 @@ class SafetensorsCheckpoint:
 
 
 def plain_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype:
-    """The dtype of most bytes of the unquantized tensors; bfloat16 if there are none."""
+    """Return the dtype of most bytes of the unquantized tensors; bfloat16 if there are none."""
     bytes_of = Counter[torch.dtype]()
     for tensor in tensors:
         if tensor.format in _DTYPES:

@@ -1,4 +1,4 @@
-"""Default sampling values: those that a checkpoint recommends, or what suits the model where a GGUF leaves them out."""
+"""Default sampling values: a checkpoint's recommendations, or known values for models whose GGUF files lack them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from models.errors import CheckpointError, SourceError
 _FILE = "generation_config.json"
 _NUMBERS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
-# llama.cpp's keys for them.
+# llama.cpp's keys for these numbers.
 _GGUF_KEYS = {
     "temperature": "general.sampling.temp",
     "top_p": "general.sampling.top_p",
@@ -22,39 +22,40 @@ _GGUF_KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """Values for instruct models of a family, or of one size of it, as general.basename and general.size_label say."""
+class _KnownDefaults:
+    """Values for a family's instruct models, or one size of them, identified by general.basename and size_label."""
 
-    basename: str  # how it begins
+    basename: str  # a prefix of general.basename
     values: Mapping[str, float]
     size: str | None = None
 
 
-# Most GGUFs lack the keys, and at temperature 1 small models write nonsense. These are what the authors' model cards
-# and generation_config.json recommend, but for SmolLM2's smallest: with their 0.2 / 0.9 and no penalty, nine of 24
-# answers of a 4-bit file went on in circles to the last token allowed. With these, none did.
+# Most GGUF files lack the keys, and at temperature 1 small models write nonsense. These values are the recommendations
+# of the authors' model cards and generation_config.json, except for the smallest SmolLM2: with the recommended 0.2 and
+# 0.9 and no penalty, nine of 24 answers of a 4-bit file repeated themselves up to the token limit. With these, none
+# did.
 _KNOWN = (
-    _Known("smollm2", {"temperature": 0.2, "top_p": 0.5, "repetition_penalty": 1.1}, size="135M"),
-    _Known("smollm2", {"temperature": 0.2, "top_p": 0.9}),
-    _Known("qwen2.5", {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
+    _KnownDefaults("smollm2", {"temperature": 0.2, "top_p": 0.5, "repetition_penalty": 1.1}, size="135M"),
+    _KnownDefaults("smollm2", {"temperature": 0.2, "top_p": 0.9}),
+    _KnownDefaults("qwen2.5", {"temperature": 0.7, "top_p": 0.8, "top_k": 20}),
 )
 
 
 def generation_defaults(
     choice: str, folder: Path | None, gguf_metadata: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """The values given, of temperature, top_p, top_k, min_p and repetition_penalty.
+    """Return the stated values of temperature, top_p, top_k, min_p and repetition_penalty, by name.
 
-    choice: "auto" (of the checkpoint's `folder`, if it has the file, else of the GGUF's metadata), "vllm" (none), or a
-    folder, which must have it. Raises SourceError if the chosen folder lacks the file, CheckpointError if a file or a
-    value is malformed.
+    choice: "auto" (from generation_config.json in the checkpoint's `folder`, else from the GGUF's metadata), "vllm" (no
+    values), or a folder. Raises SourceError if that folder lacks the file, CheckpointError if a file or a value is
+    malformed.
     """
     if choice == "vllm":
         return {}
     if choice == "auto":
         path = folder / _FILE if folder is not None else None
         if path is None or not path.exists():
-            return {} if gguf_metadata is None else _of_gguf(gguf_metadata)
+            return {} if gguf_metadata is None else _gguf_defaults(gguf_metadata)
     else:
         path = Path(choice).expanduser() / _FILE
         if not path.exists():
@@ -64,7 +65,7 @@ def generation_defaults(
     return {name: config.number(name, minimum=0.0) for name in _NUMBERS if config.has(name)}
 
 
-def _of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
+def _gguf_defaults(metadata: Mapping[str, Any]) -> dict[str, float]:
     values = {name: metadata[key] for name, key in _GGUF_KEYS.items() if key in metadata}
     for name, value in values.items():
         if not isinstance(value, (int, float)) or not 0.0 <= value < float("inf"):
@@ -79,8 +80,8 @@ def _of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sampling_note(defaults: Mapping[str, float]) -> str | None:
-    """What an operator is told of requests that do not say how to sample."""
+    """Return a start-up note about sampling without parameters, or None if there are no defaults."""
     if not defaults:
         return None
-    told = ", ".join(f"{name} {value:g}" for name, value in defaults.items())
-    return f"sampling unless a request says otherwise: {told}"
+    values = ", ".join(f"{name} {value:g}" for name, value in defaults.items())
+    return f"sampling unless a request says otherwise: {values}"

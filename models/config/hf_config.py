@@ -9,7 +9,7 @@ from typing import Any
 from models.architecture.feed_forward import Activation
 from models.errors import CheckpointError, UnsupportedModelError
 
-# Bounds: a damaged file must not make us allocate or count for hours, nor overflow a product of two sizes.
+# Bounds, so that a damaged file causes no huge allocation or endless loop, and no product of two sizes overflows.
 _MAX_SIZE = 2**28
 _MAX_LAYERS = 2**12
 MAX_NUMBER = 1e30
@@ -32,15 +32,16 @@ _ACTIVATIONS = {
 class HFConfig:
     """Fields of a config.json (or of GGUF metadata put in its terms). `null` counts as absent.
 
-    Getters raise CheckpointError that names `source` and the field when it is absent without a default, or malformed.
-    They note which fields they read in `reads`, which copies and sections share; access to `fields` does not.
+    Getters raise CheckpointError, which names `source` and the field, if the field is malformed, or absent without a
+    default. They add the names of the fields they read to `reads`, which copies and sections share; access to `fields`
+    adds none.
     """
 
     fields: Mapping[str, Any]
     source: str  # the file, for messages
     remedy: str = "fetch the checkpoint's own configuration again"
     path: str = ""  # of this section, such as "rope_parameters."
-    reads: set[str] = field(default_factory=set, compare=False, repr=False)  # "rope_parameters.factor"
+    reads: set[str] = field(default_factory=set, compare=False, repr=False)  # such as "rope_parameters.factor"
 
     def integer(self, name: str, default: int | None = None, *, minimum: int = 1, maximum: int = _MAX_SIZE) -> int:
         value = self._get(name, default)
@@ -52,7 +53,7 @@ class HFConfig:
         return self.integer(name, maximum=_MAX_LAYERS)
 
     def number(self, name: str, default: float | None = None, *, minimum: float | None = None) -> float:
-        """A finite number of at least `minimum`, or above 0 if there is none."""
+        """Return a finite number of at least `minimum`, or above 0 if there is none."""
         value = self._get(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
         if not is_number or (value <= 0 if minimum is None else value < minimum):
@@ -72,14 +73,14 @@ class HFConfig:
         return value
 
     def section(self, name: str) -> "HFConfig":
-        """A nested object; empty where the field is absent."""
+        """Return a nested object; empty where the field is absent."""
         value = self._get(name, {})
         if not isinstance(value, dict):
             raise self._malformed(name, value, "an object")
         return HFConfig(value, f"{self.source}, {name}", self.remedy, f"{self.path}{name}.", self.reads)
 
     def raw(self, name: str) -> Any:
-        """The field's value of any type, or None."""
+        """Return the field's value of any type, or None."""
         self.reads.add(self.path + name)
         return self.fields.get(name)
 
@@ -91,7 +92,7 @@ class HFConfig:
         return self.raw(name) is None and name in self.fields
 
     def first(self, *names: str) -> str:
-        """The first of `names` that is present, for fields that were renamed; names[0] if none is."""
+        """Return the first of `names` that is present, for fields that were renamed; names[0] if none is."""
         return next((name for name in names if self.has(name)), names[0])
 
     def architecture(self) -> str:
@@ -101,7 +102,7 @@ class HFConfig:
         return names[0]
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of numbers above 0."""
+        """Return a field that is a list of numbers above 0."""
         values = self._get(name, None)
         are_numbers = isinstance(values, list) and all(
             isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_NUMBER
@@ -119,7 +120,7 @@ class HFConfig:
         return _ACTIVATIONS[value]
 
     def token_ids(self, name: str) -> list[int]:
-        """A field that holds one id, several, or none."""
+        """Return the ids of a field that holds one id, a list of ids, or null."""
         value = self.raw(name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in ids):
@@ -138,13 +139,13 @@ class HFConfig:
 
 
 def quoted(value: object) -> str:
-    """A value of a file for a message, shortened if it is long."""
+    """Return a file's value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
 
 
 def read_json_config(path: Path) -> HFConfig:
-    """Read one JSON object; raises CheckpointError if the file is absent or is not one."""
+    """Read a file with one JSON object. Raises CheckpointError if it does not exist or holds anything else."""
     text = read_text(path)
     try:
         fields = json.loads(text)
@@ -158,7 +159,7 @@ def read_json_config(path: Path) -> HFConfig:
 
 
 def read_text(path: Path) -> str:
-    """A small file of a model; raises CheckpointError if it is absent, large, or no text."""
+    """Read a small file of a model. Raises CheckpointError if it does not exist, is too large, or is not UTF-8."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Labels of a classifier, as configurations state them."""
+"""Labels of a classifier in its configuration."""
 
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError
@@ -7,13 +7,13 @@ _MAX_LABELS = 1 << 16
 
 
 def num_labels(config: HFConfig) -> int:
-    """Scores that the model gives a text: the labels that it names, or `num_labels`, or two."""
+    """Return the number of scores of a text: the configuration's labels, else `num_labels`, else two."""
     names = labels(config)
     return len(names) if names else config.integer("num_labels", 2, maximum=_MAX_LABELS)
 
 
 def labels(config: HFConfig) -> list[str]:
-    """Names of the scores in their order; empty where the configuration has none. Raises CheckpointError."""
+    """Return the names of the scores in order; empty if the configuration has none. Raises CheckpointError."""
     named = config.raw("id2label") or {}
     try:
         by_id = {int(number): str(name) for number, name in named.items()}

@@ -1,4 +1,4 @@
-"""What configurations state layer by layer: which layers have a window, which have experts."""
+"""Settings that a configuration states for each layer: types, windows, flags."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,10 @@ from models.errors import CheckpointError
 def sliding_windows(
     config: HFConfig, num_layers: int, *, is_windowed: Callable[[int], bool], default: int | None = None
 ) -> list[int | None]:
-    """Each layer's window: `sliding_window` where `layer_types`, or if that is absent `is_windowed(layer)`, says so.
+    """Return each layer's window size, or None for full attention.
 
-    default: the window's size without the field. No layer has a window if there is neither, or the field is null.
+    `layer_types` says which layers have a window, or `is_windowed(index)` if that is absent. The size is the field
+    `sliding_window`, or `default` without the field. No layer has a window if neither is given or the field is null.
     """
     if config.is_null("sliding_window") or (default is None and not config.has("sliding_window")):
         return [None] * num_layers
@@ -23,7 +24,7 @@ def sliding_windows(
 
 
 def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
-    """ "full_attention", "sliding_attention" and the like for each layer, where the configuration lists them."""
+    """Return each layer's type, such as "full_attention", or None if the configuration does not list them."""
     if not config.has("layer_types"):
         return None
     types = config.raw("layer_types")
@@ -36,7 +37,7 @@ def layer_types(config: HFConfig, num_layers: int) -> list[str] | None:
 
 
 def flags_by_layer(config: HFConfig, name: str, num_layers: int, *, otherwise: Callable[[int], bool]) -> list[bool]:
-    """A flag for each layer: from a list of 0 and 1, or from `otherwise` if the field is absent or empty."""
+    """Return a flag for each layer: from a list of 0 and 1, or from `otherwise` if the field is absent or empty."""
     if not config.raw(name):
         return [otherwise(index) for index in range(num_layers)]
     flags = config.raw(name)

@@ -1,4 +1,4 @@
-"""Fields of a model's configuration that the user overrides: --hf-overrides, --rope-scaling, --rope-theta."""
+"""User overrides of a model's configuration: --hf-overrides, --rope-scaling, --rope-theta."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from models.config.hf_config import HFConfig
 from models.errors import ModelError, SettingError, UnsupportedModelError
 
-# Fields that describe a scaling: another scaling replaces all of them, and no other field.
+# Fields that describe a scaling. Another scaling replaces all of them, and no other field.
 _SCALING_FIELDS = frozenset(
     (
         *("rope_type", "type", "factor", "factors", "original_max_position_embeddings", "attention_factor"),
@@ -16,11 +16,11 @@ _SCALING_FIELDS = frozenset(
         *("short_factor", "long_factor", "low_freq_factor", "high_freq_factor"),
     )
 )
-_BESIDE_SCALING = ("rope_theta", "partial_rotary_factor")  # in its section since transformers 5, at the top before
+_OTHER_ROPE_FIELDS = ("rope_theta", "partial_rotary_factor")  # in the same section since transformers 5
 
 
 def parse_overrides(hf_overrides: str | None, rope_scaling: str | None, rope_theta: float | None) -> dict[str, Any]:
-    """Fields of a config.json from options' values. Raises SettingError for other JSON, and repetitions."""
+    """Return fields of a config.json from options' values. Raises SettingError for other JSON, and repetitions."""
     fields = _object("--hf-overrides", hf_overrides)
     shorter = {"--rope-scaling": ("rope_scaling", "rope_parameters"), "--rope-theta": ("rope_theta",)}
     values = {"--rope-scaling": rope_scaling and _object("--rope-scaling", rope_scaling), "--rope-theta": rope_theta}
@@ -49,17 +49,17 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Overridden:
-    """`config` with the user's fields, and their names, such as "rope_parameters.factor"."""
+    """A configuration with the user's fields, and their names, such as "rope_parameters.factor"."""
 
     config: HFConfig
     names: tuple[str, ...]
 
     def note_read(self, names: Container[str]) -> None:
-        """Count fields, sections included, as read, for code that does not use HFConfig's getters."""
+        """Mark fields and sections as read, for code that does not use HFConfig's getters."""
         self.config.reads.update(name for name in self.names if name.partition(".")[0] in names)
 
     def refuse_unread(self, architecture: str) -> None:
-        """Raise UnsupportedModelError for a field that nothing has read."""
+        """Raise UnsupportedModelError for a field that was not read."""
         for name in self.names:
             if name not in self.config.reads:
                 raise UnsupportedModelError(
@@ -68,10 +68,10 @@ class Overridden:
 
 
 def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
-    """`fields` merged into those of `config`, object by object.
+    """Merge `fields` into the fields of `config`, object by object.
 
     A scaling of rotary positions replaces the checkpoint's, under either of its two names; theta stays unless the user
-    states one. Linear scaling extends `max_position_embeddings`, as in vLLM; yarn and dynamic scaling do not need that
+    states it. Linear scaling extends `max_position_embeddings`, as in vLLM; yarn and dynamic scaling do not need that
     (config/rope.py, context_length).
     """
     if not fields:
@@ -87,15 +87,15 @@ def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
 
 
 def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration's fields without a scaling that is replaced, and the user's in the configuration's layout."""
+    """Return the configuration's fields without a replaced scaling, and the user's fields in the same layout."""
     base, given = dict(config.fields), dict(fields)
     scaling = _take_scaling(given)
     section = "rope_parameters" if isinstance(base.get("rope_parameters"), dict) else "rope_scaling"
     rope = {} if scaling is None else dict(scaling)
     if section == "rope_parameters":
-        rope |= {name: given.pop(name) for name in _BESIDE_SCALING if name in given}
+        rope |= {name: given.pop(name) for name in _OTHER_ROPE_FIELDS if name in given}
     else:
-        given |= {name: rope.pop(name) for name in _BESIDE_SCALING if name in rope}
+        given |= {name: rope.pop(name) for name in _OTHER_ROPE_FIELDS if name in rope}
     stored = base.get(section) or {}
     if _is_by_layer(stored) and not _is_by_layer(rope):
         rope = {"full_attention": rope} if rope else {}
@@ -109,7 +109,7 @@ def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str
 
 
 def _take_scaling(given: dict[str, Any]) -> Mapping[str, Any] | None:
-    """Remove and return the scaling among the user's fields; null is a scaling that does nothing."""
+    """Remove and return the scaling among the user's fields; null means no scaling."""
     names = [name for name in ("rope_scaling", "rope_parameters") if name in given]
     if not names:
         return None
@@ -124,12 +124,12 @@ def _take_scaling(given: dict[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _is_by_layer(rope: Mapping[str, Any]) -> bool:
-    """Whether each kind of layer has parameters of its own."""
+    """Whether each type of layer has its own parameters."""
     return any(isinstance(value, dict) for value in rope.values())
 
 
 def _without_scaling(stored: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
-    """The stored parameters that stay when `rope` replaces their scaling."""
+    """Return the stored parameters that remain when `rope` replaces their scaling."""
     if _is_by_layer(stored):
         return {
             layer_type: _without_scaling(parameters, {}) if layer_type in rope else parameters

@@ -1,4 +1,4 @@
-"""Rotary positions and context lengths as configurations state them, for all families."""
+"""Rotary positions and context lengths in the configurations of all families."""
 
 import dataclasses
 import math
@@ -29,9 +29,9 @@ def rope_spec(
     default_theta: float = 10000.0,
     default_share: float = 1.0,
 ) -> RopeSpec:
-    """Rotary positions as `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before) state them.
+    """Read rotary positions from `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
 
-    layer_type: its own parameters are taken if the configuration has some for each type of layer.
+    layer_type: selects its parameters if the configuration states them for each type of layer.
     """
     is_current = config.has("rope_parameters")
     scaling = config.section("rope_parameters" if is_current else "rope_scaling")
@@ -49,15 +49,15 @@ def rope_spec(
     return RopeSpec(rotary_dim, theta, _scaling(config, scaling, rotary_dim))
 
 
-def with_usual_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:
-    """`config` with these `rope_parameters` if it has none of the fields of rotary positions."""
+def with_default_rope(config: HFConfig, parameters: Mapping[str, Any]) -> HFConfig:
+    """Return `config` with these `rope_parameters` if it states nothing about rotary positions."""
     if any(config.has(name) for name in ("rope_parameters", "rope_scaling", "rope_theta")):
         return config
     return dataclasses.replace(config, fields={**config.fields, "rope_parameters": dict(parameters)})
 
 
 def context_length(config: HFConfig, default: int) -> int:
-    """Longest context that the checkpoint claims: `max_position_embeddings`, extended by yarn or dynamic scaling.
+    """Return the longest context the checkpoint claims: `max_position_embeddings`, extended by yarn or dynamic scaling.
 
     Linear scaling's factor is not counted: configurations disagree on whether the length includes it.
     """
@@ -137,9 +137,9 @@ def _yarn_factor(config: HFConfig, scaling: HFConfig) -> float:
 
 
 def _original_length(config: HFConfig, scaling: HFConfig) -> int:
-    """The context length that the model was trained with, before it was extended."""
+    """Return the context length of training, before it was extended."""
     name = "original_max_position_embeddings"
-    if config.has(name):  # Phi-3 states it outside
+    if config.has(name):  # Phi-3 states it outside of the scaling
         return config.integer(name)
     return scaling.integer(name) if scaling.has(name) else config.integer("max_position_embeddings")
 
@@ -157,7 +157,7 @@ def _longrope(config: HFConfig, scaling: HFConfig, rotary_dim: int) -> LongRopeS
 
 
 def _factors(scaling: HFConfig, name: str, rotary_dim: int) -> tuple[float, ...]:
-    """One factor for each rotated pair."""
+    """Return one factor for each rotated pair."""
     factors = scaling.numbers(name)
     if len(factors) != rotary_dim // 2:
         raise CheckpointError(

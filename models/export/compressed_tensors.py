@@ -33,7 +33,7 @@ class OutputFormat:
 
 
 def tensors_of(module: str, quantized: QuantTensor, output_format: OutputFormat) -> dict[str, torch.Tensor]:
-    """The tensors of one module, by name. quantized: symmetric."""
+    """Return the tensors of one module, by name. quantized: symmetric."""
     assert quantized.zeros is None
     tensors = {f"{module}.weight_scale": quantized.scales}
     if output_format.is_packed:

@@ -54,7 +54,7 @@ class FolderLayout:
         return assignment.tensor.read(dtype)
 
     def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
-        """The tensor's values in the decoder's layout."""
+        """Return the tensor's values in the decoder's layout."""
         return transformed(values, assignment, decoder)
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
@@ -82,7 +82,9 @@ class GGUFLayout:
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
-        """The expert's, if the file has a stack. Raises UnsupportedModelError if the family has no name for it."""
+        """Return the expert's, if the file has a stack. Raises UnsupportedModelError if the family has no name for
+        it.
+        """
         name = _name_at(assignment.destination, self._patterns)
         if name is None:
             raise _stack_error(assignment.tensor.name)

@@ -153,7 +153,7 @@ def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
 
 
 def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """The same for a row of the cache, which a checkpoint stores as [latent | rotary part]."""
+    """Return the same for a row of the cache, which a checkpoint stores as [latent | rotary part]."""
     assert layer is not None
     assert layer.latent is not None
     rank = layer.latent.kv_rank

@@ -96,7 +96,7 @@ def _with_activation(config: HFConfig) -> HFConfig:
 
 
 def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
-    """A soft cap; null means that there is none, absence means the family's usual one."""
+    """Return a soft cap; null means that there is none, absence means the family's usual one."""
     if config.has(name):
         return config.number(name)
     return None if config.is_null(name) else default

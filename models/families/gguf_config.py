@@ -8,7 +8,7 @@ from models.families.registry import architecture_of_gguf, family_of
 
 
 def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
-    """The config; raises UnsupportedModelError for other architectures, CheckpointError for missing metadata.
+    """Return the config; raises UnsupportedModelError for other architectures, CheckpointError for missing metadata.
 
     What depends on the family comes from its `gguf_fields`. Metadata that change results and that no family's function
     read are refused by name.

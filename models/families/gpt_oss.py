@@ -12,7 +12,7 @@ from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
-from models.config.rope import with_usual_rope
+from models.config.rope import with_default_rope
 from models.families import llama, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import To
@@ -23,7 +23,7 @@ _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_p
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    config = with_usual_rope(config, _ROPE)
+    config = with_default_rope(config, _ROPE)
     spec = llama.describe(config, llama.Defaults(head_dim=64, rope_theta=150000.0, eps=1e-5))
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: index % 2 == 0, default=128)
     expert = MLPSpec(
@@ -56,7 +56,7 @@ def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor
 
 
 def transpose_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """The same for an expert's [hidden, 2 * intermediate] in unquantized checkpoints."""
+    """Return the same for an expert's [hidden, 2 * intermediate] in unquantized checkpoints."""
     return split_gate_up(tensor.t(), layer)
 
 

@@ -9,7 +9,7 @@ from models.checkpoints.gguf.fields import common_fields, window_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
 from models.config.hf_config import HFConfig
 from models.config.layers import sliding_windows
-from models.config.rope import with_usual_rope
+from models.config.rope import with_default_rope
 from models.families import llama
 from models.families.multimodal import language_model_of
 from models.families.registry import Family
@@ -30,13 +30,13 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def with_windows(config: HFConfig, spec: DecoderSpec, *, default: int | None = None) -> DecoderSpec:
-    """The spec with `sliding_window` in all layers, or in those that `layer_types` names."""
+    """Return the spec with `sliding_window` in all layers, or in those that `layer_types` names."""
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True, default=default)
     return spec.map_layers(lambda index, layer: layer.with_window(windows[index]))
 
 
 def describe_ministral3(config: HFConfig) -> DecoderSpec:
-    config = with_usual_rope(config, _ROPE_3)
+    config = with_default_rope(config, _ROPE_3)
     spec = with_windows(config, llama.describe(config, llama.Defaults(head_dim=128, eps=1e-5)))
     rope = config.section("rope_parameters")
     if not rope.has("llama_4_scaling_beta"):

@@ -30,7 +30,7 @@ class NamedLinear:
 
 
 def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence[str]]) -> Iterator[NamedLinear]:
-    """Each layer's linear layers by the rules for safetensors, layer after layer; experts are left out.
+    """Yield each layer's linear layers by the rules for safetensors, layer after layer; experts are left out.
 
     shards: the names of the shards of each linear layer that the decoder has; empty for one without. Rules name more
     than a model has: what only some configurations have, and names of other classes. Of several names for one place,
@@ -57,7 +57,7 @@ def named_linears(rules: Rules, spec: DecoderSpec, shards: Mapping[str, Sequence
 
 
 def _stem(pattern: str) -> str | None:
-    """The pattern of a layer's module, or None for one of something else."""
+    """Return the pattern of a layer's module, or None for one of something else."""
     stem = pattern.removesuffix(".*").removesuffix(".weight")
     return None if stem == pattern or "{i}" not in stem or "{e}" in stem or "{x}" in stem else stem
 

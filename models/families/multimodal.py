@@ -13,7 +13,7 @@ _VISION = ("vision_tower", "vision_model", "multi_modal_projector")
 
 
 def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None, *, wraps_head: bool = False) -> Family:
-    """The family of a multimodal class whose `text_config` is a configuration of `family`.
+    """Return the family of a multimodal class whose `text_config` is a configuration of `family`.
 
     defaults: fields that checkpoints leave out of text_config. wraps_head: whether transformers' class has the whole
     language model as `language_model`, its head included, and not only its body, in `model`.

@@ -101,5 +101,5 @@ def _destination(match: re.Match[str], to: To) -> Destination:
 
 
 def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:
-    """The rules under each prefix, for checkpoints that were saved from different classes."""
+    """Return the rules under each prefix, for checkpoints that were saved from different classes."""
     return {prefix + pattern: to for prefix in prefixes for pattern, to in rules.items()}

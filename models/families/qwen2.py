@@ -16,7 +16,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def with_upper_windows(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
-    """The spec with `sliding_window` where `use_sliding_window` allows it."""
+    """Return the spec with `sliding_window` where `use_sliding_window` allows it."""
     if not config.boolean("use_sliding_window", False):
         return spec
     first = config.integer("max_window_layers", 28, minimum=0)

@@ -138,7 +138,7 @@ ARCHITECTURES: Mapping[str, Entry] = {**FAMILIES, **POOLING_FAMILIES}
 
 
 def family_of(architecture: str) -> Family:
-    """The family of a Hugging Face class name; raises UnsupportedModelError with the nearest supported ones."""
+    """Return the family of a Hugging Face class name; raises UnsupportedModelError with the nearest supported ones."""
     if architecture not in ARCHITECTURES:
         raise unsupported(architecture)
     module, _, name = ARCHITECTURES[architecture].family.partition(":")
@@ -147,14 +147,14 @@ def family_of(architecture: str) -> Family:
 
 
 def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
-    """The error for one that is not in ARCHITECTURES, with the nearest; reason follows "is not supported"."""
+    """Return the error for one that is not in ARCHITECTURES, with the nearest; reason follows "is not supported"."""
     return UnsupportedModelError(
         f"architecture {quoted(architecture)} is not supported{reason}; {_nearest(architecture, ARCHITECTURES)}"
     )
 
 
 def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Container[str] = ()) -> str:
-    """The Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
+    """Return the Hugging Face class name for a GGUF file's general.architecture; raises UnsupportedModelError."""
     candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
     if not candidates:
         known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})

@@ -16,17 +16,17 @@ def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  #
 
 
 def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """A norm's weight where the checkpoint stores it minus 1 (Gemma). In fp32, as norms are."""
+    """Return a norm's weight where the checkpoint stores it minus 1 (Gemma). In fp32, as norms are."""
     return tensor + 1
 
 
 def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """A vector as the one row of a parameter, [1, n]. GGUF drops dimensions of size 1."""
+    """Return a vector as the one row of a parameter, [1, n]. GGUF drops dimensions of size 1."""
     return tensor.reshape(1, -1)
 
 
 def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """A matrix, which GGUF stores as a vector if it has one row."""
+    """Return a matrix, which GGUF stores as a vector if it has one row."""
     return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
 
 
@@ -84,13 +84,14 @@ def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor
 
 
 def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """The same for weights of q_norm or k_norm, [D] or [heads, D]."""
+    """Return the same for weights of q_norm or k_norm, [D] or [heads, D]."""
     assert layer is not None
     return _unpermute(tensor.flatten(), layer, tensor.numel() // layer.attention.head_dim).view(tensor.shape)
 
 
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
-    """Each head's rotary rows from neighboring pairs to halves. Layers without rotary embedding stay as they are.
+    """Return each head's rotary rows from neighboring pairs to halves. Layers without rotary embedding stay as they
+    are.
 
     Works on weights [heads * D, in], biases [heads * D] and packed rows alike.
     """

@@ -17,7 +17,7 @@ class Module:
 
 
 def read_modules(path: Path) -> list[Module]:
-    """A Transformer, then a Pooling, then any number of Dense, then perhaps a Normalize.
+    """Return a Transformer, then a Pooling, then any number of Dense, then perhaps a Normalize.
 
     Raises UnsupportedModelError for others, and for another order.
     """

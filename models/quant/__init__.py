@@ -1,1 +1,1 @@
-"""Quantization: matrices of codes and scales, made, packed and dequantized."""
+"""Quantization: making, packing and dequantizing matrices of codes and scales."""

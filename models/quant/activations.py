@@ -1,4 +1,4 @@
-"""round_rows: the rounding of a quantized layer's input rows that its checkpoint asks for, in plain torch."""
+"""Rounding of a quantized layer's input rows in plain torch, as the checkpoint requires."""
 
 import torch
 
@@ -9,7 +9,7 @@ INT8_MAX = 127.0
 
 
 def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
-    """x [T, columns] rounded to the weights' own 8-bit type, or x where only weights are quantized."""
+    """Round x [T, columns] to the weights' own 8-bit type, or return it unchanged if only weights are quantized."""
     match weight.activation:
         case ActivationQuantization.NONE:
             return x
@@ -26,7 +26,7 @@ def round_rows(x: torch.Tensor, weight: QuantTensor) -> torch.Tensor:
 
 
 def round_by_token(x: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """x [T, columns] fp32 rounded to INT8 or FP8_E4M3 with a scale a row; fp32."""
+    """Round x [T, columns] fp32 to INT8 or FP8_E4M3 with one scale per row; returns fp32."""
     return _rounded(x, _scale(x, encoding), encoding)
 
 

@@ -1,4 +1,4 @@
-"""dequantize: a QuantTensor as a plain matrix, by the formula that defines it; kernels are tested against it."""
+"""Dequantization of a QuantTensor by the formula that defines it; kernels are tested against it."""
 
 import torch
 
@@ -31,7 +31,10 @@ _CHUNK_ELEMENTS = 1 << 22  # dequantized at a time: bounds the fp32 temporaries
 
 
 def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
-    """[rows, columns] in `dtype`, columns in the order of the layer's inputs; computed in fp32 and rounded once."""
+    """Return the matrix [rows, columns] in `dtype`, computed in fp32 and rounded once.
+
+    Columns are in the order of the layer's inputs.
+    """
     rows, columns = tensor.shape
     out = torch.empty(rows, columns, dtype=dtype, device=tensor.codes.device)
     scales = scales_fp32(tensor)
@@ -53,7 +56,7 @@ def dequantize(tensor: QuantTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def scales_fp32(tensor: QuantTensor) -> torch.Tensor:
-    """The scales as numbers; E8M0's bytes are the exponents of fp32, where 2^-127 is subnormal."""
+    """Return the scales in fp32. E8M0's bytes are the exponents of fp32, where 2^-127 is subnormal."""
     if tensor.scales.dtype == torch.uint8:
         return (tensor.scales.to(torch.int32) << 23).clamp_min(1 << 22).view(torch.float32)
     return tensor.scales.float()
@@ -69,7 +72,7 @@ def _decode(codes: torch.Tensor, encoding: Encoding) -> torch.Tensor:
 
 
 def _over_columns(per_group: torch.Tensor, tensor: QuantTensor) -> torch.Tensor:
-    """[rows, groups] -> [rows, columns]; the last group may be short."""
+    """Expand [rows, groups] to [rows, columns]; the last group may be short."""
     columns = tensor.shape[1]
     if per_group.shape[1] == 1:
         return per_group.expand(-1, columns)

@@ -1,9 +1,9 @@
-"""column_factors: factors that a matrix's columns are multiplied by, and their inputs divided by, before quantization.
+"""Factors that multiply a matrix's columns, and divide their inputs, before quantization.
 
-Columns with large inputs should be rounded finely, and are if their factor is larger than those of their group. The
-norm or matrix before can divide the inputs at no cost (AWQ, Lin et al. 2023, arXiv:2306.00978). Where inputs are
-rounded too, this takes the peaks off them (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438). The factors are a power of
-the inputs' size: the power with the smallest error, which some rows of the matrix and some inputs suffice to measure.
+Columns with large inputs should be rounded finely, and are if their factor is larger than the others in their group.
+The norm or matrix before can divide the inputs at no cost (AWQ, Lin et al. 2023, arXiv:2306.00978). If inputs are
+rounded, too, this reduces their peaks (SmoothQuant, Xiao et al. 2022, arXiv:2211.10438). The factors are a power of the
+inputs' size: the power with the smallest error, measured with some rows of the matrix and some inputs.
 """
 
 import torch
@@ -13,7 +13,7 @@ from models.quant.dequantize import dequantize
 from models.quant.gptq import quantize_to_nearest
 from models.quant.tensor import Encoding
 
-# E4M3's relative error is the same at any size, of weights and of inputs, so that factors change nothing.
+# E4M3's relative error is the same at any size of weights and inputs, so that factors would change nothing.
 EQUALIZED = (Encoding.INT4, Encoding.INT8)
 _SAMPLED = 256  # of the matrix's rows
 _POWERS = (0.0, 0.15, 0.3, 0.45, 0.6)
@@ -28,20 +28,21 @@ def column_factors(
     *,
     rounds_inputs: bool,
 ) -> torch.Tensor:
-    """[columns] fp32, about 1. weight: [rows, columns] fp32; sizes: [columns] fp32, sums of the inputs' squares.
+    """Return a factor around 1 for each column, [columns] fp32.
 
-    rows: [n, columns] fp32, some of the inputs. encoding: one of EQUALIZED. rounds_inputs: to INT8 by token.
+    weight: [rows, columns] fp32; sizes: [columns] fp32, sums of the inputs' squares; rows: [n, columns] fp32, some of
+    the inputs. encoding: one of EQUALIZED. rounds_inputs: whether inputs are rounded to INT8 by token.
     """
     weight = weight[:: max(1, len(weight) // _SAMPLED)]
     lengths = sizes.sqrt()
     lengths = (lengths / lengths.mean().clamp_min(1e-30)).clamp_min(1e-4)
 
-    # The error of a row of outputs counts relative to its size, since norms follow: otherwise the few tokens with
+    # The error of a row of outputs counts relative to the row's size, since norms follow: otherwise the few tokens with
     # massive activations would decide alone.
     shares = 1.0 / (rows @ weight.t()).square().sum(1).clamp_min(1e-30)
 
     def error(factors: torch.Tensor) -> float:
-        """Squared error of the products with rounding to the nearest, relative to each row of them."""
+        """Return the squared error of the products after rounding to nearest, relative to each row of products."""
         scaled, divided = weight * factors, rows / factors
         nearest = quantize_to_nearest(scaled, encoding, group_size, torch.float32, sizes / factors.square())
         errors = (divided @ (scaled - dequantize(nearest, torch.float32)).t()).square().sum(1)

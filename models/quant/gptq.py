@@ -1,13 +1,13 @@
-"""quantize_for_inputs: a matrix quantized for given inputs; rounding to the nearest looks at weights alone.
+"""Quantization of a matrix for given inputs (GPTQ), where rounding to nearest looks at weights alone.
 
-What counts is the error of the products, |(W - Q) X|^2 = sum over rows of (w - q) H (w - q)^T with H = X X^T, summed
-over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and corrects each
-column's error in the columns after it. With H = U D U^T, U unit upper triangular, column k is rounded after adding the
-errors of the columns before, each times its element of U's column k (Chee et al. 2023, arXiv:2307.13304, show that the
-codes are the same): one Cholesky factor, no inverse. Columns come in the order of their inputs' size, the largest
-first; the groups' scales are fixed beforehand, so that the order leaves no trace in the file. A scale minimizes its
-group's squared error, in which each column counts by its input's size; INT8's maps the largest number to the largest
-code.
+The error to minimize is that of the products, |(W - Q) X|^2 = sum over rows of (w - q) H (w - q)^T with H = X X^T,
+summed over calibration inputs. GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds column after column and corrects
+each column's error in the columns after it. With H = U D U^T, U unit upper triangular, column k is rounded after adding
+the errors of the columns before, each times its element of U's column k (Chee et al. 2023, arXiv:2307.13304, show that
+the codes are the same). This takes one Cholesky factor and no inverse. Columns are rounded in the order of their
+inputs' size, the largest first; the groups' scales are fixed before, so that the order leaves no trace in the file. A
+scale minimizes its group's squared error, in which each column counts by its input's size; an INT8 scale maps the
+largest number to the largest code.
 """
 
 from dataclasses import dataclass
@@ -21,36 +21,36 @@ from models.quant.round_to_nearest import divisor, fitted_scales
 from models.quant.tensor import Encoding, QuantTensor
 
 _BLOCK = 128  # columns whose errors are applied to the others in one product
-_DAMPING = 0.05  # of H's mean diagonal: inputs that calibration has not seen are still possible
-_CHUNK_ELEMENTS = 1 << 17  # whose scales are fitted at a time: temporaries stay in the caches
+_DAMPING = 0.05  # of H's mean diagonal, for inputs that calibration has not seen
+_CHUNK_ELEMENTS = 1 << 17  # elements whose scales are fitted together, so that temporaries stay in the caches
 _MIN_IMPORTANCE = 1e-4  # of the mean
 _MORE_DAMPING = (1.0, 10.0, 100.0)
-_FP8_CANDIDATES = 8  # of a scale, within the octave after which codes repeat with other exponents
+_FP8_CANDIDATES = 8  # scales within an octave, after which codes repeat with other exponents
 _LEVELS = {Encoding.INT4: (-8.0, 7.0), Encoding.INT8: (-INT8_MAX, INT8_MAX)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactoredInputs:
-    """What quantization needs of a matrix's inputs, once for all matrices that share them.
+    """Statistics of a matrix's inputs for quantization, shared by all matrices with the same inputs.
 
-    sizes: [columns] fp32, the diagonal of H. order: [columns] int64, of `lower`'s rows and columns: the last is
-    rounded first. lower: [columns, columns] fp32, the Cholesky factor of H so ordered and damped.
+    sizes: [columns] fp32, the diagonal of H. order: [columns] int64, the order of `lower`'s rows and columns: the last
+    column is rounded first. lower: [columns, columns] fp32, the Cholesky factor of H in that order, damped.
     """
 
     sizes: torch.Tensor
     order: torch.Tensor
     lower: torch.Tensor
 
-    def over_hessian(self, products: torch.Tensor) -> torch.Tensor:
-        """products [n, columns] times the inverse of H: weights that give them with the least squared error."""
+    def solve(self, products: torch.Tensor) -> torch.Tensor:
+        """Return products [n, columns] times the inverse of H: the weights that fit them with least squares."""
         solved = torch.cholesky_solve(products[:, self.order].t(), self.lower)  # [columns, n]
         out = torch.empty_like(products)
         out[:, self.order] = solved.t()
         return out
 
 
-def factored(hessian: torch.Tensor) -> FactoredInputs:
-    """hessian: [columns, columns] fp32, the sum of x x^T over inputs x. Damped until it has a Cholesky factor.
+def factor_inputs(hessian: torch.Tensor) -> FactoredInputs:
+    """Factor the sum of x x^T over inputs x, [columns, columns] fp32, with as much damping as it takes.
 
     Raises CheckpointError if the inputs are not finite.
     """
@@ -71,10 +71,10 @@ def factored(hessian: torch.Tensor) -> FactoredInputs:
 def quantize_for_inputs(
     weight: torch.Tensor, inputs: FactoredInputs, encoding: Encoding, group_size: int, scale_dtype: torch.dtype
 ) -> QuantTensor:
-    """weight: [rows, columns] of any float type.
+    """Quantize a weight [rows, columns] of any float type with the least error for the inputs.
 
-    encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they
-    are stored, in `scale_dtype`.
+    encoding: INT4, INT8 or FP8_E4M3. group_size: divides the columns. Codes are chosen for the scales as they are
+    stored, in `scale_dtype`.
     """
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, inputs.sizes).to(scale_dtype)
@@ -90,7 +90,10 @@ def quantize_to_nearest(
     scale_dtype: torch.dtype,
     importance: torch.Tensor | None = None,
 ) -> QuantTensor:
-    """The same without regard to inputs. importance: [columns], their weights in the choice of scales."""
+    """Quantize a weight by rounding to nearest; arguments as in `quantize_for_inputs`.
+
+    importance: [columns], weights of the columns' errors in the choice of scales.
+    """
     weight = weight.to(torch.float32)
     scales = _scales(weight, encoding, group_size, importance).to(scale_dtype)
     values = weight / divisor(scales).repeat_interleave(group_size, 1)
@@ -98,7 +101,7 @@ def quantize_to_nearest(
 
 
 def _nearest_levels(values: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-    """The numbers that codes represent: integers, or those of E4M3. fp32, as `values`."""
+    """Round values to the numbers that codes represent, integers or E4M3's; fp32."""
     if encoding is Encoding.FP8_E4M3:
         return values.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(torch.float32)
     return values.round().clamp_(*_LEVELS[encoding])
@@ -113,7 +116,7 @@ def _with_codes(levels: torch.Tensor, scales: torch.Tensor, encoding: Encoding, 
 
 
 def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importance: torch.Tensor | None) -> torch.Tensor:
-    """[rows, groups] fp32. importance: [columns]."""
+    """Return a scale for each group, [rows, groups] fp32. importance: [columns]."""
     groups = weight.unflatten(1, (-1, group_size))
     by_group = None if importance is None else _floored(importance).unflatten(0, (-1, group_size))
     if encoding is Encoding.INT4:
@@ -126,10 +129,10 @@ def _scales(weight: torch.Tensor, encoding: Encoding, group_size: int, importanc
 
 
 def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
-    """Of scales from that of the largest number on, those with the least error: it depends on where in E4M3's binades
-    numbers lie.
+    """Return the scales with the least error, [rows, groups].
 
-    groups: [rows, groups, columns]; importance: [groups, columns].
+    The smallest candidate maps a group's largest number to E4M3's largest. The error depends on where in E4M3's binades
+    numbers lie. groups: [rows, groups, columns]; importance: [groups, columns].
     """
     smallest = groups.abs().amax(-1) / FP8_MAX
     scales, least_error = smallest, torch.full_like(smallest, torch.inf)
@@ -144,7 +147,7 @@ def _fitted_fp8_scales(groups: torch.Tensor, importance: torch.Tensor) -> torch.
 
 
 def _floored(importance: torch.Tensor) -> torch.Tensor:
-    """Above 0, so that groups without calibration inputs keep their weights too."""
+    """Return the importance raised above 0, so that groups without calibration inputs keep their weights, too."""
     mean = importance.mean()
     return importance + torch.where(mean == 0, 1.0, mean * _MIN_IMPORTANCE)
 
@@ -152,7 +155,7 @@ def _floored(importance: torch.Tensor) -> torch.Tensor:
 def _levels_for_inputs(
     weight: torch.Tensor, inputs: FactoredInputs, divisors: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
-    """Numbers [rows, columns] of the encoding; times the divisors [rows, columns] they are the weights."""
+    """Return the numbers [rows, columns] that codes represent; times the divisors [rows, columns] they are weights."""
     order = inputs.order
     weight = weight.t()[order].contiguous()  # [columns, rows]: a column of weights is a row in memory
     divisors = divisors.t()[order].contiguous()

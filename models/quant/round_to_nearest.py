@@ -1,4 +1,4 @@
-"""quantize_matrix: round-to-nearest quantization of one matrix, with a search for each group's scale."""
+"""Round-to-nearest quantization of a matrix, with a search for each group's scale."""
 
 import torch
 
@@ -8,29 +8,29 @@ from models.quant.nibbles import pack_nibbles
 from models.quant.scaled_weight import quantize_natively
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
-# What --quantization makes: columns that share a scale; None is a scale a row.
+# Columns that share a scale in matrices made by --quantization; None: one scale per row.
 GROUP_SIZES = {Encoding.INT4: 32, Encoding.INT8: None, Encoding.FP8_E4M3: None, Encoding.NF4: 64, Encoding.FP4: 64}
 _CHUNK_ELEMENTS = 1 << 17  # quantized at a time: bounds the temporaries, and keeps them in the caches
-# Candidates of a symmetric scale: the code, below zero, that a group's extreme would get; beyond -8 it is clipped.
+# Candidates of a symmetric scale, as the negated code that a group's extreme would get; beyond 8 it is clipped.
 _EXTREME_CODES = (7.0, 7.5, 8.0, 8.5, 9.0, 9.75, 10.5)  # as in kernels/cpu/src/scaled/quantize.cpp
 _SMALLEST_DIVISOR = 1e-36  # its inverse is finite; groups of smaller numbers become zeros
-_SHRINKING = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # candidates of an asymmetric range, of that from minimum to maximum
+_SHRINKING = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # candidates of an asymmetric range, relative to maximum - minimum
 
 
 def kind_on_load(encoding: Encoding, columns: int, group_size: int | None = None) -> QuantKind:
-    """What `quantize_matrix` makes of a matrix; group_size: as there."""
+    """Return the kind of matrix that `quantize_matrix` makes with this group size."""
     return QuantKind(encoding, min(group_size or GROUP_SIZES[encoding] or columns, columns))
 
 
 def quantize_matrix(
     weight: torch.Tensor, encoding: Encoding, group_size: int | None = None, symmetric: bool = True
 ) -> QuantTensor:
-    """The matrix nearest to `weight` [rows, columns], of any float type on any device, that `encoding` can represent.
+    """Quantize `weight` [rows, columns], of any float type on any device, by rounding to nearest.
 
-    group_size: columns that share a scale, by default that of GROUP_SIZES; the last group may be smaller. Scales of
-    8-bit codes are fp32; those of 4-bit codes bf16, which costs nothing measurable (codes are chosen for the stored
-    scale) and has the range of weights, where fp16 ends at 6e-8. Scales of INT4 minimize the group's squared error,
-    the others map its largest number to the largest code. symmetric: without zero points, which only INT4 can have.
+    group_size: columns that share a scale, by default from GROUP_SIZES; the last group may be smaller. Scales of 8-bit
+    codes are fp32. Scales of 4-bit codes are bf16, which costs nothing measurable (codes are chosen for the stored
+    scale) and has the range of weights, where fp16 ends at 6e-8. Scales of INT4 minimize the group's squared error; the
+    others map its largest number to the largest code. symmetric: without zero points, which only INT4 can have.
     """
     rows, columns = weight.shape
     assert symmetric or encoding is Encoding.INT4, f"{encoding.name} has no zero points"
@@ -53,7 +53,7 @@ def quantize_matrix(
 def _quantized_rows(
     weight: torch.Tensor, encoding: Encoding, size: int, symmetric: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """(codes, scales, zeros) of some rows."""
+    """Return codes, scales and zeros of some rows."""
     rows, columns = weight.shape
     groups = torch.nn.functional.pad(weight.to(torch.float32), (0, -columns % size)).view(rows, -1, size)
     zeros = None
@@ -78,17 +78,18 @@ def _quantized_rows(
 
 
 def _symmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes 0..15 about a zero point of 8, and scales."""
+    """Return codes 0..15 about a zero point of 8, and scales."""
     scales = _rounded_scales(fitted_scales(groups))
     codes = (groups / divisor(scales)).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
     return codes, scales
 
 
 def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) -> torch.Tensor:
-    """Scales [rows, groups, 1] for codes -8..7 of groups [rows, groups, columns] fp32: the clipping of several
-    with the least squared error, in which each column counts by its `importance` [groups, columns].
+    """Return scales [rows, groups, 1] for codes -8..7 of groups [rows, groups, columns] fp32.
 
-    With codes q fixed, the best scale is sum(xq) / sum(qq), and it leaves an error of sum(xx) - sum(xq)^2 / sum(qq).
+    Of several clippings, the one with the least squared error is chosen, where each column counts by its `importance`
+    [groups, columns]. With codes q fixed, the best scale is sum(xq) / sum(qq), and its error is
+    sum(xx) - sum(xq)^2 / sum(qq).
     """
     high, low = groups.amax(-1, keepdim=True), groups.amin(-1, keepdim=True)
     extremes = torch.where(high > -low, high, low)
@@ -107,7 +108,7 @@ def fitted_scales(groups: torch.Tensor, importance: torch.Tensor | None = None) 
 
 
 def _asymmetric_int4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes 0..15, scales and zero points 0..15, by the least squared error over several ranges."""
+    """Return codes 0..15, scales and zero points 0..15 with the least squared error over several ranges."""
     low = groups.amin(-1, keepdim=True).clamp_max(0.0)  # zero stays representable
     high = groups.amax(-1, keepdim=True).clamp_min(0.0)
     best = torch.full_like(low, torch.inf)
@@ -128,16 +129,16 @@ def _nearest_of_table(groups: torch.Tensor, encoding: Encoding) -> tuple[torch.T
     table = torch.tensor(TABLES[encoding], device=groups.device)
     ordered, order = table.sort()
     scales = _rounded_scales(groups.abs().amax(-1, keepdim=True))
-    places = torch.bucketize(groups / divisor(scales), (ordered[1:] + ordered[:-1]) / 2)
-    return order[places].to(torch.uint8), scales
+    nearest = torch.bucketize(groups / divisor(scales), (ordered[1:] + ordered[:-1]) / 2)
+    return order[nearest].to(torch.uint8), scales
 
 
 def _rounded_scales(scales: torch.Tensor) -> torch.Tensor:
-    """bf16, as stored, so that codes are chosen for the stored scale."""
+    """Round scales to bf16, as stored, so that codes are chosen for the stored scale."""
     return scales.to(torch.bfloat16)
 
 
 def divisor(scales: torch.Tensor) -> torch.Tensor:
-    """The scales in fp32, 1 where they are too small to divide by."""
+    """Return the scales in fp32, with 1 in place of scales that are too small to divide by."""
     wide = scales.to(torch.float32)
     return torch.where(wide.abs() < _SMALLEST_DIVISOR, 1.0, wide)

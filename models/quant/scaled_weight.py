@@ -1,7 +1,7 @@
 """ScaledWeight: a matrix of codes with scales, packed for the native kernels (C++).
 
-Layouts are in kernels/cpu/src/scaled/scaled_codes.h, the arithmetic in scaled_linear.cpp beside it. Codes, scales and
-zeros stay those of the checkpoint, so that a row looked up is the format's value exactly.
+Layouts are in kernels/cpu/src/scaled/scaled_codes.h, the arithmetic in scaled_linear.cpp. Codes, scales and zeros stay
+those of the checkpoint, so that a looked-up row has exactly the values of the format.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _STEP = 32  # columns
 
 
 def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
-    """Why the kernels do not take a matrix of that kind and width, or None if they do."""
+    """Return why the kernels do not take a matrix of this kind and width, or None if they do."""
     if columns % 16:
         return f"{columns} columns are not a multiple of 16"
     if kind.group_size < columns and kind.group_size % _STEP:
@@ -51,7 +51,7 @@ def scaled_refusal(kind: QuantKind, columns: int) -> str | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScaledWeight:
-    """A packed QuantTensor. permutation: [columns] int32, the input's columns in the order of the codes', or None."""
+    """A packed QuantTensor. permutation: [columns] int32, the input column of each code column, or None."""
 
     encoding: Encoding
     format: int  # the word of a ScaledFormat
@@ -87,7 +87,7 @@ class ScaledWeight:
         )
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None) -> torch.Tensor:
-        """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns], in the order of the layer's inputs."""
+        """Return the dequantized rows `ids` ([T] int64, within the matrix): [T, columns] in the layer's input order."""
         computed = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
         out = torch.empty(len(ids), self.columns, dtype=computed)
         (library or required_library()).scaled_gather_rows(
@@ -102,9 +102,9 @@ class ScaledWeight:
 def pack_quantized(
     quantized: QuantTensor, *, arena: HugePageArena | None = None, library: KernelLibrary | None = None
 ) -> ScaledWeight:
-    """The packed form of a matrix that `scaled_refusal` accepts; it does not reference `quantized`.
+    """Pack a matrix that `scaled_refusal` accepts; the result does not reference `quantized`.
 
-    arena: memory for the packed bytes; without one they have their own.
+    arena: memory for the packed bytes, or None to allocate it.
     """
     library = library or required_library()
     encoding = quantized.encoding
@@ -129,7 +129,7 @@ def pack_quantized(
 def quantize_natively(
     weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
 ) -> QuantTensor | None:
-    """`quantize_matrix` for INT4 without zero points and for NF4, or None where the kernel does not take the matrix."""
+    """Quantize like `quantize_matrix`, for INT4 without zero points and NF4; None if the kernel does not support it."""
     library = library or kernel_library()
     rows, columns = weight.shape
     if (
@@ -152,7 +152,7 @@ def quantize_natively(
 
 
 def _for_each_row(values: torch.Tensor, row_group: int, rows: int) -> torch.Tensor:
-    """[rows / row_group, groups] -> [rows, groups], contiguous."""
+    """Expand [rows / row_group, groups] to [rows, groups], contiguous."""
     if row_group > 1:
         values = values.repeat_interleave(row_group, 0)[:rows]
     return values.contiguous()

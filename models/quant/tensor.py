@@ -1,4 +1,4 @@
-"""QuantTensor: a quantized matrix as read from a checkpoint of any format, before it is packed for the kernels."""
+"""QuantTensor: a quantized matrix from a checkpoint of any format, before it is packed for the kernels."""
 
 import dataclasses
 import enum
@@ -11,22 +11,22 @@ from models.errors import UnsupportedModelError
 
 
 class Encoding(enum.Enum):
-    """How one code represents a number, before scale and zero point."""
+    """Representation of a number by a code, before scale and zero point."""
 
-    INT4 = enum.auto()  # 0..15, two a byte; the zero point is 8 where none is given
-    INT8 = enum.auto()  # int8; the zero point is 0 where none is given
+    INT4 = enum.auto()  # 0..15, two per byte; the zero point is 8 if none is given
+    INT8 = enum.auto()  # int8; the zero point is 0 if none is given
     FP8_E4M3 = enum.auto()  # float8_e4m3fn
-    NF4 = enum.auto()  # index into QLoRA's table of 16 quantiles (Dettmers et al. 2023, appendix E), two a byte
-    FP4 = enum.auto()  # bitsandbytes' 4-bit float, an index into its table of 16, two a byte
-    E2M1 = enum.auto()  # OCP 4-bit float of MXFP4, two a byte
-    IQ4_NL = enum.auto()  # index into GGUF's table of 16 integers, two a byte
+    NF4 = enum.auto()  # index into QLoRA's table of 16 quantiles (Dettmers et al. 2023, appendix E), two per byte
+    FP4 = enum.auto()  # bitsandbytes' 4-bit float, an index into its table of 16, two per byte
+    E2M1 = enum.auto()  # OCP 4-bit float of MXFP4, two per byte
+    IQ4_NL = enum.auto()  # index into GGUF's table of 16 integers, two per byte
 
 
-WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # a byte a code; the others have half a byte
+WIDE_ENCODINGS = (Encoding.INT8, Encoding.FP8_E4M3)  # one byte per code; the others take half a byte
 
 
 class ActivationQuantization(enum.Enum):
-    """How a checkpoint asks for the layer's inputs to be rounded."""
+    """Rounding of a layer's inputs that the checkpoint requires."""
 
     NONE = enum.auto()  # weight-only
     DYNAMIC_PER_TOKEN = enum.auto()  # in the weights' encoding, a scale for each row
@@ -36,7 +36,7 @@ class ActivationQuantization(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class QuantKind:
-    """The properties of a quantized matrix that are known before it is read; fields as in QuantTensor."""
+    """Properties of a quantized matrix that are known before it is read; fields as in QuantTensor."""
 
     encoding: Encoding
     group_size: int
@@ -49,10 +49,10 @@ class QuantKind:
 class QuantTensor:
     """A matrix [rows (outputs), columns (inputs)]: value[r, c] = (decode(code[r, c]) - zero[r, g]) * scale[r, g].
 
-    codes: [rows, columns] int8 or float8_e4m3fn; 4-bit ones [rows, columns / 2] uint8, even columns in low nibbles.
+    codes: [rows, columns] int8 or float8_e4m3fn; 4-bit codes [rows, columns / 2] uint8, even columns in low nibbles.
     scales: [rows / row_group, columns / group_size], both rounded up, in the format's own dtype (fp16, bf16, fp32;
     uint8 for E8M0).
-    zeros: as `scales` in shape, uint8 or int8, or None for the encoding's own zero point.
+    zeros: uint8 or int8 in the shape of `scales`, or None for the encoding's own zero point.
     group_size: columns that share a scale; `columns` for a scale per row. row_group: rows that share it (1; 128 for
     block-wise FP8; `rows` for a scale per tensor).
     permutation: [columns] int64, or None: code column j multiplies input column permutation[j] (GPTQ's act-order,
@@ -82,9 +82,9 @@ class QuantTensor:
 
 
 def rearranged_rows(quantized: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
-    """The matrix with its rows moved as `rearrange` moves those of any tensor; each row keeps its scales.
+    """Move the matrix's rows as `rearrange` moves the rows of any tensor; each row keeps its scales.
 
-    Raises UnsupportedModelError if `rearrange` does something else, such as transpose.
+    Raises UnsupportedModelError if `rearrange` does anything else, such as transpose.
     """
     rows = quantized.shape[0]
     before = torch.arange(rows)[:, None]

@@ -113,7 +113,7 @@ def _unreachable(error: Exception) -> str:
 
 
 def _silent_bars() -> type[Any]:
-    """A tqdm class that draws nothing."""
+    """Return a tqdm class that draws nothing."""
     from huggingface_hub.utils import tqdm
 
     class SilentBar(tqdm):

@@ -21,7 +21,7 @@ from typing import Any
 from models.errors import SourceError
 from models.progress import ProgressReport
 from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
-from models.system.file_lock import locked
+from models.system.file_lock import exclusive_lock
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ class _WrongHash(Exception):
 
 
 def http_errors() -> tuple[type[Exception], ...]:
-    """The base of errors of the HTTP library that this version of huggingface_hub uses: requests, httpx or httpx2."""
+    """Return the base of errors of the HTTP library that this version of huggingface_hub uses: requests, httpx or
+    httpx2.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
     own = ("huggingface_hub", "builtins")
@@ -135,7 +137,7 @@ class _Total:
 
 
 def hub_cache() -> Path:
-    """The folder of huggingface_hub's cache."""
+    """Return the folder of huggingface_hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE).expanduser()
@@ -206,7 +208,9 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
     """Raises SourceError or OSError."""
     blob = blobs / file.sha256
     try:
-        with locked(blobs / f"{file.sha256}{FETCHING}", lambda: total.say("wait for another download of the model")):
+        with exclusive_lock(
+            blobs / f"{file.sha256}{FETCHING}", lambda: total.say("wait for another download of the model")
+        ):
             if blob.exists():  # the process that had the lock before has fetched it
                 total.add(file.size)
                 return

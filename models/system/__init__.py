@@ -1,1 +1,1 @@
-"""The machine: memory, cores, control groups, the cache folder, file modes."""
+"""The machine: memory, cores, control groups, the cache folder, file locks and modes."""

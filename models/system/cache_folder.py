@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$HEADRACE_CACHE, else $XDG_CACHE_HOME/headrace, else ~/.cache/headrace; it may not exist yet."""
+    """Return $HEADRACE_CACHE, else $XDG_CACHE_HOME/headrace, else ~/.cache/headrace; the folder may not exist."""
     if chosen := os.environ.get("HEADRACE_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

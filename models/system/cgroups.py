@@ -1,4 +1,4 @@
-"""The control groups that this process is in: where a container's or a service's limits are written."""
+"""The control groups of this process, which hold the limits of a container or a service."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
-def own_folders(controller: str, cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> Iterator[Path]:
-    """Folders of the process's groups that may limit `controller`, and of the groups above, as far as can be seen.
+def own_cgroup_folders(controller: str, cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> Iterator[Path]:
+    """Yield the folders of the process's groups that may limit `controller`, and of the visible groups above them.
 
-    cgroups: where they are mounted; own_cgroups: the lines `id:controllers:path` of this process (v1 and v2). In a
-    container the path is often of the host, and the mount shows the container's group as its root.
+    cgroups: the mount point; own_cgroups: the file with this process's lines `id:controllers:path` (v1 and v2). In a
+    container the path is often the host's, and the mount shows the container's group as its root.
     """
     try:
         lines = own_cgroups.read_text().splitlines()

@@ -1,18 +1,18 @@
-"""How many CPUs this process may use: its affinity, and the quotas of its control groups."""
+"""The CPUs this process may use, by its affinity and the quotas of its control groups."""
 
 import os
 from pathlib import Path
 
-from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_folders
+from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_cgroup_folders
 
 
 def allowed_cpus() -> set[int]:
-    """The CPUs that the process may run on, by a cpuset, taskset or the like."""
+    """Return the CPUs that the process may run on, as set by a cpuset, taskset or the like."""
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def usable_cores() -> int:
-    """Physical cores in this process's affinity, but no more than a container's CPU quota pays for.
+    """Return the number of physical cores in this process's affinity, at most the CPU quota of its container.
 
     Hyper-threads of one core share the units that kernels keep busy. With more threads than the quota, all of them
     are stopped together for the rest of each period (100 ms), so a fraction of a core is not rounded up.
@@ -34,8 +34,8 @@ def _physical_cores() -> int:
 
 
 def cpu_quota(cgroups: Path = CGROUPS, own_cgroups: Path = OWN_CGROUPS) -> float | None:
-    """CPUs that the control groups grant, the smallest of the process's group and those above it; None: no limit."""
-    folders = own_folders("cpu", cgroups, own_cgroups)
+    """Return the smallest CPU quota of the process's control group and the groups above it; None: no limit."""
+    folders = own_cgroup_folders("cpu", cgroups, own_cgroups)
     quotas = [quota for folder in folders if (quota := _folder_quota(folder)) is not None]
     return min(quotas, default=None)
 

@@ -1,4 +1,4 @@
-"""locked: one process at a time, by a lock on a file that goes with it."""
+"""Locks between processes, by a file that exists only while its lock is held."""
 
 import contextlib
 import fcntl
@@ -9,14 +9,15 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
-    """Holds a lock on the file, then removes it; the kernel releases a lock however the process ends, so none is stale.
+def exclusive_lock(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock on the file at `path` for the context's duration, then remove the file.
 
-    on_wait is called if another process holds it. Raises OSError.
+    on_wait is called if another process holds the lock. No lock is stale: the kernel releases it however the process
+    ends. Raises OSError.
 
-    A process that waits for the lock gets it on a file that its holder has removed, and the next process, which makes a
-    new file, does not see that lock. So a lock counts only if its file is still the one at `path`, and only its holder
-    removes the file.
+    A process that waited gets the lock on a file that the last holder has removed, and the next process, which makes a
+    new file, does not see that lock. So a lock counts only if its file is still the file at `path`, and only the holder
+    removes it.
     """
     while True:
         with path.open("w") as file:
@@ -30,13 +31,13 @@ def locked(path: Path, on_wait: Callable[[], object]) -> Iterator[None]:
             try:
                 yield
             finally:
-                if _is_at(path, file):  # otherwise the cache was cleared, and the file is another process's
+                if _is_at(path, file):  # otherwise the cache was cleared, and the file belongs to another process
                     path.unlink()
             return
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock at `path`. Raises no errors: what cannot be looked at is not locked."""
+    """Whether a process holds the lock at `path`. A file that cannot be opened counts as not locked."""
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,12 +1,12 @@
-"""Modes of files that were made as temporary files, which only their owner can read."""
+"""Modes of files that were made as temporary files, which only the owner can read."""
 
 import os
 from pathlib import Path
 
 
-def give_usual_modes(*paths: Path) -> None:
-    """Give files and folders the modes that new ones have. Raises OSError."""
-    mask = os.umask(0)  # reading it needs setting it
+def set_default_modes(*paths: Path) -> None:
+    """Set the modes of files and folders to those of new ones. Raises OSError."""
+    mask = os.umask(0)  # reading the mask requires setting it
     os.umask(mask)
     for path in paths:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

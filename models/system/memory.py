@@ -1,4 +1,4 @@
-"""Memory that can be allocated: on a device, or on this machine within the limits of control groups and process."""
+"""Memory that can be allocated on a device, or on this machine within the limits of its control groups and process."""
 
 import os
 import resource
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.errors import ModelError
-from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_folders
+from models.system.cgroups import CGROUPS, OWN_CGROUPS, own_cgroup_folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ _SYSTEM = SystemFiles()
 
 
 def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
-    """Memory that a new allocation on `device` may take now. Files in the system's cache count as free."""
+    """Return the bytes that can be allocated on `device` now. Files in the system's cache count as free."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -34,7 +34,7 @@ def free_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> 
 
 
 def obtainable_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTEM) -> int:
-    """The most that can be allocated on `device` at all: with what the system could move to its swap."""
+    """Return the bytes that can be allocated on `device` if the system moves as much as it can to its swap."""
     if device.type == "cuda":
         return free_memory_bytes(device)
     swap = min([_fields(files.meminfo).get("SwapFree:", 0) * 1024, *_groups_free_swap_bytes(files)])
@@ -44,7 +44,7 @@ def obtainable_memory_bytes(device: torch.device, *, files: SystemFiles = _SYSTE
 def require_memory(needed_bytes: int, device: torch.device) -> None:
     """Raise ModelError if there is not enough memory for weights.
 
-    On a CPU the allocation would succeed, and the system would kill the process when it writes to the memory.
+    On a CPU the allocation would succeed, and the system would kill the process when it writes to that memory.
     """
     obtainable_bytes = obtainable_memory_bytes(device)
     if needed_bytes > obtainable_bytes:
@@ -60,22 +60,22 @@ def not_enough_memory(needed_bytes: int, obtainable_bytes: int, device: torch.de
 
 
 def _free_bytes(files: SystemFiles) -> int:
-    """The least that the machine and the control groups of the process have free."""
+    """Return the smallest number of free bytes of the machine and the process's control groups."""
     available = _fields(files.meminfo).get("MemAvailable:")
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if available is None else available * 1024
-    groups = own_folders("memory", files.cgroups, files.own_cgroups)
+    groups = own_cgroup_folders("memory", files.cgroups, files.own_cgroups)
     return min([free, *(limited for group in groups if (limited := _group_free_bytes(group)) is not None)])
 
 
 _NO_LIMIT = 1 << 62  # version 1 writes the largest multiple of a page
-# Of versions 2 and 1: limit, use, and the prefix of the statistics that include the groups below.
+# For versions 2 and 1: limit, use, and the prefix of the statistics that include the groups below.
 _LAYOUTS = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
 
 
 def _group_free_bytes(group: Path) -> int | None:
-    """Limit less use of one control group, where cached files do not count as use; None: no limit."""
+    """Return the limit less the use of one control group; cached files do not count as use. None: no limit."""
     for limit_file, usage_file, prefix in _LAYOUTS:
-        if (free := _left(group / limit_file, group / usage_file)) is not None:
+        if (free := _remaining(group / limit_file, group / usage_file)) is not None:
             statistics = _fields(group / "memory.stat")
             cached = sum(statistics.get(f"{prefix}{name}_file", 0) for name in ("active", "inactive"))
             return max(0, free + cached)
@@ -83,21 +83,21 @@ def _group_free_bytes(group: Path) -> int | None:
 
 
 def _groups_free_swap_bytes(files: SystemFiles) -> list[int]:
-    """What each control group with a limit of its own may still move to swap."""
+    """Return the bytes that each control group with a limit may still move to swap."""
     free = []
-    for group in own_folders("memory", files.cgroups, files.own_cgroups):
-        swap = _left(group / "memory.swap.max", group / "memory.swap.current")
+    for group in own_cgroup_folders("memory", files.cgroups, files.own_cgroups):
+        swap = _remaining(group / "memory.swap.max", group / "memory.swap.current")
         if swap is None:  # version 1 limits memory and swap together
-            memory = _left(group / "memory.limit_in_bytes", group / "memory.usage_in_bytes")
-            both = _left(group / "memory.memsw.limit_in_bytes", group / "memory.memsw.usage_in_bytes")
+            memory = _remaining(group / "memory.limit_in_bytes", group / "memory.usage_in_bytes")
+            both = _remaining(group / "memory.memsw.limit_in_bytes", group / "memory.memsw.usage_in_bytes")
             swap = None if memory is None or both is None else both - max(0, memory)
         if swap is not None:
             free.append(max(0, swap))
     return free
 
 
-def _left(limit_path: Path, usage_path: Path) -> int | None:
-    """A limit less its use; None where there is no limit."""
+def _remaining(limit_path: Path, usage_path: Path) -> int | None:
+    """Return a limit less its use, or None if there is no limit."""
     try:
         limit, usage = limit_path.read_text().strip(), int(usage_path.read_text())
     except OSError:
@@ -106,7 +106,7 @@ def _left(limit_path: Path, usage_path: Path) -> int | None:
 
 
 def _address_space_left(status: Path) -> int:
-    """What the process may still map within its own limit (ulimit -v)."""
+    """Return the bytes that the process may still map within its own limit (ulimit -v)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return sys.maxsize
@@ -114,7 +114,7 @@ def _address_space_left(status: Path) -> int:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """First number of each line by the line's first word; empty if there is no such file."""
+    """Return the first number of each line by the line's first word; empty if there is no such file."""
     if not path.exists():
         return {}
     lines = (line.split() for line in path.read_text().splitlines())

@@ -21,7 +21,7 @@ _IS_VALUE, _WIDE, _HAS_VALUE = 1 << 31, 1 << 9, 1 << 8
 
 
 def gguf_charsmap(value: object, path: Path) -> bytes:
-    """The table that tokenizer.ggml.precompiled_charsmap of the file at `path` holds; b"" if it has none.
+    """Return the table that tokenizer.ggml.precompiled_charsmap of the file at `path` holds; b"" if it has none.
 
     Bytes, as numbers with or without a sign; or, as some converters wrote it, the characters of its base64. Raises
     CheckpointError for anything else, and for a table that leads outside itself.

@@ -117,7 +117,7 @@ def _sentencepiece_bpe(
 
 
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """All pairs of tokens that join to a third, the best score first.
+    """Return all pairs of tokens that join to a third, the best score first.
 
     SentencePiece joins the neighbors whose joint token scores best, the leftmost of equals, and `tokenizers` takes the
     merge listed first. All tokens of a trained vocabulary have scores of their own, so the orders agree.

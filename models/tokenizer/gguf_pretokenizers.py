@@ -19,12 +19,12 @@ class WordSplit:
 
 
 def _ranges(points: str) -> str:
-    """The inside of a class, from ranges of code points."""
+    """Return the inside of a class, from ranges of code points."""
     return re.sub(r"[0-9A-F]+", lambda point: rf"\x{{{point[0]}}}", points).replace(" ", "")
 
 
 def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
-    """The word pattern that Llama 3, Qwen and similar ones share except for these parts."""
+    """Return the word pattern that Llama 3, Qwen and similar ones share except for these parts."""
     return rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{not_symbol}]+[\r\n]*|{_SPACES}"
 
 

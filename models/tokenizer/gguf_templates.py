@@ -41,7 +41,7 @@ def _surround(tokenizer: Tokenizer, single: str, other: str, vocabulary: Mapping
 def special_token(
     metadata: Mapping[str, Any], roles: Sequence[str], usual: str, vocabulary: Mapping[str, int], path: Path
 ) -> str:
-    """The token that the first of `roles` names, else the usual one; CheckpointError if there is neither."""
+    """Return the token that the first of `roles` names, else the usual one; CheckpointError if there is neither."""
     by_id: dict[object, str] = {token_id: token for token, token_id in vocabulary.items()}
     for role in roles:
         token = by_id.get(metadata.get(f"tokenizer.ggml.{role}_token_id"))

@@ -19,7 +19,7 @@ _MAX_WORD = 100  # characters; a longer word is unknown, as in BERT's own tokeni
 
 
 def original_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
-    """The tokens as BERT's vocab.txt has them."""
+    """Return the tokens as BERT's vocab.txt has them."""
     return [
         token if kind == _CONTROL else token.removeprefix(_SPACE) if token.startswith(_SPACE) else _CONTINUING + token
         for token, kind in zip(tokens, types, strict=True)

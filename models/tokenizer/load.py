@@ -168,7 +168,7 @@ def _tokenizer_of(root: Path) -> Tokenizer:
 
 
 def _converted(root: Path) -> Tokenizer:
-    """The tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
+    """Return the tokenizer of a folder that has only a SentencePiece model, or vocab.json and merges.txt.
 
     transformers takes seconds to import and to convert, so the result is cached.
     """
@@ -208,7 +208,7 @@ def _convert(root: Path) -> Tokenizer:
 
 
 def _explain_no_tokenizer(root: Path) -> str:
-    """The message for a folder with neither a tokenizer.json nor files that transformers converts to one."""
+    """Return the message for a folder with neither a tokenizer.json nor files that transformers converts to one."""
     models = sorted(path.name for path in root.glob("*.model"))
     if not models:
         return f"{root} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"
@@ -219,7 +219,7 @@ def _explain_no_tokenizer(root: Path) -> str:
 
 
 def _listed_tokens(config: HFConfig) -> list[AddedToken]:
-    """The tokens of `added_tokens_decoder`, in the order of their ids."""
+    """Return the tokens of `added_tokens_decoder`, in the order of their ids."""
     listed = config.raw("added_tokens_decoder") or {}
     try:
         return [
@@ -247,7 +247,9 @@ def _add_configured_tokens(
 
 
 def _chat_template(root: Path, config: HFConfig) -> str | None:
-    """The template of chat_template.jinja, else chat_template.json, else tokenizer_config.json: newest form first."""
+    """Return the template of chat_template.jinja, else chat_template.json, else tokenizer_config.json: newest form
+    first.
+    """
     jinja = root / "chat_template.jinja"
     if jinja.is_file():
         return read_text(jinja)
@@ -267,7 +269,7 @@ def _checked_template(template: object, source: str) -> str | None:
 
 
 def _read_optional(path: Path) -> HFConfig:
-    """The JSON object of a file; an empty one where it is absent."""
+    """Return the JSON object of a file; an empty one where it is absent."""
     return read_json_config(path) if path.is_file() else HFConfig({}, str(path))
 
 

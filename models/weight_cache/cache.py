@@ -44,7 +44,7 @@ class WeightCache:
     requires_huge_pages: bool = True
 
     def find(self, key: str, progress: ProgressReport) -> WeightFile | None:
-        """The file saved under `key`, mapped; None if there is none, it is damaged, or not in huge pages."""
+        """Return the file saved under `key`, mapped; None if there is none, it is damaged, or not in huge pages."""
         path = self.path(key)
         try:
             file = map_weight_file(path, lambda done, total: progress("map weights", done, total, "B"))

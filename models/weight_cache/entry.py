@@ -63,7 +63,7 @@ class CachedWeights:
 def cached_weights(
     cache: WeightCache, files: ModelFiles, state: str, weights: WeightOptions, overrides: Mapping[str, Any]
 ) -> CachedWeights:
-    """The entry of a model on native linear kernels. state: of `files_state`, before the files were opened."""
+    """Return the entry of a model on native linear kernels. state: of `files_state`, before the files were opened."""
     digest = hashlib.blake2b(state.encode(), digest_size=20)
     if weights.quantize_to is None:  # then the other options change nothing: a draft of the same file shares its entry
         weights = WeightOptions(keeps_quantized=weights.keeps_quantized)

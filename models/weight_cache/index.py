@@ -16,13 +16,13 @@ class WeightFileError(Exception):
 
 
 def packed_index(fields: Mapping[str, Any]) -> bytes:
-    """The index and the tail behind it. fields: JSON."""
+    """Return the index and the tail behind it. fields: JSON."""
     index = json.dumps(fields).encode()
     return index + _TAIL.pack(len(index), _digest(index), _MAGIC)
 
 
 def read_index(file: BinaryIO) -> Any:
-    """The index as this version wrote it: the hash proves that, and its fields need no further check."""
+    """Return the index as this version wrote it: the hash proves that, and its fields need no further check."""
     size = os.fstat(file.fileno()).st_size
     if size < _TAIL.size:
         raise WeightFileError("it is too short")

@@ -21,7 +21,7 @@ Records = dict[str, list[tuple[str | None, Record]]]  # a layer's name -> (shard
 
 
 def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | None:
-    """All loaded weights; None if torch dequantizes those of a layer, which are the checkpoint's own."""
+    """Return all loaded weights; None if torch dequantizes those of a layer, which are the checkpoint's own."""
     tensors: dict[str, torch.Tensor] = {}
     records: Records = {}
     for name, module in decoder.named_modules():
@@ -76,7 +76,7 @@ def _native_layers(modules: Mapping[str, nn.Module]) -> dict[str, tuple[Linear, 
 def _native_weights(
     layers: Mapping[str, tuple[Linear, NativeLinearMethod]], file: WeightFile
 ) -> dict[str, dict[str | None, NativeWeight]]:
-    """The packed weights of each layer, by shard. Raises WeightFileError if they are not those of the layers."""
+    """Return the packed weights of each layer, by shard. Raises WeightFileError if they are not those of the layers."""
     records: Records = file.extra["records"]
     try:
         if any(_shapes(layer, method) != _recorded_shapes(records[name]) for name, (layer, method) in layers.items()):

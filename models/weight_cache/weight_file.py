@@ -136,7 +136,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
-    """The first `num_bytes` of the file, uint8; private, so that the file can never be changed through it."""
+    """Return the first `num_bytes` of the file, uint8; private, so that the file can never be changed through it."""
     if num_bytes > os.fstat(file.fileno()).st_size:
         raise WeightFileError("it was cut")
     if not num_bytes:
@@ -160,7 +160,7 @@ def _verify(mapped: torch.Tensor, checksums: list[int], on_bytes: OnBytes) -> No
 
 
 def _checksum(piece: torch.Tensor) -> int:
-    """The sum of the 64-bit words modulo 2^64; on all threads, since every start sums up the whole model."""
+    """Return the sum of the 64-bit words modulo 2^64; on all threads, since every start sums up the whole model."""
     return sum_words(piece.view(torch.int64))
 
 

@@ -156,7 +156,7 @@ class InputSums:
         """
         if self.error_sums is None:
             return linear.weight
-        change = inputs.over_hessian(self.error_sums)
+        change = inputs.solve(self.error_sums)
         rows, errors = (torch.cat(parts) for parts in zip(*self.held_out, strict=True))
         if not has_narrow_outputs(linear):
             change, errors = linear.weight @ change, errors @ linear.weight.t()

@@ -25,7 +25,7 @@ from models.loading.assign import Assignment, check_finite
 from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.quant.dequantize import dequantize
 from models.quant.equalize import EQUALIZED, column_factors
-from models.quant.gptq import factored, quantize_for_inputs
+from models.quant.gptq import factor_inputs, quantize_for_inputs
 from models.quant.tensor import Encoding
 
 _NUM_SAMPLES = 512  # inputs of each matrix, to choose factors by
@@ -156,7 +156,7 @@ class LayerCalibration:
         layer.drop_attention()
 
     def _quantize(self, linear: Linear, assignments: Sequence[Assignment], sums: InputSums) -> None:
-        inputs = factored(sums.hessian)
+        inputs = factor_inputs(sums.hessian)
         weight = sums.corrected(linear, inputs)
         for assignment in assignments:
             size = self._writer.group_size_for(linear.in_features)

@@ -22,7 +22,7 @@ class GGUFArray:
         return f"an array of {self._count} {'strings' if self._dtype is None else 'numbers'}"
 
     def values(self) -> list[Any]:
-        """All items; bytes of strings that are not UTF-8 become replacement characters."""
+        """Return all items; bytes of strings that are not UTF-8 become replacement characters."""
         if self._dtype is not None:
             return np.frombuffer(self.data, self._dtype).tolist()
         # A vocabulary has hundreds of thousands: calls would take most of the time.
@@ -35,7 +35,7 @@ class GGUFArray:
 
 
 def array_values(value: object) -> list[Any] | None:
-    """The items of a metadata array, in the file or in memory; None for anything else."""
+    """Return the items of a metadata array, in the file or in memory; None for anything else."""
     if isinstance(value, GGUFArray):
         return value.values()
     return value if isinstance(value, list) else None

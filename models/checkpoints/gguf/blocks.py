@@ -23,7 +23,7 @@ class GGUFRows:
     rows: torch.Tensor
 
     def parts(self) -> "list[GGUFRows]":
-        """The matrix in runs of rows that are small when dequantized, as a whole output layer is not."""
+        """Return the matrix in runs of rows that are small when dequantized, as a whole output layer is not."""
         block_columns, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[self.format.name]]
         columns = self.rows.shape[1] // block_bytes * block_columns
         return [GGUFRows(self.format, rows) for rows in self.rows.split(max(1, _PART_ELEMENTS // columns))]
@@ -121,7 +121,7 @@ def _bits(packed: torch.Tensor) -> torch.Tensor:
 
 
 def _planes(packed: torch.Tensor) -> torch.Tensor:
-    """The lowest bit of all bytes, then the next: [.., 8 * bytes]."""
+    """Return the lowest bit of all bytes, then the next: [.., 8 * bytes]."""
     return torch.cat([packed >> shift & 1 for shift in range(8)], dim=-1).to(torch.int8)
 
 

@@ -57,7 +57,7 @@ def stored_codes(
 
 
 def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
-    """The format that a matrix is read in, if it has more bits than its own."""
+    """Return the format that a matrix is read in, if it has more bits than its own."""
     if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
     integers = _INTEGERS.get(tensor_type)
@@ -100,7 +100,7 @@ def _read_integers(
     rows: torch.Tensor,
     not_finite: _MakeError,
 ) -> QuantTensor:
-    """The gguf package's numbers divided by their scales, in parts of the matrix."""
+    """Return the gguf package's numbers divided by their scales, in parts of the matrix."""
     block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
     columns = rows.shape[1] // block_bytes * block_columns
     codes, scales = [], []
@@ -130,12 +130,12 @@ def _scales_iq1_s(blocks: torch.Tensor) -> torch.Tensor:
 
 
 def _scales_iq2_xxs(blocks: torch.Tensor) -> torch.Tensor:
-    """The upper 4 bits of every second word of 32 bits."""
+    """Return the upper 4 bits of every second word of 32 bits."""
     return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 2:], np.uint32)[..., 1::2] >> 28) + 0.5) * 0.25
 
 
 def _scales_iq3_xxs(blocks: torch.Tensor) -> torch.Tensor:
-    """The upper 4 bits of 8 words of 32 bits, after the codebook's."""
+    """Return the upper 4 bits of 8 words of 32 bits, after the codebook's."""
     return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 66:], np.uint32) >> 28) + 0.5) * 0.5
 
 

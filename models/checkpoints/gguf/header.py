@@ -188,7 +188,7 @@ class _HeaderReader:
             raise self._broken(f"has {what} that is not UTF-8") from None
 
     def _skip_strings(self, count: int, what: str) -> memoryview:
-        """The bytes of `count` strings, each of which lies within the file."""
+        """Return the bytes of `count` strings, each of which lies within the file."""
         data, begin, at, length_of = self.data, self.at, self.at, struct.Struct("<Q").unpack_from
         try:
             for _ in range(count):

@@ -74,7 +74,7 @@ class GGUFMetadata(HFConfig):
         return self.number(name) if self.raw(name) else None
 
     def values(self, tensor: str) -> list[float] | None:
-        """The numbers of a tensor that is metadata, or None if the file does not have it."""
+        """Return the numbers of a tensor that is metadata, or None if the file does not have it."""
         stored = self.tensors.get(tensor)
         if stored is None or stored.read is None:
             return None
@@ -104,5 +104,5 @@ def gguf_metadata(
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, unless they are longer than any that is read."""
+    """Return a value as JSON has it: arrays as lists, unless they are longer than any that is read."""
     return value.values() if isinstance(value, GGUFArray) and len(value) <= _MAX_LISTED else value

@@ -15,8 +15,8 @@ def rope_parameters(file: GGUFMetadata, head_dim: int) -> dict[str, Any]:
 
 
 def rope_parameters_by_layer(file: GGUFMetadata, head_dim: int, *, window_theta: float | None = None) -> dict[str, Any]:
-    """The same for families whose windowed layers have other rotary parameters: no scaling, and a base of their own,
-    by default window_theta.
+    """Return the same for families whose windowed layers have other rotary parameters: no scaling, and a base of their
+    own, by default window_theta.
     """
     full = rope_parameters(file, head_dim)
     theta = file.number("rope.freq_base_swa", window_theta or full["rope_theta"])
@@ -67,5 +67,5 @@ def _yarn(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _original_length(file: GGUFMetadata) -> int:
-    """The context length that the model was trained with, before it was extended."""
+    """Return the context length that the model was trained with, before it was extended."""
     return file.integer("rope.scaling.original_context_length", file.integer("context_length"))

@@ -58,6 +58,6 @@ class AWQ:
 
 
 def _by_output(part: Part) -> torch.Tensor:
-    """The part's fields as [rows, columns or groups] uint8."""
+    """Return the part's fields as [rows, columns or groups] uint8."""
     fields = unpack_nibbles(part.read().contiguous().view(torch.uint8)).unflatten(1, (-1, 8))
     return fields[:, :, _FIELD_OF].flatten(1).t()

@@ -100,7 +100,7 @@ def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTens
 
 
 def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_QuantState") -> torch.Tensor:
-    """The scales of double quantization: fp32 [blocks]. In 8 bits they would save 0.4 bits a weight."""
+    """Return the scales of double quantization: fp32 [blocks]. In 8 bits they would save 0.4 bits a weight."""
     scales = table[codes.int()] * maxima.repeat_interleave(state.nested_block)[: len(codes)]
     return scales + state.nested_offset
 

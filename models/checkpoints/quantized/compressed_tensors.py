@@ -141,7 +141,7 @@ def _kind(parts: Parts, settings: ModuleFormat, rows: int, columns: int) -> Quan
 
 
 def _grid(kind: QuantKind, rows: int, columns: int) -> tuple[int, int]:
-    """The shape of the scales, [over rows, over columns]."""
+    """Return the shape of the scales, [over rows, over columns]."""
     return -(-rows // kind.row_group), -(-columns // kind.group_size)
 
 

@@ -75,7 +75,8 @@ class CompressedTensorsConfig:
     patterns: Mapping[str, ModulePattern]  # of the targets that are patterns
 
     def format_of(self, parts: Parts) -> ModuleFormat:
-        """The settings of a module: of the group that names it, else of one whose pattern matches, else of Linear's.
+        """Return the settings of a module: of the group that names it, else of one whose pattern matches, else of
+        Linear's.
 
         Raises CheckpointError if there is none.
         """

@@ -33,7 +33,9 @@ class MXFP4:
         kind = QuantKind(Encoding.E2M1, _GROUP)
 
         def read(first: int, count: int) -> QuantTensor:
-            """The matrices of some experts, one below the other; both tensors are mapped, so no others are read."""
+            """Return the matrices of some experts, one below the other; both tensors are mapped, so no others are
+            read.
+            """
             blocks = codes.read()[first : first + count].reshape(count * rows, groups * _GROUP // 2)
             matrix_scales = scales.read_scales(first, count).reshape(count * rows, groups)
             return QuantTensor(kind.encoding, blocks, matrix_scales, None, _GROUP)

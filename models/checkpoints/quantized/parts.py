@@ -26,7 +26,7 @@ class Part:
         self.read = tensor.read_stored
 
     def read_scales(self, first: int = 0, count: int | None = None) -> torch.Tensor:
-        """The tensor, or `count` indices of its first dimension, all of it finite; else raises CheckpointError.
+        """Return the tensor, or `count` indices of its first dimension, all of it finite; else raises CheckpointError.
 
         E8M0 is returned as uint8.
         """
@@ -55,7 +55,8 @@ class Parts:
         return self.module + suffix in self._tensors
 
     def take(self, suffix: str, formats: tuple[str, ...], *shapes: tuple[int, ...]) -> Part:
-        """The part called `module + suffix`, of one of `formats` and of one of `shapes`, or any shape if none is given.
+        """Return the part called `module + suffix`, of one of `formats` and of one of `shapes`, or any shape if none is
+        given.
 
         Raises CheckpointError, which names the part, what it is and what it must be.
         """
@@ -74,7 +75,7 @@ class Parts:
         return Part(tensor)
 
     def take_matrix(self, suffix: str, formats: tuple[str, ...]) -> Part:
-        """A part with two dimensions, neither of them 0."""
+        """Return a part with two dimensions, neither of them 0."""
         part = self.take(suffix, formats)
         if len(part.shape) != 2 or 0 in part.shape:
             raise self.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a matrix")
@@ -93,7 +94,7 @@ class Parts:
         )
 
     def stored(self, shape: tuple[int, ...], kind: QuantKind, read: Callable[[], QuantTensor]) -> StoredTensor:
-        """The matrix of the parts taken so far. shape: [rows, columns], or with more dimensions before these."""
+        """Return the matrix of the parts taken so far. shape: [rows, columns], or with more dimensions before these."""
 
         name = f"{self.module}.weight"
 

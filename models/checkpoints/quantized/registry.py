@@ -32,10 +32,10 @@ class QuantizedReader(Protocol):
     UnsupportedModelError if that asks for what it does not support."""
 
     def module_of(self, tensor: StoredTensor) -> str | None:
-        """The module whose codes this tensor holds; None if they are no codes."""
+        """Return the module whose codes this tensor holds; None if they are no codes."""
 
     def gather(self, parts: Parts) -> StoredTensor:
-        """The module's matrix, made of all its parts, which are taken from `parts`. Reads nothing large.
+        """Return the module's matrix, made of all its parts, which are taken from `parts`. Reads nothing large.
 
         Raises CheckpointError if parts are missing or misshapen, UnsupportedModelError for what headrace cannot read.
         """
@@ -54,7 +54,7 @@ def quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
 
 
 def reader_for(config: HFConfig) -> QuantizedReader:
-    """The reader for a quantization_config; raises UnsupportedModelError that names what is supported."""
+    """Return the reader for a quantization_config; raises UnsupportedModelError that names what is supported."""
     known = ", ".join(sorted(_READERS))
     if not config.has("quant_method") and not config.has("load_in_4bit"):
         raise UnsupportedModelError(

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from models.system.cache_folder import cache_folder as user_cache_folder
 from models.system.cores import usable_cores
-from models.system.file_lock import locked
+from models.system.file_lock import exclusive_lock
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,9 @@ def _ensure(recipe: _Recipe, folder: Path) -> Path:
     if not os.path.exists(target):  # unlike Path.exists it takes what may not be looked at for absent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(target.with_suffix(".lock"), lambda: logger.info("another process compiles %s", recipe.name)):
+            with exclusive_lock(
+                target.with_suffix(".lock"), lambda: logger.info("another process compiles %s", recipe.name)
+            ):
                 if not os.path.exists(target):  # otherwise the process that had the lock before has compiled it
                     _compile(compiler, recipe, target)
         except OSError as error:

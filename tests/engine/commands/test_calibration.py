@@ -23,7 +23,7 @@ from models.loading.layer_stream import LayerStream, layer_of
 from models.loading.open import open_model
 from models.quant.activations import round_by_token
 from models.quant.dequantize import dequantize
-from models.quant.gptq import factored, quantize_for_inputs
+from models.quant.gptq import factor_inputs, quantize_for_inputs
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import llama_config
@@ -89,7 +89,7 @@ def test_matrices_make_up_for_the_errors_before_them(shape: tuple[int, int]) -> 
     weight, truth, inputs = disturbed(shape, seed=2)
     module = linear_of(weight)
     sums = summed(module, truth, inputs)
-    factor = factored(sums.hessian)
+    factor = factor_inputs(sums.hessian)
     _, fresh, fresh_inputs = disturbed(shape, seed=3)
     errors = []
     for aim in (weight, sums.corrected(module[0], factor)):
@@ -105,9 +105,9 @@ def test_errors_that_inputs_do_not_tell_change_few_weights(shape: tuple[int, int
     truth, noise = truth[:64], 0.3 * torch.randn(64, shape[1], generator=torch.Generator().manual_seed(4))
     module = linear_of(weight)
     sums = summed(module, truth + noise, truth)
-    factor = factored(sums.hessian)
+    factor = factor_inputs(sums.hessian)
     assert sums.error_sums is not None
-    fitted = factor.over_hessian(sums.error_sums)
+    fitted = factor.solve(sums.error_sums)
     fitted = fitted if shape[0] <= shape[1] else weight @ fitted
     assert fitted.norm() > 0.1 * weight.norm()
     assert (sums.corrected(module[0], factor) - weight).norm() < 0.35 * fitted.norm()
@@ -122,7 +122,7 @@ def test_the_residual_is_part_of_what_is_aimed_at() -> None:
         module[0](rows, residual=difference.clone())
     sums = InputSums(module[0], stats["0"].targets)
     sum_inputs({"0": sums}, module, [lambda: module[0](rows, residual=torch.zeros_like(difference))])
-    corrected = sums.corrected(module[0], factored(sums.hessian))
+    corrected = sums.corrected(module[0], factor_inputs(sums.hessian))
     wanted = rows @ weight.t() + difference
     assert (rows @ corrected.t() - wanted).norm() < 0.1 * difference.norm()
 

@@ -19,7 +19,7 @@ from engine.commands.models import listing
 from engine.commands.models.removal import remove_named
 from engine.errors import StartupError
 from models.caches.entry import CacheEntry, Kind
-from models.system.file_lock import locked
+from models.system.file_lock import exclusive_lock
 
 NAME = "owner/repo-with-a-long-name-Instruct-GGUF:repo-with-a-long-name-Instruct-Q4_K_M.gguf"
 
@@ -122,7 +122,7 @@ def test_what_another_process_begins_to_fetch_before_the_answer_stays(
     with contextlib.ExitStack() as download:
 
         def answer() -> str:
-            download.enter_context(locked(tmp_path / "abc.fetching", lambda: None))
+            download.enter_context(exclusive_lock(tmp_path / "abc.fetching", lambda: None))
             return "y\n"
 
         terminal = SimpleNamespace(isatty=lambda: True, readline=answer)

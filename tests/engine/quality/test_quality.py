@@ -211,7 +211,7 @@ def test_a_record_that_cannot_be_finished_leaves_nothing(folder: Path, monkeypat
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records, "give_usual_modes", fail)
+    monkeypatch.setattr(records, "set_default_modes", fail)
     before = sorted(folder.iterdir())
     start(folder, quantization=Quantization.INT8)
     assert sorted(folder.iterdir()) == before

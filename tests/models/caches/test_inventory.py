@@ -12,7 +12,7 @@ from models.caches.entry import CacheEntry, Kind
 from models.caches.inventory import inventory
 from models.caches.removal import OutsideCache, is_being_fetched, remove
 from models.caches.uses import note_use, noted_uses
-from models.system.file_lock import locked
+from models.system.file_lock import exclusive_lock
 from models.weight_cache.index import packed_index
 
 pytestmark = pytest.mark.fast
@@ -256,7 +256,7 @@ def test_a_repository_under_way_is_known_by_locks_that_come_after_the_list(
     entries = list(caches.entries().values())
     assert len(entries) == max(1, len(files))
     assert not any(is_being_fetched(entry) for entry in entries)
-    with locked(root / "blobs" / "abc.fetching", lambda: None):
+    with exclusive_lock(root / "blobs" / "abc.fetching", lambda: None):
         assert all(is_being_fetched(entry) for entry in entries)
 
 
@@ -265,5 +265,5 @@ def test_a_model_under_way_is_known_by_its_lock(caches: Caches) -> None:
     partial.mkdir(parents=True)
     (entry,) = caches.entries().values()
     assert not is_being_fetched(entry)
-    with locked(caches.own / "wheels" / "tiny.lock", lambda: None):
+    with exclusive_lock(caches.own / "wheels" / "tiny.lock", lambda: None):
         assert is_being_fetched(entry)

@@ -7,7 +7,7 @@ from models.errors import CheckpointError
 from models.quant.activations import round_by_token
 from models.quant.dequantize import dequantize
 from models.quant.equalize import column_factors
-from models.quant.gptq import factored, quantize_for_inputs, quantize_to_nearest
+from models.quant.gptq import factor_inputs, quantize_for_inputs, quantize_to_nearest
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import Encoding, QuantTensor
 
@@ -64,7 +64,7 @@ def reference_levels(
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_codes_are_those_of_solving_anew_for_every_column(encoding: Encoding) -> None:
     weight, hessian = matrix(), hessian_of()
-    found = quantize_for_inputs(weight, factored(hessian), encoding, SIZE, torch.bfloat16)
+    found = quantize_for_inputs(weight, factor_inputs(hessian), encoding, SIZE, torch.bfloat16)
     levels = unpack_nibbles(found.codes).double() - 8 if encoding is Encoding.INT4 else found.codes.double()
     expected = reference_levels(weight, found.scales, hessian, encoding)
     assert (levels == expected).double().mean() > 0.999  # fp32 may take the other side of a tie
@@ -77,7 +77,7 @@ def test_products_are_nearer_than_with_rounding_to_the_nearest(encoding: Encodin
     weight, hessian = matrix(seed=seed), hessian_of(seed=seed + 10)
     size = SIZE if encoding is Encoding.INT4 else 160
     nearest = quantize_to_nearest(weight, encoding, size, torch.bfloat16)
-    for_inputs = quantize_for_inputs(weight, factored(hessian), encoding, size, torch.bfloat16)
+    for_inputs = quantize_for_inputs(weight, factor_inputs(hessian), encoding, size, torch.bfloat16)
     assert error(weight, for_inputs, hessian) < 0.6 * error(weight, nearest, hessian)
 
 
@@ -93,7 +93,7 @@ def test_scales_heed_the_columns_with_large_inputs(encoding: Encoding) -> None:
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.FP8_E4M3])
 def test_inputs_that_are_independent_leave_rounding_to_the_nearest(encoding: Encoding) -> None:
     weight, hessian = matrix(), torch.eye(160) * 7
-    found = quantize_for_inputs(weight, factored(hessian), encoding, SIZE, torch.float16)
+    found = quantize_for_inputs(weight, factor_inputs(hessian), encoding, SIZE, torch.float16)
     nearest = quantize_to_nearest(weight, encoding, SIZE, torch.float16, torch.ones(160))
     assert torch.equal(found.codes.view(torch.uint8), nearest.codes.view(torch.uint8))
 
@@ -111,7 +111,7 @@ def test_fp8_scales_lie_where_the_binades_fit_the_numbers() -> None:
 def test_matrices_without_inputs_are_rounded_to_the_nearest() -> None:
     """Experts to which no token was sent."""
     weight = matrix()
-    unseen = quantize_for_inputs(weight, factored(torch.zeros(160, 160)), Encoding.INT4, SIZE, torch.bfloat16)
+    unseen = quantize_for_inputs(weight, factor_inputs(torch.zeros(160, 160)), Encoding.INT4, SIZE, torch.bfloat16)
     nearest = quantize_to_nearest(weight, Encoding.INT4, SIZE, torch.bfloat16)
     assert torch.equal(dequantize(unseen, torch.float32), dequantize(nearest, torch.float32))
 
@@ -120,14 +120,16 @@ def test_groups_without_inputs_keep_their_weights() -> None:
     weight, hessian = matrix(), hessian_of()
     hessian[:SIZE] = hessian[:, :SIZE] = 0.0
     found = dequantize(
-        quantize_for_inputs(weight, factored(hessian), Encoding.INT4, SIZE, torch.bfloat16), torch.float32
+        quantize_for_inputs(weight, factor_inputs(hessian), Encoding.INT4, SIZE, torch.bfloat16), torch.float32
     )
     assert (found[:, :SIZE] - weight[:, :SIZE]).norm() < 0.12 * weight[:, :SIZE].norm()
 
 
 def test_inputs_without_numbers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not finite"):
-        quantize_for_inputs(matrix(), factored(torch.full((160, 160), torch.nan)), Encoding.INT4, SIZE, torch.bfloat16)
+        quantize_for_inputs(
+            matrix(), factor_inputs(torch.full((160, 160), torch.nan)), Encoding.INT4, SIZE, torch.bfloat16
+        )
 
 
 @pytest.mark.parametrize("encoding", [Encoding.INT4, Encoding.INT8, Encoding.FP8_E4M3])
@@ -193,6 +195,6 @@ def test_a_token_with_massive_activations_does_not_choose_for_the_others() -> No
 
 def test_products_over_the_hessian_are_the_weights_that_give_them() -> None:
     weight, hessian = matrix(), hessian_of()
-    inputs = factored(hessian)
+    inputs = factor_inputs(hessian)
     damped = hessian + torch.eye(160) * hessian.diagonal().mean() * 0.05
-    torch.testing.assert_close(inputs.over_hessian(weight @ damped), weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(inputs.solve(weight @ damped), weight, rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""locked: one holder at a time, on the file that others see."""
+"""Locks on files: one holder at a time, on the file that other processes see."""
 
 import fcntl
 import threading
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.system.file_lock import is_locked, locked
+from models.system.file_lock import exclusive_lock, is_locked
 from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast
@@ -18,11 +18,11 @@ def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
     waiting, release, inodes = threading.Event(), threading.Event(), list[int]()
 
     def wait_for_lock() -> None:
-        with locked(path, waiting.set):
+        with exclusive_lock(path, waiting.set):
             inodes.append(path.stat().st_ino)
             release.wait(DEADLINE_S)
 
-    with locked(path, lambda: None):
+    with exclusive_lock(path, lambda: None):
         waiter = threading.Thread(target=wait_for_lock)
         waiter.start()
         assert waiting.wait(DEADLINE_S)
@@ -39,6 +39,6 @@ def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
 def test_who_looks_sees_whether_it_is_held(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     assert not is_locked(path)
-    with locked(path, lambda: None):
+    with exclusive_lock(path, lambda: None):
         assert is_locked(path)
     assert not is_locked(path)
