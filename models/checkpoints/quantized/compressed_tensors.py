@@ -15,7 +15,7 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantized.compressed_tensors_config import Format, ModuleFormat, Strategy, read_config
 from models.checkpoints.quantized.fp8 import read_input_scale
-from models.checkpoints.quantized.groups import permute_codes, sorting_permutation
+from models.checkpoints.quantized.packed_codes import permute_codes, sorting_permutation
 from models.checkpoints.quantized.parts import FLOATS, Part, Parts, check_divides
 from models.config.hf_config import HFConfig
 from models.quant.nibbles import unpack_nibbles

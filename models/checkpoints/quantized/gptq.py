@@ -10,7 +10,7 @@ g_idx    int32 [columns]: the group of each input; with desc_act (act-order) in 
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.groups import permute_codes, sorting_permutation
+from models.checkpoints.quantized.packed_codes import permute_codes, sorting_permutation
 from models.checkpoints.quantized.parts import FLOATS, Part, Parts, check_divides
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
