@@ -1,4 +1,4 @@
-"""What every checkpoint reader offers the loader: named tensors, described before any of them is read."""
+"""The interface of checkpoint readers: named tensors, described before any of them is read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from models.quant.tensor import QuantKind, QuantTensor
 
 @dataclass(frozen=True, slots=True)
 class StoredQuant:
-    """A quantized matrix of a file: what its header says, and how to read it."""
+    """A quantized matrix in a file: its kind, from the headers alone, and the function that reads it."""
 
     kind: QuantKind
     read: Callable[[], QuantTensor]
@@ -20,23 +20,23 @@ class StoredQuant:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file; only the `read` functions and `quantized` read it.
+    """A tensor in a file; its data is read only by the `read` functions and `quantized`.
 
-    read(dtype): the tensor, dequantized. None for what is no format of weights by itself: integers, masks, codes that
-    need scales beside them.
-    read_blocks(): the blocks of a quantized GGUF format as they are in the file, [rows, bytes a row], uint8. Transforms
-    that move rows apply to them too.
-    quantized: the matrix as codes and scales. Where several tensors of the file make up the matrix, the reader offers
-    them as one, called `<module>.weight`, of the matrix's shape; `read` dequantizes by the format's reference.
-    wider_format: the format of `quantized` where it has more bits than the file's own, with the same numbers.
-    part(index): the tensor at one index of the first dimension, such as an expert's matrix of a stack.
-    read_stored(): the tensor in the file's own dtype, whatever that is; of safetensors.
-    may_be_unused: the loader may ignore the tensor if the architecture has no place for it.
+    read(dtype): the tensor, dequantized. None for formats that are not weights by themselves: integers, masks, codes
+    whose scales are other tensors.
+    read_blocks(): the blocks of a quantized GGUF format as in the file, [rows, bytes per row], uint8. Transforms that
+    move rows apply to them, too.
+    quantized: the matrix as codes and scales. If several tensors of the file make up the matrix, the reader offers
+    them as one, called `<module>.weight`, in the matrix's shape; `read` dequantizes by the format's reference.
+    wider_format: the format of `quantized` if it has more bits than the file's own, for the same numbers.
+    part(index): the tensor at one index of the first dimension, such as an expert's matrix in a stack.
+    read_stored(): the tensor in the file's own dtype; only for safetensors.
+    may_be_unused: the loader may ignore the tensor if the architecture does not use it.
     """
 
     name: str
     shape: tuple[int, ...]
-    format: str  # how the file stores it: "BF16", "Q4_K", ...
+    format: str  # in the file: "BF16", "Q4_K", ...
     num_bytes: int  # in the file
     file: Path
     read: Callable[[torch.dtype], torch.Tensor] | None
@@ -49,7 +49,7 @@ class StoredTensor:
 
 
 class Checkpoint(Protocol):
-    """Files that were checked against their sizes. Names are unique over all of them."""
+    """Weight files whose headers were checked against the files' sizes. Tensor names are unique over all files."""
 
     tensors: dict[str, StoredTensor]  # in file order, so that loading reads each file once, forward
     dtype: torch.dtype  # of the unquantized tensors

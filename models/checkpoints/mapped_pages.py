@@ -1,4 +1,4 @@
-"""MappedPages: the pages of mapped weight files, released from this process once they have been read."""
+"""MappedPages: pages of mapped weight files, released from this process after they have been read."""
 
 import ctypes
 import mmap
@@ -6,23 +6,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _MAPS = Path("/proc/self/maps")
-_STRIDE_BYTES = 4 << 20  # read between two releases: each costs a system call for every mapping
+_STRIDE_BYTES = 4 << 20  # read between two releases, since a release costs a system call per mapping
 
 
 class MappedPages:
-    """So a model that is being loaded is not in memory twice, as its file and as loaded weights.
+    """Mappings of weight files whose pages are released while a model loads.
 
-    The system may still cache the file, and maps a page again when it is read again. Nothing may have been written to
-    the mappings, since that would be lost. Does nothing where the system does not list mappings.
+    Otherwise the model would be in memory twice, as its file and as loaded weights. The system may still cache the
+    file, and maps a page again when it is read again. The mappings must not have been written to, since the changes
+    would be lost. Does nothing on systems that do not list mappings.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
-        """files: those whose mappings, as they are now, are released."""
-        self._ranges = _ranges_of({str(file.resolve()) for file in files}) if _MAPS.exists() else []
+        """files: the files whose present mappings are released."""
+        self._ranges = _mapped_ranges({str(file.resolve()) for file in files}) if _MAPS.exists() else []
         self._read_bytes = 0
 
-    def have_read(self, num_bytes: int) -> None:
-        """Count bytes as read; releases all pages from time to time."""
+    def record_read(self, num_bytes: int) -> None:
+        """Count bytes as read, and release all pages after every few megabytes."""
         self._read_bytes += num_bytes
         if self._read_bytes < _STRIDE_BYTES or not self._ranges:
             return
@@ -32,8 +33,10 @@ class MappedPages:
             library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
 
-def _ranges_of(files: set[str]) -> list[tuple[int, int]]:
-    """(start, bytes) of each mapping of a file. A line: "7f00-7f80 rw-p 00000000 fe:00 1329 /path"."""
+def _mapped_ranges(files: set[str]) -> list[tuple[int, int]]:
+    """Return (start, bytes) of each mapping of the files, from lines like "7f00-7f80 rw-p 00000000 fe:00 1329
+    /path".
+    """
     ranges = []
     for line in _MAPS.read_text(errors="surrogateescape").splitlines():
         fields = line.split(maxsplit=5)

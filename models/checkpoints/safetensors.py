@@ -1,4 +1,4 @@
-"""safetensors checkpoints: one file, or shards listed by an index; never a pickle."""
+"""Checkpoints in safetensors: one file, or shards listed by an index; never a pickle."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _SINGLE = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 16 << 20  # some hundred thousand tensors; the largest models have fewer in a file
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Of the parts of quantized modules; such a tensor means nothing without the others.
+# Formats of parts of quantized modules, which mean nothing without the module's other parts.
 _CODE_BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I32": 4, "I64": 8}
 
 
@@ -37,7 +37,7 @@ class SafetensorsCheckpoint:
         for name, path in index.items():
             if name not in self.tensors:
                 raise CheckpointError(
-                    f"{path} lacks tensor {name!r}, which {folder / INDEX_NAME} promises; fetch it again"
+                    f"{path} lacks tensor {name!r}, which {folder / INDEX_NAME} lists; fetch it again"
                 )
         if not any(tensor.format in _DTYPES for tensor in self.tensors.values()):
             raise CheckpointError(f"{folder} has no tensors of {', '.join(_DTYPES)}; fetch the checkpoint again")
@@ -69,7 +69,7 @@ def _single_file(folder: Path) -> Path:
 
 
 def _read_index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, from the index; empty if there is none, or one file that holds all."""
+    """Return the file of each tensor by the index; empty if there is no index, or one file with all tensors."""
     path = folder / INDEX_NAME
     if not path.exists() or (folder / _SINGLE).exists():  # the single file comes first, as in transformers
         return {}
@@ -82,14 +82,14 @@ def _read_index(folder: Path) -> dict[str, Path]:
         raise CheckpointError(f"{path} lists no tensors; fetch it again")
     for _, file in entries:
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"{path} lists {file!r}, which is not a safetensors file beside it; fetch it again")
+            raise CheckpointError(f"{path} lists {file!r}, which is not a safetensors file next to it; fetch it again")
         if not (folder / file).exists():
             raise CheckpointError(f"{folder / file} is listed by {path} and does not exist; fetch it again")
     return {name: folder / file for name, file in entries}
 
 
 def tensors_of_file(path: Path) -> Iterator[StoredTensor]:
-    """Those of one file, in its order; raises CheckpointError."""
+    """Yield the tensors of one file, in its order. Raises CheckpointError."""
     _check_header_size(path)
     try:
         file = safe_open(path, framework="pt")  # checks the header against itself and against the file's size
@@ -103,7 +103,7 @@ def tensors_of_file(path: Path) -> Iterator[StoredTensor]:
 
 
 def _check_header_size(path: Path) -> None:
-    """safetensors itself accepts headers of 100 MB, which become gigabytes of names and shapes."""
+    """Raise CheckpointError for a header that safetensors would turn into gigabytes of names and shapes."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -111,7 +111,7 @@ def _check_header_size(path: Path) -> None:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; fetch it again") from None
     if size > _MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"{path} says that its header has {size:,} bytes; no model's has more than {_MAX_HEADER_BYTES:,}: it is "
+            f"{path} claims a header of {size:,} bytes; no model has more than {_MAX_HEADER_BYTES:,}: the file is "
             "damaged; fetch it again"
         )
 
@@ -119,7 +119,7 @@ def _check_header_size(path: Path) -> None:
 def _described(
     name: str, shape: tuple[int, ...], stored_as: str, path: Path, read_stored: Callable[[], torch.Tensor]
 ) -> StoredTensor:
-    """read_stored: returns the tensor mapped, so that a part of it costs that part alone."""
+    """Describe a tensor. read_stored: returns it mapped, so that reading a part costs only that part."""
     stored_dtype = _DTYPES.get(stored_as)
     item_bytes = _CODE_BYTES.get(stored_as, 0) if stored_dtype is None else stored_dtype.itemsize
 

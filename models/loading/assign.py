@@ -117,7 +117,7 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
             target = parameters[assignment.parameter]
             _narrow(target, assignment.rows).copy_(rearrange(_read_finite(tensor, target.dtype)))
         done += tensor.num_bytes
-        pages.have_read(tensor.num_bytes)
+        pages.record_read(tensor.num_bytes)
         progress("load weights", done, total, "B")
     for name in dict.fromkeys(assignment.destination.module for assignment in assignments):
         module = decoder.get_submodule(name)

@@ -12,7 +12,7 @@ from models.architecture.feed_forward import MoESpec
 from models.checkpoints.base import Checkpoint
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
-from models.checkpoints.quantized.registry import QuantizedReader, quantization_config, reader_for
+from models.checkpoints.quantized.registry import QuantizedReader, find_quantization_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
@@ -140,5 +140,5 @@ def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple
     """A folder's configuration, and the reader of its quantized weights where it has some."""
     family = family_of(files.config.architecture())  # an unknown architecture is the first error
     overridden = override(family.text_config(files.config), overrides)
-    section = quantization_config(overridden.config, files.folder)
+    section = find_quantization_config(overridden.config, files.folder)
     return overridden, None if section is None else reader_for(section)

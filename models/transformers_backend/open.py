@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from models.architecture.attention import AttentionSpec
-from models.checkpoints.quantized.registry import quantization_config
+from models.checkpoints.quantized.registry import find_quantization_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
@@ -124,7 +124,7 @@ def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -
     """Describe the model in a folder; needs its configuration only. Raises a ModelError."""
     root = files.folder
     overridden = override(files.config, overrides)
-    if quantization_config(overridden.config, root) is not None:
+    if find_quantization_config(overridden.config, root) is not None:
         raise UnsupportedModelError(
             f"{root} holds quantized weights, which headrace reads for its own families; transformers' code runs "
             "checkpoints of 16 or 32 bits"

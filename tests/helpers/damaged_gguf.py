@@ -86,7 +86,7 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "offset that is not aligned": (lambda: file_bytes([], [tensor("t", (1,), offset=1)], b"\0" * 32), "damaged"),
     "tensors at one offset": (
         lambda: file_bytes([], [tensor("t", (8,)), tensor("u", (8,))], b"\0" * 64),
-        "'u' at byte 96, but the one before it ends such that it must be at 128",
+        "'u' at byte 96, but after the tensor before it, it must be at 128",
     ),
     "tensors that overlap": (
         lambda: file_bytes([], [tensor("t", (16,)), tensor("u", (8,), offset=32)], b"\0" * 96),
@@ -122,9 +122,9 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: file_bytes([entry("a", STRING, struct.pack("<Q", 49 << 20))], [], b"\0" * (49 << 20)),
         "no model has",
     ),
-    "row that is no multiple of a block": (
+    "row that is not a multiple of a block": (
         lambda: file_bytes([], [tensor("t", (31,), GGMLQuantizationType.Q8_0)], b"\0" * 64),
-        "no multiple",
+        "not a multiple",
     ),
     "alignment 0": (
         lambda: file_bytes([entry("general.alignment", UINT32, struct.pack("<I", 0))], []),

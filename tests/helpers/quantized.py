@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
-from models.checkpoints.quantized.registry import quantization_config, reader_for
+from models.checkpoints.quantized.registry import find_quantization_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import read_json_config
 from tests.helpers.repository import FIXTURES
@@ -20,7 +20,7 @@ KINDS = sorted(path.parent.name for path in QUANTIZED.glob("*/expected.safetenso
 
 
 def open_quantized(folder: Path) -> QuantizedCheckpoint:
-    config = quantization_config(read_json_config(folder / "config.json"), folder)
+    config = find_quantization_config(read_json_config(folder / "config.json"), folder)
     assert config is not None
     return QuantizedCheckpoint(SafetensorsCheckpoint(folder), reader_for(config))
 

@@ -1,1 +1,1 @@
-"""GGUF: header, metadata, and tensors in any of its types."""
+"""GGUF files: header, metadata, and tensors of all types."""

@@ -1,4 +1,4 @@
-"""GGUFArray: an array of a GGUF file's metadata, which stays in the file until its values are read."""
+"""GGUFArray: an array in a GGUF file's metadata, which stays in the file until its values are read."""
 
 import struct
 from typing import Any
@@ -7,10 +7,10 @@ import numpy as np
 
 
 class GGUFArray:
-    """Its bytes lie within the file, and its strings within the array: the reader of the header has checked that."""
+    """An array of numbers or strings. The header's reader has checked that all items lie within the file."""
 
     def __init__(self, data: memoryview, count: int, dtype: np.dtype[Any] | None) -> None:
-        """data: the items as in the file. dtype: of numbers; None for strings, each after its length."""
+        """data: the items as in the file. dtype: the type of numbers, or None for strings, each after its length."""
         self.data = data
         self._count = count
         self._dtype = dtype
@@ -22,10 +22,10 @@ class GGUFArray:
         return f"an array of {self._count} {'strings' if self._dtype is None else 'numbers'}"
 
     def values(self) -> list[Any]:
-        """Return all items; bytes of strings that are not UTF-8 become replacement characters."""
+        """Return all items; bytes that are not UTF-8 become replacement characters."""
         if self._dtype is not None:
             return np.frombuffer(self.data, self._dtype).tolist()
-        # A vocabulary has hundreds of thousands: calls would take most of the time.
+        # A vocabulary has hundreds of thousands of strings: function calls would take most of the time.
         data, end, strings, length_of = self.data, 0, [], struct.Struct("<Q").unpack_from
         for _ in range(self._count):
             start = end + 8
@@ -35,7 +35,7 @@ class GGUFArray:
 
 
 def array_values(value: object) -> list[Any] | None:
-    """Return the items of a metadata array, in the file or in memory; None for anything else."""
+    """Return the items of a metadata array in the file or in memory; None for other values."""
     if isinstance(value, GGUFArray):
         return value.values()
     return value if isinstance(value, list) else None

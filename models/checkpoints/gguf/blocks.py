@@ -1,6 +1,6 @@
-"""Rows of GGUF blocks in plain torch, on any device: as they are in the file, and dequantized exactly as by gguf.
+"""GGUF blocks in plain torch, on any device: as in the file, and dequantized exactly like the gguf package.
 
-Where a super-block of 256 columns has a scale for 16 or 32 of them, codes come as [.., scales, columns of each].
+If a super-block of 256 columns has a scale for each 16 or 32 of them, codes come as [.., scales, columns per scale].
 """
 
 from collections.abc import Callable
@@ -17,25 +17,25 @@ _Sections = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GGUFRows:
-    """A matrix. rows: [outputs, bytes of a row], uint8."""
+    """A matrix in GGUF blocks. rows: [outputs, bytes per row], uint8."""
 
     format: WeightFormat
     rows: torch.Tensor
 
     def parts(self) -> "list[GGUFRows]":
-        """Return the matrix in runs of rows that are small when dequantized, as a whole output layer is not."""
+        """Split the matrix into runs of rows that stay small when dequantized; a whole output layer would not."""
         block_columns, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[self.format.name]]
         columns = self.rows.shape[1] // block_bytes * block_columns
         return [GGUFRows(self.format, rows) for rows in self.rows.split(max(1, _PART_ELEMENTS // columns))]
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
-        """[outputs, columns]"""
+        """Return the matrix [outputs, columns] in `dtype`."""
         sizes, read = _READERS[self.format]
         blocks = self.rows.unflatten(1, (-1, sum(sizes)))
         return read(blocks.split(sizes, dim=-1)).flatten(1).to(dtype)
 
 
-# Each takes the sections of blocks, [rows, blocks, bytes], and returns fp32 numbers [rows, blocks, ..].
+# Each function takes the sections of blocks, [rows, blocks, bytes], and returns fp32 numbers [rows, blocks, ..].
 
 
 def _q4_0(sections: _Sections) -> torch.Tensor:
@@ -98,8 +98,11 @@ def _q6_k(sections: _Sections) -> torch.Tensor:
 
 
 def _with_minima(d: torch.Tensor, dmin: torch.Tensor, packed: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """codes: [.., 8, 32]. packed: 8 scales and 8 minima of 6 bits: four bytes with the first scales, four with the
-    first minima, four with the nibbles of the others, whose upper bits are those of the first eight bytes."""
+    """Return scale * codes - minimum for codes [.., 8, 32].
+
+    packed: 8 scales and 8 minima of 6 bits. Four bytes hold the first scales, four the first minima, four the low
+    nibbles of the others, whose upper bits are the upper bits of the first eight bytes.
+    """
     scales, minima, nibbles = packed.split(4, dim=-1)
     scale = torch.cat((scales & 63, nibbles & 15 | scales >> 6 << 4), dim=-1)
     minimum = torch.cat((minima & 63, nibbles >> 4 | minima >> 6 << 4), dim=-1)
@@ -111,27 +114,27 @@ def _halves(two_bytes: torch.Tensor) -> torch.Tensor:
 
 
 def _nibbles(pairs: torch.Tensor) -> torch.Tensor:
-    """Low nibbles of all bytes, then the high ones."""
+    """Return the low nibbles of all bytes, then the high nibbles."""
     return torch.cat((pairs & 15, pairs >> 4), dim=-1).to(torch.int8)
 
 
 def _bits(packed: torch.Tensor) -> torch.Tensor:
-    """Bits of each byte, the lowest first: [.., bytes * 8]."""
+    """Return the bits of each byte, the lowest first: [.., bytes * 8]."""
     return torch.stack([packed >> shift & 1 for shift in range(8)], dim=-1).flatten(-2).to(torch.int8)
 
 
 def _planes(packed: torch.Tensor) -> torch.Tensor:
-    """Return the lowest bit of all bytes, then the next: [.., 8 * bytes]."""
+    """Return the lowest bit of all bytes, then the next bit of all: [.., 8 * bytes]."""
     return torch.cat([packed >> shift & 1 for shift in range(8)], dim=-1).to(torch.int8)
 
 
 def _crumbs(packed: torch.Tensor) -> torch.Tensor:
-    """Of each 32 bytes the lowest two bits of all, then the next: [.., bytes * 4]."""
+    """Return, for each 32 bytes, the lowest two bits of all bytes, then the next two: [.., bytes * 4]."""
     halves = packed.unflatten(-1, (2, 32))
     return torch.cat([halves >> shift & 3 for shift in (0, 2, 4, 6)], dim=-1).flatten(-2).to(torch.int8)
 
 
-# Bytes of a block's sections in order, and what reads them.
+# Bytes of a block's sections in order, and the function that reads them.
 _READERS: dict[WeightFormat, tuple[list[int], Callable[[_Sections], torch.Tensor]]] = {
     WeightFormat.Q4_0: ([2, 16], _q4_0),
     WeightFormat.Q4_1: ([2, 2, 16], _q4_1),

@@ -1,4 +1,4 @@
-"""GGUF checkpoints: one file or the parts of a split one, dequantized tensor by tensor."""
+"""GGUF checkpoints: one file or the parts of a split file, dequantized tensor by tensor."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ _CHUNK_ELEMENTS = 1 << 20  # dequantized at a time: the fp32 temporaries stay in
 
 
 class GGUFCheckpoint:
-    """Tensors of all parts under their GGUF names, and the metadata, which is in the first part."""
+    """Tensors of all parts under their GGUF names, and the metadata of the first part."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         headers = [read_gguf_header(path) for path in paths]
@@ -57,7 +57,7 @@ def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
 def _described(
     name: str, shape: tuple[int, ...], tensor_type: GGMLQuantizationType, data: np.ndarray, path: Path
 ) -> StoredTensor:
-    """data: the tensor's bytes, mapped."""
+    """Describe a tensor. data: its bytes, mapped."""
 
     def part(index: int) -> StoredTensor:
         return _described(f"{name}[{index}]", shape[1:], tensor_type, data.reshape(shape[0], -1)[index], path)
@@ -88,7 +88,7 @@ def _dequantize(
     dtype: torch.dtype,
     not_finite: Callable[[], CheckpointError],
 ) -> torch.Tensor:
-    """rows: [rows, bytes a row]. not_finite: makes the error for scales that are not finite."""
+    """Dequantize rows [rows, bytes per row]. not_finite: makes the error for scales that are not finite."""
     if tensor_type.name in WeightFormat.__members__:
         try:
             native = dequantize_natively(WeightFormat[tensor_type.name], rows, shape[-1], dtype)
@@ -107,8 +107,11 @@ def _dequantize(
 
 
 def _values(rows: torch.Tensor, tensor_type: GGMLQuantizationType) -> torch.Tensor:
-    """[rows, columns] fp32, by torch where it has the format, else by the gguf package: torch uses all cores, and is
-    twice as fast on each."""
+    """Dequantize rows to [rows, columns] fp32.
+
+    GGUFRows reads most formats: torch uses all cores, and is twice as fast on each as the gguf package, which reads the
+    others.
+    """
     if tensor_type.name in WeightFormat.__members__:
         return GGUFRows(WeightFormat[tensor_type.name], rows).dequantized(torch.float32)
     with np.errstate(all="ignore"):  # the caller checks the numbers
@@ -116,7 +119,7 @@ def _values(rows: torch.Tensor, tensor_type: GGMLQuantizationType) -> torch.Tens
 
 
 def _check_dequantizable(path: Path, tensor_type: GGMLQuantizationType) -> None:
-    """Raise UnsupportedModelError before gigabytes are read."""
+    """Raise UnsupportedModelError for a type that cannot be read, before gigabytes are read."""
     if tensor_type not in _PLAIN and not _is_dequantizable(tensor_type):
         known = ", ".join(other.name for other in GGML_QUANT_SIZES if other in _PLAIN or _is_dequantizable(other))
         raise UnsupportedModelError(
@@ -126,7 +129,7 @@ def _check_dequantizable(path: Path, tensor_type: GGMLQuantizationType) -> None:
 
 
 def _is_dequantizable(tensor_type: GGMLQuantizationType) -> bool:
-    """Whether the gguf package can do it, tried with a block of zeros."""
+    """Whether the gguf package can dequantize the type, tried on a block of zeros."""
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[tensor_type][1]), np.uint8), tensor_type)
     except NotImplementedError:
@@ -135,18 +138,18 @@ def _is_dequantizable(tensor_type: GGMLQuantizationType) -> bool:
 
 
 def _check_parts(headers: Sequence[GGUFHeader]) -> None:
-    """Raise CheckpointError unless every part is there, once and in order."""
+    """Raise CheckpointError unless every part is present, once and in order."""
     first = headers[0]
     count = _split_number(first, "split.count", 1)
     if len(headers) != count:
         raise CheckpointError(
-            f"{first.path} is part 1 of {count}, but {len(headers)} were found beside it; put all parts into one folder"
+            f"{first.path} is part 1 of {count}, but its folder has {len(headers)} of them; put all parts into one folder"
         )
     for index, header in enumerate(headers):
         number = _split_number(header, "split.no", 0)
         if number != index or _split_number(header, "split.count", 1) != count:
             raise CheckpointError(
-                f"{header.path} says that it is part {number + 1}, but it stands in place {index + 1} of {count}; "
+                f"{header.path} is part {number + 1} by its metadata, but part {index + 1} of {count} by its name; "
                 "fetch the parts again under their own names"
             )
     num_tensors = sum(len(header.tensors) for header in headers)

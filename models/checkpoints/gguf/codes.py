@@ -1,8 +1,9 @@
-"""GGUF's formats whose matrices are read as codes with scales: IQ4_NL and MXFP4 as they are, others as integers.
+"""GGUF formats whose matrices are read as codes with scales: IQ4_NL and MXFP4 unchanged, others as integers.
 
 IQ4_XS has the codes of IQ4_NL. IQ1_S, IQ2_XXS, IQ3_XXS and IQ3_S encode eight or four columns as an entry of a codebook
-of small integers, with a scale for 32 columns; they become INT8. TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256;
-they become INT4. Both are wider, with the same numbers. (IQ1_M, IQ2_XS, IQ2_S and NVFP4 have scales for 16 columns.)
+of small integers, with a scale for 32 columns; they become INT8. TQ1_0 and TQ2_0 have -1, 0 and 1 with a scale for 256
+columns; they become INT4. Both are wider than the file's format, for the same numbers. (IQ1_M, IQ2_XS, IQ2_S and NVFP4
+have scales for 16 columns and are not read as codes.)
 """
 
 import functools
@@ -21,7 +22,7 @@ from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
 _GROUP = 32  # columns
 _MakeError = Callable[[], CheckpointError]
-_CHUNK_ELEMENTS = 1 << 22  # of a matrix, read at once: the gguf package has temporaries of 4 bytes for each
+_CHUNK_ELEMENTS = 1 << 22  # read together: the gguf package has temporaries of 4 bytes for each
 
 
 def stored_codes(
@@ -30,9 +31,9 @@ def stored_codes(
     rows: torch.Tensor,
     not_finite: _MakeError,
 ) -> StoredQuant | None:
-    """How to read the matrix as codes, or None if its format is another. rows: [rows, bytes a row], not read yet.
+    """Return a reader of the matrix as codes, or None if its format is not read so.
 
-    not_finite: makes the error for scales that are not finite.
+    rows: [rows, bytes per row], mapped and not read yet. not_finite: makes the error for scales that are not finite.
     """
     if len(shape) != 2:
         return None
@@ -49,7 +50,7 @@ def stored_codes(
         is_finite = scales != 255 if scales.dtype == torch.uint8 else scales.isfinite()  # 255 is E8M0's NaN
         if not bool(is_finite.all()):
             raise not_finite()
-        # in each 16 bytes, column i in the low nibble of byte i, i + 16 in the high one
+        # In each 16 bytes, column i is in the low nibble of byte i, column i + 16 in the high nibble.
         codes = torch.cat((pairs & 15, pairs >> 4), dim=-1).flatten(1)
         return QuantTensor(encoding, pack_nibbles(codes), scales.flatten(1), None, group_size=_GROUP)
 
@@ -57,14 +58,15 @@ def stored_codes(
 
 
 def wider_format(tensor_type: GGMLQuantizationType) -> str | None:
-    """Return the format that a matrix is read in, if it has more bits than its own."""
+    """Return the format in which a matrix is read, if it has more bits than the file's format."""
     if tensor_type is GGMLQuantizationType.IQ4_XS:
         return "IQ4_NL"
     integers = _INTEGERS.get(tensor_type)
     return None if integers is None else f"{integers.encoding.name} g{integers.group_size}"
 
 
-# Each takes blocks [rows, blocks, bytes]; returns scales [rows, .., 1 for 32 columns], and codes [rows, .., 16 bytes].
+# Each function takes blocks [rows, blocks, bytes] and returns scales [rows, .., 1] and codes [rows, .., 16 bytes] for
+# each 32 columns.
 
 
 def _split_iq4_nl(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +78,7 @@ def _split_mxfp4(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp16 d, then for 8 groups of 32 columns a factor of 6 bits: upper pairs in 2 bytes, low nibbles in 4."""
+    """Split fp16 d and, for 8 groups of 32 columns, factors of 6 bits: upper pairs in 2 bytes, low nibbles in 4."""
     d, high, low, pairs = blocks.split((2, 2, 4, 128), dim=-1)
     upper = torch.stack([high >> shift & 3 for shift in (0, 2, 4, 6)], dim=-1).flatten(-2)
     factors = (unpack_nibbles(low) | upper << 4).to(torch.float32) - 32
@@ -86,8 +88,11 @@ def _split_iq4_xs(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Integers:
-    """encoding, group_size: of the integers. scales: blocks [rows, blocks, bytes] -> [rows, blocks, scales of a block];
-    the numbers are the integers times these."""
+    """A format that is read as integers times scales.
+
+    encoding, group_size: of the integers. scales: maps blocks [rows, blocks, bytes] to [rows, blocks, scales per
+    block].
+    """
 
     encoding: Encoding
     group_size: int
@@ -100,7 +105,7 @@ def _read_integers(
     rows: torch.Tensor,
     not_finite: _MakeError,
 ) -> QuantTensor:
-    """Return the gguf package's numbers divided by their scales, in parts of the matrix."""
+    """Divide the gguf package's numbers by their scales, part of the matrix by part."""
     block_columns, block_bytes = GGML_QUANT_SIZES[tensor_type]
     columns = rows.shape[1] // block_bytes * block_columns
     codes, scales = [], []
@@ -116,7 +121,7 @@ def _read_integers(
 
 
 def _words(data: torch.Tensor, dtype: type[np.unsignedinteger]) -> torch.Tensor:
-    """Unsigned words as integers that torch computes with: [.., bytes] -> [.., words]."""
+    """Return unsigned words as integers that torch computes with: [.., bytes] -> [.., words]."""
     return torch.from_numpy(data.contiguous().numpy().view(dtype).astype(np.int64))
 
 
@@ -125,22 +130,22 @@ def _block_scale(blocks: torch.Tensor, first: int = 0) -> torch.Tensor:
 
 
 def _scales_iq1_s(blocks: torch.Tensor) -> torch.Tensor:
-    """3 bits of 8 words of 16 bits; numbers are multiples of an eighth."""
+    """Read scales from 3 bits of 8 words of 16 bits; numbers are multiples of an eighth."""
     return _block_scale(blocks).to(torch.float32) * (2 * (_words(blocks[..., 34:], np.uint16) >> 12 & 7) + 1) * 0.125
 
 
 def _scales_iq2_xxs(blocks: torch.Tensor) -> torch.Tensor:
-    """Return the upper 4 bits of every second word of 32 bits."""
+    """Read scales from the upper 4 bits of every second word of 32 bits."""
     return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 2:], np.uint32)[..., 1::2] >> 28) + 0.5) * 0.25
 
 
 def _scales_iq3_xxs(blocks: torch.Tensor) -> torch.Tensor:
-    """Return the upper 4 bits of 8 words of 32 bits, after the codebook's."""
+    """Read scales from the upper 4 bits of 8 words of 32 bits, which follow the codebook's indices."""
     return _block_scale(blocks).to(torch.float32) * ((_words(blocks[..., 66:], np.uint32) >> 28) + 0.5) * 0.5
 
 
 def _scales_iq3_s(blocks: torch.Tensor) -> torch.Tensor:
-    """4 nibbles at the end."""
+    """Read scales from the 4 nibbles at the end of a block."""
     pairs = blocks[..., 106:]
     nibbles = torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
     return _block_scale(blocks).to(torch.float32) * (2 * nibbles.to(torch.float32) + 1)

@@ -1,4 +1,4 @@
-"""The fields of a config.json that most GGUF files state in the same way."""
+"""Fields of a config.json from metadata that most GGUF files have in common."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from models.errors import CheckpointError, UnsupportedModelError
 
 
 def common_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Sizes, norms, biases and rotary positions under the names that Llama's config.json has.
+    """Return sizes, norms, biases and rotary positions under the names of Llama's config.json.
 
-    Families whose configuration has more, or other names, add theirs to this.
+    Families whose configuration has other fields add them to this.
     """
     hidden_size, num_heads = file.integer("embedding_length"), file.integer("attention.head_count")
     head_dim = file.integer("attention.key_length", hidden_size // num_heads)
@@ -37,7 +37,7 @@ def common_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def window_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """`sliding_window` and, where the file lists them, `layer_types`; without a window all layers see everything."""
+    """Return `sliding_window`, and `layer_types` if the file lists them; all full attention without a window."""
     window, num_layers = file.size("attention.sliding_window"), file.num_layers("block_count")
     name = "attention.sliding_window_pattern"
     pattern = file.raw(name)

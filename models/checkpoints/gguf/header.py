@@ -1,7 +1,7 @@
-"""The header of a GGUF file: metadata and tensor table, every length checked against the file's size before it is used.
+"""The header of a GGUF file: metadata and tensor table. Every length is checked against the file's size before use.
 
 The `gguf` package's own reader trusts counts and lengths (an array that claims 2**60 entries keeps it busy forever)
-and takes seconds on a large vocabulary; so this file reads the header, and `gguf` gives types and dequantization.
+and takes seconds for a large vocabulary. So this file reads the header, and `gguf` gives types and dequantization.
 """
 
 import errno
@@ -26,8 +26,8 @@ _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 _MIN_STRING_BYTES = 8
 _MIN_ENTRY_BYTES = 8 + 4 + 1  # key length, type, the smallest value
-_MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, dimensions, one of them, type, offset
-# Limits that no model comes near: a file that claims more would only cost memory and time.
+_MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, number of dimensions, one dimension, type, offset
+# Limits that no model comes near; a file that claims more would only cost memory and time.
 _MAX_COUNT = 1 << 16  # of metadata entries, and of tensors
 _MAX_STRINGS = 1 << 20  # in one array
 _MAX_STRING_BYTES = 48 << 20  # of all keys, names, strings and arrays of strings
@@ -37,7 +37,7 @@ _MAX_KEY_BYTES = 1023
 
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
-    """One entry of the tensor table; its bytes lie within the file."""
+    """An entry of the tensor table; its bytes lie within the file."""
 
     name: str
     shape: tuple[int, ...]  # outermost first, unlike in the file
@@ -48,13 +48,15 @@ class GGUFTensor:
 
 @dataclass(frozen=True, slots=True)
 class GGUFHeader:
+    """Metadata and tensor table of one file."""
+
     path: Path
     metadata: Mapping[str, Any]  # numbers, bools, strings, and GGUFArrays of numbers or strings
     tensors: tuple[GGUFTensor, ...]
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
-    """Read one file's header; raises CheckpointError, or UnsupportedModelError for a sound file of another kind."""
+    """Read a file's header. Raises CheckpointError, or UnsupportedModelError for a sound file of another kind."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -73,7 +75,7 @@ class _HeaderReader:
 
     def __init__(self, path: Path, mapped: mmap.mmap) -> None:
         self.path = path
-        self.data = memoryview(mapped)  # arrays of the metadata are views of it
+        self.data = memoryview(mapped)  # arrays in the metadata are views of it
         self.size = len(mapped)
         self.at = 0
         self.string_bytes = 0
@@ -90,7 +92,7 @@ class _HeaderReader:
                 raise self._broken(f"repeats the metadata key {key!r}")
             metadata[key] = self._value(key)
         table = [self._table_entry() for _ in range(num_tensors)]
-        return GGUFHeader(self.path, metadata, self._with_places(table, metadata))
+        return GGUFHeader(self.path, metadata, self._locate_tensors(table, metadata))
 
     def _check_kind(self) -> None:
         magic = bytes(self._take(4, "the magic number"))
@@ -138,7 +140,7 @@ class _HeaderReader:
                 f"{self.path}: tensor {name!r} has type {type_id}, which is not known; use another quantization"
             ) from None
 
-    def _with_places(
+    def _locate_tensors(
         self, table: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int]], metadata: Mapping[str, Any]
     ) -> tuple[GGUFTensor, ...]:
         alignment = metadata.get("general.alignment", 32)
@@ -154,7 +156,7 @@ class _HeaderReader:
             for size in shape:
                 num_elements *= size
             if shape[-1] % block_size:
-                raise self._broken(f"has tensor {name!r} with rows of {shape[-1]}, no multiple of {block_size}")
+                raise self._broken(f"has tensor {name!r} with rows of {shape[-1]}, not a multiple of {block_size}")
             num_bytes = num_elements // block_size * block_bytes
             start = data_start + offset
             if num_elements < 1 or start + num_bytes > self.size:
@@ -162,10 +164,10 @@ class _HeaderReader:
                     f"has tensor {name!r} of shape {list(shape)} at bytes {start} to {start + num_bytes}, "
                     f"but the file ends at {self.size}: it is truncated or damaged"
                 )
-            if start != expected:  # as ggml: tensors follow one another in the table's order, without holes
+            if start != expected:  # as in ggml: tensors follow one another in the table's order, without gaps
                 raise self._broken(
-                    f"has tensor {name!r} at byte {start}, but the one before it ends such that it must be at "
-                    f"{expected}: the table is damaged"
+                    f"has tensor {name!r} at byte {start}, but after the tensor before it, it must be at {expected}: "
+                    "the table is damaged"
                 )
             expected = -(-(start + num_bytes) // alignment) * alignment
             tensors[name] = GGUFTensor(name, shape, tensor_type, start, num_bytes)
@@ -178,9 +180,7 @@ class _HeaderReader:
         (length,) = self._unpack("Q")
         taken = self._take(length, what)
         if length > max_bytes:
-            raise self._broken(
-                f"has {what} of {length} bytes; no model has one of more than {max_bytes}: it is damaged"
-            )
+            raise self._broken(f"has {what} of {length} bytes; no model has more than {max_bytes}: it is damaged")
         self._count_string_bytes(length, what)
         try:
             return str(taken, "utf-8", errors)
@@ -188,7 +188,7 @@ class _HeaderReader:
             raise self._broken(f"has {what} that is not UTF-8") from None
 
     def _skip_strings(self, count: int, what: str) -> memoryview:
-        """Return the bytes of `count` strings, each of which lies within the file."""
+        """Return the bytes of `count` strings, after checking that each lies within the file."""
         data, begin, at, length_of = self.data, self.at, self.at, struct.Struct("<Q").unpack_from
         try:
             for _ in range(count):

@@ -1,4 +1,4 @@
-"""GGUFMetadata: a GGUF file's metadata of its architecture, for families to turn into the fields of a config.json."""
+"""GGUFMetadata: a GGUF file's metadata about its architecture, which families turn into fields of a config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from models.config.hf_config import HFConfig, quoted
 from models.errors import CheckpointError, UnsupportedModelError
 
 _MAX_LISTED = 1 << 12  # items of an array: a few for each layer, or one for each dimension of a head
-# Keys that change what is computed, with the values that change nothing: a family that did not read such a key would
-# give wrong answers for any other value. Keys that only inform are not here.
+# Keys that change what is computed, with their neutral values: a family that did not read such a key would give wrong
+# answers for any other value. Keys that only inform are not here.
 _DECISIVE: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         (
@@ -60,9 +60,10 @@ _DECISIVE: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class GGUFMetadata(HFConfig):
-    """Keys under the architecture's prefix, without it: "embedding_length"; getters as HFConfig has. And the tensors.
+    """Metadata under the architecture's prefix, with HFConfig's getters, and the file's tensors.
 
-    Zeros of sizes and scales mean that there is none, which `size` and `scale` put as None.
+    Keys are without the prefix: "embedding_length". A size or scale of 0 means that there is none; `size` and `scale`
+    return None for it.
     """
 
     tensors: Mapping[str, StoredTensor] = field(kw_only=True)
@@ -74,7 +75,7 @@ class GGUFMetadata(HFConfig):
         return self.number(name) if self.raw(name) else None
 
     def values(self, tensor: str) -> list[float] | None:
-        """Return the numbers of a tensor that is metadata, or None if the file does not have it."""
+        """Return the numbers of a tensor that holds metadata, or None if the file does not have it."""
         stored = self.tensors.get(tensor)
         if stored is None or stored.read is None:
             return None
@@ -86,7 +87,7 @@ class GGUFMetadata(HFConfig):
         return stored.read(torch.float32).tolist()
 
     def refuse_unread(self) -> None:
-        """Raise UnsupportedModelError for keys that change what is computed and that nobody has read."""
+        """Raise UnsupportedModelError for keys that change what is computed and were not read."""
         for name, value in self.fields.items():
             if name not in self.reads and value not in _DECISIVE.get(name, (value,)):
                 raise UnsupportedModelError(
@@ -97,12 +98,12 @@ class GGUFMetadata(HFConfig):
 def gguf_metadata(
     architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, StoredTensor], path: object
 ) -> GGUFMetadata:
-    """architecture: as the file calls it."""
+    """Select the metadata of `architecture`, the file's general.architecture."""
     prefix = architecture + "."
     own = {key.removeprefix(prefix): _plain(value) for key, value in metadata.items() if key.startswith(prefix)}
     return GGUFMetadata(own, f"{path}, {architecture}.*", tensors=tensors)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: arrays as lists, unless they are longer than any that is read."""
+    """Return arrays as lists, unless they are longer than any list that is read."""
     return value.values() if isinstance(value, GGUFArray) and len(value) <= _MAX_LISTED else value

@@ -1,4 +1,4 @@
-"""`rope_parameters` of a config.json from what GGUF files state of rotary positions."""
+"""`rope_parameters` of a config.json, from a GGUF file's metadata about rotary positions."""
 
 from typing import Any
 
@@ -15,8 +15,9 @@ def rope_parameters(file: GGUFMetadata, head_dim: int) -> dict[str, Any]:
 
 
 def rope_parameters_by_layer(file: GGUFMetadata, head_dim: int, *, window_theta: float | None = None) -> dict[str, Any]:
-    """Return the same for families whose windowed layers have other rotary parameters: no scaling, and a base of their
-    own, by default window_theta.
+    """Return rotary parameters by layer type, for families whose windowed layers have no scaling and their own base.
+
+    window_theta: their base if the file does not state it.
     """
     full = rope_parameters(file, head_dim)
     theta = file.number("rope.freq_base_swa", window_theta or full["rope_theta"])
@@ -26,7 +27,7 @@ def rope_parameters_by_layer(file: GGUFMetadata, head_dim: int, *, window_theta:
 
 
 def _scaling(file: GGUFMetadata) -> dict[str, Any]:
-    """Frequency factors that are tensors come first: older files have them without naming the scaling."""
+    """Return the scaling. Frequency factors in tensors come first: older files have them without naming the scaling."""
     factor = file.scale(file.first("rope.scaling.factor", "rope.scale_linear"))
     kind = file.text("rope.scaling.type", "linear" if factor else "none")
     if (factors := file.values("rope_freqs.weight")) is not None and kind in ("none", "linear"):  # Llama 3.1 and later
@@ -67,5 +68,5 @@ def _yarn(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _original_length(file: GGUFMetadata) -> int:
-    """Return the context length that the model was trained with, before it was extended."""
+    """Return the context length of training, before it was extended."""
     return file.integer("rope.scaling.original_context_length", file.integer("context_length"))

@@ -1,14 +1,14 @@
 """AWQ checkpoints (Lin et al. 2024), version "gemm", as AutoAWQ writes them.
 
-qweight  int32 [columns, rows / 8]: eight outputs of one input a word, the j-th of them in field _FIELD_OF[j]
-qzeros   int32 [groups, rows / 8], packed alike; stored as they are, unlike GPTQ's
+qweight  int32 [columns, rows / 8]: eight outputs of one input per word, output j in field _FIELD_OF[j]
+qzeros   int32 [groups, rows / 8], packed alike; stored unchanged, unlike GPTQ's
 scales   fp16 [groups, rows]
 """
 
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.parts import FLOATS, Part, Parts, check_divides
+from models.checkpoints.quantized.parts import FLOATS, ModulePart, Parts, check_divides
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
 from models.quant.nibbles import pack_nibbles, unpack_nibbles
@@ -18,7 +18,7 @@ _FIELD_OF = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 class AWQ:
-    """Reads the modules of one checkpoint."""
+    """Reader of the modules of one AWQ checkpoint."""
 
     def __init__(self, config: HFConfig) -> None:
         bits = config.integer("bits", config.integer("w_bit", 4))
@@ -39,7 +39,7 @@ class AWQ:
         columns, rows = codes.shape[0], codes.shape[1] * 8
         group_size = columns if self._group_size < 1 else self._group_size
         check_divides(parts, group_size, columns, "group_size")
-        check_divides(parts, 2, columns, "a byte's number of codes,")
+        check_divides(parts, 2, columns, "the number of codes in a byte,")
         groups = columns // group_size
         scales = parts.take(".scales", FLOATS, (groups, rows))
         zeros = parts.take(".qzeros", ("I32",), (groups, rows // 8)) if self._has_zeros else None
@@ -57,7 +57,7 @@ class AWQ:
         return parts.stored((rows, columns), kind, read)
 
 
-def _by_output(part: Part) -> torch.Tensor:
+def _by_output(part: ModulePart) -> torch.Tensor:
     """Return the part's fields as [rows, columns or groups] uint8."""
     fields = unpack_nibbles(part.read().contiguous().view(torch.uint8)).unflatten(1, (-1, 8))
     return fields[:, :, _FIELD_OF].flatten(1).t()

@@ -1,7 +1,7 @@
 """bitsandbytes checkpoints: NF4 and FP4 (QLoRA, Dettmers et al. 2023), and int8 (LLM.int8(), Dettmers et al. 2022).
 
 4 bits: weight [codes / 2, 1] uint8, the matrix row by row, even codes in *high* nibbles; weight.absmax fp32, one for
-        each block of `blocksize` codes, or with double quantization uint8 beside weight.nested_absmax and
+        each block of `blocksize` codes, or with double quantization uint8, with weight.nested_absmax and
         weight.nested_quant_map; weight.quant_map: the table of codes; weight.quant_state.*: JSON with the rest
 8 bits: weight int8 [rows, columns]; SCB fp32 [rows], 127 times the scales; weight_format: 0 for rows
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.parts import Part, Parts, check_divides
+from models.checkpoints.quantized.parts import ModulePart, Parts, check_divides
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
 from models.quant.dequantize import TABLES
@@ -26,7 +26,7 @@ _MAX_SIZE = 2**28
 
 
 class BitsAndBytes:
-    """Reads the modules of one checkpoint; each states its own type."""
+    """Reader of the modules of one bitsandbytes checkpoint; each module states its own type."""
 
     def __init__(self, config: HFConfig) -> None:
         storage = config.text("bnb_4bit_quant_storage", "uint8")
@@ -51,7 +51,7 @@ def _gather_int8(parts: Parts) -> StoredTensor:
     rows, columns = codes.shape
     maxima = parts.take(".SCB", ("F32",), (rows,))
     layout = parts.take(".weight_format", ("U8",), ()) if parts.has(".weight_format") else None
-    # LLM.int8() rounds activations for its GEMM and leaves outliers in fp16; rounding none is nearer to the model.
+    # LLM.int8() rounds activations for its GEMM and leaves outliers in fp16; not rounding them is nearer to the model.
     kind = QuantKind(Encoding.INT8, columns)
 
     def read() -> QuantTensor:
@@ -100,15 +100,15 @@ def _gather_4bit(parts: Parts, type_name: str, encoding: Encoding) -> StoredTens
 
 
 def _unnest(codes: torch.Tensor, maxima: torch.Tensor, table: torch.Tensor, state: "_QuantState") -> torch.Tensor:
-    """Return the scales of double quantization: fp32 [blocks]. In 8 bits they would save 0.4 bits a weight."""
+    """Return the scales of double quantization, fp32 [blocks]. In 8 bits they would save 0.4 bits per weight."""
     scales = table[codes.int()] * maxima.repeat_interleave(state.nested_block)[: len(codes)]
     return scales + state.nested_offset
 
 
 class _QuantState:
-    """The quant_state of a matrix, the JSON that bitsandbytes writes beside it, checked."""
+    """The checked quant_state of a matrix, JSON that bitsandbytes stores with it."""
 
-    def __init__(self, parts: Parts, part: Part, type_name: str) -> None:
+    def __init__(self, parts: Parts, part: ModulePart, type_name: str) -> None:
         self._parts, self._name = parts, part.name
         if len(part.shape) != 1 or part.num_bytes > _MAX_STATE_BYTES:
             raise parts.broken(f"{part.name!r} has shape {list(part.shape)}; it must be a JSON text of a few bytes")

@@ -6,19 +6,23 @@ from models.checkpoints.quantized.registry import QuantizedReader
 from models.checkpoints.safetensors import plain_dtype
 from models.errors import CheckpointError
 
-# Of an 8-bit KV cache. Ours has the activations' dtype, so that its values need no scales.
+# Scales of an 8-bit KV cache. headrace's cache has the activations' dtype and needs none.
 _KV_CACHE_SCALES = (".self_attn.k_scale", ".self_attn.v_scale")
 
 
 class QuantizedCheckpoint:
-    """The plain tensors as they are, and `<module>.weight` in place of each module's codes, scales and zeros.
+    """A checkpoint with plain tensors unchanged, and `<module>.weight` in place of each module's codes, scales and
+    zeros.
 
-    Modules that the quantizer left out are plain. What no module claims stays as it is, and the loader names it.
+    Modules that the quantizer left out are plain. Tensors that no module claims stay, and the loader names them.
     """
 
     def __init__(self, files: Checkpoint, reader: QuantizedReader) -> None:
-        """files: all tensors as stored. Raises CheckpointError for modules that are incomplete or stored twice,
-        UnsupportedModelError for variants that headrace does not read."""
+        """Gather the modules of `files`, which has all tensors as stored.
+
+        Raises CheckpointError for modules that are incomplete or stored twice, UnsupportedModelError for variants that
+        headrace does not read.
+        """
         rest = {name: tensor for name, tensor in files.tensors.items() if not name.endswith(_KV_CACHE_SCALES)}
         gathered: dict[str, StoredTensor] = {}
         for name, tensor in files.tensors.items():
@@ -27,7 +31,7 @@ class QuantizedCheckpoint:
                 gathered[name] = reader.gather(Parts(module, rest, tensor))
         self.dtype = plain_dtype(rest.values())
         self.tensors: dict[str, StoredTensor] = {}
-        for name in files.tensors:  # each matrix in the place of its codes, so that files are read forward
+        for name in files.tensors:  # each matrix at the position of its codes, so that files are read forward
             offered = gathered.get(name) or rest.get(name)
             if offered is None:
                 continue

@@ -7,7 +7,7 @@ quantized
 mxfp4-pack-quantized  weight_packed uint8 [rows, columns / 2], even columns in low nibbles; weight_scale E8M0
 
 weight_scale  [rows, groups] in bf16, fp16 or fp32; [blocks, blocks] for strategy block; one for strategy tensor
-input_scale   one number, where activations are quantized by a static scale
+input_scale   one number, if activations are quantized by a static scale
 """
 
 import torch
@@ -15,18 +15,17 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.quantized.compressed_tensors_config import Format, ModuleFormat, Strategy, read_config
 from models.checkpoints.quantized.fp8 import read_input_scale
-from models.checkpoints.quantized.packed_codes import permute_codes, sorting_permutation
-from models.checkpoints.quantized.parts import FLOATS, Part, Parts, check_divides
+from models.checkpoints.quantized.packed_codes import permute_codes, signed_codes, sorting_permutation
+from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts, check_divides
 from models.config.hf_config import HFConfig
 from models.quant.nibbles import unpack_nibbles
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
 
-_ONE = ((), (1,), (1, 1))  # shapes of a single scale
 _PACKED, _CODES = ".weight_packed", ".weight"
 
 
 class CompressedTensors:
-    """Reads the modules of one checkpoint; each has the settings of the group whose targets name it."""
+    """Reader of the modules of one checkpoint; a module has the settings of the group whose targets name it."""
 
     def __init__(self, config: HFConfig) -> None:
         self._config = read_config(config)
@@ -71,7 +70,7 @@ def _gather_packed(parts: Parts, settings: ModuleFormat) -> StoredTensor:
     is_whole = columns > 0 and columns * bits % 8 == 0
     if not is_whole or codes.shape != (rows, -(-columns * bits // 32)):
         raise parts.broken(
-            f"{shape.name!r} is [{rows}, {columns}], which {bits} bits each do not pack to {list(codes.shape)}"
+            f"{shape.name!r} is [{rows}, {columns}], which does not pack to {list(codes.shape)} at {bits} bits each"
         )
     kind = _kind(parts, settings, rows, columns)
     grid = _grid(kind, rows, columns)
@@ -87,7 +86,7 @@ def _gather_packed(parts: Parts, settings: ModuleFormat) -> StoredTensor:
         if group_of is not None:
             permutation = sorting_permutation(group_of.read(), kind.group_size, group_of.name)
         packed = codes.read().view(torch.uint8)[:, : columns * bits // 8]
-        permuted = permute_codes(_as_encoded(packed, bits), permutation, bits)
+        permuted = permute_codes(signed_codes(packed, bits), permutation, bits)
         zero_points = None if zeros is None else _unpack_zeros(zeros, bits, rows)
         return _quant(kind, permuted, scales, grid, zero_points, input_scale, permutation)
 
@@ -106,10 +105,10 @@ def _gather_mxfp4(parts: Parts, settings: ModuleFormat) -> StoredTensor:
 def _quant(
     kind: QuantKind,
     codes: torch.Tensor,
-    scales: Part,
+    scales: ModulePart,
     grid: tuple[int, int],
     zeros: torch.Tensor | None,
-    input_scale: Part | None,
+    input_scale: ModulePart | None,
     permutation: torch.Tensor | None = None,
 ) -> QuantTensor:
     return QuantTensor(
@@ -147,26 +146,21 @@ def _grid(kind: QuantKind, rows: int, columns: int) -> tuple[int, int]:
 
 def _shapes(kind: QuantKind, rows: int, columns: int) -> tuple[tuple[int, ...], ...]:
     grid = _grid(kind, rows, columns)
-    return _ONE if grid == (1, 1) else (grid, (rows,)) if grid == (rows, 1) else (grid,)
+    return SINGLE_SCALE if grid == (1, 1) else (grid, (rows,)) if grid == (rows, 1) else (grid,)
 
 
-def _take_scales(parts: Parts, kind: QuantKind, rows: int, columns: int) -> Part:
+def _take_scales(parts: Parts, kind: QuantKind, rows: int, columns: int) -> ModulePart:
     return parts.take(".weight_scale", FLOATS, *_shapes(kind, rows, columns))
 
 
-def _take_input_scale(parts: Parts, settings: ModuleFormat) -> Part | None:
+def _take_input_scale(parts: Parts, settings: ModuleFormat) -> ModulePart | None:
     if settings.activation is not ActivationQuantization.STATIC:
         return None
-    return parts.take(".input_scale", FLOATS, *_ONE)
+    return parts.take(".input_scale", FLOATS, *SINGLE_SCALE)
 
 
-def _unpack_zeros(part: Part, bits: int, rows: int) -> torch.Tensor:
-    """[rows, groups] from int32 words over the rows."""
+def _unpack_zeros(part: ModulePart, bits: int, rows: int) -> torch.Tensor:
+    """Return zero points [rows, groups] from int32 words along the rows."""
     fields = part.read().t().contiguous().view(torch.uint8)
     zeros = (unpack_nibbles(fields) if bits == 4 else fields)[:, :rows]
-    return _as_encoded(zeros, bits).t().contiguous()
-
-
-def _as_encoded(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes or zero points that count from 0, as QuantTensor has them: 8-bit ones count from -128."""
-    return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)
+    return signed_codes(zeros, bits).t().contiguous()

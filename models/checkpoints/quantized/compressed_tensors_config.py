@@ -1,4 +1,4 @@
-"""The quantization_config of compressed-tensors: the settings of each module, checked for what headrace reads."""
+"""The quantization_config of compressed-tensors: settings of each module, checked against what headrace supports."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class Format(enum.Enum):
 
 
 class Strategy(enum.Enum):
-    """The weights that share a scale."""
+    """Sets of weights that share a scale."""
 
     TENSOR = "tensor"
     CHANNEL = "channel"
@@ -54,7 +54,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ModuleFormat:
-    """How the modules of one group are stored."""
+    """Storage of the modules of one group."""
 
     format: Format
     encoding: Encoding
@@ -69,16 +69,15 @@ class ModuleFormat:
 
 @dataclass(frozen=True, slots=True)
 class CompressedTensorsConfig:
-    """Groups of modules and their settings, in the file's order."""
+    """Groups of modules with their settings, in the file's order."""
 
     groups: Sequence[tuple[Sequence[str], ModuleFormat]]  # targets: "Linear", a module's name, "re:" and a pattern
     patterns: Mapping[str, ModulePattern]  # of the targets that are patterns
 
     def format_of(self, parts: Parts) -> ModuleFormat:
-        """Return the settings of a module: of the group that names it, else of one whose pattern matches, else of
-        Linear's.
+        """Return the settings of the group that names a module, else whose pattern matches, else for Linear.
 
-        Raises CheckpointError if there is none.
+        Raises CheckpointError if there is no such group.
         """
         for is_match in (_is_name, self._is_matched, _is_class):
             for targets, settings in self.groups:
@@ -99,7 +98,7 @@ def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (codes are thos
 
 
 def read_config(config: HFConfig) -> CompressedTensorsConfig:
-    """Raises UnsupportedModelError, which names what is not supported and what is."""
+    """Check and read a quantization_config. Raises UnsupportedModelError, which names what is supported."""
     for field, supported in (("sparsity_config", "dense"), ("transform_config", None)):
         section = config.section(field)
         if section.fields and not (supported and section.text("format", supported) == supported):
@@ -151,7 +150,7 @@ def _group(group: HFConfig, overall: str) -> tuple[Sequence[str], ModuleFormat]:
 
 def _block(weights: HFConfig) -> tuple[int, int]:
     value = weights.fields.get("block_structure", "128x128")
-    if isinstance(value, str):  # as old versions wrote it
+    if isinstance(value, str):  # written by old versions
         sizes = [int(size) if size.isdecimal() else size for size in value.split("x")]
         weights = HFConfig({"block_structure": sizes}, weights.source)
     return block_of(weights, "block_structure") or (128, 128)

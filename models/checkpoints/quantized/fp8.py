@@ -1,23 +1,22 @@
-"""FP8 checkpoints of quant_method "fp8": DeepSeek's blocks and Mistral's tensors with static activations.
+"""FP8 checkpoints with quant_method "fp8": DeepSeek's blocks and Mistral's tensors with static activations.
 
 weight            float8_e4m3fn [rows, columns]
 weight_scale_inv  fp32 or E8M0 [blocks of rows, blocks of columns] (weight_block_size), or one for the matrix; despite
-                  the name a factor to multiply codes with. AutoFP8 calls it weight_scale
+                  the name, codes are multiplied by it. AutoFP8 calls it weight_scale
 activation_scale  fp32, one number, with activation_scheme "static"; AutoFP8: input_scale
 """
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.parts import FLOATS, Part, Parts
+from models.checkpoints.quantized.parts import FLOATS, SINGLE_SCALE, ModulePart, Parts
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor
 
 _MAX_BLOCK = 2**20
-_ONE = ((), (1,), (1, 1))  # shapes of a single scale
 
 
 class FP8:
-    """Reads the modules of one checkpoint."""
+    """Reader of the modules of one FP8 checkpoint."""
 
     def __init__(self, config: HFConfig) -> None:
         scheme = config.text("activation_scheme", "dynamic")
@@ -45,12 +44,12 @@ class FP8:
         suffix = ".weight_scale" if parts.has(".weight_scale") else ".weight_scale_inv"
         row_group, group_size = self._block or (rows, columns)
         grid = (-(-rows // row_group), -(-columns // group_size))
-        shapes = _ONE if self._block is None else (grid,)
+        shapes = SINGLE_SCALE if self._block is None else (grid,)
         scales = parts.take(suffix, (*FLOATS, "F8_E8M0"), *shapes)
         input_scale = None
         if self._activation is ActivationQuantization.STATIC:
             suffix = ".input_scale" if parts.has(".input_scale") else ".activation_scale"
-            input_scale = parts.take(suffix, FLOATS, *_ONE)
+            input_scale = parts.take(suffix, FLOATS, *SINGLE_SCALE)
         kind = QuantKind(Encoding.FP8_E4M3, min(group_size, columns), min(row_group, rows), activation=self._activation)
 
         def read() -> QuantTensor:
@@ -69,7 +68,7 @@ class FP8:
 
 
 def block_of(config: HFConfig, name: str) -> tuple[int, int] | None:
-    """(rows, columns) of a block, from a list of two; None where the field is absent."""
+    """Return (rows, columns) of a block from a list of two numbers; None if the field is absent."""
     if not config.has(name):
         return None
     value = config.fields[name]
@@ -82,7 +81,7 @@ def block_of(config: HFConfig, name: str) -> tuple[int, int] | None:
     return value[0], value[1]
 
 
-def read_input_scale(part: Part) -> float:
+def read_input_scale(part: ModulePart) -> float:
     scale = float(part.read_scales().float().item())
     if scale <= 0:
         raise CheckpointError(f"{part.name!r} is {scale}; it must be above 0; fetch the checkpoint again")

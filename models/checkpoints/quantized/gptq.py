@@ -1,17 +1,17 @@
 """GPTQ checkpoints (Frantar et al. 2023), as AutoGPTQ and GPTQModel write them.
 
-qweight  int32 [columns * bits / 32, rows]: codes of one output, 32 / bits consecutive inputs a word, lowest bits first
+qweight  int32 [columns * bits / 32, rows]: codes of one output, 32 / bits consecutive inputs per word, lowest first
 scales   fp16 [groups, rows]
 qzeros   int32 [groups, rows * bits / 32], packed alike along the outputs; format "gptq" stores each word less one in
-         every field (as a subtraction of whole words, which may borrow), "gptq_v2" stores them as they are
+         every field (as a subtraction of whole words, which may borrow), "gptq_v2" stores them unchanged
 g_idx    int32 [columns]: the group of each input; with desc_act (act-order) in any order
 """
 
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.checkpoints.quantized.packed_codes import permute_codes, sorting_permutation
-from models.checkpoints.quantized.parts import FLOATS, Part, Parts, check_divides
+from models.checkpoints.quantized.packed_codes import permute_codes, signed_codes, sorting_permutation
+from models.checkpoints.quantized.parts import FLOATS, ModulePart, Parts, check_divides
 from models.config.hf_config import HFConfig
 from models.errors import CheckpointError, UnsupportedModelError
 from models.quant.nibbles import unpack_nibbles
@@ -23,7 +23,7 @@ _FORMATS = ("gptq", "gptq_v2")
 
 
 class GPTQ:
-    """Reads the modules of one checkpoint."""
+    """Reader of the modules of one GPTQ checkpoint."""
 
     def __init__(self, config: HFConfig) -> None:
         self._bits = config.integer("bits")
@@ -75,7 +75,7 @@ class GPTQ:
             packed = codes.read().t().contiguous().view(torch.uint8)  # [rows, columns * bits / 8]
             return QuantTensor(
                 kind.encoding,
-                permute_codes(_as_encoded(packed, bits), permutation, bits),
+                permute_codes(signed_codes(packed, bits), permutation, bits),
                 scales.read_scales().t().contiguous(),
                 self._zeros(zeros),
                 group_size,
@@ -84,13 +84,13 @@ class GPTQ:
 
         return parts.stored((rows, columns), kind, read)
 
-    def _zeros(self, part: Part) -> torch.Tensor | None:
-        """[rows, groups] uint8 or int8, or None in a symmetric checkpoint, where all are the middle."""
+    def _zeros(self, part: ModulePart) -> torch.Tensor | None:
+        """Return zero points [rows, groups] uint8 or int8, or None if the checkpoint is symmetric."""
         words = part.read()
         if self._format == "gptq":
-            words = words + _ONE_IN_EVERY_FIELD[self._bits]  # wraps as the subtraction did
+            words = words + _ONE_IN_EVERY_FIELD[self._bits]  # wraps around like the subtraction
         fields = words.contiguous().view(torch.uint8)
-        zeros = _as_encoded(unpack_nibbles(fields) if self._bits == 4 else fields, self._bits)
+        zeros = signed_codes(unpack_nibbles(fields) if self._bits == 4 else fields, self._bits)
         if not self._is_symmetric:
             return zeros.t().contiguous()
         if bool((zeros != (8 if self._bits == 4 else 0)).any()):
@@ -98,8 +98,3 @@ class GPTQ:
                 f"{part.name!r} holds zero points, but quantization_config says sym; fetch the checkpoint again"
             )
         return None
-
-
-def _as_encoded(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """uint8 codes as QuantTensor has them: 8-bit ones count from -128."""
-    return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)

@@ -1,8 +1,8 @@
-"""ModulePattern: a regular expression of a configuration over modules' names, matched in polynomial time.
+"""ModulePattern: a configuration's regular expression over module names, matched in polynomial time.
 
-Python's `re` takes hours for patterns that are made to backtrack, and a configuration comes from strangers. This
-matcher finds where in the name each part of a pattern can end if it begins at i, and remembers it: there are no more
-than (parts of the pattern) * (characters of the name) such results.
+Python's `re` takes hours for patterns that are made to backtrack, and configurations come from strangers. This matcher
+finds and caches where each part of a pattern can end if it begins at position i of the name: at most (parts of the
+pattern) * (characters of the name) results.
 """
 
 import re
@@ -50,11 +50,14 @@ _Part = _Character | _Anchor | _Alternation | _Repeat
 
 
 class ModulePattern:
-    """One pattern."""
+    """A regular expression over the names of modules."""
 
     def __init__(self, pattern: str, source: str) -> None:
-        """Raises an error that names `source`: CheckpointError for what is not a regular expression,
-        UnsupportedModelError for one that this matcher does not support."""
+        """Parse the pattern. Errors name `source`.
+
+        Raises CheckpointError for text that is not a regular expression, UnsupportedModelError for features that this
+        matcher does not support.
+        """
         quoted = repr(pattern if len(pattern) <= 100 else pattern[:100] + "...")
         remedy = "fetch the checkpoint's own configuration again"
         if len(pattern) > _MAX_LENGTH:
@@ -67,29 +70,29 @@ class ModulePattern:
             self._root = _Parser(pattern).parse()
         except _UnsupportedPatternError:
             raise UnsupportedModelError(
-                f"{source}: target {quoted} uses what headrace does not read in regular expressions (back references, "
-                f"flags, counts above {_MAX_COUNT}, more than {_MAX_DEPTH} groups in one another); use a version of "
-                "the model without these in its targets"
+                f"{source}: target {quoted} uses features of regular expressions that headrace does not support (back "
+                f"references, flags, counts above {_MAX_COUNT}, groups nested more than {_MAX_DEPTH} deep); use a "
+                "version of the model without these in its targets"
             ) from None
 
     def is_match(self, name: str) -> bool:
-        """Whether the pattern matches at the start of the name, as re.match would find."""
+        """Whether the pattern matches at the start of the name, like re.match."""
         return any(True for _ in _Matcher(name).ends(self._root, 0))
 
 
 class _Matcher:
-    """Matches the parts of a pattern against one name."""
+    """Cached matches of a pattern's parts against one name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._known: dict[tuple[_Part, int], frozenset[int]] = {}
+        self._cache: dict[tuple[_Part, int], frozenset[int]] = {}
 
     def ends(self, part: _Part, start: int) -> frozenset[int]:
-        """Where `part` can end if it begins at `start`."""
-        known = self._known.get((part, start))
-        if known is None:
-            known = self._known[part, start] = frozenset(self._find(part, start))
-        return known
+        """Return the positions where `part` can end if it begins at `start`."""
+        ends = self._cache.get((part, start))
+        if ends is None:
+            ends = self._cache[part, start] = frozenset(self._find(part, start))
+        return ends
 
     def _find(self, part: _Part, start: int) -> Iterator[int] | set[int]:
         match part:
@@ -115,20 +118,20 @@ class _Matcher:
         return starts
 
     def _repeated(self, repeat: _Repeat, start: int) -> set[int]:
-        reached = {start}
+        ends = {start}
         for _ in range(repeat.minimum):
-            reached = self._sequence([repeat.part], reached)
-        new, maximum = reached, repeat.maximum
+            ends = self._sequence([repeat.part], ends)
+        new, maximum = ends, repeat.maximum
         for _ in range(len(self._name) if maximum is None else maximum - repeat.minimum):
-            new = self._sequence([repeat.part], new) - reached
+            new = self._sequence([repeat.part], new) - ends
             if not new:
                 break
-            reached = reached | new
-        return reached
+            ends = ends | new
+        return ends
 
 
 class _UnsupportedPatternError(Exception):
-    """The pattern has something that this matcher does not support."""
+    """The pattern uses a feature that this matcher does not support."""
 
 
 class _Parser:
@@ -184,7 +187,7 @@ class _Parser:
         if quantifier is None:
             return part
         suffix = self._take(_SUFFIX)
-        if suffix is not None and suffix[0] == "+":  # possessive; lazy ones ("?") match the same names as greedy ones
+        if suffix is not None and suffix[0] == "+":  # possessive; lazy ("?") matches the same names as greedy
             raise _UnsupportedPatternError
         if sign := quantifier["sign"]:
             return _Repeat(part, int(sign == "+"), 1 if sign == "?" else None)

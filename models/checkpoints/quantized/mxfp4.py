@@ -1,4 +1,4 @@
-"""MXFP4 checkpoints of quant_method "mxfp4", as gpt-oss ships its experts (OCP Microscaling Formats 1.0).
+"""MXFP4 checkpoints with quant_method "mxfp4", the format of gpt-oss's experts (OCP Microscaling Formats 1.0).
 
 <projection>_blocks  uint8 [experts, rows, columns / 32, 16]: E2M1 codes, even columns in low nibbles
 <projection>_scales  uint8 [experts, rows, columns / 32]: E8M0
@@ -15,16 +15,16 @@ _GROUP = 32
 
 
 class MXFP4:
-    """Reads the experts of one checkpoint, all experts of a projection as one tensor."""
+    """Reader of the experts of one checkpoint, with all experts of a projection as one tensor."""
 
     def __init__(self, config: HFConfig) -> None:
-        """The layout is fixed: nothing of the configuration matters."""
+        """Take the configuration that every reader gets; the layout does not depend on it."""
 
     def module_of(self, tensor: StoredTensor) -> str | None:
         return tensor.name.removesuffix("_blocks") if tensor.name.endswith("_blocks") else None
 
     def gather(self, parts: Parts) -> StoredTensor:
-        """Of shape [experts, rows, columns]; as one matrix it has [experts * rows, columns]."""
+        """Return a stack [experts, rows, columns]; as a matrix it is [experts * rows, columns]."""
         codes = parts.take("_blocks", ("U8",))
         if len(codes.shape) != 4 or codes.shape[-1] != _GROUP // 2 or 0 in codes.shape:
             raise parts.broken(f"{codes.name!r} has shape {list(codes.shape)}; it must be [experts, rows, groups, 16]")
@@ -33,9 +33,7 @@ class MXFP4:
         kind = QuantKind(Encoding.E2M1, _GROUP)
 
         def read(first: int, count: int) -> QuantTensor:
-            """Return the matrices of some experts, one below the other; both tensors are mapped, so no others are
-            read.
-            """
+            """Return the matrices of some experts, one below the other; the mapped tensors are read only there."""
             blocks = codes.read()[first : first + count].reshape(count * rows, groups * _GROUP // 2)
             matrix_scales = scales.read_scales(first, count).reshape(count * rows, groups)
             return QuantTensor(kind.encoding, blocks, matrix_scales, None, _GROUP)

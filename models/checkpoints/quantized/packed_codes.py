@@ -1,4 +1,4 @@
-"""Column groups in arbitrary order: GPTQ's act-order, as a permutation that sorts columns by group."""
+"""Integer codes in QuantTensor's layout: columns sorted by group (GPTQ's act-order), 8-bit codes signed."""
 
 import torch
 
@@ -7,9 +7,9 @@ from models.quant.nibbles import pack_nibbles, unpack_nibbles
 
 
 def sorting_permutation(group_of: torch.Tensor, group_size: int, name: str) -> torch.Tensor | None:
-    """permutation [columns] int64 that brings each group's columns together, in their order; None if they are.
+    """Return a permutation [columns] int64 that sorts columns by group, or None if they are sorted.
 
-    group_of: [columns], integers, the tensor `name`. Raises CheckpointError unless each group has `group_size` columns.
+    group_of: the integer tensor `name`, [columns]. Raises CheckpointError unless each group has `group_size` columns.
     """
     num_groups = -(-len(group_of) // group_size)
     if int(group_of.min()) < 0 or int(group_of.max()) >= num_groups:
@@ -29,9 +29,14 @@ def sorting_permutation(group_of: torch.Tensor, group_size: int, name: str) -> t
 
 
 def permute_codes(codes: torch.Tensor, permutation: torch.Tensor | None, bits: int) -> torch.Tensor:
-    """Columns of `codes` [rows, columns at `bits`] in the permutation's order."""
+    """Return the columns of `codes` [rows, columns at `bits`] in the permutation's order."""
     if permutation is None:
         return codes
     if bits == 8:
         return codes[:, permutation]
     return pack_nibbles(unpack_nibbles(codes)[:, permutation])
+
+
+def signed_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Convert uint8 codes or zero points: those of 8 bits count from -128, those of 4 bits stay."""
+    return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)

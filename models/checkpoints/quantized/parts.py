@@ -1,4 +1,4 @@
-"""Parts: the tensors that together make up one quantized matrix, taken from a checkpoint by name, dtype and shape."""
+"""Parts: the tensors that make up one quantized matrix, taken from a checkpoint by name, format and shape."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,14 +10,15 @@ from models.errors import CheckpointError
 from models.quant.dequantize import dequantize
 from models.quant.tensor import Encoding, QuantKind, QuantTensor
 
-FLOATS = ("BF16", "F16", "F32")  # what scales are stored in
+FLOATS = ("BF16", "F16", "F32")  # formats of scales
+SINGLE_SCALE = ((), (1,), (1, 1))  # shapes of one scale for a whole matrix
 
 
-class Part:
-    """One tensor of a module, described; only the `read` functions read it."""
+class ModulePart:
+    """A tensor of a quantized module; its data is read only by the `read` functions."""
 
     def __init__(self, tensor: StoredTensor) -> None:
-        assert tensor.read_stored is not None, "a safetensors file reads every tensor as it is stored"
+        assert tensor.read_stored is not None, "tensors of safetensors files have read_stored"
         self.shape = tensor.shape
         self.format = tensor.format
         self.num_bytes = tensor.num_bytes
@@ -26,9 +27,9 @@ class Part:
         self.read = tensor.read_stored
 
     def read_scales(self, first: int = 0, count: int | None = None) -> torch.Tensor:
-        """Return the tensor, or `count` indices of its first dimension, all of it finite; else raises CheckpointError.
+        """Return the scales, or `count` indices of their first dimension; E8M0 as uint8.
 
-        E8M0 is returned as uint8.
+        Raises CheckpointError if they are not finite.
         """
         values = self.read() if count is None else self.read()[first : first + count]
         if values.dtype == torch.float8_e8m0fnu:
@@ -42,10 +43,10 @@ class Part:
 
 
 class Parts:
-    """The tensors of a checkpoint that no module has taken yet, seen from one module. Taking a part removes it."""
+    """One module's view of the tensors that no module has taken yet. Taking a part removes it from them."""
 
     def __init__(self, module: str, tensors: dict[str, StoredTensor], codes: StoredTensor) -> None:
-        """module: what the parts' names start with. codes: the tensor by which the module was found."""
+        """module: prefix of the parts' names. codes: the tensor by which the module was found."""
         self.module = module
         self.file = codes.file
         self.num_bytes = 0
@@ -54,11 +55,10 @@ class Parts:
     def has(self, suffix: str) -> bool:
         return self.module + suffix in self._tensors
 
-    def take(self, suffix: str, formats: tuple[str, ...], *shapes: tuple[int, ...]) -> Part:
-        """Return the part called `module + suffix`, of one of `formats` and of one of `shapes`, or any shape if none is
-        given.
+    def take(self, suffix: str, formats: tuple[str, ...], *shapes: tuple[int, ...]) -> ModulePart:
+        """Return the part called `module + suffix`, in one of `formats` and, if given, one of `shapes`.
 
-        Raises CheckpointError, which names the part, what it is and what it must be.
+        Raises CheckpointError, which states what the part is and what it must be.
         """
         name = self.module + suffix
         tensor = self._tensors.pop(name, None)
@@ -70,11 +70,11 @@ class Parts:
             raise self.broken(f"{name!r} is stored as {tensor.format}; it must be {' or '.join(formats)}")
         if shapes and tensor.shape not in shapes:
             allowed = " or ".join(str(list(shape)) for shape in shapes)
-            raise self.broken(f"{name!r} has shape {list(tensor.shape)}; beside the other tensors it must be {allowed}")
+            raise self.broken(f"{name!r} has shape {list(tensor.shape)}; by the other tensors it must be {allowed}")
         self.num_bytes += tensor.num_bytes
-        return Part(tensor)
+        return ModulePart(tensor)
 
-    def take_matrix(self, suffix: str, formats: tuple[str, ...]) -> Part:
+    def take_matrix(self, suffix: str, formats: tuple[str, ...]) -> ModulePart:
         """Return a part with two dimensions, neither of them 0."""
         part = self.take(suffix, formats)
         if len(part.shape) != 2 or 0 in part.shape:
@@ -82,8 +82,10 @@ class Parts:
         return part
 
     def mark_zero_bias(self) -> None:
-        """Mark a bias of zeros as one that may be unused: quantizers add it to layers that have none. Where the
-        architecture has a bias, zeros are what the model learned."""
+        """Mark a bias of zeros as one that may be unused, since quantizers add it to layers without a bias.
+
+        In an architecture with biases, the zeros are used.
+        """
         bias = self._tensors.get(self.module + ".bias")
         if bias is not None and bias.read_stored is not None and not bool(bias.read_stored().any()):
             self._tensors[bias.name] = dataclasses.replace(bias, may_be_unused=True)
@@ -94,8 +96,7 @@ class Parts:
         )
 
     def stored(self, shape: tuple[int, ...], kind: QuantKind, read: Callable[[], QuantTensor]) -> StoredTensor:
-        """Return the matrix of the parts taken so far. shape: [rows, columns], or with more dimensions before these."""
-
+        """Return the matrix of the parts taken so far. shape: [rows, columns], perhaps after other dimensions."""
         name = f"{self.module}.weight"
 
         def read_checked() -> QuantTensor:

@@ -1,4 +1,4 @@
-"""Readers of quantized safetensors checkpoints: quant_method of the configuration -> reader, imported when needed."""
+"""Readers of quantized safetensors checkpoints by the configuration's quant_method, imported when needed."""
 
 import importlib
 from pathlib import Path
@@ -19,7 +19,7 @@ _READERS = {
 }
 
 
-# Files in which tools described their quantization before config.json had a place for it -> quant_method.
+# quant_method by the files in which tools described their quantization before config.json had a field for it.
 LEGACY_CONFIG_FILES = {
     "quantize_config.json": "gptq",  # AutoGPTQ
     "quant_config.json": "awq",  # AutoAWQ
@@ -28,21 +28,23 @@ LEGACY_CONFIG_FILES = {
 
 
 class QuantizedReader(Protocol):
-    """Reads one quantization method; made for one checkpoint from its quantization_config. Raises
-    UnsupportedModelError if that asks for what it does not support."""
+    """Reader of one quantization method, made for one checkpoint from its quantization_config.
+
+    Making it raises UnsupportedModelError for settings that it does not support.
+    """
 
     def module_of(self, tensor: StoredTensor) -> str | None:
-        """Return the module whose codes this tensor holds; None if they are no codes."""
+        """Return the module whose codes this tensor holds, or None if it does not hold codes."""
 
     def gather(self, parts: Parts) -> StoredTensor:
-        """Return the module's matrix, made of all its parts, which are taken from `parts`. Reads nothing large.
+        """Take all parts of the module from `parts` and return its matrix. Reads nothing large.
 
         Raises CheckpointError if parts are missing or misshapen, UnsupportedModelError for what headrace cannot read.
         """
 
 
-def quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
-    """How the weights of a folder are quantized, with a quant_method; None if they are not."""
+def find_quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
+    """Return a folder's quantization_config, with a quant_method; None if its weights are not quantized."""
     for name in ("quantization_config", "compression_config"):  # the second in old compressed-tensors
         if config.has(name):
             return config.section(name)
@@ -54,7 +56,7 @@ def quantization_config(config: HFConfig, root: Path) -> HFConfig | None:
 
 
 def reader_for(config: HFConfig) -> QuantizedReader:
-    """Return the reader for a quantization_config; raises UnsupportedModelError that names what is supported."""
+    """Return the reader for a quantization_config. Raises UnsupportedModelError, which names what is supported."""
     known = ", ".join(sorted(_READERS))
     if not config.has("quant_method") and not config.has("load_in_4bit"):
         raise UnsupportedModelError(
@@ -65,8 +67,8 @@ def reader_for(config: HFConfig) -> QuantizedReader:
     path = _READERS.get(method)
     if path is None:
         raise UnsupportedModelError(
-            f"{config.source}: weights quantized by {method!r} are not supported; use a version quantized by "
-            f"{known}, an unquantized one, or a GGUF file"
+            f"{config.source}: weights quantized by {method!r} are not supported; use a version quantized by {known}, "
+            "an unquantized version, or a GGUF file"
         )
     module, _, name = path.partition(":")
     reader: QuantizedReader = getattr(importlib.import_module(module), name)(config)

@@ -300,7 +300,7 @@ def test_other_files_are_refused(model: LoadedModel, adapter: RandomAdapter, tmp
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     for path, message in (
         (folder, "adapter_model.bin, a pickle, which can run code when it is opened; save the adapter again with PEFT"),
-        (damaged, "adapter_model.safetensors says that its header has"),
+        (damaged, "adapter_model.safetensors claims a header of"),
         (tmp_path / "empty", "adapter_config.json does not exist; an adapter's folder has one; save the adapter again"),
         (no_weights, "it has no adapter_model.safetensors; save the adapter again"),
         (no_object, "is not a JSON object"),

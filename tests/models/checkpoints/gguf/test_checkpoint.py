@@ -229,9 +229,9 @@ def part(number: int, count: int, name: str, total: int) -> bytes:
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ([part(0, 2, "a", 2)], "part 1 of 2, but 1"),
-        ([part(1, 2, "b", 2), part(0, 2, "a", 2)], "stands in place 1"),
-        ([part(0, 2, "a", 2), part(1, 3, "b", 2)], "stands in place 2"),
+        ([part(0, 2, "a", 2)], "part 1 of 2, but its folder has 1"),
+        ([part(1, 2, "b", 2), part(0, 2, "a", 2)], "part 1 of 2 by its name"),
+        ([part(0, 2, "a", 2), part(1, 3, "b", 2)], "part 2 of 2 by its name"),
         ([part(0, 2, "a", 2), part(1, 2, "a", 2)], "'a' is in"),
         ([part(0, 2, "a", 3), part(1, 2, "b", 3)], "2 of 3 tensors"),
     ],
