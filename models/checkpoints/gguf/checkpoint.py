@@ -143,7 +143,8 @@ def _check_parts(headers: Sequence[GGUFHeader]) -> None:
     count = _split_number(first, "split.count", 1)
     if len(headers) != count:
         raise CheckpointError(
-            f"{first.path} is part 1 of {count}, but its folder has {len(headers)} of them; put all parts into one folder"
+            f"{first.path} is part 1 of {count}, but its folder has {len(headers)} of them; "
+            "put all parts into one folder"
         )
     for index, header in enumerate(headers):
         number = _split_number(header, "split.no", 0)

@@ -53,7 +53,7 @@ def test_split_set_in_order(tmp_path: Path, given: str) -> None:
 @pytest.mark.parametrize("given", ["", "m-00001-of-00003.gguf"])
 def test_missing_part_is_named(tmp_path: Path, given: str) -> None:
     touch(tmp_path, "m-00001-of-00003.gguf", "m-00003-of-00003.gguf")
-    with pytest.raises(SourceError, match=r"missing: m-00002-of-00003\.gguf"):
+    with pytest.raises(SourceError, match=r"lacks m-00002-of-00003\.gguf"):
         resolve(str(tmp_path / given))
 
 

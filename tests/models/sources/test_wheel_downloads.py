@@ -9,7 +9,7 @@ import pytest
 
 from models.errors import SourceError
 from models.sources import ranged_download, wheels
-from models.sources.index_files import find_file
+from models.sources.index_files import find_index_file
 from models.system.cache_folder import cache_folder
 from tests.helpers.fake_index import FakeIndex, running
 from tests.models.sources.test_wheels import make_wheel
@@ -119,7 +119,7 @@ def _found(log: str, files: list[dict[str, object]], status: int = 200) -> objec
         return httpx.Response(200, json={"files": files})
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
-        found = find_file(client, log)
+        found = find_index_file(client, log)
     return found and (found.name, found.url, found.sha256, found.size)
 
 

@@ -73,11 +73,11 @@ def test_patterns_that_backtrack_for_ever_elsewhere_end_soon(pattern: str) -> No
         ("(", CheckpointError, "not a regular expression"),
         ("(" * 5000 + ")" * 5000, CheckpointError, "longer than 1000"),
         ("a{99999999999999999999}", CheckpointError, "not a regular expression"),
-        ("a{5000}", UnsupportedModelError, "does not read"),
-        (r"(a)\1", UnsupportedModelError, "does not read"),
-        ("(?i:a)", UnsupportedModelError, "does not read"),
-        ("a*+", UnsupportedModelError, "does not read"),
-        ("(" * 21 + ")" * 21, UnsupportedModelError, "does not read"),
+        ("a{5000}", UnsupportedModelError, "does not support"),
+        (r"(a)\1", UnsupportedModelError, "does not support"),
+        ("(?i:a)", UnsupportedModelError, "does not support"),
+        ("a*+", UnsupportedModelError, "does not support"),
+        ("(" * 21 + ")" * 21, UnsupportedModelError, "does not support"),
     ],
 )
 def test_what_is_not_read_is_refused(pattern: str, error: type[Exception], reason: str) -> None:
