@@ -9,8 +9,7 @@ from engine.protocol import PoolingRequest, PoolingTask
 from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
 from models.packing.forward import PackedForward
-from models.pooling.scheme import PoolingScheme
-from models.pooling.tokens import pool_tokens
+from models.pooling.scheme import PoolingScheme, pool_tokens
 from models.pooling.traits import ScoreActivation
 
 _SCORES = (PoolingTask.CLASSIFY, PoolingTask.SCORE)
@@ -99,7 +98,7 @@ class Pooler:
         if task in _SCORES:
             head = self._decoder.spec.score_head
             return None if head is None else head.pooling
-        return self._scheme.only_row if task is PoolingTask.EMBED and self._scheme is not None else None
+        return self._scheme.single_token if task is PoolingTask.EMBED and self._scheme is not None else None
 
 
 def _token_types(requests: Sequence[PoolingRequest]) -> list[int] | None:

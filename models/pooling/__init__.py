@@ -1,1 +1,1 @@
-"""From the hidden states of a text's tokens to one vector: as a checkpoint of sentence-transformers says."""
+"""Pooling of a text's hidden states to one vector, by the settings of a sentence-transformers checkpoint or a GGUF."""

@@ -1,4 +1,4 @@
-"""PoolingScheme: what becomes of the states of a text's tokens, and with which prompts such a model is used."""
+"""PoolingScheme: the computation from the states of a text's tokens to its vector, and the prompts of such a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from models.architecture.pooling import TokenPooling
-from models.pooling.tokens import pool_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseProjection:
-    """A layer behind the pooling: activation(W x + b), in fp32. weight [out, in]."""
+    """A layer after the pooling: activation(W x + b), in fp32. weight: [out, in]."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -25,15 +24,14 @@ class DenseProjection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolingScheme:
-    """poolings: their vectors are put side by side; then come the projections, and then the length of 1, if
-    `normalizes`."""
+    """Poolings whose vectors are concatenated, then projections, then perhaps a normalization to length 1."""
 
     poolings: tuple[TokenPooling, ...]
     projections: tuple[DenseProjection, ...] = ()
     normalizes: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
-    max_tokens: int | None = None  # of a text, its special tokens included; None: as many as the model takes
+    max_tokens: int | None = None  # of a text with its special tokens; None: the model's limit
 
     def dimensions(self, hidden_size: int) -> int:
         if self.projections:
@@ -41,21 +39,46 @@ class PoolingScheme:
         return hidden_size * len(self.poolings)
 
     def pool(self, states: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """states [T, hidden], fp32, of the texts' tokens -> [S, dimensions], not normalized."""
+        """Pool states [T, hidden], fp32, of the texts' tokens to vectors [S, dimensions], not normalized."""
         pooled = torch.cat([pool_tokens(states, lengths, pooling) for pooling in self.poolings], dim=1)
         for projection in self.projections:
             pooled = projection(pooled)
         return pooled
 
     @property
-    def only_row(self) -> TokenPooling | None:
-        """CLS or LAST, if no other token's last state is used."""
+    def single_token(self) -> TokenPooling | None:
+        """CLS or LAST, if only that token's last state is used, else None."""
         (first, *others) = self.poolings
         return first if not others and first in (TokenPooling.CLS, TokenPooling.LAST) else None
 
     def describe(self) -> str:
-        """For the operator: "mean", "cls + max, dense to 256"."""
+        """Return a text for the start-up notes: "mean", "cls + max, dense to 256"."""
         text = " + ".join(pooling.name.lower() for pooling in self.poolings)
         for projection in self.projections:
             text += f", dense to {len(projection.weight)}"
         return text
+
+
+def pool_tokens(states: torch.Tensor, lengths: Sequence[int], pooling: TokenPooling) -> torch.Tensor:
+    """Pool states [T, D], fp32, text after text, to one vector per text, [S, D]. lengths: of the texts, none 0."""
+    counts = torch.tensor(lengths, device=states.device)
+    ends = counts.cumsum(0)
+    match pooling:
+        case TokenPooling.CLS:
+            return states[ends - counts]
+        case TokenPooling.LAST:
+            return states[ends - 1]
+        case TokenPooling.MAX:
+            return torch.stack([text.amax(dim=0) for text in states.split(list(lengths))])
+        case TokenPooling.MEAN:
+            return _sums(states, counts) / counts.unsqueeze(1)
+        case TokenPooling.MEAN_SQRT_LENGTH:
+            return _sums(states, counts) / counts.unsqueeze(1).sqrt()
+        case TokenPooling.WEIGHTED_MEAN:
+            weights = torch.cat([torch.arange(1, length + 1, device=states.device) for length in lengths])
+            totals = counts * (counts + 1) / 2
+            return _sums(states * weights.unsqueeze(1), counts) / totals.unsqueeze(1)
+
+
+def _sums(states: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    return torch.segment_reduce(states, "sum", lengths=counts, axis=0)

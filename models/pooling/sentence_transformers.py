@@ -1,18 +1,20 @@
-"""read_scheme: the PoolingScheme of a folder, from modules.json and what sentence-transformers puts beside it."""
+"""The PoolingScheme of a folder, from modules.json and the other files of sentence-transformers."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from models.architecture.pooling import TokenPooling
 from models.checkpoints.safetensors import SafetensorsCheckpoint
-from models.config.hf_config import HFConfig, quoted, read_json_config
+from models.config.hf_config import HFConfig, quoted, read_json_config, read_text
 from models.errors import CheckpointError, UnsupportedModelError
-from models.pooling.module_list import Module, read_modules
 from models.pooling.scheme import DenseProjection, PoolingScheme
 
 MODULES = "modules.json"
 _MAX_PROMPTS = 1000
+_MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 _MODES = {
     "pooling_mode_cls_token": TokenPooling.CLS,
     "pooling_mode_max_tokens": TokenPooling.MAX,
@@ -21,7 +23,7 @@ _MODES = {
     "pooling_mode_weightedmean_tokens": TokenPooling.WEIGHTED_MEAN,
     "pooling_mode_lasttoken": TokenPooling.LAST,
 }
-_NAMES = {  # since sentence-transformers 5.4: one field
+_NAMES = {  # values of `pooling_mode`, since sentence-transformers 5.4
     "cls": TokenPooling.CLS,
     "max": TokenPooling.MAX,
     "mean": TokenPooling.MEAN,
@@ -32,8 +34,11 @@ _NAMES = {  # since sentence-transformers 5.4: one field
 
 
 def read_scheme(root: Path) -> PoolingScheme:
-    """Raises UnsupportedModelError for modules that are not known, and CheckpointError for files that are damaged."""
-    modules = read_modules(root / MODULES)
+    """Read the scheme of a folder with modules.json.
+
+    Raises UnsupportedModelError for unknown modules, CheckpointError for damaged files.
+    """
+    modules = _read_modules(root / MODULES)
     pooling = next(module for module in modules if module.kind == "Pooling")
     transformer = next(module for module in modules if module.kind == "Transformer")
     prompts, default_prompt = _prompts(root)
@@ -47,7 +52,42 @@ def read_scheme(root: Path) -> PoolingScheme:
     )
 
 
-def _config_of(root: Path, module: Module) -> HFConfig:
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A module of the model: a class of sentence-transformers, and its folder."""
+
+    kind: str  # the class's name
+    path: str  # of its folder, relative to the model's
+
+
+def _read_modules(path: Path) -> list[_Module]:
+    """Read modules.json: a Transformer, a Pooling, any number of Dense, and perhaps a Normalize.
+
+    Raises UnsupportedModelError for other modules, and for another order.
+    """
+    try:
+        entries = sorted(json.loads(read_text(path)), key=lambda entry: int(entry["idx"]))
+        modules = [_Module(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in entries]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a list of modules ({error}); fetch the checkpoint again") from None
+    for module in modules:
+        if module.kind not in _MODULE_KINDS:
+            raise UnsupportedModelError(
+                f"{path}: module {quoted(module.kind)} is not supported; supported are {', '.join(_MODULE_KINDS)}"
+            )
+        if Path(module.path).is_absolute() or ".." in Path(module.path).parts:
+            raise CheckpointError(f"{path}: module folder {quoted(module.path)} lies outside; fetch it again")
+    kinds = [module.kind for module in modules]
+    num_dense = kinds.count("Dense")
+    expected = ["Transformer", "Pooling", *["Dense"] * num_dense, *["Normalize"] * (kinds.count("Normalize") > 0)]
+    if kinds != expected:
+        raise UnsupportedModelError(
+            f"{path}: modules in the order {', '.join(kinds)} are not supported; supported is {', '.join(expected)}"
+        )
+    return modules
+
+
+def _config_of(root: Path, module: _Module) -> HFConfig:
     return read_json_config(root / module.path / "config.json")
 
 
@@ -107,7 +147,7 @@ def _prompts(root: Path) -> tuple[dict[str, str], str | None]:
 
 
 def _max_tokens(folder: Path) -> int | None:
-    """`max_seq_length` of the transformer's own settings."""
+    """Return `max_seq_length` of the transformer's settings, or None."""
     path = folder / "sentence_bert_config.json"
     if not path.is_file():
         return None
@@ -115,7 +155,7 @@ def _max_tokens(folder: Path) -> int | None:
     return config.integer("max_seq_length") if config.has("max_seq_length") else None
 
 
-def lowers_case(root: Path) -> bool:
-    """Whether texts are put in lower case before the tokenizer has them."""
+def lowercases_texts(root: Path) -> bool:
+    """Whether texts must be converted to lower case before they are tokenized."""
     path = root / "sentence_bert_config.json"
     return path.is_file() and read_json_config(path).boolean("do_lower_case", False)

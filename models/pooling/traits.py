@@ -1,4 +1,4 @@
-"""PoolingTraits: what a checkpoint says of itself as a model that reads texts and writes none."""
+"""PoolingTraits: a checkpoint's properties as a model that pools or scores texts."""
 
 import enum
 from collections.abc import Mapping
@@ -10,17 +10,19 @@ import torch
 import torch.nn.functional as F
 
 from models.architecture.decoder import DecoderSpec
-from models.architecture.pooling import ScoreHeadSpec
+from models.architecture.pooling import ScoreHeadSpec, TokenPooling
 from models.config.hf_config import HFConfig, quoted
 from models.config.labels import labels
 from models.errors import CheckpointError, UnsupportedModelError
-from models.pooling.gguf import gguf_scheme
 from models.pooling.scheme import PoolingScheme
-from models.pooling.sentence_transformers import MODULES, lowers_case, read_scheme
+from models.pooling.sentence_transformers import MODULES, lowercases_texts, read_scheme
+
+_GGUF_NONE, _GGUF_RANK = 0, 4  # of ARCHITECTURE.pooling_type
+_GGUF_POOLINGS = {1: TokenPooling.MEAN, 2: TokenPooling.CLS, 3: TokenPooling.LAST}
 
 
 class ScoreActivation(enum.StrEnum):
-    """What a classifier's scores become unless a request wants them as they are."""
+    """Activation of a classifier's scores, unless a request turns it off."""
 
     IDENTITY = "identity"
     SIGMOID = "sigmoid"
@@ -38,15 +40,18 @@ class ScoreActivation(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolingTraits:
-    """scheme: as the checkpoint states it, None if it does not. matryoshka: vectors may be cut to these sizes; (): to
-    any; None: to none."""
+    """A checkpoint's properties for pooling.
+
+    scheme: None if the checkpoint states none. matryoshka: sizes to which vectors may be cut; (): any size; None: no
+    cutting.
+    """
 
     is_encoder: bool
     pools_by_default: bool  # see is_pooling_model
-    can_generate: bool  # it has an output layer
+    can_generate: bool  # the model has an output layer
     hidden_size: int
     scheme: PoolingScheme | None = None
-    refusal: str | None = None  # why texts cannot be pooled, of a model that generates by default
+    refusal: str | None = None  # why texts cannot be pooled, for a model that generates by default
     matryoshka: tuple[int, ...] | None = None
     score_head: ScoreHeadSpec | None = None
     labels: tuple[str, ...] = ()
@@ -54,20 +59,21 @@ class PoolingTraits:
 
 
 def is_pooling_model(spec: DecoderSpec, root: Path | None) -> bool:
-    """Whether a model pools texts unless the user wants it to generate: it cannot generate, or comes with modules of
-    sentence-transformers."""
+    """Whether a model pools texts by default: it cannot generate, or has modules of sentence-transformers."""
     return not spec.has_head or (root is not None and (root / MODULES).is_file())
 
 
 def pooling_traits(
     spec: DecoderSpec, config: HFConfig, root: Path | None, gguf_metadata: Mapping[str, Any] | None = None
 ) -> PoolingTraits:
-    """root: the model's folder; None of a GGUF file, which has metadata. Raises a ModelError for modules that are not
-    supported, and for other ways to pool unless the model generates by default."""
+    """Read a checkpoint's properties. root: the model's folder, or None for a GGUF file, which has metadata.
+
+    Raises a ModelError for unsupported modules, and for unsupported poolings unless the model generates by default.
+    """
     has_modules = root is not None and (root / MODULES).is_file()
-    if has_modules and root is not None and lowers_case(root):
+    if has_modules and root is not None and lowercases_texts(root):
         raise UnsupportedModelError(
-            f"{root}: do_lower_case of sentence_bert_config.json is true, which is not supported; let the tokenizer's "
+            f"{root}: do_lower_case in sentence_bert_config.json is true, which is not supported; make the tokenizer's "
             "normalizer do it"
         )
     head = spec.score_head
@@ -101,8 +107,25 @@ def _stated_scheme(
     return None if root is None else read_scheme(root)
 
 
+def gguf_scheme(metadata: Mapping[str, Any], source: str) -> PoolingScheme | None:
+    """Return the scheme of ARCHITECTURE.pooling_type, or None if the file does not state it.
+
+    Vectors are normalized, as in llama.cpp; GGUF does not state that. Raises UnsupportedModelError for rerankers.
+    """
+    key = f"{metadata.get('general.architecture')}.pooling_type"
+    kind = metadata.get(key)
+    if kind is None or kind == _GGUF_NONE:
+        return None
+    if kind == _GGUF_RANK:
+        raise UnsupportedModelError(f"{source} is a reranker ({key} is {_GGUF_RANK}); serve the model's safetensors")
+    if kind not in _GGUF_POOLINGS:
+        supported = ", ".join(f"{number} ({pooling.name.lower()})" for number, pooling in _GGUF_POOLINGS.items())
+        raise UnsupportedModelError(f"{source}: {key} is {quoted(kind)}; supported are {supported}")
+    return PoolingScheme((_GGUF_POOLINGS[kind],), normalizes=True)
+
+
 def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
-    """`matryoshka_dimensions` and `is_matryoshka`, as vLLM reads them; few checkpoints state either."""
+    """Read `matryoshka_dimensions` and `is_matryoshka` like vLLM; few checkpoints state either."""
     sizes = config.raw("matryoshka_dimensions")
     if sizes is None:
         return () if config.boolean("is_matryoshka", False) else None
@@ -115,8 +138,10 @@ def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
 
 
 def _activation(config: HFConfig, num_labels: int) -> ScoreActivation:
-    """As the checkpoint states it for sentence-transformers' CrossEncoder, else what its training implies: scores of
-    one label each for itself, those of several together."""
+    """Return the activation for sentence-transformers' CrossEncoder, or else the one that the training implies.
+
+    Labels that were trained one by one get a sigmoid, labels that exclude each other a softmax.
+    """
     stated: Any = config.section("sentence_transformers").raw("activation_fn")
     stated = stated or config.raw("sbert_ce_default_activation_function")
     if stated is not None:

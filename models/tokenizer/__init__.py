@@ -1,1 +1,1 @@
-"""A checkpoint's tokenizer as `tokenizers` JSON, converted where it is stored otherwise."""
+"""A checkpoint's tokenizer as `tokenizers` JSON, converted from the other formats."""

@@ -1,7 +1,7 @@
-"""Cache of converted GGUF vocabularies: a large one takes as long to convert as its model takes to load.
+"""Cache of converted GGUF vocabularies: converting a large one takes as long as loading its model.
 
-A file has one line of JSON, with all assets but the tokenizer's own JSON, which follows. The file's name is a hash of
-what it was made from, and the line has a hash of what follows, so that a file that was cut or changed is made again.
+A file has a line of JSON with all assets but the tokenizer's own JSON, which follows. The file's name is a hash of its
+sources, and the line has a hash of the rest, so that a truncated or changed file is made again.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from models.tokenizer import charsmap, gguf, gguf_pretokenizers, gguf_templates,
 from models.tokenizer.assets import TokenizerAssets
 
 _CODE = (charsmap, gguf, gguf_pretokenizers, gguf_templates, gguf_unigram, gguf_wordpiece)
-_MAX_FILES = 16  # of a few megabytes each; the least recently written are removed
+_MAX_FILES = 16  # a few megabytes each; the least recently written are removed
 
 
 def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
-    """Changes with the file's tokenizer metadata, the model's own EOS ids, this code and the tokenizers library."""
+    """Return a hash of the file's tokenizer metadata, the model's EOS ids, this code and the tokenizers version."""
     digest = hashlib.blake2b(digest_size=16)
     for module in _CODE:
         digest.update(Path(str(module.__file__)).read_bytes())
@@ -38,7 +38,7 @@ def gguf_key(metadata: Mapping[str, Any], eos_token_ids: list[int]) -> str:
 
 
 def read_assets(key: str) -> TokenizerAssets | None:
-    """What `save_assets` saved under `key`; None if there is none, or it is damaged."""
+    """Return the assets saved under `key`; None if there are none, or the file is damaged."""
     try:
         line, _, tokenizer_json = _path(key).read_bytes().partition(b"\n")
         fields = json.loads(line)
@@ -50,7 +50,7 @@ def read_assets(key: str) -> TokenizerAssets | None:
 
 
 def save_assets(key: str, assets: TokenizerAssets) -> None:
-    """Save `assets` under `key`. Failures are ignored: the next start converts the vocabulary again."""
+    """Save assets under `key`. Ignores failures: the next start converts the vocabulary again."""
     fields = {
         "chat_template": assets.chat_template,
         "special_tokens": assets.special_tokens,

@@ -1,10 +1,10 @@
-"""A SentencePiece model's table of characters to replace (`precompiled_charsmap`), checked before it is used.
+"""A SentencePiece model's table of characters to replace (`precompiled_charsmap`), checked before use.
 
-It is the size of the trie in bytes; a double-array trie of little-endian u32 units, with what is replaced as keys; and
-the replacements, each ended by a 0. A unit without bit 31 is a node. Bits 10 to 30 are its offset, times 256 if bit 9
-is set: the units of its children are at (index ^ offset ^ byte) and, if bit 8 is set, its value is at (index ^ offset),
-the place where the replacement begins (darts-clone). `tokenizers` does not check these numbers, and panics at wrong
-ones.
+The table has the size of the trie in bytes; a double-array trie of little-endian u32 units, whose keys are the texts to
+replace; and the replacements, each terminated by a 0. A unit without bit 31 is a node. Bits 10 to 30 are its offset,
+times 256 if bit 9 is set. The units of its children are at (index ^ offset ^ byte). If bit 8 is set, its value is at
+(index ^ offset): the position where the replacement begins (darts-clone). `tokenizers` does not check these numbers and
+panics if they are wrong.
 """
 
 import base64
@@ -21,23 +21,23 @@ _IS_VALUE, _WIDE, _HAS_VALUE = 1 << 31, 1 << 9, 1 << 8
 
 
 def gguf_charsmap(value: object, path: Path) -> bytes:
-    """Return the table that tokenizer.ggml.precompiled_charsmap of the file at `path` holds; b"" if it has none.
+    """Return the table in tokenizer.ggml.precompiled_charsmap of the file at `path`; b"" if it has none.
 
-    Bytes, as numbers with or without a sign; or, as some converters wrote it, the characters of its base64. Raises
-    CheckpointError for anything else, and for a table that leads outside itself.
+    The value is a list of bytes, signed or not, or of characters in base64, as some converters wrote it. Raises
+    CheckpointError for anything else, and for a table that points outside itself.
     """
     if value is None:
         return b""
     items = array_values(value)
     if items is None:
-        raise _damaged(path, f"is {quoted(value)}, which is no list of bytes")
+        raise _damaged(path, f"is {quoted(value)}, which is not a list of bytes")
     try:
         if items and isinstance(items[0], str):
             table = base64.b64decode("".join(items), validate=True)
         else:
             table = bytes(item & 0xFF for item in items)
     except (TypeError, ValueError):
-        raise _damaged(path, "is no list of bytes") from None
+        raise _damaged(path, "is not a list of bytes") from None
     if table:
         _check(table, path)
     return table
@@ -47,22 +47,22 @@ def _check(table: bytes, path: Path) -> None:
     size = int.from_bytes(table[:_HEADER_BYTES], "little")
     end = _HEADER_BYTES + size
     if len(table) < _HEADER_BYTES or size == 0 or size % 4 or end > len(table):
-        raise _damaged(path, "is cut off")
+        raise _damaged(path, "is truncated")
     units = np.frombuffer(table, "<u4", offset=_HEADER_BYTES, count=size // 4).astype(np.int64)
     is_node = (units & _IS_VALUE) == 0
     children = np.arange(len(units)) ^ ((units >> 10) << np.where(units & _WIDE, 8, 0))
     if not is_node[0] or ((children[is_node] | 0xFF) >= len(units)).any():
-        raise _damaged(path, "leads outside itself")
+        raise _damaged(path, "points outside itself")
     replacements = np.frombuffer(table, np.uint8, offset=end)
     starts = units[children[is_node & ((units & _HAS_VALUE) != 0)]] & (_IS_VALUE - 1)
     if (starts >= len(replacements)).any():
-        raise _damaged(path, "leads outside itself")
+        raise _damaged(path, "points outside itself")
     try:
         replacements.tobytes().decode()
     except UnicodeDecodeError:
         raise _damaged(path, "has replacements that are not UTF-8") from None
     if ((replacements[starts] & 0xC0) == 0x80).any():
-        raise _damaged(path, "leads into the middle of a character")
+        raise _damaged(path, "points into the middle of a character")
 
 
 def _damaged(path: Path, how: str) -> CheckpointError:

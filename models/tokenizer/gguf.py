@@ -1,8 +1,9 @@
-"""GGUF vocabularies -> a `tokenizers` tokenizer that gives the ids llama.cpp gives.
+"""Conversion of GGUF vocabularies to a `tokenizers` tokenizer that gives the same ids as llama.cpp.
 
-Four kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer (tokenizer.ggml.pre),
-"llama", SentencePiece BPE with a score a token, "bert", WordPiece, and "t5", SentencePiece Unigram. With the first two,
-text is never Unicode normalized, even if the original tokenizer.json has a normalizer, since GGUF does not contain it.
+There are four kinds (tokenizer.ggml.model): "gpt2", byte-level BPE with merges and a named pre-tokenizer
+(tokenizer.ggml.pre); "llama", SentencePiece BPE with a score for each token; "bert", WordPiece; and "t5", SentencePiece
+Unigram. For the first two, text is never Unicode normalized, even if the original tokenizer.json has a normalizer,
+since GGUF does not contain it.
 """
 
 from collections.abc import Mapping
@@ -17,22 +18,21 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError, UnsupportedModelError
 from models.tokenizer.gguf_pretokenizers import WORD_SPLITS
-from models.tokenizer.gguf_scores import token_scores
 from models.tokenizer.gguf_templates import add_encoder_template, add_roberta_template
-from models.tokenizer.gguf_unigram import unigram
+from models.tokenizer.gguf_unigram import token_scores, unigram
 from models.tokenizer.gguf_wordpiece import original_tokens, wordpiece
 
 # tokenizer.ggml.token_type
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 _SPACE = "▁"
 _KINDS = ("bert", "gpt2", "llama", "t5")
-# tokenizer.ggml.pre of models that read <s> text </s>, and of others that read [CLS] text [SEP].
+# tokenizer.ggml.pre of models that read <s> text </s>, and of models that read [CLS] text [SEP].
 _ROBERTA, _MODERNBERT = "roberta-bpe", "modern-bert"
 
 
 @dataclass(frozen=True, slots=True)
 class GGUFTokenizer:
-    """A vocabulary of a GGUF file. `tokenizer` adds no BOS of its own."""
+    """The vocabulary of a GGUF file. `tokenizer` does not add a BOS."""
 
     tokenizer: Tokenizer
     tokens: list[str]  # by id
@@ -41,10 +41,9 @@ class GGUFTokenizer:
 
 
 def convert_gguf_tokenizer(metadata: Mapping[str, Any], path: Path) -> GGUFTokenizer:
-    """Build the tokenizer that `metadata` of the file at `path` describes.
+    """Build the tokenizer from the metadata of the file at `path`.
 
-    Raises UnsupportedModelError for a kind that is not listed above, CheckpointError for metadata that contradict each
-    other.
+    Raises UnsupportedModelError for an unknown kind, CheckpointError for metadata that contradict each other.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in _KINDS:
@@ -83,7 +82,9 @@ def _byte_level_bpe(metadata: Mapping[str, Any], vocabulary: dict[str, int], pat
     name = metadata.get("tokenizer.ggml.pre", "default")
     if name not in WORD_SPLITS:
         known = ", ".join(sorted(WORD_SPLITS))
-        raise UnsupportedModelError(f"{path} cuts text by the rules {name!r} (tokenizer.ggml.pre); known are {known}")
+        raise UnsupportedModelError(
+            f"{path} has the pre-tokenizer {name!r} (tokenizer.ggml.pre); supported are {known}"
+        )
     split = WORD_SPLITS[name]
     merges = []
     for merge in _texts(metadata, "merges", path):
@@ -117,10 +118,10 @@ def _sentencepiece_bpe(
 
 
 def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Return all pairs of tokens that join to a third, the best score first.
+    """Return all pairs of tokens that join to a third token, the best score first.
 
-    SentencePiece joins the neighbors whose joint token scores best, the leftmost of equals, and `tokenizers` takes the
-    merge listed first. All tokens of a trained vocabulary have scores of their own, so the orders agree.
+    SentencePiece joins the neighbors whose joint token scores best, the leftmost among equals, and `tokenizers` takes
+    the merge listed first. All tokens of a trained vocabulary have different scores, so the orders agree.
     """
     ranked: list[tuple[float, int, int, str, str]] = []
     for token, token_id in vocabulary.items():
@@ -133,7 +134,7 @@ def _merges_by_score(vocabulary: Mapping[str, int], scores: list[float]) -> list
 
 
 def _add_special_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Control tokens are parsed on demand and left out of decoded text; user-defined ones are text, and never split."""
+    """Add control tokens, which decoded text can leave out, and user-defined tokens, which are text and never split."""
     for token, kind in zip(tokens, types, strict=True):
         if kind in (_CONTROL, _UNKNOWN):
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])

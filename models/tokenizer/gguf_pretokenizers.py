@@ -1,4 +1,4 @@
-"""Pre-tokenizers of byte-level GGUF vocabularies, which split text into words: tokenizer.ggml.pre -> WordSplit."""
+"""Pre-tokenizers of byte-level GGUF vocabularies, which split text into words, by tokenizer.ggml.pre."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 @dataclass(frozen=True, slots=True)
 class WordSplit:
-    """Each pattern splits the pieces of the one before, both matches and what lies between."""
+    """Rules that split text into words. Each pattern splits the pieces of the one before, matches and gaps alike."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False  # a word that is itself a token is taken whole
@@ -19,17 +19,19 @@ class WordSplit:
 
 
 def _ranges(points: str) -> str:
-    """Return the inside of a class, from ranges of code points."""
+    """Return ranges of code points in the syntax of a character class."""
     return re.sub(r"[0-9A-F]+", lambda point: rf"\x{{{point[0]}}}", points).replace(" ", "")
 
 
 def _modern_words(letters: str, digits: str, not_symbol: str) -> str:
-    """Return the word pattern that Llama 3, Qwen and similar ones share except for these parts."""
+    """Return the word pattern that Llama 3, Qwen and others share, apart from these parts."""
     return rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?[^\s{not_symbol}]+[\r\n]*|{_SPACES}"
 
 
 def _cased_words(digits: str, after_symbols: str, *, ending: str = "", excludes: str = "") -> str:
-    """That of GPT-4o and similar ones: a word is capitals, then small letters. excludes: letters that are neither."""
+    """Return the word pattern of GPT-4o and others: capitals, then small letters. excludes: letters that are
+    neither.
+    """
     capitals, small = (rf"[{case}\p{{Lm}}\p{{Lo}}\p{{M}}{excludes}]" for case in (r"\p{Lu}\p{Lt}", r"\p{Ll}"))
     before = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{before}{capitals}*{small}+{ending}|{before}{capitals}+{small}*{ending}"
@@ -50,7 +52,7 @@ _FALCON = WordSplit((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2_WORDS, r"[0-9][0-9][0-9]"))
 _BLOOM = WordSplit((rf" ?[^(\s|.,!?{_ranges('2026 3002 FF0C 3001 964 6D4 60C')})]+",))
 
 
-# DeepSeek's first vocabularies list the letters with two cases of an older Unicode, and some more alphabets.
+# DeepSeek's first vocabularies list the cased letters of an older Unicode version, and some more alphabets.
 _CASED = _ranges(
     "41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F 386 388-38A 38C 38E-3A1 "
     "3A3-3F5 3F7-481 48A-52F 531-556 10A0-10C5 13A0-13F5 13F8-13FD 1C90-1CBA 1CBD-1CBF 1D00-1D2B 1D6B-1D77 1D79-1D9A "

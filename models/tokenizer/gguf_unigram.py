@@ -1,7 +1,7 @@
-"""Unigram vocabularies of GGUF files (tokenizer.ggml.model "t5"), as XLM-RoBERTa and its kin have them (Kudo 2018).
+"""Unigram vocabularies of GGUF files (tokenizer.ggml.model "t5"), of XLM-RoBERTa and its relatives (Kudo 2018).
 
 GGUF states the pieces with their scores and the table of characters to replace. The rest is as in XLM-RoBERTa's own
-tokenizer: whitespace separates words and does not count otherwise, and each word begins with "▁".
+tokenizer: whitespace only separates words, and each word begins with "▁".
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
+from models.checkpoints.gguf.array import array_values
 from models.errors import CheckpointError
 from models.tokenizer.charsmap import gguf_charsmap
-from models.tokenizer.gguf_scores import token_scores
 
 _NORMAL, _UNKNOWN, _UNUSED = 1, 2, 5  # tokenizer.ggml.token_type
 _SPACE = "▁"
-_NEVER_IN_A_WORD = " "  # words are what lies between whitespace
+_NEVER_IN_A_WORD = " "  # whitespace separates words
 
 
 def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], path: Path) -> Tokenizer:
-    """Raises CheckpointError for a vocabulary without scores, without an unknown token, or with a damaged table."""
+    """Build the tokenizer. Raises CheckpointError without scores or an unknown token, and for a damaged table."""
     scores = token_scores(metadata, len(tokens), path)
     unknown = next((i for i, kind in enumerate(types) if kind == _UNKNOWN), None)
     if unknown is None:
@@ -38,10 +38,21 @@ def unigram(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[
 
 
 def _pieces(tokens: Sequence[str], types: Sequence[int], scores: Sequence[float]) -> list[tuple[str, float]]:
-    """Pieces by id. An unused one is spelled so that no text contains it, and its score is that of a normal one: the
-    lowest score decides what an unknown character costs."""
+    """Return pieces with scores, by id.
+
+    Unused pieces are spelled so that no text contains them. Their score is that of a normal piece, since the lowest
+    score decides what an unknown character costs.
+    """
     lowest = min((score for score, kind in zip(scores, types, strict=True) if kind == _NORMAL), default=0.0)
     return [
         (_NEVER_IN_A_WORD + token, lowest) if kind == _UNUSED else (token, score)
         for token, score, kind in zip(tokens, scores, types, strict=True)
     ]
+
+
+def token_scores(metadata: Mapping[str, Any], num_tokens: int, path: Path) -> list[float]:
+    """Return the scores of SentencePiece tokens, by id. Raises CheckpointError unless each token has a number."""
+    scores = array_values(metadata.get("tokenizer.ggml.scores"))
+    if scores is None or len(scores) != num_tokens or not all(isinstance(score, float | int) for score in scores):
+        raise CheckpointError(f"{path} has no score for each of its {num_tokens} tokens; fetch it again")
+    return scores

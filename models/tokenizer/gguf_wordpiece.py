@@ -1,7 +1,7 @@
 """WordPiece vocabularies of GGUF files (tokenizer.ggml.model "bert").
 
-A GGUF vocabulary writes the beginning of a word as "▁word" and the rest of one as "word", where the original has "word"
-and "##word".
+A GGUF vocabulary writes the beginning of a word as "▁word" and its rest as "word"; the original has "word" and
+"##word".
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _MAX_WORD = 100  # characters; a longer word is unknown, as in BERT's own tokeni
 
 
 def original_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
-    """Return the tokens as BERT's vocab.txt has them."""
+    """Return the tokens in the spelling of BERT's vocab.txt."""
     return [
         token if kind == _CONTROL else token.removeprefix(_SPACE) if token.startswith(_SPACE) else _CONTINUING + token
         for token, kind in zip(tokens, types, strict=True)
@@ -27,7 +27,7 @@ def original_tokens(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
 
 
 def wordpiece(metadata: Mapping[str, Any], vocabulary: dict[str, int], path: Path) -> Tokenizer:
-    """vocabulary: of `original_tokens`. Raises CheckpointError if the file does not say which token is unknown."""
+    """Build the tokenizer. vocabulary: of `original_tokens`. Raises CheckpointError without an unknown token."""
     lowercase = bool(metadata.get("tokenizer.ggml.normalizer.lowercase", True))
     strips_accents = bool(metadata.get("tokenizer.ggml.normalizer.strip_accents", lowercase))
     unknown = special_token(metadata, ("unknown",), "[UNK]", vocabulary, path)

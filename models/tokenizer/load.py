@@ -1,8 +1,8 @@
-"""load_tokenizer_assets: a checkpoint's tokenizer, in whatever form it has -> `tokenizers` JSON and what goes with it.
+"""Loading of a checkpoint's tokenizer in any format, as TokenizerAssets.
 
-BOS is decided here. The post-processor of a tokenizer.json decides whether a plain prompt begins with BOS, and as in
-transformers it outranks `add_bos_token` of tokenizer_config.json; GGUF has no post-processor, so there `add_bos_token`
-of the result decides. A chat template writes BOS itself if the model has one, and nothing adds another.
+BOS is decided here. The post-processor of a tokenizer.json decides whether a plain prompt begins with BOS; as in
+transformers, it outranks `add_bos_token` in tokenizer_config.json. GGUF has no post-processor, so `add_bos_token` of
+the assets decides. A chat template writes BOS itself if the model has one, and no other is added.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from models.tokenizer.gguf import convert_gguf_tokenizer
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 _TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-_MAX_FILE_BYTES = 128 << 20  # of a tokenizer.json; the largest are a quarter of it
+_MAX_FILE_BYTES = 128 << 20  # of a tokenizer.json; the largest have a quarter of it
 _MAX_TOKEN_ID = 1 << 20
 _CONVERTED_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
 _GGUF_ID_NAMES = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-# Of each role the name that is written today, and the one of before.
+# The current name of each role, and the former one.
 _GGUF_FIM_NAMES = {
     "prefix": ("fim_pre", "prefix"),
     "suffix": ("fim_suf", "suffix"),
@@ -64,9 +64,9 @@ _END_TOKENS = frozenset(
 def load_tokenizer_assets(
     files: ModelFiles, config: HFConfig, gguf_metadata: Mapping[str, Any] | None = None
 ) -> TokenizerAssets:
-    """Read the tokenizer of `files`; `config` gives its model's eos_token_id. Raises a ModelError.
+    """Read the tokenizer of `files`; `config` states the model's eos_token_id. Raises a ModelError.
 
-    gguf_metadata: of the first GGUF file, where the caller has read it.
+    gguf_metadata: of the first GGUF file, if the caller has read it.
     """
     eos_token_ids = config.token_ids("eos_token_id")
     if files.root is None:
@@ -119,7 +119,7 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
     value = metadata.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is not a token id; fetch the file again")
-    return None if value is None or value < 0 else value  # some files have -1 where there is none
+    return None if value is None or value < 0 else value  # some files have -1 for none
 
 
 # --- Hugging Face layout ---------------------------------------------------------------------------------------------
@@ -132,8 +132,8 @@ def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
     for name in _SPECIAL_NAMES:
         if (text := _token_text((config if config.has(name) else legacy).raw(name))) is not None:
             special_tokens[name] = text
-    tokenizer = _tokenizer_of(root)
-    tokenizer.no_padding()  # some files say how a batch was cut and filled when they were written
+    tokenizer = _read_tokenizer(root)
+    tokenizer.no_padding()  # some files have the settings of the batch for which they were written
     tokenizer.no_truncation()
     _add_configured_tokens(tokenizer, _listed_tokens(config), special_tokens)
     bos_token_id = _id_of(tokenizer, special_tokens.get("bos_token"))
@@ -148,12 +148,14 @@ def _from_folder(root: Path, eos_token_ids: list[int]) -> TokenizerAssets:
     )
 
 
-def _tokenizer_of(root: Path) -> Tokenizer:
+def _read_tokenizer(root: Path) -> Tokenizer:
     path = root / "tokenizer.json"
     if not path.is_file():
         return _converted(root)
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise CheckpointError(f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, as no tokenizer has; fetch it again")
+        raise CheckpointError(
+            f"{path} has more than {_MAX_FILE_BYTES >> 20} MiB, too much for a tokenizer; fetch it again"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # `tokenizers` raises nothing narrower
@@ -161,7 +163,7 @@ def _tokenizer_of(root: Path) -> Tokenizer:
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest > _MAX_TOKEN_ID:  # to_str() walks all ids up to the largest
         raise CheckpointError(
-            f"{path} has a token with id {largest}; no vocabulary goes beyond {_MAX_TOKEN_ID}: it is damaged; "
+            f"{path} has a token with id {largest}; no vocabulary has more than {_MAX_TOKEN_ID}: the file is damaged; "
             "fetch it again"
         )
     return tokenizer
@@ -184,7 +186,7 @@ def _converted(root: Path) -> Tokenizer:
 
 
 def _conversion_key(root: Path) -> str:
-    """Changes with every file that a conversion reads, and with the converter."""
+    """Return a hash of all files that a conversion reads, and of the converter's version."""
     digest = hashlib.sha256(version("transformers").encode())
     for path in sorted(path for pattern in _CONVERTED_FILES for path in root.glob(pattern)):
         digest.update(f"\0{path.name}\0".encode())
@@ -196,13 +198,15 @@ def _convert(root: Path) -> Tokenizer:
     from transformers import AutoTokenizer
     from transformers.utils.logging import set_verbosity_error
 
-    set_verbosity_error()  # it warns of attempts; the error below reports their result
+    set_verbosity_error()  # it warns about attempts; the error below reports their result
     try:
         fast = AutoTokenizer.from_pretrained(str(root), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # converters of dozens of formats fail in any way, with messages of many lines
+    except Exception as error:  # converters of dozens of formats fail in any way, with long messages
         raise UnsupportedModelError(_explain_no_tokenizer(root)) from error
     if not hasattr(fast, "backend_tokenizer"):
-        raise UnsupportedModelError(f"{root}: {type(fast).__name__} has no form for `tokenizers`; add a tokenizer.json")
+        raise UnsupportedModelError(
+            f"{root}: {type(fast).__name__} cannot be converted for `tokenizers`; add a tokenizer.json"
+        )
     backend: Tokenizer = fast.backend_tokenizer
     return backend
 
@@ -214,7 +218,7 @@ def _explain_no_tokenizer(root: Path) -> str:
         return f"{root} has no tokenizer.json, and no other tokenizer that can be read; add the model's tokenizer.json"
     remedy = "add the model's tokenizer.json"
     if find_spec("sentencepiece") is None:
-        remedy += ", or install what reads the other: pip install sentencepiece"
+        remedy += ", or install the library that reads the other: pip install sentencepiece"
     return f"{root} has no tokenizer.json, and its {models[0]} cannot be converted; {remedy}"
 
 
@@ -228,14 +232,14 @@ def _listed_tokens(config: HFConfig) -> list[AddedToken]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{config.source}: added_tokens_decoder is {quoted(listed)}, which lists no tokens by id; fetch it again"
+            f"{config.source}: added_tokens_decoder is {quoted(listed)}; it must list tokens by id; fetch it again"
         ) from None
 
 
 def _add_configured_tokens(
     tokenizer: Tokenizer, listed: Sequence[AddedToken], special_tokens: Mapping[str, str]
 ) -> None:
-    """Adds what tokenizer_config.json lists and tokenizer.json lacks, and marks the named tokens as special."""
+    """Add the tokens of tokenizer_config.json that tokenizer.json lacks, and mark the named tokens as special."""
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for token in listed:
         if token.content not in present:
@@ -247,9 +251,7 @@ def _add_configured_tokens(
 
 
 def _chat_template(root: Path, config: HFConfig) -> str | None:
-    """Return the template of chat_template.jinja, else chat_template.json, else tokenizer_config.json: newest form
-    first.
-    """
+    """Return the template of chat_template.jinja, else chat_template.json, else tokenizer_config.json."""
     jinja = root / "chat_template.jinja"
     if jinja.is_file():
         return read_text(jinja)
@@ -269,7 +271,7 @@ def _checked_template(template: object, source: str) -> str | None:
 
 
 def _read_optional(path: Path) -> HFConfig:
-    """Return the JSON object of a file; an empty one where it is absent."""
+    """Return the JSON object of a file, empty if there is no such file."""
     return read_json_config(path) if path.is_file() else HFConfig({}, str(path))
 
 

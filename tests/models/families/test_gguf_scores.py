@@ -15,7 +15,7 @@ from models.errors import UnsupportedModelError
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
 from models.packing.forward import PackedForward
-from models.pooling.tokens import pool_tokens
+from models.pooling.scheme import pool_tokens
 from models.pooling.traits import ScoreActivation, pooling_traits
 from models.sources.resolve import ModelFiles
 from server.text.input_encoder import EncodedInput, InputEncoder

@@ -17,7 +17,7 @@ from models.decoder import Decoder
 from models.families.registry import POOLING_FAMILIES
 from models.linear.storage import WeightOptions
 from models.packing.forward import PackedForward
-from models.pooling.tokens import pool_tokens
+from models.pooling.scheme import pool_tokens
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, random_model
 from tests.helpers.kernels import torch_alone

@@ -25,7 +25,7 @@ def test_a_usual_folder(tmp_path: Path) -> None:
     assert scheme.poolings == (TokenPooling.MEAN,)
     assert (scheme.normalizes, scheme.max_tokens, scheme.projections) == (True, 256, ())
     assert (scheme.prompts, scheme.default_prompt) == ({"query": "query: ", "document": ""}, "query")
-    assert (scheme.describe(), scheme.dimensions(64), scheme.only_row) == ("mean", 64, None)
+    assert (scheme.describe(), scheme.dimensions(64), scheme.single_token) == ("mean", 64, None)
 
 
 @pytest.mark.parametrize(

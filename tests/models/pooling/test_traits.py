@@ -1,13 +1,14 @@
-"""pooling_traits: a way to pool that is not supported matters to models that pool."""
+"""PoolingTraits, and the schemes of GGUF files: unsupported poolings matter only to models that pool."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from models.architecture.pooling import TokenPooling
 from models.config.hf_config import HFConfig
 from models.errors import UnsupportedModelError
-from models.pooling.traits import PoolingTraits, pooling_traits
+from models.pooling.traits import PoolingTraits, gguf_scheme, pooling_traits
 
 RERANKER = {"general.architecture": "qwen3", "qwen3.pooling_type": 4}
 
@@ -33,3 +34,26 @@ def test_a_supported_way_is_not_refused() -> None:
     found = traits(has_head=True, metadata={**RERANKER, "qwen3.pooling_type": 3})
     assert found.scheme is not None
     assert found.refusal is None
+
+
+def scheme_of(kind: object) -> object:
+    return gguf_scheme({"general.architecture": "bert", "bert.pooling_type": kind}, "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [(1, TokenPooling.MEAN), (2, TokenPooling.CLS), (3, TokenPooling.LAST)])
+def test_a_gguf_files_pooling_normalizes_vectors(kind: int, pooling: TokenPooling) -> None:
+    scheme = gguf_scheme({"general.architecture": "bert", "bert.pooling_type": kind}, "m.gguf")
+    assert scheme is not None
+    assert scheme.poolings == (pooling,)
+    assert scheme.normalizes
+
+
+@pytest.mark.parametrize("kind", [None, 0])
+def test_a_gguf_file_without_pooling_has_no_scheme(kind: object) -> None:
+    assert scheme_of(kind) is None
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(4, "is a reranker"), (9, "supported are 1")])
+def test_other_poolings_of_gguf_files_are_refused(kind: object, reason: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason):
+        scheme_of(kind)

@@ -173,7 +173,7 @@ def test_sentencepiece_model_that_cannot_be_converted(tmp_path: Path, monkeypatc
         load(tmp_path)
     assert str(raised.value) == (
         f"{tmp_path} has no tokenizer.json, and its tokenizer.model cannot be converted; add the model's "
-        "tokenizer.json, or install what reads the other: pip install sentencepiece"
+        "tokenizer.json, or install the library that reads the other: pip install sentencepiece"
     )
 
 
@@ -270,7 +270,7 @@ def test_sentencepiece_without_a_space_in_front() -> None:
     [
         ({"model": "rwkv"}, UnsupportedModelError, "of kind 'rwkv'"),
         ({"model": None}, UnsupportedModelError, "of kind None"),
-        ({"pre": "klingon"}, UnsupportedModelError, r"'klingon'.*known are .*qwen2"),
+        ({"pre": "klingon"}, UnsupportedModelError, r"'klingon'.*supported are .*qwen2"),
         ({"merges": None}, CheckpointError, "has no tokenizer.ggml.merges"),
         ({"merges": ["a"]}, CheckpointError, "the merge 'a'"),
         ({"merges": ["h q"]}, CheckpointError, "the merge 'h q'"),

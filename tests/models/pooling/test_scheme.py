@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.architecture.pooling import TokenPooling
-from models.pooling.tokens import pool_tokens
+from models.pooling.scheme import pool_tokens
 
 LENGTHS = [3, 1, 7]
 DEFINITIONS = {
