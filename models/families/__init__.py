@@ -1,1 +1,1 @@
-"""Model families: from a configuration to a DecoderSpec, and the names of its tensors."""
+"""Model families: each maps a configuration to a DecoderSpec, and the checkpoint's tensor names to its parameters."""

@@ -19,7 +19,7 @@ from models.families.transforms import at_least_a_row
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    """RoBERTa and its kin start from this, too."""
+    """Describe BERT; RoBERTa and its relatives start from this, too."""
     _refuse_decoders(config)
     hidden_size = config.integer("hidden_size")
     layer = LayerSpec(
@@ -56,13 +56,13 @@ def _refuse_decoders(config: HFConfig) -> None:
 
 
 def with_scores(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
-    """`spec` with the usual head: scores of the first token's state, after a dense layer with tanh."""
+    """Return `spec` with the usual score head: the first token's state, a dense layer with tanh, the output layer."""
     head = ScoreHeadSpec(num_labels(config), TokenPooling.CLS, dense_activation=Activation.TANH)
     return dataclasses.replace(spec, score_head=head)
 
 
 def norm_names(names: Mapping[str, str]) -> Rules:
-    """Rules for LayerNorms by the names of their modules, which in files of 2018 have a gamma and a beta."""
+    """Return rules for LayerNorms by their modules' names; in files of 2018 they have a gamma and a beta."""
     rules: dict[str, To | tuple[To, ...] | None] = {}
     for pattern, module in names.items():
         rules |= {
@@ -93,7 +93,7 @@ ENCODER_NAMES: Rules = {
     ),
 }
 
-# Embeddings are pooled from hidden states, and the head of masked tokens predicts nothing here.
+# Embeddings are pooled from hidden states without the pooler, and masked tokens are not predicted.
 NAMES: Rules = {
     **with_prefixes(("", "bert."), {**ENCODER_NAMES, "pooler.**": IGNORE}),
     "cls.**": IGNORE,
@@ -141,7 +141,7 @@ def refuse_causal(file: GGUFMetadata) -> None:
 
 
 def gguf_num_token_types(file: GGUFMetadata) -> int:
-    """0 if the file has no embeddings of them, as those of DistilBERT."""
+    """Return the number of token types; 0 without embeddings of them, as in files of DistilBERT."""
     types = file.tensors.get("token_types.weight")
     if types is None:
         return 0

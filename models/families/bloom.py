@@ -1,4 +1,4 @@
-"""BLOOM: LayerNorm on the embeddings too, ALiBi, a plain MLP four times as wide, biases everywhere."""
+"""BLOOM: LayerNorm on the embeddings, too, ALiBi, a plain MLP four times as wide, biases everywhere."""
 
 from typing import Any
 

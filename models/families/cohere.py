@@ -32,7 +32,7 @@ def describe_cohere(config: HFConfig, *, default_theta: float = 500000.0) -> Dec
 
 
 def describe_cohere2(config: HFConfig) -> DecoderSpec:
-    """Three of four layers have a window, and only these have rotary embeddings."""
+    """Describe Cohere 2: three of four layers have a window, and only these have rotary embeddings."""
     spec = describe_cohere(config, default_theta=10000.0)
     pattern = config.integer("sliding_window_pattern", 4)
     windows = sliding_windows(

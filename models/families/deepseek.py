@@ -1,6 +1,6 @@
-"""DeepSeek V2 and V3 (R1, Kimi K2 and Moonlight too): latent attention, grouped experts and shared experts.
+"""DeepSeek V2 and V3 (also R1, Kimi K2 and Moonlight): latent attention, grouped experts and shared experts.
 
-More than a page: two sets of defaults, and matrices that are split or reordered, in GGUF in two ways.
+Longer than a page because of two sets of defaults, and of matrices that are split or reordered, in GGUF in two ways.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from models.families.name_map import IGNORE, To
 from models.families.registry import Family
 from models.families.transforms import joined
 
-# transformers' defaults for fields that a configuration leaves out; None: it must be stated.
+# transformers' defaults for fields that a configuration leaves out; None: the field is required.
 _V2 = {
     "scoring_func": "softmax",
     "topk_method": "greedy",
@@ -66,12 +66,12 @@ def describe_v3(config: HFConfig) -> DecoderSpec:
     return _describe(config, _V3)
 
 
-def _describe(config: HFConfig, usual: Mapping[str, Any]) -> DecoderSpec:
+def _describe(config: HFConfig, defaults: Mapping[str, Any]) -> DecoderSpec:
     latent = _latent(config)
     spec = llama.describe(config, llama.Defaults(head_dim=latent.rope_dim))
     rope = rope_spec(config, latent.rope_dim)
-    num_dense = config.integer("first_k_dense_replace", usual["first_k_dense_replace"], minimum=0)
-    moe = _experts(config, usual) if num_dense < len(spec.layers) else None
+    num_dense = config.integer("first_k_dense_replace", defaults["first_k_dense_replace"], minimum=0)
+    moe = _experts(config, defaults) if num_dense < len(spec.layers) else None
 
     def adapt(index: int, layer: LayerSpec) -> LayerSpec:
         attention = latent.attention(layer.attention.num_heads, _scale(config, latent, rope))
@@ -81,9 +81,9 @@ def _describe(config: HFConfig, usual: Mapping[str, Any]) -> DecoderSpec:
     return spec.map_layers(adapt)
 
 
-def _router(config: HFConfig, usual: Mapping[str, Any]) -> RouterSpec:
-    score = config.text("scoring_func", usual["scoring_func"])
-    method = config.text("topk_method", usual["topk_method"])
+def _router(config: HFConfig, defaults: Mapping[str, Any]) -> RouterSpec:
+    score = config.text("scoring_func", defaults["scoring_func"])
+    method = config.text("topk_method", defaults["topk_method"])
     if score not in _SCORES or method not in ("greedy", "group_limited_greedy", "noaux_tc"):
         raise UnsupportedModelError(
             f"{config.source}: scoring_func {score!r} with topk_method {method!r} is not supported; supported are "
@@ -92,14 +92,14 @@ def _router(config: HFConfig, usual: Mapping[str, Any]) -> RouterSpec:
     is_grouped = method != "greedy"
     return RouterSpec(
         score=_SCORES[score],
-        experts_per_token=config.integer("num_experts_per_tok", usual["num_experts_per_tok"]),
-        # No V2 on the hub sets it; transformers' V2 would ignore it, and DeepSeek's own code would not scale then.
-        renormalizes=config.boolean("norm_topk_prob", usual["norm_topk_prob"]),
+        experts_per_token=config.integer("num_experts_per_tok", defaults["num_experts_per_tok"]),
+        # No V2 on the hub sets this. transformers' V2 would ignore it, and DeepSeek's own code would not scale then.
+        renormalizes=config.boolean("norm_topk_prob", defaults["norm_topk_prob"]),
         has_correction=method == "noaux_tc",
-        num_groups=config.integer("n_group", usual["n_group"]) if is_grouped else 1,
-        groups_per_token=config.integer("topk_group", usual["topk_group"]) if is_grouped else 1,
+        num_groups=config.integer("n_group", defaults["n_group"]) if is_grouped else 1,
+        groups_per_token=config.integer("topk_group", defaults["topk_group"]) if is_grouped else 1,
         group_score=GroupScore.BEST_TWO if method == "noaux_tc" else GroupScore.BEST,
-        scale=config.number("routed_scaling_factor", usual["routed_scaling_factor"]),
+        scale=config.number("routed_scaling_factor", defaults["routed_scaling_factor"]),
     )
 
 
@@ -120,7 +120,7 @@ def _latent(config: HFConfig) -> LatentSpec:
 
 
 def _scale(config: HFConfig, latent: LatentSpec, rope: RopeSpec) -> float:
-    """Of logits. With yarn they are scaled up by `mscale_all_dim`, in rotary and other dimensions alike."""
+    """Return the scale of attention logits. With yarn, `mscale_all_dim` increases it for all dimensions of a head."""
     scale = (latent.nope_dim + latent.rope_dim) ** -0.5
     scaling = config.section("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
     if not isinstance(rope.scaling, YarnScaling):
@@ -128,14 +128,14 @@ def _scale(config: HFConfig, latent: LatentSpec, rope: RopeSpec) -> float:
     return scale * yarn_mscale(rope.scaling.factor, scaling.number("mscale_all_dim", 0.0, minimum=0.0)) ** 2
 
 
-def _experts(config: HFConfig, usual: Mapping[str, Any]) -> MoESpec:
+def _experts(config: HFConfig, defaults: Mapping[str, Any]) -> MoESpec:
     size, activation = config.integer("moe_intermediate_size"), config.activation("hidden_act")
-    usual_shared = 0 if config.is_null("n_shared_experts") else usual["n_shared_experts"]
-    num_shared = config.integer("n_shared_experts", usual_shared, minimum=0)
+    default_shared = 0 if config.is_null("n_shared_experts") else defaults["n_shared_experts"]
+    num_shared = config.integer("n_shared_experts", default_shared, minimum=0)
     return MoESpec(
         num_experts=config.integer("n_routed_experts"),
         expert=MLPSpec(size, activation, is_gated=True),
-        router=_router(config, usual),
+        router=_router(config, defaults),
         shared=MLPSpec(num_shared * size, activation, is_gated=True) if num_shared else None,
     )
 
@@ -144,7 +144,7 @@ def _experts(config: HFConfig, usual: Mapping[str, Any]) -> MoESpec:
 
 
 def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Rows of each head's query with the rotary part first, and its pairs in RopeSpec's order."""
+    """Move the rotary part of each head's query to the front, with its pairs in RopeSpec's order."""
     assert layer is not None
     assert layer.latent is not None
     heads = tensor.unflatten(0, (layer.attention.num_heads, -1))  # [H, nope + rope, ...]
@@ -153,7 +153,7 @@ def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
 
 
 def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Return the same for a row of the cache, which a checkpoint stores as [latent | rotary part]."""
+    """Reorder like `rotary_first_q` the rows for the cache, which a checkpoint stores as [latent | rotary part]."""
     assert layer is not None
     assert layer.latent is not None
     rank = layer.latent.kv_rank
@@ -161,19 +161,19 @@ def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Ten
 
 
 def _halves(tensor: torch.Tensor, dim: int) -> torch.Tensor:
-    """Rotary pairs (2d, 2d + 1) along `dim` as (d, d + half)."""
+    """Move rotary pairs (2d, 2d + 1) along `dim` to (d, d + half)."""
     return tensor.unflatten(dim, (-1, 2)).transpose(dim, dim + 1).flatten(dim, dim + 1)
 
 
 def keys_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """kv_b_proj [H * (nope + value), rank] to each head's W_k, transposed: [H, rank, nope]."""
+    """Select each head's W_k from kv_b_proj [H * (nope + value), rank], transposed: [H, rank, nope]."""
     assert layer is not None
     assert layer.latent is not None
     return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, : layer.latent.nope_dim].transpose(1, 2)
 
 
 def values_of_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """kv_b_proj to each head's W_v: [H, value, rank]."""
+    """Select each head's W_v from kv_b_proj: [H, value, rank]."""
     assert layer is not None
     assert layer.latent is not None
     return tensor.unflatten(0, (layer.attention.num_heads, -1))[:, layer.latent.nope_dim :]
@@ -183,7 +183,7 @@ NAMES = {
     "model.layers.{x}.**": IGNORE,  # V3's multi-token prediction
     **llama.NAMES,
     "model.layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q", rotary_first_q),
-    "model.layers.{i}.self_attn.q_a_proj.*": To("layers.{i}.attn.qkv", "q", beside="layers.{i}.attn.q_up"),
+    "model.layers.{i}.self_attn.q_a_proj.*": To("layers.{i}.attn.qkv", "q", when_present="layers.{i}.attn.q_up"),
     "model.layers.{i}.self_attn.q_a_layernorm.*": To("layers.{i}.attn.q_norm"),
     "model.layers.{i}.self_attn.q_b_proj.*": To("layers.{i}.attn.q_up", transform=rotary_first_q),
     "model.layers.{i}.self_attn.kv_a_proj_with_mqa.*": To("layers.{i}.attn.qkv", "kv", rotary_first_row),
@@ -219,7 +219,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
     key_dim, value_dim = (_head_length(file, name) for name in ("key", "value"))
     plain_lengths = dict.fromkeys(("attention.key_length", "attention.value_length"), rope_dim)
     fields = common_fields(dataclasses.replace(file, fields={**file.fields, **plain_lengths}))
-    weight = 10 * (file.scale("rope.scaling.yarn_log_multiplier") or 0.0)  # which the converter divides by 10
+    weight = 10 * (file.scale("rope.scaling.yarn_log_multiplier") or 0.0)  # the converter divides it by 10
     if weight:
         fields["rope_parameters"] |= {"mscale": weight, "mscale_all_dim": weight}
     return {
@@ -238,7 +238,7 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _head_length(file: GGUFMetadata, part: str) -> int:
-    """Of keys or values. In newer files, the field without "mla" describes a row of the cache."""
+    """Return the head size of keys or values. In newer files, the field without "mla" is for a row of the cache."""
     return file.integer(file.first(f"attention.{part}_length_mla", f"attention.{part}_length"))
 
 
@@ -246,7 +246,7 @@ def _gguf_router_fields(file: GGUFMetadata) -> dict[str, Any]:
     num_groups = file.size("expert_group_count") or 1
     is_corrected = any(name.endswith("exp_probs_b.bias") for name in file.tensors)
     return {
-        "scoring_func": gguf_scoring(file, usual="softmax"),
+        "scoring_func": gguf_scoring(file, default="softmax"),
         "topk_method": "noaux_tc" if is_corrected else "greedy" if num_groups == 1 else "group_limited_greedy",
         "n_group": num_groups,
         "topk_group": file.size("expert_group_used_count") or 1,

@@ -22,7 +22,7 @@ _FIELDS = {
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    if config.boolean("sinusoidal_pos_embds", False):  # they are stored all the same
+    if config.boolean("sinusoidal_pos_embds", False):
         raise UnsupportedModelError(f"{config.source}: sinusoidal_pos_embds is not supported")
     fields = {name: config.raw(own) for name, own in _FIELDS.items()}
     spec = bert.describe(dataclasses.replace(config, fields={**config.fields, **fields}))

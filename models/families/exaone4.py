@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after the sublayers, and of query and key heads; no positions in layers without a window."""
+"""EXAONE 4: norms after the sublayers, norms of query and key heads, no positions in layers without a window."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mixtures of experts in families: names of their tensors, their fields in GGUF, and which layers have experts."""
+"""Mixtures of experts: rules for the names of their tensors, their GGUF fields, and the layers that have them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from models.families.transforms import as_row
 def expert_names(
     block: str, *, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj"
 ) -> dict[str, To | tuple[To, ...] | None]:
-    """Rules for experts under "model.layers.{i}.<block>.experts": each with its own tensors, or all stacked."""
+    """Return rules for experts under "model.layers.{i}.<block>.experts", with their own tensors or all stacked."""
     experts = f"model.layers.{{i}}.{block}.experts"
     return {
         f"{experts}.{{e}}.{gate}.*": To("layers.{i}.mlp.experts.{e}.gate_up", "gate"),
@@ -24,7 +24,7 @@ def expert_names(
 
 
 def shared_names(block: str, *, name: str = "shared_expert") -> dict[str, To | tuple[To, ...] | None]:
-    """Rules for the shared expert, which every row goes through, and its gate."""
+    """Return rules for the shared expert, which gets every row, and for its gate."""
     shared = f"model.layers.{{i}}.{block}.{name}"
     return {
         f"{shared}.gate_proj.*": To("layers.{i}.mlp.shared.gate_up", "gate"),
@@ -51,7 +51,7 @@ GGUF_EXPERT_NAMES: dict[str, To | tuple[To, ...] | None] = {
 
 
 def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size") -> dict[str, Any]:
-    """Number and size of the experts. size: the family's name for their intermediate size."""
+    """Return number and size of the experts. size: the family's name for their intermediate size."""
     num_experts, per_token = file.integer("expert_count"), file.integer("expert_used_count")
     intermediate_size = file.size("expert_feed_forward_length") or file.integer("feed_forward_length")
     return {
@@ -62,19 +62,19 @@ def gguf_expert_fields(file: GGUFMetadata, *, size: str = "moe_intermediate_size
     }
 
 
-def gguf_scoring(file: GGUFMetadata, *, usual: str) -> str:
-    """ "softmax" or "sigmoid", what routers make of their logits; `usual` where the file does not say."""
+def gguf_scoring(file: GGUFMetadata, *, default: str) -> str:
+    """Return the router's scoring function, "softmax" or "sigmoid"; `default` if the file does not state it."""
     names = {1: "softmax", 2: "sigmoid"}
     number = file.size("expert_gating_func")
     if number is not None and number not in names:
         raise UnsupportedModelError(
             f"{file.source}: expert_gating_func {number} is not supported; supported are 1 (softmax) and 2 (sigmoid)"
         )
-    return usual if number is None else names[number]
+    return default if number is None else names[number]
 
 
 def sparse_layers(config: HFConfig, num_layers: int) -> list[bool]:
-    """Whether each layer has experts, as Qwen's `decoder_sparse_step` and `mlp_only_layers` say."""
+    """Return whether each layer has experts, by Qwen's `decoder_sparse_step` and `mlp_only_layers`."""
     step = config.integer("decoder_sparse_step", 1)
     dense = config.token_ids("mlp_only_layers")
     return [index not in dense and (index + 1) % step == 0 for index in range(num_layers)]

@@ -81,7 +81,7 @@ NAMES = {
 
 GGUF_NAMES = {
     **gpt_neox.GGUF_NAMES,
-    "blk.{i}.attn_norm.*": To("layers.{i}.mlp_norm"),  # of both sublayers where there is no second norm
+    "blk.{i}.attn_norm.*": To("layers.{i}.mlp_norm"),  # for both sublayers if there is no second norm
     "blk.{i}.attn_norm_2.*": To("layers.{i}.attn_norm"),
 }
 

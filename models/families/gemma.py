@@ -1,6 +1,6 @@
 """Gemma 1, 2 and 3 (text): norms stored minus 1, scaled embeddings, GeGLU; from 2 on sandwich norms and windows.
 
-More than a page: three generations, each based on the one before.
+Longer than a page because of three generations, each based on the one before.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def describe_gemma2(config: HFConfig) -> DecoderSpec:
 
 
 def describe_gemma3(config: HFConfig) -> DecoderSpec:
-    """Caps gave way to norms of q and k; layers with a window, five of six, have a smaller theta than the others."""
+    """Describe Gemma 3: norms of q and k in place of caps, and a smaller theta in five of six layers, with a window."""
     spec = describe_gemma(config)
     pattern = config.integer("sliding_window_pattern", 6)
     windows = sliding_windows(
@@ -79,7 +79,7 @@ def describe_gemma3(config: HFConfig) -> DecoderSpec:
 
 
 def _ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
-    """Of layers with a window, and of those without."""
+    """Return the rotary embeddings of layers with and without a window."""
     full = rope_spec(config, head_dim, layer_type="full_attention", default_theta=1e6)
     if config.has("rope_parameters"):
         return rope_spec(config, head_dim, layer_type="sliding_attention", default_theta=1e4), full
@@ -88,7 +88,7 @@ def _ropes(config: HFConfig, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
 
 
 def _with_activation(config: HFConfig) -> HFConfig:
-    """`hidden_activation`, else `hidden_act`, whose "gelu" always meant the tanh approximation here."""
+    """Set `hidden_act` from `hidden_activation` or `hidden_act`; Gemma's "gelu" means the tanh approximation."""
     name = config.text(config.first("hidden_activation", "hidden_act"), "gelu_pytorch_tanh")
     return dataclasses.replace(
         config, fields={**config.fields, "hidden_act": "gelu_pytorch_tanh" if name == "gelu" else name}
@@ -96,7 +96,7 @@ def _with_activation(config: HFConfig) -> HFConfig:
 
 
 def _cap(config: HFConfig, name: str, default: float | None) -> float | None:
-    """Return a soft cap; null means that there is none, absence means the family's usual one."""
+    """Return a soft cap: `default` if the field is absent, none if it is null."""
     if config.has(name):
         return config.number(name)
     return None if config.is_null(name) else default
@@ -154,7 +154,10 @@ def gguf_gemma3(file: GGUFMetadata) -> dict[str, Any]:
 
 
 def _score_divisor(fields: dict[str, Any], *, largest: int) -> int:
-    """Scores are divided by its root. No file states it; it is the head size except in 27B, known by its layers."""
+    """Return the number whose root divides scores. No file states it: the head size, except in the largest model.
+
+    largest: number of layers of that model.
+    """
     if fields["num_hidden_layers"] == largest:
         return int(fields["hidden_size"] // fields["num_attention_heads"])
     return int(fields["head_dim"])
@@ -166,7 +169,7 @@ GEMMA3 = Family(describe_gemma3, NAMES_2, GGUF_NAMES_2, gguf_gemma3)
 
 GEMMA3_MULTIMODAL = language_model_of(
     GEMMA3,
-    {  # what the hub's files of 4B leave out
+    {  # fields that the hub's files of 4B leave out
         "vocab_size": 262208,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,

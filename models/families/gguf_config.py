@@ -1,4 +1,4 @@
-"""A GGUF file's metadata in the terms of a Hugging Face config.json, so that families describe themselves once."""
+"""Conversion of a GGUF file's metadata to a Hugging Face config.json, so that families describe themselves once."""
 
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.checkpoints.gguf.metadata import gguf_metadata
@@ -8,10 +8,10 @@ from models.families.registry import architecture_of_gguf, family_of
 
 
 def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
-    """Return the config; raises UnsupportedModelError for other architectures, CheckpointError for missing metadata.
+    """Return the configuration; the family's `gguf_fields` gives the fields that depend on it.
 
-    What depends on the family comes from its `gguf_fields`. Metadata that change results and that no family's function
-    read are refused by name.
+    Raises UnsupportedModelError for unknown architectures and for metadata that change results but were not read,
+    CheckpointError for missing metadata.
     """
     source = str(checkpoint.path)
     name = HFConfig(checkpoint.metadata, source).text("general.architecture")
@@ -30,7 +30,7 @@ def gguf_config(checkpoint: GGUFCheckpoint) -> HFConfig:
 
 
 def _vocab_size(checkpoint: GGUFCheckpoint) -> int:
-    """Rows of the embedding: the metadata's own count is often absent, and its token list may be padded."""
+    """Return the rows of the embedding: the metadata's count is often absent, and its token list may be padded."""
     embedding = checkpoint.tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointError(f"{checkpoint.path} lacks tensor 'token_embd.weight'; fetch it again")

@@ -15,7 +15,7 @@ def describe(config: HFConfig) -> DecoderSpec:
     spec = llama.describe(
         config, llama.Defaults(head_dim=128, rotary_share=0.5, eps=1.5625e-7, has_attention_bias=True)
     )
-    # attention_bias is only of q, k and v
+    # attention_bias is only for q, k and v
     return spec.map_layers(lambda _, layer: dataclasses.replace(layer, has_out_bias=False))
 
 
@@ -40,8 +40,8 @@ SANDWICH_NAMES = {
 }
 
 GGUF_NAMES = {
-    **llama.GGUF_NAMES,  # neighboring pairs in the file, as in Llama's
-    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up in one
+    **llama.GGUF_NAMES,  # neighboring rotary pairs, as in Llama's files
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up in one tensor
     "blk.{i}.post_attention_norm.*": To("layers.{i}.attn_post_norm"),
     "blk.{i}.post_ffw_norm.*": To("layers.{i}.mlp_post_norm"),
 }

@@ -51,12 +51,12 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Alternating rows of gate and up to all of gate, then all of up; weights and biases alike."""
+    """Move alternating rows of gate and up to all of gate, then all of up, in weights and biases."""
     return joined((tensor[0::2], tensor[1::2]))
 
 
 def transpose_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Return the same for an expert's [hidden, 2 * intermediate] in unquantized checkpoints."""
+    """Transpose an expert's [hidden, 2 * intermediate] of unquantized checkpoints, then `split_gate_up`."""
     return split_gate_up(tensor.t(), layer)
 
 

@@ -1,4 +1,4 @@
-"""Granite, GraniteMoE and GraniteMoEShared: Llama with a scale on embeddings, sublayers, attention and logits."""
+"""Granite, GraniteMoE and GraniteMoEShared: Llama with scales of embeddings, sublayers, attention and logits."""
 
 import dataclasses
 from typing import Any

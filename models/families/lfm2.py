@@ -1,6 +1,6 @@
 """LFM2: short convolutions in most layers, attention in the others; LFM2-MoE has experts in all but the first layers.
 
-More than a page: no tensor has Llama's name, and sizes are derived from other fields.
+Longer than a page because no tensor has Llama's name, and sizes are derived from other fields.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ def _has_attention(config: HFConfig, num_layers: int) -> list[bool]:
 
 
 def _mlp_size(config: HFConfig) -> int:
-    """Two thirds of the field, since a gated MLP has three matrices; rounded up."""
+    """Return the MLP's size: two thirds of the field, rounded up, since a gated MLP has three matrices."""
     size = config.integer(config.first("block_ff_dim", "intermediate_size"))
     if not config.boolean("block_auto_adjust_ff_dim", True):
         return size
@@ -99,7 +99,7 @@ NAMES = {
     "model.layers.{i}.conv.in_proj.*": To("layers.{i}.attn.in_proj"),
     "model.layers.{i}.conv.conv.weight": To("layers.{i}.attn", None, conv_weight, "conv_weight"),
     "model.layers.{i}.conv.conv.bias": To("layers.{i}.attn", parameter="conv_bias"),
-    "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out", beside="layers.{i}.attn.in_proj"),
+    "model.layers.{i}.conv.out_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
     "model.layers.{i}.ffn_norm.*": To("layers.{i}.mlp_norm"),
     "model.layers.{i}.feed_forward.w1.*": To("layers.{i}.mlp.gate_up", "gate"),
     "model.layers.{i}.feed_forward.w3.*": To("layers.{i}.mlp.gate_up", "up"),
@@ -131,7 +131,7 @@ _GGUF_MOE_NAMES = {
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Layers without key heads are those that do not attend."""
+    """Return the fields; layers without key heads have a convolution."""
     counts = file.token_ids("attention.head_count_kv")
     fields = {**file.fields, "attention.head_count_kv": max(counts, default=None)}
     return {
@@ -140,13 +140,13 @@ def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
         "norm_eps": file.number("attention.layer_norm_rms_epsilon"),
         "conv_L_cache": file.integer("shortconv.l_cache"),
         "conv_bias": any(name.endswith("shortconv.conv.bias") for name in file.tensors),
-        "block_auto_adjust_ff_dim": False,  # the file's size was adjusted already
+        "block_auto_adjust_ff_dim": False,  # the file's size is already adjusted
     }
 
 
 def gguf_moe_fields(file: GGUFMetadata) -> dict[str, Any]:
-    if gguf_scoring(file, usual="sigmoid") != "sigmoid":
-        raise UnsupportedModelError(f"{file.source}: LFM2 is supported with an expert_gating_func of 2 (sigmoid) alone")
+    if gguf_scoring(file, default="sigmoid") != "sigmoid":
+        raise UnsupportedModelError(f"{file.source}: LFM2 is supported only with an expert_gating_func of 2 (sigmoid)")
     return {
         **gguf_fields(file),
         **gguf_expert_fields(file),

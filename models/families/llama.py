@@ -17,19 +17,19 @@ from models.families.transforms import unpermute_k, unpermute_q, unpermute_qkv
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a family takes for fields that config.json leaves out."""
+    """A family's defaults for fields that config.json leaves out."""
 
-    head_dim: int | None = None  # hidden size / heads
+    head_dim: int | None = None  # None: hidden size / heads
     rope_theta: float = 10000.0
     rotary_share: float = 1.0  # of each head
     eps: float = 1e-6
     has_attention_bias: bool = False
-    activation: str | None = None  # must be stated
+    activation: str | None = None  # None: required in config.json
     has_tied_head: bool = False
 
 
 def describe(config: HFConfig, defaults: Defaults = Defaults()) -> DecoderSpec:
-    """Most other families start from this, too, and replace what differs in it."""
+    """Describe Llama. Most other families start from this and replace what differs."""
     attention = _attention(config, defaults)
     norm = NormSpec(NormKind.RMS, config.number("rms_norm_eps", defaults.eps))
     has_attention_bias = config.boolean("attention_bias", defaults.has_attention_bias)

@@ -1,6 +1,6 @@
-"""Llama 4, its text: attention in chunks, layers without positions between, one routed and one shared expert per row.
+"""Llama 4 (text): attention in chunks, some layers without positions, one routed and one shared expert per row.
 
-More than a page: four fields state which layers have what, and GGUF leaves most of them out.
+Longer than a page because four fields state properties of layers, and GGUF leaves most of them out.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _chunks(config: HFConfig, has_rope: list[bool]) -> list[int | None]:
-    """Of each layer; None is full attention."""
+    """Return the chunk size of each layer, or None for full attention."""
     if config.is_null("attention_chunk_size"):
         return [None] * len(has_rope)
     size = config.integer("attention_chunk_size", 8192)
@@ -106,7 +106,7 @@ _EXPERTS_WITHOUT_QK_NORM = 128
 
 
 def gguf_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Files leave out what llama.cpp assumes: chunks, layers without positions, norms of q and k.
+    """Return the fields, with llama.cpp's assumptions: chunks, layers without positions, norms of q and k.
 
     An `attention.sliding_window` of 0 means that there are no chunks, and that every layer has a rotary embedding.
     """

@@ -30,7 +30,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def with_windows(config: HFConfig, spec: DecoderSpec, *, default: int | None = None) -> DecoderSpec:
-    """Return the spec with `sliding_window` in all layers, or in those that `layer_types` names."""
+    """Return `spec` with `sliding_window` in all layers, or in the layers that `layer_types` names."""
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda _: True, default=default)
     return spec.map_layers(lambda index, layer: layer.with_window(windows[index]))
 

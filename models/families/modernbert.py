@@ -1,4 +1,4 @@
-"""ModernBERT: an encoder with rotary positions, windows in two layers of three, GeGLU, norms before, hardly a bias."""
+"""ModernBERT: an encoder with rotary positions, windows in two of three layers, GeGLU, pre-norms and few biases."""
 
 import dataclasses
 from typing import Any

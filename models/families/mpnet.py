@@ -1,4 +1,4 @@
-"""MPNet: BERT without token types, with a bias by distance in all layers, and RoBERTa's positions and head."""
+"""MPNet: BERT without token types, with a bias by distance in all layers, and with RoBERTa's positions and head."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from models.families.name_map import IGNORE, Rules, To, with_prefixes
 from models.families.registry import Family
 from models.families.transforms import without_first_two_rows
 
-_BIAS = RelativeBiasSpec(num_buckets=32, max_distance=128)  # transformers has no others, whatever a configuration says
+_BIAS = RelativeBiasSpec(num_buckets=32, max_distance=128)  # transformers computes no others
 
 
 def describe(config: HFConfig) -> DecoderSpec:

@@ -41,7 +41,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def _refuse_extras(config: HFConfig, attention: HFConfig) -> None:
-    """Refuses options that transformers' own MPT does not compute."""
+    """Refuse options that transformers' own MPT does not compute."""
     if not attention.boolean("alibi", True):
         raise UnsupportedModelError(f"{config.source}: attn_config.alibi is false; MPT is supported with ALiBi only")
     for name in ("qk_ln", "prefix_lm"):

@@ -1,4 +1,4 @@
-"""Multimodal checkpoints: their language model is served, the rest is left out."""
+"""Multimodal checkpoints: only their language model is served."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ _VISION = ("vision_tower", "vision_model", "multi_modal_projector")
 def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None, *, wraps_head: bool = False) -> Family:
     """Return the family of a multimodal class whose `text_config` is a configuration of `family`.
 
-    defaults: fields that checkpoints leave out of text_config. wraps_head: whether transformers' class has the whole
-    language model as `language_model`, its head included, and not only its body, in `model`.
+    defaults: fields that checkpoints leave out of text_config. wraps_head: whether `language_model` of transformers'
+    class is the whole language model with its head, and not only its body within `model`.
     """
     names = _names(family)
-    if wraps_head:  # of several names for one place the last is transformers'
+    if wraps_head:  # of several names for one destination, the last is transformers'
         for pattern in family.names:
             names[f"language_model.{pattern}"] = names.pop(f"language_model.{pattern}")
     return dataclasses.replace(
@@ -28,10 +28,10 @@ def language_model_of(family: Family, defaults: Mapping[str, Any] | None = None,
 
 
 def _text_config(config: HFConfig, defaults: Mapping[str, Any]) -> HFConfig:
-    """Fields of text_config, else of `defaults`, else of the outer object.
+    """Merge fields from text_config, then `defaults`, then the outer object.
 
-    The outer object comes first for the architecture, whether the output layer is tied, and the tokens that end
-    generation; `quantization_config` is only there.
+    The outer object comes first for the architecture, for whether the output layer is tied, and for the tokens that end
+    generation; only it has a `quantization_config`.
     """
     text = config.section("text_config").fields
     first = {name: config.raw(name) for name in ("architectures", "tie_word_embeddings", "eos_token_id")}
@@ -44,7 +44,7 @@ def _stated(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _names(family: Family) -> dict[str, To | tuple[To, ...] | None]:
-    """Rules of the language model under the prefixes that checkpoints have had."""
+    """Return the rules of the language model under all prefixes that checkpoints have used."""
     names: dict[str, To | tuple[To, ...] | None] = {}
     for part in _VISION:
         names[f"{part}.**"] = names[f"model.{part}.**"] = IGNORE

@@ -8,31 +8,31 @@ import torch
 
 from models.architecture.layer import LayerSpec
 
-# Reorders what a format stores differently. The layer is None for tensors outside layers.
+# Converts a tensor from the checkpoint's layout to the decoder's. The layer is None for tensors outside layers.
 Transform = Callable[[torch.Tensor, LayerSpec | None], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class To:
-    """Where a tensor goes: a module path such as "layers.{i}.attn.qkv", and which shard of a fused one it fills.
+    """A tensor's destination: a module such as "layers.{i}.attn.qkv", and the shard of a fused matrix that it fills.
 
-    parameter: its name, if the tensor's name does not end with it. beside: a module that the layer has where this is
-    the name that transformers gives the module, if another name leads there too.
+    parameter: its name, if the tensor's name does not end with it. when_present: if several names have this
+    destination, a module that must be in the layer for this one to be transformers' name.
     """
 
     module: str
     shard: str | None = None
     transform: Transform | None = None
     parameter: str | None = None
-    beside: str | None = None
+    when_present: str | None = None
 
 
-IGNORE: To | None = None  # a tensor that carries no weights, such as a stored causal mask
+IGNORE: To | None = None  # for a tensor that is not a weight, such as a stored causal mask
 
-# Pattern -> To, or several if a tensor is split (by their transforms). "{i}" is the layer's number, "{e}" an expert's;
-# a final ".*" covers weight, bias, scales, zeros, so that quantized checkpoints need no map of their own. The first
-# pattern that matches the whole name decides. "{e}" in the module but not in the pattern means that the tensor is a
-# stack of all experts' matrices along its first dimension; each expert gets its own. "{e}" may also be the shard.
+# Destinations by pattern; several if a tensor is split (by their transforms). "{i}" is the layer's number, "{e}" an
+# expert's; a final ".*" covers weight, bias, scales, zeros, so that quantized checkpoints need no separate map. The
+# first pattern that matches the whole name decides. "{e}" in the module but not in the pattern means that the tensor is
+# a stack of all experts' matrices along its first dimension; each expert gets its own. "{e}" may also be the shard.
 # "{x}" is the number of a layer after the decoder's last, such as DeepSeek V3's for multi-token prediction; a final
 # ".**" covers all names with that prefix. Both are for tensors to ignore, and such rules come first.
 Rules = Mapping[str, To | tuple[To, ...] | None]
@@ -40,21 +40,21 @@ Rules = Mapping[str, To | tuple[To, ...] | None]
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One tensor's place in the decoder."""
+    """A tensor's parameter in the decoder, with the numbers of layer and expert."""
 
     module: str  # "layers.3.attn.qkv"; with "{e}" for a stack of experts
     parameter: str  # "weight"
     shard: str | None
     layer: int | None
     transform: Transform | None
-    beside: str | None = None
+    when_present: str | None = None
 
 
 class NameMap:
     """Compiled Rules."""
 
     def __init__(self, rules: Rules, num_layers: int | None = None) -> None:
-        """num_layers: of the decoder; without it, "{x}" matches no number."""
+        """num_layers: the decoder's; without it, "{x}" matches no number."""
         self._rules = [(_compile(pattern), to) for pattern, to in rules.items()]
         self._num_layers = num_layers
 
@@ -63,7 +63,7 @@ class NameMap:
         return match is not None and to is IGNORE
 
     def destinations(self, name: str) -> tuple[Destination, ...]:
-        """Where the tensor goes; empty if no rule matches or it is ignored."""
+        """Return the tensor's destinations; empty if no rule matches, or the tensor is ignored."""
         match, to = self._match(name)
         if match is None or to is None:
             return ()
@@ -90,14 +90,14 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 def _destination(match: re.Match[str], to: To) -> Destination:
     groups = match.groupdict()
-    module, shard, beside, layer = to.module, to.shard, to.beside, groups.get("i")
+    module, shard, when_present, layer = to.module, to.shard, to.when_present, groups.get("i")
     for letter in ("i", "e"):
         if groups.get(letter) is not None:
             module = module.replace(f"{{{letter}}}", groups[letter])
             shard = shard and shard.replace(f"{{{letter}}}", groups[letter])
-            beside = beside and beside.replace(f"{{{letter}}}", groups[letter])
+            when_present = when_present and when_present.replace(f"{{{letter}}}", groups[letter])
     parameter = to.parameter or groups.get("part") or "weight"
-    return Destination(module, parameter, shard, None if layer is None else int(layer), to.transform, beside)
+    return Destination(module, parameter, shard, None if layer is None else int(layer), to.transform, when_present)
 
 
 def with_prefixes(prefixes: Iterable[str], rules: Rules) -> dict[str, To | tuple[To, ...] | None]:

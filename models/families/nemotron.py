@@ -28,7 +28,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 NAMES = {
-    # only of weights: biases are stored as they are
+    # only for weights: biases are stored unchanged
     "model.layers.{i}.input_layernorm.weight": To("layers.{i}.attn_norm", transform=plus_one),
     "model.layers.{i}.post_attention_layernorm.weight": To("layers.{i}.mlp_norm", transform=plus_one),
     "model.norm.weight": To("norm", transform=plus_one),

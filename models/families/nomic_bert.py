@@ -1,7 +1,7 @@
 """Nomic BERT: BERT with rotary positions and a gated feed-forward without biases.
 
-Its configuration and tensors have names of their own (those of GPT-2 and FlashAttention), and since transformers 5
-those of other models.
+Its configuration and tensors have the names of GPT-2 and FlashAttention, and since transformers 5 those of other
+models.
 """
 
 from typing import Any
@@ -93,7 +93,7 @@ _NAMES: Rules = {
     "encoder.layers.{i}.mlp.fc11.*": To("layers.{i}.mlp.gate_up", "up"),
     "encoder.layers.{i}.mlp.fc2.*": To("layers.{i}.mlp.down"),
     "encoder.layers.{i}.norm2.*": To("layers.{i}.mlp_norm"),
-    # as transformers 5 has them in memory
+    # the names of transformers 5 in memory
     "embeddings.LayerNorm.*": To("embed_norm"),
     "layers.{i}.self_attn.q_proj.*": To("layers.{i}.attn.qkv", "q"),
     "layers.{i}.self_attn.k_proj.*": To("layers.{i}.attn.qkv", "k"),

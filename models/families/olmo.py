@@ -1,4 +1,4 @@
-"""OLMo 2, OLMo 3 and OLMoE: norms after the sublayers (not in OLMoE), and of whole query and key projections."""
+"""OLMo 2, OLMo 3 and OLMoE: norms after the sublayers (not in OLMoE), norms of whole query and key projections."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ def describe_olmo2(config: HFConfig) -> DecoderSpec:
 
 
 def describe_olmo3(config: HFConfig) -> DecoderSpec:
-    """OLMo 2 with a window in three of four layers; only layers without one use rotary scaling."""
+    """Describe OLMo 3: OLMo 2 with a window in three of four layers; only the other layers have rotary scaling."""
     spec = describe_olmo2(config)
     windows = sliding_windows(config, len(spec.layers), is_windowed=lambda index: (index + 1) % 4 != 0, default=4096)
 

@@ -29,7 +29,7 @@ NAMES = {
 
 GGUF_NAMES = {
     **qwen2.GGUF_NAMES,
-    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up in one
+    "blk.{i}.ffn_up.*": To("layers.{i}.mlp.gate_up"),  # gate and up in one tensor
 }
 
 

@@ -1,5 +1,7 @@
-"""Decoders without an output layer: bases of embedding models, and rerankers and classifiers with a head that scores a
-text by the state of its last token."""
+"""Decoders without an output layer: bases of embedding models, and rerankers and classifiers with a score head.
+
+The head scores a text by the state of its last token.
+"""
 
 import dataclasses
 
@@ -13,7 +15,7 @@ from models.families.registry import Family
 
 
 def _base(family: Family) -> Family:
-    """As the class of the model alone is saved: without a prefix of names."""
+    """Return the family of checkpoints saved from the bare model's class, whose names have no prefix."""
 
     def describe(config: HFConfig) -> DecoderSpec:
         return dataclasses.replace(family.describe(config), has_tied_head=False, has_head=False)

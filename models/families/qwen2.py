@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with biases on q, k and v, and a window in the upper layers where it is enabled."""
+"""Qwen2 and Qwen2.5: Llama with biases of q, k and v, and a window in the upper layers if it is enabled."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 
 def with_upper_windows(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
-    """Return the spec with `sliding_window` where `use_sliding_window` allows it."""
+    """Return `spec` with `sliding_window` in the upper layers, if `use_sliding_window` is true."""
     if not config.boolean("use_sliding_window", False):
         return spec
     first = config.integer("max_window_layers", 28, minimum=0)
@@ -26,7 +26,7 @@ def with_upper_windows(config: HFConfig, spec: DecoderSpec) -> DecoderSpec:
 
 NAMES = llama.NAMES
 
-GGUF_NAMES = {  # rotary halves as in the checkpoint
+GGUF_NAMES = {  # rotary pairs as in the checkpoint
     **llama.GGUF_NAMES,
     "blk.{i}.attn_q.*": To("layers.{i}.attn.qkv", "q"),
     "blk.{i}.attn_k.*": To("layers.{i}.attn.qkv", "k"),

@@ -1,6 +1,7 @@
 """Qwen3-Next and the text part of Qwen3.5: gated delta rule in most layers, gated attention in every fourth.
 
-More than a page: three forms of one delta rule, whose matrices are fused and ordered differently in each and in GGUF.
+Longer than a page because the delta rule has three forms, with matrices fused and ordered differently in each and in
+GGUF.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from models.families.transforms import conv_weight, joined, plus_one
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
-    # Where all layers have experts, the size of a dense MLP need not be stated.
+    # If all layers have experts, the size of a dense MLP need not be stated.
     sized = dataclasses.replace(config, fields={"intermediate_size": 1, **config.fields})
     return with_experts(config, describe(sized), has_shared=True, default_renormalizes=True)
 
@@ -61,15 +62,15 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 def _kinds(config: HFConfig, num_layers: int) -> list[str]:
     interval = config.integer("full_attention_interval", 4)
-    usual = ["linear_attention" if (index + 1) % interval else "full_attention" for index in range(num_layers)]
-    return layer_types(config, num_layers) or usual
+    default = ["linear_attention" if (index + 1) % interval else "full_attention" for index in range(num_layers)]
+    return layer_types(config, num_layers) or default
 
 
 # --- transforms ------------------------------------------------------------------------------------------------------
 
 
 def queries(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Of q_proj's rows, in which each head's query is followed by its gate."""
+    """Select the queries among q_proj's rows, in which a head's query is followed by its gate."""
     return _halves(tensor, layer)[:, 0].flatten(0, 1)
 
 
@@ -83,7 +84,7 @@ def _halves(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def delta_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Of in_proj_qkvz's rows: for each key head q, k, and the v and z of its value heads."""
+    """Select q, k and v from in_proj_qkvz's rows: for each key head q, k, and v and z of its value heads."""
     return joined([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
 
 
@@ -92,7 +93,7 @@ def delta_z(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def delta_b(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Of in_proj_ba's rows: for each key head the b and a of its value heads."""
+    """Select b from in_proj_ba's rows: for each key head b and a of its value heads."""
     return tensor.unflatten(0, (_delta(layer).num_key_heads, 2, -1))[:, 0].flatten(0, 1)
 
 
@@ -101,12 +102,12 @@ def delta_a(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def a_log(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """From GGUF's ssm_a, which is -exp(A_log)."""
+    """Compute A_log from GGUF's ssm_a, which is -exp(A_log)."""
     return (-tensor).log()
 
 
 def _of_key_heads(tensor: torch.Tensor, layer: LayerSpec | None) -> tuple[torch.Tensor, ...]:
-    """q, k, v and z, each [key heads, rows, ...]."""
+    """Split rows into q, k, v and z, each [key heads, rows, ...]."""
     delta = _delta(layer)
     values = delta.value_size // delta.num_key_heads
     heads = tensor.unflatten(0, (delta.num_key_heads, -1))
@@ -137,7 +138,7 @@ _NAMES = {
     "model.layers.{i}.linear_attn.A_log": To("layers.{i}.attn", parameter="A_log"),
     "model.layers.{i}.linear_attn.dt_bias": To("layers.{i}.attn", parameter="dt_bias"),
     "model.layers.{i}.linear_attn.norm.*": To("layers.{i}.attn.norm"),
-    "model.layers.{i}.linear_attn.out_proj.*": To("layers.{i}.attn.out", beside="layers.{i}.attn.in_proj"),
+    "model.layers.{i}.linear_attn.out_proj.*": To("layers.{i}.attn.out", when_present="layers.{i}.attn.in_proj"),
 }
 
 _NEXT_NAMES = {

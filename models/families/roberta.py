@@ -14,7 +14,7 @@ from models.families.transforms import at_least_a_row, without_first_two_rows
 
 
 def describe(config: HFConfig) -> DecoderSpec:
-    """Positions are counted from the padding's id + 1."""
+    """Describe RoBERTa, whose positions are counted from the padding's id + 1."""
     spec = bert.describe(config)
     padding = config.integer("pad_token_id", 1, minimum=0)
     if padding != 1:
@@ -47,11 +47,11 @@ _GGUF_SCORE_NAMES: Rules = {
 
 
 def _gguf_score_fields(file: GGUFMetadata) -> dict[str, Any]:
-    """Files of rerankers and classifiers. Those of BERT have the same names, but lack its dense layer."""
+    """Return the fields of rerankers and classifiers. Files of BERT have the same names but lack its dense layer."""
     if "cls.weight" not in file.tensors:
         raise UnsupportedModelError(
-            f"{file.source}: the file has a head that gives scores, but not its first layer (cls.weight), which "
-            "llama.cpp's converter leaves out of BERT; serve the model's safetensors"
+            f"{file.source}: the file has a score head without its first layer (cls.weight), which llama.cpp's "
+            "converter leaves out of BERT; serve the model's safetensors"
         )
     fields = bert.gguf_fields(file)
     names = file.raw("classifier.output_labels")

@@ -1,4 +1,4 @@
-"""StarCoder and SantaCoder (GPTBigCode): GPT-2 with one key and value head for all queries, or one for each."""
+"""StarCoder and SantaCoder (GPTBigCode): GPT-2 with one key and value head for all queries, or one for each query."""
 
 import dataclasses
 from typing import Any

@@ -1,6 +1,6 @@
-"""Transforms: from a tensor as the format stores it to the decoder's parameter.
+"""Transforms of tensors from a checkpoint's layout to the decoder's parameters.
 
-They also run on the meta device, where the loader only asks for shapes.
+They also run on the meta device, where the loader needs only shapes.
 """
 
 from collections.abc import Sequence
@@ -11,38 +11,37 @@ from models.architecture.layer import LayerSpec
 
 
 def transpose(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Conv1D stores its weight as [in, out]; biases stay as they are."""
+    """Transpose a weight of Conv1D, stored as [in, out]; biases are unchanged."""
     return tensor.t() if tensor.dim() == 2 else tensor
 
 
 def plus_one(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Return a norm's weight where the checkpoint stores it minus 1 (Gemma). In fp32, as norms are."""
+    """Return a norm's weight that the checkpoint stores minus 1 (Gemma). It is in fp32, like all norms."""
     return tensor + 1
 
 
 def as_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Return a vector as the one row of a parameter, [1, n]. GGUF drops dimensions of size 1."""
+    """Return a vector as the only row of a parameter, [1, n]. GGUF drops dimensions of size 1."""
     return tensor.reshape(1, -1)
 
 
 def at_least_a_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """Return a matrix, which GGUF stores as a vector if it has one row."""
+    """Return a matrix that GGUF stores as a vector if it has one row."""
     return tensor.reshape(1, -1) if tensor.dim() == 1 else tensor
 
 
 def conv_weight(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """[K, channels] from a depthwise convolution's [channels, 1, K]; GGUF leaves out the 1."""
+    """Convert a depthwise convolution's [channels, 1, K] to [K, channels]; GGUF leaves out the 1."""
     return tensor.flatten(1).t()
 
 
 def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
-    """OPT's position embedding starts with two unused rows."""
+    """Remove the two unused rows at the beginning of position embeddings such as OPT's."""
     return tensor[2:]
 
 
 def joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """torch.cat for transforms. On the meta device, where only shapes matter, torch.cat would import torch's compiler,
-    which takes two seconds."""
+    """Concatenate like torch.cat, which on the meta device would import torch's compiler and take two seconds."""
     if parts[0].device.type != "meta":
         return torch.cat(tuple(parts), dim)
     shape = list(parts[0].shape)
@@ -51,9 +50,9 @@ def joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
 
 
 def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Rows in groups of (queries that share a key head, that key head, its value head) to q, k, v.
+    """Reorder rows from groups of (queries that share a key head, that key head, its value head) to q, k, v.
 
-    Works on weights [rows, in], biases [rows] and packed rows alike.
+    Accepts weights [rows, in], biases [rows] and packed rows.
     """
     assert layer is not None
     spec = layer.attention
@@ -64,7 +63,7 @@ def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Rows of q from rotary pairs (2d, 2d + 1) to pairs (d, d + rotary_dim / 2): see RopeSpec."""
+    """Reorder rows of q from rotary pairs (2d, 2d + 1) to pairs (d, d + rotary_dim / 2); see RopeSpec."""
     assert layer is not None
     return _unpermute(tensor, layer, layer.attention.num_heads)
 
@@ -75,7 +74,7 @@ def unpermute_k(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 
 def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """`unpermute_q` and `unpermute_k` for q, k and v in one tensor."""
+    """Apply `unpermute_q` and `unpermute_k` to q, k and v in one tensor."""
     assert layer is not None
     spec = layer.attention
     heads = tensor.unflatten(0, (spec.num_heads + 2 * spec.num_kv_heads, -1))
@@ -84,16 +83,15 @@ def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor
 
 
 def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
-    """Return the same for weights of q_norm or k_norm, [D] or [heads, D]."""
+    """Reorder weights of q_norm or k_norm, [D] or [heads, D], like `unpermute_q`."""
     assert layer is not None
     return _unpermute(tensor.flatten(), layer, tensor.numel() // layer.attention.head_dim).view(tensor.shape)
 
 
 def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.Tensor:
-    """Return each head's rotary rows from neighboring pairs to halves. Layers without rotary embedding stay as they
-    are.
+    """Reorder each head's rotary rows from neighboring pairs to halves; layers without rotary embedding stay.
 
-    Works on weights [heads * D, in], biases [heads * D] and packed rows alike.
+    Accepts weights [heads * D, in], biases [heads * D] and packed rows.
     """
     if layer.rope is None:
         return tensor

@@ -4,7 +4,7 @@ test_docs_tables.py and test_deploy.py compare."""
 import re
 from pathlib import Path
 
-from models.families.registry import FAMILIES, POOLING_FAMILIES, Entry
+from models.families.registry import FAMILIES, POOLING_FAMILIES, Architecture
 from server.app import ROUTERS
 from server.commands.arguments import show_default
 from server.commands.options import OPTIONS, OTHER_VARIABLES, Option
@@ -86,7 +86,7 @@ def pooling_model_table() -> Table:
     return rows
 
 
-def _gguf_files(entry: Entry) -> str:
+def _gguf_files(entry: Architecture) -> str:
     if entry.gguf is None:
         return "none" if entry.gguf_as is None else f"as `{entry.gguf_as}`"
     sign = entry.gguf_key or entry.gguf_tensor
