@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from models.errors import ModelError, UnsupportedModelError
-from models.export.hugging_face import layout_of
+from models.export.hugging_face import make_layout
 from models.export.shards import ShardWriter
 from models.loading.layer_stream import LayerStream
 from models.loading.open import open_model
@@ -37,7 +37,7 @@ def export(files: ModelFiles, folder: Path) -> None:
     if not files.gguf:
         raise UnsupportedModelError(f"{files.origin} is a folder in Hugging Face layout already; give a GGUF file")
     opened = open_model(files)
-    layout = layout_of(files, opened)
+    layout = make_layout(files, opened)
     stream = LayerStream(opened, dtype=torch.float32, device=torch.device("cpu"))
     folder.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(folder)

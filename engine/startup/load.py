@@ -14,7 +14,7 @@ from engine.quality.report import QualityReport
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.description import tokenizer_info
 from engine.startup.task import pools
-from models.caches.uses import note_use
+from models.caches.uses import record_use
 from models.config.overrides import parse_overrides
 from models.errors import ModelError, SettingError
 from models.linear.storage import WeightOptions
@@ -76,7 +76,7 @@ def load_models(
         quality_report = QualityReport(config, files, device, report)
         quality_report.before_loading()
         target = _load_target(config, files, device, report, on_tokenizer)
-        note_use(files.weight_files)
+        record_use(files.weight_files)
         quality = quality_report.after_loading(target)
     except SettingError as error:
         raise OptionError(str(error)) from error
@@ -93,7 +93,7 @@ def load_models(
         weights = weight_options(spec.draft_quantization, includes_head=True)
         cache = _weight_cache(config)
         draft = load_draft(spec, draft_files, target, weights=weights, weight_cache=cache, report=report)
-        note_use(draft_files.weight_files)
+        record_use(draft_files.weight_files)
     return EngineModels(target, draft, quality)
 
 

@@ -1,1 +1,1 @@
-"""What is in the caches of this machine, and its removal. No torch here."""
+"""Inventory of the caches on this machine, and removal of entries. Imports no torch."""

@@ -1,4 +1,4 @@
-"""CacheEntry: something in a cache that has a name and can be removed."""
+"""CacheEntry: a named entry of a cache, which can be removed."""
 
 import contextlib
 import enum
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-class Kind(enum.StrEnum):
-    """Models first, then what was made from them and can be made again."""
+class EntryKind(enum.StrEnum):
+    """Kinds of entries: models, then files that were made from them and can be made again."""
 
     HUB = "hub"
     WHEELS = "wheels"
@@ -20,21 +20,21 @@ class Kind(enum.StrEnum):
 
     @property
     def is_model(self) -> bool:
-        return self in (Kind.HUB, Kind.WHEELS)
+        return self in (EntryKind.HUB, EntryKind.WHEELS)
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """name: of a model what is typed to serve it; else the kind. root: the cache that it is in, which nothing outside
-    of is ever removed for it.
+    """A model in a cache, or files that were made from models.
 
-    paths: files and folders to remove, links among them. contents: the files with the bytes. used_s: the last use, as
-    time.time(). locks: files that a process which is fetching the model has locked; their names may be patterns, since
-    such files come and go. derived: what was made of it.
+    name: the MODEL argument for a model, else the kind. root: the entry's cache; no file outside of it is removed.
+    paths: files, folders and links to remove. contents: the files with the bytes. used_s: the last use, as time.time().
+    locks: files that are locked while the model is fetched; their names may be patterns, since such files come and go.
+    derived: entries that were made from this one.
     """
 
     name: str
-    kind: Kind
+    kind: EntryKind
     root: Path
     paths: tuple[Path, ...]
     contents: tuple[Path, ...]
@@ -46,36 +46,36 @@ class CacheEntry:
 
     @property
     def short_name(self) -> str:
-        """Of a model that comes in many wheels, the first one and how many others there are."""
+        """The name; for a model in many wheels, the first wheel and the number of the others."""
         first, *others = self.name.split("+")
-        return f"{first}+{len(others)}" if self.kind is Kind.WHEELS and others else self.name
+        return f"{first}+{len(others)}" if self.kind is EntryKind.WHEELS and others else self.name
 
     @property
     def all_bytes(self) -> int:
-        """With what was made of it."""
+        """Bytes of the entry and its derived entries."""
         return self.num_bytes + sum(entry.num_bytes for entry in self.derived)
 
     @property
     def last_used_s(self) -> float:
-        """Of the model or of what was made of it, which stands in for its files."""
+        """The last use of the entry or its derived entries, which are used in place of its files."""
         return max([self.used_s, *(entry.used_s for entry in self.derived)])
 
 
-def measure(files: Iterable[Path], *, are_looked_into: bool = False) -> tuple[int, float]:
-    """Bytes, and when one of the files was last read or written; files that are gone count nothing.
+def measure_files(files: Iterable[Path], *, are_read_by_listing: bool = False) -> tuple[int, float]:
+    """Return the files' bytes, and when one was last read or written; missing files count nothing.
 
-    are_looked_into: whether to list the caches reads them, too, which is no use: then only writing counts. Most systems
-    note the first reading of a day only, or none; models/caches/uses.py notes each start of a model.
+    are_read_by_listing: whether listing the caches reads these files, so that only writing counts as use. Most systems
+    record only the first read of a day, or none; models/caches/uses.py records each load of a model.
     """
     num_bytes, used_s = 0, 0.0
     for file in files:
         with contextlib.suppress(OSError):
             status = file.stat()
             num_bytes += status.st_size
-            used_s = max(used_s, status.st_mtime, 0.0 if are_looked_into else status.st_atime)
+            used_s = max(used_s, status.st_mtime, 0.0 if are_read_by_listing else status.st_atime)
     return num_bytes, used_s
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return all files, without following links to folders; none if there is no such folder."""
+    """Return all files below a folder, without following links to folders; none if there is no such folder."""
     return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]

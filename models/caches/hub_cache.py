@@ -1,15 +1,15 @@
-"""The Hugging Face hub's cache, as far as it has models that could be served: its folders are read as they lie.
+"""Entries of the Hugging Face hub's cache: models that could be served, found in its folders.
 
     <cache>/models--OWNER--REPO/snapshots/COMMIT/FILE -> ../../blobs/HASH
 
-A repository of GGUF files has an entry for each model in it, since those are fetched one by one.
+A repository of GGUF files has an entry for each of its models, since they are fetched one by one.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.caches.entry import CacheEntry, Kind, files_below, measure
+from models.caches.entry import CacheEntry, EntryKind, files_below, measure_files
 from models.sources.hub_files import FETCHING, INCOMPLETE
 
 _PREFIX = "models--"
@@ -17,7 +17,7 @@ _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)", re.IGNORECASE)
 
 
 def hub_entries(cache: Path) -> Iterator[CacheEntry]:
-    """Repositories with safetensors, and GGUF models; what other programs have fetched of other kinds is left out."""
+    """Yield repositories with safetensors, and GGUF models; other files that other programs fetched are left out."""
     for folder in sorted(cache.glob(f"{_PREFIX}*")):
         if folder.is_dir() and not folder.is_symlink():
             yield from _entries(folder, folder.name.removeprefix(_PREFIX).replace("--", "/", 1))
@@ -42,11 +42,11 @@ def _entries(folder: Path, repo: str) -> Iterator[CacheEntry]:
                 others=[path for path in snapshots if path not in paths],
             )
     if incomplete:
-        num_bytes, used_s = measure(incomplete)
+        num_bytes, used_s = measure_files(incomplete)
         name = repo if not has_safetensors else f"{repo} (incomplete)"
         yield CacheEntry(
             name,
-            Kind.HUB,
+            EntryKind.HUB,
             folder,
             tuple(incomplete),
             tuple(incomplete),
@@ -58,30 +58,30 @@ def _entries(folder: Path, repo: str) -> Iterator[CacheEntry]:
 
 
 def _within(folder: Path, path: Path) -> str:
-    """Return a file's name in its repository: behind snapshots/COMMIT."""
+    """Return a file's name in its repository, without snapshots/COMMIT."""
     return "/".join(path.relative_to(folder / "snapshots").parts[1:])
 
 
 def _name(folder: Path, paths: list[Path]) -> str:
-    """What selects the model: its file, or the first part of a split one."""
+    """Return the name that selects the model: its file, or the first part of a split file."""
     return min(_within(folder, path) for path in paths)
 
 
 def _whole(folder: Path, name: str) -> CacheEntry:
-    """Return an entry that is all of the repository's folder."""
+    """Return an entry for the repository's whole folder."""
     contents = tuple(path for path in files_below(folder) if not path.is_symlink() and INCOMPLETE not in path.name)
-    num_bytes, used_s = measure(contents)
-    return CacheEntry(name, Kind.HUB, folder.parent, (folder,), contents, num_bytes, used_s, locks=_locks(folder))
+    num_bytes, used_s = measure_files(contents)
+    return CacheEntry(name, EntryKind.HUB, folder.parent, (folder,), contents, num_bytes, used_s, locks=_locks(folder))
 
 
 def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> CacheEntry:
-    """Return some of a repository's files, with those of their blobs that no other name has."""
+    """Return an entry for some of a repository's files, and their blobs unless other files share them."""
     blobs = {path.resolve() for path in paths} - {path.resolve() for path in others}
     own = {blob for blob in blobs if blob.is_relative_to(folder.resolve())}
-    num_bytes, used_s = measure(own)
+    num_bytes, used_s = measure_files(own)
     return CacheEntry(
         name,
-        Kind.HUB,
+        EntryKind.HUB,
         folder,
         (*paths, *sorted(own - set(paths))),
         tuple(sorted(own)),
@@ -92,5 +92,5 @@ def _part(folder: Path, name: str, paths: list[Path], others: list[Path]) -> Cac
 
 
 def _locks(folder: Path) -> tuple[Path, ...]:
-    """Of any of the repository's files: which of them are a model's is told when they have arrived."""
+    """Return the locks of all of the repository's files, since a file's model is known only once it is complete."""
     return (folder / "blobs" / f"*{FETCHING}",)

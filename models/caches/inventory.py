@@ -1,23 +1,25 @@
-"""inventory: all entries of the caches, models with what was made of them."""
+"""Inventory of the caches: all entries, models with the entries that were made from them."""
 
 import dataclasses
 from pathlib import Path
 
-from models.caches.entry import CacheEntry, Kind
+from models.caches.entry import CacheEntry, EntryKind
 from models.caches.hub_cache import hub_entries
 from models.caches.own_cache import derived_entries, packed_weights, wheel_entries
-from models.caches.uses import noted_uses
+from models.caches.uses import recorded_uses
 from models.sources.hub_files import hub_cache
 from models.system.cache_folder import cache_folder
 
 
 def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEntry]:
-    """Models by their last use, the latest first, then what was made, by kind. own, hub: the caches' folders, as the
-    environment has them by default."""
+    """Return models by their last use, the latest first, then other entries by kind.
+
+    own, hub: the caches' folders, by default those of the environment.
+    """
     own = own or cache_folder()
     models = [*wheel_entries(own), *hub_entries(hub or hub_cache())]
     left = list(packed_weights(own))
-    uses = noted_uses(own)
+    uses = recorded_uses(own)
     complete = []
     for model in models:
         contents = {str(path.resolve()) for path in model.contents}
@@ -26,15 +28,15 @@ def inventory(own: Path | None = None, hub: Path | None = None) -> list[CacheEnt
         used_s = max([model.used_s, *(uses[path] for path in contents & uses.keys())])
         complete.append(dataclasses.replace(model, used_s=used_s, derived=tuple(entry for entry, _ in made)))
     complete.sort(key=lambda entry: (-entry.last_used_s, entry.name))
-    others = [_together([entry for entry, _ in left])] if left else []
+    others = [_merged([entry for entry, _ in left])] if left else []
     return [*complete, *others, *derived_entries(own)]
 
 
-def _together(entries: list[CacheEntry]) -> CacheEntry:
-    """Packed weights of models that are in no cache (paths, mostly), or that earlier versions wrote."""
+def _merged(entries: list[CacheEntry]) -> CacheEntry:
+    """Return one entry for packed weights whose models are in no cache (paths, mostly) or not recorded."""
     return CacheEntry(
-        name=str(Kind.PACKED_WEIGHTS),
-        kind=Kind.PACKED_WEIGHTS,
+        name=str(EntryKind.PACKED_WEIGHTS),
+        kind=EntryKind.PACKED_WEIGHTS,
         root=entries[0].root,
         paths=tuple(path for entry in entries for path in entry.paths),
         contents=tuple(path for entry in entries for path in entry.contents),

@@ -1,4 +1,4 @@
-"""remove: entries of the caches, from nowhere else, and not while a process uses them."""
+"""Removal of cache entries: only files within the cache, and the processes that use them."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ _PROC = Path("/proc")
 
 
 class OutsideCache(Exception):
-    """A path of an entry that is not in its cache: nothing was removed for it."""
+    """A path of an entry lies outside of its cache. Nothing of the entry was removed."""
 
 
 def is_being_fetched(entry: CacheEntry) -> bool:
     return any(is_locked(lock) for pattern in entry.locks for lock in pattern.parent.glob(pattern.name))
 
 
-def users_of(entry: CacheEntry) -> list[int]:
-    """Ids of the processes that have its files, or what was made of it, open or mapped, as far as the system tells."""
+def processes_using(entry: CacheEntry) -> list[int]:
+    """Return the ids of processes that have the entry's or its derived files open or mapped, as far as visible."""
     contents = {os.path.realpath(path) for each in (entry, *entry.derived) for path in each.contents}
     found = []
     for process in _PROC.glob("[0-9]*"):
@@ -42,7 +42,7 @@ def _open_files(process: Path) -> Iterable[str]:
 
 
 def remove(entry: CacheEntry) -> int:
-    """Remove it and what was made of it; returns the bytes that this frees. What is gone already counts nothing.
+    """Remove an entry and its derived entries; return the bytes that this frees.
 
     Raises OutsideCache before anything is removed, or OSError.
     """
@@ -63,7 +63,7 @@ def remove(entry: CacheEntry) -> int:
 
 
 def _check_inside(path: Path, root: Path) -> None:
-    """By where the path itself lies; what it links to is not removed."""
+    """Raise OutsideCache unless the path itself lies in `root`; the target of a link is not removed."""
     parent = path.parent.resolve()
     if path.name in ("", "..") or not parent.is_relative_to(root.resolve()):
         raise OutsideCache(f"{path} lies outside of the cache {root}")

@@ -1,7 +1,7 @@
-"""When models were last loaded: a small file for each in the cache folder, since file systems may not note readings.
+"""Times at which models were last loaded, recorded as a small file for each model in the cache folder.
 
-Most are mounted so that they note the first reading of a day only (relatime) or none (noatime). The file contains the
-path of the model's first weight file; when it was last written is when the model was last loaded.
+Most file systems record only the first read of a day (relatime) or none (noatime). The small file contains the path of
+the model's first weight file; its time of writing is the time of loading.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 _FOLDER = "uses"
 
 
-def note_use(weight_files: Iterable[Path], cache: Path | None = None) -> None:
-    """Note that the model with these files is being loaded, and forget models that are gone."""
+def record_use(weight_files: Iterable[Path], cache: Path | None = None) -> None:
+    """Record that the model with these files is being loaded, and forget models whose files are gone."""
     folder = (cache or cache_folder()) / _FOLDER
     first = min(str(path.resolve()) for path in weight_files)
     try:
@@ -26,17 +26,17 @@ def note_use(weight_files: Iterable[Path], cache: Path | None = None) -> None:
         (folder / hashlib.blake2b(first.encode(errors="surrogateescape"), digest_size=16).hexdigest()).write_text(
             first, encoding="utf-8", errors="surrogateescape"
         )
-        for note in folder.iterdir():
-            if not Path(note.read_text(encoding="utf-8", errors="surrogateescape")).exists():
-                note.unlink(missing_ok=True)
+        for record in folder.iterdir():
+            if not Path(record.read_text(encoding="utf-8", errors="surrogateescape")).exists():
+                record.unlink(missing_ok=True)
     except OSError as error:
-        logger.info("cannot note in %s that the model is used: %s", folder, error.strerror)
+        logger.info("cannot record in %s that the model is used: %s", folder, error.strerror)
 
 
-def noted_uses(cache: Path) -> Mapping[str, float]:
-    """Paths of weight files, and when their models were last loaded, as time.time()."""
+def recorded_uses(cache: Path) -> Mapping[str, float]:
+    """Return when models were last loaded, as time.time(), by the path of their first weight file."""
     uses = {}
-    for note in (cache / _FOLDER).glob("*"):
+    for record in (cache / _FOLDER).glob("*"):
         with contextlib.suppress(OSError):
-            uses[note.read_text(encoding="utf-8", errors="surrogateescape")] = note.stat().st_mtime
+            uses[record.read_text(encoding="utf-8", errors="surrogateescape")] = record.stat().st_mtime
     return uses

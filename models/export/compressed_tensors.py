@@ -1,4 +1,4 @@
-"""The tensors of a quantized matrix in a compressed-tensors checkpoint, and the quantization_config to go with them.
+"""Tensors of quantized matrices in compressed-tensors checkpoints, and the quantization_config of such a checkpoint.
 
 The reader, models/checkpoints/quantized/compressed_tensors.py, describes the layouts.
 """
@@ -14,15 +14,15 @@ from models.quant.tensor import Encoding, QuantTensor
 
 
 @dataclass(frozen=True, slots=True)
-class OutputFormat:
-    """How matrices are written: as INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits too, with a scale a token."""
+class ExportFormat:
+    """Format of written matrices: INT4, INT8 or FP8_E4M3. rounds_inputs: to 8 bits, too, with a scale per token."""
 
     encoding: Encoding
     rounds_inputs: bool = False
 
     @property
     def is_packed(self) -> bool:
-        """The library packs integers into int32 if weights alone are quantized."""
+        """Whether integers are packed into int32, as the library does if only weights are quantized."""
         return self.encoding is not Encoding.FP8_E4M3 and not self.rounds_inputs
 
     @property
@@ -32,8 +32,8 @@ class OutputFormat:
         return "float-quantized" if self.encoding is Encoding.FP8_E4M3 else "int-quantized"
 
 
-def tensors_of(module: str, quantized: QuantTensor, output_format: OutputFormat) -> dict[str, torch.Tensor]:
-    """Return the tensors of one module, by name. quantized: symmetric."""
+def module_tensors(module: str, quantized: QuantTensor, output_format: ExportFormat) -> dict[str, torch.Tensor]:
+    """Return the tensors of one module, by name. quantized: without zero points."""
     assert quantized.zeros is None
     tensors = {f"{module}.weight_scale": quantized.scales}
     if output_format.is_packed:
@@ -45,17 +45,20 @@ def tensors_of(module: str, quantized: QuantTensor, output_format: OutputFormat)
 
 
 def _packed(quantized: QuantTensor) -> torch.Tensor:
-    """[rows, words] int32, the first code in a word's lowest bits: codes from 0 up, four bytes together."""
+    """Pack codes to words [rows, words] int32, the first code in a word's lowest bits; codes count from 0."""
     codes = quantized.codes
     if quantized.encoding is Encoding.INT8:
         codes = codes.view(torch.uint8) ^ 0x80
     return torch.nn.functional.pad(codes, (0, -codes.shape[1] % 4)).contiguous().view(torch.int32)
 
 
-def quantization_config(
-    output_format: OutputFormat, group_sizes: Mapping[str, int | None], ignored: Sequence[str]
+def compressed_tensors_config(
+    output_format: ExportFormat, group_sizes: Mapping[str, int | None], ignored: Sequence[str]
 ) -> dict[str, Any]:
-    """group_sizes: of each quantized module; None is a scale a row. ignored: linear modules that stay as they are."""
+    """Return the quantization_config of a checkpoint.
+
+    group_sizes: of each quantized module; None: one scale per row. ignored: linear modules that are not quantized.
+    """
     sizes = sorted(set(group_sizes.values()), key=lambda size: size or 0, reverse=True)
     groups = {}
     for number, size in enumerate(sizes):
@@ -93,9 +96,9 @@ def _numbers(encoding: Encoding) -> dict[str, Any]:
 
 
 def _patterns(modules: Sequence[str]) -> list[str]:
-    """Regular expressions that match these modules, one for all layers of a kind; "w1" and "w2" are two kinds."""
-    return sorted({"re:" + r"\.".join(map(_part, module.split("."))) + "$" for module in modules})
+    """Return regular expressions that match these modules, one for all layers; "w1" and "w2" are different modules."""
+    return sorted({"re:" + r"\.".join(map(_name_pattern, module.split("."))) + "$" for module in modules})
 
 
-def _part(name: str) -> str:
+def _name_pattern(name: str) -> str:
     return r"\d+" if name.isdigit() else re.escape(name)

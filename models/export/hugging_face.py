@@ -1,6 +1,6 @@
-"""Layouts: a model's tensors, configuration and tokenizer as a folder in Hugging Face layout has them.
+"""Layouts: a model's tensors, configuration and tokenizer as a folder in Hugging Face layout.
 
-A folder's own are copied. A GGUF file's tensors get the names and the row order of the family's safetensors
+The files of a folder are copied. The tensors of a GGUF file get the names and the row order of the family's safetensors
 checkpoints, by the maps through which headrace loads both.
 """
 
@@ -35,7 +35,7 @@ _COPIED = (*TOKENIZER_FILES, "generation_config.json", "chat_template*", "LICENS
 
 
 class FolderLayout:
-    """The layout of a model that is a folder already."""
+    """The layout of a model that is a folder in Hugging Face layout."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
         assert files.root is not None
@@ -43,7 +43,7 @@ class FolderLayout:
         self._fields = dict(opened.config.fields)
 
     def name(self, assignment: Assignment) -> str:
-        """Raises UnsupportedModelError for a part of a stack."""
+        """Return the tensor's name. Raises UnsupportedModelError for a part of a stack."""
         name = assignment.tensor.name
         if name.endswith("]"):
             raise _stack_error(name)
@@ -60,7 +60,7 @@ class FolderLayout:
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
         """Write tokenizer and configuration, the latter with `more` fields and without an earlier quantization's."""
         fields = {name: value for name, value in self._fields.items() if name != "quantization_config"}
-        write_json(folder / "config.json", {**fields, **more})
+        write_config(folder / "config.json", {**fields, **more})
         for path in sorted({path for pattern in _COPIED for path in self._root.glob(pattern) if path.is_file()}):
             shutil.copyfile(path, folder / path.name)
 
@@ -69,7 +69,7 @@ class GGUFLayout:
     """The layout of a model that is a GGUF file."""
 
     def __init__(self, files: ModelFiles, opened: OpenedModel) -> None:
-        """Raises UnsupportedModelError for what would be written wrongly."""
+        """Prepare the export. Raises UnsupportedModelError for models that cannot be written correctly."""
         architecture = opened.config.architecture()
         if architecture not in _MODEL_TYPES:
             raise UnsupportedModelError(
@@ -77,15 +77,16 @@ class GGUFLayout:
                 "give the model in Hugging Face layout"
             )
         self._config = opened.config
-        self._patterns = _patterns_by_place(family_of(architecture).names)
+        self._patterns = _patterns_by_destination(family_of(architecture).names)
         self._tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
         self._own_fields = _config_fields(opened.config, self._tokenizer)
 
     def name(self, assignment: Assignment) -> str:
-        """Return the expert's, if the file has a stack. Raises UnsupportedModelError if the family has no name for
-        it.
+        """Return the tensor's name in the family, for a stack its expert's.
+
+        Raises UnsupportedModelError if the family has no name for it.
         """
-        name = _name_at(assignment.destination, self._patterns)
+        name = _destination_name(assignment.destination, self._patterns)
         if name is None:
             raise _stack_error(assignment.tensor.name)
         return name
@@ -95,14 +96,16 @@ class GGUFLayout:
         return transformed(assignment.tensor.read(dtype), assignment, decoder)
 
     def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:  # noqa: ARG002
-        return values  # `values` has the decoder's order of rows already
+        return values  # they already have the decoder's order of rows
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
-        write_json(folder / "config.json", {**self._own_fields, **more})
+        write_config(folder / "config.json", {**self._own_fields, **more})
         (folder / "tokenizer.json").write_bytes(self._tokenizer.tokenizer_json)
-        write_json(folder / "tokenizer_config.json", _tokenizer_fields(self._tokenizer, self._config))
+        write_config(folder / "tokenizer_config.json", _tokenizer_fields(self._tokenizer, self._config))
         ids = {"bos_token_id": self._tokenizer.bos_token_id, "eos_token_id": self._tokenizer.eos_token_ids}
-        write_json(folder / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
+        write_config(
+            folder / "generation_config.json", {name: value for name, value in ids.items() if value is not None}
+        )
 
 
 Layout = FolderLayout | GGUFLayout
@@ -110,13 +113,13 @@ Layout = FolderLayout | GGUFLayout
 
 def _stack_error(name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{name!r} is one of a stack of experts, which compressed-tensors cannot describe; "
+        f"{name!r} is a part of a stack of experts, which compressed-tensors cannot describe; "
         "serve the model with --quantization instead"
     )
 
 
-def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
-    """Raises UnsupportedModelError for what would be written wrongly."""
+def make_layout(files: ModelFiles, opened: OpenedModel) -> Layout:
+    """Return the model's layout. Raises UnsupportedModelError for models that cannot be written correctly."""
     if files.gguf:
         return GGUFLayout(files, opened)
     assert files.root is not None
@@ -128,8 +131,8 @@ def layout_of(files: ModelFiles, opened: OpenedModel) -> Layout:
     return FolderLayout(files, opened)
 
 
-def _patterns_by_place(names: Rules) -> dict[tuple[str, str | None], str]:
-    """(module, shard) -> the pattern of the tensor that fills it; layers are "{i}" in both, and experts "{e}"."""
+def _patterns_by_destination(names: Rules) -> dict[tuple[str, str | None], str]:
+    """Return the patterns of tensors by (module, shard); layers are "{i}" in both, and experts "{e}"."""
     return {
         (to.module, to.shard): pattern
         for pattern, to in names.items()
@@ -137,16 +140,16 @@ def _patterns_by_place(names: Rules) -> dict[tuple[str, str | None], str]:
     }
 
 
-def _name_at(place: Destination, patterns: dict[tuple[str, str | None], str]) -> str | None:
-    module = place.module if place.layer is None else place.module.replace(f".{place.layer}.", ".{i}.", 1)
+def _destination_name(to: Destination, patterns: dict[tuple[str, str | None], str]) -> str | None:
+    module = to.module if to.layer is None else to.module.replace(f".{to.layer}.", ".{i}.", 1)
     expert = re.search(r"(?<=\.experts\.)\d+(?=\.)", module)
     if expert is not None:
         module = module[: expert.start()] + "{e}" + module[expert.end() :]
-    pattern = patterns.get((module, place.shard))
+    pattern = patterns.get((module, to.shard))
     if pattern is None:
         return None
-    name = pattern.replace("{i}", str(place.layer)).replace("{e}", expert[0] if expert else "")
-    return name.removesuffix(f".{place.parameter}").removesuffix(".*") + f".{place.parameter}"
+    name = pattern.replace("{i}", str(to.layer)).replace("{e}", expert[0] if expert else "")
+    return name.removesuffix(f".{to.parameter}").removesuffix(".*") + f".{to.parameter}"
 
 
 def _config_fields(config: HFConfig, tokenizer: TokenizerAssets) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def _config_fields(config: HFConfig, tokenizer: TokenizerAssets) -> dict[str, An
         **fields,
         "model_type": _MODEL_TYPES[config.architecture()],
         "dtype": "bfloat16",
-        "torch_dtype": "bfloat16",  # its name before transformers 5, as is the next
+        "torch_dtype": "bfloat16",  # before transformers 5, like the next field
         "rope_theta": rope["rope_theta"],
         "rope_parameters": {"rope_type": "default", "rope_theta": rope["rope_theta"]},
         "eos_token_id": tokenizer.eos_token_ids,
@@ -175,5 +178,5 @@ def _tokenizer_fields(tokenizer: TokenizerAssets, config: HFConfig) -> dict[str,
     return fields if tokenizer.chat_template is None else {**fields, "chat_template": tokenizer.chat_template}
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_config(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

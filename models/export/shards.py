@@ -1,4 +1,4 @@
-"""ShardWriter: writes tensors to safetensors files of bounded size, in Hugging Face layout."""
+"""ShardWriter: tensors written to safetensors files of bounded size, in Hugging Face layout."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 from models.errors import CheckpointError
 
-_MAX_BYTES = 4 << 30  # of one file, and so of the tensors in memory
+_MAX_BYTES = 4 << 30  # of a file, and so of the tensors in memory
 _SINGLE = "model.safetensors"
 
 
 class ShardWriter:
-    """Takes tensors in any order; `finish` gives the files their names. Tensors that are written leave memory."""
+    """A writer that takes tensors in any order and frees them once written; `finish` names the files."""
 
     def __init__(self, folder: Path, max_bytes: int = _MAX_BYTES) -> None:
         self._folder = folder
@@ -32,7 +32,7 @@ class ShardWriter:
         self.num_bytes += tensor.nbytes
 
     def finish(self) -> None:
-        """Write what is left; one file, or several with an index. Raises OSError, or CheckpointError."""
+        """Write the last file, and an index if there are several. Raises OSError or CheckpointError."""
         self._write()
         count = len(self._files)
         if count == 1:
@@ -50,7 +50,7 @@ class ShardWriter:
         path = self._part(len(self._files))
         try:
             save_file(self._pending, path, metadata={"format": "pt"})
-        except SafetensorError as error:  # its name for the system's OSError
+        except SafetensorError as error:  # raised in place of OSError
             raise CheckpointError(f"cannot write the checkpoint: {error}") from error
         self._files.append(list(self._pending))
         self._pending, self._pending_bytes = {}, 0

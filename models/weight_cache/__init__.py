@@ -1,1 +1,1 @@
-"""Packed weights in the cache folder, mapped by later starts."""
+"""Cache of packed weights, which later starts map instead of packing them again."""

@@ -1,4 +1,4 @@
-"""WeightCache: files of packed weights in the cache folder, by a key, within a share of the disk."""
+"""WeightCache: files of packed weights in the cache folder, by key, within a share of the disk."""
 
 import contextlib
 import errno
@@ -28,15 +28,17 @@ from models.weight_cache.weight_file import (
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".weights"
-_DISK_FRACTION = 4  # the cache may take this fraction, a quarter, of the disk's free space and its own files together
+_DISK_FRACTION = 4  # the cache may use a quarter of the disk's free space and its own files together
 _RECENT_S = 3600.0
 _MIN_HUGE_PAGE_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class WeightCache:
-    """min_bytes: smaller models are as fast to load. requires_huge_pages: without them nothing is saved or mapped,
-    since steps would read mapped weights more slowly than memory of the process's own.
+    """Files of packed weights in a folder.
+
+    min_bytes: smaller models load just as fast without the cache. requires_huge_pages: save and map only files that the
+    system maps in huge pages, since steps would read others more slowly than the process's own memory.
     """
 
     folder: Path = field(default_factory=lambda: cache_folder() / "weights")
@@ -44,7 +46,7 @@ class WeightCache:
     requires_huge_pages: bool = True
 
     def find(self, key: str, progress: ProgressReport) -> WeightFile | None:
-        """Return the file saved under `key`, mapped; None if there is none, it is damaged, or not in huge pages."""
+        """Map the file saved under `key`; None if there is none, it is damaged, or it is not in huge pages."""
         path = self.path(key)
         try:
             file = map_weight_file(path, lambda done, total: progress("map weights", done, total, "B"))
@@ -58,24 +60,24 @@ class WeightCache:
             logger.info("%s is not used: the system maps %s of it in huge pages", path, share)
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # the least recently used is removed first
+            os.utime(path)  # the least recently used file is removed first
         return file
 
     def save(self, key: str, tensors: Mapping[str, torch.Tensor], extra: Any, progress: ProgressReport) -> None:
-        """Write a file for the next start. A failure is logged: this start does without the file."""
+        """Write a file for the next start. Failures are logged only, since this start does not need the file."""
         needed_bytes = tensor_bytes(tensors)
         if needed_bytes < self.min_bytes or not can_be_written(tensors) or not hasattr(os, "O_TMPFILE"):
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.requires_huge_pages and not self._gives_huge_pages():
+            if self.requires_huge_pages and not self._supports_huge_pages():
                 logger.info("packed weights are not cached: files of %s are not mapped in huge pages", self.folder)
-            elif self._make_room(needed_bytes):
+            elif self._free_space(needed_bytes):
                 with self._unnamed_file() as file:
                     write_weight_file(
                         file, tensors, extra, lambda done, total: progress("cache packed weights", done, total, "B")
                     )
-                    _give_name(file, self.path(key))
+                    _link_file(file, self.path(key))
         except OSError as error:
             logger.warning("packed weights are not cached in %s: %s", self.folder, error.strerror)
 
@@ -84,31 +86,34 @@ class WeightCache:
 
     @contextlib.contextmanager
     def _unnamed_file(self) -> Iterator[BinaryIO]:
-        """A new file without a name, so that it goes with a process that is killed; and without a buffer, so that
-        pieces are written whole."""
+        """Open a new file without a name and without a buffer.
+
+        Without a name, it is deleted if the process is killed; without a buffer, pieces are written whole.
+        """
         with open(os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o666), "r+b", buffering=0) as file:
             yield cast(BinaryIO, file)
 
-    def _gives_huge_pages(self) -> bool:
-        """Tried with a small file."""
+    def _supports_huge_pages(self) -> bool:
+        """Whether the system maps files of the folder in huge pages, tested with a small file."""
         try:
             with self._unnamed_file() as file:
                 tensors = {"": torch.ones(2 * HUGE_PAGE_BYTES, dtype=torch.uint8)}
                 write_weight_file(file, tensors, None, lambda *_: None)
-                return map_weight_file(_path_of(file), lambda *_: None).huge_page_share >= _MIN_HUGE_PAGE_SHARE
+                return map_weight_file(_open_path(file), lambda *_: None).huge_page_share >= _MIN_HUGE_PAGE_SHARE
         except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # no files without a name, on an old system
+            if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):  # an old system without unnamed files
                 return False
             raise
 
-    def _make_room(self, needed_bytes: int) -> bool:
+    def _free_space(self, needed_bytes: int) -> bool:
         """Remove files, the least recently used first, until `needed_bytes` fit into the cache's share of the disk.
 
-        Those of the last hour stay: models that do not fit in together would else remove each other's at every start.
+        Return whether they fit. Files used in the last hour stay: otherwise models that do not fit together would
+        remove each other's files at every start.
         """
         files: list[tuple[float, int, Path]] = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # another start has removed it
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))
         used = sum(size for _, size, _ in files)
@@ -116,31 +121,31 @@ class WeightCache:
         recent = sum(size for used_at, size, _ in files if time.time() - used_at < _RECENT_S)
         if needed_bytes + recent > allowed:
             logger.info(
-                "packed weights are not cached: they take %.0f MB, and %s may have %.0f, a quarter of its disk's free "
-                "space, of which %.0f were used in the last hour; make room, set HEADRACE_CACHE to a folder of a "
-                "larger disk, or use --no-weight-cache",
+                "packed weights are not cached: they take %.0f MB, and %s may use %.0f MB, a quarter of its disk's "
+                "free space; files with %.0f MB were used in the last hour; free some space, set HEADRACE_CACHE to a "
+                "folder on a larger disk, or use --no-weight-cache",
                 *(needed_bytes / 1e6, self.folder, allowed / 1e6, recent / 1e6),
             )
             return False
         for _, size, path in sorted(files):
             if used + needed_bytes <= allowed:
                 break
-            path.unlink(missing_ok=True)  # a server that has mapped it goes on
+            path.unlink(missing_ok=True)  # servers that have mapped it are not affected
             used -= size
         return True
 
 
-def _path_of(file: BinaryIO) -> Path:
-    """Of any open file, as Linux has it."""
+def _open_path(file: BinaryIO) -> Path:
+    """Return a path that Linux has for every open file."""
     return Path(f"/proc/self/fd/{file.fileno()}")
 
 
-def _give_name(file: BinaryIO, path: Path) -> None:
-    """Put the file at `path`, in place of one that is there."""
+def _link_file(file: BinaryIO, path: Path) -> None:
+    """Give an unnamed file the name `path`, replacing a file that has it."""
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    # With a descriptor, which an absolute path does not need, Python calls linkat, which follows that link.
-    os.link(_path_of(file), temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
+    # With src_dir_fd, which an absolute path does not need, Python calls linkat, which follows the link.
+    os.link(_open_path(file), temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
     try:
         os.replace(temporary, path)
     finally:

@@ -1,4 +1,4 @@
-"""CachedWeights: one model's entry in the weight cache, by a key of everything that decides the packed weights."""
+"""CachedWeights: a model's entry in the weight cache, under a hash of everything that determines packed weights."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.index import WeightFileError
-from models.weight_cache.packed_weights import restore, weights_of
+from models.weight_cache.packed_weights import collect_weights, restore_weights
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _CODE = Path(__file__).parents[1]  # all of models
 
 @dataclass(frozen=True, slots=True)
 class CachedWeights:
-    """state: of `files` before they were opened, and a part of the key."""
+    """A model's entry. state: of `files` before they were opened; the key includes it."""
 
     cache: WeightCache
     key: str
@@ -37,12 +37,12 @@ class CachedWeights:
     state: str
 
     def restore(self, decoder: Decoder, progress: ProgressReport) -> int:
-        """Map the weights into a skeleton with memory. Returns their bytes; 0 if the cache does not have them."""
+        """Map the weights into a decoder whose memory is allocated. Return their bytes; 0 if they are not cached."""
         file = self.cache.find(self.key, progress)
         if file is None:
             return 0
         try:
-            restore(decoder, file)
+            restore_weights(decoder, file)
         except WeightFileError as error:
             logger.warning("%s is not used: %s", self.cache.path(self.key), error)
             return 0
@@ -50,9 +50,9 @@ class CachedWeights:
 
     def save(self, decoder: Decoder, progress: ProgressReport) -> None:
         """Save a loaded decoder's weights for the next start."""
-        weights = weights_of(decoder)
+        weights = collect_weights(decoder)
         if files_state(self.files) != self.state:
-            logger.info("packed weights are not cached: the files of %s have changed meanwhile", self.files.origin)
+            logger.info("packed weights are not cached: the files of %s changed while loading", self.files.origin)
         elif weights is not None:
             tensors, records = weights
             sources = [str(path.resolve()) for path in self.files.weight_files]
@@ -65,7 +65,7 @@ def cached_weights(
 ) -> CachedWeights:
     """Return the entry of a model on native linear kernels. state: of `files_state`, before the files were opened."""
     digest = hashlib.blake2b(state.encode(), digest_size=20)
-    if weights.quantize_to is None:  # then the other options change nothing: a draft of the same file shares its entry
+    if weights.quantize_to is None:  # the other options have no effect then; a draft of the same file shares the entry
         weights = WeightOptions(keeps_quantized=weights.keeps_quantized)
     options = {name: str(value) for name, value in dataclasses.asdict(weights).items()}
     kernels = required_library().path.stem  # a hash of their source, compiler and level
@@ -75,10 +75,10 @@ def cached_weights(
 
 
 def files_state(files: ModelFiles) -> str | None:
-    """Changes with any file that decides the weights; None if one is gone.
+    """Return a text that changes with every file that determines the weights; None if a file is missing.
 
-    Made of path, size, inode and times. Programs cannot set the time of change, and reading a file to hash it would
-    take longer than loading it.
+    The text has paths, sizes, inodes and times. Programs cannot set the time of change, and hashing a file would take
+    longer than loading it.
     """
     described = []
     try:
@@ -98,7 +98,7 @@ def _existing_files(root: Path | None, names: Iterable[str]) -> list[Path]:
 
 @functools.cache
 def _code_digest() -> bytes:
-    """Changes with all code that reads and packs weights."""
+    """Return a hash of all code that reads and packs weights."""
     digest = hashlib.blake2b(digest_size=20)
     for path in sorted(_CODE.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The end of a weight file: its index, which says what is in it. No torch here."""
+"""The index at the end of a weight file. Imports no torch."""
 
 import hashlib
 import json
@@ -12,28 +12,28 @@ _MAGIC = b"hrimage1"  # changes with the format
 
 
 class WeightFileError(Exception):
-    """A file that is damaged, or no weight file."""
+    """The file is damaged, or not a weight file."""
 
 
 def packed_index(fields: Mapping[str, Any]) -> bytes:
-    """Return the index and the tail behind it. fields: JSON."""
+    """Return the index, followed by the tail. fields: JSON."""
     index = json.dumps(fields).encode()
     return index + _TAIL.pack(len(index), _digest(index), _MAGIC)
 
 
 def read_index(file: BinaryIO) -> Any:
-    """Return the index as this version wrote it: the hash proves that, and its fields need no further check."""
+    """Read the index. Its hash proves that this version wrote it, so its fields need no further check."""
     size = os.fstat(file.fileno()).st_size
     if size < _TAIL.size:
         raise WeightFileError("it is too short")
     file.seek(size - _TAIL.size)
     length, digest, magic = _TAIL.unpack(file.read(_TAIL.size))
     if magic != _MAGIC or length > size - _TAIL.size:
-        raise WeightFileError("it has no end, or that of another version")
+        raise WeightFileError("it is incomplete or of another version")
     file.seek(size - _TAIL.size - length)
     index = file.read(length)
     if _digest(index) != digest:
-        raise WeightFileError("its index is not what was written")
+        raise WeightFileError("its index is damaged")
     return json.loads(index)
 
 

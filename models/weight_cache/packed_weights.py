@@ -1,4 +1,4 @@
-"""A decoder's loaded weights as tensors with a record of each packed one, and back into a decoder."""
+"""Conversion of a decoder's loaded weights to tensors with records of the packed ones, and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,12 +16,12 @@ from models.quant.tensor import ActivationQuantization, Encoding
 from models.weight_cache.index import WeightFileError
 from models.weight_cache.weight_file import WeightFile
 
-Record = dict[str, Any]  # of a packed weight, as JSON has it
-Records = dict[str, list[tuple[str | None, Record]]]  # a layer's name -> (shard, record), in the order of their rows
+Record = dict[str, Any]  # of a packed weight, in JSON
+Records = dict[str, list[tuple[str | None, Record]]]  # (shard, record) by layer, in the order of their rows
 
 
-def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | None:
-    """Return all loaded weights; None if torch dequantizes those of a layer, which are the checkpoint's own."""
+def collect_weights(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | None:
+    """Return all loaded weights; None if a layer is dequantized by torch, since it is not packed."""
     tensors: dict[str, torch.Tensor] = {}
     records: Records = {}
     for name, module in decoder.named_modules():
@@ -41,10 +41,10 @@ def weights_of(decoder: Decoder) -> tuple[dict[str, torch.Tensor], Records] | No
 
 
 @torch.no_grad()
-def restore(decoder: Decoder, file: WeightFile) -> None:
-    """Put a file of `weights_of` into a decoder with the same skeleton, whose memory is allocated.
+def restore_weights(decoder: Decoder, file: WeightFile) -> None:
+    """Put a file from `collect_weights` into a decoder of the same structure, whose memory is allocated.
 
-    Raises WeightFileError if something is missing or has another shape, before anything is changed.
+    Raises WeightFileError if a weight is missing or has another shape, before any change.
     """
     modules = dict(decoder.named_modules())
     _check_parameters(modules, file)
@@ -76,7 +76,7 @@ def _native_layers(modules: Mapping[str, nn.Module]) -> dict[str, tuple[Linear, 
 def _native_weights(
     layers: Mapping[str, tuple[Linear, NativeLinearMethod]], file: WeightFile
 ) -> dict[str, dict[str | None, NativeWeight]]:
-    """Return the packed weights of each layer, by shard. Raises WeightFileError if they are not those of the layers."""
+    """Return the packed weights of each layer, by shard. Raises WeightFileError if they do not fit the layers."""
     records: Records = file.extra["records"]
     try:
         if any(_shapes(layer, method) != _recorded_shapes(records[name]) for name, (layer, method) in layers.items()):
@@ -90,7 +90,7 @@ def _native_weights(
 
 
 def _shapes(layer: Linear, method: NativeLinearMethod) -> list[tuple[str | None, int, int]]:
-    """(shard, rows, columns) of each packed weight that the layer needs."""
+    """Return (shard, rows, columns) of each packed weight that the layer needs."""
     return [(shard, layer.rows(shard)[1], layer.in_features) for shard in method.shards]
 
 

@@ -1,14 +1,15 @@
-"""WeightFile: tensors in a file that is mapped and not read, so that the system's cache of the file is their memory.
+"""WeightFile: tensors in a file that is mapped and not read, so that their memory is the system's cache of the file.
 
     tensors, from offset 0    each at a multiple of 64 bytes, which the kernels' vectors need
     zeros                     up to a multiple of 2 MiB
-    index                     JSON: the tensors' names, types, shapes and offsets, what the caller adds, checksums
+    index                     JSON: the tensors' names, types, shapes and offsets, the caller's data, checksums
     tail                      32 bytes: length and hash of the index, and the magic number
 
-The data comes first and is written in pieces of whole huge pages: then Linux (seen with 6.18 on ext4) caches the file
-in huge pages and maps it in them, and kernels read it as fast as memory of their own. Each piece has a checksum, which
-is compared when the file is mapped. This finds a file that was cut, one that was not yet on the disk when the power
-failed, and bits that changed there. (A checksum is blind to order; a hash takes longer than loading the model anew.)
+The data comes first and is written in pieces of whole huge pages: then Linux (tested with 6.18 on ext4) caches and maps
+the file in huge pages, and kernels read it as fast as their own memory. Each piece has a checksum, which is compared
+when the file is mapped. The checksums detect truncated files, files that were not yet on the disk when the power
+failed, and bits that changed there. (They are blind to order, but a hash would take longer than loading the model
+again.)
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from models.kernels.read import sum_words
 from models.weight_cache.index import WeightFileError, packed_index, read_index
 
 HUGE_PAGE_BYTES = 2 << 20
-_PIECE_BYTES = 4 * HUGE_PAGE_BYTES  # written and summed at once
+_PIECE_BYTES = 4 * HUGE_PAGE_BYTES  # written and summed together
 _ALIGNMENT_BYTES = 64
 _DTYPES = {"uint8": torch.uint8, "int32": torch.int32, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SMAPS = Path("/proc/self/smaps")
@@ -36,9 +37,10 @@ OnBytes = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightFile:
-    """tensors: views of the mapping, which lives as long as any of them; what is written to one stays in this process.
+    """A mapped file of tensors.
 
-    extra: the caller's. num_bytes: of the mapping. huge_page_share: the share of it that is mapped in huge pages.
+    tensors: views of the mapping, which lives as long as any of them; writes to them stay in this process. extra: the
+    caller's data. num_bytes: of the mapping. huge_page_share: the share of it that is mapped in huge pages.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -53,31 +55,31 @@ def can_be_written(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def tensor_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    """What a file of them takes, without its index and what fills up pages."""
+    """Return the bytes of the tensors in a file, without index and padding."""
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def write_weight_file(file: BinaryIO, tensors: Mapping[str, torch.Tensor], extra: Any, on_bytes: OnBytes) -> None:
-    """Write `tensors` and `extra`, which is JSON, to an empty file. Raises OSError."""
+    """Write `tensors` and `extra`, which must be JSON, to an empty file. Raises OSError."""
     total = tensor_bytes(tensors)
     writer = _PieceWriter(file, lambda done: on_bytes(min(done, total), total))
-    places: dict[str, tuple[str, list[int], int]] = {}
+    table: dict[str, tuple[str, list[int], int]] = {}
     for name, tensor in tensors.items():
-        places[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), writer.add(tensor))
-    writer.end()
-    fields = {"tensors": places, "extra": extra, "sums": writer.checksums, "bytes": writer.num_bytes}
+        table[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), writer.add(tensor))
+    writer.finish()
+    fields = {"tensors": table, "extra": extra, "sums": writer.checksums, "bytes": writer.num_bytes}
     _write(file, packed_index(fields))
 
 
 def _write(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all of it: a file without a buffer may take less at once."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
+    """Write all data; an unbuffered file may write less at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class _PieceWriter:
-    """Gathers tensors into pieces and writes these."""
+    """A writer that gathers tensors into pieces."""
 
     def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
         self._file = file
@@ -88,7 +90,7 @@ class _PieceWriter:
         self.checksums: list[int] = []
 
     def add(self, tensor: torch.Tensor) -> int:
-        """Write a tensor; returns its offset."""
+        """Write a tensor and return its offset."""
         offset = self.num_bytes + self._used
         data = tensor.detach().view(-1).view(torch.uint8)
         while len(data):
@@ -103,8 +105,8 @@ class _PieceWriter:
             self._flush(_PIECE_BYTES)
         return offset
 
-    def end(self) -> None:
-        """Write what is left, up to a whole huge page."""
+    def finish(self) -> None:
+        """Write the last piece, padded to a whole huge page."""
         if self._used:
             self._flush(self._used + -self._used % HUGE_PAGE_BYTES)
 
@@ -119,48 +121,50 @@ class _PieceWriter:
 
 
 def map_weight_file(path: Path, on_bytes: OnBytes) -> WeightFile:
-    """Raises OSError if it cannot be read, and WeightFileError if it is damaged."""
+    """Map and verify a file. Raises OSError if it cannot be read, WeightFileError if it is damaged."""
     with open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise WeightFileError("it is no file")
+            raise WeightFileError("it is not a file")
         index = read_index(file)
         mapped = _map(file, index["bytes"])
     _verify(mapped, index["sums"], on_bytes)
-    tensors = {name: _view(mapped, *place) for name, place in index["tensors"].items()}
+    tensors = {name: _view(mapped, *fields) for name, fields in index["tensors"].items()}
     return WeightFile(tensors, index["extra"], len(mapped), _huge_page_share(mapped))
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opening a pipe would wait for its writer."""
+    """Open without blocking: opening a pipe would wait for its writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _map(file: BinaryIO, num_bytes: int) -> torch.Tensor:
-    """Return the first `num_bytes` of the file, uint8; private, so that the file can never be changed through it."""
+    """Map the first `num_bytes` of the file as uint8; private, so that writes never change the file."""
     if num_bytes > os.fstat(file.fileno()).st_size:
-        raise WeightFileError("it was cut")
+        raise WeightFileError("it is truncated")
     if not num_bytes:
         return torch.empty(0, dtype=torch.uint8)
     pages = mmap.mmap(file.fileno(), num_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a system without them
-            pages.madvise(mmap.MADV_HUGEPAGE)  # what is not in the system's cache is read into huge pages
+        with contextlib.suppress(OSError):  # a system without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)  # pages that are not in the system's cache are read into huge pages
     return torch.frombuffer(pages, dtype=torch.uint8)  # keeps `pages` alive
 
 
 def _verify(mapped: torch.Tensor, checksums: list[int], on_bytes: OnBytes) -> None:
-    """Compare the checksums. Reads all of the data once, which maps its pages too."""
+    """Compare the checksums. This reads all data once, which also maps the pages."""
     pieces = mapped.split(_PIECE_BYTES) if len(mapped) else ()
     done = 0
     for piece, expected in zip(pieces, checksums, strict=True):
         if _checksum(piece) != expected:
-            raise WeightFileError("its data is not what was written")
+            raise WeightFileError("its data is damaged")
         done += len(piece)
         on_bytes(done, len(mapped))
 
 
 def _checksum(piece: torch.Tensor) -> int:
-    """Return the sum of the 64-bit words modulo 2^64; on all threads, since every start sums up the whole model."""
+    """Return the sum of the 64-bit words modulo 2^64, computed on all threads, since every start sums the whole
+    model.
+    """
     return sum_words(piece.view(torch.int64))
 
 
@@ -171,7 +175,9 @@ def _view(mapped: torch.Tensor, dtype_name: str, shape: list[int], offset: int) 
 
 
 def _huge_page_share(mapped: torch.Tensor) -> float:
-    """Of a mapping that has been read; 0 where the system does not tell."""
+    """Return the share of a mapping that is in huge pages, once it has been read; 0 if the system does not report
+    it.
+    """
     if not len(mapped) or not _SMAPS.exists():
         return 0.0
     prefix, in_huge_pages = f"{mapped.data_ptr():x}-", 0

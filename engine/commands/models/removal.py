@@ -8,8 +8,8 @@ from rich.filesize import decimal
 
 from engine.command_io.models_config import ModelsJob
 from engine.errors import StartupError
-from models.caches.entry import CacheEntry, Kind
-from models.caches.removal import OutsideCache, is_being_fetched, remove, users_of
+from models.caches.entry import CacheEntry, EntryKind
+from models.caches.removal import OutsideCache, is_being_fetched, processes_using, remove
 
 
 def remove_named(job: ModelsJob, entries: Sequence[CacheEntry]) -> int:
@@ -44,7 +44,7 @@ def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
     wanted = name.lower()
     if found := [entry for entry in entries if wanted in (entry.name.lower(), entry.short_name.lower())]:
         return found
-    hub = (entry for entry in entries if entry.kind is Kind.HUB)
+    hub = (entry for entry in entries if entry.kind is EntryKind.HUB)
     if found := [entry for entry in hub if entry.name.lower().startswith((f"{wanted}:", f"{wanted} ("))]:
         return found
     names = [entry.short_name for entry in entries]
@@ -57,7 +57,7 @@ def _check_unused(entry: CacheEntry, *, is_forced: bool) -> None:
     """Raises StartupError."""
     if is_being_fetched(entry):
         raise StartupError(f"{entry.short_name} is being downloaded by another process; stop that, or wait for its end")
-    if (users := users_of(entry)) and not is_forced:
+    if (users := processes_using(entry)) and not is_forced:
         processes = f"process{'' if len(users) == 1 else 'es'} {', '.join(map(str, users))}"
         raise StartupError(
             f"{entry.short_name} is in use by {processes}; stop what runs there, or use --force: it continues, and the "

@@ -11,7 +11,7 @@ import torch
 from engine.command_io.quantize_config import GROUP_SIZES, QuantizeConfig, Scheme
 from engine.errors import StartupError
 from models.decoder import Decoder
-from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
+from models.export.compressed_tensors import ExportFormat, compressed_tensors_config, module_tensors
 from models.export.hugging_face import Layout
 from models.export.shards import ShardWriter
 from models.linear.embedding import Embedding
@@ -22,11 +22,11 @@ from models.quant.tensor import Encoding, QuantTensor
 
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # written as they are read
 OUTPUT_FORMATS = {
-    Scheme.INT4: OutputFormat(Encoding.INT4),
-    Scheme.INT8: OutputFormat(Encoding.INT8),
-    Scheme.FP8: OutputFormat(Encoding.FP8_E4M3),
-    Scheme.W8A8: OutputFormat(Encoding.INT8, rounds_inputs=True),
-    Scheme.FP8_DYNAMIC: OutputFormat(Encoding.FP8_E4M3, rounds_inputs=True),
+    Scheme.INT4: ExportFormat(Encoding.INT4),
+    Scheme.INT8: ExportFormat(Encoding.INT8),
+    Scheme.FP8: ExportFormat(Encoding.FP8_E4M3),
+    Scheme.W8A8: ExportFormat(Encoding.INT8, rounds_inputs=True),
+    Scheme.FP8_DYNAMIC: ExportFormat(Encoding.FP8_E4M3, rounds_inputs=True),
 }
 
 
@@ -96,7 +96,7 @@ class CheckpointWriter:
 
     def write(self, assignment: Assignment, quantized: QuantTensor) -> None:
         module = self._layout.name(assignment).removesuffix(".weight")
-        for tensor_name, tensor in tensors_of(module, quantized, self.output_format).items():
+        for tensor_name, tensor in module_tensors(module, quantized, self.output_format).items():
             self._shards.add(tensor_name, tensor)
         self._result.group_sizes[module] = quantized.group_size if self._columns_per_scale else None
 
@@ -120,7 +120,7 @@ class CheckpointWriter:
     def finish(self) -> ConversionResult:
         """Write what is left: indices, configuration, tokenizer. Raises StartupError."""
         result = self._result
-        fields = quantization_config(self.output_format, result.group_sizes, result.unquantized)
+        fields = compressed_tensors_config(self.output_format, result.group_sizes, result.unquantized)
         try:
             self._shards.finish()
             self._layout.write_rest(self._folder, {"quantization_config": fields})

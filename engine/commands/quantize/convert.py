@@ -12,7 +12,7 @@ from engine.commands.quantize.checks import check_matrices, check_space
 from engine.commands.quantize.layer_calibration import LayerCalibration
 from engine.quality.eval_chunks import split_into_chunks
 from models.batch import ForwardBatch
-from models.export.hugging_face import Layout, layout_of
+from models.export.hugging_face import Layout, make_layout
 from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, check_finite
 from models.loading.layer_stream import LayerStream, layer_of
@@ -37,7 +37,7 @@ def convert(
     """
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
-    layout = layout_of(files, opened)
+    layout = make_layout(files, opened)
     writer = CheckpointWriter(folder, layout, stream.decoder, config, _stored_dtype(opened))
     check_matrices(stream.assignments, layout, stream.decoder, writer, config.scheme)
     check_space(stream.assignments, writer, folder)

@@ -18,7 +18,7 @@ from engine.command_io.models_config import ModelsJob
 from engine.commands.models import listing
 from engine.commands.models.removal import remove_named
 from engine.errors import StartupError
-from models.caches.entry import CacheEntry, Kind
+from models.caches.entry import CacheEntry, EntryKind
 from models.system.file_lock import exclusive_lock
 
 NAME = "owner/repo-with-a-long-name-Instruct-GGUF:repo-with-a-long-name-Instruct-Q4_K_M.gguf"
@@ -26,17 +26,17 @@ NAME = "owner/repo-with-a-long-name-Instruct-GGUF:repo-with-a-long-name-Instruct
 
 @pytest.fixture
 def entries(tmp_path: Path) -> list[CacheEntry]:
-    def entry(name: str, kind: Kind, size: int, derived: tuple[CacheEntry, ...] = ()) -> CacheEntry:
+    def entry(name: str, kind: EntryKind, size: int, derived: tuple[CacheEntry, ...] = ()) -> CacheEntry:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.bin"
         path.write_bytes(bytes(size))
         return CacheEntry(name, kind, tmp_path, (path,), (path,), size, time.time() - 7200, derived=derived)
 
-    packed = entry("m", Kind.PACKED_WEIGHTS, 500)
+    packed = entry("m", EntryKind.PACKED_WEIGHTS, 500)
     return [
-        entry(NAME, Kind.HUB, 1000, (packed,)),
-        entry("owner/repo:other.gguf", Kind.HUB, 3000),
-        entry("pypi:a+b+c", Kind.WHEELS, 2000),
-        entry("kernels", Kind.KERNELS, 10),
+        entry(NAME, EntryKind.HUB, 1000, (packed,)),
+        entry("owner/repo:other.gguf", EntryKind.HUB, 3000),
+        entry("pypi:a+b+c", EntryKind.WHEELS, 2000),
+        entry("kernels", EntryKind.KERNELS, 10),
     ]
 
 
@@ -118,7 +118,9 @@ def test_what_another_process_begins_to_fetch_before_the_answer_stays(
 ) -> None:
     path = tmp_path / "blob"
     path.write_bytes(b"x")
-    entry = CacheEntry("owner/repo", Kind.HUB, tmp_path, (path,), (path,), 1, 0.0, locks=(tmp_path / "*.fetching",))
+    entry = CacheEntry(
+        "owner/repo", EntryKind.HUB, tmp_path, (path,), (path,), 1, 0.0, locks=(tmp_path / "*.fetching",)
+    )
     with contextlib.ExitStack() as download:
 
         def answer() -> str:

@@ -24,7 +24,7 @@ from engine.commands.quantize.folding import fold
 from engine.errors import StartupError
 from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
-from models.export.compressed_tensors import OutputFormat, quantization_config, tensors_of
+from models.export.compressed_tensors import ExportFormat, compressed_tensors_config, module_tensors
 from models.export.shards import ShardWriter
 from models.linear.storage import WeightOptions
 from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
@@ -122,7 +122,7 @@ def test_int8_may_have_groups(llama: Path, tmp_path: Path) -> None:
 def test_rows_that_do_not_fill_the_last_word_are_padded() -> None:
     codes = torch.tensor([[-127, 0, 1, 127, 5]], dtype=torch.int8)
     quantized = QuantTensor(Encoding.INT8, codes, torch.ones(1, 1), None, group_size=5)
-    packed = tensors_of("x", quantized, OutputFormat(Encoding.INT8))["x.weight_packed"]
+    packed = module_tensors("x", quantized, ExportFormat(Encoding.INT8))["x.weight_packed"]
     assert packed.view(torch.uint8)[0, :5].tolist() == [1, 128, 129, 255, 133]
     assert packed.shape == (1, 2)
 
@@ -177,7 +177,7 @@ def test_a_wrapped_language_model_is_refused(tmp_path: Path) -> None:
     random_model(config).save_pretrained(tmp_path / "in")
     files = ModelFiles(tmp_path / "in", (), "x")
     with pytest.raises(UnsupportedModelError, match="x wraps a language model"):
-        hugging_face.layout_of(files, open_model(files))
+        hugging_face.make_layout(files, open_model(files))
 
 
 def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_experts_are_quantized_and_their_router_is_not(tmp_path: Path) -> None:
 
 def test_groups_of_modules_are_told_apart_by_digits_in_their_names() -> None:
     sizes = {f"model.layers.{layer}.mlp.w{n}": size for layer in range(2) for n, size in ((1, 64), (2, 128))}
-    groups = quantization_config(OutputFormat(Encoding.INT4), sizes, [])["config_groups"].values()
+    groups = compressed_tensors_config(ExportFormat(Encoding.INT4), sizes, [])["config_groups"].values()
     by_size = {group["weights"]["group_size"]: group["targets"] for group in groups}
     assert by_size == {64: [r"re:model\.layers\.\d+\.mlp\.w1$"], 128: [r"re:model\.layers\.\d+\.mlp\.w2$"]}
 

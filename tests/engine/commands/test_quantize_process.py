@@ -171,7 +171,7 @@ def test_a_checkpoint_that_cannot_be_finished_is_said_so(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device", "config.json")
 
-    monkeypatch.setattr(hugging_face, "write_json", fail)
+    monkeypatch.setattr(hugging_face, "write_config", fail)
     with pytest.raises(StartupError, match=r"cannot write the checkpoint \(No space left on device: config\.json\)"):
         quantize(llama, QuantizeConfig(scheme=Scheme.INT8, out=str(target)))
     assert list(target.parent.iterdir()) == []

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from models.caches.entry import CacheEntry, Kind
+from models.caches.entry import CacheEntry, EntryKind
 from models.caches.inventory import inventory
 from models.caches.removal import OutsideCache, is_being_fetched, remove
-from models.caches.uses import note_use, noted_uses
+from models.caches.uses import record_use, recorded_uses
 from models.system.file_lock import exclusive_lock
 from models.weight_cache.index import packed_index
 
@@ -73,7 +73,7 @@ def test_there_may_be_no_caches(caches: Caches) -> None:
 def test_a_repository_of_safetensors_is_one_model(caches: Caches) -> None:
     caches.add_hub("owner/repo", config_json=b"{}", model_safetensors=b"w" * 100)
     (entry,) = caches.entries().values()
-    assert (entry.name, entry.kind, entry.num_bytes, entry.is_complete) == ("owner/repo", Kind.HUB, 102, True)
+    assert (entry.name, entry.kind, entry.num_bytes, entry.is_complete) == ("owner/repo", EntryKind.HUB, 102, True)
 
 
 def test_each_gguf_of_a_repository_is_a_model_and_a_split_one_is_one(caches: Caches) -> None:
@@ -110,7 +110,7 @@ def test_a_model_of_wheels_is_named_as_it_is_typed(
 ) -> None:
     caches.add_wheel(key, b"GGUF", wheels, model)
     (entry,) = caches.entries().values()
-    assert (entry.name, entry.short_name, entry.kind) == (name, short_name, Kind.WHEELS)
+    assert (entry.name, entry.short_name, entry.kind) == (name, short_name, EntryKind.WHEELS)
 
 
 def test_packed_weights_belong_to_the_model_that_they_are_made_of(caches: Caches) -> None:
@@ -152,8 +152,8 @@ def test_a_model_was_last_used_when_it_was_last_loaded(caches: Caches) -> None:
     for path in (*root.rglob("*"), *caches.own.rglob("*")):
         if path.is_file():
             os.utime(path, (1_000_000_000, 1_000_000_000))
-    note_use([wheel], caches.own)
-    note_use((root / "snapshots" / COMMIT).iterdir(), caches.own)
+    record_use([wheel], caches.own)
+    record_use((root / "snapshots" / COMMIT).iterdir(), caches.own)
     (used,) = {path.stat().st_mtime for path in (caches.own / "uses").iterdir() if "models--" in path.read_text()}
     entries = caches.entries()
     assert entries["owner/repo"].last_used_s == used > 1_000_000_000
@@ -177,18 +177,18 @@ def test_listing_is_no_use(caches: Caches) -> None:
 
 def test_notes_of_models_that_are_gone_are_removed(caches: Caches) -> None:
     first, second = (caches.add_wheel(name, b"GGUF", [f"{name}-1-x.whl"]) for name in ("first", "second"))
-    note_use([first], caches.own)
+    record_use([first], caches.own)
     first.unlink()
-    note_use([second], caches.own)
+    record_use([second], caches.own)
     assert [path.read_text() for path in (caches.own / "uses").iterdir()] == [str(second)]
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "uses").write_text("no folder")
-    note_use([tmp_path / "m.gguf"], tmp_path)
-    assert "cannot note in" in caplog.text
-    assert noted_uses(tmp_path) == {}
+    record_use([tmp_path / "m.gguf"], tmp_path)
+    assert "cannot record in" in caplog.text
+    assert recorded_uses(tmp_path) == {}
 
 
 def test_removing_one_gguf_leaves_the_others_and_shared_blobs(caches: Caches) -> None:
@@ -244,7 +244,7 @@ def test_a_path_outside_of_the_cache_is_refused_before_anything_is_removed(tmp_p
     for path in paths:
         path.write_bytes(b"x")
     with pytest.raises(OutsideCache, match="not-mine lies outside"):
-        remove(CacheEntry("x", Kind.KERNELS, root, paths, paths, 2, 0.0))
+        remove(CacheEntry("x", EntryKind.KERNELS, root, paths, paths, 2, 0.0))
     assert all(path.exists() for path in paths)
 
 

@@ -139,7 +139,7 @@ def test_a_damaged_file_is_passed_over_and_made_again(cache: WeightCache, caplog
     with path.open("r+b") as file:
         file.write(b"x" * 100)
     assert cache.find("a", ignore) is None
-    assert "a.weights is not used: its data is not what was written" in caplog.text
+    assert "a.weights is not used: its data is damaged" in caplog.text
     cache.save("a", TENSORS, None, ignore)
     assert cache.find("a", ignore) is not None
 
@@ -148,7 +148,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(cache: WeightCache, cap
     cache.folder.mkdir()
     os.mkfifo(cache.folder / "a.weights")
     assert cache.find("a", ignore) is None
-    assert "a.weights is not used: it is no file" in caplog.text
+    assert "a.weights is not used: it is not a file" in caplog.text
     cache.save("a", TENSORS, None, ignore)
     assert cache.find("a", ignore) is not None
 
