@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from models.adapters.found import FoundAdapter, FoundPair
+from models.adapters.stored import FoundAdapter, FoundPair
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.hf_config import quoted

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
 from models.adapters.peft_config import PeftConfig, read_peft_config
+from models.adapters.stored import FoundAdapter, FoundPair, FoundWeight
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.pickles import find_pickle
 from models.checkpoints.safetensors import tensors_of_file

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from models.adapters.found import FoundAdapter, FoundPair, FoundWeight
+from models.adapters.stored import FoundAdapter, FoundPair, FoundWeight
 from models.architecture.recurrence import GatedDeltaSpec
 from models.decoder import Decoder
 from models.errors import AdapterError
