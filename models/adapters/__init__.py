@@ -1,1 +1,1 @@
-"""Adapters: low-rank changes to a decoder's layers, read from PEFT folders and GGUF files."""
+"""Adapters: low-rank changes of a decoder's layers, read from PEFT folders and GGUF files."""

@@ -1,11 +1,11 @@
-"""Adapters in GGUF files, as llama.cpp's converter writes them."""
+"""Adapters in GGUF files, in the format of llama.cpp's converter."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.adapters.stored import FoundAdapter, FoundPair
+from models.adapters.stored import StoredAdapter, StoredPair
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.config.hf_config import quoted
@@ -13,12 +13,14 @@ from models.errors import AdapterError, ModelError
 
 _SUFFIXES = (".lora_a", ".lora_b")
 _EMBEDDING = "token_embd.weight"  # its `a` is transposed
-_KNOWN = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix")
+_KNOWN_KEYS = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix")
 
 
-def read_gguf_adapter(path: Path, architecture: str | None) -> FoundAdapter:
-    """architecture: what GGUF calls that of the base model. Raises AdapterError that names the file and the key or
-    tensor."""
+def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
+    """Read an adapter. architecture: GGUF's name for the base model's.
+
+    Raises AdapterError, which names the file and the key or tensor.
+    """
     try:
         file = GGUFCheckpoint([path])
     except ModelError as error:
@@ -28,7 +30,7 @@ def read_gguf_adapter(path: Path, architecture: str | None) -> FoundAdapter:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
         raise AdapterError(f"{path}: adapter.lora.alpha is {quoted(alpha)}; it must be a number; convert it again")
     base_model = file.metadata.get("general.base_model.0.name", "")
-    return FoundAdapter(
+    return StoredAdapter(
         source=str(path),
         alpha=float(alpha),
         base_model=base_model if isinstance(base_model, str) else "",
@@ -42,23 +44,23 @@ def _check_metadata(file: GGUFCheckpoint, architecture: str | None) -> None:
     expected: dict[str, Any] = {"general.type": "adapter", "adapter.type": "lora"}
     for key, value in expected.items():
         if (given := metadata.get(key)) != value:
-            raise AdapterError(f"{file.path}: {key} is {quoted(given)}; an adapter's is {value!r}")
+            raise AdapterError(f"{file.path}: {key} is {quoted(given)}; it must be {value!r} for an adapter")
     if (given := metadata.get("general.architecture")) != architecture:
         raise AdapterError(
-            f"{file.path} is for the architecture {quoted(given)}; the model's is {architecture!r}; serve the "
-            "model that it was trained with"
+            f"{file.path} is for the architecture {quoted(given)}; the model's is {architecture!r}; serve the model "
+            "that the adapter was trained with"
         )
     for key, value in metadata.items():
-        if key.startswith("adapter.") and key not in _KNOWN:
+        if key.startswith("adapter.") and key not in _KNOWN_KEYS:
             raise AdapterError(f"{file.path}: {key} is {quoted(value)}, which is not supported")
 
 
-def _pairs(file: GGUFCheckpoint, alpha: float) -> list[FoundPair]:
+def _pairs(file: GGUFCheckpoint, alpha: float) -> list[StoredPair]:
     pairs = []
     for name, tensor in file.tensors.items():
         target, suffix = name[: -len(_SUFFIXES[0])], name[-len(_SUFFIXES[0]) :]
         if suffix not in _SUFFIXES:
-            raise AdapterError(f"{file.path}: tensor {name!r} is not supported, and nothing of an adapter is left out")
+            raise AdapterError(f"{file.path}: tensor {name!r} is not supported, and no tensor may be left out")
         other = target + _SUFFIXES[1 - _SUFFIXES.index(suffix)]
         if other not in file.tensors:
             raise AdapterError(f"{file.path}: {name!r} lacks its {other!r}; convert the adapter again")
@@ -67,7 +69,7 @@ def _pairs(file: GGUFCheckpoint, alpha: float) -> list[FoundPair]:
     return pairs
 
 
-def _pair(target: str, a_tensor: StoredTensor, b_tensor: StoredTensor, alpha: float) -> FoundPair:
+def _pair(target: str, a_tensor: StoredTensor, b_tensor: StoredTensor, alpha: float) -> StoredPair:
     a, b = _read(a_tensor), _read(b_tensor)
     if target == _EMBEDDING:
         a = a.t().contiguous()
@@ -77,11 +79,11 @@ def _pair(target: str, a_tensor: StoredTensor, b_tensor: StoredTensor, alpha: fl
             f"{list(b_tensor.shape)}, which do not form a pair of one rank"
         )
     scale = alpha / len(a) if alpha else 1.0
-    return FoundPair(a_tensor.name, target, a, b, scale, is_look_up=target == _EMBEDDING)
+    return StoredPair(a_tensor.name, target, a, b, scale, is_look_up=target == _EMBEDDING)
 
 
 def _read(tensor: StoredTensor) -> torch.Tensor:
-    """In memory of its own, in fp32 where the file has quantized numbers."""
+    """Copy a tensor into memory, in fp32 if the file has quantized numbers."""
     assert tensor.read is not None
     dtype = {"F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.format, torch.float32)
     try:

@@ -1,4 +1,4 @@
-"""Adapters that PEFT has saved: a folder with adapter_config.json and adapter_model.safetensors."""
+"""Adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors."""
 
 import re
 from collections import defaultdict
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from models.adapters.peft_config import PeftConfig, read_peft_config
-from models.adapters.stored import FoundAdapter, FoundPair, FoundWeight
+from models.adapters.stored import StoredAdapter, StoredPair, StoredWeight
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.pickles import find_pickle
 from models.checkpoints.safetensors import tensors_of_file
@@ -17,7 +17,7 @@ from models.errors import AdapterError, CheckpointError
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# What follows the module's name -> the part's name here.
+# Names of parts by the end of a tensor's name, after the module's name.
 _PARTS = {
     "lora_A.weight": "a",
     "lora_B.weight": "b",
@@ -33,13 +33,13 @@ _PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, sorted(_
 
 @dataclass(slots=True)
 class _Module:
-    """The tensors of one module of the base model, by their parts."""
+    """The tensors for one module of the base model, by part."""
 
     parts: dict[str, StoredTensor] = field(default_factory=dict)
 
 
-def read_peft(folder: Path) -> FoundAdapter:
-    """Raises AdapterError that names the file and the field or tensor; reads no pickles."""
+def read_peft(folder: Path) -> StoredAdapter:
+    """Read an adapter. Raises AdapterError, which names the file and the field or tensor, also for pickles."""
     config = read_peft_config(folder)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
@@ -62,17 +62,17 @@ def read_peft(folder: Path) -> FoundAdapter:
         match = _PART.fullmatch(inner)
         if match is not None:
             modules[match["module"]].parts[_PARTS[match["part"]]] = tensor
-        elif inner.endswith(".weight"):  # saved as a whole; where it may be, `place` decides
-            weights.append(FoundWeight(name, inner, _read(tensor)))
+        elif inner.endswith(".weight"):  # a whole tensor; `place_adapter` decides whether it is supported
+            weights.append(StoredWeight(name, inner, _read(tensor)))
         else:
-            raise AdapterError(f"{path}: tensor {name!r} is not supported, and nothing of an adapter is left out")
+            raise AdapterError(f"{path}: tensor {name!r} is not supported, and no tensor may be left out")
     pairs, copies = [], []
     for module, found in modules.items():
         if (copy := found.parts.pop("copy", None)) is not None:
-            copies.append(FoundWeight(copy.name, f"{module}.weight", _read(copy), is_copy=True))
+            copies.append(StoredWeight(copy.name, f"{module}.weight", _read(copy), is_copy=True))
         if found.parts:
             pairs.append(_pair(module, found.parts, config))
-    return FoundAdapter(
+    return StoredAdapter(
         source=str(path),
         alpha=config.alpha,
         base_model=config.base_model,
@@ -82,7 +82,7 @@ def read_peft(folder: Path) -> FoundAdapter:
     )
 
 
-def _pair(module: str, parts: Mapping[str, StoredTensor], config: PeftConfig) -> FoundPair:
+def _pair(module: str, parts: Mapping[str, StoredTensor], config: PeftConfig) -> StoredPair:
     is_look_up = "look_up_a" in parts or "look_up_b" in parts
     names = ("look_up_a", "look_up_b") if is_look_up else ("a", "b")
     first = next(iter(parts.values()))
@@ -98,9 +98,9 @@ def _pair(module: str, parts: Mapping[str, StoredTensor], config: PeftConfig) ->
     if a.dim() != 2 or b.dim() != 2 or not len(a) == b.shape[1] == expected:
         raise AdapterError(
             f"{first.file}: {parts[names[0]].name!r} has shape {list(a.shape)} and {parts[names[1]].name!r} "
-            f"{list(b.shape)}; {config.source} says that their rank is {expected}; save the adapter again"
+            f"{list(b.shape)}; {config.source} states rank {expected}; save the adapter again"
         )
-    return FoundPair(
+    return StoredPair(
         name=parts[names[0]].name,
         target=f"{module}.weight",
         a=a,
@@ -117,9 +117,7 @@ def _vector(tensor: StoredTensor | None) -> torch.Tensor | None:
 
 
 def _read(tensor: StoredTensor) -> torch.Tensor:
-    """Return the tensor in the file's dtype, in memory of its own: the file may be replaced while the adapter is
-    served.
-    """
+    """Copy a tensor into memory, in the file's dtype, since the file may be replaced while the adapter is served."""
     if tensor.read is None or tensor.read_stored is None:
         raise AdapterError(f"{tensor.file}: {tensor.name!r} is stored as {tensor.format}, which is not supported")
     values = tensor.read_stored().clone()

@@ -1,4 +1,4 @@
-"""PeftConfig: what an adapter_config.json of PEFT asks for. A field that changes results is honored or refused."""
+"""PeftConfig: the settings in PEFT's adapter_config.json. Fields that change results are supported or refused."""
 
 import re
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ Value = TypeVar("Value")
 CONFIG_NAME = "adapter_config.json"
 _MAX_RANK = 1 << 16
 _MAX_PATTERN = 200  # characters
-_MAX_REPEATS = 3  # in a pattern: each multiplies the time that a match may take
-# Which layers were trained, and how: what came of it are the tensors.
-_OF_TRAINING = frozenset(
+_MAX_REPEATS = 3  # in a pattern, since each multiplies the time of a match
+# Fields about training, which do not change how the trained tensors are used.
+_TRAINING_FIELDS = frozenset(
     (
         "modules_to_save",
         *("task_type", "auto_mapping", "revision", "inference_mode", "peft_version", "target_modules"),
@@ -25,19 +25,22 @@ _OF_TRAINING = frozenset(
         *("velora_config", "fan_in_fan_out"),
     )
 )
-_HONORED = frozenset(
+_SUPPORTED_FIELDS = frozenset(
     (
         *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora", "lora_bias"),
         *("base_model_name_or_path", "init_lora_weights"),
     )
 )
-# The others ("pissa", "olora", "loftq", ...) change the base model's weights too, which the adapter then does not fit.
+# Other values ("pissa", "olora", "loftq", ...) change the base model's weights, and the adapter fits only those.
 _INITS = (True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
-    """patterns: in order, from a pattern of module names to a rank, or to an alpha; the first that matches decides."""
+    """Settings of an adapter.
+
+    rank_patterns, alpha_patterns: values by patterns of module names, in order; the first that matches decides.
+    """
 
     source: str
     rank: int
@@ -56,10 +59,10 @@ class PeftConfig:
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Raises AdapterError that names the file and the field."""
+    """Read the settings. Raises AdapterError, which names the file and the field."""
     path = folder / CONFIG_NAME
     if not path.exists():
-        raise AdapterError(f"{path} does not exist; an adapter's folder has one; save the adapter again")
+        raise AdapterError(f"{path} does not exist; an adapter's folder needs it; save the adapter again")
     try:
         return _checked(read_json_config(path))
     except CheckpointError as error:
@@ -73,7 +76,7 @@ def _checked(config: HFConfig) -> PeftConfig:
             "model and serve that"
         )
     for name, value in config.fields.items():
-        if value and name not in _HONORED and name not in _OF_TRAINING:
+        if value and name not in _SUPPORTED_FIELDS and name not in _TRAINING_FIELDS:
             raise AdapterError(
                 f"{config.source}: {name} is {quoted(value)}, which is not supported; merge the adapter into its base "
                 "model and serve that, or train it without"
@@ -107,7 +110,7 @@ def _patterns(config: HFConfig, name: str, minimum: int) -> dict[str, float]:
 
 
 def _check_pattern(pattern: str, where: str) -> None:
-    """Raise AdapterError for what is not a regular expression, or one whose matching could take forever."""
+    """Raise AdapterError for text that is not a regular expression, or that could take forever to match."""
     repeats = len(re.findall(r"[*+{]", pattern))
     if len(pattern) > _MAX_PATTERN or repeats > _MAX_REPEATS or re.search(r"\)[*+{?]", pattern):
         raise AdapterError(
@@ -120,5 +123,5 @@ def _check_pattern(pattern: str, where: str) -> None:
 
 
 def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
-    """As PEFT does it: a pattern stands for the end of a module's name, from a dot on."""
+    """Return the value of the first pattern that matches the module's name or its end after a dot, like PEFT."""
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -1,4 +1,4 @@
-"""Places of an adapter's tensors in a decoder, by the rules that the checkpoint's own tensors follow."""
+"""Placement of an adapter's tensors in a decoder, by the rules for the checkpoint's own tensors."""
 
 import dataclasses
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from models.adapters.stored import FoundAdapter, FoundPair, FoundWeight
+from models.adapters.stored import StoredAdapter, StoredPair, StoredWeight
 from models.architecture.recurrence import GatedDeltaSpec
 from models.decoder import Decoder
 from models.errors import AdapterError
@@ -16,30 +16,33 @@ from models.linear.adapter import LayerAdapter, LowRankPair
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 
-_WHOLE = ("embed", "head")  # what may be replaced as a whole
-# What helps.
+_WHOLE = ("embed", "head")  # modules that may be replaced as a whole
+# Remedies in messages.
 _OWN_BASE = "serve the model that it was trained with"
 _MERGE = "merge the adapter into its base model and serve that"
-_ROWS_AT_A_TIME = 4096  # rows of a weight that are in memory at a time, in fp32
-_MOST_DIFFERENT = 0.2  # of a copy of the base model's weights, relative to them: what quantization to 3 bits changes
+_ROWS_AT_A_TIME = 4096  # rows of a weight that are in memory together, in fp32
+# Largest difference of a copy of the base model's weights, relative to them: that of quantization to 3 bits.
+_MAX_DIFFERENCE = 0.2
 
 
-def place(found: FoundAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
+def place_adapter(stored: StoredAdapter, decoder: Decoder, rules: Rules) -> dict[str, LayerAdapter]:
     """Return the adapter's changes by the decoder's module; see Adapter.layers.
 
-    Raises AdapterError that names a tensor which has no place, or does not fit it.
+    Raises AdapterError, which names a tensor that has no module or does not fit it.
     """
-    placer = _Placer(found, decoder, NameMap(rules, len(decoder.spec.layers)))
-    for pair in found.pairs:
+    placer = _Placer(stored, decoder, NameMap(rules, len(decoder.spec.layers)))
+    for pair in stored.pairs:
         placer.add_pair(pair)
-    for weight in found.weights:
+    for weight in stored.weights:
         placer.add_weight(weight)
     return placer.layers()
 
 
 class _Placer:
-    def __init__(self, found: FoundAdapter, decoder: Decoder, names: NameMap) -> None:
-        self._found = found
+    """Pairs and weights of an adapter that have been placed in a decoder's modules."""
+
+    def __init__(self, stored: StoredAdapter, decoder: Decoder, names: NameMap) -> None:
+        self._stored = stored
         self._decoder = decoder
         self._names = names
         self._pairs: dict[str, list[LowRankPair]] = defaultdict(list)
@@ -53,7 +56,7 @@ class _Placer:
             layers[module] = LayerAdapter(tuple(pairs), self._weights.get(module))
         return layers
 
-    def add_pair(self, pair: FoundPair) -> None:
+    def add_pair(self, pair: StoredPair) -> None:
         for destination in self._destinations(pair.name, pair.target):
             module = self._linear(pair.name, destination)
             if pair.is_look_up != (destination.module == "embed"):
@@ -67,7 +70,7 @@ class _Placer:
             if pair.a.shape[1] != columns or len(b) != count:
                 raise self._refusal(
                     pair.name,
-                    f"is of a layer with {pair.a.shape[1]} inputs and {len(pair.b)} outputs; the model's layer has "
+                    f"is for a layer with {pair.a.shape[1]} inputs and {len(pair.b)} outputs; the model's layer has "
                     f"{columns} and {count}; {_OWN_BASE}",
                 )
             vectors = []
@@ -77,7 +80,7 @@ class _Placer:
                     raise self._refusal(pair.name, f"has a vector of {len(vectors[-1])} numbers; {count} are needed")
             placed = self._pairs[destination.module]
             if any(other.first < first + count and first < other.first + len(other.b) for other in placed):
-                raise self._refusal(pair.name, "changes what another tensor changes")
+                raise self._refusal(pair.name, "changes rows that another tensor changes, too")
             bias, magnitude = vectors
             placed_pair = LowRankPair(first, pair.a, b.contiguous(), pair.scale, bias)
             if magnitude is not None:
@@ -85,36 +88,35 @@ class _Placer:
                 placed_pair = dataclasses.replace(placed_pair, magnitude=magnitude, gain=gain)
             placed.append(placed_pair)
 
-    def add_weight(self, found: FoundWeight) -> None:
-        for destination in self._destinations(found.name, found.target):
+    def add_weight(self, stored: StoredWeight) -> None:
+        for destination in self._destinations(stored.name, stored.target):
             if destination.module not in _WHOLE or destination.parameter != "weight":
                 raise self._refusal(
-                    found.name, "replaces a whole layer; of modules_to_save only lm_head and embed_tokens are supported"
+                    stored.name,
+                    "replaces a whole layer; of modules_to_save only lm_head and embed_tokens are supported",
                 )
-            module = self._linear(found.name, destination)
+            module = self._linear(stored.name, destination)
             shape = [module.out_features, module.in_features]
-            if list(found.weight.shape) != shape:
+            if list(stored.weight.shape) != shape:
                 raise self._refusal(
-                    found.name,
-                    f"has shape {list(found.weight.shape)}, the model's layer {shape}; an adapter cannot add tokens; "
-                    "merge it into its base model and serve that",
+                    stored.name,
+                    f"has shape {list(stored.weight.shape)}, the model's layer {shape}; an adapter cannot add tokens; "
+                    f"{_MERGE}",
                 )
-            if found.is_copy:
-                self._check_copy(found, module)
+            if stored.is_copy:
+                self._check_copy(stored, module)
             else:
-                self._weights[destination.module] = found.weight
+                self._weights[destination.module] = stored.weight
 
-    def _check_copy(self, found: FoundWeight, module: Linear) -> None:
+    def _check_copy(self, stored: StoredWeight, module: Linear) -> None:
         difference = whole = 0.0  # squares of lengths
         for start in range(0, module.out_features, _ROWS_AT_A_TIME):
-            given = found.weight[start : start + _ROWS_AT_A_TIME].to(torch.float32)
+            given = stored.weight[start : start + _ROWS_AT_A_TIME].to(torch.float32)
             rows = module.read_rows(start, len(given)).cpu()
             whole += float(torch.linalg.vector_norm(rows)) ** 2
             difference += float(torch.linalg.vector_norm(given - rows)) ** 2
-        if difference > _MOST_DIFFERENT**2 * whole:
-            raise self._refusal(
-                found.name, "is of another base model than the one that is served; serve the one it was trained with"
-            )
+        if difference > _MAX_DIFFERENCE**2 * whole:
+            raise self._refusal(stored.name, f"is not from the base model that is served; {_OWN_BASE}")
 
     def _destinations(self, name: str, target: str) -> tuple[Destination, ...]:
         destinations = self._names.destinations(target)
@@ -134,16 +136,16 @@ class _Placer:
             raise self._refusal(name, f"belongs to a layer that this model does not have; {_OWN_BASE}") from None
         is_table = isinstance(layer, Embedding) and module not in _WHOLE
         if not isinstance(layer, Linear) or destination.parameter != "weight" or is_table:
-            raise self._refusal(name, f"belongs to a part of the model that adapters are not supported for; {_MERGE}")
+            raise self._refusal(name, f"belongs to a part of the model for which adapters are not supported; {_MERGE}")
         recurrence = None if index is None else layers[index].recurrence
         if isinstance(recurrence, GatedDeltaSpec) and ".attn." in module:
-            # Files of Qwen3.5 order value heads differently in GGUF than elsewhere.
-            if recurrence.tiles_key_heads and not self._found.is_gguf:
+            # GGUF files of Qwen3.5 order value heads differently.
+            if recurrence.tiles_key_heads and not self._stored.is_gguf:
                 raise self._refusal(
                     name,
                     "belongs to a recurrent layer, and its order differs in this GGUF model; serve the safetensors",
                 )
-            if self._found.is_gguf and not recurrence.tiles_key_heads:
+            if self._stored.is_gguf and not recurrence.tiles_key_heads:
                 raise self._refusal(
                     name,
                     "belongs to a recurrent layer, and its order may differ in GGUF; use the adapter's PEFT folder",
@@ -151,7 +153,7 @@ class _Placer:
         return layer
 
     def _rows(self, tensor: torch.Tensor, destination: Destination) -> torch.Tensor:
-        """Rows [out, n] in the decoder's order."""
+        """Return rows [out, n] in the decoder's order."""
         if destination.transform is None or destination.transform is transpose:  # pairs are never transposed
             return tensor
         layer = None if destination.layer is None else self._decoder.spec.layers[destination.layer]
@@ -161,23 +163,23 @@ class _Placer:
             return tensor
 
     def _refusal(self, name: str, reason: str) -> AdapterError:
-        return AdapterError(f"{self._found.source}: tensor {name!r} {reason}")
+        return AdapterError(f"{self._stored.source}: tensor {name!r} {reason}")
 
 
-def targets_of(found: FoundAdapter) -> tuple[str, ...]:
-    """Return the base model's tensors that the adapter changes."""
-    changed = [pair.target for pair in found.pairs]
-    return tuple(sorted({*changed, *(weight.target for weight in found.weights if not weight.is_copy)}))
+def targets_of(stored: StoredAdapter) -> tuple[str, ...]:
+    """Return the names of the base model's tensors that the adapter changes."""
+    changed = [pair.target for pair in stored.pairs]
+    return tuple(sorted({*changed, *(weight.target for weight in stored.weights if not weight.is_copy)}))
 
 
 def num_bytes_of(layers: Mapping[str, LayerAdapter]) -> int:
-    """Of the tensors in memory."""
+    """Return the bytes of an adapter's tensors in memory."""
     tensors = {tensor.data_ptr(): tensor.nbytes for layer in layers.values() for tensor in layer.tensors()}
     return sum(tensors.values())
 
 
 def _adapted_lengths(layer: Linear, pair: LowRankPair) -> torch.Tensor:
-    """Lengths of the rows of W + scale * b a: [rows] fp32, on the CPU."""
+    """Return the lengths of the rows of W + scale * b a: [rows] fp32, on the CPU."""
     a = pair.a.to(torch.float32)
     lengths = torch.empty(len(pair.b))
     for start in range(0, len(pair.b), _ROWS_AT_A_TIME):

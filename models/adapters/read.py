@@ -1,4 +1,4 @@
-"""read_adapter: from an adapter's files to an Adapter of a loaded model."""
+"""Reading of an adapter's files to an Adapter for a loaded model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 
 from models.adapters.gguf import read_gguf_adapter
 from models.adapters.peft import read_peft
-from models.adapters.place import num_bytes_of, place, targets_of
+from models.adapters.place import num_bytes_of, place_adapter, targets_of
 from models.decoder import Decoder
 from models.errors import AdapterError, UnsupportedModelError
 from models.families.registry import FAMILIES, family_of
@@ -19,43 +19,43 @@ _DIGEST_BYTES = 32
 
 
 def read_adapter(path: Path, model: LoadedModel) -> Adapter:
-    """Return the adapter in a PEFT folder or a GGUF file, for `model`.
+    """Read the adapter in a PEFT folder or a GGUF file, for `model`.
 
-    Raises AdapterError that names the file and what in it cannot be read, is not supported or does not fit the model:
-    nothing of an adapter is left out. Raises UnsupportedModelError for a model that cannot have adapters.
+    No tensor is left out: raises AdapterError, which names the file and the tensor or field that cannot be read, is not
+    supported or does not fit the model. Raises UnsupportedModelError for a model that cannot have adapters.
     """
     if not isinstance(model.decoder, Decoder):
         raise UnsupportedModelError("adapters are supported by headrace's own families only; serve a merged checkpoint")
     family = family_of(model.architecture)
     if path.is_dir():
-        found, rules = read_peft(path), family.names
+        stored, rules = read_peft(path), family.names
     elif path.suffix == ".gguf":
         if family.gguf_names is None:
             raise AdapterError(f"{path}: GGUF has no architecture {model.architecture}; use a PEFT folder")
         entry = FAMILIES[model.architecture]
         gguf = entry.gguf or (FAMILIES[entry.gguf_as].gguf if entry.gguf_as else None)
-        found, rules = read_gguf_adapter(path, gguf), family.gguf_names
+        stored, rules = read_gguf_adapter(path, gguf), family.gguf_names
     else:
         raise AdapterError(
             f"{path} is not an adapter: give a folder with adapter_config.json and adapter_model.safetensors, or a "
             ".gguf file"
         )
-    layers = place(found, model.decoder, rules)
+    layers = place_adapter(stored, model.decoder, rules)
     if not layers:
-        raise AdapterError(f"{found.source} has no tensors of an adapter; save it again")
+        raise AdapterError(f"{stored.source} has no tensors of an adapter; save it again")
     return Adapter(
         digest=_digest(layers),
         rank=max(layer.rank for layer in layers.values()),
-        alpha=found.alpha,
-        targets=targets_of(found),
+        alpha=stored.alpha,
+        targets=targets_of(stored),
         num_bytes=num_bytes_of(layers),
-        base_model=found.base_model,
+        base_model=stored.base_model,
         layers=layers,
     )
 
 
 def _digest(layers: Mapping[str, LayerAdapter]) -> bytes:
-    """Of what the file says alone: what is computed from it may be rounded otherwise when it is read again."""
+    """Return a hash of the file's own values: computed ones might be rounded differently when it is read again."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES, person=b"headrace-lora")
     for name, layer in sorted(layers.items()):
         digest.update(f"{name} {len(layer.pairs)} {layer.weight is not None}\n".encode())

@@ -1,4 +1,4 @@
-"""What the readers of adapters find in a file: changes to tensors of the base model, by their names there."""
+"""StoredAdapter: the contents of an adapter's file, as changes of the base model's tensors by their names there."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,12 @@ import torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FoundPair:
-    """A pair of one tensor, in the layout and order of rows of the base model's checkpoint; see LowRankPair.
+class StoredPair:
+    """A low-rank pair for one tensor, in the layout and order of rows of the base model's checkpoint; see LowRankPair.
 
-    magnitude: the lengths of the adapted rows, of DoRA.
-
-    name: of one of its tensors, for messages. target: the base model's tensor, such as
-    "model.layers.0.self_attn.q_proj.weight". is_look_up: of an embedding; `a` has a column for each id.
+    name: of one of the pair's tensors, for messages. target: the base model's tensor, such as
+    "model.layers.0.self_attn.q_proj.weight". magnitude: the lengths of the adapted rows (DoRA). is_look_up: for an
+    embedding; `a` has a column for each id.
     """
 
     name: str
@@ -26,8 +25,8 @@ class FoundPair:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FoundWeight:
-    """A whole tensor. is_copy: of the base model's own, which the adapter's other tensors were trained with."""
+class StoredWeight:
+    """A whole tensor. is_copy: whether it is the base model's own, stored with an adapter that was trained with it."""
 
     name: str
     target: str
@@ -36,12 +35,12 @@ class FoundWeight:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FoundAdapter:
-    """source: the file, for messages. is_gguf: whether names and order of rows are those of GGUF checkpoints."""
+class StoredAdapter:
+    """An adapter's file. source: its name, for messages. is_gguf: whether names and row order are those of GGUF."""
 
     source: str
     alpha: float
     base_model: str
     is_gguf: bool
-    pairs: tuple[FoundPair, ...]
-    weights: tuple[FoundWeight, ...] = ()
+    pairs: tuple[StoredPair, ...]
+    weights: tuple[StoredWeight, ...] = ()

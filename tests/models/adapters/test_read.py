@@ -114,10 +114,10 @@ def test_a_gguf_adapter_is_the_peft_folder_that_it_was_converted_from(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "model"}, "general.type is 'model'; an adapter's is 'adapter'"),
+        ({"type": "model"}, "general.type is 'model'; it must be 'adapter' for an adapter"),
         (
             {"architecture": "qwen2"},
-            "is for the architecture 'qwen2'; the model's is 'llama'; serve the model that it was trained with",
+            "is for the architecture 'qwen2'; the model's is 'llama'; serve the model that the adapter was trained with",
         ),
         ({"key": "adapter.alora.invocation_tokens"}, "adapter.alora.invocation_tokens is 'x', which is not supported"),
         ({"tensor": "blk.0.attn_norm.weight"}, "tensor 'blk.0.attn_norm.weight' is not supported"),
@@ -190,7 +190,7 @@ def test_a_copy_of_the_base_models_table_is_compared_in_parts(
     read_adapter(adapter.save(tmp_path / "same"), model)
     assert read == [(0, 50), (50, 50), (100, 28)]
     adapter.tensors["lm_head.base_layer", "weight"][-1] += table.norm()  # the last part alone is another's
-    with pytest.raises(AdapterError, match="is of another base model"):
+    with pytest.raises(AdapterError, match="is not from the base model"):
         read_adapter(adapter.save(tmp_path / "other"), model)
 
 
@@ -204,7 +204,7 @@ def test_a_copy_of_the_base_models_table_is_compared_in_parts(
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is [1], which is not supported"),
         ({"a_field_of_next_year": 1}, "a_field_of_next_year is 1, which is not supported"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changes the base model's weights"),
-        ({"r": 4}, "their rank is 4; save the adapter again"),
+        ({"r": 4}, "states rank 4; save the adapter again"),
         ({"r": 0}, "r is 0; it must be an integer from 1"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
         ({"alpha_pattern": {"(a+)+": 1}}, "alpha_pattern has '(a+)+', which is too complex"),
@@ -235,10 +235,10 @@ def _with(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, tor
         (_without(f"{Q}.lora_B.weight"), f"{Q}.lora_A.weight' lacks its lora_B"),
         (
             _with(f"{Q}.lora_A.weight", 3, 32),
-            "is of a layer with 32 inputs and 64 outputs; the model's layer has 64 and 64; serve the model that it was "
-            "trained with",
+            "is for a layer with 32 inputs and 64 outputs; the model's layer has 64 and 64; serve the model that it "
+            "was trained with",
         ),
-        (_with(f"{Q}.lora_B.weight", 32, 3), "is of a layer with 64 inputs and 32 outputs"),
+        (_with(f"{Q}.lora_B.weight", 32, 3), "is for a layer with 64 inputs and 32 outputs"),
         (
             _with(f"{Q}.lora_B.weight", 64, 3, value=float("nan")),
             f"'{Q}.lora_B.weight' has numbers that are not finite",
@@ -250,7 +250,7 @@ def _with(name: str, *shape: int, value: float = 0.0) -> Callable[[dict[str, tor
         (_with(f"{Q}.bias", 64), f"tensor '{Q}.bias' is not supported"),
         (_with(f"{Q}.weight", 64, 64), f"'{Q}.weight' replaces a whole layer"),
         (_with("base_model.model.lm_head.weight", 130, 64), "an adapter cannot add tokens"),
-        (_with("base_model.model.lm_head.base_layer.weight", 128, 64, value=1.0), "is of another base model"),
+        (_with("base_model.model.lm_head.base_layer.weight", 128, 64, value=1.0), "is not from the base model"),
         (_with("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", 1, 64), "is not supported"),
         (_with("base_model.model.model.norm.weight", 64), "replaces a whole layer"),
     ],
@@ -301,7 +301,10 @@ def test_other_files_are_refused(model: LoadedModel, adapter: RandomAdapter, tmp
     for path, message in (
         (folder, "adapter_model.bin, a pickle, which can run code when it is opened; save the adapter again with PEFT"),
         (damaged, "adapter_model.safetensors claims a header of"),
-        (tmp_path / "empty", "adapter_config.json does not exist; an adapter's folder has one; save the adapter again"),
+        (
+            tmp_path / "empty",
+            "adapter_config.json does not exist; an adapter's folder needs it; save the adapter again",
+        ),
         (no_weights, "it has no adapter_model.safetensors; save the adapter again"),
         (no_object, "is not a JSON object"),
         (tmp_path / "file.txt", "is not an adapter: give a folder"),

@@ -87,7 +87,7 @@ def test_bert_without_its_dense_layer_is_refused(tmp_path: Path) -> None:
     config = POOLING_MODELS["BertModel", ""]()
     model = random_model(config, kind=transformers.BertModel)
     write_gguf(model, tmp_path / "m.gguf", F32, adds=only_the_last_layer, layout=ENCODER_LAYOUTS["bert"])
-    with pytest.raises(UnsupportedModelError, match=r"not its first layer \(cls\.weight\)"):
+    with pytest.raises(UnsupportedModelError, match=r"without its first layer \(cls\.weight\)"):
         load_gguf([tmp_path / "m.gguf"], torch.float32, BACKEND)
 
 
