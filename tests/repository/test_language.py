@@ -69,14 +69,10 @@ _UNREAD: set[str] = {
     "server/text_model.py",
     "server/tracing",
     "engine",
-    "models/adapters",
     "models/attention",
     "models/batch.py",
-    "models/caches",
     "models/decoder.py",
     "models/decoder_layer.py",
-    "models/export",
-    "models/families",
     "models/kernels",
     "models/kv_cache.py",
     "models/layers",
@@ -87,7 +83,6 @@ _UNREAD: set[str] = {
     "models/recurrence",
     "models/training",
     "models/transformers_backend",
-    "models/weight_cache",
 }
 
 # Public names that two files define, and why each may.

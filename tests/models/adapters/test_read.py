@@ -117,7 +117,8 @@ def test_a_gguf_adapter_is_the_peft_folder_that_it_was_converted_from(
         ({"type": "model"}, "general.type is 'model'; it must be 'adapter' for an adapter"),
         (
             {"architecture": "qwen2"},
-            "is for the architecture 'qwen2'; the model's is 'llama'; serve the model that the adapter was trained with",
+            "is for the architecture 'qwen2'; the model's is 'llama'; serve the model that the adapter was trained "
+            "with",
         ),
         ({"key": "adapter.alora.invocation_tokens"}, "adapter.alora.invocation_tokens is 'x', which is not supported"),
         ({"tensor": "blk.0.attn_norm.weight"}, "tensor 'blk.0.attn_norm.weight' is not supported"),
