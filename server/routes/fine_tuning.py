@@ -15,10 +15,10 @@ from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import NotStored
 from server.finetuning.jobs import table
-from server.finetuning.jobs.asked_grader import asked_grader
 from server.finetuning.jobs.creation import ignored_integrations, new_record
 from server.finetuning.jobs.objects import job_object
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.requested_grader import requested_grader
 from server.http.body import Context, json_body
 from server.http.query import page_query, unhonored
 from server.schemas.base import quote
@@ -40,7 +40,7 @@ async def create_fine_tuning_job(
 ) -> Response:
     """Train an adapter of a served model on a file, and serve it under a name of its own."""
     context.drain.check()
-    grader, integrations = asked_grader(body), ignored_integrations(body)
+    grader, integrations = requested_grader(body), ignored_integrations(body)
     unused = [*integrations, *([] if grader is None else grader.ignored)]
     if context.config.strict_parameters:
         refuse_unknown(unused)

@@ -15,7 +15,7 @@ from engine.command_io.finetuning.graders.sample import Sample
 from server.batches.running import run_body
 from server.context import ServerContext
 from server.finetuning.grader_run import grader_run
-from server.finetuning.jobs.asked_grader import check_models
+from server.finetuning.jobs.requested_grader import check_models
 from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, scored, unanswered
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect

@@ -8,12 +8,12 @@ from pathlib import Path
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ModelNotFound
-from server.finetuning.jobs.asked_grader import AskedGrader, check_models
 from server.finetuning.jobs.folders import stored_path
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.finetuning.jobs.names import new_job_id, new_model_name
 from server.finetuning.jobs.parent import Shape, read_shape
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.requested_grader import RequestedGrader, check_models
 from server.schemas.base import quote
 from server.schemas.files import FINE_TUNE
 from server.schemas.finetuning import MAX_SEED, FinetuneRequest
@@ -23,7 +23,7 @@ WANDB = "wandb"
 
 
 async def new_record(
-    context: ServerContext, owner: str, body: FinetuneRequest, grader: AskedGrader | None
+    context: ServerContext, owner: str, body: FinetuneRequest, grader: RequestedGrader | None
 ) -> FinetuneRecord:
     """grader: of the body. Raises InvalidRequest and StorageFailed."""
     if context.config.data_dir is None:

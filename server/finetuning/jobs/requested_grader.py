@@ -1,4 +1,4 @@
-"""asked_grader: the grader of a request for a job by reinforcement, checked."""
+"""requested_grader: the grader of a request for a job by reinforcement, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _PARAM = f"{_PATH}.grader"
 
 
 @dataclass(frozen=True, slots=True)
-class AskedGrader:
+class RequestedGrader:
     """body: as the client wrote it. ignored: paths of its fields that have no effect."""
 
     grader: Grader
@@ -26,7 +26,7 @@ class AskedGrader:
     ignored: Sequence[str]
 
 
-def asked_grader(body: FinetuneRequest) -> AskedGrader | None:
+def requested_grader(body: FinetuneRequest) -> RequestedGrader | None:
     """None for other methods. Raises InvalidRequest and UnsupportedParameter."""
     method = body.method
     if method is None or method.type != Method.REINFORCEMENT:
@@ -43,7 +43,7 @@ def asked_grader(body: FinetuneRequest) -> AskedGrader | None:
         )
     grader = parse_grader(settings.grader, _PARAM)
     check_samples(grader, _PARAM)
-    return AskedGrader(grader, settings.grader, ignored_fields(settings.grader, _PARAM))
+    return RequestedGrader(grader, settings.grader, ignored_fields(settings.grader, _PARAM))
 
 
 def check_samples(grader: Grader, param: str) -> None:
