@@ -27,7 +27,7 @@ from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.http.queue_check import QueueMiddleware
 from server.http.rate_headers import RATE_HEADERS
-from server.keys.room import KeyRoom
+from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.model_options.config import ModelEntry
@@ -125,7 +125,7 @@ def create_app(
         runs=Runs(config.stream_log_bytes, config.stream_resume_grace, metrics),
         store=store,
         files=Files(store.database, disk_of(config.data_dir), config.storage),
-        keys=KeyRoom(config, metrics, store.database),
+        keys=KeyManager(config, metrics, store.database),
         workers=workers,
         drain=drain,
     )

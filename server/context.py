@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from server.config import ServerConfig
 from server.drain import Drain
 from server.files.store import Files
-from server.keys.room import KeyRoom
+from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
 from server.runs.registry import Runs
@@ -31,7 +31,7 @@ class ServerContext:
     runs: Runs
     store: Entries
     files: Files
-    keys: KeyRoom
+    keys: KeyManager
     workers: TextWorkers
     drain: Drain
     batches_changed: asyncio.Event = field(default_factory=asyncio.Event)  # one was made, or is to be canceled

@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.raw_http import RawConnection
 from benchmarks.servers import started
 from engine.commands.bench.processor import processor_name
-from server.keys.key import hash_of
+from server.keys.key import key_hash
 
 PATH = "/v1/completions"
 WEIGHTS = {"flooder": 1.0, "guest": 1.0, "heavy": 3.0}
@@ -198,7 +198,7 @@ def main() -> int:
     keys = {name: secrets.token_urlsafe() for name in WEIGHTS}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "keys.json")
-        entries = [{"name": name, "hash": hash_of(key), "weight": WEIGHTS[name]} for name, key in keys.items()]
+        entries = [{"name": name, "hash": key_hash(key), "weight": WEIGHTS[name]} for name, key in keys.items()]
         file.touch(mode=0o600)
         file.write_text(json.dumps({"keys": entries}))
         command = f"headrace serve {options.model} --port {{port}} --api-keys-file {file} --no-log-requests"

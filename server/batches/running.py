@@ -98,5 +98,5 @@ async def _run_once(
 
 
 def _count(context: ServerContext, record: RequestRecord) -> None:
-    context.keys.note(record)
+    context.keys.count(record)
     context.models.get_or_default(record.model_name).live.requests.drop(record)

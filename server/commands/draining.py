@@ -32,10 +32,10 @@ async def drain_server(
 
     now_s = time.monotonic()
     context.drain.stop(now_s)
-    assert context.drain.began_s is not None
+    assert context.drain.started_s is not None
     noticed_s = now_s
     if context.drain.is_watched(now_s) or num_connections():
-        noticed_s = context.drain.began_s + _NOTICE_S  # an operator may have begun it earlier
+        noticed_s = context.drain.started_s + _NOTICE_S  # an operator may have begun it earlier
     end_s = now_s + timeout_s
     are_open = counted(context.models.num_unfinished, "request is open", "requests are open")
     notice = f"; clients and load balancers have {noticed_s - now_s:.0f} s to notice" if noticed_s > now_s else ""

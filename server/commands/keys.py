@@ -11,7 +11,7 @@ import msgspec
 
 from engine.errors import OptionError
 from server.commands.arguments import HelpFormatter, Parser
-from server.keys.key import ApiKey, BudgetPeriod, hash_of, new_key
+from server.keys.key import ApiKey, BudgetPeriod, key_hash, new_key
 from server.keys.key_file import check_name, is_open_to_others, parse_keys, read_keys
 from server.keys.key_file_edits import append_key, entry_text, replace_hash
 from server.keys.spending import utc_now
@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
         case "rotate":
             check_name(arguments.name, "NAME")
             key = new_key()
-            replace_hash(arguments.file, arguments.name, hash_of(key))
+            replace_hash(arguments.file, arguments.name, key_hash(key))
             _tell(key, f"{arguments.name} has a new key in {arguments.file}; the old one is no longer accepted")
         case "hash":
             _hash()
@@ -62,7 +62,7 @@ def _new(arguments: argparse.Namespace) -> None:
     key = new_key()
     given = {name: value for name in ApiKey.__struct_fields__ if (value := getattr(arguments, name, None)) is not None}
     # Read as a file would be, so that limits are checked by the same rules.
-    (entry,) = parse_keys(msgspec.json.encode({"keys": [{**given, "hash": hash_of(key)}]}).decode())
+    (entry,) = parse_keys(msgspec.json.encode({"keys": [{**given, "hash": key_hash(key)}]}).decode())
     if entry.expires is not None and _is_over(entry.expires):
         raise OptionError(f"--expires is {arguments.expires}, which is in the past; give a future time")
     if arguments.file is None:
@@ -81,7 +81,7 @@ def _hash() -> None:
         raise OptionError(
             f"the key on standard input has {len(key)} characters; one that nobody can guess has at least {_SHORTEST}"
         )
-    sys.stdout.write(hash_of(key) + "\n")
+    sys.stdout.write(key_hash(key) + "\n")
 
 
 def _tell(key: str, what: str) -> None:

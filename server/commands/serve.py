@@ -174,9 +174,9 @@ async def _kept_up(
         work.append(("certificates", certificates.watch()))
     watches = [asyncio.create_task(each, name=name) for name, each in work]
     try:
-        async with context.keys.kept_up():
+        async with context.keys.running():
             on_hangup(
-                *([context.keys.look_again] if context.keys.has_files else []),
+                *([context.keys.reload] if context.keys.has_files else []),
                 *([certificates.reload] if certificates is not None else []),
             )
             yield

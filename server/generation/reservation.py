@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from engine.protocol import FinishReason
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
-from server.keys.account import OPEN_ENDED_TOKENS, Account, Work
+from server.keys.account import OPEN_ENDED_TOKENS, Account, TokenReservation
 from server.keys.caller import current_caller
 
 
@@ -15,7 +15,7 @@ class Reservation:
     def __init__(self, account: Account | None, params: GenerationParams, max_model_len: int) -> None:
         """Reserve the prompts and what the answers may have at most. Raises RateLimited."""
         self._account = account
-        self._work: Work | None = None
+        self._tokens: TokenReservation | None = None
         self._num_prompt_tokens = 0
         if account is None:
             return
@@ -26,7 +26,7 @@ class Reservation:
         if is_open_ended:
             max_tokens = min(max_tokens, OPEN_ENDED_TOKENS)
         num_choices = len(params.prompts) * params.n
-        self._work = account.begin(self._num_prompt_tokens, num_choices * max_tokens, is_open_ended=is_open_ended)
+        self._tokens = account.reserve(self._num_prompt_tokens, num_choices * max_tokens, is_open_ended=is_open_ended)
 
     def settle(self, meters: Sequence[ChoiceMeter]) -> None:
         """Count what the choices used; none of them if they were not begun.
@@ -34,11 +34,11 @@ class Reservation:
         Nobody knows how much of its prompt a request was computed that its client left before the first token. It
         counts as a whole: else prompts that are left in time would be free.
         """
-        if self._account is not None and self._work is not None:
+        if self._account is not None and self._tokens is not None:
             used = sum(meter.counted_prompt_tokens + meter.num_tokens for meter in meters)
             if any(meter.reason is FinishReason.ABORT for meter in meters):
                 used = max(used, self._num_prompt_tokens)
-            self._account.end(self._work, used)
+            self._account.settle(self._tokens, used)
 
 
 def reserve(params: GenerationParams, max_model_len: int) -> Reservation:

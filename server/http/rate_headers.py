@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from starlette.types import Scope
 
-from server.keys.account import Left
+from server.keys.account import LimitStatus
 from server.keys.caller import caller_of
 from server.keys.spending import utc_now
 from server.paths.prefix import route_path
@@ -32,13 +32,13 @@ def rate_headers(scope: Scope) -> Mapping[str, str]:
     return {name: value for kind, left in parts if left is not None for name, value in form(kind, left)}
 
 
-def _openai(kind: str, left: Left) -> Iterator[tuple[str, str]]:
+def _openai(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
     yield f"x-ratelimit-limit-{kind}", str(left.limit)
     yield f"x-ratelimit-remaining-{kind}", str(left.remaining)
     yield f"x-ratelimit-reset-{kind}", duration_text(left.reset_s)
 
 
-def _anthropic(kind: str, left: Left) -> Iterator[tuple[str, str]]:
+def _anthropic(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
     """The reset as a time, to the second, by which all is there."""
     full = utc_now() + datetime.timedelta(seconds=math.ceil(left.reset_s))
     yield f"anthropic-ratelimit-{kind}-limit", str(left.limit)

@@ -1,1 +1,1 @@
-"""Who may call, and how much: callers and their keys."""
+"""API keys: who may call the server, and how much."""

@@ -1,4 +1,4 @@
-"""Account: what a key has used of its limits."""
+"""Account: how much a key has used of its limits."""
 
 import enum
 import math
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from engine.wording import counted
 from server.errors import BudgetSpent, RateLimited, TokensLimited
-from server.keys.bucket import Held, TokenBucket
+from server.keys.bucket import Hold, TokenBucket
 from server.keys.key import ApiKey
 from server.keys.spending import Spending
 
-# Reserved of an answer that may be as long as fits: few are, and a key's minute would go into the first of them.
+# Reserved for an answer without a limit. Few are as long as fits, and the first one would take a key's whole minute.
 OPEN_ENDED_TOKENS = 1024
-_PLACE_RETRY_S = 1.0  # nobody knows when a running request ends
+_CONCURRENCY_RETRY_S = 1.0  # it is not known when a running request ends
 
 
 class Limit(enum.StrEnum):
-    """What a key was refused for."""
+    """A limit for which requests of a key are refused."""
 
     REQUESTS = "requests"
     TOKENS = "tokens"
@@ -27,27 +27,27 @@ class Limit(enum.StrEnum):
     BUDGET = "budget"
 
 
-class Work:
-    """One request's part of the account, from its start to its end."""
+class TokenReservation:
+    """Tokens that one request reserves from its start to its end."""
 
-    __slots__ = ("held", "is_open", "reserved")
+    __slots__ = ("hold", "is_open", "num_tokens")
 
-    def __init__(self, reserved: int, held: Held | None) -> None:
-        self.reserved = reserved
-        self.held = held
+    def __init__(self, num_tokens: int, hold: Hold | None) -> None:
+        self.num_tokens = num_tokens
+        self.hold = hold
         self.is_open = True
 
 
 @dataclass(slots=True)
-class Reserved:
-    """Tokens of a budget that open works reserve, of all accounts that share it."""
+class ReservedBudget:
+    """Sum of the open reservations of all accounts that share a budget."""
 
     num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What may still be used of a limit, and the seconds until all of it may be again."""
+class LimitStatus:
+    """The remaining part of a limit, and the seconds until all of it is available again."""
 
     limit: int
     remaining: int
@@ -55,10 +55,9 @@ class Left:
 
 
 class Account:
-    """Outlives changes of its key. For one event loop.
+    """Keeps what was used when its key's limits change. For one event loop.
 
-    Invariants: `num_open` works are open, and `_own_reserved` is the sum of what they reserve; it is a part of
-    `reserved`.
+    Invariants: `num_open` reservations are open, and `_own_reserved` is their sum, which is a part of `reserved`.
     """
 
     def __init__(
@@ -68,10 +67,10 @@ class Account:
         *,
         on_refused: Callable[[str, Limit], None] = lambda _name, _limit: None,
         clock: Callable[[], float] = time.monotonic,
-        reserved: Reserved | None = None,
+        reserved: ReservedBudget | None = None,
     ) -> None:
-        """on_refused is told the key's name and the limit. clock: seconds, never going back. reserved: of another
-        account of the same key, which shares the budget."""
+        """on_refused: called with the key's name and the limit. clock: seconds, never going back. reserved: from
+        another account of the same key, which shares the budget."""
         self.num_open = 0
         self.requests: TokenBucket | None = None
         self.tokens: TokenBucket | None = None
@@ -79,12 +78,12 @@ class Account:
         self._spending = spending
         self._on_refused = on_refused
         self._clock = clock
-        self.reserved = reserved or Reserved()
+        self.reserved = reserved or ReservedBudget()
         self._own_reserved = 0
-        self.change(key)
+        self.set_limits(key)
 
-    def change(self, key: ApiKey) -> None:
-        """Take the limits of another version of the key; what was used stays used."""
+    def set_limits(self, key: ApiKey) -> None:
+        """Take the limits of another version of the key; use so far still counts."""
         self._key = key
         self.requests = self._bucket(self.requests, key.requests_per_minute)
         self.tokens = self._bucket(self.tokens, key.tokens_per_minute)
@@ -95,92 +94,93 @@ class Account:
         bucket.change_rate(per_minute)
         return bucket
 
-    def count_request(self) -> Held | None:
-        """Count one, which `end_request` is to be told the end of. Raises RateLimited."""
-        if self.requests is None or (held := self.requests.hold(1)) is not None:
-            return None if self.requests is None else held
+    def count_request(self) -> Hold | None:
+        """Count a request, which must be passed to `end_request` later. Raises RateLimited."""
+        if self.requests is None or (hold := self.requests.hold(1)) is not None:
+            return None if self.requests is None else hold
         wait_s, per_minute = self.requests.wait_s(1), self._key.requests_per_minute
         assert per_minute is not None
         may = f"may send {counted(per_minute, 'request')} a minute"
         raise self._refused(Limit.REQUESTS, f"{may}; the next one is accepted in {wait_s:.1f} s", wait_s)
 
-    def end_request(self, held: Held | None, *, is_counted: bool) -> None:
-        """A request is over; is_counted: not one that the server itself had no room for."""
-        if held is not None and self.requests is not None and held in self.requests:
-            self.requests.settle(held, int(is_counted))
+    def end_request(self, hold: Hold | None, *, is_counted: bool) -> None:
+        """End a counted request. is_counted: False if the server had no room for it."""
+        if hold is not None and self.requests is not None and hold in self.requests:
+            self.requests.settle(hold, int(is_counted))
 
-    def check_open(self) -> None:
-        """Raise what `begin` would for the smallest request: before anything is spent on the real one."""
-        self._check_places()
+    def check_available(self) -> None:
+        """Raise the errors that `reserve` would for the smallest request, before any work on the real one."""
+        self._check_concurrency()
         self._check_budget(1)
         if self.tokens is not None and self.tokens.level < 1:
             raise self._tokens_refused(self.tokens, 1)
 
-    def begin(self, prompt_tokens: int, output_tokens: int, *, is_open_ended: bool) -> Work:
-        """Reserve a request's prompts and the most that its answers may have. is_open_ended: they may be as long as
-        fits, which is not expected of them.
+    def reserve(self, prompt_tokens: int, output_tokens: int, *, is_open_ended: bool) -> TokenReservation:
+        """Reserve tokens for a request's prompts, and for its answers at most. is_open_ended: the answers have no limit
+        of their own, so a usual length is reserved.
 
         Raises RateLimited, TokensLimited or BudgetSpent, and then nothing is reserved.
         """
-        self._check_places()
+        self._check_concurrency()
         least = prompt_tokens + 1
         wanted = prompt_tokens + output_tokens
         if is_open_ended:
-            wanted = max(least, min(wanted, self._most()))
+            wanted = max(least, min(wanted, self._max_reservation()))
         self._check_budget(wanted)
-        held = None
+        hold = None
         if self.tokens is not None:
-            held = self.tokens.hold(wanted)
-            if held is None:
+            hold = self.tokens.hold(wanted)
+            if hold is None:
                 raise self._tokens_refused(self.tokens, wanted)
         self.num_open += 1
         self._own_reserved += wanted
         self.reserved.num_tokens += wanted
-        return Work(wanted, held)
+        return TokenReservation(wanted, hold)
 
-    def end(self, work: Work, used_tokens: int) -> None:
-        """Settle a work; used_tokens of its prompts and answers. Does nothing the second time."""
-        if not work.is_open:
+    def settle(self, reservation: TokenReservation, used_tokens: int) -> None:
+        """End a reservation, and count the tokens that its prompts and answers used. The second call has no effect."""
+        if not reservation.is_open:
             return
-        work.is_open = False
+        reservation.is_open = False
         self.num_open -= 1
-        self._own_reserved -= work.reserved
-        self.reserved.num_tokens -= work.reserved
+        self._own_reserved -= reservation.num_tokens
+        self.reserved.num_tokens -= reservation.num_tokens
         self._spending.add(self._key.name, used_tokens)
-        if work.held is not None and self.tokens is not None and work.held in self.tokens:
-            self.tokens.settle(work.held, used_tokens)
+        if reservation.hold is not None and self.tokens is not None and reservation.hold in self.tokens:
+            self.tokens.settle(reservation.hold, used_tokens)
 
     @property
     def budget_left(self) -> int | None:
-        """Tokens of the present period that are neither used nor reserved; None without a budget."""
+        """Tokens of the current period that are neither used nor reserved; None without a budget."""
         budget = self._key.budget_tokens
         if budget is None:
             return None
         return budget - self._spending.spent(self._key.name, self._key.budget_period) - self.reserved.num_tokens
 
     @property
-    def requests_left(self) -> Left | None:
-        """None where requests have no limit."""
+    def requests_left(self) -> LimitStatus | None:
+        """Status of the limit of requests; None without one."""
         return None if self.requests is None else _left_in(self.requests)
 
     @property
-    def tokens_left(self) -> Left | None:
-        """Of the rate or the budget, whichever has less, or nothing for longer; None without both."""
+    def tokens_left(self) -> LimitStatus | None:
+        """Status of the rate or the budget of tokens: the one with less left, or with the longer wait. None without
+        both."""
         parts = [] if self.tokens is None else [_left_in(self.tokens)]
         if (left := self.budget_left) is not None and (budget := self._key.budget_tokens) is not None:
-            parts.append(Left(budget, max(0, left), self._spending.seconds_left(self._key.budget_period)))
+            parts.append(LimitStatus(budget, max(0, left), self._spending.seconds_left(self._key.budget_period)))
         return min(parts, key=lambda part: (part.remaining, -part.reset_s), default=None)
 
-    def _most(self) -> int:
-        """More than this no request could reserve, however long it waits."""
+    def _max_reservation(self) -> int:
+        """Return the most that a request can reserve, however long it waits."""
         limits = (self._key.tokens_per_minute, self.budget_left)
         return min((limit for limit in limits if limit is not None), default=sys.maxsize)
 
-    def _check_places(self) -> None:
+    def _check_concurrency(self) -> None:
         limit = self._key.max_concurrency
         if limit is not None and self.num_open >= limit:
             may = f"may have {counted(limit, 'request')} at a time"
-            raise self._refused(Limit.CONCURRENCY, f"{may}; wait until one has ended", _PLACE_RETRY_S)
+            raise self._refused(Limit.CONCURRENCY, f"{may}; wait until one has ended", _CONCURRENCY_RETRY_S)
 
     def _check_budget(self, wanted: int) -> None:
         left, period = self.budget_left, self._key.budget_period
@@ -188,10 +188,10 @@ class Account:
             return
         self._on_refused(self._key.name, Limit.BUDGET)
         ends = self._spending.ends(period)
-        asked = ";" if wanted <= 1 else f", and this request may use {wanted}; ask for fewer, or"
+        request = ";" if wanted <= 1 else f", and this request may use {wanted}; ask for fewer, or"
         raise BudgetSpent(
             f"the key {self._key.name!r} has {max(0, left)} of its {self._key.budget_tokens} tokens a {period} left"
-            f"{asked} wait until {ends:%Y-%m-%dT%H:%M:%SZ}",
+            f"{request} wait until {ends:%Y-%m-%dT%H:%M:%SZ}",
             retry_after_s=self._spending.seconds_left(period),
         )
 
@@ -212,11 +212,11 @@ class Account:
         return RateLimited(f"the key {self._key.name!r} {what}", retry_after_s=retry_after_s)
 
     def check(self) -> None:
-        """Assert the invariants that are the account's own."""
+        """Assert the invariants of this account."""
         assert self.num_open >= 0
         assert (self._own_reserved == 0) or self.num_open > 0
         assert 0 <= self._own_reserved <= self.reserved.num_tokens
 
 
-def _left_in(bucket: TokenBucket) -> Left:
-    return Left(round(bucket.capacity), max(0, math.floor(bucket.level)), bucket.full_in_s)
+def _left_in(bucket: TokenBucket) -> LimitStatus:
+    return LimitStatus(round(bucket.capacity), max(0, math.floor(bucket.level)), bucket.full_in_s)

@@ -1,8 +1,8 @@
-"""TokenBucket: a rate with a burst, for which amounts can be taken before it is known how much will be used.
+"""TokenBucket: a rate limit with a burst. Amounts can be held before it is known how much will be used.
 
-The level rises by the rate, up to the capacity, which is what a minute brings, and falls by what is taken. What was
-held and not used is given back as if it had not been taken: so of what is taken in any minute, at most the capacity and
-what the minute brings is used, however long it was held.
+The level rises by the rate, up to the capacity, which is one minute's amount, and falls by what is taken. An amount
+that was held and not used is given back as if it had not been taken. So of all that is taken in a minute, at most the
+capacity and the minute's own amount is used, however long amounts were held.
 """
 
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from collections.abc import Callable
 _MINUTE_S = 60.0
 
 
-class Held:
-    """An amount taken, of which it is yet to be seen how much is used."""
+class Hold:
+    """An amount that was taken before it is known how much of it is used."""
 
     __slots__ = ("amount", "peak")
 
     def __init__(self, amount: float, peak: float) -> None:
         self.amount = amount
-        self.peak = peak  # the highest level since
+        self.peak = peak  # the highest level since it was taken
 
 
 class TokenBucket:
     """Full at first. For one event loop.
 
-    Invariant: the level is at most the capacity; below 0 it is by what was used beyond what was held.
+    Invariant: the level is at most the capacity. It is below 0 only by use beyond what was held.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
@@ -31,59 +31,60 @@ class TokenBucket:
         self.capacity = per_minute
         self._clock = clock
         self._level = per_minute
-        self._looked_s = clock()
-        self._held: set[Held] = set()
+        self._updated_s = clock()
+        self._held: set[Hold] = set()
 
     @property
     def level(self) -> float:
-        """What could be taken now."""
+        """The amount that can be taken now."""
         self._advance()
         return self._level
 
     @property
     def full_in_s(self) -> float:
-        """Seconds until the level is the capacity, if nothing is taken."""
+        """Seconds until the bucket is full, if nothing is taken."""
         return self.wait_s(self.capacity)
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` could be taken; 0 if it could be now. It must be at most the capacity."""
+        """Return the seconds until `amount`, which is at most the capacity, can be taken; 0 if it can be now."""
         return max(0.0, (amount - self.level) * _MINUTE_S / self.capacity)
 
     def take(self, amount: float) -> bool:
-        """Whether the amount was there, and is taken for good."""
+        """Take the amount for good if it is available, and return whether it is."""
         if self.level < amount:
             return False
         self._note_peaks()
         self._level -= amount
         return True
 
-    def hold(self, amount: float) -> Held | None:
-        """Take an amount that is to be settled; None if it is not there."""
+    def hold(self, amount: float) -> Hold | None:
+        """Take an amount, which must be settled later; return None if it is not available."""
         if not self.take(amount):
             return None
-        held = Held(amount, self._level)
-        self._held.add(held)
-        return held
+        hold = Hold(amount, self._level)
+        self._held.add(hold)
+        return hold
 
-    def __contains__(self, held: Held) -> bool:
-        return held in self._held
+    def __contains__(self, hold: Hold) -> bool:
+        return hold in self._held
 
-    def settle(self, held: Held, used: float) -> None:
-        """Give back what was not used, or take what was used beyond it.
+    def settle(self, hold: Hold, used: float) -> None:
+        """Give back the unused part of a hold, or take what was used beyond it.
 
-        No more is given back than lay between the level's peak and the capacity all the while: had so much less been
-        taken, the level would have been higher by it from then on, and never above the capacity.
+        At most the smallest gap between the level and the capacity since the hold is given back. If that much less had
+        been taken, the level would have been higher by it ever since, and never above the capacity.
         """
         self._advance()
         self._note_peaks()
-        self._held.remove(held)
-        given_back = min(held.amount - used, self.capacity - held.peak)
+        self._held.remove(hold)
+        given_back = min(hold.amount - used, self.capacity - hold.peak)
         self._level += given_back
         for other in self._held:
             other.peak = min(self.capacity, other.peak + max(0.0, given_back))
 
     def change_rate(self, per_minute: float) -> None:
-        """What is there stays, as far as it fits the new capacity, and grows by what that is larger."""
+        """Set another rate. A higher one adds the difference to the level, a lower one cuts the level to the new
+        capacity."""
         self._advance()
         self._note_peaks()
         self._level = min(self._level + max(0.0, per_minute - self.capacity), per_minute)
@@ -93,11 +94,11 @@ class TokenBucket:
 
     def _advance(self) -> None:
         now = self._clock()
-        self._level = min(self.capacity, self._level + (now - self._looked_s) * self.capacity / _MINUTE_S)
-        self._looked_s = now
+        self._level = min(self.capacity, self._level + (now - self._updated_s) * self.capacity / _MINUTE_S)
+        self._updated_s = now
 
     def _note_peaks(self) -> None:
-        """Called before the level falls, or may: until then it only rises."""
+        """Update the peaks of all holds. Must be called before the level falls."""
         for held in self._held:
             held.peak = max(held.peak, self._level)
 

@@ -1,4 +1,4 @@
-"""Caller: whoever sent a request, as its key tells."""
+"""Caller: the sender of a request, identified by its key."""
 
 import hashlib
 import re
@@ -10,38 +10,38 @@ from typing import Any
 from server.keys.account import Account
 from server.keys.key import ApiKey
 
-_LIKE_A_SCOPES = re.compile(r"[0-9]+:")  # how salts with a scope begin
+_SCOPE_PREFIX = re.compile(r"[0-9]+:")  # of salts with a scope
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a request's sender is and may do."""
+    """The identity and permissions of a request's sender."""
 
-    owner: str  # of what it makes: streams, stored responses
-    is_operator: bool  # may run the server: its key is an admin's
+    owner: str  # of the objects it creates: streams, stored responses
+    is_operator: bool  # may use the operators' endpoints: its key has `admin`
     reads_metrics: bool
-    name: str | None = None  # of a key of the keys file
-    tenant: str = ""  # whom the engine counts its requests for
-    weight: float = 1.0  # their share against those of other tenants
-    cache_scope: str = ""  # who shares cached prefixes with it; empty is everybody without a scope
-    models: frozenset[str] | None = None  # names that it may ask for; None is all
-    account: Account | None = None  # None has no limits
+    name: str | None = None  # of its key in the keys file
+    tenant: str = ""  # in the engine's fair shares
+    weight: float = 1.0  # the tenant's share relative to others
+    cache_scope: str = ""  # callers with the same scope share cached prefixes; empty: no scope
+    models: frozenset[str] | None = None  # names that it may use; None is all
+    account: Account | None = None  # None: without limits
 
     def may_use(self, model: str) -> bool:
         return self.models is None or model in self.models
 
     def cache_salt(self, given: str) -> str:
-        """given: the request's own. No two scopes have a salt in common, whatever is given."""
-        is_plain = not self.cache_scope and not _LIKE_A_SCOPES.match(given)
+        """Return the salt for the prefix cache. given: the request's own. Salts of different scopes always differ."""
+        is_plain = not self.cache_scope and not _SCOPE_PREFIX.match(given)
         return given if is_plain else f"{len(self.cache_scope)}:{self.cache_scope}{given}"
 
 
-# Of a server without keys, and of paths that ask for none. What it makes belongs to everybody.
+# The caller on a server without keys, and on paths that need none. Everyone can access the objects it creates.
 ANYBODY = Caller(owner="", is_operator=False, reads_metrics=True)
 
 
 def option_caller(key: bytes, number: int, *, is_operator: bool, cache_scope: str) -> Caller:
-    """Of a key that is an option of the server, the one of that number."""
+    """Return the caller with the key of --api-key at the given position."""
     return Caller(
         owner=key_owner(key),
         is_operator=is_operator,
@@ -52,7 +52,7 @@ def option_caller(key: bytes, number: int, *, is_operator: bool, cache_scope: st
 
 
 def named_caller(key: ApiKey, account: Account, *, shares_cache: bool) -> Caller:
-    """Of a key of the keys file."""
+    """Return the caller with a key of the keys file."""
     scope = f"group {key.cache_group}" if key.cache_group is not None else "" if shares_cache else f"key {key.name}"
     return Caller(
         owner=name_owner(key.name),
@@ -68,12 +68,13 @@ def named_caller(key: ApiKey, account: Account, *, shares_cache: bool) -> Caller
 
 
 def key_owner(key: bytes) -> str:
-    """The owner of what a client with this key makes: the same after a restart, and no way back to the key."""
+    """Return the owner of the objects that a client with this key creates: the same after a restart, and
+    irreversible."""
     return hashlib.blake2b(key, digest_size=16, person=b"headrace owner").hexdigest()
 
 
 def name_owner(name: str) -> str:
-    """The same of a key with a name, whose owner keeps what it made when it gets another key."""
+    """Return the owner for a key with a name, who keeps its objects when it gets another key."""
     return hashlib.blake2b(name.encode(), digest_size=16, person=b"headrace named").hexdigest()
 
 
@@ -81,16 +82,16 @@ _current: ContextVar[Caller] = ContextVar("caller", default=ANYBODY)
 
 
 def current_caller() -> Caller:
-    """Of the request that this task, or the one that began it, works for."""
+    """Return the caller of the request that this task, or the task that started it, works for."""
     return _current.get()
 
 
 def set_current_caller(caller: Caller) -> None:
-    """For this task and those that it begins."""
+    """Set the caller for this task and the tasks that it starts."""
     _current.set(caller)
 
 
 def caller_of(scope: MutableMapping[str, Any]) -> Caller:
-    """Of an ASGI scope."""
+    """Return the caller of an ASGI scope."""
     caller: Caller = scope["state"]["caller"]
     return caller

@@ -1,4 +1,4 @@
-"""ApiKey: one entry of a keys file, and how keys are made."""
+"""ApiKey: one entry of a keys file; and functions to make keys and their hashes."""
 
 import datetime
 import enum
@@ -13,7 +13,7 @@ from engine.protocol import MAX_TENANT_WEIGHT, MIN_TENANT_WEIGHT
 
 HASH_PREFIX = "sha256:"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-NO_NAMES = frozenset({"other", "none"})  # what metrics call keys that they do not name
+NO_NAMES = frozenset({"other", "none"})  # labels of metrics for keys without a label of their own
 
 _KEY_PREFIX = "hr-"
 _KEY_BYTES = 32
@@ -23,28 +23,30 @@ _Count = Annotated[int, Meta(ge=1, le=_MOST)]
 
 
 class BudgetPeriod(enum.StrEnum):
-    """The stretches of UTC, each with the whole budget again."""
+    """A period of UTC, at whose start the whole budget is available again."""
 
     DAY = "day"
     MONTH = "month"
 
 
 class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A key's name, its digest, and what it may do. None is no limit."""
+    """A key's name, its hash, its permissions and limits. None is no limit."""
 
     name: str
     hash: str  # HASH_PREFIX and the hexadecimal SHA-256 of the key
     admin: bool = False
-    metrics: bool = False  # may read /metrics; an admin's may anyway
+    metrics: bool = False  # may read /metrics; implied by admin
     weight: Annotated[float, Meta(ge=MIN_TENANT_WEIGHT, le=MAX_TENANT_WEIGHT)] = 1.0
     requests_per_minute: _Count | None = None
     tokens_per_minute: _Count | None = None
     max_concurrency: _Count | None = None
-    models: tuple[str, ...] | None = None  # names that it may ask for
+    models: tuple[str, ...] | None = None  # names that it may use
     budget_tokens: Annotated[int, Meta(ge=0, le=_MOST)] | None = None
     budget_period: BudgetPeriod = BudgetPeriod.MONTH
     expires: Annotated[datetime.datetime, Meta(tz=True)] | None = None
-    cache_group: Annotated[str, Meta(min_length=1, max_length=64)] | None = None  # whose prefix cache it shares
+    cache_group: Annotated[str, Meta(min_length=1, max_length=64)] | None = (
+        None  # keys of a group share cached prefixes
+    )
 
     @property
     def digest(self) -> bytes:
@@ -52,14 +54,14 @@ class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def new_key() -> str:
-    """A key that nobody can guess, so that a digest of it needs no salt and may be quick."""
+    """Return a random key. It cannot be guessed, so its hash needs no salt and may be fast."""
     return _KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
-def digest_of(key: bytes) -> bytes:
+def key_digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def hash_of(key: str) -> str:
-    """What a keys file has in place of the key."""
-    return HASH_PREFIX + digest_of(key.encode()).hex()
+def key_hash(key: str) -> str:
+    """Return the text that a keys file has in place of the key."""
+    return HASH_PREFIX + key_digest(key.encode()).hex()

@@ -1,4 +1,4 @@
-"""read_keys: a keys file as a list of keys, or what is wrong with it and where."""
+"""read_keys: parses a keys file, or reports an error and its place."""
 
 import difflib
 import json
@@ -24,7 +24,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """The file's keys, in its order. Raises OptionError."""
+    """Return the keys of the file, in order. Raises OptionError."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -41,17 +41,17 @@ def read_keys(path: Path) -> list[ApiKey]:
 
 
 def parse_keys(text: str) -> list[ApiKey]:
-    """The keys that YAML or JSON spells. Raises OptionError, which names the field by its path."""
+    """Return the keys in a YAML or JSON text. Raises OptionError, which names the field by its path."""
     try:
         keys = msgspec.convert(_parsed(text), _File).keys
     except msgspec.ValidationError as error:
-        raise OptionError(_said(str(error))) from None
+        raise OptionError(_error_text(str(error))) from None
     _check(keys)
     return keys
 
 
 def check_name(name: str, where: str) -> None:
-    """Raise OptionError unless a key may have this name."""
+    """Raise OptionError unless the name is allowed for a key."""
     if not re.fullmatch(NAME_PATTERN, name) or name in NO_NAMES:
         raise OptionError(
             f"{where} is {name[:80]!r}; it must be 1 to 64 letters, digits, '.', '_' and '-', begin with a letter or "
@@ -60,7 +60,7 @@ def check_name(name: str, where: str) -> None:
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Whether users beside the file's owner and group may read or write it."""
+    """Whether users other than the file's owner and group may read or write it."""
     return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
 
 
@@ -79,12 +79,13 @@ def _parsed(text: str) -> Any:
         raise OptionError(f"{line}not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise OptionError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, LookupError, AttributeError):  # PyYAML's, for "!!int x" and the like; they may quote a key
-        raise OptionError("not valid YAML: a value is not of the kind that its tag or form says") from None
+    except (ValueError, LookupError, AttributeError):  # by PyYAML, for "!!int x" and the like; they may quote a key
+        raise OptionError("not valid YAML: a value does not have the type of its tag or form") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without timestamps, which it would take for UTC where they do not say so, and repeated fields."""
+    """A SafeLoader that rejects repeated fields, and leaves out timestamps, which it would read as UTC without a
+    zone."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -113,35 +114,35 @@ def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _said(fault: str) -> str:
-    """msgspec's message with the path in front, and the nearest field's name for an unknown one."""
+def _error_text(fault: str) -> str:
+    """Return msgspec's message with the path first, and the closest known field instead of an unknown one."""
     what, _, where = fault.partition(" - at ")
     path = where.strip("`").removeprefix("$").removeprefix(".")
     if unknown := _UNKNOWN_FIELD.fullmatch(what):
         known = ApiKey.__struct_fields__ if path else ("keys",)
         nearest = difflib.get_close_matches(unknown[1], known, n=1)
         field = f"{path}.{unknown[1]}" if path else unknown[1]
-        return f"{field} is no field{f'; did you mean {nearest[0]}?' if nearest else ' of a key'}"
+        return f"{field} is not a field{f'; did you mean {nearest[0]}?' if nearest else ' of a key'}"
     what = what.replace("`", "").replace("Expected", "expected", 1).replace("Object missing", "it lacks the", 1)
     return f"{path or 'the file'}: {what}"
 
 
 def _check(keys: Iterable[ApiKey]) -> None:
-    """What a schema does not say. Raises OptionError."""
+    """Check what the schema does not express. Raises OptionError."""
     names: dict[str, int] = {}
     hashes: dict[str, str] = {}
     for number, key in enumerate(keys):
         where = f"keys[{number}]"
         check_name(key.name, f"{where}.name")
-        if not _HASH.fullmatch(key.hash):  # which is never told: it may be the key itself
+        if not _HASH.fullmatch(key.hash):  # it is not quoted: it may be the key itself
             raise OptionError(
                 f"{where}.hash of {key.name} must be '{HASH_PREFIX}' and 64 hexadecimal digits in lower case; make a "
                 "key and its hash with 'headrace keys new NAME'"
             )
         if key.name in names:
             raise OptionError(
-                f"{where}.name is {key.name!r}, and so is that of keys[{names[key.name]}]; a name has one key"
+                f"{where}.name is {key.name!r}, which keys[{names[key.name]}] has too; give each key its own name"
             )
         if key.hash in hashes:
-            raise OptionError(f"{where}.hash of {key.name} is that of {hashes[key.hash]} too; make another key")
+            raise OptionError(f"{where}.hash of {key.name} is also that of {hashes[key.hash]}; make another key")
         names[key.name], hashes[key.hash] = number, key.name

@@ -1,4 +1,4 @@
-"""Changes of a keys file that leave the rest of its text as somebody wrote it."""
+"""Edits of a keys file that leave the rest of its text unchanged."""
 
 import contextlib
 import json
@@ -20,12 +20,12 @@ _NO_KEYS = re.compile(r"^keys:\s*\[\s*\]\s*$", re.MULTILINE)
 
 
 def entry_text(key: ApiKey) -> str:
-    """The key's entry in YAML."""
+    """Return the key's entry in YAML."""
     return yaml.safe_dump([_fields(key)], sort_keys=False, default_flow_style=False)
 
 
 def append_key(path: Path, key: ApiKey) -> None:
-    """Add a key at the end of a file, which is made if there is none. Raises OptionError."""
+    """Add a key at the end of the file, and create the file if it does not exist. Raises OptionError."""
     if not path.exists():
         is_json = path.suffix == ".json"
         empty = '{"keys": []}' if is_json else "keys: []\n"
@@ -33,14 +33,14 @@ def append_key(path: Path, key: ApiKey) -> None:
         return
     if any(each.name == key.name for each in read_keys(path)):
         raise OptionError(
-            f"{path} has a key named {key.name!r} already; give another name, or make it a new key with "
+            f"{path} already has a key named {key.name!r}; choose another name, or replace its key with "
             f"'headrace keys rotate {key.name} --file {path}'"
         )
     _write(path, _with_key(path.read_text(encoding="utf-8"), key), path.stat())
 
 
 def replace_hash(path: Path, name: str, new_hash: str) -> None:
-    """Give the key of that name another hash. Raises OptionError."""
+    """Replace the hash of the key with that name. Raises OptionError."""
     found = [key for key in read_keys(path) if key.name == name]
     if not found:
         raise OptionError(f"{path} has no key named {name!r}")
@@ -49,15 +49,15 @@ def replace_hash(path: Path, name: str, new_hash: str) -> None:
 
 
 def _with_key(text: str, key: ApiKey) -> str:
-    """The text with one more entry. Raises OptionError where that takes more than to add lines."""
+    """Return the text with one more entry. Raises OptionError if adding lines at the end is not enough."""
     wanted = [*parse_keys(text), key]
     if text.lstrip().startswith("{"):
         content = json.loads(text)
         content["keys"].append(_fields(key))
         return json.dumps(content, indent=2) + "\n"
-    begun = _NO_KEYS.sub("keys:", text).rstrip("\n") + "\n"
+    start = _NO_KEYS.sub("keys:", text).rstrip("\n") + "\n"
     for indent in ("  ", "", "    "):
-        longer = begun + "".join(indent + line for line in entry_text(key).splitlines(keepends=True))
+        longer = start + "".join(indent + line for line in entry_text(key).splitlines(keepends=True))
         with contextlib.suppress(OptionError):
             if parse_keys(longer) == wanted:
                 return longer
@@ -70,9 +70,10 @@ def _fields(key: ApiKey) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str, before: os.stat_result | None) -> None:
-    """Replace the file at once, so that nobody reads a half of it. Raises OptionError.
+    """Replace the file atomically. Raises OptionError.
 
-    before: the file's, whose owner and permissions stay: a server under another user must be able to read it.
+    before: status of the old file, whose owner and permissions stay, so that a server under another user can still read
+    it.
     """
     target = path.resolve()
     try:

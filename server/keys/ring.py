@@ -8,27 +8,27 @@ from dataclasses import dataclass
 import msgspec
 
 from server.errors import ExpiredApiKey, InvalidApiKey
-from server.keys.account import Account, Reserved
+from server.keys.account import Account, ReservedBudget
 from server.keys.caller import ANYBODY, Caller, named_caller, option_caller
-from server.keys.key import ApiKey, digest_of
+from server.keys.key import ApiKey, key_digest
 from server.keys.spending import Spending
 from server.metrics.values import Metrics
 
-_OPTION_SCOPE = "--api-key"  # beside a keys file, all such keys share one
+_OPTION_SCOPE = "--api-key"  # of all keys of this option, if there is a keys file too
 _EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
-class _Accepted:
+class _AcceptedKey:
     caller: Caller
     expires_s: float  # by time.time()
 
 
 class KeyRing:
-    """Keys of options and of the keys file, found by their digests: a digest tells nothing of a key, so that it does
-    not matter what the time of a look-up tells of digests.
+    """Keys of options and of the keys file, found by their digests. The time of a look-up can reveal only digests,
+    which reveal nothing about keys.
 
-    Of a key that is in both, the entry of the file counts.
+    If a key is in both, the entry of the file counts.
     """
 
     def __init__(
@@ -41,8 +41,7 @@ class KeyRing:
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """file_keys: None where there is no keys file; then whoever has a key is an operator. clock: seconds since
-        1970."""
+        """file_keys: None without a keys file; then all callers with a key are operators. clock: seconds since 1970."""
         self.asks_for_keys = bool(option_keys) or file_keys is not None
         self.keys: tuple[ApiKey, ...] = ()
         self._shares_cache = shares_cache
@@ -53,7 +52,7 @@ class KeyRing:
         self._batch_accounts: dict[str, Account] = {}
         has_file = file_keys is not None
         self._options = {
-            digest_of(key.encode()): option_caller(
+            key_digest(key.encode()): option_caller(
                 key.encode(),
                 number,
                 is_operator=not has_file,
@@ -61,11 +60,12 @@ class KeyRing:
             )
             for number, key in enumerate(option_keys, 1)
         }
-        self._accepted: dict[bytes, _Accepted] = {}
+        self._accepted: dict[bytes, _AcceptedKey] = {}
         self.replace(file_keys or ())
 
     def replace(self, keys: Iterable[ApiKey]) -> None:
-        """Take these for the file's. What a name has used of its limits stays used; requests that run go on."""
+        """Replace the keys of the file. Use so far still counts against the limits of the same name, and running
+        requests continue."""
         self.keys = tuple(keys)
         accounts = {key.name: self._account(self._accounts, key) for key in self.keys}
         self._accounts = accounts
@@ -73,24 +73,24 @@ class KeyRing:
             key.name: self._account(self._batch_accounts, _for_batches(key), accounts[key.name].reserved)
             for key in self.keys
         }
-        accepted = {digest: _Accepted(caller, float("inf")) for digest, caller in self._options.items()}
+        accepted = {digest: _AcceptedKey(caller, float("inf")) for digest, caller in self._options.items()}
         for key in self.keys:
             caller = named_caller(key, accounts[key.name], shares_cache=self._shares_cache)
             expires_s = float("inf") if key.expires is None else key.expires.timestamp()
-            accepted[key.digest] = _Accepted(caller, expires_s)
+            accepted[key.digest] = _AcceptedKey(caller, expires_s)
         self._accepted = accepted
         self._metrics.set("api_keys", len(self.keys))
 
-    def _account(self, accounts: Mapping[str, Account], key: ApiKey, reserved: Reserved | None = None) -> Account:
+    def _account(self, accounts: Mapping[str, Account], key: ApiKey, reserved: ReservedBudget | None = None) -> Account:
         account = accounts.get(key.name)
         if account is None:
             return Account(key, self._spending, on_refused=self._metrics.count_key_refusal, reserved=reserved)
-        account.change(key)
+        account.set_limits(key)
         return account
 
     def find(self, token: bytes) -> Caller:
-        """Whose key this is. Raises InvalidApiKey."""
-        found = self._accepted.get(digest_of(token))
+        """Return the caller with this key. Raises InvalidApiKey."""
+        found = self._accepted.get(key_digest(token))
         if found is None:
             raise InvalidApiKey(
                 "the request has no valid API key; send one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
@@ -99,12 +99,12 @@ class KeyRing:
             name = found.caller.name or ""
             self._metrics.count_key_refusal(name, _EXPIRED)
             moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.expires_s))
-            raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask whoever runs the server for another")
+            raise ExpiredApiKey(f"the API key {name!r} expired at {moment}; ask the server's operator for another")
         return found.caller
 
     def batch_caller(self, owner: str) -> Caller | None:
-        """Whoever owns a batch, with the budget alone of its key's limits: a batch takes its time anyway. None while
-        no such key is accepted."""
+        """Return the caller that owns a batch, with only the budget of its key's limits: batches wait for capacity
+        anyway. None while no key of the owner is accepted."""
         if not self.asks_for_keys:
             return ANYBODY if owner == ANYBODY.owner else None
         now_s = self._clock()

@@ -1,4 +1,4 @@
-"""Spending: the tokens that each key has used in the present day and month."""
+"""Spending: the tokens that each key has used in the current day and month."""
 
 import datetime
 from collections import Counter
@@ -12,7 +12,7 @@ def utc_now() -> datetime.datetime:
 
 
 class Spending:
-    """Days and months are those of UTC. A clock that is set back begins no period anew."""
+    """Days and months are in UTC. Setting the clock back starts no period again."""
 
     def __init__(self, now: Callable[[], datetime.datetime] = utc_now) -> None:
         self._now = now
@@ -20,28 +20,28 @@ class Spending:
         self._tokens: dict[BudgetPeriod, Counter[str]] = {period: Counter() for period in BudgetPeriod}
 
     def add(self, name: str, num_tokens: int, at: datetime.datetime | None = None) -> None:
-        """Count tokens of a request that ended at that time, or now; those of past periods count no more.
+        """Count tokens of a request that ended at the given time, or now. Past periods are ignored.
 
-        What ends now is of the present periods, though a clock that was ahead and is set back says otherwise.
+        A request that ends now counts in the current periods even if the clock was ahead and has been set back.
         """
-        self._turn()
+        self._start_periods()
         for period, start in self._starts.items():
             if at is None or at >= start:
                 self._tokens[period][name] += num_tokens
 
     def spent(self, name: str, period: BudgetPeriod) -> int:
-        self._turn()
+        self._start_periods()
         return self._tokens[period][name]
 
     def ends(self, period: BudgetPeriod) -> datetime.datetime:
-        """When the present period does."""
-        self._turn()
+        """Return the end of the current period."""
+        self._start_periods()
         return next_start(period, self._starts[period])
 
     def seconds_left(self, period: BudgetPeriod) -> float:
         return (self.ends(period) - self._now()).total_seconds()
 
-    def _turn(self) -> None:
+    def _start_periods(self) -> None:
         now = self._now()
         for period, start in self._starts.items():
             if (newest := period_start(period, now)) > start:

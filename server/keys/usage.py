@@ -1,4 +1,4 @@
-"""UsageBook: what each key has used, by the hour."""
+"""UsageBook: usage by key and hour."""
 
 import asyncio
 import datetime
@@ -15,17 +15,17 @@ from server.store.usage_table import HOUR_S, BucketWidth, UsageRow, UsageTable
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_S = 1.0  # between writes; so much is lost if the process is killed
-_KEPT_S = 400 * 86400  # a year and what its reports take
+_FLUSH_S = 1.0  # between writes, which is lost if the process is killed
+_KEPT_S = 400 * 86400  # a year, and time to report it
 
-_Line = tuple[str, int, str]  # key, hour, outcome
+_UsageKey = tuple[str, int, str]  # key, hour, outcome
 _REQUESTS, _PROMPT, _CACHED, _OUTPUT = range(4)
 
 
 class UsageBook:
-    """Counts requests as they end, and writes what came together once a second, so that no request waits for a disk.
+    """Counts requests as they end, and stores the counts once a second, so that no request waits for a disk.
 
-    What cannot be written is kept and tried again.
+    Counts that cannot be stored are kept and tried again.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class UsageBook:
         self._spending = spending
         self._metrics = metrics
         self._now = now
-        self._unwritten: dict[_Line, Counter[int]] = {}
+        self._unwritten: dict[_UsageKey, Counter[int]] = {}
         self._writing = asyncio.Lock()
         self._has_failed = False
 
     async def load(self) -> None:
-        """Take the spending of the present month from what is stored, and forget what is too old. Raises
+        """Read the current month's spending from the database, and delete rows that are too old. Raises
         StorageFailed."""
         now = self._now()
         await self._table.forget(int(now.timestamp()) - _KEPT_S)
@@ -54,7 +54,7 @@ class UsageBook:
             at = datetime.datetime.fromtimestamp(row.start_s, datetime.UTC)
             self._spending.add(row.key, row.prompt_tokens + row.output_tokens, at)
 
-    def note(self, record: RequestRecord) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Count a request that is over."""
         hour_s = int(self._now().timestamp()) // HOUR_S * HOUR_S
         counts = self._unwritten.setdefault((record.key_name or "", hour_s, record.outcome.value), Counter())
@@ -64,15 +64,15 @@ class UsageBook:
         counts[_OUTPUT] += record.output_tokens
 
     async def run(self) -> None:
-        """Write what there is once a second, until canceled."""
+        """Store counts once a second, until canceled."""
         while True:
             await asyncio.sleep(_FLUSH_S)
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what is not written yet. A failure is told once, until it is over.
+        """Store the counts that are not stored yet. A failure is logged once, until a write succeeds.
 
-        A write that has begun goes on though its caller is canceled: what it took would be lost.
+        A write that has started continues if the caller is canceled, since its counts would be lost.
         """
         await asyncio.shield(self._flush())
 
@@ -102,14 +102,14 @@ class UsageBook:
         width: BucketWidth = BucketWidth.HOUR,
         max_buckets: int | None = None,
     ) -> Sequence[UsageRow]:
-        """Rows of the hours from since_s on and before until_s, of one key or all, as UsageTable.read has them. Raises
-        StorageFailed and TooManyBuckets."""
+        """Return the rows of the hours from since_s on and before until_s, of one key or all; see UsageTable.read.
+        Raises StorageFailed and TooManyBuckets."""
         await self.flush()
         if self._unwritten and self._has_failed:
             raise StorageFailed("recent usage could not be stored, so it cannot be reported now")
         return await self._table.read(since_s, until_s, key, width=width, max_buckets=max_buckets)
 
 
-def _row(line: _Line, counts: Counter[int]) -> UsageRow:
+def _row(line: _UsageKey, counts: Counter[int]) -> UsageRow:
     key, hour_s, outcome = line
     return UsageRow(key, hour_s, outcome, counts[_REQUESTS], counts[_PROMPT], counts[_CACHED], counts[_OUTPUT])

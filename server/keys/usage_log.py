@@ -23,15 +23,16 @@ from server.metrics.values import Metrics
 
 logger = logging.getLogger(__name__)
 
-_MAX_LINES = 10_000  # that wait for a disk
+_MAX_LINES = 10_000  # waiting to be written
 _FILE_MODE = 0o640
-_PIPE_WAIT_S = 1.0  # for a pipe's reader, with all lines that there are
+_PIPE_WAIT_S = 1.0  # for a pipe's reader, in one write
 
 
 class UsageLog:
-    """Lines are written in a thread, in their order. What the disk does not take is lost, counted, and told once.
+    """Lines are written in order, by a thread. Lines that cannot be written are dropped and counted, and a warning is
+    logged once.
 
-    Before each write it is looked whether the file is still the one at its path, so that it may be renamed at any time.
+    Before each write, the file is opened again if its path names another one, so the file may be renamed at any time.
     """
 
     def __init__(self, path: Path, metrics: Metrics, *, now: Callable[[], datetime.datetime] = utc_now) -> None:
@@ -40,22 +41,22 @@ class UsageLog:
         self._metrics = metrics
         self._now = now
         self._lines: deque[bytes] = deque()
-        self._news = asyncio.Event()
+        self._has_lines = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="usage-log")
         self._has_failed = False
         self._must_reopen = False
         try:
             self._file = _open(path)
         except OSError as error:
-            raise OptionError(f"--usage-log {path} cannot be written: {_said(error)}") from error
+            raise OptionError(f"--usage-log {path} cannot be written: {_reason(error)}") from error
 
-    def note(self, record: RequestRecord) -> None:
-        """Take the line of a request that is over."""
+    def add(self, record: RequestRecord) -> None:
+        """Queue the line of a request that is over."""
         if len(self._lines) >= _MAX_LINES:
             self._lose(1, "it does not keep up")
             return
         self._lines.append(msgspec.json.encode(self._fields(record)) + b"\n")
-        self._news.set()
+        self._has_lines.set()
 
     def _fields(self, record: RequestRecord) -> dict[str, object]:
         now = self._now()
@@ -75,18 +76,18 @@ class UsageLog:
         }
 
     def reopen(self) -> None:
-        """Open the path anew before the next line."""
+        """Open the path again before the next line."""
         self._must_reopen = True
 
     async def run(self) -> None:
         """Write lines as they come, until canceled."""
         while True:
-            await self._news.wait()
+            await self._has_lines.wait()
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what there is."""
-        self._news.clear()
+        """Write all queued lines."""
+        self._has_lines.clear()
         lines = list(self._lines)
         self._lines.clear()
         if not lines:
@@ -98,12 +99,13 @@ class UsageLog:
             self._has_failed = False
 
     def _write(self, lines: list[bytes]) -> tuple[int, str]:
-        """How many lines could not be written, and why. A line is written as a whole or not at all."""
+        """Write the lines, each as a whole or not at all. Return the number that could not be written, and the
+        reason."""
         try:
             self._follow_path()
             status = os.fstat(self._file)
         except OSError as error:
-            return len(lines), _said(error)
+            return len(lines), _reason(error)
         if stat.S_ISREG(status.st_mode):
             return self._write_at(status.st_size, lines)
         return self._write_each(lines)
@@ -113,7 +115,7 @@ class UsageLog:
         try:
             num_bytes = os.write(self._file, data)
         except OSError as error:
-            return len(lines), _said(error)
+            return len(lines), _reason(error)
         if num_bytes == len(data):
             return 0, ""
         whole = data[:num_bytes].count(b"\n")
@@ -122,22 +124,23 @@ class UsageLog:
         return len(lines) - whole, "the disk is full"
 
     def _write_each(self, lines: list[bytes]) -> tuple[int, str]:
-        """To a pipe, which takes a line of up to PIPE_BUF bytes as a whole, and waits for nobody but for a moment."""
+        """Write to a pipe, which takes a line of up to PIPE_BUF bytes as a whole, and wait for its reader only a
+        moment."""
         ends_s = time.monotonic() + _PIPE_WAIT_S
-        room = select.poll()
-        room.register(self._file, select.POLLOUT)
+        poller = select.poll()
+        poller.register(self._file, select.POLLOUT)
         for number, line in enumerate(lines):
             try:
                 while not _wrote(self._file, line):
                     if (left_s := ends_s - time.monotonic()) <= 0:
                         return len(lines) - number, "its reader does not keep up"
-                    room.poll(left_s * 1000)
+                    poller.poll(left_s * 1000)
             except OSError as error:
-                return len(lines) - number, _said(error)
+                return len(lines) - number, _reason(error)
         return 0, ""
 
     def _follow_path(self) -> None:
-        """Have the file open that is at the path now. Raises OSError."""
+        """Open the path again if it names another file now. Raises OSError."""
         held = os.fstat(self._file)
         try:
             found = os.stat(self._path)
@@ -154,18 +157,18 @@ class UsageLog:
     def _lose(self, num_lines: int, reason: str) -> None:
         self._metrics.add("usage_lines_lost_total", num_lines)
         if not self._has_failed:
-            logger.warning("--usage-log %s: lines are lost: %s", self._path, reason)
+            logger.warning("--usage-log %s: lines are dropped: %s", self._path, reason)
         self._has_failed = True
 
     async def close(self) -> None:
-        """Write what there is, and nothing after it."""
+        """Write all queued lines, and close the file."""
         await self.flush()
         self._thread.shutdown(wait=True)
         os.close(self._file)
 
 
 def _open(path: Path) -> int:
-    """Not blocking: a pipe would wait for its reader, and so would the server for the pipe."""
+    """Open without blocking, since opening a pipe would wait for its reader."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _FILE_MODE)
 
 
@@ -177,7 +180,7 @@ def _wrote(file: int, line: bytes) -> bool:
     return True
 
 
-def _said(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno == errno.ENXIO:
-        return "it is a pipe that nobody reads"
+        return "no process reads the pipe"
     return error.strerror or str(error)

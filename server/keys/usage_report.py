@@ -1,4 +1,4 @@
-"""usage_report: rows of usage as /v1/usage tells them, by key and stretch of time."""
+"""usage_report: rows of usage as /v1/usage reports them, by key and period."""
 
 import datetime
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from server.store.usage_table import HOUR_S, BucketWidth, UsageRow
 
 
 def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, until_s: int) -> list[UsageBucket]:
-    """One for each key and stretch in which it was used, the oldest first. rows: as the table adds them up."""
+    """Return a bucket for each key and period in which it was used, oldest first. rows: as the table adds them up."""
     buckets: dict[tuple[int, str], UsageBucket] = {}
     for row in rows:
-        start_s, end_s = (since_s, until_s) if width is BucketWidth.ALL else _stretch(row.start_s, width)
+        start_s, end_s = (since_s, until_s) if width is BucketWidth.ALL else _period(row.start_s, width)
         bucket = buckets.get((start_s, row.key))
         if bucket is None:
             bucket = UsageBucket(key=row.key or None, start_time=max(start_s, since_s), end_time=min(end_s, until_s))
@@ -23,11 +23,11 @@ def usage_report(rows: Sequence[UsageRow], width: BucketWidth, since_s: int, unt
         bucket.cached_tokens += row.cached_tokens
         bucket.output_tokens += row.output_tokens
         bucket.total_tokens += row.prompt_tokens + row.output_tokens
-    return [buckets[place] for place in sorted(buckets)]
+    return [buckets[key] for key in sorted(buckets)]
 
 
-def _stretch(start_s: int, width: BucketWidth) -> tuple[int, int]:
-    """Beginning and end of the hour, day or month of UTC that begins then."""
+def _period(start_s: int, width: BucketWidth) -> tuple[int, int]:
+    """Return the start and end of the hour, day or month of UTC that starts then."""
     if width is BucketWidth.HOUR:
         return start_s, start_s + HOUR_S
     start = datetime.datetime.fromtimestamp(start_s, datetime.UTC)

@@ -1,4 +1,4 @@
-"""KeysWatcher: takes over what a keys file says whenever it changes."""
+"""KeysWatcher: reloads a keys file when it changes."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ _Signature = tuple[int, int, int, int] | None  # of a file: device, inode, size,
 
 
 class KeysWatcher:
-    """Looks at the file four times a second, and reads it when two looks in a row found it the same: one that is being
-    written is left alone. A file that cannot be used leaves the keys as they are."""
+    """Checks the file four times a second, and reads it when two checks in a row find the same file, so that a file
+    that is being written is left alone. If a file cannot be used, the previous keys stay."""
 
     def __init__(self, path: Path, ring: KeyRing, metrics: Metrics) -> None:
-        """The ring has what the file held a moment ago."""
+        """ring: has the keys of the file as it is now."""
         self._path = path
         self._ring = ring
         self._metrics = metrics
@@ -33,20 +33,21 @@ class KeysWatcher:
         self._warn_if_open()
 
     async def run(self) -> None:
-        """Look until canceled."""
+        """Check the file until canceled."""
         while True:
             await asyncio.sleep(_POLL_S)
-            await self.look()
+            await self.check()
 
-    def read_again(self) -> None:
-        """Read the file at the next look, whether it has changed or not."""
+    def reload(self) -> None:
+        """Read the file at the next check, even if it has not changed."""
         self._must_read = True
 
-    async def look(self) -> None:
-        """Look once, and take over what there is to take. A file of many keys takes seconds to read: a thread does."""
+    async def check(self) -> None:
+        """Check the file once, and reload it if needed. A file of many keys takes seconds to read, so a thread does
+        it."""
         signature = _signature(self._path)
-        is_settled, self._seen = signature == self._seen, signature
-        if not is_settled or (signature == self._read and not self._must_read):
+        is_stable, self._seen = signature == self._seen, signature
+        if not is_stable or (signature == self._read and not self._must_read):
             return
         self._read, self._must_read = signature, False
         try:
@@ -72,11 +73,11 @@ class KeysWatcher:
 
 
 def _read_file(path: Path) -> list[ApiKey]:
-    """As read_keys. Raises OptionError also for a pipe or a device, whose end may never come."""
+    """Read the keys. Raises OptionError also for a pipe or a device, whose end may never come."""
     try:
         is_regular = stat.S_ISREG(path.stat().st_mode)
     except OSError:
-        return read_keys(path)  # which says why
+        return read_keys(path)  # which raises the reason
     if not is_regular:
         raise OptionError(f"cannot read {path}: it is not a regular file")
     return read_keys(path)

@@ -32,7 +32,7 @@ class PoolingMeter:
         if record is not None:
             record.num_inputs += len(self._lengths)
             record.prompt_tokens += self._num_tokens
-        self._reserved = None if account is None else account.begin(self._num_tokens, 0, is_open_ended=False)
+        self._reserved = None if account is None else account.reserve(self._num_tokens, 0, is_open_ended=False)
 
     def progress(self) -> Progress:
         """What a watcher of the server is told of it."""
@@ -82,4 +82,4 @@ class PoolingMeter:
 
     def _settle(self, num_tokens: int) -> None:
         if self._account is not None and self._reserved is not None:
-            self._account.end(self._reserved, num_tokens)
+            self._account.settle(self._reserved, num_tokens)

@@ -33,7 +33,7 @@ async def drain(request: Request, context: Context) -> JSONResponse:
     if not context.drain.is_active:
         are_open = counted(context.models.num_unfinished, "request is open", "requests are open")
         logger.warning("draining, as an operator asked: %s", are_open)
-    context.drain.begin(time.monotonic())
+    context.drain.start(time.monotonic())
     await until_disconnect(_finished(context, wait_s), request.receive)
     return _state(request, context)
 

@@ -28,7 +28,7 @@ async def live() -> JSONResponse:
 @router.api_route("/ready", methods=["GET", "HEAD"])
 async def ready(context: Context) -> JSONResponse:
     """200 while the server accepts requests; send traffic elsewhere otherwise."""
-    context.drain.asked_s = time.monotonic()
+    context.drain.checked_s = time.monotonic()
     if (problem := _problem(context)) is not None:
         return problem
     try:
@@ -45,7 +45,7 @@ async def ready(context: Context) -> JSONResponse:
 @router.api_route("/health", methods=["GET", "HEAD"])
 async def health(context: Context) -> JSONResponse:
     """200 while the engine is ready, and is idle or makes progress; with several models, while one is served."""
-    context.drain.asked_s = time.monotonic()
+    context.drain.checked_s = time.monotonic()
     return _problem(context) or _fine(context)
 
 

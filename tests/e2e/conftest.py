@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.keys.key import hash_of
+from server.keys.key import key_hash
 from tests.helpers.demo_adapters import save_demo_adapter
 from tests.helpers.keys import entry, write_keys
 from tests.helpers.server_process import API_KEY, ServerProcess
@@ -39,7 +39,7 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     write_keys(
         path,
-        {**entry("tests", admin=True), "hash": hash_of(API_KEY)},
+        {**entry("tests", admin=True), "hash": key_hash(API_KEY)},
         entry("ann", requests_per_minute=1000, tokens_per_minute=100_000),
         entry("ben"),
     )

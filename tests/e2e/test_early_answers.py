@@ -57,7 +57,7 @@ async def test_a_client_that_will_close_gets_its_answer() -> None:
 
 async def test_a_draining_server_refuses_a_whole_request() -> None:
     async with serving() as server:
-        server.context.drain.begin(0.0)
+        server.context.drain.start(0.0)
         assert await asyncio.to_thread(_post, server, BODY[: 7 << 20]) == (503, "close")
 
 

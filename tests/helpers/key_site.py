@@ -37,8 +37,8 @@ class Site:
         """Write the file and have it read, as two of the server's looks do."""
         write_keys(self.path, *entries)
         watcher = self.app.state.context.keys._watcher
-        await watcher.look()
-        await watcher.look()
+        await watcher.check()
+        await watcher.check()
 
 
 def waits(request: EngineRequest) -> list[Step]:

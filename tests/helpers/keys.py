@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from server.keys.key import ApiKey, hash_of
+from server.keys.key import ApiKey, key_hash
 
 
 def secret(name: str) -> str:
@@ -18,7 +18,7 @@ def bearer(name: str) -> dict[str, str]:
 
 def entry(name: str, **fields: Any) -> dict[str, Any]:
     """An entry of a keys file."""
-    return {"name": name, "hash": hash_of(secret(name)), **fields}
+    return {"name": name, "hash": key_hash(secret(name)), **fields}
 
 
 def api_key(name: str = "ann", **fields: Any) -> ApiKey:

@@ -183,7 +183,7 @@ async def test_the_address_of_the_client_arrives_and_its_own_word_for_it_does_no
 async def test_a_server_that_drains_is_passed_over(proxy: Start, tmp_path: Path) -> None:
     fakes = [FakeClient(says("x")), FakeClient(says("x"))]
     async with _servers(tmp_path, *fakes) as servers, proxy(tmp_path, servers) as client:
-        servers[0].context.drain.begin(time.monotonic())
+        servers[0].context.drain.start(time.monotonic())
         in_a_row = 0
         async with asyncio.timeout(DEADLINE_S):
             while in_a_row < 6:  # Caddy first has to ask for /ready

@@ -34,7 +34,7 @@ def test_nothing_new_is_taken_from_the_first_word_to_the_last(events: list[str])
                 drain.cancel()
         is_stopping = is_stopping or event == "stop"
         began_s = None if event == "cancel" else now_s if began_s is None else began_s
-        assert (drain.began_s, drain.is_stopping, drain.is_active) == (began_s, is_stopping, began_s is not None)
+        assert (drain.started_s, drain.is_stopping, drain.is_active) == (began_s, is_stopping, began_s is not None)
 
 
 async def test_a_request_whose_prompt_is_being_made_when_a_drain_begins_is_answered(
@@ -46,7 +46,7 @@ async def test_a_request_whose_prompt_is_being_made_when_a_drain_begins_is_answe
     def preparing_until_drain(self: ServedModel) -> Iterator[None]:
         with preparing(self):
             yield
-            self.drain.begin(0.0)
+            self.drain.start(0.0)
 
     monkeypatch.setattr(ServedModel, "preparing", preparing_until_drain)
     body = {"messages": [{"role": "user", "content": "hi"}]}

@@ -179,7 +179,7 @@ async def test_room_in_the_lane_is_waited_for() -> None:
 
 async def test_a_drain_is_waited_for() -> None:
     context = _context(FakeClient(says("Because.")))
-    context.drain.begin(0.0)
+    context.drain.start(0.0)
     assert (await _run(context, CHAT, BODIES[CHAT], sleep=_Waits(context.drain.cancel))).status_code == 200
 
 
@@ -276,14 +276,14 @@ def test_clients_and_lines_of_a_key_reserve_of_one_budget(tmp_path: Path) -> Non
     assert lines is not None
     assert lines.account is not None
     assert clients.account is not None
-    work = lines.account.begin(100, 500, is_open_ended=False)
+    work = lines.account.reserve(100, 500, is_open_ended=False)
     assert clients.account.budget_left == 400
     with pytest.raises(BudgetSpent):
-        clients.account.begin(100, 500, is_open_ended=False)
-    lines.account.end(work, 10)
-    work = clients.account.begin(100, 500, is_open_ended=False)
+        clients.account.reserve(100, 500, is_open_ended=False)
+    lines.account.settle(work, 10)
+    work = clients.account.reserve(100, 500, is_open_ended=False)
     assert lines.account.budget_left == 390
-    clients.account.end(work, 10)
+    clients.account.settle(work, 10)
     assert lines.account.budget_left == clients.account.budget_left == 980
 
 

@@ -79,7 +79,7 @@ async def test_those_who_ask_have_time_to_notice_from_the_first_refusal_on(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(draining, "_NOTICE_S", 0.05)
-    context.drain.asked_s = began_s = time.monotonic()
+    context.drain.checked_s = began_s = time.monotonic()
     await drain_server(context, lambda: 0, _nobody, 60)
     assert time.monotonic() - began_s >= 0.05
     assert "s; clients and load balancers have " in caplog.text
@@ -93,7 +93,7 @@ async def test_an_idle_server_waits_for_those_who_may_send_requests(
 ) -> None:
     monkeypatch.setattr(draining, "_NOTICE_S", 1000.0)
     if asked_ago_s is not None:
-        context.drain.asked_s = time.monotonic() - asked_ago_s
+        context.drain.checked_s = time.monotonic() - asked_ago_s
     task = asyncio.create_task(drain_server(context, lambda: 0, lambda: num_connections, 60))
     assert await _is_waiting(task)
     task.cancel()
@@ -105,7 +105,7 @@ async def test_an_idle_server_that_nobody_watches_ends_at_once(
 ) -> None:
     monkeypatch.setattr(draining, "_NOTICE_S", 1000.0)
     if asked_ago_s is not None:
-        context.drain.asked_s = time.monotonic() - asked_ago_s
+        context.drain.checked_s = time.monotonic() - asked_ago_s
     task = asyncio.create_task(drain_server(context, lambda: 0, _nobody, 60))
     assert not await _is_waiting(task)
 

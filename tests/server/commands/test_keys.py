@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import OptionError
 from server.commands import keys
-from server.keys.key import hash_of
+from server.keys.key import key_hash
 from server.keys.key_file import parse_keys, read_keys
 from tests.helpers.keys import entry, write_keys
 
@@ -29,8 +29,8 @@ def test_a_new_key_is_printed_once_and_its_hash_added(tmp_path: Path, capsys: py
         capsys, "new", "ben", "--file", path, *limits, "--admin", "--budget-tokens", 9, "--budget-period", "day"
     )
     ann, ben = read_keys(path)
-    assert (ann.name, ann.hash, ann.admin) == ("ann", hash_of(key), False)
-    assert (ben.hash, ben.admin, ben.requests_per_minute, ben.weight) == (hash_of(other), True, 60, 2.5)
+    assert (ann.name, ann.hash, ann.admin) == ("ann", key_hash(key), False)
+    assert (ben.hash, ben.admin, ben.requests_per_minute, ben.weight) == (key_hash(other), True, 60, 2.5)
     assert (ben.models, ben.budget_tokens, ben.budget_period.value) == (("a", "b"), 9, "day")
     assert "a running server with this file accepts the key within a second" in told
     assert key not in path.read_text()
@@ -40,7 +40,7 @@ def test_without_a_file_the_entry_is_printed(capsys: pytest.CaptureFixture[str])
     key, told = _run(capsys, "new", "prometheus", "--metrics", "--no-models")
     entry = told.partition("\n\n")[2].partition("\n\n")[0]
     (parsed,) = parse_keys("keys:\n" + entry)
-    assert (parsed.name, parsed.hash, parsed.metrics, parsed.models) == ("prometheus", hash_of(key), True, ())
+    assert (parsed.name, parsed.hash, parsed.metrics, parsed.models) == ("prometheus", key_hash(key), True, ())
 
 
 def test_another_key_for_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_another_key_for_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     second, _ = _run(capsys, "rotate", "ann", "--file", path)
     (ann,) = read_keys(path)
     assert first != second
-    assert (ann.hash, ann.weight) == (hash_of(second), 2)
+    assert (ann.hash, ann.weight) == (key_hash(second), 2)
 
 
 def test_a_file_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +60,7 @@ def test_a_file_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert told == ""
     path.chmod(0o644)
     assert "chmod 600" in _run(capsys, "check", path)[1]
-    assert hash_of(key) not in listed
+    assert key_hash(key) not in listed
 
 
 def test_expired_keys_are_listed_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_expired_keys_are_listed_as_such(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_hash_of_a_key_from_elsewhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a key that nobody guesses\n"))
-    assert _run(capsys, "hash")[0] == hash_of("a key that nobody guesses")
+    assert _run(capsys, "hash")[0] == key_hash("a key that nobody guesses")
     monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
     with pytest.raises(OptionError, match="has 5 characters"):
         keys.run(["hash"])

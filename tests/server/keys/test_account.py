@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import BudgetSpent, RateLimited, TokensLimited, describe
-from server.keys.account import Account, Left, Work
+from server.keys.account import Account, LimitStatus, TokenReservation
 from server.keys.key import ApiKey
 from server.keys.spending import Spending
 from tests.helpers.keys import api_key
@@ -36,8 +36,8 @@ def _account(**limits: Any) -> tuple[Account, Clock, Spending]:
     return Account(api_key("ann", **limits), spending, clock=clock.monotonic), clock, spending
 
 
-def _begin(account: Account, prompt: int = 10, output: int = 0, *, is_open_ended: bool = False) -> Work:
-    return account.begin(prompt, output, is_open_ended=is_open_ended)
+def _begin(account: Account, prompt: int = 10, output: int = 0, *, is_open_ended: bool = False) -> TokenReservation:
+    return account.reserve(prompt, output, is_open_ended=is_open_ended)
 
 
 def _headers(error: Exception) -> dict[str, str]:
@@ -69,9 +69,9 @@ def test_a_request_that_was_not_taken_is_given_back_once_and_to_its_own_rate() -
         account.end_request(second, is_counted=False)
     assert account.requests.level == 5
     held = account.count_request()
-    account.change(api_key("ann"))
+    account.set_limits(api_key("ann"))
     account.end_request(held, is_counted=False)
-    account.change(api_key("ann", requests_per_minute=6))
+    account.set_limits(api_key("ann", requests_per_minute=6))
     account.end_request(held, is_counted=False)
     assert account.requests.level == 6
 
@@ -83,10 +83,10 @@ def test_tokens_are_reserved_and_what_is_not_used_comes_back() -> None:
         _begin(account, 100, 100)
     assert _headers(raised.value) == {"retry-after": "10"}
     assert describe(raised.value, "id").type == "tokens"
-    account.end(work, 150)
+    account.settle(work, 150)
     assert account.tokens is not None
     assert account.tokens.level == 450
-    account.end(work, 150)
+    account.settle(work, 150)
     assert account.tokens.level == 450
     clock.seconds += 60
     assert account.tokens.level == 600
@@ -95,15 +95,15 @@ def test_tokens_are_reserved_and_what_is_not_used_comes_back() -> None:
 def test_of_rate_and_budget_the_one_with_less_is_told() -> None:
     account, clock, _ = _account(tokens_per_minute=600, budget_tokens=1000)
     assert account.requests_left is None
-    assert account.tokens_left == Left(600, 600, 0)
+    assert account.tokens_left == LimitStatus(600, 600, 0)
     work = _begin(account, 100, 400)
-    assert account.tokens_left == Left(600, 100, 50)
+    assert account.tokens_left == LimitStatus(600, 100, 50)
     clock.seconds += 50
-    assert account.tokens_left == Left(1000, 500, 3550)
-    account.end(work, 1200)
-    assert account.tokens_left == Left(1000, 0, 3550)
+    assert account.tokens_left == LimitStatus(1000, 500, 3550)
+    account.settle(work, 1200)
+    assert account.tokens_left == LimitStatus(1000, 0, 3550)
     clock.seconds += 3550
-    assert account.tokens_left == Left(600, 600, 0)
+    assert account.tokens_left == LimitStatus(600, 600, 0)
 
 
 def test_more_than_a_minute_ever_brings_is_refused_without_a_time_to_come_back() -> None:
@@ -116,31 +116,31 @@ def test_more_than_a_minute_ever_brings_is_refused_without_a_time_to_come_back()
 def test_an_answer_of_any_length_reserves_what_can_be_and_is_settled_as_a_debt() -> None:
     account, clock, _ = _account(tokens_per_minute=600)
     work = _begin(account, 100, 1024, is_open_ended=True)
-    assert work.reserved == 600
-    account.end(work, 900)
+    assert work.num_tokens == 600
+    account.settle(work, 900)
     assert account.tokens is not None
     assert account.tokens.level == -300
     with pytest.raises(TokensLimited) as raised:
-        account.check_open()
+        account.check_available()
     assert _headers(raised.value) == {"retry-after": "31"}
     clock.seconds += 31
-    account.check_open()
+    account.check_available()
 
 
 def test_places_are_free_again_when_a_request_ends() -> None:
     account, _, _ = _account(max_concurrency=2)
     works = [_begin(account) for _ in range(2)]
-    for refused in (account.check_open, lambda: _begin(account)):
+    for refused in (account.check_available, lambda: _begin(account)):
         with pytest.raises(RateLimited, match="may have 2 requests at a time") as raised:
             refused()
         assert _headers(raised.value) == {"retry-after": "1"}
-    account.end(works[0], 10)
+    account.settle(works[0], 10)
     _begin(account)
 
 
 def test_a_budget_lasts_until_its_period_ends() -> None:
     account, clock, _ = _account(budget_tokens=1000)
-    account.end(_begin(account, 100, 500), 300)
+    account.settle(_begin(account, 100, 500), 300)
     with pytest.raises(
         BudgetSpent, match="has 700 of its 1000 tokens a month left, and this request may use 800"
     ) as raised:
@@ -148,9 +148,9 @@ def test_a_budget_lasts_until_its_period_ends() -> None:
     reply = describe(raised.value, "id")
     assert (reply.status, reply.code, reply.type) == (429, "insufficient_quota", "insufficient_quota")
     assert reply.headers == {"retry-after": "3600", "x-should-retry": "false"}
-    account.end(_begin(account, 100, 600), 700)
+    account.settle(_begin(account, 100, 600), 700)
     with pytest.raises(BudgetSpent, match="has 0 of its 1000 tokens a month left; wait until 2026-06-01T00:00:00Z"):
-        account.check_open()
+        account.check_available()
     clock.seconds += 3600
     _begin(account, 100, 700)
 
@@ -160,13 +160,13 @@ def test_running_requests_count_against_the_budget() -> None:
     work = _begin(account, 100, 700)
     with pytest.raises(BudgetSpent):
         _begin(account, 100, 101)
-    account.end(work, 100)
+    account.settle(work, 100)
     _begin(account, 100, 101)
 
 
 def test_an_answer_of_any_length_may_take_the_rest_of_a_budget() -> None:
     account, _, _ = _account(budget_tokens=500)
-    assert _begin(account, 100, 1024, is_open_ended=True).reserved == 500
+    assert _begin(account, 100, 1024, is_open_ended=True).num_tokens == 500
     with pytest.raises(BudgetSpent):
         _begin(account, 100, 1024, is_open_ended=True)
 
@@ -174,7 +174,7 @@ def test_an_answer_of_any_length_may_take_the_rest_of_a_budget() -> None:
 def test_a_budget_of_nothing_takes_nothing() -> None:
     account, _, _ = _account(budget_tokens=0)
     with pytest.raises(BudgetSpent):
-        account.check_open()
+        account.check_available()
 
 
 def test_a_refused_request_reserves_nothing() -> None:
@@ -191,12 +191,12 @@ def test_limits_that_change_keep_what_was_used() -> None:
     account, _, _ = _account(requests_per_minute=5, tokens_per_minute=500, max_concurrency=1)
     account.count_request()
     work = _begin(account, 100, 300)
-    account.change(api_key("ann", requests_per_minute=10, budget_tokens=1000))
+    account.set_limits(api_key("ann", requests_per_minute=10, budget_tokens=1000))
     assert account.requests is not None
     assert account.requests.level == 9
     assert account.tokens is None
     assert account.budget_left == 600
-    account.end(work, 400)
+    account.settle(work, 400)
     account.check()
 
 
@@ -227,7 +227,7 @@ def test_no_limit_is_ever_passed(events: list[tuple[str, int, int]]) -> None:
         tokens_per_minute=600, max_concurrency=3, budget_tokens=2000, budget_period="day"
     )
     key = account._key
-    running: list[tuple[float, Work]] = []
+    running: list[tuple[float, TokenReservation]] = []
     used: list[tuple[float, int]] = []
     for kind, number, more in events:
         if kind == "wait":
@@ -237,11 +237,11 @@ def test_no_limit_is_ever_passed(events: list[tuple[str, int, int]]) -> None:
                 running.append((clock.seconds, _begin(account, number, more)))
         elif running:
             began_s, work = running.pop(0)
-            account.end(work, work.reserved * number // 100)
-            used.append((began_s, work.reserved * number // 100))
+            account.settle(work, work.num_tokens * number // 100)
+            used.append((began_s, work.num_tokens * number // 100))
         account.check()
         assert account.num_open == len(running) <= 3
         assert spending.spent("ann", key.budget_period) <= 2000
-    used += [(began_s, work.reserved) for began_s, work in running]
+    used += [(began_s, work.num_tokens) for began_s, work in running]
     for first_s, _ in used:
         assert sum(tokens for at_s, tokens in used if first_s <= at_s < first_s + 60) <= 2 * 600 + 1e-6

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.keys.bucket import Held, TokenBucket
+from server.keys.bucket import Hold, TokenBucket
 
 pytestmark = pytest.mark.fast
 
@@ -99,7 +99,7 @@ _STEPS = st.lists(
 def test_in_no_minute_more_is_used_than_the_limit_and_its_burst(limit: float, steps: list[tuple[str, float]]) -> None:
     bucket, clock = _bucket(limit)
     used: list[tuple[float, float]] = []  # when taken, and how much of it was used
-    held: list[tuple[float, Held]] = []
+    held: list[tuple[float, Hold]] = []
     for step, number in steps:
         if step == "wait":
             clock.now += number

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import OptionError
-from server.keys.key import BudgetPeriod, hash_of, new_key
+from server.keys.key import BudgetPeriod, key_hash, new_key
 from server.keys.key_file import is_open_to_others, parse_keys, read_keys
 from server.keys.key_file_edits import append_key, entry_text, replace_hash
 from tests.helpers.keys import api_key, entry, secret
@@ -20,7 +20,7 @@ from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
 
-HASH = hash_of(secret("ann"))
+HASH = key_hash(secret("ann"))
 
 
 def _spelled(*entries: dict[str, Any]) -> str:
@@ -39,7 +39,7 @@ keys:
     expires: 2031-05-06T07:08:09Z
     budget_period: day
   - name: ben.2
-    hash: {hash_of(secret("ben"))}
+    hash: {key_hash(secret("ben"))}
     admin: true
 """
     fields = {
@@ -50,7 +50,7 @@ keys:
         "budget_period": "day",
     }
     keys = parse_keys(text)
-    spelled = _spelled(entry("ann", **fields), {"name": "ben.2", "hash": hash_of(secret("ben")), "admin": True})
+    spelled = _spelled(entry("ann", **fields), {"name": "ben.2", "hash": key_hash(secret("ben")), "admin": True})
     assert keys == parse_keys(spelled)
     ann, ben = keys
     assert (ann.weight, ann.models, ann.budget_period) == (2.0, ("small", "org/large"), BudgetPeriod.DAY)
@@ -66,11 +66,11 @@ keys:
         (" \n", "the file is empty"),
         ("keys:\n", "keys: expected array, got null"),
         ("- a", "the file: expected object, got array"),
-        ("key: []", "key is no field; did you mean keys?"),
+        ("key: []", "key is not a field; did you mean keys?"),
         ("{}", "the file: it lacks the required field keys"),
         ("keys: [", "line 1: not valid YAML"),
         ('{"keys": [}', "not valid JSON"),
-        (_spelled(entry("ann", weigth=2)), "keys[0].weigth is no field; did you mean weight?"),
+        (_spelled(entry("ann", weigth=2)), "keys[0].weigth is not a field; did you mean weight?"),
         (_spelled(entry("ann"), {"name": "ben"}), "keys[1]: it lacks the required field hash"),
         (_spelled(entry("ann", requests_per_minute=0)), "keys[0].requests_per_minute: expected int >= 1"),
         (
@@ -85,8 +85,11 @@ keys:
         (_spelled(entry("ann", expires="2031-05-06T07:08:09")), "keys[0].expires: expected datetime with a timezone"),
         (_spelled(entry("ann", expires="soon")), "keys[0].expires: Invalid RFC3339"),
         (_spelled(entry("ann", budget_period="week")), "keys[0].budget_period: Invalid enum value 'week'"),
-        (_spelled(entry("ann"), entry("ann")), "keys[1].name is 'ann', and so is that of keys[0]"),
-        (_spelled(entry("ann"), {**entry("ben"), "hash": HASH}), "keys[1].hash of ben is that of ann too"),
+        (_spelled(entry("ann"), entry("ann")), "keys[1].name is 'ann', which keys[0] has too"),
+        (
+            _spelled(entry("ann"), {**entry("ben"), "hash": HASH}),
+            "keys[1].hash of ben is also that of ann",
+        ),
         (_spelled({**entry("ann"), "hash": HASH.upper()}), "keys[0].hash of ann must be 'sha256:' and 64"),
         (_spelled({**entry("ann"), "hash": HASH[:-1]}), "keys[0].hash of ann must be"),
         (_spelled({**entry("ann"), "name": "-x"}), "keys[0].name is '-x'; it must be 1 to 64 letters"),
@@ -99,9 +102,9 @@ keys:
         ("keys: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("keys: {{ keys }}", "line 1: a field's name must be a text"),
         ("keys:\n- ? [name]\n  : ann\n", "line 2: a field's name must be a text"),
-        ("keys: !!int x", "not valid YAML: a value is not of the kind"),
-        ("keys: !!bool x", "not valid YAML: a value is not of the kind"),
-        ("keys: !!timestamp x", "not valid YAML: a value is not of the kind"),
+        ("keys: !!int x", "not valid YAML: a value does not have the type"),
+        ("keys: !!bool x", "not valid YAML: a value does not have the type"),
+        ("keys: !!timestamp x", "not valid YAML: a value does not have the type"),
     ],
 )
 def test_what_is_wrong_is_told_by_its_path(text: str, message: str) -> None:
@@ -205,8 +208,8 @@ def test_another_hash_leaves_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text(f"keys:\n# the first\n- name: ann\n  hash: {HASH}\n" + entry_text(api_key("ben")))
     before = path.read_text()
-    replace_hash(path, "ann", hash_of("another"))
-    assert path.read_text() == before.replace(HASH, hash_of("another"))
+    replace_hash(path, "ann", key_hash("another"))
+    assert path.read_text() == before.replace(HASH, key_hash("another"))
     with pytest.raises(OptionError, match="no key named 'eve'"):
         replace_hash(path, "eve", HASH)
 
@@ -216,7 +219,7 @@ def test_a_file_keeps_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     append_key(path, api_key("ann"))
     owners = []
     monkeypatch.setattr(os, "fchown", lambda _, uid, gid: owners.append((uid, gid)))
-    replace_hash(path, "ann", hash_of("another"))
+    replace_hash(path, "ann", key_hash("another"))
     append_key(path, api_key("ben"))
     assert owners == [(path.stat().st_uid, path.stat().st_gid)] * 2
 

@@ -51,14 +51,14 @@ async def test_requests_add_up_by_key_hour_and_outcome() -> None:
     now = Now()
     book, _ = _book(memory_database(), now)
     for _ in range(2):
-        book.note(_record())
-    book.note(_record(None, prompt=1, cached=0, output=1))
+        book.add(_record())
+    book.add(_record(None, prompt=1, cached=0, output=1))
     await book.flush()
     aborted = _record()
     aborted.note_ends([FinishReason.ABORT])
-    book.note(aborted)
+    book.add(aborted)
     now.moment += datetime.timedelta(hours=1)
-    book.note(_record())
+    book.add(_record())
     rows = await book.read(*ALL_TIME)
     assert rows == [
         UsageRow("", HOUR_S, "completed", 1, 1, 0, 1),
@@ -73,7 +73,7 @@ async def test_requests_add_up_by_key_hour_and_outcome() -> None:
 async def test_spending_is_there_again_after_a_restart(tmp_path: Path) -> None:
     with open_database(tmp_path) as database:
         book, _ = _book(database)
-        book.note(_record())
+        book.add(_record())
         await book.flush()
     with open_database(tmp_path) as database:
         book, spending = _book(database)
@@ -102,7 +102,7 @@ async def test_what_cannot_be_written_is_kept_and_told_once(caplog: pytest.LogCa
     table, metrics = BrokenTable(memory_database()), Metrics("m")
     book = UsageBook(table, Spending(), metrics)
     for _ in range(3):
-        book.note(_record())
+        book.add(_record())
         await book.flush()
     assert metrics.value("usage_write_failures_total") == 3
     assert caplog.text.count("usage could not be stored") == 1
@@ -128,7 +128,7 @@ class SlowTable(UsageTable):
 async def test_a_write_that_has_begun_outlives_its_caller() -> None:
     table = SlowTable(memory_database())
     book = UsageBook(table, Spending(), Metrics("m"))
-    book.note(_record())
+    book.add(_record())
     first = asyncio.create_task(book.flush())
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # it has taken what there was

@@ -40,7 +40,7 @@ def _ids(path: Path) -> list[str]:
 async def test_a_line_says_whose_request_it_was_and_what_it_used(tmp_path: Path, metrics: Metrics) -> None:
     path = tmp_path / "usage.jsonl"
     log = UsageLog(path, metrics)
-    log.note(_record("a"))
+    log.add(_record("a"))
     await log.close()
     (line,) = _lines(path)
     assert line.pop("time").endswith("Z")
@@ -64,13 +64,13 @@ async def test_a_file_that_is_moved_away_gets_no_more_lines(tmp_path: Path, metr
     path, moved = tmp_path / "usage.jsonl", tmp_path / "usage.jsonl.1"
     log = UsageLog(path, metrics)
     for request_id in "ab":
-        log.note(_record(request_id))
+        log.add(_record(request_id))
     await log.flush()
     path.rename(moved)
-    log.note(_record("c"))
+    log.add(_record("c"))
     await log.flush()
     path.unlink()
-    log.note(_record("d"))
+    log.add(_record("d"))
     log.reopen()
     await log.close()
     assert (_ids(moved), _ids(path)) == (["a", "b"], ["d"])
@@ -79,11 +79,11 @@ async def test_a_file_that_is_moved_away_gets_no_more_lines(tmp_path: Path, metr
 async def test_a_full_disk_loses_lines_and_nothing_else(metrics: Metrics, caplog: pytest.LogCaptureFixture) -> None:
     log = UsageLog(Path("/dev/full"), metrics)
     for _ in range(3):
-        log.note(_record("a"))
+        log.add(_record("a"))
         await log.flush()
     await log.close()
     assert metrics.value("usage_lines_lost_total") == 3
-    assert caplog.text.count("lines are lost") == 1
+    assert caplog.text.count("lines are dropped") == 1
 
 
 async def test_a_line_is_written_whole_or_not_at_all(
@@ -95,11 +95,11 @@ async def test_a_line_is_written_whole_or_not_at_all(
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
         for request_id in "abc":
-            log.note(_record(request_id))
+            log.add(_record(request_id))
         await log.flush()
     assert _ids(path) == ["a"]
     assert metrics.value("usage_lines_lost_total") == 2
-    log.note(_record("d"))
+    log.add(_record("d"))
     await log.close()
     assert _ids(path) == ["a", "d"]
 
@@ -118,24 +118,24 @@ async def test_a_pipe_is_waited_for_by_nobody(
     monkeypatch.setattr(usage_log, "_PIPE_WAIT_S", 0.0)
     path = tmp_path / "usage.fifo"
     os.mkfifo(path)
-    with pytest.raises(OptionError, match="it is a pipe that nobody reads"):
+    with pytest.raises(OptionError, match="no process reads the pipe"):
         UsageLog(path, metrics)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     log = UsageLog(path, metrics)
     for number in range(2_000):  # more than a pipe holds
-        log.note(_record(str(number)))
+        log.add(_record(str(number)))
     await log.flush()
     lines = _read_pipe(reader)
     assert 0 < len(lines) < 2_000
     assert [json.loads(line)["request_id"] for line in lines] == [str(number) for number in range(len(lines))]
     assert metrics.value("usage_lines_lost_total") == 2_000 - len(lines)
     assert "its reader does not keep up" in caplog.text
-    log.note(_record("last"))
+    log.add(_record("last"))
     await log.flush()
     (line,) = _read_pipe(reader)
     assert json.loads(line)["request_id"] == "last"
     os.close(reader)
-    log.note(_record("nobody's"))
+    log.add(_record("nobody's"))
     await log.close()
     assert metrics.value("usage_lines_lost_total") == 2_001 - len(lines)
 
@@ -143,7 +143,7 @@ async def test_a_pipe_is_waited_for_by_nobody(
 async def test_lines_that_a_disk_does_not_keep_up_with_are_bounded(tmp_path: Path, metrics: Metrics) -> None:
     log = UsageLog(tmp_path / "usage.jsonl", metrics)
     for number in range(10_005):
-        log.note(_record(str(number)))
+        log.add(_record(str(number)))
     await log.close()
     assert metrics.value("usage_lines_lost_total") == 5
     assert len(_ids(tmp_path / "usage.jsonl")) == 10_000

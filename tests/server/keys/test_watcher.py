@@ -45,14 +45,14 @@ async def test_a_changed_file_is_taken_at_the_second_look_that_finds_it_so(tmp_p
     write_keys(path, entry("ann"), entry("ben"))
     ring = _ring(metrics, path)
     watcher = KeysWatcher(path, ring, metrics)
-    await watcher.look()
+    await watcher.check()
     assert _reloads(metrics, "loaded") == 0
     write_keys(path, entry("ben"), entry("eve"))
-    await watcher.look()
+    await watcher.check()
     assert _is_taken(ring, "ann")
-    await watcher.look()
+    await watcher.check()
     assert [_is_taken(ring, name) for name in ("ann", "ben", "eve")] == [False, True, True]
-    await watcher.look()
+    await watcher.check()
     assert _reloads(metrics, "loaded") == 1
     assert metrics.value("api_keys") == 2
 
@@ -70,8 +70,8 @@ async def test_streams_do_not_wait_for_a_long_file(
         return read_keys(path)
 
     monkeypatch.setattr(watcher_module, "read_keys", read)
-    watcher.read_again()
-    await watcher.look()
+    watcher.reload()
+    await watcher.check()
     assert len(readers) == 1
     assert readers[0] is not threading.current_thread()
 
@@ -83,7 +83,7 @@ async def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path, metric
     watcher = KeysWatcher(path, ring, metrics)
     for size in (5, 10, 15):
         path.write_text("x" * size)
-        await watcher.look()
+        await watcher.check()
     assert _is_taken(ring, "ann")
     assert _reloads(metrics, "failed") == 0
 
@@ -101,14 +101,14 @@ async def test_a_broken_file_keeps_the_keys_and_is_told_once(
         path.write_text(broken)
         path.chmod(0o600)
     for _ in range(5):
-        await watcher.look()
+        await watcher.check()
     assert _is_taken(ring, "ann")
     assert _reloads(metrics, "failed") == metrics.value("api_keys_file_broken") == 1
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "the previous keys stay valid" in line.message
     write_keys(path, entry("eve"))
-    await watcher.look()
-    await watcher.look()
+    await watcher.check()
+    await watcher.check()
     assert [_is_taken(ring, name) for name in ("ann", "eve")] == [False, True]
     assert metrics.value("api_keys_file_broken") == 0
 
@@ -123,13 +123,13 @@ async def test_a_pipe_in_the_place_of_the_file_holds_up_nothing(
     path.unlink()
     os.mkfifo(path)  # to open one waits for whoever writes to it
     for _ in range(2):
-        await watcher.look()
+        await watcher.check()
     assert f"cannot read {path}: it is not a regular file" in caplog.text
     assert _is_taken(ring, "ann")
     path.unlink()
     write_keys(path, entry("ben"))
     for _ in range(2):
-        await watcher.look()
+        await watcher.check()
     assert [_is_taken(ring, name) for name in ("ann", "ben")] == [False, True]
 
 
@@ -139,8 +139,8 @@ async def test_a_file_that_cannot_be_looked_at_does_not_end_the_watch(tmp_path: 
     write_keys(keys, entry("ann"))
     ring = _ring(metrics, keys)
     watcher = KeysWatcher(path, ring, metrics)
-    watcher.read_again()
-    await watcher.look()
+    watcher.reload()
+    await watcher.check()
     assert _reloads(metrics, "failed") == 1
     assert _is_taken(ring, "ann")
 
@@ -153,11 +153,11 @@ async def test_a_file_is_read_again_on_request_though_it_looks_the_same(tmp_path
     before = path.stat()
     path.write_text(path.read_text().replace(entry("ann")["hash"], entry("eve")["hash"]).replace('"ann"', '"eve"'))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    await watcher.look()
-    await watcher.look()
+    await watcher.check()
+    await watcher.check()
     assert _is_taken(ring, "ann")
-    watcher.read_again()
-    await watcher.look()
+    watcher.reload()
+    await watcher.check()
     assert _is_taken(ring, "eve")
 
 

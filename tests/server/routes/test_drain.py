@@ -25,7 +25,7 @@ async def test_a_drained_server_takes_nothing_until_it_is_told_to() -> None:
         refused = await api.post("/v1/completions", json=PROMPT)
         assert (refused.status_code, refused.headers["connection"]) == (503, "close")
         assert (
-            "accepts no new requests (POST /drain); send the request to another one"
+            "accepts no new requests (POST /drain); send the request to another server"
             in refused.json()["error"]["message"]
         )
         probe = await api.get("/ready")

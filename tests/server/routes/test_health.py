@@ -108,7 +108,7 @@ async def test_loading_and_draining_say_when_to_come_back(path: str, is_draining
     client = FakeClient(says("x"))
     app = make_app(client)
     if is_draining:
-        app.state.context.drain.begin(0.0)
+        app.state.context.drain.start(0.0)
     client.state = EngineState.READY if is_draining else EngineState.LOADING
     async with http(app) as api:
         response = await (api.post(path, json=PROMPT) if path.startswith("/v1") else api.get(path))
@@ -141,7 +141,7 @@ async def test_an_engine_that_is_not_ready_is_503(path: str, state: EngineState)
 
 async def test_a_draining_server_admits_nothing_and_closes_connections() -> None:
     app = make_app(FakeClient(says("x")))
-    app.state.context.drain.begin(0.0)
+    app.state.context.drain.start(0.0)
     async with http(app) as api:
         response = await api.post("/v1/completions", json=PROMPT)
     assert response.status_code == 503

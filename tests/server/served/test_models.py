@@ -96,7 +96,7 @@ def test_what_is_unfinished_is_that_of_all(models: ServedModels) -> None:
 def test_a_drain_refuses_what_is_new_and_not_what_was_taken() -> None:
     model = _model("m")
     model.check_admission()
-    model.drain.begin(0.0)
+    model.drain.start(0.0)
     with pytest.raises(EngineUnavailable):
         model.check_admission()
     model.check_engine()

@@ -1,4 +1,4 @@
-"""KeyRoom: all that a server knows of its callers, and what goes on for them in the background."""
+"""KeyManager: a server's keys, their usage, and the background tasks for both."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from server.store.database import Database
 from server.store.usage_table import UsageTable
 
 
-class KeyRoom:
-    """The keys, and what they have used. One a server."""
+class KeyManager:
+    """One per server."""
 
     def __init__(self, config: ServerConfig, metrics: Metrics, database: Database) -> None:
-        """Raises OptionError for a keys file or usage log that cannot be used."""
+        """Raises OptionError if the keys file or the usage log cannot be used."""
         self.spending = Spending()
         self._metrics = metrics
         self._path = None if config.api_keys_file is None else Path(config.api_keys_file)
@@ -37,30 +37,30 @@ class KeyRoom:
         self._watcher = None if self._path is None else KeysWatcher(self._path, self.ring, metrics)
         self._log = None if config.usage_log is None else UsageLog(Path(config.usage_log), metrics)
 
-    def note(self, record: RequestRecord) -> None:
-        """Count a request that is over for its key, if it is one that counts."""
+    def count(self, record: RequestRecord) -> None:
+        """Count the usage of a request that is over, unless its route does not count."""
         if not record.is_usage:
             return
         self._metrics.count_key_usage(record)
-        self.usage.note(record)
+        self.usage.add(record)
         if self._log is not None:
-            self._log.note(record)
+            self._log.add(record)
 
     @property
     def has_files(self) -> bool:
-        """Whether `look_again` has anything to look at."""
+        """Whether there is a keys file or a usage log to reload."""
         return self._watcher is not None or self._log is not None
 
-    def look_again(self) -> None:
-        """Read the keys file, and open the usage log, anew."""
+    def reload(self) -> None:
+        """Read the keys file again, and reopen the usage log."""
         if self._watcher is not None:
-            self._watcher.read_again()
+            self._watcher.reload()
         if self._log is not None:
             self._log.reopen()
 
     @contextlib.asynccontextmanager
-    async def kept_up(self) -> AsyncIterator[None]:
-        """Within it the keys follow their file and usage is written; at its end, what was not written yet.
+    async def running(self) -> AsyncIterator[None]:
+        """Reload changed keys and store usage within the context; at its end, store the remaining usage.
 
         Raises StorageFailed.
         """
