@@ -99,4 +99,4 @@ async def _run_once(
 
 def _count(context: ServerContext, record: RequestRecord) -> None:
     context.keys.count(record)
-    context.models.get_or_default(record.model_name).live.requests.drop(record)
+    context.models.get_or_default(record.model_name).live.requests.discard(record)

@@ -23,7 +23,7 @@ from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
 from server.generation.timing import RequestTimes, progress, request_times
 from server.generation.usage import usage_of
-from server.live.requests import Progress
+from server.live.requests import GenerationProgress
 from server.metrics.request_record import RequestRecord, current_record
 from server.schemas.answers import Usage
 from server.served.model import ServedModel
@@ -117,7 +117,7 @@ class Generation:
     def record(self) -> RequestRecord | None:
         return self._record
 
-    def progress(self) -> Progress:
+    def progress(self) -> GenerationProgress:
         """What a watcher of the server is told of it."""
         prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
         return progress(self._params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)

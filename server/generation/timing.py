@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.generation.metering import ChoiceMeter
-from server.live.requests import Progress
+from server.live.requests import GenerationProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,12 @@ def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTim
     return RequestTimes(queue_s, max(0.0, first_s - arrival_s - queue_s), max(lasts, default=first_s) - first_s)
 
 
-def progress(arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]) -> Progress:
+def progress(
+    arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
+) -> GenerationProgress:
     """meters: of all choices."""
     firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
-    return Progress(
+    return GenerationProgress(
         prompt_tokens=prompt_tokens,
         cached_tokens=cached_tokens,
         output_tokens=sum(meter.num_tokens for meter in meters),

@@ -1,1 +1,2 @@
-"""What the dashboard shows: the engine's steps and the requests, told to whoever watches, and to nobody at no cost."""
+"""Data for the dashboard: the engine's steps and the requests, sent to watchers. Without watchers it costs next to
+nothing."""

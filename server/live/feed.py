@@ -1,4 +1,4 @@
-"""LiveFeed: frames of the engine's work, four a second, for as long as somebody watches."""
+"""LiveFeed: frames of the engine's work, sent to watchers four times a second."""
 
 import asyncio
 import contextlib
@@ -17,17 +17,17 @@ from server.live.requests import LiveRequest
 
 MAX_WATCHERS = 16
 _INTERVAL_S = 0.25
-_MAX_UNREAD = 8  # frames that wait for a slow watcher; then it misses some
+_MAX_UNREAD = 8  # frames queued for a slow watcher; older ones are dropped
 
 
-class Engine(msgspec.Struct, frozen=True):
+class EngineHealth(msgspec.Struct, frozen=True):
     state: str
     reason: str  # why it is not ready
     num_restarts: int
 
 
-class Model(msgspec.Struct, frozen=True):
-    """One of the server's models, whoever is watched."""
+class ModelSummary(msgspec.Struct, frozen=True):
+    """One of the server's models, whether it is the watched one or not."""
 
     name: str
     state: str  # unloaded, loading, loaded, unloading or failed
@@ -35,25 +35,24 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One message to the watchers."""
+    """One message to watchers."""
 
     at_ms: int  # Unix time
     interval_s: float  # since the frame before
-    engine: Engine
-    models: list[Model]  # all that the server has; empty where it has one
+    engine: EngineHealth
+    models: list[ModelSummary]  # all models of the server; empty if it has only one
     work: EngineFrame
     num_open: int
     open: list[LiveRequest]
-    recent: list[LiveRequest] | None  # newest first; left out while they are those of the frame before
+    recent: list[LiveRequest] | None  # newest first; None if unchanged since the frame before
     latencies: Latencies
 
 
 class LiveFeed:
-    """While nobody watches a step costs a look at an empty set, beside what the requests' stories take, and no task
-    runs."""
+    """Without watchers, a step costs only the requests' stories and a check of an empty set, and no task runs."""
 
-    def __init__(self, client: EngineClient, overview: Callable[[], list[Model]] = list) -> None:
-        """overview: of all models, where there are several."""
+    def __init__(self, client: EngineClient, overview: Callable[[], list[ModelSummary]] = list) -> None:
+        """overview: returns all models if there are several."""
         self.requests = RequestTable(client)
         self._overview = overview
         self._client = client
@@ -75,21 +74,21 @@ class LiveFeed:
             self._builder.add(stats)
 
     async def watch(self, num_frames: int | None = None) -> AsyncGenerator[bytes]:
-        """Frames as JSON, `num_frames` or until `close`.
+        """Yield frames as JSON, `num_frames` of them or until `close`.
 
-        Raises TooManyWatchers, and what a frame could not be made for.
+        Raises TooManyWatchers, and any error in making a frame.
         """
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} clients are watching already; close a dashboard, or try again later")
         queue: asyncio.Queue[bytes] = asyncio.Queue(_MAX_UNREAD)
         self._watchers.add(queue)
-        task = self._task or self._begin()
+        task = self._task or self._start()
         try:
             yield self._frame(0.0, self.requests.recent())
-            num_told = 1
-            while num_told != num_frames and (frame := await queue.get()):
+            num_sent = 1
+            while num_sent != num_frames and (frame := await queue.get()):
                 yield frame
-                num_told += 1
+                num_sent += 1
             if task.done() and not task.cancelled():
                 task.result()
         finally:
@@ -99,31 +98,32 @@ class LiveFeed:
                 self._task = None
 
     def close(self) -> None:
-        """End what is watched."""
+        """End all watchers' streams."""
         for queue in self._watchers:
             _put(queue, b"")
 
-    def _begin(self) -> asyncio.Task[None]:
+    def _start(self) -> asyncio.Task[None]:
         self._builder = FrameBuilder(self._last)
-        self._task = asyncio.create_task(self._tell(), name="live-feed")
-        self._task.add_done_callback(self._on_told)
+        self._task = asyncio.create_task(self._send_frames(), name="live-feed")
+        self._task.add_done_callback(self._on_sender_done)
         return self._task
 
-    def _on_told(self, task: asyncio.Task[None]) -> None:
-        """Where frames cannot be made, end what is watched: it would wait for ever. The next watcher begins anew."""
+    def _on_sender_done(self, task: asyncio.Task[None]) -> None:
+        """End all streams if a frame could not be made, since they would wait forever. The next watcher starts
+        again."""
         if not task.cancelled() and task.exception() is not None and self._task is task:
             self._task = None
             self.close()
 
-    async def _tell(self) -> None:
+    async def _send_frames(self) -> None:
         last_s = time.monotonic()
-        told = self.requests.recent()
+        last_recent = self.requests.recent()
         while True:
             await asyncio.sleep(_INTERVAL_S)
             now_s = time.monotonic()
             recent = self.requests.recent()
-            frame = self._frame(now_s - last_s, None if recent == told else recent)
-            last_s, told = now_s, recent
+            frame = self._frame(now_s - last_s, None if recent == last_recent else recent)
+            last_s, last_recent = now_s, recent
             for queue in self._watchers:
                 _put(queue, frame)
 
@@ -133,7 +133,7 @@ class LiveFeed:
         frame = Frame(
             at_ms=round(now_ms),
             interval_s=interval_s,
-            engine=Engine(status.state.value, status.reason, status.num_restarts),
+            engine=EngineHealth(status.state.value, status.reason, status.num_restarts),
             models=self._overview(),
             work=self._work(self._builder if interval_s else FrameBuilder(self._last)),
             num_open=self.requests.num_open,
@@ -145,7 +145,7 @@ class LiveFeed:
 
     def _work(self, builder: FrameBuilder) -> EngineFrame:
         work = builder.take()
-        if work.blocks.total == 0:  # before the first step, which tells how many there are
+        if work.blocks.total == 0:  # before the first step, which reports the number of blocks
             with contextlib.suppress(EngineUnavailable):
                 return msgspec.structs.replace(work, blocks=Blocks(total=self._client.info.num_blocks))
         return work

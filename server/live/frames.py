@@ -1,4 +1,4 @@
-"""Frame: what happened since the frame before, for one that watches the engine at work."""
+"""EngineFrame: the engine's work since the previous frame, for watchers."""
 
 from collections import deque
 
@@ -6,10 +6,10 @@ import msgspec
 
 from engine.protocol import StepStats
 
-MAX_STEPS = 60  # told one by one in a frame; faster engines have their oldest ones left out
+MAX_STEPS = 60  # in a frame; of a faster engine, the oldest are left out
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True):
+class FrameStep(msgspec.Struct, frozen=True, array_like=True):
     """One step of the engine."""
 
     step_ms: float
@@ -19,25 +19,25 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """Waiting requests by class."""
+    """Waiting requests by service class."""
 
     urgent: int = 0
     interactive: int = 0
     background: int = 0
-    for_grammar: int = 0  # of all, those that could not run yet if there were room
+    for_grammar: int = 0  # of all classes, requests that could not run even with room
 
 
 class Blocks(msgspec.Struct, frozen=True):
-    """The KV cache's blocks by use."""
+    """Blocks of the KV cache by use."""
 
     total: int = 0
-    live: int = 0  # of one running request
-    shared: int = 0  # of several
-    cached: int = 0  # of none, but prefixes that can be used again
+    live: int = 0  # used by one running request
+    shared: int = 0  # used by several
+    cached: int = 0  # unused, with a reusable prefix
 
 
 class Drafts(msgspec.Struct, frozen=True):
-    """Speculative decoding."""
+    """Counts of speculative decoding."""
 
     drafted: int = 0
     accepted: int = 0
@@ -56,17 +56,17 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class EngineFrame(msgspec.Struct, frozen=True):
-    """Sums are over the frame's steps; other values are those at its end."""
+    """Sums over the frame's steps, and other values as they are at its end."""
 
     num_steps: int = 0
-    steps: list[Step] = []
+    steps: list[FrameStep] = []
     prefill_tokens: int = 0
     decode_tokens: int = 0
     running: int = 0
     queue: Queue = Queue()
     blocks: Blocks = Blocks()
     prefix_queries: int = 0  # prompt tokens looked up in the cache
-    prefix_hits: int = 0  # of these, found
+    prefix_hits: int = 0  # found
     preemptions: int = 0
     evicted_blocks: int = 0
     drafts: Drafts = Drafts()
@@ -74,10 +74,10 @@ class EngineFrame(msgspec.Struct, frozen=True):
 
 
 class FrameBuilder:
-    """Gathers steps between two frames."""
+    """Collects steps between two frames."""
 
     def __init__(self, last: StepStats) -> None:
-        """last: of the step before the first one that is added."""
+        """last: statistics of the step before the first one that is added."""
         self._stats: deque[StepStats] = deque()
         self._last = last
 
@@ -85,7 +85,7 @@ class FrameBuilder:
         self._stats.append(stats)
 
     def take(self) -> EngineFrame:
-        """What was added since the last call."""
+        """Return the frame of all steps since the last call."""
         stats, self._stats = self._stats, deque()
         if stats:
             self._last = stats[-1]
@@ -133,5 +133,5 @@ class FrameBuilder:
         )
 
 
-def _step(stats: StepStats) -> Step:
-    return Step(round(stats.step_s * 1000, 2), stats.prefill_tokens, stats.decode_tokens, stats.running)
+def _step(stats: StepStats) -> FrameStep:
+    return FrameStep(round(stats.step_s * 1000, 2), stats.prefill_tokens, stats.decode_tokens, stats.running)

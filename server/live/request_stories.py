@@ -1,4 +1,4 @@
-"""RequestStory: one request from its arrival on, as whoever runs the server may see it: never what it says."""
+"""RequestStory: the history of one request for the server's operator, without prompt and answer."""
 
 import itertools
 from collections.abc import Iterable
@@ -11,31 +11,31 @@ from server.live.requests import LiveRequest
 from server.live.stories import Moment, SequenceStory
 from server.metrics.request_record import RequestRecord
 
-MAX_CHOICES_TOLD = 4  # of a request
+MAX_CHOICES = 4  # in a story
 
 
 class ChoiceStory(msgspec.Struct, frozen=True):
-    """What the engine did with one choice, in order. Times are in seconds since the request's arrival."""
+    """The engine's work on one choice, in order. Times are in seconds from the request's arrival."""
 
     moments: list[Moment]
-    num_left_out: int  # of the moments, in their middle
+    num_left_out: int  # moments left out, in the middle
 
 
 class RequestStory(msgspec.Struct, frozen=True):
-    """The record of a request."""
+    """The history of a request."""
 
     request: LiveRequest
-    response_id: str | None  # by which its answer calls itself
+    response_id: str | None  # the id in its answer
     key: str | None  # the name of its key
-    model: str | None  # None of one that was refused before it was known which model it asks
+    model: str | None  # None if the request was refused before its model was known
     is_stream: bool
     num_choices: int
-    choices: list[ChoiceStory]  # the first MAX_CHOICES_TOLD; none of a request that did not come to the engine
-    saved_s: float | None = None  # that its cached tokens would have taken, at the speed of the warm-up
+    choices: list[ChoiceStory]  # the first MAX_CHOICES; empty if the request did not reach the engine
+    saved_s: float | None = None  # time that its cached tokens saved, at the speed of the warm-up
 
 
-class Stories:
-    """What became of sequences, by the engine's ids of them. Events of others are dropped."""
+class SequenceStories:
+    """Stories of sequences by the engine's ids. Events of other sequences are ignored."""
 
     def __init__(self) -> None:
         self._stories: dict[str, SequenceStory] = {}
@@ -43,8 +43,8 @@ class Stories:
     def __len__(self) -> int:
         return len(self._stories)
 
-    def begin(self, record: RequestRecord) -> None:
-        """Follow the sequences of a request, which the engine has just got."""
+    def follow(self, record: RequestRecord) -> None:
+        """Follow the sequences of a request that the engine has just received."""
         for sequence_id in _followed(record):
             self._stories.setdefault(sequence_id, SequenceStory())
 
@@ -52,20 +52,20 @@ class Stories:
         for sequence_id in sequence_ids:
             self._stories.pop(sequence_id, None)
 
-    def take(self, stats: StepStats) -> None:
-        """What a step did."""
+    def add_step(self, stats: StepStats) -> None:
+        """Add the events of a step."""
         for event in stats.events:
             if (story := self._stories.get(event.id)) is not None:
-                story.take(event, stats.step_s)
+                story.add(event, stats.step_s)
 
     def engine_ended(self, at_s: float, reason: RestartReason, sequence_ids: Iterable[str]) -> None:
-        """It ended under those of these sequences that had not ended."""
+        """Note the engine's end in those of the sequences that have not ended."""
         for sequence_id in sequence_ids:
             story = self._stories.get(sequence_id)
             if story is not None and not story.has_ended:
                 story.engine_ended(at_s, reason)
 
-    def tell(self, request: LiveRequest, facts: "RequestFacts") -> RequestStory:
+    def story_of(self, request: LiveRequest, facts: "RequestFacts") -> RequestStory:
         stories = [story for name in facts.sequence_ids if (story := self._stories.get(name)) is not None]
         return RequestStory(
             request=request,
@@ -80,7 +80,7 @@ class Stories:
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
-    """What a story has of a request's record, which is not kept itself."""
+    """The part of a request's record that its story needs; the record itself is not kept."""
 
     response_id: str | None
     key: str | None
@@ -106,7 +106,7 @@ def facts_of(record: RequestRecord) -> RequestFacts:
 
 
 def _followed(record: RequestRecord) -> list[str]:
-    return list(itertools.islice(record.sequence_ids, MAX_CHOICES_TOLD))
+    return list(itertools.islice(record.sequence_ids, MAX_CHOICES))
 
 
 def _choice(story: SequenceStory, arrival_s: float) -> ChoiceStory:

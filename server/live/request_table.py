@@ -1,4 +1,4 @@
-"""RequestTable: the requests that are open, and the last ones that ended."""
+"""RequestTable: the open requests, and the last ones that are over."""
 
 import heapq
 import time
@@ -12,99 +12,97 @@ import msgspec
 from engine.client.interface import EngineClient, RestartReason
 from engine.protocol import StepStats
 from server.errors import RequestNotKnown
-from server.live.request_stories import RequestFacts, RequestStory, Stories, facts_of
-from server.live.requests import Live, LiveRequest, finished, opened
+from server.live.request_stories import RequestFacts, RequestStory, SequenceStories, facts_of
+from server.live.requests import LiveGeneration, LiveRequest, finished_request, open_request
 from server.metrics.request_record import RequestRecord
 from server.schemas.base import quote
 
 MAX_OPEN_SHOWN = 64
 NUM_RECENT = 200  # generations
-NUM_RECENT_REFUSED = 100  # requests that came to none
+NUM_RECENT_REFUSED = 100  # requests refused before a generation
 
 
-class _Kept(NamedTuple):
-    """A request that is over."""
-
+class _FinishedRequest(NamedTuple):
     ended_s: float  # time.monotonic()
     request: LiveRequest
     facts: RequestFacts
 
 
-class Found(NamedTuple):
-    """A request that was asked for."""
+class FoundStory(NamedTuple):
+    """The story of a request, with the time by which the newest is chosen."""
 
     arrival_s: float  # time.monotonic()
     story: RequestStory
 
 
 class RequestTable:
-    """Open generations, and the last requests that are over. Refused ones, which cost a client nothing, displace no
-    others."""
+    """The open generations, and the last requests that are over. Refused requests, which cost a client nothing, are
+    kept apart, so that they displace no others."""
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
-        self._open: dict[int, Live] = {}
-        self._ended: deque[_Kept] = deque()  # newest first
-        self._refused: deque[_Kept] = deque()
-        self._stories = Stories()
+        self._open: dict[int, LiveGeneration] = {}
+        self._ended: deque[_FinishedRequest] = deque()  # newest first
+        self._refused: deque[_FinishedRequest] = deque()
+        self._stories = SequenceStories()
 
-    def begin(self, generation: Live) -> None:
-        """Its sequences have been submitted."""
+    def begin(self, generation: LiveGeneration) -> None:
+        """Add a generation whose sequences have been submitted."""
         self._open[id(generation)] = generation
         if (record := generation.record) is not None:
             record.prefill_token_s = self._client.info.prefill_seconds_per_token
-            self._stories.begin(record)
+            self._stories.follow(record)
 
-    def end(self, generation: Live) -> None:
+    def end(self, generation: LiveGeneration) -> None:
         self._open.pop(id(generation), None)
 
-    def over(self, record: RequestRecord) -> None:
-        """Keep what is told of a request that is over, if it was to generate or was refused."""
+    def on_over(self, record: RequestRecord) -> None:
+        """Keep a request that is over, if it was for a generation or was refused."""
         if record.has_begun:
             self._keep(self._ended, NUM_RECENT, record)
         elif record.num_choices or record.num_inputs or record.error_code is not None:
             self._keep(self._refused, NUM_RECENT_REFUSED, record)
 
-    def drop(self, record: RequestRecord) -> None:
-        """Keep nothing of a request that is over: a batch would displace all others."""
+    def discard(self, record: RequestRecord) -> None:
+        """Forget a request that is over, such as a line of a batch, which would displace all others."""
         self._stories.forget(record.sequence_ids)
 
-    def _keep(self, kept: deque[_Kept], max_kept: int, record: RequestRecord) -> None:
-        kept.appendleft(_Kept(time.monotonic(), finished(record), facts_of(record)))
+    def _keep(self, kept: deque[_FinishedRequest], max_kept: int, record: RequestRecord) -> None:
+        kept.appendleft(_FinishedRequest(time.monotonic(), finished_request(record), facts_of(record)))
         if len(kept) > max_kept:
             self._stories.forget(kept.pop().facts.sequence_ids)
 
     def on_step(self, stats: StepStats) -> None:
         if stats.events:
-            self._stories.take(stats)
+            self._stories.add_step(stats)
 
     def engine_ended(self, reason: RestartReason) -> None:
-        """Another one is started, and gets the requests that can go on."""
+        """Note that the engine ended and is started again with the requests that can continue."""
         records = [record for live in self._open.values() if (record := live.record) is not None]
         self._stories.engine_ended(time.monotonic(), reason, chain.from_iterable(each.sequence_ids for each in records))
 
-    def find(self, name: str) -> Found | None:
-        """The newest request with this id, be it its own or its answer's; None without one."""
-        newest = max(self._called(name), key=lambda each: each[1].arrival_s, default=None)
-        return None if newest is None else Found(newest[1].arrival_s, self._stories.tell(*newest))
+    def find(self, name: str) -> FoundStory | None:
+        """Return the story of the newest request with this id, which may be the request's or its answer's."""
+        newest = max(self._with_id(name), key=lambda each: each[1].arrival_s, default=None)
+        return None if newest is None else FoundStory(newest[1].arrival_s, self._stories.story_of(*newest))
 
-    def _called(self, name: str) -> Iterator[tuple[LiveRequest, RequestFacts]]:
+    def _with_id(self, name: str) -> Iterator[tuple[LiveRequest, RequestFacts]]:
         for live in self._open.values():
             record = live.record
             if record is not None and name in (record.request_id, record.response_id):
-                yield opened(record, live.progress()), facts_of(record)
+                yield open_request(record, live.progress()), facts_of(record)
         for kept in chain(self._ended, self._refused):
             if name in (kept.request.id, kept.facts.response_id):
                 yield kept.request, kept.facts
 
     def open(self) -> list[LiveRequest]:
-        """The oldest MAX_OPEN_SHOWN."""
+        """Return the oldest open requests, at most MAX_OPEN_SHOWN."""
         shown: list[LiveRequest] = []
         for live in self._open.values():
             if len(shown) == MAX_OPEN_SHOWN:
                 break
             if (record := live.record) is not None:
-                shown.append(opened(record, live.progress()))
+                shown.append(open_request(record, live.progress()))
         return shown
 
     @property
@@ -112,14 +110,14 @@ class RequestTable:
         return len(self._open)
 
     def recent(self) -> list[LiveRequest]:
-        """Newest first."""
+        """Return the requests that are over, newest first."""
         return [kept.request for kept in self._newest_first()]
 
-    def _newest_first(self) -> list[_Kept]:
+    def _newest_first(self) -> list[_FinishedRequest]:
         return list(heapq.merge(self._ended, self._refused, key=lambda kept: kept.ended_s, reverse=True))
 
     def latencies(self, now_ms: float, window_s: float = 300.0) -> "Latencies":
-        """Of the requests that ended within the window."""
+        """Return the latencies of the requests that ended within the window."""
         ended = [each for each in self.recent() if now_ms - each.began_ms - each.seconds * 1000 < window_s * 1000]
         firsts = [each.first_token_s for each in ended if each.first_token_s is not None]
         gaps = [
@@ -130,17 +128,17 @@ class RequestTable:
         return Latencies(len(ended), _percentiles(firsts), _percentiles(gaps))
 
 
-def not_known(name: str) -> RequestNotKnown:
-    """What to raise where no table finds a request."""
+def request_not_known(name: str) -> RequestNotKnown:
+    """Return the error for an id that no table has."""
     return RequestNotKnown(
-        f"no request with the id {quote(name)} is open, among the last {NUM_RECENT} that generated, or the "
+        f"no request with the id {quote(name)} is open, among the last {NUM_RECENT} with an answer, or the "
         f"last {NUM_RECENT_REFUSED} that were refused; its id is in its answer's header x-request-id, or in the "
         "answer itself"
     )
 
 
 class Latencies(msgspec.Struct, frozen=True):
-    """Seconds at the 50th, 90th and 99th percentile; empty without a request."""
+    """Seconds at the 50th, 90th and 99th percentile; empty lists without requests."""
 
     num_requests: int
     first_token_s: list[float]

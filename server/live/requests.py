@@ -1,4 +1,4 @@
-"""LiveRequest: one request as a watcher sees it, open or over."""
+"""LiveRequest: one request as watchers see it, open or over."""
 
 import time
 from typing import Protocol
@@ -8,44 +8,44 @@ import msgspec
 from server.metrics.request_record import RequestRecord
 
 
-class Progress(msgspec.Struct, frozen=True):
-    """How far a generation has come, all its choices together."""
+class GenerationProgress(msgspec.Struct, frozen=True):
+    """Counts and times of a running generation, over all choices."""
 
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
-    queue_s: float | None  # from the arrival to the first step; None as long as no output has come
+    queue_s: float | None  # from the arrival to the first step; None before the first output
     first_token_s: float | None  # from the arrival
 
 
-class Live(Protocol):
+class LiveGeneration(Protocol):
     """A generation that runs or waits."""
 
     @property
     def record(self) -> RequestRecord | None: ...
 
-    def progress(self) -> Progress: ...
+    def progress(self) -> GenerationProgress: ...
 
 
 class LiveRequest(msgspec.Struct, frozen=True):
-    """One request."""
+    """State of one request."""
 
     id: str
     route: str
     state: str  # waiting, or running once there is output; its outcome when it is over
     began_ms: int  # Unix time
-    seconds: float  # since then, or what it took
+    seconds: float  # since then, or its duration
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     queue_s: float | None = None
     first_token_s: float | None = None
-    status: int | None = None  # of its answer, when it is over
-    error: str | None = None  # its code
+    status: int | None = None  # of its answer
+    error: str | None = None  # error code
     finish: str | None = None  # why its choices ended
 
 
-def opened(record: RequestRecord, progress: Progress) -> LiveRequest:
+def open_request(record: RequestRecord, progress: GenerationProgress) -> LiveRequest:
     return LiveRequest(
         id=record.request_id,
         route=record.route,
@@ -60,7 +60,7 @@ def opened(record: RequestRecord, progress: Progress) -> LiveRequest:
     )
 
 
-def finished(record: RequestRecord) -> LiveRequest:
+def finished_request(record: RequestRecord) -> LiveRequest:
     return LiveRequest(
         id=record.request_id,
         route=record.route,

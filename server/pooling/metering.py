@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.protocol import FinishReason, PoolingOutput
 from server.keys.account import Account
-from server.live.requests import Progress
+from server.live.requests import GenerationProgress
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
 from server.pooling.encoded_inputs import EncodedInputs
@@ -34,9 +34,9 @@ class PoolingMeter:
             record.prompt_tokens += self._num_tokens
         self._reserved = None if account is None else account.reserve(self._num_tokens, 0, is_open_ended=False)
 
-    def progress(self) -> Progress:
+    def progress(self) -> GenerationProgress:
         """What a watcher of the server is told of it."""
-        return Progress(self._num_tokens, 0, 0, queue_s=None, first_token_s=None)
+        return GenerationProgress(self._num_tokens, 0, 0, queue_s=None, first_token_s=None)
 
     def begin(self) -> None:
         """The engine gets it now."""

@@ -7,9 +7,9 @@ from engine.errors import HeadraceError, InvalidRequest, OptionError
 from engine.protocol import EngineInfo
 from server.errors import ModelNotFound
 from server.keys.caller import current_caller
-from server.live.feed import Model
+from server.live.feed import ModelSummary
 from server.live.request_stories import RequestStory
-from server.live.request_table import not_known
+from server.live.request_table import request_not_known
 from server.metrics.values import Metrics
 from server.model_options.lora import LoraConfig
 from server.schemas.base import quote
@@ -153,9 +153,9 @@ class ServedModels:
         return next((model for model in known if model.state is ModelState.LOADED), known[0])
 
     @property
-    def overview(self) -> list[Model]:
+    def overview(self) -> list[ModelSummary]:
         """State of each model, for watchers."""
-        return [Model(each.name, each.state.value, each.client.status().num_open) for each in self._models]
+        return [ModelSummary(each.name, each.state.value, each.client.status().num_open) for each in self._models]
 
     @property
     def num_watchers(self) -> int:
@@ -167,7 +167,7 @@ class ServedModels:
         RequestNotKnown."""
         found = [each for model in self._models if (each := model.live.requests.find(request_id)) is not None]
         if not found:
-            raise not_known(request_id)
+            raise request_not_known(request_id)
         return max(found, key=lambda each: each.arrival_s).story
 
     def get_or_default(self, name: str | None) -> ServedModel:

@@ -1,1 +1,1 @@
-"""Traces: one for each request, by OpenTelemetry, to a collector. Its libraries are an extra, loaded where it is on."""
+"""OpenTelemetry traces, one per request, sent to a collector. The libraries are an extra and loaded only if enabled."""

@@ -1,7 +1,8 @@
-"""request_attributes: what a span says of its request, by OpenTelemetry's conventions for HTTP and generative AI.
+"""request_attributes: attributes of a request's span, by OpenTelemetry's conventions for HTTP and generative AI.
 
-Never a prompt, an answer, a path as it was sent, or another text of a client's but its request id: the model's name is
-ours. Times have vLLM's names, gen_ai.latency.*, since the conventions have none for a server's spans.
+They never contain a prompt, an answer, a path as it was sent, or other text of a client except its request id: the
+model's name is the server's. Times have vLLM's names, gen_ai.latency.*, since the conventions define none for a
+server's spans.
 """
 
 import time
@@ -38,7 +39,7 @@ def request_attributes(record: RequestRecord) -> Attributes:
 
 
 def _generation(record: RequestRecord, asked: Asked) -> _Values:
-    assert record.model_name is not None, "a generation has a model"
+    assert record.model_name is not None, "a generation without a model"
     attributes: _Values = {
         "gen_ai.operation.name": record.span_operation,
         "gen_ai.provider.name": _PROVIDER,
@@ -68,7 +69,7 @@ def _generation(record: RequestRecord, asked: Asked) -> _Values:
 
 
 def _latencies(record: RequestRecord) -> _Values:
-    """In seconds; of the first choice, where each has its own."""
+    """Return the latencies in seconds. If each choice has its own, they are the first choice's."""
     latencies = {"e2e": time.monotonic() - record.arrival_s}
     if record.first_token_s is not None:
         latencies["time_to_first_token"] = record.first_token_s

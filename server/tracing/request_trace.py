@@ -1,4 +1,4 @@
-"""RequestTrace: one request's spans, made from its record when it is over."""
+"""RequestTrace: the spans of one request, made from its record when it is over."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +10,27 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from engine.client.interface import RestartReason
 from server.metrics.request_record import ChoiceTimes, Outcome, RequestRecord
 from server.tracing.attributes import Attributes, request_attributes
-from server.tracing.clock import TraceClock
 
-_MAX_CHOICES = 8  # with spans of their own
+_MAX_CHOICES = 8  # that have spans
 
 _FAULTS = frozenset({Outcome.FAILED, Outcome.TIMEOUT})
 
 
+class TraceClock:
+    """Converts monotonic times to times of day. It reads both clocks once, when it is made, so that within a trace no
+    time runs backwards if the time of day is set. The engine's monotonic clock is the server's."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def epoch_ns(self, monotonic_s: float) -> int:
+        """Return nanoseconds since 1970. monotonic_s: by time.monotonic()."""
+        return self._offset_ns + round(monotonic_s * 1e9)
+
+
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A new start of the engine process."""
+    """A restart of the engine process."""
 
     at_s: float  # time.monotonic()
     reason: RestartReason
@@ -30,65 +41,65 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """A span of the request's: times by time.monotonic()."""
+class _Phase:
+    """A phase of the request, which becomes a span. Times are by time.monotonic()."""
 
     name: str
-    began_s: float
+    started_s: float
     ended_s: float
     attributes: Attributes
 
 
 class RequestTrace:
-    """The server's span, which is open from the request's arrival on, and below it one for each stretch."""
+    """The server's span, open from the request's arrival on, with a child span for each phase."""
 
     def __init__(
         self,
         tracer: Tracer,
         span: Span,
         clock: TraceClock,
-        enter: Callable[[int], bool],
+        admit: Callable[[int], bool],
         restarts: Sequence[Restart],
     ) -> None:
-        """enter: whether there is room for that number of spans."""
+        """admit: reserves room for that number of spans, or returns False."""
         self._tracer = tracer
         self._span = span
         self._clock = clock
-        self._enter = enter
+        self._admit = admit
         self._restarts = restarts
 
     @property
     def trace_id(self) -> str | None:
-        """Of a trace that is recorded; None if it was not sampled."""
+        """Id of the trace; None if it was not sampled."""
         if not self._span.is_recording():
             return None
         return f"{self._span.get_span_context().trace_id:032x}"
 
     @property
     def response_header(self) -> str | None:
-        """W3C's traceresponse: how the caller finds this request's span. None if there is none."""
+        """W3C's traceresponse header, by which the caller finds the span; None without a valid span."""
         context = self._span.get_span_context()
         if not context.is_valid:
             return None
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def finish(self, record: RequestRecord) -> None:
-        """Hand over all spans, if the trace is recorded and there is room for them. The request is over."""
+        """Hand over all spans of a request that is over, if the trace is sampled and there is room for them."""
         if not self._span.is_recording():
             return
-        stretches = list(_stretches(record))
-        if not self._enter(1 + len(stretches)):
+        phases = list(_phases(record))
+        if not self._admit(1 + len(phases)):
             return
         parent = set_span_in_context(self._span)
-        for each in stretches:
+        for each in phases:
             child = self._tracer.start_span(
                 each.name,
                 context=parent,
                 kind=SpanKind.INTERNAL,
                 attributes=each.attributes,
-                start_time=self._clock.epoch_ns(each.began_s),
+                start_time=self._clock.epoch_ns(each.started_s),
             )
-            child.end(self._clock.epoch_ns(max(each.began_s, each.ended_s)))
+            child.end(self._clock.epoch_ns(max(each.started_s, each.ended_s)))
         span = self._span
         span.update_name(f"{record.method} {record.route}" if record.route != "unmatched" else record.method)
         span.set_attributes(request_attributes(record))
@@ -99,7 +110,7 @@ class RequestTrace:
         span.end(self._clock.epoch_ns(record.arrival_s + record.http_s))
 
     def _events(self, record: RequestRecord) -> Iterator[tuple[str, float, Attributes]]:
-        """What befell the request at a moment, in order."""
+        """Return the events of the request, in order."""
         events: list[tuple[str, float, Attributes]] = []
         if record.first_token_s is not None:
             events.append(("first_token", record.arrival_s + record.first_token_s, {}))
@@ -114,25 +125,25 @@ class RequestTrace:
         yield from sorted(events, key=lambda event: event[1])
 
 
-def _stretches(record: RequestRecord) -> Iterator[_Stretch]:
+def _phases(record: RequestRecord) -> Iterator[_Phase]:
     if record.submitted_s is None:
         return
-    yield _Stretch("prepare", record.arrival_s, record.submitted_s, {})
+    yield _Phase("prepare", record.arrival_s, record.submitted_s, {})
     for number, choice in enumerate(record.choices[:_MAX_CHOICES]):
-        yield from _stretches_of(choice, record.submitted_s, _of_choice(record, number))
+        yield from _phases_of(choice, record.submitted_s, _of_choice(record, number))
 
 
-def _stretches_of(choice: ChoiceTimes, submitted_s: float, attributes: Attributes) -> Iterator[_Stretch]:
-    """As far as the choice came."""
+def _phases_of(choice: ChoiceTimes, submitted_s: float, attributes: Attributes) -> Iterator[_Phase]:
+    """Return the phases that the choice got to."""
     ended_s = choice.ended_s
     if ended_s is None:
         return
     scheduled_s, first_token_s = choice.scheduled_s, choice.first_token_s
-    yield _Stretch("queue", submitted_s, ended_s if scheduled_s is None else scheduled_s, attributes)
+    yield _Phase("queue", submitted_s, ended_s if scheduled_s is None else scheduled_s, attributes)
     if scheduled_s is not None:
-        yield _Stretch("prefill", scheduled_s, ended_s if first_token_s is None else first_token_s, attributes)
+        yield _Phase("prefill", scheduled_s, ended_s if first_token_s is None else first_token_s, attributes)
     if first_token_s is not None:
-        yield _Stretch("decode", first_token_s, ended_s, attributes)
+        yield _Phase("decode", first_token_s, ended_s, attributes)
 
 
 def _of_choice(record: RequestRecord, number: int) -> Attributes:

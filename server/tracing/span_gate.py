@@ -1,4 +1,4 @@
-"""SpanGate: how many spans may wait to be sent, and what became of all of them."""
+"""SpanGate: an exporter that limits how many spans wait to be sent, and counts all of them by outcome."""
 
 import logging
 import threading
@@ -12,15 +12,15 @@ logger = logging.getLogger(__name__)
 
 EXPORTED, FAILED, DROPPED = "exported", "failed", "dropped"
 
-_TELL_INTERVAL_S = 60.0
+_LOG_INTERVAL_S = 60.0
 _MAX_REASON = 300  # characters
 
 
 class SpanGate(SpanExporter):
-    """Stands around an exporter. Traces pass as a whole or not at all, so none arrives in parts; a collector that is
-    slow or gone costs the traces that find no room, and requests nothing.
+    """Wraps an exporter. A trace is admitted as a whole or not at all, so none arrives in parts. A slow or missing
+    collector costs traces that find no room, and never delays requests.
 
-    Invariant: the spans let in less those that the exporter is done with are at most `max_spans`.
+    Invariant: admitted spans that the exporter is not done with are at most `max_spans`.
     """
 
     def __init__(self, exporter: SpanExporter, max_spans: int, count_spans: Callable[[str, int], None]) -> None:
@@ -30,12 +30,13 @@ class SpanGate(SpanExporter):
         self._lock = threading.Lock()
         self._num_waiting = 0
         self._has_failed = False
-        self._told_s = -_TELL_INTERVAL_S
+        self._logged_s = -_LOG_INTERVAL_S
         self._reasons = _FirstMessage()
         _redirect(logging.getLogger("opentelemetry.exporter"), self._reasons)
 
-    def enter(self, num_spans: int) -> bool:
-        """Let a trace's spans in, each of which is then handed to the exporter; False if there is no room for all."""
+    def admit(self, num_spans: int) -> bool:
+        """Reserve room for a trace's spans, which are then handed to the exporter; return False if there is not
+        enough."""
         with self._lock:
             if self._num_waiting + num_spans <= self._max_spans:
                 self._num_waiting += num_spans
@@ -44,7 +45,7 @@ class SpanGate(SpanExporter):
         return False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Called by the thread that sends."""
+        """Send spans. Called by the sending thread."""
         result = SpanExportResult.FAILURE
         self._reasons.message = ""
         try:
@@ -54,20 +55,20 @@ class SpanGate(SpanExporter):
                 self._num_waiting -= len(spans)
             is_exported = result is SpanExportResult.SUCCESS
             self._count_spans(EXPORTED if is_exported else FAILED, len(spans))
-            self._tell(is_exported)
+            self._log_result(is_exported)
         return result
 
-    def _tell(self, is_exported: bool) -> None:
-        """Log that the collector does not take spans, once a minute, and that it does again."""
+    def _log_result(self, is_exported: bool) -> None:
+        """Log at most once a minute that the collector does not accept spans, and once that it accepts them again."""
         now_s = time.monotonic()
         if is_exported:
             if self._has_failed:
-                logger.info("the collector takes traces again")
-            self._has_failed, self._told_s = False, now_s - _TELL_INTERVAL_S
-        elif now_s - self._told_s >= _TELL_INTERVAL_S:
-            self._has_failed, self._told_s = True, now_s
+                logger.info("the collector accepts traces again")
+            self._has_failed, self._logged_s = False, now_s - _LOG_INTERVAL_S
+        elif now_s - self._logged_s >= _LOG_INTERVAL_S:
+            self._has_failed, self._logged_s = True, now_s
             reason = self._reasons.message or "no reason was given"
-            logger.warning("the collector does not take traces, which are lost meanwhile: %s", reason[:_MAX_REASON])
+            logger.warning("the collector does not accept traces, which are lost: %s", reason[:_MAX_REASON])
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
@@ -77,7 +78,8 @@ class SpanGate(SpanExporter):
 
 
 class _FirstMessage(logging.Handler):
-    """Remembers what was logged first: the cause of a failure, where what follows is that it was given up."""
+    """Keeps the first message that is logged, which has the cause of a failure; later ones only say that it was given
+    up."""
 
     message = ""
 
@@ -86,6 +88,6 @@ class _FirstMessage(logging.Handler):
 
 
 def _redirect(loggers: logging.Logger, handler: logging.Handler) -> None:
-    """Have a library's loggers write to the handler alone: it would log every try."""
+    """Send the messages of a library's loggers to the handler only, since it would log every try."""
     loggers.handlers[:] = [handler]
     loggers.propagate = False

@@ -1,4 +1,4 @@
-"""start_tracing: traces as the options and OpenTelemetry's own variables ask for them."""
+"""start_tracing: tracing by --otlp-traces-endpoint and OpenTelemetry's own environment variables."""
 
 import importlib
 import logging
@@ -22,49 +22,57 @@ _MISSING = {
     _HTTP: "pip install 'headrace[otel]'",
     _GRPC: "pip install 'headrace[otel]' opentelemetry-exporter-otlp-proto-grpc",
 }
+# Headers, certificates, compression and timeout are set by OpenTelemetry's OTEL_EXPORTER_OTLP_TRACES_* variables.
+_EXPORTERS = {
+    _HTTP: "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    _GRPC: "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where spans are sent."""
+class CollectorEndpoint:
+    """The address to which spans are sent."""
 
     url: str  # for gRPC: host and port
-    is_grpc: bool
-    is_insecure: bool
+    protocol: str
+    is_insecure: bool  # gRPC without TLS
 
 
 def start_tracing(url: str | None, count_spans: Callable[[str, int], None]) -> "Tracing | None":
-    """None without a URL. count_spans: called by any thread, with what became of how many spans.
+    """Return None without a URL. count_spans: called from any thread, with an outcome and a number of spans.
 
-    Raises OptionError for a URL or a variable that cannot be, and StartupError where the libraries are missing.
+    Raises OptionError for an invalid URL or variable, and StartupError if the libraries are missing.
     """
     if url is None:
         return None
     endpoint = parse_endpoint(url)
     try:
         module = importlib.import_module("server.tracing.tracing")
-        exporter = importlib.import_module(f"server.tracing.{'grpc' if endpoint.is_grpc else 'http'}_exporter")
+        exporters = importlib.import_module(_EXPORTERS[endpoint.protocol])
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
-        install = _MISSING[_GRPC if endpoint.is_grpc else _HTTP]
+        install = _MISSING[endpoint.protocol]
         raise StartupError(
             f"--otlp-traces-endpoint needs a library that is not installed ({error.name}): {install}"
         ) from error
     try:
-        tracing: Tracing = module.Tracing(exporter.make_exporter(endpoint), count_spans)
+        security = {"insecure": endpoint.is_insecure} if endpoint.protocol == _GRPC else {}
+        exporter = exporters.OTLPSpanExporter(endpoint=endpoint.url, **security)
+        tracing: Tracing = module.Tracing(exporter, count_spans)
     except ValueError as error:
-        raise OptionError(f"OpenTelemetry's variables ask for what cannot be: {error}") from error
+        raise OptionError(f"an environment variable of OpenTelemetry is invalid: {error}") from error
     logger.info("traces go to %s", endpoint.url)
     return tracing
 
 
-def parse_endpoint(url: str) -> Endpoint:
-    """The scheme says the protocol, or OTEL_EXPORTER_OTLP_TRACES_PROTOCOL for http(s). Raises OptionError."""
+def parse_endpoint(url: str) -> CollectorEndpoint:
+    """Return the endpoint of the URL. The protocol is that of the scheme, or for http(s) that of
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL. Raises OptionError."""
     try:
         parts = urlsplit(url)
         has_host = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         has_host = False
     if not has_host or parts.scheme not in ("http", "https", "grpc", "grpcs"):
         raise OptionError(
@@ -73,7 +81,7 @@ def parse_endpoint(url: str) -> Endpoint:
         )
     if "@" in parts.netloc:
         raise OptionError(
-            "--otlp-traces-endpoint has a user or a password in it, which logs would show; put credentials into "
+            "--otlp-traces-endpoint contains a user name or password, which logs would show; put credentials into "
             "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
         )
     protocol = next((os.environ[name] for name in _PROTOCOLS if os.environ.get(name)), _HTTP)
@@ -81,6 +89,6 @@ def parse_endpoint(url: str) -> Endpoint:
         raise OptionError(f"the OTLP protocol is {protocol!r} ({_PROTOCOLS[0]}); it must be {_HTTP} or {_GRPC}")
     is_insecure = parts.scheme in ("http", "grpc")
     if parts.scheme.startswith("grpc") or protocol == _GRPC:
-        return Endpoint(parts.netloc, is_grpc=True, is_insecure=is_insecure)
+        return CollectorEndpoint(parts.netloc, _GRPC, is_insecure)
     path = parts.path if parts.path not in ("", "/") else _PATH
-    return Endpoint(parts._replace(path=path).geturl(), is_grpc=False, is_insecure=is_insecure)
+    return CollectorEndpoint(parts._replace(path=path).geturl(), _HTTP, is_insecure)

@@ -1,4 +1,4 @@
-"""Tracing: makes a trace of each request that is sampled, and sends it."""
+"""Tracing: makes and sends a trace of each sampled request."""
 
 import importlib.metadata
 import logging
@@ -19,25 +19,24 @@ from starlette.types import Scope
 from engine.client.interface import RestartReason
 from server.paths.monitoring import MONITORING
 from server.paths.prefix import route_path
-from server.tracing.clock import TraceClock
-from server.tracing.request_trace import RequestTrace, Restart
+from server.tracing.request_trace import RequestTrace, Restart, TraceClock
 from server.tracing.span_gate import SpanGate
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-_MAX_RESTARTS = 16  # that are remembered; the server gives up far earlier
-# OpenTelemetry's variables of these sizes, and its defaults.
+_MAX_RESTARTS = 16  # that are kept; the server gives up far earlier
+# OpenTelemetry's variables and defaults.
 _QUEUE_SIZE = ("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
 _BATCH_SIZE = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
 
 
 class Tracing:
-    """One server's pipeline. The sampler, the sizes of queue and batch, and the resource's attributes are what
-    OpenTelemetry's variables say (OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)."""
+    """The tracing pipeline of one server. OpenTelemetry's variables set the sampler, the sizes of queue and batch, and
+    the resource's attributes (OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES)."""
 
     def __init__(self, exporter: SpanExporter, count_spans: Callable[[str, int], None]) -> None:
-        """count_spans: called by any thread, with what became of how many spans.
+        """count_spans: called from any thread, with an outcome and a number of spans.
 
-        Raises ValueError for a variable that cannot be.
+        Raises ValueError for an invalid variable.
         """
         logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it would quote a client's wrong headers
         max_spans = _size(*_QUEUE_SIZE)
@@ -51,9 +50,10 @@ class Tracing:
         self._restarts: deque[Restart] = deque(maxlen=_MAX_RESTARTS)
 
     def begin(self, scope: Scope, method: str, arrival_s: float) -> RequestTrace | None:
-        """The trace of a request, as a part of its caller's if the headers name one; None for what monitoring asks for.
+        """Start the trace of a request, as a part of its caller's trace if the headers name one. Return None for
+        requests of monitoring.
 
-        method: as its label. arrival_s: by time.monotonic().
+        method: as in labels of metrics. arrival_s: by time.monotonic().
         """
         if route_path(scope) in MONITORING:
             return None
@@ -65,21 +65,21 @@ class Tracing:
             start_time=clock.epoch_ns(arrival_s),
             attributes={"http.request.method": method},
         )
-        return RequestTrace(self._tracer, span, clock, self._gate.enter, self._restarts)
+        return RequestTrace(self._tracer, span, clock, self._gate.admit, self._restarts)
 
     def note_restart(self, reason: RestartReason) -> None:
-        """The engine process is started again now: it befalls every request that has not ended."""
+        """Note that the engine process is being restarted, which affects every request that has not ended."""
         self._restarts.append(Restart.now(reason))
 
     def close(self, timeout_s: float) -> None:
-        """Send what waits, for at most `timeout_s`; what a collector has not taken by then is lost."""
+        """Send waiting spans, for at most `timeout_s`; spans that the collector has not accepted by then are lost."""
         closing = threading.Thread(target=self._provider.shutdown, name="close-tracing", daemon=True)
         closing.start()
         closing.join(timeout_s)
 
 
 def _parent(headers: Headers) -> Context:
-    """What W3C's headers say. Several traceparents are none."""
+    """Return the caller's context from W3C's headers. Several traceparent headers count as none."""
     parents = headers.getlist("traceparent")
     if len(parents) != 1:
         return Context()

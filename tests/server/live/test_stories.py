@@ -15,7 +15,7 @@ from engine.protocol.sequence_events import (
     WaitReason,
     Waits,
 )
-from server.live.stories import MAX_MOMENTS, Moment, SequenceStory, What
+from server.live.stories import MAX_MOMENTS, Moment, MomentKind, SequenceStory
 
 pytestmark = pytest.mark.fast
 
@@ -28,30 +28,30 @@ def test_moments_are_the_events_in_order() -> None:
         Admitted("a", 2.0, num_cached=16),
         Computed("a", 2.1, num_tokens=9, num_left=0),
     ):
-        story.take(event, step_s=0.1)
+        story.add(event, step_s=0.1)
     story.engine_ended(3.0, RestartReason.CRASH)
-    story.take(Queued("a", 4.0, num_running=0, num_waiting=0, num_resumed=5), step_s=0.0)
-    story.take(Preempted("a", 5.0, "memory", num_lost=30), step_s=0.1)
+    story.add(Queued("a", 4.0, num_running=0, num_waiting=0, num_resumed=5), step_s=0.0)
+    story.add(Preempted("a", 5.0, "memory", num_lost=30), step_s=0.1)
     assert not story.has_ended
-    story.take(Ended("a", 6.0, "stop", num_decode_steps=7, num_drafted=4, num_accepted=3), step_s=0.1)
+    story.add(Ended("a", 6.0, "stop", num_decode_steps=7, num_drafted=4, num_accepted=3), step_s=0.1)
     assert story.has_ended
     assert story.moments == [
-        Moment(what=What.QUEUED, at_s=1.0, num_running=2, num_waiting=3),
-        Moment(what=What.WAITS, at_s=1.5, reason="places", is_shared=True),
-        Moment(what=What.ADMITTED, at_s=2.0, num_tokens=16),
-        Moment(what=What.COMPUTED, at_s=2.1, num_tokens=9, num_steps=1, step_s=0.1),
-        Moment(what=What.ENGINE_ENDED, at_s=3.0, reason="crash"),
-        Moment(what=What.QUEUED, at_s=4.0, num_tokens=5),
-        Moment(what=What.PREEMPTED, at_s=5.0, reason="memory", num_tokens=30),
-        Moment(what=What.ENDED, at_s=6.0, reason="stop", num_steps=7, num_drafted=4, num_accepted=3),
+        Moment(what=MomentKind.QUEUED, at_s=1.0, num_running=2, num_waiting=3),
+        Moment(what=MomentKind.WAITS, at_s=1.5, reason="places", is_shared=True),
+        Moment(what=MomentKind.ADMITTED, at_s=2.0, num_tokens=16),
+        Moment(what=MomentKind.COMPUTED, at_s=2.1, num_tokens=9, num_steps=1, step_s=0.1),
+        Moment(what=MomentKind.ENGINE_ENDED, at_s=3.0, reason="crash"),
+        Moment(what=MomentKind.QUEUED, at_s=4.0, num_tokens=5),
+        Moment(what=MomentKind.PREEMPTED, at_s=5.0, reason="memory", num_tokens=30),
+        Moment(what=MomentKind.ENDED, at_s=6.0, reason="stop", num_steps=7, num_drafted=4, num_accepted=3),
     ]
 
 
 def test_chunks_of_a_long_prompt_become_fewer_and_none_is_lost() -> None:
     story = SequenceStory()
-    story.take(Admitted("a", 0.0, num_cached=0), step_s=0.0)
+    story.add(Admitted("a", 0.0, num_cached=0), step_s=0.0)
     for number in range(1, 1001):
-        story.take(Computed("a", number / 10, num_tokens=5, num_left=5000 - 5 * number), step_s=0.1)
+        story.add(Computed("a", number / 10, num_tokens=5, num_left=5000 - 5 * number), step_s=0.1)
     chunks = story.moments[1:]
     assert 16 < len(chunks) <= MAX_MOMENTS
     assert sum(chunk.num_tokens for chunk in chunks) == 5000
@@ -77,12 +77,12 @@ def test_whatever_comes_there_are_few_moments_and_the_ends_are_kept(events: list
     last = Ended("a", 9.0, "stop", num_decode_steps=0, num_drafted=0, num_accepted=0)
     taken = [first, *events * times, last]
     for event in taken:
-        story.take(event, step_s=0.5)
+        story.add(event, step_s=0.5)
         assert len(story.moments) <= MAX_MOMENTS
-    assert story.moments[0].what is What.QUEUED
-    assert story.moments[-1].what is What.ENDED
-    steps = sum(moment.num_steps for moment in story.moments if moment.what is What.COMPUTED)
-    others = sum(moment.what is not What.COMPUTED for moment in story.moments)
+    assert story.moments[0].what is MomentKind.QUEUED
+    assert story.moments[-1].what is MomentKind.ENDED
+    steps = sum(moment.num_steps for moment in story.moments if moment.what is MomentKind.COMPUTED)
+    others = sum(moment.what is not MomentKind.COMPUTED for moment in story.moments)
     assert steps + others + story.num_left_out <= len(taken)
     if len(taken) <= MAX_MOMENTS:
         assert steps + others == len(taken)

@@ -146,7 +146,7 @@ async def test_old_requests_are_forgotten_with_their_sequences(monkeypatch: pyte
         forgotten = await api.get("/dashboard/requests/r1")
     assert forgotten.status_code == 404
     assert forgotten.json()["error"]["code"] == "request_not_known"
-    assert "the last 3 that generated, or the last 100 that were refused" in forgotten.json()["error"]["message"]
+    assert "the last 3 with an answer, or the last 100 that were refused" in forgotten.json()["error"]["message"]
     assert len(app.state.context.live.requests.recent()) == 3 + 1  # and the question for what was forgotten
     assert len(app.state.context.live.requests._stories) == 3
 

@@ -80,7 +80,7 @@ async def test_a_collector_that_is_gone_is_told_of_once(
     assert counts == {FAILED: 10 * SPANS_A_REQUEST}
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
-    assert warnings[0].startswith("the collector does not take traces, which are lost meanwhile: ")
+    assert warnings[0].startswith("the collector does not accept traces, which are lost: ")
 
 
 async def test_a_short_queue_needs_no_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +94,9 @@ async def test_a_short_queue_needs_no_batch_size(monkeypatch: pytest.MonkeyPatch
     ("variable", "value"),
     [("OTEL_BSP_MAX_QUEUE_SIZE", "many"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"), ("OTEL_BSP_SCHEDULE_DELAY", "-1")],
 )
-def test_a_variable_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_an_invalid_variable_is_reported(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(OptionError, match="OpenTelemetry's variables"):
+    with pytest.raises(OptionError, match="variable of OpenTelemetry is invalid"):
         start_tracing("http://127.0.0.1:4318", lambda *_: None)
 
 
@@ -121,14 +121,14 @@ class _Exporter(SpanExporter):
 def test_traces_pass_whole_or_not_at_all() -> None:
     counts: Counter[str] = Counter()
     gate = SpanGate(_Exporter(), 10, lambda outcome, count: counts.update({outcome: count}))
-    assert [gate.enter(num_spans) for num_spans in (4, 4, 3, 2, 1)] == [True, True, False, True, False]
+    assert [gate.admit(num_spans) for num_spans in (4, 4, 3, 2, 1)] == [True, True, False, True, False]
     spans: Any = [None] * 4
     gate.export(spans)
-    assert [gate.enter(num_spans) for num_spans in (5, 4)] == [False, True]
+    assert [gate.admit(num_spans) for num_spans in (5, 4)] == [False, True]
     assert counts == {EXPORTED: 4, DROPPED: 3 + 1 + 5}
 
 
-def test_the_collector_s_return_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_collector_s_return_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     exporter = _Exporter()
     gate = SpanGate(exporter, 10, lambda *_: None)
@@ -136,6 +136,6 @@ def test_the_collector_s_return_is_told(caplog: pytest.LogCaptureFixture) -> Non
         exporter.result = result
         gate.export([])
     assert [record.getMessage() for record in caplog.records] == [
-        "the collector does not take traces, which are lost meanwhile: no route",
-        "the collector takes traces again",
+        "the collector does not accept traces, which are lost: no route",
+        "the collector accepts traces again",
     ]

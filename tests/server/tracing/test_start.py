@@ -5,7 +5,9 @@ import sys
 import pytest
 
 from engine.errors import OptionError, StartupError
-from server.tracing.start import Endpoint, parse_endpoint, start_tracing
+from server.tracing.start import CollectorEndpoint, parse_endpoint, start_tracing
+
+HTTP = "http/protobuf"
 
 pytestmark = pytest.mark.fast
 
@@ -19,21 +21,24 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("url", "endpoint"),
     [
-        ("http://host:4318/v1/traces", Endpoint("http://host:4318/v1/traces", is_grpc=False, is_insecure=True)),
-        ("http://host:4318", Endpoint("http://host:4318/v1/traces", is_grpc=False, is_insecure=True)),
-        ("https://host/otlp?team=a", Endpoint("https://host/otlp?team=a", is_grpc=False, is_insecure=False)),
-        ("grpc://host:4317", Endpoint("host:4317", is_grpc=True, is_insecure=True)),
-        ("grpcs://[::1]:4317", Endpoint("[::1]:4317", is_grpc=True, is_insecure=False)),
+        (
+            "http://host:4318/v1/traces",
+            CollectorEndpoint("http://host:4318/v1/traces", HTTP, is_insecure=True),
+        ),
+        ("http://host:4318", CollectorEndpoint("http://host:4318/v1/traces", HTTP, is_insecure=True)),
+        ("https://host/otlp?team=a", CollectorEndpoint("https://host/otlp?team=a", HTTP, is_insecure=False)),
+        ("grpc://host:4317", CollectorEndpoint("host:4317", "grpc", is_insecure=True)),
+        ("grpcs://[::1]:4317", CollectorEndpoint("[::1]:4317", "grpc", is_insecure=False)),
     ],
 )
-def test_the_scheme_says_the_protocol(url: str, endpoint: Endpoint) -> None:
+def test_the_scheme_says_the_protocol(url: str, endpoint: CollectorEndpoint) -> None:
     assert parse_endpoint(url) == endpoint
 
 
 def test_opentelemetry_s_variable_says_it_for_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", HTTP)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
-    assert parse_endpoint("http://host:4317") == Endpoint("host:4317", is_grpc=True, is_insecure=True)
+    assert parse_endpoint("http://host:4317") == CollectorEndpoint("host:4317", "grpc", is_insecure=True)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json")
     with pytest.raises(OptionError, match="'http/json'"):
         parse_endpoint("http://host:4318")
