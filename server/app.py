@@ -165,7 +165,7 @@ def _served_models(
                 engine=entry.engine,
                 client=clients[entry.name],
                 config=dataclasses.replace(config, **entry.overrides),
-                metrics=metrics if entry.name == metrics.model_name else metrics.of(entry.name),
+                metrics=metrics if entry.name == metrics.model_name else metrics.for_model(entry.name),
                 has_adapters=entry.engine.enable_lora,
                 honors_priority=entry.engine.scheduling_policy is SchedulingPolicy.PRIORITY,
                 drain=drain,

@@ -90,7 +90,7 @@ async def _run_once(
         record.status = reply.status
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
         if isinstance(error, _PASSING):
-            record.is_usage = record.has_begun  # what waits is no request that was refused
+            record.is_usage = record.has_started  # what waits is no request that was refused
             raise
         return LineAnswer(request_id, reply.status, reply.body())
     finally:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from engine.protocol import FinishReason, SamplingParams
 from server.generation.metering import ChoiceMeter
 from server.generation.params import GenerationParams
-from server.metrics.request_record import Asked, RequestRecord
+from server.metrics.request_record import RequestedSampling, RequestRecord
 from server.metrics.values import Metrics
 
 
@@ -19,11 +19,11 @@ def count_asked(metrics: Metrics, params: GenerationParams, record: RequestRecor
         record.num_choices = len(params.prompts) * params.n
         record.prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
         if record.trace_id is not None:
-            record.note_asked(_asked(params.sampling))
+            record.note_submitted(_requested(params.sampling))
 
 
-def _asked(sampling: SamplingParams) -> Asked:
-    return Asked(
+def _requested(sampling: SamplingParams) -> RequestedSampling:
+    return RequestedSampling(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

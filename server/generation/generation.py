@@ -144,7 +144,7 @@ class Generation:
             self._model.metrics.count_tier(self._params.terms.service_tier)
         if self._record is not None:
             self._record.hold()
-            self._record.has_begun = True
+            self._record.has_started = True
         self._model.live.requests.begin(self)
         return self
 

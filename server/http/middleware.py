@@ -158,7 +158,7 @@ class _Exchange:
                 headers["traceresponse"] = traceresponse
             self._record.is_stream = headers.get("content-type", "").startswith(_STREAMS)
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
-            if self._record.is_not_taken:  # before it is told what is left
+            if self._record.was_not_taken:  # before it is told what is left
                 self._settle_rate()
             for name, value in rate_headers(self._scope).items():
                 headers[name] = value
@@ -178,7 +178,7 @@ class _Exchange:
     def _settle_rate(self) -> None:
         """The request counts as one of its key's, unless the server had no room for it, or no engine."""
         if (account := caller_of(self._scope).account) is not None:
-            account.end_request(self._scope["state"].get(_COUNTED_STATE), is_counted=not self._record.is_not_taken)
+            account.end_request(self._scope["state"].get(_COUNTED_STATE), is_counted=not self._record.was_not_taken)
 
 
 def _check_connection(scope: Scope) -> None:

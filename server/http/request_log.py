@@ -5,7 +5,7 @@ import logging
 import time
 
 from engine.child_processes.log_format import with_fields
-from server.metrics.request_record import Outcome, RequestRecord
+from server.metrics.request_record import RequestOutcome, RequestRecord
 from server.paths.monitoring import MONITORING
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class RequestLog:
 
     def _is_one_of_many(self, record: RequestRecord) -> bool:
         """Whether it is a refusal of which there have been enough lines."""
-        if record.outcome is not Outcome.REFUSED:
+        if record.outcome is not RequestOutcome.REFUSED:
             return False
         if not self._refused:
             asyncio.get_running_loop().call_later(_WINDOW_S, self.close_window)
@@ -81,7 +81,7 @@ def _fields(record: RequestRecord) -> dict[str, object]:
         fields |= {"model": record.model_name, "prompt_tokens": record.prompt_tokens}
     if record.num_inputs:
         fields["inputs"] = record.num_inputs
-    elif record.has_begun:
+    elif record.has_started:
         fields |= {"cached_tokens": record.cached_tokens, "output_tokens": record.output_tokens}
     if record.num_choices > 1:
         fields["choices"] = record.num_choices

@@ -58,7 +58,7 @@ class RequestTable:
 
     def on_over(self, record: RequestRecord) -> None:
         """Keep a request that is over, if it was for a generation or was refused."""
-        if record.has_begun:
+        if record.has_started:
             self._keep(self._ended, NUM_RECENT, record)
         elif record.num_choices or record.num_inputs or record.error_code is not None:
             self._keep(self._refused, NUM_RECENT_REFUSED, record)

@@ -1,1 +1,1 @@
-"""What operators see of a server: ONE table of metrics, the values behind it, and one record of each request."""
+"""Metrics for operators: ONE table of metrics, their values, and one record of each request."""

@@ -1,4 +1,4 @@
-"""AdapterValues: what is counted of one model's LoRA adapters."""
+"""AdapterValues: metrics of one model's LoRA adapters."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from engine.protocol import AdapterStats
 
 
 class AdapterValues:
-    """`on_step` costs a comparison in steps in which nothing changes."""
+    """In steps in which nothing changes, `on_step` costs a comparison."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class AdapterValues:
         gauges: Mapping[str, Gauge],
         histograms: Mapping[str, Histogram],
     ) -> None:
-        """By the names of the table, bound to the model's name where that is their only label."""
+        """Take the metrics by their names in the table, bound to the model's name where that is their only label."""
         self._model_name = model_name
         self._counters = counters
         self._gauges = gauges
@@ -27,7 +27,7 @@ class AdapterValues:
         self._info_labels: tuple[str, ...] | None = None
 
     def on_step(self, stats: AdapterStats | None) -> None:
-        """Take over one step's account; None of an engine without adapters, or of one that has ended."""
+        """Record one step's statistics; None from an engine without adapters, or if the engine has ended."""
         if stats is None:
             if self._last is None:
                 return
@@ -35,7 +35,7 @@ class AdapterValues:
         if stats == self._last and not stats.fill_s and not stats.evictions:
             return
         self._last = stats
-        self._tell_info(stats)
+        self._set_info(stats)
         num_empty = stats.slots_total - stats.slots_used - stats.slots_cached
         for state, number in (("used", stats.slots_used), ("cached", stats.slots_cached), ("empty", num_empty)):
             self._gauges["lora_slots"].labels(self._model_name, state).set(number)
@@ -45,8 +45,8 @@ class AdapterValues:
         for seconds in stats.fill_s:
             self._histograms["lora_load_time_seconds"].observe(seconds)
 
-    def _tell_info(self, stats: AdapterStats) -> None:
-        """One series: names of requests that are over would make ever more."""
+    def _set_info(self, stats: AdapterStats) -> None:
+        """Set the one series of lora_requests_info; a series for each set of names would pile up."""
         labels = (self._model_name, ",".join(stats.running), ",".join(stats.waiting), str(stats.slots_total))
         if labels == self._info_labels:
             return

@@ -1,145 +1,8 @@
-"""Rows of the table that the engine knows: how each is read from StepStats."""
+"""Rows of the table about the engine's caches and features: how each is read from StepStats."""
 
 from server.metrics import buckets
-from server.metrics.spec import MetricSpec, counter, gauge, histogram
-
-_SCHEDULER: tuple[MetricSpec, ...] = (
-    gauge("num_requests_running", "Requests in the running batch.", lambda s: s.running, is_vllm=True),
-    gauge("num_requests_waiting", "Requests that are waiting.", lambda s: s.waiting, is_vllm=True),
-    gauge(
-        "num_requests_waiting_by_reason",
-        "The same by what they wait for: capacity (a slot and blocks), deferred (their grammar is being compiled).",
-        by="reason",
-        step_by={
-            "capacity": lambda s: max(0, s.waiting - s.waiting_for_grammar),
-            "deferred": lambda s: s.waiting_for_grammar,
-        },
-        is_vllm=True,
-    ),
-    gauge(
-        "num_requests_waiting_by_class",
-        "The same by service class: urgent, interactive, background (service_tier priority, default, flex).",
-        by="service_class",
-        step_by={
-            "urgent": lambda s: s.waiting_urgent,
-            "interactive": lambda s: s.waiting - s.waiting_urgent - s.waiting_background,
-            "background": lambda s: s.waiting_background,
-        },
-    ),
-    gauge(
-        "num_batch_requests",
-        "Requests of batches in the engine, by state: running, paused (with their blocks in the KV cache, while "
-        "clients' requests run), waiting. The rows above do not count them.",
-        by="state",
-        step_by={
-            "running": lambda s: s.running_batch,
-            "paused": lambda s: s.paused_batch,
-            "waiting": lambda s: s.waiting_batch,
-        },
-    ),
-    counter(
-        "batch_computed_tokens_total",
-        "Tokens that the engine computed for batches, by kind: prefill, decode, recomputed (lost by preemption for "
-        "clients' requests). The rows of iterations do not count them.",
-        by="kind",
-        step_by={
-            "prefill": lambda s: s.batch_prefill_tokens - s.batch_recomputed_tokens,
-            "decode": lambda s: s.batch_decode_tokens,
-            "recomputed": lambda s: s.batch_recomputed_tokens,
-        },
-    ),
-    counter(
-        "batch_preemptions_total",
-        "Requests of batches that gave up their blocks and were put back in the queue, because memory or slots were "
-        "short.",
-        lambda s: s.batch_preemptions,
-    ),
-    counter(
-        "num_preemptions_total",
-        "Running requests that were put back in the queue, for any reason.",
-        lambda s: s.preemptions,
-        is_vllm=True,
-    ),
-    counter(
-        "num_preemptions_by_reason_total",
-        "The same by reason: memory (too few blocks or recurrent states), service_class, priority, fairness (room for "
-        "a tenant with less than its share).",
-        by="reason",
-        step_by={
-            "memory": lambda s: s.preemptions_by_reason.get("memory", 0),
-            "service_class": lambda s: s.preemptions_by_reason.get("service_class", 0),
-            "priority": lambda s: s.preemptions_by_reason.get("priority", 0),
-            "fairness": lambda s: s.preemptions_by_reason.get("fairness", 0),
-        },
-    ),
-    gauge(
-        "num_tenants",
-        "Tenants with running requests, and with waiting ones. Requests without a tenant name count as one tenant.",
-        by="state",
-        step_by={"running": lambda s: s.tenants_running, "waiting": lambda s: s.tenants_waiting},
-    ),
-    counter(
-        "corrupted_requests_total",
-        "Requests that ended with an error because the model's output was not finite (NaN or infinity).",
-        lambda s: s.corrupted,
-        is_vllm=True,
-    ),
-    counter(
-        "step_memory_shortages_total",
-        "Steps that ran out of memory; their requests are computed again, in smaller steps.",
-        lambda s: s.memory_shortages,
-    ),
-    histogram(
-        "iteration_tokens_total",
-        "Tokens computed in one step.",
-        buckets.ITERATION_TOKENS,
-        lambda s: (s.prefill_tokens + s.decode_tokens) or None,
-        is_vllm=True,
-    ),
-    histogram(
-        "iteration_prefill_tokens",
-        "Tokens of prompts, and of sequences computed again, in one step; steps without any do not count.",
-        buckets.ITERATION_TOKENS,
-        lambda s: s.prefill_tokens or None,
-    ),
-    histogram(
-        "iteration_decode_tokens",
-        "Sampled or drafted tokens in one step; steps without any do not count.",
-        buckets.ITERATION_TOKENS,
-        lambda s: s.decode_tokens or None,
-    ),
-    histogram("step_duration_seconds", "Duration of one step.", buckets.STEP_S, lambda s: s.step_s or None),
-    counter(
-        "step_phase_seconds_total",
-        "Time of all steps by phase: draft, schedule, forward, sample (on a GPU including the wait for the forward "
-        "pass), update, and send (after the step).",
-        by="phase",
-        step_by={
-            "draft": lambda s: s.draft_s,
-            "schedule": lambda s: s.schedule_s,
-            "forward": lambda s: s.forward_s,
-            "sample": lambda s: s.sample_s,
-            "update": lambda s: s.update_s,
-            "send": lambda s: s.send_s,
-        },
-    ),
-    counter(
-        "model_read_bytes_total",
-        "Estimated bytes that forward passes had to read from memory: weights once per step, keys and values once per "
-        "sequence. Divided by the seconds of the phase forward (and, on a GPU, sample), it is the bandwidth in use.",
-        lambda s: s.read_bytes,
-    ),
-    counter(
-        "model_written_bytes_total",
-        "Estimated bytes that forward passes had to write to memory: keys, values and states.",
-        lambda s: s.write_bytes,
-    ),
-    counter(
-        "model_flops_total",
-        "Estimated multiplications and additions of forward passes.",
-        lambda s: s.flops,
-    ),
-)
+from server.metrics.scheduler_rows import SCHEDULER_ROWS
+from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge, histogram
 
 _KV_CACHE: tuple[MetricSpec, ...] = (
     gauge(
@@ -216,7 +79,7 @@ _SPECULATION: tuple[MetricSpec, ...] = (
         lambda s: s.estimated_speedup,
     ),
     gauge(
-        "spec_decode_realised_speedup",
+        "spec_decode_realized_speedup",
         "Speedup of the last steps, relative to one token per step.",
         lambda s: s.realized_speedup,
     ),
@@ -279,10 +142,58 @@ _EXPERTS: tuple[MetricSpec, ...] = (
     ),
 )
 
+_ADAPTERS: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "lora_requests_info",
+        MetricType.GAUGE,
+        "Unix time of the last change. The labels name the adapters of running and of waiting requests, and how many "
+        "can run at once (max_lora).",
+        labels=(MODEL, "running_lora_adapters", "waiting_lora_adapters", "max_lora"),
+        is_vllm=True,
+    ),
+    gauge(
+        "lora_slots",
+        "Adapter slots by state: used (by running requests, or by the next ones), cached (filled, but available for "
+        "others), empty.",
+        by="state",
+    ),
+    gauge("lora_adapters_in_memory", "Adapters in memory, in addition to those in slots (--max-cpu-loras)."),
+    counter("lora_loads_total", "Adapters that were loaded into a slot."),
+    histogram(
+        "lora_load_time_seconds",
+        "How long requests waited until an adapter was read and loaded into its slot.",
+        buckets.STEP_S,
+    ),
+    counter("lora_evictions_total", "Adapters that were replaced in their slot by another one."),
+)
+
+_POOLING: tuple[MetricSpec, ...] = (
+    counter(
+        "pooled_tokens_total",
+        "Tokens of texts that a pooling engine computed; divided by the seconds of the phase forward, it is its speed.",
+        lambda s: s.pooled_tokens,
+    ),
+    counter("pooled_texts_total", "Texts that a pooling engine computed.", lambda s: s.pooled_requests),
+    histogram(
+        "pooling_step_tokens",
+        "Tokens computed in one step of a pooling engine.",
+        buckets.ITERATION_TOKENS,
+        lambda s: s.pooled_tokens or None,
+    ),
+    histogram(
+        "pooling_step_texts",
+        "Texts computed in one step of a pooling engine.",
+        buckets.REQUEST_INPUTS,
+        lambda s: s.pooled_requests or None,
+    ),
+)
+
 ENGINE_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
-    "Scheduler": _SCHEDULER,
+    "Scheduler": SCHEDULER_ROWS,
     "KV cache": _KV_CACHE,
     "Speculation": _SPECULATION,
     "Grammars": _GRAMMARS,
     "Experts": _EXPERTS,
+    "Adapters": _ADAPTERS,
+    "Pooling": _POOLING,
 }

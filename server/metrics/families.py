@@ -1,9 +1,10 @@
-"""Families: every metric of the table, its series not yet made, in one registry for all models of a server."""
+"""Families: every metric of the table, without series yet, in one registry for all models of a server."""
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import (
+    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -11,20 +12,28 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
 )
 from prometheus_client.core import Metric as Family
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from server.metrics.key_labels import KeyLabels
 from server.metrics.spec import MODEL, PREFIX, MetricSpec, MetricType
 from server.metrics.table import METRICS
 from server.metrics.vllm_names import VllmNames
 
+MAX_KEY_LABELS = 100
+OTHER = "other"
+
+_OPENMETRICS = "application/openmetrics-text"
+
 
 class Families:
+    """The metrics of one server, and their export."""
+
     def __init__(self, *, has_vllm_names: bool = False) -> None:
-        """has_vllm_names: export what vLLM has under its names, too."""
-        disable_created_metrics()  # else each counter and histogram doubles its series with a creation time
+        """has_vllm_names: also export metrics under vLLM's names."""
+        disable_created_metrics()  # otherwise each counter and histogram gets a second series with its creation time
         self.registry = CollectorRegistry()
         self.counters: dict[str, Counter] = {}
         self.gauges: dict[str, Gauge] = {}
@@ -37,9 +46,21 @@ class Families:
         self.key_labels = KeyLabels()
         self.processes = EngineProcesses()
         self.registry.register(self.processes)
-        self.collectors: list[Collector] = [self.registry]
+        self._collectors: list[Collector] = [self.registry]
         if has_vllm_names:
-            self.collectors.append(VllmNames(self.registry))
+            self._collectors.append(VllmNames(self.registry))
+
+    def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Return all samples as text, and its content type. accept: the scraper's header. Only OpenMetrics has
+        exemplars."""
+        everything = _CombinedCollector(self._collectors)
+        kinds = (each.partition(";")[0].strip().lower() for each in accept.split(","))
+        if _OPENMETRICS in kinds:
+            # All names are plain; the library's default would write vLLM's without their colon.
+            return openmetrics.generate_latest(
+                everything, escaping=openmetrics.ALLOWUTF8
+            ), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(everything), CONTENT_TYPE_LATEST
 
     def _register(self, spec: MetricSpec) -> None:
         name, labels, registry = spec.exported, spec.labels, self.registry
@@ -54,9 +75,35 @@ class Families:
                 )
 
 
+class KeyLabels:
+    """Labels for names of keys, bounded in number: the first MAX_KEY_LABELS names keep their own label, and all later
+    ones get OTHER."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def of(self, name: str) -> str:
+        if name not in self._known:
+            if len(self._known) >= MAX_KEY_LABELS:
+                return OTHER
+            self._known.add(name)
+        return name
+
+
+class _CombinedCollector(Collector):
+    """The families of several collectors, exported as one."""
+
+    def __init__(self, collectors: Sequence[Collector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Family]:
+        for collector in self._collectors:
+            yield from collector.collect()
+
+
 class EngineProcesses(Collector):
-    """What the system knows of the engine processes. Of a server with one model it has no label, as that of any other
-    program; those of several models have the model's name."""
+    """The system's metrics of the engine processes: without labels, as of any other program, if the server has one
+    model, and with the model's name if it has several."""
 
     def __init__(self) -> None:
         self.pids: dict[str, int | None] = {}  # by the model's name; None while there is no process
@@ -67,7 +114,7 @@ class EngineProcesses(Collector):
         for model_name, pid in self.pids.items():
             if pid is None:
                 continue
-            # Where the process has just ended there is no such folder in /proc, and nothing to tell.
+            # If the process has just ended, /proc has no folder for it, and there are no samples.
             for family in ProcessCollector(PREFIX + "engine", lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
                 whole = together.setdefault(family.name, Family(family.name, family.documentation, family.type))
                 for sample in family.samples:

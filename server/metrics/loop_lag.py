@@ -1,4 +1,4 @@
-"""watch_loop: how late the event loop is."""
+"""watch_loop: measures how late the event loop runs."""
 
 import asyncio
 import time
@@ -10,8 +10,8 @@ _INTERVAL_S = 0.5
 async def watch_loop(
     record: Callable[[float], None], *, interval_s: float = _INTERVAL_S, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Give `record` the seconds by which each timer was late, until canceled. What blocks the loop delays every stream
-    and probe by so much."""
+    """Call `record` with the delay of each timer in seconds, until canceled. Whatever blocks the loop delays every
+    stream and probe by as much."""
     while True:
         due_s = clock() + interval_s
         await asyncio.sleep(interval_s)

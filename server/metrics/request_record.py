@@ -1,4 +1,4 @@
-"""RequestRecord: what is told of one request when it is over, in the log and in metrics."""
+"""RequestRecord: the facts about one request that are logged and counted when it is over."""
 
 import enum
 import time
@@ -9,24 +9,24 @@ from dataclasses import dataclass, field
 from engine.errors import ShedReason
 from engine.protocol import FinishReason
 
-CLIENT_GONE = 499  # nginx's status for it; nobody receives it
+CLIENT_GONE = 499  # nginx's status; it is never sent
 
 _UNAVAILABLE = 503
 
 
-class Outcome(enum.StrEnum):
-    """What became of a request."""
+class RequestOutcome(enum.StrEnum):
+    """The end of a request."""
 
     COMPLETED = "completed"
-    TIMEOUT = "timeout"  # its time was over; it may have got a part of its answer
-    REFUSED = "refused"  # nothing was begun
-    FAILED = "failed"  # begun, and ended by the server's fault
-    ABORTED = "aborted"  # its client went away
+    TIMEOUT = "timeout"  # its time limit was reached, perhaps within the answer
+    REFUSED = "refused"  # before any work
+    FAILED = "failed"  # by the server's fault
+    ABORTED = "aborted"  # its client disconnected
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a generation's request asks of every choice."""
+class RequestedSampling:
+    """Sampling parameters of a generation's request."""
 
     max_tokens: int
     temperature: float
@@ -39,8 +39,8 @@ class Asked:
 
 @dataclass(slots=True)
 class ChoiceTimes:
-    """When a choice's stretches ended, by time.monotonic(): the engine's word where it has said so. None for what it
-    did not come to."""
+    """When each phase of a choice ended, by time.monotonic(), as the engine reported it; None for a phase that the
+    choice did not reach."""
 
     scheduled_s: float | None = None
     first_token_s: float | None = None
@@ -49,8 +49,8 @@ class ChoiceTimes:
 
 
 class RequestRecord:
-    """Filled in on a request's way. It is over when the HTTP exchange and every generation that `hold` it have let go:
-    a background response outlives the exchange that began it."""
+    """Filled in while a request is processed. The request is over when the HTTP exchange and every generation that
+    called `hold` have called `release`: a background response outlives its exchange."""
 
     def __init__(
         self,
@@ -59,46 +59,46 @@ class RequestRecord:
         on_over: Callable[["RequestRecord"], None],
         model_name: str | None = None,
     ) -> None:
-        """method: as its label. model_name: where no request can be for another one. Whoever makes the record holds
-        it."""
+        """The creator of the record holds it. method: as its label. model_name: given if the server has only one
+        model."""
         self.request_id = request_id
         self.method = method
-        self.model_name = model_name  # None until it is known which model is asked
+        self.model_name = model_name  # None until the request's model is known
         self.arrival_s = time.monotonic()
-        self.client: str | None = None  # its address; None through a Unix socket
-        self.client_subject: str | None = None  # of its certificate
+        self.client: str | None = None  # its address; None over a Unix socket
+        self.client_subject: str | None = None  # of the client's certificate
         self.route = "unmatched"
         self.status = CLIENT_GONE
         self.request_bytes = 0
         self.response_bytes = 0
-        self.http_s = 0.0  # from its head to the end of its answer
+        self.http_s = 0.0  # from the request's head to the end of the answer
         self.key_name: str | None = None
-        self.is_usage = False  # it counts as a request of its key, or of those without one
-        self.trace_id: str | None = None  # of a trace that is recorded
-        self.span_operation = "chat"  # gen_ai.operation.name of that trace
+        self.is_usage = False  # whether it counts in the usage of its key
+        self.trace_id: str | None = None  # of a sampled trace
+        self.span_operation = "chat"  # gen_ai.operation.name of its span
         self.is_stream = False
         self.error_code: str | None = None
         self.error_status = 0
-        self.shed_reason: ShedReason | None = None  # why it was given up on before it ran
-        # Of its generation, if there was one:
-        self.has_begun = False
+        self.shed_reason: ShedReason | None = None  # why it was refused before it ran
+        # Of the generation, if there was one:
+        self.has_started = False
         self.num_choices = 0
         self.num_inputs = 0  # for a pooling model
         self.prompt_tokens = 0
-        self.counted_prompt_tokens = 0  # of them, those that a usage counts: of prompts that had an output or an end
+        self.counted_prompt_tokens = 0  # in usage: of prompts with an output or an end
         self.cached_tokens = 0
-        self.prefill_token_s = 0.0  # of its engine, as measured at the warm-up; 0 is unknown
+        self.prefill_token_s = 0.0  # of the engine, as measured at the warm-up; 0 is unknown
         self.output_tokens = 0
         self.queue_s: float | None = None  # from the arrival to the first step
         self.first_token_s: float | None = None  # from the arrival
-        self.finish_reasons: list[str] = []  # of its choices, each once
+        self.finish_reasons: list[str] = []  # of the choices, each once
         self.response_id: str | None = None
-        self.sequence_ids: list[str] = []  # by which the engine knows its choices; none of a beam search
-        # Of a traced one:
-        self.asked: Asked | None = None
+        self.sequence_ids: list[str] = []  # the engine's ids of the choices; empty for a beam search
+        # If the request is traced:
+        self.sampling: RequestedSampling | None = None
         self.submitted_s: float | None = None  # to the engine, by time.monotonic()
         self.choices: list[ChoiceTimes] = []
-        self.choice_ends: list[str] = []  # a finish reason each
+        self.choice_ends: list[str] = []  # finish reasons, one per choice
         self._num_holders = 1
         self._on_over = on_over
         self._at_end: list[Callable[[], None]] = []
@@ -113,58 +113,59 @@ class RequestRecord:
                 action()
             self._on_over(self)
 
-    def at_end(self, action: Callable[[], None]) -> None:
-        """Have it called when the request is over."""
+    def on_end(self, action: Callable[[], None]) -> None:
+        """Call `action` when the request is over."""
         self._at_end.append(action)
 
     def note_error(self, status: int, code: str, shed_reason: ShedReason | None = None) -> None:
-        """An error that was told to the client, in whatever form."""
+        """Note an error that was reported to the client, in whatever form."""
         self.error_status, self.error_code, self.shed_reason = status, code, shed_reason
 
-    def note_asked(self, asked: Asked) -> None:
-        """What a generation asks for that goes to the engine now."""
-        self.asked, self.submitted_s = asked, time.monotonic()
+    def note_submitted(self, sampling: RequestedSampling) -> None:
+        """Note that the generation is submitted to the engine now."""
+        self.sampling, self.submitted_s = sampling, time.monotonic()
 
     def note_ends(self, reasons: Sequence[FinishReason]) -> None:
-        """How its choices ended."""
+        """Note how the choices ended."""
         self.choice_ends = [reason.value for reason in reasons]
         self.finish_reasons = sorted(set(self.choice_ends))
 
     @property
-    def is_not_taken(self) -> bool:
-        """Whether the server had no room for it, or no engine, before anything of it was computed."""
-        return self.shed_reason is not None or (self.error_status == _UNAVAILABLE and not self.has_begun)
+    def was_not_taken(self) -> bool:
+        """Whether the server had no capacity or no engine for the request, before any of it was computed."""
+        return self.shed_reason is not None or (self.error_status == _UNAVAILABLE and not self.has_started)
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RequestOutcome:
         if self.shed_reason is not None:
-            return Outcome.REFUSED
+            return RequestOutcome.REFUSED
         if FinishReason.TIMEOUT in self.finish_reasons or self.error_code == "timeout":
-            return Outcome.TIMEOUT
+            return RequestOutcome.TIMEOUT
         status = self.error_status or self.status
         if status == CLIENT_GONE:
-            has_ended = self.has_begun and FinishReason.ABORT not in self.finish_reasons
-            return Outcome.COMPLETED if has_ended else Outcome.ABORTED
+            has_ended = self.has_started and FinishReason.ABORT not in self.finish_reasons
+            return RequestOutcome.COMPLETED if has_ended else RequestOutcome.ABORTED
         if status < 400:
-            return Outcome.ABORTED if FinishReason.ABORT in self.finish_reasons else Outcome.COMPLETED
-        is_refusal = status < 500 or (status == _UNAVAILABLE and not self.has_begun)
-        return Outcome.REFUSED if is_refusal else Outcome.FAILED
+            return RequestOutcome.ABORTED if FinishReason.ABORT in self.finish_reasons else RequestOutcome.COMPLETED
+        is_refusal = status < 500 or (status == _UNAVAILABLE and not self.has_started)
+        return RequestOutcome.REFUSED if is_refusal else RequestOutcome.FAILED
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
 
 
 def current_record() -> RequestRecord | None:
-    """Of the request that this task, or the one that began it, works for; None outside of requests."""
+    """Return the record of the request that this task, or the task that started it, works for; None outside of
+    requests."""
     return _current.get()
 
 
 def note_response_id(response_id: str) -> None:
-    """By which the answer calls itself."""
+    """Note the id in the request's answer."""
     if (record := _current.get()) is not None:
         record.response_id = response_id
 
 
 def set_current_record(record: RequestRecord) -> None:
-    """For this task and those that it begins."""
+    """Set the record for this task and the tasks that it starts."""
     _current.set(record)

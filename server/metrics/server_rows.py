@@ -1,7 +1,6 @@
-"""Rows of the table about the API process: its keys, what it stores, its connections and its engine."""
+"""Rows of the table about the API process: keys, files and jobs, connections, and the engine process."""
 
 from server.metrics import buckets
-from server.metrics.finetune_rows import FINETUNING
 from server.metrics.spec import MODEL, MetricSpec, MetricType, counter, gauge
 
 _KEYS: tuple[MetricSpec, ...] = (
@@ -56,6 +55,29 @@ _BATCHES: tuple[MetricSpec, ...] = (
     MetricSpec("batch_lines_waiting", MetricType.GAUGE, "Lines of batches in progress that have not begun.", labels=()),
     MetricSpec("files", MetricType.GAUGE, "Files that clients uploaded and batches wrote.", labels=()),
     MetricSpec("files_bytes", MetricType.GAUGE, "Bytes of these files.", labels=()),
+)
+
+_FINETUNING: tuple[MetricSpec, ...] = (
+    MetricSpec("finetune_jobs", MetricType.GAUGE, "Fine-tuning jobs by OpenAI's status.", labels=("status",)),
+    MetricSpec("finetune_steps_total", MetricType.COUNTER, "Completed training steps.", labels=()),
+    MetricSpec(
+        "finetune_tokens_total",
+        MetricType.COUNTER,
+        "Tokens of examples and replayed answers in these steps.",
+        labels=(),
+    ),
+    MetricSpec(
+        "finetune_stopped_seconds_total",
+        MetricType.COUNTER,
+        "Time for which a job's process was stopped because requests ran or waited (--finetune-yield always).",
+        labels=(),
+    ),
+    MetricSpec(
+        "finetune_restarts_total",
+        MetricType.COUNTER,
+        "Times that a job's process ended unexpectedly and was restarted from its saved state.",
+        labels=(),
+    ),
 )
 
 _HTTP_LABELS = ("method", "route", "status")
@@ -149,6 +171,6 @@ _SERVER: tuple[MetricSpec, ...] = (
 SERVER_SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
     "Keys": _KEYS,
     "Files and batches": _BATCHES,
-    "Fine-tuning": FINETUNING,
+    "Fine-tuning": _FINETUNING,
     "Server": _SERVER,
 }

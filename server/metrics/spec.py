@@ -23,9 +23,9 @@ class MetricType(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One row. `step` reads a gauge's value, a counter's increment or an observation; None there means: nothing.
-    `step_by` reads one for each value of the last label. Rows with neither come from the API process's own clock and
-    counts. `is_vllm`: vLLM has it under the same name, with these labels and `engine`."""
+    """One row of the table. `step` reads a gauge's value, a counter's increment or an observation; None means no
+    observation. `step_by` reads one for each value of the last label. Rows with neither are set by the API process.
+    `is_vllm`: vLLM has the metric under the same name, with these labels and `engine`."""
 
     name: str
     type: MetricType
@@ -38,13 +38,13 @@ class MetricSpec:
 
     @property
     def unit(self) -> str:
-        """As OpenMetrics tells it, a part of the name; empty for plain numbers."""
+        """Unit for OpenMetrics, which is a part of the name; empty for plain numbers."""
         ending = self.name.removesuffix("_total").rpartition("_")[2]
         return ending if ending in _UNITS else ""
 
     @property
     def exported(self) -> str:
-        """Its name in /metrics."""
+        """Name in /metrics."""
         return PREFIX + self.name
 
 
@@ -57,7 +57,7 @@ def counter(
     by: str = "",
     step_by: Mapping[str, Read] = {},
 ) -> MetricSpec:
-    """by: a label beside the model's name."""
+    """by: a second label, after the model's name."""
     return MetricSpec(name, MetricType.COUNTER, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
 
 
@@ -70,14 +70,14 @@ def gauge(
     by: str = "",
     step_by: Mapping[str, Read] = {},
 ) -> MetricSpec:
-    """by: a label beside the model's name."""
+    """by: a second label, after the model's name."""
     return MetricSpec(name, MetricType.GAUGE, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
 
 
 def histogram(
     name: str, help: str, buckets: tuple[float, ...], step: Read | None = None, *, is_vllm: bool = False, by: str = ""
 ) -> MetricSpec:
-    """by: a label beside the model's name."""
+    """by: a second label, after the model's name."""
     return MetricSpec(name, MetricType.HISTOGRAM, help, step, _labels(by), buckets, is_vllm)
 
 

@@ -1,4 +1,4 @@
-"""Metrics: the values of the table's rows, and how they are counted."""
+"""Metrics: the values of the metrics in the table, for one model."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,24 +9,23 @@ from engine.client.interface import RestartReason
 from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
 from server.metrics.adapter_values import AdapterValues
-from server.metrics.exposition import exposition
 from server.metrics.families import Families
 from server.metrics.request_record import RequestRecord
 from server.metrics.spec import MODEL, MetricSpec, MetricType, Read
 from server.metrics.table import METRICS
 
 _MAX_EXPERT_LABELS = 256
-_MIN_EXPECTED_S = 0.1  # of a first token; shorter times are those of single steps, and no waits
+_MIN_EXPECTED_S = 0.1  # of a first token; a shorter time is that of a step, not of a wait
 
 Metric = Counter | Gauge | Histogram
 
 
 class Metrics:
-    """The table's values as far as one model goes, and those that all models share. Counters live here, so they survive
-    an engine's restart."""
+    """Values of one model, and of the metrics that all models share. Counters live here, so they survive an engine's
+    restart."""
 
     def __init__(self, model_name: str, *, has_vllm_names: bool = False, families: Families | None = None) -> None:
-        """has_vllm_names: export what vLLM has under its names, too. families: another model's, for a second one."""
+        """has_vllm_names: also export metrics under vLLM's names. families: of another model of the same server."""
         self.model_name = model_name
         self._families = families or Families(has_vllm_names=has_vllm_names)
         self._families.processes.pids[model_name] = None
@@ -53,12 +52,12 @@ class Metrics:
         reloads = self._counters["api_keys_reloads_total"]
         self._reloads = {outcome: reloads.labels(outcome) for outcome in ("loaded", "failed")}
 
-    def of(self, model_name: str) -> "Metrics":
-        """The same server's, for another model."""
+    def for_model(self, model_name: str) -> "Metrics":
+        """Return the values of another model of the same server."""
         return Metrics(model_name, families=self._families)
 
     def _bind(self, spec: MetricSpec) -> None:
-        """Take the metric, bound to the model's name where that is its only label."""
+        """Add the metric of a row, bound to the model's name where that is its only label."""
         bound = (self.model_name,) if spec.labels == (MODEL,) else ()
         match spec.type:
             case MetricType.COUNTER:
@@ -80,17 +79,17 @@ class Metrics:
         return self._counters.get(name) or self._gauges.get(name) or self._histograms[name]
 
     def render(self) -> bytes:
-        """All values in Prometheus's text format."""
+        """Return all values in Prometheus's text format."""
         return self.scrape("")[0]
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
-        """All values in the format that the header `accept` asks for, and its content type."""
-        return exposition(self._families.collectors, accept)
+        """Return all values in the format that the header `accept` asks for, and its content type."""
+        return self._families.scrape(accept)
 
     # --- from the engine's client -------------------------------------------------------------------------------------
 
     def on_step(self, stats: StepStats) -> None:
-        """Take over one step's account."""
+        """Record the statistics of one step."""
         for read, write in self._step_increments:
             if increment := read(stats):  # most are 0 in most steps
                 write(increment)
@@ -116,7 +115,8 @@ class Metrics:
         return self._counters["spec_decode_num_accepted_tokens_per_pos_total"].labels(self.model_name, str(position))
 
     def _count_experts(self, rows: list[int]) -> None:
-        """Series are made when they first count; a label is an expert, or a range of them where there are very many."""
+        """Count the rows of each expert. A series is created when its count is first above 0. With very many experts, a
+        label is a range."""
         width = max(1, -(-len(rows) // _MAX_EXPERT_LABELS))
         counter = self._counters["expert_rows_total"]
         for first in range(0, len(rows), width):
@@ -129,7 +129,7 @@ class Metrics:
         self.add("discarded_tokens_total", num_tokens)
 
     def on_first_token(self, prediction: FirstToken, real_s: float) -> None:
-        """Compare what was predicted of a request with what it took."""
+        """Compare the predicted time to a request's first token with the real one."""
         self.observe("predicted_time_to_first_token_seconds", prediction.expected_s)
         if prediction.expected_s >= _MIN_EXPECTED_S:
             self.observe("time_to_first_token_prediction_ratio", real_s / prediction.expected_s)
@@ -138,11 +138,11 @@ class Metrics:
         self._restarts[reason].inc()
 
     def on_process(self, pid: int | None) -> None:
-        """Take note of the engine process that runs from now on; None if it has ended."""
+        """Note the pid of the engine process that runs from now on; None if it has ended."""
         self._families.processes.pids[self.model_name] = pid
 
     def on_ready(self, info: EngineInfo, *, has_prefix_cache: bool) -> None:
-        """Tell the KV cache's shape; after a restart it may be another one."""
+        """Set the labels for the KV cache's shape, which may differ after a restart."""
         gauge = self._gauges["cache_config_info"]
         if self._cache_labels is not None:
             gauge.remove(*self._cache_labels)
@@ -154,7 +154,7 @@ class Metrics:
         self._counters["http_connections_closed_total"].labels(reason).inc()
 
     def count_spans(self, outcome: str, num_spans: int) -> None:
-        """May be called by any thread."""
+        """Count spans. May be called from any thread."""
         self._counters["trace_spans_total"].labels(outcome).inc(num_spans)
 
     def on_startup_phase(self, phase: str, seconds: float) -> None:
@@ -171,17 +171,17 @@ class Metrics:
         self._gauges[name].set(value)
 
     def observe(self, name: str, value: float, trace_id: str | None = None) -> None:
-        """Record one observation in the histogram `name` of the table. trace_id: an example of its bucket."""
+        """Record one observation in the histogram `name` of the table. trace_id: an exemplar for its bucket."""
         self._histograms[name].observe(value, _exemplar(trace_id))
 
     def value(self, name: str) -> float:
-        """Of the counter or gauge `name`, which has no label but the model's name."""
+        """Return the value of the counter or gauge `name`, which must have no label but the model's name."""
         metric = self._counters.get(name) or self._gauges[name]
         (family,) = metric.collect()
         return float(family.samples[0].value)
 
     def count_prompt_sources(self, num_tokens: int, num_cached: int) -> None:
-        """Count where the keys and values of a prompt came from that has begun to run."""
+        """Count where the keys and values of a prompt came from, once it has started to run."""
         self.add("prompt_tokens_cached_total", num_cached)
         by_source = self._counters["prompt_tokens_by_source_total"]
         by_source.labels(self.model_name, "local_compute").inc(num_tokens - num_cached)
@@ -189,7 +189,7 @@ class Metrics:
         self.observe("request_prefill_kv_computed_tokens", num_tokens - num_cached)
 
     def count_queue_time(self, outcome: str, queue_s: float, trace_id: str | None = None) -> None:
-        """outcome: "scheduled", or what ended the request before. trace_id: as of `observe`."""
+        """outcome: "scheduled", or the reason why the request ended before it ran. trace_id: as in `observe`."""
         self.observe("request_queue_time_seconds", queue_s, trace_id)
         by_outcome = self._histograms["queue_time_seconds"].labels(self.model_name, outcome)
         by_outcome.observe(queue_s, _exemplar(trace_id))
@@ -221,14 +221,14 @@ class Metrics:
         self._histograms["http_response_size_bytes"].labels(*labels).observe(record.response_bytes)
 
     def count_request(self, record: RequestRecord) -> None:
-        """Count a request that is over, its generation too."""
+        """Count a request that is over, with its generation."""
         labels = (record.route, record.outcome.value, record.error_code or "none")
         self._counters["requests_total"].labels(*labels).inc()
         if record.shed_reason is not None:
             self._shed[record.shed_reason].inc()
 
     def count_key_usage(self, record: RequestRecord) -> None:
-        """Count a request of a key that has a name."""
+        """Count the request if its key has a name."""
         if record.key_name is None:
             return
         key = self._key_labels.of(record.key_name)
@@ -260,7 +260,7 @@ def _exemplar(trace_id: str | None) -> dict[str, str] | None:
 
 
 def _writer(metric: Metric) -> Callable[[float], None]:
-    """What a step's value is given to."""
+    """Return the function that takes the value of a step."""
     match metric:
         case Counter():
             return metric.inc
@@ -270,7 +270,7 @@ def _writer(metric: Metric) -> Callable[[float], None]:
 
 
 def _on_change(write: Callable[[float], None]) -> Callable[[float], None]:
-    """Of a gauge that nobody else writes: most are the same after a step as before."""
+    """Skip writes of an unchanged value. The gauge must have no other writer."""
     last: float | None = None
 
     def write_changed(value: float) -> None:

@@ -1,4 +1,4 @@
-"""VllmNames: the metrics that vLLM has, under its names and labels, made from ours when they are asked for."""
+"""VllmNames: metrics under vLLM's names and labels, made from ours when they are scraped."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -11,8 +11,8 @@ from server.paths.monitoring import MONITORING
 
 Labels = dict[str, str]
 
-_ENGINE = {"engine": "0"}  # vLLM numbers its engines; here is one
-# What vLLM calls some of them, or called them before, by our names: routers and dashboards made for it ask for these.
+_ENGINE = {"engine": "0"}  # vLLM numbers its engines; headrace has one
+# Our name -> a different name in vLLM, now or in the past, that routers and dashboards for vLLM query.
 _OTHER_NAMES = {
     "model_read_bytes": "estimated_read_bytes_per_gpu",
     "model_written_bytes": "estimated_write_bytes_per_gpu",
@@ -22,12 +22,12 @@ _OTHER_NAMES = {
     "prefix_cache_hits": "gpu_prefix_cache_hits",
     "inter_token_latency_seconds": "time_per_output_token_seconds",
 }
-_UNCOUNTED_ROUTES = MONITORING | {"/version"}  # vLLM's HTTP metrics lack them
+_UNCOUNTED_ROUTES = MONITORING | {"/version"}  # not counted in vLLM's HTTP metrics
 
 
 class VllmNames(Collector):
-    """Copies of a registry's families. What vLLM adds to every sample is added here; labels of ours that it lacks are
-    summed over."""
+    """Copies of a registry's families. Labels that vLLM adds to every sample are added; values that differ only in
+    labels that vLLM lacks are added up."""
 
     def __init__(self, registry: Collector) -> None:
         self._registry = registry
@@ -51,13 +51,14 @@ class VllmNames(Collector):
 
 
 def _family_name(spec: MetricSpec) -> str:
-    """prometheus_client drops the suffix of counters, which stays with their samples."""
+    """Return the name of the metric's family. prometheus_client drops the suffix of counters, and adds it to their
+    samples."""
     return spec.exported.removesuffix("_total") if spec.type is MetricType.COUNTER else spec.exported
 
 
 def _copy(family: Metric, name: str, relabel: Callable[[Labels], Labels | None], *, type: str | None = None) -> Metric:
-    """The family under another name. relabel: a sample's labels, or None to leave it out; equal ones are added up.
-    type: in place of the family's."""
+    """Copy the family under another name. relabel: returns the new labels of a sample, or None to leave it out; samples
+    with equal labels are added up. type: replaces the family's."""
     sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     exemplars: dict[tuple[str, tuple[tuple[str, str], ...]], Exemplar] = {}
     for sample in family.samples:
@@ -78,7 +79,7 @@ def _with_engine(labels: Labels) -> Labels:
 
 
 def _cache_config(labels: Labels) -> Labels:
-    """What routers read of it: `block_size` and `num_gpu_blocks`."""
+    """Return the labels that routers read: `block_size` and `num_gpu_blocks`."""
     return {**labels, **_ENGINE, "num_gpu_blocks": labels["num_blocks"]}
 
 
@@ -95,7 +96,7 @@ def _all_handlers(labels: Labels) -> Labels | None:
 
 
 def _handler_alone(labels: Labels) -> Labels | None:
-    """Of a sum or a count; a summary has no buckets."""
+    """Return the labels of a sum or a count; a summary has no buckets."""
     handler = _handler(labels)
     return None if handler is None or "le" in handler else {"handler": handler["handler"]}
 
@@ -106,7 +107,8 @@ def _handler_with_status(labels: Labels) -> Labels | None:
 
 
 def _awake(ready: Metric) -> Iterable[Metric]:
-    """What vLLM says of engines that can sleep: this one is awake whenever it is ready, and else there is none."""
+    """Return vLLM's metric of engines that can sleep. Ours is awake whenever it is ready; otherwise there are no
+    samples."""
     awake = [sample.labels for sample in ready.samples if sample.value]
     if not awake:
         return

@@ -42,12 +42,12 @@ class PoolingMeter:
         """The engine gets it now."""
         self._metrics.count_tier(self._tier)
         if self.record is not None:
-            self.record.has_begun = True
+            self.record.has_started = True
 
     def refuse(self) -> None:
         """The engine did not take it."""
         if self.record is not None:
-            self.record.has_begun = False
+            self.record.has_started = False
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:

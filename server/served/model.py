@@ -184,7 +184,7 @@ class ServedModel:
             return
         self.drain.check()
         await self.loader.acquire(self.base_name)
-        record.at_end(partial(self.loader.release, self.base_name))
+        record.on_end(partial(self.loader.release, self.base_name))
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:

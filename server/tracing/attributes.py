@@ -8,7 +8,7 @@ server's spans.
 import time
 from collections.abc import Mapping
 
-from server.metrics.request_record import Asked, RequestRecord
+from server.metrics.request_record import RequestedSampling, RequestRecord
 
 Attributes = Mapping[str, str | bool | int | float | list[str]]
 _Values = dict[str, str | bool | int | float | list[str]]
@@ -32,36 +32,36 @@ def request_attributes(record: RequestRecord) -> Attributes:
         attributes["error.type"] = record.error_code
     elif record.status >= 500:
         attributes["error.type"] = str(record.status)
-    if record.asked is not None:
-        attributes |= _generation(record, record.asked)
+    if record.sampling is not None:
+        attributes |= _generation(record, record.sampling)
         attributes |= _latencies(record)
     return attributes
 
 
-def _generation(record: RequestRecord, asked: Asked) -> _Values:
+def _generation(record: RequestRecord, sampling: RequestedSampling) -> _Values:
     assert record.model_name is not None, "a generation without a model"
     attributes: _Values = {
         "gen_ai.operation.name": record.span_operation,
         "gen_ai.provider.name": _PROVIDER,
         "gen_ai.request.model": record.model_name,
         "gen_ai.response.model": record.model_name,
-        "gen_ai.request.max_tokens": asked.max_tokens,
-        "gen_ai.request.temperature": asked.temperature,
-        "gen_ai.request.top_p": asked.top_p,
-        "gen_ai.request.frequency_penalty": asked.frequency_penalty,
-        "gen_ai.request.presence_penalty": asked.presence_penalty,
+        "gen_ai.request.max_tokens": sampling.max_tokens,
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
+        "gen_ai.request.presence_penalty": sampling.presence_penalty,
         "gen_ai.request.stream": record.is_stream,
         "gen_ai.usage.input_tokens": record.prompt_tokens,
     }
-    if asked.top_k:
-        attributes["gen_ai.request.top_k"] = asked.top_k
-    if asked.seed is not None:
-        attributes["gen_ai.request.seed"] = asked.seed
+    if sampling.top_k:
+        attributes["gen_ai.request.top_k"] = sampling.top_k
+    if sampling.seed is not None:
+        attributes["gen_ai.request.seed"] = sampling.seed
     if record.num_choices > 1:
         attributes["gen_ai.request.choice.count"] = record.num_choices
     if record.response_id is not None:
         attributes["gen_ai.response.id"] = record.response_id
-    if record.has_begun:
+    if record.has_started:
         attributes["gen_ai.usage.output_tokens"] = record.output_tokens
         attributes["gen_ai.usage.cache_read.input_tokens"] = record.cached_tokens
         attributes["gen_ai.response.finish_reasons"] = record.choice_ends

@@ -8,12 +8,12 @@ from typing import Self
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from engine.client.interface import RestartReason
-from server.metrics.request_record import ChoiceTimes, Outcome, RequestRecord
+from server.metrics.request_record import ChoiceTimes, RequestOutcome, RequestRecord
 from server.tracing.attributes import Attributes, request_attributes
 
 _MAX_CHOICES = 8  # that have spans
 
-_FAULTS = frozenset({Outcome.FAILED, Outcome.TIMEOUT})
+_FAULTS = frozenset({RequestOutcome.FAILED, RequestOutcome.TIMEOUT})
 
 
 class TraceClock:

@@ -36,7 +36,8 @@ _BRITISH = re.compile(
 )
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _MEANT = {
-    ("server/metrics/engine_rows.py", "realised"),  # a metric's name, which dashboards know
+    ("server/metrics/table.py", "realised"),  # a metric's former name, for one version
+    ("CHANGELOG.md", "realised"),
     ("tests/server/metrics/test_values.py", "realised"),
     ("docs/metrics.md", "realised"),
     ("tests/server/commands/test_model_entries.py", "quantisation"),  # a mistake of a user

@@ -41,7 +41,7 @@ def _book(database: Database, now: Now | None = None, metrics: Metrics | None = 
 
 def _record(key: str | None = "ann", *, prompt: int = 10, cached: int = 4, output: int = 3) -> RequestRecord:
     record = RequestRecord("id", "POST", lambda _: None)
-    record.key_name, record.status, record.has_begun = key, 200, True
+    record.key_name, record.status, record.has_started = key, 200, True
     record.counted_prompt_tokens, record.cached_tokens, record.output_tokens = prompt, cached, output
     record.note_ends([FinishReason.STOP])
     return record

@@ -3,7 +3,9 @@
 import pytest
 
 from engine.protocol import FinishReason
-from server.metrics.request_record import CLIENT_GONE, Outcome, RequestRecord
+from server.metrics.request_record import CLIENT_GONE, RequestOutcome, RequestRecord
+
+Outcome = RequestOutcome
 
 pytestmark = pytest.mark.fast
 
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.fast
 def _record(status: int, *reasons: FinishReason, error: tuple[int, str] | None = None) -> RequestRecord:
     record = RequestRecord("req_1", "POST", lambda _: None)
     record.status = status
-    record.has_begun = bool(reasons)
+    record.has_started = bool(reasons)
     record.note_ends(reasons)
     if error is not None:
         record.note_error(*error)
@@ -29,11 +31,17 @@ def _record(status: int, *reasons: FinishReason, error: tuple[int, str] | None =
         (_record(429, error=(429, "rate_limit_exceeded")), Outcome.REFUSED),
         (_record(503, error=(503, "engine_unavailable")), Outcome.REFUSED),
         (_record(503, FinishReason.ERROR, error=(503, "engine_died")), Outcome.FAILED),
-        (_record(200, FinishReason.ERROR, error=(500, "generation_failed")), Outcome.FAILED),  # a stream that broke off
+        (
+            _record(200, FinishReason.ERROR, error=(500, "generation_failed")),
+            Outcome.FAILED,
+        ),  # a stream that broke off
         (_record(500, error=(500, "server_error")), Outcome.FAILED),
         (_record(CLIENT_GONE), Outcome.ABORTED),
         (_record(CLIENT_GONE, FinishReason.ABORT), Outcome.ABORTED),
-        (_record(CLIENT_GONE, FinishReason.STOP), Outcome.COMPLETED),  # it went on without its client, to its end
+        (
+            _record(CLIENT_GONE, FinishReason.STOP),
+            Outcome.COMPLETED,
+        ),  # it went on without its client, to its end
         (_record(200, FinishReason.ABORT), Outcome.ABORTED),  # a background response that was canceled
     ],
 )

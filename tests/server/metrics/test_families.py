@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.metrics.key_labels import MAX_KEY_LABELS, KeyLabels
+from server.metrics.families import MAX_KEY_LABELS, KeyLabels
 from server.metrics.values import Metrics
 
 pytestmark = pytest.mark.fast
