@@ -96,7 +96,7 @@ class EndpointRequest:
             case Capability.POOLS:
                 pooling_info(self.model)
         if (account := current_caller().account) is not None:
-            account.check_open()
+            account.check_available()
 
 
 async def _no_check(_body: Any, _request: EndpointRequest) -> None: ...
