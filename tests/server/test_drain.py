@@ -27,7 +27,7 @@ def test_nothing_new_is_taken_from_the_first_word_to_the_last(events: list[str])
             continue
         match event:
             case "begin":
-                drain.begin(now_s)
+                drain.start(now_s)
             case "stop":
                 drain.stop(now_s)
             case "cancel":

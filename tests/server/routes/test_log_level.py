@@ -78,5 +78,5 @@ def test_the_engine_s_client_passes_it_on_and_the_engine_obeys(monkeypatch: pyte
     monkeypatch.setattr(client._supervisor, "_engine", type("Engine", (), {"send": staticmethod(sent.append)}))
     client.set_log_level("debug")
     assert sent == [SetLogLevel("debug")]
-    assert process._handle(None, None, SetLogLevel("debug"), None)  # type: ignore[arg-type]
+    assert process._handle(None, SetLogLevel("debug"), None)  # type: ignore[arg-type]
     assert logging.getLogger().level == logging.DEBUG
