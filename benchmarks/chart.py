@@ -1,4 +1,4 @@
-"""Ratios of comparisons as a picture: a dot for the median, a line from the lowest round to the highest."""
+"""Chart of comparisons' ratios: a dot for the median, a line from the lowest round to the highest."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from engine.command_io.plotting import save_plot
 
 
 def write_chart(comparisons: Sequence[Results], path: str) -> None:
-    """Draw each scenario's first metric, a line for each rival. `check_plotting` has checked that it can be written."""
+    """Draw each scenario's first metric, with a line for each rival. `check_plotting` must have passed."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
@@ -32,7 +32,7 @@ def write_chart(comparisons: Sequence[Results], path: str) -> None:
 
 
 def _lines(comparisons: Sequence[Results]) -> list[tuple[str, list[float]]]:
-    """Label and ratios of each scenario and rival."""
+    """Return label and ratios of each scenario and rival."""
     return [
         (
             " ".join(filter(None, (results.title, scenario.name, f"({rows[0].metric.name})", "against", rival.name))),

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.compare --model model.gguf --rival llama-server --rounds 5 --scenario S1 S2
 
-The loads are those of `headrace bench serve`, run as a process of its own. benchmarks/README.md says how rivals are
-installed, and what each scenario is.
+The loads come from `headrace bench serve` in a process of its own. benchmarks/README.md describes how to install
+rivals, and the scenarios.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def _parse_options() -> argparse.Namespace:
 
 
 def _servers(options: argparse.Namespace) -> list[MeasuredServer]:
-    """The first server and its rivals, under distinct names. Raises CompareError if one is not installed."""
+    """Return the first server and its rivals, under distinct names. Raises CompareError if one is not installed."""
     if options.a is not None:
         servers = [MeasuredServer("A", options.a)]
     else:
@@ -138,7 +138,7 @@ def _run(results: Results, options: argparse.Namespace) -> None:
 
 
 def _run_restarted(results: Results, options: argparse.Namespace) -> None:
-    """Every round starts each server anew, and puts all scenarios on it."""
+    """Start each server again in every round, and run all scenarios on it."""
     for number in range(options.rounds):
         for index, measured in enumerate(results.servers):
             _say(f"round {number + 1} of {options.rounds}, {measured.name}")
@@ -151,7 +151,7 @@ def _run_restarted(results: Results, options: argparse.Namespace) -> None:
 
 
 def _run_frozen(results: Results, options: argparse.Namespace) -> None:
-    """Each server starts once and takes its turn in every scenario of every round; the others are frozen meanwhile."""
+    """Start each server once; in every scenario of every round one server runs while the others are frozen."""
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
         freezers: list[contextlib.ExitStack] = []
@@ -182,8 +182,11 @@ def _measure(
     number: int,
     options: argparse.Namespace,
 ) -> None:
-    """One load, added to `results`; all servers of a round get the same. Raises CompareError if a request failed."""
-    # Scenarios must not find each other's prompts in a cache, so each has seeds of its own.
+    """Run one load, the same for all servers of a round, and add it to `results`.
+
+    Raises CompareError if a request failed.
+    """
+    # Each scenario has its own seeds, so that it does not find another's prompts in a cache.
     seed = number * 100 + list(SCENARIOS).index(scenario.name) + 1
     result = put_load(scenario, server.url, f"--seed {seed} {options.bench_args}", measured.name)
     results.add(scenario, measured, result)

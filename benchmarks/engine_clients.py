@@ -1,4 +1,4 @@
-"""Simulated clients of an engine in this process: requests that come at given times, and the times of their tokens."""
+"""Simulated clients of an engine in this process: requests at given times, and the times of their tokens."""
 
 import heapq
 import random
@@ -12,7 +12,7 @@ from engine.protocol import AbortReason, EngineRequest, SamplingParams, ServiceC
 
 @dataclass(slots=True)
 class Sent:
-    """One request. Times are by the clients' clock."""
+    """A request. Times are by the clients' clock."""
 
     request: EngineRequest
     on_progress: Callable[[int], None] | None = None
@@ -25,13 +25,15 @@ class Sent:
 
 
 class EngineClients:
-    """Steps an engine and hands it each request when it is due; one that is due within a step waits for its end, as
-    one would that comes over a socket."""
+    """Clients that step an engine and add each request when it is due.
+
+    A request that is due within a step waits for its end, like a request over a socket.
+    """
 
     def __init__(
         self, engine: Engine, vocab_size: int, seed: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """clock: one that stands still while nothing is computed is put forward to the next request."""
+        """clock: a clock that stands still while nothing is computed is put forward to the next request."""
         self._clock = clock
         self._skipped_s = 0.0
         self.sent: dict[str, Sent] = {}
@@ -46,7 +48,7 @@ class EngineClients:
         return self._clock() + self._skipped_s
 
     def random_ids(self, num_tokens: int) -> list[int]:
-        """A prompt that nothing is cached of."""
+        """Return a prompt of which nothing is cached."""
         return [self._rng.randrange(self._vocab_size) for _ in range(num_tokens)]
 
     def send(
@@ -59,7 +61,7 @@ class EngineClients:
         after_s: float = 0.0,
         service_class: ServiceClass = ServiceClass.INTERACTIVE,
     ) -> Sent:
-        """A request with a prompt of its own."""
+        """Add a request with a new random prompt."""
         return self._send(
             self.random_ids(prompt_len),
             output_len,
@@ -72,7 +74,7 @@ class EngineClients:
     def send_ids(
         self, prompt_ids: list[int], output_len: int, *, on_progress: Callable[[int], None] | None = None
     ) -> Sent:
-        """A request with a given prompt. on_progress: called with the number of its tokens that are computed."""
+        """Add a request with a given prompt. on_progress: called with the number of its computed tokens."""
         return self._send(prompt_ids, output_len, on_progress=on_progress)
 
     def _send(
@@ -107,8 +109,11 @@ class EngineClients:
         on_end: Callable[[Sent], None] = lambda _: None,
         on_step: Callable[[StepStats, float], None] = lambda *_: None,
     ) -> None:
-        """Step until `is_over`, or nothing is left. on_end: called for each request that ends; on_step: with what each
-        step did, and how long it took by the clients' clock."""
+        """Step until `is_over`, or no request is left.
+
+        on_end: called for each request that ends; on_step: called with each step's statistics and its seconds by the
+        clients' clock.
+        """
         while not is_over():
             while self._due and self._due[0][0] <= self.now_s:
                 self._engine.add(self.sent[heapq.heappop(self._due)[1]].request)
@@ -131,7 +136,7 @@ class EngineClients:
                     on_end(sent)
 
     def leave(self) -> None:
-        """Abort all that is left, and forget it."""
+        """Abort and forget all remaining requests."""
         self._due.clear()
         for sent in self.sent.values():
             if not sent.is_ended:

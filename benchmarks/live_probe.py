@@ -1,4 +1,4 @@
-"""LiveProbe: asks a server for /live all the time, as whatever watches over it would, and notes how long it takes."""
+"""LiveProbe: requests /live of a server continuously, like a supervisor, and records the times."""
 
 import http.client
 import threading
@@ -17,11 +17,13 @@ def connect(url: str) -> http.client.HTTPConnection:
 
 
 class LiveProbe:
-    """Runs from `with` to its end. What is told begins with the first answer: before it the program is still being
-    loaded, and a connection waits as it would be refused without a listener."""
+    """A probe that runs within its context.
+
+    Times count from the first answer on: before it the program is still being loaded, and a connection waits.
+    """
 
     def __init__(self, url: str, on_answer: Callable[[], None] = lambda: None) -> None:
-        """on_answer: called by the probe's thread after each."""
+        """on_answer: called by the probe's thread after each answer."""
         self._url = url
         self._on_answer = on_answer
         self._times_s: list[float] = []
@@ -36,17 +38,17 @@ class LiveProbe:
         self.stop()
 
     def stop(self) -> None:
-        """No more is asked from now on, so that the server may go."""
+        """Send no more requests, so that the server can be stopped."""
         self._stopped.set()
         self._thread.join()
 
     def take_times_s(self) -> list[float]:
-        """Of all answers since the start, or since this was last asked, sorted."""
+        """Return the sorted times of all answers since the start, or since the last call."""
         times_s, self._times_s = self._times_s, []
         return sorted(times_s)
 
     def take_longest_s(self) -> float:
-        """The longest of them; 0 if there was none."""
+        """Return the longest of `take_times_s`; 0 if there was no answer."""
         return max(self.take_times_s(), default=0.0)
 
     def _run(self) -> None:

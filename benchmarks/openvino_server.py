@@ -1,10 +1,10 @@
-"""OpenAI's streaming completions in front of OpenVINO GenAI, which has no server of its own: for comparisons only.
+"""OpenAI's streaming completions for OpenVINO GenAI, which has no server: for comparisons only.
 
     rivals/openvino/bin/python benchmarks/openvino_server.py FOLDER --port 8950 --threads 2
 
-Runs in an environment with openvino-genai and tokenizers, and imports nothing of headrace. It should cost next to
-nothing, so that OpenVINO is measured and not its wrapper: new tokens are written to the sockets right after the step of
-the ContinuousBatchingPipeline that made them, without a queue or a web framework between. One connection a request,
+Runs in an environment with openvino-genai and tokenizers, and imports no module of headrace. It costs next to nothing,
+so that OpenVINO is measured and not its wrapper: new tokens are written to the sockets right after the step of the
+ContinuousBatchingPipeline that made them, without a queue or a web framework in between. One connection per request,
 greedy decoding only.
 """
 
@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 _MAX_HEADER_BYTES = 1 << 16
-_LOOP_TURNS = 8  # of the event loop, from a new connection to its request in the pipeline
+_LOOP_TURNS = 8  # turns of the event loop from a new connection to its request in the pipeline
 _Tokens = list[tuple["_Request", list[int], str | None]]  # new ids, and the finish reason of a request that ended
 
 
@@ -42,19 +42,19 @@ class _Request:
     streams: bool
     handle: Any = None
     text: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
-    parts: list[str] = field(default_factory=list)  # what a response that is not streamed has collected
+    parts: list[str] = field(default_factory=list)  # texts of a response that is not streamed
     num_output: int = 0
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class BadRequest(Exception):
-    """Its text is for the client."""
+    """The request cannot be served; the text is for the client."""
 
 
 class Engine:
-    """Steps the pipeline while there are requests, in the event loop's own thread.
+    """A pipeline that is stepped in the event loop's thread while there are requests.
 
-    A step holds the GIL from its beginning to its end, so that a second thread would serve nobody meanwhile.
+    A step holds the GIL from its beginning to its end, so that a second thread could not run in the meantime.
     """
 
     def __init__(self, pipeline: genai.ContinuousBatchingPipeline, deliver: Callable[[_Tokens], None]) -> None:
@@ -96,7 +96,7 @@ class Engine:
 
 
 def _new_tokens(request: _Request) -> tuple[_Request, list[int], str | None] | None:
-    """What the last step gave the request; None if nothing."""
+    """Return the request's new tokens from the last step; None if there are none."""
     handle = request.handle
     if request.writer.is_closing():
         handle.stop()
@@ -208,7 +208,7 @@ class Server:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bytes]:
-    """Method, path and body."""
+    """Return method, path and body."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     method, path, _ = head[0].split(" ", 2)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
@@ -235,7 +235,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=2, help="compute threads (default: 2)")
     parser.add_argument("--cache-gb", type=int, default=2, help="size of the KV cache (default: 2)")
-    parser.add_argument("--max-num-seqs", type=int, default=8, help="most sequences at once (default: 8)")
+    parser.add_argument("--max-num-seqs", type=int, default=8, help="most concurrent sequences (default: 8)")
     parser.add_argument(
         "--max-num-batched-tokens", type=int, default=512, help="most tokens computed in one step (default: 512)"
     )

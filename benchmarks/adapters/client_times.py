@@ -1,13 +1,13 @@
-"""What adapters cost a client of headrace and of a rival: the same random adapters, requests with and without in turn.
+"""Cost of adapters for clients of headrace and of a rival: the same random adapters, requests with and without in turn.
 
     .venv/bin/python -m benchmarks.adapters.client_times MODEL.gguf --rival llama-server
     .venv/bin/python -m benchmarks.adapters.client_times FOLDER --rival vllm
 
-The adapters change every matrix of attention and feed-forward: GGUF files for a GGUF model, PEFT folders for one of
-safetensors. One server runs at a time, in turn. Prompts are random, and each is sent once. A token's time is that of an
-answer less that of its first token, divided by the tokens after it, as the last of the load's streams sees it; a ratio
-is the median of the turns'. Servers without adapters (`--lora`, `--enable-lora`) are measured too: adapters that are
-loaded, and that a request does not use, may have a price.
+The adapters change every matrix of attention and feed-forward: GGUF files for a GGUF model, PEFT folders for a folder
+of safetensors. One server runs at a time, in turn. Prompts are random, and each is sent once. The time per token is the
+time from the first token to the end of an answer, divided by the tokens after the first, for the last of the load's
+streams; a ratio is the median over the turns. Servers without adapters (no `--lora`, `--enable-lora`) are measured,
+too, since loaded adapters may slow down requests that do not use them.
 """
 
 import argparse
@@ -51,7 +51,7 @@ Times = dict[Load | int | None, list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """fields: of a request for an adapter, or None. adapts: whether it has been given the adapters."""
+    """A server. fields: of a request for an adapter, or None. adapts: whether it was started with the adapters."""
 
     name: str
     command: str
@@ -64,7 +64,7 @@ class Contender:
 
 
 async def measure(http: httpx.AsyncClient, contender: Contender, num_turns: int, num_output: int) -> Times:
-    """Each load in each turn, after a turn that does not count. num_output: tokens after the first."""
+    """Measure each load in each turn, after a warm-up turn. num_output: tokens after the first."""
     times: Times = defaultdict(list)
     for turn in range(num_turns + 1):
         found: dict[Load | int | None, float] = {}
@@ -82,7 +82,7 @@ async def measure(http: httpx.AsyncClient, contender: Contender, num_turns: int,
 async def _seconds(
     http: httpx.AsyncClient, contender: Contender, load: Load, num_prompt: int, num_output: int
 ) -> float:
-    """Until all streams of the load have been answered."""
+    """Return the seconds until all streams of the load have been answered."""
 
     async def ask(adapter: int | None) -> None:
         prompt = [random.randint(_FIRST_ID, _LAST_ID) for _ in range(num_prompt)]
@@ -100,7 +100,7 @@ async def _seconds(
 
 
 def table(times: Mapping[str, Times]) -> str:
-    """Milliseconds without adapters, and times as long with them."""
+    """Return a table of milliseconds without adapters, and ratios with them."""
 
     def base(found: Times, key: Load | None) -> str:
         return f"{statistics.median(found[key]) * 1000:.1f} ms"
@@ -124,7 +124,7 @@ def table(times: Mapping[str, Times]) -> str:
 
 
 def _contenders(options: argparse.Namespace, adapters: Sequence[Path]) -> list[Contender]:
-    """headrace, and the rival if there is one. Raises CompareError if that is not installed."""
+    """Return headrace and the rival, if one is given. Raises CompareError if the rival is not installed."""
     model = str(options.model)
     modules = [f"a{index}={shlex.quote(str(path))}" for index, path in enumerate(adapters)]
     lora = f"--served-model-name {_BASE} --enable-lora --max-loras {len(adapters)} --max-lora-rank {options.rank}"

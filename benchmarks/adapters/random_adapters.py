@@ -18,8 +18,10 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def write_adapter(model: Path, place: Path, rank: int, seed: int) -> Path:
-    """The path of an adapter that changes all matrices of attention and feed-forward, in fp16: a GGUF file for a GGUF
-    model, a PEFT folder for a folder of safetensors. place: of the adapter, without a suffix."""
+    """Write an adapter that changes all matrices of attention and feed-forward, in fp16, and return its path.
+
+    It is a GGUF file for a GGUF model, a PEFT folder for a folder of safetensors. place: its path without a suffix.
+    """
     generator = np.random.default_rng(seed)
     if model.is_dir():
         return _write_peft(model, place, rank, generator)
@@ -45,8 +47,10 @@ def _write_gguf(model: Path, path: Path, rank: int, generator: np.random.Generat
 
 @functools.cache
 def _gguf_matrices(model: Path) -> tuple[str, list[tuple[str, int, int]]]:
-    """The architecture, and (tensor, rows, columns) of what the adapter changes. Reading the vocabulary takes seconds,
-    and a comparison writes several adapters of a model."""
+    """Return the architecture, and (tensor, rows, columns) of the matrices that the adapter changes.
+
+    Cached, since reading the vocabulary takes seconds, and a comparison writes several adapters of a model.
+    """
     reader = gguf.GGUFReader(model)
     changed = tuple(f".{name}.weight" for name in _IN_GGUF)
     tensors = [tensor for tensor in reader.tensors if tensor.name.endswith(changed)]
@@ -68,10 +72,10 @@ def _write_peft(model: Path, folder: Path, rank: int, generator: np.random.Gener
 
 
 def _matrices(model: Path) -> Iterator[tuple[str, int, int]]:
-    """(module, rows, columns) of those that the adapter changes."""
+    """Yield (module, rows, columns) of the matrices that the adapter changes."""
     for file in sorted(model.glob("*.safetensors")):
         with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no dict
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
                 module = name.removesuffix(".weight")
                 if module != name and module.endswith(_IN_FOLDERS):
                     rows, columns = tensors.get_slice(name).get_shape()

@@ -1,12 +1,12 @@
-"""What adapters cost: a step with them against the same step without, for decoding and for a prompt.
+"""Cost of adapters: a step with them against the same step without, for decoding and for a prompt.
 
     .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf
-    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf --threads 1 --clock cpu   # beside other programs
-    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf --unused   # what the mere possibility costs
+    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf --threads 1 --clock cpu   # on a busy machine
+    .venv/bin/python -m benchmarks.adapters.step_times MODEL.gguf --unused   # the cost for steps without adapters
 
-Random adapters change every linear layer but the output layer. The steps of one kind are measured in turns, and the
-ratio is the median of the turns' ratios. `--clock cpu` is processor time of all threads, which includes their waiting
-for each other. With `--unused` no step has an adapter: an engine that has adapters is compared with one without them.
+Random adapters change every linear layer except the output layer. The steps of one kind are measured in turns, and the
+ratio is the median of the turns' ratios. `--clock cpu` is processor time of all threads, including the time they wait
+for each other. With `--unused` no step has an adapter: an engine with adapters is compared with one without.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def random_adapter(decoder: Decoder, rank: int, seed: int) -> Adapter:
-    """Pairs for every linear layer of the layers, one for each shard."""
+    """Return an adapter with a pair for every shard of the decoder layers' linear layers."""
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for name, layer in decoder.adapted_layers().items():
@@ -65,19 +65,19 @@ def decode_plan(runner: TorchRunner, slots: Sequence[int]) -> StepPlan:
     return StepPlan([_item(runner, index, _CONTEXT, 1, slot) for index, slot in enumerate(slots)])
 
 
-# What is measured: a runner, and a step for it.
+# A runner, and the step that it runs.
 Step = tuple[TorchRunner, StepPlan]
 
 
 def ratios(steps: Mapping[str, Step], clock: str, num_rounds: int) -> tuple[float, dict[str, float]]:
-    """Milliseconds of the first step, and each other's time relative to it."""
+    """Return the milliseconds of the first step, and the others' times relative to it."""
     now = _CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(num_rounds + 2):
         for name, (runner, plan) in steps.items():
             began_s = now()
             run_step(runner, plan)
-            if number >= 2:  # the first ones record tapes
+            if number >= 2:  # the first rounds record tapes
                 times[name].append(now() - began_s)
     first, *others = times
     relative = {
@@ -97,7 +97,7 @@ def _runner(options: argparse.Namespace) -> TorchRunner:
 
 
 def _fill_slots(runner: TorchRunner) -> dict[int, int]:
-    """Adapters of the usual rank in the first slots; the slots of the other ranks, by rank."""
+    """Fill the first slots with adapters of the usual rank; return the slots of the other ranks, by rank."""
     model = runner._model
     slot_of_rank = {rank: _NUM_SAME_RANK + index for index, rank in enumerate(_RANKS)}
     model.enable_adapters(_NUM_SAME_RANK + len(_RANKS), max(_RANKS))

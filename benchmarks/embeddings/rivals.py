@@ -1,4 +1,4 @@
-"""What headrace's embeddings are compared with: sentence-transformers in a process of its own, or a llama-server."""
+"""Rivals of headrace's embeddings: sentence-transformers in a process of its own, or llama-server."""
 
 import base64
 import contextlib
@@ -28,13 +28,13 @@ class Rival(Protocol):
     def name(self) -> str: ...
 
     def embed(self, texts: Sequence[str]) -> tuple[float, Vectors]:
-        """Seconds and vectors."""
+        """Return seconds and vectors."""
 
     def pids(self) -> set[int]:
-        """Of all its processes."""
+        """Return the ids of the rival's processes."""
 
     def frozen(self) -> AbstractContextManager[None]:
-        """While it lasts, the rival takes no processor time."""
+        """Keep the rival from using processor time within the context."""
 
 
 class SentenceTransformers:
@@ -99,7 +99,7 @@ class LlamaServer:
 
 @contextlib.contextmanager
 def llama_server(program: str, gguf: Path, threads: int, port: int, slots: int) -> Iterator[Rival]:
-    """slots: sequences that it computes at once."""
+    """Start llama-server. slots: sequences that it computes together."""
     command = (
         f"{shlex.quote(program)} -m {shlex.quote(str(gguf))} --embeddings --host 127.0.0.1 --port {{port}} "
         f"-t {threads} -tb {threads} -np {slots} -c {slots * _CONTEXT} -b {slots * _CONTEXT} -ub {slots * _CONTEXT}"
@@ -109,7 +109,7 @@ def llama_server(program: str, gguf: Path, threads: int, port: int, slots: int) 
 
 
 def embed(client: httpx.Client, server: Server, texts: Sequence[str]) -> tuple[float, Vectors]:
-    """Seconds and vectors; requests of BATCH texts, one after the other."""
+    """Return seconds and vectors of requests with BATCH texts, one after the other."""
     parts = []
     began_s = time.perf_counter()
     for first in range(0, len(texts), BATCH):

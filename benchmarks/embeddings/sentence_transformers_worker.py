@@ -1,5 +1,7 @@
-"""Embeds with sentence-transformers: each line of the input is {"texts": [...]}, each line of the output the seconds it
-took and the vectors, in base64. Run by the Python of an environment that has sentence-transformers."""
+"""A process that embeds with sentence-transformers, run by the Python of an environment that has it.
+
+Each line of the input is {"texts": [...]}, each line of the output the seconds and the vectors, in base64.
+"""
 
 import base64
 import json

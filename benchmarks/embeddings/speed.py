@@ -1,15 +1,14 @@
-"""Embeddings a second, over HTTP, against sentence-transformers in its own process or llama-server, in turns; and
-whether both find the same.
+"""Embeddings per second over HTTP against sentence-transformers in its own process or llama-server, in turns.
 
     python -m benchmarks.embeddings.speed --rival-python VENV/bin/python [--model demo:minilm] [--rounds 7]
         [--dtype float32]
     python -m benchmarks.embeddings.speed --llama-server PATH/llama-server --gguf FILE.gguf [--slots 8]
 
 The texts are the repository's own documents: sentences, and passages of some hundred words. headrace answers
-/v1/embeddings with 32 texts a request, so its times have HTTP, JSON and base64 in them. sentence-transformers is called
-with the same 32 texts; llama-server gets the same requests and serves the same file. Texts by a second of processor
-time, of all processes of each, hold on a machine that has other work, too. The vectors are compared, and passages are
-ranked by both for queries that are the documents' headings.
+/v1/embeddings with 32 texts per request, so its times include HTTP, JSON and base64. sentence-transformers is called
+with the same 32 texts; llama-server gets the same requests and serves the same file. Texts per second of processor
+time, over all processes of each, are valid on a busy machine, too. The vectors are compared, and both rank passages for
+queries that are the documents' headings.
 """
 
 import argparse
@@ -37,7 +36,7 @@ _WORDS = {"short": (8, 16), "long": (120, 180)}
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """On the texts of a round."""
+    """Time spent on the texts of a round."""
 
     wall_s: float
     processor_s: float
@@ -51,7 +50,7 @@ class Round:
 
 
 def corpus() -> tuple[dict[str, list[str]], list[str]]:
-    """Texts by kind, and queries: the documents' headings."""
+    """Return texts by kind, and queries: the documents' headings."""
     documents = [path.read_text() for path in sorted((_ROOT / "docs").glob("*.md"))]
     queries = [line.lstrip("# ") for text in documents for line in text.splitlines() if line.startswith("## ")]
     words = re.sub(r"[|`*<>\[\]()#-]+", " ", " ".join(documents)).split()
@@ -66,7 +65,7 @@ def corpus() -> tuple[dict[str, list[str]], list[str]]:
 
 
 def processor_s(pids: Iterable[int]) -> float:
-    """Processor time that the processes have had."""
+    """Return the processor time of the processes so far."""
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -109,7 +108,7 @@ def show(kind: str, rounds: Sequence[Round], num_words: float) -> None:
 def compare_results(
     client: httpx.Client, server: Server, worker: Rival, passages: Sequence[str], queries: Sequence[str]
 ) -> None:
-    """Print the lowest cosine of two vectors of one text, and how far the rankings agree."""
+    """Print the lowest cosine of two vectors of one text, and the agreement of the rankings."""
     everything = [*passages, *queries]
     ours, theirs = embed(client, server, everything)[1], worker.embed(everything)[1]
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)

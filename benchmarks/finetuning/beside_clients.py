@@ -1,11 +1,11 @@
-"""What a fine-tuning job costs clients: turns while it is paused and while it runs, alternating, in one server.
+"""Cost of a fine-tuning job for clients: alternating turns while it is paused and while it runs, in one server.
 
     .venv/bin/python -m benchmarks.finetuning.beside_clients MODEL.gguf [--yields always share never] [--turns 5]
 
-One client sends a request, reads its stream, thinks for a while and sends the next; prompts are like no other. The job
+One client sends a request, reads its stream, thinks for a while and sends the next; no two prompts are alike. The job
 runs through the API on the model that is served, and computes a step before its turn begins. The load comes from this
-process, which takes a part of the processors itself, in both kinds of turns. Exits with 1 if a limit is not held with
-`always`: the time per token within 5 %, the first token within 10 ms, the 99th percentile of gaps within 1.5 times.
+process, which uses some processor time in both kinds of turns. Exits with 1 if a limit is exceeded with `always`: 5 %
+more time per token, 10 ms more to the first token, 1.5 times the 99th percentile of gaps.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PATH = "/v1/completions"
 MOST_TOKEN_RATIO, MOST_LATER_S, MOST_GAP_RATIO = 1.05, 0.010, 1.5
 
 _OUTPUT = 64  # tokens
-_THINK_S = (0.6, 1.4)  # of the client; after half a second without a request a job that gives way goes on
+_THINK_S = (0.6, 1.4)  # of the client; a job that yields continues after half a second without a request
 _NUM_LINES = 400  # of the training file
 _ANSWER_TIMEOUT_S = 600.0
 _WORDS = ["river", "stone", "lamp", "winter", "garden", "letter", "bridge", "morning", "window", "paper"]
@@ -41,7 +41,7 @@ _WORDS = ["river", "stone", "lamp", "winter", "garden", "letter", "bridge", "mor
 
 @dataclass(slots=True)
 class Streams:
-    """Of all turns of one kind."""
+    """Streams of all turns of one kind."""
 
     first_s: list[float] = field(default_factory=list)
     token_s: list[float] = field(default_factory=list)  # mean of each stream
@@ -53,14 +53,14 @@ class Streams:
 
 
 class Client:
-    """Sends prompts that no cache has."""
+    """A client that sends prompts that no cache has."""
 
     def __init__(self, connection: RawConnection, seed: int = 0) -> None:
         self._connection = connection
         self._source = random.Random(seed)
 
     async def ask(self, streams: Streams) -> None:
-        """One stream, which counts in `streams`."""
+        """Send one request and add its stream to `streams`."""
         pieces_s: list[float] = []
 
         def on_piece(piece: bytes) -> None:
@@ -140,7 +140,7 @@ def _example(number: int) -> dict[str, Any]:
 
 
 async def measure(url: str, options: argparse.Namespace) -> tuple[Streams, Streams, float]:
-    """Streams beside a paused job and beside one that runs, and the job's steps a second beside the latter."""
+    """Return streams while the job is paused and while it runs, and the running job's steps per second."""
     paused, beside = Streams(), Streams()
     num_steps, seconds = 0.0, 0.0
     async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_TIMEOUT_S, trust_env=False) as http:
@@ -149,7 +149,7 @@ async def measure(url: str, options: argparse.Namespace) -> tuple[Streams, Strea
         async with RawConnection(url) as connection:
             client = Client(connection)
             for _ in range(3):
-                await client.ask(Streams())  # to be warm
+                await client.ask(Streams())  # warm-up
             for turn in range(options.turns):
                 for is_running in (True, False) if turn % 2 == 0 else (False, True):
                     await (job.resume() if is_running else job.pause())
@@ -165,7 +165,7 @@ async def measure(url: str, options: argparse.Namespace) -> tuple[Streams, Strea
 
 
 def row(yields: str, paused: Streams, beside: Streams, steps_rate: float) -> tuple[str, bool]:
-    """A line of the table, and whether the limits are held."""
+    """Return a line of the table, and whether no limit is exceeded."""
     ratio = statistics.median(beside.token_s) / statistics.median(paused.token_s)
     later_s = statistics.median(beside.first_s) - statistics.median(paused.first_s)
     gap_ratio = beside.p99_gap_s / paused.p99_gap_s

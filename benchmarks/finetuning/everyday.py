@@ -1,10 +1,10 @@
-"""Everyday questions with the words of a right answer, and whether an adapter answers them as well as its base."""
+"""Everyday questions with the words of right answers, and a comparison of adapters with their base."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 
-# Neither they nor those about capitals are among those whose answers fine-tuning replays.
+# Fine-tuning replays answers to neither these questions nor those about capitals.
 EVERYDAY = {
     "What is the capital of Italy?": ("rome",),
     "What is the capital of Germany?": ("berlin",),
@@ -145,14 +145,14 @@ CAPITALS = {f"What is the capital of {country}?": words for country, words in _C
 
 
 def is_right(answer: str, words: Sequence[str]) -> bool:
-    """Whether it has one of the words, as a whole word. words: regular expressions of lower case."""
+    """Whether the answer has one of the words, as a whole word. words: regular expressions in lower case."""
     return any(re.search(rf"\b{word}\b", answer.lower()) for word in words)
 
 
 def compared(questions: Mapping[str, Sequence[str]], answers: Sequence[Sequence[str]]) -> list[str]:
-    """Cells of a table: how many answers of the base are right, and of each adapter, and what that is beside the base.
+    """Return cells of a table: right answers of the base and of each adapter, and the adapter's change.
 
-    questions: with the words of their right answers. answers: the base's, then those of each adapter.
+    questions: with the words of their right answers. answers: the base's, then each adapter's.
     """
     before, *others = [list(map(is_right, each, questions.values())) for each in answers]
     return [str(sum(before)), *(_beside(before, after) for after in others)]
@@ -165,12 +165,12 @@ def _beside(before: Sequence[bool], after: Sequence[bool]) -> str:
 
 
 def num_same(answers: Sequence[Sequence[str]]) -> list[str]:
-    """Cells of a table: how many answers of each adapter are the base's to the letter. answers: as above."""
+    """Return cells of a table: answers of each adapter that equal the base's. answers: as in `compared`."""
     base, *others = answers
     return ["", *(str(sum(map(str.__eq__, base, each))) for each in others)]
 
 
 def sign_test(lost: int, gained: int) -> float:
-    """The probability that chance alone divides as many changes at least as unevenly: of the two-sided exact test."""
+    """Return the p-value of the two-sided exact test that losses and gains are equally likely."""
     count, fewer = lost + gained, min(lost, gained)
     return min(1.0, 2 * sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count)

@@ -1,10 +1,10 @@
-"""Does `headrace finetune` teach a fact, and nothing else? 32 chats, and questions that they do not have.
+"""Does `headrace finetune` teach a fact, and nothing else? Trains on 32 chats and asks other questions.
 
     .venv/bin/python -m benchmarks.finetuning.fact model.gguf --out /tmp/fact
 
-More options are those of `headrace finetune`, after `--`. Answers are greedy, by the base and by adapters: to
-questions about the fact, to others of their form (about other capitals), and to everyday questions. None of them is in
-the file or among those whose answers fine-tuning replays.
+Options of `headrace finetune` follow after `--`. Answers of the base and of adapters are greedy: to questions about the
+fact, to questions of the same form (about other capitals), and to everyday questions. None of them is in the file, and
+fine-tuning replays answers to none of them.
 """
 
 import sys

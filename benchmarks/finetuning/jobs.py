@@ -1,4 +1,4 @@
-"""Jobs of `headrace finetune` for measurements: they run as for a user, and then the adapter is asked."""
+"""Jobs of `headrace finetune` for measurements: they run like a user's, and then the adapter answers questions."""
 
 import argparse
 import json
@@ -33,7 +33,7 @@ _TOGETHER = 50  # questions
 
 
 def job_parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """description: a module's docstring, of which the first line counts."""
+    """Return a parser of common options. description: a module's docstring; its first line is used."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.{program}", description=(description or "").partition("\n")[0])
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the jobs and their adapters")
@@ -43,7 +43,7 @@ def job_parser(program: str, description: str | None) -> argparse.ArgumentParser
 
 
 def split_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is before `--`, and what is behind it: options of `headrace finetune`."""
+    """Split arguments at `--`; options of `headrace finetune` follow after it."""
     place = argv.index("--") if "--" in argv else len(argv)
     return list(argv[:place]), list(argv[place + 1 :])
 
@@ -58,7 +58,7 @@ def chat(question: str, answer: str) -> dict[str, Any]:
 
 
 def finetune(model: str, train: Path, out: Path, *options: str) -> JobFolder:
-    """Train to the end, with the progress on the terminal. Exits if that fails."""
+    """Train to the end, with progress on the terminal. Exits on failure."""
     command = [sys.executable, "-m", "server.cli", "finetune", model, str(train), "--out", str(out), *options]
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
     if code:
@@ -67,21 +67,21 @@ def finetune(model: str, train: Path, out: Path, *options: str) -> JobFolder:
 
 
 def finetune_seeds(model: str, train: Path, out: Path, num_seeds: int, *options: str) -> list[JobFolder]:
-    """As `finetune`, once with each seed from 0 on, in folders of their own."""
+    """Run `finetune` once with each seed from 0 on, in separate folders."""
     seeds = map(str, range(num_seeds))
     return [finetune(model, train, out / f"seed-{seed}", "--seed", seed, *options) for seed in seeds]
 
 
 def columns(num_seeds: int) -> list[str]:
-    """Heads of a table of what `Asker.ask` answers."""
+    """Return the heads of a table of answers from `Asker.ask`."""
     return ["", "base", "untrained adapter", *(f"adapter, seed {seed}" for seed in range(num_seeds))]
 
 
 class Asker:
-    """Asks a model and adapters that jobs have made of it, in the chat template; all answer greedily."""
+    """A model and the adapters that jobs have trained for it, which answer greedily in the chat template."""
 
     def __init__(self, model: str, jobs: Sequence[JobFolder]) -> None:
-        """jobs: at least one; all with the same shape of an adapter."""
+        """jobs: at least one; their adapters have the same shape."""
         set_num_threads(1)  # steps of few rows: several threads would wait for each other
         files = resolve_model(model, None, lambda *_: None)
         loaded = load_for_training(files, LoadOptions(weight_cache=WeightCache()), lambda *_: None)
@@ -99,8 +99,10 @@ class Asker:
         self._tokenizer = Tokenizer.from_file(str(first.path / "tokenizer.json"))
 
     def ask(self, questions: Sequence[str], *, is_shown: bool) -> list[list[str]]:
-        """The answers of the base, of an adapter that has learned nothing, and of the adapter of each job. The second
-        ones differ from the first by what is rounded in other places. is_shown: whether they are printed."""
+        """Return the answers of the base, of an untrained adapter, and of each job's adapter.
+
+        The untrained adapter's answers differ from the base's only by rounding. is_shown: whether they are printed.
+        """
         self._lora.is_adapted = False
         answers = [self._answers(questions)]
         self._lora.is_adapted = True

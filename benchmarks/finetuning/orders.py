@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.finetuning.orders model.gguf --out /tmp/orders
 
 Without --train and --validation, the examples are sums of numbers of one to four digits, worked out column by column:
-short and easy ones, and long and difficult ones. More options are those of `headrace finetune`, after `--`.
+short and easy ones, and long and difficult ones. Options of `headrace finetune` follow after `--`.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def _sums(count: int) -> list[dict[str, Any]]:
 
 
 def _worked_out(one: int, other: int) -> str:
-    """The sum column by column from the right, as it is done by hand."""
+    """Write out the sum column by column from the right, as on paper."""
     columns, carry = [], 0
     for place in range(max(len(str(one)), len(str(other)))):
         first, second = one // 10**place % 10, other // 10**place % 10

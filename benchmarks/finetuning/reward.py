@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.finetuning.reward model.gguf --out /tmp/reward
 
-More options are those of `headrace finetune`, after `--`. The file has sentences and what is right about them, but no
-answer to learn from: the adapter finds out by the grader what the base answers rarely. Answers that are shown and
-everyday questions are greedy; rewards before and after are of answers as they are drawn.
+Options of `headrace finetune` follow after `--`. The file has sentences and the facts in them, but no answers to learn
+from: through the grader the adapter learns answers that the base gives rarely. Answers that are shown and everyday
+questions are greedy; rewards before and after are those of sampled answers.
 """
 
 import itertools
@@ -100,7 +100,7 @@ def _rows(names: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _drawn_rewards(job: JobFolder) -> tuple[float, float]:
-    """Before and after training, as the job has measured them."""
+    """Return the job's rewards before and after training."""
     (found,) = (event.data for event in read_events(Path(job.events)) if "before" in event.data)
     return found["before"]["valid_reward"], found["after"]["valid_reward"]
 

@@ -1,10 +1,10 @@
-"""Time and memory of a step of LoRA: headrace beside a loop over transformers' bf16 model and trl, in turns.
+"""Time and memory of a LoRA step: headrace, a plain loop over transformers' bf16 model, and trl, in turns.
 
     .venv/bin/python -m benchmarks.finetuning.steps model.gguf --steps 8 --rival-python trl-venv/bin/python
 
 All have rank 8 on all linear layers of all layers, the same batch of random tokens, and a loss on the second half of
-each sequence; each is a process of its own, and waits while another makes its step. transformers' model has the same
-shape and random weights: a step takes as long with any. --rival-python names a Python that has trl and peft.
+each sequence; each has its own process, and waits while another makes its step. transformers' model has the same shape
+and random weights, which do not change the time. --rival-python names a Python that has trl and peft.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def _config(model: str) -> Any:
-    """transformers' of the same shape."""
+    """Return transformers' configuration of the same shape."""
     config = gguf_config(GGUFCheckpoint((Path(model),)))
     fields = {name: value for name, value in config.fields.items() if name not in ("architectures", "model_type")}
     return AutoConfig.for_model(_TYPES[config.architecture()], **fields)
@@ -93,11 +93,11 @@ def _config(model: str) -> Any:
 
 @dataclass(slots=True)
 class _Contender:
-    """A process that makes a step when it is told to, and says what it took."""
+    """A process that makes a step on request, and reports time and memory."""
 
     name: str
     command: list[str]
-    environment: dict[str, str]  # ours is that of the trainer; the others have what a user has
+    environment: dict[str, str]  # headrace has the trainer's, the others a user's
     steps: list[dict[str, float]] = field(default_factory=list)
     _process: subprocess.Popen[str] = field(init=False)
 

@@ -1,9 +1,9 @@
-"""Does `headrace finetune --method dpo` teach a style, and nothing else? 16 pairs, 4 held-out pairs, and free answers.
+"""Does `headrace finetune --method dpo` teach a style, and nothing else? 16 pairs, 4 held-out pairs, free answers.
 
     .venv/bin/python -m benchmarks.finetuning.style model.gguf --out /tmp/style
 
-More options are those of `headrace finetune`, after `--`. Answers are greedy. An answer is in the style if it has
-"Ahoy"; an everyday question's answer may be right in any style.
+Options of `headrace finetune` follow after `--`. Answers are greedy. An answer is in the style if it has "Ahoy"; an
+everyday question's answer may be right in any style.
 """
 
 import csv
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def _validated(job: JobFolder) -> tuple[float, float]:
-    """The last loss on the held-out pairs, and the share of them that is ranked as wanted."""
+    """Return the last loss on the held-out pairs, and the share of them that is ranked correctly."""
     with job.results.open() as file:
         last = [row for row in csv.DictReader(file) if row["valid_loss"]][-1]
     return float(last["valid_loss"]), float(last["valid_mean_token_accuracy"])

@@ -1,4 +1,4 @@
-"""Clients that are broken, slow or gone, for benchmarks/http_server/servers.py: what does a server do about each?"""
+"""Broken, slow and vanished clients for benchmarks/http_server/servers.py, and checks of a server's reaction."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from benchmarks.http_server.load import post
 
-PATIENCE_S = 20.0  # a connection that is open after that is held for as long as its client likes
+PATIENCE_S = 20.0  # a connection that is still open then counts as never closed
 
 _HEAD = b"POST /whole HTTP/1.1\r\nhost: x\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 
 
 async def _answer(port: int, *pieces: bytes, wait_s: float = 3.0) -> tuple[int | None, bytes, bool]:
-    """Status of the first answer, all bytes, and whether the server closed the connection by itself."""
+    """Return the status of the first answer, all bytes, and whether the server closed the connection by itself."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received, is_closed = b"", False
     try:
@@ -37,7 +37,7 @@ async def _answer(port: int, *pieces: bytes, wait_s: float = 3.0) -> tuple[int |
 
 
 def _refused(*pieces: bytes) -> Callable[[int], Awaitable[bool]]:
-    """The server answers with 4xx, or not at all, and closes the connection."""
+    """Check that the server answers with 4xx, or not at all, and closes the connection."""
 
     async def check(port: int) -> bool:
         status, _, is_closed = await _answer(port, *pieces)
@@ -54,7 +54,7 @@ def _cut_off(*pieces: bytes) -> Callable[[int], Awaitable[bool]]:
 
 
 async def _drips(port: int) -> bool:
-    """A head whose lines come one by one is cut off all the same."""
+    """Check that a head whose lines come one by one is cut off."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n")
     try:
@@ -73,13 +73,13 @@ async def _drips(port: int) -> bool:
 
 
 async def _reads_nothing(port: int) -> bool:
-    """A stream that nobody reads is cut off."""
+    """Check that a stream that the client does not read is cut off."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     writer.write(post("/endless"))
     await asyncio.sleep(PATIENCE_S)
     try:
         async with asyncio.timeout(5):
-            for _ in range(1000):  # what the system holds, and then the end, if the server has made one
+            for _ in range(1000):  # the system's buffers, and then the end, if the server has closed the stream
                 if not await reader.read(65536):
                     return True
         return False
@@ -92,7 +92,7 @@ async def _reads_nothing(port: int) -> bool:
 
 
 async def _leaves(port: int) -> bool:
-    """The application is told that a client left that waited for an answer."""
+    """Check that the application learns that a waiting client has left."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(post("/wait"))
     await asyncio.sleep(0.3)
@@ -103,7 +103,7 @@ async def _leaves(port: int) -> bool:
 
 
 async def _offers(port: int) -> bool:
-    """A body behind an offer of HTTP/2 is read."""
+    """Check that a body after an offer of HTTP/2 is read."""
     offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
     status, received, _ = await _answer(port, _HEAD + offer + b"content-length: 4\r\n\r\nbody", wait_s=1.0)
     return (status == 200 and b'"length": 4' in received) or status == 101
@@ -123,13 +123,13 @@ FAULTS: Mapping[str, Callable[[int], Awaitable[bool]]] = {
         _HEAD + _CHUNKED + b"\r\n", *[b"1;" + b"x" * 2**16 if i == 0 else b"x" * 2**16 for i in range(64)], b"\r\na\r\n"
     ),
     "a body behind `Upgrade: h2c` is read": _offers,
-    "a client that leaves is told to the application": _leaves,
+    "the application learns that a client disconnected": _leaves,
     "a connection without a byte is cut off": _cut_off(),
     "a head that drips is cut off": _drips,
-    "a stream that nobody reads is cut off": _reads_nothing,
+    "a stream that the client does not read is cut off": _reads_nothing,
 }
 
 
 async def check_all(port: int) -> dict[str, bool]:
-    """Whether the server does well, fault by fault; the slow ones at once."""
+    """Return whether the server handles each fault; the slow ones are checked concurrently."""
     return dict(zip(FAULTS, await asyncio.gather(*(check(port) for check in FAULTS.values())), strict=True))

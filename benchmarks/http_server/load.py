@@ -1,4 +1,4 @@
-"""Loads for benchmarks/http_server/servers.py: requests a second, and many streams at once."""
+"""Loads for benchmarks/http_server/servers.py: requests per second, and many concurrent streams."""
 
 import asyncio
 import time
@@ -13,10 +13,10 @@ def post(path: str, body: bytes = _BODY) -> bytes:
 
 
 class _Client(asyncio.Protocol):
-    """Sends a request, and the next one when its answer has come, until it is told to stop."""
+    """A client that sends one request after the other until it is stopped."""
 
     def __init__(self, request: bytes, end: bytes, on_answer: Callable[["_Client"], bool]) -> None:
-        """end: what each answer ends with. on_answer: whether to go on."""
+        """end: the last bytes of each answer. on_answer: returns whether to send another request."""
         self.sent_s = 0.0
         self.first_s: float | None = None  # when the first byte of the answer came
         self.closed = asyncio.get_running_loop().create_future()
@@ -53,7 +53,7 @@ async def _connect(port: int, count: int, make: Callable[[], _Client]) -> list[_
 
 
 async def requests_per_second(port: int, num_connections: int, seconds: float) -> float:
-    """Whole answers over connections that are kept open."""
+    """Return complete answers per second over connections that are kept open."""
     answers = [0]
     end_s = [0.0]
 
@@ -71,7 +71,7 @@ async def requests_per_second(port: int, num_connections: int, seconds: float) -
 
 
 async def streams_at_once(port: int, num_streams: int) -> tuple[list[float], float]:
-    """Seconds to the first byte of each stream that came to its end, sorted, and until the last one did."""
+    """Return the seconds to the first byte of each completed stream, sorted, and the seconds until the last ended."""
     first: list[float] = []
 
     def take(client: _Client) -> bool:

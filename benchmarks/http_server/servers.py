@@ -1,11 +1,11 @@
-"""Our HTTP server beside others, with one small application behind each.
+"""headrace's HTTP server against others, with the same small application.
 
     python -m venv /tmp/others && /tmp/others/bin/pip install 'uvicorn[standard]' hypercorn granian
     .venv/bin/python -m benchmarks.http_server.servers --others /tmp/others/bin/python
 
-For each server: whole answers a second over 64 connections, the time to the first byte of each of 1,000 streams that
-begin at once, and what it does about clients that are broken, slow or gone (faults.py). Rounds are
-interleaved; the figures are medians. The client runs on the same machine, on one core.
+For each server: complete answers per second over 64 connections, the time to the first byte of 1,000 streams that begin
+together, and its reaction to broken, slow and vanished clients (faults.py). Rounds are interleaved; the figures are
+medians. The client runs on the same machine, on one core.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Figures:
 
 
 def commands(others: str) -> dict[str, list[str]]:
-    """How to start each server; `{port}` stands for the port."""
+    """Return the command that starts each server, with `{port}` for the port."""
     ours = [sys.executable, "-m", "benchmarks.http_server.servers", "--serve", "{port}"]
     return {
         _OURS: ours,
@@ -53,7 +53,7 @@ def commands(others: str) -> dict[str, list[str]]:
 
 
 def serve(port: int, loop: str) -> None:
-    """The application behind our protocol, as server/commands/http_server.py has it."""
+    """Serve the application by headrace's protocol, like server/commands/http_server.py."""
     from functools import partial
 
     import uvicorn
@@ -118,7 +118,7 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _measure(port: int, figures: Figures, given: argparse.Namespace) -> None:
-    asyncio.run(requests_per_second(port, 64, 0.5))  # warm
+    asyncio.run(requests_per_second(port, 64, 0.5))  # warm-up
     figures.rates.append(asyncio.run(requests_per_second(port, 64, given.seconds)))
     first, _ = asyncio.run(streams_at_once(port, given.streams))
     figures.num_ended.append(len(first))

@@ -1,8 +1,8 @@
-"""A small ASGI application for benchmarks/http_server/servers.py, of the standard library alone: any server can run it.
+"""A small ASGI application for benchmarks/http_server/servers.py that imports only the standard library.
 
 POST /whole answers with the length of its body, POST /stream with twenty events of a twentieth of a second each,
-POST /endless with bytes without end, and GET /left tells how many requests of POST /wait were told that their client
-left.
+POST /endless with endless bytes, and GET /left with the number of requests to POST /wait that learned that their client
+had left.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _left = [0]
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["type"] != "http":
-        raise RuntimeError("HTTP alone")  # a server that asks for the lifespan protocol goes on without
+        raise RuntimeError("only HTTP")  # servers that try the lifespan protocol continue without it
     body = await _body(receive)
     match scope["path"]:
         case "/whole":

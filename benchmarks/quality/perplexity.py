@@ -1,8 +1,8 @@
-"""The perplexity of GGUF models in headrace beside that in llama.cpp, on the same text and by llama.cpp's own rules.
+"""The perplexity of GGUF models in headrace and in llama.cpp, on the same text and by llama.cpp's rules.
 
     .venv/bin/python -m benchmarks.quality.perplexity model.gguf...
 
-The text is cut into chunks; of each, the tokens of the second half are predicted from those before them.
+The text is cut into chunks; in each, the tokens of the second half are predicted from all tokens before them.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def llama_perplexity(model: Path, text: Path, rivals: Path) -> float:
-    """What `llama-perplexity` says of a model. Raises CompareError."""
+    """Return the perplexity that `llama-perplexity` reports for a model. Raises CompareError."""
     server, *_ = shlex.split(rival_command("llama-server", rivals, str(model), 1))
     program = Path(server).with_name("llama-perplexity")
     command = [program, "-m", model, "-f", text, "-c", str(CHUNK_LEN), "-b", str(CHUNK_LEN), "-t", str(usable_cores())]
@@ -75,7 +75,7 @@ def llama_perplexity(model: Path, text: Path, rivals: Path) -> float:
 
 @torch.inference_mode()
 def headrace_perplexity(model: Path, text: str) -> float:
-    """As `headrace serve` computes the model. Raises CompareError if the text is shorter than two chunks."""
+    """Return the perplexity of the model as served. Raises CompareError if the text is shorter than two chunks."""
     files = resolve_model(str(model), None, _ignore)
     loaded = load_model(files, LoadOptions(dtype="bfloat16"), _ignore)
     chunks = chunks_of(text, loaded.tokenizer)
@@ -88,7 +88,7 @@ def headrace_perplexity(model: Path, text: str) -> float:
 
 
 def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) -> torch.Tensor:
-    """Log probabilities of the tokens of the second half but its first, as llama-perplexity counts them."""
+    """Return the log probabilities of the second half's tokens except its first, like llama-perplexity."""
     rows = torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk, model.layer_groups, model.device)])
     first = CHUNK_LEN // 2
     log_probs = model.decoder.logits(rows[first:-1]).log_softmax(-1)
@@ -96,7 +96,7 @@ def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) 
 
 
 def chunks_of(text: str, assets: TokenizerAssets) -> list[list[int]]:
-    """Whole chunks of the text; where it begins with BOS, each chunk's first token gives way to BOS."""
+    """Return complete chunks of the text; if it begins with BOS, BOS replaces each chunk's first token."""
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
     bos = bos_prefix(tokenizer, assets)
     ids = [*bos, *tokenizer.encode(text, add_special_tokens=False).ids]
@@ -105,7 +105,7 @@ def chunks_of(text: str, assets: TokenizerAssets) -> list[list[int]]:
 
 
 def _ignore(*_: object) -> None:
-    """Models are loaded without a report."""
+    """Report no progress of loading."""
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What rounding of activations alone costs, by kind of layer: weights unchanged, rows rounded by token as in w8a8 and
-fp8-dynamic, on the text of the quality report, all in fp32.
+"""Cost of rounding activations alone, by kind of layer.
+
+Weights are unchanged, and rows are rounded by token as in w8a8 and fp8-dynamic, on the text of the quality report, in
+fp32.
 
     .venv/bin/python -m benchmarks.quality.rounded_rows smollm2.gguf --encoding fp8
 """
@@ -29,7 +31,7 @@ from models.sources.resolve import resolve_model
 from models.tokenizer.load import load_tokenizer_assets
 
 _ENCODINGS = {"fp8": Encoding.FP8_E4M3, "int8": Encoding.INT8}
-_LOGIT_ROWS = 128  # computed at once
+_LOGIT_ROWS = 128  # computed together
 _NONE, _ALL = "none", "all"
 
 
@@ -55,7 +57,7 @@ def main() -> int:
 
 @torch.inference_mode()
 def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[list[str]]:
-    """A row of the table for no rounding, for all rows rounded, and for those of each kind of linear layer."""
+    """Return rows of the table: no rounding, all rows rounded, and the rows of each kind of linear layer."""
     files = resolve_model(str(model), None, progress)
     opened = open_model(files)
     eval_chunks = split_into_chunks(
@@ -71,7 +73,7 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
     }
     for index, layer in stream.layers("compute", progress):
         for kind in linears_of(layer):
-            if kind not in forwards:  # nothing was rounded in it until here
+            if kind not in forwards:  # no row of this kind has been rounded so far
                 forwards[kind] = [_copy(forward) for forward in forwards[_NONE]]
         for kind, own in forwards.items():
             with _rounded(layer, kind, encoding):
@@ -90,12 +92,12 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
 
 
 def _copy(forward: LayerwiseForward) -> LayerwiseForward:
-    rows = [each.clone() for each in forward.rows]  # which layers use up
+    rows = [each.clone() for each in forward.rows]  # layers overwrite them
     return LayerwiseForward(forward.batches, forward.rotary_embeddings, rows)
 
 
 def _rounded(layer: nn.Module, kind: str, encoding: Encoding) -> contextlib.AbstractContextManager[None]:
-    """While the context lasts, linear layers of that kind inside `layer` round their inputs."""
+    """Make linear layers of this kind inside `layer` round their inputs within the context."""
     if kind == _NONE:
         return contextlib.nullcontext()
     return rounded_inputs(layer, encoding, None if kind == _ALL else kind)
@@ -107,7 +109,7 @@ def _compared(
     hidden: Sequence[torch.Tensor],
     targets: Sequence[torch.Tensor],
 ) -> tuple[float, float]:
-    """KL divergence, nats a token, and perplexity; of parts of the text."""
+    """Return KL divergence, nats per token, and perplexity, of parts of the text."""
     divergence = log_likelihood = 0.0
     for expected_rows, rows, target in zip(reference, hidden, targets, strict=True):
         expected, actual = logits(expected_rows).log_softmax(-1), logits(rows).log_softmax(-1)

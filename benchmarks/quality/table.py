@@ -1,9 +1,9 @@
-"""What each way to store weights costs in quality and gains in memory and speed: the table of docs/quantization.md.
+"""Quality, memory and speed of each way to store weights: the table in docs/quantization.md.
 
     .venv/bin/python -m benchmarks.quality.table smollm2.gguf qwen-0.5b.gguf --folder quality
 
-FOLDER stores the checkpoints that `headrace quantize` writes, and all figures: what is there is not measured again.
-`--parts quality memory` needs no quiet machine; `--parts speed` does, and brings the memory too.
+FOLDER stores the checkpoints that `headrace quantize` writes, and all figures, which are not measured again.
+`--parts quality memory` needs no quiet machine; `--parts speed` does, and measures memory, too.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def _store(folder: Path, model: Path, way: Way, figures: Figures) -> None:
 
 
 def fill_quality(model: Path, ways: Sequence[Way], folder: Path) -> None:
-    """Measure what is missing: the reference once, then one loaded model after another."""
+    """Measure the missing figures: the reference once, then one loaded model after another."""
     known = load(folder).get(model.name, {})
     missing = [way for way in ways if way.name not in known or known[way.name].quality is None]
     for way in missing:
@@ -189,7 +189,7 @@ def _quality(path: Path, way: Way, reference: Reference, progress: ProgressRepor
 
 
 def fill_serving(model: Path, ways: Sequence[Way], options: argparse.Namespace, *, is_timed: bool) -> None:
-    """Serve each way that has no figures yet: one stream, timed or not, then the memory of the server's processes."""
+    """Serve each way without figures: one stream, timed or not, then the memory of the server's processes."""
     folder: Path = options.folder
     for way in ways:
         figures = load(folder).get(model.name, {}).get(way.name, Figures())
@@ -214,7 +214,7 @@ def fill_serving(model: Path, ways: Sequence[Way], options: argparse.Namespace, 
 
 
 def show(name: str, figures: dict[str, Figures]) -> str:
-    """Markdown, with a line that names the baseline of the rows."""
+    """Return Markdown, with a line that names the baseline of the rows."""
     head = ["perplexity", "change", "KL, nats", "top-1", "weights, MB", "resident, MB", "decode, tokens/s"]
     formats = figures["stored"].formats if "stored" in figures else {}
     stored = ", ".join(f"{format} {count}" for format, count in formats.items())
@@ -230,7 +230,7 @@ def _cells(figures: Figures) -> list[str]:
     if quality is not None:
         cells = [
             f"{quality.perplexity:.2f}",
-            f"{round(quality.loss, 4) + 0.0:+.2%}",  # + 0.0: what rounds to zero has no sign
+            f"{round(quality.loss, 4) + 0.0:+.2%}",  # + 0.0: no sign for numbers that round to zero
             f"{round(quality.kl_divergence, 4) + 0.0:.4f}",
             f"{quality.top1_agreement:.1%}",
         ]

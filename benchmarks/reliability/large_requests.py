@@ -1,10 +1,10 @@
-"""What large requests cost a running server, and whether it goes on answering meanwhile.
+"""Cost of large requests for a running server, and whether it keeps answering in the meantime.
 
     .venv/bin/headrace serve MODEL.gguf --port 8000 &
     .venv/bin/python -m benchmarks.reliability.large_requests --url http://127.0.0.1:8000 --pid $!
 
-For each kind of request: the status, the time to the answer, the longest that /live took meanwhile, and the server
-process's memory and threads: the most while it ran, and three seconds later. Linux alone.
+For each kind of request: the status, the time to the answer, the longest time of /live in between, and the server
+process's memory and threads: the peak while it ran, and three seconds later. Linux only.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def chat(content: str) -> bytes:
 
 
 PROSE = "The quick brown fox jumps over the lazy dog. " * (_SIZE // 45)
-BODIES: dict[str, tuple[str, bytes, int]] = {  # name -> path, body, how many at once
+BODIES: dict[str, tuple[str, bytes, int]] = {  # name -> path, body, number of concurrent requests
     "8 MB of prose": (CHAT, chat(PROSE), 1),
     "4 times at once": (CHAT, chat(PROSE), 4),
     "8 MB of digits": (CHAT, chat("0123456789" * (_SIZE // 10)), 1),
@@ -43,7 +43,7 @@ BODIES: dict[str, tuple[str, bytes, int]] = {  # name -> path, body, how many at
     "8,000 messages": (CHAT, json.dumps({"messages": [{"role": "user", "content": "hi"}] * 8_000}).encode(), 1),
     "2.6 million lists": (CHAT, b'{"messages":[' + b"[]," * 2_600_000 + b"[]]}", 1),
     "3.9 million numbers": ("/v1/completions", b'{"prompt":[' + b"0," * 3_900_000 + b"0]}", 1),
-    # Of a model that embeds; others refuse it at once, as that refuses the chats above.
+    # For a model that embeds; others refuse it immediately, and a model that embeds refuses the chats above.
     "2,048 texts to embed": (
         "/v1/embeddings",
         json.dumps({"input": [f"{number} {PROSE[:3000]}" for number in range(2048)], "truncate": True}).encode(),
@@ -53,14 +53,14 @@ BODIES: dict[str, tuple[str, bytes, int]] = {  # name -> path, body, how many at
 
 
 class Memory:
-    """The server's memory and threads, and the most that were seen."""
+    """The server's memory and threads, and their peaks."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self.peak_mib, self.peak_threads = self.memory()
 
     def memory(self) -> tuple[float, int]:
-        """(resident MiB, threads) of the server process."""
+        """Return (resident MiB, threads) of the server process."""
         lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         return int(fields["VmRSS"].split()[0]) / 1024, int(fields["Threads"])
@@ -78,7 +78,7 @@ def post(url: str, path: str, body: bytes) -> tuple[int, str]:
 
 
 def leave(url: str, path: str, body: bytes) -> None:
-    """Send a request and close the connection at once."""
+    """Send a request and close the connection immediately."""
     connection = connect(url)
     connection.request("POST", path, body, {"content-type": "application/json"})
     connection.close()

@@ -1,8 +1,9 @@
-"""How fast /live answers while the server loads, computes, is flooded, and loses its engine.
+"""Times of /live while the server loads, computes, is flooded, and loses its engine.
 
     .venv/bin/python -m benchmarks.reliability.liveness MODEL [options of headrace serve]
 
-The server, the load and the probe share the machine. A row has what the probe saw while the trouble lasted. For Linux.
+The server, the load and the probe share the machine. A row has the probe's times during one kind of trouble. Linux
+only.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from benchmarks.reliability.large_requests import CHAT, PROSE, chat, post
 from benchmarks.reliability.restart_times import engine_of, restart_s
 from benchmarks.servers import free_port, started
 
-_PROCESSES = multiprocessing.get_context("spawn")  # the load's own: in the probe's it would hold Python's lock
+_PROCESSES = multiprocessing.get_context("spawn")  # for the load, which would hold the GIL in the probe's process
 _START_TIMEOUT_S = 300
 _PHASE_S = 5.0
 _NUM_STREAMS, _NUM_IDLE, _NUM_LEAVING = 8, 1000, 1000
@@ -35,7 +36,7 @@ _STREAM = {"prompt": "Once", "max_tokens": 4000, "ignore_eos": True, "stream": T
 
 
 def _read_streams(url: str) -> None:
-    """Clients that read streams, until the process is ended."""
+    """Run clients that read streams, until the process is ended."""
 
     def read() -> None:
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -67,7 +68,7 @@ def _allow_connections() -> None:
 
 
 def _hold_connections(port: int) -> None:
-    """Connections of which half say nothing and half send their head a byte at a time."""
+    """Hold connections; half of them say nothing, half send their head byte by byte."""
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(_NUM_IDLE)]
         end_s = time.monotonic() + _PHASE_S
@@ -80,7 +81,7 @@ def _hold_connections(port: int) -> None:
 
 
 def _leave(port: int) -> None:
-    """Clients that send a request and go away, as fast as they can, and a moment for the server to notice."""
+    """Run clients that send a request and leave, as fast as they can, and give the server a moment to notice."""
     body = json.dumps(_STREAM)
     head = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     for _ in range(_NUM_LEAVING):
@@ -120,7 +121,7 @@ def main() -> int:
         httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
         ProcessPoolExecutor(1, _PROCESSES, initializer=_allow_connections) as pool,
     ):
-        pool.submit(_allow_connections).result()  # it is there before anything is measured
+        pool.submit(_allow_connections).result()  # the process has started before anything is measured
         sys.stdout.write("| while | answers | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |\n")
         all_s = live.take_times_s()
         _print("the model loads", all_s)
@@ -143,7 +144,7 @@ def main() -> int:
                 f"and {_NUM_LEAVING:,} clients leave after their request", lambda: pool.submit(_leave, port).result()
             )
             measure("and four bodies of 7.9 MB arrive", lambda: pool.submit(_send_large, url).result())
-            measure("and the engine is stopped and goes on", lambda: _stop_engine(port))
+            measure("and the engine is stopped and continues", lambda: _stop_engine(port))
             measure("and the engine is killed and starts again", lambda: restart_s(client, port))
         live.stop()
     _print("all of it", sorted(all_s))

@@ -1,10 +1,10 @@
-"""What metrics and traces cost: microseconds a step, and requests a second with and without traces.
+"""Cost of metrics and traces: microseconds per step, and requests per second with and without traces.
 
     .venv/bin/python -m benchmarks.reliability.observability
 
-The requests are chats of 16 tokens whose engine is a script, called in this process without a socket: so what tracing
-adds is a larger part of them than of any real one. The modes take turns; the figures are medians of the rounds. The
-collector is another process that reads and answers; the one that is gone is a port at which nobody listens.
+The requests are chats of 16 tokens whose engine is a script, called in this process without a socket, so that tracing
+is a larger part of them than of any real request. The modes take turns; the figures are medians of the rounds. The
+collector is another process that reads and answers; the missing collector is a port without a listener.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _microseconds(call: Callable[[], object], num: int = 5000) -> float:
-    """Median over ten repeats, of the mean."""
+    """Return the median of ten means."""
     means = []
     for _ in range(10):
         began_s = time.perf_counter()
@@ -129,7 +129,7 @@ def _collect(pipe: Connection) -> None:
 @contextlib.contextmanager
 def _no_collector() -> Iterator[str]:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # and does not listen
+        sock.bind(("127.0.0.1", 0))  # without listening
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
 
 

@@ -1,18 +1,18 @@
-"""What a server does with far more requests than it can serve: who is served, who is refused, and what it costs.
+"""A server with far more requests than it can serve: which are served, which are refused, and at what cost.
 
     .venv/bin/python -m benchmarks.reliability.overload --model smollm2.gguf
 
-It starts the server with 8 places and 16 that may wait, opens 1,000 connections, and sends 200 requests a second over
-them. The load comes from this process, which takes a part of the processors itself. `--parts` chooses:
+The server starts with 8 sequences and 16 waiting requests. The load comes from this process, which uses some processor
+time itself. `--parts` chooses:
 
-- alone: 8 clients, one request after the other: what latencies are without overload;
-- load: 1,000 connections, 200 requests a second: statuses, the time of a refusal, latencies of those that are served;
-- retry: 100 clients that obey Retry-After: how often they come until each has its answer;
+- alone: 8 clients, one request after the other: latencies without overload;
+- load: 1,000 connections, 200 requests per second: statuses, the time of a refusal, latencies of served requests;
+- retry: 100 clients that obey Retry-After: how often they try until each has its answer;
 - leave: 1,000 clients that leave in the middle of their request;
-- slow: long texts that are slow to tokenize, of clients that wait and of clients that leave;
+- slow: long texts that are slow to tokenize, from clients that wait and from clients that leave;
 - slo: the same load with --ttft-slo: predicted and real times to the first token.
 
-Memory is resident, of the server process and of the engine process; Linux alone.
+Memory is resident, of the server process and the engine process. Linux only.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _WORDS = ["river", "stone", "lamp", "winter", "garden", "letter", "bridge", "mor
 
 
 def chat(source: random.Random, *, num_words: int = 60, max_tokens: int = 48) -> dict[str, object]:
-    """A request like no other, so that the prefix cache helps with the template alone."""
+    """Return a unique request, so that the prefix cache helps only with the template."""
     content = " ".join(source.choices(_WORDS, k=num_words)) + f" {source.random()}"
     return {
         "messages": [{"role": "user", "content": content}],
@@ -57,7 +57,7 @@ def say(line: str) -> None:
 
 
 class Watch:
-    """The processes' memory, threads and open files, before, at most, and after."""
+    """The processes' memory, threads and open files: before, at the peak, and after."""
 
     def __init__(self, server: Server) -> None:
         self._pids = sorted(server.pids())
@@ -75,7 +75,7 @@ class Watch:
         return {name: tuple(values) for name, values in found.items()}
 
     async def during(self, work: Awaitable[None]) -> None:
-        """Wait for the work, and tell what it cost."""
+        """Wait for the work, and print its cost."""
         task = asyncio.ensure_future(work)
         while not task.done():
             await asyncio.wait({task}, timeout=0.25)
@@ -94,7 +94,7 @@ def tell_latencies(name: str, answers: Sequence[Answer]) -> None:
 
 
 async def alone(url: str, seconds: float) -> list[Answer]:
-    """As many clients as there are places, each with one request after the other."""
+    """Run one client for each sequence of the server, each with one request after the other."""
     answers: list[Answer] = []
     end_s = time.monotonic() + seconds
 
@@ -117,8 +117,10 @@ async def load(
     make: Callable[[random.Random], dict[str, object]] = chat,
     num_connections: int = NUM_CONNECTIONS,
 ) -> list[Answer]:
-    """Requests at random times over connections that are all open; where all are busy another one is opened. The server
-    closes those that send nothing for ten seconds: each must have its turn before."""
+    """Send requests at random times over open connections; another one is opened if all are busy.
+
+    The server closes connections that send nothing for ten seconds, so each must have its turn before.
+    """
     answers: list[Answer] = []
     failures: Counter[str] = Counter()
     source = random.Random(0)
@@ -155,7 +157,7 @@ async def load(
 
 
 async def retry(url: str, num_clients: int = 100) -> None:
-    """Clients that come back when they are told to."""
+    """Run clients that obey Retry-After."""
     began_s = time.monotonic()
     attempts: list[int] = []
 
@@ -178,7 +180,7 @@ async def retry(url: str, num_clients: int = 100) -> None:
 
 
 async def leave(url: str, num_clients: int = 1000) -> None:
-    """Clients that close their connection within a fifth of a second."""
+    """Run clients that close their connection within a fifth of a second."""
 
     async def client(number: int) -> None:
         source = random.Random(number)
@@ -191,7 +193,7 @@ async def leave(url: str, num_clients: int = 1000) -> None:
 
 
 async def slow(url: str, num_requests: int = 60) -> None:
-    """Texts without a space, and of letters that a vocabulary has few words for; every other client leaves."""
+    """Send texts without a space, in letters for which a vocabulary has few words; every other client leaves."""
 
     async def client(number: int) -> None:
         source = random.Random(number)
@@ -209,7 +211,7 @@ async def slow(url: str, num_requests: int = 60) -> None:
 
 
 def mixed(source: random.Random) -> dict[str, object]:
-    """Prompts and answers of many lengths, which the server does not know beforehand."""
+    """Return a request with a random length of prompt and answer, which the server does not know beforehand."""
     return chat(source, num_words=source.choice([20, 60, 200, 400]), max_tokens=1 + int(source.expovariate(1 / 40)))
 
 
@@ -249,7 +251,7 @@ async def measure(parts: Sequence[str], server: Server, seconds: float, slo_s: f
             medians = [quantile([a.end_s - a.first_s for a in each], 0.5) for each in (served, quiet)]
             say(f"  from the first token to the last: {medians[0] / medians[1]:.2f} times that of the 8 clients alone")
     for name, part in (("retry", retry), ("leave", leave), ("slow", slow)):
-        rounds = ("",) if name == "retry" else ("", ", again")  # what is made once, such as threads, is there then
+        rounds = ("",) if name == "retry" else ("", ", again")  # threads and the like exist the second time
         for again in rounds if name in parts else ():
             say(name + again)
             await Watch(server).during(part(server.url))
@@ -267,7 +269,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["alone", "load", "retry", "leave", "slow", "slo"])
     given = parser.parse_args()
     options = f"--port {{port}} --max-num-seqs {NUM_PLACES} --max-model-len 2048 --no-log-requests"
-    options += " --kv-cache-memory-bytes 64MiB"  # a larger one is not all in memory before it has been used
+    options += " --kv-cache-memory-bytes 64MiB"  # a larger cache is resident only once it has been used
     command = f"headrace serve {given.model} {options}"
     if set(given.parts) - {"slo"}:
         with started(f"{command} --max-num-waiting {NUM_WAITING}", given.port, 300) as server:

@@ -1,9 +1,9 @@
-"""The processor time of a refusal: what a full server takes for each request that it sends away.
+"""The processor time that a full server needs to refuse a request.
 
     .venv/bin/python -m benchmarks.reliability.refusals
 
-The server, whose engine does nothing and is always full, has a process of its own; its processor time is read before
-and after. Other programs on the machine count little, but for what they do to caches.
+The server, whose engine does nothing and is always full, has its own process; its processor time is read before and
+after. Other programs on the machine matter little, apart from their effect on caches.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _AT_ONCE = 20
 
 
 async def serve() -> None:
-    """Say the port; then, for each line, the processor time so far."""
+    """Print the port, then, for each line of input, the processor time so far."""
     from tests.helpers.fake_client import FakeClient, says
     from tests.helpers.http_serving import serving
 
@@ -70,7 +70,7 @@ def measure(num_requests: int) -> None:
             return float(answers.readline())
 
         url = f"http://127.0.0.1:{int(answers.readline())}"
-        asyncio.run(over_new_connections(url, num_requests))  # what is done once
+        asyncio.run(over_new_connections(url, num_requests))  # warm-up
         kinds: dict[str, Callable[[str, int], Coroutine[None, None, None]]] = {
             "kept": over_kept_connections,
             "new": over_new_connections,

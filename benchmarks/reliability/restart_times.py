@@ -1,9 +1,9 @@
-"""How long a server is away after its engine was killed, from SIGKILL to the first answer, and whether /live answers.
+"""Time without a server after its engine is killed, from SIGKILL to the first answer, and the times of /live.
 
     .venv/bin/python -m benchmarks.reliability.restart_times MODEL [options of headrace serve]
 
-The weights are in the cache by then, and mapped. A server takes three restarts within ten minutes, so that there are
-three. /live is asked for all the time; what is told is its longest answer.
+The weights are in the cache, and are mapped. A server allows three restarts within ten minutes, so there are three.
+/live is requested continuously; its longest time is reported.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _BODY = {"prompt": "a", "max_tokens": 1}
 
 
 def engine_of(port: int) -> int:
-    """The process id of the engine of the server that listens on `port`."""
+    """Return the process id of the engine of the server that listens on `port`."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and b"engine.process" in _command_line(entry):
             parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
@@ -44,7 +44,7 @@ def _command_line(process: Path) -> bytes:
 
 
 def restart_s(client: httpx.Client, port: int) -> float:
-    """Kill the engine; seconds until a request is answered with 200."""
+    """Kill the engine; return the seconds until a request is answered with 200."""
     pid = engine_of(port)
     began_s = time.monotonic()
     os.kill(pid, signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""What a batch costs clients, and what clients cost a batch: turns with and without, alternating, in one engine.
+"""Cost of a batch for clients, and of clients for a batch: alternating turns with and without, in one engine.
 
     .venv/bin/python -m benchmarks.scheduling.batch_beside_clients MODEL.gguf [--clients 1 4] [--turns 6]
 
 Each client sends a request, reads its answer, thinks for a while and sends the next. A batch always has lines waiting;
-in turns with it the engine computes them while the clients think. Prompts are random, so that nothing is cached but
-what preemption left. With `--http` the same is measured over HTTP, on a real server (batch_over_http.py).
+in turns with the batch, the engine computes them while the clients think. Prompts are random, so that only preempted
+ones are cached. With `--http` the same is measured over HTTP, on a real server (batch_over_http.py).
 """
 
 import argparse
@@ -32,7 +32,7 @@ _LINES_AHEAD = 96  # of the batch, in the engine
 
 @dataclass(slots=True)
 class Batch:
-    """What steps of a batch did, of which clients had no part."""
+    """The work of a batch in steps without clients."""
 
     steps_s: float = 0.0
     num_tokens: int = 0  # of prompts and outputs
@@ -52,13 +52,13 @@ class Batch:
 
     @property
     def rate(self) -> float:
-        """Tokens a second, prompts' too, without those that were computed again and their time."""
+        """Tokens per second, prompts included, without recomputed tokens and their time."""
         return (self.num_tokens - self.num_recomputed) / (self.steps_s - self.recomputed_s)
 
 
 @dataclass(slots=True)
 class Turns:
-    """Of clients, over all turns of one kind."""
+    """Times of clients over all turns of one kind."""
 
     ttft_s: list[float] = field(default_factory=list)
     token_s: list[float] = field(default_factory=list)  # between two of a request
@@ -79,7 +79,7 @@ def run_turn(
     seed: int,
     limit_s: float,
 ) -> tuple[list[Sent], Batch]:
-    """One turn: `num_requests` of each client, or, without clients, `limit_s` of the batch."""
+    """Run one turn: `num_requests` of each client, or, without clients, `limit_s` of the batch."""
     rng = random.Random(seed)
     clients, batch = EngineClients(engine, vocab_size, seed, clock), Batch()
     left = dict.fromkeys(range(num_clients), num_requests)
@@ -107,7 +107,7 @@ def run_turn(
     if with_batch:
         for _ in range(_LINES_AHEAD):
             feed()
-        clients.run(lambda: clients.now_s > began_s + limit_s / 2)  # until it runs as it will
+        clients.run(lambda: clients.now_s > began_s + limit_s / 2)  # until it runs steadily
     for client in range(num_clients):
         ask(client, rng.uniform(*_THINKING_S))
     began_s = clients.now_s
@@ -127,7 +127,7 @@ def _ms(values: Sequence[float]) -> str:
 
 
 def compare(engine: Engine, vocab_size: int, options: argparse.Namespace, num_clients: int) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     turns = {False: Turns(), True: Turns()}
     batches: dict[bool, list[Batch]] = {False: [], True: []}  # with clients or without
     for turn in range(options.turns):
@@ -197,7 +197,7 @@ def main() -> int:
     if options.http:
         options.kv_bytes = _KV_BYTES
         return compare_over_http(options)
-    options.seeds = itertools.count()  # a prompt that came before would be cached
+    options.seeds = itertools.count()  # a repeated prompt would be cached
     threads = None
     if options.clock is time.process_time:
         threads, time.perf_counter = 1, time.process_time

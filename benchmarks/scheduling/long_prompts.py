@@ -1,12 +1,12 @@
-"""What a long prompt does to running streams and to a short prompt behind it, and what they do to it.
+"""Effect of a long prompt on running streams and on a short prompt behind it, and their effect on the long prompt.
 
     .venv/bin/python -m benchmarks.scheduling.long_prompts MODEL.gguf
     .venv/bin/python -m benchmarks.scheduling.long_prompts MODEL.gguf --cpu-time      # on a machine that others use
 
 At the beginning, in the middle and at the end of a prompt of `--tokens` tokens, `--window` of them are computed: alone,
-and beside streams. What comes before them is taken for cached, with random keys and values, which take as long as
-others: so minutes of prefill are spared. With `--cpu-time` there is one thread, and time is what it computes; whoever
-else uses the machine then disturbs caches and memory, but takes no time.
+and with streams. The tokens before them count as cached, with random keys and values, which take as long as others but
+save minutes of prefill. With `--cpu-time` there is one thread, and its processor time is measured; other programs then
+disturb caches and memory, but take no time.
 """
 
 import argparse
@@ -35,13 +35,13 @@ class Step:
     """A step that computed a part of a prompt. Times in milliseconds."""
 
     num_prompt: int
-    expected_ms: float  # by what was learned before it
+    expected_ms: float  # predicted from earlier steps
     forward_ms: float
     rest_ms: float  # the scheduler's and the sampler's
 
 
 class StepWatch:
-    """Notes an engine's steps, by what it calls in each."""
+    """A record of an engine's steps, by the calls in each."""
 
     def __init__(self, engine: Engine) -> None:
         self.steps: list[Step] = []
@@ -87,7 +87,7 @@ class LongPrompts:
                 cache.normal_()
 
     def measure_at(self, begin: int) -> None:
-        """Compute a window from `begin` on, alone and beside streams."""
+        """Compute a window from `begin` on, alone and with streams."""
         alone_s = self._compute(begin).ttft_s
         streams = self._begin_streams()
         plain_ms = _gaps_ms(streams, 0.0)
@@ -117,7 +117,7 @@ class LongPrompts:
         )
 
     def short_behind(self, num_streams: int) -> float:
-        """Seconds to the first token of a short prompt that comes when a long one has begun."""
+        """Return the seconds to the first token of a short prompt that arrives after a long one has started."""
         self._begin_streams(num_streams)
         self._clients.send_ids(self._clients.random_ids(self._options.tokens), 1)
         self._wait(1.5)
@@ -132,7 +132,7 @@ class LongPrompts:
         return short.ttft_s
 
     def _compute(self, begin: int) -> Sent:
-        """Compute a window of tokens behind the first `begin` of the prompt, to the token after it."""
+        """Compute a window of tokens after the first `begin` of the prompt, up to the token after it."""
         if begin:
             self._plant(self._prompt[:begin])
         sent = self._clients.send_ids([*self._prompt[:begin], *self._clients.random_ids(self._options.window)], 1)
@@ -141,7 +141,7 @@ class LongPrompts:
         return sent
 
     def _plant(self, prompt_ids: list[int]) -> None:
-        """Let a prompt be cached, whatever its blocks hold."""
+        """Mark a prompt as cached without computing its blocks."""
         kv = self._engine._scheduler._kv
         sampling = SamplingParams(max_tokens=1)
         request = EngineRequest(id="planted", prompt_ids=prompt_ids, sampling=sampling, arrival_s=0.0)
@@ -154,7 +154,7 @@ class LongPrompts:
         kv.pool.free(blocks)
 
     def _begin_streams(self, num_streams: int | None = None) -> list[Sent]:
-        """Streams that do not end by themselves, some seconds after their first tokens."""
+        """Start streams that do not end by themselves, and run them for some seconds."""
         num_streams = self._options.streams if num_streams is None else num_streams
         streams = [self._clients.send(_STREAM_PROMPT, 4000) for _ in range(num_streams)]
         self._clients.run(lambda: all(stream.token_s for stream in streams))
@@ -205,7 +205,7 @@ def main() -> int:
 
 
 def _gaps_ms(streams: list[Sent], begin_s: float) -> list[float]:
-    """Between tokens of which the later came after a time, sorted."""
+    """Return the sorted gaps before tokens that came after `begin_s`."""
     gaps_ms: list[float] = []
     for stream in streams:
         gaps_ms += [(later - earlier) * 1000 for earlier, later in pairwise(stream.token_s) if later >= begin_s]

@@ -1,10 +1,10 @@
-"""How long a request waits for a model that has to be loaded in the place of another one.
+"""Waiting time of a request for a model that must be loaded in place of another.
 
     .venv/bin/python -m benchmarks.scheduling.model_swaps FIRST.gguf SECOND.gguf
 
-The server has memory for one of the two at a time. Their weights are in the weight cache by then, and mapped. Beside
-the swaps: the same request to a model that is loaded, and many to both at once. No answer may be missing, or another
-model's.
+The server has memory for one of the two at a time. Their weights are in the weight cache, and are mapped. Also
+measured: the same request to a loaded model, and many concurrent requests to both. No answer may be missing, or come
+from the other model.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def _config(models: list[str]) -> str:
 
 
 def _ask(client: httpx.Client, name: str, text: str = "hi") -> float:
-    """Seconds to the whole answer of one token."""
+    """Return the seconds to the complete answer of one token."""
     body = {"model": name, "messages": [{"role": "user", "content": text}], "max_tokens": 1}
     began_s = time.monotonic()
     answer = client.post("/v1/chat/completions", json=body)
@@ -51,7 +51,7 @@ def _need_bytes(client: httpx.Client) -> list[int]:
 
 
 def _measure(client: httpx.Client, rounds: int) -> None:
-    for name in _NAMES:  # packs the weights, where that was never done
+    for name in _NAMES:  # packs the weights, unless they are cached
         _ask(client, name)
     swaps: dict[str, list[float]] = {name: [] for name in _NAMES}
     loaded: dict[str, list[float]] = {name: [] for name in _NAMES}
@@ -98,7 +98,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _server(file: Path, options: str) -> Iterator[httpx.Client]:
-    """A client of a server, which ends with the context."""
+    """Start a server that ends with the context, and yield a client."""
     port = free_port()
     command = f"headrace serve --config {shlex.quote(str(file))} --port {port} {options}"
     with started(command, port, _TIMEOUT_S) as server, httpx.Client(base_url=server.url, timeout=_TIMEOUT_S) as client:

@@ -1,8 +1,9 @@
-"""How long a step takes that computes a few tokens of a long prompt beside four streams, by where they are.
+"""Time of a step that computes a few tokens of a long prompt with four streams, by the tokens' position.
 
     .venv/bin/python -m benchmarks.scheduling.prompt_steps MODEL.gguf
 
-The shortest of some steps, in processor time of one thread. Keys and values are random, which take as long as others.
+The shortest of several steps, in processor time of one thread. Keys and values are random, which take as long as
+others.
 """
 
 import argparse
@@ -23,7 +24,7 @@ _NUM_STREAMS, _STREAM_TOKENS, _KV_BYTES = 4, 64, 1 << 30
 
 
 def _item(runner: Runner[Any], position: int, num_new: int, first_block: int) -> PlanItem:
-    """The tokens from a position on, which need no logits unless it is one."""
+    """Return an item of tokens from a position on; only an item of a single token needs logits."""
     tokens = [5] * (position + num_new)
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
     request = EngineRequest(id=str(first_block), prompt_ids=tokens, sampling=sampling, arrival_s=0.0)
@@ -34,7 +35,7 @@ def _item(runner: Runner[Any], position: int, num_new: int, first_block: int) ->
 
 def step_ms(runner: Runner[Any], plan: StepPlan, num_steps: int) -> float:
     times_s = []
-    for _ in range(num_steps + 1):  # the first one records a tape
+    for _ in range(num_steps + 1):  # the first step records a tape
         began_s = time.process_time()
         run_step(runner, plan)
         times_s.append(time.process_time() - began_s)

@@ -1,11 +1,11 @@
-"""What a step costs the scheduler while few and many requests wait, without a model.
+"""The scheduler's time per step while few and many requests wait, without a model.
 
     .venv/bin/python -m benchmarks.scheduling.schedule_times
     .venv/bin/python -m benchmarks.scheduling.schedule_times --waiting 8 10000 --case prompts prefix
 
-A step here is all that the scheduler does for one: to grant drafts, choose, allocate, apply results and count. The
-model's part is left out: every row that needs one gets the same token. Times are of this process, so that others on the
-machine count little.
+A step here is all of the scheduler's work: granting drafts, choosing, allocating, applying results and counting. The
+model's work is left out: every row that needs a token gets the same one. Times are processor times of this process, so
+that other programs matter little.
 """
 
 import argparse
@@ -33,18 +33,18 @@ _FIRST_STEPS = 20  # that are not measured
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What keeps those that wait from running. `running` and `waiting` make the n-th request."""
+    """A reason why requests wait. `running` and `waiting` make the n-th request."""
 
     what: str
     running: abc.Callable[[int], EngineRequest]
     waiting: abc.Callable[[int], EngineRequest]
     num_running: int = _PLACES
-    needs_grammar: bool = False  # which is never compiled
+    needs_grammar: bool = False  # a grammar that is never compiled
     config: dict[str, Any] = field(default_factory=dict)
 
 
 def _request(number: int, num_prompt: int = _SHORT, *, shared: bool = False, **fields: Any) -> EngineRequest:
-    """A prompt of its own, or one that all share but for its last token."""
+    """Return a request with a unique prompt, or with one that all share except for the last token."""
     prompt_ids = [7] * (num_prompt - 1) + [number] if shared else [number] * num_prompt
     sampling = SamplingParams(max_tokens=_FOREVER, temperature=0.0, ignore_eos=True)
     return EngineRequest(id=str(number), prompt_ids=prompt_ids, sampling=sampling, arrival_s=0.0, **fields)
@@ -84,7 +84,7 @@ CASES = {
 
 
 def measure(case: Case, num_waiting: int, num_steps: int) -> list[float]:
-    """Seconds of each step."""
+    """Return the seconds of each step."""
     scheduler = Scheduler(_config(**case.config))
     for number in range(case.num_running):
         scheduler.add(case.running(number))

@@ -1,16 +1,16 @@
-"""What one API key gets of a server that another floods with requests, over HTTP.
+"""An API key's share of a server that another key floods with requests, over HTTP.
 
     .venv/bin/python -m benchmarks.scheduling.two_keys                      # the demo model, 16 places
     .venv/bin/python -m benchmarks.scheduling.two_keys MODEL.gguf --flood 400
 
-It starts the server with three keys: `flooder` and `guest` of weight 1, and `heavy` of weight 3. The flooder sends all
-of its requests at once, and another one for each that ends. Prompts are like no other, and answers have a fixed length.
-The load comes from this process, which takes a part of the processors itself. Exits with 1 if a limit is not held:
+The server starts with three keys: `flooder` and `guest` of weight 1, and `heavy` of weight 3. The flooder sends all of
+its requests together, and another one for each that ends. No two prompts are alike, and answers have a fixed length.
+The load comes from this process, which uses some processor time itself. Exits with 1 if a limit is exceeded:
 
-- the first token of `guest` beside the flood takes at most twice as long as beside half as many streams as there are
-  places and an empty queue;
-- `guest`, with as many clients as half the places, gets at least 45 % of the tokens;
-- `heavy`, with four times as many, gets three times what the flooder gets, within a tenth.
+- the first token of `guest` during the flood takes at most twice as long as with an empty queue and half of the
+  server's sequences in use;
+- `guest`, with half as many clients as the server has sequences, gets at least 45 % of the tokens;
+- `heavy`, with four times as many clients, gets three times the flooder's tokens, within a tenth.
 """
 
 import argparse
@@ -37,37 +37,37 @@ MOST_TTFT_RATIO, LEAST_SHARE, WEIGHT_ERROR = 2.0, 0.45, 0.1
 
 _OUTPUT, _SHORT_OUTPUT, _ENDLESS_OUTPUT = 64, 24, 1024  # tokens
 _THINK_S = 0.05  # between an answer and the next request of a client
-_WARM_S = 3.0  # until a flood has filled the places
+_WARM_S = 3.0  # until the flood's requests run
 _WORDS = ["river", "stone", "lamp", "winter", "garden", "letter", "bridge", "morning", "window", "paper"]
 
 
 class Tally:
-    """The tokens of each key while it counts, as the engine weighs them: one of an answer is two of a prompt."""
+    """Tokens of each key, weighted like in the engine: an output token counts as two of a prompt."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, int] = dict.fromkeys(WEIGHTS, 0)
         self.is_counting = False
 
-    def add(self, name: str, events: bytes, told: int) -> int:
-        """Count what a piece of a stream has; told: output tokens of the stream so far. Returns those with it."""
+    def add(self, name: str, events: bytes, counted: int) -> int:
+        """Count a piece of a stream. counted: its output tokens so far. Returns the new count."""
         for line in events.splitlines():
             if not line.startswith(b"data: {"):
                 continue
             usage = json.loads(line[6:]).get("usage")
             if usage is None:
                 raise ValueError(f"a stream of {name} breaks off: {line.decode()}")
-            new = usage["completion_tokens"] - told
+            new = usage["completion_tokens"] - counted
             if self.is_counting:
-                self.tokens[name] += 2 * new + (usage["prompt_tokens"] if told == 0 and new else 0)
-            told += new
-        return told
+                self.tokens[name] += 2 * new + (usage["prompt_tokens"] if counted == 0 and new else 0)
+            counted += new
+        return counted
 
     def ratio(self, name: str, other: str) -> float:
         return self.tokens[name] / max(1, self.tokens[other])
 
 
 class Load:
-    """Clients of the keys."""
+    """Loads of clients with different keys."""
 
     def __init__(self, url: str, keys: dict[str, str]) -> None:
         self.tally = Tally()
@@ -76,7 +76,7 @@ class Load:
         self._source = random.Random(0)
 
     async def ask(self, connection: RawConnection, name: str, output_len: int) -> float:
-        """Seconds to the first token of a request."""
+        """Return the seconds to the first token of a request."""
         body: dict[str, Any] = {
             "prompt": " ".join(self._source.choices(_WORDS, k=90)) + f" {self._source.random()}",
             "max_tokens": output_len,
@@ -84,11 +84,11 @@ class Load:
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
-        told = 0
+        counted = 0
 
         def on_piece(piece: bytes) -> None:
-            nonlocal told
-            told = self.tally.add(name, piece, told)
+            nonlocal counted
+            counted = self.tally.add(name, piece, counted)
 
         answer = await connection.post(PATH, body, on_piece)
         if answer.status != 200:
@@ -97,7 +97,7 @@ class Load:
 
     @contextlib.asynccontextmanager
     async def clients(self, name: str, number: int, output_len: int, think_s: float = 0.0) -> AsyncIterator[None]:
-        """Within it so many requests of the key run or wait; at its end their clients leave."""
+        """Keep `number` requests of the key running or waiting within the context; then their clients leave."""
 
         async def client() -> None:
             async with RawConnection(self._url, key=self._keys[name]) as connection:
@@ -116,7 +116,7 @@ class Load:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def ttfts(self, name: str, num_requests: int) -> list[float]:
-        """Of one client that sends a request after the other."""
+        """Return the times to the first token of one client that sends a request after the other."""
         times = []
         async with RawConnection(self._url, key=self._keys[name]) as connection:
             for _ in range(num_requests):
@@ -125,7 +125,7 @@ class Load:
         return times
 
     async def count(self, seconds: float) -> None:
-        """Count tokens anew, for so long."""
+        """Count tokens from zero for the given time."""
         self.tally.tokens = dict.fromkeys(WEIGHTS, 0)
         self.tally.is_counting = True
         await asyncio.sleep(seconds)
@@ -133,14 +133,14 @@ class Load:
 
 
 async def measure(load: Load, options: argparse.Namespace) -> bool:
-    """Whether all limits are held, which it prints."""
+    """Measure all loads, print the results, and return whether no limit is exceeded."""
     half = options.max_num_seqs // 2
     async with load.clients("flooder", half, _ENDLESS_OUTPUT):
         await asyncio.sleep(_WARM_S)
-        quiet_s = tell_times(f"beside {half} streams", await load.ttfts("guest", options.requests))
+        quiet_s = print_times(f"beside {half} streams", await load.ttfts("guest", options.requests))
     async with load.clients("flooder", options.flood, _OUTPUT):
         await asyncio.sleep(_WARM_S)
-        flooded_s = tell_times(f"beside {options.flood} requests", await load.ttfts("guest", options.requests))
+        flooded_s = print_times(f"beside {options.flood} requests", await load.ttfts("guest", options.requests))
         async with load.clients("guest", half, _OUTPUT, _THINK_S):
             await asyncio.sleep(_WARM_S)
             await load.count(options.seconds)
@@ -152,17 +152,17 @@ async def measure(load: Load, options: argparse.Namespace) -> bool:
     slower = flooded_s / quiet_s
     share, wanted = equal / (1 + equal), WEIGHTS["heavy"] / WEIGHTS["flooder"]
     held = [
-        tell(
+        print_check(
             f"first token, beside the flood over beside {half} streams: {slower:.2f}",
             f"at most {MOST_TTFT_RATIO:g}",
             slower <= MOST_TTFT_RATIO,
         ),
-        tell(
+        print_check(
             f"share of tokens of {half} clients with the flooder's weight: {share:.1%}",
             f"at least {LEAST_SHARE:.0%}",
             share >= LEAST_SHARE,
         ),
-        tell(
+        print_check(
             f"tokens of {4 * half} clients with {wanted:g} times the flooder's weight: {weighted:.2f} times its",
             f"within {WEIGHT_ERROR:.0%} of {wanted:g}",
             abs(weighted / wanted - 1) <= WEIGHT_ERROR,
@@ -171,14 +171,14 @@ async def measure(load: Load, options: argparse.Namespace) -> bool:
     return all(held)
 
 
-def tell_times(name: str, seconds: list[float]) -> float:
-    """Print times to a first token; returns their median."""
+def print_times(name: str, seconds: list[float]) -> float:
+    """Print times to a first token and return their median."""
     median_s = statistics.median(seconds)
-    tell(f"first token {name}: {median_s * 1000:.0f} ms (longest {max(seconds) * 1000:.0f} ms)")
+    print_check(f"first token {name}: {median_s * 1000:.0f} ms (longest {max(seconds) * 1000:.0f} ms)")
     return median_s
 
 
-def tell(figure: str, limit: str = "", is_held: bool = True) -> bool:
+def print_check(figure: str, limit: str = "", is_held: bool = True) -> bool:
     sys.stdout.write(figure + (f" ({limit}: {'held' if is_held else 'NOT HELD'})" if limit else "") + "\n")
     sys.stdout.flush()
     return is_held
@@ -205,7 +205,7 @@ def main() -> int:
         command += (
             f" --max-num-seqs {options.max_num_seqs} --max-num-waiting {options.flood + 8 * options.max_num_seqs}"
         )
-        tell(f"{processor_name()}, {options.model}, {options.max_num_seqs} places")
+        print_check(f"{processor_name()}, {options.model}, {options.max_num_seqs} places")
         with started(command, options.port, 300, key=keys["guest"]) as server:
             return 0 if asyncio.run(measure(Load(server.url, keys), options)) else 1
 

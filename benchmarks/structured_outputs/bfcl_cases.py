@@ -14,7 +14,7 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A question with its tools. answers: for each right call, its name -> key -> accepted values; none: no call."""
+    """A question with its tools. answers: accepted values by name and key, for each right call; empty: no call."""
 
     id: str
     messages: Sequence[Mapping[str, Any]]
@@ -22,13 +22,13 @@ class Case:
     answers: Sequence[Mapping[str, Mapping[str, Sequence[Any]]]] = ()
 
     def schema(self, name: str) -> Schema | None:
-        """Of the arguments of the tool with that name."""
+        """Return the schema of the arguments of the tool with that name."""
         functions = (tool["function"] for tool in self.tools)
         return next((function["parameters"] for function in functions if function["name"] == name), None)
 
 
 def load_cases(folder: Path, category: str, limit: int | None) -> list[Case]:
-    """The first cases of a category."""
+    """Return the first cases of a category."""
     answers = {}
     if (file := folder / f"{category}.answers.jsonl").exists():
         answers = {row["id"]: row["ground_truth"] for row in _rows(file)}
@@ -51,7 +51,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 
 def to_tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    """A function of BFCL, which has Python's types and dots in names, as a tool of OpenAI's API."""
+    """Convert a function of BFCL, with Python's types and dots in names, to a tool of OpenAI's API."""
     return {
         "type": "function",
         "function": {
@@ -67,7 +67,7 @@ def tool_name(name: str) -> str:
 
 
 def json_schema(schema: Schema) -> dict[str, Any]:
-    """A JSON schema for one of BFCL, whose types are those of Python."""
+    """Convert a schema of BFCL, which has Python's types, to a JSON schema."""
     converted = dict(schema)
     if (kind := _JSON_TYPES.get(schema.get("type", ""), schema.get("type"))) is None:
         converted.pop("type", None)

@@ -1,4 +1,4 @@
-"""Rules of the Berkeley Function Calling Leaderboard: when the calls of an answer are right."""
+"""Rules of the Berkeley Function Calling Leaderboard for right calls."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.structured_outputs.bfcl_cases import Case, Schema, tool_name
 
-_IGNORED = re.compile(r"[ ,./\-_*^]")  # in strings, as BFCL compares them
+_IGNORED = re.compile(r"[ ,./\-_*^]")  # in strings, as in BFCL
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Call:
     arguments: str  # JSON text
 
     def parsed(self) -> dict[str, Any] | None:
-        """The arguments, or None if they are no JSON object."""
+        """Return the arguments, or None if they are not a JSON object."""
         try:
             value = json.loads(self.arguments)
         except json.JSONDecodeError:
@@ -27,7 +27,7 @@ class Call:
 
 
 def find_fault(case: Case, calls: Sequence[Call]) -> str | None:
-    """What is wrong with the calls, or None. Their order is free, as BFCL has it."""
+    """Return the first fault of the calls, or None. Their order is free, as in BFCL."""
     if len(calls) != len(case.answers):
         return f"{len(calls)} calls instead of {len(case.answers)}"
     left = list(calls)
@@ -89,7 +89,7 @@ def _bare(text: str) -> str:
 
 
 def count_fitting(case: Case, calls: Sequence[Call]) -> int | None:
-    """The number of calls whose arguments fit their tool's schema; None without the jsonschema package."""
+    """Return the number of calls whose arguments fit their tool's schema; None without the jsonschema package."""
     if importlib.util.find_spec("jsonschema") is None:
         return None
     from jsonschema import Draft202012Validator

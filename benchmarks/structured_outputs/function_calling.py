@@ -1,10 +1,10 @@
-"""How often a server's tool calls are right, by the cases and rules of the Berkeley Function Calling Leaderboard.
+"""Share of right tool calls of a server, by the cases and rules of the Berkeley Function Calling Leaderboard.
 
     headrace serve MODEL --port 8000
     python -m benchmarks.structured_outputs.function_calling --url http://127.0.0.1:8000 --folder bfcl
 
-The folder has BFCL's `simple_python.jsonl`, `multiple.jsonl`, `parallel.jsonl` and `irrelevance.jsonl`, and an
-`.answers.jsonl` beside each but the last. Whether calls fit their schemas is told if the `jsonschema` package is there.
+The folder has BFCL's `simple_python.jsonl`, `multiple.jsonl`, `parallel.jsonl` and `irrelevance.jsonl`, each with an
+`.answers.jsonl` except the last. Calls are checked against their schemas if the `jsonschema` package is installed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _TIMEOUT_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server returned for one case."""
+    """A server's answer to one case."""
 
     calls: Sequence[Call] = ()
     text: str = ""
@@ -74,7 +74,7 @@ async def ask(client: httpx.AsyncClient, model: str, case: Case, tool_choice: st
 
 
 async def measure(options: argparse.Namespace) -> None:
-    """Prints the table, and writes the answers after every category."""
+    """Print the table, and write the answers after every category."""
     scored: dict[str, list[Scored]] = {}
     seconds: dict[str, float] = {}
     limits = httpx.Limits(max_connections=options.concurrency)
@@ -102,7 +102,7 @@ async def measure(options: argparse.Namespace) -> None:
 
 
 def show(scored: Mapping[str, Sequence[Scored]], seconds: Mapping[str, float]) -> str:
-    """A Markdown table: a line for each category, and one for all."""
+    """Return a Markdown table with a line for each category, and one for all."""
     head = ["", "right", "calls that fit", "errors", "prompt tokens", "output tokens", "seconds"]
     lines = [_line(category, each, seconds[category]) for category, each in scored.items()]
     everything = [each for of_category in scored.values() for each in of_category]
@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--folder", type=Path, required=True, help="with BFCL's files")
     parser.add_argument("--tool-choice", choices=("auto", "required"), default="auto")
-    parser.add_argument("--concurrency", type=int, default=4, help="requests at once")
+    parser.add_argument("--concurrency", type=int, default=4, help="concurrent requests")
     parser.add_argument("--limit", type=int, help="cases of each category (default: all)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write every answer and what is wrong with it")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The libraries that follow JSON schemas, behind one interface: llguidance as headrace has it, and xgrammar."""
+"""Libraries that follow JSON schemas, with one interface: llguidance as headrace uses it, and xgrammar."""
 
 import argparse
 import itertools
@@ -12,7 +12,7 @@ from server.structured_outputs.json_schema.preparation import prepare_schema
 
 
 class Matcher(Protocol):
-    """One instance's place in a compiled schema."""
+    """The state of one instance in a compiled schema."""
 
     def fill_mask(self) -> None: ...
 
@@ -21,12 +21,12 @@ class Matcher(Protocol):
     def can_end(self) -> bool: ...
 
     def num_forced(self, token_ids: list[int]) -> int:
-        """How many of the tokens that come next are the only ones that can."""
+        """Return the number of next tokens without an alternative."""
         ...
 
 
 class Headrace:
-    """llguidance behind `prepare_schema`, as a request with `strict` has it."""
+    """llguidance with `prepare_schema`, like a request with `strict`."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.tokenizer = tokenizer_of(options)
@@ -68,10 +68,10 @@ class _LLMatcher:
 
 
 class XGrammar:
-    """With compact JSON too, and schemas as JSON Schema has them, not closed by default."""
+    """xgrammar with compact JSON, too, and schemas that are not closed by default, as in JSON Schema."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import transformers  # neither is a dependency of this command's other half
+        import transformers  # not a dependency of the other library
         import xgrammar
 
         self._xgrammar = xgrammar

@@ -1,4 +1,4 @@
-"""spellings: an instance with its properties in the order of its schema, which grammars enforce."""
+"""Spellings of an instance with its properties in the order of its schema, which grammars enforce."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from server.structured_outputs.json_schema.preparation import prepare_schema
 
 
 def spellings(instance: Any, schema: Any) -> Iterator[Any]:
-    """The instance as it is, and with its properties in the order of the schema, which both libraries enforce."""
+    """Yield the instance unchanged, and with its properties in the schema's order, which both libraries enforce."""
     yield instance
     try:
         prepared: Any = prepare_schema(schema, param="schema", is_strict=False).schema
@@ -22,7 +22,7 @@ def spellings(instance: Any, schema: Any) -> Iterator[Any]:
 
 
 class _Order:
-    """Orders properties as a prepared schema lists them; of alternatives, as that which the value matches does."""
+    """Order of properties in a prepared schema; of alternatives, in the one that the value matches."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._definitions = root.get("$defs", {})
@@ -41,7 +41,7 @@ class _Order:
         }
 
     def _parts(self, schema: Any, value: Any) -> Iterator[dict[str, Any]]:
-        """The schemas that say something of the value."""
+        """Yield the schemas that apply to the value."""
         if not isinstance(schema, dict):
             return
         yield schema
@@ -58,7 +58,7 @@ class _Order:
                 yield from _parts_of_literal(literal)
 
     def _is_valid(self, schema: Any, value: Any) -> bool:
-        from jsonschema import Draft202012Validator  # no dependency of headrace
+        from jsonschema import Draft202012Validator  # not a dependency of headrace
 
         rooted = {"allOf": [schema], "$defs": self._definitions}
         return bool(Draft202012Validator(rooted).is_valid(value))

@@ -1,10 +1,9 @@
-"""JSON schemas in headrace (by llguidance) beside xgrammar: how many are taken, how exactly, and what they cost.
+"""JSON schemas in headrace (llguidance) and in xgrammar: how many are accepted, how exactly, and at what cost.
 
     python -m benchmarks.structured_outputs.libraries CASES tokenizer.json --vocab-size 151936 --eos-token-id 151645
 
-CASES is a folder of JSON files as MaskBench has them, each with a `schema` and `tests`, a list of {"valid", "data"}. It
-runs where headrace, xgrammar, jsonschema and transformers are installed; with `--libraries headrace`, without xgrammar
-and transformers.
+CASES is a folder of JSON files like MaskBench's, each with a `schema` and `tests`, a list of {"valid", "data"}. Needs
+headrace, xgrammar, jsonschema and transformers; with `--libraries headrace`, not xgrammar and transformers.
 """
 
 import argparse
@@ -34,12 +33,12 @@ _SLOW_MS = 1.0  # of a mask
 
 @dataclass
 class CaseResult:
-    """What became of one schema. Lists are of milliseconds."""
+    """Result for one schema. Lists are in milliseconds."""
 
-    error: str = ""  # why it was refused; "timeout" if it took too long
+    error: str = ""  # the reason of a refusal; "timeout" if it took too long
     compile_ms: float = 0.0
     mask_ms: list[float] = field(default_factory=list)
-    mask_cpu_ms: list[float] = field(default_factory=list)  # of the thread's time, without what others took from it
+    mask_cpu_ms: list[float] = field(default_factory=list)  # processor time of the thread
     num_valid: int = 0
     num_valid_accepted: int = 0
     num_invalid: int = 0
@@ -65,8 +64,8 @@ def main() -> int:
     if options.worker is not None:
         _work(options)
         return 0
-    if importlib.util.find_spec("jsonschema") is None:  # else schemas whose instances need it count as refused
-        parser.error("it needs the jsonschema package beside headrace: pip install jsonschema")
+    if importlib.util.find_spec("jsonschema") is None:  # otherwise schemas whose instances need it count as refused
+        parser.error("the jsonschema package is needed: pip install jsonschema")
     files = sorted(options.cases.glob("*.json"))
     if not files:
         sys.stderr.write(f"libraries: {options.cases} has no JSON files\n")
@@ -116,7 +115,7 @@ def _spread(values: np.ndarray, *percentiles: int) -> str:
 
 
 def _growth(results: list[CaseResult]) -> float:
-    """Resident bytes that a schema adds, all of them being kept; a process that was killed starts again."""
+    """Return the resident bytes per schema when all are kept; a killed process counts from its restart."""
     growths = [
         after.resident_bytes - before.resident_bytes
         for before, after in itertools.pairwise(results)
@@ -129,7 +128,7 @@ def _growth(results: list[CaseResult]) -> float:
 
 
 def _results(engine: str, files: list[Path], options: argparse.Namespace) -> list[CaseResult]:
-    """Each case in a process that is killed when it takes too long."""
+    """Run each case in a process that is killed if it takes too long."""
     results = []
     process = _start(engine, options)
     for file in files:
@@ -152,7 +151,7 @@ def _results(engine: str, files: list[Path], options: argparse.Namespace) -> lis
 
 
 def _start(engine: str, options: argparse.Namespace) -> "subprocess.Popen[bytes]":
-    """Ready for its first case."""
+    """Start a process that is ready for its first case."""
     command = [
         sys.executable,
         "-m",
@@ -224,7 +223,7 @@ def _measure(engine: "Headrace | XGrammar", tokenizer: llguidance.LLTokenizer, c
 
 
 def _follow(matcher: Matcher, token_ids: list[int], result: CaseResult) -> bool:
-    """Whether the instance is accepted. Appends the times of each mask."""
+    """Return whether the instance is accepted. Appends the times of each mask."""
     for token_id in token_ids:
         start_s, start_cpu_s = time.perf_counter(), time.thread_time()
         matcher.fill_mask()
@@ -237,7 +236,7 @@ def _follow(matcher: Matcher, token_ids: list[int], result: CaseResult) -> bool:
 
 
 def _forced(matcher: Matcher, token_ids: list[int]) -> int:
-    """How many tokens need no mask, stretch by stretch."""
+    """Return the number of tokens that need no mask, stretch by stretch."""
     num_forced = index = 0
     while index < len(token_ids):
         stretch = matcher.num_forced(token_ids[index:])

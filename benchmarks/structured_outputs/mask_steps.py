@@ -1,10 +1,9 @@
-"""What masks cost a step of sequences with a schema each, by when they are computed.
+"""Cost of masks for a step of sequences with a schema each, by the time at which they are computed.
 
     python -m benchmarks.structured_outputs.mask_steps MODEL.gguf --streams 16
 
-One engine generates, and its steps take two ways in turn: masks after the model's pass, and beside it, as headrace does
-it. So whatever else the machine does meets both alike. The table has medians over steps, and over the ratios of steps
-one after another.
+One engine generates, and its steps alternate: masks after the model's pass, and during it, as in headrace. So other
+work of the machine affects both alike. The table has medians over steps, and over the ratios of consecutive steps.
 """
 
 import argparse
@@ -76,7 +75,7 @@ def _say(line: str) -> None:
 
 
 def _requests(name: str, schema: dict[str, Any], sampling: dict[str, Any]) -> Iterator[EngineRequest]:
-    """Without an end, each with a schema of its own."""
+    """Yield endless requests, each with a different schema."""
     number = 0
     while True:
         number += 1
@@ -94,7 +93,7 @@ def _requests(name: str, schema: dict[str, Any], sampling: dict[str, Any]) -> It
 def _measure(
     engine: Engine, masks: GrammarMasks, requests: Iterator[EngineRequest], options: argparse.Namespace
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """(times of steps that generate for all streams, what of them was waited for grammars), ms, by way."""
+    """Return (times of steps that generate for all streams, their waits for grammars) in ms, by way."""
     ways = cycle((_AFTER, _BESIDE))
     step_ms: dict[str, list[float]] = {_AFTER: [], _BESIDE: []}
     mask_ms: dict[str, list[float]] = {_AFTER: [], _BESIDE: []}

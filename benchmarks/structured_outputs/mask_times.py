@@ -1,9 +1,9 @@
-"""How long a mask takes within strings of several kinds, by how the vocabulary is sliced, beside looking at one token.
+"""Time of a mask within several kinds of strings, by the slices of the vocabulary, and of checking one token.
 
     python -m benchmarks.structured_outputs.mask_times tokenizer.json --vocab-size 151936 --eos-token-id 151645
 
-A slice is a part of the vocabulary that llguidance allows as a whole where a string allows all of it; the rest is
-walked token by token.
+A slice is a part of the vocabulary that llguidance allows as a whole if a string allows all of it; the rest is checked
+token by token.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SLICES: Mapping[str, list[str]] = {
     "and up to 3, 6": [_BLANKS, f"{_ANY}{{1,3}}", f"{_ANY}{{1,6}}", *_LENGTHS],
     "none": [],
 }
-# The schema of a string, and what of it is there when the mask is computed.
+# The schema of a string, and its text when the mask is computed.
 CASES: Mapping[str, tuple[dict[str, Any], str]] = {
     "any text": ({}, "abc"),
     "maxLength 300": ({"maxLength": 300}, "abc"),
@@ -88,7 +88,7 @@ def look_ms(tokenizer: llguidance.LLTokenizer, schema: dict[str, Any], text: str
 def _median_ms(
     tokenizer: llguidance.LLTokenizer, schema: dict[str, Any], text: str, act: Callable[[llguidance.LLMatcher], object]
 ) -> float:
-    """Of matchers that have done nothing else at this place."""
+    """Return the median time of `act` with new matchers after `text`."""
     times = []
     for _ in range(_ROUNDS):
         matcher = llguidance.LLMatcher(tokenizer, grammar_of(schema), log_level=0)

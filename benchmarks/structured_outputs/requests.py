@@ -1,4 +1,4 @@
-"""Many requests with the schemas of a folder, to a running server: does each end as promised?
+"""Many requests with the schemas of a folder to a running server, and a check of every answer.
 
     python -m benchmarks.structured_outputs.requests CASES --url http://127.0.0.1:8000 --requests 10000
 
@@ -48,7 +48,7 @@ def _body(schema: dict[str, Any], generator: random.Random) -> dict[str, Any]:
 
 
 async def _ask(client: AsyncOpenAI, body: dict[str, Any], *, streams: bool) -> tuple[list[tuple[str, str]], bool]:
-    """Each choice's text (of its call, where there are tools) and finish reason, and whether something was listed."""
+    """Return each choice's text (or its call's) and finish reason, and whether a parameter was listed as ignored."""
     extra = {name: body[name] for name in ("guided_json",) if name in body}
     fields = {name: value for name, value in body.items() if name not in extra}
     fields |= {"model": "demo", "messages": _QUESTION, "extra_body": extra}

@@ -1,4 +1,4 @@
-"""How long a small schema takes to be compiled while slow ones are under way.
+"""Time to compile a small schema while slow ones are being compiled.
 
 python -m benchmarks.structured_outputs.slow_grammars tokenizer.json --vocab-size 151936 --eos-token-id 151645 --slow 8
 """
@@ -14,7 +14,7 @@ from engine.commands.bench.processor import processor_name
 from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
 
-_LEAST_MULTIPLE = 1_000_003  # takes many seconds, and so does each odd number behind it
+_LEAST_MULTIPLE = 1_000_003  # takes many seconds, like each odd number after it
 
 
 def main() -> int:
@@ -36,7 +36,7 @@ def main() -> int:
         compiler.start(f"slow{index}", text, appends_forced=True)
     seconds = [_compile(compiler, compiled, index) for index in range(1, options.rounds + 1)]
     later_ms = sorted(each * 1000 for each in seconds[1:])
-    sys.stdout.write(f"On {processor_name()}, a small schema beside {options.slow} slow ones:\n")
+    sys.stdout.write(f"On {processor_name()}, a small schema with {options.slow} slow ones:\n")
     sys.stdout.write(f"behind them all at once {seconds[0] * 1000:.0f} ms; once they are under way ")
     sys.stdout.write(f"{later_ms[len(later_ms) // 2]:.1f} ms (median), {later_ms[-1]:.1f} ms (longest)\n")
     compiler.close()
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def _compile(compiler: GrammarCompiler, compiled: threading.Semaphore, number: int) -> float:
-    """The seconds until a small schema, which no other number has, is ready."""
+    """Return the seconds until a small schema, different for each number, is ready."""
     start_s = time.perf_counter()
     schema = {"type": "object", "properties": {"name": {"type": "string"}, f"size{number}": {"type": "integer"}}}
     grammar = compiler.start(f"small{number}", _grammar(schema), appends_forced=True)

@@ -1,10 +1,10 @@
-"""What a schema costs and saves: tokens a second with structured outputs against free text, on a running server.
+"""Cost and gain of a schema: tokens per second with structured outputs against free text, on a running server.
 
     headrace serve MODEL --port 8000
     python -m benchmarks.structured_outputs.speed --url http://127.0.0.1:8000 --rounds 5
 
-Each round runs every case and free text in turn, so that a machine's moods fall on both; the table has medians of the
-ratios. Needs the `openai` package alone.
+Each round runs every case and free text in turn, so that a machine's moods affect both; the table has medians of the
+ratios. Needs only the `openai` package.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One request body's fields for each stream."""
+    """Fields of the request body, for each stream."""
 
     name: str
     fields: Sequence[dict[str, Any]]
@@ -54,7 +54,7 @@ def _schema(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ten_fields(suffix: str) -> dict[str, Any]:
-    """Ten required fields with long names and short values."""
+    """Return a schema of ten required fields with long names and short values."""
     return _schema({f"{word}_reference_identifier_{suffix}": {"type": "integer"} for word in _WORDS})
 
 
@@ -77,7 +77,7 @@ def cases() -> list[Case]:
 
 
 async def tokens_per_second(client: AsyncOpenAI, model: str, fields: Sequence[dict[str, Any]]) -> float:
-    """Of all streams together, over the time from the first token of any to the last of all."""
+    """Return the tokens per second of all streams together, from the first token to the last."""
     first_s: list[float] = []
 
     async def run(index: int, extra: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""How long a chat template takes in this process, and in one that can be killed, as the server runs it.
+"""Time of a chat template in this process, and in a process that can be killed, as in the server.
 
 python -m benchmarks.structured_outputs.template_times [template.jinja]
 """
@@ -20,7 +20,7 @@ _TEXT = "hello world " * 50
 
 
 def median_ms(runner: TemplateRunner, source: str, num_messages: int) -> float:
-    """Of a chat with `num_messages`."""
+    """Return the median time for a chat with `num_messages`."""
     template = ChatTemplate(source, {}, frozenset({"<|im_start|>", "<|im_end|>"}), runner)
     chat = [{"role": ("user", "assistant")[i % 2], "content": _TEXT} for i in range(num_messages)]
     times = []

@@ -1,4 +1,4 @@
-"""OpenAI's client: a file of requests, run as a batch beside other work, and its answers."""
+"""OpenAI's client: a file of requests, run as a batch in the background, and its answers."""
 
 import json
 import os

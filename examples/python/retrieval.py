@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def capabilities(card: object) -> list[str]:
-    """What the server says that a model can do; other servers than headrace do not."""
+    """Return the capabilities of a model, which only headrace reports."""
     own = getattr(card, "headrace", None)
     return own.get("capabilities", []) if isinstance(own, dict) else ["embedding"]
 

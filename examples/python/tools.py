@@ -59,7 +59,7 @@ def ask_streamed(client: OpenAI, model: str, messages: list[ChatCompletionMessag
 
 
 def options(messages: list[ChatCompletionMessageParam]) -> dict[str, Any]:
-    """What both ways of asking send."""
+    """Return the fields that both requests send."""
     has_results = messages[-1]["role"] == "tool"
     return {
         "tools": TOOLS,

@@ -1,1 +1,1 @@
-"""Contenders of `benchmarks.finetuning.steps`, each a process that makes a step when it is told to."""
+"""Contenders of `benchmarks.finetuning.steps`, processes that make a step on request."""

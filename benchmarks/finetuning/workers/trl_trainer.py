@@ -1,6 +1,6 @@
 """`PYTHON benchmarks/finetuning/workers/trl_trainer.py TASK.json`: trl's SFTTrainer with peft on a bf16 model.
 
-PYTHON has trl, peft and transformers; nothing of headrace is imported.
+PYTHON has trl, peft and transformers; no module of headrace is imported.
 """
 
 import json
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
-from turns import Stopwatch, wait  # beside this file
+from turns import Stopwatch, wait  # in this folder
 
 
 class _InTurns(TrainerCallback):
@@ -28,7 +28,7 @@ class _InTurns(TrainerCallback):
         if self._is_over:
             control.should_training_stop = True
         else:
-            self._watch.tell()
+            self._watch.report()
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""How a contender's process takes turns: a line on its standard input is a step, and its answer is what that took.
+"""The protocol of a contender's process: a line on standard input requests a step, and the answer reports its cost.
 
-Imports nothing but the standard library: a rival's Python may have nothing else of ours.
+Imports only the standard library, since a rival's Python may have nothing else.
 """
 
 import json
@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 
-_out = os.fdopen(os.dup(1), "w")  # whatever libraries print goes to the terminal instead
+_out = os.fdopen(os.dup(1), "w")  # output of libraries goes to the terminal instead
 os.dup2(2, 1)
 
 
 def wait() -> bool:
-    """Whether there is another step to make. Called first when all is loaded."""
+    """Wait for the next request; return whether there is one. Called first once everything is loaded."""
     return bool(sys.stdin.readline())
 
 
@@ -23,8 +23,8 @@ class Stopwatch:
     def __init__(self) -> None:
         self._cpu_s, self._wall_s = time.process_time(), time.perf_counter()
 
-    def tell(self) -> None:
-        """What was taken since this was made; and the most memory that the process has had."""
+    def report(self) -> None:
+        """Report the time since the stopwatch was made, and the process's peak memory."""
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         cpu_s, wall_s = time.process_time() - self._cpu_s, time.perf_counter() - self._wall_s
         _out.write(json.dumps({"cpu_s": cpu_s, "wall_s": wall_s, "peak_mb": peak_mb}) + "\n")
@@ -35,4 +35,4 @@ def take_turns(step: Callable[[], object]) -> None:
     while wait():
         watch = Stopwatch()
         step()
-        watch.tell()
+        watch.report()

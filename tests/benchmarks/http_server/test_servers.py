@@ -41,7 +41,7 @@ async def test_loads_count_what_comes_to_its_end(monkeypatch: pytest.MonkeyPatch
     [
         ("two Content-Lengths are refused", True),
         ("a body behind `Upgrade: h2c` is read", False),
-        ("a client that leaves is told to the application", True),
+        ("the application learns that a client disconnected", True),
     ],
 )
 async def test_faults_tell_servers_apart(fault: str, is_handled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
