@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.client.first_token import FirstToken
 from engine.client.interface import RestartReason
+from engine.client.queue.first_token import FirstToken
 from engine.protocol import EngineInfo, Loading, StepStats, TokenizerInfo
 
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.client.batch_lane import BatchLane
-from engine.client.first_token import FirstToken
+from engine.client.queue.batch_lane import BatchLane
+from engine.client.queue.first_token import FirstToken
 from engine.protocol import (
     AbortReason,
     AdapterInfo,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.client.backlog import Backlog
-from engine.client.first_token import Begun
 from engine.client.output_stream import OutputStream
+from engine.client.queue.backlog import Backlog
+from engine.client.queue.first_token import Begun
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, Resumption, ServiceClass
 

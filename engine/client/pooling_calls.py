@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.client.open_streams import MAX_DEATHS
-from engine.client.queue_limit import QueueLimit
+from engine.client.queue.queue_limit import QueueLimit
 from engine.errors import EngineDied
 from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Self
 
-from engine.client.first_token import FirstToken
 from engine.client.interface import RequestStream
+from engine.client.queue.first_token import FirstToken
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, FinishReason, RequestOutput
 from server.errors import TTFT_HEADER

@@ -3,7 +3,7 @@
 import math
 import time
 
-from engine.client.first_token import FirstToken
+from engine.client.queue.first_token import FirstToken
 from engine.errors import WaitTooLong
 from server.generation.terms import RequestTerms
 from server.served.model import ServedModel

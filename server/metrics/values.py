@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from engine.client.first_token import FirstToken
 from engine.client.interface import RestartReason
+from engine.client.queue.first_token import FirstToken
 from engine.errors import ShedReason
 from engine.protocol import EngineInfo, FinishReason, StepStats
 from server.metrics.adapter_values import AdapterValues

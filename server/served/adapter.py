@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.client.batch_lane import BatchLane
-from engine.client.first_token import FirstToken
 from engine.client.interface import EngineClient, EngineStatus, RequestStream
+from engine.client.queue.batch_lane import BatchLane
+from engine.client.queue.first_token import FirstToken
 from engine.errors import EngineUnavailable, InvalidRequest
 from engine.protocol import (
     AdapterInfo,

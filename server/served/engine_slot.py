@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.client.batch_lane import BatchLane
-from engine.client.first_token import FirstToken
 from engine.client.interface import EngineClient, EngineState, EngineStatus, RequestStream
+from engine.client.queue.batch_lane import BatchLane
+from engine.client.queue.first_token import FirstToken
 from engine.errors import EngineUnavailable
 from engine.protocol import AdapterInfo, EngineInfo, EngineRequest, PoolingOutput, PoolingRequest, ServiceClass
 

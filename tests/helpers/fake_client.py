@@ -9,9 +9,9 @@ import httpx
 from fastapi import FastAPI
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from engine.client.batch_lane import BatchLane
-from engine.client.first_token import FirstToken
 from engine.client.interface import EngineState, EngineStatus
+from engine.client.queue.batch_lane import BatchLane
+from engine.client.queue.first_token import FirstToken
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import AdapterUnusable, EngineUnavailable, QueueFull
 from engine.protocol import (

@@ -5,8 +5,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.client.first_token import FirstToken, FirstTokenPredictor
 from engine.client.open_streams import OpenStreams
+from engine.client.queue.first_token import FirstToken, FirstTokenPredictor
 from engine.protocol import ServiceClass
 from engine.scheduling.plan import RowResult, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler

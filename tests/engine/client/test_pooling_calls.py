@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.client.pooling_calls import PoolingCalls, message_slices
-from engine.client.queue_limit import QueueLimit
+from engine.client.queue.queue_limit import QueueLimit
 from engine.errors import EngineDied, QueueFull
 from engine.protocol import FinishReason, PoolingOutput, PoolingParams, PoolingRequest, PoolingTask, ServiceClass
 from tests.helpers.fake_pooling import pooling_output

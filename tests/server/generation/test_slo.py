@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.client.first_token import FirstToken
+from engine.client.queue.first_token import FirstToken
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast

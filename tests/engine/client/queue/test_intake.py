@@ -2,10 +2,10 @@
 
 import pytest
 
-from engine.client.first_token import FirstToken
-from engine.client.intake import Intake
 from engine.client.open_streams import OpenStreams
-from engine.client.queue_limit import QueueLimit
+from engine.client.queue.first_token import FirstToken
+from engine.client.queue.intake import Intake
+from engine.client.queue.queue_limit import QueueLimit
 from engine.errors import QueueFull
 from engine.protocol import FinishReason, RequestOutput, ServiceClass, StepStats
 from tests.helpers.engines import make_request

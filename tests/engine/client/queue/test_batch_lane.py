@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client.batch_lane import BatchLane
+from engine.client.queue.batch_lane import BatchLane
 
 pytestmark = pytest.mark.fast
 

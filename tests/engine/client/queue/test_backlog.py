@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client.backlog import Backlog
+from engine.client.queue.backlog import Backlog
 from engine.protocol import ServiceClass
 
 pytestmark = pytest.mark.fast

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client.queue_limit import QueueLimit
+from engine.client.queue.queue_limit import QueueLimit
 from engine.errors import QueueFull, ShedReason
 
 pytestmark = pytest.mark.fast

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client.calibration import Calibration
+from engine.client.queue.recent_requests import Calibration
 
 pytestmark = pytest.mark.fast
 

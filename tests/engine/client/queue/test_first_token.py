@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.client.backlog import Backlog
-from engine.client.first_token import Begun, FirstToken, FirstTokenPredictor
+from engine.client.queue.backlog import Backlog
+from engine.client.queue.first_token import Begun, FirstToken, FirstTokenPredictor
 from engine.protocol import FinishReason, RequestOutput, ServiceClass, StepStats
 from tests.helpers.fake_client import engine_info
 from tests.helpers.virtual_server import Fate, VirtualServer, Work, poisson

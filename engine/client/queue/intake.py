@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 
-from engine.client.first_token import FirstToken, FirstTokenPredictor
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
-from engine.client.queue_limit import QueueLimit
+from engine.client.queue.first_token import FirstToken, FirstTokenPredictor
+from engine.client.queue.queue_limit import QueueLimit
 from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutput, ServiceClass, StepStats
 
 

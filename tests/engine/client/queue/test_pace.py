@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from engine.client.pace import StepPace
+from engine.client.queue.pace import StepPace
 from engine.scheduling.step_budget import StepBudget
 from engine.scheduling.step_cost import StepSample
 
