@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections import deque
 
 from engine.client.interface import EngineState
-from engine.client.restart_limit import RestartLimit
 from engine.errors import EngineUnavailable, OptionError, StartupError
 from engine.protocol import EngineInfo, Failed, Loading
+
+MAX_RESTARTS = 3  # within the window; more means that it will not get better by itself
+RESTART_WINDOW_S = 600.0
 
 
 class EngineLife:
@@ -121,3 +124,19 @@ class EngineLife:
         self.state = EngineState.LOADING
         self.reason = reason
         self.loading = None
+
+
+class RestartLimit:
+    """The restarts within a sliding window, which may be MAX_RESTARTS."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def take(self, now: float) -> bool:
+        """Return whether a restart at `now` (time.monotonic()) is within the limit, and count it if so."""
+        while self._times and now - self._times[0] > RESTART_WINDOW_S:
+            self._times.popleft()
+        if len(self._times) >= MAX_RESTARTS:
+            return False
+        self._times.append(now)
+        return True

@@ -1,7 +1,7 @@
 """EngineClient: how the API process talks to an engine, whichever process that lives in."""
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,10 +12,13 @@ from engine.protocol import (
     AdapterInfo,
     EngineInfo,
     EngineRequest,
+    Loading,
     PoolingOutput,
     PoolingRequest,
     RequestOutput,
     ServiceClass,
+    StepStats,
+    TokenizerInfo,
 )
 
 
@@ -123,3 +126,21 @@ class EngineClient(Protocol):
         computed; if one has waited too long, all that are left have. An engine that gives up on one text says so in its
         output alone, by FinishReason.ERROR.
         """
+
+
+def _ignore(*_: object) -> None:
+    """Ignore an event that the caller does not listen to."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCallbacks:
+    """Functions to call on events of the engine and its process."""
+
+    on_step: Callable[[StepStats], None] = _ignore
+    on_loading: Callable[[Loading], None] = _ignore
+    on_tokenizer: Callable[[TokenizerInfo], None] = _ignore
+    on_discarded: Callable[[int], None] = _ignore  # tokens; see OutputStream
+    on_first_token: Callable[[FirstToken, float], None] = _ignore  # the prediction, and the seconds that it took
+    on_restart: Callable[[RestartReason], None] = _ignore
+    on_process: Callable[[int | None], None] = _ignore  # the id of a process that started; None when it has ended
+    on_ready: Callable[[EngineInfo], None] = _ignore

@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from engine.client.adapter_loads import AdapterLoads
-from engine.client.callbacks import EngineCallbacks
 from engine.client.engine_life import EngineLife
-from engine.client.interface import EngineStatus
+from engine.client.interface import EngineCallbacks, EngineStatus
 from engine.client.open_streams import OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.client.pooling_calls import PoolingCalls, message_slices
-from engine.client.progress_clock import ProgressClock
 from engine.client.queue.batch_lane import BatchLane
 from engine.client.queue.first_token import FirstToken
 from engine.client.queue.intake import Intake
 from engine.client.queue.queue_limit import QueueLimit
-from engine.client.supervisor import WATCH_INTERVAL_S, EngineSupervisor, EngineUser
+from engine.client.supervisor import WATCH_INTERVAL_S, EngineSupervisor, EngineUser, ProgressClock
 from engine.config import EngineConfig
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import (

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.child_processes.lifetime import describe_exit
-from engine.client.callbacks import EngineCallbacks
-from engine.client.engine_life import EngineLife
+from engine.client.engine_life import MAX_RESTARTS, RESTART_WINDOW_S, EngineLife
 from engine.client.engine_process import EXIT_TIMEOUT_S, EngineProcess
-from engine.client.interface import EngineState, RestartReason
-from engine.client.restart_limit import MAX_RESTARTS, RESTART_WINDOW_S
+from engine.client.interface import EngineCallbacks, EngineState, RestartReason
 from engine.config import EngineConfig
 from engine.protocol import FromEngine, Shutdown, ToEngine
 
@@ -135,3 +133,28 @@ class EngineSupervisor:
                 logger.error("%s (--engine-hang-timeout)", life.reason)
                 engine.kill()
                 return
+
+
+class ProgressClock:
+    """Seconds without a sign of progress by the engine.
+
+    Only time in which this process itself ran counts: where it was stopped or starved, the engine's messages lie unread
+    in the socket, and their absence says nothing. So the time between two reads of the clock counts for at most
+    `max_gap_s`, and the clock must be read more often than that.
+    """
+
+    def __init__(self, now: float, *, max_gap_s: float) -> None:
+        """now: time.monotonic(), here and below."""
+        self._max_gap_s = max_gap_s
+        self._read_s = now
+        self._silent_s = 0.0
+
+    def restart(self, now: float) -> None:
+        """Start again from 0: there was a sign of progress, or an idle engine got work."""
+        self._read_s, self._silent_s = now, 0.0
+
+    def silent_s(self, now: float) -> float:
+        """Read the clock, which counts as a look."""
+        self._silent_s += min(now - self._read_s, self._max_gap_s)
+        self._read_s = now
+        return self._silent_s

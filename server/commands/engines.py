@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from engine.client.callbacks import EngineCallbacks
-from engine.client.interface import EngineClient, RestartReason
+from engine.client.interface import EngineCallbacks, EngineClient, RestartReason
 from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.protocol import Loading, StepStats, TokenizerInfo

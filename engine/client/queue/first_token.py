@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.client.output_lengths import OutputLengths
 from engine.client.queue.backlog import Backlog
 from engine.client.queue.pace import StepPace
-from engine.client.queue.recent_requests import Calibration
+from engine.client.queue.recent_requests import Calibration, OutputLengths
 from engine.protocol import EngineInfo, RequestOutput, ServiceClass, StepStats
 
 _YIELDING = frozenset(

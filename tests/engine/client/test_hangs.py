@@ -6,10 +6,9 @@ import signal
 import pytest
 
 from engine.client import process_client, supervisor
-from engine.client.callbacks import EngineCallbacks
-from engine.client.interface import EngineState, RestartReason
+from engine.client.interface import EngineCallbacks, EngineState, RestartReason
 from engine.client.process_client import ProcessClient
-from engine.client.progress_clock import ProgressClock
+from engine.client.supervisor import ProgressClock
 from engine.errors import EngineDied
 from engine.protocol import FinishReason
 from tests.helpers.deadline import until

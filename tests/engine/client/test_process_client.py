@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.client.callbacks import EngineCallbacks
-from engine.client.interface import EngineState
+from engine.client.interface import EngineCallbacks, EngineState
 from engine.errors import EngineStopped, EngineUnavailable, OptionError, QueueFull, StartupError
 from engine.protocol import AbortReason, FinishReason
 from tests.helpers.deadline import DEADLINE_S, until

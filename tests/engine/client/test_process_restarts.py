@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.client.callbacks import EngineCallbacks
-from engine.client.interface import EngineState, RestartReason
+from engine.client.interface import EngineCallbacks, EngineState, RestartReason
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
 from engine.protocol import AbortReason, EngineInfo, FinishReason, SamplingParams
 from engine.protocol.sampler_params import MirostatParams

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.client.progress_clock import ProgressClock
+from engine.client.supervisor import ProgressClock
 
 pytestmark = pytest.mark.fast
 

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from engine.client.callbacks import EngineCallbacks
-from engine.client.interface import EngineState
+from engine.client.interface import EngineCallbacks, EngineState
 from engine.errors import EngineDied, EngineUnavailable
 from engine.protocol import StepStats
 from tests.helpers.deadline import DEADLINE_S
