@@ -21,10 +21,10 @@ from engine.child_processes.lifetime import end_with_parent
 IDLE, LOW, NORMAL = "idle", "low", "normal"
 _LOW_NICENESS, _LOWEST_NICENESS = 10, 19
 READY = b"ready\n"
-TRY_AGAIN = os.EX_TEMPFAIL  # exit status: what stands in the way, such as a full disk, will pass
-LOCK_HELD = os.EX_UNAVAILABLE  # exit status: another process works on the same
+TRY_AGAIN = os.EX_TEMPFAIL  # exit status: the obstacle, such as a full disk, will pass
+LOCK_HELD = os.EX_UNAVAILABLE  # exit status: another process holds the lock
 
-_LOCK_TIMEOUT_S = 30.0  # for a process whose parent was killed to be gone
+_LOCK_TIMEOUT_S = 30.0  # for the end of a process whose parent was killed
 _POLL_S = 0.02
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def give_way(priority: str) -> None:
-    """Have this thread, and those that it starts, run with the priority."""
+    """Run this thread, and the threads that it starts, at the given priority."""
     if priority == NORMAL:
         return
     niceness = _LOW_NICENESS if priority == LOW else _LOWEST_NICENESS
@@ -56,12 +56,12 @@ def give_way(priority: str) -> None:
     except OSError:
         os.nice(niceness)
     # Where the kernel shares processors out among sessions, priorities count within one, and this is the session's.
-    if os.getsid(0) == os.getpid():  # nobody else's
+    if os.getsid(0) == os.getpid():  # the session is this process's own
         _write("/proc/self/autogroup", str(niceness))
 
 
-def hasten(pid: int) -> None:
-    """Have a process that gave way compute as this one does, where the system allows it: it must end soon."""
+def restore_priority(pid: int) -> None:
+    """Give another process the priority of this one, where the system allows it, so that it ends soon."""
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     for thread_id in _threads(pid):  # priorities are each thread's own, and a loop ends when the last of them has
         with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ def hasten(pid: int) -> None:
 
 
 def _threads(pid: int) -> list[int]:
-    """By the numbers that the system schedules them by; of a process that is gone, none."""
+    """Return the ids of a process's threads; none if the process is gone."""
     try:
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
@@ -92,7 +92,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _write(path: str, text: str) -> None:
-    """What the system does not have, or forbids, is done without."""
+    """Write to a file of the system, unless it is missing or may not be written."""
     with contextlib.suppress(OSError), open(path, "w") as file:
         file.write(text)
 

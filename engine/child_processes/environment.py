@@ -1,4 +1,4 @@
-"""The environment of a process that computes: what OpenMP, which torch brings along, is told there."""
+"""The environment of a process that computes: settings of OpenMP, which torch brings along."""
 
 import logging
 import os
@@ -9,18 +9,18 @@ logger = logging.getLogger(__name__)
 # on the cores that the native kernels' threads and the API process want.
 _SPIN_COUNT = "1000"
 # Images for other programs set these. OpenMP then binds the main thread to one core as soon as torch is imported, and
-# all threads that this one starts, the kernels' among them, inherit that.
+# all threads that it starts, the kernels' among them, inherit that.
 BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
 
 
 def compute_environment() -> dict[str, str]:
-    """This process's environment without variables that bind threads to cores, which is logged, and with a limit to
-    libgomp's spinning unless the user has chosen one.
+    """Return this process's environment without variables that bind threads to cores, and with a limit to libgomp's
+    spinning unless the user has chosen one. Variables that are left out are logged.
 
     libgomp reads them once, when torch is imported: so they have to be right when the process starts.
     """
     environment = dict(os.environ)
-    if environment.get("OMP_PROC_BIND", "").lower() != "false":  # it switches the others off
+    if environment.get("OMP_PROC_BIND", "").lower() != "false":  # which switches the others off
         given = [name for name in BINDING if environment.pop(name, None) is not None]
         if given:
             logger.warning(

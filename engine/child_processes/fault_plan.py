@@ -1,16 +1,16 @@
-"""FaultPlan: which faults to inject, where and when, from a text such as `step:memory:*200,step:kill:900`.
+"""FaultPlan: the faults to inject, with their places and times, from a text such as `step:memory:*200,step:kill:900`.
 
-A fault is `point:action:when`; `when` counts what happens at the point, from 1, in the life of one process: `7` is the
-seventh time alone, `*7` every seventh. Points and their actions:
+A fault is `point:action:when`; `when` counts the visits to the point, from 1, in the life of one process: `7` is the
+seventh visit alone, `*7` every seventh. Points and their actions:
 
     step     raise          the runner fails after it has computed the step
              memory         as if memory had run out within the step
              hang=S         the step takes S seconds more, without a sign of progress
              exit, kill     the engine exits, or kills itself as the system's out-of-memory killer would
-    request  raise          every step fails, from this one on, that has the step's first request
+    request  raise          every step with this step's first request fails, from this step on
     logits   nan            the step's first row of logits, or first vector of a text, is not finite
     output   delay=S        the outputs of the step leave S seconds later
-             corrupt        in their place something leaves that is no message
+             corrupt        in their place bytes leave that are not a message
     store    full           a transaction of the store finds the disk full
 """
 
@@ -32,7 +32,7 @@ _WITH_SECONDS = ("hang", "delay")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class PlannedFault:
     """One entry of a plan."""
 
     point: str
@@ -42,12 +42,12 @@ class Fault:
     is_repeated: bool
 
     def is_due(self, count: int) -> bool:
-        """count: how often its point has been reached, with this time."""
+        """Return whether the fault happens at the `count`th visit to its point."""
         return count % self.number == 0 if self.is_repeated else count == self.number
 
 
 class FaultPlan:
-    """All faults, with a count of each point. Not for use by several threads at one point."""
+    """All faults, with a count of visits to each point. A point must be visited by one thread at a time."""
 
     def __init__(self, text: str) -> None:
         """Raises OptionError."""
@@ -55,16 +55,16 @@ class FaultPlan:
         self._counts = dict.fromkeys(_ACTIONS, 0)
 
     def has(self, point: str) -> bool:
-        """Whether anything may happen at the point."""
+        """Return whether a fault may happen at the point."""
         return any(fault.point == point for fault in self._faults)
 
-    def due(self, point: str) -> list[Fault]:
-        """What to do at this point, which has been reached once more."""
+    def due(self, point: str) -> list[PlannedFault]:
+        """Count a visit to the point; return the faults that happen now."""
         self._counts[point] += 1
         return [fault for fault in self._faults if fault.point == point and fault.is_due(self._counts[point])]
 
 
-def _parse(entry: str) -> Fault:
+def _parse(entry: str) -> PlannedFault:
     point, action, when = (*entry.split(":"), "", "", "")[:3]
     name, _, value = action.partition("=")
     if entry.count(":") != 2 or name not in _ACTIONS.get(point, ()):
@@ -73,7 +73,9 @@ def _parse(entry: str) -> Fault:
     digits = when.removeprefix("*")
     if not (digits.isascii() and digits.isdigit() and int(digits) > 0):
         raise OptionError(f"{VARIABLE} has {entry!r}; its last part must be a number from 1, or * and a number")
-    return Fault(point, name, _seconds(entry, value, is_wanted=name in _WITH_SECONDS), int(digits), when[0] == "*")
+    return PlannedFault(
+        point, name, _seconds(entry, value, is_wanted=name in _WITH_SECONDS), int(digits), when[0] == "*"
+    )
 
 
 def _seconds(entry: str, value: str, *, is_wanted: bool) -> float:

@@ -1,16 +1,16 @@
-"""How a process of ours ends: on SIGTERM, and with its parent."""
+"""The end of a child process: on SIGTERM, with its parent, and how it is described."""
 
 import ctypes
 import os
 import signal
 import sys
 
-PARENT_VARIABLE = "HEADRACE_PARENT_PID"  # of the process that waits for this one; taken out when it is read
+PARENT_VARIABLE = "HEADRACE_PARENT_PID"  # of the process that waits for this one; removed when it is read
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 
 
 def exit_on_sigterm() -> None:
-    """From now on SIGTERM raises SystemExit, so that unfinished files are removed; a second one does not stop that."""
+    """Make SIGTERM raise SystemExit, so that unfinished files are removed. A second SIGTERM is ignored."""
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -20,11 +20,11 @@ def exit_on_sigterm() -> None:
 
 
 def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
-    """From now on this process gets a signal when the thread that started it ends, and so when its parent dies, however
-    that happens (Linux only); exits if the parent is dead already.
+    """Make the system send this process a signal when the thread that started it ends, and so when its parent dies,
+    however that happens (Linux only). Exits if the parent is dead already.
 
-    SIGKILL also ends a process that is stopped, or that stands in native code and handles no other signal. Once it is
-    the signal, it stays so.
+    SIGKILL also ends a process that is stopped, or that is in native code and handles no other signal. A later call
+    does not replace it by another signal.
     """
     if sys.platform == "linux":
         prctl, now = ctypes.CDLL(None).prctl, ctypes.c_int()
@@ -37,7 +37,7 @@ def end_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
 
 
 def describe_exit(returncode: int) -> str:
-    """Return how a child ended, from its return code: `exit status 1`, `SIGSEGV`."""
+    """Describe how a child ended, by its return code: `exit status 1`, `SIGSEGV`."""
     if returncode >= 0:
         return f"exit status {returncode}"
     name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"

@@ -1,4 +1,4 @@
-"""How both processes write their logs, whose lines go to one terminal or file."""
+"""The format of log lines, which all processes write to one terminal or file."""
 
 import codecs
 import datetime
@@ -16,10 +16,10 @@ LEVEL_VARIABLE = "HEADRACE_LOG_LEVEL"
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _FIELDS = "fields"
-# What a terminal or a reader of lines obeys instead of showing: C0 and C1 controls, and Unicode's line separators.
+# Characters that a terminal or a reader of lines obeys instead of showing: C0 and C1 controls, and line separators.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TRACEBACK_INDENT = "    "
-_ENCODE = codecs.getencoder("unicode_escape")  # found now: later there may be no file left to read it from
+_ENCODE = codecs.getencoder("unicode_escape")  # looked up now: later, no file may be left to read the codec from
 
 
 class LogFormat(enum.StrEnum):
@@ -28,7 +28,7 @@ class LogFormat(enum.StrEnum):
 
 
 def configure_logging(level: str, form: LogFormat) -> None:
-    """Write the root logger's lines to stderr. level: a name as in the option, such as "info"."""
+    """Write the root logger's lines to stderr. level: as in the option --log-level, such as "info"."""
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter(_TEXT))
     logging.basicConfig(handlers=[handler], force=True)
@@ -36,21 +36,21 @@ def configure_logging(level: str, form: LogFormat) -> None:
 
 
 def set_log_level(level: str) -> None:
-    """Of this process, and of those that it starts from now on. level: a name as in the option."""
+    """Set the log level of this process, and of processes that it starts from now on. level: as in --log-level."""
     os.environ[LEVEL_VARIABLE] = level
     logging.getLogger().setLevel(level.upper())
-    # uvicorn tells its own start and stop, which ours say better; httpx tells every request of a download.
+    # uvicorn logs its own start and stop, which our lines say better; httpx logs every request of a download.
     for name in ("uvicorn", "httpx"):
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def with_fields(**fields: object) -> dict[str, dict[str, object]]:
-    """The `extra` of a log call whose JSON line has these fields; the text line has its message alone."""
+    """Return the `extra` of a log call whose JSON line has these fields; the text line has the message alone."""
     return {_FIELDS: fields}
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what sys.stderr is when a line comes: while progress bars are drawn, that puts lines above them."""
+    """A handler that looks up sys.stderr for each line: while progress bars are drawn, lines go above them."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -61,8 +61,8 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for each record, whatever its message has in it: what a client sent can forge no other line. A traceback
-    follows in lines of its own, which are indented, as no line of a record is."""
+    """One line for each record: text from a client cannot forge another line. A traceback follows in lines of its own,
+    which are indented, as no record's line is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if _CONTROL.search(record.message):

@@ -1,4 +1,4 @@
-"""AdapterLoads: operators' requests to read an adapter, and who waits for the engine's answers."""
+"""AdapterLoads: operators' requests to read an adapter, until the engine has answered them."""
 
 import asyncio
 import itertools
@@ -9,7 +9,7 @@ from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, LoadAdap
 
 
 class AdapterLoads:
-    """One that the engine has not answered when it ends is not sent to the next engine: its operator is told."""
+    """Requests by number. A request that is open when the engine ends raises EngineDied, and is not sent again."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -19,7 +19,7 @@ class AdapterLoads:
         return len(self._open)
 
     async def run(self, path: str, send: Callable[[LoadAdapter], None]) -> AdapterInfo:
-        """What the engine found. Raises AdapterUnusable with its reason, and EngineDied."""
+        """Return the engine's description of an adapter. Raises AdapterUnusable with its reason, and EngineDied."""
         number = next(self._numbers)
         answer = self._open[number] = asyncio.get_running_loop().create_future()
         try:
@@ -30,7 +30,7 @@ class AdapterLoads:
 
     def deliver(self, answer: AdapterLoaded | AdapterRefused) -> None:
         waiting = self._open.get(answer.number)
-        if waiting is None or waiting.done():  # nobody waits for it any more
+        if waiting is None or waiting.done():  # its caller was canceled
             return
         if isinstance(answer, AdapterLoaded):
             waiting.set_result(answer.info)
@@ -38,7 +38,7 @@ class AdapterLoads:
             waiting.set_exception(AdapterUnusable(answer.message))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
-        """Raise an error to whoever waits."""
+        """Raise an error in all callers that wait."""
         for waiting in self._open.values():
             if not waiting.done():
                 waiting.set_exception(make_error())

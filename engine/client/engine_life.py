@@ -1,4 +1,4 @@
-"""EngineLife: whether the engine is ready, over all processes that it has had, and why not."""
+"""EngineLife: the engine's state over all its processes, and why it is not ready."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ RESTART_WINDOW_S = 600.0
 
 
 class EngineLife:
-    """Begins LOADING and alternates with READY, once for each process, until it ends DEAD.
+    """The state starts as LOADING, alternates with READY once for each process, and ends as DEAD.
 
     Invariants: `reason` is empty while READY; DEAD is final, and `wait_ready` and `wait_dead` return by then.
     """
@@ -23,47 +23,47 @@ class EngineLife:
         self.reason = "the engine has not been started"
         self.loading: Loading | None = None  # the latest, of the process that is loading
         self.num_restarts = 0
-        self.has_hung = False  # the process that runs, or the last one
+        self.has_hung = False  # the current process, or the last one
         self.is_stopping = False
         self._info: EngineInfo | None = None
         self._failure: str | None = None
         self._is_option_wrong = False
         self._restarts = RestartLimit()
-        self._settled = asyncio.Event()  # first READY, or DEAD
+        self._decided = asyncio.Event()  # set with the first READY, or DEAD
         self._dead = asyncio.Event()
 
     @property
     def info(self) -> EngineInfo:
-        """Of the latest process that was ready; raises EngineUnavailable before there is one."""
+        """The description of the latest process that was ready. Raises EngineUnavailable before there is one."""
         if self._info is None:
             raise EngineUnavailable(self.reason)
         return self._info
 
     def check_ready(self) -> None:
-        """Raise EngineUnavailable unless it is."""
+        """Raise EngineUnavailable unless the engine is ready."""
         if self.state is not EngineState.READY:
             raise EngineUnavailable(self.reason)
 
     async def wait_ready(self) -> EngineInfo:
-        """The engine's description once it is ready; raises StartupError, or OptionError, if it cannot start."""
-        await self._settled.wait()
+        """Return the engine's description once it is ready. Raises StartupError or OptionError if it cannot start."""
+        await self._decided.wait()
         if self._failure is not None:
             raise OptionError(self._failure) if self._is_option_wrong else StartupError(self._failure)
         return self.info
 
     async def wait_dead(self) -> str:
-        """The reason, once the engine has failed for good."""
+        """Return the reason once the engine has failed for good."""
         await self._dead.wait()
         return self.reason
 
     def stage(self) -> tuple[str | None, float | None]:
-        """What is being loaded, and how much of it is done (0..1); None is unknown."""
+        """Return the stage of loading, and the share of it that is done (0..1); None is unknown."""
         loading = self.loading
         if self.state is not EngineState.LOADING or loading is None:
             return None, None
         return loading.stage, min(1.0, loading.done / loading.total) if loading.total > 0 else None
 
-    # --- what happens to it -------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
     def begin_process(self) -> None:
         self._enter_loading(self.reason if self.num_restarts else "the model is being loaded")
@@ -74,29 +74,29 @@ class EngineLife:
         self.state = EngineState.READY
         self.reason = ""
 
-    def settle(self) -> None:
-        """Let `wait_ready` return."""
-        self._settled.set()
+    def release_waiting(self) -> None:
+        """Make `wait_ready` return."""
+        self._decided.set()
 
     def hang(self, reason: str) -> None:
-        """The process hangs and is about to be killed."""
+        """Record that the process hangs and is about to be killed."""
         self.has_hung = True
         self._enter_loading(reason)
 
     def fail(self, failed: Failed) -> None:
-        """The engine says why it cannot start, and ends."""
+        """Record why the engine cannot start, as it reports before it ends."""
         self._failure, self._is_option_wrong = failed.message, failed.is_option
 
     def end_process(self, reason: str) -> bool:
-        """The process has ended; returns whether nothing that is known already explains it."""
+        """Record that the process has ended; return whether its end is unexpected."""
         is_unexpected = not self.is_stopping and self._failure is None and not self.has_hung
         if is_unexpected:
             self.reason = reason
         return is_unexpected
 
     def take_restart(self) -> bool:
-        """Whether one more process may be started, which counts then; an engine that was never ready has nothing to
-        come back to."""
+        """Return whether one more process may be started, and count it if so. An engine that was never ready is not
+        started again."""
         if self.is_stopping or self._failure is not None or self._info is None:
             return False
         if not self._restarts.take(time.monotonic()):
@@ -105,19 +105,19 @@ class EngineLife:
         return True
 
     def restart(self) -> None:
-        """The next process is about to be started."""
-        what = "hung" if self.has_hung else "ended unexpectedly"
-        self._enter_loading(f"the engine {what} and is being started again")
+        """Record that the next process is about to be started."""
+        how = "hung" if self.has_hung else "ended unexpectedly"
+        self._enter_loading(f"the engine {how} and is being started again")
 
     def die(self, failure: str | None = None) -> None:
-        """It will not come back. failure: of our own."""
+        """Record that no process will follow. failure: of the supervision itself."""
         self.state = EngineState.DEAD
         self._failure = failure or self._failure
         if self._failure is None:
             tries = f"; it was started {1 + self.num_restarts} times" if self.num_restarts else ""
             self._failure = self.reason + tries
         self.reason = self._failure
-        self.settle()
+        self.release_waiting()
         self._dead.set()
 
     def _enter_loading(self, reason: str) -> None:

@@ -23,14 +23,14 @@ _STREAM_LIMIT_BYTES = 1 << 20
 
 
 class EngineProcess:
-    """A child process and our end of the socket pair to it.
+    """A child process and the API process's end of the socket pair to it.
 
-    One descriptor of it is read and another written: a transport that cannot write any more drops what is still to be
-    read, and that says which requests the engine had begun when it ended, and what it had sent of them.
+    The socket is read through one descriptor and written through another: a transport that cannot write any more drops
+    unread bytes, and those say which requests the engine had started when it ended, and what it had sent of them.
     """
 
     def __init__(self, command: tuple[str, ...], config: EngineConfig) -> None:
-        """Start the process. Its command gets the socket's number as its last argument."""
+        """Start the process. Its command gets the socket's file descriptor as its last argument."""
         self._socket, child_end = socket.socketpair()
         with child_end:
             self._process = subprocess.Popen(
@@ -47,7 +47,7 @@ class EngineProcess:
         return self._process.pid
 
     async def run(self, on_message: Callable[[FromEngine], None]) -> int:
-        """Pass on its messages until it closes its end of the socket; returns its exit status."""
+        """Pass on the engine's messages until it closes its end of the socket; return its exit status."""
         self._outbox = asyncio.Queue()
         sender = asyncio.create_task(send_all(self._outbox, self._socket.dup()), name="engine-sender")
         reader, writer = await asyncio.open_connection(sock=self._socket, limit=_STREAM_LIMIT_BYTES)
@@ -62,20 +62,20 @@ class EngineProcess:
         return returncode
 
     def send(self, message: ToEngine) -> None:
-        """Send a message, or drop it if nobody listens any more.
+        """Send a message, or drop it if the process has ended.
 
-        Texts to pool are encoded when their turn comes: a request may have a thousand times those of others.
+        Texts to pool are encoded when their turn comes: a request may have a thousand times as many as others.
         """
         if self._outbox is not None:
             self._outbox.put_nowait(message if isinstance(message, AddPooling) else encode_frame(message))
 
     def kill(self) -> None:
-        """End the engine and what it has started, such as a compiler: its session is its own."""
+        """End the engine and the processes that it has started, such as a compiler: they are in its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def kill_and_wait(self) -> None:
-        """Make sure that it has ended."""
+        """Kill the process unless it has ended, and wait for its end."""
         if self._process.poll() is None:
             self.kill()
             await asyncio.to_thread(self._process.wait)
@@ -83,7 +83,7 @@ class EngineProcess:
     def _reap(self) -> int:
         try:
             return self._process.wait(EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:  # it closed its socket, or we gave up on it, but it lives
+        except subprocess.TimeoutExpired:  # its socket is closed, but it still runs
             self.kill()
             return self._process.wait()
 
@@ -100,8 +100,8 @@ async def _receive(reader: asyncio.StreamReader) -> FromEngine | None:
 
 
 async def send_all(outbox: asyncio.Queue[bytes | AddPooling], sock: socket.socket) -> None:
-    """Send frames and messages in order, until the other end is closed; that it is, whoever reads is told. Closes the
-    socket. The loop serves others between two messages."""
+    """Send frames and messages in order until the other end is closed, which the reader reports. Closes the socket.
+    The event loop serves other tasks between two messages."""
     loop = asyncio.get_running_loop()
     with sock, contextlib.suppress(ConnectionError):
         sock.setblocking(False)

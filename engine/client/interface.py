@@ -1,4 +1,4 @@
-"""EngineClient: how the API process talks to an engine, whichever process that lives in."""
+"""EngineClient: the API process's interface to an engine, in whichever process it runs."""
 
 import enum
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,17 +23,17 @@ from engine.protocol import (
 
 
 class EngineState(enum.StrEnum):
-    LOADING = "loading"  # also while it is started again after a crash
+    LOADING = "loading"  # also while the engine is started again after a crash
     READY = "ready"
-    DEAD = "dead"  # it will not come back
-    UNLOADED = "unloaded"  # there is none until a request asks for its model
+    DEAD = "dead"  # for good
+    UNLOADED = "unloaded"  # until a request asks for the model
 
 
 class RestartReason(enum.StrEnum):
     """Why an engine process was started again."""
 
-    CRASH = "crash"  # it ended by itself, or somebody killed it
-    HANG = "hang"  # it was killed, since it did not get on with its work
+    CRASH = "crash"  # the process ended by itself, or was killed from outside
+    HANG = "hang"  # the supervisor killed a process that made no progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class EngineStatus:
     num_open: int  # requests submitted and not ended
     num_running: int  # of clients, as num_waiting
     num_waiting: int
-    num_waiting_tokens: int  # of prompts that the engine has not begun to compute
-    seconds_since_progress: float  # since the engine's last sign of it, or since an idle engine got work; 0 when idle
+    num_waiting_tokens: int  # of prompts whose computation has not started
+    seconds_since_progress: float  # since the last sign of progress, or since an idle engine got work; 0 when idle
     num_restarts: int
     num_batch: int = 0  # of num_open, lines of batches
 
@@ -57,16 +57,17 @@ class RequestStream(Protocol):
     """The outputs of one request, merged while the reader is slow.
 
     Iteration yields RequestOutputs, the last one with a finish_reason, and then stops. If the engine process ends, the
-    next one goes on with the request, after the tokens that came. It raises EngineDied if the engine ends a second time
-    while it computes this request, or for good, or if nobody can go on with it (mirostat); EngineStopped where the
-    server is stopping. If the engine could not complete this request alone, the terminal output has FinishReason.ERROR.
+    next one continues the request after the tokens that have come. Iteration raises EngineDied if the engine ends a
+    second time while it computes this request, if it ends for good, or if the request cannot be continued (mirostat);
+    and EngineStopped if the server is stopping. If only this request failed, its terminal output has
+    FinishReason.ERROR.
     """
 
     def __aiter__(self) -> AsyncIterator[RequestOutput]: ...
 
     def abort(self, reason: AbortReason) -> None:
-        """End the request now. Idempotent, never blocks, and allowed after the end. Later outputs are dropped and
-        their tokens counted as discarded."""
+        """End the request now. Idempotent, never blocks, and allowed after the end. Later outputs are dropped, and
+        their tokens are counted as discarded."""
 
 
 class EngineClient(Protocol):
@@ -74,7 +75,7 @@ class EngineClient(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """The content of READY; raises EngineUnavailable before it."""
+        """The engine's description. Raises EngineUnavailable until the engine has been ready once."""
 
     def status(self) -> EngineStatus: ...
 
@@ -83,28 +84,28 @@ class EngineClient(Protocol):
     ) -> None:
         """Raise QueueFull or EngineUnavailable unless `num_requests` may be submitted now, with no await between.
 
-        num_new_tokens: of their prompts, each of which counts once. Requests of batches do not stand in the clients'
-        queue, and are never refused for its length.
+        num_new_tokens: of their prompts; a prompt that several share counts once. Lines of batches are not in the
+        clients' queue, and are never refused because of its length.
         """
 
     @property
     def batch_lane(self) -> BatchLane:
-        """Where whoever feeds a batch asks for room before it submits a line of it."""
+        """The limit on lines of batches in the engine; a batch takes room in it before it submits a line."""
 
     def predict_first_token(self, num_new_tokens: int, service_class: ServiceClass) -> FirstToken:
-        """Of a request that is submitted now. num_new_tokens: as for submit."""
+        """Return when a request that is submitted now would have its first token. num_new_tokens: see `submit`."""
 
     def drain_s(self) -> float:
-        """How long the requests that wait take at the recent rate, in seconds and within bounds."""
+        """Return how long the waiting requests will take at the recent rate, in seconds and within bounds."""
 
     def set_log_level(self, level: str) -> None:
-        """Of the engine. One that is started later takes it from the environment."""
+        """Set the running engine's log level. Engines that are started later take theirs from the environment."""
 
     def submit(self, request: EngineRequest, *, num_new_tokens: int | None = None) -> RequestStream:
-        """Hand over a request; raises QueueFull, for the number of clients' requests, or EngineUnavailable. The caller
-        must iterate to the end or abort.
+        """Submit a request. The caller must iterate to the end or abort.
 
-        num_new_tokens: of its prompt, less what other requests of the same client compute; all if it is left out.
+        num_new_tokens: prompt tokens that no other request of the same client computes; default: all. Raises QueueFull
+        if too many requests of clients wait, and EngineUnavailable.
         """
 
     async def load_adapter(self, path: str) -> AdapterInfo:
@@ -115,16 +116,16 @@ class EngineClient(Protocol):
         """
 
     def forget_adapter(self, digest: bytes) -> None:
-        """No new request will have this one."""
+        """Report that no new request will have this adapter."""
 
     async def pool(self, requests: Sequence[PoolingRequest]) -> list[PoolingOutput]:
-        """The outputs of texts, in order; only of an engine whose info has `pooling`, which generates nothing.
+        """Return the outputs of texts, in order. Only for an engine whose info has `pooling`, which generates nothing.
 
-        Together they count as one request that waits. If the engine process ends, the next one computes what is left.
-        Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the engine ends twice while it
-        computes one of the texts, or for good, and EngineStopped. If it is canceled, what has not begun is not
-        computed; if one has waited too long, all that are left have. An engine that gives up on one text says so in its
-        output alone, by FinishReason.ERROR.
+        Together the texts count as one waiting request. If the engine process ends, the next one computes the texts
+        that are left. Raises QueueFull and EngineUnavailable before anything is computed, EngineDied if the engine ends
+        twice while it computes one of the texts, or for good, and EngineStopped. After a cancellation, texts that have
+        not been started are not computed; if one text has waited too long, the rest end with it. A text that cannot be
+        computed alone has an output with FinishReason.ERROR.
         """
 
 

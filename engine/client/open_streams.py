@@ -1,4 +1,4 @@
-"""OpenStreams: requests that have not ended and their streams, over the lives of several engine processes."""
+"""OpenStreams: open requests and their streams, over the lives of several engine processes."""
 
 import secrets
 from collections.abc import Callable
@@ -8,49 +8,49 @@ import msgspec
 
 from engine.client.output_stream import OutputStream
 from engine.client.queue.backlog import Backlog
-from engine.client.queue.first_token import Begun
+from engine.client.queue.first_token import RunningRequest
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, Resumption, ServiceClass
 
-MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second, since it may be the cause
+MAX_DEATHS = 2  # of engines that were computing a request; it ends with the second death, since it may be the cause
 
 _SUSPECT = "the engine ended twice while it worked on this request, which may be the cause; it is not run again"
 
 
 @dataclass(slots=True)
 class _Open:
-    """One request. `is_sent`: to the engine that lives now, which computes it once it `is_started`."""
+    """One request. is_sent: to the current engine, which computes the request once it `is_started`."""
 
     request: EngineRequest
     stream: OutputStream
     num_new_tokens: int
     is_sent: bool = False
     is_started: bool = False
-    output_ids: list[int] = field(default_factory=list)  # what the stream has had, over all engines
-    last: RequestOutput | None = None  # of those with tokens
-    has_begun: bool = False  # an engine computed something for it
-    num_prompt_computed: int = 0  # the most that the stream was told
-    num_predicted: int = 0  # as it was told last
-    num_deaths: int = 0  # of engines that were computing it
+    output_ids: list[int] = field(default_factory=list)  # all that the stream has got, from all engines
+    last: RequestOutput | None = None  # the last one with tokens
+    was_started: bool = False  # by this engine or an earlier one
+    num_prompt_computed: int = 0  # the most that was reported to the stream
+    num_predicted: int = 0  # as reported last
+    num_deaths: int = 0  # of engines that were computing the request
 
     @property
     def is_batch(self) -> bool:
         return self.request.service_class is ServiceClass.BATCH
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether another engine can continue its output. Mirostat's limit depends on the logits of all tokens before,
-        which nobody has."""
+    def can_continue(self) -> bool:
+        """Whether another engine can continue the output. Mirostat's limit depends on the logits of all tokens before,
+        which are lost."""
         return self.last is None or self.request.sampling.mirostat is None
 
     def next_request(self) -> EngineRequest:
-        """What to send to the next engine."""
+        """Return the request as the next engine gets it, with the output so far."""
         if self.last is None:
-            return msgspec.structs.replace(self.request, start_by_s=None) if self.has_begun else self.request
+            return msgspec.structs.replace(self.request, start_by_s=None) if self.was_started else self.request
         return msgspec.structs.replace(
             self.request,
             sampling=msgspec.structs.replace(self.request.sampling, prompt_logprobs=None),  # came with the first output
-            start_by_s=None,  # it has begun
+            start_by_s=None,  # an engine has started it
             resumption=Resumption(
                 output_ids=list(self.output_ids),
                 num_cached_tokens=self.last.num_cached_tokens,
@@ -64,9 +64,9 @@ class _Open:
 class OpenStreams:
     """Streams by request id, in the order in which they came.
 
-    A request that an engine has begun is continued by the next one, after the tokens that its stream has had: with the
-    same seed, so that its text is the one that it would have been. Invariants: none has had its terminal output or an
-    error; in the backlog are those of which the engine that lives now has computed nothing.
+    A request that an engine has started is continued by the next one, after the tokens that its stream has got, and
+    with the same seed: so its text is the same as without the restart. Invariants: no stream here has had its terminal
+    output or an error; the backlog has the requests that the current engine has not started.
     """
 
     def __init__(self, *, on_discarded: Callable[[int], None]) -> None:
@@ -81,12 +81,12 @@ class OpenStreams:
 
     @property
     def num_batch(self) -> int:
-        """Requests of batches."""
+        """Open requests of batches."""
         return self._num_batch
 
     @property
     def num_clients(self) -> int:
-        """The others."""
+        """Open requests of clients."""
         return len(self._open) - self._num_batch
 
     def __contains__(self, request_id: str) -> bool:
@@ -95,8 +95,8 @@ class OpenStreams:
     def open(
         self, request: EngineRequest, *, num_new_tokens: int, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """A stream for a request that is yet to be sent. One without a seed gets one, for all engines. num_new_tokens:
-        see EngineClient.submit."""
+        """Return the stream of a request that will be sent. A request without a seed gets one, for all engines.
+        num_new_tokens: see EngineClient.submit."""
         if request.sampling.seed is None:
             request = msgspec.structs.replace(request, drawn_seed=secrets.randbits(63))
         stream = OutputStream(on_abort=on_abort, on_discarded=self._on_discarded)
@@ -114,59 +114,59 @@ class OpenStreams:
         self._num_batch -= each.is_batch
         self.backlog.remove(each.request.id)
 
-    def begun(self) -> list[Begun]:
-        """Those of clients that the engine computes."""
+    def running(self) -> list[RunningRequest]:
+        """Return the clients' requests that the engine computes."""
         return [
-            Begun(len(each.output_ids), each.request.sampling.max_tokens, each.request.service_class)
+            RunningRequest(len(each.output_ids), each.request.sampling.max_tokens, each.request.service_class)
             for name, each in self._open.items()
             if name not in self.backlog and not each.is_batch
         ]
 
     def take_unsent(self) -> list[EngineRequest]:
-        """All requests that are yet to be sent, in order; they count as sent from now on."""
+        """Return all unsent requests in order; they count as sent from now on."""
         unsent = [each for each in self._open.values() if not each.is_sent]
         for each in unsent:
             each.is_sent = True
         return [each.next_request() for each in unsent]
 
     def start(self, request_ids: list[str]) -> int:
-        """The engine begins to compute these; some may have ended, or be its own. Returns how many tokens the prompts
-        of clients among them bring."""
+        """Record that the engine starts these requests; some may have ended, or be the engine's own. Return the number
+        of new prompt tokens of the clients' requests among them."""
         num_tokens = 0
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None:
-                each.is_started = each.has_begun = True
+                each.is_started = each.was_started = True
                 self.backlog.remove(request_id)
                 num_tokens += 0 if each.is_batch else each.num_new_tokens
         return num_tokens
 
     def deliver(self, output: RequestOutput) -> int | None:
-        """Put an output into its request's stream, which its terminal output closes. Returns how many tokens it
-        has had, if it is a client's that had begun and has ended now."""
+        """Put an output into its request's stream, which its terminal output closes. Return the number of tokens of a
+        client's request that was started and has now ended, else None."""
         each = self._open.get(output.id)
         if each is None:
             raise AssertionError(f"output for {output.id}, which is not open")
         if output.new_ids:
             each.output_ids += output.new_ids
             each.last = output
-            each.is_started = each.has_begun = True
+            each.is_started = each.was_started = True
             self.backlog.remove(output.id)
             each.num_predicted = output.num_predicted[-1] if output.num_predicted else each.num_predicted
         if output.num_prompt_computed is not None:
-            is_news = output.num_prompt_computed > each.num_prompt_computed
+            is_further = output.num_prompt_computed > each.num_prompt_computed
             each.num_prompt_computed = max(each.num_prompt_computed, output.num_prompt_computed)
-            if not is_news and not output.new_ids and output.finish_reason is None:
-                return None  # an engine before this one was as far
-        has_begun = output.id not in self.backlog
+            if not is_further and not output.new_ids and output.finish_reason is None:
+                return None  # an earlier engine had computed as much
+        was_running = output.id not in self.backlog
         if output.finish_reason is not None:
             self._forget(each)
         each.stream.put(output)
-        if output.finish_reason is None or not has_begun or each.is_batch:
+        if output.finish_reason is None or not was_running or each.is_batch:
             return None
         return len(each.output_ids)
 
     def drop_unsent(self, request_id: str) -> bool:
-        """Forget a request whose stream was aborted; False if an engine has it, or it has ended."""
+        """Forget a request whose stream was aborted; return False if an engine has it, or it has ended."""
         each = self._open.get(request_id)
         if each is None or each.is_sent:
             return False
@@ -174,7 +174,7 @@ class OpenStreams:
         return True
 
     def expire_unsent(self, now: float) -> None:
-        """End requests whose time (in time.monotonic()) is over while no engine had them."""
+        """End requests whose time (in time.monotonic()) is over while no engine has them."""
         for each in list(self._open.values()):
             reason = None if each.is_sent else _expired(each, now)
             if reason is not None:
@@ -182,10 +182,11 @@ class OpenStreams:
                 self.deliver(RequestOutput(id=each.request.id, finish_reason=reason, num_cached_tokens=num_cached))
 
     def engine_ended(self, reason: str) -> list[EngineRequest]:
-        """Make ready for another engine. Returns the requests that are to be sent to it.
+        """Prepare for the next engine; return the requests that will be sent to it.
 
-        Streams that have begun and cannot go on raise EngineDied with `reason`, and so do those whose request was being
-        computed when MAX_DEATHS engines ended. If the engine had begun none, any that it was sent may be the cause.
+        A stream raises EngineDied if its request was started and cannot be continued, for `reason`, and if its request
+        was being computed when MAX_DEATHS engines ended. If the engine had started none, any request that it was sent
+        may be the cause.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         suspects = [each for each in were_sent if each.is_started] or were_sent
@@ -195,7 +196,7 @@ class OpenStreams:
             each.is_sent = each.is_started = False
             if each.stream.is_aborted:
                 self._forget(each)
-            elif not each.can_go_on:
+            elif not each.can_continue:
                 self._fail(each, reason)
             elif each.num_deaths >= MAX_DEATHS:
                 self._fail(each, _SUSPECT)
@@ -208,7 +209,7 @@ class OpenStreams:
         each.stream.fail(EngineDied(reason, num_deaths=each.num_deaths))
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
-        """Raise an error to the reader of each open stream."""
+        """Raise an error in the reader of each open stream."""
         for each in list(self._open.values()):
             self._forget(each)
             each.stream.fail(make_error())
@@ -222,7 +223,7 @@ class OpenStreams:
 
 
 def _expired(each: _Open, now: float) -> FinishReason | None:
-    """What ends a request that waits; None if it may go on."""
+    """Return why a waiting request ends now; None if it may wait longer."""
     request = each.next_request()
     if request.deadline_s is not None and request.deadline_s <= now:
         return FinishReason.TIMEOUT

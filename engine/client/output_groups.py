@@ -1,27 +1,26 @@
-"""OutputGroups: outputs of requests that nobody reads along come several tokens at a time."""
+"""OutputGroups: sends the outputs of requests that no client reads along in groups of tokens."""
 
 from engine.client.output_stream import merge_outputs
 from engine.protocol import EngineRequest, RequestOutput
 
 
 class OutputGroups:
-    """Keeps the outputs of a request until they have as many tokens as it asks for, or it ends.
+    """Keeps a request's outputs until they have `tokens_per_output` tokens, or the request ends.
 
-    Invariant: what is kept of a request has fewer tokens than its `tokens_per_output`, and nothing is kept of one that
-    has ended.
+    Invariant: a kept output has fewer tokens than its request's `tokens_per_output`, and its request has not ended.
     """
 
     def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}  # of requests that have not ended and want more than one
+        self._sizes: dict[str, int] = {}  # of open requests that want more than one token
         self._kept: dict[str, RequestOutput] = {}
 
     def add(self, request: EngineRequest) -> None:
-        """A request has come."""
+        """Note the group size of a new request."""
         if request.tokens_per_output > 1:
             self._sizes[request.id] = request.tokens_per_output
 
     def pass_on(self, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """Of a step's outputs and those that are kept, what is to be sent now."""
+        """Add a step's outputs to the kept ones; return the outputs to send now."""
         return outputs if not self._sizes else [each for output in outputs if (each := self._take(output)) is not None]
 
     def _take(self, output: RequestOutput) -> RequestOutput | None:

@@ -8,10 +8,10 @@ from engine.protocol import AbortReason, RequestOutput
 
 
 class OutputStream:
-    """RequestStream over a buffer of one output: a slow reader gets longer deltas, never a growing queue.
+    """A RequestStream over a buffer of one output: a slow reader gets longer deltas, never a growing queue.
 
-    The owner calls `put` for each output and `fail` if none will come any more. `on_abort` is called once, with
-    the first abort's reason; `on_discarded` with the number of tokens that arrived and will not be read.
+    The owner calls `put` for each output and `fail` if no more will come. `on_abort` is called once, with the first
+    abort's reason; `on_discarded` with the number of tokens that arrived and will not be read.
     """
 
     __slots__ = ("_error", "_is_aborted", "_on_abort", "_on_discarded", "_pending", "_wakeup")
@@ -62,14 +62,14 @@ class OutputStream:
         self._wakeup.set()
 
     def fail(self, error: EngineDied) -> None:
-        """Raise `error` to the reader, after the buffered output; one that has aborted is told nothing."""
+        """Raise `error` in the reader, after the buffered output, unless it has aborted."""
         if not self._is_aborted:
             self._error = error
             self._wakeup.set()
 
 
 def merge_outputs(first: RequestOutput, second: RequestOutput) -> RequestOutput:
-    """Two successive outputs of one request as one."""
+    """Join two successive outputs of one request."""
     logprobs = first.logprobs
     if second.logprobs is not None:
         logprobs = [*(logprobs or []), *second.logprobs]
@@ -100,7 +100,7 @@ def _last(first: int | None, second: int | None) -> int | None:
 
 
 def _joined_counts(first: RequestOutput, second: RequestOutput) -> list[int]:
-    """`num_predicted` of both. One of them may lack it if counting failed: then nothing was added."""
+    """Join `num_predicted` of two outputs. One of them may lack it if counting failed: then it adds nothing."""
     if not first.num_predicted and not second.num_predicted:
         return []
     before = first.num_predicted or [0] * len(first.new_ids)

@@ -1,4 +1,4 @@
-"""PoolingCalls: texts that are to be pooled, and who waits for them, over the lives of several engine processes."""
+"""PoolingCalls: open calls to pool texts, over the lives of several engine processes."""
 
 import asyncio
 import time
@@ -11,14 +11,12 @@ from engine.errors import EngineDied
 from engine.protocol import FinishReason, PoolingOutput, PoolingRequest, ServiceClass
 
 _SUSPECT = "the engine ended twice while it worked on these texts, which may be the cause; they are not run again"
-
-
 _MESSAGE_TOKENS = 1 << 15
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Texts that came together: their outputs are returned together, once all are there. is_batch: it is a batch's."""
+    """Texts that came together, and whose outputs are returned together. is_batch: of a batch's line."""
 
     answer: asyncio.Future[list[PoolingOutput]]
     requests: Sequence[PoolingRequest]
@@ -29,25 +27,25 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """One text. `is_sent`: to the engine that lives now, which computes it once it `is_started`."""
+    """One text. is_sent: to the current engine, which computes the text once it `is_started`."""
 
     request: PoolingRequest
     call: _Call
     is_sent: bool = False
     is_started: bool = False
-    num_deaths: int = 0  # of engines that were computing it
+    num_deaths: int = 0  # of engines that were computing the text
 
 
 class PoolingCalls:
     """Open texts by request id, in the order in which they came.
 
-    A text that an engine had not finished is sent to the next one. Those of batches stand in no queue: nothing that is
-    counted as waiting or running is theirs. Invariants: the call of each open text waits for it; what waits, by texts,
-    tokens and calls, is what is not started, and no batch's.
+    A text that an engine has not finished is sent to the next one. Texts of batches are in no queue, and count neither
+    as waiting nor as running. Invariants: the call of each open text waits for it; the numbers of waiting texts, tokens
+    and calls are those of clients' texts that are not started.
     """
 
     def __init__(self, queue: QueueLimit) -> None:
-        """queue: it counts a call as one that waits, however many texts it has."""
+        """queue: counts each call once, however many texts it has."""
         self.num_waiting = 0
         self.num_waiting_tokens = 0
         self.num_batch = 0  # open texts of batches
@@ -68,24 +66,24 @@ class PoolingCalls:
         return len(self._open) - self.num_batch
 
     def check(self, num_calls: int, num_tokens: int) -> None:
-        """Raise QueueFull if there is no room for that many more calls of clients, or tokens of their texts."""
+        """Raise QueueFull if `num_calls` more calls of clients, or `num_tokens` of their texts, are too many."""
         now = time.monotonic()
         num_waiting = self._num_waiting_calls + num_calls
         self._queue.check(num_waiting, now)
         self._queue.check_tokens(num_tokens, waiting=self.num_waiting_tokens, num_waiting=num_waiting, now=now)
 
     def drain_s(self) -> float:
-        """How long what waits takes at the recent rate."""
+        """Return how long the waiting calls will take at the recent rate, in seconds."""
         return self._queue.drain_s(self._num_waiting_calls, time.monotonic())
 
     async def run(
         self, requests: Sequence[PoolingRequest], *, send: Callable[[], None], on_abort: Callable[[list[str]], None]
     ) -> list[PoolingOutput]:
-        """The outputs of all, which are of one service class, in order. Raises QueueFull, and EngineDied if no engine
+        """Return the outputs of requests of one service class, in order. Raises QueueFull, and EngineDied if no engine
         can compute them.
 
-        send: called when `take_unsent` has something. on_abort: with the ids of what an engine was sent, if nobody
-        waits for them any more.
+        send: called when `take_unsent` has requests. on_abort: called with the ids of sent requests whose outputs no
+        caller waits for any more.
         """
         if not requests:
             return []
@@ -107,7 +105,7 @@ class PoolingCalls:
             self._forget_call(call, on_abort)
 
     def _forget_call(self, call: _Call, on_abort: Callable[[list[str]], None]) -> None:
-        """What is left of it, if its caller has gone or it has failed."""
+        """Forget the open texts of a call whose caller has gone, or that has failed."""
         left = [self._open[request.id] for request in call.requests if request.id in self._open]
         for each in left:
             self._forget(each)
@@ -115,28 +113,28 @@ class PoolingCalls:
             on_abort(sent)
 
     def take_unsent(self) -> list[PoolingRequest]:
-        """All texts that are yet to be sent, in order; they count as sent from now on."""
+        """Return all unsent texts in order; they count as sent from now on."""
         unsent, self._unsent = self._unsent, {}
         for each in unsent.values():
             each.is_sent = True
         return [each.request for each in unsent.values()]
 
     def start(self, request_ids: Sequence[str]) -> None:
-        """The engine begins to compute these; some may be gone."""
+        """Record that the engine starts to compute these texts; some may be gone."""
         for request_id in request_ids:
             if (each := self._open.get(request_id)) is not None and not each.is_started:
                 self._wait_no_more(each)
                 each.is_started = True
 
     def deliver(self, output: PoolingOutput) -> None:
-        """Keep an output for its call, which returns with the last one, or if a text of its has waited too long; nobody
-        may wait for it any more."""
+        """Keep an output for its call, if that is still open. The call returns with its last output, or when one of its
+        texts has waited too long."""
         if (each := self._open.get(output.id)) is None:
             return
         self._forget(each)
         call = each.call
         call.outputs[output.id] = output
-        has_waited = output.finish_reason is FinishReason.QUEUE_TIMEOUT  # then its caller wants none of the others
+        has_waited = output.finish_reason is FinishReason.QUEUE_TIMEOUT  # then the call ends with all its texts
         if (has_waited or len(call.outputs) == len(call.requests)) and not call.answer.done():
             if not call.is_batch:
                 self._queue.count_end(time.monotonic())
@@ -145,7 +143,7 @@ class PoolingCalls:
             self._queue.rest()
 
     def expire_unsent(self, now: float) -> None:
-        """End texts whose time (in time.monotonic()) is over while no engine had them."""
+        """End texts whose time (in time.monotonic()) is over while no engine has them."""
         for each in list(self._unsent.values()):
             request = each.request
             if request.deadline_s is not None and request.deadline_s <= now:
@@ -154,10 +152,10 @@ class PoolingCalls:
                 self.deliver(PoolingOutput(id=request.id, finish_reason=FinishReason.QUEUE_TIMEOUT))
 
     def engine_ended(self) -> list[PoolingRequest]:
-        """Make ready for another engine, and return what will be sent to it.
+        """Prepare for the next engine; return the texts that will be sent to it.
 
-        Calls raise EngineDied if a text of theirs was being computed when MAX_DEATHS engines ended. If the engine had
-        begun none, any that it was sent may be the cause.
+        A call raises EngineDied if one of its texts was being computed when MAX_DEATHS engines ended. If the engine had
+        started none, any text that it was sent may be the cause.
         """
         were_sent = [each for each in self._open.values() if each.is_sent]
         for each in [each for each in were_sent if each.is_started] or were_sent:
@@ -173,7 +171,7 @@ class PoolingCalls:
         return [each.request for each in self._open.values()]
 
     def fail_all(self, make_error: Callable[[], EngineDied]) -> None:
-        """Raise an error to each caller."""
+        """Raise an error in each caller."""
         for each in list(self._open.values()):
             self._fail(each.call, make_error())
 
@@ -219,7 +217,7 @@ class PoolingCalls:
 
 
 def message_slices(requests: Sequence[PoolingRequest]) -> Iterator[list[PoolingRequest]]:
-    """The requests in order, a message's at a time: with some ten thousands of tokens, which are encoded within a
+    """Yield the requests of one message after the other: some ten thousand tokens, which are encoded within a
     millisecond."""
     part: list[PoolingRequest] = []
     num_tokens = 0

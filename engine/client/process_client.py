@@ -1,4 +1,4 @@
-"""ProcessClient: an EngineClient whose engine is a child process, watched and started again if it dies."""
+"""ProcessClient: an EngineClient whose engine is a child process, which is watched and started again if it dies."""
 
 import asyncio
 import logging
@@ -56,7 +56,7 @@ _COMMAND = (sys.executable, "-P", "-m", "engine.process")  # -P: not from the cu
 
 
 class ProcessClient:
-    """Owns the engine process. All methods run on the event loop that called `start`.
+    """Owner of the engine process. All methods run on the event loop that called `start`.
 
     Invariant: when the process ends, every open stream or call raises EngineDied or is sent to the next process, so
     that no caller waits for an engine that is gone.
@@ -73,11 +73,13 @@ class ProcessClient:
         callbacks: EngineCallbacks | None = None,
         command: tuple[str, ...] = _COMMAND,
     ) -> None:
-        """max_num_batch_requests: see BatchLane. hang_timeout_s: without a sign of progress, while there is work, until
-        the process is killed; 0 is never. command: see EngineProcess."""
+        """max_num_batch_requests: see BatchLane. hang_timeout_s: time without progress, while there is work, after
+        which the process is killed; 0 is never. command: see EngineProcess."""
         self._callbacks = callbacks or EngineCallbacks()
         self._life = EngineLife()
-        user = EngineUser(self._handle, self._go_on, self._give_up, lambda: self.status().seconds_since_progress)
+        user = EngineUser(
+            self._handle, self._continue_requests, self._give_up, lambda: self.status().seconds_since_progress
+        )
         self._supervisor = EngineSupervisor(
             config, command, self._life, user, self._callbacks, hang_timeout_s=hang_timeout_s
         )
@@ -100,15 +102,15 @@ class ProcessClient:
         self._supervisor.start()
 
     async def wait_ready(self) -> EngineInfo:
-        """See EngineLife."""
+        """Return the engine's description once it is ready; see EngineLife."""
         return await self._life.wait_ready()
 
     async def wait_dead(self) -> str:
-        """See EngineLife."""
+        """Return the reason once the engine has failed for good."""
         return await self._life.wait_dead()
 
     async def stop(self) -> None:
-        """Stop the engine at once; streams still open raise EngineStopped."""
+        """Stop the engine now; streams still open raise EngineStopped."""
         await self._supervisor.stop()
 
     # --- EngineClient -------------------------------------------------------------------------------------------------
@@ -207,10 +209,10 @@ class ProcessClient:
         if not self._streams.drop_unsent(request_id) and request_id in self._streams:
             self._supervisor.send(AbortRequest(request_id, reason))
 
-    # --- what happens to the process ----------------------------------------------------------------------------------
+    # --- events of the process ----------------------------------------------------------------------------------------
 
-    def _go_on(self) -> None:
-        """The next engine gets the requests that can be run again or go on; the other streams end."""
+    def _continue_requests(self) -> None:
+        """Keep the requests that the next engine can run again or continue; end the other streams."""
         self._intake.stats = StepStats()
         requests: list[EngineRequest | PoolingRequest] = []
         requests += self._streams.engine_ended(_ENDED)
@@ -231,7 +233,7 @@ class ProcessClient:
         self._pooling.expire_unsent(time.monotonic())
 
     def _give_up(self) -> None:
-        """No engine will come: all streams end."""
+        """End all streams: no engine will follow."""
         self._intake.stats = StepStats()
         if self._life.is_stopping:
             stopped = "the server stopped while it worked on this request; send it again"
@@ -248,7 +250,7 @@ class ProcessClient:
     def _handle(self, message: FromEngine) -> None:
         match message:
             case StepOutputs(outputs=outputs, stats=stats):
-                if outputs or stats.num_computed:  # not if it spins and computes nothing
+                if outputs or stats.num_computed:  # an engine that spins and computes nothing makes no progress
                     self._clock.restart(time.monotonic())
                 self._callbacks.on_step(stats)
                 self._intake.take_step(outputs, stats)
@@ -267,13 +269,13 @@ class ProcessClient:
             case Ready(info=info):
                 self._life.become_ready(info)
                 self._clock.restart(time.monotonic())
-                self._intake.begin(info)
+                self._intake.on_ready(info)
                 self._batch_lane.open(info.max_num_seqs)
                 self._callbacks.on_ready(info)
                 if self._life.num_restarts:
                     logger.info("the engine is ready again")
                 self._send_requests()
-                self._life.settle()
+                self._life.release_waiting()
             case Started(ids=ids, stats=gauges):
                 self._intake.start(ids)
                 self._pooling.start(ids)

@@ -1,4 +1,4 @@
-"""EngineSupervisor: runs the engine's process, kills one that hangs, and starts the next."""
+"""EngineSupervisor: runs the engine's process, kills it if it hangs, and starts the next."""
 
 import asyncio
 import logging
@@ -19,18 +19,18 @@ WATCH_INTERVAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EngineUser:
-    """Whoever sends requests to the processes, by what the supervisor calls."""
+    """The supervisor's view of the client that sends requests to the engine."""
 
     handle: Callable[[FromEngine], None]
-    go_on: Callable[[], None]  # a process has ended, and the next one is about to be started
-    give_up: Callable[[], None]  # there will be none
-    silent_s: Callable[[], float]  # since the last sign of progress, if there is work; to be asked every second
+    continue_requests: Callable[[], None]  # a process has ended, and the next one is about to be started
+    give_up: Callable[[], None]  # no process will follow
+    silent_s: Callable[[], float]  # since the last sign of progress, if there is work; called every second
 
 
 class EngineSupervisor:
-    """All methods run on the event loop that called `start`.
+    """Starts, watches and restarts the engine process. All methods run on the event loop that called `start`.
 
-    Invariant: when a process ends, the user goes on or gives up before anything else happens.
+    Invariant: when a process ends, the user continues its requests or gives up before anything else happens.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class EngineSupervisor:
         *,
         hang_timeout_s: float,
     ) -> None:
-        """hang_timeout_s: 0 is none."""
+        """hang_timeout_s: 0 is no limit."""
         self._config = config
         self._command = command
         self._life = life
@@ -63,14 +63,14 @@ class EngineSupervisor:
             self._engine.send(message)
 
     async def stop(self) -> None:
-        """Stop the process at once, and start none again."""
+        """Stop the process now, and start none again."""
         self._life.is_stopping = True
         self._life.reason = "the server is stopping"
         if self._life.state is EngineState.LOADING and self._engine is not None:
             self._engine.kill()  # it listens only once it is ready
         self.send(Shutdown())
         if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=EXIT_TIMEOUT_S)  # a fault of it has been told
+            _, late = await asyncio.wait([self._task], timeout=EXIT_TIMEOUT_S)  # _supervision_ended logs its faults
             if late:
                 self._task.cancel()
                 await asyncio.wait([self._task])
@@ -78,7 +78,7 @@ class EngineSupervisor:
             await self._engine.kill_and_wait()
 
     async def _supervise(self) -> None:
-        """Run the engine process again and again until it may not be restarted any more."""
+        """Run engine processes, one after the other, until none may be started any more."""
         life = self._life
         while True:
             await self._run_once()
@@ -87,7 +87,7 @@ class EngineSupervisor:
                 if not life.is_stopping:
                     life.die()
                 return
-            self._user.go_on()
+            self._user.continue_requests()
             self._callbacks.on_restart(RestartReason.HANG if life.has_hung else RestartReason.CRASH)
             logger.warning(
                 "starting the engine again: restart %d; after %d within %d minutes the server gives up",
@@ -98,13 +98,13 @@ class EngineSupervisor:
             life.restart()
 
     def _supervision_ended(self, task: "asyncio.Task[None]") -> None:
-        """A fault of our own must end in DEAD, too: nobody would notice that the supervisor is gone."""
+        """Make the engine DEAD after a fault of the supervision itself, which no client would notice otherwise."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         logger.error("the engine's supervision failed", exc_info=error)
         try:
             self._user.give_up()
-        finally:  # what has failed may be what giving up needs, too
+        finally:  # giving up may need the part that has failed
             self._life.die(f"the engine's supervision failed: {error}")
 
     async def _run_once(self) -> None:
@@ -122,11 +122,11 @@ class EngineSupervisor:
             logger.error("%s", self._life.reason)
 
     async def _watch(self, engine: EngineProcess) -> None:
-        """Kill the process if it hangs: then its end is handled as any other."""
+        """Kill the process if it hangs; its end is handled like any other."""
         life = self._life
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            silent_s = self._user.silent_s()  # without a limit, too: the clock counts what is looked at
+            silent_s = self._user.silent_s()  # without a limit, too: the clock must be read often
             has_hung = 0 < self._hang_timeout_s < silent_s
             if has_hung and life.state is EngineState.READY and not life.is_stopping:
                 life.hang(f"the engine made no progress for {silent_s:.0f} s, with work to do, and was killed")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from engine.child_processes.fault_plan import Fault, FaultPlan
+from engine.child_processes.fault_plan import FaultPlan, PlannedFault
 from engine.pooling.engine import TextPooler
 from engine.protocol import PoolingRequest
 from engine.runner.runner import PendingStep, TorchRunner
@@ -90,7 +90,7 @@ class FaultyPooler:
         return results
 
 
-def _break_step(fault: Fault) -> None:
+def _break_step(fault: PlannedFault) -> None:
     match fault.action:
         case "raise":
             raise RuntimeError("an injected fault of the runner")
@@ -121,5 +121,5 @@ class FaultySocket:
         self._sock.sendall(frame)
 
 
-def _tell(fault: Fault) -> None:
+def _tell(fault: PlannedFault) -> None:
     logger.warning("injected fault: %s %s", fault.point, fault.action)

@@ -62,7 +62,7 @@ class VirtualServer:
         self._scheduler = Scheduler(config, budget=StepBudget(max_num_batched_tokens), clock=lambda: self.now_s)
         self._streams = OpenStreams(on_discarded=lambda _: None)
         self._predictor = FirstTokenPredictor(
-            self._streams.backlog, self._streams.begun, on_known=self._note, clock=lambda: self.now_s
+            self._streams.backlog, self._streams.running, on_known=self._note, clock=lambda: self.now_s
         )
         self.known: list[tuple[float, float]] = []  # predicted and real times of those that were accepted
         info = engine_info(
@@ -71,7 +71,7 @@ class VirtualServer:
             prefill_seconds_per_token=seconds_per_token,
             decode_step_s=overhead_s + seconds_per_token,
         )
-        self._predictor.begin(info)
+        self._predictor.on_ready(info)
         self._lengths: dict[str, int] = {}
         self._fates: dict[str, Fate] = {}
 

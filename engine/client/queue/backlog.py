@@ -1,4 +1,4 @@
-"""Backlog: the requests that wait for their turn, and how many prompt tokens they bring."""
+"""Backlog: the waiting requests, and the number of their prompt tokens."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class _Waiting:
 
 
 class Backlog:
-    """Requests by id of which the engine has computed nothing yet. Invariant: the sums are those of the requests."""
+    """Requests by id that the engine has not started. Invariant: the sums are those of the requests."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
@@ -26,19 +26,19 @@ class Backlog:
 
     @property
     def num_tokens(self) -> int:
-        """Prompt tokens of clients' requests."""
+        """Number of prompt tokens of waiting clients' requests."""
         return self.num_tokens_before(ServiceClass.BACKGROUND)
 
     def num_requests_before(self, service_class: ServiceClass) -> int:
-        """Requests that are served before one of this class that comes now."""
+        """Return the number of requests that are served before a new one of this class."""
         return sum(self._num_requests[: _ORDER[service_class] + 1])
 
     def num_tokens_before(self, service_class: ServiceClass) -> int:
-        """Their prompt tokens."""
+        """Return the prompt tokens of the requests that are served before a new one of this class."""
         return sum(self._num_tokens[: _ORDER[service_class] + 1])
 
     def add(self, request_id: str, service_class: ServiceClass, num_tokens: int) -> None:
-        """A request waits, again if it did before. num_tokens: to compute for it that no other one brings."""
+        """Add a request, or replace it. num_tokens: of its prompt, without tokens that another request computes."""
         self.remove(request_id)
         waiting = _Waiting(_ORDER[service_class], num_tokens)
         self._waiting[request_id] = waiting
@@ -46,7 +46,7 @@ class Backlog:
         self._num_tokens[waiting.rank] += num_tokens
 
     def remove(self, request_id: str) -> None:
-        """A request has begun, or is over; nothing happens if it does not wait."""
+        """Remove a request that was started or has ended, if it is here."""
         if (waiting := self._waiting.pop(request_id, None)) is not None:
             self._num_requests[waiting.rank] -= 1
             self._num_tokens[waiting.rank] -= waiting.num_tokens

@@ -1,4 +1,4 @@
-"""BatchLane: how many requests of batches the engine has at once beside those of clients, and when they are made."""
+"""BatchLane: how many lines of batches the engine has at a time, and when they are prepared."""
 
 import asyncio
 import contextlib
@@ -6,18 +6,18 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-_LINES_PER_PLACE = 2  # as many again as can run, so that a line that ends is followed by one that is there
-_LOOK_S = 0.02  # from one look for clients to the next
+_LINES_PER_SLOT = 2  # twice as many as can run, so that the next line is there when one ends
+_POLL_S = 0.02  # from one check for clients' requests to the next
 
 
 class BatchLane:
-    """Feeders wait in it for room, first come, first served; nobody is refused.
+    """A limit on lines of batches in the engine; batches wait for room, first come, first served.
 
-    What stands in the engine's queue costs a step nothing, but each line is a task and a prompt in memory. And to
-    prepare one (to render and tokenize it) takes the event loop and the processors from clients: so it is done for one
-    at a time, and for none while clients have work. The engine has enough lines for the time after that.
+    Lines in the engine's queue cost a step nothing, but each is a task and a prompt in memory. To prepare a line (to
+    render and tokenize it) takes the event loop and the processors from clients. So one line is prepared at a time, and
+    none while clients have work; the engine then has enough lines for the time after that.
 
-    Invariant: no more than the limit have room, unless one alone is larger; and nobody waits who would fit.
+    Invariants: lines in the engine are within the limit, unless one alone is larger; and no line waits that would fit.
     """
 
     def __init__(
@@ -27,8 +27,8 @@ class BatchLane:
         has_clients: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """limit: of requests; None is twice as many as an engine runs at once. has_clients: whether the engine has
-        requests of clients."""
+        """limit: in requests; None is twice as many as the engine runs at a time. has_clients: returns whether the
+        engine has requests of clients."""
         self._given = limit
         self._limit = limit or 1
         self._has_clients = has_clients
@@ -43,28 +43,28 @@ class BatchLane:
         return self._num_taken
 
     def open(self, max_num_seqs: int) -> None:
-        """An engine is ready, which runs up to `max_num_seqs` sequences at once."""
-        self._limit = self._given or _LINES_PER_PLACE * max_num_seqs
+        """Set the limit for an engine that runs up to `max_num_seqs` sequences at a time."""
+        self._limit = self._given or _LINES_PER_SLOT * max_num_seqs
         self._admit()
 
     async def quiet(self, at_most_s: float = math.inf) -> None:
-        """Return when no client has work, or after so long."""
+        """Wait until no client has work, or for `at_most_s`."""
         waited_s = 0.0
         while self._has_clients() and waited_s < at_most_s:
-            await self._sleep(_LOOK_S)
-            waited_s += _LOOK_S
+            await self._sleep(_POLL_S)
+            waited_s += _POLL_S
 
     @contextlib.asynccontextmanager
     async def preparing(self) -> AsyncIterator[None]:
-        """Within it one line is prepared. Its turn comes when no client has work."""
+        """Hold the turn to prepare a line, which comes when no client has work."""
         async with self._turn:
-            await asyncio.sleep(0)  # what has come over the network meanwhile goes first
+            await asyncio.sleep(0)  # clients' requests that have come over the network meanwhile go first
             await self.quiet()
             yield
 
     @contextlib.asynccontextmanager
     async def room(self, num_requests: int = 1) -> AsyncIterator[None]:
-        """Within it there is room for `num_requests`, which one line may have."""
+        """Hold room for the requests of one line."""
         await self._take(num_requests)
         try:
             yield
@@ -83,7 +83,7 @@ class BatchLane:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
                 self._admit()
-            else:  # it was let in before it knew
+            else:  # it was admitted before it was canceled
                 self._give_back(num_requests)
             raise
 

@@ -1,4 +1,4 @@
-"""Intake: how much the engine has to do, whether more may come, and when it would have its first token."""
+"""Intake: the engine's load, whether it may take more requests, and when a request would have its first token."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from engine.protocol import AbortReason, EngineInfo, EngineRequest, RequestOutpu
 
 
 class Intake:
-    """Follows the requests that are open and the engine's steps. `stats`: of the last step of the engine that lives."""
+    """Follows the open requests and the engine's steps. stats: of the current engine's last step."""
 
     def __init__(
         self,
@@ -26,31 +26,31 @@ class Intake:
         self._streams = streams
         self._queue = queue
         self._shares_prefixes = shares_prefixes
-        self._predictor = FirstTokenPredictor(streams.backlog, streams.begun, on_known=on_first_token)
+        self._predictor = FirstTokenPredictor(streams.backlog, streams.running, on_known=on_first_token)
         self._max_num_seqs = 0
 
-    def begin(self, info: EngineInfo) -> None:
-        """An engine is ready."""
+    def on_ready(self, info: EngineInfo) -> None:
+        """Take over the limits and measurements of an engine that is ready."""
         self._max_num_seqs = info.max_num_seqs
-        self._predictor.begin(info)
+        self._predictor.on_ready(info)
 
     @property
     def num_waiting(self) -> int:
-        """Requests of clients."""
+        """Waiting requests of clients."""
         return max(self.stats.waiting, self._streams.num_clients - self.stats.running)
 
     def check(self, num_requests: int, num_new_tokens: int) -> None:
-        """Raise QueueFull if that is too many requests, or too many tokens of their prompts."""
+        """Raise QueueFull if `num_requests` more requests, or `num_new_tokens` of their prompts, are too many."""
         now = time.monotonic()
         num_waiting = self.check_requests(num_requests)
         waiting = self._streams.backlog.num_tokens
         self._queue.check_tokens(num_new_tokens, waiting=waiting, num_waiting=num_waiting, now=now)
 
     def check_requests(self, num_requests: int) -> int:
-        """How many would wait with `num_requests` more. Raises QueueFull."""
-        # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a place.
-        num_places = self.stats.running if self.stats.waiting else self._max_num_seqs
-        num_waiting = self._streams.num_clients + num_requests - num_places
+        """Return how many requests would wait with `num_requests` more. Raises QueueFull."""
+        # Until the engine reports waiting ones, requests submitted since its last step are assumed to find a slot.
+        num_slots = self.stats.running if self.stats.waiting else self._max_num_seqs
+        num_waiting = self._streams.num_clients + num_requests - num_slots
         self._queue.check(num_waiting, time.monotonic())
         return num_waiting
 
@@ -58,13 +58,13 @@ class Intake:
         return self._predictor.predict(num_new_tokens, service_class)
 
     def drain_s(self) -> float:
-        """How long what waits takes at the recent rate."""
+        """Return how long the waiting requests will take at the recent rate, in seconds."""
         return self._queue.drain_s(self.num_waiting, time.monotonic())
 
     def open(
         self, request: EngineRequest, num_new_tokens: int | None, on_abort: Callable[[AbortReason], None]
     ) -> OutputStream:
-        """A stream for a request that is yet to be sent. num_new_tokens: see EngineClient.submit."""
+        """Return the stream of a request that will be sent. num_new_tokens: see EngineClient.submit."""
         is_batch = request.service_class is ServiceClass.BATCH
         if not self._streams.num_clients and not is_batch:
             self._queue.begin(time.monotonic())
@@ -75,7 +75,7 @@ class Intake:
         return self._streams.open(request, num_new_tokens=num_new_tokens, on_abort=on_abort)
 
     def start(self, request_ids: list[str]) -> None:
-        """The engine begins to compute these."""
+        """Record that the engine starts to compute these requests."""
         self._predictor.on_started(self._streams.start(request_ids))
 
     def take_step(self, outputs: Sequence[RequestOutput], stats: StepStats) -> None:

@@ -1,17 +1,17 @@
-"""StepPace: how long steps take, and what a sequence gets of them, learned from those that have been."""
+"""StepPace: how long steps take and how many tokens sequences get in them, learned from past steps."""
 
-_WEIGHT = 0.99  # of what is known, for each step that is added: the last hundred or so count
-_MIN_SPREAD = 0.5  # of the tokens of steps, over their mean; where all have as many, they do not tell what one costs
-_FIRST_STEPS = 20  # as many as what the warm-up measured counts for: the first steps have more of prompts than most
+_WEIGHT = 0.99  # of earlier steps, for each step that is added: the last hundred or so count
+_MIN_SPREAD = 0.5  # of the steps' tokens over their mean; steps of one size do not say what a token costs
+_FIRST_STEPS = 20  # that the warm-up's measurement counts for: the first real steps are mostly prompts
 # How the engine bounds steps (engine/scheduling/step_budget.py): alone, and while sequences generate.
 _ALONE_S = 0.5
 _BESIDE_S, _BESIDE_STEPS, _MIN_TOKENS = 0.07, 2.5, 8
 
 
 class StepPace:
-    """A step of n tokens takes a + b n: a line through the last steps, by least squares.
+    """A line a + b n through the last steps by least squares: the time of a step of n tokens.
 
-    Where steps are all of one size the line keeps its slope, and follows their mean.
+    While steps are all of one size, the line keeps its slope and follows their mean.
     """
 
     def __init__(self) -> None:
@@ -22,9 +22,9 @@ class StepPace:
         self._num_outputs = self._num_tokens = self._output_steps = self._output_s = 0.0
         self._queried = self._hits = 0.0
 
-    def begin(self, seconds_per_token: float, decode_s: float) -> None:
-        """An engine is ready, which has measured that for the tokens of a prompt, and for a step of one sequence that
-        generates; 0 is unknown."""
+    def set_measured(self, seconds_per_token: float, decode_s: float) -> None:
+        """Take the warm-up's measurements unless steps are known: seconds per prompt token, and for a step of one
+        generating sequence; 0 is unknown."""
         if self._weight == 0:
             self._seconds_per_token = seconds_per_token
             self._overhead_s = max(0.0, decode_s - seconds_per_token)
@@ -33,7 +33,7 @@ class StepPace:
                 self._output_s = _FIRST_STEPS * decode_s
 
     def observe(self, num_tokens: int, step_s: float, num_outputs: int, num_output_tokens: int) -> None:
-        """A step of `num_tokens` gave `num_outputs` sequences `num_output_tokens` tokens together."""
+        """Learn from a step of `num_tokens` that gave `num_outputs` sequences `num_output_tokens` tokens together."""
         self._weight = _WEIGHT * self._weight + 1
         self._sum_n = _WEIGHT * self._sum_n + num_tokens
         self._sum_s = _WEIGHT * self._sum_s + step_s
@@ -53,7 +53,7 @@ class StepPace:
             self._output_s = _WEIGHT * self._output_s + step_s
 
     def observe_prefixes(self, num_queried: int, num_hit: int) -> None:
-        """Of `num_queried` prompt tokens that were looked up in the prefix cache, `num_hit` were found."""
+        """Learn that `num_hit` of `num_queried` prompt tokens were found in the prefix cache."""
         if num_queried:
             self._queried = _WEIGHT * self._queried + num_queried
             self._hits = _WEIGHT * self._hits + num_hit
@@ -65,7 +65,7 @@ class StepPace:
 
     @property
     def seconds_per_output_token(self) -> float:
-        """Between two tokens of one sequence; 0 is unknown."""
+        """Time between two tokens of one sequence; 0 is unknown."""
         if not self._num_tokens:
             return 0.0
         return self._output_s / self._output_steps * self._num_outputs / self._num_tokens
@@ -73,8 +73,8 @@ class StepPace:
     def prefill_s(
         self, num_tokens: float, *, num_generating: int, max_step_tokens: int, is_timed: bool = True
     ) -> float:
-        """How long `num_tokens` of prompts take, while others generate, in steps of at most `max_step_tokens`.
-        is_timed: the time of steps is bounded, too."""
+        """Return how long `num_tokens` of prompts take while `num_generating` sequences generate, in steps of at most
+        `max_step_tokens`. is_timed: whether the engine also bounds the time of steps."""
         per_token_s = self._seconds_per_token
         decode_s = self._overhead_s + num_generating * per_token_s
         step_tokens = float(max_step_tokens)

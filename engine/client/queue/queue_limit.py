@@ -1,4 +1,4 @@
-"""QueueLimit: how much may wait, and when those that are refused should come back."""
+"""QueueLimit: how many requests may wait, and when a refused client should try again."""
 
 import math
 from collections import deque
@@ -6,37 +6,37 @@ from collections import deque
 from engine.errors import QueueFull, ShedReason
 from engine.wording import counted
 
-_WINDOW_S = 60.0  # of requests that ended: long enough for a mean, short enough for a load that changes
+_WINDOW_S = 60.0  # in which ended requests count: long enough for a mean, short enough for a load that changes
 _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
 
 
 class QueueLimit:
-    """Follows how fast requests end. Times are time.monotonic(), in order."""
+    """Limits on waiting requests, and the rate at which requests end. Times are time.monotonic(), in order."""
 
     def __init__(self, max_num_waiting: int, max_num_tokens: int | None = None) -> None:
-        """max_num_tokens: prompt tokens of those that wait; None is no limit."""
+        """max_num_tokens: prompt tokens of waiting requests; None is no limit."""
         self._max_num_waiting = max_num_waiting
         self._max_num_tokens = max_num_tokens
         self._busy_since_s: float | None = None  # None while there is no work
         self._ends: deque[float] = deque()  # of the window
 
     def begin(self, now: float) -> None:
-        """There is work after none: what was before says nothing of it."""
+        """Start to measure: there is work after none, and the rate before says nothing of it."""
         self._busy_since_s = now
         self._ends.clear()
 
     def rest(self) -> None:
-        """There is no work any more."""
+        """Stop to measure: there is no work any more."""
         self._busy_since_s = None
         self._ends.clear()
 
     def count_end(self, now: float) -> None:
-        """A request has ended, however."""
+        """Count a request that has ended for any reason."""
         self._ends.append(now)
         self._forget(now)
 
     def check(self, num_waiting: int, now: float) -> None:
-        """Raise QueueFull if it is too many. `num_waiting`: with those that ask."""
+        """Raise QueueFull if `num_waiting` requests, with the new ones, are too many."""
         if num_waiting > self._max_num_waiting:
             retry_after_s = self.drain_s(num_waiting, now)
             raise QueueFull(
@@ -46,9 +46,9 @@ class QueueLimit:
             )
 
     def check_tokens(self, num_tokens: int, *, waiting: int, num_waiting: int, now: float) -> None:
-        """Raise QueueFull if prompts of `num_tokens` are too much beside the `waiting` tokens of `num_waiting` others.
+        """Raise QueueFull if prompts of `num_tokens` are too many beside `waiting` tokens of `num_waiting` others.
 
-        Behind an empty queue any prompt is taken, since one that is longer than the limit would never be otherwise.
+        An empty queue takes any prompt: otherwise, a prompt that is longer than the limit would always be refused.
         """
         limit = self._max_num_tokens
         if limit is None or waiting == 0 or waiting + num_tokens <= limit:
@@ -63,7 +63,8 @@ class QueueLimit:
         )
 
     def drain_s(self, num_waiting: int, now: float) -> float:
-        """How long `num_waiting` requests take at the recent rate, bounded; if none has ended, as if one just had."""
+        """Return how long `num_waiting` requests take at the recent rate, in seconds and within bounds; if none has
+        ended, as if one just had."""
         self._forget(now)
         elapsed_s = 0.0 if self._busy_since_s is None else min(_WINDOW_S, now - self._busy_since_s)
         return min(_MAX_RETRY_S, max(_MIN_RETRY_S, num_waiting * elapsed_s / max(1, len(self._ends))))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.child_processes.background import READY, hasten
+from engine.child_processes.background import READY, restore_priority
 from engine.child_processes.environment import compute_environment
 from engine.child_processes.lifetime import PARENT_VARIABLE
 from server.finetuning.jobs.processor_use import ProcessorUse, processor_use
@@ -82,7 +82,7 @@ class ChildProcess:
 
     def hasten(self) -> None:
         if self._process.returncode is None:
-            hasten(self.pid)
+            restore_priority(self.pid)
 
     async def end(self) -> None:
         self._signal(signal.SIGTERM)

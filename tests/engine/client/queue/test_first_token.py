@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.client.queue.backlog import Backlog
-from engine.client.queue.first_token import Begun, FirstToken, FirstTokenPredictor
+from engine.client.queue.first_token import FirstToken, FirstTokenPredictor, RunningRequest
 from engine.protocol import FinishReason, RequestOutput, ServiceClass, StepStats
 from tests.helpers.fake_client import engine_info
 from tests.helpers.virtual_server import Fate, VirtualServer, Work, poisson
@@ -140,14 +140,14 @@ def test_nothing_is_predicted_before_there_is_an_engine() -> None:
 
 def test_what_became_of_a_prediction_is_told_once_and_of_requests_with_a_token_alone() -> None:
     predictor, known = _predictor()
-    predictor.begin(engine_info(prefill_seconds_per_token=0.01))
+    predictor.on_ready(engine_info(prefill_seconds_per_token=0.01))
     for name in ("a", "b", "c"):
         predictor.expect(name, 100, USUAL)
     predictor.on_step(StepStats(), [RequestOutput(id="a", new_ids=[1]), RequestOutput(id="b", num_prompt_computed=9)])
     predictor.on_step(StepStats(), [RequestOutput(id="b", finish_reason=FinishReason.ABORT)])
     predictor.on_step(StepStats(), [RequestOutput(id="a", new_ids=[1], finish_reason=FinishReason.LENGTH)])
     assert [(prediction.expected_s, real_s) for prediction, real_s in known] == [(pytest.approx(1.0, rel=0.2), 1.0)]
-    predictor.begin(engine_info())  # another engine
+    predictor.on_ready(engine_info())  # another engine
     predictor.on_step(StepStats(), [RequestOutput(id="c", new_ids=[1])])
     assert len(known) == 1
 
@@ -156,7 +156,10 @@ def _predictor() -> tuple[FirstTokenPredictor, list[tuple[FirstToken, float]]]:
     known: list[tuple[FirstToken, float]] = []
     times = iter(range(100))
     predictor = FirstTokenPredictor(
-        Backlog(), list[Begun], on_known=lambda *each: known.append(each), clock=lambda: float(next(times)) // 4
+        Backlog(),
+        list[RunningRequest],
+        on_known=lambda *each: known.append(each),
+        clock=lambda: float(next(times)) // 4,
     )
     return predictor, known
 

@@ -28,7 +28,7 @@ class Door:
             shares_prefixes=True,
             on_first_token=lambda predicted, _: self.first_tokens.append(predicted),
         )
-        self.intake.begin(engine_info(max_num_seqs=PLACES))
+        self.intake.on_ready(engine_info(max_num_seqs=PLACES))
 
     def open(self, name: str, service_class: ServiceClass = ServiceClass.INTERACTIVE, length: int = 4) -> None:
         self.intake.open(make_request(name, [1] * length, service_class=service_class), None, lambda _: None)

@@ -30,7 +30,7 @@ def test_the_time_of_a_long_prompt_follows_from_steps_of_all_sizes(noise: float)
 
 def test_steps_of_one_size_keep_what_a_token_was_known_to_take() -> None:
     pace = StepPace()
-    pace.begin(0.001, 0.0)
+    pace.set_measured(0.001, 0.0)
     for _ in range(500):
         pace.observe(8, 0.028, 8, 8)
     assert pace.prefill_s(1000, num_generating=0, max_step_tokens=250) == pytest.approx(1.0 + 4 * 0.02)
@@ -96,7 +96,7 @@ def test_the_time_between_a_sequences_tokens_counts_accepted_drafts() -> None:
 def test_what_the_warm_up_measured_holds_until_there_are_more_steps() -> None:
     """The first steps have prompts in them: their time is not that between tokens."""
     pace = StepPace()
-    pace.begin(0.001, 0.02)
+    pace.set_measured(0.001, 0.02)
     assert pace.seconds_per_output_token == pytest.approx(0.02)
     assert pace.prefill_s(100, num_generating=0, max_step_tokens=500) == pytest.approx(0.119)
     pace.observe(500, 0.5, 8, 8)
