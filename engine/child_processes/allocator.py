@@ -30,7 +30,7 @@ def return_large_buffers() -> None:
     variables.
 
     By itself glibc raises that size with each such buffer that is freed, up to 32 MiB, and has an arena for each
-    thread, of which each keeps what its thread once needed.
+    thread, which keeps all memory that its thread once needed.
     """
     _set_parameters({_MMAP_THRESHOLD: _LARGE_BYTES, _ARENA_MAX: _MAX_ARENAS})
 

@@ -41,7 +41,7 @@ class PoolingCalls:
 
     A text that an engine has not finished is sent to the next one. Texts of batches are in no queue, and count neither
     as waiting nor as running. Invariants: the call of each open text waits for it; the numbers of waiting texts, tokens
-    and calls are those of clients' texts that are not started.
+    and calls count clients' texts that are not started.
     """
 
     def __init__(self, queue: QueueLimit) -> None:

@@ -14,7 +14,7 @@ class _Waiting:
 
 
 class Backlog:
-    """Requests by id that the engine has not started. Invariant: the sums are those of the requests."""
+    """Requests by id that the engine has not started. Invariant: the sums match the requests."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}

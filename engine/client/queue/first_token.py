@@ -2,7 +2,7 @@
 
 That is when a slot is free, and the prompts before the request and its own are computed. StepPace measures how fast
 prompts are computed and answers grow. When a slot will be free follows from the lengths of the running answers so far,
-and from those of earlier answers (OutputLengths).
+and from the lengths of earlier ones (OutputLengths).
 """
 
 import time

@@ -14,7 +14,7 @@ _FIRST_GUESS = 64
 _LONG_REST = 256  # of an answer that is longer than all that are known
 _QUANTILE = 0.9  # share of the requests whose first token came no later
 _FIRST_FACTOR = 1.25
-_MIN_S = 0.1  # shorter times are those of single steps, and say nothing of waits
+_MIN_S = 0.1  # shorter times are single steps, and say nothing of waits
 _MIN_FACTOR, _MAX_FACTOR = 0.5, 4.0
 
 
