@@ -14,7 +14,7 @@ from engine.sampling.top_n_sigma import apply_top_n_sigma
 from engine.sampling.truncation import TruncationParams, truncate
 from engine.sampling.typical import apply_typical
 from engine.sampling.xtc import excludes_top_choices, without_top_choices
-from models.kernels import sampling as native
+from models.kernels.cpu import sampling as native
 
 
 def best_ids(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

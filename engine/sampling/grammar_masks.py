@@ -14,7 +14,7 @@ from engine.sampling.mask_writer import MaskWriter
 from engine.sampling.masks_ahead import NO_MASKS, MasksAhead, PendingMasks
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.grammar import OutputGrammar
-from models.kernels import sampling as native
+from models.kernels.cpu import sampling as native
 
 _WORD_BITS = 32
 

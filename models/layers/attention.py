@@ -9,7 +9,7 @@ from models.architecture.layer import LayerSpec
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.rows import gate_rows, supports_rows
+from models.kernels.cpu.rows import gate_rows, supports_rows
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod

@@ -7,7 +7,7 @@ from models.architecture.layer import LayerSpec
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.rows import copy_heads, supports_rows
+from models.kernels.cpu.rows import copy_heads, supports_rows
 from models.layers.norm import make_norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.architecture.feed_forward import GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
-from models.kernels.linear import PackedLinear
-from models.kernels.moe import NativeExperts, RouterWeights, supports_experts
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.moe import NativeExperts, RouterWeights, supports_experts
+from models.kernels.cpu.rows import prepare_rows, supports_rows
 from models.kernels.row_input import RowInput
-from models.kernels.rows import prepare_rows, supports_rows
 from models.layers.mlp import MLP, make_mlp
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod

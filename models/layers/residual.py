@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.kernels.rows import join_rows, supports_rows
+from models.kernels.cpu.rows import join_rows, supports_rows
 from models.layers.norm import Norm
 from models.linear.prologue import IDENTITY, Prologue
 

@@ -4,7 +4,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer
 from models.linear.native import NativeLinearMethod

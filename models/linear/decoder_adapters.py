@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.errors import AdapterError
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.linear.adapter import Adapter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear

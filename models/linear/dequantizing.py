@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
-from models.kernels.packed_weight import WeightFormat
+from models.kernels.cpu.packed_weight import WeightFormat
 from models.linear.dense import DTYPE_NAMES
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
 from models.linear.prologue import Prologue

@@ -6,9 +6,9 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
-from models.kernels.arena import HugePageArena
-from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import DENSE_DTYPES, NativeWeight, NotFiniteError, pack_weight
+from models.kernels.cpu.arena import HugePageArena
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.packed_weight import DENSE_DTYPES, NativeWeight, NotFiniteError, pack_weight
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
 from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from models.kernels.adapters import AdapterTable, KernelPair, PackedPairs
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.adapters import AdapterTable, KernelPair, PackedPairs
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import required_library
-from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer, computed_pair
 from models.linear.native import NativeLinearMethod

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from models.kernels.arena import HugePageArena
-from models.kernels.head_linear import multiply_heads, pack_heads, supports_heads
+from models.kernels.cpu.arena import HugePageArena
+from models.kernels.cpu.head_linear import multiply_heads, pack_heads, supports_heads
 from models.linear.linear import empty_parameter
 
 

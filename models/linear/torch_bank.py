@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer, ComputedPair, computed_pair
 from models.linear.prologue import Prologue

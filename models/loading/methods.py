@@ -9,9 +9,9 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from models.checkpoints.base import StoredTensor
 from models.decoder import Decoder
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
-from models.kernels.packed_weight import WeightFormat
+from models.kernels.cpu.packed_weight import WeightFormat
 from models.linear.dense import DenseLinearMethod
 from models.linear.dequantizing import DequantizingLinearMethod
 from models.linear.embedding import Embedding

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
-from models.kernels.packed_weight import NativeWeight
-from models.kernels.tape import Kernel
+from models.kernels.cpu.packed_weight import NativeWeight
+from models.kernels.cpu.tape import Kernel
 from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
 
 # In the order of Code, ScaleType and Rounding in the C++ source.

@@ -5,7 +5,14 @@ import torch.nn.functional as F
 
 from models.architecture.recurrence import GatedDeltaSpec
 from models.batch import StateGroupBatch
-from models.kernels.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta, supports_conv, supports_delta
+from models.kernels.cpu.recurrence import (
+    DeltaGates,
+    DeltaWeights,
+    convolve,
+    run_gated_delta,
+    supports_conv,
+    supports_delta,
+)
 from models.layers.norm import make_norm
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod

@@ -4,7 +4,7 @@ import torch
 
 from models.architecture.recurrence import ShortConvSpec
 from models.batch import StateGroupBatch
-from models.kernels.recurrence import convolve, supports_conv
+from models.kernels.cpu.recurrence import convolve, supports_conv
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 from models.recurrence.layer import Recurrence

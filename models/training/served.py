@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.linear.adapter_bank import AdapterBank, make_bank
 from models.training.lora import Lora
 

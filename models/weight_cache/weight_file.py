@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from models.kernels.read import sum_words
+from models.kernels.cpu.read import sum_words
 from models.weight_cache.index import WeightFileError, packed_index, read_index
 
 HUGE_PAGE_BYTES = 2 << 20

@@ -17,7 +17,7 @@ from engine.process import main
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.config.hf_config import HFConfig
-from models.kernels.tape import Workspace, record
+from models.kernels.cpu.tape import Workspace, record
 from models.families.transforms import (ungroup_qkv, unpermute_q)
 from models.linear.dense import DenseLinearMethod
 from models.families.registry import family_of

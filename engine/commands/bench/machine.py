@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from engine.commands.bench.processor import processor_name
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
-from models.kernels.read import sum_words
+from models.kernels.cpu.read import sum_words
 
 _MAX_BUFFER_BYTES = 2 << 30  # far beyond every cache; more would only take memory
 _MIN_BUFFER_BYTES = 64 << 20

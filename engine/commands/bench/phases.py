@@ -31,7 +31,7 @@ from engine.protocol import StepOutputs
 from engine.runner import runner as runner_module
 from engine.runner.executors.eager import EagerExecutor
 from engine.runner.executors.recorded import RecordedExecutor
-from models.kernels.tape import Tape
+from models.kernels.cpu.tape import Tape
 from models.layers.moe import MoE
 from models.linear.linear import Linear
 

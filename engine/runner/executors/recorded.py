@@ -13,7 +13,7 @@ from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.kernels.cpu.library import KernelLibrary, kernel_library
-from models.kernels.tape import Tape, Workspace, record
+from models.kernels.cpu.tape import Tape, Workspace, record
 from models.loaded_model import LoadedModel
 from models.recurrence.state import LayerCache
 

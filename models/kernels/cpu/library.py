@@ -18,7 +18,7 @@ import torch
 
 from models.errors import SettingError
 from models.kernels.cpu import build
-from models.kernels.tape import Kernel
+from models.kernels.cpu.tape import Kernel
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from engine.protocol.sampler_params import DryParams
 from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
-from models.kernels import sampling as native
+from models.kernels.cpu import sampling as native
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, encode, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, allowed_ids

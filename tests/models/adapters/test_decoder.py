@@ -120,7 +120,7 @@ def test_a_prepared_adapter_is_set_without_packing(files: Files, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights are packed between steps")
 
-    for module in ("models.kernels.adapters", "models.linear.native_bank"):
+    for module in ("models.kernels.cpu.adapters", "models.linear.native_bank"):
         monkeypatch.setattr(f"{module}.pack_weight", refuse)
     decoder.set_adapter(1, prepared)
 

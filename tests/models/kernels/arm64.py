@@ -25,9 +25,9 @@ import torch
 
 from models.kernels.cpu import build
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import _Segment
-from models.kernels.moe import _ExpertLinear, _MoE, _Router
-from models.kernels.tape import Kernel
+from models.kernels.cpu.linear import _Segment
+from models.kernels.cpu.moe import _ExpertLinear, _MoE, _Router
+from models.kernels.cpu.tape import Kernel
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 

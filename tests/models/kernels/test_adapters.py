@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.kernels.adapters import AdapterTable, KernelPair
+from models.kernels.cpu.adapters import AdapterTable, KernelPair
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.row_input import PLAIN, InputKind, RowInput
 

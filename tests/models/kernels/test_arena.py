@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 
 
 def test_pieces_are_aligned_and_do_not_overlap() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.kernels.cpu import library
-from models.kernels.packed_weight import WeightFormat
+from models.kernels.cpu.packed_weight import WeightFormat
 from models.kernels.row_input import InputKind
 from models.quant.tensor import Encoding
 from tests.models.kernels import (

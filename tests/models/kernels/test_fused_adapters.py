@@ -4,10 +4,10 @@ whatever others there are."""
 import pytest
 import torch
 
-from models.kernels.adapters import AdapterTable, KernelPair
+from models.kernels.cpu.adapters import AdapterTable, KernelPair
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
 from models.kernels.row_input import PLAIN, InputKind, RowInput
 from tests.models.kernels.test_quantized_linear import AMX_ROWS, random_blocks
 

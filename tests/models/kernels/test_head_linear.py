@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from models.kernels.cpu.head_linear import multiply_heads, pack_heads, supports_heads
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.head_linear import multiply_heads, pack_heads, supports_heads
 
 
 @pytest.mark.parametrize(("heads", "inputs", "outputs"), [(3, 128, 512), (5, 512, 128), (1, 16, 16), (2, 48, 112)])

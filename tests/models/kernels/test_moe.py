@@ -17,9 +17,9 @@ from models.architecture.feed_forward import (
     SwigluClamp,
 )
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.linear import PackedLinear
-from models.kernels.moe import NativeExperts, RouterWeights, supports_experts
-from models.kernels.packed_weight import NativeWeight, WeightFormat, pack_weight
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.moe import NativeExperts, RouterWeights, supports_experts
+from models.kernels.cpu.packed_weight import NativeWeight, WeightFormat, pack_weight
 from models.layers.moe import MoE, Router
 from models.linear.dense import DenseLinearMethod
 from models.linear.prologue import IDENTITY

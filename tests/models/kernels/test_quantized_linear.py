@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import (
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.packed_weight import (
     DENSE_DTYPES,
     NotFiniteError,
     PackedWeight,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.read import sum_words
+from models.kernels.cpu.read import sum_words
 
 
 @pytest.mark.parametrize("count", [0, 5, 8192, 3 * 8192 + 77])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models.architecture.norm import NormKind, NormSpec
 from models.architecture.recurrence import GatedDeltaSpec
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta
+from models.kernels.cpu.recurrence import DeltaGates, DeltaWeights, convolve, run_gated_delta
 from models.layers.norm import make_norm
 from models.linear.dense import DenseLinearMethod
 from models.recurrence.gated_delta import GatedDelta

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
+from models.kernels.cpu.rows import copy_heads, gate_rows, join_rows, prepare_rows
 from models.kernels.row_input import InputKind, RowInput
-from models.kernels.rows import copy_heads, gate_rows, join_rows, prepare_rows
 from tests.models.kernels.test_quantized_linear import prepared_rows, row_input
 
 COLUMNS, ROWS = 144, 37

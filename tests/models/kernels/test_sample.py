@@ -6,7 +6,7 @@ import torch
 from engine.sampling.draw import draw
 from engine.sampling.truncation import TruncationParams, truncate
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.sampling import Draw, best_ids, draw_ids, mask_rows, top1_probs
+from models.kernels.cpu.sampling import Draw, best_ids, draw_ids, mask_rows, top1_probs
 
 SIZES = [1, 7, 16, 300, 1024, 5003]  # of the vocabulary: below, at and beyond whole vectors and runs
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.packed_weight import PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.cpu.tape import Workspace, record
 from models.kernels.row_input import InputKind, RowInput
-from models.kernels.tape import Workspace, record
 
 WIDTH = 64
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import kernel_library
-from models.kernels.linear import PackedLinear
-from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
 from models.linear.adapter import LayerAdapter, LowRankPair
 from models.linear.native_bank import NativeBank
 from models.linear.prologue import IDENTITY

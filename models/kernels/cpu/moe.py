@@ -1,4 +1,4 @@
-"""NativeExperts: a router and its experts in one call over the experts' packed weights (C++, cpu/src/experts)."""
+"""NativeExperts: a router and its experts in one call over the experts' packed weights (C++, src/experts)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 
 from models.architecture.feed_forward import GroupScore, RouterScore, RouterSpec
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.linear import PackedLinear
+from models.kernels.cpu.linear import PackedLinear
 from models.kernels.row_input import RowInput
 
 _MAX_SEGMENTS = 2  # gate and up

@@ -1,8 +1,8 @@
 """NativeLinearMethod weights of linear layers (C++): formats, packing, row look-up, dequantization of GGUF blocks.
 
 Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
-with a scale per row and 32 columns (cpu/src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
-and fp32 weights are multiplied in their own type with fp32 sums (cpu/src/dense). Weights of other checkpoints are in
+with a scale per row and 32 columns (src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
+and fp32 weights are multiplied in their own type with fp32 sums (src/dense). Weights of other checkpoints are in
 quant/scaled_weight.py.
 """
 
@@ -12,9 +12,9 @@ from typing import Protocol
 
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
-from models.kernels.tape import Kernel
+from models.kernels.cpu.tape import Kernel
 
 
 class WeightFormat(enum.IntEnum):

@@ -1,10 +1,10 @@
-"""A matrix of its own for each head, in bf16 (C++, cpu/src/dense/head_linear.cpp)."""
+"""A matrix of its own for each head, in bf16 (C++, src/dense/head_linear.cpp)."""
 
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
 
 _LANES = 16  # outputs and inputs must be multiples of this
 

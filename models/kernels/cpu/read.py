@@ -1,4 +1,4 @@
-"""Memory read once on all threads (C++, cpu/src/runtime): its rate is the limit of all that streams weights."""
+"""Memory read once on all threads (C++, src/runtime): its rate is the limit of all that streams weights."""
 
 import torch
 

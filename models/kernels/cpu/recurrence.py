@@ -1,4 +1,4 @@
-"""Convolution and gated delta rule of recurrent layers (C++, cpu/src/recurrence)."""
+"""Convolution and gated delta rule of recurrent layers (C++, src/recurrence)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Whole rows outside linear layers (C++, cpu/src/rows/rows.cpp): sums with a norm in them, norms, gates, copies."""
+"""Whole rows outside linear layers (C++, src/rows/rows.cpp): sums with a norm in them, norms, gates, copies."""
 
 import torch
 

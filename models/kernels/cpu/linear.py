@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from models.kernels.adapters import AdaptedRows
+from models.kernels.cpu.adapters import AdaptedRows
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.packed_weight import NativeWeight
+from models.kernels.cpu.packed_weight import NativeWeight
 from models.kernels.row_input import PLAIN, RowInput
 
 _BLOCK_ROWS = 16  # kBlockRows of segments.h

@@ -1,4 +1,4 @@
-"""Choosing tokens from rows of logits (C++, cpu/src/rows): the largest logit, a draw within limits, masks."""
+"""Choosing tokens from rows of logits (C++, src/rows): the largest logit, a draw within limits, masks."""
 
 from array import array
 from collections.abc import Sequence

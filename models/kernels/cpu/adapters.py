@@ -1,4 +1,4 @@
-"""Adapters of linear layers, by slot (C++, cpu/src/adapters/adapt_rows.cpp)."""
+"""Adapters of linear layers, by slot (C++, src/adapters/adapt_rows.cpp)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from models.kernels.arena import HugePageArena
+from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
 from models.kernels.row_input import PLAIN, RowInput
 
 _LANES = 16  # outputs of a block; columns must be a multiple
