@@ -8,11 +8,12 @@ from torch import nn
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.norm import NormSpec
-from models.attention.base import AttentionBackend
 from models.attention.layer_groups import group_layers
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
+from models.compute import ComputeConfig
 from models.decoder_layer import make_layer
+from models.kernels.row_input import IDENTITY
 from models.layers.attention import Attention
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
@@ -22,10 +23,10 @@ from models.layers.relative_bias import RelativeBias
 from models.layers.score_head import ScoreHead
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import DecoderAdapters, PreparedAdapter
+from models.linear.dense import DenseLinearMethod
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
-from models.linear.prologue import IDENTITY
 from models.progress import StepProgress, ignore_progress
 from models.recurrence.state import LayerCache, LayerState
 
@@ -47,14 +48,12 @@ class Decoder(nn.Module):
     caches.
     """
 
-    def __init__(
-        self, spec: DecoderSpec, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
-    ) -> None:
-        """method: of all linear layers at first. dtype: of activations and KV cache."""
+    def __init__(self, spec: DecoderSpec, compute: ComputeConfig) -> None:
         super().__init__()
+        method = DenseLinearMethod(compute.dtype)  # of all linear layers at first
         self.spec = spec
-        self.dtype = dtype
-        self.residual_dtype = dtype  # of the residual stream
+        self.dtype = compute.dtype
+        self.residual_dtype = compute.dtype  # of the residual stream
         hidden_size = spec.hidden_size
         self.embed = Embedding(spec.vocab_size, spec.embedding_size or hidden_size, method=method)
         self.project_in, self.project_out = _projections(spec, method)
@@ -71,7 +70,7 @@ class Decoder(nn.Module):
             else RelativeBias(spec.relative_bias, spec.attention_specs[0].num_heads, spec.max_position)
         )
         self.layers = nn.ModuleList(
-            make_layer(layer, hidden_size, backend=backend, method=method, dtype=dtype) for layer in spec.layers
+            make_layer(layer, hidden_size, compute=compute, method=method) for layer in spec.layers
         )
         self.norm = _optional_norm(spec.final_norm, hidden_size)
         self.head = _head(spec, self.embed, method)

@@ -9,9 +9,9 @@ from torch import nn
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
-from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, GroupBatch
+from models.compute import ComputeConfig
 from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
 from models.layers.mlp import make_mlp
@@ -32,9 +32,7 @@ class DecoderLayer(nn.Module):
     mlp_norm: nn.Module | None
     mlp_post_norm: nn.Module | None
 
-    def __init__(
-        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         before, after = NORMS_OF_SUBLAYER[spec.placement]
         attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
@@ -42,11 +40,11 @@ class DecoderLayer(nn.Module):
             for exists in (before and spec.has_attn_norm, after, before, after)
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
-        self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+        self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         self.mlp_norm, self.mlp_post_norm = mlp_norm, mlp_post_norm
-        self.mlp = make_feed_forward(spec.mlp, hidden_size, method=method, dtype=dtype)
-        self._attn_residual = make_residual(spec, attn_norm, attn_post_norm)
-        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm)
+        self.mlp = make_feed_forward(spec.mlp, hidden_size, compute=compute, method=method)
+        self._attn_residual = make_residual(spec, attn_norm, attn_post_norm, hidden_size, compute.ops)
+        self._mlp_residual = make_residual(spec, mlp_norm, mlp_post_norm, hidden_size, compute.ops)
 
     def forward(
         self,
@@ -86,17 +84,15 @@ class DecoderLayer(nn.Module):
 class ParallelLayer(nn.Module):
     """x + attention(attn_norm(x)) + mlp(mlp_norm(x)); mlp_norm is attn_norm where the family has a single norm."""
 
-    def __init__(
-        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         assert isinstance(spec.mlp, MLPSpec)
         assert spec.sublayer_scale == spec.skip_scale == 1.0
         self.attn_norm = make_norm(spec.norm, hidden_size)
-        self.attn = make_mixer(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+        self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM
         self.mlp_norm = self.attn_norm if has_one_norm else make_norm(spec.norm, hidden_size)
-        self.mlp = make_mlp(spec.mlp, hidden_size, method=method, dtype=dtype)
+        self.mlp = make_mlp(spec.mlp, hidden_size, method=method, dtype=compute.dtype)
 
     def forward(
         self,
@@ -116,23 +112,19 @@ class ParallelLayer(nn.Module):
         return self.mlp.contract(inner, residual=x if output_rows is None else x[output_rows], adapter_slots=slots)
 
 
-def make_layer(
-    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
-) -> nn.Module:
+def make_layer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> nn.Module:
     is_parallel = spec.placement in (NormPlacement.PARALLEL, NormPlacement.PARALLEL_ONE_NORM)
     kind = ParallelLayer if is_parallel else DecoderLayer
-    return kind(spec, hidden_size, backend=backend, method=method, dtype=dtype)
+    return kind(spec, hidden_size, compute=compute, method=method)
 
 
-def make_mixer(
-    spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
-) -> nn.Module:
+def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> nn.Module:
     """Attention, or the recurrence in its place."""
     match spec.recurrence:
         case ShortConvSpec():
-            return ShortConv(spec.recurrence, hidden_size, method=method)
+            return ShortConv(spec.recurrence, hidden_size, compute=compute, method=method)
         case GatedDeltaSpec():
-            return GatedDelta(spec.recurrence, hidden_size, method=method)
+            return GatedDelta(spec.recurrence, hidden_size, compute=compute, method=method)
     if spec.latent is not None:
-        return LatentAttention(spec, hidden_size, backend=backend, method=method, dtype=dtype)
-    return Attention(spec, hidden_size, backend=backend, method=method)
+        return LatentAttention(spec, hidden_size, compute=compute, method=method)
+    return Attention(spec, hidden_size, compute=compute, method=method)

@@ -1,4 +1,4 @@
-"""LoadedModel: what loading gives the engine; ComputeConfig: what its decoder computes with."""
+"""LoadedModel: a model that is ready to run, as loading gives it to the engine."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,15 +14,6 @@ from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.pooling.traits import PoolingTraits
 from models.tokenizer.assets import TokenizerAssets
-
-
-@dataclass(frozen=True, slots=True)
-class ComputeConfig:
-    """What a decoder computes with: attention, the dtype of activations and dense weights, and the device."""
-
-    backend: AttentionBackend
-    dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)

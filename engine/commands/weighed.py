@@ -16,10 +16,11 @@ from engine.startup.task import pooling_tasks, pools
 from models.architecture.attention import AttentionSpec
 from models.attention.cpu import CpuAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
+from models.compute import ComputeConfig
 from models.config.overrides import parse_overrides
 from models.decoder import Decoder
 from models.families.registry import family_of
-from models.linear.dense import DenseLinearMethod
+from models.kernels.ops import Operations
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import is_pooling_model
 from models.sources.resolve import ModelFiles
@@ -78,7 +79,7 @@ def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) 
     if not config.enable_lora or not isinstance(opened, OpenedModel):
         return {}
     dtype = torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
-    decoder = Decoder(opened.spec, backend=CpuAttention(), method=DenseLinearMethod(dtype), dtype=dtype)
+    decoder = Decoder(opened.spec, ComputeConfig(CpuAttention(), Operations(), dtype, torch.device("cpu")))
     layers = trainable_layers(decoder, family_of(opened.config.architecture()).names)
     return {
         "adapter_bytes": adapter_memory(config, decoder, dtype, device).device_bytes,

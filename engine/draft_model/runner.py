@@ -6,13 +6,15 @@ from engine.config import DraftSampling
 from engine.draft_model.model import NextTokens
 from engine.runner.batch_builder import build_batch
 from engine.runner.executors.choose import make_executor
-from engine.sampling.distribution import best_ids, probabilities, top1_probs
-from engine.sampling.draw import Purpose, draw, uniform
+from engine.sampling.distribution import probabilities
+from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rows import LogitsRow, row_of
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
+from models.kernels.ops import select_operations
+from models.kernels.torch.draw import draw
 from models.kv_cache import allocate_unshared_kv
 from models.loaded_model import LoadedModel
 
@@ -37,7 +39,8 @@ class TorchDraftRunner:
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
         self._executor = make_executor(model, allocate_unshared_kv(model, num_blocks, block_size), block_size)
-        self._editor = LogitEditor(eos_token_ids)
+        self._logit_ops = select_operations(torch.float32, model.device).logits()
+        self._editor = LogitEditor(eos_token_ids, self._logit_ops)
         self.num_tables = len(self._groups)
 
     @torch.inference_mode()
@@ -50,10 +53,10 @@ class TorchDraftRunner:
             return NextTokens([], [], [], pending.is_representative)
         logits = self._at_target_width(self._model.decoder.logits(hidden))
         self._editor.edit(logits, rows)
-        best_values, chosen = best_ids(logits)
+        best_values, chosen = self._logit_ops.best_ids(logits)
         is_finite = torch.isfinite(best_values).tolist()
         token_ids = [token_id if ok else None for token_id, ok in zip(chosen.tolist(), is_finite, strict=True)]
-        confidences = top1_probs(logits, best_values).tolist()
+        confidences = self._logit_ops.top1_probs(logits, best_values).tolist()
         distributions: list[torch.Tensor | None] = [None] * len(rows)
         sampled = [index for index, row in enumerate(rows) if is_finite[index] and self._is_sampled(row)]
         if sampled:

@@ -16,7 +16,7 @@ from engine.quality.eval_chunks import builtin_text, split_into_chunks
 from engine.quality.measure import Reference, compare, predict
 from engine.quality.records import QualityRecords
 from models.config.overrides import parse_overrides
-from models.kernels.cpu.library import kernel_library
+from models.kernels.ops import select_operations
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.loading.layer_stream import LayerStream
@@ -93,7 +93,6 @@ def measure_reference(
 
 def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
     """All but the weights that determines the result of a measurement."""
-    library = kernel_library() if device.type == "cpu" else None
     return {
         "dtype": config.dtype.value,
         "device": device.type,
@@ -101,7 +100,7 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
         "quantize_head": str(config.quantize_head),
         "group_size": str(config.quantization_group_size),
         "overrides": json.dumps(overrides_of(config), sort_keys=True),
-        "kernels": f"torch {torch.__version__}" if library is None else library.path.stem,
+        "kernels": select_operations(torch.float32, device).version,
         "text": hashlib.sha256(builtin_text().encode()).hexdigest()[:16],
         "headrace": version("headrace"),
     }

@@ -8,6 +8,7 @@ import torch
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
+from models.system.devices import is_host
 
 # On a CPU other programs use the same memory, and few can use a larger pool than this.
 _CPU_SHARE = 0.4
@@ -166,7 +167,7 @@ def format_bytes(count: int) -> str:
 
 
 def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
-    if device.type == "cuda":
+    if not is_host(device):
         return int(free_bytes * _CUDA_SHARE), f"{_CUDA_SHARE:.0%} of the device's free memory"
     share = int(free_bytes * _CPU_SHARE)
     if share > _CPU_LIMIT_BYTES:

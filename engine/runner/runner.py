@@ -77,7 +77,7 @@ class TorchRunner:
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
         self._work = model_work(model)
-        self._sampler = Sampler(model.tokenizer.eos_token_ids)
+        self._sampler = Sampler(model.tokenizer.eos_token_ids, model.device)
 
     @property
     def decoder(self) -> Decoder:

@@ -14,15 +14,14 @@ from engine.sampling.mask_writer import MaskWriter
 from engine.sampling.masks_ahead import NO_MASKS, MasksAhead, PendingMasks
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.grammar import OutputGrammar
-from models.kernels.cpu import sampling as native
-
-_WORD_BITS = 32
+from models.kernels.torch.logits import LogitOperations
 
 
 class GrammarMasks:
     """Has buffers that grow with the largest step, and a thread from the first mask on that is computed ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, ops: LogitOperations) -> None:
+        self._ops = ops
         num_threads = torch.get_num_threads()
         self._writer = MaskWriter(num_threads)
         self._ahead = MasksAhead(MaskWriter(num_threads))
@@ -63,7 +62,7 @@ class GrammarMasks:
         self._num_rows += len(known) + len(others)
         self._seconds += time.perf_counter() - start_s
         for indices, masks in batches:
-            _mask(logits, indices, torch.from_numpy(masks.view(np.int32)))
+            self._ops.mask_rows(logits, indices, torch.from_numpy(masks.view(np.int32)))
         return sorted([*known, *others])
 
     def take_tally(self) -> tuple[int, float]:
@@ -89,18 +88,3 @@ def _is_best_matching(row: LogitsRow, best_id: int) -> bool:
         return grammar.can_follow(best_id)
     with grammar.following(row.drafted) as matches:
         return matches and grammar.can_follow(best_id)
-
-
-def _mask(logits: torch.Tensor, rows: list[int], masks: torch.Tensor) -> None:
-    """masks: [len(rows), words] int32, the lowest bit first."""
-    library = native.sampling_library(logits)
-    if library is not None:
-        native.mask_rows(logits, rows, masks, library)
-    else:
-        _mask_by_torch(logits, rows, masks)
-
-
-def _mask_by_torch(logits: torch.Tensor, rows: list[int], masks: torch.Tensor) -> None:
-    bits = torch.arange(_WORD_BITS, device=logits.device)
-    is_allowed = (masks.to(logits.device).unsqueeze(-1) >> bits & 1).flatten(1)[:, : logits.shape[1]].bool()
-    logits[rows] = logits[rows].masked_fill(~is_allowed, -torch.inf)

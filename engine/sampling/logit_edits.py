@@ -12,14 +12,15 @@ from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
 from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
 from engine.sampling.thinking import ThinkingBudgets
+from models.kernels.torch.logits import LogitOperations
 
 
 class LogitEditor:
     """Grammars, logit bias, penalties, DRY, allowed tokens, bad words, minimum length, thinking budgets. Holds what it
     knows of sequences until they are released."""
 
-    def __init__(self, eos_token_ids: list[int]) -> None:
-        self.masks = GrammarMasks()
+    def __init__(self, eos_token_ids: list[int], ops: LogitOperations) -> None:
+        self.masks = GrammarMasks(ops)
         self._eos_token_ids = eos_token_ids
         self._counts: dict[str, TokenCounts] = {}
         self._dry = DryPenalties()

@@ -18,8 +18,9 @@ from itertools import pairwise
 import torch
 
 from engine.protocol.sampler_params import MirostatParams
-from engine.sampling.draw import draw, uniform
+from engine.sampling.draw import uniform
 from engine.sampling.rows import LogitsRow
+from models.kernels.torch.draw import draw
 
 _NUM_ESTIMATING = 100  # tokens that the exponent is estimated from
 

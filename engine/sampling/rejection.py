@@ -16,7 +16,7 @@ from collections import abc
 
 import torch
 
-from engine.sampling.draw import draw
+from models.kernels.torch.draw import draw
 
 
 def agreeing_prefix(drafted: abc.Sequence[int], sampled: abc.Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
-from engine.sampling.distribution import best_ids, draw_ids, probabilities
+from engine.sampling.distribution import draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs, with_wanted
@@ -23,7 +23,9 @@ from engine.sampling.no_token_left import refusals
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow, first_rows
 from engine.scheduling.plan import RowResult
+from models.kernels.ops import select_operations
 
+_CPU = torch.device("cpu")
 _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this request"
 
 
@@ -35,8 +37,10 @@ def corrupted() -> RowResult:
 class Sampler:
     """Chooses tokens; holds what steps know of sequences until they are released."""
 
-    def __init__(self, eos_token_ids: list[int]) -> None:
-        self._editor = LogitEditor(eos_token_ids)
+    def __init__(self, eos_token_ids: list[int], device: torch.device = _CPU) -> None:
+        """device: of the logits."""
+        self._ops = select_operations(torch.float32, device).logits()
+        self._editor = LogitEditor(eos_token_ids, self._ops)
         self._mirostat = Mirostat()
 
     def release(self, sequence_id: str) -> None:
@@ -68,7 +72,7 @@ class Sampler:
         A sequence whose tokens need logits that are not finite gets an error, and so does one whose own parameters rule
         out every token; others are not affected.
         """
-        best_values, chosen = best_ids(logits)  # the values also tell which rows are finite
+        best_values, chosen = self._ops.best_ids(logits)  # the values also tell which rows are finite
         if not all(map(math.isfinite, best_values.tolist())):
             return self._sample_nonfinite(logits, rows, draft_probs, masks, torch.isfinite(best_values))
         logprob_rows = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
@@ -77,7 +81,7 @@ class Sampler:
         impossible: list[int] = []  # rows in which no token is left
         if edited:
             is_all = len(edited) == len(rows)
-            best_values, best = best_ids(logits if is_all else logits[edited])
+            best_values, best = self._ops.best_ids(logits if is_all else logits[edited])
             chosen[edited] = best
             impossible = [
                 index for index, value in zip(edited, best_values.tolist(), strict=True) if value == -math.inf
@@ -127,9 +131,8 @@ class Sampler:
         if sampled_rows:
             sampled_logits = logits if len(sampled_rows) == len(rows) else logits[sampled_rows]
             sampling = [rows[index] for index in sampled_rows]
-            for index, token_id in zip(
-                sampled_rows, draw_ids(sampled_logits, sampling, _uniforms(sampling)), strict=True
-            ):
+            drawn = draw_ids(self._ops, sampled_logits, sampling, _uniforms(sampling))
+            for index, token_id in zip(sampled_rows, drawn, strict=True):
                 chosen[index] = token_id
         verified = iter(_verify_stochastic(logits, rows, stochastic_ids, draft_probs))
         result = []

@@ -9,6 +9,7 @@ from engine.runner.kv_budget import format_bytes
 from engine.wording import counted
 from models.decoder import Decoder
 from models.linear.adapter_memory import packed_numbers, pair_numbers
+from models.system.devices import is_host
 
 _COPY_ELEMENT_BYTES = 4  # PEFT often saves fp32
 _NUM_IN_FLIGHT = 2  # adapters that are being read: one for an operator, and one for a slot
@@ -74,5 +75,5 @@ def adapter_memory(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, d
         slot_bytes=packed_numbers(layers, config.max_lora_rank) * dtype.itemsize,
         num_copies=config.max_adapters_on_host,
         copy_bytes=pair_numbers(layers, config.max_lora_rank) * _COPY_ELEMENT_BYTES,
-        is_on_host=device.type == "cpu",
+        is_on_host=is_host(device),
     )

@@ -44,6 +44,7 @@ from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
+from models.system.devices import is_host
 from models.system.memory import free_memory_bytes
 
 
@@ -96,7 +97,7 @@ def build_served_engine(
     the model, an option or the memory is not usable.
     """
     device = _choose_device(config.device)
-    if device.type == "cpu":
+    if is_host(device):
         set_num_threads(compute_threads(config.threads))
     spec = speculation_settings(config)
     models = load_models(config, spec, device, report, on_tokenizer)
@@ -204,7 +205,7 @@ def _warm_runner(
         num_states=budget.num_states,
         draft_probs=None if drafter is None else drafter.probabilities,
     )
-    if model.device.type == "cpu":
+    if is_host(model.device):
         retain_freed_memory()
     times = warm_up(
         runner,

@@ -16,6 +16,7 @@ from engine.wording import counted
 from models.decoder import Decoder
 from models.families.registry import family_of
 from models.loaded_model import LoadedModel
+from models.system.devices import is_host
 from models.tokenizer.assets import TokenizerAssets
 from models.training.trainable_layers import layer_kinds, trainable_layers
 
@@ -80,7 +81,7 @@ def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -
 
 
 def _describe_model(model: LoadedModel) -> str:
-    threads = f", {counted(torch.get_num_threads(), 'thread')}" if model.device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if is_host(model.device) else ""
     return f"Model: {model.architecture}, {_dtype_name(model)} on {model.device}{threads}"
 
 

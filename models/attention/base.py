@@ -1,23 +1,13 @@
 """AttentionBackend: what computes an attention layer over the paged KV cache."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol
 
 import torch
 
 from models.architecture.attention import AttentionSpec
 from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.row_input import RowInput
-
-
-class HeadNorm(Protocol):
-    """A norm over the last dimension. `row_input` describes it to native kernels; its weight is [D] or [heads, D]."""
-
-    @property
-    def row_input(self) -> RowInput: ...
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+from models.kernels.row_input import Prologue
 
 
 class AttentionBackend(ABC):
@@ -36,8 +26,11 @@ class AttentionBackend(ABC):
     def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
         """Shape of one layer's KV tensor. Its layout is the back end's own."""
 
-    def norm_heads(self, x: torch.Tensor, norm: HeadNorm) -> torch.Tensor:
-        """x [T, heads, D], a norm applied to each head. May change x; a back end with a kernel overrides this."""
+    def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        """Apply a norm to each head of x [T, heads, D]. May change x; a back end with a kernel overrides this.
+
+        norm: over the last dimension, with a weight [D] or [heads, D].
+        """
         return norm(x)
 
     def rotate_heads(

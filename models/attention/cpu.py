@@ -3,10 +3,11 @@
 import torch
 
 from models.architecture.attention import AttentionSpec
-from models.attention.base import AttentionBackend, HeadNorm
+from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
+from models.kernels.row_input import Prologue
 
 _TILE = 16  # slots; kTile of kv_layout.h
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
@@ -41,7 +42,7 @@ class CpuAttention(AttentionBackend):
         num_parts = 2 if spec.values_from is None else 1
         return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, num_parts, _TILE * spec.head_dim)
 
-    def norm_heads(self, x: torch.Tensor, norm: HeadNorm) -> torch.Tensor:
+    def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         assert self._library is not None
         num_rows, num_heads, columns = x.shape
         spec = norm.row_input

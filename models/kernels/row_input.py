@@ -1,13 +1,15 @@
-"""RowInput: what a native linear layer does to its input rows before it multiplies them."""
+"""Prologues: functions of the rows that a linear layer multiplies, and their description for kernels that fuse them."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 
 class InputKind(enum.IntEnum):
-    """In the order of InputKind in row_input.h."""
+    """The kinds of prologues, numbered as InputKind in row_input.h."""
 
     PLAIN = 0
     RMS_NORM = 1
@@ -32,7 +34,7 @@ _GATED = frozenset(kind for kind in InputKind if "GATED" in kind.name or kind is
 
 @dataclass(frozen=True, slots=True)
 class RowInput:
-    """What happens to rows, with the parameters ([K] fp32, contiguous) if it is a norm."""
+    """A prologue as native kernels take it. weight, bias: the parameters of a norm ([K] fp32, contiguous)."""
 
     kind: InputKind = InputKind.PLAIN
     weight: torch.Tensor | None = None
@@ -45,9 +47,35 @@ class RowInput:
         return self.kind in _GATED
 
     def arguments(self) -> tuple[int | float | None, ...]:
-        """(kind, weight, bias, eps) as kernels take them."""
+        """Return (kind, weight, bias, eps) as kernels take them."""
         weight = None if self.weight is None else self.weight.data_ptr()
         return self.kind, weight, None if self.bias is None else self.bias.data_ptr(), self.eps
 
 
 PLAIN = RowInput()
+
+
+class Prologue(Protocol):
+    """A function of rows: [T, n] to [T, in], where n is in, or 2 * in for a gated activation.
+
+    A call computes with torch; kernels that fuse the prologue compute what `row_input` describes.
+    """
+
+    @property
+    def row_input(self) -> RowInput: ...
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """A prologue without parameters."""
+
+    row_input: RowInput
+    function: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+IDENTITY = Elementwise(PLAIN, lambda x: x)

@@ -6,14 +6,13 @@ import torch
 from torch import nn
 
 from models.architecture.layer import LayerSpec
-from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.cpu.rows import gate_rows, supports_rows
+from models.compute import ComputeConfig
+from models.kernels.row_input import Prologue
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
-from models.linear.prologue import Prologue
 
 _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -24,10 +23,10 @@ class Attention(nn.Module):
     Parameters beside the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
 
-    def __init__(self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod) -> None:
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         self.spec = spec.attention
-        self.backend = backend
+        self.backend = compute.backend
         num_heads, num_kv_heads, head_dim = self.spec.num_heads, self.spec.num_kv_heads, self.spec.head_dim
         heads = {"q": num_heads, "k": num_kv_heads, "v": num_kv_heads}
         if spec.has_output_gate:
@@ -36,6 +35,7 @@ class Attention(nn.Module):
         shards = {name: count * head_dim for name, count in heads.items()}
         self.qkv = Linear(hidden_size, shards, has_bias=spec.has_qkv_bias, method=method)
         self.out = Linear(num_heads * head_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
+        self._gate_rows = compute.ops.gate_rows(num_heads * head_dim)
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
@@ -44,7 +44,9 @@ class Attention(nn.Module):
         if spec.qk_norm is not None:
             self.q_norm = make_qk_norm(spec.qk_norm, num_heads, head_dim)
             self.k_norm = make_qk_norm(spec.qk_norm, num_kv_heads, head_dim)
-            norms = _pairwise(*(qk_norm_function(spec.qk_norm, norm, backend) for norm in (self.q_norm, self.k_norm)))
+            norms = _pairwise(
+                *(qk_norm_function(spec.qk_norm, norm, self.backend) for norm in (self.q_norm, self.k_norm))
+            )
             if spec.qk_norm.is_after_rope:
                 self._norm_rotated_qk = norms
             else:
@@ -79,7 +81,7 @@ class Attention(nn.Module):
         )
         heads = attended.flatten(1)
         if gate:
-            heads = _gated(heads, gate[0].flatten(1))
+            heads = self._gate_rows(heads, gate[0].flatten(1))
         hidden: torch.Tensor = self.out(heads, residual=residual, adapter_slots=batch.adapter_slots)
         return hidden
 
@@ -132,8 +134,3 @@ def _pairwise(
     norm_q: Callable[[torch.Tensor], torch.Tensor], norm_k: Callable[[torch.Tensor], torch.Tensor]
 ) -> _Pairwise:
     return lambda q, k: (norm_q(q), norm_k(k))
-
-
-def _gated(heads: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """heads [T, H * D], used up, times sigmoid(gate)."""
-    return gate_rows(heads, gate) if supports_rows(heads) else heads * torch.sigmoid(gate)

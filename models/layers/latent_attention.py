@@ -4,15 +4,14 @@ import torch
 from torch import nn
 
 from models.architecture.layer import LayerSpec
-from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
-from models.kernels.cpu.rows import copy_heads, supports_rows
+from models.compute import ComputeConfig
+from models.kernels.row_input import Prologue
 from models.layers.norm import make_norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 from models.linear.per_head import PerHeadLinear
-from models.linear.prologue import Prologue
 
 
 class LatentAttention(nn.Module):
@@ -22,12 +21,10 @@ class LatentAttention(nn.Module):
     heads' W_k, transposed, and W_v.
     """
 
-    def __init__(
-        self, spec: LayerSpec, hidden_size: int, *, backend: AttentionBackend, method: LinearMethod, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
         assert spec.latent is not None
-        latent, self.spec, self.backend = spec.latent, spec.attention, backend
+        latent, self.spec, self.backend = spec.latent, spec.attention, compute.backend
         num_heads = self.spec.num_heads
         self.rope_dim, self.value_dim = latent.rope_dim, latent.value_dim
         query_size = num_heads * (latent.rope_dim + latent.nope_dim)
@@ -38,9 +35,10 @@ class LatentAttention(nn.Module):
             self.q_norm = make_norm(latent.norm, latent.q_rank)
             self.q_up = Linear(latent.q_rank, query_size, has_bias=False, method=method)
         self.kv_norm = make_norm(latent.norm, latent.kv_rank)
-        self.k_up = PerHeadLinear(num_heads, latent.nope_dim, latent.kv_rank, dtype=dtype)
-        self.v_up = PerHeadLinear(num_heads, latent.kv_rank, latent.value_dim, dtype=dtype)
+        self.k_up = PerHeadLinear(num_heads, latent.nope_dim, latent.kv_rank, compute)
+        self.v_up = PerHeadLinear(num_heads, latent.kv_rank, latent.value_dim, compute)
         self.out = Linear(num_heads * latent.value_dim, hidden_size, has_bias=spec.has_out_bias, method=method)
+        self._copy_heads = compute.ops.copy_heads(latent.rope_dim)
 
     def forward(
         self,
@@ -74,10 +72,6 @@ class LatentAttention(nn.Module):
         """Queries [T, H * (rope_dim + nope_dim)] with W_k absorbed, to meet cached rows: [T, H, rope_dim + kv_rank]."""
         q = q.view(len(q), self.spec.num_heads, -1)
         queries = q.new_empty(*q.shape[:2], self.spec.head_dim)
-        rotary_part, target = q[..., : self.rope_dim], queries[..., : self.rope_dim]
-        if supports_rows(rotary_part):
-            copy_heads(rotary_part, target)
-        else:
-            target.copy_(rotary_part)
+        self._copy_heads(q[..., : self.rope_dim], queries[..., : self.rope_dim])
         self.k_up(q[..., self.rope_dim :], queries[..., self.rope_dim :])
         return queries

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from models.architecture.feed_forward import MLPSpec
+from models.kernels.row_input import Prologue
+from models.layers.activation import activation_of
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
-from models.linear.prologue import Prologue, activation_of
 
 
 class MLP(nn.Module):

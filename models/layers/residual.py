@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.kernels.cpu.rows import join_rows, supports_rows
+from models.kernels.ops import JoinRows, Operations
+from models.kernels.row_input import IDENTITY, Prologue
 from models.layers.norm import Norm
-from models.linear.prologue import IDENTITY, Prologue
 
 # Whether a sublayer has a norm of its input, and one of its output.
 NORMS_OF_SUBLAYER = {
@@ -46,40 +46,44 @@ def skip_sublayer(x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:  # noqa:
 class AddScaled:
     """skip * x + scale * post_norm(f(norm(x))); each part is optional."""
 
-    def __init__(self, norm: Prologue, post_norm: Norm | None, *, sublayer_scale: float, skip_scale: float) -> None:
+    def __init__(
+        self, norm: Prologue, post_norm: Norm | None, join_rows: JoinRows, *, sublayer_scale: float, skip_scale: float
+    ) -> None:
         self._norm = norm
+        self._join_rows = join_rows
         self._post_norm = post_norm or IDENTITY
         self._sublayer_scale = sublayer_scale
         self._skip_scale = skip_scale
 
     def __call__(self, x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
         y = sublayer(x, self._norm, None)
-        if supports_rows(x) and supports_rows(y):
-            return join_rows(x, y, self._post_norm.row_input, skip=self._skip_scale, scale=self._sublayer_scale)
-        skipped = x if self._skip_scale == 1.0 else x * self._skip_scale
-        return torch.add(skipped, self._post_norm(y), alpha=self._sublayer_scale)
+        return self._join_rows(x, y, self._post_norm, skip=self._skip_scale, scale=self._sublayer_scale)
 
 
 class AddAndNorm:
     """norm(skip * x + f(x))."""
 
-    def __init__(self, norm: Norm, *, skip_scale: float) -> None:
+    def __init__(self, norm: Norm, join_rows: JoinRows, *, skip_scale: float) -> None:
         self._norm = norm
+        self._join_rows = join_rows
         self._skip_scale = skip_scale
 
     def __call__(self, x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
         y = sublayer(x, IDENTITY, None)
-        if supports_rows(x) and supports_rows(y):
-            return join_rows(x, y, self._norm.row_input, skip=self._skip_scale, norms_sum=True)
-        return self._norm(torch.add(y, x, alpha=self._skip_scale))
+        return self._join_rows(x, y, self._norm, skip=self._skip_scale, norms_sum=True)
 
 
-def make_residual(spec: LayerSpec, norm: Norm | None, post_norm: Norm | None) -> Residual:
+def make_residual(
+    spec: LayerSpec, norm: Norm | None, post_norm: Norm | None, hidden_size: int, ops: Operations
+) -> Residual:
     """norm, post_norm: of the sublayer, where the placement has them."""
+    join_rows = ops.join_rows(hidden_size)
     if spec.placement is NormPlacement.AFTER_SUM:
         assert norm is not None
         assert spec.sublayer_scale == 1.0
-        return AddAndNorm(norm, skip_scale=spec.skip_scale)
+        return AddAndNorm(norm, join_rows, skip_scale=spec.skip_scale)
     if post_norm is None and spec.sublayer_scale == spec.skip_scale == 1.0:
         return AddResidual(norm or IDENTITY)
-    return AddScaled(norm or IDENTITY, post_norm, sublayer_scale=spec.sublayer_scale, skip_scale=spec.skip_scale)
+    return AddScaled(
+        norm or IDENTITY, post_norm, join_rows, sublayer_scale=spec.sublayer_scale, skip_scale=spec.skip_scale
+    )

@@ -5,11 +5,11 @@ from typing import Protocol, TypeVar
 import torch
 
 from models.kernels.cpu.arena import HugePageArena
+from models.kernels.row_input import Prologue
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer
 from models.linear.native import NativeLinearMethod
 from models.linear.native_bank import NativeAdapter, NativeBank
-from models.linear.prologue import Prologue
 from models.linear.torch_bank import TorchAdapter, TorchBank
 
 P = TypeVar("P")

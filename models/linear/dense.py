@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from models.checkpoints.base import StoredTensor
+from models.kernels.row_input import Prologue
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange
-from models.linear.prologue import Prologue
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
@@ -14,6 +14,7 @@ class DenseLinearMethod:
     """Stateless; shared by all layers that use it."""
 
     name = "dense"
+    packed = None
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = self.bias_dtype = dtype

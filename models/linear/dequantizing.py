@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.blocks import GGUFRows
 from models.errors import CheckpointError
-from models.kernels.cpu.packed_weight import WeightFormat
+from models.kernels.formats import WeightFormat
+from models.kernels.row_input import Prologue
 from models.linear.dense import DTYPE_NAMES
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
-from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
@@ -28,6 +28,7 @@ class DequantizingLinearMethod:
     """
 
     name = "dequantizing"
+    packed = None
 
     def __init__(
         self, storages: Mapping[str | None, WeightStorage | None], dtype: torch.dtype, device: torch.device

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.kernels.row_input import IDENTITY, Prologue
 from models.linear.adapter_bank import AdapterBank, make_bank
 from models.linear.method import LinearMethod
-from models.linear.prologue import IDENTITY, Prologue
 
 
 class Linear(nn.Module):
@@ -55,6 +55,11 @@ class Linear(nn.Module):
     def rows(self, shard: str | None) -> tuple[int, int]:
         """(first, count) of a shard's output rows; None is the whole layer."""
         return (0, self.out_features) if shard is None else self.shards[shard]
+
+    @property
+    def packed(self) -> object | None:
+        """The weights in the layout of kernels, once they are loaded; None if the method packs none."""
+        return self.method.packed
 
     def enable_adapters(self, max_slots: int) -> None:
         """Make ready for adapters in slots 0 .. max_slots - 1; once, after the weights are loaded."""

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from models.checkpoints.base import StoredTensor
-from models.linear.prologue import Prologue
+from models.kernels.row_input import Prologue
 
 # Puts a checkpoint's rows into the decoder's order: see families/transforms.py.
 Rearrange = Callable[[torch.Tensor], torch.Tensor]
@@ -53,6 +53,10 @@ class LinearMethod(Protocol):
 
     name: str
     bias_dtype: torch.dtype
+
+    @property
+    def packed(self) -> object | None:
+        """See Linear.packed."""
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
         """The tensors to allocate for a layer before its weights are loaded, without the bias."""

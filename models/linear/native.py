@@ -8,9 +8,10 @@ from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import DENSE_DTYPES, NativeWeight, NotFiniteError, pack_weight
+from models.kernels.cpu.packed_weight import NativeWeight, pack_weight
+from models.kernels.formats import DENSE_DTYPES, NotFiniteError
+from models.kernels.row_input import Prologue
 from models.linear.method import LinearLayer, ParameterSpec, Rearrange, rows_of_shards
-from models.linear.prologue import Prologue
 from models.linear.storage import QuantizedStorage, WeightStorage
 from models.quant.scaled_weight import pack_quantized
 
@@ -34,6 +35,10 @@ class NativeLinearMethod:
         self._storages = dict(storages)
         self._weights: dict[str | None, NativeWeight] = {}
         self.multiply: PackedLinear | None = None  # after `process_after_loading`
+
+    @property
+    def packed(self) -> PackedLinear | None:
+        return self.multiply
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:  # noqa: ARG002
         return ()

@@ -8,11 +8,12 @@ from models.kernels.cpu.adapters import AdapterTable, KernelPair, PackedPairs
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import required_library
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.packed_weight import pack_weight
+from models.kernels.formats import WeightFormat
+from models.kernels.row_input import Prologue
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer, computed_pair
 from models.linear.native import NativeLinearMethod
-from models.linear.prologue import Prologue
 from models.linear.torch_bank import rows_by_slot
 
 

@@ -6,7 +6,7 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.errors import CheckpointError
-from models.kernels.cpu.packed_weight import WeightFormat
+from models.kernels.formats import WeightFormat
 from models.linear.method import Rearrange
 from models.quant.round_to_nearest import quantize_matrix
 from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, rearranged_rows

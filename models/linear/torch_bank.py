@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.arena import HugePageArena
+from models.kernels.row_input import Prologue
 from models.linear.adapter import LayerAdapter
 from models.linear.computed_pair import AdaptedLayer, ComputedPair, computed_pair
-from models.linear.prologue import Prologue
 
 
 @dataclass(frozen=True, slots=True, eq=False)

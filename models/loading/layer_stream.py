@@ -9,10 +9,10 @@ from torch import nn
 from models.attention.rotary import RotaryEmbedding
 from models.attention.select import select_backend
 from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
+from models.compute import ComputeConfig
 from models.decoder import allocate_module
-from models.kernels.cpu.library import load_kernels
+from models.kernels.ops import select_operations
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig
 from models.loading.assign import Assignment, load_weights
 from models.loading.load import build_skeleton
 from models.loading.open import OpenedModel
@@ -43,11 +43,10 @@ class LayerStream:
         self, opened: OpenedModel, *, dtype: torch.dtype, device: torch.device, weights: WeightOptions | None = None
     ) -> None:
         """weights: as load_model takes them. Raises a ModelError, before anything large is read."""
-        if device.type == "cpu":
-            load_kernels(on_compiled=lambda _done, _total: None)
         self.device = device
+        ops = select_operations(dtype, device)
         self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
-        compute = ComputeConfig(self._backend, dtype, device)
+        compute = ComputeConfig(self._backend, ops, dtype, device)
         self.decoder, self.assignments, _ = build_skeleton(opened, compute, weights or WeightOptions())
         self.decoder.eval()
 

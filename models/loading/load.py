@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from models.attention.select import select_backend
+from models.compute import ComputeConfig
 from models.config.generation import generation_defaults, sampling_note
 from models.decoder import Decoder
 from models.errors import ModelError
-from models.kernels.cpu.library import load_kernels
-from models.linear.dense import DenseLinearMethod
+from models.kernels.ops import select_operations
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, LoadedModel, LoadedWeights
+from models.loaded_model import LoadedModel, LoadedWeights
 from models.loading.assign import Assignment, assign, load_weights
-from models.loading.methods import StoragePlan, choose_methods, native_linears_refusal
-from models.loading.notes import attention_note, format_of, kernels_note, weights_note
+from models.loading.methods import StoragePlan, choose_methods
+from models.loading.notes import attention_note, format_of, weights_note
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import PoolingTraits, pooling_traits
 from models.progress import ProgressReport
@@ -80,7 +80,7 @@ def load_model(
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
     cached = _cached_weights(files, state, compute, options)
     decoder, weights = _build(opened, compute, options.weights, cached, progress)
-    own = [attention_note(compute.backend, refusals), kernels_note(compute.device), sampling_note(defaults)]
+    own = [attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
     notes = [opened.note, weights.note, *own]
     return LoadedModel(
         decoder=decoder,
@@ -112,10 +112,9 @@ def _compute_config(
     """What computes the model, and why other attention back ends do not. Compiles kernels that are missing."""
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
-    if device.type == "cpu":
-        load_kernels(lambda done, total: progress("compile kernels", done, total, "files"))
+    ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
     backend, refusals = select_backend(opened.attention_specs, dtype, device)
-    return ComputeConfig(backend, dtype, device), refusals
+    return ComputeConfig(backend, ops, dtype, device), refusals
 
 
 def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -134,7 +133,7 @@ def _cached_weights(
 ) -> CachedWeights | None:
     if options.weight_cache is None or state is None:
         return None
-    if native_linears_refusal(compute.dtype, compute.device) is not None:
+    if compute.ops.packing_refusal is not None:
         return None
     return cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
 
@@ -190,7 +189,6 @@ def build_skeleton(
     opened: OpenedModel, compute: ComputeConfig, weights: WeightOptions
 ) -> tuple[Decoder, list[Assignment], StoragePlan]:
     """A decoder without memory, the destinations of the checkpoint's tensors in it, and how they will be stored."""
-    method = DenseLinearMethod(compute.dtype)
-    decoder = Decoder(opened.spec, backend=compute.backend, method=method, dtype=compute.dtype)
+    decoder = Decoder(opened.spec, compute)
     assignments = assign(decoder, opened.checkpoint, opened.names)
-    return decoder, assignments, choose_methods(decoder, assignments, compute.dtype, compute.device, weights)
+    return decoder, assignments, choose_methods(decoder, assignments, compute, weights)

@@ -8,10 +8,10 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from models.checkpoints.base import StoredTensor
+from models.compute import ComputeConfig
 from models.decoder import Decoder
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.cpu.library import kernel_library
-from models.kernels.cpu.packed_weight import WeightFormat
+from models.kernels.formats import WeightFormat
 from models.linear.dense import DenseLinearMethod
 from models.linear.dequantizing import DequantizingLinearMethod
 from models.linear.embedding import Embedding
@@ -50,31 +50,14 @@ class StoragePlan:
             self.dequantized[name] += 1
 
 
-def native_linears_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why the native linear kernels cannot serve a model, or None if they can."""
-    if device.type != "cpu":
-        return f"the native kernels run on the CPU, not on {device}"
-    if dtype != torch.bfloat16:
-        return f"the native kernels compute in bfloat16, not in {str(dtype).removeprefix('torch.')}"
-    if kernel_library() is None:
-        return "the native kernels are not available (the reason is in the log)"
-    return None
-
-
-def fp32_linears_are_native(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether there is a native kernel for dense linear layers in fp32."""
-    return dtype == torch.float32 and device.type == "cpu" and kernel_library() is not None
-
-
 def choose_methods(
     decoder: Decoder,
     assignments: Sequence[Assignment],
-    dtype: torch.dtype,
-    device: torch.device,
+    compute: ComputeConfig,
     options: WeightOptions,
 ) -> StoragePlan:
     """Give every linear layer the method for its weights; dense layers without a kernel keep the one they have."""
-    chooser = _MethodChooser(decoder, dtype, device, options)
+    chooser = _MethodChooser(decoder, compute, options)
     if chooser.plan.refusal is None:
         # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
         # in bf16: 2.3e-4 -> 6.0e-4 nats a token) and save no time.
@@ -99,23 +82,21 @@ def _weights_by_module(assignments: Iterable[Assignment]) -> Mapping[str, _Tenso
 class _MethodChooser:
     """Sets the methods of one decoder's layers, one after the other, and notes in `plan` what it chose."""
 
-    def __init__(self, decoder: Decoder, dtype: torch.dtype, device: torch.device, options: WeightOptions) -> None:
+    def __init__(self, decoder: Decoder, compute: ComputeConfig, options: WeightOptions) -> None:
         self._head = decoder.head
         # Small, and their errors are those of the answer: quantized only with `includes_head`.
         self._outer = {decoder.head, *(() if decoder.score_head is None else decoder.score_head.modules())}
-        self._dtype = dtype
-        self._device = device
+        self._dtype, self._device = compute.dtype, compute.device
         self._options = options
         self._arena = HugePageArena()
         # Whole texts gain by it: their rows are many. Where tokens are generated, memory is the limit.
-        self._packs_fp32 = not decoder.spec.has_head and fp32_linears_are_native(dtype, device)
-        refusal = native_linears_refusal(dtype, device)
+        self._packs_fp32 = not decoder.spec.has_head and compute.ops.packs_fp32
+        refusal = compute.ops.packing_refusal
         default_reason = "there is no kernel for them" if options.keeps_quantized else "as asked for"
         self.plan = StoragePlan(refusal, refusal or default_reason)
 
     def choose_per_head(self, layer: PerHeadLinear) -> None:
-        if self.plan.refusal is None:
-            layer.pack_into(self._arena)
+        layer.pack_into(self._arena)
 
     def choose(self, layer: Linear, tensors: _Tensors) -> None:
         shards: Iterable[str | None] = [None] if None in tensors else layer.shards

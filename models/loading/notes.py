@@ -2,11 +2,8 @@
 
 from collections import Counter
 
-import torch
-
 from models.attention.base import AttentionBackend
 from models.decoder import Decoder
-from models.kernels.cpu.library import describe_kernels
 from models.linear.dense import DTYPE_NAMES
 from models.linear.linear import Linear
 from models.loading.assign import Assignment
@@ -47,8 +44,3 @@ def attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
     """refusals: why other back ends were passed over."""
     passed_over = f" (not {'; '.join(refusals)})" if refusals else ""
     return f"Attention: {backend.name}{passed_over}"
-
-
-def kernels_note(device: torch.device) -> str:
-    """Empty where no kernels of ours are used."""
-    return describe_kernels() if device.type == "cpu" else ""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from models.kernels.cpu.arena import HugePageArena
-from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
+from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.cpu.packed_weight import NativeWeight
+from models.kernels.cpu.quantize import quantize_rows
 from models.kernels.cpu.tape import Kernel
 from models.quant.tensor import WIDE_ENCODINGS, ActivationQuantization, Encoding, QuantKind, QuantTensor
 
@@ -130,25 +131,10 @@ def quantize_natively(
     weight: torch.Tensor, encoding: Encoding, group_size: int, *, library: KernelLibrary | None = None
 ) -> QuantTensor | None:
     """Quantize like `quantize_matrix`, for INT4 without zero points and NF4; None if the kernel does not support it."""
-    library = library or kernel_library()
-    rows, columns = weight.shape
-    if (
-        library is None
-        or encoding not in (Encoding.INT4, Encoding.NF4)
-        or weight.dtype not in (torch.bfloat16, torch.float32)
-        or weight.device.type != "cpu"
-        or columns % 16
-        or group_size % 16
-    ):
+    if encoding not in (Encoding.INT4, Encoding.NF4):
         return None
-    weight = weight.contiguous()
-    codes = torch.empty(rows, columns // 2, dtype=torch.uint8)
-    scales = torch.empty(rows, -(-columns // group_size), dtype=torch.bfloat16)
-    library.quantize(
-        *(weight.data_ptr(), weight.dtype == torch.bfloat16, rows, columns),
-        *(_CODES.index(encoding), group_size, codes.data_ptr(), scales.data_ptr()),
-    )
-    return QuantTensor(encoding, codes, scales, None, group_size)
+    quantized = quantize_rows(weight, _CODES.index(encoding), group_size, library=library)
+    return None if quantized is None else QuantTensor(encoding, *quantized, None, group_size)
 
 
 def _for_each_row(values: torch.Tensor, row_group: int, rows: int) -> torch.Tensor:

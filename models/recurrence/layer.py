@@ -7,8 +7,8 @@ from torch import nn
 
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
+from models.kernels.row_input import Prologue
 from models.linear.linear import Linear
-from models.linear.prologue import Prologue
 from models.recurrence.state import LayerState
 
 

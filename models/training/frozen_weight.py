@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
+from models.kernels.row_input import IDENTITY
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
-from models.linear.prologue import IDENTITY
 
 _MAX_ELEMENTS = 1 << 24  # of a matrix, dequantized at a time: 32 MB in bf16
 _BLOCK_ROWS = 16  # packed weights are read fastest in whole blocks of rows

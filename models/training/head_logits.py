@@ -3,7 +3,7 @@
 import torch
 
 from models.decoder import Decoder
-from models.linear.prologue import IDENTITY
+from models.kernels.row_input import IDENTITY
 from models.training.lora import frozen_weight
 
 _MAX_LOGITS = 1 << 24  # computed at a time: 64 MB in fp32

@@ -5,18 +5,20 @@ from dataclasses import dataclass
 import torch
 
 from models.attention.select import select_backend
+from models.compute import ComputeConfig
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
 from models.families.registry import family_of
-from models.kernels.cpu.library import load_kernels
-from models.loaded_model import ComputeConfig, LoadedWeights
+from models.kernels.ops import select_operations
+from models.loaded_model import LoadedWeights
 from models.loading.load import LoadOptions, build_decoder, resolve_dtype
-from models.loading.methods import native_linears_refusal
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
+from models.system.devices import is_host
 from models.training.attention import TrainAttention
+from models.training.operations import TrainOperations
 from models.weight_cache.entry import cached_weights, files_state
 
 
@@ -39,15 +41,15 @@ def load_for_training(files: ModelFiles, options: LoadOptions, progress: Progres
     state = None if options.weight_cache is None else files_state(files)
     opened = open_model(files, options.overrides)
     device = torch.device(options.device)
-    if device.type != "cpu":
+    if not is_host(device):
         raise UnsupportedModelError(f"training runs on the CPU, not on {device}; choose --device cpu")
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
-    load_kernels(lambda done, total: progress("compile kernels", done, total, "files"))
+    ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
     serving, _ = select_backend(opened.attention_specs, dtype, device)
     cached = None
-    if options.weight_cache is not None and state is not None and native_linears_refusal(dtype, device) is None:
+    if options.weight_cache is not None and state is not None and ops.packing_refusal is None:
         cached = cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
-    compute = ComputeConfig(TrainAttention(serving), dtype, device)
+    compute = ComputeConfig(TrainAttention(serving), TrainOperations(ops), dtype, device)
     decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
     opened.overridden.refuse_unread(opened.config.architecture())
     architecture = opened.config.architecture()

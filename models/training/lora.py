@@ -11,9 +11,9 @@ from models.errors import ModelError
 from models.families.module_names import NamedLinear
 from models.families.name_map import Rules
 from models.families.transforms import transpose
+from models.kernels.row_input import Prologue
 from models.linear.linear import Linear
 from models.linear.method import LinearLayer, ParameterSpec
-from models.linear.prologue import Prologue
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
 from models.training.layer_adapter import LayerAdapter, Pair, Piece
 from models.training.trainable_layers import layer_kinds, trainable_layers
@@ -39,6 +39,7 @@ class TrainableMethod:
     """
 
     name = "trainable"
+    packed = None
 
     def __init__(self, layer: Linear, adapter: LayerAdapter | None, dtype: torch.dtype) -> None:
         """layer: with the method that serves it. dtype: of the decoder."""

@@ -12,12 +12,13 @@ import transformers
 from models.architecture.attention import AttentionSpec
 from models.checkpoints.quantized.registry import find_quantization_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
+from models.compute import ComputeConfig
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.linear.dense import DTYPE_NAMES
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, LoadedWeights
+from models.loaded_model import LoadedWeights
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from models.decoder import Decoder
-from models.kernels.cpu.packed_weight import NativeWeight, PackedWeight, WeightFormat
+from models.kernels.cpu.packed_weight import NativeWeight, PackedWeight
+from models.kernels.formats import WeightFormat
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.linear.native import NativeLinearMethod

@@ -19,12 +19,15 @@ from transformers.pytorch_utils import Conv1D
 
 from models.attention.base import AttentionBackend
 from models.attention.reference import ReferenceAttention
+from models.compute import ComputeConfig
 from models.decoder import Decoder
+from models.kernels.ops import Operations, select_operations
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
+from models.training.attention import TrainAttention
+from models.training.operations import TrainOperations
 
 VOCAB_SIZE = 128
 SMALL = {
@@ -125,8 +128,10 @@ def load_folder(
     dtype: torch.dtype = torch.float32,
     backend: AttentionBackend | None = None,
     weights: WeightOptions | None = None,
+    ops: Operations | None = None,
 ) -> Decoder:
-    return load_folder_with_note(folder, dtype, backend, weights)[0]
+    """ops: those of this machine's CPU by default."""
+    return _built(ModelFiles(folder, (), "m"), cpu_compute(dtype, backend, ops), weights)[0]
 
 
 def load_folder_with_note(
@@ -136,7 +141,7 @@ def load_folder_with_note(
     weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder, and the line for the operator on how its weights are held."""
-    return _built(ModelFiles(folder, (), "m"), dtype, backend, weights)
+    return _built(ModelFiles(folder, (), "m"), cpu_compute(dtype, backend), weights)
 
 
 def load_gguf(
@@ -156,12 +161,19 @@ def load_gguf_with_note(
     weights: WeightOptions | None = None,
 ) -> tuple[Decoder, str]:
     """The decoder, and the line for the operator on how its weights are held."""
-    return _built(ModelFiles(None, tuple(paths), "m"), dtype, backend, weights)
+    return _built(ModelFiles(None, tuple(paths), "m"), cpu_compute(dtype, backend), weights)
 
 
-def _built(
-    files: ModelFiles, dtype: torch.dtype, backend: AttentionBackend | None, weights: WeightOptions | None
-) -> tuple[Decoder, str]:
-    compute = ComputeConfig(backend or ReferenceAttention(), dtype, torch.device("cpu"))
+def cpu_compute(
+    dtype: torch.dtype = torch.float32, backend: AttentionBackend | None = None, ops: Operations | None = None
+) -> ComputeConfig:
+    """Computing on this machine's CPU. backend: the reference by default. ops: the CPU's by default."""
+    ops = ops or select_operations(dtype, torch.device("cpu"))
+    if isinstance(backend, TrainAttention):
+        ops = TrainOperations(ops)
+    return ComputeConfig(backend or ReferenceAttention(), ops, dtype, torch.device("cpu"))
+
+
+def _built(files: ModelFiles, compute: ComputeConfig, weights: WeightOptions | None) -> tuple[Decoder, str]:
     decoder, held = build_decoder(open_model(files), compute, weights or WeightOptions(), lambda *_: None)
     return decoder, held.note

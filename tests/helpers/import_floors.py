@@ -17,7 +17,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "config system",
         "kernels",
         "attention quant",
-        "checkpoints",
+        "checkpoints compute",
         "linear sources",
         "layers tokenizer pooling",
         "families recurrence loaded_model",

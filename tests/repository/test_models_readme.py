@@ -3,14 +3,11 @@
 import re
 from collections import defaultdict
 
-import torch
-
 from models.architecture.decoder import DecoderSpec
-from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.layers.qk_norm import OwnWeightsNorm
-from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
+from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.repository import ROOT
 from tests.helpers.techniques import described, described_as
 from tests.models.families.all_variants import ALL_VARIANTS
@@ -33,7 +30,7 @@ def test_every_place_is_in_the_table() -> None:
 
 
 def places_of(spec: DecoderSpec) -> Places:
-    decoder = Decoder(spec, backend=ReferenceAttention(), method=DenseLinearMethod(torch.float32), dtype=torch.float32)
+    decoder = Decoder(spec, cpu_compute())
     places: Places = {}
     for name, module in decoder.named_modules():
         parameters = {parameter for parameter, _ in module.named_parameters(recurse=False)}

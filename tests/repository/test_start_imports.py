@@ -15,11 +15,12 @@ import torch
 from types import SimpleNamespace as Fields
 from engine.process import main
 from models.attention.reference import ReferenceAttention
+from models.compute import ComputeConfig
 from models.decoder import Decoder
 from models.config.hf_config import HFConfig
 from models.kernels.cpu.tape import Workspace, record
 from models.families.transforms import (ungroup_qkv, unpermute_q)
-from models.linear.dense import DenseLinearMethod
+from models.kernels.ops import Operations
 from models.families.registry import family_of
 
 sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32}
@@ -27,7 +28,7 @@ others = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embe
 config = HFConfig({"architectures": ["LlamaForCausalLM"], **sizes, **others, "rms_norm_eps": 1e-5}, "config.json")
 spec = family_of("LlamaForCausalLM").describe(config)
 bf16 = torch.bfloat16
-decoder = Decoder(spec, backend=ReferenceAttention(), method=DenseLinearMethod(bf16), dtype=bf16)
+decoder = Decoder(spec, ComputeConfig(ReferenceAttention(), Operations(), bf16, torch.device("cpu")))
 decoder.allocate(torch.device("cpu"))
 assert {parameter.device.type for parameter in decoder.parameters()} == {"cpu"}
 layer = Fields(rope=Fields(rotary_dim=4), attention=Fields(num_heads=4, num_kv_heads=2, head_dim=8))

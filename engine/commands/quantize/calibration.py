@@ -16,9 +16,9 @@ from engine.errors import StartupError
 from engine.quality.eval_chunks import joint_batch
 from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
+from models.kernels.row_input import IDENTITY
 from models.layers.moe import MoE
 from models.linear.linear import Linear
-from models.linear.prologue import IDENTITY
 from models.quant.activations import round_by_token
 from models.quant.gptq import FactoredInputs
 from models.quant.tensor import Encoding

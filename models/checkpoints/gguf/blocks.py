@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from models.kernels.cpu.packed_weight import WeightFormat
+from models.kernels.formats import WeightFormat
 
 _PART_ELEMENTS = 1 << 24  # there are several temporaries of 4 bytes for each
 _Sections = tuple[torch.Tensor, ...]

@@ -15,7 +15,8 @@ from models.checkpoints.gguf.blocks import GGUFRows
 from models.checkpoints.gguf.codes import stored_codes, wider_format
 from models.checkpoints.gguf.header import GGUFHeader, GGUFTensor, read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
-from models.kernels.cpu.packed_weight import NotFiniteError, WeightFormat, dequantize_natively
+from models.kernels.cpu.packed_weight import dequantize_natively
+from models.kernels.formats import NotFiniteError, WeightFormat
 
 _PLAIN = {
     GGMLQuantizationType.F32: torch.float32,

@@ -8,7 +8,8 @@ import torch
 
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, required_library
-from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.packed_weight import pack_weight
+from models.kernels.formats import WeightFormat
 from models.kernels.row_input import PLAIN, RowInput
 
 _LANES = 16  # outputs of a block; columns must be a multiple

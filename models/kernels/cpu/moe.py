@@ -2,14 +2,15 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
-from models.architecture.feed_forward import GroupScore, RouterScore, RouterSpec
-from models.kernels.cpu.library import KernelLibrary, required_library
+from models.architecture.feed_forward import GroupScore, RouterScore
+from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.row_input import RowInput
+from models.kernels.cpu.rows import prepare_rows
+from models.kernels.operands import ExpertLayer, SharedExpert
+from models.kernels.row_input import Prologue
 
 _MAX_SEGMENTS = 2  # gate and up
 
@@ -62,39 +63,26 @@ def supports_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bo
     )
 
 
-class RouterWeights(NamedTuple):
-    """fp32, contiguous."""
-
-    weight: torch.Tensor  # [E, K]
-    bias: torch.Tensor | None = None  # [E]
-    correction: torch.Tensor | None = None  # [E]
-    shared_gate: torch.Tensor | None = None  # [1, K], of the shared expert
-
-
 class NativeExperts:
-    """Bound to the addresses of its tensors, which must not move."""
+    """Experts bound to the addresses of their tensors, which must not move. Implements the operation Experts."""
 
     def __init__(
         self,
-        spec: RouterSpec,
-        router: RouterWeights,
+        layer: ExpertLayer,
         experts: Sequence[tuple[PackedLinear, PackedLinear]],
-        activation: RowInput,
-        rows_per_expert: torch.Tensor,
         *,
-        library: KernelLibrary | None = None,
+        library: KernelLibrary,
     ) -> None:
-        """experts: the layers before and after the activation of each; see `supports_experts`.
-
-        rows_per_expert: [E] int64, to which every call adds.
-        """
-        self._library = library or required_library()
+        """experts: the packed layers before and after the activation of each expert; see `supports_experts`."""
+        spec, router, activation = layer.spec, layer.router, layer.experts[0].activation.row_input
+        self._library = library
         self._chosen = spec.experts_per_token
+        self._has_shared_gate = router.shared_gate is not None
         ups, downs = zip(*experts, strict=True)
         self._up, self._down = ((_ExpertLinear * len(experts))(*map(self._linear, each)) for each in (ups, downs))
         tensors = (*router, activation.weight)
         assert all(tensor is None or (tensor.dtype == torch.float32 and tensor.is_contiguous()) for tensor in tensors)
-        self.rows_per_expert = rows_per_expert
+        self.rows_per_expert = layer.rows_per_expert
         self._keep_alive = (experts, tensors)
         *addresses, activation_weight = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         self._router = _Router(
@@ -105,7 +93,7 @@ class NativeExperts:
         self._moe = _MoE(
             *(self._router, spec.scales_input, activation.kind, activation_weight),
             *(ctypes.addressof(self._up), ctypes.addressof(self._down)),
-            *(downs[0].columns, ups[0].rows, rows_per_expert.data_ptr()),
+            *(downs[0].columns, ups[0].rows, layer.rows_per_expert.data_ptr()),
         )
 
     def _linear(self, linear: PackedLinear) -> _ExpertLinear:
@@ -118,8 +106,20 @@ class NativeExperts:
             *(call.num_segments, kernels.index(call.kernel), *rounding_and_scale),
         )
 
-    def __call__(self, rows: torch.Tensor, shared: torch.Tensor | None, out: torch.Tensor, *, adds: bool) -> None:
-        """Writes the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous; with `adds` it adds to `out`.
+    def __call__(
+        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, shared: SharedExpert | None
+    ) -> torch.Tensor:
+        rows, of_shared = prepare_rows(x, norm.row_input, library=self._library), None
+        if shared is not None and not self._has_shared_gate and residual is not None:
+            residual = shared(rows, residual)
+        elif shared is not None:
+            of_shared = shared(rows, None)
+        out = torch.empty(x.shape, dtype=x.dtype) if residual is None else residual
+        self.compute(rows, of_shared, out, adds=residual is not None)
+        return out
+
+    def compute(self, rows: torch.Tensor, shared: torch.Tensor | None, out: torch.Tensor, *, adds: bool) -> None:
+        """Write the experts' outputs for `rows` [T, K] fp32 to `out` [T, K], contiguous, or add them to it.
 
         shared: [T, K] fp32, added if given, times sigmoid(shared_gate . row) if there is such a gate.
         """
@@ -131,7 +131,7 @@ class NativeExperts:
         )
 
     def route(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Experts [T, chosen] int32 of rows [T, K] fp32, and their weights."""
+        """Return the experts [T, chosen] int32 of rows [T, K] fp32, and their weights."""
         experts = torch.empty(len(rows), self._chosen, dtype=torch.int32)
         weights = torch.empty(len(rows), self._chosen)
         self._library.route_rows(

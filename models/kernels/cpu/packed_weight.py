@@ -1,4 +1,4 @@
-"""NativeLinearMethod weights of linear layers (C++): formats, packing, row look-up, dequantization of GGUF blocks.
+"""Packed weights of linear layers (C++): packing, row look-up, dequantization of GGUF blocks.
 
 Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
 with a scale per row and 32 columns (src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
@@ -6,7 +6,6 @@ and fp32 weights are multiplied in their own type with fp32 sums (src/dense). We
 quant/scaled_weight.py.
 """
 
-import enum
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,30 +14,7 @@ import torch
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.cpu.library import KernelLibrary, kernel_library, required_library
 from models.kernels.cpu.tape import Kernel
-
-
-class WeightFormat(enum.IntEnum):
-    """Formats with a native kernel: those of GGUF in the order of Format in codecs.h, and the dense ones."""
-
-    Q4_0 = 0
-    Q4_1 = 1
-    Q5_0 = 2
-    Q5_1 = 3
-    Q8_0 = 4
-    Q2_K = 5
-    Q3_K = 6
-    Q4_K = 7
-    Q5_K = 8
-    Q6_K = 9
-    BF16 = 10
-    F32 = 11
-
-
-DENSE_DTYPES = {WeightFormat.BF16: torch.bfloat16, WeightFormat.F32: torch.float32}
-
-
-class NotFiniteError(Exception):
-    """Weights that are not finite numbers."""
+from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 
 
 class NativeWeight(Protocol):

@@ -17,8 +17,7 @@ from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.linear.dense import DenseLinearMethod
-from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, random_model
+from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, cpu_compute, random_model
 from tests.helpers.engines import make_request
 from tests.helpers.paged import PagedRun, PagedSequence
 
@@ -36,7 +35,7 @@ def experts(count: int, chosen: int) -> MoESpec:
 
 def random_decoder(*layers: LayerSpec) -> Decoder:
     spec = DecoderSpec(50, 32, 64, layers, NORM, has_tied_head=True)
-    decoder = Decoder(spec, backend=ReferenceAttention(), method=DenseLinearMethod(torch.float32), dtype=torch.float32)
+    decoder = Decoder(spec, cpu_compute())
     decoder.allocate(torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     for parameter in decoder.parameters():

@@ -16,9 +16,9 @@ from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.linear.dense import DenseLinearMethod
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
+from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.engines import make_engine, make_request
 from tests.helpers.ledger import LedgerStep
 
@@ -39,7 +39,7 @@ def _work(*layers: LayerSpec) -> tuple[ModelWork, Decoder]:
     """Of a model without memory: its sizes are what counts."""
     spec = DecoderSpec(VOCAB, HIDDEN, 64, layers, NORM, has_tied_head=True)
     dtype = torch.bfloat16
-    decoder = Decoder(spec, backend=ReferenceAttention(), method=DenseLinearMethod(dtype), dtype=dtype)
+    decoder = Decoder(spec, cpu_compute(dtype))
     model = LoadedModel(
         decoder=decoder,
         architecture="LlamaForCausalLM",

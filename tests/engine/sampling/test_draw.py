@@ -2,7 +2,8 @@
 
 import torch
 
-from engine.sampling.draw import draw, uniform
+from engine.sampling.draw import uniform
+from models.kernels.torch.draw import draw
 
 
 def test_uniform_is_a_function_of_seed_and_position() -> None:

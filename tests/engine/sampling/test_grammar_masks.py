@@ -11,11 +11,14 @@ from engine.protocol.sampler_params import DryParams
 from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence
-from models.kernels.cpu import sampling as native
+from models.kernels.ops import select_operations
+from models.kernels.torch.logits import LogitOperations
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, encode, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, allowed_ids
 from tests.helpers.logits_rows import rows_of
+
+CPU_OPS = select_operations(torch.float32, torch.device("cpu")).logits()
 
 
 def _rows(grammar: SequenceGrammar | None, draft: list[int]) -> list[LogitsRow]:
@@ -25,10 +28,8 @@ def _rows(grammar: SequenceGrammar | None, draft: list[int]) -> list[LogitsRow]:
     return rows_of(sequence)
 
 
-@pytest.mark.parametrize("is_native", [True, False])
-def test_rows_keep_what_their_grammars_allow(is_native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not is_native:
-        monkeypatch.setattr(native, "sampling_library", lambda _: None)
+@pytest.mark.parametrize("ops", [LogitOperations(), CPU_OPS], ids=["torch", "cpu"])
+def test_rows_keep_what_their_grammars_allow(ops: LogitOperations) -> None:
     compact, numbers = sequence_grammar(GRAMMARS[0]), sequence_grammar(GRAMMARS[3])
     drafted = sequence_grammar(GRAMMARS[3])
     rows = [
@@ -40,7 +41,7 @@ def test_rows_keep_what_their_grammars_allow(is_native: bool, monkeypatch: pytes
     ]
     logits = torch.randn((len(rows), VOCAB_SIZE), generator=torch.Generator().manual_seed(1))
     expected = logits.clone()
-    masks = GrammarMasks()
+    masks = GrammarMasks(ops)
 
     masked = masks.apply(logits, rows)
 
@@ -67,7 +68,7 @@ def test_a_greedy_row_is_left_alone_where_its_best_token_matches_and_else_masked
         rows = _rows(grammar, [])
         logits = torch.randn((1, VOCAB_SIZE), generator=torch.Generator().manual_seed(1))
         logits[0, best_id] = 9.0
-        masked = GrammarMasks().apply(logits, rows, [best_id])
+        masked = GrammarMasks(CPU_OPS).apply(logits, rows, [best_id])
         assert masked == ([] if best_id in allowed - {EOS_ID} else [0])
         assert logits[0].argmax().item() == best_id or best_id not in allowed
 
@@ -77,7 +78,7 @@ def test_a_row_behind_a_draft_is_left_alone_where_its_best_token_matches() -> No
     rows = _rows(grammar, encode("012")[:2])
     digit, letter = encode("1")[0], encode("a")[0]
     logits = torch.zeros((3, VOCAB_SIZE))
-    assert GrammarMasks().apply(logits, rows, [digit, digit, letter]) == [2]
+    assert GrammarMasks(CPU_OPS).apply(logits, rows, [digit, digit, letter]) == [2]
     assert torch.isfinite(logits[:2]).all()
     assert grammar.can_follow(letter)  # what the rows looked at ahead is undone
 
@@ -99,13 +100,13 @@ def test_a_row_that_needs_more_than_its_best_token_is_masked(fields: dict[str, A
     grammar = sequence_grammar(GRAMMARS[3])
     request = make_request("r", [1], grammar=GRAMMARS[3], **{"temperature": 0.0, **fields})
     rows = rows_of(Sequence(request, seed=0, tokens=[1], num_prompt=1, grammar=grammar))
-    assert GrammarMasks().apply(torch.zeros((1, VOCAB_SIZE)), rows, [encode("0")[0]]) == [0]
+    assert GrammarMasks(CPU_OPS).apply(torch.zeros((1, VOCAB_SIZE)), rows, [encode("0")[0]]) == [0]
 
 
 def test_a_row_behind_a_draft_that_does_not_match_is_left_alone() -> None:
     """Its predecessor's mask rules the drafted token out, and nobody needs this row."""
     rows = _rows(sequence_grammar(GRAMMARS[3]), encode("[")[:1])
     logits = torch.zeros((2, VOCAB_SIZE))
-    GrammarMasks().apply(logits, rows)
+    GrammarMasks(CPU_OPS).apply(logits, rows)
     assert torch.isinf(logits[0]).any()
     assert torch.isfinite(logits[1]).all()

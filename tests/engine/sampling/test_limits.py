@@ -12,6 +12,8 @@ from engine.sampling.draw import Purpose, uniform
 from engine.sampling.rows import LogitsRow
 from engine.sampling.xtc import excludes_top_choices
 from engine.scheduling.sequence import Sequence
+from models.kernels.ops import select_operations
+from models.kernels.torch.logits import LogitOperations
 from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import sigma_survivors, softmax, typical_survivors, xtc_survivors
 from tests.helpers.statistics import goodness_p
@@ -131,6 +133,7 @@ def test_all_limits_apply_in_the_documented_order() -> None:
         np.testing.assert_allclose(probs.numpy(), _expected(row.double().numpy()), atol=1e-6)
 
 
+COLUMNS = [LogitOperations(), select_operations(torch.float32, torch.device("cpu")).logits()]
 LIMITS: dict[str, dict[str, object]] = {
     "top_n_sigma": {"top_n_sigma": 2.0},
     "typical": {"typical_p": 0.6},
@@ -140,14 +143,15 @@ LIMITS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_draws_follow_the_distribution(name: str) -> None:
-    """That of each row: with XTC, rows of two distributions. Natively drawn on a CPU, where limits allow."""
+@pytest.mark.parametrize("ops", COLUMNS)
+def test_draws_follow_the_distribution(name: str, ops: LogitOperations) -> None:
+    """With XTC, rows have two distributions."""
     draws = 8_000
     row_logits = torch.randn(30, generator=torch.Generator().manual_seed(3)) * 1.5
     rows = [_row(seed=seed, **LIMITS[name]) for seed in range(draws)]
     logits = row_logits.expand(draws, 30)
     probs = probabilities(logits.clone(), rows).double()
-    ids = draw_ids(logits.clone(), rows, [uniform(row.seed, 1) for row in rows])
+    ids = draw_ids(ops, logits.clone(), rows, [uniform(row.seed, 1) for row in rows])
     expected = probs.sum(dim=0).numpy()[None]
     counts = torch.bincount(torch.tensor(ids), minlength=30).numpy()[None]
     assert counts[expected == 0].sum() == 0
@@ -165,10 +169,11 @@ def test_xtc_uses_a_random_number_of_its_own() -> None:
     assert len({purpose.value for purpose in Purpose}) == len(Purpose)
 
 
-def test_a_row_is_drawn_alike_alone_and_in_a_batch() -> None:
+@pytest.mark.parametrize("ops", COLUMNS)
+def test_a_row_is_drawn_alike_alone_and_in_a_batch(ops: LogitOperations) -> None:
     logits = _logits(12, 3000)
     rows = [_row(seed=seed, **LIMITS[list(LIMITS)[seed % 4]]) for seed in range(12)]
     numbers = [uniform(row.seed, row.position) for row in rows]
-    together = draw_ids(logits.clone(), rows, numbers)
-    alone = [draw_ids(logits[i : i + 1].clone(), rows[i : i + 1], numbers[i : i + 1])[0] for i in range(12)]
+    together = draw_ids(ops, logits.clone(), rows, numbers)
+    alone = [draw_ids(ops, logits[i : i + 1].clone(), rows[i : i + 1], numbers[i : i + 1])[0] for i in range(12)]
     assert together == alone

@@ -14,10 +14,12 @@ import torch
 from engine.protocol import EngineRequest, SamplingParams
 from engine.protocol.sampler_params import DryParams, XtcParams
 from engine.sampling.distribution import probabilities
-from engine.sampling.draw import Purpose, draw, uniform
+from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.scheduling.sequence import Sequence
+from models.kernels.torch.draw import draw
+from models.kernels.torch.logits import LogitOperations
 from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import (
     dry_penalties,
@@ -77,7 +79,7 @@ class Case:
         request = EngineRequest(id="a", prompt_ids=PROMPT, sampling=self.params, arrival_s=0.0)
         sequences = [Sequence(request, SEED, list(PROMPT), len(PROMPT), draft=ids) for ids in prefixes]
         rows = [rows_of(sequence)[-1] for sequence in sequences]
-        LogitEditor([]).edit(logits, rows)
+        LogitEditor([], LogitOperations()).edit(logits, rows)
         return probabilities(logits, rows)
 
     def _exact(self, logits_after: np.ndarray, prefix: list[int]) -> np.ndarray:

@@ -6,6 +6,7 @@ import torch
 from engine.protocol import ThinkingBudget
 from engine.sampling.logit_edits import LogitEditor
 from engine.scheduling.sequence import Sequence
+from models.kernels.torch.logits import LogitOperations
 from tests.helpers.engines import make_request
 from tests.helpers.logits_rows import rows_of
 
@@ -16,7 +17,7 @@ def _due(output: list[int], draft: list[int], budget: ThinkingBudget) -> list[bo
     """Whether each row of a sequence can have the end mark alone."""
     request = make_request("r", [START, END], thinking=budget)
     sequence = Sequence(request, seed=0, tokens=[START, END, *output], num_prompt=2, draft=draft)
-    editor = LogitEditor([0])
+    editor = LogitEditor([0], LogitOperations())
     logits = torch.zeros((len(draft) + 1, 10))
     edited = editor.edit(logits, rows_of(sequence))
     only_end = [torch.isfinite(row).nonzero().flatten().tolist() == [END] for row in logits]
@@ -62,6 +63,6 @@ def test_a_mark_that_the_grammar_does_not_take_yet_is_not_forced(is_masked: bool
     sequence = Sequence(request, seed=0, tokens=[1, 1, 1, 1], num_prompt=1)
     logits = torch.zeros((1, 10))
     logits[0, [START, END] if is_masked else [START]] = -torch.inf  # as a mask leaves them
-    edited = LogitEditor([0]).edit(logits, rows_of(sequence))
+    edited = LogitEditor([0], LogitOperations()).edit(logits, rows_of(sequence))
     assert (edited == []) == is_masked
     assert torch.isfinite(logits[0]).nonzero().flatten().tolist() == (list(range(8)) if is_masked else [END])

@@ -1,10 +1,9 @@
 """Parity: tiny random checkpoints written by transformers, loaded by us, logits compared row by row."""
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,57 +12,67 @@ from transformers import Llama4ForConditionalGeneration, PreTrainedModel
 from engine.runner.executors.recorded import RecordedExecutor
 from models.architecture.feed_forward import MoESpec
 from models.attention.base import AttentionBackend
-from models.attention.select import PREFERENCE, load_backend
+from models.attention.cpu import CpuAttention
+from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.families.registry import FAMILIES
 from models.kernels.cpu.library import required_library
+from models.kernels.ops import Operations
 from models.linear.linear import Linear
 from tests.helpers.adapters import adapted, random_adapter
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, model_class, random_model
-from tests.helpers.kernels import torch_alone
 from tests.helpers.paged import PagedRun, PagedSequence, in_buffers
 from tests.models.families.all_variants import ALL_VARIANTS
 
-NATIVE, _ = PREFERENCE["cpu"]
 BLOCK_SIZE = 4
 LENGTHS = (37, 9, 1, 22)
 
 
+class Column(NamedTuple):
+    """A back end, and a column of the table of operations; None: the one that is selected for a CPU."""
+
+    backend: AttentionBackend
+    ops: Operations | None
+
+
+CPU = Column(CpuAttention(), None)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """A model of transformers, its checkpoint, its fp32 logits for prompts of LENGTHS, and our attention back end."""
+    """A model of transformers, its checkpoint, its fp32 logits for prompts of LENGTHS, and what we compute with."""
 
     model: PreTrainedModel
     folder: Path
     prompts: list[list[int]]
     truths: list[torch.Tensor]
-    backend: AttentionBackend
+    column: Column
     decoders: dict[torch.dtype, Decoder] = field(default_factory=dict)  # loaded once
 
     def run(self, dtype: torch.dtype = torch.float32) -> PagedRun:
+        backend = self.column.backend
         if dtype not in self.decoders:
-            self.decoders[dtype] = load_folder(self.folder, dtype, self.backend)
+            self.decoders[dtype] = load_folder(self.folder, dtype, backend, ops=self.column.ops)
         decoder = self.decoders[dtype]
         for attention in decoder.spec.attention_specs:
-            if reason := self.backend.unsupported(attention, dtype, torch.device("cpu")):
-                pytest.skip(f"{self.backend.name} {reason}")
-        return PagedRun(decoder, self.backend, block_size=BLOCK_SIZE)
+            if reason := backend.unsupported(attention, dtype, torch.device("cpu")):
+                pytest.skip(f"{backend.name} {reason}")
+        return PagedRun(decoder, backend, block_size=BLOCK_SIZE)
 
 
-@pytest.fixture(scope="module", params=PREFERENCE["cpu"])
-def backend(request: pytest.FixtureRequest) -> Iterator[AttentionBackend]:
-    """The native one, with all native kernels; and the reference, with torch everywhere, as on a GPU."""
-    with contextlib.nullcontext() if request.param == NATIVE else torch_alone():
-        yield load_backend(request.param)
+@pytest.fixture(scope="module", params=["cpu", "torch"])
+def column(request: pytest.FixtureRequest) -> Column:
+    """All native kernels; and torch everywhere, as on a device without kernels."""
+    return CPU if request.param == "cpu" else Column(ReferenceAttention(), Operations())
 
 
 @pytest.fixture(scope="module", params=ALL_VARIANTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: AttentionBackend) -> Pair:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, column: Column) -> Pair:
     model = random_model(ALL_VARIANTS[request.param]())
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     prompts = random_prompts(LENGTHS)
-    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], backend)
+    return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], column)
 
 
 def random_prompts(lengths: tuple[int, ...], seed: int = 1) -> list[list[int]]:
@@ -138,7 +147,7 @@ def test_fp32_logits_of_output_rows_and_of_what_follows_them(pair: Pair) -> None
     assert_all_close([logits, *last], [pair.truths[0][output_rows], pair.truths[0][-1:]])
 
 
-@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("column", ["cpu"], indirect=True)
 def test_fp32_logits_with_an_adapter_on_every_layer(pair: Pair, tmp_path: Path) -> None:
     run, prompts, plain_truth = pair.run(), [pair.prompts[3], pair.prompts[1]], pair.truths[1]
     adapters = [random_adapter(pair.model, rank=3 + seed, seed=seed) for seed in range(2)]
@@ -195,7 +204,7 @@ def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:
     assert lowest(divergence.sum(-1), num_lowest) <= 1e-3
 
 
-@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("column", ["cpu"], indirect=True)
 def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
     """Torch computes nothing in the layers of any family (else the log says what); a replay gives the same numbers."""
     run, other, prompt = pair.run(torch.bfloat16), pair.run(torch.bfloat16), pair.prompts[0]

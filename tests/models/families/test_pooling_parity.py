@@ -1,7 +1,6 @@
 """Parity of encoders and of scoring heads: tiny random checkpoints of transformers, whole texts side by side."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,19 +10,18 @@ import torch.nn.functional as F
 import transformers
 from transformers import PreTrainedModel
 
-from models.attention.base import AttentionBackend
-from models.attention.select import PREFERENCE, load_backend
+from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.families.registry import POOLING_FAMILIES
+from models.kernels.ops import Operations
 from models.linear.storage import WeightOptions
 from models.packing.forward import PackedForward
 from models.pooling.scheme import pool_tokens
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, random_model
-from tests.helpers.kernels import torch_alone
 from tests.models.families.pooling_models import POOLING_MODELS
+from tests.models.families.test_parity import CPU, Column
 
-NATIVE, _ = PREFERENCE["cpu"]
 LENGTHS = (37, 1, 16, 9)
 # What others differ from in their names alone: for these, all dtypes and all that computes.
 CORE = (
@@ -41,7 +39,7 @@ class Pair:
 
     model: PreTrainedModel
     folder: Path
-    backend: AttentionBackend
+    column: Column
     texts: list[list[int]]
     types: list[list[int]]
     truths: list[tuple[torch.Tensor, torch.Tensor | None]]
@@ -50,30 +48,29 @@ class Pair:
     def decoder(self, dtype: torch.dtype, weights: WeightOptions | None = None) -> Decoder:
         key = (dtype, weights)
         if key not in self.decoders:
-            self.decoders[key] = load_folder(self.folder, dtype, self.backend, weights)
+            self.decoders[key] = load_folder(self.folder, dtype, self.column.backend, weights, self.column.ops)
         return self.decoders[key]
 
     def states(self, decoder: Decoder, order: Sequence[int]) -> list[torch.Tensor]:
         """Of the texts in `order`, in one pass."""
-        packed = PackedForward(decoder, self.backend, torch.device("cpu"))
+        packed = PackedForward(decoder, self.column.backend, torch.device("cpu"))
         lengths = [len(self.texts[index]) for index in order]
         ids, types = ([each for index in order for each in parts[index]] for parts in (self.texts, self.types))
         return list(packed.states(ids, lengths, types).split(lengths))
 
 
-@pytest.fixture(scope="module", params=PREFERENCE["cpu"])
-def backend(request: pytest.FixtureRequest) -> Iterator[AttentionBackend]:
-    """The native one, with all native kernels; and the reference, with torch everywhere, as on a GPU."""
-    with contextlib.nullcontext() if request.param == NATIVE else torch_alone():
-        yield load_backend(request.param)
+@pytest.fixture(scope="module", params=["cpu", "torch"])
+def column(request: pytest.FixtureRequest) -> Column:
+    """All native kernels; and torch everywhere, as on a device without kernels."""
+    return CPU if request.param == "cpu" else Column(ReferenceAttention(), Operations())
 
 
 @pytest.fixture(scope="module", params=CORE, ids="-".join)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backend: AttentionBackend) -> Pair:
-    return make_pair(request.param, tmp_path_factory.mktemp("model"), backend)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, column: Column) -> Pair:
+    return make_pair(request.param, tmp_path_factory.mktemp("model"), column)
 
 
-def make_pair(variant: tuple[str, str], folder: Path, backend: AttentionBackend) -> Pair:
+def make_pair(variant: tuple[str, str], folder: Path, column: Column) -> Pair:
     config = POOLING_MODELS[variant]()
     model = random_model(config, kind=getattr(transformers, variant[0]))
     model.save_pretrained(folder)
@@ -82,7 +79,7 @@ def make_pair(variant: tuple[str, str], folder: Path, backend: AttentionBackend)
     num_types = getattr(config, "type_vocab_size", 1)
     types = [torch.randint(num_types, (length,), generator=generator).tolist() for length in LENGTHS]
     truths = [truth(model, ids, type_ids) for ids, type_ids in zip(texts, types, strict=True)]
-    return Pair(model, folder, backend, texts, types, truths)
+    return Pair(model, folder, column, texts, types, truths)
 
 
 def truth(model: PreTrainedModel, ids: list[int], types: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -102,7 +99,7 @@ def test_every_architecture_has_a_variant() -> None:
 
 @pytest.mark.parametrize("variant", [each for each in POOLING_MODELS if each not in CORE], ids="-".join)
 def test_fp32_states_and_scores_of_all_others_equal_transformers(variant: tuple[str, str], tmp_path: Path) -> None:
-    pair = make_pair(variant, tmp_path, load_backend(NATIVE))
+    pair = make_pair(variant, tmp_path, CPU)
     assert_states_equal(pair, range(len(LENGTHS)))
     assert_scores_equal(pair)
 

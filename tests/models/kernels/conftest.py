@@ -1,10 +1,15 @@
 """Fixtures of the kernel tests: they run on each instruction-set level that this processor has."""
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
+import torch
 
 from models.kernels.cpu import build, library
+from models.kernels.cpu.operations import CpuOperations
+from models.kernels.ops import Operations
 
 # All its code is that of its neighbors, and compiling takes time.
 _NOT_TESTED = "avx512_vnni"
@@ -23,9 +28,38 @@ def loaded_kernels(request: pytest.FixtureRequest) -> library.KernelLibrary:
 
 @pytest.fixture(scope="module")
 def kernels(loaded_kernels: library.KernelLibrary) -> Iterator[library.KernelLibrary]:
-    """The kernel library of one level, with two threads. Tests of other modules get back what they had: a thread that
-    waits for another spins, which costs much where tests run beside each other."""
-    before = loaded_kernels.num_threads()
-    loaded_kernels.set_num_threads(2)
-    yield loaded_kernels
-    loaded_kernels.set_num_threads(before)
+    """The kernel library of one level, with two threads."""
+    with _two_threads(loaded_kernels):
+        yield loaded_kernels
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of operations: torch's, or the CPU's with `kernels`."""
+
+    kernels: library.KernelLibrary | None = None
+
+    def __call__(self, dtype: torch.dtype) -> Operations:
+        """Return the operations on activations of `dtype`."""
+        return Operations() if self.kernels is None else CpuOperations(self.kernels, dtype)
+
+
+@pytest.fixture(scope="module", params=["torch", *_levels()])
+def column(request: pytest.FixtureRequest) -> Iterator[Column]:
+    """Torch's column, and the CPU's on each level."""
+    if request.param == "torch":
+        yield Column()
+        return
+    kernels = library.load_level(request.param)
+    with _two_threads(kernels):
+        yield Column(kernels)
+
+
+@contextlib.contextmanager
+def _two_threads(kernels: library.KernelLibrary) -> Iterator[None]:
+    """Tests of other modules get back what they had: a thread that waits for another spins, which costs much where
+    tests run beside each other."""
+    before = kernels.num_threads()
+    kernels.set_num_threads(2)
+    yield
+    kernels.set_num_threads(before)

@@ -3,6 +3,7 @@
 Nothing is timed here. Skipped where the cross-compiler or the emulator is missing.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from models.kernels.cpu import library
-from models.kernels.cpu.packed_weight import WeightFormat
+from models.kernels.formats import WeightFormat
 from models.kernels.row_input import InputKind
 from models.quant.tensor import Encoding
 from tests.models.kernels import (
@@ -34,13 +35,14 @@ from tests.models.kernels import (
     test_scaled_linear,
 )
 from tests.models.kernels.arm64 import Arm64Library, compile_driver, exported_kernels, missing_tools
+from tests.models.kernels.conftest import Column
 
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=f"ARM64 kernels are not tested: {missing_tools()}")
 DTYPES = [torch.float32, torch.bfloat16]
 FORMATS = test_quantized_linear.FORMATS
 DENSE = test_dense_linear.FORMATS
 KINDS = list(test_scaled_linear.KINDS)
-Comparison = Callable[[library.KernelLibrary], None]
+Comparison = Callable[..., None]  # takes a KernelLibrary, or a Column
 
 
 def each(test: Callable[..., None], **choices: list[object]) -> list[Comparison]:
@@ -184,7 +186,10 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_rows.test_exact_gelu_is_exact_in_the_tails),
     ],
     "hr_join_rows": each(
-        test_rows.test_rows_are_joined, kind=[InputKind.LAYER_NORM], norms_sum=[False, True], dtype=DTYPES
+        test_rows.test_rows_are_joined_in_place_and_rounded_once,
+        kind=[InputKind.LAYER_NORM],
+        norms_sum=[False, True],
+        dtype=DTYPES,
     ),
     "hr_gate_rows": each(test_rows.test_rows_are_gated, dtype=DTYPES),
     "hr_copy_heads": each(test_rows.test_parts_of_heads_are_copied, dtype=DTYPES),
@@ -195,7 +200,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
             count=[1, 90],
             held=[WeightFormat.BF16, WeightFormat.Q5_0, Encoding.INT4],
         ),
-        *each(test_moe.test_what_is_shared_is_added_through_its_gate, dtype=DTYPES),
+        *each(test_moe.test_shared_expert_and_residual_are_added, has_gate=[True], has_residual=[True], dtype=DTYPES),
         *each(test_moe.test_inputs_are_weighted, count=[40]),
     ],
     "hr_route_rows": each(test_moe.test_router_equals_torch, name=list(test_moe.ROUTERS)),
@@ -210,7 +215,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
         *each(test_recurrence.test_conv_before_silu_equals_torch, step=test_recurrence.STEPS[3:4], dtype=DTYPES),
     ],
     "hr_gated_delta": each(
-        test_recurrence.test_gated_delta_rule_equals_torch,
+        test_recurrence.test_gated_delta_rule_equals_its_definition,
         step=test_recurrence.STEPS[1:4],
         value_dim=[80],
         tiles_key_heads=[True],
@@ -259,6 +264,7 @@ def test_every_exported_function_has_a_comparison() -> None:
     ("function", "compare"), [(name, compare) for name, comparisons in COMPARISONS.items() for compare in comparisons]
 )
 def test_function_on_arm64_equals_its_reference(arm64: Arm64Library, function: str, compare: Comparison) -> None:
-    compare(arm64)
+    takes_column = "column" in inspect.signature(compare).parameters
+    compare(Column(arm64) if takes_column else arm64)
 
     assert function in arm64.called

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import DENSE_DTYPES, WeightFormat, gather_rows, pack_weight
+from models.kernels.cpu.packed_weight import gather_rows, pack_weight
+from models.kernels.formats import DENSE_DTYPES, WeightFormat
 from models.kernels.row_input import InputKind, RowInput
 
 FORMATS = list(DENSE_DTYPES)

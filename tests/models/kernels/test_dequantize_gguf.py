@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.cpu.packed_weight import NotFiniteError, WeightFormat, dequantize_natively
+from models.kernels.cpu.packed_weight import dequantize_natively
+from models.kernels.formats import NotFiniteError, WeightFormat
 from tests.models.kernels.test_quantized_linear import FORMATS, halves_at, random_blocks, whole_blocks
 
 

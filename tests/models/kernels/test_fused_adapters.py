@@ -7,7 +7,8 @@ import torch
 from models.kernels.cpu.adapters import AdapterTable, KernelPair
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.packed_weight import pack_weight
+from models.kernels.formats import WeightFormat
 from models.kernels.row_input import PLAIN, InputKind, RowInput
 from tests.models.kernels.test_quantized_linear import AMX_ROWS, random_blocks
 

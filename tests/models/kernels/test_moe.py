@@ -1,10 +1,12 @@
-"""The C++ mixture of experts against the torch one, over weights that both hold alike."""
+"""The C++ mixture of experts against the torch one, over weights that are the same in both."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import gguf
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from models.architecture.feed_forward import (
@@ -18,15 +20,22 @@ from models.architecture.feed_forward import (
 )
 from models.kernels.cpu.library import KernelLibrary, required_library
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.moe import NativeExperts, RouterWeights, supports_experts
-from models.kernels.cpu.packed_weight import NativeWeight, WeightFormat, pack_weight
-from models.layers.moe import MoE, Router
+from models.kernels.cpu.moe import NativeExperts
+from models.kernels.cpu.operations import CpuOperations
+from models.kernels.cpu.packed_weight import NativeWeight, pack_weight
+from models.kernels.formats import WeightFormat
+from models.kernels.operands import ExpertLayer, RouterWeights
+from models.kernels.row_input import IDENTITY, Elementwise, InputKind, Prologue, RowInput
+from models.kernels.torch.experts import route
+from models.layers.mlp import MLP
+from models.layers.moe import MoE
 from models.linear.dense import DenseLinearMethod
-from models.linear.prologue import IDENTITY
 from models.quant.dequantize import dequantize
 from models.quant.round_to_nearest import quantize_matrix
 from models.quant.scaled_weight import pack_quantized
 from models.quant.tensor import Encoding
+from tests.helpers.checkpoints import cpu_compute
+from tests.models.kernels.conftest import Column
 
 HIDDEN, INNER, EXPERTS = 64, 96, 8
 GATED = MLPSpec(INNER, Activation.SILU, is_gated=True)
@@ -48,7 +57,7 @@ ROUTERS = {
 
 def random_moe(spec: MoESpec) -> MoE:
     """In fp32, with weights rounded to bf16."""
-    moe = MoE(spec, HIDDEN, method=DenseLinearMethod(torch.float32), dtype=torch.float32)
+    moe = MoE(spec, HIDDEN, compute=cpu_compute(), method=DenseLinearMethod(torch.float32))
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, parameter in moe.named_parameters():
@@ -72,23 +81,53 @@ def pack(matrix: torch.Tensor, held: Encoding | WeightFormat, library: KernelLib
     return pack_weight(held, torch.from_numpy(blocks), *matrix.shape, library=library)
 
 
-def native(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat = WeightFormat.BF16) -> NativeExperts:
-    """The same experts packed, of which `moe` takes the values."""
+class PackedExpert:
+    """An expert that computes in torch, and whose linear layers are also packed."""
 
-    def packed(layer: nn.Module, sizes: list[int]) -> PackedLinear:
+    def __init__(self, expert: MLP, library: KernelLibrary, held: Encoding | WeightFormat) -> None:
+        """held: the packed format, whose values the expert takes."""
+        self._expert = expert
+        self.activation = expert.activation
+        up, down = expert.linears
+        sizes = [INNER] * (up.out_features // INNER), [HIDDEN]
+        self.linears = tuple(
+            SimpleNamespace(packed=self._packed(layer, each, held, library))
+            for layer, each in zip((up, down), sizes, strict=True)
+        )
+
+    def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
+        return self._expert(x, norm)
+
+    def _packed(
+        self, layer: nn.Module, sizes: list[int], held: Encoding | WeightFormat, library: KernelLibrary
+    ) -> PackedLinear:
         weights = [pack(part, held, library) for part in layer.weight.split(sizes)]
         biases = None if layer.bias is None else list(layer.bias.split(sizes))
         return PackedLinear(weights, biases, library=library)
 
-    experts = []
-    for expert in moe.experts:
-        up, down = expert.linears
-        experts.append((packed(up, [INNER] * (up.out_features // INNER)), packed(down, [HIDDEN])))
-    assert supports_experts(experts)
-    router = moe.router
-    weights = RouterWeights(router.weight, router.bias, router.correction, moe.shared_gate)
+
+def packed_layer(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat = WeightFormat.BF16) -> ExpertLayer:
+    """The same experts packed, of which `moe` takes the values."""
+    experts = [PackedExpert(expert, library, held) for expert in moe.experts]
     counts = torch.zeros(EXPERTS, dtype=torch.int64)
-    return NativeExperts(router.spec, weights, experts, moe.experts[0].activation.row_input, counts, library=library)
+    return ExpertLayer(moe.router.spec, router_weights(moe), experts, counts)
+
+
+def native(moe: MoE, library: KernelLibrary, held: Encoding | WeightFormat = WeightFormat.BF16) -> NativeExperts:
+    experts = CpuOperations(library, torch.float32).experts(packed_layer(moe, library, held))
+    assert isinstance(experts, NativeExperts)
+    return experts
+
+
+def router_weights(moe: MoE) -> RouterWeights:
+    return RouterWeights(moe.router.weight, moe.router.bias, moe.router.correction, moe.shared_gate)
+
+
+def experts_of(moe: MoE, x: torch.Tensor) -> torch.Tensor:
+    """The weighted outputs of the chosen experts alone, by definition."""
+    chosen, weights = route(moe.router.spec, router_weights(moe), x)
+    outputs = torch.stack([expert(x, IDENTITY) for expert in moe.experts], dim=1)  # [T, E, K]
+    return (outputs.gather(1, chosen.unsqueeze(-1).expand(-1, -1, HIDDEN)) * weights.unsqueeze(-1)).sum(dim=1)
 
 
 def rows(count: int, seed: int = 1) -> torch.Tensor:
@@ -109,10 +148,9 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_router_equals_torch(kernels: KernelLibrary, name: str) -> None:
     moe = random_moe(MoESpec(EXPERTS, GATED, ROUTERS[name]))
-    router: Router = moe.router
 
     experts, weights = native(moe, kernels).route(rows(60) * 3)
-    want_experts, want_weights = router(rows(60) * 3)
+    want_experts, want_weights = route(moe.router.spec, router_weights(moe), rows(60) * 3)
 
     actual = torch.zeros(60, EXPERTS).scatter_(1, experts.long(), weights)
     expected = torch.zeros(60, EXPERTS).scatter_(1, want_experts, want_weights)
@@ -136,20 +174,35 @@ def test_experts_equal_torch(kernels: KernelLibrary, name: str, count: int, held
     experts = native(moe, kernels, held)
     out = torch.empty(count, HIDDEN)
 
-    experts(rows(count), None, out, adds=False)
+    experts.compute(rows(count), None, out, adds=False)
 
     assert_near(out, moe(rows(count), IDENTITY), 0.06)
 
 
+@pytest.mark.parametrize("has_gate", [False, True])
+@pytest.mark.parametrize("has_residual", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_shared_is_added_through_its_gate(kernels: KernelLibrary, dtype: torch.dtype) -> None:
-    moe = random_moe(MoESpec(EXPERTS, GATED, PLAIN_ROUTER, shared=GATED, has_shared_gate=True))
-    x, residual = rows(7), rows(7, seed=2).to(dtype)
-    want = residual.float() + moe(x, IDENTITY)
+def test_shared_expert_and_residual_are_added(
+    column: Column, has_gate: bool, has_residual: bool, dtype: torch.dtype
+) -> None:
+    moe = random_moe(MoESpec(EXPERTS, GATED, PLAIN_ROUTER, shared=GATED, has_shared_gate=has_gate))
+    x, residual = rows(7).to(dtype), rows(7, seed=2).to(dtype) if has_residual else None
+    norm = Elementwise(RowInput(InputKind.RMS_NORM, torch.ones(HIDDEN), eps=1e-6), lambda x: F.rms_norm(x, (HIDDEN,)))
+    normed = norm(x.float())
+    gate = torch.sigmoid(normed @ moe.shared_gate.T) if has_gate else 1.0
+    want = (
+        experts_of(moe, normed) + gate * moe.shared(normed, IDENTITY) + (0.0 if residual is None else residual.float())
+    )
+    experts = column(dtype).experts(packed_layer(moe, column.kernels or required_library()))
 
-    native(moe, kernels)(x, moe.shared(x, IDENTITY), residual, adds=True)
+    def shared(rows: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
+        output = moe.shared(rows.float(), IDENTITY)
+        return output if added is None else added.add_(output)
 
-    assert_near(residual.float(), want, 0.05)
+    got = experts(x, norm, residual, shared)
+
+    assert got.dtype == dtype
+    assert_near(got.float(), want, 0.05)
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -158,7 +211,7 @@ def test_inputs_are_weighted(kernels: KernelLibrary, count: int) -> None:
     moe = random_moe(MoESpec(EXPERTS, GATED, router))
     out = torch.empty(count, HIDDEN)
 
-    native(moe, kernels)(rows(count), None, out, adds=False)
+    native(moe, kernels).compute(rows(count), None, out, adds=False)
 
     assert_near(out, moe(rows(count), IDENTITY), 0.05)
 
@@ -167,9 +220,9 @@ def test_rows_do_not_depend_on_their_batch(kernels: KernelLibrary) -> None:
     experts = native(random_moe(MoESpec(EXPERTS, GATED, GROUPED)), kernels)
     together, alone = torch.empty(6, HIDDEN), torch.empty(6, HIDDEN)
 
-    experts(rows(6), None, together, adds=False)
+    experts.compute(rows(6), None, together, adds=False)
     for row in range(6):
-        experts(rows(6)[row : row + 1], None, alone[row : row + 1], adds=False)
+        experts.compute(rows(6)[row : row + 1], None, alone[row : row + 1], adds=False)
 
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
@@ -179,10 +232,10 @@ def test_rows_that_are_not_finite_spoil_no_others(kernels: KernelLibrary) -> Non
     for seed in range(20):
         x = rows(6, seed)
         want, got = torch.empty(2, 6, HIDDEN)
-        experts(x, None, want, adds=False)
+        experts.compute(x, None, want, adds=False)
         x[1] = torch.nan
 
-        experts(x, None, got, adds=False)
+        experts.compute(x, None, got, adds=False)
 
         assert got[1].isnan().all()
         torch.testing.assert_close(got[[0, 2, 3, 4, 5]], want[[0, 2, 3, 4, 5]], rtol=1e-5, atol=1e-5)
@@ -194,7 +247,7 @@ def test_rows_of_each_expert_are_counted(kernels: KernelLibrary) -> None:
     chosen, _ = experts.route(rows(50))
 
     for _ in range(2):
-        experts(rows(50), None, torch.empty(50, HIDDEN), adds=False)
+        experts.compute(rows(50), None, torch.empty(50, HIDDEN), adds=False)
 
     counts = experts.rows_per_expert
     assert counts.tolist() == (2 * chosen.flatten().bincount(minlength=EXPERTS)).tolist()
@@ -207,8 +260,8 @@ def test_many_rows_are_computed_in_panels() -> None:
     experts, x = native(moe, library), rows(count)
     out, parts = torch.empty(2, count, HIDDEN)
 
-    experts(x, None, out, adds=False)
+    experts.compute(x, None, out, adds=False)
     for start in range(0, count, 1000):
-        experts(x[start : start + 1000], None, parts[start : start + 1000], adds=False)
+        experts.compute(x[start : start + 1000], None, parts[start : start + 1000], adds=False)
 
     torch.testing.assert_close(out, parts, rtol=1e-4, atol=1e-4)

@@ -6,9 +6,9 @@ from torch import nn
 
 from models.architecture.attention import QKNormScope, QKNormSpec
 from models.architecture.norm import NormKind, NormSpec
-from models.attention.base import HeadNorm
 from models.attention.cpu import CpuAttention
 from models.kernels.cpu.library import KernelLibrary
+from models.kernels.row_input import Prologue
 from models.layers.norm import make_norm
 from models.layers.qk_norm import make_qk_norm
 
@@ -32,7 +32,7 @@ def own_weights(kind: NormKind) -> nn.Module:
 @pytest.mark.parametrize("rows", [1, 65])
 def test_heads_are_normed_in_place(kernels: KernelLibrary, name: str, dtype: torch.dtype, rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    norm: HeadNorm = NORMS[name]()
+    norm: Prologue = NORMS[name]()
     norm._apply(lambda tensor: torch.randn(tensor.shape, generator=generator))
     fused = torch.randn(rows, 5, 48, generator=generator).to(dtype)
     heads, before = fused[:, 1:4], fused.clone()

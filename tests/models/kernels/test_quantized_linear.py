@@ -8,14 +8,8 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import (
-    DENSE_DTYPES,
-    NotFiniteError,
-    PackedWeight,
-    WeightFormat,
-    gather_rows,
-    pack_weight,
-)
+from models.kernels.cpu.packed_weight import PackedWeight, gather_rows, pack_weight
+from models.kernels.formats import DENSE_DTYPES, NotFiniteError, WeightFormat
 from models.kernels.row_input import InputKind, RowInput
 
 AMX_ROWS = 32  # kAmxRows of quantized_linear.cpp

@@ -1,12 +1,13 @@
-"""The C++ kernels of whole rows against torch: sums with norms, preparations alone, gates, copies."""
+"""Operations on whole rows, in each column of the table: sums with norms, preparations alone, gates, copies."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
-from models.kernels.cpu.rows import copy_heads, gate_rows, join_rows, prepare_rows
-from models.kernels.row_input import InputKind, RowInput
+from models.kernels.cpu.rows import join_rows, prepare_rows
+from models.kernels.row_input import IDENTITY, Elementwise, InputKind, RowInput
+from tests.models.kernels.conftest import Column
 from tests.models.kernels.test_quantized_linear import prepared_rows, row_input
 
 COLUMNS, ROWS = 144, 37
@@ -27,18 +28,41 @@ def test_rows_are_prepared_in_fp32(kernels: KernelLibrary, kind: InputKind) -> N
     torch.testing.assert_close(got, prepared_rows(kind, x, scale, shift), rtol=1e-5, atol=2e-6)
 
 
+def norm_of(kind: InputKind | None, scale: torch.Tensor, shift: torch.Tensor) -> Elementwise:
+    """A norm with the given weight and bias."""
+    if kind is None:
+        return IDENTITY
+    return Elementwise(row_input(kind, scale, shift), lambda x: prepared_rows(kind, x, scale, shift))
+
+
+@pytest.mark.parametrize("norms_sum", [False, True])
+@pytest.mark.parametrize("kind", [None, InputKind.RMS_NORM, InputKind.LAYER_NORM])
+@pytest.mark.parametrize(("dtype", "y_dtype"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)])
+def test_rows_are_joined(
+    column: Column, kind: InputKind | None, norms_sum: bool, dtype: torch.dtype, y_dtype: torch.dtype
+) -> None:
+    norm = norm_of(kind, *normal(2, COLUMNS, seed=1))
+    x, y = normal(ROWS, COLUMNS, dtype=dtype), normal(ROWS, COLUMNS, seed=2, dtype=y_dtype)
+    wide = y.float()
+    want = norm(1.5 * x.float() + 0.7 * wide) if norms_sum else 1.5 * x.float() + 0.7 * norm(wide)
+
+    got = column(torch.bfloat16).join_rows(COLUMNS)(x, y, norm, skip=1.5, scale=0.7, norms_sum=norms_sum)
+
+    assert got.dtype == dtype
+    tolerance = 2**-6 if torch.bfloat16 in (dtype, y_dtype) else 1e-5  # torch rounds each product
+    torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("norms_sum", [False, True])
 @pytest.mark.parametrize("kind", [None, InputKind.RMS_NORM, InputKind.LAYER_NORM])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_joined(kernels: KernelLibrary, kind: InputKind | None, norms_sum: bool, dtype: torch.dtype) -> None:
-    scale, shift = normal(2, COLUMNS, seed=1)
-    norm = None if kind is None else row_input(kind, scale, shift)
+def test_rows_are_joined_in_place_and_rounded_once(
+    kernels: KernelLibrary, kind: InputKind | None, norms_sum: bool, dtype: torch.dtype
+) -> None:
+    norm = norm_of(kind, *normal(2, COLUMNS, seed=1))
     x, y = normal(ROWS, COLUMNS, dtype=dtype), normal(ROWS, COLUMNS, seed=2)
+    want = norm(1.5 * x.float() + 0.7 * y) if norms_sum else 1.5 * x.float() + 0.7 * norm(y)
 
-    def normed(rows: torch.Tensor) -> torch.Tensor:
-        return rows if kind is None else prepared_rows(kind, rows, scale, shift)
-
-    want = normed(1.5 * x.float() + 0.7 * y) if norms_sum else 1.5 * x.float() + 0.7 * normed(y)
     got = join_rows(x, y, norm, skip=1.5, scale=0.7, norms_sum=norms_sum, library=kernels)
 
     assert got.data_ptr() == x.data_ptr()
@@ -47,22 +71,22 @@ def test_rows_are_joined(kernels: KernelLibrary, kind: InputKind | None, norms_s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_gated(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+def test_rows_are_gated(column: Column, dtype: torch.dtype) -> None:
     both = normal(ROWS, 2, 9, 16, dtype=dtype)
     x, gate = both[:, 0].clone(), both[:, 1]
     want = x.float() * torch.sigmoid(gate.float())
 
-    got = gate_rows(x, gate, library=kernels)
+    got = column(dtype).gate_rows(9 * 16)(x.flatten(1), gate.flatten(1)).view(x.shape)
 
-    tolerance = 1e-5 if dtype == torch.float32 else 2**-8
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-7
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parts_of_heads_are_copied(kernels: KernelLibrary, dtype: torch.dtype) -> None:
+def test_parts_of_heads_are_copied(column: Column, dtype: torch.dtype) -> None:
     x, out = normal(ROWS, 3, 80, dtype=dtype)[..., 16:48], torch.zeros(ROWS, 3, 112, dtype=dtype)
 
-    copy_heads(x, out[..., 64:96], library=kernels)
+    column(dtype).copy_heads(32)(x, out[..., 64:96])
 
     assert torch.equal(out[..., 64:96], x)
     assert not out[..., :64].any()

@@ -1,12 +1,12 @@
-"""The sampling kernels against torch's operators and plain definitions, at every level."""
+"""Operations on logits against torch's operators and plain definitions, in each column of the table."""
 
 import pytest
 import torch
 
-from engine.sampling.draw import draw
-from engine.sampling.truncation import TruncationParams, truncate
-from models.kernels.cpu.library import KernelLibrary
-from models.kernels.cpu.sampling import Draw, best_ids, draw_ids, mask_rows, top1_probs
+from models.kernels.operands import Draw
+from models.kernels.torch.draw import draw
+from models.kernels.torch.truncation import TruncationParams, truncate
+from tests.models.kernels.conftest import Column
 
 SIZES = [1, 7, 16, 300, 1024, 5003]  # of the vocabulary: below, at and beyond whole vectors and runs
 
@@ -18,34 +18,36 @@ def _logits(num_rows: int, size: int, spread: float = 2.0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_best_is_the_first_of_the_largest(kernels: KernelLibrary, size: int) -> None:
+def test_best_is_the_first_of_the_largest(column: Column, size: int) -> None:
     logits = _logits(9, size)
     logits[3, size // 2 :] = 50.0  # a tie
     logits[4] = -torch.inf
     logits[4, size - 1] = -3.0
 
-    values, ids = best_ids(logits, kernels)
+    values, ids = column(torch.float32).logits().best_ids(logits)
 
     assert torch.equal(values, logits.max(dim=-1).values)
     assert ids.tolist() == [row.tolist().index(row.max()) for row in logits]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_top1_probs_are_the_softmax_at_the_largest(kernels: KernelLibrary, size: int) -> None:
+def test_top1_probs_are_the_softmax_at_the_largest(column: Column, size: int) -> None:
     logits = _logits(9, size, spread=5.0)
-    values, _ = best_ids(logits, kernels)
+    values, _ = column(torch.float32).logits().best_ids(logits)
     expected = torch.softmax(logits.double(), dim=-1).amax(dim=-1)
-    torch.testing.assert_close(top1_probs(logits, values, kernels).double(), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(
+        column(torch.float32).logits().top1_probs(logits, values).double(), expected, rtol=1e-5, atol=0.0
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("strange", [torch.nan, torch.inf])
-def test_best_tells_of_rows_that_are_not_finite(kernels: KernelLibrary, size: int, strange: float) -> None:
+def test_best_tells_of_rows_that_are_not_finite(column: Column, size: int, strange: float) -> None:
     logits = _logits(size, size) if size < 30 else _logits(30, size)
     for row in range(len(logits)):
         logits[row, row * size // len(logits)] = strange
 
-    values, _ = best_ids(logits, kernels)
+    values, _ = column(torch.float32).logits().best_ids(logits)
 
     assert not torch.isfinite(values).any()
 
@@ -53,12 +55,14 @@ def test_best_tells_of_rows_that_are_not_finite(kernels: KernelLibrary, size: in
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_draws_without_limits_fall_where_the_cumulative_distribution_says(
-    kernels: KernelLibrary, size: int, temperature: float
+    column: Column, size: int, temperature: float
 ) -> None:
     uniforms = torch.linspace(0.0, 1 - 1e-9, 64, dtype=torch.float64)
     logits = _logits(1, size).expand(64, size).contiguous()
 
-    ids = draw_ids(logits, [Draw(temperature, 0, 1.0, 0.0, u) for u in uniforms.tolist()], kernels)
+    ids = (
+        column(torch.float32).logits().draw_ids(logits, [Draw(temperature, 0, 1.0, 0.0, u) for u in uniforms.tolist()])
+    )
 
     cumulative = torch.softmax(logits[0].double() / temperature, dim=-1).cumsum(0)
     below = torch.cat([torch.zeros(1, dtype=torch.float64), cumulative])[ids]
@@ -73,14 +77,16 @@ LIMITS = [(0, 0.9, 0.0), (5, 1.0, 0.0), (3, 0.5, 0.0), (0, 1.0, 0.1), (50, 0.95,
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])  # nearly flat: the nucleus is most of the vocabulary
 @pytest.mark.parametrize("limits", LIMITS)
 def test_limited_draws_are_those_of_the_torch_operators(
-    kernels: KernelLibrary, size: int, spread: float, limits: tuple[int, float, float]
+    column: Column, size: int, spread: float, limits: tuple[int, float, float]
 ) -> None:
     top_k, top_p, min_p = limits
     logits = _logits(40, size, spread)
     logits[5:9] = logits[5:9].round()  # ties, also where a limit cuts
     uniforms = torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
-    drawn = draw_ids(logits, [Draw(1.0, top_k, top_p, min_p, u) for u in uniforms.tolist()], kernels)
+    drawn = (
+        column(torch.float32).logits().draw_ids(logits, [Draw(1.0, top_k, top_p, min_p, u) for u in uniforms.tolist()])
+    )
 
     params = TruncationParams(
         torch.full((40,), top_k), *(torch.full((40,), p, dtype=torch.float64) for p in (top_p, min_p))
@@ -89,16 +95,16 @@ def test_limited_draws_are_those_of_the_torch_operators(
     assert drawn == ids.gather(-1, draw(weights, uniforms).unsqueeze(-1)).squeeze(-1).tolist()
 
 
-def test_masked_tokens_are_never_drawn(kernels: KernelLibrary) -> None:
+def test_masked_tokens_are_never_drawn(column: Column) -> None:
     logits = torch.full((3, 2000), -torch.inf)
     logits[:, 1500] = 1.0
     draws = [Draw(1.0, 0, 1.0, 0.0, 0.999999), Draw(1.0, 100, 1.0, 0.0, 0.999999), Draw(1.0, 0, 0.99, 0.0, 0.0)]
 
-    assert draw_ids(logits, draws, kernels) == [1500] * 3
+    assert column(torch.float32).logits().draw_ids(logits, draws) == [1500] * 3
 
 
 @pytest.mark.parametrize("size", [*SIZES, 40_000])
-def test_masked_rows_lose_what_their_bits_do_not_allow(kernels: KernelLibrary, size: int) -> None:
+def test_masked_rows_lose_what_their_bits_do_not_allow(column: Column, size: int) -> None:
     logits = _logits(5, size)
     generator = torch.Generator().manual_seed(size)
     is_allowed = torch.rand(3, size, generator=generator) < 0.5
@@ -108,6 +114,6 @@ def test_masked_rows_lose_what_their_bits_do_not_allow(kernels: KernelLibrary, s
     expected = logits.clone()
     expected[[4, 0, 2]] = expected[[4, 0, 2]].masked_fill(~is_allowed, -torch.inf)
 
-    mask_rows(logits, [4, 0, 2], masks, kernels)
+    column(torch.float32).logits().mask_rows(logits, [4, 0, 2], masks)
 
     assert torch.equal(logits, expected)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import WeightFormat, pack_weight
+from models.kernels.cpu.packed_weight import pack_weight
+from models.kernels.formats import WeightFormat
 from models.kernels.row_input import InputKind, RowInput
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize

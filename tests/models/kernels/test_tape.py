@@ -8,8 +8,9 @@ import torch
 
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.cpu.linear import PackedLinear
-from models.kernels.cpu.packed_weight import PackedWeight, WeightFormat, gather_rows, pack_weight
+from models.kernels.cpu.packed_weight import PackedWeight, gather_rows, pack_weight
 from models.kernels.cpu.tape import Workspace, record
+from models.kernels.formats import WeightFormat
 from models.kernels.row_input import InputKind, RowInput
 
 WIDTH = 64

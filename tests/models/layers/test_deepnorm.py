@@ -1,9 +1,5 @@
 """DeepNorm (Wang et al. 2022), which no model of transformers has: norm(alpha * x + f(x)), against ten lines."""
 
-import contextlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +12,8 @@ from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.norm import NormKind, NormSpec
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
-from models.linear.dense import DenseLinearMethod
-from tests.helpers.kernels import torch_alone
+from models.kernels.ops import Operations
+from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.paged import PagedRun, PagedSequence
 
 NUM_LAYERS, HIDDEN, HEADS, HEAD_DIM, VOCAB = 3, 32, 2, 16, 50
@@ -35,8 +31,8 @@ LAYER = LayerSpec(
 SPEC = DecoderSpec(VOCAB, HIDDEN, 64, (LAYER,) * NUM_LAYERS, final_norm=None, has_tied_head=True)
 
 
-def random_decoder() -> Decoder:
-    decoder = Decoder(SPEC, backend=ReferenceAttention(), method=DenseLinearMethod(torch.float32), dtype=torch.float32)
+def random_decoder(ops: Operations | None) -> Decoder:
+    decoder = Decoder(SPEC, cpu_compute(ops=ops))
     decoder.allocate(torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -63,14 +59,13 @@ def deepnorm(decoder: nn.Module, ids: list[int]) -> torch.Tensor:
     return F.linear(x, decoder.embed.weight)
 
 
-@pytest.mark.parametrize("kernels", [contextlib.nullcontext, torch_alone])
-def test_deepnorm_equals_a_written_out_decoder(kernels: Callable[[], AbstractContextManager[None]]) -> None:
-    decoder = random_decoder()
+@pytest.mark.parametrize("ops", [None, Operations()], ids=["cpu", "torch"])
+def test_deepnorm_equals_a_written_out_decoder(ops: Operations | None) -> None:
+    decoder = random_decoder(ops)
     ids = torch.randint(VOCAB, (21,), generator=torch.Generator().manual_seed(2)).tolist()
     run, sequence = PagedRun(decoder, ReferenceAttention()), PagedSequence()
 
-    with kernels():
-        logits = torch.cat([run.step([(sequence, ids[start : start + 5])])[0] for start in range(0, 21, 5)])
+    logits = torch.cat([run.step([(sequence, ids[start : start + 5])])[0] for start in range(0, 21, 5)])
 
     with torch.no_grad():
         torch.testing.assert_close(logits, deepnorm(decoder, ids), rtol=0.0, atol=1e-4)

@@ -11,12 +11,12 @@ from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.kv_cache import bytes_per_block
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, LoadedModel
+from models.loaded_model import LoadedModel
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from models.tokenizer.assets import TokenizerAssets
-from tests.helpers.checkpoints import load_folder, random_model
+from tests.helpers.checkpoints import cpu_compute, load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.models.families.deepseek_variants import deepseek_v3
 
@@ -93,7 +93,7 @@ def test_fp8_in_blocks_with_an_extra_last_layer(
 ) -> None:
     folder, expected = shipped
     opened, backend = open_model(ModelFiles(folder, (), "m")), load_backend(path)
-    compute = ComputeConfig(backend, dtype, torch.device("cpu"))
+    compute = cpu_compute(dtype, backend)
     decoder, _ = build_decoder(opened, compute, WeightOptions(keeps_quantized=keeps_quantized), lambda *_: None)
 
     [logits] = PagedRun(decoder, backend).step([(PagedSequence(), PROMPT)])

@@ -9,9 +9,12 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
 
 from models.architecture.feed_forward import Activation, GroupScore, MLPSpec, MoESpec, RouterScore, RouterSpec
-from models.layers.moe import MoE, Router
+from models.kernels.operands import RouterWeights
+from models.kernels.row_input import IDENTITY
+from models.kernels.torch.experts import route
+from models.layers.moe import MoE
 from models.linear.dense import DenseLinearMethod
-from models.linear.prologue import IDENTITY
+from tests.helpers.checkpoints import cpu_compute
 
 HIDDEN, EXPERTS, CHOSEN = 32, 12, 3
 GROUPS = {"n_group": 4, "topk_group": 2}
@@ -26,12 +29,9 @@ def filled(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def router_of(spec: RouterSpec, theirs: nn.Module) -> Router:
-    ours = Router(spec, EXPERTS, HIDDEN)
-    ours.weight = nn.Parameter(theirs.weight.data)
-    if spec.has_correction:
-        ours.correction = nn.Parameter(theirs.e_score_correction_bias.data)
-    return ours
+def router_of(spec: RouterSpec, theirs: nn.Module) -> RouterWeights:
+    correction = theirs.e_score_correction_bias.data if spec.has_correction else None
+    return RouterWeights(theirs.weight.data, correction=correction)
 
 
 def by_expert(experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def rows(num: int = 200) -> torch.Tensor:
 def assert_same_choice(spec: RouterSpec, theirs: nn.Module) -> None:
     with torch.no_grad():
         _, weights, experts = theirs(rows())
-        ours = by_expert(*router_of(spec, theirs)(rows()))
+        ours = by_expert(*route(spec, router_of(spec, theirs), rows()))
 
     assert len(experts.unique()) == EXPERTS  # no expert goes untested
     torch.testing.assert_close(ours, by_expert(experts, weights), rtol=0.0, atol=1e-6)
@@ -94,11 +94,9 @@ def test_sigmoid_router_with_correction_equals_deepseek_v3(renormalizes: bool) -
 
 def test_correction_decides_the_choice_but_not_the_weights() -> None:
     spec = RouterSpec(RouterScore.SIGMOID, 1, renormalizes=False, has_correction=True)
-    router = Router(spec, EXPERTS, HIDDEN)
-    router.weight = nn.Parameter(torch.zeros(EXPERTS, HIDDEN))
-    router.correction = nn.Parameter(torch.arange(EXPERTS) * 0.1)
+    router = RouterWeights(torch.zeros(EXPERTS, HIDDEN), correction=torch.arange(EXPERTS) * 0.1)
 
-    experts, weights = router(rows(2))
+    experts, weights = route(spec, router, rows(2))
 
     assert experts.tolist() == [[EXPERTS - 1]] * 2
     torch.testing.assert_close(weights, torch.full((2, 1), 0.5))
@@ -114,7 +112,7 @@ def test_weighted_inputs_equal_llama4(chosen: int) -> None:
     spec = MoESpec(
         EXPERTS, mlp, RouterSpec(RouterScore.SIGMOID, chosen, renormalizes=False, scales_input=True), shared=mlp
     )
-    ours = MoE(spec, HIDDEN, method=DenseLinearMethod(torch.float32), dtype=torch.float32)
+    ours = MoE(spec, HIDDEN, compute=cpu_compute(), method=DenseLinearMethod(torch.float32))
     state = {"router.weight": theirs.router.weight}
     for index in range(EXPERTS):
         state[f"experts.{index}.gate_up.weight"] = theirs.experts.gate_up_proj[index].T

@@ -20,14 +20,14 @@ from models.decoder import Decoder
 from models.families.gguf_config import gguf_config
 from models.families.registry import family_of
 from models.kernels.cpu.library import kernel_library
-from models.linear.dense import DenseLinearMethod
+from models.kernels.row_input import IDENTITY
 from models.linear.linear import Linear
 from models.linear.native import NativeLinearMethod
-from models.linear.prologue import IDENTITY
 from models.linear.storage import WeightOptions
 from models.loading.assign import assign, load_weights
 from models.loading.methods import choose_methods
 from tests.helpers.checkpoints import (
+    cpu_compute,
     gpt2_config,
     llama_config,
     load_folder,
@@ -190,12 +190,9 @@ def packed_in_fp32(path: Path) -> Decoder:
     checkpoint = GGUFCheckpoint([path])
     config = gguf_config(checkpoint)
     family = family_of(config.architecture())
-    dtype = torch.float32
-    decoder = Decoder(
-        family.describe(config), backend=ReferenceAttention(), method=DenseLinearMethod(dtype), dtype=dtype
-    )
+    decoder = Decoder(family.describe(config), cpu_compute())
     assignments = assign(decoder, checkpoint, family.gguf_names)
-    choose_methods(decoder, assignments, torch.bfloat16, CPU, WeightOptions())
+    choose_methods(decoder, assignments, cpu_compute(torch.bfloat16), WeightOptions())
     decoder.allocate(CPU)
     load_weights(decoder, assignments, lambda *_: None)
     return decoder

@@ -3,19 +3,18 @@
 import pytest
 import torch
 
-from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.families.name_map import NameMap
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
 from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor, rearranged_rows
 from models.sources.resolve import ModelFiles
+from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.quantized import KINDS, QUANTIZED
 from tests.helpers.random_quantized import relative_error, rounded_to_int8
 
@@ -32,7 +31,7 @@ def load(kind: str, dtype: torch.dtype) -> tuple[Decoder, dict[tuple[str, str | 
         if tensor.quantized is not None:
             [to] = names.destinations(name)
             matrices[to.module, to.shard] = rearranged_rows(tensor.quantized.read(), lambda rows: rows)
-    compute = ComputeConfig(ReferenceAttention(), dtype, torch.device("cpu"))
+    compute = cpu_compute(dtype)
     decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
     return decoder, matrices
 

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from models.architecture.attention import AttentionSpec
-from models.attention.reference import ReferenceAttention
 from models.attention.select import PREFERENCE, select_backend
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.generation import generation_defaults
@@ -20,12 +19,11 @@ from models.decoder import Decoder
 from models.errors import CheckpointError, ModelError, SourceError, UnsupportedModelError
 from models.families.llama import FAMILY
 from models.kernels.cpu.library import required_library
-from models.linear.dense import DenseLinearMethod
 from models.loading.assign import assign
 from models.loading.load import LoadOptions, load_model, resolve_dtype
 from models.loading.open import check_config
 from models.sources.resolve import ModelFiles
-from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
+from tests.helpers.checkpoints import VOCAB_SIZE, cpu_compute, llama_config, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import copy_of, expected_of
 from tests.models.families.recurrent_variants import lfm2
@@ -116,8 +114,7 @@ def test_tensor_under_two_names_is_refused(folder: Path) -> None:
     rules = {**FAMILY.names, "copy.*": FAMILY.names["model.norm.*"]}
     change_weights(folder, {"copy.weight": torch.zeros(64)})
     spec = FAMILY.describe(read_json_config(folder / "config.json"))
-    method = DenseLinearMethod(torch.float32)
-    outline = Decoder(spec, backend=ReferenceAttention(), method=method, dtype=torch.float32)
+    outline = Decoder(spec, cpu_compute())
 
     with pytest.raises(CheckpointError, match="repeats what another tensor holds"):
         assign(outline, SafetensorsCheckpoint(folder), rules)

@@ -22,8 +22,8 @@ SCRIPT = """
 import json, pathlib, sys
 import torch
 from models.attention.reference import ReferenceAttention
-from models.kernels.cpu.library import load_kernels
-from models.loaded_model import ComputeConfig
+from models.kernels.ops import select_operations
+from models.compute import ComputeConfig
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.linear.storage import WeightOptions
@@ -37,9 +37,9 @@ def kib(field):
 path, encoding = pathlib.Path(sys.argv[1]), sys.argv[2]
 files = ModelFiles(path, (), "m") if path.is_dir() else ModelFiles(None, (path,), "m")
 weights = WeightOptions(quantize_to=Encoding[encoding] if encoding else None)
-load_kernels(lambda _done, _total: None)
+cpu = torch.device("cpu")
+compute = ComputeConfig(ReferenceAttention(), select_operations(torch.bfloat16, cpu), torch.bfloat16, cpu)
 opened = open_model(files)
-compute = ComputeConfig(ReferenceAttention(), torch.bfloat16, torch.device("cpu"))
 before = kib("VmRSS")
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 decoder, _ = build_decoder(opened, compute, weights, lambda *_: None)

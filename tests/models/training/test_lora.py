@@ -28,6 +28,7 @@ from models.training.lora import Lora, LoraShape
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
 from tests.helpers.loaded import as_loaded
 from tests.models.families.all_variants import ALL_VARIANTS
+from tests.models.families.deepseek_variants import deepseek_v2
 
 SHAPE = LoraShape(rank=4, alpha=8.0)
 WEIGHTS = {
@@ -47,10 +48,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _trainable(folder: Path, dtype: torch.dtype, weights: WeightOptions | None = None) -> tuple[Decoder, Lora]:
+def _trainable(
+    folder: Path,
+    dtype: torch.dtype,
+    weights: WeightOptions | None = None,
+    *,
+    architecture: str = "LlamaForCausalLM",
+) -> tuple[Decoder, Lora]:
     backend = ReferenceAttention() if dtype == torch.float32 else CpuAttention()
     decoder = load_folder(folder, dtype, TrainAttention(backend), weights).requires_grad_(False)
-    return decoder, Lora(decoder, family_of("LlamaForCausalLM").names, SHAPE, seed=1)
+    return decoder, Lora(decoder, family_of(architecture).names, SHAPE, seed=1)
 
 
 def _randomize(lora: Lora, scale: float = 0.05) -> None:
@@ -73,6 +80,20 @@ def test_gradients_through_packed_weights_are_near_those_through_the_same_number
     required_library()
     packed, lora = _trainable(folder, torch.bfloat16, weights)
     exact, exact_lora = _trainable(folder, torch.float32, weights)
+    for each in (lora, exact_lora):
+        _randomize(each)
+
+    found, truth = _gradients(packed, lora), _gradients(exact, exact_lora)
+
+    assert float(torch.nn.functional.cosine_similarity(found, truth, dim=0)) > 0.98
+
+
+def test_gradients_pass_the_packed_matrices_of_latent_attention(tmp_path: Path) -> None:
+    required_library()
+    random_model(deepseek_v2(q_lora_rank=None, first_k_dense_replace=99)).save_pretrained(tmp_path)
+    architecture = "DeepseekV2ForCausalLM"
+    packed, lora = _trainable(tmp_path, torch.bfloat16, architecture=architecture)
+    exact, exact_lora = _trainable(tmp_path, torch.float32, architecture=architecture)
     for each in (lora, exact_lora):
         _randomize(each)
 

@@ -29,14 +29,21 @@ from models.attention.select import PREFERENCE, load_backend
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.registry import FAMILIES
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig
 from models.loading.open import check_config
 from models.sources.resolve import ModelFiles
 from models.transformers_backend import observe
 from models.transformers_backend.decoder import TransformersDecoder
 from models.transformers_backend.independence import check_independence
 from models.transformers_backend.open import open_through_transformers
-from tests.helpers.checkpoints import LLAMA3_ROPE, SMALL, VOCAB_SIZE, llama_config, load_folder, random_model
+from tests.helpers.checkpoints import (
+    LLAMA3_ROPE,
+    SMALL,
+    VOCAB_SIZE,
+    cpu_compute,
+    llama_config,
+    load_folder,
+    random_model,
+)
 from tests.helpers.engines import make_prompt, make_request
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.paged import PagedRun, PagedSequence
@@ -67,7 +74,7 @@ def built(folder: Path, backend: AttentionBackend) -> TransformersDecoder:
     for spec in opened.attention_specs:
         if reason := backend.unsupported(spec, torch.float32, torch.device("cpu")):
             pytest.skip(f"{backend.name} {reason}")
-    compute = ComputeConfig(backend, torch.float32, torch.device("cpu"))
+    compute = cpu_compute(backend=backend)
     return opened.build(compute, WeightOptions(), lambda *_: None)[0]
 
 

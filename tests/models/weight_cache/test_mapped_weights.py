@@ -10,14 +10,14 @@ from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.kernels.cpu.library import kernel_library
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig, LoadedWeights
+from models.loaded_model import LoadedWeights
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.tensor import Encoding
 from models.sources.resolve import ModelFiles
 from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import cached_weights, files_state
-from tests.helpers.checkpoints import llama_config, random_model
+from tests.helpers.checkpoints import cpu_compute, llama_config, random_model
 from tests.helpers.gguf_writer import write_gguf
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import KINDS, QUANTIZED
@@ -35,7 +35,7 @@ def built(files: ModelFiles, folder: Path, weights: WeightOptions | None = None)
     cache, state = WeightCache(folder, min_bytes=0, requires_huge_pages=False), files_state(files)
     assert state is not None
     cached = cached_weights(cache, files, state, weights or WeightOptions(), {})
-    compute = ComputeConfig(BACKEND, torch.bfloat16, torch.device("cpu"))
+    compute = cpu_compute(torch.bfloat16, BACKEND)
     return build_decoder(open_model(files), compute, weights or WeightOptions(), lambda *_: None, cached)
 
 

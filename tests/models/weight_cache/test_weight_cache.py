@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.attention.reference import ReferenceAttention
 from models.kernels.cpu.library import kernel_library
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.tensor import Encoding
@@ -29,6 +27,7 @@ from models.weight_cache.cache import WeightCache
 from models.weight_cache.entry import cached_weights, files_state
 from models.weight_cache.index import WeightFileError
 from models.weight_cache.weight_file import HUGE_PAGE_BYTES, map_weight_file, write_weight_file
+from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.model_folders import write_model_folder
 from tests.helpers.repository import ROOT
 
@@ -311,7 +310,7 @@ def test_files_that_change_while_they_are_loaded_are_not_cached(cache: WeightCac
     files = ModelFiles(write_model_folder(tmp_path / "m"), (), "m")
     state = files_state(files)
     assert state is not None
-    compute = ComputeConfig(ReferenceAttention(), torch.bfloat16, torch.device("cpu"))
+    compute = cpu_compute(torch.bfloat16)
     for is_changed in (False, True):
         cached = cached_weights(cache, files, state, WeightOptions(), {"is_changed": is_changed})
         opened = open_model(files)

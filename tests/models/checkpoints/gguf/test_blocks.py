@@ -7,7 +7,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from models.checkpoints.gguf.blocks import GGUFRows
-from models.kernels.cpu.packed_weight import DENSE_DTYPES, WeightFormat
+from models.kernels.formats import DENSE_DTYPES, WeightFormat
 from tests.helpers.gguf_writer import random_blocks
 
 FORMATS = [fmt for fmt in WeightFormat if fmt not in DENSE_DTYPES]

@@ -12,12 +12,11 @@ from models.attention.reference import ReferenceAttention
 from models.checkpoints.base import Checkpoint, StoredTensor
 from models.errors import CheckpointError
 from models.linear.storage import WeightOptions
-from models.loaded_model import ComputeConfig
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.tensor import ActivationQuantization, Encoding
 from models.sources.resolve import ModelFiles
-from tests.helpers.checkpoints import random_model
+from tests.helpers.checkpoints import cpu_compute, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.helpers.quantized import (
     KINDS,
@@ -89,7 +88,7 @@ def logits_of(folder: Path, checkpoint: Checkpoint, ids: list[int], dtype: torch
     """[len(ids), V] in fp32."""
     opened = replace(open_model(ModelFiles(folder, (), "m")), checkpoint=checkpoint)
     backend = ReferenceAttention()
-    compute = ComputeConfig(backend, dtype, torch.device("cpu"))
+    compute = cpu_compute(dtype, backend)
     decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
     [logits] = PagedRun(decoder, backend).step([(PagedSequence(), ids)])
     return logits

@@ -1,14 +1,33 @@
 """Causal depthwise convolution over the rows of several sequences, each of which continues from a state."""
 
 import torch
+import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
+
+
+def convolve(
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    state: torch.Tensor,
+    group: StateGroupBatch,
+    *,
+    bias: torch.Tensor | None = None,
+    gates: tuple[torch.Tensor, torch.Tensor] | None = None,
+    has_silu: bool = False,
+    out_dtype: torch.dtype,
+) -> torch.Tensor:
+    """See Convolve."""
+    before, after = gates or (None, None)
+    y = causal_conv(rows if before is None else before * rows, weight, bias, state, group)
+    y = (F.silu(y) if has_silu else y).to(out_dtype)
+    return y if after is None else y * after
 
 
 def causal_conv(
     rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, state: torch.Tensor, group: StateGroupBatch
 ) -> torch.Tensor:
-    """y[t] = sum over j of weight[j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
+    """Return y[t] = sum over j of weight[j] * row[t - (K - 1) + j], plus bias: [T, C] fp32.
 
     rows: [T, C]. weight: [K, C] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
     written at its targets.
@@ -28,8 +47,10 @@ def causal_conv(
 def _prepend_states(
     rows: torch.Tensor, state: torch.Tensor, group: StateGroupBatch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each sequence's rows after the inputs in its state (zeros for a new sequence), and the index of each row:
-    [T + S * (K - 1), C], [T]."""
+    """Put each sequence's rows after the inputs in its state, zeros for a new sequence.
+
+    Returns the rows [T + S * (K - 1), C], and the index of each of `rows` among them [T].
+    """
     width = state.shape[1]
     lengths = torch.tensor(group.query_lens, device=rows.device)
     sequences = torch.arange(len(lengths), device=rows.device)

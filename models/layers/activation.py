@@ -1,37 +1,12 @@
-"""Prologues: what a linear layer does to its input rows before it multiplies them."""
+"""Activations of MLPs as prologues of the linear layer that follows them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from models.architecture.feed_forward import Activation, MLPSpec, SwigluClamp
-from models.kernels.row_input import PLAIN, InputKind, RowInput
-
-
-class Prologue(Protocol):
-    """A function of rows: [T, n] to [T, in], where n is in, or 2 * in for a gated activation.
-
-    A call computes in torch; `row_input` tells native kernels, which fuse it, to do the same.
-    """
-
-    @property
-    def row_input(self) -> RowInput: ...
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Elementwise:
-    """A prologue without parameters."""
-
-    row_input: RowInput
-    function: Callable[[torch.Tensor], torch.Tensor]
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
+from models.kernels.row_input import Elementwise, InputKind, Prologue, RowInput
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -62,8 +37,6 @@ def _clamped_swiglu(clamp: SwigluClamp) -> Callable[[torch.Tensor], torch.Tensor
 
     return gated
 
-
-IDENTITY = Elementwise(PLAIN, lambda x: x)
 
 # activation -> (in torch, the kernels' kind, the kernels' kind for act(gate) * up of rows [gate | up])
 _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], InputKind, InputKind]] = {

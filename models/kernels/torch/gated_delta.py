@@ -1,4 +1,4 @@
-"""The gated delta rule (GatedDeltaSpec) over the rows of several sequences, each of which continues from a state.
+"""The gated delta rule (GatedDeltaSpec) in torch, over the rows of several sequences that continue from a state.
 
 A sequence's rows are computed in chunks as products of matrices (Yang et al. 2024). With G_i the sum of log a up to row
 i of the chunk and S the state before it, the corrections u_i = b_i (v_i - k_i^T S'_i) solve a triangular system:
@@ -11,14 +11,17 @@ i of the chunk and S the state before it, the corrections u_i = b_i (v_i - k_i^T
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from models.batch import StateGroupBatch
+from models.kernels.operands import DeltaGates, DeltaWeights
 
 _CHUNK = 64  # rows: the quadratic part of a chunk costs about what its products with the state do
+_L2_NORM_EPS = 1e-6  # added to the squared length of a query or key
 
 
 class DeltaRows(NamedTuple):
-    """All in fp32, and for each value head. q and k of length 1, q scaled."""
+    """Inputs of the rule in fp32, for each value head. q and k have length 1; q is scaled."""
 
     q: torch.Tensor  # [T, H, K]
     k: torch.Tensor  # [T, H, K]
@@ -27,8 +30,42 @@ class DeltaRows(NamedTuple):
     beta: torch.Tensor  # [T, H], b
 
 
+def run_gated_delta(
+    qkv: torch.Tensor,
+    gates: DeltaGates,
+    weights: DeltaWeights,
+    state: torch.Tensor,
+    group: StateGroupBatch,
+    *,
+    tiles_key_heads: bool,
+) -> torch.Tensor:
+    """See RunGatedDelta."""
+    z, b, a = gates
+    num_heads, key_dim, value_dim = state.shape[1:]
+    value_size = num_heads * value_dim
+    key_size = (qkv.shape[1] - value_size) // 2
+    repeats = num_heads * key_dim // key_size
+    q, k, v = torch.split_with_sizes(qkv, [key_size, key_size, value_size], dim=1)
+    q, k = (_unit_heads(x.unflatten(1, (-1, key_dim)), repeats, tiles_key_heads) for x in (q, k))
+    rows = DeltaRows(
+        q * key_dim**-0.5,
+        k,
+        v.unflatten(1, (-1, value_dim)),
+        -weights.A_log.exp() * F.softplus(a.to(torch.float32) + weights.dt_bias),
+        torch.sigmoid(b.to(torch.float32)),
+    )
+    y = F.rms_norm(gated_delta(rows, state, group), (value_dim,), weights.norm_weight, weights.norm_eps)
+    return (y.flatten(1) * F.silu(z.to(torch.float32))).to(z.dtype)
+
+
+def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.Tensor:
+    """Queries or keys [T, key heads, K], scaled to length 1 and repeated for each value head: [T, H, K]."""
+    x = x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + _L2_NORM_EPS)
+    return x.repeat(1, repeats, 1) if tiles_key_heads else x.repeat_interleave(repeats, dim=1)
+
+
 def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) -> torch.Tensor:
-    """y: [T, H, V]. state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets."""
+    """Return y [T, H, V]. state: [blocks, H, K, V] fp32, read at the group's sources and written at its targets."""
     out = torch.empty_like(rows.v)
     singles: list[tuple[int, int, int]] = []  # (row, source, target)
     end = 0
@@ -46,7 +83,7 @@ def gated_delta(rows: DeltaRows, state: torch.Tensor, group: StateGroupBatch) ->
 def _compute_sequence(
     rows: DeltaRows, indices: range, source: int, state: torch.Tensor, targets: tuple[int, ...], out: torch.Tensor
 ) -> None:
-    """The rows of one sequence, in chunks that also end where a state is stored."""
+    """Compute the rows of one sequence, in chunks that also end where a state is stored."""
     now = state[source].clone() if source >= 0 else torch.zeros_like(state[0])
     start = indices.start
     while start < indices.stop:
@@ -59,7 +96,7 @@ def _compute_sequence(
 
 
 def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """rows: [H, n, ...]. before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
+    """Compute one chunk. rows: [H, n, ...]; before: the state [H, K, V]. Returns y [n, H, V] and the state after."""
     q, k, v, log_decay, beta = rows
     total = log_decay.cumsum(dim=1)  # G, [H, n]
     decay = (total.unsqueeze(2) - total.unsqueeze(1)).tril().exp().tril()  # the inner tril: exp must not overflow above
@@ -73,7 +110,7 @@ def _chunk(rows: DeltaRows, before: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def _single_rows(rows: DeltaRows, singles: list[tuple[int, int, int]], state: torch.Tensor, out: torch.Tensor) -> None:
-    """Single rows of many sequences, together."""
+    """Compute single rows of many sequences together."""
     at, sources, targets = torch.tensor(singles, device=state.device).unbind(1)
     q, k, v, log_decay, beta = (tensor[at] for tensor in rows)  # [N, H, ...]
     before = state[sources.clamp_min(0)] * log_decay.exp().view(*log_decay.shape, 1, 1)

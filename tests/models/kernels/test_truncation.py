@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.sampling.truncation import TruncationParams, truncate
+from models.kernels.torch.truncation import TruncationParams, truncate
 
 
 def _params(rows: list[tuple[int, float, float]]) -> TruncationParams:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.recurrence.reference_conv import causal_conv
-from models.recurrence.reference_delta import DeltaRows, gated_delta
+from models.kernels.torch.causal_conv import causal_conv
+from models.kernels.torch.gated_delta import DeltaRows, gated_delta
 from tests.helpers.states import BLOCKS, STEPS, group_of
 
 

@@ -1,0 +1,82 @@
+"""Arguments of the operations in `ops.py` that consist of several tensors or modules."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+
+from models.architecture.feed_forward import RouterSpec
+from models.kernels.row_input import Prologue
+
+
+class DeltaGates(NamedTuple):
+    """Gates of the gated delta rule, views of one tensor."""
+
+    z: torch.Tensor  # [T, H * V]
+    b: torch.Tensor  # [T, H]
+    a: torch.Tensor  # [T, H]
+
+
+class DeltaWeights(NamedTuple):
+    """Parameters of the gated delta rule, in fp32."""
+
+    A_log: torch.Tensor  # [H]
+    dt_bias: torch.Tensor  # [H]
+    norm_weight: torch.Tensor  # [V], of an RMS norm
+    norm_eps: float
+
+
+class RouterWeights(NamedTuple):
+    """Parameters of a router of experts: fp32, contiguous."""
+
+    weight: torch.Tensor  # [E, K]
+    bias: torch.Tensor | None = None  # [E]
+    correction: torch.Tensor | None = None  # [E]
+    shared_gate: torch.Tensor | None = None  # [1, K], of the shared expert
+
+
+class ExpertLinear(Protocol):
+    """A linear layer of an expert."""
+
+    @property
+    def packed(self) -> object | None:
+        """The layer's packed weights, of the column that packed them; None if torch multiplies."""
+
+
+class Expert(Protocol):
+    """An MLP that a router sends rows to."""
+
+    activation: Prologue
+
+    @property
+    def linears(self) -> tuple[ExpertLinear, ExpertLinear]: ...
+
+    def __call__(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertLayer:
+    """A router and its experts, whose weights are loaded and do not move.
+
+    rows_per_expert: [E] int64, on the CPU; each call adds the rows that each expert computed.
+    """
+
+    spec: RouterSpec
+    router: RouterWeights
+    experts: Sequence[Expert]
+    rows_per_expert: torch.Tensor
+
+
+# (rows, residual or None) -> the output of the shared expert (+ the residual, used up): [T, K].
+SharedExpert = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+class Draw(NamedTuple):
+    """The limits of a row's draw. top_k 0, top_p 1 and min_p 0 are off; uniform: the random number in [0, 1)."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    uniform: float

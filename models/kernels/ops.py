@@ -1,0 +1,170 @@
+"""The table of operations: the arithmetic of decoder layers beside attention and linear layers, by device.
+
+A row of the table is a method of Operations, a column a class: Operations itself is the torch column, whose functions
+are in `models/kernels/torch/` and run anywhere, `models/kernels/cpu/operations.py` the column of the C++ kernels. A
+column overrides the rows that it has kernels for. `select_operations` chooses a column once for a model. Layers bind
+their operations when they are built, with the sizes that decide whether a kernel supports them, so that a call decides
+nothing.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+
+from models.batch import StateGroupBatch
+from models.kernels.cpu.arena import HugePageArena
+from models.kernels.operands import DeltaGates, DeltaWeights, ExpertLayer, SharedExpert
+from models.kernels.row_input import Prologue
+from models.kernels.torch import causal_conv, experts, gated_delta, rows
+from models.kernels.torch.logits import LogitOperations
+
+OnCompiled = Callable[[int, int], None]  # (compiled files, all files)
+
+# Device type -> what makes its column, (dtype, device, on_compiled) -> Operations. Imported only when needed, since it
+# may compile or load a library. Other devices have the torch column.
+COLUMNS: Mapping[str, str] = {"cpu": "models.kernels.cpu.operations:cpu_operations"}
+
+# (x, gate), [T, K] each -> x, which is used up, times sigmoid(gate). x is contiguous.
+GateRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (x, out), [T, H, K] each: out becomes x. Rows and heads of both may be strided.
+CopyHeads = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+class JoinRows(Protocol):
+    def __call__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        norm: Prologue,
+        *,
+        skip: float = 1.0,
+        scale: float = 1.0,
+        norms_sum: bool = False,
+    ) -> torch.Tensor:
+        """Return skip * x + scale * norm(y), or norm(skip * x + scale * y) with `norms_sum`: [T, K].
+
+        x, y: contiguous; x is used up.
+        """
+
+
+class HeadProduct(NamedTuple):
+    """Multiplication by a matrix of its own for each head.
+
+    pack: (W [H, out, in], memory for the result or None) -> the weight that `multiply` takes, of the same shape.
+    multiply: (weight, x [T, H, in], out [T, H, out]); writes W[h] x[t, h]. Rows and heads of x and out may be strided.
+    unpack: weight -> W.
+    """
+
+    pack: Callable[[torch.Tensor, HugePageArena | None], torch.Tensor]
+    multiply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+    unpack: Callable[[torch.Tensor], torch.Tensor]
+
+
+class Experts(Protocol):
+    def __call__(
+        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, shared: SharedExpert | None
+    ) -> torch.Tensor:
+        """Return the chosen experts' outputs for norm(x) and the shared expert's, added to the residual: [T, K].
+
+        x: [T, K]. residual: used up; it may be x. The result has the residual's dtype, or x's without one.
+        """
+
+
+class Convolve(Protocol):
+    def __call__(
+        self,
+        rows: torch.Tensor,
+        weight: torch.Tensor,
+        state: torch.Tensor,
+        group: StateGroupBatch,
+        *,
+        bias: torch.Tensor | None = None,
+        gates: tuple[torch.Tensor, torch.Tensor] | None = None,
+        has_silu: bool = False,
+        out_dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Return y[t] = sum over j of weight[j] * rows[t - (K - 1) + j], plus bias: [T, C].
+
+        rows: [T, C]. weight: [K, C] fp32. state: [blocks, K - 1, C], the last inputs, read at the group's sources and
+        written at its targets. gates: the first multiplies the rows, the second y; both are views of the same tensor as
+        rows. out_dtype: fp32 or that of rows.
+        """
+
+
+class RunGatedDelta(Protocol):
+    def __call__(
+        self,
+        qkv: torch.Tensor,
+        gates: DeltaGates,
+        weights: DeltaWeights,
+        state: torch.Tensor,
+        group: StateGroupBatch,
+        *,
+        tiles_key_heads: bool,
+    ) -> torch.Tensor:
+        """Return norm(y) * silu(z) with y by the gated delta rule (GatedDeltaSpec): [T, H * V] in z's dtype.
+
+        qkv: [T, channels of queries, keys and values] fp32, after the convolution. state: [blocks, H, K, V] fp32, read
+        at the group's sources and written at its targets.
+        """
+
+
+class Operations:
+    """The torch column of the table, and the base of the other columns.
+
+    Each method binds an operation for the sizes of a layer that is being built.
+    """
+
+    name = "torch"
+
+    def __init__(self, packing_refusal: str | None = "torch computes all layers", note: str = "") -> None:
+        """packing_refusal: why linear layers cannot have packed weights of every format, or None if they can.
+
+        note: a line for the operator about the kernels.
+        """
+        self.packing_refusal = packing_refusal
+        self.note = note
+        self.version = f"torch {torch.__version__}"  # changes if results may change
+        self.packs_fp32 = False  # whether linear layers can have packed fp32 weights
+
+    def join_rows(self, columns: int) -> JoinRows:  # noqa: ARG002
+        return rows.join_rows
+
+    def gate_rows(self, columns: int) -> GateRows:  # noqa: ARG002
+        return rows.gate_rows
+
+    def copy_heads(self, columns: int) -> CopyHeads:  # noqa: ARG002
+        return rows.copy_heads
+
+    def head_product(self, in_features: int, out_features: int) -> HeadProduct:  # noqa: ARG002
+        return HeadProduct(lambda weight, _: weight, rows.multiply_heads, lambda weight: weight)
+
+    def experts(self, layer: ExpertLayer) -> Experts:
+        """Bind the experts of a layer whose weights are loaded."""
+        return experts.RoutedExperts(layer)
+
+    def convolve(self, kernel_size: int, channels: int) -> Convolve:  # noqa: ARG002
+        return causal_conv.convolve
+
+    def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:  # noqa: ARG002
+        return gated_delta.run_gated_delta
+
+    def logits(self) -> LogitOperations:
+        """Return the operations on logits, which the sampler binds."""
+        return LogitOperations()
+
+
+def select_operations(
+    dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled = lambda _done, _total: None
+) -> Operations:
+    """Return the column for computing in `dtype` on `device`.
+
+    on_compiled: called while kernels that are missing are compiled.
+    """
+    if (path := COLUMNS.get(device.type)) is None:
+        return Operations(f"the native kernels run on the CPU, not on {device}")
+    module, _, name = path.partition(":")
+    operations: Operations = getattr(importlib.import_module(module), name)(dtype, device, on_compiled)
+    return operations

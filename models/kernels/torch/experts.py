@@ -1,0 +1,76 @@
+"""Mixture of experts in torch: the rows of each chosen expert are computed together."""
+
+import torch
+import torch.nn.functional as F
+
+from models.architecture.feed_forward import GroupScore, RouterScore, RouterSpec
+from models.kernels.operands import Expert, ExpertLayer, RouterWeights, SharedExpert
+from models.kernels.row_input import IDENTITY, Prologue
+
+
+def route(spec: RouterSpec, weights: RouterWeights, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose experts for the rows x [T, K]. Returns experts [T, chosen] int64, and their weights [T, chosen] fp32."""
+    logits = F.linear(x.to(torch.float32), weights.weight, weights.bias)  # [T, E]
+    scores = logits.softmax(dim=-1) if spec.score is RouterScore.SOFTMAX else logits.sigmoid()
+    rated = scores if weights.correction is None else scores + weights.correction
+    if spec.num_groups > 1:
+        rated = rated.masked_fill(~_in_best_groups(rated, spec), float("-inf"))
+    experts = rated.topk(spec.experts_per_token, dim=-1).indices
+    chosen = scores.gather(-1, experts)
+    if spec.renormalizes:
+        chosen = chosen / chosen.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+    return experts, chosen * spec.scale
+
+
+def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
+    """Return whether each expert's group is among the row's best: [T, E]."""
+    groups = rated.unflatten(-1, (spec.num_groups, -1))  # [T, G, E / G]
+    if spec.group_score is GroupScore.BEST:
+        of_group = groups.amax(dim=-1)
+    else:
+        of_group = groups.topk(2, dim=-1).values.sum(dim=-1)
+    best = of_group.topk(spec.groups_per_token, dim=-1).indices
+    chosen = torch.zeros_like(of_group, dtype=torch.bool).scatter_(-1, best, True)  # [T, G]
+    return chosen.unsqueeze(-1).expand_as(groups).flatten(-2)
+
+
+class RoutedExperts:
+    """Experts computed one after the other, each for all rows that chose it. Implements Experts."""
+
+    def __init__(self, layer: ExpertLayer) -> None:
+        self._layer = layer
+
+    def __call__(
+        self, x: torch.Tensor, norm: Prologue, residual: torch.Tensor | None, shared: SharedExpert | None
+    ) -> torch.Tensor:
+        rows = norm(x)
+        total = self._routed(rows)
+        if shared is not None:
+            output, gate = shared(rows, None).to(torch.float32), self._layer.router.shared_gate
+            total += output if gate is None else output * F.linear(rows.to(torch.float32), gate).sigmoid()
+        return total.to(x.dtype) if residual is None else (residual + total).to(residual.dtype)
+
+    def _routed(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of the chosen experts' outputs: [T, K], fp32."""
+        layer = self._layer
+        experts, weights = route(layer.spec, layer.router, rows)  # [T, chosen]
+        order = experts.flatten().argsort(stable=True)  # pairs of row and expert, expert by expert
+        counts = experts.flatten().bincount(minlength=len(layer.experts)).cpu()
+        layer.rows_per_expert.add_(counts)
+        row_of_pair = order // experts.shape[1]
+        weight_of_pair = weights.flatten()[order].unsqueeze(-1)  # [T * chosen, 1]
+        total = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
+        start = 0
+        for expert, count in zip(layer.experts, counts.tolist(), strict=True):
+            if count == 0:
+                continue
+            chosen, weight = row_of_pair[start : start + count], weight_of_pair[start : start + count]
+            total.index_add_(0, chosen, self._weighted(expert, rows[chosen], weight))
+            start += count
+        return total
+
+    def _weighted(self, expert: Expert, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return one expert's outputs for `rows` [n, K], times `weight` [n, 1]: fp32."""
+        if self._layer.spec.scales_input:
+            return expert((rows * weight).to(rows.dtype), IDENTITY).to(torch.float32)
+        return expert(rows, IDENTITY).to(torch.float32) * weight

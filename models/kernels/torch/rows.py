@@ -1,0 +1,35 @@
+"""Operations on whole rows and on heads in torch: sums with a norm, gates, copies, a matrix for each head."""
+
+import torch
+
+from models.kernels.row_input import Prologue
+
+
+def join_rows(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    norm: Prologue,
+    *,
+    skip: float = 1.0,
+    scale: float = 1.0,
+    norms_sum: bool = False,
+) -> torch.Tensor:
+    """See JoinRows."""
+    if norms_sum:
+        return norm(torch.add(y if scale == 1.0 else y * scale, x, alpha=skip))
+    return torch.add(x if skip == 1.0 else x * skip, norm(y), alpha=scale)
+
+
+def gate_rows(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """See GateRows."""
+    return x * torch.sigmoid(gate)
+
+
+def copy_heads(x: torch.Tensor, out: torch.Tensor) -> None:
+    """See CopyHeads."""
+    out.copy_(x)
+
+
+def multiply_heads(weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+    """See MultiplyHeads."""
+    out.copy_(torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1))

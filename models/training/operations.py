@@ -1,0 +1,60 @@
+"""TrainOperations: the serving operations where no gradient is needed, and torch's where one is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from models.kernels.operands import ExpertLayer
+from models.kernels.ops import Convolve, CopyHeads, Experts, GateRows, HeadProduct, JoinRows, Operations, RunGatedDelta
+
+
+class TrainOperations(Operations):
+    """The same decoder trains, and generates as fast as it serves: kernels compute no gradients."""
+
+    name = "training"
+
+    def __init__(self, serving: Operations) -> None:
+        super().__init__(serving.packing_refusal, serving.note)
+        self.packs_fp32, self.version = serving.packs_fp32, serving.version
+        self._serving = serving
+
+    def join_rows(self, columns: int) -> JoinRows:
+        return _by_gradient(self._serving.join_rows(columns), super().join_rows(columns))
+
+    def gate_rows(self, columns: int) -> GateRows:
+        return _by_gradient(self._serving.gate_rows(columns), super().gate_rows(columns))
+
+    def copy_heads(self, columns: int) -> CopyHeads:
+        return _by_gradient(self._serving.copy_heads(columns), super().copy_heads(columns))
+
+    def head_product(self, in_features: int, out_features: int) -> HeadProduct:
+        serving = self._serving.head_product(in_features, out_features)
+        differentiable = super().head_product(in_features, out_features).multiply
+
+        def multiply(weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
+            if x.requires_grad:
+                differentiable(serving.unpack(weight), x, out)
+            else:
+                serving.multiply(weight, x, out)
+
+        return HeadProduct(serving.pack, multiply, serving.unpack)
+
+    def experts(self, layer: ExpertLayer) -> Experts:
+        return _by_gradient(self._serving.experts(layer), super().experts(layer))
+
+    def convolve(self, kernel_size: int, channels: int) -> Convolve:
+        return _by_gradient(self._serving.convolve(kernel_size, channels), super().convolve(kernel_size, channels))
+
+    def gated_delta(self, key_dim: int, value_dim: int) -> RunGatedDelta:
+        return _by_gradient(self._serving.gated_delta(key_dim, value_dim), super().gated_delta(key_dim, value_dim))
+
+
+def _by_gradient(serving: Callable[..., Any], differentiable: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that calls `serving`, or `differentiable` if an argument needs a gradient."""
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        needs_gradient = any(isinstance(each, torch.Tensor) and each.requires_grad for each in args)
+        return (differentiable if needs_gradient else serving)(*args, **kwargs)
+
+    return compute
