@@ -4,6 +4,29 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
+# (block, digest of its prefix, when it became free by the clock)
+OnEvicted = Callable[[int, bytes, float], None]
+
+
+class EvictionTally:
+    """Counts evicted blocks by the time that they had been free."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: dict[float, int] = {}  # by the time at which the blocks became free
+
+    def add(self, _block: int, _digest: bytes, freed_s: float) -> None:
+        """Count an evicted block; an OnEvicted."""
+        self._counts[freed_s] = self._counts.get(freed_s, 0) + 1
+
+    def take(self) -> list[tuple[float, int]]:
+        """Return (seconds for which blocks had been free, number of these blocks), counted since the last call."""
+        if not self._counts:
+            return []
+        counts, self._counts = self._counts, {}
+        now_s = self._clock()
+        return [(now_s - freed_s, count) for freed_s, count in counts.items()]
+
 
 class BlockPool:
     """Reference counts, free lists, and a table from digest to block.
@@ -21,9 +44,16 @@ class BlockPool:
     And so have those that only sequences used whose blocks are evicted first.
     """
 
-    def __init__(self, num_blocks: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_evicted: OnEvicted = lambda _block, _digest, _freed_s: None,
+    ) -> None:
         self.num_blocks = num_blocks
         self._clock = clock
+        self._on_evicted = on_evicted
         self._references = [0] * num_blocks
         self._digests: list[bytes | None] = [None] * num_blocks
         self._blocks_by_digest: dict[bytes, int] = {}
@@ -34,7 +64,6 @@ class BlockPool:
         self._is_evicted_first = [False] * num_blocks
         self._num_shared = 0  # with references from several tables
         self._freed_s = [0.0] * num_blocks  # when a cached block became free, by the clock
-        self._evicted: dict[float, int] = {}  # such times of cached blocks that were allocated since, and how many
 
     @property
     def num_free(self) -> int:
@@ -79,9 +108,10 @@ class BlockPool:
     def allocate(self, num_blocks: int, *, is_evicted_first: bool = False) -> list[int]:
         """Take blocks with undefined content, evicting cached prefixes as needed. The caller has checked num_free.
 
-        is_evicted_first: they have low priority when they are freed, unless others share them till then.
+        is_evicted_first: they have low priority when they are freed, unless others share them till then. Each evicted
+        block is reported to `on_evicted`; it has its content until the next step runs.
         """
-        assert num_blocks <= self.num_free, f"{num_blocks} blocks asked for, {self.num_free} free"
+        assert num_blocks <= self.num_free, f"{num_blocks} blocks requested, {self.num_free} free"
         blocks = []
         for _ in range(num_blocks):
             block, _ = (self._free_low_priority or self._free_cached).popitem(last=False)
@@ -90,20 +120,11 @@ class BlockPool:
                 del self._blocks_by_digest[digest]
                 self._digests[block] = None
                 self._num_free_cached -= 1
-                freed_s = self._freed_s[block]
-                self._evicted[freed_s] = self._evicted.get(freed_s, 0) + 1
+                self._on_evicted(block, digest, self._freed_s[block])
             self._references[block] = 1
             self._is_evicted_first[block] = is_evicted_first
             blocks.append(block)
         return blocks
-
-    def take_evicted(self) -> list[tuple[float, int]]:
-        """Cached blocks that were allocated since the last call: the seconds that they had been free, and how many."""
-        if not self._evicted:
-            return []
-        evicted, self._evicted = self._evicted, {}
-        now_s = self._clock()
-        return [(now_s - freed_s, count) for freed_s, count in evicted.items()]
 
     def share(self, blocks: Iterable[int], *, is_evicted_first: bool = False) -> None:
         """Add one reference to each of these cached blocks. is_evicted_first: who shares them does not need them to

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 
-from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.kv.hashing import block_digest, root_digest
 from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, group_key
@@ -30,8 +30,9 @@ class KVManager:
         num_states: int = 0,
         enable_prefix_caching: bool,
     ) -> None:
-        self.pool = BlockPool(num_blocks)
-        self.states = BlockPool(num_states)
+        self.evicted_blocks, self.evicted_states = EvictionTally(), EvictionTally()
+        self.pool = BlockPool(num_blocks, on_evicted=self.evicted_blocks.add)
+        self.states = BlockPool(num_states, on_evicted=self.evicted_states.add)
         self._block_size = block_size
         self._groups = groups
         self._enable_prefix_caching = enable_prefix_caching

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.scheduling.kv.block_pool import BlockPool
+from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
 
 pytestmark = pytest.mark.fast
 
@@ -110,7 +110,7 @@ def test_misuse_is_an_assertion() -> None:
     (block,) = pool.allocate(1)
     with pytest.raises(AssertionError, match="has no known prefix"):
         pool.share([block])
-    with pytest.raises(AssertionError, match="2 blocks asked for, 1 free"):
+    with pytest.raises(AssertionError, match="2 blocks requested, 1 free"):
         pool.allocate(2)
     pool.free([block])
     with pytest.raises(AssertionError, match="freed twice"):
@@ -141,7 +141,8 @@ def test_whole_conversations_go_before_the_head_that_they_share() -> None:
 
 def test_evicted_blocks_tell_how_long_they_were_free() -> None:
     now_s = 0.0
-    pool = BlockPool(4, clock=lambda: now_s)
+    evicted = EvictionTally(lambda: now_s)
+    pool = BlockPool(4, clock=lambda: now_s, on_evicted=evicted.add)
     blocks = pool.allocate(3)
     for block in blocks:
         pool.register(block, bytes([block]))
@@ -149,20 +150,34 @@ def test_evicted_blocks_tell_how_long_they_were_free() -> None:
     pool.free(blocks[:1])
     now_s = 12.0
     pool.free(blocks[1:])
-    assert pool.take_evicted() == []
+    assert evicted.take() == []
     pool.allocate(1)  # the blank one
-    assert pool.take_evicted() == []
+    assert evicted.take() == []
     now_s = 15.0
     pool.allocate(3)
-    assert pool.take_evicted() == [(5.0, 1), (3.0, 2)]
-    assert pool.take_evicted() == []
+    assert evicted.take() == [(5.0, 1), (3.0, 2)]
+    assert evicted.take() == []
+
+
+def test_an_evicted_block_is_reported_with_its_digest() -> None:
+    evicted: list[tuple[int, bytes]] = []
+    pool = BlockPool(2, on_evicted=lambda block, digest, _: evicted.append((block, digest)))
+    blocks = pool.allocate(2)
+    for block, digest in zip(blocks, (b"a", b"b"), strict=True):
+        pool.register(block, digest)
+    pool.free(blocks)
+
+    pool.allocate(1)
+
+    assert evicted == [(blocks[1], b"b")]
 
 
 def test_a_shared_block_is_not_evicted() -> None:
-    pool = BlockPool(1)
+    evicted = EvictionTally()
+    pool = BlockPool(1, on_evicted=evicted.add)
     (block,) = pool.allocate(1)
     pool.register(block, b"a")
     pool.free([block])
     pool.share([block])
     pool.free([block])
-    assert pool.take_evicted() == []
+    assert evicted.take() == []
