@@ -9,7 +9,7 @@ from engine.protocol import AdapterRef
 from engine.scheduling.adapter_slot import Slot, adapter_of
 from engine.scheduling.adapter_waiters import AdapterWaiters, WaitingGroup
 from engine.scheduling.fair_queue import FairQueue
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Gate, Sequence
 
 PATIENCE_S = 1.0  # of a waiting sequence, until a slot whose adapter others keep asking for is closed to them
 
@@ -277,7 +277,7 @@ class AdapterSlots:
         self._waiters.check(waiting)
         for group in self._groups_without_slot():
             assert self._free_slot(group.rank) is None, "a slot is free, and somebody waits"
-        for sequence in (each for each in waiting if each.waits_for_adapter):
+        for sequence in (each for each in waiting if Gate.ADAPTER in each.closed_gates):
             own = self._by_digest.get(adapter_of(sequence).digest)
             assert own is None or own.is_filling or not own.admits(sequence), (
                 "the slot is there, and somebody waits for it"

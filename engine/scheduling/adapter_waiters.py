@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from engine.scheduling.adapter_slot import adapter_of
 from engine.scheduling.fair_queue import FairQueue
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Gate, Sequence
 
 
 class WaitingGroup(NamedTuple):
@@ -54,7 +54,7 @@ class AdapterWaiters:
             del self._num_waiting[group]
 
     def set_aside(self, sequence: Sequence) -> None:
-        sequence.waits_for_adapter = True
+        sequence.closed_gates.add(Gate.ADAPTER)
         self._queue.set_aside(sequence)
         self._aside.setdefault(WaitingGroup.of(sequence), {})[sequence] = self._clock()
 
@@ -65,8 +65,8 @@ class AdapterWaiters:
 
     def end_wait(self, sequence: Sequence) -> None:
         """It waits for its adapter no more, if it did."""
-        if sequence.waits_for_adapter:
-            sequence.waits_for_adapter = False
+        if Gate.ADAPTER in sequence.closed_gates:
+            sequence.closed_gates.discard(Gate.ADAPTER)
             group = WaitingGroup.of(sequence)
             del self._aside[group][sequence]
             if not self._aside[group]:
@@ -96,7 +96,7 @@ class AdapterWaiters:
         """Assert the invariants, given all waiting sequences."""
         adapted = [each for each in waiting if each.request.adapter is not None]
         aside = {each for group in self._aside.values() for each in group}
-        assert aside == {each for each in adapted if each.waits_for_adapter}
+        assert aside == {each for each in adapted if Gate.ADAPTER in each.closed_gates}
         assert all(self._queue.is_aside(each) for each in aside)
         assert self._num_waiting == Counter(map(WaitingGroup.of, adapted))
         assert +self._names == Counter(adapter_of(each).name for each in adapted)

@@ -19,7 +19,7 @@ from engine.scheduling.fair_queue import FairQueue
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.queue import ServiceQueue
-from engine.scheduling.sequence import Sequence, SequenceStatus
+from engine.scheduling.sequence import Gate, Sequence, SequenceStatus
 from engine.scheduling.step_tally import PreemptionReason, StepTally
 from engine.scheduling.tenants import Tenants, refund_uncomputed
 
@@ -84,6 +84,12 @@ class Lifecycle:
         self.tally.note(sequence, Queued(sequence.id, self._clock(), num_running, num_waiting, sequence.num_output))
         if not sequence.is_ready:
             self.note_wait(sequence, WaitReason.GRAMMAR)
+
+    def open_gate(self, sequence: Sequence, gate: Gate) -> None:
+        """Let a sequence stand in line if this was its last closed gate."""
+        sequence.closed_gates.discard(gate)
+        if sequence.is_ready:
+            self.waiting.put_back(sequence)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
         """Let a waiting sequence run, from its cached prefix on."""

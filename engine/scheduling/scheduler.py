@@ -24,7 +24,7 @@ from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner
 from engine.scheduling.queue import service_order
 from engine.scheduling.request_length import check_length
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Gate, Sequence
 from engine.scheduling.step_budget import StepBudget
 from engine.scheduling.step_stats import take_step_stats
 from engine.scheduling.time_limits import TimeLimits
@@ -153,7 +153,7 @@ class Scheduler:
         self._kv.extend_hashes(sequence)  # here, as requests come, and not for a whole queue within one step
         self._lifecycle.add(sequence)
         if grammar is not None:
-            grammar.when_ready(lambda: self._lifecycle.waiting.put_back(sequence))
+            grammar.when_ready(lambda: self._lifecycle.open_gate(sequence, Gate.GRAMMAR))
         self._deadlines.add(sequence)
         self._start_limits.add(sequence)
 

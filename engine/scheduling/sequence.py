@@ -19,6 +19,13 @@ class SequenceStatus(enum.Enum):
     FINISHED = enum.auto()
 
 
+class Gate(enum.Enum):
+    """What a sequence waits for before it may run, besides its turn and room."""
+
+    GRAMMAR = enum.auto()  # that its grammar is compiled
+    ADAPTER = enum.auto()  # that its adapter has a slot
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
@@ -33,7 +40,7 @@ class Sequence:
     num_prompt: int
     grammar: OutputGrammar | None = None  # that the output must match
     adapter_slot: int = -1  # that has its adapter while it runs; -1 without one
-    waits_for_adapter: bool = False  # it is set aside until its adapter has a slot
+    closed_gates: set[Gate] = field(default_factory=set)  # it is set aside while one is closed
     order: Order = (0, 0, 0.0, 0)  # place among running sequences, and waiting ones of its tenant; lower goes first
     account: TenantAccount = field(default_factory=TenantAccount)  # of its tenant in its service class
     num_to_compute: int = 1  # tokens, less those that were cached when it came to wait or was asked last
@@ -63,6 +70,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.service = SERVICE_RULES[self.request.service_class]
+        if self.grammar is not None and not self.grammar.is_ready:
+            self.closed_gates.add(Gate.GRAMMAR)
 
     def resume(self, resumption: Resumption) -> None:
         """Be as if preempted after this output; the sequence is new and has its prompt alone."""
@@ -97,8 +106,8 @@ class Sequence:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can run; not while its grammar is being compiled, or its adapter has no slot."""
-        return (self.grammar is None or self.grammar.is_ready) and not self.waits_for_adapter
+        """Whether all gates are open, so that the sequence can run."""
+        return not self.closed_gates
 
     @property
     def needs_prompt_rows(self) -> bool:

@@ -61,7 +61,7 @@ def test_who_is_put_back_stands_in_line_again() -> None:
     line.set_aside(first, second)
     line.waiters.put_back(first)
     assert line.in_line == ["x0"]
-    assert not first.waits_for_adapter
+    assert first.is_ready
     assert line.waiters.members(WaitingGroup.of(second)) == [second]
     line.waiters.check(line.all)
 

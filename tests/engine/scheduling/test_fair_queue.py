@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import ServiceClass
 from engine.scheduling.fair_queue import FairQueue
-from engine.scheduling.sequence import Sequence
+from engine.scheduling.sequence import Gate, Sequence
 from engine.scheduling.tenant_account import TenantAccount
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, ledger_vocabulary
@@ -75,7 +75,12 @@ def test_a_sequence_joins_the_line_when_its_grammar_is_compiled() -> None:
     queue = FairQueue()
     compiling = sequence(0, TenantAccount(), grammar=grammar)
     queue.add(compiling)
-    grammar.when_ready(lambda: queue.put_back(compiling))
+
+    def put_back() -> None:
+        compiling.closed_gates.discard(Gate.GRAMMAR)
+        queue.put_back(compiling)
+
+    grammar.when_ready(put_back)
     assert (len(queue), queue.has_ready, queue.first, queue.first_rank) == (1, False, None, None)
     grammar.start(ledger_vocabulary().matcher(GRAMMARS[0]))
     assert (queue.has_ready, queue.first, queue.first_rank) == (True, compiling, 1)
