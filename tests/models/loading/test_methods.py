@@ -8,10 +8,10 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 
 from models.decoder import Decoder
+from models.kernels.cpu import operations
 from models.kernels.cpu.library import kernel_library
 from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
-from models.loading import methods
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf_with_note, random_model
 from tests.helpers.gguf_writer import write_gguf
 
@@ -86,7 +86,7 @@ def test_layer_whose_width_no_kernel_takes_stays_plain(tmp_path: Path) -> None:
 
 
 def test_without_kernels_all_is_plain_and_the_note_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "kernel_library", lambda: None)
+    monkeypatch.setattr(operations, "kernel_library", lambda: None)
 
     decoder, note = load_gguf_with_note(gguf(tmp_path, Kind.Q4_0), torch.bfloat16)
 
