@@ -14,7 +14,8 @@ from engine.client.interface import EngineClient
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
 from server.batches.table import use_of as batch_use_of
-from server.config import ServerConfig
+from server.config.models import ModelEntry
+from server.config.server import ServerConfig
 from server.context import ServerContext
 from server.drain import Drain
 from server.endpoints.binding.registry import WAITING_PATHS
@@ -30,7 +31,6 @@ from server.http.rate_headers import RATE_HEADERS
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
-from server.model_options.config import ModelEntry
 from server.routes import (
     adapters,
     batches,

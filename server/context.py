@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.drain import Drain
 from server.files.store import Files
 from server.keys.manager import KeyManager

@@ -1,4 +1,4 @@
-"""ONE table from exception type to HTTP status and OpenAI's error object, for responses and events in streams."""
+"""ONE table from exception type to HTTP status and OpenAI's error object, for responses and for events in streams."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class InvalidApiKey(HeadraceError):
-    """The request has no key, or one that this server does not know."""
+    """The request has no key, or an unknown one."""
 
 
 class ExpiredApiKey(InvalidApiKey):
@@ -70,7 +70,7 @@ class ModelNotLoaded(EngineUnavailable):
 
 
 class NotServed(HeadraceError):
-    """A path of a protocol that this server speaks, for something that it does not do."""
+    """The path belongs to a protocol that this server speaks, but its function is not supported."""
 
 
 class ForeignName(HeadraceError):
@@ -90,7 +90,7 @@ class AnswerTimeout(HeadraceError):
 
 
 class AmbiguousRequest(InvalidRequest):
-    """Another server could find another end of this request, or another one for it."""
+    """Another HTTP server could find a different end of this request, or a different request after it."""
 
 
 class HeadersTooLarge(HeadraceError):
@@ -145,12 +145,12 @@ class StorageFull(StorageFailed):
 
 
 class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+    """The client closed its connection, so no answer can be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What every error of one class has in common."""
+    """Status and error fields that all errors of a class share."""
 
     status: int
     type: str
@@ -165,7 +165,7 @@ TTFT_HEADER = "x-predicted-ttft"  # seconds from a request's arrival to its firs
 _INVALID = "invalid_request_error"
 
 ERRORS: Mapping[type[Exception], _Kind] = {
-    InvalidRequest: _Kind(400, _INVALID),  # its subclasses bring their own code
+    InvalidRequest: _Kind(400, _INVALID),  # its subclasses have their own codes
     InvalidApiKey: _Kind(401, _INVALID, "invalid_api_key"),
     InsufficientPermissions: _Kind(403, _INVALID, "insufficient_permissions"),
     ModelNotFound: _Kind(404, _INVALID, "model_not_found", "model"),
@@ -203,7 +203,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
-    """One error as the client sees it."""
+    """An error as the client receives it."""
 
     status: int
     message: str
@@ -213,7 +213,7 @@ class ErrorReply:
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> bytes:
-        """OpenAI's error object, the same in a response and in a stream."""
+        """Return OpenAI's error object, which is the same in a response and in a stream."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
@@ -222,7 +222,7 @@ class ErrorReply:
 
 
 def describe(error: Exception, request_id: str) -> ErrorReply:
-    """The reply to an exception. One that no table row expects is logged and its text kept from the client."""
+    """Return the reply to an exception. An exception without a row in the table is logged, and its text is not sent."""
     if isinstance(error, HTTPException):
         return _describe_http(error)
     kind = next(ERRORS[base] for base in type(error).__mro__ if base in ERRORS)
@@ -248,7 +248,7 @@ def _headers(error: Exception) -> dict[str, str]:
         case Shed():
             return {"retry-after": _seconds(error.retry_after_s)}
         case RateLimited():
-            return _when_again(error)
+            return _rate_limit_headers(error)
         case ModelNotLoaded():
             return {"retry-after": _seconds(error.retry_after_s)}
         case EngineUnavailable() | TooManyWatchers():
@@ -256,18 +256,18 @@ def _headers(error: Exception) -> dict[str, str]:
         case TooManyConnections():
             return {"retry-after": str(UNAVAILABLE_RETRY_S), "connection": "close"}
         case StorageFull():
-            return {"x-should-retry": "false"}  # room comes from deleting, and not from asking again
+            return {"x-should-retry": "false"}  # only deleting frees space
         case AnswerTimeout():
-            return {"x-should-retry": "false"}  # OpenAI's clients would: what nobody waits for would be queued again
+            return {"x-should-retry": "false"}  # OpenAI's clients would retry a request that its caller has given up
         case InvalidApiKey():
             return {"www-authenticate": "Bearer"}
         case RequestTooLarge() | RequestTimeout() | HeadersTooLarge() | AmbiguousRequest():
-            return {"connection": "close"}  # the rest of the request is not read
+            return {"connection": "close"}  # since the rest of the request is not read
     return {}
 
 
-def _when_again(error: RateLimited) -> dict[str, str]:
-    """OpenAI's and Anthropic's clients try again by themselves, which is in vain before a budget is there again."""
+def _rate_limit_headers(error: RateLimited) -> dict[str, str]:
+    """OpenAI's and Anthropic's clients retry automatically, which is useless until a budget is renewed."""
     headers = {} if error.retry_after_s is None else {"retry-after": _seconds(error.retry_after_s)}
     if error.retry_after_s is None or isinstance(error, BudgetSpent):
         headers["x-should-retry"] = "false"
@@ -279,7 +279,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _describe_http(error: HTTPException) -> ErrorReply:
-    """The router's own errors."""
+    """Return the reply to an error of the router."""
     message, code = {
         404: ("there is nothing at this path; /docs lists all paths", "not_found"),
         405: ("this path does not support this method", "method_not_allowed"),

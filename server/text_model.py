@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
 from engine.protocol import TokenizerInfo
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.reasoning.effort import EffortVariables
 from server.reasoning.history import find_thought_field
 from server.reasoning.marks import ReasoningMarks, find_reasoning_marks

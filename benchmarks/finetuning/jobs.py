@@ -22,7 +22,7 @@ from models.training.generate import generate
 from models.training.load import load_for_training
 from models.training.lora import Lora, LoraShape
 from models.weight_cache.cache import WeightCache
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.finetuning.rendering import Renderer
 from server.text.template_processes import TemplateProcesses
 from server.text.workers import TextWorkers

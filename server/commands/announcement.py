@@ -16,7 +16,7 @@ from server.commands.chat.server import DEFAULT_URL
 from server.commands.example_request import example_request
 from server.commands.listener import UNIX_SCHEME, is_for_this_machine
 from server.commands.start_panel import Started, show_panel
-from server.config import LogLevel, ServerConfig
+from server.config.server import LogLevel, ServerConfig
 
 if TYPE_CHECKING:
     from server.text_model import TextModel

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.protocol import Loading, StepStats, TokenizerInfo
 from server.commands.loading_display import loading_display
 from server.commands.startup_times import LAST_PHASE, StartupTimes
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.errors import OptionError
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 logger = logging.getLogger(__name__)
 

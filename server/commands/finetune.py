@@ -18,10 +18,10 @@ from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
 from server.commands.options import OPTIONS, Option, options_of
+from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
 from server.finetuning.jobs.requested_grader import check_samples
 from server.finetuning.preparation import FaultyFile, PreparationReport, report_notes
-from server.model_options.finetuning import refuse_more_than_cpus
 from server.schemas.strict_json import parse_json
 
 _MAX_SHOWN = 10  # faults of a file

@@ -14,7 +14,7 @@ from engine.config import EngineConfig
 from server.app import ROUTERS, create_app
 from server.commands.listener import BACKLOG
 from server.commands.open_files import connections_at_once
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.context import ServerContext
 from server.http.certificates import Certificates
 from server.http.connection import Connection

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.errors import StartupError
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.http.peer import is_loopback
 
 UNIX_SCHEME = "unix:"  # of our URLs alone

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 _FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

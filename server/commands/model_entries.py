@@ -8,7 +8,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.options import OPTIONS
 from server.commands.suggestions import suggest
-from server.model_options.config import ModelEntry
+from server.config.models import ModelEntry
 
 # What a model may have of its own beside all that an engine takes.
 _OF_SERVER = ("chat_template", "tool_call_parser", "reasoning_parser", "max_num_waiting")

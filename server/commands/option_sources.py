@@ -13,12 +13,12 @@ from engine.errors import OptionError, StartupError
 from server.commands.model_entries import entries_of_arguments, entries_of_file
 from server.commands.options import OPTIONS, OTHER_VARIABLES, PREFIX
 from server.commands.suggestions import suggest
-from server.config import ServerConfig
-from server.model_options.config import ModelEntry, ModelsConfig
-from server.model_options.finetuning import FinetuningConfig
-from server.model_options.lora import LoraConfig
-from server.network_config import NetworkConfig
-from server.storage_options.config import StorageConfig
+from server.config.finetuning import FinetuningConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.network import NetworkConfig
+from server.config.server import ServerConfig
+from server.config.storage import StorageConfig
 
 # Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
 # our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".

@@ -13,12 +13,12 @@ from typing import Any
 from engine.child_processes.fault_plan import VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
-from server.config import ServerConfig
-from server.model_options.config import ModelsConfig
-from server.model_options.finetuning import FinetuningConfig
-from server.model_options.lora import LoraConfig
-from server.network_config import NetworkConfig
-from server.storage_options.config import StorageConfig
+from server.config.finetuning import FinetuningConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelsConfig
+from server.config.network import NetworkConfig
+from server.config.server import ServerConfig
+from server.config.storage import StorageConfig
 
 PREFIX = "HEADRACE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"

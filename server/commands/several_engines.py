@@ -16,9 +16,9 @@ from server.commands.engines import Engines, OneEngine, engine_client, note_rest
 from server.commands.loading_display import loading_display
 from server.commands.options import OPTIONS
 from server.commands.weighing import weigh
-from server.config import ServerConfig
+from server.config.models import ModelEntry
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.model_options.config import ModelEntry
 from server.served.engine_slot import EngineSlot
 from server.served.loadable_model import LoadableModel
 from server.served.memory_plan import MemoryGrant, memory_need, plan_memory

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from engine.errors import InvalidRequest
 from engine.wording import counted
+from server.config.storage import StorageConfig
 from server.errors import RequestTooLarge, StorageFailed, StorageFull
 from server.files import table, upload_table
 from server.files.disk import Disk
 from server.files.table import File, FilePage
-from server.storage_options.config import StorageConfig
 from server.store.database import Database
 from server.store.steady_clock import SteadyClock
 

@@ -15,7 +15,7 @@ from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
 from server.finetuning.lines import Chat
 from server.finetuning.preparation import PreparationReport, Prepared, prepare

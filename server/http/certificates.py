@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import StartupError
-from server.network_config import CertReqs, NetworkConfig
+from server.config.network import CertReqs, NetworkConfig
 
 logger = logging.getLogger(__name__)
 

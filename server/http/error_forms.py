@@ -8,7 +8,7 @@ from starlette.types import Scope
 from engine.errors import Shed
 from server.errors import ErrorReply, describe
 from server.metrics.request_record import current_record
-from server.paths.prefix import route_path
+from server.paths import route_path
 from server.protocols.messages.errors import messages_error
 from server.protocols.ollama.lines import ollama_error
 

@@ -24,8 +24,7 @@ from server.keys.caller import ANYBODY, Caller, caller_of, set_current_caller
 from server.keys.ring import KeyRing
 from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
 from server.pages.files import NAMES as page_names
-from server.paths.monitoring import PROBES
-from server.paths.prefix import route_path
+from server.paths import PROBES, route_path
 from server.schemas.base import quote
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra

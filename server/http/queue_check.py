@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.context import ServerContext
 from server.metrics.request_record import current_record
-from server.paths.prefix import route_path
+from server.paths import route_path
 
 
 class QueueMiddleware:

@@ -9,7 +9,7 @@ from starlette.types import Scope
 from server.keys.account import LimitStatus
 from server.keys.caller import caller_of
 from server.keys.spending import utc_now
-from server.paths.prefix import route_path
+from server.paths import route_path
 
 _KINDS = ("requests", "tokens")
 _PARTS = ("limit", "remaining", "reset")

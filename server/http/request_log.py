@@ -6,7 +6,7 @@ import time
 
 from engine.child_processes.log_format import with_fields
 from server.metrics.request_record import RequestOutcome, RequestRecord
-from server.paths.monitoring import MONITORING
+from server.paths import MONITORING
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.paths.prefix import is_below
+from server.paths import is_below
 
 
 class RootPath:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import told

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.keys.key_file import read_keys
 from server.keys.ring import KeyRing
 from server.keys.spending import Spending

@@ -7,7 +7,7 @@ from prometheus_client.registry import Collector
 
 from server.metrics.spec import PREFIX, MetricSpec, MetricType
 from server.metrics.table import METRICS
-from server.paths.monitoring import MONITORING
+from server.paths import MONITORING
 
 Labels = dict[str, str]
 

@@ -14,10 +14,10 @@ from server.finetuning.jobs.record import FinetuneRecord
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY, require_operator
-from server.paths.inside import Outside, inside
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.base import quote
 from server.schemas.parameters import ignored_header, ignored_parameters
+from server.served.adapter_dir import OutsideFolder, resolve_inside
 
 router = APIRouter(tags=["Models"])
 
@@ -93,8 +93,8 @@ def _path(given: str, context: ServerContext) -> Path:
             "this server loads no adapters while it runs; start it with --adapter-dir, the folder that they are in"
         )
     try:
-        path = inside(Path(folder), given)
-    except Outside:
+        path = resolve_inside(Path(folder), given)
+    except OutsideFolder:
         raise InvalidRequest(
             f"lora_path is {quote(given)}; it must be a readable path below the server's --adapter-dir, with all its "
             "files",

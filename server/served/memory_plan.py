@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine.command_io.weighing import Weighed
 from engine.errors import StartupError
-from server.model_options.config import ModelEntry
+from server.config.models import ModelEntry
 
 PROCESS_BYTES = 512 << 20  # of an engine process without weights and KV cache: libraries, buffers of a step
 _FREE_SHARE = 0.8  # of the free memory at the start; the rest is for this process, the system and its cache

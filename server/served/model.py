@@ -10,7 +10,7 @@ from engine.client.interface import EngineClient, EngineState
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable
 from engine.protocol import EngineInfo, TokenizerInfo
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.drain import Drain
 from server.keys.caller import current_caller
 from server.live.feed import LiveFeed

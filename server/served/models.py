@@ -5,13 +5,13 @@ from functools import partial
 
 from engine.errors import HeadraceError, InvalidRequest, OptionError
 from engine.protocol import EngineInfo
+from server.config.lora import LoraConfig
 from server.errors import ModelNotFound
 from server.keys.caller import current_caller
 from server.live.feed import ModelSummary
 from server.live.request_stories import RequestStory
 from server.live.request_table import request_not_known
 from server.metrics.values import Metrics
-from server.model_options.lora import LoraConfig
 from server.schemas.base import quote
 from server.served.adapter import ServedAdapter
 from server.served.adapters import ServedAdapters
@@ -65,7 +65,9 @@ class ServedModels:
             return self._named(wanted)
         served = ", ".join(repr(known) for known in names) or "none for this key"
         if name is None:
-            raise ModelNotFound(f"the request names no model, and its key must; this server has {served}")
+            raise ModelNotFound(
+                f"the request has no model, and its key does not allow the default one; it allows {served}"
+            )
         raise ModelNotFound(f"the model {quote(name)} is not served here; this server has {served}")
 
     def _named(self, name: str) -> ServedModel:
@@ -90,7 +92,7 @@ class ServedModels:
         known = ", ".join(repr(model.name) for model in able)
         if name is None:
             raise InvalidRequest(
-                f"base_model_name is missing; it must say which model the adapter is for: {known}",
+                f"base_model_name is missing; it must name the adapter's model, one of {known}",
                 param="base_model_name",
             )
         found = next((model for model in able if name in model.names), None)

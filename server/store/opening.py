@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.child_processes.fault_plan import FaultPlan
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.store.database import Database, memory_database, open_database
 from server.store.entries import Entries
 

@@ -17,8 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from engine.client.interface import RestartReason
-from server.paths.monitoring import MONITORING
-from server.paths.prefix import route_path
+from server.paths import MONITORING, route_path
 from server.tracing.request_trace import RequestTrace, Restart, TraceClock
 from server.tracing.span_gate import SpanGate
 

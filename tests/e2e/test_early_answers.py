@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from server.network_config import NetworkConfig
+from server.config.network import NetworkConfig
 from tests.helpers.certificates import Authority
 from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.fake_client import FakeClient, says

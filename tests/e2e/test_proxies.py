@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.network_config import NetworkConfig
+from server.config.network import NetworkConfig
 from tests.e2e.conftest import require_tool
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL

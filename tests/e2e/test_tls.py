@@ -11,7 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from server.network_config import NetworkConfig
+from server.config.network import NetworkConfig
 from tests.e2e.conftest import require_tool
 from tests.helpers.certificates import Authority, Issued
 from tests.helpers.deadline import DEADLINE_S, until

@@ -10,7 +10,7 @@ import yaml
 from engine.config import EngineConfig
 from server.commands.arguments import parse_arguments
 from server.commands.option_sources import resolve
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from tests.helpers.repository import ROOT
 
 DEPLOY = ROOT / "deploy"

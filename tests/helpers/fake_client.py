@@ -29,7 +29,7 @@ from engine.protocol import (
     TokenLogprobs,
 )
 from server.app import create_app
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 from server.text.direct_templates import DirectTemplates
 from server.text.template_runner import TemplateRunner

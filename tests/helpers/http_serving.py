@@ -11,12 +11,12 @@ from engine.client.interface import EngineClient
 from engine.config import EngineConfig
 from server.commands.http_server import create_server
 from server.commands.listener import listening
-from server.config import ServerConfig
+from server.config.network import NetworkConfig
+from server.config.server import ServerConfig
 from server.context import ServerContext
 from server.http.certificates import Certificates
 from server.http.connection import Connection
 from server.metrics.values import Metrics
-from server.network_config import NetworkConfig
 from server.store.entries import Entries
 from server.store.opening import open_store
 from server.text.direct_templates import DirectTemplates

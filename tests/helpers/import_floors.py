@@ -41,8 +41,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "process commands finetuning",
     ),
     "server": (
-        "network_config model_options storage_options paths",
-        "errors metrics config schemas text loadtest pages",
+        "config paths",
+        "errors metrics schemas text loadtest pages",
         "structured_outputs reasoning drain runs store live tracing",
         "tools keys files",
         "text_model",

@@ -11,9 +11,9 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import EngineInfo
 from server.app import create_app
-from server.config import ServerConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.model_options.config import ModelEntry, ModelsConfig
 from server.served.engine_slot import EngineSlot
 from server.served.loadable_model import LoadableModel
 from server.served.model_loader import ManagedEngine, ModelLoader

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput
-from server.network_config import NetworkConfig
+from server.config.network import NetworkConfig
 from tests.helpers.certificates import Authority
 from tests.helpers.deadline import DEADLINE_S, until
 from tests.helpers.fake_client import FakeClient, Step, says

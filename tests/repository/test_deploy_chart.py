@@ -11,7 +11,7 @@ import yaml
 
 from server.app import ROUTERS
 from server.commands.options import OPTIONS
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.metrics.spec import MetricType
 from server.metrics.table import METRICS
 from tests.helpers import chart_schema

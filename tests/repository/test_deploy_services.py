@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from server.app import ROUTERS
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from tests.helpers import deploy_files
 from tests.helpers.deploy_files import AFTER_DRAIN_S, DEPLOY, configured, seconds
 from tests.helpers.repository import ROOT

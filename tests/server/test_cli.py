@@ -12,7 +12,7 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from server import cli
 from server.commands.options import OPTIONS
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 Given = list[tuple[ServerConfig, EngineConfig]]
 

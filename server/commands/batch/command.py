@@ -28,7 +28,7 @@ from server.commands.option_sources import resolve
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
 from server.commands.shared_terminal import can_draw
 from server.commands.stopping import catch_signals, unless
-from server.config import LogLevel, ServerConfig
+from server.config.server import LogLevel, ServerConfig
 from server.metrics.values import Metrics
 from server.text.chat_template import load_chat_template
 from server.text.template_processes import TemplateProcesses

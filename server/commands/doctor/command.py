@@ -22,7 +22,7 @@ from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
 from server.commands.option_sources import resolve
 from server.commands.options import CONFIG_VARIABLE, OPTIONS
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 _DESCRIPTION = """\
 Check this machine and the options of headrace serve, and report problems. Nothing is downloaded, and no weights are

@@ -7,7 +7,7 @@ from engine.command_io.weighing import Weighed
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from server.commands.options import OPTIONS
-from server.model_options.config import ModelEntry, ModelsConfig
+from server.config.models import ModelEntry, ModelsConfig
 from server.served.memory_plan import MemoryPlan, memory_need, plan_memory
 
 _GIB = 1 << 30

@@ -12,10 +12,10 @@ from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.listener import host_port, is_for_this_machine, listen
-from server.config import ServerConfig
+from server.config.network import NetworkConfig
+from server.config.server import ServerConfig
 from server.http.certificates import make_context
 from server.keys.key_file import read_keys
-from server.network_config import NetworkConfig
 
 _FEW_DAYS = 14
 

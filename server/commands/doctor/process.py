@@ -9,7 +9,7 @@ from importlib import metadata
 from engine.child_processes.environment import BINDING
 from engine.command_io.findings import Finding, ok, problem, warning
 from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 try:
     import resource

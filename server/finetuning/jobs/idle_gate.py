@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from server.config.finetuning import FinetuneYield
 from server.finetuning.jobs.child import Child
-from server.model_options.finetuning import FinetuneYield
 
 _LOOK_S = 0.05
 _IDLE_AFTER_S = 0.5  # between a client's answer and its next question a process is not worth waking

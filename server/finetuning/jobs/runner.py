@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from engine.errors import EngineStopped
+from server.config.finetuning import FinetuneYield
 from server.context import ServerContext
 from server.errors import StorageFailed
 from server.finetuning.jobs import table
@@ -23,7 +24,6 @@ from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
 from server.finetuning.jobs.surroundings import Surroundings
 from server.finetuning.jobs.training import Training
-from server.model_options.finetuning import FinetuneYield
 from server.schemas.finetune_answers import FinetuneStatus
 
 logger = logging.getLogger(__name__)

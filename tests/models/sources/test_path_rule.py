@@ -9,7 +9,7 @@ from engine.errors import StartupError
 from models.errors import SourceError
 from models.sources.resolve import find_local
 from server.commands.missing_paths import check_paths
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from tests.server.commands.test_missing_paths import MISSING, OTHERS
 
 

@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from server.batches.answers import LineAnswer
 from server.batches.runner import BatchRunner, sweep_files
 from server.batches.surroundings import Sleep
+from server.config.storage import StorageConfig
 from server.context import ServerContext
 from server.files.disk import Disk
 from server.files.store import Files
 from server.keys.caller import Caller
 from server.schemas.batch_answers import BatchStatus
-from server.storage_options.config import StorageConfig
 from tests.helpers.batches import CHAT, chat_line, jsonl
 from tests.helpers.crashing import CrashingDatabase, CrashingDisk, Power, PowerCut
 from tests.helpers.deadline import DEADLINE_S

@@ -12,10 +12,10 @@ from server.batches import table
 from server.batches.answers import LineUsage
 from server.batches.output import Output, Result
 from server.batches.record import BatchRecord
+from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
 from server.schemas.batch_answers import BatchStatus
-from server.storage_options.config import StorageConfig
 from server.store.database import MIGRATIONS, Database
 from tests.helpers.batches import CHAT
 

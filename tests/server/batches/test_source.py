@@ -9,9 +9,9 @@ import pytest
 
 from server.batches import source as module
 from server.batches.source import MAX_FAULTS, Source, digest_of
+from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
-from server.storage_options.config import StorageConfig
 from server.store.database import memory_database
 from tests.helpers.batches import CHAT, chat_line, jsonl
 

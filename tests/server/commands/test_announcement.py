@@ -13,7 +13,7 @@ import pytest
 from engine.command_io.program import program
 from engine.protocol import PoolingTask
 from server.commands.announcement import announce, announce_loading
-from server.config import LogLevel, ServerConfig
+from server.config.server import LogLevel, ServerConfig
 from tests.helpers.fake_client import engine_info
 from tests.helpers.fake_pooling import pooling_info
 

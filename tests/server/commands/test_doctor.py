@@ -15,7 +15,7 @@ from engine.command_io.findings import Finding, Severity, ok, problem, warning
 from engine.command_io.weighing import Weighed
 from server import cli
 from server.commands.doctor import options, process
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 pytestmark = pytest.mark.fast
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.command_io.findings import Severity
 from server.commands.doctor.options import certificate_finding
-from server.network_config import NetworkConfig
+from server.config.network import NetworkConfig
 from tests.helpers.certificates import Authority
 
 

@@ -5,7 +5,7 @@ import pytest
 from engine.child_processes.fault_plan import VARIABLE
 from engine.errors import OptionError
 from server.commands.fault_injection import fault_plan
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 pytestmark = pytest.mark.fast
 

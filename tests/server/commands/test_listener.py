@@ -9,8 +9,8 @@ import pytest
 
 from engine.errors import StartupError
 from server.commands.listener import is_for_this_machine, listen, listen_unix, listening, url_of
-from server.config import ServerConfig
-from server.network_config import NetworkConfig
+from server.config.network import NetworkConfig
+from server.config.server import ServerConfig
 from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast

@@ -7,9 +7,9 @@ import pytest
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from server.commands.missing_paths import check_paths
-from server.config import ServerConfig
-from server.model_options.config import ModelEntry, ModelsConfig
-from server.model_options.lora import LoraConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.server import ServerConfig
 
 pytestmark = pytest.mark.fast
 

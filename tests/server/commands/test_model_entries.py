@@ -9,7 +9,7 @@ from engine.config import Quantization
 from engine.errors import OptionError
 from server.commands.arguments import parse_arguments
 from server.commands.option_sources import resolve
-from server.model_options.config import ModelsConfig
+from server.config.models import ModelsConfig
 
 pytestmark = pytest.mark.fast
 

@@ -10,12 +10,12 @@ from engine.config import Device, EngineConfig, SchedulingPolicy
 from engine.errors import OptionError, StartupError
 from server.commands.option_sources import resolve
 from server.commands.options import OPTIONS, OTHER_VARIABLES, options_of
-from server.config import LogLevel, ServerConfig
-from server.model_options.config import ModelsConfig
-from server.model_options.finetuning import FinetuningConfig
-from server.model_options.lora import LoraConfig
-from server.network_config import CertReqs, NetworkConfig
-from server.storage_options.config import StorageConfig
+from server.config.finetuning import FinetuningConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelsConfig
+from server.config.network import CertReqs, NetworkConfig
+from server.config.server import LogLevel, ServerConfig
+from server.config.storage import StorageConfig
 from tests.helpers.repository import ROOT
 
 pytestmark = pytest.mark.fast
@@ -215,7 +215,7 @@ def test_group_size_is_a_multiple_of_32_for_what_has_groups(quantization: str, s
         ({"ssl_ca_certs": "c"}, "--ssl-ca-certs needs --ssl-certfile"),
         ({"ssl_cert_reqs": "2"}, "--ssl-cert-reqs needs --ssl-certfile"),
         ({"ssl_certfile": "c", "ssl_cert_reqs": "required"}, "--ssl-cert-reqs needs --ssl-ca-certs"),
-        ({"ssl_certfile": "c", "ssl_ca_certs": "a", "ssl_cert_reqs": "0"}, "--ssl-cert-reqs none asks for none"),
+        ({"ssl_certfile": "c", "ssl_ca_certs": "a", "ssl_cert_reqs": "0"}, "--ssl-cert-reqs none requests none"),
         ({"ssl_cert_reqs": "3"}, "--ssl-cert-reqs is '3'; it must be one of none, optional, required"),
         ({"uds_mode": "rw"}, "--uds-mode is 'rw'; it must be three octal digits, such as 600 or 660"),
         ({"uds_mode": "999"}, "--uds-mode is '999'"),

@@ -14,10 +14,10 @@ from server.app import create_app
 from server.commands import several_engines
 from server.commands.engines import OneEngine
 from server.commands.several_engines import SeveralEngines, engines_of
-from server.config import ServerConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.model_options.config import ModelEntry, ModelsConfig
-from server.model_options.lora import LoraConfig
 from server.served.loadable_model import ModelState
 from server.served.model import ServedModel
 from tests.helpers.fake_client import http

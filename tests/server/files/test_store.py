@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import pytest
 
+from server.config.storage import StorageConfig
 from server.errors import StorageFailed
 from server.files.disk import FolderDisk
 from server.files.store import Files
-from server.storage_options.config import StorageConfig
 from server.store.database import MIGRATIONS, Database
 
 pytestmark = pytest.mark.fast

@@ -10,7 +10,7 @@ import pytest
 
 from engine.command_io.finetuning.items import Passage
 from engine.command_io.finetuning.job import Method
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.finetuning.preparation import FaultyFile, prepare
 from server.finetuning.rendering import Renderer
 from server.text.detokenizer import decode

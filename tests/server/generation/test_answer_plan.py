@@ -5,7 +5,7 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
 from engine.protocol import TokenizerInfo
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.generation.answer_plan import plan_answer
 from server.generation.chat_tools import chat_tools
 from server.schemas.base import validate

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.http.sse import status_wait_s
 from server.text.workers import MAX_SHORT
 from tests.helpers.asgi import RawRequest

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from engine.errors import StartupError
+from server.config.network import CertReqs, NetworkConfig
 from server.http import certificates
 from server.http.certificates import Certificates, make_context, subject_of
-from server.network_config import CertReqs, NetworkConfig
 from tests.helpers.certificates import Authority, Issued
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from engine.errors import OptionError
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.http.root_path import RootPath
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 

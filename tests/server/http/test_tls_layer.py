@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.config.network import NetworkConfig
 from server.http.certificates import make_context
 from server.http.tls_layer import TlsLayer
-from server.network_config import NetworkConfig
 from tests.helpers.certificates import Authority
 
 

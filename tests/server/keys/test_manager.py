@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.errors import BudgetSpent, InvalidApiKey
 from server.keys.manager import KeyManager
 from server.metrics.request_record import RequestRecord

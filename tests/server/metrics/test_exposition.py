@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from engine.config import EngineConfig
 from engine.protocol import AuditVerdict, StepStats
 from server.app import create_app
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.metrics.spec import PREFIX, MetricType
 from server.metrics.table import METRICS
 from server.metrics.values import Metrics

@@ -8,7 +8,7 @@ from prometheus_client.samples import Sample
 from engine.config import EngineConfig
 from engine.protocol import StepStats
 from server.app import create_app
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 from tests.helpers.fake_client import MODEL, FakeClient, engine_info, http, says
 

@@ -9,9 +9,9 @@ import pytest
 
 from engine.protocol import AdapterInfo, PoolingTask
 from server.app import ROUTERS
+from server.config.lora import LoraConfig
 from server.errors import ERRORS
 from server.http.error_forms import FORM_PREFIXES
-from server.model_options.lora import LoraConfig
 from server.openapi.document import body_models, openapi_document, operations
 from server.openapi.errors import ERROR_FORMS
 from server.routes.docs import OPERATIONS

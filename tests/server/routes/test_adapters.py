@@ -12,10 +12,10 @@ from engine.config import EngineConfig
 from engine.errors import AdapterUnusable, OptionError
 from engine.protocol import AdapterInfo, AdapterRef, AdapterStats, StepStats
 from server.app import create_app
-from server.config import ServerConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.model_options.config import ModelEntry, ModelsConfig
-from server.model_options.lora import LoraConfig
 from server.text.direct_templates import DirectTemplates
 from tests.helpers.fake_client import MODEL, FakeClient, http, says
 from tests.helpers.keys import bearer, entry, write_keys

@@ -10,7 +10,7 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from server.storage_options.config import StorageConfig
+from server.config.storage import StorageConfig
 from tests.helpers.batches import CHAT, batches_run, chat_line, ended, jsonl, read_jsonl
 from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
 

@@ -9,11 +9,11 @@ import openai
 import pytest
 from fastapi import FastAPI
 
+from server.config.storage import StorageConfig
 from server.context import ServerContext
 from server.files.disk import FolderDisk
 from server.keys.caller import name_owner
 from server.schemas.files import FILE_PURPOSES
-from server.storage_options.config import StorageConfig
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.keys import bearer, entry, secret, write_keys

@@ -59,7 +59,7 @@ async def test_what_shall_not_be_stored_is_not() -> None:
 
 
 async def test_nothing_of_an_unstored_response_is_on_disk(tmp_path: Any) -> None:
-    from server.config import ServerConfig
+    from server.config.server import ServerConfig
     from server.store.opening import open_store
 
     app = state_app(make_engine("The answer is a riddle."))

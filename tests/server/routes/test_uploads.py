@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from server.batches.runner import sweep_files
+from server.config.storage import StorageConfig
 from server.files.uploads import LIFE_S, Uploads
-from server.storage_options.config import StorageConfig
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.keys import bearer, entry, write_keys
 from tests.server.routes.test_files import _context, _official

@@ -6,7 +6,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import EngineUnavailable, QueueFull, StartupError
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.drain import Drain
 from server.errors import ModelNotFound
 from server.keys.caller import ANYBODY, Caller, set_current_caller
@@ -71,7 +71,7 @@ def test_a_caller_sees_and_gets_only_what_its_key_allows(models: ServedModels) -
     assert models.find("gpt-4").name == "big"
     with pytest.raises(ModelNotFound, match="'big' is not served here; this server has 'gpt-4', 'small'"):
         models.find("big")
-    with pytest.raises(ModelNotFound, match="the request names no model, and its key must"):
+    with pytest.raises(ModelNotFound, match="the request has no model, and its key does not allow the default one"):
         models.find(None)
 
 

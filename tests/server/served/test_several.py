@@ -9,7 +9,7 @@ import pytest
 
 from engine.client.interface import EngineState
 from engine.protocol import AdapterInfo
-from server.model_options.lora import LoraConfig
+from server.config.lora import LoraConfig
 from server.served.loadable_model import ModelState
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import http, says

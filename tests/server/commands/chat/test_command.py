@@ -13,8 +13,8 @@ from server import cli
 from server.commands.chat import command
 from server.commands.chat.client import ChatClient
 from server.commands.options import CLIENT_KEY_VARIABLE
-from server.model_options.config import ModelEntry, ModelsConfig
-from server.network_config import NetworkConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.network import NetworkConfig
 from tests.helpers.certificates import Authority
 from tests.helpers.fake_client import FakeClient, pooling_client, says
 from tests.helpers.http_serving import Served, serving

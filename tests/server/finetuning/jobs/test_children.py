@@ -8,11 +8,11 @@ import pytest
 from engine.child_processes.background import IDLE
 from engine.command_io.finetuning.job import JobFolder
 from engine.errors import EngineStopped
+from server.config.finetuning import FinetuneYield
 from server.finetuning.jobs.children import Ending, running
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.surroundings import Surroundings
-from server.model_options.finetuning import FinetuneYield
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import make_app
 from tests.helpers.fake_trainer import no_answer, trained_client

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.config.finetuning import FinetuneYield
 from server.finetuning.jobs.idle_gate import IdleGate
-from server.model_options.finetuning import FinetuneYield
 
 pytestmark = pytest.mark.fast
 

@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI
 
 from engine.child_processes.background import TRY_AGAIN
+from server.config.finetuning import FinetuneYield
 from server.finetuning.jobs import preparing, standstill, training
 from server.finetuning.jobs.idle_gate import IdleGate
 from server.finetuning.jobs.processor_use import ProcessorUse
 from server.finetuning.jobs.standstill import Standstill
-from server.model_options.finetuning import FinetuneYield
 from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers import fake_trainer
 from tests.helpers.deadline import DEADLINE_S

@@ -13,12 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
+from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
 from server.finetuning.jobs.folders import out_folder
 from server.finetuning.jobs.runner import FinetuneRunner
 from server.schemas.finetune_answers import FinetuneStatus
-from server.storage_options.config import StorageConfig
 from server.store.database import memory_database
 from tests.helpers.fake_client import make_app
 from tests.helpers.fake_trainer import (

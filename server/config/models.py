@@ -1,4 +1,5 @@
-"""ModelsConfig: the options of a server with several models, or models that come and go; a part of ServerConfig."""
+"""ModelsConfig: options of a server with several models, or with models that are loaded on demand; a part of
+ServerConfig."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,15 +10,15 @@ from engine.config import EngineConfig, option
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One of the models that the server was told to have."""
+    """One of several models that are served."""
 
-    names: tuple[str, ...]  # that clients call it by; the first is canonical
+    names: tuple[str, ...]  # in requests; the first is canonical
     engine: EngineConfig
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ServerConfig that are this model's own
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of ServerConfig that differ for this model
     idle_unload: float | None = None
-    is_pinned: bool = False  # loaded at the start, and unloaded by operators alone
-    kv_share: float = 1.0  # of the memory for KV caches, against the other models'
-    own_options: frozenset[str] = frozenset()  # of the engine's, those that are not the whole server's
+    is_pinned: bool = False  # loaded at the start, and only unloaded by operators
+    kv_share: float = 1.0  # share of the memory for KV caches, relative to the other models
+    own_options: frozenset[str] = frozenset()  # engine options that this entry sets itself
 
     @property
     def name(self) -> str:
@@ -26,7 +27,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelsConfig:
-    entries: tuple[ModelEntry, ...] = ()  # empty: the one model of the engine's options
+    entries: tuple[ModelEntry, ...] = ()  # empty: only the model of EngineConfig
     load_on_demand: bool = option(
         False,
         "Load a model when a request asks for it, and unload the least recently used one when memory is short; the "
@@ -62,7 +63,7 @@ class ModelsConfig:
 
     @property
     def loads_on_demand(self) -> bool:
-        """Whether models come and go."""
+        """Whether models are loaded and unloaded on demand."""
         return self.load_on_demand or any(limit is not None for limit in self._idle_limits)
 
     @property

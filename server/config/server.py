@@ -1,4 +1,5 @@
-"""ServerConfig: every option of the API process. A field here is a flag, an environment variable and a YAML key."""
+"""ServerConfig: every option of the API process. Each field is a flag, an environment variable and a key of the YAML
+file."""
 
 import enum
 import os
@@ -8,13 +9,13 @@ from dataclasses import dataclass
 from engine.child_processes.log_format import LogFormat
 from engine.config import option
 from engine.errors import OptionError
-from server.model_options.config import ModelsConfig
-from server.model_options.finetuning import FinetuningConfig
-from server.model_options.lora import LoraConfig
-from server.network_config import NetworkConfig
-from server.storage_options.config import StorageConfig
+from server.config.finetuning import FinetuningConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelsConfig
+from server.config.network import NetworkConfig
+from server.config.storage import StorageConfig
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # as browsers write it, who are taken literally
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # as browsers send it; it is compared literally
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
@@ -33,7 +34,7 @@ class MetricsAlias(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Options of the HTTP side: where it listens, who may call, and what a request may ask for."""
+    """Options of the API process: its address, its callers, and what requests may ask for."""
 
     network: NetworkConfig = NetworkConfig()
     models: ModelsConfig = ModelsConfig()
@@ -95,7 +96,7 @@ class ServerConfig:
     )
     data_dir: str | None = option(
         None,
-        "Folder for what survives restarts: responses, conversations and usage (default: none, all is in memory).",
+        "Folder for data that survives restarts: responses, conversations and usage (default: none, all is in memory).",
         group="Storage",
         metavar="DIR",
     )
@@ -141,7 +142,7 @@ class ServerConfig:
     )
     shutdown_timeout: float = option(
         30.0,
-        "Seconds for running requests to finish after SIGTERM; 0 ends them at once.",
+        "Seconds for running requests to finish after SIGTERM; 0 ends them immediately.",
         group="HTTP",
         metavar="S",
         minimum=0,
@@ -189,7 +190,7 @@ class ServerConfig:
     max_num_waiting: int = option(1024, "Maximum waiting requests; more get 429.", group="Requests", minimum=1)
     max_num_batch_requests: int | None = option(
         None,
-        "Maximum requests of batches in the engine at once, beside those of clients; more wait in their file (default: "
+        "Maximum requests of batches in the engine at once, in addition to clients'; more wait in their file (default: "
         "twice --max-num-seqs).",
         group="Requests",
         minimum=1,
@@ -203,14 +204,14 @@ class ServerConfig:
     )
     queue_timeout: float | None = option(
         None,
-        "Seconds after its arrival when a request that has not begun gets 503; service_tier flex keeps waiting.",
+        "Seconds after its arrival when a request that has not started gets 503; service_tier flex keeps waiting.",
         group="Requests",
         metavar="S",
         minimum=0.1,
     )
     ttft_slo: float | None = option(
         None,
-        "Target for the time to the first token, in seconds: a request that is likely to miss it gets 429 at once, "
+        "Target for the time to the first token, in seconds: a request that is likely to miss it gets 429 on arrival, "
         "except with service_tier flex.",
         group="Requests",
         metavar="S",
@@ -232,14 +233,14 @@ class ServerConfig:
     )
     request_timeout: float | None = option(
         None,
-        "Seconds after its arrival when a request ends with the tokens that it has, unless it sets `timeout` itself.",
+        "Seconds after its arrival when a request ends with the tokens that it has, unless it sets its own `timeout`.",
         group="Requests",
         metavar="S",
         minimum=0.1,
         maximum=604800,
     )
     enable_per_request_metrics: bool = option(
-        False, "Report in answers with one choice where the time went, like vLLM's `metrics`.", group="Requests"
+        False, "Report times in answers with one choice, like vLLM's `metrics`.", group="Requests"
     )
     max_logprobs: int = option(20, "Maximum logprobs per token in a request.", group="Requests", minimum=0)
     strict_parameters: bool = option(
@@ -265,5 +266,5 @@ class ServerConfig:
             )
 
     def model_names(self, model: str) -> tuple[str, ...]:
-        """The ids that clients may call `model`, the MODEL as typed, by; the first is canonical."""
+        """Return the names under which clients request `model` (MODEL as typed); the first is canonical."""
         return self.served_model_name or (model,)

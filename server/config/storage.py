@@ -1,4 +1,4 @@
-"""StorageConfig: the options of files and batches; a part of ServerConfig."""
+"""StorageConfig: options of files and batches; a part of ServerConfig."""
 
 from dataclasses import dataclass
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.paths.inside import Outside, inside
+from server.served.adapter_dir import OutsideFolder, resolve_inside
 
 pytestmark = pytest.mark.fast
 
@@ -13,19 +13,21 @@ pytestmark = pytest.mark.fast
 def test_a_path_below_the_folder_is_its_real_place(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    assert inside(tmp_path, "link") == inside(tmp_path, str(tmp_path / "a")) == (tmp_path / "a").resolve()
+    assert (
+        resolve_inside(tmp_path, "link") == resolve_inside(tmp_path, str(tmp_path / "a")) == (tmp_path / "a").resolve()
+    )
 
 
 @pytest.mark.parametrize("given", ["..", ".", "/etc", "a\0b", "a" * 300, "a/" * 5000])
 def test_what_is_no_path_below_the_folder_is_outside(tmp_path: Path, given: str) -> None:
-    with pytest.raises(Outside):
-        inside(tmp_path, given)
+    with pytest.raises(OutsideFolder):
+        resolve_inside(tmp_path, given)
 
 
 def test_a_link_to_itself_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with contextlib.suppress(Outside):  # Python 3.13 follows links no further, 3.11 refuses
-        assert not inside(tmp_path, "loop").exists()
+    with contextlib.suppress(OutsideFolder):  # Python 3.13 follows links no further, 3.11 refuses
+        assert not resolve_inside(tmp_path, "loop").exists()
 
 
 def test_a_folder_that_cannot_be_listed_is_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,5 +37,5 @@ def test_a_folder_that_cannot_be_listed_is_outside(tmp_path: Path, monkeypatch: 
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", iterdir)  # root may list everything
-    with pytest.raises(Outside):
-        inside(tmp_path, "a")
+    with pytest.raises(OutsideFolder):
+        resolve_inside(tmp_path, "a")

@@ -1,4 +1,4 @@
-"""LoraConfig: the options of LoRA adapters that are the API process's; a part of ServerConfig."""
+"""LoraConfig: options of LoRA adapters for the API process; a part of ServerConfig."""
 
 import json
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class LoraModule:
 
     name: str
     path: str
-    base_model_name: str | None = None  # the served model that it changes; None where only one has --enable-lora
+    base_model_name: str | None = None  # its served model; None if only one has --enable-lora
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Raises OptionError for modules that are not written as they should be."""
+    """Raises OptionError for a malformed --lora-modules."""
 
     lora_modules: tuple[str, ...] = option(
         (),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from engine.errors import OptionError
-from server.model_options.finetuning import FinetuningConfig
+from server.config.finetuning import FinetuningConfig
 
 pytestmark = pytest.mark.fast
 

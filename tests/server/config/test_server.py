@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 
 pytestmark = pytest.mark.fast
 

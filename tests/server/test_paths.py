@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.paths.prefix import route_path
+from server.paths import route_path
 
 pytestmark = pytest.mark.fast
 

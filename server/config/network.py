@@ -1,4 +1,4 @@
-"""NetworkConfig: the options of the socket, of TLS, and of what proxies say about clients; a part of ServerConfig."""
+"""NetworkConfig: options of the socket, of TLS and of proxies; a part of ServerConfig."""
 
 import enum
 import ipaddress
@@ -9,13 +9,13 @@ from engine.config import option
 from engine.errors import OptionError
 
 ANY_PROXY = "*"
-UNIX_PROXY = "unix"  # whoever connects to the Unix socket
+UNIX_PROXY = "unix"  # all processes that connect to the Unix socket
 
 _MODE = re.compile(r"0?[0-7]{3}")
 
 
 class CertReqs(enum.StrEnum):
-    """Whether clients show a certificate; also under the numbers that Python's ssl and vLLM have."""
+    """Whether clients must present a certificate. Also accepts the numbers of Python's ssl and of vLLM."""
 
     NONE = "none"
     OPTIONAL = "optional"
@@ -84,9 +84,11 @@ class NetworkConfig:
                     flag = "--" + name.replace("_", "-")
                     raise OptionError(f"{flag} needs --ssl-certfile, without which the server speaks plain HTTP")
         elif self.ssl_ca_certs is None and self.ssl_cert_reqs not in (None, CertReqs.NONE):
-            raise OptionError("--ssl-cert-reqs needs --ssl-ca-certs, which says whose certificates are taken")
+            raise OptionError("--ssl-cert-reqs needs --ssl-ca-certs, the authorities whose certificates are accepted")
         elif self.ssl_ca_certs is not None and self.ssl_cert_reqs is CertReqs.NONE:
-            raise OptionError("--ssl-ca-certs is for clients' certificates, and --ssl-cert-reqs none asks for none")
+            raise OptionError(
+                "--ssl-ca-certs is for clients' certificates, but --ssl-cert-reqs none requests none; leave one out"
+            )
         for proxy in self.proxies:
             _check_proxy(proxy)
 
@@ -96,14 +98,14 @@ class NetworkConfig:
 
     @property
     def cert_reqs(self) -> CertReqs:
-        """What --ssl-cert-reqs is if it is not given."""
+        """The value of --ssl-cert-reqs, or its default."""
         if self.ssl_cert_reqs is not None:
             return self.ssl_cert_reqs
         return CertReqs.NONE if self.ssl_ca_certs is None else CertReqs.REQUIRED
 
     @property
     def proxies(self) -> tuple[str, ...]:
-        """Of --forwarded-allow-ips, which uvicorn's users write with commas."""
+        """The values of --forwarded-allow-ips, which may also be separated by commas, as for uvicorn."""
         return tuple(part.strip() for given in self.forwarded_allow_ips for part in given.split(","))
 
 
@@ -115,5 +117,5 @@ def _check_proxy(proxy: str) -> None:
     except ValueError as error:
         raise OptionError(
             f"--forwarded-allow-ips is {proxy!r}; it must be an address such as 10.0.0.7, a network such as "
-            "10.0.0.0/8, 'unix' for whoever connects to --uds, or *"
+            "10.0.0.0/8, 'unix' for all that connect to --uds, or *"
         ) from error

@@ -1,4 +1,4 @@
-"""FinetuningConfig: the options of fine-tuning jobs that the server runs; a part of ServerConfig."""
+"""FinetuningConfig: options of fine-tuning jobs on the server; a part of ServerConfig."""
 
 import enum
 import os
@@ -11,18 +11,18 @@ from engine.errors import OptionError
 class FinetuneYield(enum.StrEnum):
     """How training gives way to requests."""
 
-    ALWAYS = "always"  # it is stopped while a request runs or waits
-    SHARE = "share"  # it computes only what the scheduler of the system leaves
-    NEVER = "never"  # it computes as any other process
+    ALWAYS = "always"  # stopped while a request runs or waits
+    SHARE = "share"  # at the operating system's idle priority
+    NEVER = "never"  # like any other process
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuningConfig:
-    """Raises OptionError for more threads than there are CPUs."""
+    """Raises OptionError if there are more threads than CPUs."""
 
     finetune_yield: FinetuneYield = option(
         FinetuneYield.ALWAYS,
-        "How fine-tuning gives way to requests: always (it is stopped while any runs or waits), share (it runs at the "
+        "How fine-tuning gives way to requests: always (it stops while a request runs or waits), share (it runs at the "
         "system's idle priority) or never.",
         group="Adapters",
     )
@@ -33,7 +33,7 @@ class FinetuningConfig:
 
 
 def refuse_more_than_cpus(flag: str, num_threads: int) -> None:
-    """Raises OptionError for more threads than this process can run at once."""
+    """Raise OptionError if there are more threads than this process can run at once."""
     num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if num_threads > num_cpus:
         raise OptionError(

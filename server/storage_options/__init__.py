@@ -1,1 +1,0 @@
-"""Options of what is stored for clients: files and batches."""
