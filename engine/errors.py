@@ -124,5 +124,9 @@ class StartupError(HeadraceError):
     """The server cannot start: a model, an option or a resource is not usable."""
 
 
+class NotEnoughMemory(StartupError):
+    """Training would be ended by the system; the message has the arithmetic."""
+
+
 class OptionError(StartupError):
     """An option that does not exist or whose value is not usable; the command line exits with 2."""

@@ -15,8 +15,7 @@ from engine.command_io.finetuning.endings import is_full_disk
 from engine.command_io.finetuning.events import EventLog
 from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.progress import foreground_progress
-from engine.errors import HeadraceError
-from engine.finetuning.errors import NotEnoughMemory
+from engine.errors import HeadraceError, NotEnoughMemory
 from models.errors import ModelError, is_out_of_memory
 
 _OUT_OF_MEMORY = (

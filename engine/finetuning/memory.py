@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.finetuning.errors import NotEnoughMemory
+from engine.errors import NotEnoughMemory
 from engine.finetuning.loss.objective import MAX_TOKENS
 from models.architecture.feed_forward import MoESpec
 from models.decoder import Decoder

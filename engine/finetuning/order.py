@@ -3,9 +3,11 @@ step, so that a job can go on anywhere."""
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-from engine.command_io.finetuning.job import Pacing
+from engine.command_io.finetuning.job import Order, Pacing, Schedule
+from models.progress import ProgressReport
 
 _FIRST_SHARE = 0.3  # of the ordered examples, that a paced curriculum begins with
 
@@ -95,3 +97,46 @@ class _Shuffled:
             random.Random(seed).shuffle(order)
             self._seed, self._order = seed, order
         return self._order
+
+
+class Sized(Protocol):
+    @property
+    def num_tokens(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Sized)
+
+
+def ranked(
+    order: Order, items: Sequence[Item], difficulty: Callable[[Item], float], progress: ProgressReport
+) -> list[int] | None:
+    """None for a random order. difficulty: of an item for the decoder as it begins."""
+    match order:
+        case Order.NONE:
+            return None
+        case Order.FILE:
+            return list(range(len(items)))
+        case Order.LENGTH:
+            return sorted(range(len(items)), key=lambda index: items[index].num_tokens)
+        case Order.DIFFICULTY:
+            rated = []
+            for number, item in enumerate(items):
+                progress("rate difficulty", number, len(items), "examples")
+                rated.append(difficulty(item))
+            progress("rate difficulty", len(items), len(items), "examples")
+            return sorted(range(len(items)), key=lambda index: rated[index])
+
+
+def learning_rate(highest: float, step: int, num_steps: int, warmup_ratio: float, schedule: Schedule) -> float:
+    """Of a step counted from 0; the highest is reached after the warm-up."""
+    num_warmup = math.ceil(warmup_ratio * num_steps)
+    if step < num_warmup:
+        return highest * (step + 1) / num_warmup
+    progress = (step - num_warmup) / max(1, num_steps - num_warmup)  # below 1
+    match schedule:
+        case Schedule.LINEAR:
+            return highest * (1 - progress)
+        case Schedule.COSINE:
+            return highest * (1 + math.cos(math.pi * progress)) / 2
+        case Schedule.CONSTANT:
+            return highest

@@ -1,21 +1,22 @@
 """run: a job's folder to an adapter: loads the model, prepares what is learned, and trains."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engine.child_processes.allocator import retain_freed_memory
-from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.auto import Resolved, resolve
 from engine.command_io.finetuning.curve import Curve
-from engine.command_io.finetuning.events import Event, EventLog
+from engine.command_io.finetuning.events import Event, EventLog, read_events
 from engine.command_io.finetuning.items import Passage, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
 from engine.command_io.finetuning.plot import sparkline
 from engine.command_io.finetuning.results import StepResult
 from engine.errors import StartupError
-from engine.finetuning.begun import resolve_as_begun
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.loss.anchor import Anchor, AnchorWeights
 from engine.finetuning.reinforcement.setup import ReinforcementSetup
@@ -40,6 +41,8 @@ from models.training.lora import Lora, LoraShape
 # first tokens are free where a style is preferred, which begins there.
 _USUAL_ANCHOR = AnchorWeights(mean=4.0, first=0.0)
 _ANCHORS = {Method.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
+
+_CHOSEN = ("n_epochs", "batch_size", "learning_rate", "lora_rank")  # hyperparameters that the first event has
 
 
 def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], object] = lambda _: None) -> Path:
@@ -113,6 +116,30 @@ def _serve_context(decoder: Decoder, setup: TaskSetup) -> None:
 
 def _targets(job: FinetuningJob) -> tuple[str, ...]:
     return tuple(job.hyperparameters.target_modules)
+
+
+def resolve_as_begun(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> Resolved:
+    """As `resolve`, but a job that goes on keeps what its first event told: a later version of headrace may choose
+    otherwise, and half of a schedule would be followed by half of another. Raises OSError."""
+    begun = _begun(folder)
+    if begun is None:
+        return resolve(job.method, job.hyperparameters, num_items, num_questions)
+    given = msgspec.structs.replace(
+        job.hyperparameters,
+        n_epochs=begun["n_epochs"],
+        batch_size=begun["batch_size"],
+        lora_rank=begun["lora_rank"],
+    )
+    resolved = resolve(job.method, given, num_items, num_questions)
+    return dataclasses.replace(resolved, learning_rate=begun["learning_rate"])
+
+
+def _begun(folder: JobFolder) -> dict[str, Any] | None:
+    """None if the job has not begun, or its events are gone."""
+    if not (folder.state.exists() and folder.events.exists()):
+        return None
+    told = (event.data for event in read_events(folder.events))
+    return next((data for data in reversed(list(told)) if all(name in data for name in _CHOSEN)), None)
 
 
 def _digest(folder: JobFolder) -> str:

@@ -13,11 +13,10 @@ from engine.command_io.finetuning.events import EventLog
 from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.finetuning.plot import write_plot
 from engine.command_io.finetuning.results import write_results
-from engine.finetuning.figures import figures, means, validated
-from engine.finetuning.schedule import learning_rate
+from engine.finetuning.order import learning_rate
 from engine.finetuning.state import Measured, TrainingState
 from engine.finetuning.task import TrainingTask
-from engine.finetuning.verdict import before_and_after, stopped_early, warnings
+from engine.finetuning.verdict import before_and_after, figures, means, stopped_early, validated, warnings
 from models.progress import ProgressReport
 
 _SAVE_INTERVAL_S = 30.0

@@ -5,16 +5,16 @@ from typing import Any
 
 from engine.command_io.finetuning.auto import Resolved
 from engine.command_io.finetuning.curve import LOSS
-from engine.command_io.finetuning.items import TrainingItem, read_rows
+from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
 from engine.errors import StartupError
-from engine.finetuning.curriculum import ranked
 from engine.finetuning.examples.task import ExampleTask, TrainingData
-from engine.finetuning.general_text import general_text
 from engine.finetuning.loss.objective import Objective, PreferenceObjective, TokenObjective, evaluate
 from engine.finetuning.memory import check_memory, most_tokens
-from engine.finetuning.order import BatchOrder, ReplayOrder
+from engine.finetuning.order import BatchOrder, ReplayOrder, ranked
+from engine.finetuning.samples import read_tokenizer
 from engine.finetuning.setup import Setting
+from engine.quality.eval_chunks import CHUNK_LEN, builtin_text
 from engine.wording import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
@@ -80,3 +80,16 @@ class ExampleSetup:
         objective = PreferenceObjective(setting.decoder, setting.resolved.beta, setting.resolved.rpo_alpha)
         objective.remember([*self._items, *self._valid])  # nothing has been learned yet, or gone on with
         return objective
+
+
+def general_text(folder: JobFolder, max_position: int) -> list[TrainingItem]:
+    """About 2,500 tokens of prose, code, tables and talk, in parts that do not see each other; none without the model's
+    tokenizer."""
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None:
+        return []
+    prefix = tokenizer.encode("").ids
+    ids = tokenizer.encode(builtin_text(), add_special_tokens=False).ids
+    size = max(1, min(CHUNK_LEN, max_position) - len(prefix))
+    chunks = ([*prefix, *ids[start : start + size]] for start in range(0, len(ids), size))
+    return [TrainingItem([Passage(chunk, [(1, len(chunk))])]) for chunk in chunks if len(chunk) > 1]

@@ -13,9 +13,8 @@ from engine.command_io.finetuning.items import GradedPrompt, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
 from engine.command_io.finetuning.rollout_settings import rollout_settings
 from engine.errors import StartupError
-from engine.finetuning.curriculum import ranked
 from engine.finetuning.memory import Generation, check_memory, most_tokens
-from engine.finetuning.order import BatchOrder, ReplayOrder
+from engine.finetuning.order import BatchOrder, ReplayOrder, ranked
 from engine.finetuning.reinforcement.report import mean_reward
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler, num_together
 from engine.finetuning.reinforcement.task import GradeAll, PromptData, ReinforcementTask

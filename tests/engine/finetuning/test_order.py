@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from engine.command_io.finetuning.job import Pacing, Schedule
 from engine.finetuning import order as order_module
-from engine.finetuning.order import BatchOrder, ReplayOrder
-from engine.finetuning.schedule import learning_rate
+from engine.finetuning.order import BatchOrder, ReplayOrder, learning_rate
 
 pytestmark = pytest.mark.fast
 

@@ -18,9 +18,8 @@ from engine.command_io.finetuning.events import read_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, write_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, Order, Pacing
 from engine.config import DType, EngineConfig
-from engine.errors import StartupError
+from engine.errors import NotEnoughMemory, StartupError
 from engine.finetuning import memory, trainer
-from engine.finetuning.errors import NotEnoughMemory
 from engine.finetuning.examples import task as example_task
 from engine.finetuning.loss.objective import Score
 from engine.finetuning.run import run

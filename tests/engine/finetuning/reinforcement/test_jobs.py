@@ -17,9 +17,8 @@ from engine.command_io.finetuning.graders.grading import Grade, PartGrade
 from engine.command_io.finetuning.items import GradedPrompt, Passage, write_rows
 from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, Order
 from engine.config import DType, EngineConfig
-from engine.errors import StartupError
+from engine.errors import NotEnoughMemory, StartupError
 from engine.finetuning import memory, trainer
-from engine.finetuning.errors import NotEnoughMemory
 from engine.finetuning.reinforcement import setup
 from engine.finetuning.reinforcement import task as reinforcement_task
 from engine.finetuning.run import run

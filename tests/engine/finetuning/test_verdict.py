@@ -1,7 +1,7 @@
 """Figures of an epoch: means over the steps that have a value."""
 
 from engine.command_io.finetuning.results import StepResult
-from engine.finetuning.figures import means
+from engine.finetuning.verdict import means
 
 
 def test_a_step_without_a_grade_leaves_the_epochs_mean_reward() -> None:
