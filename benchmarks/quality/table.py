@@ -27,7 +27,7 @@ from benchmarks.tables import markdown
 from engine.command_io.progress import foreground_progress
 from engine.config import Quantization
 from engine.protocol import Quality
-from engine.quality.measure import Reference, compare
+from engine.quality.measure import ReferenceModel, compare
 from engine.quality.report import measure_reference
 from engine.startup.load import weight_options
 from models.errors import ModelError
@@ -171,12 +171,12 @@ def _served(model: Path, way: Way, folder: Path) -> Path:
     return model if way.quantize_flags is None else folder / f"{model.stem}-{way.name}"
 
 
-def _reference(model: Path, progress: ProgressReport) -> Reference:
+def _reference(model: Path, progress: ProgressReport) -> ReferenceModel:
     files = resolve_model(str(model), None, progress)
     return measure_reference(files, open_model(files), torch.bfloat16, torch.device("cpu"), progress)
 
 
-def _quality(path: Path, way: Way, reference: Reference, progress: ProgressReport) -> Quality:
+def _quality(path: Path, way: Way, reference: ReferenceModel, progress: ProgressReport) -> Quality:
     options = LoadOptions(dtype="bfloat16", weights=weight_options(way.quantization, includes_head=False))
     loaded = load_model(resolve_model(str(path), None, progress), options, progress)
     quality = compare(loaded, reference, progress)

@@ -14,7 +14,7 @@ class ModelToCheck(msgspec.Struct, frozen=True):
     config: EngineConfig
 
 
-class Checked(msgspec.Struct, frozen=True):
+class DoctorResult(msgspec.Struct, frozen=True):
     """weighed: of each model, in order; None of one that is not on this machine, or cannot be served."""
 
     findings: list[Finding]

@@ -7,7 +7,7 @@ from engine.config import option
 from engine.errors import StartupError
 
 
-class Method(enum.StrEnum):
+class QuantizationMethod(enum.StrEnum):
     GPTQ = "gptq"
     RTN = "rtn"
 
@@ -53,7 +53,7 @@ class QuantizeConfig:
         "(default: 128 for int4, whole rows for int8).",
         group="Quantization",
     )
-    method: Method | None = option(
+    method: QuantizationMethod | None = option(
         None,
         "gptq calibrates on a text, rtn rounds to the nearest (default: gptq for int4, w8a8 and fp8-dynamic, rtn for "
         "int8 and fp8).",
@@ -100,7 +100,7 @@ class QuantizeConfig:
 
     @property
     def is_calibrated(self) -> bool:
-        return self.method is Method.GPTQ or (self.method is None and self.scheme in _CALIBRATED)
+        return self.method is QuantizationMethod.GPTQ or (self.method is None and self.scheme in _CALIBRATED)
 
     @property
     def columns_per_scale(self) -> int | None:

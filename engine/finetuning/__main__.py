@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.child_processes.background import TRY_AGAIN
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.command_io.finetuning.endings import is_full_disk
-from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.progress import foreground_progress
 from engine.errors import HeadraceError, NotEnoughMemory
@@ -67,7 +67,9 @@ def _reason(error: OSError) -> str:
 def _fail(folder: JobFolder, reason: str, error: Exception) -> int:
     sys.stderr.write(f"headrace: {reason}\n")
     is_memory = isinstance(error, NotEnoughMemory) or is_out_of_memory(error)
-    EventLog(folder.events).add(reason, level="error", code="insufficient_memory" if is_memory else "training_failed")
+    JobEventLog(folder.events).add(
+        reason, level="error", code="insufficient_memory" if is_memory else "training_failed"
+    )
     return 1
 
 

@@ -22,7 +22,7 @@ _WORK_BYTES = 256 << 20  # parts of logits, and weights that are dequantized at 
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerationMemory:
     """num_sequences: that are generated at once, with caches of `num_bytes`."""
 
     num_sequences: int
@@ -30,7 +30,7 @@ class Generation:
 
 
 def check_memory(
-    decoder: Decoder, lora: Lora, num_tokens: int, *, keeps_best: bool, generation: Generation | None = None
+    decoder: Decoder, lora: Lora, num_tokens: int, *, keeps_best: bool, generation: GenerationMemory | None = None
 ) -> None:
     """decoder: whose weights are there already. num_tokens: that are computed together for gradients. keeps_best:
     whether there is validation. generation: of a step's answers, before their gradients. Raises NotEnoughMemory."""

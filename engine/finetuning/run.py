@@ -9,20 +9,20 @@ from typing import Any
 import msgspec
 
 from engine.child_processes.allocator import retain_freed_memory
-from engine.command_io.finetuning.auto import Resolved, resolve
+from engine.command_io.finetuning.auto import ResolvedHyperparameters, resolve_hyperparameters
 from engine.command_io.finetuning.curve import Curve
-from engine.command_io.finetuning.events import Event, EventLog, read_events
+from engine.command_io.finetuning.events import JobEvent, JobEventLog, read_events
 from engine.command_io.finetuning.items import Passage, read_rows
-from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline
-from engine.command_io.finetuning.results import StepResult
+from engine.command_io.finetuning.results import ResultRow
 from engine.errors import StartupError
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.loss.anchor import Anchor, AnchorWeights
 from engine.finetuning.reinforcement.setup import ReinforcementSetup
 from engine.finetuning.replay import num_questions, replayed_answers
-from engine.finetuning.samples import Sampler
-from engine.finetuning.setup import Setting, TaskSetup
+from engine.finetuning.samples import SampleWriter
+from engine.finetuning.setup import TaskContext, TaskSetup
 from engine.finetuning.state import TrainingState
 from engine.finetuning.trainer import Outputs, Trainer
 from engine.startup.load import load_options
@@ -40,19 +40,19 @@ from models.training.lora import Lora, LoraShape
 # With a mean of 4 alone, SmolLM2 began everyday answers in the manner of the file's, and then went another way. The
 # first tokens are free where a style is preferred, which begins there.
 _USUAL_ANCHOR = AnchorWeights(mean=4.0, first=0.0)
-_ANCHORS = {Method.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
+_ANCHORS = {TrainingMethod.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
 
 _CHOSEN = ("n_epochs", "batch_size", "learning_rate", "lora_rank")  # hyperparameters that the first event has
 
 
-def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], object] = lambda _: None) -> Path:
+def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[JobEvent], object] = lambda _: None) -> Path:
     """The folder of the finished adapter. tell: called with each event.
 
     Raises StartupError or ModelError for a job that cannot be done.
     """
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     retain_freed_memory()
-    events = EventLog(folder.events, tell)
+    events = JobEventLog(folder.events, tell)
     set_num_threads(_num_threads(job.engine.threads, events))
     setup = _setup(folder, job)
     model = _load(job, progress)
@@ -68,7 +68,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     answers = replayed_answers(folder, digest, lora, decoder, job.end_ids, resolved.num_replayed, job.seed, progress)
     anchor = Anchor(decoder, lora, _ANCHORS.get(job.method, _USUAL_ANCHOR))
     anchor.remember([*answers.pool, *answers.held_out])
-    task = setup.make_task(Setting(decoder, lora, resolved, answers, anchor, progress))
+    task = setup.make_task(TaskContext(decoder, lora, resolved, answers, anchor, progress))
     state = TrainingState(lora.values, lora.gradients, job.hyperparameters.weight_decay, digest)
     _begin(folder, setup, resolved, state, events)
     out = folder.out
@@ -76,7 +76,7 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
     def save(where: Path) -> None:
         save_adapter(where, lora, job.engine.model)
 
-    sampler = Sampler(folder, job, decoder, events)
+    sampler = SampleWriter(folder, job, decoder, events)
     outputs = Outputs(folder, events, progress, setup.curve, save, sampler.sample, out / "checkpoints")
     Trainer(task, resolved, state, outputs).run()
     save(out)
@@ -87,10 +87,10 @@ def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[Event], obj
 
 
 def _setup(folder: JobFolder, job: FinetuningJob) -> TaskSetup:
-    return ReinforcementSetup(folder, job) if job.method is Method.REINFORCEMENT else ExampleSetup(folder, job)
+    return ReinforcementSetup(folder, job) if job.method is TrainingMethod.REINFORCEMENT else ExampleSetup(folder, job)
 
 
-def _num_threads(wanted: int | None, events: EventLog) -> int:
+def _num_threads(wanted: int | None, events: JobEventLog) -> int:
     """As the job asks for: by options of a command or server that may have been another machine's."""
     num_cpus = len(allowed_cpus())
     if wanted is not None and wanted > num_cpus:
@@ -118,19 +118,21 @@ def _targets(job: FinetuningJob) -> tuple[str, ...]:
     return tuple(job.hyperparameters.target_modules)
 
 
-def resolve_as_begun(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> Resolved:
+def resolve_as_begun(
+    folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int
+) -> ResolvedHyperparameters:
     """As `resolve`, but a job that goes on keeps what its first event told: a later version of headrace may choose
     otherwise, and half of a schedule would be followed by half of another. Raises OSError."""
     begun = _begun(folder)
     if begun is None:
-        return resolve(job.method, job.hyperparameters, num_items, num_questions)
+        return resolve_hyperparameters(job.method, job.hyperparameters, num_items, num_questions)
     given = msgspec.structs.replace(
         job.hyperparameters,
         n_epochs=begun["n_epochs"],
         batch_size=begun["batch_size"],
         lora_rank=begun["lora_rank"],
     )
-    resolved = resolve(job.method, given, num_items, num_questions)
+    resolved = resolve_hyperparameters(job.method, given, num_items, num_questions)
     return dataclasses.replace(resolved, learning_rate=begun["learning_rate"])
 
 
@@ -149,7 +151,9 @@ def _digest(folder: JobFolder) -> str:
     return digest.hexdigest()
 
 
-def _begin(folder: JobFolder, setup: TaskSetup, resolved: Resolved, state: TrainingState, events: EventLog) -> None:
+def _begin(
+    folder: JobFolder, setup: TaskSetup, resolved: ResolvedHyperparameters, state: TrainingState, events: JobEventLog
+) -> None:
     if folder.state.exists():
         if not state.load(folder.state):
             raise StartupError(
@@ -173,7 +177,7 @@ def _begin(folder: JobFolder, setup: TaskSetup, resolved: Resolved, state: Train
     )
 
 
-def _conclude(curve: Curve, results: Sequence[StepResult], events: EventLog) -> None:
+def _conclude(curve: Curve, results: Sequence[ResultRow], events: JobEventLog) -> None:
     values = [value for result in results if (value := getattr(result, curve.train)) is not None]
     if values:
         events.add(f"Training {curve.name} {values[0]:.3f} {sparkline(values)} {values[-1]:.3f}")

@@ -2,7 +2,7 @@
 
 import tokenizers
 
-from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.items import Passage, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
 from models.decoder import Decoder
@@ -11,13 +11,13 @@ from models.training.generate import generate
 _MAX_TOKENS = 48
 
 
-class Sampler:
-    def __init__(self, folder: JobFolder, job: FinetuningJob, decoder: Decoder, events: EventLog) -> None:
+class SampleWriter:
+    def __init__(self, folder: JobFolder, job: FinetuningJob, decoder: Decoder, events: JobEventLog) -> None:
         self._decoder, self._events, self._end_ids = decoder, events, job.end_ids
         self._limit = decoder.spec.max_position
         rows = enumerate(read_rows(folder.samples, Passage))
         self._prompts = {number: prompt for number, prompt in rows if len(prompt.ids) < self._limit}
-        self._tokenizer = read_tokenizer(folder)
+        self._tokenizer = load_job_tokenizer(folder)
 
     def sample(self, epoch: int) -> None:
         """Add an event for each prompt that leaves room for an answer."""
@@ -37,7 +37,7 @@ class Sampler:
             )
 
 
-def read_tokenizer(folder: JobFolder) -> tokenizers.Tokenizer | None:
+def load_job_tokenizer(folder: JobFolder) -> tokenizers.Tokenizer | None:
     """The model's, if whoever made the folder has written it there."""
     path = folder.path / "tokenizer.json"
     return tokenizers.Tokenizer.from_file(str(path)) if path.exists() else None

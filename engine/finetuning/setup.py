@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.auto import ResolvedHyperparameters
 from engine.command_io.finetuning.curve import Curve
 from engine.finetuning.loss.anchor import Anchor
 from engine.finetuning.replay import ReplayedAnswers
@@ -15,13 +15,13 @@ from models.training.lora import Lora
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class TaskContext:
     """What every task is made of. lora: as training begins, also in a job that goes on later. anchor: that remembers
     the answers."""
 
     decoder: Decoder
     lora: Lora
-    resolved: Resolved
+    resolved: ResolvedHyperparameters
     answers: ReplayedAnswers
     anchor: Anchor
     progress: ProgressReport
@@ -44,11 +44,11 @@ class TaskSetup(Protocol):
     def check_length(self, limit: int) -> None:
         """limit: tokens that the model takes. Raises StartupError."""
 
-    def check_memory(self, decoder: Decoder, lora: Lora, resolved: Resolved) -> None:
+    def check_memory(self, decoder: Decoder, lora: Lora, resolved: ResolvedHyperparameters) -> None:
         """Raises NotEnoughMemory."""
 
-    def describe(self, resolved: Resolved) -> tuple[str, Mapping[str, Any]]:
+    def describe(self, resolved: ResolvedHyperparameters) -> tuple[str, Mapping[str, Any]]:
         """What a step takes of the file, for people; and the method's own hyperparameters, for programs."""
 
-    def make_task(self, setting: Setting) -> TrainingTask:
+    def make_task(self, setting: TaskContext) -> TrainingTask:
         """Raises StartupError for what the model cannot do."""

@@ -8,14 +8,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.command_io.finetuning.job import write_parts_atomically
-from engine.command_io.finetuning.results import StepResult
+from engine.command_io.finetuning.results import ResultRow
 from engine.errors import StartupError
 from models.training.tensor_file import tensor_file_parts
 
 _META = "training"
 
 
-class Measured(msgspec.Struct, frozen=True):
+class Measurements(msgspec.Struct, frozen=True):
     """Of the adapter as it is: None where there is nothing to measure by. Losses are means in nats, rewards means over
     samples."""
 
@@ -26,26 +26,26 @@ class Measured(msgspec.Struct, frozen=True):
     valid_reward: float | None = None
 
 
-class Progress(msgspec.Struct, kw_only=True):
+class TrainingProgress(msgspec.Struct, kw_only=True):
     """digest: of the job and its examples, to which the state belongs. step: updates done."""
 
     digest: str
     step: int = 0
-    results: list[StepResult] = []
-    before: Measured | None = None  # the first step
-    after: Measured | None = None  # the last time that was measured
+    results: list[ResultRow] = []
+    before: Measurements | None = None  # the first step
+    after: Measurements | None = None  # the last time that was measured
     best_loss: float | None = None  # on the validation file
     best_reward: float | None = None  # on the validation file
     best_step: int | None = None
     is_done: bool = False
 
-    def is_best(self, found: Measured) -> bool:
+    def is_best(self, found: Measurements) -> bool:
         """Whether nothing before was as good on the validation file."""
         if found.valid_reward is not None:
             return self.best_reward is None or found.valid_reward > self.best_reward
         return found.valid_loss is not None and (self.best_loss is None or found.valid_loss < self.best_loss)
 
-    def set_best(self, found: Measured) -> None:
+    def set_best(self, found: Measurements) -> None:
         """Of the step that was done last."""
         self.best_loss, self.best_reward, self.best_step = found.valid_loss, found.valid_reward, self.step
 
@@ -54,7 +54,7 @@ class TrainingState:
     """The adapter's values, the optimizer's moments, the best values so far, and Progress."""
 
     def __init__(self, values: torch.Tensor, gradients: torch.Tensor, weight_decay: float, digest: str) -> None:
-        self.progress = Progress(digest=digest)
+        self.progress = TrainingProgress(digest=digest)
         self.best: torch.Tensor | None = None
         self._parameter = torch.nn.Parameter(values)  # shares its memory
         self._parameter.grad = gradients
@@ -94,7 +94,7 @@ class TrainingState:
         """Go on with what is saved; False if it is of another job. Raises StartupError if it cannot be read."""
         try:
             with safe_open(path, "pt") as file:
-                progress = msgspec.json.decode(file.metadata()[_META], type=Progress)
+                progress = msgspec.json.decode(file.metadata()[_META], type=TrainingProgress)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
             raise StartupError(f"{path} cannot be read ({error}); remove it to begin again") from error

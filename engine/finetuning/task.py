@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.command_io.finetuning.results import StepResult
-from engine.finetuning.state import Measured
+from engine.command_io.finetuning.results import ResultRow
+from engine.finetuning.state import Measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class StepOutcome:
     """Of a step, before the weights are updated. summary: its figure for people. data: more figures, for programs.
     warnings: what somebody should know."""
 
-    result: StepResult
+    result: ResultRow
     summary: str
     data: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
@@ -28,15 +28,15 @@ class TrainingTask(Protocol):
     def compute(self, step: int) -> StepOutcome:
         """Fill the gradients of a step, counted from 0. Changes nothing else: it may be interrupted."""
 
-    def measure(self) -> Measured:
+    def measure(self) -> Measurements:
         """The adapter as it is, by all that there is to measure it by."""
 
-    def conclude(self, results: Sequence[StepResult]) -> str | None:
+    def conclude(self, results: Sequence[ResultRow]) -> str | None:
         """A warning about the whole job, of which these are all results. Called after the last step is computed.
 
         Raises StartupError if the job has failed.
         """
 
-    def trained_tokens(self, results: Sequence[StepResult]) -> int:
+    def trained_tokens(self, results: Sequence[ResultRow]) -> int:
         """Tokens that the steps of these results have learned from, each as often as it was seen, as OpenAI counts what
         is paid for."""

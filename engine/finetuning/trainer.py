@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.auto import ResolvedHyperparameters
 from engine.command_io.finetuning.curve import Curve
-from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.plot import write_plot
-from engine.command_io.finetuning.results import write_results
+from engine.command_io.finetuning.plot import write_training_plot
+from engine.command_io.finetuning.results import write_result_rows
 from engine.finetuning.order import learning_rate
-from engine.finetuning.state import Measured, TrainingState
+from engine.finetuning.state import Measurements, TrainingState
 from engine.finetuning.task import TrainingTask
 from engine.finetuning.verdict import before_and_after, figures, means, stopped_early, validated, warnings
 from models.progress import ProgressReport
@@ -28,7 +28,7 @@ class Outputs:
     and adds events of it."""
 
     folder: JobFolder
-    events: EventLog
+    events: JobEventLog
     progress: ProgressReport
     curve: Curve
     save_adapter: Callable[[Path], None]
@@ -37,7 +37,9 @@ class Outputs:
 
 
 class Trainer:
-    def __init__(self, task: TrainingTask, resolved: Resolved, state: TrainingState, outputs: Outputs) -> None:
+    def __init__(
+        self, task: TrainingTask, resolved: ResolvedHyperparameters, state: TrainingState, outputs: Outputs
+    ) -> None:
         """state: new, or what is gone on with."""
         self._task = task
         self._resolved = resolved
@@ -61,7 +63,7 @@ class Trainer:
                 self._save()
         self._finish()
 
-    def _step(self, step: int) -> Measured | None:
+    def _step(self, step: int) -> Measurements | None:
         """What was measured after it, if it was the time to."""
         given = self._resolved.given
         began_s = time.monotonic()
@@ -105,7 +107,7 @@ class Trainer:
         interval = self._resolved.given.eval_interval
         return self._ends_epoch(step) or (interval is not None and step % interval == 0)
 
-    def _compare(self, found: Measured) -> None:
+    def _compare(self, found: Measurements) -> None:
         """With what was measured before."""
         progress = self._state.progress
         for warning in warnings(progress, found):
@@ -115,7 +117,7 @@ class Trainer:
             self._state.keep_best()
         progress.after = found
 
-    def _end_epoch(self, found: Measured) -> None:
+    def _end_epoch(self, found: Measurements) -> None:
         """Keep a checkpoint, answer the samples, save."""
         progress, outputs = self._state.progress, self._outputs
         epoch = -(-progress.step // self._task.steps_per_epoch)
@@ -128,7 +130,7 @@ class Trainer:
         )
         outputs.sample(epoch)
         self._save()
-        write_plot(outputs.folder.plot(outputs.curve.name), progress.results, outputs.curve)
+        write_training_plot(outputs.folder.plot(outputs.curve.name), progress.results, outputs.curve)
 
     def _is_over(self) -> bool:
         """Whether to stop early: validation has found nothing better for so many epochs."""
@@ -157,5 +159,5 @@ class Trainer:
 
     def _save(self) -> None:
         self._state.save(self._outputs.folder.state)
-        write_results(self._outputs.folder.results, self._state.progress.results, self._outputs.curve)
+        write_result_rows(self._outputs.folder.results, self._state.progress.results, self._outputs.curve)
         self._saved_s = time.monotonic()

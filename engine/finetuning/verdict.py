@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from engine.command_io.finetuning.results import StepResult
-from engine.finetuning.state import Measured, Progress
+from engine.command_io.finetuning.results import ResultRow
+from engine.finetuning.state import Measurements, TrainingProgress
 
 _FAR = 0.06  # nats a token from the base on its own answers, from which on answers to other questions often change
 
 
-def warnings(progress: Progress, found: Measured) -> list[str]:
+def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
     """Of an epoch that ends with `found`; `progress` knows of the epochs before."""
     said = []
     if found.valid_loss is not None:
@@ -43,7 +43,7 @@ def warnings(progress: Progress, found: Measured) -> list[str]:
     return said
 
 
-def stopped_early(progress: Progress) -> str:
+def stopped_early(progress: TrainingProgress) -> str:
     """That training has ended at what was best."""
     if progress.best_reward is not None:
         best = f"a mean reward of {progress.best_reward:.4f} on the validation file"
@@ -52,7 +52,7 @@ def stopped_early(progress: Progress) -> str:
     return f"Stopped early; the adapter is that of step {progress.best_step}, with {best}"
 
 
-def before_and_after(before: Measured, after: Measured) -> str | None:
+def before_and_after(before: Measurements, after: Measurements) -> str | None:
     """What was won and what was lost, in one line; None if neither was measured."""
     pairs = (
         ("perplexity on the validation file" if after.text_loss is not None else "validation loss", "valid_loss"),
@@ -87,7 +87,7 @@ _OF_MEASUREMENTS = {  # by Measured's name
 }
 
 
-def means(results: Sequence[StepResult]) -> dict[str, float]:
+def means(results: Sequence[ResultRow]) -> dict[str, float]:
     """Over those steps that have a value; what none has is left out."""
     columns = {
         name: [value for result in results if (value := getattr(result, name)) is not None] for name in _OF_STEPS
@@ -95,12 +95,12 @@ def means(results: Sequence[StepResult]) -> dict[str, float]:
     return _named({name: sum(column) / len(column) if column else None for name, column in columns.items()})
 
 
-def figures(found: Measured) -> dict[str, float]:
+def figures(found: Measurements) -> dict[str, float]:
     """What was not measured is left out."""
     return _named({name: getattr(found, name) for name in _OF_MEASUREMENTS})
 
 
-def validated(result: StepResult, found: Measured) -> StepResult:
+def validated(result: ResultRow, found: Measurements) -> ResultRow:
     """A step's results with what was measured after it."""
     return msgspec.structs.replace(
         result,

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import Quality
 from engine.quality.eval_chunks import builtin_text, split_into_chunks
-from engine.quality.measure import Reference, compare, predict
+from engine.quality.measure import ReferenceModel, compare, predict
 from engine.quality.records import QualityRecords
 from models.config.overrides import parse_overrides
 from models.kernels.ops import select_operations
@@ -40,7 +40,7 @@ class QualityReport:
         self._progress = progress
         self._records = QualityRecords(files, progress)
         self._found: Quality | None = None
-        self._reference: Reference | None = None
+        self._reference: ReferenceModel | None = None
 
     @property
     def _is_requested(self) -> bool:
@@ -77,7 +77,7 @@ class QualityReport:
 
 def measure_reference(
     files: ModelFiles, opened: OpenedModel, dtype: torch.dtype, device: torch.device, progress: ProgressReport
-) -> Reference:
+) -> ReferenceModel:
     """With the weights dequantized, on the text that ships with the project. opened: the contents of `files`. Raises a
     ModelError."""
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
@@ -88,7 +88,7 @@ def measure_reference(
     gc.collect()  # modules refer to one another
     is_quantized = any(each.quantized or each.read_blocks for each in opened.checkpoint.tensors.values())
     weights = f"{files.origin} {'dequantized' if is_quantized else 'unquantized'}"
-    return Reference(f"{weights}, in {str(dtype).removeprefix('torch.')}", eval_chunks, predictions)
+    return ReferenceModel(f"{weights}, in {str(dtype).removeprefix('torch.')}", eval_chunks, predictions)
 
 
 def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:

@@ -34,7 +34,7 @@ from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
 from engine.startup.description import describe, describe_speculation, describe_steps
 from engine.startup.load import EngineModels, load_models
-from engine.startup.pooling import build_pooling_engine, check_pooling
+from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from engine.startup.threads import compute_threads
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError, is_out_of_memory
@@ -101,7 +101,7 @@ def build_served_engine(
         set_num_threads(compute_threads(config.threads))
     spec = speculation_settings(config)
     models = load_models(config, spec, device, report, on_tokenizer)
-    if check_pooling(config, models.target.pooling):
+    if check_pooling_options(config, models.target.pooling):
         models.on_progress(on_progress)
         return build_pooling_engine(config, models.target, report, on_started, faults)
     groups = kv_groups(models.target.layer_groups, config.block_size)

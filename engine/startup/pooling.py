@@ -28,7 +28,7 @@ _POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Poo
 _WARM_UP_TEXTS = (16, 64, 256)  # tokens; the last one's time is the first estimate of the others'
 
 
-def check_pooling(config: EngineConfig, traits: PoolingTraits | None) -> bool:
+def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) -> bool:
     """Whether the engine pools texts. traits: None of a model that transformers' code computes.
 
     Raises OptionError for a task that the model is not able to do, and StartupError for a way to pool that is not

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.child_processes.background import TRY_AGAIN
-from engine.command_io.finetuning.config import FinetuningConfig
+from engine.command_io.finetuning.config import TrainingConfig
 from engine.command_io.finetuning.graders.definitions import needed_models
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
 from engine.command_io.finetuning.job import JobFolder
@@ -41,11 +41,11 @@ def run(argv: Sequence[str]) -> int:
     namespace, unknown = finetune_parser().parse_known_args(argv)
     if unknown:
         flag = unknown[0].partition("=")[0]
-        every = [*options_of(FinetuningConfig), *_model_options()]
+        every = [*options_of(TrainingConfig), *_model_options()]
         raise OptionError(explain_unknown_flag(flag, every) if flag.startswith("-") else f"unexpected argument {flag}")
     if namespace.model is None or namespace.train is None:
         raise OptionError("MODEL or the training file is missing; headrace finetune MODEL TRAIN.jsonl --out FOLDER")
-    config = _config(FinetuningConfig, options_of(FinetuningConfig), vars(namespace), {})
+    config = _config(TrainingConfig, options_of(TrainingConfig), vars(namespace), {})
     engine = _config(EngineConfig, _model_options(), vars(namespace), {"model": namespace.model})
     if engine.threads is not None:
         refuse_more_than_cpus("--threads", engine.threads)
@@ -104,7 +104,7 @@ def _grader(path: str) -> dict[str, Any]:
 
 def _write(
     folder: JobFolder,
-    config: FinetuningConfig,
+    config: TrainingConfig,
     engine: EngineConfig,
     grader: dict[str, Any] | None,
     train: bytes,
@@ -143,6 +143,6 @@ def finetune_parser() -> Parser:
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "train"))
     parser.add_argument("train", nargs="?", metavar="TRAIN.jsonl", help="Examples, one a line; docs/fine-tuning.md.")
-    add_options(parser, options_of(FinetuningConfig), many="extend")
+    add_options(parser, options_of(TrainingConfig), many="extend")
     add_options(parser, _model_options(), many="append")
     return parser

@@ -10,7 +10,7 @@ from engine.command_io.finetuning.auto import default_completion_tokens
 from engine.command_io.finetuning.config import DEFAULT_LENGTH
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.items import Passage, write_rows
-from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, write_atomically
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, TrainingMethod, write_atomically
 from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from engine.errors import StartupError
@@ -38,7 +38,7 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     options of the server that renders the same chats."""
 
     engine: EngineConfig
-    method: Method
+    method: TrainingMethod
     hyperparameters: Hyperparameters
     grader: dict[str, Any] | None = None
     seed: int = 0
@@ -76,7 +76,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
         text_model = build_text_model(info, config, workers, templates)
         given = _with_shape_of_start(folder, order)
         prompts = None
-        if order.method is Method.REINFORCEMENT:
+        if order.method is TrainingMethod.REINFORCEMENT:
             prompts = _prompt_rules(folder, order)
             given = msgspec.structs.replace(given, max_completion_tokens=prompts.max_completion_tokens)
         renderer = Renderer(text_model, given.max_length or _default_length(folder))
@@ -94,7 +94,7 @@ def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | N
             start=order.start,
             end_ids=list(text_model.tokenizer.eos_token_ids),
             grader=order.grader,
-            thought=_thought_marks(text_model) if order.method is Method.REINFORCEMENT else None,
+            thought=_thought_marks(text_model) if order.method is TrainingMethod.REINFORCEMENT else None,
         )
         write_atomically(folder.job, msgspec.json.encode(job))
         return prepared.report

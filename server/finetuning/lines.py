@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from engine.errors import InvalidRequest
 from server.finetuning.faults import FaultyLine
 from server.finetuning.prompt_lines import CHAT_FIELDS, PromptLine, read_prompt
@@ -46,38 +46,38 @@ class Document:
 Line = Chat | Preference | Completion | Document | PromptLine
 
 
-def read_line(data: bytes, method: Method) -> tuple[Line, dict[str, Any]]:
+def read_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[str, Any]]:
     """What a line of a file for `method` spells, and its JSON. Raises FaultyLine."""
     try:
         value = parse_json(data, "this line")
         if not isinstance(value, dict):
             raise FaultyLine(f"this is {quote(value)}; each line must be a JSON object")
-        is_prompt = method is Method.REINFORCEMENT and "messages" in value
+        is_prompt = method is TrainingMethod.REINFORCEMENT and "messages" in value
         if (other := _method_of(value)) not in (method, None) and not is_prompt:
             raise FaultyLine(
                 f"this is a line for the method {other}, and the method is {method}: give the other method"
             )
         match method:
-            case Method.SUPERVISED:
+            case TrainingMethod.SUPERVISED:
                 return (_completion(value) if "prompt" in value else _chat(value)), value
-            case Method.DPO:
+            case TrainingMethod.DPO:
                 return _preference(value), value
-            case Method.PRETRAINING:
+            case TrainingMethod.PRETRAINING:
                 _refuse_others(value, {"text"})
                 return Document(_text(value, "text")), value
-            case Method.REINFORCEMENT:
+            case TrainingMethod.REINFORCEMENT:
                 return read_prompt(value), value
     except InvalidRequest as error:
         raise FaultyLine(str(error)) from None
 
 
-def _method_of(value: dict[str, Any]) -> Method | None:
+def _method_of(value: dict[str, Any]) -> TrainingMethod | None:
     """The one that has lines with these fields; None if there is none. Prompts look like the beginning of chats."""
     if "input" in value and any(name in value for names in _OUTPUTS for name in names):
-        return Method.DPO
+        return TrainingMethod.DPO
     if "messages" in value or ("prompt" in value and "completion" in value):
-        return Method.SUPERVISED
-    return Method.PRETRAINING if value.keys() == {"text"} else None
+        return TrainingMethod.SUPERVISED
+    return TrainingMethod.PRETRAINING if value.keys() == {"text"} else None
 
 
 def _completion(value: dict[str, Any]) -> Completion:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from engine.wording import counted
 from server.finetuning.examples import Example, ExampleMaker, chats_of
 from server.finetuning.faults import FaultyLine, LineFault
@@ -77,7 +77,7 @@ class _File:
 
 
 def prepare(
-    train: bytes, valid: bytes | None, method: Method, renderer: Renderer, prompts: PromptRules | None = None
+    train: bytes, valid: bytes | None, method: TrainingMethod, renderer: Renderer, prompts: PromptRules | None = None
 ) -> Prepared:
     """prompts: for reinforcement.
 
@@ -102,7 +102,7 @@ def prepare(
         items += each
     if not items:
         raise FaultyFile([LineFault("no line of the training file is left: the validation file has them all")])
-    if method is not Method.PRETRAINING and len(seen) < MIN_LINES:
+    if method is not TrainingMethod.PRETRAINING and len(seen) < MIN_LINES:
         raise FaultyFile([_too_few(read.num_lines, len(seen), removed)])
     valid_items = [item for _, _, each in validation.items for item in each]
     report = PreparationReport(
@@ -124,14 +124,14 @@ def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]
     return LineFault(f"{has}; at least {MIN_LINES} are needed: add examples")
 
 
-def _read_validation(data: bytes, method: Method, maker: ExampleMaker) -> _File:
+def _read_validation(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
     try:
         return _read(data, method, maker)
     except FaultyFile as error:
         raise FaultyFile(error.faults, is_validation=True) from None
 
 
-def _read(data: bytes, method: Method, maker: ExampleMaker) -> _File:
+def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
     found, faults = _File(), []
     for number, line in _lines(data.removeprefix(codecs.BOM_UTF8), method):
         found.num_lines += 1
@@ -153,13 +153,13 @@ def _read(data: bytes, method: Method, maker: ExampleMaker) -> _File:
     return found
 
 
-def _lines(data: bytes, method: Method) -> Iterator[tuple[int, bytes]]:
+def _lines(data: bytes, method: TrainingMethod) -> Iterator[tuple[int, bytes]]:
     """With their numbers from 1; empty ones are left out. Plain text for pretraining is one line.
 
     Raises FaultyFile for plain text that is not UTF-8.
     """
     start = data.lstrip()[:1]
-    if method is Method.PRETRAINING and start and start != b"{":
+    if method is TrainingMethod.PRETRAINING and start and start != b"{":
         try:
             text = data.decode()
         except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 
 ENDPOINT = "/v1/chat/completions"
@@ -79,7 +79,7 @@ def scored(status: int, body: bytes) -> Scored:
 
 
 def unanswered(reason: str) -> ScoreAnswer:
-    return ScoreAnswer(fault=Fault(FaultKind.MODEL_SERVER, reason))
+    return ScoreAnswer(fault=GradingFault(FaultKind.MODEL_SERVER, reason))
 
 
 def _usage(usage: Mapping[str, Any]) -> TokenUsage:

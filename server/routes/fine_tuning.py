@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import NotStored
@@ -79,20 +79,20 @@ def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None
     return record
 
 
-def _first_events(record: FinetuneRecord, integrations: Sequence[str]) -> list[Event]:
+def _first_events(record: FinetuneRecord, integrations: Sequence[str]) -> list[JobEvent]:
     now_s = time.time()
-    events = [Event(created_at=now_s, message=f"Created fine-tuning job: {record.id}")]
+    events = [JobEvent(created_at=now_s, message=f"Created fine-tuning job: {record.id}")]
     if integrations:
         message = (
             "integrations are ignored: this server sends nothing to other services; all metrics are in its events and "
             "in the results file"
         )
-        events.append(Event(created_at=now_s, message=message, level="warn"))
+        events.append(JobEvent(created_at=now_s, message=message, level="warn"))
     return events
 
 
 def _insert(
-    connection: Connection, record: FinetuneRecord, key: tuple[str, str] | None, events: list[Event]
+    connection: Connection, record: FinetuneRecord, key: tuple[str, str] | None, events: list[JobEvent]
 ) -> FinetuneRecord:
     if (before := _made_before(connection, record.owner, key)) is not None:
         return before

@@ -6,7 +6,7 @@ from sqlite3 import Connection
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from engine.errors import InvalidRequest
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
@@ -54,7 +54,7 @@ async def _change(
         if wanted is None and record.status is not FinetuneStatus.PAUSED:
             return record, False
         status = wanted or (FinetuneStatus.QUEUED if record.is_prepared else FinetuneStatus.VALIDATING_FILES)
-        table.add_events(connection, job_id, [Event(created_at=time.time(), message=_MESSAGES[verb])])
+        table.add_events(connection, job_id, [JobEvent(created_at=time.time(), message=_MESSAGES[verb])])
         return table.change(connection, job_id, lambda each: each.enter(status, now_s)), True
 
     record, has_changed = await context.files.database.run(work, is_durable=True)

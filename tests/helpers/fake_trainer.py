@@ -14,7 +14,7 @@ import msgspec
 from fastapi import FastAPI
 
 from engine.child_processes.background import IDLE, LOW
-from engine.command_io.finetuning.events import EventLog
+from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
@@ -142,7 +142,7 @@ class FakeChild:
     async def _train(self) -> int:
         """The adapter is a chain over all steps: one that was left out, or done twice, makes another one."""
         out = self.folder.out
-        log = EventLog(self.folder.events)
+        log = JobEventLog(self.folder.events)
         chain = json.loads(self.folder.state.read_bytes()) if self.folder.state.exists() else []
         if not chain:
             log.add("begun", n_epochs=2, batch_size=4, learning_rate=0.1, lora_rank=8, beta=None, total_steps=NUM_STEPS)

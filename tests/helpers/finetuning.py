@@ -13,7 +13,7 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ValidationError
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
 from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
@@ -78,7 +78,7 @@ class Runner:
     async def record(self, job_id: str) -> FinetuneRecord:
         return await self.change(job_id, lambda _: None)
 
-    async def tell(self, job_id: str, *events: Event) -> None:
+    async def tell(self, job_id: str, *events: JobEvent) -> None:
         await self._context.files.database.run(lambda connection: table.add_events(connection, job_id, events))
 
     async def check(self, response: httpx2.Response) -> None:

@@ -3,23 +3,53 @@
 import math
 from dataclasses import dataclass
 
-from engine.command_io.finetuning.job import Hyperparameters, Method
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 
 # After 30 steps, SmolLM2 gave a fact of 32 chats to 7 of 8 questions in other words, and after 45 to all.
-_LEAST_STEPS = {Method.SUPERVISED: 45, Method.DPO: 30, Method.PRETRAINING: 30, Method.REINFORCEMENT: 30}
-_MOST_EPOCHS = {Method.SUPERVISED: 10, Method.DPO: 8, Method.PRETRAINING: 1, Method.REINFORCEMENT: 10}
-_USUAL_EPOCHS = {Method.SUPERVISED: 3, Method.DPO: 1, Method.PRETRAINING: 1, Method.REINFORCEMENT: 1}
+_LEAST_STEPS = {
+    TrainingMethod.SUPERVISED: 45,
+    TrainingMethod.DPO: 30,
+    TrainingMethod.PRETRAINING: 30,
+    TrainingMethod.REINFORCEMENT: 30,
+}
+_MOST_EPOCHS = {
+    TrainingMethod.SUPERVISED: 10,
+    TrainingMethod.DPO: 8,
+    TrainingMethod.PRETRAINING: 1,
+    TrainingMethod.REINFORCEMENT: 10,
+}
+_USUAL_EPOCHS = {
+    TrainingMethod.SUPERVISED: 3,
+    TrainingMethod.DPO: 1,
+    TrainingMethod.PRETRAINING: 1,
+    TrainingMethod.REINFORCEMENT: 1,
+}
 # LoRA learns with 10 to 15 times the rate of full fine-tuning; plain text with less.
-_LEARNING_RATES = {Method.SUPERVISED: 4e-4, Method.DPO: 5e-4, Method.PRETRAINING: 2e-4, Method.REINFORCEMENT: 5e-4}
+_LEARNING_RATES = {
+    TrainingMethod.SUPERVISED: 4e-4,
+    TrainingMethod.DPO: 5e-4,
+    TrainingMethod.PRETRAINING: 2e-4,
+    TrainingMethod.REINFORCEMENT: 5e-4,
+}
 _LOWEST_RATE = 2e-4
-_RANKS = {Method.SUPERVISED: 8, Method.DPO: 8, Method.PRETRAINING: 64, Method.REINFORCEMENT: 8}
-_REPLAY = {Method.SUPERVISED: 0.5, Method.DPO: 0.5, Method.PRETRAINING: 0.25, Method.REINFORCEMENT: 0.5}
+_RANKS = {
+    TrainingMethod.SUPERVISED: 8,
+    TrainingMethod.DPO: 8,
+    TrainingMethod.PRETRAINING: 64,
+    TrainingMethod.REINFORCEMENT: 8,
+}
+_REPLAY = {
+    TrainingMethod.SUPERVISED: 0.5,
+    TrainingMethod.DPO: 0.5,
+    TrainingMethod.PRETRAINING: 0.25,
+    TrainingMethod.REINFORCEMENT: 0.5,
+}
 _MOST_ANSWERS = 4  # to one question
 _COMPLETION_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedHyperparameters:
     """Every hyperparameter as a number. num_steps: updates of the weights, if it is not stopped early."""
 
     given: Hyperparameters
@@ -39,7 +69,7 @@ class Resolved:
         return self.n_epochs * self.steps_per_epoch
 
 
-def default_rank(method: Method) -> int:
+def default_rank(method: TrainingMethod) -> int:
     return _RANKS[method]
 
 
@@ -48,7 +78,9 @@ def default_completion_tokens(max_model_len: int | None) -> int:
     return _COMPLETION_TOKENS if max_model_len is None else max(1, min(_COMPLETION_TOKENS, max_model_len // 2))
 
 
-def resolve(method: Method, given: Hyperparameters, num_items: int, num_questions: int) -> Resolved:
+def resolve_hyperparameters(
+    method: TrainingMethod, given: Hyperparameters, num_items: int, num_questions: int
+) -> ResolvedHyperparameters:
     """num_items: of the file. num_questions: that the base can be asked."""
     batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)
     steps_per_epoch = math.ceil(num_items / batch_size)
@@ -60,7 +92,7 @@ def resolve(method: Method, given: Hyperparameters, num_items: int, num_question
     share = min(1.0, (2 * _LEAST_STEPS[method] / (n_epochs * steps_per_epoch)) ** 0.5)
     rate = max(_LOWEST_RATE, _LEARNING_RATES[method] * share)
     replay = (_REPLAY[method] if given.replay is None else given.replay) if num_questions else 0.0
-    return Resolved(
+    return ResolvedHyperparameters(
         given,
         n_epochs=n_epochs,
         batch_size=batch_size,

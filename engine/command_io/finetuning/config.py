@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.command_io.finetuning.job import Hyperparameters, Method, Order, Pacing, ScaleRewards, Schedule
+from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, ScaleRewards, Schedule, TrainingMethod
 from engine.command_io.finetuning.method_fields import misplaced
 from engine.config import option
 from engine.errors import StartupError
@@ -12,14 +12,14 @@ DEFAULT_LENGTH = 1024  # where the model takes as many
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuningConfig:
+class TrainingConfig:
     """What to train on, how, and where to put the adapter. Raises StartupError for what contradicts itself."""
 
     out: str | None = option(
         None, "Folder for the adapter; a job that was stopped resumes in the same folder.", group=_GROUP
     )
-    method: Method = option(
-        Method.SUPERVISED,
+    method: TrainingMethod = option(
+        TrainingMethod.SUPERVISED,
         "supervised (chats, or prompts and completions), dpo (pairs of answers), pretraining (plain text), or "
         "reinforcement (prompts, with a --grader).",
         group=_GROUP,
@@ -129,7 +129,7 @@ class FinetuningConfig:
             raise StartupError("--early-stopping needs a validation loss; give a --validation file")
         if self.pacing is not Pacing.NONE and self.order is Order.NONE:
             raise StartupError(f"--pacing {self.pacing} needs an order; give --order file, length or difficulty")
-        if (self.grader is None) is (self.method is Method.REINFORCEMENT):
+        if (self.grader is None) is (self.method is TrainingMethod.REINFORCEMENT):
             raise StartupError("--grader and --method reinforcement need each other; give both or neither")
         for name, reason in misplaced(self.hyperparameters, self.method, has_validation=self.validation is not None):
             raise StartupError(f"--{name.replace('_', '-')} is {getattr(self, name)}; {reason}")

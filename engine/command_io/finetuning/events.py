@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """As OpenAI's fine-tuning events are: kind "metrics" for each step, "message" for all else."""
 
     created_at: float  # seconds since 1970
@@ -20,10 +20,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: dict[str, Any] = {}
 
 
-class EventLog:
+class JobEventLog:
     """Appends to a file; a line is whole or, after a crash, the last one, which `read_events` leaves out."""
 
-    def __init__(self, path: Path, tell: Callable[[Event], object] = lambda _: None) -> None:
+    def __init__(self, path: Path, tell: Callable[[JobEvent], object] = lambda _: None) -> None:
         """tell: called with each event, too. Raises OSError."""
         self._tell = tell
         self._file = path.open("ab", buffering=0)
@@ -38,9 +38,9 @@ class EventLog:
         kind: str = "message",
         data: Mapping[str, Any] | None = None,
         **more: Any,
-    ) -> Event:
+    ) -> JobEvent:
         """data, more: of the event, for programs. Raises OSError."""
-        event = Event(created_at=time.time(), message=message, level=level, kind=kind, data={**(data or {}), **more})
+        event = JobEvent(created_at=time.time(), message=message, level=level, kind=kind, data={**(data or {}), **more})
         line = msgspec.json.encode(event) + b"\n"
         if self._file.write(line) < len(line):  # a disk that fills up takes a part
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -51,9 +51,9 @@ class EventLog:
         self._file.close()
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path) -> list[JobEvent]:
     """Raises OSError."""
-    decoder = msgspec.json.Decoder(Event)
+    decoder = msgspec.json.Decoder(JobEvent)
     events = []
     for line in path.read_bytes().splitlines():
         try:

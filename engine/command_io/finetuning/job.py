@@ -13,7 +13,7 @@ from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 
 
-class Method(enum.StrEnum):
+class TrainingMethod(enum.StrEnum):
     SUPERVISED = "supervised"
     DPO = "dpo"  # direct preference optimization (Rafailov et al. 2023)
     PRETRAINING = "pretraining"  # continued, on plain text
@@ -91,7 +91,7 @@ class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
     takes it. thought: of reinforcement, the marks of a model that thinks."""
 
     engine: EngineConfig
-    method: Method
+    method: TrainingMethod
     hyperparameters: Hyperparameters
     seed: int = 0
     start: str | None = None

@@ -1,6 +1,6 @@
 """fields_of, misplaced: hyperparameters that a method has, and those given that it does not have."""
 
-from engine.command_io.finetuning.job import Hyperparameters, Method
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 
 _OF_DPO = ("beta", "rpo_alpha")
 _OF_REINFORCEMENT = (
@@ -8,28 +8,29 @@ _OF_REINFORCEMENT = (
     *("group_size", "max_completion_tokens", "kl_weight", "scale_rewards"),
 )
 _OF_ONE_METHOD = {
-    **dict.fromkeys(_OF_DPO, Method.DPO),
-    **dict.fromkeys(_OF_REINFORCEMENT, Method.REINFORCEMENT),
+    **dict.fromkeys(_OF_DPO, TrainingMethod.DPO),
+    **dict.fromkeys(_OF_REINFORCEMENT, TrainingMethod.REINFORCEMENT),
 }
 
 
-def fields_of(method: Method) -> list[str]:
+def fields_of(method: TrainingMethod) -> list[str]:
     """Names of the hyperparameters that a job of the method can have."""
     return [
         name
         for name in Hyperparameters.__struct_fields__
-        if _OF_ONE_METHOD.get(name, method) is method and (name != "max_length" or method is not Method.REINFORCEMENT)
+        if _OF_ONE_METHOD.get(name, method) is method
+        and (name != "max_length" or method is not TrainingMethod.REINFORCEMENT)
     ]
 
 
-def misplaced(given: Hyperparameters, method: Method, *, has_validation: bool) -> list[tuple[str, str]]:
+def misplaced(given: Hyperparameters, method: TrainingMethod, *, has_validation: bool) -> list[tuple[str, str]]:
     """Names of hyperparameters that cannot be honored, and why."""
     found = [
         (name, f"it is {owner}'s, and the method is {method}: leave it out")
         for name, owner in _OF_ONE_METHOD.items()
         if owner is not method and getattr(given, name) is not None
     ]
-    if method is not Method.REINFORCEMENT:
+    if method is not TrainingMethod.REINFORCEMENT:
         return found
     if given.max_length is not None:
         reason = "prompts of reinforcement are not cut; the length of answers is max_completion_tokens: leave it out"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.command_io.finetuning.curve import Curve
-from engine.command_io.finetuning.results import StepResult
+from engine.command_io.finetuning.results import ResultRow
 from engine.command_io.plotting import save_plot
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -24,7 +24,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
-def write_plot(path: Path, results: Sequence[StepResult], curve: Curve) -> bool:
+def write_training_plot(path: Path, results: Sequence[ResultRow], curve: Curve) -> bool:
     """Draw what the curve has of each step, its mean over the last steps, and of validations; False where matplotlib is
     not installed. Raises StartupError if the file cannot be written."""
     if importlib.util.find_spec("matplotlib") is None:
@@ -50,7 +50,7 @@ def write_plot(path: Path, results: Sequence[StepResult], curve: Curve) -> bool:
     return True
 
 
-def _points(results: Sequence[StepResult], name: str) -> list[tuple[int, float]]:
+def _points(results: Sequence[ResultRow], name: str) -> list[tuple[int, float]]:
     """Steps that have a value of that name, and the values."""
     return [(result.step, value) for result in results if (value := getattr(result, name)) is not None]
 

@@ -11,7 +11,7 @@ from engine.command_io.finetuning.curve import Curve
 from engine.command_io.finetuning.job import write_atomically
 
 
-class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Losses are means over trained tokens in nats, or over pairs; accuracies, shares of them. Rewards and
     completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples without an end.
     has_signal: whether a prompt's answers had different rewards. Validation: after some steps. None: it is not the
@@ -29,7 +29,7 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True):
     has_signal: bool | None = None
 
 
-def write_results(path: Path, results: Iterable[StepResult], curve: Curve) -> None:
+def write_result_rows(path: Path, results: Iterable[ResultRow], curve: Curve) -> None:
     """Raises OSError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import msgspec
 
 from engine.child_processes.lifetime import end_with_parent
-from engine.command_io.doctor_job import Checked, ModelToCheck
+from engine.command_io.doctor_job import DoctorResult, ModelToCheck
 from engine.commands.doctor.machine import machine_findings
-from engine.commands.doctor.model import check_models
+from engine.commands.doctor.model import find_model_problems
 from engine.config import EngineConfig
 
 
 def main(argv: Sequence[str]) -> int:
     end_with_parent()
     models = msgspec.json.decode(argv[0], type=list[ModelToCheck])
-    checked = check_models(models)
+    checked = find_model_problems(models)
     findings = [*machine_findings(models[0].config if models else EngineConfig()), *checked.findings]
-    sys.stdout.buffer.write(msgspec.json.encode(Checked(findings, checked.weighed)))
+    sys.stdout.buffer.write(msgspec.json.encode(DoctorResult(findings, checked.weighed)))
     return 0
 
 

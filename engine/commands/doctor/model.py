@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from engine.command_io.doctor_job import Checked, ModelToCheck
+from engine.command_io.doctor_job import DoctorResult, ModelToCheck
 from engine.command_io.findings import Finding, ok, problem, warning
 from engine.command_io.weighing import Weighed
 from engine.commands.weighed import weigh_files
@@ -23,7 +23,7 @@ class _NotHere(Exception):
     """The model is not on this machine."""
 
 
-def check_models(models: Sequence[ModelToCheck]) -> Checked:
+def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
     """Each model by itself. One that is alone is compared with the memory, too; without any, only that is told."""
     config = models[0].config if models else EngineConfig()
     device = torch.device("cuda" if config.device is not Device.CPU and torch.cuda.is_available() else "cpu")
@@ -36,7 +36,7 @@ def check_models(models: Sequence[ModelToCheck]) -> Checked:
         named = f"{model.name}: " if model.name else ""
         findings += [Finding(each.subject, each.severity, named + each.message) for each in found]
         weighed.append(needs)
-    return Checked(findings, weighed)
+    return DoctorResult(findings, weighed)
 
 
 def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:

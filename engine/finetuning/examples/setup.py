@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.auto import ResolvedHyperparameters
 from engine.command_io.finetuning.curve import LOSS
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
-from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
 from engine.errors import StartupError
 from engine.finetuning.examples.task import ExampleTask, TrainingData
 from engine.finetuning.loss.objective import Objective, PreferenceObjective, TokenObjective, evaluate
 from engine.finetuning.memory import check_memory, most_tokens
 from engine.finetuning.order import BatchOrder, ReplayOrder, ranked
-from engine.finetuning.samples import read_tokenizer
-from engine.finetuning.setup import Setting
+from engine.finetuning.samples import load_job_tokenizer
+from engine.finetuning.setup import TaskContext
 from engine.quality.eval_chunks import CHUNK_LEN, builtin_text
 from engine.wording import counted
 from models.decoder import Decoder
@@ -42,18 +42,18 @@ class ExampleSetup:
                 f"an example has {self.longest:,} tokens; this model takes {limit:,}; give --max-length {limit} or less"
             )
 
-    def check_memory(self, decoder: Decoder, lora: Lora, resolved: Resolved) -> None:
+    def check_memory(self, decoder: Decoder, lora: Lora, resolved: ResolvedHyperparameters) -> None:
         num_tokens = most_tokens([item.num_tokens for item in self._items], resolved.batch_size)
         check_memory(decoder, lora, num_tokens, keeps_best=bool(self._valid))
 
-    def describe(self, resolved: Resolved) -> tuple[str, Mapping[str, Any]]:
-        is_dpo = self._job.method is Method.DPO
+    def describe(self, resolved: ResolvedHyperparameters) -> tuple[str, Mapping[str, Any]]:
+        is_dpo = self._job.method is TrainingMethod.DPO
         own = {"beta": resolved.beta, "rpo_alpha": resolved.rpo_alpha} if is_dpo else {"beta": None, "rpo_alpha": None}
         return counted(self.num_items, "example"), own
 
-    def make_task(self, setting: Setting) -> ExampleTask:
+    def make_task(self, setting: TaskContext) -> ExampleTask:
         decoder, resolved, seed, answers = setting.decoder, setting.resolved, self._job.seed, setting.answers
-        is_text = self._job.method is Method.PRETRAINING
+        is_text = self._job.method is TrainingMethod.PRETRAINING
         text = general_text(self._folder, decoder.spec.max_position) if is_text else []
         data = TrainingData(self._items, self._valid, answers.pool, answers.held_out, text)
         given = resolved.given
@@ -74,8 +74,8 @@ class ExampleSetup:
         objective = self._objective(setting)
         return ExampleTask(decoder, setting.lora, objective, setting.anchor, data, orders)
 
-    def _objective(self, setting: Setting) -> Objective:
-        if self._job.method is not Method.DPO:
+    def _objective(self, setting: TaskContext) -> Objective:
+        if self._job.method is not TrainingMethod.DPO:
             return TokenObjective(setting.decoder)
         objective = PreferenceObjective(setting.decoder, setting.resolved.beta, setting.resolved.rpo_alpha)
         objective.remember([*self._items, *self._valid])  # nothing has been learned yet, or gone on with
@@ -85,7 +85,7 @@ class ExampleSetup:
 def general_text(folder: JobFolder, max_position: int) -> list[TrainingItem]:
     """About 2,500 tokens of prose, code, tables and talk, in parts that do not see each other; none without the model's
     tokenizer."""
-    tokenizer = read_tokenizer(folder)
+    tokenizer = load_job_tokenizer(folder)
     if tokenizer is None:
         return []
     prefix = tokenizer.encode("").ids

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.command_io.finetuning.items import TrainingItem
-from engine.command_io.finetuning.results import StepResult
+from engine.command_io.finetuning.results import ResultRow
 from engine.finetuning.loss.anchor import Anchor
 from engine.finetuning.loss.objective import Objective, add_gradients, evaluate
 from engine.finetuning.order import BatchOrder, ReplayOrder
-from engine.finetuning.state import Measured
+from engine.finetuning.state import Measurements
 from engine.finetuning.task import StepOutcome
 from models.decoder import Decoder
 from models.training.lora import Lora
@@ -58,21 +58,21 @@ class ExampleTask:
             "divergence": score.divergence,
             "tokens": sum(item.num_tokens for item in (*items, *replayed)),
         }
-        result = StepResult(step + 1, score.loss, score.accuracy)
+        result = ResultRow(step + 1, score.loss, score.accuracy)
         return StepOutcome(result, f"training loss={score.loss:.4f}", data)
 
-    def measure(self) -> Measured:
+    def measure(self) -> Measurements:
         data, decoder = self._data, self._decoder
         valid = evaluate(self._objective, data.valid, decoder) if data.valid else None
-        return Measured(
+        return Measurements(
             valid_loss=None if valid is None else valid.loss,
             valid_accuracy=None if valid is None else valid.accuracy,
             text_loss=evaluate(self._objective, data.text, decoder).loss if data.text else None,
             divergence=self._anchor.measure(data.held_out) if data.held_out else None,
         )
 
-    def conclude(self, results: Sequence[StepResult]) -> str | None:  # noqa: ARG002
+    def conclude(self, results: Sequence[ResultRow]) -> str | None:  # noqa: ARG002
         return None
 
-    def trained_tokens(self, results: Sequence[StepResult]) -> int:
+    def trained_tokens(self, results: Sequence[ResultRow]) -> int:
         return self._order.sum_of([item.num_tokens for item in self._data.items], len(results))

@@ -20,7 +20,7 @@ MAX_TOKENS = 1024  # of passages that are computed together
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class StepLoss:
     """loss: mean over `count` tokens or pairs. accuracy: the share that greedy decoding would get right, or of pairs
     whose preferred passage gained more. divergence: from the base on replayed answers, in nats per token."""
 
@@ -30,7 +30,7 @@ class Score:
     divergence: float | None = None
 
 
-def parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[TrainingItem]]:
+def bounded_parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[TrainingItem]]:
     """Items in order, as many together as `MAX_TOKENS` allows; at least one. Prompts that are computed once count
     once."""
     shares = shares_prefixes(decoder)
@@ -95,7 +95,7 @@ class PreferenceObjective:
     def remember(self, items: Sequence[TrainingItem]) -> None:
         """Take what the decoder says of them now as their references."""
         self._items += items
-        for part in parts(items, self._decoder):
+        for part in bounded_parts(items, self._decoder):
             log_probs = self._log_probs(part, compute_rows(self._decoder, part))
             for item, reference in zip(part, log_probs, strict=True):
                 self._references[id(item)] = reference
@@ -128,14 +128,14 @@ def add_gradients(
     lora: Lora,
     anchor: Anchor | None = None,
     replayed: Sequence[TrainingItem] = (),
-) -> Score:
+) -> StepLoss:
     """Fill `lora.gradients` with those of the mean loss of a step's items, and of `anchor`'s loss of what is replayed
     beside it."""
     lora.gradients.zero_()
     count, num_replayed = objective.count(items), sum(item.num_trained for item in replayed)
     total, right, diverged = 0.0, 0, 0.0
     num_left = len(items)
-    for part in parts([*items, *replayed], decoder):
+    for part in bounded_parts([*items, *replayed], decoder):
         own, others = part[:num_left], part[num_left:]
         num_left -= len(own)
         rows = compute_rows(decoder, part)
@@ -152,15 +152,15 @@ def add_gradients(
             loss = loss + anchor_loss
             diverged += divergence
         loss.backward()
-    return Score(total / count, right / count, count, diverged / num_replayed if num_replayed else None)
+    return StepLoss(total / count, right / count, count, diverged / num_replayed if num_replayed else None)
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, items: Sequence[TrainingItem], decoder: Decoder) -> Score:
+def evaluate(objective: Objective, items: Sequence[TrainingItem], decoder: Decoder) -> StepLoss:
     count = objective.count(items)
     total, right = 0.0, 0
-    for part in parts(items, decoder):
+    for part in bounded_parts(items, decoder):
         loss, num_right = objective.losses(part, compute_rows(decoder, part))
         total += float(loss)
         right += num_right
-    return Score(total / count, right / count, count)
+    return StepLoss(total / count, right / count, count)

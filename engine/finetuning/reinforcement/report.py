@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import Grade, PartGrade
 from engine.finetuning.reinforcement.advantages import has_signal, spread
 from engine.finetuning.reinforcement.rollouts import Rollout
@@ -23,7 +23,7 @@ def mean_reward(grades: Sequence[Grade]) -> float | None:
     return sum(rewards) / len(rewards) if rewards else None
 
 
-def fault_of(grade: Grade) -> Fault | None:
+def fault_of(grade: Grade) -> GradingFault | None:
     """Why an answer could not be graded; None if it could, or if only a part of several graders could not."""
     of_model = (fault for fault in grade.faults if fault.kind is FaultKind.MODEL_SERVER)
     return next(of_model, grade.whole.fault)

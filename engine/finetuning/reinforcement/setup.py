@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.command_io.finetuning.auto import Resolved
+from engine.command_io.finetuning.auto import ResolvedHyperparameters
 from engine.command_io.finetuning.curve import REWARD
 from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import Grade, grade_all
@@ -13,13 +13,13 @@ from engine.command_io.finetuning.items import GradedPrompt, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
 from engine.command_io.finetuning.rollout_settings import rollout_settings
 from engine.errors import StartupError
-from engine.finetuning.memory import Generation, check_memory, most_tokens
+from engine.finetuning.memory import GenerationMemory, check_memory, most_tokens
 from engine.finetuning.order import BatchOrder, ReplayOrder, ranked
 from engine.finetuning.reinforcement.report import mean_reward
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler, num_together
 from engine.finetuning.reinforcement.task import GradeAll, PromptData, ReinforcementTask
-from engine.finetuning.samples import read_tokenizer
-from engine.finetuning.setup import Setting
+from engine.finetuning.samples import load_job_tokenizer
+from engine.finetuning.setup import TaskContext
 from engine.wording import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
@@ -58,15 +58,15 @@ class ReinforcementSetup:
                 f"--max-completion-tokens {limit - self._longest_prompt} or less"
             )
 
-    def check_memory(self, decoder: Decoder, lora: Lora, resolved: Resolved) -> None:
+    def check_memory(self, decoder: Decoder, lora: Lora, resolved: ResolvedHyperparameters) -> None:
         settings = self._settings
         num_answers = resolved.batch_size * settings.group_size
         num_tokens = most_tokens([self.longest] * num_answers, num_answers)
         count = max(map(num_together, (settings.group_size, settings.eval_samples)))
-        generation = Generation(count, cache_bytes(decoder, count, self.longest))
+        generation = GenerationMemory(count, cache_bytes(decoder, count, self.longest))
         check_memory(decoder, lora, num_tokens, keeps_best=bool(self._valid), generation=generation)
 
-    def describe(self, resolved: Resolved) -> tuple[str, Mapping[str, Any]]:  # noqa: ARG002
+    def describe(self, resolved: ResolvedHyperparameters) -> tuple[str, Mapping[str, Any]]:  # noqa: ARG002
         settings = self._settings
         own = {
             "group_size": settings.group_size,
@@ -78,7 +78,7 @@ class ReinforcementSetup:
         prompts, answers = counted(self.num_items, "prompt"), counted(settings.group_size, "answer")
         return f"{prompts}, {answers} of at most {counted(settings.max_tokens, 'token')} to each", own
 
-    def make_task(self, setting: Setting) -> ReinforcementTask:
+    def make_task(self, setting: TaskContext) -> ReinforcementTask:
         resolved, settings, seed, answers = setting.resolved, self._settings, self._job.seed, setting.answers
         sampler, grade = self._sampler(setting.decoder, setting.lora), self._grade()
 
@@ -103,7 +103,7 @@ class ReinforcementSetup:
         )
 
     def _sampler(self, decoder: Decoder, lora: Lora) -> RolloutSampler:
-        tokenizer = read_tokenizer(self._folder)
+        tokenizer = load_job_tokenizer(self._folder)
         if tokenizer is None:
             raise StartupError(f"{self._folder.path} has no tokenizer.json to read answers by; begin the job again")
         max_tokens, thought = self._settings.max_tokens, self._job.thought

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from engine.command_io.finetuning.graders.faults import Fault
+from engine.command_io.finetuning.graders.faults import GradingFault
 from engine.command_io.finetuning.graders.grading import Grade
 from engine.command_io.finetuning.items import GradedPrompt, TrainingItem
-from engine.command_io.finetuning.results import StepResult
+from engine.command_io.finetuning.results import ResultRow
 from engine.command_io.finetuning.rollout_settings import RolloutSettings
 from engine.errors import StartupError
 from engine.finetuning.loss.anchor import Anchor
@@ -18,7 +18,7 @@ from engine.finetuning.reinforcement.advantages import advantages, has_signal
 from engine.finetuning.reinforcement.objective import PolicyObjective
 from engine.finetuning.reinforcement.report import all_at_fault, fault_of, mean_reward, reward_of, rollout_figures
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler
-from engine.finetuning.state import Measured
+from engine.finetuning.state import Measurements
 from engine.finetuning.task import StepOutcome
 from engine.wording import counted
 from models.decoder import Decoder
@@ -77,7 +77,7 @@ class ReinforcementTask:
         self._num_failed = 0  # steps in a row without any grade
         self._num_equal = 0  # steps in a row of which nothing was learned
         self._warned_of_faults = False
-        self._last_fault: Fault | None = None
+        self._last_fault: GradingFault | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -97,7 +97,7 @@ class ReinforcementTask:
         items, objective = self._learned(groups, grades)
         score = add_gradients(objective, items, self._decoder, self._lora, self._anchor, replayed)
         num_tokens = sum(len(rollout.ids) for rollout in rollouts)
-        result = StepResult(
+        result = ResultRow(
             step + 1,
             train_mean_reward=mean_reward(grades),
             completion_tokens_mean=num_tokens / len(rollouts),
@@ -122,14 +122,14 @@ class ReinforcementTask:
         }
         return StepOutcome(result, _summary(result), data, self._warnings(result, grades))
 
-    def measure(self) -> Measured:
+    def measure(self) -> Measurements:
         held_out = self._data.held_out
-        return Measured(
+        return Measurements(
             valid_reward=self._mean_reward(self._data.valid) if self._data.valid else None,
             divergence=self._anchor.measure(held_out) if held_out else None,
         )
 
-    def conclude(self, results: Sequence[StepResult]) -> str | None:
+    def conclude(self, results: Sequence[ResultRow]) -> str | None:
         """Raises StartupError if no answer could be graded: not all results need be of this run."""
         steps = counted(len(results), "step")
         if all(result.train_mean_reward is None for result in results):
@@ -139,7 +139,7 @@ class ReinforcementTask:
             return f"In {steps}, which are all of the job, {_ALL_EQUAL}"
         return None
 
-    def trained_tokens(self, results: Sequence[StepResult]) -> int:
+    def trained_tokens(self, results: Sequence[ResultRow]) -> int:
         total = 0
         for step, result in enumerate(results):
             prompts = [self._data.prompts[index] for index in self._order.batch(step)]
@@ -156,7 +156,7 @@ class ReinforcementTask:
             assert self._last_fault is not None
             raise StartupError(f"no answer of {_MOST_FAILED} steps could be graded: {self._last_fault.message}")
 
-    def _warnings(self, result: StepResult, grades: Sequence[Grade]) -> tuple[str, ...]:
+    def _warnings(self, result: ResultRow, grades: Sequence[Grade]) -> tuple[str, ...]:
         found = []
         at_fault = None if self._warned_of_faults else all_at_fault(result.step, grades)
         if at_fault is not None:
@@ -191,7 +191,7 @@ class ReinforcementTask:
         return mean_reward(self._grade(list(chain.from_iterable(groups))))
 
 
-def _summary(result: StepResult) -> str:
+def _summary(result: ResultRow) -> str:
     if result.train_mean_reward is None:
         return "no answer could be graded"
     return f"mean reward={result.train_mean_reward:.4f}"

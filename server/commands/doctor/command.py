@@ -10,7 +10,7 @@ import msgspec
 
 from engine.child_processes.environment import compute_environment
 from engine.child_processes.lifetime import PARENT_VARIABLE
-from engine.command_io.doctor_job import Checked, ModelToCheck
+from engine.command_io.doctor_job import DoctorResult, ModelToCheck
 from engine.command_io.findings import Finding, Severity, ok, problem, warning
 from engine.command_io.program import as_typed
 from engine.config import EngineConfig
@@ -86,7 +86,7 @@ def all_findings(
     yield from models_findings(server_config.models, engine_config, checked.weighed)
 
 
-def _engine_part(models: Sequence[ModelToCheck]) -> Checked:
+def _engine_part(models: Sequence[ModelToCheck]) -> DoctorResult:
     """What a process that loads torch finds."""
     command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(models).decode()]
     environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
@@ -94,13 +94,13 @@ def _engine_part(models: Sequence[ModelToCheck]) -> Checked:
         process = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
         )
-        return msgspec.json.decode(process.stdout, type=Checked)
+        return msgspec.json.decode(process.stdout, type=DoctorResult)
     except subprocess.TimeoutExpired:
         reason = f"did not end within {_TIMEOUT_S:g} s"
     except msgspec.DecodeError:
         lines = process.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         reason = f"ended with {process.returncode}: {lines[-1]}"
-    return Checked([problem("engine", f"the process that loads torch {reason}")], [None] * len(models))
+    return DoctorResult([problem("engine", f"the process that loads torch {reason}")], [None] * len(models))
 
 
 def describe(findings: Sequence[Finding]) -> str:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from sqlite3 import Connection
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from server.errors import StorageFailed, StorageFull
 from server.files import table as file_table
 from server.files.disk import Disk
@@ -76,7 +76,7 @@ def _write(disk: Disk, name: str, content: bytes) -> None:
     disk.sync_names()
 
 
-async def _succeed(journal: Journal, events: list[Event], file: File | None) -> None:
+async def _succeed(journal: Journal, events: list[JobEvent], file: File | None) -> None:
     def edit(record: FinetuneRecord) -> None:
         record.result_files = [] if file is None else [file.id]
         record.enter(FinetuneStatus.SUCCEEDED, journal.now_s)

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.command_io.finetuning.auto import default_rank
 from engine.command_io.finetuning.config import DEFAULT_LENGTH
-from engine.command_io.finetuning.job import Hyperparameters, Method, Order, Pacing
+from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, TrainingMethod
 from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.finetuning.jobs.parent import Shape
@@ -15,12 +15,12 @@ from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, Giv
 
 _OLD_PLACE = "hyperparameters"
 _EFFORT = "reasoning_effort"
-_SUPPORTED = ", ".join(Method)
+_SUPPORTED = ", ".join(TrainingMethod)
 
 
 def hyperparameters_of(
     body: FinetuneRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: Shape | None
-) -> tuple[Method, Hyperparameters]:
+) -> tuple[TrainingMethod, Hyperparameters]:
     """max_rank: of adapters that can be served. max_length, layers: of the served model, how many tokens it takes and
     the kinds of layers that can be trained, where they are known; else None and empty. start: of the adapter that
     training goes on with.
@@ -44,21 +44,21 @@ def hyperparameters_of(
         raise InvalidRequest(f"{paths[name]} is {quote(given[name])}; {reason}", param=paths[name])
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
-    is_cut = method is not Method.REINFORCEMENT
+    is_cut = method is not TrainingMethod.REINFORCEMENT
     if is_cut and chosen.max_length is None and max_length is not None and max_length < DEFAULT_LENGTH:
         chosen = msgspec.structs.replace(chosen, max_length=max_length)
     return method, _shaped(chosen, method, paths, max_rank, start)
 
 
-def _settings(body: FinetuneRequest) -> tuple[Method, str, GivenHyperparameters | None]:
+def _settings(body: FinetuneRequest) -> tuple[TrainingMethod, str, GivenHyperparameters | None]:
     """The method, and its hyperparameters with their path."""
-    given = body.method or GivenMethod(type=Method.SUPERVISED.value)
-    if given.type not in [*Method]:
+    given = body.method or GivenMethod(type=TrainingMethod.SUPERVISED.value)
+    if given.type not in [*TrainingMethod]:
         raise UnsupportedParameter(
             f"method.type is {quote(given.type)}; this server trains with {_SUPPORTED}", param="method.type"
         )
-    method = Method(given.type)
-    others = [name for name in Method if name != method and getattr(given, name) is not None]
+    method = TrainingMethod(given.type)
+    others = [name for name in TrainingMethod if name != method and getattr(given, name) is not None]
     if others:
         raise InvalidRequest(
             f"method.{others[0]} is given and method.type is {quote(given.type)}; leave it out, or give that type",
@@ -73,7 +73,7 @@ def _settings(body: FinetuneRequest) -> tuple[Method, str, GivenHyperparameters 
     return method, f"{path}.hyperparameters", settings.hyperparameters
 
 
-def _values(given: GivenHyperparameters | None, path: str, method: Method) -> dict[str, object]:
+def _values(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> dict[str, object]:
     """Those that are not left to the trainer. Raises UnsupportedParameter for others than this server has."""
     if given is None:
         return {}
@@ -86,24 +86,24 @@ def _values(given: GivenHyperparameters | None, path: str, method: Method) -> di
     return {name: value for name, value in named if value is not None}
 
 
-def _known(method: Method) -> str:
-    names = {*fields_of(method), *([_EFFORT] if method is Method.REINFORCEMENT else [])}
+def _known(method: TrainingMethod) -> str:
+    names = {*fields_of(method), *([_EFFORT] if method is TrainingMethod.REINFORCEMENT else [])}
     return ", ".join(name for name in GivenHyperparameters.model_fields if name in names)
 
 
-def _check_effort(given: GivenHyperparameters | None, path: str, method: Method) -> None:
+def _check_effort(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> None:
     """Raises UnsupportedParameter for one that would have to be honored."""
     effort = None if given is None else given.reasoning_effort
-    if effort is None or (method is Method.REINFORCEMENT and effort is TrainedEffort.DEFAULT):
+    if effort is None or (method is TrainingMethod.REINFORCEMENT and effort is TrainedEffort.DEFAULT):
         return
     param = f"{path}.{_EFFORT}"
     reason = "prompts are trained on as the chat template writes them by default"
-    if method is not Method.REINFORCEMENT:
+    if method is not TrainingMethod.REINFORCEMENT:
         reason = f"it is reinforcement's, and the method is {method}"
     raise UnsupportedParameter(f"{param} is {quote(effort)}; {reason}: leave it out", param=param)
 
 
-def _contradictions(chosen: Hyperparameters, method: Method, body: FinetuneRequest) -> list[tuple[str, str]]:
+def _contradictions(chosen: Hyperparameters, method: TrainingMethod, body: FinetuneRequest) -> list[tuple[str, str]]:
     """What cannot be honored, and why."""
     found = misplaced(chosen, method, has_validation=body.validation_file is not None)
     if chosen.early_stopping is not None and body.validation_file is None:
@@ -154,7 +154,7 @@ def _check_layers(chosen: Hyperparameters, paths: dict[str, str], layers: Sequen
 
 
 def _shaped(
-    chosen: Hyperparameters, method: Method, paths: dict[str, str], max_rank: int, start: Shape | None
+    chosen: Hyperparameters, method: TrainingMethod, paths: dict[str, str], max_rank: int, start: Shape | None
 ) -> Hyperparameters:
     """With a rank that can be served, and the shape of the adapter to go on with."""
     if start is None:

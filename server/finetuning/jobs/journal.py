@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from server.errors import StorageFailed
 from server.files.store import Files
 from server.finetuning.jobs import table
@@ -35,14 +35,14 @@ class Journal:
         """Seconds since 1970."""
         return self._files.clock()
 
-    def event(self, message: str, *, level: str = "info", **data: Any) -> Event:
-        return Event(created_at=self.now_s, message=message, level=level, data=data)
+    def event(self, message: str, *, level: str = "info", **data: Any) -> JobEvent:
+        return JobEvent(created_at=self.now_s, message=message, level=level, data=data)
 
     async def change(
         self,
         status: FinetuneStatus,
         edit: table.Edit,
-        events: Sequence[Event] = (),
+        events: Sequence[JobEvent] = (),
         *,
         beside: Callable[[Connection], None] = lambda _: None,
         is_durable: bool = True,
@@ -78,7 +78,7 @@ class Journal:
         """Add a warning to its events, unless a client wants something else of it by now."""
         await self.change(status, lambda _: None, [self.event(message, level="warn")])
 
-    async def fail(self, status: FinetuneStatus, error: FinetuneError, events: Sequence[Event] = ()) -> None:
+    async def fail(self, status: FinetuneStatus, error: FinetuneError, events: Sequence[JobEvent] = ()) -> None:
         """End it, unless a client wants it otherwise by now."""
 
         def edit(record: FinetuneRecord) -> None:

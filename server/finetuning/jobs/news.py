@@ -5,13 +5,13 @@ from pathlib import Path
 
 import msgspec
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
 
 _MOST_BYTES = 4 << 20  # of events that are taken at a time
 _NO_METRICS = ("checkpoint", "epoch", "step")
 
-_decode = msgspec.json.Decoder(Event).decode
+_decode = msgspec.json.Decoder(JobEvent).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class News:
     the job, each step once. checkpoints: that are new."""
 
     size: int
-    events: list[Event]
-    steps: list[Event]
-    kept: list[Event]
+    events: list[JobEvent]
+    steps: list[JobEvent]
+    kept: list[JobEvent]
     checkpoints: list[FinetuneCheckpoint]
 
 
 def news_of(record: FinetuneRecord, data: bytes) -> News:
     """data: the lines behind those that the record knows of. A trainer that was killed tells of some steps again."""
     events = [event for line in data.splitlines() if (event := _read(line)) is not None]
-    steps: list[Event] = []
-    kept: list[Event] = []
+    steps: list[JobEvent] = []
+    kept: list[JobEvent] = []
     checkpoints: dict[int, FinetuneCheckpoint] = {}
     last, known = record.step, {each.step for each in record.checkpoints}
     for event in events:
@@ -64,7 +64,7 @@ def new_lines(path: Path, offset: int) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def _read(line: bytes) -> Event | None:
+def _read(line: bytes) -> JobEvent | None:
     """None for a line that a crash cut."""
     try:
         return _decode(line)
@@ -72,7 +72,7 @@ def _read(line: bytes) -> Event | None:
         return None
 
 
-def _metrics(event: Event) -> dict[str, float]:
+def _metrics(event: JobEvent) -> dict[str, float]:
     return {
         name: value for name, value in event.data.items() if isinstance(value, int | float) and name not in _NO_METRICS
     }

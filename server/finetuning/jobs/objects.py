@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine.command_io.finetuning.graders.parsing import with_names
-from engine.command_io.finetuning.job import Hyperparameters, Method
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from server.finetuning.jobs.names import checkpoint_id, event_id
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
 from server.finetuning.jobs.table import NumberedEvent
@@ -61,7 +61,7 @@ def _hyperparameters(record: FinetuneRecord) -> HyperparametersObject:
     if multiplier is None and resolved is not None:
         multiplier = 1.0
     beta: Any = None
-    if record.method is Method.DPO:
+    if record.method is TrainingMethod.DPO:
         beta = given.beta if resolved is None else resolved.beta
         beta = "auto" if beta is None else beta
     return HyperparametersObject(

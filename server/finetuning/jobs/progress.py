@@ -6,7 +6,7 @@ from collections import deque
 
 import msgspec
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import JobFolder
 from server.finetuning.jobs.journal import Journal
 from server.finetuning.jobs.news import News, new_lines, news_of, size_of
@@ -86,7 +86,7 @@ class Progress:
             self._around.metrics.add("finetune_tokens_total", sum(each.data.get("tokens", 0) for each in news.steps))
         return is_stored
 
-    def _told(self, event: Event) -> Event:
+    def _told(self, event: JobEvent) -> JobEvent:
         if "sample" in event.data:  # the model's words
             return event
         message = for_clients(event.message)
@@ -94,7 +94,7 @@ class Progress:
             self.error = FinetuneError(event.data.get("code", "training_failed"), message)
         return msgspec.structs.replace(event, message=message)
 
-    async def _publish(self, record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> Event:
+    async def _publish(self, record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> JobEvent:
         name = record.checkpoint_name(checkpoint.step)
         reason = await self._around.publisher.publish(record, checkpoint.step)
         if reason is None:
@@ -103,7 +103,7 @@ class Progress:
 
     # --- forecast -----------------------------------------------------------------------------------------------------
 
-    def _note_steps(self, steps: list[Event]) -> None:
+    def _note_steps(self, steps: list[JobEvent]) -> None:
         now_s = time.monotonic()
         for event in steps:
             self._steps_s.append((event.data["step"], now_s))
@@ -132,7 +132,7 @@ class Progress:
         await self._journal.change(FinetuneStatus.RUNNING, edit, is_durable=False)
 
 
-def _apply(record: FinetuneRecord, event: Event) -> None:
+def _apply(record: FinetuneRecord, event: JobEvent) -> None:
     """Note what an event tells of the whole job."""
     data = event.data
     if "n_epochs" in data and "total_steps" in data:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from engine.command_io.finetuning.job import Hyperparameters, Method
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from server.finetuning.jobs.names import checkpoint_name
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 
@@ -50,7 +50,7 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     base_model: str
     training_file: str
     name: str
-    method: Method = Method.SUPERVISED
+    method: TrainingMethod = TrainingMethod.SUPERVISED
     hyperparameters: Hyperparameters = Hyperparameters()
     grader: dict[str, Any] | None = None
     seed: int = 0

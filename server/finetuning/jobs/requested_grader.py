@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.command_io.finetuning.graders.definitions import Grader, needed_models, sample_fields
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.errors import ModelNotFound
 from server.schemas.base import quote
@@ -29,7 +29,7 @@ class RequestedGrader:
 def requested_grader(body: FinetuneRequest) -> RequestedGrader | None:
     """None for other methods. Raises InvalidRequest and UnsupportedParameter."""
     method = body.method
-    if method is None or method.type != Method.REINFORCEMENT:
+    if method is None or method.type != TrainingMethod.REINFORCEMENT:
         return None
     settings = method.reinforcement
     if settings is None or settings.grader is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from server.finetuning.jobs.names import split_checkpoint_name
 from server.finetuning.jobs.record import FinetuneRecord
 from server.schemas.finetune_answers import ENDED, FinetuneStatus
@@ -16,7 +16,7 @@ from server.schemas.finetune_answers import ENDED, FinetuneStatus
 Edit = Callable[[FinetuneRecord], None]
 
 _decode = msgspec.json.Decoder(FinetuneRecord).decode
-_decode_event = msgspec.json.Decoder(Event).decode
+_decode_event = msgspec.json.Decoder(JobEvent).decode
 _ACTIVE = tuple(each.value for each in FinetuneStatus if each not in ENDED)
 _IS_ACTIVE = f"status IN ({', '.join('?' * len(_ACTIVE))})"
 _HAS_PAIR = "EXISTS (SELECT 1 FROM json_each(finetune_jobs.metadata) WHERE key = ? AND value = ?)"
@@ -27,7 +27,7 @@ class NumberedEvent:
     """number: from 1 on, in the order of a job's events."""
 
     number: int
-    event: Event
+    event: JobEvent
 
 
 def insert(connection: Connection, record: FinetuneRecord, request: tuple[str, str] | None = None) -> None:
@@ -167,7 +167,7 @@ def use_of(connection: Connection, file_id: str) -> str | None:
     return f"the fine-tuning job {row[0]} reads it, and is {row[1]}; cancel the job, or wait for it"
 
 
-def add_events(connection: Connection, job_id: str, events: Sequence[Event]) -> None:
+def add_events(connection: Connection, job_id: str, events: Sequence[JobEvent]) -> None:
     """Add them behind those that the job has."""
     (last,) = connection.execute(
         "SELECT coalesce(max(number), 0) FROM finetune_events WHERE job = ?", (job_id,)

@@ -9,7 +9,7 @@ import torch
 from engine.command_io.doctor_job import ModelToCheck
 from engine.command_io.findings import Finding, Severity, warning
 from engine.commands.doctor import machine, model
-from engine.commands.doctor.model import check_models
+from engine.commands.doctor.model import find_model_problems
 from engine.config import Device, EngineConfig, Task
 from models.kernels.cpu import build, library
 from models.kernels.cpu.library import LEVEL_VARIABLE
@@ -91,11 +91,11 @@ def _last(*configs: EngineConfig) -> Finding:
     """What is said of the last model."""
     names = [config.model for config in configs] if len(configs) > 1 else [""]
     models = [ModelToCheck(name, config) for name, config in zip(names, configs, strict=True)]
-    return check_models(models).findings[-1]
+    return find_model_problems(models).findings[-1]
 
 
 def test_the_memory_is_told_without_a_model() -> None:
-    checked = check_models([])
+    checked = find_model_problems([])
     assert [(each.subject, each.severity) for each in checked.findings] == [("memory", Severity.OK)]
     assert checked.weighed == []
 
@@ -113,7 +113,7 @@ def test_each_of_several_models_is_named_and_weighed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(model, "obtainable_memory_bytes", lambda _: 1000)
     folder = str(write_model_folder(tmp_path / "model"))
     models = [ModelToCheck("one", EngineConfig(folder)), ModelToCheck("two", EngineConfig("owner/repo"))]
-    checked = check_models(models)
+    checked = find_model_problems(models)
     _, one, two = checked.findings
     assert one.severity is Severity.OK  # their sum is compared, by who makes the plan for all
     assert one.message.startswith("one: about ")
@@ -131,8 +131,8 @@ def test_a_model_that_pools_texts_has_no_kv_cache(tmp_path: Path) -> None:
 
 def test_a_draft_model_counts_or_is_told(tmp_path: Path) -> None:
     folder = str(write_model_folder(tmp_path / "model"))
-    (alone,) = check_models([ModelToCheck("", EngineConfig(folder))]).weighed
-    (drafted,) = check_models([ModelToCheck("", EngineConfig(folder, draft_model=folder))]).weighed
+    (alone,) = find_model_problems([ModelToCheck("", EngineConfig(folder))]).weighed
+    (drafted,) = find_model_problems([ModelToCheck("", EngineConfig(folder, draft_model=folder))]).weighed
     assert alone is not None
     assert drafted is not None
     assert drafted.token_kv_bytes == 2 * alone.token_kv_bytes

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
 
-from engine.command_io.quantize_config import Method, QuantizeConfig, Scheme
+from engine.command_io.quantize_config import QuantizationMethod, QuantizeConfig, Scheme
 from engine.commands.quantize import checks
 from engine.commands.quantize import convert as conversion
 from engine.commands.quantize.checkpoint_writer import ConversionResult
@@ -93,7 +93,7 @@ def test_what_is_written_is_read_back(
     activation: ActivationQuantization,
     largest_error: float,
 ) -> None:
-    result = quantized(llama, tmp_path / "out", scheme=scheme, method=Method.RTN)
+    result = quantized(llama, tmp_path / "out", scheme=scheme, method=QuantizationMethod.RTN)
     before, after = weights_of(llama), weights_of(tmp_path / "out")
     assert before.keys() == after.keys()
     for name, weight in before.items():
@@ -128,7 +128,7 @@ def test_rows_that_do_not_fill_the_last_word_are_padded() -> None:
 
 
 def test_groups_are_the_largest_that_divide_the_columns(llama: Path, tmp_path: Path) -> None:
-    result = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN)
+    result = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.RTN)
     assert set(result.group_sizes.values()) == {64, 32}  # 128 divides neither 64 nor 160
     config = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     groups = {group["weights"]["group_size"]: group["targets"] for group in config["config_groups"].values()}
@@ -150,7 +150,7 @@ def test_forwards_go_on_through_what_was_written(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(LayerStream, "compute", remember)
         source = write_model_folder(tmp_path / "in", llama_config(**{**SIZES, "intermediate_size": 100}))
-        quantized(source, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
+        quantized(source, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.GPTQ)
     written = open_model(ModelFiles(tmp_path / "out", (), "out"))
     stream = LayerStream(
         written, dtype=torch.float32, device=torch.device("cpu"), weights=WeightOptions(keeps_quantized=False)
@@ -215,7 +215,7 @@ def test_calibration_brings_the_outputs_nearer(
     tokens = Tokenizer.from_str(byte_level_json()).encode(TEXT).ids[:120]
     truth = logits_of(folder, tokens)
     errors = []
-    for method in (Method.RTN, Method.GPTQ):
+    for method in (QuantizationMethod.RTN, QuantizationMethod.GPTQ):
         quantized(folder, tmp_path / method, scheme=scheme, method=method)
         errors.append(float((logits_of(tmp_path / method, tokens) - truth).norm() / truth.norm()))
     assert 0 < errors[1] < 0.9 * errors[0]
@@ -312,12 +312,12 @@ def test_transposed_matrices_are_refused_before_anything_is_written(tmp_path: Pa
 def test_a_full_disk_is_refused_before_anything_is_read(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=Method.RTN).num_bytes
+    needed = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.RTN).num_bytes
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
     with pytest.raises(StartupError, match=r"the checkpoint will take .* free; make space there"):
         quantized(llama, tmp_path / "more", scheme=Scheme.INT4)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
-    quantized(llama, tmp_path / "enough", scheme=Scheme.INT4, method=Method.RTN)
+    quantized(llama, tmp_path / "enough", scheme=Scheme.INT4, method=QuantizationMethod.RTN)
 
 
 def test_a_disk_that_fills_up_is_reported(tmp_path: Path) -> None:
@@ -363,5 +363,5 @@ def short_convolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_short_convolutions_are_quantized(short_convolutions: Path, tmp_path: Path) -> None:
-    result = quantized(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=Method.GPTQ)
+    result = quantized(short_convolutions, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.GPTQ)
     assert "model.layers.0.conv.in_proj" in result.group_sizes

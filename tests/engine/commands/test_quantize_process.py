@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.command_io.output_folder import OutputFolder
-from engine.command_io.quantize_config import Method, QuantizeConfig, Scheme
+from engine.command_io.quantize_config import QuantizationMethod, QuantizeConfig, Scheme
 from engine.commands.quantize import __main__ as process
 from engine.commands.quantize import calibration, command
 from engine.errors import StartupError
@@ -153,8 +153,8 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, object],
 def test_a_scheme_is_calibrated_where_rounding_costs_a_hundredth(scheme: Scheme) -> None:
     config = QuantizeConfig(scheme=scheme, out="x")
     assert config.is_calibrated is (scheme in (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC))
-    assert QuantizeConfig(scheme=scheme, out="x", method=Method.GPTQ).is_calibrated
-    assert not QuantizeConfig(scheme=scheme, out="x", method=Method.RTN).is_calibrated
+    assert QuantizeConfig(scheme=scheme, out="x", method=QuantizationMethod.GPTQ).is_calibrated
+    assert not QuantizeConfig(scheme=scheme, out="x", method=QuantizationMethod.RTN).is_calibrated
 
 
 @pytest.mark.parametrize(

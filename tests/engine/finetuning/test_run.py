@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from engine.command_io.finetuning import auto
 from engine.command_io.finetuning.events import read_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, write_rows
-from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, Order, Pacing
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Order, Pacing, TrainingMethod
 from engine.config import DType, EngineConfig
 from engine.errors import NotEnoughMemory, StartupError
 from engine.finetuning import memory, trainer
 from engine.finetuning.examples import task as example_task
-from engine.finetuning.loss.objective import Score
+from engine.finetuning.loss.objective import StepLoss
 from engine.finetuning.run import run
 from models.attention.reference import ReferenceAttention
 from models.families.registry import family_of
@@ -77,11 +77,16 @@ def _pair(seed: int) -> TrainingItem:
     return TrainingItem([Passage([*question, 7, 8], [(6, 8)]), Passage([*question, 9, 10, 11], [(6, 9)])])
 
 
-def _job(model: Path, where: Path, hyperparameters: Hyperparameters = QUICK, method: Method = Method.SUPERVISED) -> Job:
+def _job(
+    model: Path,
+    where: Path,
+    hyperparameters: Hyperparameters = QUICK,
+    method: TrainingMethod = TrainingMethod.SUPERVISED,
+) -> Job:
     folder = JobFolder(where / "job")
     folder.path.mkdir(parents=True)
     engine = EngineConfig(model=str(model), dtype=DType.FLOAT32, weight_cache=False, threads=1)
-    made = _pair if method is Method.DPO else _item
+    made = _pair if method is TrainingMethod.DPO else _item
     write_rows(folder.train, [made(seed) for seed in range(12)])
     write_rows(folder.valid, [made(seed) for seed in range(100, 104)])
     write_rows(folder.samples, [Passage(_item(100).passages[0].ids[:6])])
@@ -115,9 +120,9 @@ def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> Non
     assert {"epoch", "checkpoint", *CheckpointMetrics.__struct_fields__} >= ends[-1].keys()  # as clients see them
 
 
-@pytest.mark.parametrize("method", [Method.SUPERVISED, Method.DPO])
+@pytest.mark.parametrize("method", [TrainingMethod.SUPERVISED, TrainingMethod.DPO])
 def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
-    model: Path, tmp_path: Path, method: Method, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, method: TrainingMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)  # after each step
     whole, stopped = (_job(model, tmp_path / name, method=method) for name in ("whole", "stopped"))
@@ -148,7 +153,7 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "_SAVE_INTERVAL_S", -1.0)
-    monkeypatch.setattr(auto, "_LEAST_STEPS", dict.fromkeys(Method, 6))
+    monkeypatch.setattr(auto, "_LEAST_STEPS", dict.fromkeys(TrainingMethod, 6))
     whole, stopped = (_job(model, tmp_path / name, Hyperparameters()) for name in ("whole", "stopped"))
     for job in (whole, stopped):
         write_rows(job.folder.prompts, PROMPTS)
@@ -161,7 +166,7 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
     with pytest.raises(SystemExit):
         run(stopped.folder, until_third)
     for name, later in (("_LEAST_STEPS", 12), ("_LEARNING_RATES", 1e-4), ("_RANKS", 16)):  # of a later version
-        monkeypatch.setattr(auto, name, dict.fromkeys(Method, later))
+        monkeypatch.setattr(auto, name, dict.fromkeys(TrainingMethod, later))
     _run(stopped)
 
     assert any("Continuing after step" in message for message in stopped.events())
@@ -212,7 +217,7 @@ def _adapter_to_go_on_with(model: Path) -> Lora:
 
 def test_preferences_move_the_margins_of_pairs_that_were_not_seen(model: Path, tmp_path: Path) -> None:
     given = msgspec.structs.replace(THOROUGH, learning_rate_multiplier=20.0, rpo_alpha=0.0, beta=0.1)
-    job = _job(model, tmp_path, given, Method.DPO)
+    job = _job(model, tmp_path, given, TrainingMethod.DPO)
     _run(job)
 
     last = job.folder.results.read_text().splitlines()[-1].split(",")
@@ -273,7 +278,7 @@ def test_an_example_that_is_longer_than_the_models_positions_is_refused(model: P
 
 
 def test_the_two_answers_of_a_preference_are_as_long_as_the_longer_one(model: Path, tmp_path: Path) -> None:
-    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1), Method.DPO)
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1), TrainingMethod.DPO)
     long = [Passage([5] * 150 + [token] * 6, [(150, 156)]) for token in (7, 8)]
     write_rows(job.folder.train, [TrainingItem(long)])
     _run(job)
@@ -318,7 +323,7 @@ def test_a_job_that_would_end_early_at_its_last_step_keeps_the_best_adapter(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 1.0])
-    monkeypatch.setattr(example_task, "evaluate", lambda *_: Score(next(losses), 1.0, 4))
+    monkeypatch.setattr(example_task, "evaluate", lambda *_: StepLoss(next(losses), 1.0, 4))
     job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=2, early_stopping=1))
     _run(job)
 
@@ -340,7 +345,7 @@ def test_replay_keeps_the_answers_to_questions_that_are_held_out(model: Path, tm
 
 
 def test_pretraining_says_what_is_won_and_what_is_lost(model: Path, tmp_path: Path) -> None:
-    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1), Method.PRETRAINING)
+    job = _job(model, tmp_path, msgspec.structs.replace(QUICK, n_epochs=1), TrainingMethod.PRETRAINING)
     words = tokenizers.models.WordLevel({f"w{index}": index for index in range(64)}, unk_token="w5")
     tokenizer = tokenizers.Tokenizer(words)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -360,7 +365,7 @@ def test_the_loss_of_preferred_answers_by_themselves_counts(model: Path, tmp_pat
     losses = []
     for rpo_alpha in (0.0, 1.0):
         given = msgspec.structs.replace(QUICK, n_epochs=1, rpo_alpha=rpo_alpha)
-        job = _job(model, tmp_path / str(rpo_alpha), given, Method.DPO)
+        job = _job(model, tmp_path / str(rpo_alpha), given, TrainingMethod.DPO)
         _run(job)
         losses.append(float(job.folder.results.read_text().splitlines()[1].split(",")[1]))
 

@@ -23,7 +23,7 @@ from engine.quality.eval_chunks import (
     step_batches,
     step_lengths,
 )
-from engine.quality.measure import Predictions, Reference
+from engine.quality.measure import Predictions, ReferenceModel
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
 from models.kv_cache import allocate_kv
@@ -314,7 +314,7 @@ def test_divergence_and_agreement_are_those_of_the_whole_distributions(folder: P
     for num_top in (266, 100):
         best = expected.topk(num_top, dim=-1)
         target = expected.gather(1, torch.tensor(tokens[1:])[:, None]).squeeze(1)
-        reference = Reference("r", EvalChunks((tokens,)), Predictions(best.indices.int(), best.values, target))
+        reference = ReferenceModel("r", EvalChunks((tokens,)), Predictions(best.indices.int(), best.values, target))
         quality = measure.compare(model, reference, lambda *_: None)
         if num_top == 266:
             assert quality.kl_divergence == pytest.approx(whole, rel=1e-4)

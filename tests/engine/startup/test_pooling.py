@@ -17,7 +17,7 @@ from engine.errors import HeadraceError, StartupError
 from engine.pooling.engine import PoolingEngine
 from engine.protocol import EngineInfo, PoolingParams, PoolingRequest, PoolingTask
 from engine.startup.build import build_engine, build_served_engine
-from engine.startup.pooling import check_pooling
+from engine.startup.pooling import check_pooling_options
 from models.pooling.traits import PoolingTraits
 from tests.helpers.checkpoints import VOCAB_SIZE, random_model
 from tests.helpers.pooling_folders import write_dense, write_json, write_modules, write_pooling
@@ -192,7 +192,7 @@ def test_its_memory_is_weighed_without_a_kv_cache(folders: Callable[..., Path]) 
 def test_what_cannot_pool_is_refused_where_it_is_to_pool() -> None:
     """As a reranker in a GGUF file, whose decoder generates."""
     traits = PoolingTraits(False, pools_by_default=False, can_generate=True, hidden_size=8, refusal="is a reranker")
-    assert not check_pooling(EngineConfig("m.gguf"), traits)
-    assert not check_pooling(EngineConfig("m.gguf", task=Task.GENERATE), traits)
+    assert not check_pooling_options(EngineConfig("m.gguf"), traits)
+    assert not check_pooling_options(EngineConfig("m.gguf", task=Task.GENERATE), traits)
     with pytest.raises(StartupError, match="is a reranker"):
-        check_pooling(EngineConfig("m.gguf", task=Task.EMBED), traits)
+        check_pooling_options(EngineConfig("m.gguf", task=Task.EMBED), traits)

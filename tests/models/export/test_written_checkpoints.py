@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.command_io.quantize_config import Method, QuantizeConfig, Scheme
+from engine.command_io.quantize_config import QuantizationMethod, QuantizeConfig, Scheme
 from engine.commands.quantize.checkpoint_writer import OUTPUT_FORMATS
 from engine.commands.quantize.convert import convert
 from models.loading.open import open_model
@@ -48,7 +48,7 @@ def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: 
     fixture_module().tiny_llama(**sizes).save_pretrained(source)
     out.mkdir()
     files = ModelFiles(source, (), str(source))
-    config = QuantizeConfig(scheme=scheme, method=Method.RTN, out=str(out))
+    config = QuantizeConfig(scheme=scheme, method=QuantizationMethod.RTN, out=str(out))
     convert(files, open_model(files), config, None, out, lambda *_: None)
 
     written, fixture = load_file(out / "model.safetensors"), load_file(QUANTIZED / kind / "model.safetensors")

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.command_io.doctor_job import Checked
+from engine.command_io.doctor_job import DoctorResult
 from engine.command_io.findings import Finding, Severity, ok, problem, warning
 from engine.command_io.weighing import Weighed
 from server import cli
@@ -27,7 +27,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def run(arguments: list[str], **_: object) -> "subprocess.CompletedProcess[bytes]":
         part["models"] = {each["name"]: each["config"] for each in msgspec.json.decode(arguments[-1])}
-        checked = Checked(part["findings"], part["weighed"] or [None] * len(part["models"]))
+        checked = DoctorResult(part["findings"], part["weighed"] or [None] * len(part["models"]))
         stdout = msgspec.json.encode(checked) if part["stdout"] is None else part["stdout"]
         return subprocess.CompletedProcess(arguments, 1, stdout, b"Traceback\nImportError: libc.so")
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.command_io.finetuning.items import GradedPrompt, read_rows
-from engine.command_io.finetuning.job import FinetuningJob, JobFolder, Method
+from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
 from engine.errors import OptionError, StartupError
 from server.commands import finetune
 from server.commands.finetune import run
@@ -130,7 +130,7 @@ def test_prompts_and_their_grader_are_given_to_the_trainer(
     assert modules[-1] == "engine.finetuning"
     folder = JobFolder(tmp_path / "out" / "job")
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
-    assert (job.method, job.grader, job.hyperparameters.group_size) == (Method.REINFORCEMENT, grader, 4)
+    assert (job.method, job.grader, job.hyperparameters.group_size) == (TrainingMethod.REINFORCEMENT, grader, 4)
     assert [each.item for each in read_rows(folder.train, GradedPrompt)] == [{"answer": "x"}] * 10
     assert "grader.pass_threshold has no effect" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from server.finetuning.faults import FaultyLine
 from server.finetuning.lines import Chat, Completion, Document, Preference, read_line
 
@@ -16,7 +16,7 @@ ANSWER = {"role": "assistant", "content": "Hello"}
 PAIR = {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}
 
 
-def _read(value: Any, method: Method = Method.SUPERVISED) -> Any:
+def _read(value: Any, method: TrainingMethod = TrainingMethod.SUPERVISED) -> Any:
     return read_line(json.dumps(value).encode(), method)[0]
 
 
@@ -35,7 +35,9 @@ def test_prompt_and_completion_are_a_line_too() -> None:
 @pytest.mark.parametrize("preferred", ["preferred_output", "preferred_completion"])
 @pytest.mark.parametrize("other", ["non_preferred_output", "non_preferred_completion"])
 def test_both_spellings_of_a_preference_are_taken(preferred: str, other: str) -> None:
-    line = _read({"input": {"messages": [USER]}, preferred: [ANSWER], other: [{**ANSWER, "content": "No"}]}, Method.DPO)
+    line = _read(
+        {"input": {"messages": [USER]}, preferred: [ANSWER], other: [{**ANSWER, "content": "No"}]}, TrainingMethod.DPO
+    )
 
     assert isinstance(line, Preference)
     assert line.preferred.fields.messages[-1].text == "Hello"
@@ -44,51 +46,61 @@ def test_both_spellings_of_a_preference_are_taken(preferred: str, other: str) ->
 
 
 def test_a_text_is_a_document() -> None:
-    assert _read({"text": "Once"}, Method.PRETRAINING) == Document("Once")
+    assert _read({"text": "Once"}, TrainingMethod.PRETRAINING) == Document("Once")
 
 
 @pytest.mark.parametrize(
     ("value", "method", "message"),
     [
-        ([], Method.SUPERVISED, "each line must be a JSON object"),
-        ({"messages": []}, Method.SUPERVISED, "a list of at least one message"),
-        ({"messages": [USER]}, Method.SUPERVISED, "it must be the assistant's"),
-        ({"messages": [USER, {**ANSWER, "weight": 0}]}, Method.SUPERVISED, "nothing would be learned"),
-        ({"messages": [USER, {**ANSWER, "weight": 2}]}, Method.SUPERVISED, r"messages\[1\].weight is 2; .* 0 or 1"),
-        ({"messages": [USER, {**ANSWER, "weight": True}]}, Method.SUPERVISED, r"weight is true"),
-        ({"messages": [{**USER, "weight": 1}, ANSWER]}, Method.SUPERVISED, r"only those of the assistant"),
-        ({"messages": [{"role": "wizard"}, ANSWER]}, Method.SUPERVISED, r"messages\[0\].role"),
-        ({"messages": [USER, ANSWER], "tool": []}, Method.SUPERVISED, "tool is not known"),
-        ({"prompt": "a"}, Method.SUPERVISED, "completion is missing"),
-        ({"prompt": "a", "completion": ""}, Method.SUPERVISED, "completion is"),
-        ({**PAIR, "input": {}}, Method.DPO, "input.messages is null"),
-        ({**PAIR, "preferred_output": [ANSWER, ANSWER]}, Method.DPO, "a list of one message"),
-        ({**PAIR, "preferred_output": [USER]}, Method.DPO, "a message of the assistant"),
-        ({**PAIR, "preferred_completion": [ANSWER]}, Method.DPO, "are both given"),
-        ({"input": {"messages": [USER]}}, Method.DPO, "preferred_output is missing"),
-        ({"text": "a", "title": "b"}, Method.PRETRAINING, "title is not known"),
-        ({"text": 3}, Method.PRETRAINING, "text is 3; it must be a string"),
+        ([], TrainingMethod.SUPERVISED, "each line must be a JSON object"),
+        ({"messages": []}, TrainingMethod.SUPERVISED, "a list of at least one message"),
+        ({"messages": [USER]}, TrainingMethod.SUPERVISED, "it must be the assistant's"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, TrainingMethod.SUPERVISED, "nothing would be learned"),
+        (
+            {"messages": [USER, {**ANSWER, "weight": 2}]},
+            TrainingMethod.SUPERVISED,
+            r"messages\[1\].weight is 2; .* 0 or 1",
+        ),
+        ({"messages": [USER, {**ANSWER, "weight": True}]}, TrainingMethod.SUPERVISED, r"weight is true"),
+        ({"messages": [{**USER, "weight": 1}, ANSWER]}, TrainingMethod.SUPERVISED, r"only those of the assistant"),
+        ({"messages": [{"role": "wizard"}, ANSWER]}, TrainingMethod.SUPERVISED, r"messages\[0\].role"),
+        ({"messages": [USER, ANSWER], "tool": []}, TrainingMethod.SUPERVISED, "tool is not known"),
+        ({"prompt": "a"}, TrainingMethod.SUPERVISED, "completion is missing"),
+        ({"prompt": "a", "completion": ""}, TrainingMethod.SUPERVISED, "completion is"),
+        ({**PAIR, "input": {}}, TrainingMethod.DPO, "input.messages is null"),
+        ({**PAIR, "preferred_output": [ANSWER, ANSWER]}, TrainingMethod.DPO, "a list of one message"),
+        ({**PAIR, "preferred_output": [USER]}, TrainingMethod.DPO, "a message of the assistant"),
+        ({**PAIR, "preferred_completion": [ANSWER]}, TrainingMethod.DPO, "are both given"),
+        ({"input": {"messages": [USER]}}, TrainingMethod.DPO, "preferred_output is missing"),
+        ({"text": "a", "title": "b"}, TrainingMethod.PRETRAINING, "title is not known"),
+        ({"text": 3}, TrainingMethod.PRETRAINING, "text is 3; it must be a string"),
     ],
 )
-def test_a_faulty_line_is_refused_by_its_field(value: object, method: Method, message: str) -> None:
+def test_a_faulty_line_is_refused_by_its_field(value: object, method: TrainingMethod, message: str) -> None:
     with pytest.raises(FaultyLine, match=message):
         _read(value, method)
 
 
 def test_what_is_no_json_is_refused() -> None:
     with pytest.raises(FaultyLine, match=r"^this line is not valid (JSON|UTF-8)"):
-        read_line(b'{"messages": [', Method.SUPERVISED)
+        read_line(b'{"messages": [', TrainingMethod.SUPERVISED)
 
 
 @pytest.mark.parametrize(
     ("line", "is_for", "method"),
     [
-        ({"messages": [{"role": "assistant", "content": "a"}]}, Method.SUPERVISED, Method.DPO),
-        ({"prompt": "a", "completion": "b"}, Method.SUPERVISED, Method.PRETRAINING),
-        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, Method.DPO, Method.SUPERVISED),
-        ({"text": "a"}, Method.PRETRAINING, Method.SUPERVISED),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, TrainingMethod.SUPERVISED, TrainingMethod.DPO),
+        ({"prompt": "a", "completion": "b"}, TrainingMethod.SUPERVISED, TrainingMethod.PRETRAINING),
+        (
+            {"input": {}, "preferred_output": [], "non_preferred_output": []},
+            TrainingMethod.DPO,
+            TrainingMethod.SUPERVISED,
+        ),
+        ({"text": "a"}, TrainingMethod.PRETRAINING, TrainingMethod.SUPERVISED),
     ],
 )
-def test_a_line_for_another_method_is_told_so(line: dict[str, object], is_for: Method, method: Method) -> None:
+def test_a_line_for_another_method_is_told_so(
+    line: dict[str, object], is_for: TrainingMethod, method: TrainingMethod
+) -> None:
     with pytest.raises(FaultyLine, match=f"for the method {is_for}, and the method is {method}"):
         read_line(json.dumps(line).encode(), method)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from engine.command_io.finetuning.items import GradedPrompt, Passage, TrainingItem, read_rows
-from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, TrainingMethod
 from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from server.finetuning import prepare_process
@@ -37,7 +37,7 @@ def _rows(count: int = 10, first: int = 0) -> list[object]:
 def _task(folder: Path, rows: list[object], valid: list[object] | None = None, **order: object) -> PrepareTask:
     fields: dict[str, object] = {
         "engine": EngineConfig(model="tiny"),
-        "method": Method.SUPERVISED,
+        "method": TrainingMethod.SUPERVISED,
         "hyperparameters": Hyperparameters(n_epochs=2),
         "seed": 5,
     }
@@ -134,7 +134,7 @@ def test_examples_are_as_long_as_the_model_takes_unless_a_length_is_given(
 ) -> None:
     context_file(folder).write_text("20")
     rows: list[object] = [{"text": "a long text " * 30}]
-    task = _task(tmp_path, rows, method=Method.PRETRAINING, hyperparameters=Hyperparameters(max_length=given))
+    task = _task(tmp_path, rows, method=TrainingMethod.PRETRAINING, hyperparameters=Hyperparameters(max_length=given))
     assert isinstance(prepared(folder, task), Made)
     assert max(item.longest for item in read_rows(folder.train, TrainingItem)) == longest
 
@@ -159,7 +159,7 @@ def _reinforced(folder: Path, rows: list[object], valid: list[object] | None = N
         folder,
         rows,
         valid,
-        method=Method.REINFORCEMENT,
+        method=TrainingMethod.REINFORCEMENT,
         grader=CHECK,
         hyperparameters=Hyperparameters(**given),  # type: ignore[arg-type]
         chat_template="{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}",
@@ -177,7 +177,7 @@ def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFold
     assert [each.item for each in valid] == [{"answer": 12}, {"answer": 5}]
     assert [each.ids for each in read_rows(folder.samples, Passage)] == [each.ids for each in valid]
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
-    assert (job.method, job.grader) == (Method.REINFORCEMENT, CHECK)
+    assert (job.method, job.grader) == (TrainingMethod.REINFORCEMENT, CHECK)
     assert job.hyperparameters.max_completion_tokens == 256
 
 

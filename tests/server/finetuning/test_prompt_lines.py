@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.command_io.finetuning.graders.parsing import parse_grader
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from server.finetuning.faults import FaultyLine
 from server.finetuning.lines import read_line
 from server.finetuning.prompt_lines import PromptLine, PromptRules
@@ -25,7 +25,7 @@ CHECK = {
 
 
 def _read(value: Any) -> PromptLine:
-    line, _ = read_line(json.dumps(value).encode(), Method.REINFORCEMENT)
+    line, _ = read_line(json.dumps(value).encode(), TrainingMethod.REINFORCEMENT)
     assert isinstance(line, PromptLine)
     return line
 
@@ -77,7 +77,7 @@ def test_a_line_that_is_no_prompt_is_refused(value: Any, message: str) -> None:
 
 def test_a_chat_to_learn_from_still_ends_with_an_answer() -> None:
     with pytest.raises(FaultyLine, match="it must be the assistant's"):
-        read_line(json.dumps({"messages": [USER]}).encode(), Method.SUPERVISED)
+        read_line(json.dumps({"messages": [USER]}).encode(), TrainingMethod.SUPERVISED)
 
 
 def test_an_item_has_what_the_grader_reads_alone() -> None:

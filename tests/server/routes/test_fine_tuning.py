@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from engine.command_io.finetuning.job import Hyperparameters, Method, Order
+from engine.command_io.finetuning.job import Hyperparameters, Order, TrainingMethod
 from engine.protocol import AdapterInfo
 from tests.helpers.fake_client import MODEL, FakeClient, pooling_client, says
 from tests.helpers.finetuning import check_types, create, finetuning_served, upload
@@ -49,7 +49,7 @@ async def test_a_job_is_made_as_asked(tmp_path: Path) -> None:
         record = await runner.record(job.id)
         assert re.fullmatch(r"ft:tiny:headrace:demo-1:[A-Za-z0-9]{8}", record.name)
         assert (record.method, record.hyperparameters) == (
-            Method.SUPERVISED,
+            TrainingMethod.SUPERVISED,
             Hyperparameters(n_epochs=3, max_length=200),
         )
         (event,) = (await client.fine_tuning.jobs.list_events(job.id)).data
@@ -76,7 +76,7 @@ async def test_hyperparameters_of_this_server_pass_the_client_untouched(tmp_path
             "learning_rate_multiplier": "auto",
         }
         record = await runner.record(job.id)
-        assert record.method is Method.PRETRAINING
+        assert record.method is TrainingMethod.PRETRAINING
         assert record.hyperparameters == Hyperparameters(
             n_epochs=1, lora_rank=16, order=Order.LENGTH, target_modules=["q_proj"], max_length=64
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from engine.command_io.finetuning.events import Event
+from engine.command_io.finetuning.events import JobEvent
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 from tests.helpers.finetuning import create, finetuning_served
@@ -88,7 +88,7 @@ async def test_events_and_checkpoints_are_listed_by_page(tmp_path: Path) -> None
     async with finetuning_served(tmp_path) as (client, runner, _):
         job, other = await create(client), await create(client)
         steps = [
-            Event(
+            JobEvent(
                 created_at=10.7 + step,
                 message=f"Step {step}",
                 kind="metrics",

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from engine.command_io.finetuning.job import Hyperparameters, Method, ScaleRewards
+from engine.command_io.finetuning.job import Hyperparameters, ScaleRewards, TrainingMethod
 from tests.helpers.fake_client import MODEL
 from tests.helpers.finetuning import create, finetuning_served, upload
 
@@ -60,7 +60,7 @@ async def test_a_job_has_its_grader_and_hyperparameters(tmp_path: Path) -> None:
             "learning_rate_multiplier": "auto",
         }
         record = await runner.record(job.id)
-        assert (record.method, record.grader) == (Method.REINFORCEMENT, CHECK)
+        assert (record.method, record.grader) == (TrainingMethod.REINFORCEMENT, CHECK)
         assert record.hyperparameters == Hyperparameters(
             n_epochs=2,
             compute_multiplier=1.5,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine.command_io.finetuning.graders.formula import Formula
 from engine.command_io.finetuning.graders.similarity import Metric
-from engine.command_io.finetuning.graders.templates import ITEM, SAMPLE, Reference, Template
+from engine.command_io.finetuning.graders.templates import ITEM, SAMPLE, FieldReference, Template
 
 
 class GraderType(enum.StrEnum):
@@ -16,7 +16,7 @@ class GraderType(enum.StrEnum):
     MULTI = "multi"
 
 
-class Operation(enum.StrEnum):
+class StringOperation(enum.StrEnum):
     """Of a string check: 1 if the input ..., else 0."""
 
     EQ = "eq"  # is the reference
@@ -28,7 +28,7 @@ class Operation(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class StringCheck:
     name: str
-    operation: Operation
+    operation: StringOperation
     input: Template
     reference: Template
     type: GraderType = GraderType.STRING_CHECK
@@ -102,7 +102,7 @@ def needed_models(grader: Grader) -> list[str]:
     return list(dict.fromkeys(asked))
 
 
-def references(grader: Grader) -> Iterator[tuple[str, Reference]]:
+def references(grader: Grader) -> Iterator[tuple[str, FieldReference]]:
     """All templates of item and sample, with the paths of the fields that have them."""
     for place, each in singles(grader).items():
         start = f"{place}." if place else ""

@@ -17,7 +17,7 @@ class FaultKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class GradingFault:
     kind: FaultKind
     message: str
 
@@ -27,4 +27,4 @@ class Ungradable(Exception):
 
     def __init__(self, kind: FaultKind, message: str) -> None:
         super().__init__(message)
-        self.fault = Fault(kind, message)
+        self.fault = GradingFault(kind, message)

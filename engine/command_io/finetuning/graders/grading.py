@@ -8,15 +8,15 @@ from engine.command_io.finetuning.graders.definitions import (
     Grader,
     GraderType,
     Multi,
-    Operation,
     ScoreModel,
     ScoreSampling,
     Single,
     StringCheck,
+    StringOperation,
     TextSimilarity,
     singles,
 )
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind, Ungradable
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault, Ungradable
 from engine.command_io.finetuning.graders.sample import Sample
 from engine.command_io.finetuning.graders.scores import read_score
 from engine.command_io.finetuning.graders.similarity import similarity
@@ -38,7 +38,7 @@ class ScoreAnswer:
     """text: what the model said, unless there is a fault."""
 
     text: str = ""
-    fault: Fault | None = None
+    fault: GradingFault | None = None
 
 
 Ask = Callable[[ScoreQuestion], ScoreAnswer]
@@ -53,7 +53,7 @@ class PartGrade:
     name: str
     type: GraderType
     reward: float
-    fault: Fault | None = None
+    fault: GradingFault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Grade:
         return self.whole.reward
 
     @property
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[GradingFault]:
         return [each.fault for each in (self.whole, *self.parts) if each.fault is not None]
 
     @property
@@ -84,7 +84,7 @@ class Grading:
     item: Mapping[str, Any]
     sample: Sample
     questions: dict[str, ScoreQuestion] = field(init=False)
-    _faults: dict[str, Fault] = field(init=False)  # of questions that cannot be asked
+    _faults: dict[str, GradingFault] = field(init=False)  # of questions that cannot be asked
 
     def __post_init__(self) -> None:
         self.questions, self._faults = {}, {}
@@ -152,15 +152,15 @@ def grade_all(grader: Grader, pairs: Sequence[tuple[Mapping[str, Any], Sample]],
     return [grading.grade(known) for grading, known in zip(gradings, answers, strict=True)]
 
 
-def _matches(operation: Operation, text: str, reference: str) -> bool:
+def _matches(operation: StringOperation, text: str, reference: str) -> bool:
     match operation:
-        case Operation.EQ:
+        case StringOperation.EQ:
             return text == reference
-        case Operation.NE:
+        case StringOperation.NE:
             return text != reference
-        case Operation.LIKE:
+        case StringOperation.LIKE:
             return reference in text
-        case Operation.ILIKE:
+        case StringOperation.ILIKE:
             return reference.casefold() in text.casefold()
 
 

@@ -11,10 +11,10 @@ from engine.command_io.finetuning.graders.definitions import (
     Grader,
     GraderType,
     Multi,
-    Operation,
     ScoreModel,
     Single,
     StringCheck,
+    StringOperation,
     TextSimilarity,
 )
 from engine.command_io.finetuning.graders.formula import is_variable, parse_formula
@@ -140,7 +140,7 @@ def _single(grader_type: GraderType, body: dict[str, Any], param: str, default_n
         )
     texts = _template(body, "input", param), _template(body, "reference", param)
     if grader_type is GraderType.STRING_CHECK:
-        return StringCheck(name, _member(Operation, body.get("operation"), f"{param}.operation"), *texts)
+        return StringCheck(name, _member(StringOperation, body.get("operation"), f"{param}.operation"), *texts)
     return TextSimilarity(name, _metric(body.get("evaluation_metric"), f"{param}.evaluation_metric"), *texts)
 
 

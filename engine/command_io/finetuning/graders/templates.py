@@ -23,7 +23,7 @@ _HOW = "write {{item.FIELD}}, {{item.FIELD.PART[0]}} or {{sample.output_text}}"
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class FieldReference:
     """path: keys of objects and indices of lists, at least one; the first is the field's name. text: as written."""
 
     namespace: str
@@ -55,11 +55,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    parts: tuple[str | Reference, ...]
+    parts: tuple[str | FieldReference, ...]
 
     @property
-    def references(self) -> list[Reference]:
-        return [part for part in self.parts if isinstance(part, Reference)]
+    def references(self) -> list[FieldReference]:
+        return [part for part in self.parts if isinstance(part, FieldReference)]
 
     def rendered(self, item: Mapping[str, Any], sample: Sample) -> str:
         """Texts as they are, other values as JSON. Raises Ungradable."""
@@ -81,7 +81,7 @@ class Template:
 
 def parse_template(text: str, param: str) -> Template:
     """param: the path of the text in the request. Raises InvalidRequest."""
-    parts: list[str | Reference] = []
+    parts: list[str | FieldReference] = []
     start = 0
     while (first := text.find(_OPEN, start)) >= 0:
         last = text.find(_CLOSE, first)
@@ -92,7 +92,7 @@ def parse_template(text: str, param: str) -> Template:
     return Template(tuple(part for part in (*parts, text[start:]) if part))
 
 
-def _reference(text: str, param: str) -> Reference:
+def _reference(text: str, param: str) -> FieldReference:
     namespace = _NAMESPACE.match(text)
     place = 0 if namespace is None else namespace.end()
     path: list[str | int] = []
@@ -104,7 +104,7 @@ def _reference(text: str, param: str) -> Reference:
         raise InvalidRequest(f"{param} has the template {quote('{{' + text + '}}')}; {_HOW}", param=param)
     if len(path) > _MAX_STEPS:
         raise InvalidRequest(f"{param} has a template of {len(path)} steps; it may have {_MAX_STEPS}", param=param)
-    reference = Reference(namespace[0], tuple(path), text)
+    reference = FieldReference(namespace[0], tuple(path), text)
     if reference.namespace == SAMPLE and reference.field not in FIELDS:
         if reference.field == "output_audio":
             raise UnsupportedParameter(f"{param} reads sample.output_audio; models here answer with text", param=param)

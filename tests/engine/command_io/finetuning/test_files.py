@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.command_io.finetuning.auto import resolve
-from engine.command_io.finetuning.config import FinetuningConfig
+from engine.command_io.finetuning.auto import resolve_hyperparameters
+from engine.command_io.finetuning.config import TrainingConfig
 from engine.command_io.finetuning.curve import LOSS, REWARD
-from engine.command_io.finetuning.events import EventLog, read_events
+from engine.command_io.finetuning.events import JobEventLog, read_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows, write_rows
-from engine.command_io.finetuning.job import Hyperparameters, Method
-from engine.command_io.finetuning.plot import sparkline, write_plot
-from engine.command_io.finetuning.results import StepResult, write_results
+from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
+from engine.command_io.finetuning.plot import sparkline, write_training_plot
+from engine.command_io.finetuning.results import ResultRow, write_result_rows
 
 pytestmark = pytest.mark.fast
 
@@ -27,10 +27,10 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_events_go_on_after_a_line_that_a_crash_cut(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    EventLog(path).add("first", step=1)
+    JobEventLog(path).add("first", step=1)
     with path.open("ab") as file:
         file.write(b'{"created_at": 1, "mess')
-    EventLog(path).add("second", level="warn")
+    JobEventLog(path).add("second", level="warn")
 
     assert [(event.message, event.level, event.data) for event in read_events(path)] == [
         ("first", "info", {"step": 1}),
@@ -39,7 +39,7 @@ def test_events_go_on_after_a_line_that_a_crash_cut(tmp_path: Path) -> None:
 
 
 def test_results_have_openais_columns(tmp_path: Path) -> None:
-    write_results(tmp_path / "r.csv", [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5)], LOSS)
+    write_result_rows(tmp_path / "r.csv", [ResultRow(1, 2.5, 0.25), ResultRow(2, 1.0, 1.0, 1.5, 0.5)], LOSS)
 
     assert (tmp_path / "r.csv").read_text() == (
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n"
@@ -50,7 +50,7 @@ def test_results_have_openais_columns(tmp_path: Path) -> None:
 
 def test_results_of_rewards_have_openais_columns(tmp_path: Path) -> None:
     rewards = {"train_mean_reward": 0.25, "completion_tokens_mean": 12.5, "mean_unresponsive_rewards": 0.0}
-    write_results(tmp_path / "r.csv", [StepResult(1, **rewards)], REWARD)
+    write_result_rows(tmp_path / "r.csv", [ResultRow(1, **rewards)], REWARD)
 
     assert (tmp_path / "r.csv").read_text() == (
         "step,train_mean_reward,full_valid_mean_reward,completion_tokens_mean,mean_unresponsive_rewards\n"
@@ -59,8 +59,8 @@ def test_results_of_rewards_have_openais_columns(tmp_path: Path) -> None:
 
 
 def test_few_examples_are_seen_often_enough_to_be_learned() -> None:
-    few = resolve(Method.SUPERVISED, Hyperparameters(), 32, 112)
-    many = resolve(Method.SUPERVISED, Hyperparameters(), 20_000, 112)
+    few = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 32, 112)
+    many = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 20_000, 112)
 
     assert (few.batch_size, few.steps_per_epoch, few.n_epochs) == (4, 8, 6)
     assert (few.learning_rate, few.replayed_per_step, few.num_replayed) == (4e-4, 2.0, 96)
@@ -73,7 +73,7 @@ def test_what_is_given_is_not_chosen() -> None:
     given = Hyperparameters(
         n_epochs=7, batch_size=3, learning_rate_multiplier=2.0, beta=0.5, rpo_alpha=0.0, lora_rank=4, replay=0.0
     )
-    found = resolve(Method.DPO, given, 9, 112)
+    found = resolve_hyperparameters(TrainingMethod.DPO, given, 9, 112)
 
     assert (found.n_epochs, found.batch_size, found.num_steps) == (7, 3, 21)
     assert (found.learning_rate, found.beta, found.rpo_alpha) == (1e-3, 0.5, 0.0)
@@ -81,7 +81,7 @@ def test_what_is_given_is_not_chosen() -> None:
 
 
 def test_nothing_is_replayed_without_questions() -> None:
-    found = resolve(Method.SUPERVISED, Hyperparameters(), 32, 0)
+    found = resolve_hyperparameters(TrainingMethod.SUPERVISED, Hyperparameters(), 32, 0)
 
     assert (found.replayed_per_step, found.num_replayed) == (0.0, 0)
 
@@ -94,19 +94,19 @@ def test_a_sparkline_has_a_bar_for_each_value_up_to_its_width() -> None:
 
 
 def test_losses_are_drawn(tmp_path: Path) -> None:
-    results = [StepResult(1, 2.5, 0.25), StepResult(2, 1.0, 1.0, 1.5, 0.5), StepResult(3, 0.5, 1.0)]
+    results = [ResultRow(1, 2.5, 0.25), ResultRow(2, 1.0, 1.0, 1.5, 0.5), ResultRow(3, 0.5, 1.0)]
 
-    assert write_plot(tmp_path / "loss.png", results, LOSS)
+    assert write_training_plot(tmp_path / "loss.png", results, LOSS)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_losses_are_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
-    assert not write_plot(tmp_path / "loss.png", [StepResult(1, 2.5, 0.25)], LOSS)
+    assert not write_training_plot(tmp_path / "loss.png", [ResultRow(1, 2.5, 0.25)], LOSS)
     assert not (tmp_path / "loss.png").exists()
 
 
 def test_the_command_leaves_the_length_of_examples_to_the_model() -> None:
-    assert FinetuningConfig(out="adapter").hyperparameters.max_length is None
-    assert FinetuningConfig(out="adapter", max_length=64).hyperparameters.max_length == 64
+    assert TrainingConfig(out="adapter").hyperparameters.max_length is None
+    assert TrainingConfig(out="adapter", max_length=64).hyperparameters.max_length == 64

@@ -8,14 +8,14 @@ import pytest
 from engine.command_io.finetuning import grader_mailbox
 from engine.command_io.finetuning.grader_mailbox import Answers, Questions, asker, read_questions, write_answers
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
 
 pytestmark = pytest.mark.fast
 
 QUESTION = ScoreQuestion("tiny", [{"role": "user", "content": "How good?"}], 0.0, 1.0, ScoreSampling(seed=3))
-ANSWERS = [ScoreAnswer("0.5"), ScoreAnswer(fault=Fault(FaultKind.MODEL_SERVER, "gone"))]
+ANSWERS = [ScoreAnswer("0.5"), ScoreAnswer(fault=GradingFault(FaultKind.MODEL_SERVER, "gone"))]
 
 
 def test_what_is_asked_is_answered(tmp_path: Path) -> None:

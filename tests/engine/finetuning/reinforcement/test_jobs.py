@@ -10,12 +10,12 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from engine.command_io.finetuning.events import Event, read_events
+from engine.command_io.finetuning.events import JobEvent, read_events
 from engine.command_io.finetuning.graders.definitions import GraderType
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import Grade, PartGrade
 from engine.command_io.finetuning.items import GradedPrompt, Passage, write_rows
-from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Method, Order
+from engine.command_io.finetuning.job import FinetuningJob, Hyperparameters, JobFolder, Order, TrainingMethod
 from engine.config import DType, EngineConfig
 from engine.errors import NotEnoughMemory, StartupError
 from engine.finetuning import memory, trainer
@@ -69,7 +69,7 @@ def _job(
     write_rows(folder.valid, [_prompt(seed) for seed in range(100, 100 + num_valid)])
     job = FinetuningJob(
         engine=EngineConfig(model=str(model), dtype=DType.FLOAT32, weight_cache=False, threads=1),
-        method=Method.REINFORCEMENT,
+        method=TrainingMethod.REINFORCEMENT,
         hyperparameters=given,
         seed=3,
         end_ids=[END],
@@ -91,7 +91,7 @@ def _steps(folder: JobFolder) -> list[dict[str, Any]]:
     return [event.data for event in read_events(folder.events) if event.kind == "metrics"]
 
 
-def _events(folder: JobFolder) -> list[Event]:
+def _events(folder: JobFolder) -> list[JobEvent]:
     return [event for event in read_events(folder.events) if event.kind == "message"]
 
 
@@ -231,7 +231,7 @@ def test_a_curriculum_begins_with_prompts_that_the_base_answers_well(
 def test_answers_of_which_the_grading_model_could_not_be_asked_are_left_out(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = Fault(FaultKind.MODEL_SERVER, "the model is not there")
+    fault = GradingFault(FaultKind.MODEL_SERVER, "the model is not there")
 
     def grade_all(grader: Any, pairs: Any, ask_all: Any) -> list[Grade]:  # noqa: ARG001
         return [Grade(PartGrade("", "judge", "score_model", 0.0, fault)) for _ in pairs]  # type: ignore[arg-type]
@@ -247,10 +247,10 @@ def test_answers_of_which_the_grading_model_could_not_be_asked_are_left_out(
 
 
 TWO_STEPS = msgspec.structs.replace(BRIEF, n_epochs=1, batch_size=6)
-SERVER_FAULT = Fault(FaultKind.MODEL_SERVER, "the model is not there")
+SERVER_FAULT = GradingFault(FaultKind.MODEL_SERVER, "the model is not there")
 
 
-def _grades(monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, Fault | None]) -> None:
+def _grades(monkeypatch: pytest.MonkeyPatch, *steps: tuple[float, GradingFault | None]) -> None:
     """What all answers of each step get, in the order in which steps are graded."""
     left = iter(steps)
 
@@ -313,7 +313,7 @@ def test_a_job_that_goes_on_knows_whether_answers_could_be_graded_before(
 def test_the_first_step_without_a_grade_is_warned_of_with_the_reason(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fault = Fault(FaultKind.INVALID_VARIABLE, "there is no {{item.answer}}")
+    fault = GradingFault(FaultKind.INVALID_VARIABLE, "there is no {{item.answer}}")
     folder = _job(model, tmp_path, msgspec.structs.replace(TWO_STEPS, batch_size=4))
     _grades(monkeypatch, (0.5, None), (0.0, fault), (0.0, fault))
     _run(folder)

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.command_io.finetuning.graders.definitions import GraderType
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import Grade, PartGrade
 from engine.command_io.finetuning.items import GradedPrompt
 from engine.finetuning.reinforcement.report import all_at_fault, rollout_figures
@@ -13,7 +13,9 @@ ROLLOUT = Rollout(GradedPrompt([1], {}, 1), [2], "two", is_complete=True)
 
 
 def _grade(reward: float, fault: FaultKind | None = None) -> Grade:
-    return Grade(PartGrade("", "judge", GraderType.SCORE_MODEL, reward, None if fault is None else Fault(fault, "why")))
+    return Grade(
+        PartGrade("", "judge", GraderType.SCORE_MODEL, reward, None if fault is None else GradingFault(fault, "why"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_a_step_is_warned_of_if_all_its_answers_have_a_fault(
 
 def test_a_part_that_could_not_be_asked_leaves_the_whole_without_a_reward() -> None:
     whole = PartGrade("", "both", GraderType.MULTI, 0.5)
-    part = PartGrade("a", "judge", GraderType.SCORE_MODEL, 0.0, Fault(FaultKind.MODEL_SERVER, "why"))
-    unparsed = PartGrade("a", "judge", GraderType.SCORE_MODEL, 0.0, Fault(FaultKind.MODEL_PARSE, "why"))
+    part = PartGrade("a", "judge", GraderType.SCORE_MODEL, 0.0, GradingFault(FaultKind.MODEL_SERVER, "why"))
+    unparsed = PartGrade("a", "judge", GraderType.SCORE_MODEL, 0.0, GradingFault(FaultKind.MODEL_PARSE, "why"))
     assert all_at_fault(1, [Grade(whole, (part,))]) is not None
     assert all_at_fault(1, [Grade(whole, (unparsed,))]) is None

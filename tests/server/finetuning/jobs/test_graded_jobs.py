@@ -7,7 +7,7 @@ import pytest
 
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
 from engine.command_io.finetuning.graders.grading import ScoreQuestion
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from engine.protocol import FinishReason, ServiceClass
 from server.batches.running import answer_for_owner
 from server.schemas.finetune_answers import FinetuneStatus
@@ -40,7 +40,7 @@ async def test_the_questions_of_every_step_are_answered(tmp_path: Path) -> None:
     children = FakeChildren()
     children.questions = [_question("How good?"), _question("How bad?")]
     async with finetunes(app, children, partial(answer_for_owner, app.state.context)):
-        job = await add_job(app, 1, method=Method.REINFORCEMENT, grader=GRADER)
+        job = await add_job(app, 1, method=TrainingMethod.REINFORCEMENT, grader=GRADER)
         record = await until_status(app, job.id, *ENDED)
         assert record.status is FinetuneStatus.SUCCEEDED, record.error
     assert adapter_of(app, job.id) == whole_adapter()
@@ -56,7 +56,7 @@ async def test_a_key_that_is_gone_answers_nothing(tmp_path: Path) -> None:
     children = FakeChildren()
     children.questions = [_question("How good?")]
     async with finetunes(app, children, partial(answer_for_owner, app.state.context)):
-        job = await add_job(app, 1, method=Method.REINFORCEMENT, grader=GRADER)
+        job = await add_job(app, 1, method=TrainingMethod.REINFORCEMENT, grader=GRADER)
         await until_status(app, job.id, *ENDED)
     assert "Answers the key that made the job is not accepted any more" in await events_of(app, job.id)
     assert engine.requests == []

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.command_io.finetuning.auto import resolve
-from engine.command_io.finetuning.job import Hyperparameters, Method, Order, Pacing, Schedule
+from engine.command_io.finetuning.auto import resolve_hyperparameters
+from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, Schedule, TrainingMethod
 from engine.errors import InvalidRequest
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.finetuning.jobs.parent import Shape
@@ -47,7 +47,7 @@ def _read(
     max_length: int | None = 2048,
     layers: Sequence[str] = (),
     start: Shape | None = None,
-) -> tuple[Method, Hyperparameters]:
+) -> tuple[TrainingMethod, Hyperparameters]:
     request = validate(FinetuneRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body})
     return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, layers=layers, start=start)
 
@@ -63,7 +63,7 @@ def _supervised(settings: dict[str, Any]) -> dict[str, Any]:
 @given(GIVEN)
 def test_what_is_given_reaches_the_trainer(settings: dict[str, Any]) -> None:
     method, found = _read(_supervised(settings))
-    assert method is Method.SUPERVISED
+    assert method is TrainingMethod.SUPERVISED
     assert found == msgspec.convert(settings, Hyperparameters)
 
 
@@ -112,16 +112,16 @@ def _read_or_refuse(body: dict[str, Any]) -> Hyperparameters | InvalidRequest:
         return error
 
 
-@given(st.sampled_from([*Method]), st.integers(min_value=1, max_value=128))
-def test_the_rank_that_is_trained_can_be_served(method: Method, max_rank: int) -> None:
+@given(st.sampled_from([*TrainingMethod]), st.integers(min_value=1, max_value=128))
+def test_the_rank_that_is_trained_can_be_served(method: TrainingMethod, max_rank: int) -> None:
     body = {"method": {"type": method.value}}
     found_method, found = _read(body, max_rank=max_rank)
     assert found_method is method
-    assert resolve(method, found, 100, 0).rank <= max_rank
+    assert resolve_hyperparameters(method, found, 100, 0).rank <= max_rank
 
 
-@pytest.mark.parametrize("method", [*Method])
-def test_defaults_are_the_trainers_own(method: Method) -> None:
+@pytest.mark.parametrize("method", [*TrainingMethod])
+def test_defaults_are_the_trainers_own(method: TrainingMethod) -> None:
     assert _read({"method": {"type": method.value}}) == (method, Hyperparameters())
 
 
@@ -139,7 +139,7 @@ def test_examples_are_cut_to_what_the_model_takes() -> None:
 
 
 def test_no_method_is_supervised() -> None:
-    assert _read({}) == (Method.SUPERVISED, Hyperparameters())
+    assert _read({}) == (TrainingMethod.SUPERVISED, Hyperparameters())
 
 
 def test_an_adapter_to_go_on_with_decides_the_shape() -> None:
@@ -194,21 +194,21 @@ def test_examples_may_be_as_long_as_the_model_takes() -> None:
         _read(_supervised({"max_length": 2049}))
 
 
-@pytest.mark.parametrize("method", [*Method])
-def test_an_unknown_hyperparameter_is_refused_with_those_of_its_method(method: Method) -> None:
+@pytest.mark.parametrize("method", [*TrainingMethod])
+def test_an_unknown_hyperparameter_is_refused_with_those_of_its_method(method: TrainingMethod) -> None:
     body = {"method": {"type": method.value, method.value: {"hyperparameters": {"epochs": 3}}}}
     with pytest.raises(InvalidRequest, match=rf"epochs is not a hyperparameter .*; {method} has n_epochs, ") as caught:
         _read(body)
     listed = {*str(caught.value).partition(" has ")[2].split(", ")}
-    assert ({"beta", "rpo_alpha"} <= listed) is (method is Method.DPO)
-    is_reinforcement = method is Method.REINFORCEMENT
+    assert ({"beta", "rpo_alpha"} <= listed) is (method is TrainingMethod.DPO)
+    is_reinforcement = method is TrainingMethod.REINFORCEMENT
     assert ({"group_size", "max_completion_tokens", "reasoning_effort"} <= listed) is is_reinforcement
     assert ("max_length" in listed) is not is_reinforcement
     for name in ("beta", "group_size", "max_length", "reasoning_effort"):
         assert name in listed or _is_refused(method, name)
 
 
-def _is_refused(method: Method, name: str) -> bool:
+def _is_refused(method: TrainingMethod, name: str) -> bool:
     value = {"reasoning_effort": "low", "group_size": 4, "beta": 0.1, "max_length": 64}[name]
     found = _read_or_refuse({"method": {"type": method.value, method.value: {"hyperparameters": {name: value}}}})
     return isinstance(found, InvalidRequest)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine.command_io.finetuning.events import Event
-from engine.command_io.finetuning.job import Hyperparameters, Method, Schedule
+from engine.command_io.finetuning.events import JobEvent
+from engine.command_io.finetuning.job import Hyperparameters, Schedule, TrainingMethod
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
@@ -49,7 +49,7 @@ async def _insert(database: Database, *records: FinetuneRecord) -> None:
 async def test_a_job_comes_back_as_it_was(database: Database) -> None:
     record = _record(
         1,
-        method=Method.DPO,
+        method=TrainingMethod.DPO,
         hyperparameters=Hyperparameters(n_epochs=3, beta=0.2, schedule=Schedule.COSINE, target_modules=["q_proj"]),
         seed=7,
         validation_file="file-v",
@@ -147,7 +147,7 @@ async def test_a_job_is_found_by_the_names_that_it_has_published(database: Datab
 
 async def test_events_are_numbered_and_paged(database: Database) -> None:
     await _insert(database, _record(1), _record(2))
-    events = [Event(created_at=float(number), message=f"event {number}") for number in range(5)]
+    events = [JobEvent(created_at=float(number), message=f"event {number}") for number in range(5)]
     await database.run(lambda connection: table.add_events(connection, "ftjob-1", events[:2]))
     await database.run(lambda connection: table.add_events(connection, "ftjob-2", events[:1]))
     await database.run(lambda connection: table.add_events(connection, "ftjob-1", events[2:]))

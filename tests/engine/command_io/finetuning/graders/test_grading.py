@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.command_io.finetuning.graders.faults import Fault, FaultKind
+from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
 from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion, grade, grade_all
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
@@ -121,7 +121,7 @@ def test_a_model_is_asked_for_a_number() -> None:
         (ScoreAnswer("-3"), 0.0, None),
         (ScoreAnswer("good"), 0.0, FaultKind.MODEL_PARSE),
         (ScoreAnswer(""), 0.0, FaultKind.MODEL_PARSE),
-        (ScoreAnswer(fault=Fault(FaultKind.MODEL_SERVER, "gone")), 0.0, FaultKind.MODEL_SERVER),
+        (ScoreAnswer(fault=GradingFault(FaultKind.MODEL_SERVER, "gone")), 0.0, FaultKind.MODEL_SERVER),
     ],
 )
 def test_what_a_model_answers_is_a_number_within_the_range(

@@ -8,10 +8,10 @@ from openai.types.graders import MultiGrader, ScoreModelGrader, StringCheckGrade
 from engine.command_io.finetuning.graders import similarity
 from engine.command_io.finetuning.graders.definitions import (
     Multi,
-    Operation,
     ScoreModel,
     ScoreSampling,
     StringCheck,
+    StringOperation,
     TextSimilarity,
     item_fields,
     needed_models,
@@ -84,7 +84,7 @@ def test_the_bodies_here_are_of_the_official_clients_types() -> None:
 def test_each_type_is_read() -> None:
     check = parse_grader(CHECK, "grader")
     assert isinstance(check, StringCheck)
-    assert (check.name, check.operation, check.type) == ("same", Operation.EQ, "string_check")
+    assert (check.name, check.operation, check.type) == ("same", StringOperation.EQ, "string_check")
     alike = parse_grader(ALIKE, "grader")
     assert isinstance(alike, TextSimilarity)
     assert alike.metric is Metric.GLEU
