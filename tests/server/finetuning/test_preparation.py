@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.command_io.finetuning.items import Passage
-from engine.command_io.finetuning.job import Method
+from engine.command_io.finetuning.job import TrainingMethod
 from server.config.server import ServerConfig
 from server.finetuning.preparation import FaultyFile, prepare
 from server.finetuning.rendering import Renderer
