@@ -28,10 +28,10 @@ from engine.protocol import (
 from engine.protocol.adapters import NO_ADAPTERS
 from engine.runner.contained import execute_contained
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.plan import Runner, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
-from engine.scheduling.service import CountedAs
-from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.audit import Auditor
 from engine.speculation.proposers import DraftSource
 from engine.speculation.settings import AUTO_TOKENS

@@ -26,7 +26,7 @@ from engine.engine import Engine
 from engine.protocol import EngineRequest, SamplingParams, StepOutputs
 from engine.scheduling.kv.prefixes import group_key
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_cost import StepSample
+from engine.scheduling.steps.cost import StepSample
 from engine.startup.build import build_engine
 
 

@@ -9,7 +9,7 @@ from engine.adapters.jobs import Load, Loaded, Preparation, Prepared
 from engine.adapters.reader import AdapterReader
 from engine.adapters.source import A, AdapterSource, P
 from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, AdapterStats
-from engine.scheduling.adapter_slots import AdapterSlots, Fill
+from engine.scheduling.adapters.slots import AdapterSlots, Fill
 from engine.scheduling.scheduler import Scheduler
 
 Answer = AdapterLoaded | AdapterRefused

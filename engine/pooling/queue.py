@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from engine.protocol import FinishReason, PoolingRequest, PoolingTask, ServiceClass
-from engine.scheduling.service import SERVICE_RULES
+from engine.scheduling.fairness.service_rules import SERVICE_RULES
 
 _Key = tuple[int, float, float, int]  # rank of the class, priority, turn, order of arrival
 

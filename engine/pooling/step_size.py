@@ -1,7 +1,7 @@
 """PoolingStepSize: how many tokens the next batch may have, from how long the last ones took."""
 
 from engine.protocol import ServiceClass
-from engine.scheduling.service import SERVICE_RULES
+from engine.scheduling.fairness.service_rules import SERVICE_RULES
 
 # A batch is not interrupted, so this is what the next text may wait for. Larger ones are hardly faster a token.
 _TARGET_S = 0.25

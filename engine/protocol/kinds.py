@@ -25,7 +25,7 @@ class AbortReason(enum.StrEnum):
 
 
 class ServiceClass(enum.StrEnum):
-    """Whom a sequence is for. What follows from it is in one table: engine/scheduling/service.py."""
+    """Whom a sequence is for. What follows from it is in one table: engine/scheduling/fairness/service_rules.py."""
 
     URGENT = "urgent"  # a client waits for it, and others may wait longer
     INTERACTIVE = "interactive"  # a client waits for it

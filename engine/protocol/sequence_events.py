@@ -58,7 +58,7 @@ class Computed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """It gave up its room and waits. reason: a PreemptionReason of engine/scheduling/step_tally.py, or "out_of_memory"
+    """It gave up its room and waits. reason: a PreemptionReason of engine/scheduling/steps/tally.py, or "out_of_memory"
     if memory did not suffice for its step."""
 
     id: str

@@ -31,7 +31,7 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefix_queries: int = 0  # prompt tokens looked up at first admission
     prefix_hits: int = 0  # of these, cached
     preemptions: int = 0
-    preemptions_by_reason: dict[str, int] = {}  # of them, other than none: engine/scheduling/step_tally.py
+    preemptions_by_reason: dict[str, int] = {}  # of them, other than none: engine/scheduling/steps/tally.py
     tenants_running: int = 0  # with running requests
     tenants_waiting: int = 0  # with waiting requests
     pending_prompt_tokens: int = 0  # known ones of running requests that are to be computed, less one for each

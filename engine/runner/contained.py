@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from engine.scheduling.plan import PlanItem, RowResult, Runner, StepPlan, StepResult, run_step
-from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget
 from engine.wording import counted
 from models.errors import is_out_of_memory
 

@@ -2,15 +2,15 @@
 
 from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.claims import Claims, Victim
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.tenants import charge_prompt
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.prefix_waits import BranchPoint, PrefixWaits
 from engine.scheduling.sequence import Sequence, SequenceStatus
-from engine.scheduling.step_split import Demand, StepSplit, is_much_shorter
-from engine.scheduling.step_tally import PreemptionReason
-from engine.scheduling.tenant_account import TenantAccount
-from engine.scheduling.tenants import charge_prompt
+from engine.scheduling.steps.split import Demand, StepSplit, is_much_shorter
+from engine.scheduling.steps.tally import PreemptionReason
 
 _MAX_PASSED = 32  # sequences of a step that get nothing of its tokens; those behind are asked in a later one
 _MAX_SET_ASIDE = 256  # sequences a step, of a burst that shares a prefix

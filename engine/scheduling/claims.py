@@ -13,12 +13,12 @@ tenant's first ones, which are within its share, get on in any case.
 """
 
 from engine.config import SchedulingPolicy
+from engine.scheduling.fairness.service_rules import Yielding
+from engine.scheduling.fairness.shares import TenantShares
 from engine.scheduling.kv.room import KVRoom
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.service import Yielding
-from engine.scheduling.step_tally import PreemptionReason
-from engine.scheduling.tenant_shares import TenantShares
+from engine.scheduling.steps.tally import PreemptionReason
 
 Victim = tuple[Sequence, PreemptionReason]
 

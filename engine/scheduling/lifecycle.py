@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 from engine.protocol import ServiceClass
 from engine.protocol.sequence_events import Admitted, Preempted, Queued, WaitReason, Waits
-from engine.scheduling.adapter_slots import AdapterSlots
-from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.adapters.slots import AdapterSlots
+from engine.scheduling.fairness.fair_queue import FairQueue
+from engine.scheduling.fairness.service_queue import ServiceQueue
+from engine.scheduling.fairness.tenants import Tenants, refund_uncomputed
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
-from engine.scheduling.queue import ServiceQueue
 from engine.scheduling.sequence import Gate, Sequence, SequenceStatus
-from engine.scheduling.step_tally import PreemptionReason, StepTally
-from engine.scheduling.tenants import Tenants, refund_uncomputed
+from engine.scheduling.steps.tally import PreemptionReason, StepTally
 
 
 class Lifecycle:

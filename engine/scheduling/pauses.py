@@ -8,7 +8,7 @@ from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_tally import PreemptionReason
+from engine.scheduling.steps.tally import PreemptionReason
 
 _MOST_NEW_STATES = 2  # of a step of one sequence: that after it, and a checkpoint
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from engine.protocol import TokenLogprobs
 from engine.scheduling.kv.groups import KVGroup
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_cost import StepSample
+from engine.scheduling.steps.cost import StepSample
 
 
 class PlanItem(NamedTuple):

@@ -12,6 +12,7 @@ from engine.protocol import ServiceClass
 from engine.scheduling.admission import AdmissionRound
 from engine.scheduling.claims import Claims
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.fairness.tenants import charge_prompt
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.lifecycle import Lifecycle
@@ -19,10 +20,9 @@ from engine.scheduling.pauses import Pauses
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.prefix_waits import PrefixWaits
 from engine.scheduling.sequence import Sequence, SequenceStatus
-from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_split import Demand, StepSplit
-from engine.scheduling.step_tally import PreemptionReason
-from engine.scheduling.tenants import charge_prompt
+from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.split import Demand, StepSplit
+from engine.scheduling.steps.tally import PreemptionReason
 
 
 class StepPlanner:

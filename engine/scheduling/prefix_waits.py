@@ -3,7 +3,7 @@
 from collections import abc
 from typing import NamedTuple
 
-from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Sequence, SequenceStatus
 
 

@@ -13,20 +13,20 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
-from engine.scheduling.adapter_slots import AdapterSlots
+from engine.scheduling.adapters.slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
 from engine.scheduling.draft_grants import DraftGrants
+from engine.scheduling.fairness.service_queue import service_order
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_abort, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
 from engine.scheduling.planner import StepPlanner
-from engine.scheduling.queue import service_order
 from engine.scheduling.request_length import check_length
 from engine.scheduling.sequence import Gate, Sequence
-from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_stats import take_step_stats
+from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.stats import take_step_stats
 from engine.scheduling.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from engine.protocol import EngineRequest, Resumption, TokenLogprobs
 from engine.protocol.sequence_events import WaitReason
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.service_rules import SERVICE_RULES, ServiceRules
 from engine.scheduling.grammar import OutputGrammar
-from engine.scheduling.service import SERVICE_RULES, ServiceRules
-from engine.scheduling.tenant_account import TenantAccount
 
 Order = tuple[int, int, float, int]  # rank of the service class, priority, arrival, number of the intake
 

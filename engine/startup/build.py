@@ -27,7 +27,7 @@ from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.runner.warmup import WarmUpTimes, warm_up
 from engine.scheduling.kv.groups import KVGroup
-from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.ngram import NgramProposer
 from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator

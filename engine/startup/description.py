@@ -9,7 +9,7 @@ from engine.protocol import EngineInfo, Quality, TokenizerInfo
 from engine.quality.report import describe_quality
 from engine.runner.kv_budget import KVBudget, format_bytes
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
-from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.settings import SpeculationSettings
 from engine.startup.adapter_memory import AdapterMemory
 from engine.wording import counted

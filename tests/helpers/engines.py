@@ -19,14 +19,14 @@ from engine.protocol import (
     StepStats,
     ThinkingBudget,
 )
-from engine.scheduling.adapter_slots import Fill
+from engine.scheduling.adapters.slots import Fill
 from engine.scheduling.config import SchedulerConfig
+from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from engine.scheduling.plan import StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence, SequenceStatus
-from engine.scheduling.service import CountedAs
-from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget
 from engine.speculation.speculator import Speculator
 from tests.helpers.grammars import expected_output, sequence_grammar
 from tests.helpers.ledger import EOS_ID, VOCAB_SIZE, LedgerRunner, adapted_seed, allowed_ids, next_token

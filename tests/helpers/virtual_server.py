@@ -10,7 +10,7 @@ from engine.client.queue.first_token import FirstToken, FirstTokenPredictor
 from engine.protocol import ServiceClass
 from engine.scheduling.plan import RowResult, StepPlan, StepResult
 from engine.scheduling.scheduler import Scheduler
-from engine.scheduling.step_budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget
 from tests.helpers.engines import make_config, make_request
 from tests.helpers.fake_client import engine_info
 from tests.helpers.ledger import EOS_ID

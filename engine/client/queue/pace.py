@@ -3,7 +3,7 @@
 _WEIGHT = 0.99  # of earlier steps, for each step that is added: the last hundred or so count
 _MIN_SPREAD = 0.5  # of the steps' tokens over their mean; steps of one size do not say what a token costs
 _FIRST_STEPS = 20  # that the warm-up's measurement counts for: the first real steps are mostly prompts
-# How the engine bounds steps (engine/scheduling/step_budget.py): alone, and while sequences generate.
+# How the engine bounds steps (engine/scheduling/steps/budget.py): alone, and while sequences generate.
 _ALONE_S = 0.5
 _BESIDE_S, _BESIDE_STEPS, _MIN_TOKENS = 0.07, 2.5, 8
 

@@ -19,7 +19,7 @@ from engine.protocol.sequence_events import (
     WaitReason,
     Waits,
 )
-from engine.scheduling.step_tally import PreemptionReason
+from engine.scheduling.steps.tally import PreemptionReason
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules, workloads
 from tests.helpers.engines import SchedulerRun, half_right_draft, make_config, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS

@@ -4,7 +4,7 @@ import pytest
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import FinishReason
-from engine.scheduling.step_tally import PreemptionReason
+from engine.scheduling.steps.tally import PreemptionReason
 from tests.helpers.engines import SchedulerRun, make_config, make_prompt, make_request
 from tests.helpers.grammars import GRAMMARS
 from tests.helpers.ledger import EOS_ID

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from engine.client.queue.pace import StepPace
-from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_cost import StepSample
+from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.cost import StepSample
 
 pytestmark = pytest.mark.fast
 

@@ -7,10 +7,10 @@ import pytest
 
 from engine.config import SchedulingPolicy
 from engine.protocol import EngineRequest, ServiceClass
+from engine.scheduling.fairness.service_queue import ServiceQueue, service_order
+from engine.scheduling.fairness.service_rules import SERVICE_RULES
 from engine.scheduling.plan import run_step
-from engine.scheduling.queue import ServiceQueue, service_order
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.service import SERVICE_RULES
 from tests.helpers.engines import SchedulerRun, make_config, make_prompt, make_request
 
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import ServiceClass
+from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_cost import PromptCost
-from engine.scheduling.step_split import StepSplit
-from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.steps.cost import PromptCost
+from engine.scheduling.steps.split import StepSplit
 from tests.helpers.engines import make_request
 
 pytestmark = pytest.mark.fast

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine.errors import InvalidRequest
 from engine.protocol import AbortReason, AdapterRef, EngineRequest, FinishReason, ServiceClass
 from engine.protocol.sequence_events import WaitReason, Waits
-from engine.scheduling.adapter_slots import PATIENCE_S
+from engine.scheduling.adapters.slots import PATIENCE_S
 from tests.engine.scheduling.test_schedules import blocks_of_pool, schedules
 from tests.helpers.engines import (
     SchedulerRun,

@@ -2,10 +2,10 @@
 
 from collections import Counter, abc
 
-from engine.scheduling.queue import ClassCounts
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.service_queue import ClassCounts
+from engine.scheduling.fairness.turns import TenantTurns
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.tenant_account import TenantAccount
-from engine.scheduling.tenant_turns import TenantTurns
 
 
 class FairQueue(ClassCounts):

@@ -3,8 +3,8 @@
 from collections import abc
 from dataclasses import dataclass, field
 
+from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.tenant_account import TenantAccount
 
 # Weighted tokens, about a short request's. Tenants that are served alike are never quite level, and one that is ahead
 # by so little need not wait until another sequence happens to end.

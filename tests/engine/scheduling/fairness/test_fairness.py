@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import AbortReason, EngineRequest, ServiceClass
-from engine.scheduling import tenant_shares
+from engine.scheduling.fairness import shares
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.tenants import Tenants
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_split import Demand
-from engine.scheduling.tenant_account import TenantAccount
-from engine.scheduling.tenants import Tenants
+from engine.scheduling.steps.split import Demand
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 pytestmark = pytest.mark.fast
@@ -63,7 +63,7 @@ def test_two_that_flood_are_served_by_weight(weight: float, num_blocks: int) -> 
 
 def test_long_outputs_count_as_much_as_long_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Places alone would give the one with long prompts far more."""
-    monkeypatch.setattr(tenant_shares, "_SLACK", 64)
+    monkeypatch.setattr(shares, "_SLACK", 64)
     run = SchedulerRun(make_config(num_blocks=1000, max_num_seqs=8, max_num_batched_tokens=64))
     flood(run, "a", length=4, max_tokens=60)
     flood(run, "b", length=40, max_tokens=2)
@@ -270,7 +270,7 @@ def test_two_backlogged_tenants_are_never_far_apart(a: list[Row], b: list[Row], 
     run = run_of({"a": a, "b": b}, config)
     capacity = min(config["num_blocks"] * 4, config["max_num_seqs"] * 60)
     bound = max(40, 2 * capacity)
-    assert bound < 5 * tenant_shares._SLACK
+    assert bound < 5 * shares._SLACK
     while len(run.scheduler._lifecycle.waiting.accounts(1)) == 2:
         first, second = (account.counter for account in accounts(run).values())
         assert abs(first - second) <= bound

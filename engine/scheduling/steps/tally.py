@@ -4,8 +4,8 @@ import enum
 from dataclasses import dataclass, field
 
 from engine.protocol.sequence_events import Computed, SequenceEvent
+from engine.scheduling.fairness.service_rules import CountedAs
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.service import CountedAs
 
 
 class PreemptionReason(enum.StrEnum):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from engine.protocol import AdapterRef
-from engine.scheduling.adapter_slot import Slot, adapter_of
-from engine.scheduling.adapter_waiters import AdapterWaiters, WaitingGroup
-from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.adapters.slot import Slot, adapter_of
+from engine.scheduling.adapters.waiters import AdapterWaiters, WaitingGroup
+from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Gate, Sequence
 
 PATIENCE_S = 1.0  # of a waiting sequence, until a slot whose adapter others keep asking for is closed to them

@@ -6,8 +6,8 @@ import pytest
 
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_cost import PromptCost, StepSample
+from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.cost import PromptCost, StepSample
 from tests.helpers.engines import make_request
 
 pytestmark = pytest.mark.fast

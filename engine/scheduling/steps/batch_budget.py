@@ -4,7 +4,7 @@ A batch would fill steps with as many sequences as there is memory for. But a cl
 the step that has begun: that is all that a batch costs it.
 """
 
-from engine.scheduling.step_cost import StepCost, StepSample
+from engine.scheduling.steps.cost import StepCost, StepSample
 
 _LEAST_STEPS = 2.0  # times as long as one sequence takes: where that is long, several must share the reading of weights
 _WEIGHT = 0.97  # of what is known, for each step that is added: the last thirty or so count

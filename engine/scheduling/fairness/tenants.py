@@ -2,10 +2,10 @@
 
 from collections import abc, defaultdict
 
+from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.plan import StepPlan
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_split import Demand
-from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.steps.split import Demand
 
 
 class Tenants:

@@ -10,7 +10,7 @@ prompts for a while gets whole steps at first, and equal parts from then on.
 
 from collections import abc
 
-from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.fairness.account import TenantAccount
 
 _LEAST = 1e-9  # tokens
 

@@ -15,10 +15,10 @@ from collections import abc
 from itertools import groupby
 from typing import NamedTuple
 
-from engine.scheduling.prompt_levels import fill_levels
+from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Order, Sequence
-from engine.scheduling.step_cost import PromptCost
-from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.steps.cost import PromptCost
+from engine.scheduling.steps.prompt_levels import fill_levels
 
 _ROUNDING = 1e-6
 

@@ -3,9 +3,9 @@
 import heapq
 from collections import abc
 
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.tenant_queue import TenantQueue
 from engine.scheduling.sequence import Order, Sequence
-from engine.scheduling.tenant_account import TenantAccount
-from engine.scheduling.tenant_queue import TenantQueue
 
 _MIN_SWEEP = 64  # entries; fewer are not worth sweeping
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import ServiceClass
-from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Gate, Sequence
-from engine.scheduling.tenant_account import TenantAccount
 from tests.helpers.engines import make_request
 from tests.helpers.grammars import GRAMMARS, ledger_vocabulary
 from tests.helpers.ledger import EOS_ID

@@ -3,7 +3,7 @@
 import itertools
 from collections import abc
 
-from engine.scheduling.queue import ServiceQueue
+from engine.scheduling.fairness.service_queue import ServiceQueue
 from engine.scheduling.sequence import Order, Sequence
 
 _MAX_SCANNED = 64  # sequences of the length class that a limit cuts through; of more, those behind are not seen

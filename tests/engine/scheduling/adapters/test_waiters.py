@@ -3,10 +3,10 @@
 import pytest
 
 from engine.protocol import ServiceClass
-from engine.scheduling.adapter_waiters import AdapterWaiters, WaitingGroup
-from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.adapters.waiters import AdapterWaiters, WaitingGroup
+from engine.scheduling.fairness.account import TenantAccount
+from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.tenant_account import TenantAccount
 from tests.helpers.engines import make_adapter, make_request
 
 pytestmark = pytest.mark.fast

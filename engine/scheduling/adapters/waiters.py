@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from engine.scheduling.adapter_slot import adapter_of
-from engine.scheduling.fair_queue import FairQueue
+from engine.scheduling.adapters.slot import adapter_of
+from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Gate, Sequence
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.scheduling.fairness.tenant_queue import TenantQueue
 from engine.scheduling.sequence import Order, Sequence
-from engine.scheduling.tenant_queue import TenantQueue
 from tests.helpers.engines import make_request
 
 pytestmark = pytest.mark.fast

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_cost import StepSample
-from engine.scheduling.step_memory import StepMemory
-from engine.scheduling.step_split import StepSplit
-from engine.scheduling.tenant_account import TenantAccount
+from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.cost import StepSample
+from engine.scheduling.steps.memory import StepMemory
+from engine.scheduling.steps.split import StepSplit
 from tests.helpers.engines import (
     SchedulerRun,
     expected_ids,

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.scheduling.batch_budget import BatchBudget
-from engine.scheduling.step_budget import StepBudget
-from engine.scheduling.step_cost import StepCost, StepSample
+from engine.scheduling.steps.batch_budget import BatchBudget
+from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.cost import StepCost, StepSample
 
 pytestmark = pytest.mark.fast
 

@@ -2,9 +2,9 @@
 
 from collections import abc
 
-from engine.scheduling.batch_budget import BatchBudget
-from engine.scheduling.step_cost import PromptCost, StepCost, StepSample
-from engine.scheduling.step_memory import StepMemory
+from engine.scheduling.steps.batch_budget import BatchBudget
+from engine.scheduling.steps.cost import PromptCost, StepCost, StepSample
+from engine.scheduling.steps.memory import StepMemory
 
 _PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weights fewer times
 # While sequences generate, a step is a gap in their streams: no longer than reads as a pause, but prompts must get on
