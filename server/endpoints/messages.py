@@ -1,20 +1,20 @@
 """POST /v1/messages and /v1/messages/count_tokens, for Anthropic's clients."""
 
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
+from server.chat.request import ChatRequest
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork, GenerationWork
 from server.generation.chat_params import chat_params
 from server.generation.early_checks import check_chat
 from server.generation.prompts import chat_prompt
 from server.openapi.operation import EVENTS, JSON
-from server.protocols.field_names import client_names
 from server.protocols.messages.answer import MessagesFormatter
 from server.protocols.messages.errors import anthropic_words, messages_loading_error
-from server.protocols.messages.request import Translated, translate
-from server.schemas.chat import ChatCompletionRequest
+from server.protocols.messages.request import translate
 from server.schemas.messages import MessagesPrompt, MessagesRequest
 from server.schemas.messages_answers import Event, MessageAnswer
 from server.schemas.parameters import ignored_header
@@ -29,16 +29,16 @@ _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 async def _check(body: MessagesPrompt, request: EndpointRequest) -> None:
     """Without the chat template, which is not known of a model that was never loaded, less is checked."""
     model = request.model
-    translated, chat = await _translation(body, model, None if model.info is None else await model.text_model())
-    with client_names(translated.names), anthropic_words():
+    chat, _ = await _translated(body, model, None if model.info is None else await model.text_model())
+    with anthropic_words():
         check_chat(chat, model)
 
 
 async def _prepare(body: MessagesRequest, request: EndpointRequest) -> GenerationWork:
     model = request.model
     async with request.preparing():
-        translated, chat = await _translation(body, model, await model.text_model())
-        with client_names(translated.names), anthropic_words():
+        chat, ignored = await _translated(body, model, await model.text_model())
+        with anthropic_words():
             params = await chat_params(chat, model, request.arrival_s)
     room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
     sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
@@ -49,29 +49,32 @@ async def _prepare(body: MessagesRequest, request: EndpointRequest) -> Generatio
         is_cut_to_context=room < body.max_tokens,
         omits_thoughts=body.thinking is not None and body.thinking.display == "omitted",
     )
-    headers = {**params.headers, **ignored_header(translated.ignored_with(params.ignored))}
-    return GenerationWork(model=model, params=params, formatter=formatter, headers=headers, is_stream=bool(body.stream))
+    ignored += [chat.paths[path] for path in params.ignored]
+    return GenerationWork(
+        model=model,
+        params=params,
+        formatter=formatter,
+        headers={**params.headers, **ignored_header(ignored)},
+        is_stream=bool(body.stream),
+    )
 
 
 async def _prepare_count(body: MessagesPrompt, request: EndpointRequest) -> FinishedWork:
     model = request.model
     model.check_admission()
     text_model = await model.text_model()
-    translated, chat = await _translation(body, model, text_model)
-    with client_names(translated.names):
-        prompt = await chat_prompt(chat, text_model, model.client.info, is_counted=True)
-    headers = ignored_header(translated.ignored_with(prompt.plan.ignored))
-    return FinishedWork(InputTokens(len(prompt.prompt.ids)), headers)
+    chat, ignored = await _translated(body, model, text_model)
+    with chat.paths.in_errors():
+        counted = await chat_prompt(chat.chat, chat.options, text_model, model.client.info)
+    ignored += [chat.paths[path] for path in counted.ignored]
+    return FinishedWork(InputTokens(len(counted.prompt.ids)), ignored_header(ignored))
 
 
-async def _translation(
+async def _translated(
     body: MessagesPrompt, model: ServedModel, text_model: TextModel | None
-) -> tuple[Translated, ChatCompletionRequest]:
-    def work() -> tuple[Translated, ChatCompletionRequest]:
-        template = None if text_model is None else text_model.chat
-        translated = translate(body, template, strict=model.config.strict_parameters)
-        return translated, translated.chat()
-
+) -> tuple[ChatRequest, list[str]]:
+    template = None if text_model is None else text_model.chat
+    work = partial(translate, body, template, strict=model.config.strict_parameters)
     return await model.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))
 
 

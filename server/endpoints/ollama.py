@@ -5,19 +5,18 @@ from functools import partial
 
 import msgspec
 
+from server.chat.request import ClientPaths
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork, GenerationWork, Work
 from server.generation.chat_params import chat_params
 from server.generation.completion_params import completion_params
 from server.generation.params import GenerationParams
 from server.openapi.operation import JSON, LINES
-from server.protocols.field_names import client_names, client_path
 from server.protocols.ollama.formatter import AnswerWriter, OllamaFormatter, Part, chat_answer, generate_answer
 from server.protocols.ollama.loading import check_keep_alive, follows_keep_alive, keep_loaded, ollama_model
 from server.protocols.ollama.names import served_name
 from server.protocols.ollama.options import output_limit
 from server.protocols.ollama.requests import (
-    FIELD_NAMES,
     GENERATE_NAMES,
     chat_of,
     generation_of,
@@ -59,10 +58,10 @@ async def _prepare_chat(body: OllamaChatRequest, request: EndpointRequest) -> Wo
     model = request.model
     async with request.preparing():
         text_model = await model.text_model()
-        with client_names(FIELD_NAMES):
-            size = ITEM_SIZE * len(body.messages or [])
-            chat = await model.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
-            params = await chat_params(chat, model, request.arrival_s)
+        size = ITEM_SIZE * len(body.messages or [])
+        chat = await model.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
+        params = await chat_params(chat, model, request.arrival_s)
+    ignored += [chat.paths[path] for path in params.ignored]
     return _generating(body, request, params, chat_answer, ignored)
 
 
@@ -76,12 +75,15 @@ async def _prepare_generate(body: OllamaGenerateRequest, request: EndpointReques
     model = request.model
     async with request.preparing():
         text_model = await model.text_model()
-        with client_names(GENERATE_NAMES):
-            translated = generation_of(body, name, text_model.chat)
-            if isinstance(translated, CompletionRequest):
+        translated = generation_of(body, name, text_model.chat)
+        if isinstance(translated, CompletionRequest):
+            paths = ClientPaths(GENERATE_NAMES)
+            with paths.in_errors():
                 params = await completion_params(translated, model, request.arrival_s, default_max_tokens=None)
-            else:
-                params = await chat_params(translated, model, request.arrival_s)
+        else:
+            paths = translated.paths
+            params = await chat_params(translated, model, request.arrival_s)
+    ignored += [paths[path] for path in params.ignored]
     return _generating(body, request, params, generate_answer, ignored)
 
 
@@ -125,7 +127,6 @@ def _generating(
     formatter = OllamaFormatter(
         write, body.model, params.tokenizer, request.arrival_s, has_logprobs=bool(body.logprobs)
     )
-    ignored = [*ignored, *(client_path(FIELD_NAMES, path) for path in params.ignored)]
     return GenerationWork(
         model=request.model,
         params=params,

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from server.chat.openai_fields import chat_of
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork
 from server.generation.prompts import chat_prompt, check_token_ids
@@ -34,7 +35,7 @@ async def _prepare_tokenize(body: TokenizeRequest, request: EndpointRequest) -> 
     text_model = await model.text_model()
     tokenizer, info = text_model.tokenizer, model.client.info
     if isinstance(body, TokenizeChatRequest):
-        ids = (await chat_prompt(body, text_model, info, is_counted=True)).prompt.ids
+        ids = (await chat_prompt(chat_of(body), body, text_model, info)).prompt.ids
     else:
         encode = partial(tokenizer.encode, body.prompt, add_special_tokens=body.add_special_tokens is not False)
         ids = await text_model.workers.run_unless_short(encode, size=len(body.prompt))

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from engine.command_io.finetuning.items import Passage
 from engine.errors import InvalidRequest
+from server.chat.openai_fields import chat_of
+from server.chat.rendering import template_messages
+from server.chat.tools import chat_tools
 from server.finetuning.faults import FaultyLine
 from server.finetuning.lines import Chat, Completion, Document
-from server.generation.chat_messages import plain_messages
-from server.generation.chat_tools import chat_tools
 from server.schemas.chat import ChatTemplateFields
 from server.text.tokenizer import Tokenizer
 from server.text_model import ChatModel, TextModel
@@ -86,9 +87,10 @@ class Renderer:
     def _ids(self, fields: ChatTemplateFields, num_messages: int, *, add_generation_prompt: bool) -> list[int]:
         chat = self._model()
         try:
-            tools = chat_tools(fields)
+            conversation = chat_of(fields)
+            tools = chat_tools(conversation.tools)
             definitions = [] if tools is None else tools.definitions
-            messages = plain_messages(fields.messages[:num_messages], chat)
+            messages = template_messages(conversation.messages[:num_messages], chat)
             written = template_chat(chat.tool_format, messages, definitions, has_system_role=chat.has_system_role)
             rendered = chat.template.render(
                 written.messages, tools=written.tools, add_generation_prompt=add_generation_prompt

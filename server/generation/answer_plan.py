@@ -6,7 +6,8 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from engine.protocol import ThinkingBudget
-from server.generation.chat_tools import ChatTools, tools_in_format
+from server.chat.rendering import RenderedPrompt
+from server.chat.tools import ChatTools
 from server.generation.choice_reader import ChoiceReader
 from server.metrics.values import Metrics
 from server.reasoning.marks import ReasoningMarks, opens_thought
@@ -69,23 +70,21 @@ def plan_text(constraint_fields: Mapping[str, Any], tokenizer: Tokenizer) -> Ans
 
 
 def plan_answer(
-    prompt: str,
+    source: RenderedPrompt,
     chat: ChatModel,
     tokenizer: Tokenizer,
     *,
     constraint: Constraint | None,
-    tools: ChatTools | None,
     thinking_budget: int | None,
 ) -> AnswerPlan:
-    """prompt: as rendered. Raises InvalidRequest."""
-    tool_format = chat.tool_format
-    tools = None if tools is None else tools_in_format(tools, tool_format)
+    """Plan the answer to a rendered prompt. Raises InvalidRequest."""
+    prompt, tools, tool_format = source.rendered.prompt, source.tools, chat.tool_format
     thought = _thought_of(prompt, chat)
     special_ids = tokenizer.ids_of_marks
     grammar = _grammar(GrammarBuilder(special_ids), thought, constraint, tools, tool_format)
     marks = [] if tools is None else [*tool_format.marks]
     marks += [] if thought is None else [*thought.marks.special_texts]
-    ignored = [*([] if constraint is None else constraint.ignored), *([] if tools is None else tools.ignored)]
+    ignored = [*([] if constraint is None else constraint.ignored), *source.ignored]
     if thinking_budget is not None and thought is None and chat.reasoning is not None:
         ignored.append("thinking_token_budget")  # the prompt tells the model not to think
     return AnswerPlan(

@@ -4,90 +4,109 @@ from dataclasses import replace
 from functools import partial
 
 from engine.errors import InvalidRequest
+from engine.protocol import EngineInfo
+from server.chat.request import ChatRequest
+from server.generation.answer_plan import AnswerPlan, plan_answer
 from server.generation.beam_fields import beam_options, check_beam_plan
 from server.generation.checks import check_fields, check_num_choices
 from server.generation.params import GenerationParams, constraint_fields, generation_params, with_beams
-from server.generation.prompts import chat_prompt, room_for_output
+from server.generation.prompts import ChatPrompt, chat_model, chat_size, render_prompt, room_for_output
 from server.generation.slo import check_first_token
 from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
-from server.generation.truncation import chat_truncation
-from server.schemas.chat import ChatCompletionRequest
+from server.generation.truncation import Truncation, chat_truncation
+from server.schemas.chat import ChatOptions
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel
+from server.structured_outputs.request import constraint_of
+from server.text.json_size import json_size
 from server.text.token_bound import TooManyTokens
 from server.text_model import TextModel
 
 _GENERIC_HEADER = "x-tool-call-format"
 
 
-async def chat_params(body: ChatCompletionRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
+async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
     """Return what a chat asks of the engine. What costs little is checked before the template is rendered.
 
-    Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout.
+    Raises InvalidRequest, in the client's words, WaitTooLong, EngineUnavailable and AnswerTimeout.
     """
-    ignored, terms = check_fields(body, model), request_terms(body, model, arrival_s)
-    check_first_token(model, terms, 1)
-    async with terms.in_time():
-        return await _chat_params(body, model, ignored, terms)
+    with request.paths.in_errors():
+        ignored, terms = check_chat_fields(request, model), request_terms(request.options, model, arrival_s)
+        check_first_token(model, terms, 1)
+        async with terms.in_time():
+            return await _chat_params(request, model, ignored, terms)
+
+
+def check_chat_fields(request: ChatRequest, model: ServedModel) -> list[str]:
+    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest."""
+    return check_fields(request.options, model, extra=request.extra, passed_on=request.passed_on)
 
 
 async def _chat_params(
-    body: ChatCompletionRequest, model: ServedModel, ignored: list[str], terms: RequestTerms
+    request: ChatRequest, model: ServedModel, ignored: list[str], terms: RequestTerms
 ) -> GenerationParams:
-    requested_max_tokens = body.requested_max_tokens
-    beams, ignored_by_beams = beam_options(body)
+    options = request.options
+    requested_max_tokens = options.requested_max_tokens
+    beams, ignored_by_beams = beam_options(options)
     ignored += ignored_by_beams
-    check_num_choices(body, 1, model)
-    num_logprobs = body.num_logprobs(model.config.max_logprobs)
-    ignored += check_scores(body, num_logprobs, model.config.max_logprobs)
+    check_num_choices(options, 1, model)
+    num_logprobs = options.num_logprobs(model.config.max_logprobs)
+    ignored += check_scores(options, num_logprobs, model.config.max_logprobs)
     text_model = await model.text_model()
     info = model.client.info
-    truncation = chat_truncation(body, info.max_model_len, num_reserved=requested_max_tokens or 1)
-    prepared = await chat_prompt(
-        body,
-        text_model,
-        info,
-        constraint_fields=constraint_fields(body),
-        thinking_budget=body.thinking_token_budget,
-        truncation=truncation,
-    )
+    truncation = chat_truncation(options, info.max_model_len, num_reserved=requested_max_tokens or 1)
+    chat, plan = await _planned_prompt(request, text_model, info, truncation)
     if beams is not None:
-        check_beam_plan(prepared.plan)
-    prompt = prepared.prompt
+        check_beam_plan(plan)
+    prompt = chat.prompt
     if truncation is not None:
         prompt = truncation.apply(prompt, text_model.tokenizer)
     max_tokens = room_for_output(
         [prompt],
         info.max_model_len,
         requested=requested_max_tokens,
-        param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+        param="max_tokens" if options.max_completion_tokens is None else "max_completion_tokens",
         default=None,
         prompt_param="messages",
     )
-    tokens = await step_tokens(body, text_model, info.vocab_size)
-    sampling = body.sampling(
+    tokens = await step_tokens(options, text_model, info.vocab_size)
+    sampling = options.sampling(
         info,
         max_tokens=max_tokens,
         logprobs=num_logprobs,
-        prompt_logprobs=body.prompt_logprobs,
+        prompt_logprobs=options.prompt_logprobs,
         tokens=tokens,
-        is_constrained=prepared.plan.grammar is not None,
+        is_constrained=plan.grammar is not None,
     )
-    prediction_ids = await _prediction_ids(body, text_model, info.max_model_len) if beams is None else []
-    params = generation_params(
-        body, text_model.tokenizer, [prompt], sampling, terms, plan=prepared.plan, ignored=ignored
-    )
-    if prepared.is_generic:
+    prediction_ids = await _prediction_ids(options, text_model, info.max_model_len) if beams is None else []
+    params = generation_params(options, text_model.tokenizer, [prompt], sampling, terms, plan=plan, ignored=ignored)
+    if chat.source.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
-    return replace(with_beams(params, body, beams), prediction_ids=prediction_ids)
+    return replace(with_beams(params, options, beams), prediction_ids=prediction_ids)
 
 
-async def _prediction_ids(body: ChatCompletionRequest, text_model: TextModel, max_model_len: int) -> list[int]:
+async def _planned_prompt(
+    request: ChatRequest, text_model: TextModel, info: EngineInfo, truncation: Truncation | None
+) -> tuple[ChatPrompt, AnswerPlan]:
+    options, model, tokenizer = request.options, chat_model(text_model), text_model.tokenizer
+    constrained_by = constraint_fields(options)
+    at_most = info.max_model_len if truncation is None else None
+
+    def work() -> tuple[ChatPrompt, AnswerPlan]:
+        constraint = constraint_of(constrained_by)
+        prompt = render_prompt(request.chat, options, model, tokenizer, info, truncation=truncation, at_most=at_most)
+        budget = options.thinking_token_budget
+        return prompt, plan_answer(prompt.source, model, tokenizer, constraint=constraint, thinking_budget=budget)
+
+    return await text_model.workers.run(work, size=chat_size(request.chat) + json_size(constrained_by))
+
+
+async def _prediction_ids(options: ChatOptions, text_model: TextModel, max_model_len: int) -> list[int]:
     """What the client expects as the answer. Raises InvalidRequest if no answer can be that long."""
-    if body.prediction is None:
+    if options.prediction is None:
         return []
-    text = body.prediction.text
+    text = options.prediction.text
     encode = partial(
         text_model.tokenizer.encode, text, add_special_tokens=False, parse_special=False, at_most=max_model_len
     )

@@ -1,5 +1,8 @@
 """What is checked of every generation request before its prompt is looked at."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import counted
 from server.schemas.parameters import ignored_parameters, refuse_unknown
@@ -9,8 +12,19 @@ from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.structured_outputs.request import unknown_fields
 
 
-def check_fields(body: GenerationRequest, model: ServedModel) -> list[str]:
-    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest."""
+def check_fields(
+    body: GenerationRequest,
+    model: ServedModel,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    passed_on: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest.
+
+    extra, passed_on: undeclared fields of the request, if they are not the body's own.
+    """
+    extra = body.extra if extra is None else extra
+    passed_on = body.passed_on if passed_on is None else passed_on
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     if body.return_progress and not body.stream:
@@ -20,11 +34,11 @@ def check_fields(body: GenerationRequest, model: ServedModel) -> list[str]:
         raise InvalidRequest(f"{param} needs stream_options.include_usage: true", param=param)
     if body.resumable:
         _check_resumable(body, model)
-    extra = {name: value for name, value in body.extra.items() if name not in CONSTRAINT_FIELDS}
+    others = {name: value for name, value in extra.items() if name not in CONSTRAINT_FIELDS}
     is_strict = model.config.strict_parameters
-    ignored = ignored_parameters(extra, strict=is_strict)
+    ignored = ignored_parameters(others, strict=is_strict)
     if is_strict:
-        refuse_unknown([*unknown_fields(body.extra), *body.passed_on])
+        refuse_unknown([*unknown_fields(extra), *passed_on])
     if body.priority and not model.honors_priority:
         ignored.append("priority")
     return ignored

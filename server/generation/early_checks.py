@@ -4,20 +4,22 @@ It needs neither the engine nor the model's tokenizer: how fields go together, w
 limits. All of it is checked again with the rest once the model is there. Each raises InvalidRequest.
 """
 
+from server.chat.request import ChatRequest
 from server.generation.beam_fields import beam_options
+from server.generation.chat_params import check_chat_fields
 from server.generation.checks import check_fields
-from server.schemas.chat import ChatCompletionRequest
 from server.schemas.completions import CompletionRequest
 from server.schemas.infill import InfillRequest
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel
 
 
-def check_chat(body: ChatCompletionRequest, model: ServedModel) -> None:
-    max_logprobs = model.config.max_logprobs
-    check_fields(body, model)
-    beam_options(body)
-    check_scores(body, body.num_logprobs(max_logprobs), max_logprobs)
+def check_chat(request: ChatRequest, model: ServedModel) -> None:
+    options, max_logprobs = request.options, model.config.max_logprobs
+    with request.paths.in_errors():
+        check_chat_fields(request, model)
+        beam_options(options)
+        check_scores(options, options.num_logprobs(max_logprobs), max_logprobs)
 
 
 def check_completion(body: CompletionRequest, model: ServedModel) -> None:

@@ -1,21 +1,18 @@
 """What a client sends as its prompt -> token ids, checked against the model."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
-from server.generation.answer_plan import AnswerPlan, plan_answer
-from server.generation.chat_messages import plain_messages
-from server.generation.chat_tools import chat_tools
+from server.chat.rendering import RenderedPrompt, render
+from server.chat.request import Chat
 from server.generation.choice import Prompt
 from server.generation.truncation import Truncation
-from server.reasoning.effort import ReasoningEffort
 from server.schemas.base import quote
-from server.schemas.chat import ChatTemplateFields, Message
-from server.structured_outputs.request import constraint_of
+from server.schemas.chat import TemplateOptions
 from server.text.chat_template import RenderedChat
 from server.text.detokenizer import decode
 from server.text.json_size import json_size
@@ -23,7 +20,6 @@ from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
 from server.text.workers import ITEM_SIZE
 from server.text_model import ChatModel, TextModel
-from server.tools.history import GENERIC, template_chat
 
 
 async def text_prompts(
@@ -63,99 +59,81 @@ async def text_prompts(
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A chat's prompt, and what there is to its answer beside text."""
+    """The prompt of a chat. ignored: the paths of fields that it does not honor."""
 
     prompt: Prompt
-    plan: AnswerPlan
-    is_generic: bool  # the template shows no tools, so the prompt says in our words what the model can call
+    source: RenderedPrompt
+
+    @property
+    def ignored(self) -> list[str]:
+        return self.source.ignored
 
 
 async def chat_prompt(
-    fields: ChatTemplateFields,
+    chat: Chat,
+    options: TemplateOptions,
     text_model: TextModel,
     info: EngineInfo,
     *,
-    constraint_fields: Mapping[str, Any] | None = None,
-    thinking_budget: int | None = None,
     truncation: Truncation | None = None,
-    is_counted: bool = False,
 ) -> ChatPrompt:
-    """The prompt that the chat template makes of messages, with its answer's plan.
+    """Return the prompt of a chat, of any length. Raises InvalidRequest."""
+    model = chat_model(text_model)
+    work = partial(render_prompt, chat, options, model, text_model.tokenizer, info, truncation=truncation)
+    return await text_model.workers.run(work, size=chat_size(chat))
 
-    constraint_fields: that `constraint_of` reads. is_counted: the prompt may be longer than the context. Raises
-    InvalidRequest, and ContextLengthExceeded for a prompt that is far too long.
-    """
-    chat = text_model.chat
-    if chat is None:
+
+def chat_model(text_model: TextModel) -> ChatModel:
+    """Raises InvalidRequest for a model without a chat template."""
+    if text_model.chat is None:
         raise InvalidRequest(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template",
             param="messages",
         )
-    opens_answer = fields.opens_answer
-    tokenizer = text_model.tokenizer
+    return text_model.chat
 
-    def prepare() -> ChatPrompt:
-        constraint = constraint_of(constraint_fields or {})
-        tools = chat_tools(fields)
-        messages = plain_messages(fields.messages, chat)
-        definitions = [] if tools is None else tools.definitions
-        written = template_chat(chat.tool_format, messages, definitions, has_system_role=chat.has_system_role)
-        effort, ignored = _effort(fields, chat)
-        rendered = chat.template.render(
-            written.messages,
-            tools=written.tools,
-            add_generation_prompt=opens_answer,
-            continue_final_message=bool(fields.continue_final_message),
-            kwargs={**effort, **(fields.chat_template_kwargs or {})},
-        )
-        at_most = None if is_counted or truncation is not None else info.max_model_len
-        with refusing_long_prompts(info.max_model_len, "messages"):
-            ids = _chat_ids(rendered, tokenizer, truncation, at_most=at_most)
-        plan = plan_answer(
-            rendered.prompt,
-            chat,
-            tokenizer,
-            constraint=constraint,
-            tools=tools,
-            thinking_budget=thinking_budget,
-        )
-        plan.ignored.extend(ignored)
-        is_generic = tools is not None and chat.tool_format.name == GENERIC.name
-        return ChatPrompt(Prompt(_with_bos(ids, info) if fields.add_special_tokens else ids, ""), plan, is_generic)
 
-    size = _size(fields.messages) + json_size(constraint_fields or {}, *_schemas(fields))
-    prepared = await text_model.workers.run(prepare, size=size)  # a template may use all its time
-    if not prepared.prompt.ids:
+def render_prompt(
+    chat: Chat,
+    options: TemplateOptions,
+    model: ChatModel,
+    tokenizer: Tokenizer,
+    info: EngineInfo,
+    *,
+    truncation: Truncation | None = None,
+    at_most: int | None = None,
+) -> ChatPrompt:
+    """Render and tokenize a chat, for as long as its template takes.
+
+    Raises InvalidRequest, and ContextLengthExceeded for a prompt that surely has more than `at_most` tokens.
+    """
+    source = render(chat, options, model)
+    with refusing_long_prompts(info.max_model_len, "messages"):
+        ids = _chat_ids(source.rendered, tokenizer, truncation, at_most=at_most)
+    if options.add_special_tokens:
+        ids = _with_bos(ids, info)
+    if not ids:
         raise InvalidRequest("the chat template makes an empty prompt of these messages", param="messages")
-    return prepared
+    return ChatPrompt(Prompt(ids, ""), source)
 
 
 def _chat_ids(
     rendered: RenderedChat, tokenizer: Tokenizer, truncation: Truncation | None, *, at_most: int | None
 ) -> list[int]:
-    """All of them, or of a prompt that is cut the end that stays, and one more. Raises TooManyTokens beyond at_most."""
+    """Return all token ids; of a prompt whose end stays when it is cut, only that end and one more.
+
+    Raises TooManyTokens beyond `at_most`.
+    """
     if truncation is not None and truncation.keeps_end and not rendered.hidden:
         return tokenizer.encode_end(rendered.prompt, truncation.max_tokens + 1, add_special_tokens=False)
     return tokenizer.encode_chat(rendered.prompt, rendered.hidden, at_most=at_most)
 
 
-def _size(messages: Sequence[Message]) -> int:
-    """Roughly how many characters they have."""
-    return sum(len(part.text) for message in messages for part in message.content or []) + ITEM_SIZE * len(messages)
-
-
-def _schemas(fields: ChatTemplateFields) -> list[Any]:
-    """Those of the arguments of all tools."""
-    functions = [*(tool.function for tool in fields.tools or []), *(fields.functions or [])]
-    return [function.parameters for function in functions]
-
-
-def _effort(fields: ChatTemplateFields, chat: ChatModel) -> tuple[Mapping[str, Any], list[str]]:
-    """What the template is given for reasoning_effort, and the field's name if it cannot be honored."""
-    if fields.reasoning_effort is None:
-        return {}, []
-    effort = chat.effort.kwargs(ReasoningEffort(fields.reasoning_effort))
-    return effort.kwargs, [] if effort.is_honored else ["reasoning_effort"]
+def chat_size(chat: Chat) -> int:
+    """Return about how many characters the chat has."""
+    parameters = [definition.parameters for definition in chat.tools.definitions]
+    characters = sum(message.num_characters for message in chat.messages)
+    return characters + ITEM_SIZE * len(chat.messages) + json_size(*parameters)
 
 
 def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:

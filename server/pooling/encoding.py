@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo, PoolingInfo
+from server.chat.openai_fields import chat_of
 from server.generation.prompts import chat_prompt
 from server.generation.truncation import Truncation
 from server.pooling.limits import RequestLimits
@@ -145,8 +146,10 @@ async def _encoded_chat(
     if text_model.chat is None:
         raise InvalidRequest("this model has no chat template; send input in place of messages", param="messages")
     truncation = None if cut is None else Truncation(cut.max_tokens, cut.keeps_end)
-    prepared = await chat_prompt(body.chat, text_model, info, truncation=truncation, is_counted=True)
-    prompt = prepared.prompt if truncation is None else truncation.apply(prepared.prompt, text_model.tokenizer)
+    fields = body.chat
+    prompt = (await chat_prompt(chat_of(fields), fields, text_model, info, truncation=truncation)).prompt
+    if truncation is not None:
+        prompt = truncation.apply(prompt, text_model.tokenizer)
     encoded = EncodedInput(prompt.ids)
     check_lengths([encoded], pooling, ["messages"])
     return encoded

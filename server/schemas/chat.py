@@ -86,20 +86,31 @@ def _function_call(value: Any) -> Any:
     return value
 
 
-class ChatTemplateFields(StrictModel):
-    """How messages become a prompt."""
+class ToolFields(StrictModel):
+    """The tools that an answer may call."""
 
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     function_call: Annotated[Literal["none", "auto"] | FunctionName | None, BeforeValidator(_function_call)] = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_special_tokens: bool | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        tools = {
+            f"tools[{i}].{name}": value for i, tool in enumerate(self.tools or []) for name, value in tool.extra.items()
+        }
+        return {**super().extra, **tools}
+
+    @property
+    def passed_on(self) -> dict[str, Any]:
+        functions = {f"tools[{i}].function": tool.function for i, tool in enumerate(self.tools or [])}
+        functions |= {f"functions[{i}]": function for i, function in enumerate(self.functions or [])}
+        return {f"{path}.{name}": value for path, each in functions.items() for name, value in each.extra.items()}
+
+
+class MessageFields(StrictModel):
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -109,16 +120,21 @@ class ChatTemplateFields(StrictModel):
             for j, part in enumerate(message.content or [])
             for name, value in part.extra.items()
         }
-        tools = {
-            f"tools[{i}].{name}": value for i, tool in enumerate(self.tools or []) for name, value in tool.extra.items()
-        }
-        return {**super().extra, **parts, **tools}
+        return {**super().extra, **parts}
 
-    @property
-    def passed_on(self) -> dict[str, Any]:
-        functions = {f"tools[{i}].function": tool.function for i, tool in enumerate(self.tools or [])}
-        functions |= {f"functions[{i}]": function for i, function in enumerate(self.functions or [])}
-        return {f"{path}.{name}": value for path, each in functions.items() for name, value in each.extra.items()}
+
+class ChatContent(ToolFields, MessageFields):
+    """Messages, and the tools that their answer may call."""
+
+
+class TemplateOptions(StrictModel):
+    """How the chat template writes a conversation."""
+
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
 
     @property
     def opens_answer(self) -> bool:
@@ -131,6 +147,10 @@ class ChatTemplateFields(StrictModel):
                 param="continue_final_message",
             )
         return False
+
+
+class ChatTemplateFields(ChatContent, TemplateOptions):
+    """How messages become a prompt."""
 
 
 _Content = str | list[TextPart]
@@ -149,7 +169,9 @@ class Prediction(StrictModel):
         return "".join(part.text for part in self.content)
 
 
-class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
+class ChatOptions(GenerationRequest, TemplateOptions):
+    """How a chat is answered: all of a request but its messages and tools."""
+
     max_tokens: OutputLimit | None = None
     max_completion_tokens: OutputLimit | None = None
     logprobs: bool | None = None
@@ -180,3 +202,6 @@ class ChatCompletionRequest(GenerationRequest, ChatTemplateFields):
             if self.top_logprobs and not self.logprobs:
                 raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class ChatCompletionRequest(ChatOptions, ChatContent): ...

@@ -12,9 +12,16 @@ MAX_TOOLS = 128  # OpenAI's limit
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
+NAME_RULE = "1 to 128 letters, digits and _ . - characters"
+
+
+def is_tool_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise PydanticCustomError("name", "it must be 1 to 128 letters, digits and _ . - characters")
+    if not is_tool_name(name):
+        raise PydanticCustomError("name", f"it must be {NAME_RULE}")
     return name
 
 

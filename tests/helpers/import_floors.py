@@ -46,7 +46,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "structured_outputs reasoning drain runs store live tracing",
         "tools keys files",
         "text_model",
-        "served",
+        "served chat",
         "context",
         "generation",
         "protocols pooling finetuning",

@@ -5,108 +5,102 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.protocols.field_names import client_names, client_path
+from server.chat.content import ChatMessage
+from server.chat.request import Chat, ChatRequest, chat_request
+from server.chat.tools import OfferedTools, ToolChoice, ToolDefinition, check_name
 from server.protocols.messages.history import chat_messages
 from server.reasoning.probe import SWITCHES
-from server.schemas.base import quote, validate
-from server.schemas.chat import ChatCompletionRequest
+from server.schemas.base import quote
 from server.schemas.messages import DefinedTool, MessagesPrompt, MessagesRequest, OutputFormat
 from server.schemas.parameters import MESSAGES_PARAMETERS, ignored_parameters
+from server.schemas.tools import MAX_TOOLS
 from server.text_model import ChatModel
 
 _SAME = ("model", "temperature", "top_p", "top_k", "stream")
 
 
 @dataclass(slots=True)
-class Translated:
-    """A chat's fields as they come together, what the client calls them, and the paths of what is not honored."""
+class TranslatedMessage:
+    """A chat's parts as they come together, and the paths of what is not honored.
 
-    fields: dict[str, Any] = field(default_factory=dict)
+    names: what the client calls the chat's options, as in ChatRequest.
+    """
+
+    messages: list[ChatMessage]
+    options: dict[str, Any] = field(default_factory=dict)
+    tools: OfferedTools = field(default_factory=OfferedTools)
     names: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
     def set(self, name: str, value: Any, *, called: str) -> None:
-        self.fields[name] = value
+        self.options[name] = value
         self.names[name] = called
 
-    def chat(self) -> ChatCompletionRequest:
-        """Raises InvalidRequest in the client's words."""
-        with client_names(self.names):
-            return validate(ChatCompletionRequest, self.fields)
 
-    def ignored_with(self, chat_paths: list[str]) -> list[str]:
-        """All paths that are not honored, those of the chat's fields as the client calls them."""
-        return [*self.ignored, *(client_path(self.names, path) for path in chat_paths)]
+def translate(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> tuple[ChatRequest, list[str]]:
+    """Return the chat, which has no limit of its answer, and the paths of what is not honored.
 
-
-def translate(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> Translated:
-    """The chat without a limit of its answer. chat: of the model; None where it cannot hold one, which the chat's own
-    check refuses. Raises InvalidRequest."""
+    chat: how the model holds a chat; None if it cannot, which is refused when the prompt is made, or if that is not
+    known yet. Raises InvalidRequest in the client's words.
+    """
     if body.thread is not None:
         raise InvalidRequest(
             "thread is not supported: this server stores no threads; leave it out, and send all messages",
             param="thread",
             code="thread_unsupported_request",  # at which Anthropic's clients do so by themselves
         )
-    translated = Translated(ignored=ignored_parameters(body.extra, strict=strict, table=MESSAGES_PARAMETERS))
+    ignored = ignored_parameters(body.extra, strict=strict, table=MESSAGES_PARAMETERS)
     messages, left_out = chat_messages(body, takes_late_system=chat is not None and chat.takes_late_system)
-    translated.ignored += left_out
-    translated.fields["messages"] = messages
-    if messages and messages[-1]["role"] == "assistant":  # the answer goes on where it ends
-        translated.fields["continue_final_message"] = True
+    translated = TranslatedMessage(messages, ignored=[*ignored, *left_out])
+    if messages and messages[-1].role == "assistant":  # the answer continues it
+        translated.options["continue_final_message"] = True
     for name in _SAME:
         if (value := getattr(body, name, None)) is not None:
-            translated.fields[name] = value
+            translated.options[name] = value
     if isinstance(body, MessagesRequest) and body.stop_sequences:
         translated.set("stop", body.stop_sequences, called="stop_sequences")
     _tools(body, translated)
     _output_format(body, translated)
     _thinking(body, chat, translated)
-    return translated
+    request = chat_request(Chat(messages, translated.tools), translated.options, translated.names)
+    return request, translated.ignored
 
 
-def _tools(body: MessagesPrompt, translated: Translated) -> None:
-    tools: list[dict[str, Any]] = []
+def _tools(body: MessagesPrompt, translated: TranslatedMessage) -> None:
+    definitions: list[ToolDefinition] = []
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"
         if isinstance(tool, DefinedTool):
             translated.ignored.append(path)
             continue
-        function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
-        if tool.description is not None:
-            function["description"] = tool.description
-        if tool.strict is not None:
-            function["strict"] = tool.strict
-        own = f"tools[{len(tools)}].function"
-        translated.names |= {own: path, f"{own}.parameters": f"{path}.input_schema"}
-        tools.append({"type": "function", "function": function})
-    if tools:
-        translated.fields["tools"] = tools
+        check_name(tool.name, f"{path}.name")
+        paths = {"": path, ".parameters": f"{path}.input_schema"}
+        definitions.append(ToolDefinition(tool.name, tool.description, tool.input_schema, tool.strict, paths=paths))
+    if len(definitions) > MAX_TOOLS:
+        raise InvalidRequest(f"tools has {len(definitions)} tools; it must have at most {MAX_TOOLS}", param="tools")
+    choice = body.tool_choice
+    is_parallel = choice is None or not choice.disable_parallel_tool_use
+    translated.tools = OfferedTools(definitions, _choice(body), is_parallel=is_parallel)
+
+
+def _choice(body: MessagesPrompt) -> ToolChoice:
     choice = body.tool_choice
     if choice is None:
-        return
-    if choice.disable_parallel_tool_use:
-        translated.set("parallel_tool_calls", False, called="tool_choice.disable_parallel_tool_use")
-    translated.set("tool_choice", _choice(body), called="tool_choice")
-
-
-def _choice(body: MessagesPrompt) -> str | dict[str, Any]:
-    assert body.tool_choice is not None
-    kind, name = body.tool_choice.type, body.tool_choice.name
-    if kind != "tool":
-        return {"any": "required"}.get(kind, kind)
-    if name is None:
+        return ToolChoice()
+    if choice.type != "tool":
+        return ToolChoice("required" if choice.type == "any" else choice.type)
+    if choice.name is None:
         raise InvalidRequest("tool_choice.name is missing; name the tool", param="tool_choice.name")
-    if any(isinstance(tool, DefinedTool) and tool.name == name for tool in body.tools or []):
+    if any(isinstance(tool, DefinedTool) and tool.name == choice.name for tool in body.tools or []):
         raise UnsupportedParameter(
-            f"tool_choice names {quote(name)}, a tool of Anthropic's own, which this server does not have; name a "
-            "custom tool",
+            f"tool_choice names {quote(choice.name)}, a tool of Anthropic's own, which this server does not have; name "
+            "a custom tool",
             param="tool_choice.name",
         )
-    return {"type": "function", "function": {"name": name}}
+    return ToolChoice("required", (choice.name,), is_single=True)
 
 
-def _output_format(body: MessagesPrompt, translated: Translated) -> None:
+def _output_format(body: MessagesPrompt, translated: TranslatedMessage) -> None:
     config_format = None if body.output_config is None else body.output_config.format
     given: Mapping[str, OutputFormat | None] = {
         "output_config.format": config_format,
@@ -123,7 +117,7 @@ def _output_format(body: MessagesPrompt, translated: Translated) -> None:
         translated.names["response_format.json_schema.schema"] = f"{path}.schema"
 
 
-def _thinking(body: MessagesPrompt, chat: ChatModel | None, translated: Translated) -> None:
+def _thinking(body: MessagesPrompt, chat: ChatModel | None, translated: TranslatedMessage) -> None:
     """An effort and `thinking` as the template's variables. A model that does not think cannot be made to."""
     effort = None if body.output_config is None else body.output_config.effort
     if effort is not None:

@@ -1,50 +1,67 @@
-"""Ollama's messages in the form of OpenAI's chats."""
+"""Ollama's messages as a chat's messages."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import get_args
 
 import msgspec
 
+from engine.errors import InvalidRequest
+from server.chat.content import ChatMessage, Role, ToolCall, text_parts
+from server.schemas.base import quote
 from server.schemas.ollama import OllamaMessage
 
+_ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "function": "tool"}
 
-def chat_messages(messages: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
-    """Calls get ids where they have none, and a tool's result the id of the call that it answers: of its tool's first
-    one without a result, or of the first of all where the result does not name its tool."""
-    chat: list[dict[str, Any]] = []
-    unanswered: list[tuple[str, str]] = []  # id and tool of each call, in order
-    for index, message in enumerate(messages):
-        fields: dict[str, Any] = {**message.extra, "role": message.role.lower(), "content": message.content or ""}
-        if message.thinking:
-            fields["thinking"] = message.thinking
-        if message.tool_calls:
-            fields["tool_calls"] = calls = _calls(message, index)
-            unanswered += [(call["id"], call["function"]["name"]) for call in calls]
-        if message.tool_name is not None:
-            fields["name"] = message.tool_name
-        if (answered := message.tool_call_id or _answered(fields, unanswered)) is not None:
-            fields["tool_call_id"] = answered
-            unanswered = [call for call in unanswered if call[0] != answered]
-        chat.append(fields)
+
+def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
+    """Return the chat's messages. Calls get ids where they have none. A tool's result gets the id of the call that it
+    answers: the first call of its tool without a result, or the first of all if the result does not name its tool.
+
+    Raises InvalidRequest for a role that is not known.
+    """
+    chat: list[ChatMessage] = []
+    pending: list[tuple[str | None, str]] = []  # id and tool of each call without a result, in order
+    for index, given in enumerate(messages):
+        message = ChatMessage(_role(given, index), text_parts(given.content or ""), fields=_fields(given))
+        message.calls = _calls(given, index)
+        pending += [(call.id, call.name) for call in message.calls]
+        message.tool_call_id = given.tool_call_id or _answered(message, given.tool_name, pending)
+        if message.tool_call_id is not None:
+            pending = [call for call in pending if call[0] != message.tool_call_id]
+        chat.append(message)
     return chat
 
 
-def _calls(message: OllamaMessage, index: int) -> list[dict[str, Any]]:
+def _role(given: OllamaMessage, index: int) -> Role:
+    role = _ROLES.get(given.role.lower())
+    if role is None:
+        path = f"messages[{index}].role"
+        known = ", ".join(map(repr, [*_ROLES][:-1])) + f" or {[*_ROLES][-1]!r}"
+        raise InvalidRequest(f"{path} is {quote(given.role.lower())}; it must be {known}", param=path)
+    return role
+
+
+def _fields(given: OllamaMessage) -> dict[str, object]:
+    fields = {name: value for name, value in given.extra.items() if value is not None}
+    if given.thinking:
+        fields["thinking"] = given.thinking
+    if given.tool_name is not None:
+        fields["name"] = given.tool_name
+    return fields
+
+
+def _calls(given: OllamaMessage, index: int) -> list[ToolCall]:
     return [
-        {
-            "id": call.id or f"call_{index}_{position}",
-            "type": "function",
-            "function": {
-                "name": call.function.name,
-                "arguments": msgspec.json.encode(call.function.arguments or {}).decode(),
-            },
-        }
-        for position, call in enumerate(message.tool_calls or [])
+        ToolCall(
+            call.function.name,
+            msgspec.json.encode(call.function.arguments or {}).decode(),
+            call.id or f"call_{index}_{position}",
+        )
+        for position, call in enumerate(given.tool_calls or [])
     ]
 
 
-def _answered(fields: dict[str, Any], unanswered: list[tuple[str, str]]) -> str | None:
-    if fields["role"] != "tool":
+def _answered(message: ChatMessage, tool: str | None, pending: Sequence[tuple[str | None, str]]) -> str | None:
+    if message.role != "tool":
         return None
-    tool = fields.get("name")
-    return next((call_id for call_id, name in unanswered if tool in (None, name)), None)
+    return next((call_id for call_id, name in pending if tool in (None, name)), None)

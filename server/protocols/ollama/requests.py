@@ -1,16 +1,19 @@
 """Ollama's requests as chats and completions, so that they go the way of all others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.protocol import EngineInfo
-from server.protocols.field_names import client_names
+from server.chat.content import ChatMessage, text_parts
+from server.chat.openai_fields import offered_tools
+from server.chat.request import Chat, ChatRequest, ClientPaths, chat_request
 from server.protocols.ollama.keep_alive import keep_alive_s
 from server.protocols.ollama.messages import chat_messages
 from server.protocols.ollama.options import OPTION_NAMES, option_fields, other_options
 from server.schemas.base import validate
-from server.schemas.chat import ChatCompletionRequest
+from server.schemas.chat import ToolFields
 from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
 from server.text_model import ChatModel
@@ -40,33 +43,41 @@ def unhonored_fields(body: OllamaRequest, info: EngineInfo) -> dict[str, Any]:
     return {**body.extra, **given, **other_options(body.options or {}, info.max_model_len)}
 
 
-def chat_of(body: OllamaChatRequest, model: str, chat: ChatModel | None) -> ChatCompletionRequest:
-    """model: the served name. Raises InvalidRequest."""
-    with client_names(FIELD_NAMES):
-        fields = _fields(body, model)
-        fields["messages"] = chat_messages(body.messages or [])
-        fields["tools"] = [{"type": "function", **tool} for tool in body.tools or []] or None
-        fields["top_logprobs"] = body.top_logprobs
-        fields["logprobs"] = body.logprobs
-        return validate(ChatCompletionRequest, {**fields, **_thinking(body, chat)})
+def chat_of(body: OllamaChatRequest, model: str, chat: ChatModel | None) -> ChatRequest:
+    """Translate a chat. model: the served name. Raises InvalidRequest in the client's words."""
+    messages = chat_messages(body.messages or [])
+    with ClientPaths(FIELD_NAMES).in_errors():
+        tools = validate(ToolFields, {"tools": [{"type": "function", **tool} for tool in body.tools or []] or None})
+    return _chat(body, model, chat, messages, tools, FIELD_NAMES)
 
 
-def generation_of(
-    body: OllamaGenerateRequest, model: str, chat: ChatModel | None
-) -> ChatCompletionRequest | CompletionRequest:
-    """A chat of one message, or a completion: of a raw prompt, around a suffix, or by a model without a template.
+def generation_of(body: OllamaGenerateRequest, model: str, chat: ChatModel | None) -> ChatRequest | CompletionRequest:
+    """Translate a generation: to a chat of one message, or to a completion of a raw prompt, around a suffix, or by a
+    model without a template.
 
-    model: the served name. Raises InvalidRequest.
+    model: the served name. Raises InvalidRequest in the client's words.
     """
-    with client_names(GENERATE_NAMES):
-        fields = _fields(body, model)
-        if body.raw or body.suffix or chat is None:
-            return _completion(body, fields)
-        messages = [{"role": "system", "content": body.system}] if body.system else []
-        fields["messages"] = [*messages, {"role": "user", "content": body.prompt or ""}]
-        fields["top_logprobs"] = body.top_logprobs
-        fields["logprobs"] = body.logprobs
-        return validate(ChatCompletionRequest, {**fields, **_thinking(body, chat)})
+    if body.raw or body.suffix or chat is None:
+        with ClientPaths(GENERATE_NAMES).in_errors():
+            return _completion(body, _fields(body, model))
+    system = [ChatMessage("system", text_parts(body.system))] if body.system else []
+    messages = [*system, ChatMessage("user", text_parts(body.prompt or ""))]
+    return _chat(body, model, chat, messages, ToolFields(), GENERATE_NAMES)
+
+
+def _chat(
+    body: OllamaRequest,
+    model: str,
+    chat: ChatModel | None,
+    messages: Sequence[ChatMessage],
+    tools: ToolFields,
+    names: Mapping[str, str],
+) -> ChatRequest:
+    with ClientPaths(names).in_errors():
+        options = {**_fields(body, model), **_thinking(body, chat)}
+        options |= {"logprobs": body.logprobs, "top_logprobs": body.top_logprobs}
+    request = chat_request(Chat(messages, offered_tools(tools)), options, names)
+    return replace(request, extra={**request.extra, **tools.extra}, passed_on={**request.passed_on, **tools.passed_on})
 
 
 def _completion(body: OllamaGenerateRequest, fields: dict[str, Any]) -> CompletionRequest:

@@ -16,7 +16,6 @@ from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Tho
 from server.generation.generation import Generation
 from server.generation.params import GenerationParams
 from server.metrics.request_record import note_response_id
-from server.protocols.field_names import client_names
 from server.protocols.frame import StreamForm
 from server.protocols.logprobs import LogprobsFormat
 from server.protocols.responses.events import Delta, Event, ResponseEvent
@@ -64,10 +63,10 @@ class ResponseFormatter:
         self.response = _new_response(body, params.generation, model)
         note_response_id(self.response.id)
         self._request = request
-        as_token_ids = bool(request.chat.return_tokens_as_token_ids)
+        as_token_ids = bool(request.chat.options.return_tokens_as_token_ids)
         self._format = LogprobsFormat(params.generation.tokenizer, as_token_ids=as_token_ids)
-        self._has_logprobs = bool(request.chat.logprobs)
-        self._shows_thoughts = request.chat.include_reasoning is not False
+        self._has_logprobs = bool(request.chat.options.logprobs)
+        self._shows_thoughts = request.chat.options.include_reasoning is not False
         self._encodes_thoughts = body.includes("reasoning.encrypted_content")
         self._open: OpenItem | None = None
         self._tokens = TextTokens(params.generation.tokenizer)
@@ -101,7 +100,7 @@ class ResponseFormatter:
 
     async def _events(self, generation: Generation) -> AsyncIterator[Event]:
         self._generation = generation
-        with client_names(self._request.names):
+        with self._request.chat.paths.in_errors():
             async for delta in generation:
                 for event in self._begin_stream():
                     yield self._numbered(event)

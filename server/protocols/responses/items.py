@@ -1,10 +1,11 @@
 """chat_messages: the items of a request as the messages of a chat."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
+from server.chat import content
+from server.chat.content import ChatMessage, ContentPart, ToolCall, text_parts
 from server.protocols.responses.custom_input import arguments_of
 from server.protocols.responses.thoughts import decode_thought
 from server.protocols.responses.tools import chat_name
@@ -24,35 +25,30 @@ from server.schemas.response_items import (
 )
 
 _Parts = Sequence[TextPart | RefusalPart]
-
-
-@dataclass(slots=True)
-class ChatMessages:
-    """names: paths in the chat and what they are in the request. ignored: items, by their paths, that the model is not
-    shown."""
-
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
-
-    def add(self, message: dict[str, Any], path: str) -> dict[str, Any]:
-        self.names[f"messages[{len(self.messages)}]"] = path
-        self.messages.append(message)
-        return message
+_THOUGHT = "reasoning_content"
 
 
 @dataclass(slots=True)
 class _Turn:
-    """What the assistant said and did before anybody answered: one message of a chat, of any number of items."""
+    """One message of the assistant: all items between two messages of others."""
 
-    message: dict[str, Any]
+    message: ChatMessage
+    has_content: bool = False
 
     def takes_thought(self) -> bool:
-        """A thought begins a new answer, unless calls are still being made."""
-        return "tool_calls" in self.message or "content" not in self.message
+        """Whether a thought belongs to this turn. It begins a new one after content, unless calls are being made."""
+        return bool(self.message.calls) or not self.has_content
 
     def takes_content(self) -> bool:
-        return "content" not in self.message or "tool_calls" in self.message
+        return not self.has_content or bool(self.message.calls)
+
+    def add_thought(self, thought: str) -> None:
+        fields = self.message.fields
+        fields[_THOUGHT] = "\n".join(filter(None, [fields.get(_THOUGHT), thought]))
+
+    def add_content(self, parts: _Parts) -> None:
+        self.has_content = True
+        self.message.parts += _texts(parts)
 
 
 def chat_messages(
@@ -61,25 +57,27 @@ def chat_messages(
     num_stored: int = 0,
     left_out: frozenset[int] = frozenset(),
     instructions: str | None = None,
-) -> ChatMessages:
-    """num_stored: of the items, those that come from an earlier response and not from the request. left_out: positions
-    of items that are passed over.
+) -> tuple[list[ChatMessage], list[str]]:
+    """Return the messages, and the paths of items, or parts of items, that the model is not shown.
 
-    Raises InvalidRequest for a reference, and for an output of a call that is not among the items before it.
+    num_stored: how many of the items come from earlier responses. left_out: positions of items to pass over.
+
+    Raises InvalidRequest for a reference, and for the output of a call that is not among the items before it.
     """
-    result = ChatMessages()
+    chat: list[ChatMessage] = []
+    ignored: list[str] = []
     if instructions:
-        result.add({"role": "system", "content": instructions}, "instructions")
+        chat.append(ChatMessage("system", text_parts(instructions), path="instructions"))
     called: set[str] = set()
     turn: _Turn | None = None
     for index, item in enumerate(items):
         if index in left_out:
             continue
         path = "input" if index < num_stored else f"input[{index - num_stored}]"
-        result.ignored += [f"{path}.{name}" for name in item.extra]
+        ignored += [f"{path}.{name}" for name in item.extra]
         match item:
             case HostedItem():
-                result.ignored.append(path)
+                ignored.append(path)
             case ItemReference(id=item_id):
                 raise InvalidRequest(
                     f"{path} refers to the item {quote(item_id)}, which is not stored here; give the item itself",
@@ -88,28 +86,26 @@ def chat_messages(
             case ReasoningItem():
                 thought = _thought(item)
                 if thought is None:
-                    result.ignored.append(path)
+                    ignored.append(path)
                 else:
-                    turn = _continued(turn, result, path, turn is not None and turn.takes_thought())
-                    _join(turn.message, "reasoning_content", thought)
+                    turn = _continued(turn, chat, path, turn is not None and turn.takes_thought())
+                    turn.add_thought(thought)
             case MessageItem(role="assistant"):
-                turn = _continued(turn, result, path, turn is not None and turn.takes_content())
-                _add_content(turn.message, item.content)
+                turn = _continued(turn, chat, path, turn is not None and turn.takes_content())
+                turn.add_content(item.content)
             case FunctionCallItem() | CustomToolCallItem():
-                turn = _continued(turn, result, path, turn is not None)
-                calls = turn.message.setdefault("tool_calls", [])
-                result.names[f"messages[{len(result.messages) - 1}].tool_calls[{len(calls)}].function"] = path
-                calls.append(_call(item))
+                turn = _continued(turn, chat, path, turn is not None)
+                turn.message.calls.append(_call(item, path))
                 called.add(item.call_id)
             case FunctionCallOutputItem() | CustomToolCallOutputItem():
                 if item.call_id not in called:
                     raise _without_call(item, path, is_stored=index < num_stored)
                 turn = None
-                result.add({"role": "tool", "tool_call_id": item.call_id, "content": _texts(item.output)}, path)
-            case MessageItem():
+                chat.append(ChatMessage("tool", _texts(item.output), tool_call_id=item.call_id, path=path))
+            case MessageItem(role=role):
                 turn = None
-                result.add({"role": item.role, "content": _texts(item.content)}, path)
-    return result
+                chat.append(ChatMessage(role, _texts(item.content), path=path))
+    return chat, ignored
 
 
 def _without_call(
@@ -125,27 +121,20 @@ def _without_call(
     return InvalidRequest(f"{path}.call_id is {missing}; give the call too", param=f"{path}.call_id")
 
 
-def _continued(turn: _Turn | None, result: ChatMessages, path: str, fits: bool) -> _Turn:
-    """The turn, or a new one where what comes does not fit into it."""
+def _continued(turn: _Turn | None, chat: list[ChatMessage], path: str, fits: bool) -> _Turn:
+    """Return the turn, or begin a new one if the next item does not fit into it."""
     if turn is not None and fits:
         return turn
-    return _Turn(result.add({"role": "assistant"}, path))
+    chat.append(ChatMessage("assistant", path=path))
+    return _Turn(chat[-1])
 
 
-def _add_content(message: dict[str, Any], parts: _Parts) -> None:
-    message["content"] = [*message.get("content", []), *_texts(parts)]
-
-
-def _join(message: dict[str, Any], name: str, text: str) -> None:
-    message[name] = "\n".join(filter(None, [message.get(name), text]))
-
-
-def _texts(parts: _Parts) -> list[dict[str, str]]:
-    return [{"type": "text", "text": part.text} for part in parts]
+def _texts(parts: _Parts) -> list[ContentPart]:
+    return [content.TextPart(part.text) for part in parts]
 
 
 def _thought(item: ReasoningItem) -> str | None:
-    """The thought itself, else what another server says of it; None where there is nothing that can be read."""
+    """Return the thought, or else the summary that another server made of it; None if neither can be read."""
     if item.content:
         return "".join(part.text for part in item.content)
     if item.encrypted_content and (decoded := decode_thought(item.encrypted_content)) is not None:
@@ -153,7 +142,6 @@ def _thought(item: ReasoningItem) -> str | None:
     return "\n".join(part.text for part in item.summary or []) or None
 
 
-def _call(item: FunctionCallItem | CustomToolCallItem) -> dict[str, Any]:
+def _call(item: FunctionCallItem | CustomToolCallItem, path: str) -> ToolCall:
     arguments = item.arguments if isinstance(item, FunctionCallItem) else arguments_of(item.input)
-    function = {"name": chat_name(item.name, item.namespace), "arguments": arguments}
-    return {"id": item.call_id, "type": "function", "function": function}
+    return ToolCall(chat_name(item.name, item.namespace), arguments, item.call_id, path)

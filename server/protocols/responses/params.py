@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from server.generation.chat_params import chat_params
-from server.generation.checks import check_fields
+from server.generation.chat_params import chat_params, check_chat_fields
 from server.generation.early_checks import check_chat
 from server.generation.params import GenerationParams
 from server.generation.prompts import chat_prompt
-from server.protocols.field_names import client_names, client_path
-from server.protocols.responses.request import ChatRequest, chat_request
+from server.protocols.responses.request import TranslatedResponse, translate
 from server.protocols.responses.truncation import Attempt, T, within_context
 from server.schemas.parameters import ignored_header
 from server.schemas.response_items import InputItem
@@ -23,7 +21,7 @@ from server.text.workers import ITEM_SIZE
 class ResponseParams:
     """headers: of the HTTP response."""
 
-    request: ChatRequest
+    request: TranslatedResponse
     generation: GenerationParams
     headers: dict[str, str]
 
@@ -37,9 +35,8 @@ async def response_params(
     """
 
     async def attempt(left_out: frozenset[int]) -> ResponseParams:
-        request = await _chat_request(body, items, model, num_stored, left_out)
-        with client_names(request.names):
-            params = await chat_params(request.chat, model, arrival_s)
+        request = await _translated(body, items, model, num_stored, left_out)
+        params = await chat_params(request.chat, model, arrival_s)
         headers = {**params.headers, **_ignored(request, params.ignored)}
         return ResponseParams(request, params, headers)
 
@@ -50,31 +47,30 @@ async def check_response(
     body: PromptFields, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> None:
     """Raise InvalidRequest, in the client's names, for what can be refused without the model."""
-    request = await _chat_request(body, items, model, num_stored)
-    with client_names(request.names):
-        check_chat(request.chat, model)
+    request = await _translated(body, items, model, num_stored)
+    check_chat(request.chat, model)
 
 
 async def num_input_tokens(
     body: InputTokensRequest, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> tuple[int, dict[str, str]]:
     """The length of the prompt, and headers. Raises as response_params, but for a prompt that is too long."""
-    request = await _chat_request(body, items, model, num_stored)
-    with client_names(request.names):
-        ignored = check_fields(request.chat, model)
+    request = await _translated(body, items, model, num_stored)
+    with request.chat.paths.in_errors():
+        ignored = check_chat_fields(request.chat, model)
         text_model = await model.text_model()
-        prepared = await chat_prompt(request.chat, text_model, model.client.info, is_counted=True)
-    return len(prepared.prompt.ids), _ignored(request, [*ignored, *prepared.plan.ignored])
+        chat = await chat_prompt(request.chat.chat, request.chat.options, text_model, model.client.info)
+    return len(chat.prompt.ids), _ignored(request, [*ignored, *chat.ignored])
 
 
-async def _chat_request(
+async def _translated(
     body: PromptFields,
     items: Sequence[InputItem],
     model: ServedModel,
     num_stored: int,
     left_out: frozenset[int] = frozenset(),
-) -> ChatRequest:
-    request = partial(chat_request, body, items, num_stored=num_stored, left_out=left_out)
+) -> TranslatedResponse:
+    request = partial(translate, body, items, num_stored=num_stored, left_out=left_out)
     return await model.workers.run_unless_short(request, size=ITEM_SIZE * len(items))
 
 
@@ -84,6 +80,6 @@ async def _fitted(body: PromptFields, items: Sequence[InputItem], attempt: Attem
     return await attempt(frozenset())
 
 
-def _ignored(request: ChatRequest, of_chat: Sequence[str]) -> dict[str, str]:
+def _ignored(request: TranslatedResponse, of_chat: Sequence[str]) -> dict[str, str]:
     """The header that lists what is not honored, in the client's names."""
-    return ignored_header([*request.ignored, *(client_path(request.names, path) for path in of_chat)])
+    return ignored_header([*request.ignored, *(request.chat.paths[path] for path in of_chat)])

@@ -1,15 +1,14 @@
-"""chat_request: a response's body as the chat that answers it."""
+"""translate: a response's body as the chat that answers it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest
-from server.protocols.field_names import client_names
+from server.chat.request import Chat, ChatRequest, chat_request
+from server.chat.tools import OfferedTools
 from server.protocols.responses.items import chat_messages
 from server.protocols.responses.tools import CalledTool, chat_choice, tool_table
-from server.schemas.base import validate
-from server.schemas.chat import ChatCompletionRequest
 from server.schemas.response_items import InputItem
 from server.schemas.responses import Includable, JsonSchemaFormat, PromptFields, ResponsesRequest, TextConfig
 
@@ -27,46 +26,37 @@ _NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """chat: what answers the response. names: for client_names and client_path. called: for the answer's calls.
+class TranslatedResponse:
+    """chat: the chat that answers the response. called: for the answer's calls.
 
     ignored: paths of what is given and not honored, in the client's names.
     """
 
-    chat: ChatCompletionRequest
-    names: Mapping[str, str]
+    chat: ChatRequest
     called: Mapping[str, CalledTool]
     ignored: list[str]
 
 
-def chat_request(
+def translate(
     body: PromptFields, items: Sequence[InputItem], *, num_stored: int = 0, left_out: frozenset[int] = frozenset()
-) -> ChatRequest:
-    """items: what the model is shown but for those at the positions `left_out`. The first `num_stored` come from
-    earlier responses.
+) -> TranslatedResponse:
+    """Translate a response whose model is shown the items but for those at the positions `left_out`.
 
-    Raises InvalidRequest and UnsupportedParameter in the client's names.
+    num_stored: how many of the items come from earlier responses. Raises InvalidRequest and UnsupportedParameter in
+    the client's names.
     """
-    written = chat_messages(items, num_stored=num_stored, left_out=left_out, instructions=body.instructions)
+    messages, ignored = chat_messages(items, num_stored=num_stored, left_out=left_out, instructions=body.instructions)
     table = tool_table(body)
-    fields = {
-        **body.chat_fields,
-        "messages": written.messages,
-        "tools": table.definitions or None,
-        "tool_choice": chat_choice(body),
-        "parallel_tool_calls": body.parallel_tool_calls,
-        "response_format": _response_format(body.text),
-        "reasoning_effort": _effort(body),
-        "model": body.model,
-    }
+    options = {**body.chat_fields, "response_format": _response_format(body.text), "reasoning_effort": _effort(body)}
+    options["model"] = body.model
     if isinstance(body, ResponsesRequest):
-        fields |= _answer_fields(body)
-    names = {**_NAMES, **written.names, **table.names}
-    if not written.messages:
+        options |= _answer_fields(body)
+    tools = OfferedTools(table.definitions, chat_choice(body), is_parallel=body.parallel_tool_calls is not False)
+    if not messages:
         raise InvalidRequest("input is missing; a response needs input or instructions", param="input")
-    with client_names(names):
-        chat = validate(ChatCompletionRequest, {name: value for name, value in fields.items() if value is not None})
-    return ChatRequest(chat, names, table.called, [*written.ignored, *table.ignored, *_ignored(body)])
+    given = {name: value for name, value in options.items() if value is not None}
+    chat = chat_request(Chat(messages, tools), given, _NAMES)
+    return TranslatedResponse(chat, table.called, [*ignored, *table.ignored, *_ignored(body)])
 
 
 def _answer_fields(body: ResponsesRequest) -> dict[str, Any]:

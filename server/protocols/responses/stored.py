@@ -41,5 +41,5 @@ def output_objects(items: Sequence[OutputItem]) -> list[dict[str, Any]]:
 
 
 def items_of(objects: Sequence[dict[str, Any]]) -> list[InputItem]:
-    """Stored objects, of a request or an answer, as items for `chat_request`."""
+    """Stored objects, of a request or an answer, as items for `translate`."""
     return validate(ItemList, {"items": list(objects)}).items

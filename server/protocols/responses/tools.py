@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
+from server.chat.tools import ToolChoice, ToolDefinition, check_name
 from server.protocols.responses.custom_input import FIELD, parameters_of
 from server.schemas.base import quote
 from server.schemas.response_tools import (
@@ -17,6 +18,7 @@ from server.schemas.response_tools import (
     NamespaceTool,
 )
 from server.schemas.responses import PromptFields
+from server.schemas.tools import MAX_TOOLS
 from server.structured_outputs.languages.lark_patterns import pattern_of_lark
 from server.structured_outputs.languages.patterns import checked_construct
 
@@ -41,14 +43,11 @@ class CalledTool:
 
 @dataclass(slots=True)
 class ToolTable:
-    """called: by the names of the chat's functions. names: paths in the chat and what they are in the request.
+    """called: tools by the names of the chat's functions. ignored: paths of tools that are not offered to the model,
+    and of what is not enforced."""
 
-    ignored: paths of tools that are not offered to the model, and of what is not enforced.
-    """
-
-    definitions: list[dict[str, Any]] = field(default_factory=list)
+    definitions: list[ToolDefinition] = field(default_factory=list)
     called: dict[str, CalledTool] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
     def add(self, tool: FunctionTool | CustomTool, path: str, namespace: NamespaceTool | None) -> None:
@@ -56,14 +55,19 @@ class ToolTable:
         name = chat_name(tool.name, space)
         if name in self.called:
             raise InvalidRequest(f"{path} is the second tool called {quote(name)}; give each its own name", param=path)
+        check_name(name, f"{path}.name")
+        if len(self.definitions) == MAX_TOOLS:
+            raise InvalidRequest(f"tools has more than {MAX_TOOLS} tools; give fewer", param="tools")
         self.called[name] = CalledTool(tool.name, space, isinstance(tool, CustomTool))
         self.ignored += [f"{path}.{extra}" for extra in tool.extra]
-        function = self._custom(tool, path) if isinstance(tool, CustomTool) else _function(tool)
-        self.names[f"tools[{len(self.definitions)}].function"] = path
-        shown = {key: value for key, value in {**function, "name": name}.items() if value is not None}
-        self.definitions.append({"type": "function", "function": shown})
+        if isinstance(tool, CustomTool):
+            self.definitions.append(self._custom(tool, name, path))
+        else:
+            self.definitions.append(
+                ToolDefinition(name, tool.description, tool.parameters, tool.strict, paths={"": path})
+            )
 
-    def _custom(self, tool: CustomTool, path: str) -> dict[str, Any]:
+    def _custom(self, tool: CustomTool, name: str, path: str) -> ToolDefinition:
         described = [tool.description] if tool.description else []
         described.append(f"Its only argument, {FIELD}, is the text that the tool is given, as it is.")
         pattern = None
@@ -78,13 +82,8 @@ class ToolTable:
                 pattern = pattern_of_lark(tool.format.definition)
             if pattern is None:
                 self.ignored.append(f"{path}.format")
-        inside = f"tools[{len(self.definitions)}].function.parameters.properties.{FIELD}.pattern"
-        self.names[inside] = f"{path}.format.definition"
-        return {"description": "\n".join(described), "parameters": parameters_of(pattern)}
-
-
-def _function(tool: FunctionTool) -> dict[str, Any]:
-    return {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+        paths = {"": path, f".parameters.properties.{FIELD}.pattern": f"{path}.format.definition"}
+        return ToolDefinition(name, "\n".join(described), parameters_of(pattern), paths=paths)
 
 
 def tool_table(body: PromptFields) -> ToolTable:
@@ -104,33 +103,33 @@ def tool_table(body: PromptFields) -> ToolTable:
     return table
 
 
-def chat_choice(body: PromptFields) -> Any:
-    """tool_choice, as chats have it. Raises InvalidRequest and UnsupportedParameter."""
+def chat_choice(body: PromptFields) -> ToolChoice:
+    """Raises InvalidRequest and UnsupportedParameter."""
     match body.tool_choice:
         case NamedChoice(name=name, namespace=namespace):
-            return _named(chat_name(name, namespace))
+            return ToolChoice("required", (chat_name(name, namespace),), is_single=True)
         case AllowedChoice(mode=mode, tools=tools):
-            return _allowed(mode, tools)
-    return body.tool_choice
+            return ToolChoice(mode, _allowed(tools))
+        case None:
+            return ToolChoice()
+        case mode:
+            return ToolChoice(mode)
 
 
-def _named(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name}}
-
-
-def _allowed(mode: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
+def _allowed(tools: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the names of the functions that stand for the allowed tools."""
     path = "tool_choice.tools"
-    named = []
+    names = []
     for index, tool in enumerate(tools):
         if tool.get("type") not in ("function", "custom"):
             continue  # a tool that is not run here is not called either
         name, namespace = tool.get("name"), tool.get("namespace")
         if not isinstance(name, str) or not isinstance(namespace, str | None):
             raise InvalidRequest(f"{path}[{index}] has no name; it is required", param=f"{path}[{index}].name")
-        named.append(_named(chat_name(name, namespace)))
-    if not named:
+        names.append(chat_name(name, namespace))
+    if not names:
         raise UnsupportedParameter(f"{path} has no function and no custom tool; this server runs no others", param=path)
-    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+    return tuple(names)
 
 
 def called_tool(called: Mapping[str, CalledTool], name: str) -> CalledTool:

@@ -5,12 +5,15 @@ from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken, Tokenizer
 
 from engine.protocol import TokenizerInfo
+from server.chat.openai_fields import offered_tools
+from server.chat.rendering import RenderedPrompt
+from server.chat.tools import chat_tools
 from server.config.server import ServerConfig
 from server.generation.answer_plan import plan_answer
-from server.generation.chat_tools import chat_tools
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from server.structured_outputs.request import constraint_of
+from server.text.chat_template import RenderedChat
 from server.text.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from server.text_model import ChatModel, TextModel, build_text_model
@@ -58,12 +61,12 @@ def _model(*, tools: str, reasoning: str) -> tuple[TextModel, ChatModel]:
 def _accepts(model: TextModel, chat: ChatModel, prompt: str, text: str, **fields: object) -> bool:
     """Whether the answer's grammar takes `text` as a whole."""
     body = validate(ChatCompletionRequest, {"messages": [{"role": "user", "content": "hi"}], **fields})
+    tools = chat_tools(offered_tools(body))
     plan = plan_answer(
-        prompt,
+        RenderedPrompt(RenderedChat(prompt, {}), tools, [], is_generic=False),
         chat,
         model.tokenizer,
         constraint=constraint_of(body.model_extra or {}),
-        tools=chat_tools(body),
         thinking_budget=None,
     )
     assert plan.grammar is not None

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.protocols.messages.request import Translated, translate
+from server.chat.content import template_message
+from server.chat.request import ChatRequest
+from server.chat.tools import ToolChoice
+from server.protocols.messages.request import translate
 from server.schemas.base import validate
 from server.schemas.messages import MessagesRequest
 
@@ -17,14 +20,22 @@ SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "plus", "input": {"a": 1, "b": "é"}}
 
 
-def _translated(*messages: dict[str, Any], **fields: Any) -> Translated:
+def _translated(*messages: dict[str, Any], **fields: Any) -> tuple[ChatRequest, list[str]]:
     body = validate(MessagesRequest, {"max_tokens": 5, "messages": list(messages or (USER,)), **fields})
     return translate(body, None, strict=False)
 
 
+def _chat(*messages: dict[str, Any], **fields: Any) -> ChatRequest:
+    return _translated(*messages, **fields)[0]
+
+
+def _ignored(*messages: dict[str, Any], **fields: Any) -> list[str]:
+    return _translated(*messages, **fields)[1]
+
+
 def _messages(*messages: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
-    translated: list[dict[str, Any]] = _translated(*messages, **fields).fields["messages"]
-    return [{**message, "content": [part["text"] for part in message["content"]]} for message in translated]
+    written = _chat(*messages, **fields).chat.messages
+    return [{**template_message(each), "content": [part.text for part in each.parts]} for each in written]
 
 
 def test_the_system_prompt_comes_first_whatever_its_form() -> None:
@@ -69,9 +80,8 @@ def test_a_users_message_of_no_blocks_is_refused_and_not_passed_over() -> None:
 
 
 def test_an_assistants_message_at_the_end_is_gone_on_with() -> None:
-    translated = _translated(USER, {"role": "assistant", "content": "The answer is"})
-    assert translated.chat().continue_final_message
-    assert not _translated(USER).chat().continue_final_message
+    assert _chat(USER, {"role": "assistant", "content": "The answer is"}).options.continue_final_message
+    assert not _chat(USER).options.continue_final_message
 
 
 def test_calls_at_the_end_are_refused() -> None:
@@ -81,9 +91,9 @@ def test_calls_at_the_end_are_refused() -> None:
 
 def test_what_the_agents_servers_bill_is_left_out() -> None:
     billing = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2;"}
-    translated = _translated(system=[billing, {"type": "text", "text": "S"}])
-    assert translated.fields["messages"][0]["content"] == [{"type": "text", "text": "S"}]
-    assert translated.ignored == ["system[0]"]
+    system = [billing, {"type": "text", "text": "S"}]
+    assert _messages(system=system)[0]["content"] == ["S"]
+    assert _ignored(system=system) == ["system[0]"]
 
 
 @pytest.mark.parametrize(
@@ -112,16 +122,16 @@ def test_blocks_of_other_kinds_are_refused_by_name(kind: str) -> None:
 
 
 def test_tools_of_anthropics_own_are_left_out_and_listed() -> None:
-    translated = _translated(tools=[SEARCH, {**TOOL, "cache_control": {"type": "ephemeral"}}])
-    (tool,) = translated.chat().tools or []
-    assert (tool.function.name, tool.function.description) == ("plus", "Adds.")
-    assert tool.function.parameters == TOOL["input_schema"]
-    assert translated.ignored_with(["tools[0].function.parameters.a"]) == ["tools[0]", "tools[1].input_schema.a"]
+    chat, ignored = _translated(tools=[SEARCH, {**TOOL, "cache_control": {"type": "ephemeral"}}])
+    (tool,) = chat.chat.tools.definitions
+    assert (tool.name, tool.description, tool.parameters) == ("plus", "Adds.", TOOL["input_schema"])
+    assert ignored == ["tools[0]"]
+    assert chat.paths["tools[0].function.parameters.a"] == "tools[1].input_schema.a"
 
 
 def test_errors_name_the_clients_tool() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        _translated(tools=[SEARCH, {**TOOL, "name": "a b"}]).chat()
+        _translated(tools=[SEARCH, {**TOOL, "name": "a b"}])
     assert refused.value.param == "tools[1].name"
     assert str(refused.value).startswith("tools[1].name is 'a b'")
 
@@ -129,16 +139,16 @@ def test_errors_name_the_clients_tool() -> None:
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        ({"type": "auto"}, "auto"),
-        ({"type": "any"}, "required"),
-        ({"type": "none"}, "none"),
-        ({"type": "tool", "name": "plus"}, {"type": "function", "function": {"name": "plus"}}),
+        ({"type": "auto"}, ToolChoice("auto")),
+        ({"type": "any"}, ToolChoice("required")),
+        ({"type": "none"}, ToolChoice("none")),
+        ({"type": "tool", "name": "plus"}, ToolChoice("required", ("plus",), is_single=True)),
     ],
 )
 def test_a_choice_of_tools_is_the_chats(choice: dict[str, Any], expected: object) -> None:
-    fields = _translated(tools=[TOOL], tool_choice={**choice, "disable_parallel_tool_use": True}).fields
-    assert fields["tool_choice"] == expected
-    assert fields["parallel_tool_calls"] is False
+    tools = _chat(tools=[TOOL], tool_choice={**choice, "disable_parallel_tool_use": True}).chat.tools
+    assert tools.choice == expected
+    assert not tools.is_parallel
 
 
 def test_a_choice_that_cannot_be_honored_is_refused() -> None:
@@ -151,10 +161,10 @@ def test_a_choice_that_cannot_be_honored_is_refused() -> None:
 @pytest.mark.parametrize("name", ["output_format", "output_config"])
 def test_a_schema_is_a_response_format_by_either_name(name: str) -> None:
     given = {"type": "json_schema", "schema": {"type": "object"}}
-    translated = _translated(**{name: given if name == "output_format" else {"format": given}})
-    assert translated.fields["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    chat = _chat(**{name: given if name == "output_format" else {"format": given}})
+    assert chat.options.extra["response_format"]["json_schema"]["schema"] == {"type": "object"}
     path = name if name == "output_format" else "output_config.format"
-    assert translated.ignored_with(["response_format.json_schema.schema.x"]) == [f"{path}.schema.x"]
+    assert chat.paths["response_format.json_schema.schema.x"] == f"{path}.schema.x"
 
 
 def test_both_names_of_a_schema_are_refused() -> None:
@@ -168,7 +178,7 @@ def test_what_would_change_the_answer_is_refused(name: str) -> None:
     with pytest.raises(UnsupportedParameter) as refused:
         _translated(**{name: ["x"]})
     assert refused.value.param == name
-    assert _translated(**{name: None}).ignored == []
+    assert _ignored(**{name: None}) == []
 
 
 def test_a_thread_is_refused_with_the_code_at_which_clients_send_all_messages() -> None:
@@ -178,7 +188,7 @@ def test_a_thread_is_refused_with_the_code_at_which_clients_send_all_messages() 
 
 
 def test_what_cannot_be_honored_is_listed_and_what_asks_for_nothing_is_not() -> None:
-    asked = _translated(
+    ignored = _ignored(
         metadata={"user_id": "x"},
         context_management={"edits": []},
         speed="fast",
@@ -187,9 +197,9 @@ def test_what_cannot_be_honored_is_listed_and_what_asks_for_nothing_is_not() -> 
         surprise=1,
     )
     listed = ["metadata", "context_management", "speed", "surprise", "output_config.task_budget"]
-    assert sorted(asked.ignored) == sorted([*listed, "tools[0].input_examples"])
+    assert sorted(ignored) == sorted([*listed, "tools[0].input_examples"])
     cached = {"type": "ephemeral"}
-    nothing = _translated(
+    nothing = _ignored(
         {"role": "user", "content": [{"type": "text", "text": "x", "citations": None, "cache_control": cached}]},
         metadata={},
         speed="standard",
@@ -197,7 +207,7 @@ def test_what_cannot_be_honored_is_listed_and_what_asks_for_nothing_is_not() -> 
         cache_control=cached,
         betas=[],
     )
-    assert nothing.ignored == []
+    assert nothing == []
 
 
 def test_what_tools_ask_for_is_listed_even_under_strict_parameters() -> None:
@@ -210,7 +220,7 @@ def test_what_tools_ask_for_is_listed_even_under_strict_parameters() -> None:
             "tools": [{**TOOL, **quiet}, {**TOOL, "name": "b", "defer_loading": True}],
         },
     )
-    assert translate(body, None, strict=True).ignored == ["tools[1].defer_loading"]
+    assert translate(body, None, strict=True)[1] == ["tools[1].defer_loading"]
 
 
 def test_strict_parameters_refuse_unknown_ones() -> None:
@@ -220,8 +230,8 @@ def test_strict_parameters_refuse_unknown_ones() -> None:
 
 
 def test_fields_with_the_same_meaning_go_on_and_faults_have_the_clients_name() -> None:
-    chat = _translated(temperature=0.5, top_p=0.9, top_k=3, stop_sequences=["END"], stream=True).chat()
+    chat = _chat(temperature=0.5, top_p=0.9, top_k=3, stop_sequences=["END"], stream=True).options
     assert (chat.temperature, chat.top_p, chat.top_k, chat.stop, chat.stream) == (0.5, 0.9, 3, ["END"], True)
     with pytest.raises(InvalidRequest) as refused:
-        _translated(stop_sequences=[""]).chat()
+        _translated(stop_sequences=[""])
     assert refused.value.param == "stop_sequences"

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from engine.errors import InvalidRequest
+from server.chat.content import ChatMessage
 from server.protocols.ollama.messages import chat_messages
 from server.schemas.ollama import OllamaMessage
 
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.fast
 def _ids(*messages: dict[str, Any]) -> list[Any]:
     """The ids of each message's calls, or of the call that it answers."""
     chat = chat_messages([OllamaMessage.model_validate(message) for message in messages])
-    return [[call["id"] for call in each.get("tool_calls", [])] or each.get("tool_call_id") for each in chat]
+    return [[call.id for call in each.calls] or each.tool_call_id for each in chat]
 
 
 def _calls(*names: str) -> dict[str, Any]:
@@ -46,4 +48,11 @@ def test_ids_of_the_client_stay() -> None:
 
 def test_roles_are_read_in_any_case_and_only_tools_answer() -> None:
     chat = chat_messages([OllamaMessage(role="User"), OllamaMessage(role="assistant", content=None)])
-    assert chat == [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    assert chat == [ChatMessage("user"), ChatMessage("assistant")]
+
+
+def test_a_role_that_is_not_known_is_refused() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"messages\[0\].role is 'robot'; it must be 'developer', .* or 'function'"
+    ):
+        chat_messages([OllamaMessage(role="Robot")])

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.protocols.field_names import client_path
-from server.protocols.responses.items import ChatMessages, chat_messages
+from server.chat.content import ChatMessage
+from server.chat.request import Chat, ClientPaths, content_paths
+from server.protocols.responses.items import chat_messages
 from server.protocols.responses.stored import items_of
 from server.protocols.responses.thoughts import decode_thought, encode_thought
 
@@ -25,19 +26,18 @@ def _output(call_id: str, output: Any = "5") -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": output}
 
 
-def _chat(*items: dict[str, Any], **options: Any) -> ChatMessages:
-    return chat_messages(items_of(list(items)), **options)
+def _chat(*items: dict[str, Any], **options: Any) -> list[ChatMessage]:
+    messages, _ = chat_messages(items_of(list(items)), **options)
+    return messages
 
 
-def _text(message: dict[str, Any]) -> str | None:
-    return "|".join(part["text"] for part in message["content"]) if "content" in message else None
+def _text(message: ChatMessage) -> str | None:
+    return "|".join(part.text for part in message.parts) if message.parts else None
 
 
 def _shapes(*items: dict[str, Any]) -> list[tuple[str, str | None, str | None, int]]:
     """role, content, thought and number of calls of each message."""
-    return [
-        (m["role"], _text(m), m.get("reasoning_content"), len(m.get("tool_calls", []))) for m in _chat(*items).messages
-    ]
+    return [(each.role, _text(each), each.fields.get("reasoning_content"), len(each.calls)) for each in _chat(*items)]
 
 
 def test_thought_text_and_calls_of_one_answer_are_one_message() -> None:
@@ -75,26 +75,30 @@ def test_a_call_after_an_output_is_of_the_next_answer() -> None:
 def test_calls_of_custom_tools_are_calls_of_functions_with_an_input() -> None:
     custom = {"type": "custom_tool_call", "call_id": "a", "name": "patch", "input": 'a "b"\n'}
     output = {"type": "custom_tool_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "ok"}]}
-    call, answer = _chat(custom, output).messages
-    assert call["tool_calls"][0]["function"] == {"name": "patch", "arguments": '{"input": "a \\"b\\"\\n"}'}
-    assert (answer["role"], answer["tool_call_id"], _text(answer)) == ("tool", "a", "ok")
+    call, answer = _chat(custom, output)
+    assert (call.calls[0].name, call.calls[0].arguments) == ("patch", '{"input": "a \\"b\\"\\n"}')
+    assert (answer.role, answer.tool_call_id, _text(answer)) == ("tool", "a", "ok")
 
 
 def test_a_call_in_a_namespace_has_the_name_that_the_model_knows() -> None:
-    (message,) = _chat(_call("a", namespace="files")).messages
-    assert message["tool_calls"][0]["function"]["name"] == "files__f"
+    (message,) = _chat(_call("a", namespace="files"))
+    assert message.calls[0].name == "files__f"
 
 
 def test_instructions_come_first_and_paths_lead_to_what_the_client_sent() -> None:
     chat = _chat(USER, ANSWER, num_stored=1, instructions="Be kind.")
-    assert chat.messages[0] == {"role": "system", "content": "Be kind."}
-    assert chat.names == {"messages[0]": "instructions", "messages[1]": "input", "messages[2]": "input[0]"}
+    assert (chat[0].role, _text(chat[0])) == ("system", "Be kind.")
+    assert content_paths(Chat(chat)) == {
+        "messages[0]": "instructions",
+        "messages[1]": "input",
+        "messages[2]": "input[0]",
+    }
 
 
 def test_the_path_of_a_calls_arguments_leads_to_its_item() -> None:
     chat = _chat(USER, _call("a"), ANSWER, _call("b"), _output("a"), _output("b"))
     path = "messages[1].tool_calls[1].function.arguments"
-    assert client_path(chat.names, path) == "input[3].arguments"
+    assert ClientPaths({}, Chat(chat))[path] == "input[3].arguments"
 
 
 def test_a_stored_output_without_its_call_is_told_by_the_conversations_item() -> None:
@@ -104,7 +108,7 @@ def test_a_stored_output_without_its_call_is_told_by_the_conversations_item() ->
 
 
 def test_a_refusal_is_what_the_assistant_said() -> None:
-    (message,) = _chat({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}).messages
+    (message,) = _chat({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]})
     assert _text(message) == "No."
 
 
@@ -117,18 +121,19 @@ def test_a_refusal_is_what_the_assistant_said() -> None:
     ],
 )
 def test_a_thought_is_taken_from_where_it_is(fields: dict[str, Any], thought: str) -> None:
-    (message,) = _chat({"type": "reasoning", **fields}).messages
-    assert message["reasoning_content"] == thought
+    (message,) = _chat({"type": "reasoning", **fields})
+    assert message.fields["reasoning_content"] == thought
 
 
 def test_what_nobody_here_can_read_is_listed() -> None:
-    chat = _chat(
+    items = [
         {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"},
         {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}},
         {**USER, "phase": "commentary"},
-    )
-    assert chat.ignored == ["input[0]", "input[1]", "input[2].phase"]
-    assert len(chat.messages) == 1
+    ]
+    messages, ignored = chat_messages(items_of(items))
+    assert ignored == ["input[0]", "input[1]", "input[2].phase"]
+    assert len(messages) == 1
     assert decode_thought("headrace1:!") is None
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.protocols.responses.request import ChatRequest, chat_request
+from server.chat.tools import ToolDefinition
+from server.protocols.responses.request import TranslatedResponse, translate
 from server.protocols.responses.tools import CalledTool, chat_name
 from server.schemas.base import validate
 from server.schemas.responses import ResponsesRequest
@@ -17,27 +18,34 @@ PATCH = {"type": "custom", "name": "patch", "description": "Changes a file."}
 FILES = {"type": "namespace", "name": "files", "description": "", "tools": [{"type": "function", "name": "now"}, PATCH]}
 
 
-def _request(**fields: Any) -> ChatRequest:
+def _request(**fields: Any) -> TranslatedResponse:
     body = validate(ResponsesRequest, {"input": "hi", **fields})
-    return chat_request(body, body.input or [])
+    return translate(body, body.input or [])
 
 
-def _functions(request: ChatRequest) -> list[dict[str, Any]]:
-    return [tool.function.model_dump(exclude_unset=True) for tool in request.chat.tools or []]
+def _functions(request: TranslatedResponse) -> list[ToolDefinition]:
+    return list(request.chat.chat.tools.definitions)
+
+
+def _parameters(function: ToolDefinition) -> dict[str, Any]:
+    assert function.parameters is not None
+    return function.parameters
 
 
 def test_a_function_is_a_function() -> None:
-    tool = {**NOW, "description": "The time.", "parameters": {"type": "object", "properties": {}}, "strict": True}
+    schema = {"type": "object", "properties": {}}
+    tool = {**NOW, "description": "The time.", "parameters": schema, "strict": True}
     (function,) = _functions(_request(tools=[tool]))
-    assert function == {name: value for name, value in tool.items() if name != "type"}
+    assert (function.name, function.description, function.parameters) == ("now", "The time.", schema)
+    assert function.is_strict
 
 
 def test_a_custom_tool_is_a_function_of_one_text() -> None:
     request = _request(tools=[PATCH])
     (function,) = _functions(request)
-    assert function["description"].startswith("Changes a file.\n")
-    assert function["parameters"]["properties"] == {"input": {"type": "string"}}
-    assert function["parameters"]["required"] == ["input"]
+    assert (function.description or "").startswith("Changes a file.\n")
+    assert _parameters(function)["properties"] == {"input": {"type": "string"}}
+    assert _parameters(function)["required"] == ["input"]
     assert request.called == {"patch": CalledTool("patch", None, is_custom=True)}
 
 
@@ -48,31 +56,31 @@ def test_grammars_that_have_a_pattern_are_enforced_and_others_listed() -> None:
         for i, (syntax, definition) in enumerate(formats)
     ]
     request = _request(tools=tools)
-    inputs = [function["parameters"]["properties"]["input"] for function in _functions(request)]
+    inputs = [_parameters(function)["properties"]["input"] for function in _functions(request)]
     assert [each.get("pattern") for each in inputs] == ["^(?:a|b)$", "^(?:(?:(?:a)+))$", None]
-    assert 'start: "(" start? ")"' in _functions(request)[2]["description"]
+    assert 'start: "(" start? ")"' in (_functions(request)[2].description or "")
     assert request.ignored == ["tools[2].format"]
 
 
 def test_tools_in_a_namespace_have_its_name_before_theirs() -> None:
     request = _request(tools=[NOW, FILES])
-    assert [function["name"] for function in _functions(request)] == ["now", "files__now", "files__patch"]
+    assert [function.name for function in _functions(request)] == ["now", "files__now", "files__patch"]
     assert request.called["files__patch"] == CalledTool("patch", "files", is_custom=True)
-    assert request.names["tools[2].function"] == "tools[1].tools[1]"
+    assert request.chat.paths["tools[2].function"] == "tools[1].tools[1]"
     assert chat_name("f", "mcp__") == "mcp__f"
 
 
 def test_tools_that_other_servers_run_are_listed() -> None:
     request = _request(tools=[{"type": "web_search"}, NOW, {"type": "mcp", "server_label": "x"}])
-    assert [function["name"] for function in _functions(request)] == ["now"]
+    assert [function.name for function in _functions(request)] == ["now"]
     assert request.ignored == ["tools[0]", "tools[2]"]
-    assert _request(tools=[{"type": "web_search"}]).chat.tools is None
+    assert not _functions(_request(tools=[{"type": "web_search"}]))
 
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        ("required", "required"),
+        ("required", None),
         ({"type": "function", "name": "now"}, ["now"]),
         ({"type": "custom", "name": "patch"}, ["patch"]),
         ({"type": "function", "name": "now", "namespace": "files"}, ["files__now"]),
@@ -91,12 +99,10 @@ def test_tools_that_other_servers_run_are_listed() -> None:
     ],
 )
 def test_a_choice_names_the_chats_functions(choice: Any, expected: Any) -> None:
-    chosen: Any = _request(tools=[NOW, PATCH, FILES], tool_choice=choice).chat.tool_choice
-    if isinstance(chosen, str):
-        assert chosen == expected
-        return
-    named = chosen.allowed_tools.tools if chosen.type == "allowed_tools" else [chosen]
-    assert [tool.function.name for tool in named] == expected
+    chosen = _request(tools=[NOW, PATCH, FILES], tool_choice=choice).chat.chat.tools.choice
+    assert chosen.mode == ("auto" if len(expected or []) > 1 else "required")
+    assert chosen.names == (None if expected is None else tuple(expected))
+    assert chosen.is_single == (len(expected or []) == 1)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +173,11 @@ def test_what_changes_nothing_is_listed() -> None:
 
 
 def test_the_greatest_effort_has_two_names() -> None:
-    assert _request(reasoning={"effort": "max"}).chat.reasoning_effort == "xhigh"
-    assert _request(reasoning={"effort": "low"}).chat.reasoning_effort == "low"
+    assert _request(reasoning={"effort": "max"}).chat.options.reasoning_effort == "xhigh"
+    assert _request(reasoning={"effort": "low"}).chat.options.reasoning_effort == "low"
 
 
 def test_the_sampling_extensions_of_chats_are_taken() -> None:
-    chat = _request(top_k=5, seed=3, temperature=0.5, max_output_tokens=7, stop="x").chat
+    chat = _request(top_k=5, seed=3, temperature=0.5, max_output_tokens=7, stop="x").chat.options
     assert (chat.top_k, chat.seed, chat.temperature, chat.stop) == (5, 3, 0.5, ["x"])
     assert chat.requested_max_tokens == 7

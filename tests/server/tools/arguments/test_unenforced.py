@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.generation.chat_tools import ChatTools, chat_tools, tools_in_format
-from server.schemas.base import validate
-from server.schemas.chat import ChatCompletionRequest
+from server.chat.tools import ChatTools, OfferedTools, ToolDefinition, chat_tools, tools_in_format
 from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.layout import CallField, CallLayout
 from server.tools.registry import FORMATS, named_format
@@ -67,10 +65,7 @@ def _format(name: str) -> ToolFormat:
 
 
 def _tools(name: str, parameters: dict[str, Any], *, is_strict: bool = False) -> ChatTools:
-    function = {"name": "f", "parameters": parameters, "strict": is_strict}
-    tools = [{"type": "function", "function": function}]
-    body = validate(ChatCompletionRequest, {"messages": [{"role": "user", "content": "hi"}], "tools": tools})
-    found = chat_tools(body)
+    found = chat_tools(OfferedTools([ToolDefinition("f", None, parameters, is_strict)]))
     assert found is not None
     return tools_in_format(found, _format(name))
 

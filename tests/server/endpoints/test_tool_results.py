@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.generation.tool_results import check_results
+from server.endpoints.chat import check_results
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says

@@ -1,0 +1,62 @@
+"""render: a conversation as the text of a prompt, by the model's chat template."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.chat.content import ChatMessage, template_message
+from server.chat.request import Chat
+from server.chat.tools import ChatTools, chat_tools, tools_in_format
+from server.reasoning.effort import ReasoningEffort
+from server.reasoning.history import for_template
+from server.schemas.chat import TemplateOptions
+from server.text.chat_template import RenderedChat
+from server.text_model import ChatModel
+from server.tools.history import GENERIC, template_chat
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPrompt:
+    """ignored: the paths of what the template, or the format of calls, does not honor.
+
+    is_generic: the template shows no tools, so the prompt says in our words how to call them.
+    """
+
+    rendered: RenderedChat
+    tools: ChatTools | None
+    ignored: list[str]
+    is_generic: bool
+
+
+def render(chat: Chat, options: TemplateOptions, model: ChatModel) -> RenderedPrompt:
+    """Render the conversation. A template may take as long as its limit. Raises InvalidRequest."""
+    tools = chat_tools(chat.tools)
+    definitions = [] if tools is None else tools.definitions
+    messages = template_messages(chat.messages, model)
+    written = template_chat(model.tool_format, messages, definitions, has_system_role=model.has_system_role)
+    effort, ignored = _effort(options, model)
+    rendered = model.template.render(
+        written.messages,
+        tools=written.tools,
+        add_generation_prompt=options.opens_answer,
+        continue_final_message=bool(options.continue_final_message),
+        kwargs={**effort, **(options.chat_template_kwargs or {})},
+    )
+    if tools is not None:
+        tools = tools_in_format(tools, model.tool_format)
+        ignored = [*tools.ignored, *ignored]
+    is_generic = tools is not None and model.tool_format.name == GENERIC.name
+    return RenderedPrompt(rendered, tools, ignored, is_generic)
+
+
+def template_messages(messages: Sequence[ChatMessage], model: ChatModel) -> list[dict[str, Any]]:
+    """Return the messages for `template_chat`, with thoughts where the template reads them. Raises InvalidRequest."""
+    return [for_template(template_message(message), model.thought_field) for message in messages]
+
+
+def _effort(options: TemplateOptions, model: ChatModel) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the template's variables for reasoning_effort, and the field's name if it cannot be honored."""
+    if options.reasoning_effort is None:
+        return {}, []
+    effort = model.effort.kwargs(ReasoningEffort(options.reasoning_effort))
+    return effort.kwargs, [] if effort.is_honored else ["reasoning_effort"]

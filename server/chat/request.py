@@ -1,0 +1,107 @@
+"""ChatRequest: a chat to be answered, as every protocol's request is translated to it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from engine.errors import InvalidRequest
+from server.chat.content import ChatMessage
+from server.chat.tools import OfferedTools
+from server.schemas.base import MAX_MESSAGES, validate
+from server.schemas.chat import ChatOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, with the tools that it offers."""
+
+    messages: Sequence[ChatMessage]
+    tools: OfferedTools = field(default_factory=OfferedTools)
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A chat and how it is to be answered.
+
+    extra, passed_on: undeclared fields by their paths, as in StrictModel. names: what the client calls fields of
+    OpenAI's API, where its protocol differs, such as {"max_tokens": "max_output_tokens"}.
+    """
+
+    chat: Chat
+    options: ChatOptions
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    passed_on: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> "ClientPaths":
+        return ClientPaths(self.names, self.chat)
+
+
+@dataclass(frozen=True)
+class ClientPaths:
+    """Paths in OpenAI's API, and what the client's request calls them. A path below a known one is renamed with it."""
+
+    fields: Mapping[str, str]
+    chat: Chat | None = None
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        return self.fields if self.chat is None else {**self.fields, **content_paths(self.chat)}
+
+    def __getitem__(self, path: str) -> str:
+        known = self._known(path)
+        return path if known is None else self.names[known] + path[len(known) :]
+
+    @contextlib.contextmanager
+    def in_errors(self) -> Iterator[None]:
+        """Within it, an InvalidRequest about a field is raised with the client's name of the field."""
+        try:
+            yield
+        except InvalidRequest as error:
+            param = error.param or ""
+            known = self._known(param)
+            if known is None:
+                raise
+            path = self[param]
+            given = next((part for part in (param, known) if part in str(error)), param)
+            renamed = path if given == param else self.names[known]
+            error.args = (str(error).replace(given, renamed, 1), *error.args[1:])
+            error.param = path
+            raise
+
+    def _known(self, path: str) -> str | None:
+        """Return the longest beginning of the path that has a name."""
+        end = len(path)
+        while end > 0:
+            if path[:end] in self.names:
+                return path[:end]
+            end = max(path.rfind(".", 0, end), path.rfind("[", 0, end))
+        return None
+
+
+def content_paths(chat: Chat) -> dict[str, str]:
+    """Return the paths of messages, calls and tools in OpenAI's API that the client's request has elsewhere."""
+    names: dict[str, str] = {}
+    for index, message in enumerate(chat.messages):
+        if message.path is not None:
+            names[f"messages[{index}]"] = message.path
+        for position, call in enumerate(message.calls):
+            if call.path is not None:
+                names[f"messages[{index}].tool_calls[{position}].function"] = call.path
+    for index, definition in enumerate(chat.tools.definitions):
+        names |= {chat.tools.path(index) + below: path for below, path in definition.paths.items()}
+    return names
+
+
+def chat_request(chat: Chat, options: Mapping[str, Any], names: Mapping[str, str]) -> ChatRequest:
+    """Check the options of a translated request, whose names are as in ChatRequest. Raises InvalidRequest."""
+    with ClientPaths(names).in_errors():
+        if len(chat.messages) > MAX_MESSAGES:
+            raise InvalidRequest(
+                f"messages has {len(chat.messages)} items; it must have at most {MAX_MESSAGES}", param="messages"
+            )
+        checked = validate(ChatOptions, dict(options))
+    return ChatRequest(chat, checked, extra=checked.extra, passed_on=checked.passed_on, names=names)
