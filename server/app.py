@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
-from server.batches.table import use_of as batch_use_of
+from server.batches.kind import BatchJobs
 from server.config.models import ModelEntry
 from server.config.server import ServerConfig
 from server.context import ServerContext
@@ -23,11 +24,12 @@ from server.endpoints.binding.routes import endpoint_router
 from server.errors import TTFT_HEADER
 from server.files.disk import disk_of
 from server.files.store import Files
-from server.finetuning.jobs.table import use_of as finetune_use_of
+from server.finetuning.jobs.kind import FinetuningJobs
 from server.http.error_forms import error_response, told
 from server.http.middleware import AuthMiddleware, RequestMiddleware
 from server.http.queue_check import QueueMiddleware
 from server.http.rate_headers import RATE_HEADERS
+from server.jobs.kind import JobKind
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
@@ -89,6 +91,9 @@ ROUTERS = (
     dashboard.router,
 )
 
+# The kinds of background jobs.
+JOB_KINDS: tuple[type[JobKind[Any]], ...] = (BatchJobs, FinetuningJobs)
+
 # Those that are the same for every request: few enough to be a metric's label.
 _KNOWN_PATHS = frozenset(
     route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path
@@ -138,7 +143,8 @@ def create_app(
         middleware=_middleware(context),
         exception_handlers={HeadraceError: _answer_error, HTTPException: _answer_error},
     )
-    context.files.users += [batch_use_of, finetune_use_of]
+    for kind in JOB_KINDS:
+        kind.table.attach(context.files)
     app.state.context = context
     # The application's own list of routes has the routers alone.
     app.state.description = docs.description_of([r for router in ROUTERS for r in router.routes], config.root_path)

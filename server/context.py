@@ -1,6 +1,5 @@
 """What every route shares: the models that are served, the options, the metrics, and what is stored."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,8 +33,7 @@ class ServerContext:
     keys: KeyManager
     workers: TextWorkers
     drain: Drain
-    batches_changed: asyncio.Event = field(default_factory=asyncio.Event)  # one was made, or is to be canceled
-    wake_finetune: Callable[[str], None] = lambda _: None  # a job, by its id, was made, or its status was changed
+    wake_job: Callable[[str], None] = lambda _: None  # a background job, by its id, was made, or its status changed
     tracing: "Tracing | None" = None
     created_s: int = field(default_factory=lambda: int(time.time()))
 

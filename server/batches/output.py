@@ -6,20 +6,19 @@ Whatever ends the server between two steps, what counts is whole, and what does 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from sqlite3 import Connection
 
 import msgspec
 
-from server.batches import table
-from server.batches.answers import LineUsage
-from server.batches.record import BatchRecord
+from server.batches.record import BATCHES, BatchRecord
 from server.batches.source import digest_of
 from server.files import table as file_table
 from server.files.store import Files, new_file_id
 from server.files.table import File
+from server.jobs.answers import AnswerUsage
+from server.jobs.journal import Journal
 from server.schemas.batch_answers import BatchStatus, LineFault
 from server.schemas.files import BATCH_OUTPUT
 
@@ -32,7 +31,7 @@ class Result:
 
     data: bytes
     is_completed: bool
-    usage: LineUsage = field(default_factory=LineUsage)
+    usage: AnswerUsage = field(default_factory=AnswerUsage)
 
 
 class OutputLost(Exception):
@@ -51,16 +50,21 @@ def _digests(lines: list[bytes]) -> set[bytes]:
 
 
 class Output:
-    """Of one batch, by one task. `record` is as it is stored, but for what clients change. All methods raise
-    StorageFailed, and may be called again then."""
+    """The output of one batch, for the one task that works on it. All methods raise StorageFailed, and may be called
+    again then."""
 
     def __init__(self, files: Files, record: BatchRecord) -> None:
-        self.record = record
+        self._journal = Journal(files, BATCHES, record)
         self._files = files
+
+    @property
+    def record(self) -> BatchRecord:
+        """The batch as it is stored, except for what clients have changed since."""
+        return self._journal.record
 
     async def begin(self, *, total: int, model: str | None) -> None:
         """Have a file for answers and one for errors, and the batch in progress."""
-        names = self.record.names or [new_file_id(), new_file_id()]
+        names = self.record.unfinished_files or [new_file_id(), new_file_id()]
         self._files.writing.update(names)  # until the batch has them
         try:
             for name in names:
@@ -149,14 +153,13 @@ class Output:
             record.errors = [*faults]
             record.enter(status, now_s)
 
-        def work(connection: Connection) -> BatchRecord | None:
-            changed = table.change(connection, self.record.id, edit)
-            for file in self._new_files(now_s):
-                file_table.insert(connection, file)
-            return changed
+        files = self._new_files(now_s)
 
-        changed = await self._files.database.run(work, is_durable=True)
-        self.record = changed or self.record
+        def insert(connection: Connection) -> None:
+            for file in files:
+                file_table.insert(connection, file)
+
+        await self._journal.try_change(edit, beside=insert)
 
     def _new_files(self, now_s: float) -> list[File]:
         record = self.record
@@ -176,8 +179,6 @@ class Output:
             if name is not None and size
         ]
 
-    async def change(self, edit: table.Edit, *, is_durable: bool = True) -> None:
-        """Change the batch as it is stored, and take what clients have changed of it meanwhile."""
-        work = partial(table.change, batch_id=self.record.id, edit=edit)
-        changed = await self._files.database.run(work, is_durable=is_durable)
-        self.record = changed or self.record
+    async def change(self, edit: Callable[[BatchRecord], None], *, is_durable: bool = True) -> None:
+        """Change the batch as it is stored, and take over what clients have changed since."""
+        await self._journal.try_change(edit, is_durable=is_durable)

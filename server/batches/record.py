@@ -1,8 +1,9 @@
-"""BatchRecord: what is stored of a batch."""
+"""BatchRecord and BATCHES: everything that is stored of a batch, and the table of batches."""
 
 import msgspec
 
-from server.batches.answers import LineUsage
+from server.jobs.answers import AnswerUsage
+from server.jobs.table import JobTable
 from server.schemas.batch_answers import (
     BatchErrors,
     BatchObject,
@@ -38,7 +39,7 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
-    usage: LineUsage = msgspec.field(default_factory=LineUsage)
+    usage: AnswerUsage = msgspec.field(default_factory=AnswerUsage)
     output_name: str | None = None
     error_name: str | None = None
     output_bytes: int = 0
@@ -64,9 +65,25 @@ class BatchRecord(msgspec.Struct, kw_only=True):
         return now_s >= self.expires_at
 
     @property
-    def names(self) -> list[str]:
-        """Of its files on the disk that are no files yet."""
+    def ended_s(self) -> int | None:
+        """The time of its end; None before."""
+        times = (self.completed_at, self.failed_at, self.expired_at, self.cancelled_at)
+        return next((each for each in times if each is not None), None)
+
+    @property
+    def unfinished_files(self) -> list[str]:
+        """Names of the files on the disk that are written, and that clients do not see yet."""
         return [name for name in (self.output_name, self.error_name) if name is not None]
+
+
+BATCHES = JobTable(
+    "batches",
+    BatchRecord,
+    BatchStatus,
+    noun="batch",
+    columns={"input_file": lambda record: record.input_file_id, "ended_s": lambda record: record.ended_s},
+    file_columns=("input_file",),
+)
 
 
 def batch_object(record: BatchRecord) -> BatchObject:

@@ -4,28 +4,26 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
-from server.batches.answers import LineAnswer
 from server.batches.execution import answer_body
 from server.context import ServerContext
 from server.errors import RateLimited, TokensLimited, describe
 from server.generation.terms import serve_as_batch
+from server.jobs.answers import BodyAnswer
+from server.jobs.environment import Sleep
 from server.keys.caller import Caller, set_current_caller
 from server.metrics.request_record import RequestRecord, set_current_record
 
 _PASSING = (Shed, EngineUnavailable, RateLimited)
 _MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
 
-Sleep = Callable[[float], Any]
-
 
 async def run_body(
-    context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], *, sleep: Sleep = asyncio.sleep
-) -> LineAnswer:
+    context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], sleep: Sleep = asyncio.sleep
+) -> BodyAnswer:
     """What the endpoint answers to the body, in `caller`'s name and as work for which nobody waits.
 
     What passes is waited for and never answered: a full queue, a model that is loaded or an engine that is started
@@ -33,7 +31,7 @@ async def run_body(
     needs more tokens than the caller's key may use in a minute with 429. Raises EngineStopped if the server ends
     before; the line is to be run again then. A task of its own runs this.
 
-    sleep: a coroutine function.
+    sleep: waits before another attempt.
     """
     set_current_caller(caller)
     serve_as_batch()
@@ -56,26 +54,14 @@ async def run_body(
         await sleep(wait_s)
 
 
-def _refusal(error: Exception, request_id: str) -> LineAnswer:
+def _refusal(error: Exception, request_id: str) -> BodyAnswer:
     reply = describe(error, request_id)
-    return LineAnswer(request_id, reply.status, reply.body())
-
-
-async def answer_for_owner(
-    context: ServerContext, owner: str, endpoint: str, body: dict[str, Any]
-) -> tuple[int, bytes] | None:
-    """The status and the body of an answer, as `run_body` gives it to whoever has the owner's key; None while no key is
-    the owner's. Raises EngineStopped."""
-    caller = context.keys.ring.batch_caller(owner)
-    if caller is None:
-        return None
-    answer = await run_body(context, caller, endpoint, body)
-    return answer.status_code, answer.body
+    return BodyAnswer(request_id, reply.status, reply.body())
 
 
 async def _run_once(
     context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], request_id: str
-) -> LineAnswer:
+) -> BodyAnswer:
     """The same without waiting: raises what passes."""
     record = RequestRecord(request_id, "POST", lambda record: _count(context, record), context.models.only_name)
     record.route = f"batch {endpoint}"
@@ -84,7 +70,7 @@ async def _run_once(
     try:
         answer, headers = await answer_body(context, endpoint, body, arrival_s=time.monotonic(), request_id=request_id)
         record.status = 200
-        return LineAnswer(request_id, 200, answer, headers)
+        return BodyAnswer(request_id, 200, answer, headers)
     except Exception as error:  # the boundary of a line, as of a route
         reply = describe(error, request_id)
         record.status = reply.status
@@ -92,7 +78,7 @@ async def _run_once(
         if isinstance(error, _PASSING):
             record.is_usage = record.has_started  # what waits is no request that was refused
             raise
-        return LineAnswer(request_id, reply.status, reply.body())
+        return BodyAnswer(request_id, reply.status, reply.body())
     finally:
         record.release()
 

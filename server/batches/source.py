@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 
-from server.batches.breaths import breathing
 from server.batches.lines import FaultyLine, Line, read_line
 from server.errors import StorageFailed
 from server.files.store import Files
@@ -25,6 +25,7 @@ MAX_FAULTS = 100  # told of one file
 _CHUNK_BYTES = 1 << 20
 _WINDOW_LINES, _WINDOW_BYTES = 256, 4 << 20  # of lines that are put in order, and held
 _RETRY_S = 5.0
+_WORK_S, _PAUSE_S = 0.002, 0.001  # of a thread that runs Python code
 _KEY_BYTES = 4096  # of what two lines may have in common
 
 
@@ -83,7 +84,7 @@ class Source:
         return checked
 
     def _check_lines(self, chunk: "list[tuple[int, bytes]]", checked: Checked, seen: dict[bytes, int]) -> None:
-        for number, data in breathing(chunk):
+        for number, data in with_pauses(chunk):
             try:
                 line = self._read(number, data)
                 self._check_line(line, checked, seen)
@@ -137,7 +138,7 @@ class Source:
             yield _in_order(window)
 
     def _wanted(self, chunk: "list[tuple[int, bytes]]", done: Collection[bytes]) -> list[tuple[bytes, Line, int]]:
-        lines = ((self._read(number, data), len(data)) for number, data in breathing(chunk))
+        lines = ((self._read(number, data), len(data)) for number, data in with_pauses(chunk))
         return [(prefix_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
 
     async def _chunks(self) -> AsyncIterator[list[tuple[int, bytes]]]:
@@ -176,6 +177,23 @@ def prefix_key(body: dict[str, Any]) -> bytes:
     """Lines whose prompts begin alike have keys that begin alike."""
     parts = (body[name] for name in _PROMPT_FIELDS if body.get(name) is not None)
     return b"".join(msgspec.json.encode(part)[:_KEY_BYTES] for part in parts)
+
+
+def with_pauses(
+    items: Iterable[T], *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[T]:
+    """Yield the items, with a pause after every few milliseconds of the caller's work on them, in which the event loop
+    gets Python's lock.
+
+    A thread that only runs Python code releases the lock 5 ms after another thread asks for it. Without pauses, this
+    would be added whenever the event loop wakes for a client's token.
+    """
+    since_s = clock()
+    for item in items:
+        yield item
+        if clock() - since_s >= _WORK_S:
+            sleep(_PAUSE_S)
+            since_s = clock()
 
 
 def _told(model: str | None) -> str:

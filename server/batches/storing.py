@@ -2,32 +2,31 @@
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from server.batches.output import Output, Result
-from server.batches.surroundings import Surroundings
 from server.errors import StorageFailed
+from server.jobs.environment import JobEnvironment
+from server.jobs.persistence import persist
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-RETRY_S = 5.0  # after a disk that failed
-
-_MAX_UNSTORED = 512  # answers that wait to be stored; then no line is begun
-_STORE_INTERVAL_S = 0.2  # at least from one storing to the next: each syncs
-_MOST_UNSTORED_S = 2.0  # that answers wait to be stored while clients have work
+_MAX_UNSTORED = 512  # answers that wait to be stored; at that number no line starts
+_STORE_INTERVAL_S = 0.2  # between two writes, since each is synced
+_MAX_UNSTORED_S = 2.0  # for which answers wait to be stored while clients have work
 
 
 class Storing:
-    """Invariant: an answer is here until it counts in the output. `run` stores them as they come."""
+    """Invariant: an answer is here until it counts in the output. `run` stores answers as they come."""
 
-    def __init__(self, output: Output, surroundings: Surroundings, on_room: Callable[[], None]) -> None:
-        """on_room: called when some are stored."""
+    def __init__(self, output: Output, env: JobEnvironment, on_room: Callable[[], None]) -> None:
+        """on_room: called when answers were stored."""
         self._output = output
-        self._around = surroundings
+        self._env = env
         self._on_room = on_room
         self._unstored: list[Result] = []
-        self._news = asyncio.Event()
+        self._added = asyncio.Event()
 
     @property
     def is_full(self) -> bool:
@@ -35,25 +34,25 @@ class Storing:
 
     def add(self, result: Result) -> None:
         self._unstored.append(result)
-        self._news.set()
+        self._added.set()
 
     async def run(self) -> None:
         """Store answers as they come, until canceled."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._added.wait()
+            self._added.clear()
             while self._unstored:
-                await self._around.quiet(self._output.record.model, _MOST_UNSTORED_S)
+                await self._env.wait_until_quiet(self._output.record.model, _MAX_UNSTORED_S)
                 await self.persist(self._store_some)
-                await self._around.sleep(_STORE_INTERVAL_S)
+                await self._env.sleep(_STORE_INTERVAL_S)
 
     async def flush(self) -> None:
-        """Store all."""
+        """Store all answers."""
         while self._unstored:
             await self.persist(self._store_some)
 
     async def try_once(self) -> None:
-        """Store what can be stored at once; the next server runs the other lines again."""
+        """Store the answers that can be stored now; the next server runs the other lines again."""
         if self._unstored:
             with contextlib.suppress(StorageFailed):
                 await self._store_some()
@@ -64,23 +63,9 @@ class Storing:
         del self._unstored[: len(results)]
         self._on_room()
         num_completed = sum(each.is_completed for each in results)
-        self._around.count("completed", num_completed)
-        self._around.count("failed", len(results) - num_completed)
+        self._env.metrics.count_batch_lines("completed", num_completed)
+        self._env.metrics.count_batch_lines("failed", len(results) - num_completed)
 
-    async def persist(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it until the disk takes it. An attempt that has begun goes on though this is canceled: else nobody would
-        know what became of it."""
-        has_failed = False
-        while True:
-            attempt = asyncio.ensure_future(work())
-            try:
-                return await asyncio.shield(attempt)
-            except StorageFailed as error:
-                if not has_failed:
-                    logger.warning("batch %s waits for the disk: %s", self._output.record.id, error)
-                has_failed = True
-            except asyncio.CancelledError:
-                await asyncio.wait([attempt])
-                _ = attempt.exception()  # which is of no use any more
-                raise
-            await self._around.sleep(RETRY_S)
+    async def persist(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what the work returns, which is repeated while the disk fails."""
+        return await persist(work, f"batch {self._output.record.id}", sleep=self._env.sleep)

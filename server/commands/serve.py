@@ -43,6 +43,7 @@ from server.tracing.start import start_tracing
 if TYPE_CHECKING:
     from server.commands.http_server import HttpServer
     from server.context import ServerContext
+    from server.jobs.runner import JobRunner
     from server.text_model import TextModel
 
 logger = logging.getLogger(__name__)
@@ -106,10 +107,15 @@ async def _serve(
     )
     context.tracing = tracing
     engines.context = context
+    from server.app import JOB_KINDS
+    from server.batches.running import run_body
+    from server.jobs.runner import new_runner
+
+    runner = new_runner(context, JOB_KINDS, partial(run_body, context))
     if server_config.data_dir is not None:
-        await _tidy(context)
+        await _tidy(context, runner)
     url = url_of(sock, has_tls=certificates is not None)
-    async with _kept_up(context, manager, certificates), _answering(http, sock, context, engines):
+    async with _kept_up(context, runner, manager, certificates), _answering(http, sock, context, engines):
         manager.loading(engines.what)
         announce_loading(url, engines.what, server_config, is_drawn=is_drawn)
         text_model = await unless(stop, engines.finish())
@@ -138,38 +144,30 @@ def _adapter_names(context: "ServerContext") -> list[str] | None:
     return [adapter.name for adapter in context.models.adapters]
 
 
-async def _tidy(context: "ServerContext") -> None:
+async def _tidy(context: "ServerContext", runner: "JobRunner") -> None:
     """End what the last server left in the store and among the files."""
-    from server.batches.runner import sweep_files
     from server.state.records import fail_interrupted
 
     await context.store.expire()
-    await sweep_files(context)
+    await runner.sweep()
     if num_interrupted := await fail_interrupted(context.store):
         logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
 
 
 @contextlib.asynccontextmanager
 async def _kept_up(
-    context: "ServerContext", manager: ServiceManager, certificates: Certificates | None
+    context: "ServerContext", runner: "JobRunner", manager: ServiceManager, certificates: Certificates | None
 ) -> AsyncIterator[None]:
     """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
     metrics and the service manager are told that the server runs."""
-    from server.batches.runner import BatchRunner
-    from server.batches.running import answer_for_owner
-    from server.finetuning.jobs.runner import FinetuneRunner
-
     names_model = len(context.models) > 1
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
         ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
         ("watchdog-pulse", manager.pulse()),
-        ("batches", BatchRunner(context).run()),
+        ("jobs", runner.run()),
     ]
-    if context.config.data_dir is not None:
-        runner = FinetuneRunner(context, context.config.data_dir, answer_chat=partial(answer_for_owner, context))
-        await runner.take_up()
-        work.append(("fine-tuning", runner.run()))
+    await runner.prepare()
     if certificates is not None and context.config.network.enable_ssl_refresh:
         work.append(("certificates", certificates.watch()))
     watches = [asyncio.create_task(each, name=name) for name, each in work]

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import AdapterNotFound
-from server.finetuning.jobs.deletion import delete_adapter
+from server.finetuning.jobs.folders import delete_adapter
 from server.finetuning.jobs.record import FinetuneRecord
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.batches import table
-from server.batches.record import BatchRecord, batch_object
+from server.batches.record import BATCHES, BatchRecord, batch_object
 from server.context import ServerContext
 from server.endpoints.binding.registry import BATCH_ENDPOINTS
 from server.errors import NotStored
@@ -53,12 +52,12 @@ async def create_batch(
     )
 
     def work(connection: Connection) -> None:
-        if table.num_active(connection, owner) >= _MAX_ACTIVE:
+        if BATCHES.num_active(connection, owner) >= _MAX_ACTIVE:
             raise InvalidRequest(f"{_MAX_ACTIVE} batches have not ended, which is the limit; wait until one has")
-        table.insert(connection, record)
+        BATCHES.insert(connection, record)
 
     await context.files.database.run(work, is_durable=True)
-    context.batches_changed.set()
+    context.wake_job(record.id)
     return _json(record, headers)
 
 
@@ -79,7 +78,9 @@ async def list_batches(request: Request, context: Context) -> Response:
     """List the caller's batches, newest first."""
     query = page_query(request, BatchListQuery)
     owner = request.state.owner
-    page = await context.files.database.run(lambda connection: table.page(connection, owner, query.after, query.limit))
+    page = await context.files.database.run(
+        lambda connection: BATCHES.page(connection, owner, query.after, query.limit)
+    )
     if page is None:
         raise InvalidRequest(f"after is {quote(query.after)}; there is no such batch", param="after")
     records, has_more = page
@@ -93,7 +94,7 @@ async def list_batches(request: Request, context: Context) -> Response:
 async def get_batch(request: Request, context: Context, batch_id: str) -> Response:
     """Retrieve a batch, with its progress."""
     owner = request.state.owner
-    record = await context.files.database.run(lambda connection: table.find(connection, batch_id, owner))
+    record = await context.files.database.run(lambda connection: BATCHES.find(connection, batch_id, owner))
     if record is None:
         raise _no_batch(batch_id)
     return _json(record, {})
@@ -105,7 +106,7 @@ async def cancel_batch(request: Request, context: Context, batch_id: str) -> Res
     owner = request.state.owner
 
     def work(connection: Connection) -> BatchRecord | None:
-        record = table.find(connection, batch_id, owner)
+        record = BATCHES.find(connection, batch_id, owner)
         if record is None:
             return None
         if record.status.has_ended:
@@ -114,14 +115,14 @@ async def cancel_batch(request: Request, context: Context, batch_id: str) -> Res
             )
         if record.status in (BatchStatus.CANCELLING, BatchStatus.FINALIZING):  # the latter is over in a moment
             return record
-        return table.change(
+        return BATCHES.change(
             connection, batch_id, lambda each: each.enter(BatchStatus.CANCELLING, context.files.clock())
         )
 
     record = await context.files.database.run(work, is_durable=True)
     if record is None:
         raise _no_batch(batch_id)
-    context.batches_changed.set()
+    context.wake_job(record.id)
     return _json(record, {})
 
 

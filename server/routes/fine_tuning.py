@@ -51,7 +51,7 @@ async def create_fine_tuning_job(
         new = await new_record(context, owner, body, grader)
         events = _first_events(new, integrations)
         record = await database.run(lambda connection: _insert(connection, new, key, events), is_durable=True)
-        context.wake_finetune(record.id)
+        context.wake_job(record.id)
     return job_answer(record, ignored_header(ignored))
 
 
@@ -67,7 +67,7 @@ def _request_key(request: Request, body: FinetuneRequest) -> tuple[str, str] | N
 
 
 def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None) -> FinetuneRecord | None:
-    found = None if key is None else table.asked_before(connection, owner, key[0])
+    found = None if key is None else table.made_by(connection, owner, key[0])
     if found is None or key is None:
         return None
     record, digest = found
@@ -96,10 +96,10 @@ def _insert(
 ) -> FinetuneRecord:
     if (before := _made_before(connection, record.owner, key)) is not None:
         return before
-    if table.num_active(connection, record.owner) >= _MAX_ACTIVE:
+    if table.FINETUNING_JOBS.num_active(connection, record.owner) >= _MAX_ACTIVE:
         raise InvalidRequest(f"{_MAX_ACTIVE} jobs have not ended, which is the limit; cancel one, or wait")
     table.insert(connection, record, key)
-    table.add_events(connection, record.id, events)
+    table.FINETUNING_JOBS.add_events(connection, record.id, events)
     return record
 
 
@@ -157,7 +157,7 @@ async def get_fine_tuning_job(request: Request, context: Context, job_id: str) -
 async def find_job(request: Request, context: ServerContext, job_id: str) -> FinetuneRecord:
     """The caller's job. Raises NotStored."""
     owner = request.state.owner
-    record = await context.files.database.run(lambda connection: table.find(connection, job_id, owner))
+    record = await context.files.database.run(lambda connection: table.FINETUNING_JOBS.find(connection, job_id, owner))
     if record is None:
         raise no_job(job_id)
     return record

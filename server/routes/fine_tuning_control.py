@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from engine.command_io.finetuning.events import JobEvent
 from engine.errors import InvalidRequest
-from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.http.body import Context
 from server.routes.fine_tuning import job_answer, no_job
 from server.schemas.finetune_answers import FinetuneStatus
@@ -42,7 +42,7 @@ async def _change(
     owner, now_s = request.state.owner, context.files.clock()
 
     def work(connection: Connection) -> tuple[FinetuneRecord | None, bool]:
-        record = table.find(connection, job_id, owner)
+        record = FINETUNING_JOBS.find(connection, job_id, owner)
         if record is None or record.status is wanted:
             return record, False
         if record.status.has_ended:
@@ -54,14 +54,14 @@ async def _change(
         if wanted is None and record.status is not FinetuneStatus.PAUSED:
             return record, False
         status = wanted or (FinetuneStatus.QUEUED if record.is_prepared else FinetuneStatus.VALIDATING_FILES)
-        table.add_events(connection, job_id, [JobEvent(created_at=time.time(), message=_MESSAGES[verb])])
-        return table.change(connection, job_id, lambda each: each.enter(status, now_s)), True
+        FINETUNING_JOBS.add_events(connection, job_id, [JobEvent(created_at=time.time(), message=_MESSAGES[verb])])
+        return FINETUNING_JOBS.change(connection, job_id, lambda each: each.enter(status, now_s)), True
 
     record, has_changed = await context.files.database.run(work, is_durable=True)
     if record is None:
         raise no_job(job_id)
     if has_changed:
-        context.wake_finetune(job_id)
+        context.wake_job(job_id)
     return job_answer(record, {})
 
 

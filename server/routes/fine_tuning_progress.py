@@ -6,9 +6,9 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.errors import NotServed
-from server.finetuning.jobs import table
-from server.finetuning.jobs.names import event_number
 from server.finetuning.jobs.objects import checkpoint_object, event_object
+from server.finetuning.jobs.record import event_number
+from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.http.body import Context
 from server.http.query import page_query, unhonored
 from server.routes.fine_tuning import find_job
@@ -39,7 +39,7 @@ async def list_fine_tuning_events(request: Request, context: Context, job_id: st
         if before is None:
             raise InvalidRequest(f"after is {quote(query.after)}; there is no such event", param="after")
     found, has_more = await context.files.database.run(
-        lambda connection: table.events_page(connection, record.id, before, query.limit)
+        lambda connection: FINETUNING_JOBS.events_page(connection, record.id, before, query.limit)
     )
     shown = [event_object(record.id, each) for each in found]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)

@@ -6,7 +6,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -179,6 +179,7 @@ class Database:
         self._told_s = -math.inf  # time.monotonic() when it was last told that it fails
         self._is_durable: bool | None = None
         self._migrations = migrations
+        self._required: list[str] = []  # statements that the next call runs first
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
 
@@ -188,6 +189,10 @@ class Database:
         Raises sqlite3.Error, and StartupError for a newer schema.
         """
         self._thread.submit(self._open).result()
+
+    def require(self, statements: Iterable[str]) -> None:
+        """Run statements of the kind CREATE ... IF NOT EXISTS before the next call: tables beside the migrations'."""
+        self._required += statements
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
         """What `work` returns. Raises StorageFailed, and what `work` raises; then nothing has changed."""
@@ -199,9 +204,13 @@ class Database:
             self._set_durable(connection, is_durable)
             with connection:  # commits, or rolls back
                 connection.execute("BEGIN IMMEDIATE")
+                required = [*self._required]
+                for statement in required:
+                    connection.execute(statement)
                 if self._faults is not None and self._faults.due("store"):
                     raise sqlite3.OperationalError("database or disk is full")
                 result = work(connection)
+            del self._required[: len(required)]
             self._note(None)
             return result
         except sqlite3.Error as error:

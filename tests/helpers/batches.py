@@ -4,11 +4,15 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 
-from server.batches.runner import BatchRunner
+from server.batches.kind import BatchJobs
+from server.batches.running import run_body
+from server.jobs.environment import AnswerBody, Sleep
+from server.jobs.runner import JobRunner, new_runner
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL
 
@@ -33,10 +37,18 @@ def read_jsonl(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
+def batch_runner(app: FastAPI, answer: AnswerBody | None = None, *, sleep: Sleep = asyncio.sleep) -> JobRunner:
+    """A runner of the application's batches alone. answer: of a line, by default the application's own."""
+    context = app.state.context
+    return new_runner(context, [BatchJobs], answer or partial(run_body, context), sleep=sleep)
+
+
 @contextlib.asynccontextmanager
-async def batches_run(app: FastAPI) -> AsyncIterator[None]:
-    """Within it the application's batches run."""
-    running = asyncio.create_task(BatchRunner(app.state.context).run())
+async def batches_run(
+    app: FastAPI, answer: AnswerBody | None = None, *, sleep: Sleep = asyncio.sleep
+) -> AsyncIterator[None]:
+    """Run the application's batches within the context."""
+    running = asyncio.create_task(batch_runner(app, answer, sleep=sleep).run())
     try:
         yield
     finally:

@@ -20,14 +20,16 @@ from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
-from server.finetuning.jobs import table
-from server.finetuning.jobs.answering import AnswerChat
-from server.finetuning.jobs.child import log_of
-from server.finetuning.jobs.processor_use import ProcessorUse
+from server.finetuning.jobs.kind import FinetuningJobs
 from server.finetuning.jobs.record import FinetuneRecord
-from server.finetuning.jobs.runner import FinetuneRunner
+from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.finetuning.preparation import PreparationReport
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, task_file
+from server.jobs.answers import BodyAnswer
+from server.jobs.child import ProcessorUse, log_of
+from server.jobs.environment import AnswerBody, Sleep
+from server.jobs.runner import JobRunner, new_runner
+from server.keys.caller import Caller
 from server.schemas.finetune_answers import FinetuneStatus
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, says
@@ -81,11 +83,11 @@ class FakeChild:
         await asyncio.shield(self._exit)
         return self._output
 
-    def stop(self) -> None:
+    def suspend(self) -> None:
         self.is_stopped = True
         self._going.clear()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.is_stopped = False
         self._going.set()
 
@@ -95,12 +97,12 @@ class FakeChild:
     def processor_use(self) -> ProcessorUse | None:
         return self._children.processor_use
 
-    def hasten(self) -> None:
+    def raise_priority(self) -> None:
         """It has no priority."""
 
     async def end(self) -> None:
         self._saves = True
-        self.go_on()
+        self.resume()
         await asyncio.sleep(0)
         self._end(143)
 
@@ -238,18 +240,20 @@ async def no_time(_seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-async def no_answer(_owner: str, _endpoint: str, _body: dict[str, Any]) -> None:
-    """As if no key were the owner's."""
+async def no_answer(_caller: Caller, _endpoint: str, _body: dict[str, Any], _sleep: Sleep) -> BodyAnswer:
+    raise AssertionError("no model grades")
+
+
+def finetuning_runner(app: FastAPI, children: FakeChildren, answer: AnswerBody = no_answer) -> JobRunner:
+    """A runner of the application's fine-tuning jobs alone."""
+    return new_runner(app.state.context, [FinetuningJobs], answer, start=children.start, sleep=no_time)
 
 
 @contextlib.asynccontextmanager
-async def finetunes(
-    app: FastAPI, children: FakeChildren, answer_chat: AnswerChat = no_answer
-) -> AsyncIterator[FinetuneRunner]:
-    """Within it the application's jobs are worked on."""
-    context = app.state.context
-    runner = FinetuneRunner(context, context.config.data_dir, children.start, answer_chat=answer_chat, sleep=no_time)
-    await runner.take_up()
+async def finetunes(app: FastAPI, children: FakeChildren, answer: AnswerBody = no_answer) -> AsyncIterator[JobRunner]:
+    """Work on the application's jobs within the context."""
+    runner = finetuning_runner(app, children, answer)
+    await runner.prepare()
     running = asyncio.create_task(runner.run())
     try:
         yield runner
@@ -276,13 +280,13 @@ async def add_job(app: FastAPI, number: int, content: bytes = b"{}\n" * 10, **fi
             **fields,
         }
     )
-    await context.files.database.run(lambda connection: table.insert(connection, record))
-    context.wake_finetune(record.id)
+    await context.files.database.run(lambda connection: FINETUNING_JOBS.insert(connection, record))
+    context.wake_job(record.id)
     return record
 
 
 async def stored(app: FastAPI, job_id: str) -> FinetuneRecord:
-    record = await app.state.context.files.database.run(lambda connection: table.get(connection, job_id))
+    record = await app.state.context.files.database.run(lambda connection: FINETUNING_JOBS.find(connection, job_id))
     assert record is not None
     return record  # type: ignore[no-any-return]
 
@@ -298,8 +302,8 @@ async def ask(app: FastAPI, job_id: str, status: FinetuneStatus, before: Collect
         if record.status in before:
             record.enter(status, context.files.clock())
 
-    await context.files.database.run(lambda connection: table.change(connection, job_id, edit))
-    context.wake_finetune(job_id)
+    await context.files.database.run(lambda connection: FINETUNING_JOBS.change(connection, job_id, edit))
+    context.wake_job(job_id)
 
 
 async def until_status(app: FastAPI, job_id: str, *statuses: FinetuneStatus) -> FinetuneRecord:
@@ -313,6 +317,6 @@ async def until_status(app: FastAPI, job_id: str, *statuses: FinetuneStatus) -> 
 async def events_of(app: FastAPI, job_id: str) -> list[str]:
     """Their messages, the oldest first."""
     found, _ = await app.state.context.files.database.run(
-        lambda connection: table.events_page(connection, job_id, None, 1000)
+        lambda connection: FINETUNING_JOBS.events_page(connection, job_id, None, 1000)
     )
     return [each.event.message for each in reversed(found)]

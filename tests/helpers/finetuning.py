@@ -14,8 +14,8 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ValidationError
 
 from engine.command_io.finetuning.events import JobEvent
-from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.table import FINETUNING_JOBS
 from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
 
 _TYPES: dict[str, type[openai.BaseModel]] = {
@@ -68,10 +68,12 @@ class Runner:
         self.woken: list[str] = []
         self.num_checked = 0  # objects of answers, by `check_types`
         self._context = app.state.context
-        self._context.wake_finetune = self.woken.append
+        self._context.wake_job = self.woken.append
 
     async def change(self, job_id: str, edit: Callable[[FinetuneRecord], None]) -> FinetuneRecord:
-        record = await self._context.files.database.run(lambda connection: table.change(connection, job_id, edit))
+        record = await self._context.files.database.run(
+            lambda connection: FINETUNING_JOBS.change(connection, job_id, edit)
+        )
         assert record is not None
         return record
 
@@ -79,7 +81,9 @@ class Runner:
         return await self.change(job_id, lambda _: None)
 
     async def tell(self, job_id: str, *events: JobEvent) -> None:
-        await self._context.files.database.run(lambda connection: table.add_events(connection, job_id, events))
+        await self._context.files.database.run(
+            lambda connection: FINETUNING_JOBS.add_events(connection, job_id, events)
+        )
 
     async def check(self, response: httpx2.Response) -> None:
         """To be called with each response."""

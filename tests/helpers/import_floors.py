@@ -48,7 +48,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "text_model",
         "served chat",
         "context",
-        "generation",
+        "generation jobs",
         "protocols pooling finetuning",
         "http openapi",
         "state",

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from engine.errors import EngineStopped
-from server.batches.answers import LineUsage, answer_line
+from server.batches.answers import answer_line
 from server.batches.running import run_body
 from server.commands.batch.input_file import InputFile, InputLine
 from server.context import ServerContext
+from server.jobs.answers import AnswerUsage
 from server.keys.caller import ANYBODY
 
 _LINES_PER_PLACE = 2  # of the engine: a line that ends is followed by one that is there
@@ -20,7 +21,7 @@ class Answered:
 
     completed: int = 0
     failed: int = 0
-    usage: LineUsage = field(default_factory=LineUsage)
+    usage: AnswerUsage = field(default_factory=AnswerUsage)
 
 
 class Answering:

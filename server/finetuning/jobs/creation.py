@@ -8,11 +8,10 @@ from pathlib import Path
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import ModelNotFound
+from server.finetuning.adapter_files import AdapterShape, read_shape
 from server.finetuning.jobs.folders import stored_path
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
-from server.finetuning.jobs.names import new_job_id, new_model_name
-from server.finetuning.jobs.parent import Shape, read_shape
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuneRecord, new_job_id, new_model_name
 from server.finetuning.jobs.requested_grader import RequestedGrader, check_models
 from server.schemas.base import quote
 from server.schemas.files import FINE_TUNE
@@ -106,7 +105,7 @@ async def _check_file(context: ServerContext, owner: str, name: str, file_id: st
         )
 
 
-async def _shape(start: str | None) -> Shape | None:
+async def _shape(start: str | None) -> AdapterShape | None:
     return None if start is None else await asyncio.to_thread(read_shape, Path(start))
 
 

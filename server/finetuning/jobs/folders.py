@@ -1,38 +1,130 @@
-"""out_folder: where a job's adapter, its checkpoints and the trainer's files are."""
+"""Folders of fine-tuning jobs: where a job's adapter, its checkpoints and the trainer's files are, and what is deleted.
 
+DATA_DIR/fine-tuning/JOB/               the adapter
+DATA_DIR/fine-tuning/JOB/checkpoints/   an adapter for each epoch
+DATA_DIR/fine-tuning/JOB/job/           the JobFolder, with the trainer's files
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from sqlite3 import Connection
+
+from engine.command_io.finetuning.job import JobFolder
+from server.context import ServerContext
+from server.finetuning.adapter_files import ADAPTER_FILES
+from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.table import FINETUNING_JOBS, named
+
+logger = logging.getLogger(__name__)
 
 _ROOT = "fine-tuning"
+# Files of a JobFolder that are kept. The examples are their owner's, and the state is large.
+_KEPT = frozenset({"report.json", "results.csv", "events.jsonl", "loss.png", "reward.png", "lock"})
 
 
 def root_folder(data_dir: str) -> Path:
-    """With a folder for each job, by its id. It may not exist yet."""
+    """Return the folder that has a folder for each job, named by its id. It may not exist yet."""
     return Path(data_dir).resolve() / _ROOT
 
 
 def out_folder(data_dir: str, job_id: str) -> Path:
-    """For the adapter; beside it are `checkpoints/` and, in `job/`, the JobFolder. Never stored: --data-dir may be
-    moved."""
+    """Return the folder of the job's adapter. It is not stored: --data-dir may be moved."""
     return root_folder(data_dir) / job_id
 
 
+def job_folder(data_dir: str, job_id: str) -> JobFolder:
+    return JobFolder(out_folder(data_dir, job_id) / "job")
+
+
 def checkpoint_folder(data_dir: str, job_id: str, step: int) -> Path:
-    """With the adapter after a step that ended an epoch."""
+    """Return the folder of the adapter after a step that ended an epoch."""
     return out_folder(data_dir, job_id) / "checkpoints" / f"step-{step}"
 
 
 def stored_path(data_dir: str, path: str) -> str:
-    """As it may be stored: relative to --data-dir if it is within that."""
+    """Return the path as it is stored: relative to --data-dir if it is within that."""
     root, absolute = Path(data_dir).resolve(), Path(path).resolve()
     return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
 
 
 def found_path(data_dir: str, stored: str) -> str:
-    """Where that is now. The counterpart of `stored_path`."""
+    """Return the current path of what `stored_path` returned."""
     return str(Path(data_dir).resolve() / stored)
 
 
 def job_ids(data_dir: str) -> set[str]:
-    """Of jobs that have a folder."""
+    """Return the ids of the jobs that have a folder."""
     root = root_folder(data_dir)
     return {path.name for path in root.iterdir()} if root.exists() else set()
+
+
+# --- deletion --------------------------------------------------------------------------------------------------------
+
+
+def clean_up(data_dir: str, record: FinetuneRecord) -> None:
+    """Delete what the job, which has ended, needs no more: all but its adapters, and the files that say how they were
+    made. What cannot be deleted is tried again at the next start. Blocks."""
+    _delete(_leftovers(data_dir, record))
+
+
+def _leftovers(data_dir: str, record: FinetuneRecord) -> Iterator[Path]:
+    out = out_folder(data_dir, record.id)
+    yield from (path for path in (out / "job").glob("*") if path.name not in _KEPT)
+    if not record.has_adapter:  # the job was stopped or deleted since its trainer wrote the adapter
+        yield from out.glob("adapter_*")
+    known = {checkpoint_folder(data_dir, record.id, each.step) for each in record.checkpoints}
+    yield from (path for path in (out / "checkpoints").glob("*") if path not in known)
+
+
+async def delete_adapter(context: ServerContext, name: str, check: Callable[[FinetuneRecord], None]) -> bool:
+    """Delete the adapter of a job, or of one of its checkpoints; False if no job has it. Requests that use the adapter
+    continue.
+
+    check: receives the job, and raises if the caller may not delete the adapter. Raises StorageFailed.
+    """
+    data_dir = context.config.data_dir
+    if data_dir is None:
+        return False
+
+    def work(connection: Connection) -> tuple[FinetuneRecord, int | None] | None:
+        found = named(connection, name)
+        if found is None:
+            return None
+        record, step = found
+        check(record)
+
+        def edit(record: FinetuneRecord) -> None:
+            record.checkpoints = [each for each in record.checkpoints if each.step != step]
+            record.is_deleted = record.is_deleted or step is None
+
+        FINETUNING_JOBS.change(connection, record.id, edit)
+        return found
+
+    found = await context.files.database.run(work, is_durable=True)
+    if found is None:
+        return False
+    record, step = found
+    adapters = context.models.adapters
+    if adapters.get(name) is not None:
+        adapters.remove(name, context.models.get_or_default(record.base_model))
+    if step is None:
+        folder = out_folder(data_dir, record.id)
+        paths = [folder / each for each in ADAPTER_FILES]
+    else:
+        paths = [checkpoint_folder(data_dir, record.id, step)]
+    await asyncio.to_thread(_delete, paths)
+    return True
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    """Delete files and folders. What cannot be deleted has no name in the table any more, and is never served."""
+    for path in paths:
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("%s of a fine-tuning job could not be deleted: %s", path, error)

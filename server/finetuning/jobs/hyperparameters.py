@@ -9,7 +9,7 @@ from engine.command_io.finetuning.config import DEFAULT_LENGTH
 from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, TrainingMethod
 from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.finetuning.jobs.parent import Shape
+from server.finetuning.adapter_files import AdapterShape
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod, TrainedEffort
 
@@ -19,7 +19,7 @@ _SUPPORTED = ", ".join(TrainingMethod)
 
 
 def hyperparameters_of(
-    body: FinetuneRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: Shape | None
+    body: FinetuneRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: AdapterShape | None
 ) -> tuple[TrainingMethod, Hyperparameters]:
     """max_rank: of adapters that can be served. max_length, layers: of the served model, how many tokens it takes and
     the kinds of layers that can be trained, where they are known; else None and empty. start: of the adapter that
@@ -134,7 +134,9 @@ def _check_limits(chosen: Hyperparameters, paths: dict[str, str], max_rank: int,
         )
 
 
-def _check_layers(chosen: Hyperparameters, paths: dict[str, str], layers: Sequence[str], start: Shape | None) -> None:
+def _check_layers(
+    chosen: Hyperparameters, paths: dict[str, str], layers: Sequence[str], start: AdapterShape | None
+) -> None:
     wanted = chosen.target_modules
     if not wanted:
         return
@@ -154,7 +156,7 @@ def _check_layers(chosen: Hyperparameters, paths: dict[str, str], layers: Sequen
 
 
 def _shaped(
-    chosen: Hyperparameters, method: TrainingMethod, paths: dict[str, str], max_rank: int, start: Shape | None
+    chosen: Hyperparameters, method: TrainingMethod, paths: dict[str, str], max_rank: int, start: AdapterShape | None
 ) -> Hyperparameters:
     """With a rank that can be served, and the shape of the adapter to go on with."""
     if start is None:

@@ -1,12 +1,12 @@
 """job_object, event_object, checkpoint_object: what clients see of a job."""
 
+import re
 from typing import Any
 
 from engine.command_io.finetuning.graders.parsing import with_names
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
-from server.finetuning.jobs.names import checkpoint_id, event_id
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
-from server.finetuning.jobs.table import NumberedEvent
+from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, checkpoint_id, event_id
+from server.jobs.table import NumberedEvent
 from server.schemas.finetune_answers import (
     CheckpointMetrics,
     FinetuneCheckpointObject,
@@ -16,6 +16,9 @@ from server.schemas.finetune_answers import (
     MethodObject,
     MethodSettings,
 )
+
+_FLAG = re.compile(r"--([a-z][a-z-]*)")
+_FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # in front of a name
 
 _OF_THE_SERVER = {"adapter", "checkpoint"}  # an event's data that says where files are
 
@@ -121,3 +124,14 @@ def checkpoint_object(record: FinetuneRecord, checkpoint: FinetuneCheckpoint) ->
         step_number=checkpoint.step,
         metrics=CheckpointMetrics(**{**metrics, "step": checkpoint.step}),
     )
+
+
+def for_clients(message: str) -> str:
+    """Options of the command line that are hyperparameters are fields of a request here, and of paths only the last
+    name is told: which folders a server has is not for clients."""
+    return _FOLDERS.sub("", _FLAG.sub(_field, message))
+
+
+def _field(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    return name if name in Hyperparameters.__struct_fields__ else flag[0]

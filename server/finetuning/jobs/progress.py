@@ -1,92 +1,99 @@
-"""Progress: what a trainer tells in its file becomes events of the job, served checkpoints, and a forecast."""
+"""Progress: the trainer's events become events of the job, served checkpoints, and an estimated finish."""
 
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import JobFolder
-from server.finetuning.jobs.journal import Journal
-from server.finetuning.jobs.news import News, new_lines, news_of, size_of
+from server.finetuning.jobs.objects import for_clients
+from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
-from server.finetuning.jobs.surroundings import Surroundings
-from server.finetuning.jobs.wording import for_clients
+from server.finetuning.jobs.table import FinetuningJournal
+from server.jobs.environment import JobEnvironment
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 
-_WINDOW_STEPS = 20  # whose pace the forecast goes by
-_FORECAST_S = 2.0  # between two that are stored without another reason
+_WINDOW_STEPS = 20  # whose pace the estimate goes by
+_ESTIMATE_S = 2.0  # between two estimates that are stored without another reason
+_MAX_BYTES = 4 << 20  # of events that are read at a time
+_NO_METRICS = ("checkpoint", "epoch", "step")
 
 
 class Progress:
-    """Of one job. What is in the job's record is not taken again."""
+    """The progress of one job. Events that the job's record counts are not read again."""
 
-    def __init__(self, journal: Journal, folder: JobFolder, around: Surroundings) -> None:
-        self.error: FinetuneError | None = None  # that the process of now has told
+    def __init__(
+        self, journal: FinetuningJournal, folder: JobFolder, env: JobEnvironment, publisher: Publisher
+    ) -> None:
+        self.error: FinetuneError | None = None  # that the current process has reported
         self._journal = journal
         self._folder = folder
-        self._around = around
+        self._env = env
+        self._publisher = publisher
         self._steps_s: deque[tuple[int, float]] = deque(maxlen=_WINDOW_STEPS + 1)  # step, and time.monotonic()
-        self._forecast_s = 0.0
+        self._estimated_s = 0.0
 
     @property
     def is_complete(self) -> bool:
-        """Whether the adapter is."""
+        """Whether the adapter is complete."""
         return self._journal.record.trained_tokens is not None
 
     async def begin(self) -> None:
-        """A process is about to start."""
+        """Prepare for a process that starts next."""
         self.error = None
         self._steps_s.clear()
-        size = await asyncio.to_thread(size_of, self._folder.events)
-        if size < self._journal.record.events_bytes:  # a loss of power has taken its end, and the process appends
+        size = await asyncio.to_thread(_size_of, self._folder.events)
+        if size < self._journal.record.events_bytes:  # a power cut took the file's end, and the process appends
 
             def edit(stored: FinetuneRecord) -> None:
                 stored.events_bytes = size
 
-            await self._journal.change(FinetuneStatus.RUNNING, edit)
+            await self._journal.change(edit, status=FinetuneStatus.RUNNING)
 
     async def take(self) -> bool:
-        """Take what is new, or a part of it; whether there may be more. Raises EngineStopped."""
+        """Store new events, or a part of them; return whether there may be more. Raises EngineStopped."""
         record = self._journal.record
-        data = await asyncio.to_thread(new_lines, self._folder.events, record.events_bytes)
+        data = await asyncio.to_thread(_new_lines, self._folder.events, record.events_bytes)
         if not data:
-            await self._update_forecast()
+            await self._update_estimate()
             return False
-        news = news_of(record, data)
+        new = _new_events(record, data)
         try:
-            return await self._store(record, news)
+            return await self._store(record, new)
         finally:
             stored = {each.step for each in self._journal.record.checkpoints}
-            for checkpoint in news.checkpoints:  # one that is not stored is told of again by the next process
+            for checkpoint in new.checkpoints:  # one that is not stored is reported again by the next process
                 if checkpoint.step not in stored:
-                    self._around.publisher.withdraw(record, checkpoint.step)
+                    self._publisher.withdraw(record, checkpoint.step)
 
-    async def _store(self, record: FinetuneRecord, news: News) -> bool:
-        """Serve its checkpoints, and store it all; False if a client has stopped the job."""
-        told = [self._told(event) for event in news.kept]
-        for checkpoint in news.checkpoints:
-            told.append(await self._publish(record, checkpoint))
-        self._note_steps(news.steps)
-        estimated_s = self._estimated_finish()
+    async def _store(self, record: FinetuneRecord, new: "_NewEvents") -> bool:
+        """Serve the new checkpoints, and store everything; return False if a client has stopped the job."""
+        events = [self._event_for_clients(event) for event in new.kept]
+        for checkpoint in new.checkpoints:
+            events.append(await self._publish(record, checkpoint))
+        self._note_steps(new.steps)
+        estimated_s = self._estimate_finish()
 
         def edit(stored: FinetuneRecord) -> None:
-            stored.events_bytes = news.size
-            stored.step = max([stored.step, *(event.data["step"] for event in news.steps)])
-            stored.checkpoints = [*stored.checkpoints, *news.checkpoints]
+            stored.events_bytes = new.size
+            stored.step = max([stored.step, *(event.data["step"] for event in new.steps)])
+            stored.checkpoints = [*stored.checkpoints, *new.checkpoints]
             stored.estimated_finish = estimated_s or stored.estimated_finish
-            for event in news.events:
+            for event in new.events:
                 _apply(stored, event)
 
-        is_durable = len(news.kept) > len(news.steps)
-        is_stored = await self._journal.change(FinetuneStatus.RUNNING, edit, told, is_durable=is_durable)
+        is_durable = len(new.kept) > len(new.steps)
+        is_stored = await self._journal.change(edit, events, status=FinetuneStatus.RUNNING, is_durable=is_durable)
         if is_stored:
-            self._around.metrics.add("finetune_steps_total", len(news.steps))
-            self._around.metrics.add("finetune_tokens_total", sum(each.data.get("tokens", 0) for each in news.steps))
+            self._env.metrics.add("finetune_steps_total", len(new.steps))
+            self._env.metrics.add("finetune_tokens_total", sum(each.data.get("tokens", 0) for each in new.steps))
         return is_stored
 
-    def _told(self, event: JobEvent) -> JobEvent:
+    def _event_for_clients(self, event: JobEvent) -> JobEvent:
         if "sample" in event.data:  # the model's words
             return event
         message = for_clients(event.message)
@@ -96,21 +103,21 @@ class Progress:
 
     async def _publish(self, record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> JobEvent:
         name = record.checkpoint_name(checkpoint.step)
-        reason = await self._around.publisher.publish(record, checkpoint.step)
+        reason = await self._publisher.publish(record, checkpoint.step)
         if reason is None:
             return self._journal.event(f"Checkpoint created at step {checkpoint.step}: {name}", step=checkpoint.step)
         return self._journal.event(f"The checkpoint {name} is not served: {reason}", level="warn")
 
-    # --- forecast -----------------------------------------------------------------------------------------------------
+    # --- estimated finish ---------------------------------------------------------------------------------------------
 
     def _note_steps(self, steps: list[JobEvent]) -> None:
         now_s = time.monotonic()
         for event in steps:
             self._steps_s.append((event.data["step"], now_s))
 
-    def _estimated_finish(self) -> int | None:
-        """Seconds since 1970, at the pace of the last steps, the time that they stood still for clients included; None
-        before two are known."""
+    def _estimate_finish(self) -> int | None:
+        """Return seconds since 1970, at the pace of the last steps, including the time for which they were suspended;
+        None before two steps are known."""
         resolved = self._journal.record.resolved
         if resolved is None or len(self._steps_s) < 2:
             return None
@@ -120,20 +127,20 @@ class Progress:
         step_s = (time.monotonic() - began_s) / (last - first)
         return int(self._journal.now_s + step_s * (resolved.total_steps - last))
 
-    async def _update_forecast(self) -> None:
-        """Nothing is new: it will be later."""
-        if time.monotonic() - self._forecast_s < _FORECAST_S or (estimated_s := self._estimated_finish()) is None:
+    async def _update_estimate(self) -> None:
+        """Store a later finish, since nothing is new."""
+        if time.monotonic() - self._estimated_s < _ESTIMATE_S or (estimated_s := self._estimate_finish()) is None:
             return
-        self._forecast_s = time.monotonic()
+        self._estimated_s = time.monotonic()
 
         def edit(record: FinetuneRecord) -> None:
             record.estimated_finish = estimated_s
 
-        await self._journal.change(FinetuneStatus.RUNNING, edit, is_durable=False)
+        await self._journal.change(edit, status=FinetuneStatus.RUNNING, is_durable=False)
 
 
 def _apply(record: FinetuneRecord, event: JobEvent) -> None:
-    """Note what an event tells of the whole job."""
+    """Take from an event what it says of the whole job."""
     data = event.data
     if "n_epochs" in data and "total_steps" in data:
         record.resolved = Resolved(
@@ -146,3 +153,71 @@ def _apply(record: FinetuneRecord, event: JobEvent) -> None:
         )
     if "trained_tokens" in data:
         record.trained_tokens = data["trained_tokens"]
+
+
+# --- the trainer's file of events -------------------------------------------------------------------------------------
+
+_decode = msgspec.json.Decoder(JobEvent).decode
+
+
+@dataclass(frozen=True, slots=True)
+class _NewEvents:
+    """Events of the trainer since the last look. size: of the file up to the last of them. steps: the events of new
+    steps. kept: the events that become events of the job, each step once. checkpoints: that are new."""
+
+    size: int
+    events: list[JobEvent]
+    steps: list[JobEvent]
+    kept: list[JobEvent]
+    checkpoints: list[FinetuneCheckpoint]
+
+
+def _new_events(record: FinetuneRecord, data: bytes) -> _NewEvents:
+    """data: the lines behind those that the record counts. A trainer that was killed reports some steps again."""
+    events = [event for line in data.splitlines() if (event := _read(line)) is not None]
+    steps: list[JobEvent] = []
+    kept: list[JobEvent] = []
+    checkpoints: dict[int, FinetuneCheckpoint] = {}
+    last, known = record.step, {each.step for each in record.checkpoints}
+    for event in events:
+        if event.kind != "metrics":
+            kept.append(event)
+        elif event.data.get("step", 0) > last:
+            last = event.data["step"]
+            steps.append(event)
+            kept.append(event)
+        if "checkpoint" in event.data and (step := event.data["step"]) not in known:
+            checkpoints[step] = FinetuneCheckpoint(step=step, created_at=int(event.created_at), metrics=_metrics(event))
+    return _NewEvents(record.events_bytes + len(data), events, steps, kept, list(checkpoints.values()))
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _new_lines(path: Path, offset: int) -> bytes:
+    """Return whole lines behind `offset`; the lines of a long file come in parts."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        return b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _read(line: bytes) -> JobEvent | None:
+    """Return None for a line that a crash cut."""
+    try:
+        return _decode(line)
+    except msgspec.DecodeError:
+        return None
+
+
+def _metrics(event: JobEvent) -> dict[str, float]:
+    return {
+        name: value for name, value in event.data.items() if isinstance(value, int | float) and name not in _NO_METRICS
+    }

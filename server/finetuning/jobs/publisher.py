@@ -11,9 +11,9 @@ from typing import Any
 from engine.client.interface import EngineState
 from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, InvalidRequest
 from server.finetuning.adapter_files import CONFIG_FILE
-from server.finetuning.jobs import table
 from server.finetuning.jobs.folders import checkpoint_folder, out_folder
 from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.table import with_adapters
 from server.served.adapter import ServedAdapter
 from server.served.model import ServedModel
 from server.served.models import ServedModels
@@ -60,7 +60,7 @@ class Publisher:
 
     async def announce_all(self, database: Database) -> None:
         """Have the names of earlier servers' jobs again, before any model is loaded. Raises StorageFailed."""
-        for record in await database.run(table.with_adapters):
+        for record in await database.run(with_adapters):
             try:
                 self._models.base_model(record.base_model)
             except InvalidRequest as error:

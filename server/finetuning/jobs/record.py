@@ -1,16 +1,27 @@
-"""FinetuneRecord: what is stored of a fine-tuning job."""
+"""FinetuneRecord: everything that is stored of a fine-tuning job, and the names of jobs and of what they make.
 
+The names are OpenAI's: `ftjob-ID` and `ft:BASE:headrace:SUFFIX:ID`.
+"""
+
+import re
+import secrets
+import string
 from typing import Any
 
 import msgspec
 
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
-from server.finetuning.jobs.names import checkpoint_name
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.schemas.finetune_answers import ORGANIZATION, FinetuneError, FinetuneStatus
+
+_JOB_PREFIX = "ftjob-"
+_ALPHABET = string.ascii_letters + string.digits
+_JOB_CHARACTERS, _NAME_CHARACTERS = 24, 8
+_CHECKPOINT = ":ckpt-step-"
+_NOT_IN_BASES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """What the trainer chose, or was given."""
+    """Hyperparameters that the trainer chose, or was given."""
 
     n_epochs: int
     batch_size: int
@@ -21,7 +32,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinetuneCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """An epoch's adapter. metrics: of the trainer's event."""
+    """The adapter after an epoch. metrics: of the trainer's event."""
 
     step: int
     created_at: int
@@ -31,16 +42,16 @@ class FinetuneCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 class FinetuneRecord(msgspec.Struct, kw_only=True):
     """A row of the table. Times are in seconds since 1970.
 
-    model: as the client asked for it. base_model: the canonical name of the model that is changed. start: the folder of
-    the adapter that training goes on with, as `stored_path` has it. name: reserved from the start, and served once the
-    job has succeeded. hyperparameters: None where it is the trainer's to choose; `resolved` once it has. grader: of
+    model: as the client named it. base_model: the canonical name of the model that is fine-tuned. start: the folder of
+    the adapter that training continues from, as `stored_path` returns it. name: reserved from the start, and served
+    once the job has succeeded. hyperparameters: None where the trainer chooses; `resolved` once it has. grader: of
     reinforcement, as the client wrote it. is_prepared: the files were validated, and the JobFolder has all that the
-    trainer reads. events_bytes: of the trainer's events.jsonl, how much is in the table of events, or was left out: a
-    trainer that was killed does some steps again, and tells so again. step: the last one that is there. is_deleted: the
-    adapter is, by whoever may, after the job had succeeded.
+    trainer reads. events_bytes: the part of the trainer's events.jsonl that is in the table of events, or was left out:
+    a trainer that was killed repeats some steps, and reports them again. step: the last one that is in the table.
+    is_deleted: the adapter was deleted after the job had succeeded.
 
-    The status is also what is wanted: routes set `paused`, `queued` and `cancelled`, and the runner follows. Whoever
-    edits a record looks first whether it still has the status that the edit is for.
+    The status also says what is wanted: routes set `paused`, `queued` and `cancelled`, and the runner follows. Code
+    that edits a record first checks that it still has the status that the edit is for.
     """
 
     id: str
@@ -73,7 +84,7 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     is_deleted: bool = False
 
     def enter(self, status: FinetuneStatus, now_s: float) -> None:
-        """Take the status, and note when where that counts."""
+        """Take the status, and note the time of the first start and of the end."""
         self.status = status
         if status is FinetuneStatus.RUNNING and self.started_at is None:
             self.started_at = int(now_s)
@@ -84,9 +95,58 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether its own name is served, where its base model is."""
+        """Whether the job's own name is served, if its base model is."""
         return self.status is FinetuneStatus.SUCCEEDED and not self.is_deleted
 
     def checkpoint_name(self, step: int) -> str:
-        """That the checkpoint is served under."""
+        """Return the name under which the checkpoint is served."""
         return checkpoint_name(self.name, step)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def new_job_id() -> str:
+    return _JOB_PREFIX + _random(_JOB_CHARACTERS)
+
+
+def new_model_name(base: str, suffix: str | None) -> str:
+    """base: the name that the model is served under; only the last part of a path counts. suffix: as the schema has
+    checked it, so that a name has five parts."""
+    return f"ft:{_base_part(base)}:{ORGANIZATION}:{suffix or ''}:{_random(_NAME_CHARACTERS)}"
+
+
+def checkpoint_name(model_name: str, step: int) -> str:
+    return f"{model_name}{_CHECKPOINT}{step}"
+
+
+def split_checkpoint_name(name: str) -> tuple[str, int | None]:
+    """Return the model's name, and the step if this is the name of a checkpoint."""
+    model_name, found, digits = name.rpartition(_CHECKPOINT)
+    if not found or not (digits.isascii() and digits.isdecimal()) or str(int(digits[:18])) != digits:
+        return name, None
+    return model_name, int(digits)
+
+
+def event_id(job_id: str, number: int) -> str:
+    return f"ftevent-{job_id.removeprefix(_JOB_PREFIX)}-{number}"
+
+
+def event_number(job_id: str, given: str) -> int | None:
+    """Return the number of one of this job's events by its id; None for anything else."""
+    digits = given.removeprefix(event_id(job_id, 0)[:-1])
+    number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
+    return number if number is not None and event_id(job_id, number) == given else None
+
+
+def checkpoint_id(job_id: str, step: int) -> str:
+    return f"ftckpt_{job_id.removeprefix(_JOB_PREFIX)}_{step}"
+
+
+def _base_part(base: str) -> str:
+    last = base.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    return _NOT_IN_BASES.sub("-", last).strip("-") or "model"
+
+
+def _random(count: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(count))

@@ -1,48 +1,62 @@
-"""Training: one job that is prepared, from its start to its end, in a task that may be ended and begun again."""
+"""Training: the stage of a fine-tuning job in which the trainer runs."""
 
 import asyncio
 import logging
+from typing import Any
 
 from engine.child_processes.background import IDLE, LOCK_HELD, NORMAL, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
-from engine.command_io.finetuning.grader_mailbox import forget_questions
-from server.finetuning.jobs.answering import Answering
-from server.finetuning.jobs.child import Child, traceback_of
-from server.finetuning.jobs.children import Ending, running
+from engine.command_io.finetuning.grader_mailbox import (
+    Answers,
+    Questions,
+    forget_questions,
+    read_questions,
+    write_answers,
+)
+from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion
+from engine.command_io.finetuning.job import JobFolder
+from engine.errors import EngineStopped
 from server.finetuning.jobs.completion import finish
-from server.finetuning.jobs.journal import Journal
+from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
 from server.finetuning.jobs.progress import Progress
+from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuneRecord
-from server.finetuning.jobs.standstill import Standstill
-from server.finetuning.jobs.surroundings import DEATH_PAUSES_S, FULL_DISK_PAUSE_S, MAX_DEATHS, Surroundings, job_folder
+from server.finetuning.jobs.table import FINETUNING_JOBS, FinetuningJournal
+from server.finetuning.scoring import ENDPOINT, chat_body, scored, unanswered
+from server.jobs.child import Child, traceback_of
+from server.jobs.environment import JobEnvironment
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 0.25  # at what the trainer has told
-_FAILED = 1  # exit status of a trainer that has said why
-_GOES_ON = "training continues from its saved state when that has passed"
+_LOOK_S = 0.25  # between two looks at the trainer's events
+_FAILED = 1  # exit status of a trainer that has reported why
+_CONTINUES = "training continues from its saved state when that has passed"
 _PASSING = {  # by exit status
-    TRY_AGAIN: f"The server's disk is full; {_GOES_ON}",
-    LOCK_HELD: f"Another process works in the job's folder; {_GOES_ON}",
+    TRY_AGAIN: f"The server's disk is full; {_CONTINUES}",
+    LOCK_HELD: f"Another process works in the job's folder; {_CONTINUES}",
 }
+_GRADING = (
+    "Waiting: models that grade have not answered yet; their requests give way to clients', and they may have to be "
+    "loaded"
+)
+_NO_KEY = "the key that made the job is not accepted any more"
 
 
-class Training:
-    """Works while the job is RUNNING. Ends as `run` returns; canceled, it leaves a job that goes on later."""
-
+class Training(ProcessWork):
     status = FinetuneStatus.RUNNING
 
-    def __init__(self, record: FinetuneRecord, around: Surroundings) -> None:
-        self.id = record.id
-        self.ending = Ending()
-        self._around = around
-        self._folder = job_folder(around, record)
-        self._journal = Journal(around.files, record, sleep=around.sleep)
-        self._progress = Progress(self._journal, self._folder, around)
-        self._standstill = Standstill(around.gate, gives_way=around.gives_way)
-        self._cause: str | None = None  # of the last wait
-        self._answering: Answering | None = None  # of the last process
+    def __init__(self, record: FinetuneRecord, env: JobEnvironment, publisher: Publisher) -> None:
+        super().__init__(record, env, is_saving=True)
+        self._publisher = publisher
+        self._progress = Progress(self._journal, self._folder, env, publisher)
+        self._mailbox: GraderMailbox | None = None  # of the last process
+
+    async def follow(self, record: FinetuneRecord | None, *, is_canceled: bool) -> bool:
+        if record is not None and record.status is FinetuneStatus.QUEUED and not is_canceled:
+            await enter_running(self._env, record)  # a client paused and resumed it since the last look
+            return True
+        return await super().follow(record, is_canceled=is_canceled)
 
     async def run(self) -> None:
         num_deaths = 0
@@ -55,9 +69,12 @@ class Training:
             try:
                 code = await self._train()
             except OSError as fault:
-                await self._wait(f"The server cannot run the training process ({fault.strerror}); {_GOES_ON}")
+                cause = f"The server cannot run the training process ({fault.strerror}); {_CONTINUES}"
+                if not await self._wait(cause):
+                    return
                 continue
-            if self._journal.record.step > step:
+            has_progressed = self._journal.record.step > step
+            if has_progressed:
                 self._cause = None
             if self._progress.is_complete:
                 break
@@ -66,62 +83,57 @@ class Training:
             if code == _FAILED and (error := self._progress.error) is not None:
                 await self._journal.fail(self.status, error)
                 return
-            if (cause := _PASSING.get(code)) is not None:
-                await self._wait(cause)
+            if (passing := _PASSING.get(code)) is not None:
+                if not await self._wait(passing):
+                    return
                 continue
-            num_deaths = 1 if self._journal.record.step > step else num_deaths + 1
-            if not await self._survives(num_deaths, code):
+            num_deaths = 1 if has_progressed else num_deaths + 1
+            if not await self._survive(num_deaths, code):
                 return
         if await self._is_wanted():
-            await finish(self._journal, self._around)
+            await finish(self._journal, self._env, self._publisher)
 
     async def _train(self) -> int:
-        """Once: the exit status of the process."""
-        arguments = [str(self._folder.path)]
+        """Run the trainer once; return its exit status."""
         await self._progress.begin()
         await asyncio.to_thread(forget_questions, self._folder)
-        priority = IDLE if self._around.gives_way else NORMAL
-        async with running(
-            self._around, "engine.finetuning", arguments, self._folder, self.ending, priority, self._look
-        ) as child:
+        process = self._env.child(
+            "engine.finetuning",
+            [str(self._folder.path)],
+            lock=self._folder.lock,
+            ending=self._ending,
+            priority=IDLE if self._env.gives_way else NORMAL,
+            look=self._look,
+        )
+        async with process as child:
             exit_status = asyncio.ensure_future(child.wait())
-            answering = Answering(self._folder, self._journal.record.owner, self._around.answer_chat)
-            self._answering = answering
+            mailbox = GraderMailbox(self._folder, self._journal.record.owner, self._env)
+            self._mailbox = mailbox
             try:
                 while not exit_status.done():
                     await self._progress.take()
                     if self._journal.record.grader is not None:
-                        await answering.look()
+                        await mailbox.look()
                     await self._look(child)
                     await asyncio.wait([exit_status], timeout=_LOOK_S)
-                while await self._progress.take():  # it comes in parts
+                while await self._progress.take():  # the rest comes in parts
                     pass
                 return exit_status.result()
             finally:
                 exit_status.cancel()
-                await answering.end()
+                await mailbox.close()
 
     async def _look(self, child: Child | None = None) -> None:
-        """Tell why it does not get on, if that has not been told yet."""
-        is_asking = self._answering is not None and self._answering.is_busy
-        reason = self._standstill.reason(self._journal.record.events_bytes, child, is_asking=is_asking)
+        """Report why the job is stalled, if that has not been reported yet."""
+        is_grading = self._mailbox is not None and self._mailbox.is_busy
+        reason = self._stalls.reason(
+            self._journal.record.events_bytes, child, known_reason=_GRADING if is_grading else None
+        )
         if reason is not None:
-            await self._journal.tell(self.status, reason)
+            await self._journal.warn(self.status, reason)
 
-    async def _is_wanted(self) -> bool:
-        """Whether no client has stopped the job: the end of its process is expected then."""
-        return await self._journal.change(self.status, lambda _: None, is_durable=False)
-
-    async def _wait(self, cause: str) -> None:
-        """Until what stands in the way may have passed. It is told once, until there is a new step."""
-        logger.warning("fine-tuning job %s waits: %s", self.id, cause)
-        if cause != self._cause:
-            await self._journal.tell(self.status, cause)
-        self._cause = cause
-        await self._around.sleep(FULL_DISK_PAUSE_S)
-
-    async def _survives(self, num_deaths: int, code: int) -> bool:
-        """Wait before the next start, or fail the job. num_deaths: in a row without a step."""
+    async def _survive(self, num_deaths: int, code: int) -> bool:
+        """Wait before the next start; or fail the job, and return False. num_deaths: in a row without a step."""
         how = describe_exit(code)
         if traceback := await asyncio.to_thread(traceback_of, self._folder.lock):
             logger.error("the process of fine-tuning job %s: %s", self.id, traceback)
@@ -129,9 +141,78 @@ class Training:
             reason = f"the training process ended {num_deaths} times without a new step, the last time with {how}"
             await self._journal.fail(self.status, FinetuneError("server_error", reason))
             return False
-        self._around.metrics.add("finetune_restarts_total", 1)
+        self._env.metrics.add("finetune_restarts_total", 1)
         logger.warning("the process of fine-tuning job %s ended with %s, and is started again", self.id, how)
         message = f"The training process ended unexpectedly ({how}); it continues from its last saved state"
-        await self._journal.tell(self.status, message)
-        await self._around.sleep(DEATH_PAUSES_S[num_deaths - 1])
+        await self._journal.warn(self.status, message)
+        await self._pause_after(num_deaths)
         return True
+
+
+async def enter_running(env: JobEnvironment, record: FinetuneRecord) -> FinetuneRecord | None:
+    """Make a queued job run, and return it; None if a client wants something else of it by now."""
+    journal = FinetuningJournal(env.files, FINETUNING_JOBS, record, sleep=env.sleep)
+    is_new = record.started_at is None
+    event = journal.event("Fine-tuning job started" if is_new else "Fine-tuning job resumed")
+    is_changed = await journal.change(
+        lambda each: each.enter(FinetuneStatus.RUNNING, journal.now_s), [event], status=FinetuneStatus.QUEUED
+    )
+    return journal.record if is_changed else None
+
+
+class GraderMailbox:
+    """Answers a trainer's questions to models that grade, by this server's own models.
+
+    The questions of one file, whose number the trainer limits, are answered at the same time; the trainer writes the
+    next file when it has read the answers.
+    """
+
+    def __init__(self, folder: JobFolder, owner: str, env: JobEnvironment) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._env = env
+        self._task: asyncio.Task[None] | None = None
+        self._last_id: str | None = None  # of questions that are answered, or will be
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are questions that are not answered yet."""
+        return self._task is not None and not self._task.done()
+
+    async def look(self) -> None:
+        """Start to answer new questions. Raises OSError."""
+        if self._task is not None:
+            if not self._task.done():
+                return
+            task, self._task = self._task, None
+            task.result()
+        questions = await asyncio.to_thread(read_questions, self._folder)
+        if questions is not None and questions.id != self._last_id:
+            self._last_id = questions.id
+            self._task = asyncio.create_task(self._answer(questions), name="answers for a trainer")
+
+    async def close(self) -> None:
+        """Stop answering: the process is gone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _answer(self, questions: Questions) -> None:
+        tasks = [asyncio.create_task(self._score(question)) for question in questions.questions]
+        try:
+            answers = await asyncio.gather(*tasks)
+        except EngineStopped:  # with the server, and the trainer; the next trainer asks again
+            return
+        finally:
+            for task in tasks:
+                task.cancel()
+        await asyncio.to_thread(write_answers, self._folder, Answers(questions.id, answers))
+
+    async def _score(self, question: ScoreQuestion) -> ScoreAnswer:
+        """Answer one question, in a task of its own since the caller is set for the task."""
+        caller = self._env.find_caller(self._owner)
+        if caller is None:
+            return unanswered(_NO_KEY)
+        body: dict[str, Any] = chat_body(question)
+        answer = await self._env.answer(caller, ENDPOINT, body, asyncio.sleep)
+        return scored(answer.status_code, answer.body).answer

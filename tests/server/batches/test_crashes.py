@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from server.batches.answers import LineAnswer
-from server.batches.runner import BatchRunner, sweep_files
-from server.batches.surroundings import Sleep
 from server.config.storage import StorageConfig
-from server.context import ServerContext
 from server.files.disk import Disk
 from server.files.store import Files
+from server.jobs.answers import BodyAnswer
+from server.jobs.environment import Sleep
 from server.keys.caller import Caller
 from server.schemas.batch_answers import BatchStatus
-from tests.helpers.batches import CHAT, chat_line, jsonl
+from tests.helpers.batches import CHAT, batch_runner, chat_line, jsonl
 from tests.helpers.crashing import CrashingDatabase, CrashingDisk, Power, PowerCut
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, http, make_app, says
@@ -30,7 +28,7 @@ _NUM_LINES = 12
 _lengths = random.Random(0)
 
 
-async def _answer(_context: ServerContext, _caller: Caller, _endpoint: str, body: dict[str, Any], _sleep: Sleep) -> Any:
+async def _answer(_caller: Caller, _endpoint: str, body: dict[str, Any], _sleep: Sleep) -> Any:
     """An echo, another time of another length; every fourth line is an error."""
     await asyncio.sleep(0)
     text = body["messages"][0]["content"]
@@ -40,7 +38,7 @@ async def _answer(_context: ServerContext, _caller: Caller, _endpoint: str, body
         if is_wrong
         else {"echo": text * _lengths.randrange(1, 80), "usage": {"prompt_tokens": 1}}
     )
-    return LineAnswer(f"req_{text}", 400 if is_wrong else 200, json.dumps(answer).encode())
+    return BodyAnswer(f"req_{text}", 400 if is_wrong else 200, json.dumps(answer).encode())
 
 
 class _Machine:
@@ -71,18 +69,15 @@ class _Machine:
         files = Files(self.database, disk, StorageConfig())
         files.users += self._users
         self._made.state.context.files = files
-        self._made.state.context.batches_changed = asyncio.Event()  # of the loop that runs now
         return self._made
 
     async def serve(self, batch_id: str) -> bool:
         """Run until the batch has ended, which is True, or the power has. A failing disk is waited for in no time."""
         self.num_starts += 1
-        app = self._app()
-        context = app.state.context
+        runner = batch_runner(self._app(), _answer, sleep=lambda _: asyncio.sleep(0))
 
         async def run() -> None:
-            await sweep_files(context)
-            runner = BatchRunner(context, _answer, sleep=lambda _: asyncio.sleep(0))
+            await runner.sweep()
             await runner.run()
 
         running = asyncio.create_task(run())
@@ -103,8 +98,7 @@ class _Machine:
         """Run until so many more operations were begun, or the batch has ended; and leave the end of all tasks to the
         loop's."""
         wanted = self.power.num_operations + num_operations
-        context = self._app().state.context
-        runner = BatchRunner(context, _answer, sleep=lambda _: asyncio.sleep(0))
+        runner = batch_runner(self._app(), _answer, sleep=lambda _: asyncio.sleep(0))
         running = asyncio.create_task(runner.run())
         async with asyncio.timeout(DEADLINE_S):
             while self.power.num_operations < wanted and not self._status(batch_id).has_ended:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from server.batches.answers import LineAnswer, LineUsage, answer_line, error_line
+from server.batches.answers import answer_line, error_line
 from server.batches.lines import FaultyLine, Line, read_line
+from server.jobs.answers import AnswerUsage, BodyAnswer
 
 pytestmark = pytest.mark.fast
 
@@ -52,14 +53,14 @@ def test_what_is_no_object_is_told_as_no_json(data: bytes) -> None:
 
 
 def test_an_answers_line_is_openais() -> None:
-    line = json.loads(answer_line("a", LineAnswer("req_1", 200, b'{"id": "x"}')))
+    line = json.loads(answer_line("a", BodyAnswer("req_1", 200, b'{"id": "x"}')))
     assert line.pop("id").startswith("batch_req_")
     response = {"status_code": 200, "request_id": "req_1", "body": {"id": "x"}}
     assert line == {"custom_id": "a", "response": response, "error": None}
 
 
 def test_an_answers_line_has_the_headers_that_depend_on_the_request() -> None:
-    answer = LineAnswer("req_1", 200, b"{}", {"x-ignored-parameters": "user"})
+    answer = BodyAnswer("req_1", 200, b"{}", {"x-ignored-parameters": "user"})
     assert json.loads(answer_line("a", answer))["response"]["headers"] == {"x-ignored-parameters": "user"}
 
 
@@ -70,7 +71,7 @@ def test_a_line_without_an_answer_says_why() -> None:
 
 
 def test_a_timeout_is_no_answer() -> None:
-    line = json.loads(answer_line("a", LineAnswer("req_1", 504, b'{"error": {}}')))
+    line = json.loads(answer_line("a", BodyAnswer("req_1", 504, b'{"error": {}}')))
     assert (line["response"], line["error"]["code"]) == (None, "request_timeout")
 
 
@@ -85,7 +86,7 @@ def test_a_timeout_is_no_answer() -> None:
                 "prompt_tokens_details": {"cached_tokens": 2},
                 "completion_tokens_details": {"reasoning_tokens": 1, "drafted_tokens": 4},
             },
-            LineUsage(5, 2, 3, 1),
+            AnswerUsage(5, 2, 3, 1),
         ),
         (
             {
@@ -94,15 +95,15 @@ def test_a_timeout_is_no_answer() -> None:
                 "input_tokens_details": {"cached_tokens": 2},
                 "output_tokens_details": {"reasoning_tokens": 1},
             },
-            LineUsage(5, 2, 3, 1),
+            AnswerUsage(5, 2, 3, 1),
         ),
-        ({"prompt_tokens": 5, "total_tokens": 5}, LineUsage(5, 0, 0, 0)),
-        (None, LineUsage()),
+        ({"prompt_tokens": 5, "total_tokens": 5}, AnswerUsage(5, 0, 0, 0)),
+        (None, AnswerUsage()),
     ],
 )
-def test_usage_is_read_in_each_protocols_words(usage: dict[str, Any] | None, expected: LineUsage) -> None:
-    assert LineAnswer("r", 200, json.dumps({"usage": usage}).encode()).usage == expected
+def test_usage_is_read_in_each_protocols_words(usage: dict[str, Any] | None, expected: AnswerUsage) -> None:
+    assert BodyAnswer("r", 200, json.dumps({"usage": usage}).encode()).usage == expected
 
 
 def test_an_error_used_nothing() -> None:
-    assert LineAnswer("r", 400, b'{"error": {}}').usage == LineUsage()
+    assert BodyAnswer("r", 400, b'{"error": {}}').usage == AnswerUsage()

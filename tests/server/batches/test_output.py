@@ -8,13 +8,12 @@ from typing import TypeVar
 
 import pytest
 
-from server.batches import table
-from server.batches.answers import LineUsage
 from server.batches.output import Output, Result
-from server.batches.record import BatchRecord
+from server.batches.record import BATCHES, BatchRecord
 from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
+from server.jobs.answers import AnswerUsage
 from server.schemas.batch_answers import BatchStatus
 from server.store.database import MIGRATIONS, Database
 from tests.helpers.batches import CHAT
@@ -37,7 +36,7 @@ class _Canceled(Database):
 
 
 def _result(custom_id: str, *, is_completed: bool) -> Result:
-    return Result(b'{"custom_id":"%s"}\n' % custom_id.encode(), is_completed, LineUsage(input_tokens=1))
+    return Result(b'{"custom_id":"%s"}\n' % custom_id.encode(), is_completed, AnswerUsage(input_tokens=1))
 
 
 async def test_answers_whose_commit_was_canceled_count_once(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ async def test_answers_whose_commit_was_canceled_count_once(tmp_path: Path) -> N
     record = BatchRecord(
         id="b", owner="", endpoint=CHAT, input_file_id="f", completion_window="24h", created_at=0, expires_at=99
     )
-    await database.run(lambda connection: table.insert(connection, record))
+    await database.run(lambda connection: BATCHES.insert(connection, record))
     output = Output(files, record)
     await output.begin(total=3, model=None)
     results = [_result("0", is_completed=True), _result("1", is_completed=False)]

@@ -10,10 +10,10 @@ import pytest
 from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import EngineRequest, ServiceClass
-from server.batches.answers import LineAnswer
 from server.batches.running import run_body
 from server.context import ServerContext
 from server.errors import BudgetSpent
+from server.jobs.answers import BodyAnswer
 from server.keys.caller import ANYBODY, Caller, name_owner
 from server.served.adapter import ServedAdapter
 from tests.helpers.deadline import DEADLINE_S
@@ -52,7 +52,7 @@ def _context(client: FakeClient, **options: object) -> ServerContext:
 
 async def _run(
     context: ServerContext, endpoint: str, body: dict[str, Any], caller: Caller = ANYBODY, sleep: Any = None
-) -> LineAnswer:
+) -> BodyAnswer:
     async with asyncio.timeout(DEADLINE_S):
         return await asyncio.create_task(run_body(context, caller, endpoint, body, sleep=sleep or _Waits()))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.batches import source as module
-from server.batches.source import MAX_FAULTS, Source, digest_of
+from server.batches.source import MAX_FAULTS, Source, digest_of, with_pauses
 from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
@@ -80,3 +80,20 @@ async def test_a_batch_has_one_model(tmp_path: Path, model: Any) -> None:
     lines = [chat_line("a"), chat_line("b", model=model)]
     checked = await _source(tmp_path, b"\n".join(json.dumps(line).encode() for line in lines)).check(max_lines=9)
     assert [(fault.line, fault.param) for fault in checked.faults] == [(2, "body.model")]
+
+
+def test_work_that_takes_long_pauses_in_between_and_short_work_does_not() -> None:
+    now_s, pauses = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(len(seen))
+        assert seconds > 0
+
+    seen: list[int] = []
+    for item in with_pauses(range(10), clock=lambda: now_s[0], sleep=sleep):
+        seen.append(item)
+        now_s[0] += 0.0015
+    assert seen == list(range(10))
+    assert pauses == [2, 4, 6, 8, 10]
+    assert list(with_pauses(range(3), clock=lambda: 0.0, sleep=sleep)) == [0, 1, 2]
+    assert len(pauses) == 5

@@ -1,6 +1,7 @@
 import pytest
 
-from server.finetuning.jobs import idle_gate, runner, training
+from server.finetuning.jobs import training
+from server.jobs import idle_gate, runner
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from engine.config import EngineConfig
 from server.app import create_app
-from server.config import ServerConfig
+from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 from server.schemas.finetune_answers import FinetuneStatus
 from server.store.opening import open_store

@@ -231,7 +231,7 @@ async def test_metrics_tell_what_became_of_lines() -> None:
     async with official(app) as client, batches_run(app):
         made = await _create(client, jsonl([chat_line("a"), chat_line("b", n="many")]))
         await ended(client, made.id)
-        app.state.context.batches_changed.set()
+        app.state.context.wake_job(made.id)
         text = ""
         while 'headrace_batches{status="completed"} 1.0' not in text:
             await asyncio.sleep(0.01)

@@ -9,9 +9,9 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from server.batches.runner import sweep_files
 from server.config.storage import StorageConfig
 from server.files.uploads import LIFE_S, Uploads
+from tests.helpers.batches import batch_runner
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.keys import bearer, entry, write_keys
 from tests.server.routes.test_files import _context, _official
@@ -137,7 +137,7 @@ async def test_a_restart_keeps_the_parts_of_what_is_pending() -> None:
         part_id = (await _send(api, upload_id, LINES)).json()["id"]
         stray = "file-stray"
         _context(app).files.disk.create(stray)
-        await sweep_files(_context(app))
+        await batch_runner(app).sweep()
         assert stray not in _context(app).files.disk.names()
         done = await api.post(f"/v1/uploads/{upload_id}/complete", json={"part_ids": [part_id]})
         assert done.json()["status"] == "completed"

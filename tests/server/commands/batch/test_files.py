@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import StartupError
-from server.batches.answers import LineAnswer, answer_line, error_line
+from server.batches.answers import answer_line, error_line
 from server.commands.batch.input_file import InputFile
 from server.commands.batch.output_file import OutputFile
+from server.jobs.answers import BodyAnswer
 
 pytestmark = pytest.mark.fast
 
@@ -116,8 +117,8 @@ def test_a_file_that_can_no_longer_be_read_is_told(tmp_path: Path, monkeypatch: 
 
 
 ANSWERS = [
-    answer_line("a", LineAnswer("req_1", 200, b'{"text":"one\\nline"}')),
-    answer_line("bé", LineAnswer("req_2", 400, b'{"error":{}}')),
+    answer_line("a", BodyAnswer("req_1", 200, b'{"text":"one\\nline"}')),
+    answer_line("bé", BodyAnswer("req_2", 400, b'{"error":{}}')),
     error_line("c", "code", "message"),
 ]
 

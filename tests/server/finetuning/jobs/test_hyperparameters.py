@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from engine.command_io.finetuning.auto import resolve_hyperparameters
 from engine.command_io.finetuning.job import Hyperparameters, Order, Pacing, Schedule, TrainingMethod
 from engine.errors import InvalidRequest
+from server.finetuning.adapter_files import AdapterShape
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
-from server.finetuning.jobs.parent import Shape
 from server.schemas.base import validate
 from server.schemas.finetune_answers import HyperparametersObject
 from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters
@@ -46,7 +46,7 @@ def _read(
     max_rank: int = 64,
     max_length: int | None = 2048,
     layers: Sequence[str] = (),
-    start: Shape | None = None,
+    start: AdapterShape | None = None,
 ) -> tuple[TrainingMethod, Hyperparameters]:
     request = validate(FinetuneRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body})
     return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, layers=layers, start=start)
@@ -143,7 +143,7 @@ def test_no_method_is_supervised() -> None:
 
 
 def test_an_adapter_to_go_on_with_decides_the_shape() -> None:
-    start = Shape(rank=4, alpha=12.0)
+    start = AdapterShape(rank=4, alpha=12.0)
     _, found = _read(_supervised({"n_epochs": 1}), start=start)
     assert (found.lora_rank, found.lora_alpha) == (4, 12.0)
     assert _read(_supervised({"n_epochs": 1, "lora_rank": 4, "lora_alpha": 12}), start=start)[1] == found
@@ -163,7 +163,7 @@ def test_layers_that_the_model_does_not_have_are_refused_with_those_that_it_has(
 
 
 def test_layers_of_an_adapter_to_go_on_with_must_be_trained_on() -> None:
-    start = Shape(rank=4, alpha=8.0, layers=frozenset({"q_proj", "v_proj"}))
+    start = AdapterShape(rank=4, alpha=8.0, layers=frozenset({"q_proj", "v_proj"}))
     assert _read(_supervised({"target_modules": ["v_proj", "k_proj", "q_proj"]}), start=start)
     assert _read(_supervised({}), start=start)
     with pytest.raises(InvalidRequest, match="target_modules lacks 'v_proj', which the adapter to go on with has"):

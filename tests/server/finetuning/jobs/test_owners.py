@@ -9,7 +9,7 @@ from server.keys.caller import name_owner
 from tests.helpers.fake_client import MODEL, http, make_app
 from tests.helpers.fake_trainer import FakeChildren, add_job, finetunes, trained_client, until_status
 from tests.helpers.keys import bearer, entry, write_keys
-from tests.server.finetuning.jobs.test_runner import ENDED
+from tests.server.finetuning.jobs.test_kind import ENDED
 
 pytestmark = pytest.mark.fast
 

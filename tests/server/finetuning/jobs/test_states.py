@@ -17,7 +17,6 @@ from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
 from server.finetuning.jobs.folders import out_folder
-from server.finetuning.jobs.runner import FinetuneRunner
 from server.schemas.finetune_answers import FinetuneStatus
 from server.store.database import memory_database
 from tests.helpers.fake_client import make_app
@@ -27,15 +26,14 @@ from tests.helpers.fake_trainer import (
     add_job,
     ask,
     events_of,
-    no_answer,
-    no_time,
+    finetuning_runner,
     stored,
     trained_client,
     until_status,
     whole_adapter,
 )
 from tests.helpers.virtual_loop import VirtualLoop
-from tests.server.finetuning.jobs.test_runner import ENDED, adapter_of
+from tests.server.finetuning.jobs.test_kind import ENDED, adapter_of
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
@@ -76,10 +74,8 @@ class Jobs(RuleBasedStateMachine):
         context = self._app.state.context
         for each in list(context.models.adapters):
             context.models.adapters.remove(each.name, context.models.default)
-        runner = FinetuneRunner(
-            context, str(self._data_dir), self._children.start, answer_chat=no_answer, sleep=no_time
-        )
-        await runner.take_up()
+        runner = finetuning_runner(self._app, self._children)
+        await runner.prepare()
         self._running = asyncio.create_task(runner.run())
 
     async def _stop(self) -> None:

@@ -10,6 +10,7 @@ from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import Hyperparameters, Schedule, TrainingMethod
 from server.finetuning.jobs import table
 from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
+from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
 from server.store.database import Database, memory_database
 
@@ -68,10 +69,10 @@ async def test_a_job_comes_back_as_it_was(database: Database) -> None:
         events_bytes=44,
     )
     await _insert(database, record)
-    assert await database.run(lambda connection: table.find(connection, record.id, "me")) == record
-    assert await database.run(lambda connection: table.get(connection, record.id)) == record
-    assert await database.run(lambda connection: table.find(connection, record.id, "other")) is None
-    assert await database.run(lambda connection: table.get(connection, "ftjob-none")) is None
+    assert await database.run(lambda connection: FINETUNING_JOBS.find(connection, record.id, "me")) == record
+    assert await database.run(lambda connection: FINETUNING_JOBS.find(connection, record.id)) == record
+    assert await database.run(lambda connection: FINETUNING_JOBS.find(connection, record.id, "other")) is None
+    assert await database.run(lambda connection: FINETUNING_JOBS.find(connection, "ftjob-none")) is None
 
 
 async def _ids(database: Database, **query: Any) -> tuple[list[str], bool]:
@@ -110,28 +111,34 @@ async def test_jobs_are_found_by_their_metadata(database: Database) -> None:
 async def test_a_change_is_stored_with_its_status(database: Database) -> None:
     await _insert(database, _record(1), _record(2), _record(3, "other"))
     changed = await database.run(
-        lambda connection: table.change(connection, "ftjob-1", lambda each: each.enter(FinetuneStatus.CANCELLED, 9.5))
+        lambda connection: FINETUNING_JOBS.change(
+            connection, "ftjob-1", lambda each: each.enter(FinetuneStatus.CANCELLED, 9.5)
+        )
     )
     assert changed is not None
     assert (changed.status, changed.finished_at) == (FinetuneStatus.CANCELLED, 9)
-    assert await database.run(lambda connection: table.get(connection, "ftjob-1")) == changed
-    assert [each.id for each in await database.run(table.active)] == ["ftjob-2", "ftjob-3"]
-    assert await database.run(lambda connection: table.num_active(connection, "me")) == 1
-    assert await database.run(table.by_status) == {"cancelled": 1, "validating_files": 2}
-    assert await database.run(lambda connection: table.change(connection, "ftjob-0", lambda _: None)) is None
+    assert await database.run(lambda connection: FINETUNING_JOBS.find(connection, "ftjob-1")) == changed
+    assert [each.id for each in await database.run(FINETUNING_JOBS.active)] == ["ftjob-2", "ftjob-3"]
+    assert await database.run(lambda connection: FINETUNING_JOBS.num_active(connection, "me")) == 1
+    by_status = await database.run(FINETUNING_JOBS.by_status)
+    assert {status: count for status, count in by_status.items() if count} == {"cancelled": 1, "validating_files": 2}
+    assert set(by_status) == set(FinetuneStatus)
+    assert await database.run(lambda connection: FINETUNING_JOBS.change(connection, "ftjob-0", lambda _: None)) is None
 
 
 async def test_files_are_in_use_until_the_job_has_ended(database: Database) -> None:
     await _insert(database, _record(1, validation_file="file-v"))
     for file_id in ("file-1", "file-v"):
-        reason = await database.run(lambda connection, file_id=file_id: table.use_of(connection, file_id))  # type: ignore[misc]
+        reason = await database.run(lambda connection, file_id=file_id: FINETUNING_JOBS.use_of(connection, file_id))  # type: ignore[misc]
         assert reason is not None
         assert "ftjob-1" in reason
         assert "validating_files" in reason
     await database.run(
-        lambda connection: table.change(connection, "ftjob-1", lambda each: each.enter(FinetuneStatus.SUCCEEDED, 1))
+        lambda connection: FINETUNING_JOBS.change(
+            connection, "ftjob-1", lambda each: each.enter(FinetuneStatus.SUCCEEDED, 1)
+        )
     )
-    assert await database.run(lambda connection: table.use_of(connection, "file-1")) is None
+    assert await database.run(lambda connection: FINETUNING_JOBS.use_of(connection, "file-1")) is None
 
 
 async def test_a_job_is_found_by_the_names_that_it_has_published(database: Database) -> None:
@@ -148,13 +155,13 @@ async def test_a_job_is_found_by_the_names_that_it_has_published(database: Datab
 async def test_events_are_numbered_and_paged(database: Database) -> None:
     await _insert(database, _record(1), _record(2))
     events = [JobEvent(created_at=float(number), message=f"event {number}") for number in range(5)]
-    await database.run(lambda connection: table.add_events(connection, "ftjob-1", events[:2]))
-    await database.run(lambda connection: table.add_events(connection, "ftjob-2", events[:1]))
-    await database.run(lambda connection: table.add_events(connection, "ftjob-1", events[2:]))
-    found, has_more = await database.run(lambda connection: table.events_page(connection, "ftjob-1", None, 3))
+    await database.run(lambda connection: FINETUNING_JOBS.add_events(connection, "ftjob-1", events[:2]))
+    await database.run(lambda connection: FINETUNING_JOBS.add_events(connection, "ftjob-2", events[:1]))
+    await database.run(lambda connection: FINETUNING_JOBS.add_events(connection, "ftjob-1", events[2:]))
+    found, has_more = await database.run(lambda connection: FINETUNING_JOBS.events_page(connection, "ftjob-1", None, 3))
     assert ([each.number for each in found], has_more) == ([5, 4, 3], True)
     assert [each.event for each in found] == events[:1:-1]
-    found, has_more = await database.run(lambda connection: table.events_page(connection, "ftjob-1", 3, 3))
+    found, has_more = await database.run(lambda connection: FINETUNING_JOBS.events_page(connection, "ftjob-1", 3, 3))
     assert ([each.number for each in found], has_more) == ([2, 1], False)
 
 
@@ -162,5 +169,5 @@ async def test_a_request_is_found_by_its_key(database: Database) -> None:
     record = _record(1)
     await database.run(lambda connection: table.insert(connection, record, ("key", "digest")))
     await _insert(database, _record(2), _record(3))
-    assert await database.run(lambda connection: table.asked_before(connection, "me", "key")) == (record, "digest")
-    assert await database.run(lambda connection: table.asked_before(connection, "other", "key")) is None
+    assert await database.run(lambda connection: table.made_by(connection, "me", "key")) == (record, "digest")
+    assert await database.run(lambda connection: table.made_by(connection, "other", "key")) is None

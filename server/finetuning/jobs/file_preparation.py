@@ -1,0 +1,198 @@
+"""FilePreparation: the stage of a fine-tuning job in which its files are checked, and prepared for the trainer."""
+
+import asyncio
+import logging
+from dataclasses import replace
+
+import msgspec
+
+from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, TRY_AGAIN
+from engine.child_processes.lifetime import describe_exit
+from engine.command_io.finetuning.endings import REASON
+from engine.command_io.finetuning.job import JobFolder, write_atomically
+from engine.config import EngineConfig
+from engine.protocol import EngineInfo
+from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, tokenizer_file
+from server.finetuning.jobs.folders import found_path
+from server.finetuning.jobs.objects import for_clients
+from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
+from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.preparation import report_notes
+from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
+from server.jobs.child import Child, log_of
+from server.jobs.environment import JobEnvironment
+from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.served.model import ServedModel
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0  # between two looks at whether the process makes progress
+_FAILED = 1  # exit status of a process that has reported why
+_AGAIN = "this is tried again"
+_PASSING = {  # by exit status
+    TRY_AGAIN: "The server's disk is full; the files are tried again until there is room",
+    LOCK_HELD: "Another process works in the job's folder; the files are tried again when it has ended",
+}
+
+_decode = msgspec.json.Decoder(Outcome).decode
+
+
+class _EndedEarly(Exception):
+    """The process ended without an outcome. code: its exit status."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(describe_exit(code))
+        self.code = code
+
+
+class FilePreparation(ProcessWork):
+    """Leaves the job QUEUED or FAILED; canceled, as it is."""
+
+    status = FinetuneStatus.VALIDATING_FILES
+
+    def __init__(self, record: FinetuneRecord, env: JobEnvironment) -> None:
+        super().__init__(record, env, is_saving=False)
+
+    async def run(self) -> None:
+        record = self._journal.record
+        model = next((each for each in self._env.models if each.name == record.base_model), None)
+        if model is None:
+            reason = f"the model {record.base_model!r} is not served any more"
+            await self._journal.fail(self.status, FinetuneError("model_not_found", reason, "model"))
+            return
+        if (outcome := await self._outcome(model)) is not None:
+            await self._store(outcome)
+
+    async def _outcome(self, model: ServedModel) -> Outcome | None:
+        """Return None if the job has ended, or a client has stopped it."""
+        num_deaths = 0
+        while True:
+            try:
+                outcome = await self._prepare(model)
+                if not (isinstance(outcome, Refused) and outcome.is_passing):
+                    return outcome
+                cause = f"{outcome.message[:1].upper()}{outcome.message[1:]}; {_AGAIN}"
+            except OSError as error:
+                cause = f"The server cannot prepare the files ({error.strerror}); {_AGAIN}"
+            except _EndedEarly as error:
+                if error.code not in _PASSING:
+                    num_deaths += 1
+                    if not await self._survive(num_deaths, error):
+                        return None
+                    continue
+                cause = _PASSING[error.code]
+            if not await self._wait(cause, message=for_clients(cause)):
+                return None
+
+    async def _survive(self, num_deaths: int, ended: _EndedEarly) -> bool:
+        """Wait before the next start; return False if the job has ended, or a client has stopped it."""
+        reason = await asyncio.to_thread(_reported_reason, self._folder) if ended.code == _FAILED else None
+        if reason is not None:
+            logger.warning("fine-tuning job %s: %s", self.id, reason)
+        if num_deaths >= MAX_DEATHS:
+            message = f"the process that reads the files ended {num_deaths} times: {ended}"
+            if reason is not None:  # it may have been a network, or a folder that was being written
+                message = f"the model's tokenizer cannot be read: {for_clients(reason)}"
+            await self._journal.fail(self.status, FinetuneError("server_error", message))
+            return False
+        if not await self._is_wanted():
+            return False
+        await self._pause_after(num_deaths)
+        return True
+
+    async def _prepare(self, model: ServedModel) -> Outcome:
+        """Raises OSError, and _EndedEarly."""
+        task = self._task(model)
+        await asyncio.to_thread(_write, self._folder, task, model.info)
+        if model.info is None:  # the model has not been loaded yet
+            options = msgspec.json.encode(task.order.engine).decode()
+            await self._run_process("engine.finetuning.describe", str(self._folder.path), options)
+        return _decode(await self._run_process("server.finetuning.prepare_process", str(self._folder.path)))
+
+    def _task(self, model: ServedModel) -> PrepareTask:
+        record, disk = self._journal.record, self._env.files.disk
+        options = {name: getattr(model.engine, name) for name in MODEL_OPTIONS}
+        num_threads = self._env.context.config.finetuning.finetune_threads
+        order = JobOrder(
+            engine=replace(EngineConfig(model=model.engine.model, **options), threads=num_threads),
+            method=record.method,
+            hyperparameters=record.hyperparameters,
+            grader=record.grader,
+            seed=record.seed,
+            start=None if record.start is None else found_path(self._env.data_dir, record.start),
+            chat_template=model.config.chat_template,
+            tool_call_parser=model.config.tool_call_parser,
+            reasoning_parser=model.config.reasoning_parser,
+        )
+        valid = None if record.validation_file is None else str(disk.path(record.validation_file))
+        return PrepareTask(order=order, train=str(disk.path(record.training_file)), valid=valid)
+
+    async def _run_process(self, module: str, *arguments: str) -> bytes:
+        """Return everything that the module wrote to stdout. Raises _EndedEarly."""
+        process = self._env.child(
+            module,
+            [*arguments],
+            lock=self._folder.lock,
+            ending=self._ending,
+            priority=LOW if self._env.gives_way else NORMAL,  # not idle: a user waits to hear what is wrong
+            look=self._look,
+        )
+        async with process as child:
+            output = asyncio.ensure_future(child.output())
+            try:
+                while not output.done():
+                    await self._look(child)
+                    await asyncio.wait([output], timeout=_LOOK_S)
+                if (code := await child.wait()) != 0:
+                    raise _EndedEarly(code)
+                return output.result()
+            finally:
+                output.cancel()
+
+    async def _look(self, child: Child | None = None) -> None:
+        """Report why the job is stalled, if that has not been reported yet."""
+        if (reason := self._stalls.reason(self.status, child)) is not None:
+            await self._journal.warn(self.status, reason)
+
+    async def _store(self, outcome: Outcome) -> None:
+        record = self._journal.record
+        match outcome:
+            case Made(report=report):
+
+                def edit(record: FinetuneRecord) -> None:
+                    record.is_prepared = True
+                    record.enter(FinetuneStatus.QUEUED, self._journal.now_s)
+
+                events = [self._journal.event(for_clients(note)) for note in report_notes(report)]
+                last = self._journal.event("Files validated, moving job to queued state")
+                await self._journal.change(edit, [*events, last], status=self.status)
+            case Faulty(faults=faults, is_validation=is_validation):
+                param = "validation_file" if is_validation else "training_file"
+                events = [
+                    self._journal.event(f"{param}: {fault.text}", level="error", line=fault.line, param=param)
+                    for fault in faults
+                ]
+                more = f" (and {len(faults) - 1} more faults, which the job's events list)" if len(faults) > 1 else ""
+                file_id = record.validation_file if is_validation else record.training_file
+                reason = f"{file_id}: {faults[0].text}{more}"
+                await self._journal.fail(self.status, FinetuneError(f"invalid_{param}", reason, param), events)
+            case Refused(message=message, param=param):
+                await self._journal.fail(self.status, FinetuneError("invalid_request", for_clients(message), param))
+
+
+def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> None:
+    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if info is not None:
+        write_atomically(tokenizer_file(folder), msgspec.msgpack.encode(info.tokenizer))
+        write_atomically(context_file(folder), msgspec.json.encode(info.max_model_len))
+    write_atomically(task_file(folder), msgspec.json.encode(task))
+
+
+def _reported_reason(folder: JobFolder) -> str | None:
+    """Return why the last process could not do its work, in its own words; None if it gave no reason."""
+    try:
+        lines = log_of(folder.lock).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return last.removeprefix(REASON) if last.startswith(REASON) else None

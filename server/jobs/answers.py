@@ -1,0 +1,82 @@
+"""BodyAnswer: the answer to the body of a request that did not come over HTTP, and the tokens that it used."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+
+class AnswerUsage(msgspec.Struct):
+    """Tokens of one answer or of several, added up."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def add(self, other: "AnswerUsage") -> None:
+        self.input_tokens += other.input_tokens
+        self.cached_tokens += other.cached_tokens
+        self.output_tokens += other.output_tokens
+        self.reasoning_tokens += other.reasoning_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class BodyAnswer:
+    """The response that a client would have received. body: JSON. headers: those that depend on the request."""
+
+    request_id: str
+    status_code: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether the answer is no error."""
+        return self.status_code < 400
+
+    @property
+    def usage(self) -> AnswerUsage:
+        """The usage that the answer states, in the words of any protocol; nothing for an error."""
+        return _read_usage(self.body) if self.is_completed else AnswerUsage()
+
+
+class _Cached(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Reasoning(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    """Chats, completions and embeddings call tokens prompt and completion, responses input and output."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Cached | None = None
+    input_tokens_details: _Cached | None = None
+    completion_tokens_details: _Reasoning | None = None
+    output_tokens_details: _Reasoning | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def _read_usage(body: bytes) -> AnswerUsage:
+    usage = _decode_answer(body).usage
+    if usage is None:
+        return AnswerUsage()
+    cached = usage.prompt_tokens_details or usage.input_tokens_details or _Cached()
+    reasoning = usage.completion_tokens_details or usage.output_tokens_details or _Reasoning()
+    return AnswerUsage(
+        input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
+        cached_tokens=cached.cached_tokens or 0,
+        output_tokens=usage.completion_tokens or usage.output_tokens or 0,
+        reasoning_tokens=reasoning.reasoning_tokens or 0,
+    )

@@ -1,0 +1,127 @@
+"""JobEnvironment: everything that the background jobs of one server share."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine.errors import EngineUnavailable
+from server.config.finetuning import FinetuneYield
+from server.context import ServerContext
+from server.files.store import Files
+from server.jobs.answers import BodyAnswer
+from server.jobs.child import Child, ChildEnding, StartChild, start_child
+from server.jobs.idle_gate import IdleGate
+from server.jobs.persistence import shielded
+from server.keys.caller import Caller
+from server.metrics.values import Metrics
+from server.served.models import ServedModels
+
+Sleep = Callable[[float], Awaitable[Any]]
+# Answers the body of a request for a caller, by an endpoint's path, as work for which no client waits; sleeps with the
+# given function in between. Raises EngineStopped if the server ends before.
+AnswerBody = Callable[[Caller, str, dict[str, Any], Sleep], Awaitable[BodyAnswer]]
+
+_LOOK_S = 1.0  # at a process that cannot start yet
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnvironment:
+    """gate: suspends child processes while clients have work. sleep: waits before another attempt at what failed."""
+
+    context: ServerContext
+    answer: AnswerBody
+    gate: IdleGate
+    start_child: StartChild
+    sleep: Sleep
+
+    @property
+    def files(self) -> Files:
+        return self.context.files
+
+    @property
+    def models(self) -> ServedModels:
+        return self.context.models
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics of the first model."""
+        return self.context.metrics
+
+    @property
+    def data_dir(self) -> str:
+        """--data-dir. A kind that needs it is not available without."""
+        data_dir = self.context.config.data_dir
+        assert data_dir is not None
+        return data_dir
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether child processes compute at priorities below the server's."""
+        return self.context.config.finetuning.finetune_yield is not FinetuneYield.NEVER
+
+    def find_caller(self, owner: str) -> Caller | None:
+        """Return the owner of a job as a caller; None while no key of the owner is accepted."""
+        return self.context.keys.ring.batch_caller(owner)
+
+    async def wait_until_quiet(self, model: str | None, at_most_s: float) -> None:
+        """Return when no client of the model has work, or after the given seconds. A model whose engine is unavailable
+        has no clients with work."""
+        with contextlib.suppress(EngineUnavailable):
+            await self.models.get_or_default(model).client.batch_lane.quiet(at_most_s)
+
+    @contextlib.asynccontextmanager
+    async def child(
+        self,
+        module: str,
+        arguments: list[str],
+        *,
+        lock: Path,
+        ending: ChildEnding,
+        priority: str,
+        look: Callable[[], Awaitable[None]],
+    ) -> AsyncIterator[Child]:
+        """Run a child process within the context. It is suspended while clients have work, and gone after the context.
+
+        lock, priority: as of `start_child`. look: called now and then until clients let the process start.
+        """
+        while not await self._can_start():
+            await look()
+        child = await self.start_child(module, arguments, lock, priority)
+        ending.child = child
+        try:
+            with self.gate.admitted(child):
+                yield child
+        except BaseException:  # canceled, or an error of the server's: no reason to lose the work of the process
+            if ending.is_saving:
+                await shielded(child.end())  # a server that ends cancels again what was paused
+            raise
+        finally:
+            child.kill()
+            ending.child = None
+            await child.wait()
+
+    async def _can_start(self) -> bool:
+        """Return whether the gate opens within a while. Then it is open: no other task has run since."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self.gate.wait_until_open()
+        except TimeoutError:
+            return False
+        return True
+
+
+def new_environment(
+    context: ServerContext, answer: AnswerBody, *, start: StartChild = start_child, sleep: Sleep = asyncio.sleep
+) -> JobEnvironment:
+    """start: of child processes."""
+    gate = IdleGate(
+        lambda: context.models.has_work,
+        is_active=context.config.finetuning.finetune_yield is FinetuneYield.ALWAYS,
+        count_suspended=partial(context.metrics.add, "finetune_stopped_seconds_total"),
+    )
+    context.models.arrivals.subscribe(gate.note_request)
+    return JobEnvironment(context, answer, gate, start, sleep)

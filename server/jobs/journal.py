@@ -1,0 +1,98 @@
+"""Journal: one job as it is stored, with its events, for the one task that works on it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from sqlite3 import Connection
+from typing import Any, Generic
+
+from engine.command_io.finetuning.events import JobEvent
+from server.files.store import Files
+from server.jobs.persistence import persist, shielded
+from server.jobs.table import JobStatus, JobTable, Record
+
+
+def _leave(_record: Any) -> None:
+    """Change nothing."""
+
+
+class Journal(Generic[Record]):
+    """Invariant: `record` is what is stored, except for what clients have changed since; also if `change` is
+    canceled."""
+
+    def __init__(
+        self,
+        files: Files,
+        table: JobTable[Record],
+        record: Record,
+        *,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+    ) -> None:
+        """sleep: waits before the next attempt, when the disk has failed."""
+        self.record = record
+        self._files = files
+        self._table = table
+        self._sleep = sleep
+
+    @property
+    def subject(self) -> str:
+        """The job, in the log."""
+        return f"{self._table.noun} {self.record.id}"
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since 1970."""
+        return self._files.clock()
+
+    def event(self, message: str, *, level: str = "info", **data: Any) -> JobEvent:
+        return JobEvent(created_at=self.now_s, message=message, level=level, data=data)
+
+    async def change(
+        self,
+        edit: Callable[[Record], None] = _leave,
+        events: Sequence[JobEvent] = (),
+        *,
+        status: JobStatus | None = None,
+        beside: Callable[[Connection], None] = _leave,
+        is_durable: bool = True,
+    ) -> bool:
+        """Edit the record, add events, and run `beside`, all or nothing. A disk that fails is waited for.
+
+        Return False, and change nothing, if `status` is given and the job no longer has it: a client wants something
+        else of the job by then.
+        """
+        return await persist(
+            lambda: self.try_change(edit, events, status=status, beside=beside, is_durable=is_durable),
+            self.subject,
+            sleep=self._sleep,
+        )
+
+    async def try_change(
+        self,
+        edit: Callable[[Record], None] = _leave,
+        events: Sequence[JobEvent] = (),
+        *,
+        status: JobStatus | None = None,
+        beside: Callable[[Connection], None] = _leave,
+        is_durable: bool = True,
+    ) -> bool:
+        """Do the same once. Raises StorageFailed."""
+        table, job_id = self._table, self.record.id
+
+        def work(connection: Connection) -> tuple[Record | None, bool]:
+            current = table.find(connection, job_id)
+            if current is None or (status is not None and current.status is not status):
+                return current, False
+            beside(connection)
+            table.add_events(connection, job_id, events)
+            return table.change(connection, job_id, edit), True
+
+        async def run() -> bool:
+            record, is_changed = await self._files.database.run(work, is_durable=is_durable)
+            self.record = record or self.record
+            return is_changed
+
+        return await shielded(run())
+
+    async def warn(self, status: JobStatus, message: str) -> None:
+        """Add a warning to the job's events, unless the job no longer has the status."""
+        await self.change(events=[self.event(message, level="warn")], status=status)

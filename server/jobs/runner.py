@@ -1,0 +1,208 @@
+"""JobRunner: starts the background jobs of one server, follows what clients want of them, and ends with the server."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic
+
+from engine.errors import EngineStopped
+from server.context import ServerContext
+from server.errors import StorageFailed
+from server.files.uploads import Uploads
+from server.jobs.child import StartChild, start_child
+from server.jobs.environment import AnswerBody, JobEnvironment, Sleep, new_environment
+from server.jobs.kind import JobKind, Work
+from server.jobs.persistence import shielded
+from server.jobs.table import Record
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+_AGAIN_S = 30.0  # until a job, or a kind, is tried again that an error of the server's own has interrupted
+_TIDY_S = 3600.0
+
+
+class JobRunner:
+    """Runs the jobs of all kinds. Its work may end at any moment, and continues with the next server.
+
+    What is stored of a job says what clients want of it, and the runner follows. Invariant: a job has one task at a
+    time.
+    """
+
+    def __init__(self, env: JobEnvironment, kinds: Sequence[JobKind[Any]]) -> None:
+        self._env = env
+        self._kinds = [_RunnerOfKind(env, kind) for kind in kinds]
+        env.context.wake_job = self.wake
+
+    @property
+    def num_works(self) -> int:
+        """The number of jobs that are worked on now."""
+        return sum(len(each.works) for each in self._kinds)
+
+    def wake(self, job_id: str) -> None:
+        """Look now: the job was made, or another status is wanted of it."""
+        for each in self._kinds:
+            each.wake(job_id)
+
+    async def prepare(self) -> None:
+        """Prepare for the jobs of earlier servers. Raises StorageFailed."""
+        for each in self._kinds:
+            await each.prepare()
+
+    async def run(self) -> None:
+        """Run jobs until the server stops, or this is canceled. Work that has not ended then is interrupted."""
+        beside = [
+            asyncio.create_task(self._env.gate.watch(), name="idle-gate"),
+            asyncio.create_task(self._keep_tidy(), name="tidy-files"),
+        ]
+        try:
+            await asyncio.gather(*(each.run() for each in self._kinds))
+        finally:
+            await shielded(self._end(beside))
+
+    async def _end(self, beside: list["asyncio.Task[None]"]) -> None:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, *(each.end() for each in self._kinds), return_exceptions=True)
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    async def _keep_tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            try:
+                await self.tidy()
+            except StorageFailed:  # which the store has logged
+                pass
+            except Exception:  # the boundary of this task: jobs continue
+                logger.exception("an internal error interrupted the deletion of old files")
+
+    async def tidy(self) -> None:
+        """Delete what is too old: files, uploads, and jobs that have ended. Raises StorageFailed."""
+        files = self._env.files
+        await files.expire()
+        await Uploads(files).expire()
+        for each in self._kinds:
+            await each.delete_old(files.clock())
+
+    async def sweep(self) -> None:
+        """Tidy, and remove from the disk what an earlier server left that belongs to nothing. Must be called before
+        anything is written. Raises StorageFailed."""
+        await self.tidy()
+        known = set(await Uploads(self._env.files).names())
+        for each in self._kinds:
+            known |= await each.unfinished_files()
+        await self._env.files.sweep(known)
+
+
+def new_runner(
+    context: ServerContext,
+    kinds: Iterable[type[JobKind[Any]]],
+    answer: AnswerBody,
+    *,
+    start: StartChild = start_child,
+    sleep: Sleep = asyncio.sleep,
+) -> JobRunner:
+    """Return a runner of the kinds that the server can have. answer, start, sleep: as of JobEnvironment."""
+    env = new_environment(context, answer, start=start, sleep=sleep)
+    return JobRunner(env, [kind(env) for kind in kinds if kind.is_available(context)])
+
+
+class _RunnerOfKind(Generic[Record]):
+    """Runs the jobs of one kind. An error in one kind interrupts no other."""
+
+    def __init__(self, env: JobEnvironment, kind: JobKind[Record]) -> None:
+        self._env = env
+        self._kind = kind
+        self._tasks: dict[str, tuple[Work[Record], asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+        self._woken: set[str] = set()  # jobs that may have ended, and left something
+        self._failed_s: dict[str, float] = {}  # jobs whose work ended by an error of the server's own, and when
+
+    @property
+    def works(self) -> list[Work[Record]]:
+        return [work for work, _ in self._tasks.values()]
+
+    def wake(self, job_id: str) -> None:
+        self._woken.add(job_id)
+        self._changed.set()
+
+    async def prepare(self) -> None:
+        self._woken |= set(await self._kind.prepare())
+
+    async def run(self) -> None:
+        while not self._env.context.drain.is_stopping:
+            self._changed.clear()
+            pause_s = _LOOK_S
+            try:
+                await self._look()
+            except StorageFailed:  # which the store has logged; it may work again
+                pass
+            except Exception:  # the boundary of all jobs of the kind: those that run continue
+                logger.exception("an internal error interrupted the work on jobs (%s)", self._kind.table.noun)
+                pause_s = _AGAIN_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._changed.wait()
+
+    async def end(self) -> None:
+        tasks = [task for _, task in self._tasks.values()]
+        for work in self.works:
+            work.hurry()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, self._kind.close(), return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Make each work follow its job, and start what can be started."""
+        active = await self._active()
+        by_id = {record.id: record for record in active}
+        for work, task in list(self._tasks.values()):
+            is_canceled = task.cancelling() > 0
+            if not await work.follow(by_id.get(work.id), is_canceled=is_canceled) and not is_canceled:
+                task.cancel()
+        waiting = [each for each in active if each.id not in self._tasks and self._can_start(each.id)]
+        for work in await self._kind.select(waiting, self.works):
+            task = asyncio.create_task(self._run_work(work), name=f"{self._kind.table.noun} {work.id}")
+            self._tasks[work.id] = work, task
+        await self._clean_up()
+        await self._kind.update(active, self.works)
+
+    async def _active(self) -> list[Record]:
+        return await self._env.files.database.run(self._kind.table.active)
+
+    def _can_start(self, job_id: str) -> bool:
+        return time.monotonic() - self._failed_s.get(job_id, -_AGAIN_S) >= _AGAIN_S
+
+    async def _run_work(self, work: Work[Record]) -> None:
+        try:
+            await work.run()
+            self._failed_s.pop(work.id, None)
+        except EngineStopped:
+            pass
+        except Exception:  # the boundary of a job: others continue
+            logger.exception(
+                "an internal error interrupted the %s %s, which continues soon", self._kind.table.noun, work.id
+            )
+            self._failed_s[work.id] = time.monotonic()
+        finally:
+            del self._tasks[work.id]
+            self.wake(work.id)
+
+    async def _clean_up(self) -> None:
+        table, database = self._kind.table, self._env.files.database
+        for job_id in [each for each in self._woken if each not in self._tasks]:
+            record = await database.run(lambda connection, job_id=job_id: table.find(connection, job_id))  # type: ignore[misc]
+            if record is not None and record.status.has_ended:
+                await asyncio.to_thread(self._kind.clean_up, record)
+            self._woken.discard(job_id)
+
+    async def delete_old(self, now_s: float) -> None:
+        table, max_age_s = self._kind.table, self._kind.max_age_s
+        if max_age_s is not None:
+            await self._env.files.database.run(lambda connection: table.delete_ended(connection, now_s - max_age_s))
+
+    async def unfinished_files(self) -> set[str]:
+        return {name for record in await self._active() for name in self._kind.unfinished_files(record)}

@@ -1,0 +1,79 @@
+"""StallDetector: notices that a job makes no progress, and why: clients keep the server busy, or other programs the
+processors."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.jobs.child import Child
+from server.jobs.idle_gate import IdleGate
+
+_AFTER_S = 60.0  # without progress: steps take less, if the process can compute
+_MOSTLY_CLOSED = 0.5  # share of that time for which a closed gate counts as the reason
+_HARDLY_COMPUTED = 0.1  # share of a processor below which other programs count as the reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The start of a time without progress. closed_s: of the gate, up to then. computed_s: by the child."""
+
+    at_s: float
+    closed_s: float
+    child: Child | None
+    computed_s: float
+
+
+class StallDetector:
+    """Watches one job. A reason is reported once, until the job makes progress again without a further stall."""
+
+    def __init__(self, gate: IdleGate, *, gives_way: bool, now: Callable[[], float] = time.monotonic) -> None:
+        """gives_way: whether the job's processes compute at priorities below the server's."""
+        self._gate = gate
+        self._gives_way = gives_way
+        self._now = now
+        self._progress: object = None
+        self._is_reported = False
+        self._mark = self._mark_now(None)
+
+    def reason(self, progress: object, child: Child | None = None, *, known_reason: str | None = None) -> str | None:
+        """Return why the job is stalled, if that must be reported now. Must be called every few seconds.
+
+        progress: differs from the last call's if the job has made progress. child: the job's process, if there is one.
+        known_reason: what the job waits for, if the caller knows.
+        """
+        seconds = self._now() - self._mark.at_s
+        if progress != self._progress:
+            self._is_reported = self._is_reported and seconds >= _AFTER_S
+            self._progress, self._mark, seconds = progress, self._mark_now(child), 0.0
+        if self._is_reported or seconds < _AFTER_S:
+            return None
+        found = known_reason or self._find_reason(seconds, child)
+        if found is None:
+            self._mark = self._mark_now(child)
+        self._is_reported = found is not None
+        return found
+
+    def _mark_now(self, child: Child | None) -> _Mark:
+        use = None if child is None else child.processor_use()
+        return _Mark(self._now(), self._gate.closed_s, child, 0.0 if use is None else use.seconds)
+
+    def _find_reason(self, seconds: float, child: Child | None) -> str | None:
+        """Return None if the job computes, or waits for something else."""
+        if self._gate.closed_s - self._mark.closed_s >= _MOSTLY_CLOSED * seconds:
+            return (
+                "Waiting: clients' requests keep the server busy, and the job is stopped for them; on a server that is "
+                "never idle, start it with --finetune-yield share"
+            )
+        if child is None or child is not self._mark.child:  # it has not had all that time to compute
+            return None
+        use = child.processor_use()
+        if use is None or not use.is_ready:
+            return None
+        computed_s = use.seconds - self._mark.computed_s
+        if computed_s >= _HARDLY_COMPUTED * seconds:
+            return None
+        remedy = "; start the server with --finetune-yield never, or end them" if self._gives_way else "; end them"
+        return (
+            f"Waiting: other programs keep the processors busy, and the job got {computed_s:.1f} s of processor time "
+            f"in the last {seconds:.0f} s{remedy}"
+        )
