@@ -44,7 +44,7 @@ NEXT = [[7], [8], [9], [7]]
 
 
 def _decoder(name: str, folder: Path) -> Decoder:
-    """With weights in this format, and adapters in two slots."""
+    """A decoder with weights in this format, and adapters in two slots."""
     if required_library().level == "amx":
         pytest.skip("AMX tiles of many rows add up in another order than the kernels for few")
     if name in CHECKPOINTS:
@@ -74,7 +74,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def _logits(decoder: Decoder, places: list[int]) -> list[torch.Tensor]:
-    """Of a prompt and the three tokens after it, for each of these sequences, which run together."""
+    """Return logits of a prompt and the three tokens after it, for each of these sequences, which run together."""
     run, sequences = PagedRun(decoder, CpuAttention()), [PagedSequence() for _ in places]
     parts: list[list[torch.Tensor]] = []
     for texts in (PROMPTS, NEXT, NEXT, NEXT):

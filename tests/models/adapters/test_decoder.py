@@ -53,13 +53,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def _logits(decoder: Decoder, slots: list[int]) -> torch.Tensor:
-    """Of the prompt in each slot: [slots, tokens, V]."""
+    """Return logits of the prompt in each slot: [slots, tokens, V]."""
     run = PagedRun(decoder, CpuAttention())
     return torch.stack(run.step([(PagedSequence(), PROMPT) for _ in slots], slots))
 
 
 def _divergence(logits: torch.Tensor, exact: torch.Tensor) -> float:
-    """Nats a row, in the mean."""
+    """Return the mean divergence in nats per row."""
     return float(
         torch.nn.functional.kl_div(logits.log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="none")
         .sum(-1)
@@ -129,7 +129,7 @@ def test_a_prepared_adapter_is_set_without_packing(files: Files, monkeypatch: py
 
 @pytest.fixture
 def recorded() -> Callable[[Decoder, int], torch.Tensor]:
-    """(decoder, slot) -> hidden row of the next token on a tape, which is compared with a step without one."""
+    """Return a function (decoder, slot) -> hidden row of the next token on a tape, checked against a plain step."""
     runs: dict[int, tuple[PagedRun, RecordedExecutor, PagedSequence]] = {}
 
     def step(decoder: Decoder, slot: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ NUM_ROWS = (3, 9, 40, 131)  # kernels for few rows and for many
 
 
 class Adapted:
-    """A decoder with a plain adapter in its slot. That with DoRA can be set and removed."""
+    """A decoder with a plain adapter in its slot. The adapter with DoRA can be set and removed."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.is_torch = name == "fp32"
@@ -75,7 +75,7 @@ def _inputs(num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _outputs(decoder: Decoder, slots: list[int], residual_dtype: torch.dtype) -> torch.Tensor:
-    """Of a layer that adds a residual."""
+    """Return the outputs of a layer that adds a residual."""
     layer = decoder.adapted_layers()["layers.0.attn.out"]
     x, residual = _inputs(len(slots))
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What an adapter takes of the memory, by its rank, against one that is prepared."""
+"""The predicted memory of an adapter, by its rank, against one that is prepared."""
 
 from pathlib import Path
 

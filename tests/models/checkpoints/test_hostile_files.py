@@ -48,7 +48,7 @@ for path in json.load(sys.stdin):
 
 
 def write_all(folder: Path) -> dict[str, tuple[str, str]]:
-    """Path as a user gives it -> (the file at fault, what must be said of it)."""
+    """Write all files; return (the file at fault, words of its message) by the path that a user gives."""
     written = {}
     gguf = {**damaged_gguf.DAMAGED, **damaged_gguf.UNSUPPORTED}
     large = {kind: (make, reason) for kind, (make, _, reason) in damaged_gguf.LARGE.items()}

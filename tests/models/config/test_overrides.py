@@ -1,4 +1,4 @@
-"""Fields of the configuration that the user states otherwise: merged in its own terms, and read or refused."""
+"""User overrides of the configuration's fields: merged in its own layout, and read or refused."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,6 @@
-"""What `headrace quantize` writes, compared with what compressed-tensors' own decompressor read of it.
+"""Checkpoints of `headrace quantize`, compared with the values of compressed-tensors' own decompressor.
 
-tests/fixtures/quantized/make_written.py saved the library's values; test_checkpoints.py reads these fixtures
-as all others.
+tests/fixtures/quantized/make_written.py saved the library's values; test_checkpoints.py reads these fixtures, too.
 """
 
 import importlib.util
@@ -65,7 +64,7 @@ def test_the_folder_that_the_library_read_is_written_again(kind: str, tmp_path: 
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_the_library_read_the_weights_that_were_quantized(kind: str) -> None:
-    """Its values are near those of the model before: codes, scales and their order are the format's."""
+    """The library's values are near the original model's, so codes, scales and their order are the format's."""
     scheme, sizes = WRITTEN[kind]
     expected, _, _ = expected_of(kind)
     before = fixture_module().tiny_llama(**sizes).state_dict()

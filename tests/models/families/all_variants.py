@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 
 def _collected() -> dict[str, Callable[[], PretrainedConfig]]:
-    """What modules here bind to names that end with VARIANTS. A file of a new family is found by being here."""
+    """Return the variants of all modules in this folder, bound to names that end with VARIANTS."""
     variants: dict[str, Callable[[], PretrainedConfig]] = {}
     for path in sorted(Path(__file__).parent.glob("*variants.py")):
         if path == Path(__file__):

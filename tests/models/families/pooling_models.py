@@ -1,4 +1,4 @@
-"""Tiny configurations of the architectures that read texts and write none, with the classes that compute them."""
+"""Tiny configurations of the architectures that do not generate text, with the classes that compute them."""
 
 from collections.abc import Callable
 
@@ -72,7 +72,7 @@ def _mistral(**changes: object) -> MistralConfig:
     return mistral_config(pad_token_id=0, **changes)
 
 
-# Name of the class, what tells the variant from others -> its configuration.
+# Configurations by the class's name and the variant.
 POOLING_MODELS: dict[tuple[str, str], Callable[[], PretrainedConfig]] = {
     ("BertModel", ""): _bert,
     ("BertModel", "without types"): lambda: _bert(type_vocab_size=1, hidden_act="gelu_new", layer_norm_eps=1e-5),

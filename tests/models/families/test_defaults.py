@@ -1,4 +1,4 @@
-"""What families take for granted where a configuration is silent is what transformers' classes take for granted."""
+"""Families' defaults for fields that a configuration leaves out are those of transformers' classes."""
 
 import copy
 
@@ -12,7 +12,7 @@ from models.families.registry import family_of
 from tests.helpers.checkpoints import model_class
 from tests.models.families.all_variants import ALL_VARIANTS
 
-# Sizes of which every configuration states at least what is not usual: a wrong one does not fit the weights.
+# Sizes that configurations state unless they are usual; a wrong size does not fit the weights.
 SIZES = {"num_key_value_heads", "max_position_embeddings", "q_lora_rank"}
 KINDS: dict[str, PretrainedConfig] = {}
 for make in ALL_VARIANTS.values():
@@ -22,7 +22,7 @@ for make in ALL_VARIANTS.values():
 
 
 def spec_of(fields: dict, architecture: str) -> tuple[DecoderSpec, set[str]]:
-    """What the family makes of the fields, and which it asked for."""
+    """Return the family's spec for the fields, and the fields that it read."""
     config = HFConfig(fields, "config.json")
     return family_of(architecture).describe(config), {name.partition(".")[0] for name in config.reads}
 

@@ -1,4 +1,4 @@
-"""Parity of encoders in GGUF files: the hidden states are those of the weights that the file holds."""
+"""Parity of encoders in GGUF files: their hidden states equal those of the file's weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def write(
 
 
 def implied(model_type: str) -> dict[str, object]:
-    """What the files do not state, and readers take for granted."""
+    """Return the values of fields that files do not state and readers assume."""
     return {"hidden_act": "gelu"} if model_type == "bert" else {}
 
 

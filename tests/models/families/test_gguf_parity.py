@@ -1,4 +1,4 @@
-"""Parity of GGUF checkpoints: files written as llama.cpp's converter does give the logits of the weights they hold."""
+"""Parity of GGUF checkpoints: files in the converter's layout give the logits of their weights."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.models.families.all_variants import ALL_VARIANTS
 from tests.models.families.deepseek_variants import YARN
 from tests.models.families.variants import LONGROPE, llama4, phi3
 
-# Fields that GGUF does not state or its converter does not write, at the values that readers take for granted.
+# Fields that GGUF does not state or its converter does not write, with the values that readers assume.
 IMPLIED: dict[str, dict[str, object]] = {
     "cohere2": {"tie_word_embeddings": True, "layer_types": [*["sliding_attention"] * 3, "full_attention"]},
     "deepseek_v2": {"rope_parameters": YARN | {"mscale": YARN["mscale_all_dim"]}},

@@ -34,7 +34,7 @@ def save_model(folder: Path, rope: dict, original: int, longest: int) -> None:
 
 
 def truth(folder: Path, prompt: list[int], lengths: list[int]) -> torch.Tensor:
-    """What follows the first tokens of the prompt, [lengths, V] log probabilities; eager would hold all scores."""
+    """Return log probabilities after the first tokens of the prompt, [lengths, V]; eager would hold all scores."""
     model = LlamaForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
     rows = torch.tensor(lengths) - 1
     with torch.inference_mode():

@@ -88,7 +88,7 @@ def truth(model: PreTrainedModel, prompt: list[int]) -> torch.Tensor:
 
 
 def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[torch.Tensor]:
-    """Logits of every row. Prompts are fed `chunk` tokens a step, all at once, so that the batch thins out."""
+    """Return logits of every row. Each step feeds `chunk` tokens of all prompts, so that the batch thins out."""
     sequences = [PagedSequence() for _ in prompts]
     parts: list[list[torch.Tensor]] = [[] for _ in prompts]
     for start in range(0, max(map(len, prompts)), chunk):
@@ -225,7 +225,7 @@ def test_bf16_decode_steps_are_recorded(pair: Pair) -> None:
 
 
 def has_experts(pair: Pair) -> bool:
-    """Whether there may be rows in which rounding decides between two experts, in our arithmetic or in theirs.
+    """Whether there may be rows in which rounding decides between two experts, here or in transformers.
 
     Such a row differs from there on, and so does what later rows of its sequence see of it.
     """

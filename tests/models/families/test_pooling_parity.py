@@ -23,7 +23,7 @@ from tests.models.families.pooling_models import POOLING_MODELS
 from tests.models.families.test_parity import CPU, Column
 
 LENGTHS = (37, 1, 16, 9)
-# What others differ from in their names alone: for these, all dtypes and all that computes.
+# Variants from which others differ only in names: these run with all dtypes and back ends.
 CORE = (
     ("BertForSequenceClassification", "3 labels"),
     ("ModernBertModel", "other layers"),
@@ -52,7 +52,7 @@ class Pair:
         return self.decoders[key]
 
     def states(self, decoder: Decoder, order: Sequence[int]) -> list[torch.Tensor]:
-        """Of the texts in `order`, in one pass."""
+        """Return states of the texts in `order`, computed in one pass."""
         packed = PackedForward(decoder, self.column.backend, torch.device("cpu"))
         lengths = [len(self.texts[index]) for index in order]
         ids, types = ([each for index in order for each in parts[index]] for parts in (self.texts, self.types))
@@ -150,7 +150,7 @@ def test_int8_means_point_where_those_of_fp32_do(pair: Pair) -> None:
 
 
 def lowest_cosine(pair: Pair, decoder: Decoder) -> float:
-    """Of the texts' means and the true ones; of models with random weights, which are no embedding models."""
+    """Return the lowest cosine of the texts' means with the true means, for models with random weights."""
     cosines = [
         F.cosine_similarity(ours.mean(0), states.mean(0), dim=0)
         for ours, (states, _) in zip(pair.states(decoder, range(len(LENGTHS))), pair.truths, strict=True)

@@ -20,7 +20,7 @@ from tests.models.families.pooling_models import POOLING_MODELS
 Choice = tuple[type, str, object]  # of a spec's field: a value, a class, or ANOTHER
 
 ANOTHER = "another number than the default"
-# What no configuration of transformers says, or none that fits a tiny model, and the test under tests/models for it.
+# Choices of no configuration of transformers that fits a tiny model, and the test under tests/models for each.
 COMPARED_ELSEWHERE: dict[Choice, str] = {
     (GatedDeltaSpec, "tiles_key_heads", True): "families/test_gguf_parity.py",
     (LayerSpec, "skip_scale", ANOTHER): "layers/test_deepnorm.py",
@@ -48,7 +48,9 @@ def test_choices_that_no_variant_makes_have_a_test_elsewhere() -> None:
 
 
 def choices_offered(spec: type) -> Iterator[Choice]:
-    """Of a spec and the specs in it: both booleans, all members, each class or None, one number beside a default."""
+    """Yield the choices of a spec and the specs in it: booleans, enum members, classes or None, a non-default
+    number.
+    """
     hints = typing.get_type_hints(spec)
     for field in dataclasses.fields(spec):
         for kind in alternatives(hints[field.name]):
@@ -66,7 +68,7 @@ def choices_offered(spec: type) -> Iterator[Choice]:
 
 
 def alternatives(hint: object) -> list[object]:
-    """The classes that a field may hold, those of a tuple's items where it holds a tuple of specs."""
+    """Return the classes that a field may hold, or the items of a tuple of specs."""
     if isinstance(hint, types.UnionType):
         return [kind for each in typing.get_args(hint) for kind in alternatives(each)]
     if typing.get_origin(hint) is tuple:

@@ -1,4 +1,4 @@
-"""Loading: what does not fit is named before anything is read; what fits is streamed into place."""
+"""Loading: tensors that do not fit are named before anything is read, and others are streamed into place."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def save_tokenizer(folder: Path, *, size: int) -> None:
 
 
 def ignore_progress(stage: str, done: int, total: int, unit: str) -> None:
-    """Takes a report of progress."""
+    """Ignore a progress report."""
 
 
 def load(folder: Path, **changes: str):

@@ -1,4 +1,4 @@
-"""Which method a linear layer gets, and what the operator is told."""
+"""The method that a linear layer gets, and the notes for the operator."""
 
 from collections.abc import Callable
 from pathlib import Path

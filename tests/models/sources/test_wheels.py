@@ -30,7 +30,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pip_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What pip was asked for, one entry a run."""
+    """Return the requirements of pip's runs, one entry per run."""
     runs: list[str] = []
 
     class CountedPopen(subprocess.Popen[bytes]):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.fast
 
 
 def test_a_lock_is_taken_on_the_file_that_others_see(tmp_path: Path) -> None:
-    """A start that waited on a lock file must not go on with it once that file is removed: the next makes a new one."""
+    """A process that waited on a lock file must not use it once the file is removed: the next one makes a new file."""
     path = tmp_path / "x.lock"
     waiting, release, inodes = threading.Event(), threading.Event(), list[int]()
 

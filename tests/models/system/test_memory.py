@@ -21,7 +21,7 @@ MEMINFO = "MemTotal: 900 kB\nMemAvailable:     500 kB\nSwapFree: 70 kB\nHugePage
 
 
 def write(folder: Path, files: dict[str, str], own: str = "0::/\n") -> SystemFiles:
-    """A system's files: those of control groups by their paths below the mount; `own` names the process's groups."""
+    """Write a system's files, control groups by their paths below the mount; `own` names the process's groups."""
     (folder / "meminfo").write_text(MEMINFO)
     (folder / "own").write_text(own)
     (folder / "status").write_text("Name:\tpython\nVmSize:\t  300 kB\n")
@@ -89,7 +89,7 @@ def test_free_memory_is_bounded_by_the_container_but_not_by_cached_files(
 
 @pytest.mark.parametrize("below", ["", "memory/"])
 def test_the_limits_of_a_service_and_of_the_groups_above_it_bound_free_memory(tmp_path: Path, below: str) -> None:
-    """As systemd sets them with MemoryMax: the process is in a group that is not the mount's root."""
+    """With MemoryMax of systemd, the process is in a group that is not the mount's root."""
     v2 = below == ""
     limit, usage = ("memory.max", "memory.current") if v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     slice_, service = f"{below}system.slice", f"{below}system.slice/headrace.service"

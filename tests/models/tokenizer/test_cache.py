@@ -1,4 +1,4 @@
-"""Converted GGUF vocabularies on disk: found again, and made again where a file is damaged."""
+"""Converted GGUF vocabularies on disk: found again, and made again if a file is damaged."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ TEXTS = ["The unable", "unthe Éa 中e.", "'the' zzz", "", "[SEP] the", "a#a ##a
 
 
 def metadata(**changes: Any) -> dict[str, Any]:
-    """As llama.cpp's converter writes it."""
+    """Return metadata in the form of llama.cpp's converter."""
     types = [3 if token in SPECIAL else 1 for token in ORIGINAL]
     tokens = [
         token if kind == 3 else token[2:] if token.startswith("##") else "▁" + token

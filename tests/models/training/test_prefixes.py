@@ -1,4 +1,4 @@
-"""Sequences that go on from another one: as if each had the whole text, values and gradients."""
+"""Sequences that continue another one have the values and gradients of the whole text."""
 
 from pathlib import Path
 

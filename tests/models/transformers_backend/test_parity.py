@@ -89,7 +89,7 @@ def test_fp32_logits_in_uneven_batches_equal_those_of_transformers(tmp_path: Pat
     long, short = PagedSequence(), PagedSequence()
 
     rows: list[torch.Tensor] = []
-    for start in range(0, 23, 5):  # a chunk of one beside a token of the other
+    for start in range(0, 23, 5):  # a chunk of one sequence with a token of the other
         one = prompts[1][short.num_computed : short.num_computed + 1]
         rows.append(run.step([(long, prompts[0][start : start + 5]), (short, one)])[0])
     rest = run.step([(short, prompts[1][5:])])[0]

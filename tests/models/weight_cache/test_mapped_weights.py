@@ -40,7 +40,7 @@ def built(files: ModelFiles, folder: Path, weights: WeightOptions | None = None)
 
 
 def check_both_starts(files: ModelFiles, folder: Path, weights: WeightOptions | None = None) -> LoadedWeights:
-    """What the second start says of its weights, which are those of the first."""
+    """Check that the second start has the weights of the first, and return its report of them."""
     first, first_loaded = built(files, folder, weights)
     expected = logits_of(first)
     second, loaded = built(files, folder, weights)
@@ -54,7 +54,7 @@ def check_both_starts(files: ModelFiles, folder: Path, weights: WeightOptions | 
 
 
 def logits_of(decoder: Decoder) -> torch.Tensor:
-    """Of a prompt and, in a step of its own, one more token: kernels differ with the number of rows."""
+    """Return logits of a prompt and of one more token in a separate step, since kernels depend on the rows."""
     run, sequence = PagedRun(decoder, BACKEND), PagedSequence()
     return torch.cat([*run.step([(sequence, PROMPT)]), *run.step([(sequence, PROMPT[:1])])])
 

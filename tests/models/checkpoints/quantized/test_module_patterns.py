@@ -1,4 +1,4 @@
-"""Patterns over modules' names: they match what Python's `re` matches, and end soon whatever they are."""
+"""Patterns over modules' names: they match what Python's `re` matches, and always end soon."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Quantized checkpoints that are incomplete, malformed, hostile or unknown: one error that names the thing."""
+"""Quantized checkpoints that are incomplete, malformed, hostile or unknown: one error that names the cause."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,7 @@ MISSHAPEN: dict[str, tuple[str, Changes, str]] = {
         r"absmax' has shape \[63\].*\[64\]",
     ),
     "nf4 codes too short": ("bnb-nf4", {f"{Q}.weight": u8(2047, 1)}, r"\[2047, 1\].*\[2048, 1\]"),
-    "nf4 state that is no JSON": ("bnb-nf4", {NF4_STATE: u8(9)}, "holds no JSON"),
+    "nf4 state that is not JSON": ("bnb-nf4", {NF4_STATE: u8(9)}, "holds no JSON"),
     "nf4 state that is a list": (
         "bnb-nf4",
         {NF4_STATE: torch.tensor(list(b"[]"), dtype=torch.uint8)},
@@ -235,7 +235,7 @@ MALFORMED: dict[str, tuple[str, dict[str, object], str]] = {
     "ct without groups": ("ct-int8", {"config_groups": {}}, "no config_groups"),
     "ct groups as a list": ("ct-int8", {"config_groups": []}, "config_groups is"),
     "ct targets as a text": ("ct-int8", ct_groups(targets="Linear"), "targets is 'Linear'"),
-    "ct target that is no pattern": ("ct-int8", ct_groups(targets=["re:("]), "not a regular expression"),
+    "ct target that is not a pattern": ("ct-int8", ct_groups(targets=["re:("]), "not a regular expression"),
     "ct module that no group names": ("ct-int8", ct_groups(targets=["re:.*experts.*"]), "no group .* names it"),
     "ct target that is long": ("ct-int8", ct_groups(targets=["re:" + "a" * 2000]), "is longer than 1000"),
     "ct block as a text": (
