@@ -1,4 +1,4 @@
-"""Assignments of a checkpoint's tensors to a decoder's parameters, and loading, which streams them in one by one."""
+"""Assignment of a checkpoint's tensors to a decoder's parameters, and loading, which streams them in one by one."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,13 +19,13 @@ from models.linear.per_head import PerHeadLinear
 from models.progress import ProgressReport
 
 _MAX_LISTED = 8  # tensors named in one message
-# Plain tensors have no such names, and a reader of quantized checkpoints leaves none of them.
+# Plain tensors have no such names, and readers of quantized checkpoints take all that do.
 _CODE_SUFFIXES = (".weight_packed", ".qweight", ".weight_scale", ".weight_scale_inv", ".quant_map")
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One tensor and the rows of the parameter that it fills; None is all of them."""
+    """A tensor and the rows of the parameter that it fills; None: all rows."""
 
     tensor: StoredTensor
     destination: Destination
@@ -37,9 +37,10 @@ class Assignment:
 
 
 def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assignment]:
-    """Assignments that fill every row of every parameter once. Reads nothing, so `decoder` may be on the meta device.
+    """Return assignments that fill every row of every parameter once.
 
-    Raises CheckpointError that names the tensors which are missing, unused, repeated or of the wrong shape.
+    Reads no tensors, so `decoder` may be on the meta device. Raises CheckpointError, which names the tensors that are
+    missing, unused, repeated or of the wrong shape.
     """
     names = NameMap(rules, len(decoder.spec.layers))
     assigner = _Assigner(decoder)
@@ -52,23 +53,23 @@ def assign(decoder: Decoder, checkpoint: Checkpoint, rules: Rules) -> list[Assig
 
 
 class _Assigner:
-    """Collects the assignments to a decoder's parameters and what is wrong with them.
+    """Assignments to a decoder's parameters, and their problems.
 
-    A part is a parameter's name with a shard, or with None for a parameter that has none.
+    A part is a parameter's name with a shard, or with None for a parameter without shards.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._parameters = dict(decoder.named_parameters())  # a tied head is not among them
-        self._names_of_shared = _names_of_shared(decoder)
+        self._shared_names = _shared_names(decoder)
         self._unfilled = dict.fromkeys(part for name in self._parameters for part in _parts(decoder, name))
         self.assignments: list[Assignment] = []
         self.problems: list[str] = []
 
     def add(self, tensor: StoredTensor, destination: Destination) -> None:
         name = f"{destination.module}.{destination.parameter}"
-        if name in self._names_of_shared:
-            name = self._names_of_shared[name]
+        if name in self._shared_names:
+            name = self._shared_names[name]
             destination = dataclasses.replace(destination, module=name.rpartition(".")[0])
         if name not in self._parameters:
             if not tensor.may_be_unused:
@@ -77,7 +78,7 @@ class _Assigner:
         assignment = Assignment(tensor, destination, _rows(self._decoder, destination))
         filled = [(name, destination.shard)] if destination.shard else _parts(self._decoder, name)
         if any(part not in self._unfilled for part in filled):
-            self.problems.append(f"{tensor.name!r} repeats what another tensor holds")
+            self.problems.append(f"{tensor.name!r} repeats another tensor")
         elif tensor.read is None:
             self.problems.append(_is_unsupported(tensor))
         elif reason := _misfit(assignment, self._parameters[name], self._decoder):
@@ -87,8 +88,8 @@ class _Assigner:
         self.assignments.append(assignment)
 
     def check_all_filled(self) -> None:
-        """Note the parts that no tensor fills; called once, after the last `add`."""
-        self.problems += [f"nothing fills {name}{f' ({shard})' if shard else ''}" for name, shard in self._unfilled]
+        """Add the parts that no tensor fills to the problems; called once, after the last `add`."""
+        self.problems += [f"no tensor fills {name}{f' ({shard})' if shard else ''}" for name, shard in self._unfilled]
 
 
 def _is_unused(tensor: StoredTensor) -> str:
@@ -101,7 +102,7 @@ def _is_unsupported(tensor: StoredTensor) -> str:
 
 @torch.no_grad()
 def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: ProgressReport) -> None:
-    """Read each tensor, in file order, into its place; then let the linear layers among these process their weights."""
+    """Read each tensor, in file order, into its parameter; then make the linear layers process their weights."""
     parameters = dict(decoder.named_parameters())
     total = sum(assignment.tensor.num_bytes for assignment in assignments)
     done = 0
@@ -128,7 +129,7 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
 
 
 def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
-    """The numbers of a plain tensor, checked: kernels that round rows would hide what is not finite."""
+    """Read a plain tensor and check it, since kernels that round rows would hide numbers that are not finite."""
     assert tensor.read is not None
     values = tensor.read(dtype)
     check_finite(tensor, values)
@@ -136,7 +137,7 @@ def _read_finite(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
-    """Raise CheckpointError, which names the tensor, if some of its `values` are not finite."""
+    """Raise CheckpointError, which names the tensor, unless all of its `values` are finite."""
     if values.numel() and not bool(torch.stack(values.aminmax()).isfinite().all()):
         raise CheckpointError(
             f"{tensor.file}: {tensor.name!r} has numbers that are not finite; fetch the checkpoint again"
@@ -146,7 +147,7 @@ def check_finite(tensor: StoredTensor, values: torch.Tensor) -> None:
 def _destinations(
     decoder: Decoder, checkpoint: Checkpoint, names: NameMap, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Each tensor, or each expert's part of it, with its destination; those without one go into `problems`."""
+    """Yield each tensor, or each expert's part of it, with its destination; add tensors without one to `problems`."""
     for tensor in checkpoint.tensors.values():
         if names.is_ignored(tensor.name):
             continue
@@ -165,7 +166,7 @@ def _destinations(
 def _expert_parts(
     decoder: Decoder, tensor: StoredTensor, destination: Destination, problems: list[str]
 ) -> Iterator[tuple[StoredTensor, Destination]]:
-    """Each matrix of a stack with its expert's destination."""
+    """Yield each matrix of a stack with its expert's destination."""
     layers, layer = decoder.spec.layers, destination.layer
     mlp = layers[layer].mlp if layer is not None and layer < len(layers) else None
     if not isinstance(mlp, MoESpec):
@@ -180,15 +181,15 @@ def _expert_parts(
             yield tensor.part(expert), dataclasses.replace(destination, module=module)
 
 
-def _names_of_shared(decoder: Decoder) -> dict[str, str]:
-    """For parameters that several modules share: their other names -> the name in `named_parameters`."""
+def _shared_names(decoder: Decoder) -> dict[str, str]:
+    """Return, for parameters that several modules share, the name in `named_parameters` by their other names."""
     names = {id(parameter): name for name, parameter in decoder.named_parameters()}
     all_names = decoder.named_parameters(remove_duplicate=False)
     return {name: names[id(parameter)] for name, parameter in all_names if names[id(parameter)] != name}
 
 
 def _parts(decoder: Decoder, parameter: str) -> list[tuple[str, str | None]]:
-    """The parts of a parameter: its shards in a fused layer, else the whole."""
+    """Return the parts of a parameter: its shards in a fused layer, else the whole."""
     module = decoder.get_submodule(parameter.rpartition(".")[0])
     shards = module.shards if isinstance(module, Linear | OwnWeightsNorm) else {}
     return [(parameter, shard) for shard in shards] or [(parameter, None)]
@@ -203,7 +204,7 @@ def _rows(decoder: Decoder, destination: Destination) -> tuple[int, int] | None:
 
 
 def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -> str | None:
-    """Why the tensor cannot be copied to its place, or None. Compares shapes only."""
+    """Return why the tensor cannot be copied to its parameter, or None. Compares only shapes."""
     stored = torch.empty(assignment.tensor.shape, device="meta")
     target = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
     try:
@@ -212,11 +213,11 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
         shape = stored.shape
     if shape == target.shape:
         return None
-    return f"{assignment.tensor.name!r} has shape {list(shape)}; the configuration asks for {list(target.shape)}"
+    return f"{assignment.tensor.name!r} has shape {list(shape)}; by the configuration it must be {list(target.shape)}"
 
 
 def transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
-    """A tensor of the file in the decoder's layout."""
+    """Return a tensor of the file in the decoder's layout."""
     destination = assignment.destination
     if destination.transform is None:
         return value
@@ -233,8 +234,8 @@ def _refuse(checkpoint: Checkpoint, problems: Sequence[str]) -> None:
     codes = [name for name in checkpoint.tensors if name.endswith(_CODE_SUFFIXES)]
     if codes:
         raise CheckpointError(
-            f"the weights ({files}) hold quantized matrices ({codes[0]} and such) that the configuration does not "
-            "describe; check that its quantization_config is the one that came with them. What does not fit: "
+            f"the weights ({files}) hold quantized matrices ({codes[0]} and others) that the configuration does not "
+            "describe; check that its quantization_config came with the weights. Problems: "
             f"{_some(problems)}"
         )
     raise CheckpointError(

@@ -1,4 +1,4 @@
-"""open_model: a checkpoint's files, described by a family or by transformers' code. No weights are read."""
+"""Opening of a checkpoint's files: a family or transformers' code describes the model. No weights are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class OpenedModel:
     checkpoint: Checkpoint
     spec: DecoderSpec
     names: Rules
-    note: str  # of the family, for the operator; may be empty
+    note: str  # the family's start-up note; may be empty
 
     @property
     def config(self) -> HFConfig:
@@ -62,18 +62,18 @@ class OpenedModel:
 
 
 def open_model(files: ModelFiles, overrides: Mapping[str, Any] | None = None) -> OpenedModel:
-    """Describe the model that `files` hold by its family; overrides: as LoadOptions has them. Raises a ModelError."""
+    """Describe the model in `files` by its family. overrides: as in LoadOptions. Raises a ModelError."""
     overridden, checkpoint = _open_checkpoint(files, overrides or {})
     family = family_of(overridden.config.architecture())
     names = family.gguf_names if files.gguf else family.names
     assert names is not None, "gguf_config() lets only architectures pass that have GGUF names"
-    return OpenedModel(overridden, checkpoint, _described(family, overridden.config), names, family.note)
+    return OpenedModel(overridden, checkpoint, _describe(family, overridden.config), names, family.note)
 
 
 def open_with_either(
     files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None
 ) -> "OpenedModel | OpenedTransformersModel":
-    """As `open_model`, or described by transformers' code; use_transformers: as LoadOptions has it."""
+    """Describe the model in `files` by its family, or by transformers' code. use_transformers: as in LoadOptions."""
     if not files.gguf:
         return _open_with_transformers(files, overrides, use_transformers) or open_model(files, overrides)
     if use_transformers:
@@ -85,15 +85,17 @@ def open_with_either(
 
 
 def check_config(files: ModelFiles, overrides: Mapping[str, Any], *, use_transformers: bool | None = None) -> None:
-    """Raise the ModelError of loading a folder whose configuration asks for what is not supported: an architecture, a
-    feature, a quantization. Needs no weights."""
+    """Raise a ModelError if a folder's configuration needs an unsupported architecture, feature or quantization.
+
+    Needs no weights.
+    """
     if _open_with_transformers(files, overrides, use_transformers) is None:
         config = _overridden_config(files, overrides)[0].config
-        _described(family_of(config.architecture()), config)
+        _describe(family_of(config.architecture()), config)
 
 
 def has_recurrence(files: ModelFiles) -> bool:
-    """Whether some layers have a recurrent state. Raises a ModelError."""
+    """Whether the model has layers with a recurrent state. Raises a ModelError."""
     opened = open_with_either(files, {})
     return isinstance(opened, OpenedModel) and any(layer.recurrence is not None for layer in opened.spec.layers)
 
@@ -101,7 +103,7 @@ def has_recurrence(files: ModelFiles) -> bool:
 def _open_with_transformers(
     files: ModelFiles, overrides: Mapping[str, Any], use_transformers: bool | None
 ) -> "OpenedTransformersModel | None":
-    """The model of a folder if transformers' code computes it, else None. Raises a ModelError."""
+    """Describe the model of a folder if transformers' code computes it, else return None. Raises a ModelError."""
     architecture = files.config.architecture()
     if use_transformers is False or (use_transformers is None and architecture in ARCHITECTURES):
         return None
@@ -124,11 +126,11 @@ def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[O
     return overridden, checkpoint if reader is None else QuantizedCheckpoint(checkpoint, reader)
 
 
-def _described(family: Family, config: HFConfig) -> DecoderSpec:
+def _describe(family: Family, config: HFConfig) -> DecoderSpec:
     spec = family.describe(config)
     if not spec.attention_specs:
         raise UnsupportedModelError(
-            f"{config.source}: no layer has attention; models of recurrent layers alone are not supported"
+            f"{config.source}: no layer has attention; models with only recurrent layers are not supported"
         )
     for mlp in {layer.mlp for layer in spec.layers if isinstance(layer.mlp, MoESpec)}:
         if reason := mlp.contradiction():
@@ -137,7 +139,7 @@ def _described(family: Family, config: HFConfig) -> DecoderSpec:
 
 
 def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantizedReader | None]:
-    """A folder's configuration, and the reader of its quantized weights where it has some."""
+    """Return a folder's configuration, and the reader of its quantized weights, if they are quantized."""
     family = family_of(files.config.architecture())  # an unknown architecture is the first error
     overridden = override(family.text_config(files.config), overrides)
     section = find_quantization_config(overridden.config, files.folder)

@@ -1,4 +1,4 @@
-"""Adapters as PEFT saves them: adapter_config.json and adapter_model.safetensors in a folder."""
+"""Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors in a folder."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from models.training.lora import Lora
 from models.training.tensor_file import tensor_file_parts
 
 _PREFIX = "base_model.model."
-_BESIDE_OTHERS = "language_model."  # in names of models that see, too
+_MULTIMODAL = "language_model."  # in names of multimodal models
 
 
 def save_adapter(folder: Path, lora: Lora, base: str) -> None:
-    """Write a folder that PEFT loads: complete, or not at all. It may exist already.
+    """Write a folder that PEFT loads, complete or not at all. The folder may exist.
 
-    base: the model's name for whoever loads it. Raises OSError.
+    base: the base model's name for loaders of the adapter. Raises OSError.
     """
     tensors: dict[str, torch.Tensor] = {}
     targets = set()
     for pair in lora.matrices():
         tensors[f"{_PREFIX}{pair.name}.lora_A.weight"] = pair.a
         tensors[f"{_PREFIX}{pair.name}.lora_B.weight"] = pair.b
-        # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' of other layers, and a
-        # language model's q_proj for that of the model that sees.
-        is_whole = lora.has_experts or _BESIDE_OTHERS in pair.name
+        # By the last part of a name, PEFT would take a dense layer's gate_proj for the experts' in other layers, and a
+        # language model's q_proj for the vision model's.
+        is_whole = lora.has_experts or _MULTIMODAL in pair.name
         targets.add(pair.name if is_whole else pair.name.rpartition(".")[2])
     config = {
         "peft_type": "LORA",
@@ -52,8 +52,7 @@ def save_adapter(folder: Path, lora: Lora, base: str) -> None:
 
 
 def load_pairs(folder: Path, lora: Lora) -> None:
-    """Let `lora` begin with the pairs of a folder that `save_adapter` wrote. Raises ModelError for one that does not
-    fit."""
+    """Initialize `lora` with the pairs of a folder from `save_adapter`. Raises ModelError if they do not fit."""
     config = read_peft_config(folder)
     fields = {
         "use_rslora": config.is_rank_stabilized,
@@ -63,8 +62,8 @@ def load_pairs(folder: Path, lora: Lora) -> None:
     for name, value in fields.items():
         if value:
             raise ModelError(
-                f"{config.source}: {name} is set, and training cannot continue from such an adapter; give one that has "
-                "the same rank and scale in all layers"
+                f"{config.source}: {name} is set, and training cannot continue from such an adapter; give an adapter "
+                "with the same rank and scale in all layers"
             )
     if (config.rank, config.alpha) != (lora.shape.rank, lora.shape.alpha):
         raise ModelError(
@@ -74,7 +73,7 @@ def load_pairs(folder: Path, lora: Lora) -> None:
     try:
         tensors = load_file(folder / WEIGHTS_NAME)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{folder} holds no adapter that can be trained on: {error}") from error
+        raise ModelError(f"{folder} has no adapter from which training can continue: {error}") from error
     for name, (a, b) in _pairs(tensors, folder).items():
         lora.set_matrices(name, a.to(torch.float32), b.to(torch.float32))
 

@@ -1,4 +1,4 @@
-"""divergence: how far the distributions of a decoder in training are from those of its base, with a gradient."""
+"""Divergence of a decoder's distributions in training from its base's, with a gradient."""
 
 from typing import Any
 
@@ -9,17 +9,19 @@ from models.training.head_logits import HeadLogits, chunk_rows, head_rows
 
 
 def divergence(decoder: Decoder, hidden: torch.Tensor, base_rows: torch.Tensor) -> torch.Tensor:
-    """[L] fp32, in nats: the Kullback-Leibler divergence of the next token's distribution after each of the rows
-    `hidden` [L, hidden] of the decoder's forward, from that of the base, whose `head_rows` are `base_rows` [L, in].
+    """Return the Kullback-Leibler divergence from the base's next-token distributions, in nats: [L] fp32.
 
-    It is 0 where both are equal, and so is its gradient.
+    hidden: [L, hidden], rows of the decoder's forward. base_rows: [L, in], `head_rows` of the base. The divergence and
+    its gradient are 0 for equal rows.
     """
     found: torch.Tensor = _Divergence.apply(head_rows(decoder, hidden), base_rows, decoder)
     return found
 
 
 class _Divergence(torch.autograd.Function):
-    """As _LogProbs: a row's gradient is computed in forward, while its logits are there, and scaled in backward."""
+    """Divergence whose gradient is computed in forward, while the logits exist, and scaled in backward; see
+    _LogProbs.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, base_rows: torch.Tensor, decoder: Decoder) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""TokenLogProbs: log probabilities of given tokens, without keeping the logits of a vocabulary."""
+"""TokenLogProbs: log probabilities of given tokens, computed without keeping a vocabulary's logits."""
 
 from typing import Any, NamedTuple
 
@@ -9,18 +9,22 @@ from models.training.head_logits import HeadLogits, chunk_rows, head_rows
 
 
 class TokenLogProbs(NamedTuple):
-    log_probs: torch.Tensor  # [L] fp32, of the targets; with a gradient
-    is_likeliest: torch.Tensor  # [L] bool, whether the target is what greedy decoding would choose
+    """Log probabilities of target tokens."""
+
+    log_probs: torch.Tensor  # [L] fp32, with a gradient
+    is_likeliest: torch.Tensor  # [L] bool, whether greedy decoding would choose the target
 
 
 def token_log_probs(decoder: Decoder, hidden: torch.Tensor, targets: torch.Tensor) -> TokenLogProbs:
-    """Of `targets` [L] after the rows `hidden` [L, hidden] of the decoder's forward."""
+    """Return the log probabilities of `targets` [L] after `hidden` [L, hidden], rows of the decoder's forward."""
     return TokenLogProbs(*_LogProbs.apply(head_rows(decoder, hidden), targets, decoder))
 
 
 class _LogProbs(torch.autograd.Function):
-    """A row's gradient is its own log probability's times a number: so forward computes it, chunk by chunk while the
-    logits are there, and backward scales it."""
+    """Log probabilities whose gradient is computed in forward, chunk by chunk while the logits exist.
+
+    A row's gradient is a multiple of its log probability's, so backward only scales it.
+    """
 
     @staticmethod
     def forward(
@@ -47,7 +51,7 @@ class _LogProbs(torch.autograd.Function):
 def _chunk(
     rows: torch.Tensor, targets: torch.Tensor, decoder: Decoder, needs_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """[n] log probabilities, [n] whether likeliest, [n, hidden] gradients of the log probabilities by the rows."""
+    """Return [n] log probabilities, [n] whether likeliest, and [n, hidden] gradients of the log probabilities."""
     logits = HeadLogits(decoder, rows)
     at_target = targets.unsqueeze(1)
     log_probs = logits.values.log_softmax(dim=1)

@@ -15,13 +15,16 @@ from models.kernels.row_input import Prologue
 from models.linear.linear import Linear
 from models.linear.method import LinearLayer, ParameterSpec
 from models.training.frozen_weight import FrozenWeight, multiply_frozen
-from models.training.layer_adapter import LayerAdapter, Pair, Piece
+from models.training.trainable_adapter import Pair, Piece, TrainableAdapter
 from models.training.trainable_layers import layer_kinds, trainable_layers
 
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """targets: last parts of names ("q_proj"); empty means every linear layer but experts, embeddings and head."""
+    """Rank, alpha and targets of an adapter.
+
+    targets: last parts of names ("q_proj"); empty: every linear layer except experts, embeddings and head.
+    """
 
     rank: int
     alpha: float
@@ -33,21 +36,21 @@ class LoraShape:
 
 
 class TrainableMethod:
-    """A layer's own method, through which gradients flow, and its pairs. Frozen weights are computed as in serving.
+    """A layer's serving method, through which gradients flow, with the layer's pairs.
 
-    No result is written over what a gradient needs: a residual is added in new memory.
+    No result overwrites values that a gradient needs: a residual is added in new memory.
     """
 
     name = "trainable"
     packed = None
 
-    def __init__(self, layer: Linear, adapter: LayerAdapter | None, dtype: torch.dtype) -> None:
-        """layer: with the method that serves it. dtype: of the decoder."""
+    def __init__(self, layer: Linear, adapter: TrainableAdapter | None, dtype: torch.dtype) -> None:
+        """layer: still with its serving method. dtype: the decoder's."""
         self.frozen = layer.method
         self.weight = FrozenWeight(layer, layer.method, dtype)
         self.bias_dtype = self.frozen.bias_dtype
         self.adapter = adapter
-        self.is_adapted = True  # False: the layer is that of the base
+        self.is_adapted = True  # False: the layer computes without the pairs
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
         return self.frozen.parameters(in_features, out_features)
@@ -90,27 +93,30 @@ class TrainableMethod:
 
 
 class Lora:
-    """All pairs of a decoder. Their parameters are views of one tensor, `values`, and their gradients of `gradients`:
-    both [n] fp32, which an optimizer updates and a norm is taken of at once."""
+    """All pairs of a decoder.
+
+    Their parameters are views of one tensor, `values`, and their gradients of `gradients`, both [n] fp32, so that one
+    operation updates all parameters or computes the norm of all gradients.
+    """
 
     def __init__(self, decoder: Decoder, rules: Rules, shape: LoraShape, seed: int) -> None:
-        """Makes every linear layer of `decoder` pass gradients, and those that `shape` names trainable.
+        """Make every linear layer of `decoder` pass gradients, and the targets of `shape` trainable.
 
-        rules: the family's, for safetensors. A begins random, by `seed`, and B with zeros: as PEFT's do. Raises
-        ModelError for targets that the model has not.
+        rules: the family's, for safetensors. As in PEFT, A is random, by `seed`, and B is zero. Raises ModelError for
+        targets that the model does not have.
         """
         self.shape = shape
-        self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT wants to be told
+        self.is_transposed = False  # whether transformers stores the matrices as [in, out], which PEFT must know
         self.has_experts = any(isinstance(layer.mlp, MoESpec) for layer in decoder.spec.layers)
         layers = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
-        named = _chosen(trainable_layers(decoder, rules), shape.targets)
+        named = _select(trainable_layers(decoder, rules), shape.targets)
         sizes = {name: _num_values(layers[name], each, shape.rank) for name, each in named.items()}
         self.values = torch.zeros(sum(sizes.values()))
         self.gradients = torch.zeros_like(self.values)
         self._parameters: list[torch.Tensor] = []
         self._end = 0
         generator = torch.Generator().manual_seed(seed)
-        self._adapters: dict[str, LayerAdapter] = {}
+        self._adapters: dict[str, TrainableAdapter] = {}
         for name, linears in named.items():
             self.is_transposed |= any(each.transform is transpose for linear in linears for each in linear.destinations)
             self._adapters[name] = self._make(layers[name], linears, decoder, generator)
@@ -122,7 +128,7 @@ class Lora:
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the decoder computes with the pairs; else it is the base."""
+        """Whether the decoder computes with the pairs."""
         return self._methods[0][1].is_adapted
 
     @is_adapted.setter
@@ -131,21 +137,21 @@ class Lora:
             method.is_adapted = value
 
     def layers(self) -> Iterator[tuple[Linear, TrainableMethod]]:
-        """All linear layers of the decoder, with their methods in training."""
+        """Yield all linear layers of the decoder, with their methods in training."""
         yield from self._methods
 
     def matrices(self) -> Iterator[Pair]:
-        """Of every pair. Copies."""
+        """Yield copies of every pair's matrices."""
         for adapter in self._adapters.values():
             yield from adapter.matrices(torch.Tensor.detach)
 
     def gradient_matrices(self) -> Iterator[Pair]:
-        """The gradients of every pair. Copies."""
+        """Yield copies of every pair's gradients."""
         for adapter in self._adapters.values():
             yield from adapter.matrices(_gradient)
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Begin with a pair that was trained before. Raises ModelError for one that does not fit."""
+        """Initialize a pair with trained matrices. Raises ModelError if they do not fit."""
         for adapter in self._adapters.values():
             if name in adapter.names:
                 adapter.set_matrices(name, a, b)
@@ -154,7 +160,7 @@ class Lora:
 
     def _make(
         self, layer: Linear, linears: Sequence[NamedLinear], decoder: Decoder, generator: torch.Generator
-    ) -> LayerAdapter:
+    ) -> TrainableAdapter:
         rank, columns = self.shape.rank, layer.in_features
         a = self._take(len(linears) * rank, columns)
         bound = columns**-0.5  # PEFT's: kaiming_uniform with a = sqrt(5)
@@ -162,12 +168,12 @@ class Lora:
             a.uniform_(-bound, bound, generator=generator)
         pieces = []
         for index, linear in enumerate(linears):
-            places = [layer.rows(each.shard) for each in linear.destinations]
-            orders = linear.row_orders(decoder.spec, sum(count for _, count in places))
-            for (first, count), order in zip(places, orders, strict=True):
+            spans = [layer.rows(each.shard) for each in linear.destinations]
+            orders = linear.row_orders(decoder.spec, sum(count for _, count in spans))
+            for (first, count), order in zip(spans, orders, strict=True):
                 pieces.append(Piece(first, count, index, self._take(count, rank), order))
         pieces.sort(key=lambda piece: piece.first)
-        return LayerAdapter([linear.name for linear in linears], a, pieces, rank, self.shape.scale)
+        return TrainableAdapter([linear.name for linear in linears], a, pieces, rank, self.shape.scale)
 
     def _take(self, *shape: int) -> torch.Tensor:
         start, self._end = self._end, self._end + shape[0] * shape[1]
@@ -178,7 +184,7 @@ class Lora:
 
 
 def frozen_weight(layer: Linear) -> FrozenWeight:
-    """That of a layer of a decoder which a Lora was made for."""
+    """Return the frozen weight of a layer of a decoder with a Lora."""
     assert isinstance(layer.method, TrainableMethod)
     return layer.method.weight
 
@@ -188,7 +194,7 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.grad
 
 
-def _chosen(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict[str, list[NamedLinear]]:
+def _select(named: dict[str, list[NamedLinear]], targets: Sequence[str]) -> dict[str, list[NamedLinear]]:
     known = layer_kinds(named)
     if unknown := [target for target in targets if target not in known]:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""tensor_file_parts: tensors as a safetensors file, without a copy of them in memory."""
+"""Writing of tensors as a safetensors file without a copy of them in memory."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,10 +9,10 @@ _HEADER_ALIGNMENT = 8
 
 
 def tensor_file_parts(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The bytes of the file, one part after the other.
+    """Yield the bytes of the file, one part after the other.
 
-    tensors: fp32, on the CPU; one that is contiguous is a view in its part. safetensors' `save` makes two copies of all
-    of them, and its `save_file` reports a full disk as an error without a number.
+    tensors: fp32, on the CPU; parts of contiguous tensors are views. safetensors' `save` makes two copies of all
+    tensors, and its `save_file` reports a full disk as an error without a number.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0

@@ -1,4 +1,4 @@
-"""transformers' class and configuration for a config.json, or why its code cannot run the model."""
+"""ForeignModel: transformers' class and configuration for a config.json, unless its code cannot run the model."""
 
 import inspect
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden
 from models.config.rope import context_length
-from models.errors import UnsupportedModelError
+from models.errors import UnsupportedModelError, shortened
 
-# Errors that other people's code may raise on a configuration that it does not expect.
+# Errors that transformers' code may raise for a configuration that it does not expect.
 FOREIGN_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError),
     *(TypeError, ValueError, StrictDataclassError),
 )
-# They depend on the longest sequence of a batch, so that a request's result would depend on its neighbors.
+# Scalings that depend on the longest sequence of a batch, so that a request's result would depend on its neighbors.
 _LENGTH_DEPENDENT_SCALINGS = ("dynamic", "longrope", "su")
-_ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # a class that has one of them reads all
+_ROTARY_FIELDS = ("rope_parameters", "rope_scaling", "rope_theta")  # a class that has one of these reads all
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignModel:
-    """A causal language model of transformers, to be built from `config`."""
+    """A causal language model of transformers, which is built from `config`."""
 
     model_class: type[PreTrainedModel]
     config: PretrainedConfig
     max_position: int
 
 
-def foreign_model(overridden: Overridden) -> ForeignModel:
-    """transformers' class and configuration for a config.json. Raises UnsupportedModelError if we cannot run the class.
+def find_foreign_model(overridden: Overridden) -> ForeignModel:
+    """Return transformers' class and configuration for a config.json. Never runs code from a checkpoint.
 
-    Code that comes with a checkpoint is never run.
+    Raises UnsupportedModelError if the class cannot run here.
     """
     stored = overridden.config
     model_class = _class_of(stored)
@@ -60,26 +60,19 @@ def _class_of(stored: HFConfig) -> type[PreTrainedModel]:
 
 def _config_of(stored: HFConfig) -> PretrainedConfig:
     if stored.has("num_hidden_layers"):
-        stored.num_layers("num_hidden_layers")  # bounded, before they are built
+        stored.num_layers("num_hidden_layers")  # checked before the layers are built
     try:
         config: PretrainedConfig = CONFIG_MAPPING[stored.text("model_type")].from_dict(dict(stored.fields))
     except FOREIGN_ERRORS as error:
-        raise UnsupportedModelError(
-            f"{stored.source} is not what transformers expects: {in_one_line(error)}"
-        ) from error
+        raise UnsupportedModelError(f"{stored.source} is not valid for transformers: {shortened(error)}") from error
     return config
-
-
-def in_one_line(error: BaseException) -> str:
-    """Another library's message as one line, to be quoted in ours."""
-    return " ".join(str(error).split())
 
 
 def _refusal(model_class: type[PreTrainedModel], config: PretrainedConfig) -> str | None:
     if model_class._is_stateful:
         return "keeps a recurrent state, which the KV cache does not hold"
     if not model_class._supports_attention_backend:
-        return "does not take attention from outside (transformers' attention interface)"
+        return "does not support other attention functions (transformers' attention interface)"
     if config.sub_configs:
         return f"consists of several models ({', '.join(config.sub_configs)}); only language models are run"
     if config.is_encoder_decoder:

@@ -8,8 +8,8 @@ import torch
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
-from models.errors import UnsupportedModelError
-from models.transformers_backend.config import FOREIGN_ERRORS, in_one_line
+from models.errors import UnsupportedModelError, shortened
+from models.transformers_backend.config import FOREIGN_ERRORS
 from models.transformers_backend.decoder import TransformersDecoder
 
 _BLOCK_SIZE = 16
@@ -31,7 +31,7 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
         decoder.logits(alone[-1:])
     except FOREIGN_ERRORS as error:
         raise UnsupportedModelError(
-            f"transformers' {name} does not make logits of hidden states alone: {in_one_line(error)}"
+            f"transformers' {name} does not make logits of hidden states alone: {shortened(error)}"
         ) from error
     half = _LENGTH // 2
     _, first_half = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])

@@ -1,7 +1,7 @@
-"""observe: each layer's attention, found by running a model without weights once.
+"""Observation of each layer's attention by running a model once without weights.
 
-Configurations call heads, windows, caps and scales by many names, and the model's code decides what they mean. A run on
-torch's meta device, which computes shapes only, shows how the code calls attention.
+Configurations call heads, windows, caps and scales by many names, and the model's code decides their meaning. A run on
+torch's meta device, which computes only shapes, shows how the code calls attention.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from models.architecture.attention import AttentionSpec
-from models.errors import UnsupportedModelError
-from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, in_one_line
+from models.errors import UnsupportedModelError, shortened
+from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel
 
 _OBSERVED = "headrace-observed"
 _NUM_ROWS = 3
-# Arguments that do not change what attention computes here: there is no dropout, and rows have their positions.
+# Arguments that do not change attention here: there is no dropout, and rows have their positions.
 _NEUTRAL = ("dropout", "position_ids", "use_cache", "output_attentions", "cache_position")
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a model needs. layers: of each, the name of the module that attends, and its attention."""
+    """Properties of a model. layers: for each layer, the name of the module with attention, and the attention."""
 
     layers: tuple[tuple[str, AttentionSpec], ...]
     vocab_size: int
@@ -38,11 +38,11 @@ class _Recorder:
 
 
 class _UnsupportedAttentionError(Exception):
-    """Why attention as the model calls it is not supported."""
+    """The model calls attention in a way that is not supported; the text says why."""
 
 
 def observe(foreign: ForeignModel) -> Observed:
-    """Raises UnsupportedModelError if attention over the KV cache cannot do what the model asks for."""
+    """Run a model without weights. Raises UnsupportedModelError for attention that the KV cache cannot serve."""
     name = foreign.model_class.__name__
     try:
         with torch.device("meta"), torch.inference_mode():
@@ -57,9 +57,7 @@ def observe(foreign: ForeignModel) -> Observed:
     except _UnsupportedAttentionError as reason:
         raise UnsupportedModelError(f"transformers' {name} {reason}") from None
     except FOREIGN_ERRORS as error:
-        raise UnsupportedModelError(
-            f"transformers' {name} does not run without weights: {in_one_line(error)}"
-        ) from error
+        raise UnsupportedModelError(f"transformers' {name} does not run without weights: {shortened(error)}") from error
     return Observed(layers, logits.shape[-1], sum(parameter.numel() for parameter in model.parameters()))
 
 
@@ -92,18 +90,18 @@ def _record(
     s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """In place of attention: records the call with the module's recorder."""
+    """Record a call of attention with the module's recorder."""
     is_causal = others.pop("is_causal", None)
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
         raise _UnsupportedAttentionError("looks ahead: it is not a causal model")
     unknown = [name for name, option in others.items() if not (name in _NEUTRAL or option is None or option is False)]
     if unknown:
-        raise _UnsupportedAttentionError(f"asks attention for {', '.join(unknown)}, which is not known here")
+        raise _UnsupportedAttentionError(f"passes unknown options to attention: {', '.join(unknown)}")
     if scaling is not None and not isinstance(scaling, int | float):
         raise _UnsupportedAttentionError("scales scores by a tensor")
     window = getattr(attention_mask, "window", None)
     if attention_mask is not None and window != (sliding_window or 0):
-        raise _UnsupportedAttentionError("masks scores in a way of its own")
+        raise _UnsupportedAttentionError("masks scores by a mask that is not a window")
     spec = AttentionSpec(
         num_heads=query.shape[1],
         num_kv_heads=key.shape[1],
@@ -121,19 +119,19 @@ def _record(
 def _mask(
     q_length: int, kv_length: int, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **_: Any
 ) -> torch.Tensor:
-    """A mask without contents; its `window` is the window that it allows, 0 for all positions up to a row."""
+    """Return a mask without contents; its `window` is the size it allows, 0 for all positions up to a row."""
     mask = torch.empty((1, 1, q_length, kv_length), dtype=torch.bool)
     mask.window = _window(mask_function, 3 * (local_size or 8))
     return mask
 
 
 def _window(mask_function: Callable[..., torch.Tensor], position: int) -> int | None:
-    """How many positions a row sees, its own included; 0 for all, None for anything else."""
+    """Return the number of positions that a row sees, its own included; 0: all, None: any other pattern."""
     with torch.device("cpu"):
         zero, row, keys = torch.tensor(0), torch.tensor(position), torch.arange(position + 2)
         try:
             seen = mask_function(zero, zero, row, keys).nonzero().flatten().tolist()
-        except FOREIGN_ERRORS:  # such as for a mask that needs images
+        except FOREIGN_ERRORS:  # for example a mask that needs images
             return None
     if not seen or seen != list(range(seen[0], position + 1)):
         return None

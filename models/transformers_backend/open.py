@@ -15,14 +15,14 @@ from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.compute import ComputeConfig
 from models.config.hf_config import HFConfig
 from models.config.overrides import Overridden, override
-from models.errors import CheckpointError, ModelError, UnsupportedModelError
+from models.errors import CheckpointError, ModelError, UnsupportedModelError, shortened
 from models.linear.dense import DTYPE_NAMES
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedWeights
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
-from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, foreign_model, in_one_line
+from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel, find_foreign_model
 from models.transformers_backend.decoder import TransformersDecoder
 from models.transformers_backend.independence import check_independence
 from models.transformers_backend.interface import PAGED
@@ -110,7 +110,7 @@ class OpenedTransformersModel:
         except (torch.OutOfMemoryError, MemoryError):
             raise  # of this machine, not of the checkpoint
         except FOREIGN_ERRORS as error:
-            raise CheckpointError(f"{self.root}: transformers cannot load it: {in_one_line(error)}") from error
+            raise CheckpointError(f"{self.root}: transformers cannot load it: {shortened(error)}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if found[what]:
                 some = ", ".join(sorted(map(str, found[what]))[:5])
@@ -130,5 +130,5 @@ def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -
             f"{root} holds quantized weights, which headrace reads for its own families; transformers' code runs "
             "checkpoints of 16 or 32 bits"
         )
-    foreign = foreign_model(overridden)
+    foreign = find_foreign_model(overridden)
     return OpenedTransformersModel(root, overridden, foreign, observe(foreign))

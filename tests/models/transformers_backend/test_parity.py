@@ -217,14 +217,14 @@ def test_what_a_call_says_of_causality_goes_before_its_module(
 
 REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
     "MambaForCausalLM": (MambaConfig(), "keeps a recurrent state"),
-    "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not take attention from outside"),
+    "OpenAIGPTLMHeadModel": (OpenAIGPTConfig(), "does not support other attention functions"),
     "DiffLlamaForCausalLM": (DiffLlamaConfig(**SMALL), "attends several times in a layer"),
     "BertLMHeadModel": (BertConfig(**SMALL), "looks ahead"),
     "PhiForCausalLM": (
         PhiConfig(**SMALL | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
         "depends on the other sequences",
     ),
-    "GPTNeoForCausalLM": (GPTNeoConfig(), "is not what transformers expects: .*attention_layers"),
+    "GPTNeoForCausalLM": (GPTNeoConfig(), "is not valid for transformers: .*attention_layers"),
     "Qwen9ForCausalLM": (llama_config(), "has no causal language model 'Qwen9ForCausalLM'"),
 }
 

@@ -1,4 +1,4 @@
-"""LayerAdapter: the LoRA pairs of one linear layer, and its product with them, y = W x + scale * B A x."""
+"""TrainableAdapter: the LoRA pairs of one linear layer, and its product with them, y = W x + scale * B A x."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,32 +7,31 @@ from typing import Any, NamedTuple
 import torch
 
 from models.errors import ModelError
-from models.linear.adapter import LayerAdapter as ServedAdapter
-from models.linear.adapter import LowRankPair
+from models.linear.adapter import LayerAdapter, LowRankPair
 from models.training.frozen_weight import FrozenWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Consecutive rows of a layer's output that one B fills, from the A of a pair."""
+    """Consecutive rows of a layer's output that a pair's B fills."""
 
     first: int
     count: int
     pair: int
     b: torch.Tensor  # [count, rank]
-    order: torch.Tensor  # [count], which rows these are of the pair's B as PEFT has it
+    order: torch.Tensor  # [count], indices of these rows in PEFT's B
 
 
 class Pair(NamedTuple):
-    """B's rows are in the order of transformers' layer."""
+    """A pair in PEFT's order: B's rows are in the order of transformers' layer."""
 
     name: str  # of transformers' layer: "model.layers.3.self_attn.q_proj"
     a: torch.Tensor  # [rank, in]
     b: torch.Tensor  # [out, rank]
 
 
-class LayerAdapter:
-    """The pairs of one linear layer: several where transformers has several layers in its place (q, k and v)."""
+class TrainableAdapter:
+    """The pairs of one linear layer: several if it fuses several layers of transformers (q, k and v)."""
 
     def __init__(self, names: Sequence[str], a: torch.Tensor, pieces: Sequence[Piece], rank: int, scale: float) -> None:
         """a: [pairs * rank, in], fp32. pieces: in the order of the layer's rows."""
@@ -43,30 +42,30 @@ class LayerAdapter:
         self._scale = scale
 
     def product(self, rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
-        """Of rows [T, in] with the layer: [T, out] in `out_dtype`, with gradients of the rows and the pairs."""
+        """Return the layer's product with rows [T, in]: [T, out] in `out_dtype`, with gradients of rows and pairs."""
         result: torch.Tensor = _Product.apply(
             rows, weight, self, out_dtype, self._a, *(piece.b for piece in self._pieces)
         )
         return result
 
-    def matrices(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Pair]:
-        """Of each pair, what `of` gives for its parameters. Copies."""
+    def matrices(self, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Pair]:
+        """Yield copies of each pair's matrices. select: returns a parameter's values or gradient."""
         for index, name in enumerate(self.names):
             pieces = [piece for piece in self._pieces if piece.pair == index]
             b = torch.empty(sum(piece.count for piece in pieces), self._rank)
             for piece in pieces:
-                b[piece.order] = of(piece.b)
-            yield Pair(name, of(self._a).split(self._rank)[index].clone(), b)
+                b[piece.order] = select(piece.b)
+            yield Pair(name, select(self._a).split(self._rank)[index].clone(), b)
 
     def set_matrices(self, name: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Begin with a pair that was trained before. Raises ModelError for one of another shape."""
+        """Initialize a pair with trained matrices. Raises ModelError if their shapes differ."""
         index = self.names.index(name)
         pieces = [piece for piece in self._pieces if piece.pair == index]
         num_rows = sum(piece.count for piece in pieces)
         rank, columns = self._rank, self._a.shape[1]
         if a.shape != (rank, columns) or b.shape != (num_rows, rank):
             raise ModelError(
-                f"the adapter's {name} is {list(a.shape)} and {list(b.shape)}; this model and rank ask for "
+                f"the adapter's {name} has shapes {list(a.shape)} and {list(b.shape)}; this model and rank need "
                 f"[{rank}, {columns}] and [{num_rows}, {rank}]"
             )
         with torch.no_grad():
@@ -74,40 +73,43 @@ class LayerAdapter:
             for piece in pieces:
                 piece.b.copy_(b[piece.order])
 
-    def as_served(self) -> ServedAdapter:
-        """The pairs as they are now, as the server has those of a file."""
+    def as_served(self) -> LayerAdapter:
+        """Return the current pairs in the form of a served adapter."""
         a = self._a.detach().split(self._rank)
-        return ServedAdapter(
+        return LayerAdapter(
             tuple(LowRankPair(piece.first, a[piece.pair], piece.b.detach(), self._scale) for piece in self._pieces)
         )
 
     def joint_b(self, num_outputs: int, dtype: torch.dtype) -> torch.Tensor:
-        """[num_outputs, pairs * rank]: each B in the rows that it fills and the columns of its A, times the scale."""
+        """Return all Bs times the scale, [num_outputs, pairs * rank], each in its rows and the columns of its A."""
         b = torch.zeros(num_outputs, self._a.shape[0], dtype=dtype)
-        for rows, columns, piece in self._places():
+        for rows, columns, piece in self._slices():
             b[rows, columns] = piece.b
         return b.mul_(self._scale)
 
     def split_b(self, joint: torch.Tensor) -> list[torch.Tensor]:
-        """The gradients of each piece's B [count, rank], fp32, of that of `joint_b`."""
-        return [joint[rows, columns].to(torch.float32).mul_(self._scale) for rows, columns, _ in self._places()]
+        """Return the gradient of each piece's B [count, rank], fp32, from the gradient of `joint_b`."""
+        return [joint[rows, columns].to(torch.float32).mul_(self._scale) for rows, columns, _ in self._slices()]
 
-    def _places(self) -> Iterator[tuple[slice, slice, Piece]]:
+    def _slices(self) -> Iterator[tuple[slice, slice, Piece]]:
         for piece in self._pieces:
             first = piece.pair * self._rank
             yield slice(piece.first, piece.first + piece.count), slice(first, first + self._rank), piece
 
 
 class _Product(torch.autograd.Function):
-    """Frozen weights are multiplied as in serving, the pairs in the rows' type: in bf16 that takes a fifth of the time
-    of fp32, and a gradient is rounded to 8 bits once, before it is added up in fp32."""
+    """The product of rows with frozen weights and pairs.
+
+    Frozen weights are multiplied as in serving, the pairs in the rows' type: bf16 takes a fifth of the time of fp32,
+    and a gradient is rounded to 8 bits once, before it is added up in fp32.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         rows: torch.Tensor,
         weight: FrozenWeight,
-        adapter: LayerAdapter,
+        adapter: TrainableAdapter,
         out_dtype: torch.dtype,
         a: torch.Tensor,
         *_: torch.Tensor,
