@@ -1,1 +1,1 @@
-"""From a checkpoint's files to a model that is ready to run."""
+"""Loading: from a checkpoint's files to a model that is ready to run."""

@@ -1,4 +1,4 @@
-"""load_model: from a checkpoint's files to a LoadedModel."""
+"""load_model: a LoadedModel from a checkpoint's files, with notes about its weights and attention."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from models.attention.base import AttentionBackend
 from models.attention.select import select_backend
 from models.compute import ComputeConfig
 from models.config.generation import generation_defaults, sampling_note
 from models.decoder import Decoder
 from models.errors import ModelError
 from models.kernels.ops import select_operations
+from models.linear.dense import DTYPE_NAMES
+from models.linear.linear import Linear
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel, LoadedWeights
 from models.loading.assign import Assignment, assign, load_weights
 from models.loading.methods import StoragePlan, choose_methods
-from models.loading.notes import attention_note, format_of, weights_note
 from models.loading.open import OpenedModel, open_with_either
 from models.pooling.traits import PoolingTraits, pooling_traits
 from models.progress import ProgressReport
@@ -36,12 +38,12 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torc
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a checkpoint becomes a model.
+    """Options of loading a model.
 
     dtype: "auto" or one of torch's names, as in `resolve_dtype`. generation_config: as in `generation_defaults`.
-    overrides: fields of the configuration, as `parse_overrides` gives them. use_transformers: whether transformers'
-    code computes; None: where headrace has no family for the architecture. weight_cache: packed weights are looked for
-    there, and saved.
+    overrides: fields of the configuration, from `parse_overrides`. use_transformers: whether transformers' code
+    computes the model; None: only if headrace has no family for the architecture. weight_cache: of packed weights, or
+    None.
     """
 
     dtype: str = "auto"
@@ -59,16 +61,16 @@ def load_model(
     progress: ProgressReport,
     on_tokenizer: Callable[[TokenizerAssets], None] = lambda _: None,
 ) -> LoadedModel:
-    """Load `files`. Raises a ModelError that names the file, tensor or field; nothing large is allocated before all
-    names and shapes are known to fit.
+    """Load the model in `files`. All names and shapes are checked before anything large is allocated.
 
-    progress is called with ("compile kernels", done, all, "files") if there are none yet, ("read tokenizer", 0, 0, ""),
-    then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "cache packed weights"; or
-    with "map weights", if they are in the cache. on_tokenizer gets the tokenizer before the weights are read.
+    progress is called with ("compile kernels", done, all, "files") if kernels are missing, ("read tokenizer", 0, 0,
+    ""), then ("load weights", bytes done, bytes in all, "B") and, if they are saved in the cache, "cache packed
+    weights"; or with "map weights" if they are cached. on_tokenizer gets the tokenizer before the weights are read.
+    Raises a ModelError, which names the file, tensor or field.
     """
     from models.tokenizer.load import load_tokenizer_assets  # may import transformers, which takes seconds
 
-    # Before anything is read: weights are cached only if the files are still the same after loading.
+    # Taken before anything is read, since weights are cached only if the files are still the same after loading.
     state = None if options.weight_cache is None else files_state(files)
     opened = open_with_either(files, options.overrides, use_transformers=options.use_transformers)
     compute, refusals = _compute_config(opened, options, progress)
@@ -78,9 +80,9 @@ def load_model(
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
-    cached = _cached_weights(files, state, compute, options)
+    cached = cache_entry(files, state, compute, options)
     decoder, weights = _build(opened, compute, options.weights, cached, progress)
-    own = [attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
+    own = [_attention_note(compute.backend, refusals), compute.ops.note, sampling_note(defaults)]
     notes = [opened.note, weights.note, *own]
     return LoadedModel(
         decoder=decoder,
@@ -109,7 +111,7 @@ def _traits(opened: OpenedModel, files: ModelFiles) -> PoolingTraits:
 def _compute_config(
     opened: "OpenedModel | OpenedTransformersModel", options: LoadOptions, progress: ProgressReport
 ) -> tuple[ComputeConfig, list[str]]:
-    """What computes the model, and why other attention back ends do not. Compiles kernels that are missing."""
+    """Return what computes the model, and why other attention back ends do not. Compiles missing kernels."""
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
@@ -117,10 +119,16 @@ def _compute_config(
     return ComputeConfig(backend, ops, dtype, device), refusals
 
 
-def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype called `name`, or for "auto" the checkpoint's own if it has 16 bits and suits the device.
+def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:
+    """Return a note about the back end. refusals: the reasons against back ends that would be preferred."""
+    refused = f" (not {'; '.join(refusals)})" if refusals else ""
+    return f"Attention: {backend.name}{refused}"
 
-    fp32 becomes bf16 ("at most 16 bits"), and so does fp16 on a CPU, which computes in bf16 but not in fp16.
+
+def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype called `name`, or for "auto" the checkpoint's own if it has 16 bits and suits the device.
+
+    fp32 becomes bf16 ("at most 16 bits"), and so does fp16 on a CPU, where kernels compute in bf16 but not in fp16.
     """
     if name != "auto":
         return _DTYPES[name]
@@ -128,12 +136,14 @@ def resolve_dtype(name: str, stored: torch.dtype, device: torch.device) -> torch
     return stored if is_suitable else torch.bfloat16
 
 
-def _cached_weights(
+def cache_entry(
     files: ModelFiles, state: str | None, compute: ComputeConfig, options: LoadOptions
 ) -> CachedWeights | None:
-    if options.weight_cache is None or state is None:
-        return None
-    if compute.ops.packing_refusal is not None:
+    """Return the model's entry in the weight cache, or None if its weights are not cached.
+
+    state: of `files_state`, before the files were opened.
+    """
+    if options.weight_cache is None or state is None or compute.ops.packing_refusal is not None:
         return None
     return cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
 
@@ -157,7 +167,7 @@ def build_decoder(
     progress: ProgressReport,
     cached: CachedWeights | None = None,
 ) -> tuple[Decoder, LoadedWeights]:
-    """A decoder with the checkpoint's weights, and how they are stored. cached: their entry in the weight cache.
+    """Return a decoder with the checkpoint's weights, and their storage. cached: their entry in the weight cache.
 
     Raises CheckpointError, or ModelError if memory runs out.
     """
@@ -176,19 +186,49 @@ def build_decoder(
             f"the weights need {needed_bytes / 2**30:.2f} GiB, but {error}; raise the limit of this process "
             "(ulimit -v), or choose a smaller model or fewer bits (--quantization int4)"
         ) from None
-    formats = Counter(format_of(decoder, assignment) for assignment in assignments)
-    note = weights_note(decoder, formats, storage_plan)
+    formats = Counter(_format_of(decoder, assignment) for assignment in assignments)
+    note = _weights_note(decoder, formats, storage_plan)
     if cached is not None and not mapped_bytes:
         cached.save(decoder, progress)
     elif cached is not None:
-        note += f"; mapped from {cached.cache.folder}, as an earlier start packed them"
+        note += f"; mapped from {cached.cache.folder}, where an earlier start saved them"
     return decoder.eval(), LoadedWeights(formats, note, mapped_bytes)
+
+
+def _weights_note(decoder: Decoder, formats: Counter[str], plan: StoragePlan) -> str:
+    """Return "Weights: 0.10 GiB: q4_1 210 tensors, q8_0 1, f32 61" with reasons for dequantization."""
+    (first, count), *others = formats.most_common()
+    tensors = "tensor" if count == 1 else "tensors"
+    counts = ", ".join([f"{first} {count} {tensors}", *(f"{name} {number}" for name, number in others)])
+    note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {counts}"
+    if plan.quantized_on_load.total():
+        note += f"; quantized on load from {_listed(plan.quantized_on_load)}"
+    if plan.dequantized:
+        note += f"; dequantized from {_listed(plan.dequantized)}: {plan.dequantization_reason}"
+    if plan.widened:
+        note += f"; widened: {_listed(plan.widened)}"
+    for reason, number in plan.in_torch.items():
+        note += f"; {number} dequantized in every step by torch: {reason}"
+    return note
+
+
+def _listed(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counter.most_common() if number)
+
+
+def _format_of(decoder: Decoder, assignment: Assignment) -> str:
+    """Return the format in which a tensor is stored in memory, such as "bf16" or "q4_k"."""
+    destination = assignment.destination
+    module = decoder.get_submodule(destination.module)
+    if isinstance(module, Linear) and destination.parameter == "weight":
+        return module.method.format_of(destination.shard)
+    return DTYPE_NAMES[decoder.get_parameter(assignment.parameter).dtype]
 
 
 def build_skeleton(
     opened: OpenedModel, compute: ComputeConfig, weights: WeightOptions
 ) -> tuple[Decoder, list[Assignment], StoragePlan]:
-    """A decoder without memory, the destinations of the checkpoint's tensors in it, and how they will be stored."""
+    """Return a decoder without memory, the assignments of the checkpoint's tensors to it, and their storage plan."""
     decoder = Decoder(opened.spec, compute)
     assignments = assign(decoder, opened.checkpoint, opened.names)
     return decoder, assignments, choose_methods(decoder, assignments, compute, weights)

@@ -1,4 +1,4 @@
-"""Choice of each linear layer's method, from what the checkpoint has for it and from what this machine can do."""
+"""Choice of each linear layer's method, by its weights in the checkpoint and by the machine's kernels."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,21 +24,21 @@ from models.quant.round_to_nearest import kind_on_load
 from models.quant.scaled_weight import scaled_refusal
 from models.quant.tensor import WIDE_ENCODINGS
 
-_DENSE_COLUMNS = 16  # the bf16 and fp32 kernels take multiples of
-_Tensors = Mapping[str | None, StoredTensor]  # of a layer's shards, or of the whole layer (None)
+_DENSE_COLUMNS = 16  # the bf16 and fp32 kernels take multiples of this
+_Tensors = Mapping[str | None, StoredTensor]  # by a layer's shards, or None for the whole layer
 
 
 @dataclass(slots=True)
 class StoragePlan:
-    """What was chosen, as far as the operator should know. Tensors are counted by their format in the checkpoint."""
+    """The choices that a start-up note reports. Tensors are counted by their format in the checkpoint."""
 
-    refusal: str | None  # why nothing is native
+    refusal: str | None  # why no layer is native
     dequantization_reason: str
-    min_bytes: int = 0  # of the weights that are no parameters of the decoder: without the scales of codes
+    min_bytes: int = 0  # of weights that are not parameters of the decoder, without the scales of codes
     quantized_on_load: Counter[str] = field(default_factory=Counter)
     in_torch: Counter[str] = field(default_factory=Counter)  # quantized, but without a kernel; by the reason
     dequantized: Counter[str] = field(default_factory=Counter)
-    widened: Counter[str] = field(default_factory=Counter)  # to a format of more bits with the same numbers
+    widened: Counter[str] = field(default_factory=Counter)  # to a format with more bits, for the same numbers
 
     def count(self, tensor: StoredTensor, storage: WeightStorage | None) -> None:
         name = tensor.format.lower()
@@ -56,14 +56,14 @@ def choose_methods(
     compute: ComputeConfig,
     options: WeightOptions,
 ) -> StoragePlan:
-    """Give every linear layer the method for its weights; dense layers without a kernel keep the one they have."""
+    """Set the method of every linear layer; dense layers without a kernel keep theirs."""
     chooser = _MethodChooser(decoder, compute, options)
     if chooser.plan.refusal is None:
         # Kernels add in fp32 anyway: rounding the sums to bf16 would more than double the divergence from fp32 (SmolLM2
-        # in bf16: 2.3e-4 -> 6.0e-4 nats a token) and save no time.
+        # in bf16: 2.3e-4 -> 6.0e-4 nats per token) and save no time.
         decoder.residual_dtype = torch.float32
     tensors = _weights_by_module(assignments)
-    for name, layer in decoder.named_modules():  # once each, so that a tied head counts as the embedding that it is
+    for name, layer in decoder.named_modules():  # each module once, so that a tied head counts as the embedding
         if isinstance(layer, PerHeadLinear):
             chooser.choose_per_head(layer)
         elif isinstance(layer, Linear):
@@ -80,19 +80,19 @@ def _weights_by_module(assignments: Iterable[Assignment]) -> Mapping[str, _Tenso
 
 
 class _MethodChooser:
-    """Sets the methods of one decoder's layers, one after the other, and notes in `plan` what it chose."""
+    """A chooser of methods for one decoder's layers, one after the other, which records its choices in `plan`."""
 
     def __init__(self, decoder: Decoder, compute: ComputeConfig, options: WeightOptions) -> None:
         self._head = decoder.head
-        # Small, and their errors are those of the answer: quantized only with `includes_head`.
+        # Small, and their errors affect answers directly: quantized only with `includes_head`.
         self._outer = {decoder.head, *(() if decoder.score_head is None else decoder.score_head.modules())}
         self._dtype, self._device = compute.dtype, compute.device
         self._options = options
         self._arena = HugePageArena()
-        # Whole texts gain by it: their rows are many. Where tokens are generated, memory is the limit.
+        # Whole texts gain by this, since they have many rows; memory limits generation.
         self._packs_fp32 = not decoder.spec.has_head and compute.ops.packs_fp32
         refusal = compute.ops.packing_refusal
-        default_reason = "there is no kernel for them" if options.keeps_quantized else "as asked for"
+        default_reason = "there is no kernel for them" if options.keeps_quantized else "as requested"
         self.plan = StoragePlan(refusal, refusal or default_reason)
 
     def choose_per_head(self, layer: PerHeadLinear) -> None:
@@ -120,7 +120,7 @@ class _MethodChooser:
             self.plan.count(tensors[shard], storage)
 
     def _wanted_storage(self, layer: Linear, tensor: StoredTensor) -> WeightStorage | None:
-        """The storage that the options ask for, whether or not this machine computes with it; None is dense."""
+        """Return the storage that the options require, whether or not a kernel supports it; None: dense."""
         is_inner = not isinstance(layer, Embedding) and layer not in self._outer
         quantize_to, stored = self._options.quantize_to, tensor.quantized
         if quantize_to is not None and (is_inner or self._options.includes_head):
@@ -135,14 +135,14 @@ class _MethodChooser:
         return WeightFormat[tensor.format] if is_known else None
 
     def _native_refusal(self, layer: Linear, storages: Sequence[WeightStorage | None]) -> str | None:
-        """Why the kernels do not take the layer, or None if they do."""
+        """Return why the kernels do not take the layer, or None if they do."""
         for storage in storages:
             if isinstance(storage, QuantizedStorage) and (refusal := scaled_refusal(storage.kind, layer.in_features)):
                 return refusal
         return self._dense_refusal(layer) if None in storages else None
 
     def _dense_refusal(self, layer: Linear) -> str | None:
-        """The same for a dense weight."""
+        """Return why the kernels do not take the layer with a dense weight, or None if they do."""
         if isinstance(layer, Embedding) and layer is not self._head:
             return "rows are only looked up"
         if layer.in_features % _DENSE_COLUMNS:
@@ -156,13 +156,13 @@ class _MethodChooser:
 def stays_quantized_in_torch(storage: WeightStorage | None, device: torch.device) -> bool:
     """Whether a weight without a kernel stays quantized, and is dequantized in every step.
 
-    GGUF's own formats do where memory is scarcer than time: on a CPU that takes many times as long as the product.
+    GGUF's own formats stay quantized except on a CPU, where dequantizing takes many times as long as the product.
     """
     return isinstance(storage, QuantizedStorage) or (storage is not None and device.type != "cpu")
 
 
 def _min_bytes(layer: Linear, shard: str | None, storage: WeightStorage | None) -> int:
-    """Of one weight, without the scales of codes."""
+    """Return the bytes of a weight without the scales of codes."""
     weights = layer.rows(shard)[1] * layer.in_features
     if isinstance(storage, QuantizedStorage):
         return weights if storage.kind.encoding in WIDE_ENCODINGS else weights // 2

@@ -1,1 +1,1 @@
-"""Low-rank adapters trained on the decoder that serves: gradients through frozen weights of every format."""
+"""Training of low-rank adapters on the serving decoder, with gradients through frozen weights of every format."""

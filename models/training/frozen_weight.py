@@ -1,4 +1,4 @@
-"""FrozenWeight: a linear layer's weights as they are served, through which gradients flow to the layer's input."""
+"""FrozenWeight: a linear layer's weights in their serving format, through which gradients flow to the input."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from models.kernels.row_input import IDENTITY
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 
-_MAX_ELEMENTS = 1 << 24  # of a matrix, dequantized at a time: 32 MB in bf16
+_MAX_ELEMENTS = 1 << 24  # dequantized together: 32 MB in bf16
 _BLOCK_ROWS = 16  # packed weights are read fastest in whole blocks of rows
 
 
@@ -17,20 +17,20 @@ def _rows_at_a_time(columns: int) -> int:
 
 
 class FrozenWeight:
-    """Dequantized for each gradient, a part of the matrix at a time, which is as quick as keeping it in bf16."""
+    """Weights that are dequantized for each gradient in parts, which is as fast as keeping them in bf16."""
 
     def __init__(self, layer: Linear, method: LinearMethod, dtype: torch.dtype) -> None:
-        """method: that serves the layer. dtype: of the decoder, that gradients are multiplied in."""
+        """method: the layer's serving method. dtype: the decoder's, in which gradients are multiplied."""
         self._layer = layer
         self._method = method
         self._dtype = dtype
 
     def product(self, rows: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
-        """rows W^T + b in `out_dtype`, computed as in serving, without a gradient."""
+        """Return rows W^T + b in `out_dtype`, computed as in serving, without a gradient."""
         return self._method.apply(rows, self._layer, IDENTITY, None, out_dtype)
 
     def times(self, gradients: torch.Tensor) -> torch.Tensor:
-        """gradients [T, out] times W: [T, in], the gradient of the layer's input."""
+        """Return gradients [T, out] times W: [T, in], the gradient of the layer's input."""
         num_rows, step = self._layer.out_features, _rows_at_a_time(self._layer.in_features)
         if step >= num_rows:
             return gradients.to(self._dtype) @ self._rows(0, num_rows)
@@ -56,6 +56,6 @@ class _Product(torch.autograd.Function):
 
 
 def multiply_frozen(rows: torch.Tensor, weight: FrozenWeight, out_dtype: torch.dtype) -> torch.Tensor:
-    """`weight.product` with a gradient: where serving rounds the input, to int8 say, as if it did not."""
+    """Return `weight.product` with a gradient, which ignores that serving may round the input, for example to int8."""
     result: torch.Tensor = _Product.apply(rows, weight, out_dtype)
     return result

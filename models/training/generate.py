@@ -1,14 +1,16 @@
-"""generate: answers of a decoder in training, over the paged cache of the back end that serves."""
+"""Generation of answers by a decoder in training, over the paged cache of the serving back end."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from models.decoder import Decoder
+from models.kernels.cpu.arena import HugePageArena
+from models.linear.adapter_bank import AdapterBank, make_bank
 from models.training.lora import Lora
 from models.training.paged_run import PagedRun
-from models.training.served import served
 
 
 @torch.no_grad()
@@ -23,13 +25,13 @@ def generate(
     num_samples: int = 1,
     lora: Lora | None = None,
 ) -> list[list[int]]:
-    """The tokens after each prompt, up to and with one of `end_ids`; all prompts at once.
+    """Return the tokens after each prompt, up to and including one of `end_ids`; all prompts in one batch.
 
-    temperature: 0 takes the likeliest token. Draws depend on the seed and on which prompts there are. num_samples: of
-    each prompt, one after the other in the result; the prompt is computed once for all of them. lora: the decoder's, to
-    compute it by the kernels that serve adapters, which is faster and rounds in other places.
+    temperature: 0 takes the likeliest token. Draws depend on the seed and on all prompts. num_samples: per prompt, one
+    after the other in the result; the prompt is computed once for all of them. lora: the decoder's, to compute its
+    pairs by the kernels that serve adapters, which is faster and rounds differently.
     """
-    with contextlib.nullcontext() if lora is None else served(lora):
+    with contextlib.nullcontext() if lora is None else serving_kernels(lora):
         return _generate(decoder, prompts, end_ids, max_tokens, temperature, seed, num_samples, lora)
 
 
@@ -46,16 +48,16 @@ def _generate(
     run = PagedRun(decoder, prompts, num_samples, max_tokens, has_adapter=lora is not None and lora.is_adapted)
     generator = torch.Generator().manual_seed(seed)
     answers: list[list[int]] = [[] for _ in range(len(prompts) * num_samples)]
-    open_ones = list(range(len(answers)))
+    unfinished = list(range(len(answers)))
     logits = run.begin()
     for _ in range(max_tokens):
         chosen = _choose(logits, temperature, generator)
-        for index, token_id in zip(open_ones, chosen, strict=True):
+        for index, token_id in zip(unfinished, chosen, strict=True):
             answers[index].append(token_id)
-        open_ones = [index for index in open_ones if answers[index][-1] not in end_ids]
-        if not open_ones or len(answers[open_ones[0]]) == max_tokens:
+        unfinished = [index for index in unfinished if answers[index][-1] not in end_ids]
+        if not unfinished or len(answers[unfinished[0]]) == max_tokens:
             break
-        logits = run.step(open_ones, [[answers[index][-1]] for index in open_ones])
+        logits = run.step(unfinished, [[answers[index][-1]] for index in unfinished])
     return answers
 
 
@@ -65,6 +67,27 @@ def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator
         return likeliest
     # torch.multinomial takes twice as long for large vocabularies.
     sums = (logits / temperature).softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
-    places = torch.rand(len(sums), 1, dtype=torch.float64, generator=generator) * sums[:, -1:]
-    drawn: list[int] = torch.searchsorted(sums, places, right=True)[:, 0].tolist()
+    draws = torch.rand(len(sums), 1, dtype=torch.float64, generator=generator) * sums[:, -1:]
+    drawn: list[int] = torch.searchsorted(sums, draws, right=True)[:, 0].tolist()
     return drawn
+
+
+@contextlib.contextmanager
+def serving_kernels(lora: Lora) -> Iterator[None]:
+    """Make the decoder compute as in serving within the context, and its pairs by the kernels for adapters.
+
+    If `lora` is adapted, rows with adapter slot 0 use the current pairs. There are no gradients.
+    """
+    arena = HugePageArena()
+    layers = list(lora.layers())
+    try:
+        for layer, method in layers:
+            layer.method = method.frozen
+            if method.adapter is not None and lora.is_adapted:
+                bank: AdapterBank[Any] = make_bank(layer, 1)
+                bank.set(0, bank.prepare(method.adapter.as_served(), arena))
+                layer.adapters = bank
+        yield
+    finally:
+        for layer, method in layers:
+            layer.method, layer.adapters = method, None

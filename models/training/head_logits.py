@@ -1,4 +1,4 @@
-"""Logits of rows, and the gradients of rows by those of their logits: chunk by chunk, since a vocabulary is large."""
+"""Logits of rows, and gradients of rows by gradients of their logits, in chunks, since vocabularies are large."""
 
 import torch
 
@@ -6,22 +6,22 @@ from models.decoder import Decoder
 from models.kernels.row_input import IDENTITY
 from models.training.lora import frozen_weight
 
-_MAX_LOGITS = 1 << 24  # computed at a time: 64 MB in fp32
+_MAX_LOGITS = 1 << 24  # computed together: 64 MB in fp32
 
 
 def head_rows(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
-    """What the output layer multiplies, of the rows [L, hidden] of the decoder's forward."""
+    """Return the inputs of the output layer for `hidden` [L, hidden], rows of the decoder's forward."""
     norm = decoder.norm or IDENTITY
     return decoder.project_out(hidden, norm) if decoder.project_out is not None else norm(hidden)
 
 
 def chunk_rows(decoder: Decoder) -> int:
-    """How many rows to compute logits of at a time."""
+    """Return the number of rows whose logits are computed together."""
     return max(1, _MAX_LOGITS // decoder.spec.vocab_size)
 
 
 class HeadLogits:
-    """values: [n, V] fp32, the logits of some of `head_rows`. Not under autograd: `gradient` is its counterpart."""
+    """Logits of some `head_rows`, `values`: [n, V] fp32, outside of autograd; `gradient` is the backward pass."""
 
     def __init__(self, decoder: Decoder, rows: torch.Tensor) -> None:
         assert decoder.head is not None
@@ -36,7 +36,7 @@ class HeadLogits:
         self.values = logits
 
     def gradient(self, by_logit: torch.Tensor) -> torch.Tensor:
-        """[n, in], the rows' gradients, of those of their logits [n, V], which are overwritten."""
+        """Return the rows' gradients [n, in] from gradients of their logits [n, V], which are overwritten."""
         if self._squashed is not None:
             by_logit *= 1 - self._squashed.square()
         if self._spec.logit_scale != 1.0:

@@ -1,4 +1,4 @@
-"""load_for_training: a checkpoint as the server loads it, on an attention back end that gradients pass."""
+"""Loading of a checkpoint for training: as in the server, with attention and operations that have gradients."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ from models.families.name_map import Rules
 from models.families.registry import family_of
 from models.kernels.ops import select_operations
 from models.loaded_model import LoadedWeights
-from models.loading.load import LoadOptions, build_decoder, resolve_dtype
+from models.loading.load import LoadOptions, build_decoder, cache_entry, resolve_dtype
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.devices import is_host
 from models.training.attention import TrainAttention
 from models.training.operations import TrainOperations
-from models.weight_cache.entry import cached_weights, files_state
+from models.weight_cache.entry import files_state
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingModel:
-    """A decoder with frozen weights, ready for `Lora`, and the family's names of safetensors."""
+    """A decoder with frozen weights, ready for `Lora`, and the family's rules for safetensors."""
 
     decoder: Decoder
     names: Rules
@@ -33,10 +33,9 @@ class TrainingModel:
 
 
 def load_for_training(files: ModelFiles, options: LoadOptions, progress: ProgressReport) -> TrainingModel:
-    """Load `files` with the options that the server has: then the weights are the same, in the same format, and mapped
-    from the same cached file.
+    """Load a model with the server's options, so that its weights have the same format and the same cached file.
 
-    Raises a ModelError, UnsupportedModelError for a model that transformers' code computes.
+    Raises a ModelError; UnsupportedModelError for a model that transformers' code computes.
     """
     state = None if options.weight_cache is None else files_state(files)
     opened = open_model(files, options.overrides)
@@ -46,10 +45,8 @@ def load_for_training(files: ModelFiles, options: LoadOptions, progress: Progres
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
     serving, _ = select_backend(opened.attention_specs, dtype, device)
-    cached = None
-    if options.weight_cache is not None and state is not None and ops.packing_refusal is None:
-        cached = cached_weights(options.weight_cache, files, state, options.weights, options.overrides)
     compute = ComputeConfig(TrainAttention(serving), TrainOperations(ops), dtype, device)
+    cached = cache_entry(files, state, compute, options)
     decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
     opened.overridden.refuse_unread(opened.config.architecture())
     architecture = opened.config.architecture()

@@ -1,4 +1,4 @@
-"""TrainOperations: the serving operations where no gradient is needed, and torch's where one is."""
+"""TrainOperations: the serving operations, or torch's if a gradient is needed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from models.kernels.ops import Convolve, CopyHeads, Experts, GateRows, HeadProdu
 
 
 class TrainOperations(Operations):
-    """The same decoder trains, and generates as fast as it serves: kernels compute no gradients."""
+    """Operations of a decoder that trains, and generates as fast as in serving. Kernels compute no gradients."""
 
     name = "training"
 

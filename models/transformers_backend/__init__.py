@@ -1,1 +1,1 @@
-"""Models without a family: transformers' code over headrace's attention and cache."""
+"""Models without a family: transformers' code with headrace's attention and cache."""

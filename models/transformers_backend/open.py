@@ -1,4 +1,4 @@
-"""OpenedTransformersModel: a folder whose model transformers' code computes, described and then loaded."""
+"""OpenedTransformersModel: a folder whose model transformers' code computes."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from models.transformers_backend.observe import Observed, observe
 
 @dataclass(frozen=True, slots=True)
 class OpenedTransformersModel:
-    """Described, and known to run over the KV cache; no weights are read yet."""
+    """A model that is described and known to run over the KV cache; its weights are not read yet."""
 
     root: Path
     overridden: Overridden
@@ -67,7 +67,7 @@ class OpenedTransformersModel:
 
     @property
     def gguf_metadata(self) -> None:
-        """There is none: GGUF files are read by headrace's own families."""
+        """No metadata: only headrace's own families read GGUF files."""
 
     def build(
         self,
@@ -75,10 +75,10 @@ class OpenedTransformersModel:
         weights: WeightOptions,
         progress: ProgressReport,
     ) -> tuple[TransformersDecoder, LoadedWeights]:
-        """The model with the checkpoint's weights, all in one dtype. Raises a ModelError."""
+        """Load the model with all weights in one dtype. Raises a ModelError."""
         if weights.quantize_to is not None:
             raise ModelError(
-                "--quantization of weights on load is for headrace's own families, and this model runs through "
+                "--quantization of weights on load is only for headrace's own families, and this model runs through "
                 "transformers; leave it at auto"
             )
         needed_bytes = self.observed.num_parameters * compute.dtype.itemsize
@@ -108,27 +108,27 @@ class OpenedTransformersModel:
                 output_loading_info=True,
             )
         except (torch.OutOfMemoryError, MemoryError):
-            raise  # of this machine, not of the checkpoint
+            raise  # not a fault of the checkpoint
         except FOREIGN_ERRORS as error:
             raise CheckpointError(f"{self.root}: transformers cannot load it: {shortened(error)}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if found[what]:
                 some = ", ".join(sorted(map(str, found[what]))[:5])
                 raise CheckpointError(
-                    f"{self.root}: {what.replace('_', ' ')} ({len(found[what])}): {some}; the weights are not those "
-                    "that its configuration describes; fetch the checkpoint again"
+                    f"{self.root}: {what.replace('_', ' ')} ({len(found[what])}): {some}; the weights do not fit the "
+                    "configuration; fetch the checkpoint again"
                 )
         return model
 
 
 def open_through_transformers(files: ModelFiles, overrides: Mapping[str, Any]) -> OpenedTransformersModel:
-    """Describe the model in a folder; needs its configuration only. Raises a ModelError."""
+    """Describe the model in a folder by its configuration. Raises a ModelError."""
     root = files.folder
     overridden = override(files.config, overrides)
     if find_quantization_config(overridden.config, root) is not None:
         raise UnsupportedModelError(
-            f"{root} holds quantized weights, which headrace reads for its own families; transformers' code runs "
-            "checkpoints of 16 or 32 bits"
+            f"{root} has quantized weights, which headrace reads only for its own families; transformers' code runs "
+            "checkpoints with 16 or 32 bits"
         )
     foreign = find_foreign_model(overridden)
     return OpenedTransformersModel(root, overridden, foreign, observe(foreign))

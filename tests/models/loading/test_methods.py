@@ -37,7 +37,7 @@ def gguf(folder: Path, kind: Kind | Callable[[str], Kind], **changes: object) ->
     ("dtype", "keeps_quantized", "note"),
     [
         (torch.bfloat16, True, "Weights: 0.00 GiB: q8_0 16 tensors, f32 5"),
-        (torch.bfloat16, False, "Weights: 0.00 GiB: bf16 16 tensors, f32 5; dequantized from q8_0 16: as asked for"),
+        (torch.bfloat16, False, "Weights: 0.00 GiB: bf16 16 tensors, f32 5; dequantized from q8_0 16: as requested"),
         (
             torch.float32,
             True,

@@ -14,10 +14,9 @@ from models.kernels.cpu.library import required_library
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from models.training.attention import TrainAttention
-from models.training.generate import _choose, generate
+from models.training.generate import _choose, generate, serving_kernels
 from models.training.lora import Lora, LoraShape
 from models.training.paged_run import PagedRun
-from models.training.served import served
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
 from tests.models.families.all_variants import ALL_VARIANTS
 
@@ -97,7 +96,7 @@ def test_packed_weights_and_an_adapter_have_the_logits_of_training(encoding: Enc
 
     with torch.no_grad():
         trained = PagedRun(decoder, _prompts(), 2, 4).begin()
-        with served(lora):
+        with serving_kernels(lora):
             found = PagedRun(decoder, _prompts(), 2, 4, has_adapter=True).begin()
             without = PagedRun(decoder, _prompts(), 2, 4).begin()
 
