@@ -1,1 +1,1 @@
-"""The trainer: a job's folder becomes an adapter, in a process of its own that may be stopped at any time."""
+"""The trainer: it makes an adapter from a job's folder, in a process of its own that may be stopped at any time."""

@@ -1,6 +1,6 @@
-"""`python -m engine.finetuning FOLDER`: the process that works on the job of a JobFolder.
+"""`python -m engine.finetuning FOLDER`: the process that trains the job of a JobFolder.
 
-It ends with the one that waits for it, and on SIGTERM; started again, it goes on from the state that it saved last.
+It ends with its parent, and on SIGTERM. Started again, it continues from the state that was saved last.
 """
 
 import os
@@ -25,12 +25,12 @@ _OUT_OF_MEMORY = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train; returns the exit code."""
+    """Train, and return the exit code."""
     end_with_parent()
     folder = JobFolder(Path(argv[0]))
     progress = foreground_progress()
     try:
-        from engine.finetuning.run import run  # imports torch, which takes seconds: until then SIGTERM ends it at once
+        from engine.finetuning.run import run  # imports torch, which takes seconds; until then SIGTERM just ends it
 
         exit_on_sigterm()
         out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     except SystemExit:
         progress.close()
         sys.stderr.write("headrace: stopped; the same command resumes here\n")
-        return 128 + signal.SIGTERM  # not raised again: to take torch down takes long, and others wait
+        return 128 + signal.SIGTERM  # not raised again: to take torch down takes long, and the parent waits
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _reason(error: OSError) -> str:
-    """Without the folder, which is no business of those who read a server's answers."""
+    """Return an error's text without its folder, which clients of a server must not see."""
     where = "" if error.filename is None else f"{Path(error.filename).name}: "
     return f"{where}{error.strerror or error}"
 

@@ -1,4 +1,4 @@
-"""check_memory: whether the machine has what training takes beside the weights, told before the first step."""
+"""check_memory: whether the machine has the memory that training takes besides the weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from models.training.lora import Lora
 
 _PARAMETER_BYTES = 16  # of a trained number in fp32: itself, its gradient, and two moments of AdamW
 _BEST_BYTES = 4  # and its value after the epoch that validated best
-# What a step keeps for gradients of each input and output of a linear layer, measured: in bf16, about twice.
+# Kept for gradients by each input and output of a linear layer, as measured: about two copies in bf16.
 _ACTIVATION_BYTES = 4
-_WORK_BYTES = 256 << 20  # parts of logits, and weights that are dequantized at a time
+_WORK_BYTES = 256 << 20  # for parts of logits, and for weights while they are dequantized
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationMemory:
-    """num_sequences: that are generated at once, with caches of `num_bytes`."""
+    """Memory of the answers that are generated together. num_bytes: of the caches of all sequences."""
 
     num_sequences: int
     num_bytes: int
@@ -32,8 +32,11 @@ class GenerationMemory:
 def check_memory(
     decoder: Decoder, lora: Lora, num_tokens: int, *, keeps_best: bool, generation: GenerationMemory | None = None
 ) -> None:
-    """decoder: whose weights are there already. num_tokens: that are computed together for gradients. keeps_best:
-    whether there is validation. generation: of a step's answers, before their gradients. Raises NotEnoughMemory."""
+    """Raise NotEnoughMemory, with the arithmetic, if training needs more memory than is free.
+
+    decoder: has its weights already. num_tokens: computed together for gradients. keeps_best: whether there is
+    validation. generation: of a step's answers, which are generated before gradients are computed.
+    """
     per_number = _PARAMETER_BYTES + (_BEST_BYTES if keeps_best else 0)
     num_trained = lora.values.numel()
     state, activations = num_trained * per_number, num_tokens * _token_bytes(decoder)
@@ -44,7 +47,7 @@ def check_memory(
         answers = "" if generation is None else f"or {_gib(caches)} to generate {generation.num_sequences} answers, "
         remedy = "--max-length" if generation is None else "--max-completion-tokens"
         raise NotEnoughMemory(
-            f"training needs {_gib(needed)} beside the {_gib(decoder.weight_bytes())} of weights, and "
+            f"training needs {_gib(needed)} besides the {_gib(decoder.weight_bytes())} of weights, and "
             f"{_gib(obtainable)} is free: {_gib(state)} for {num_trained:,} trained numbers of {per_number} bytes, "
             f"{_gib(activations)} for {num_tokens:,} tokens at a time, {answers}{_gib(_WORK_BYTES)} to work with; "
             f"lower {remedy} or --lora-rank, or choose a smaller model"
@@ -52,15 +55,17 @@ def check_memory(
 
 
 def most_tokens(sizes: Sequence[int], batch_size: int) -> int:
-    """That are computed together: parts of a step have MAX_TOKENS at most, unless one item has more. sizes: of all
-    items, of which a step has `batch_size`."""
+    """Return the most tokens that are computed together: MAX_TOKENS, unless one item has more, or a step fewer.
+
+    sizes: tokens of all items. batch_size: items of a step.
+    """
     largest = sorted(sizes, reverse=True)[:batch_size]
     return max(largest[0], min(MAX_TOKENS, sum(largest)))
 
 
 def _token_bytes(decoder: Decoder) -> int:
-    """Of one token until its gradient is known: it passes some of the experts. The head's rows are computed in parts,
-    which are forgotten."""
+    """Return the bytes of one token's activations until its gradient is known. Of experts, only the token's own count;
+    the head's rows are computed in parts, which are dropped."""
     moe = next((layer.mlp for layer in decoder.spec.layers if isinstance(layer.mlp, MoESpec)), None)
     share = 1.0 if moe is None else moe.router.experts_per_token / moe.num_experts
     numbers = 0.0

@@ -1,5 +1,7 @@
-"""BatchOrder, ReplayOrder: which examples and which replayed answers each step takes; functions of the seed and the
-step, so that a job can go on anywhere."""
+"""The order of a training: which examples and replayed answers each step takes, and its learning rate.
+
+All are functions of the seed and the step, so that a job can continue at any step.
+"""
 
 import math
 import random
@@ -9,10 +11,12 @@ from typing import Protocol, TypeVar
 from engine.command_io.finetuning.job import Order, Pacing, Schedule
 from models.progress import ProgressReport
 
-_FIRST_SHARE = 0.3  # of the ordered examples, that a paced curriculum begins with
+_FIRST_SHARE = 0.3  # of the ordered examples, with which a paced curriculum begins
 
 
 class BatchOrder:
+    """The examples of each step, epoch by epoch, or by a curriculum."""
+
     def __init__(
         self,
         num_items: int,
@@ -22,7 +26,7 @@ class BatchOrder:
         ranked: Sequence[int] | None = None,
         pacing: Pacing = Pacing.NONE,
     ) -> None:
-        """ranked: the items in a curriculum's order, all of them; None shuffles them in each epoch."""
+        """ranked: all items in a curriculum's order; None shuffles them in each epoch."""
         self._num_items = num_items
         self._batch_size = batch_size
         self._num_steps = num_steps
@@ -33,16 +37,17 @@ class BatchOrder:
         self.steps_per_epoch = -(-num_items // batch_size)
 
     def batch(self, step: int) -> list[int]:
-        """The items of a step, counted from 0. The last of an epoch may have fewer, unless the order is paced."""
+        """Return the items of a step, counted from 0. The last step of an epoch may have fewer, unless the order is
+        paced."""
         if self._ranked is not None and self._pacing is not Pacing.NONE:
             count = self._num_known(step)
-            places = random.Random(f"{self._seed} {step}").sample(range(count), min(self._batch_size, count))
-            return [self._ranked[place] for place in places]
+            ranks = random.Random(f"{self._seed} {step}").sample(range(count), min(self._batch_size, count))
+            return [self._ranked[rank] for rank in ranks]
         epoch, place = divmod(step, self.steps_per_epoch)
         return list(self._epoch(epoch)[place * self._batch_size : (place + 1) * self._batch_size])
 
     def sum_of(self, sizes: Sequence[int], num_steps: int) -> int:
-        """The sizes of the items of the first steps together, each as often as a step takes it. sizes: of all items."""
+        """Return the sum of the sizes of the items that the first `num_steps` take. sizes: of all items."""
         num_whole = 0 if self._pacing is not Pacing.NONE else num_steps // self.steps_per_epoch
         rest = range(num_whole * self.steps_per_epoch, num_steps)
         return num_whole * sum(sizes) + sum(sizes[index] for step in rest for index in self.batch(step))
@@ -51,7 +56,7 @@ class BatchOrder:
         return self._shuffled.by(f"{self._seed} {epoch}") if self._ranked is None else self._ranked
 
     def _num_known(self, step: int) -> int:
-        """How many items there are to draw from: all from the middle of the training on."""
+        """Return the number of items that a step draws from: all from the middle of the training on."""
         progress = min(1.0, 2 * step / max(1, self._num_steps))
         if self._pacing is Pacing.SQRT:
             share = (progress * (1 - _FIRST_SHARE**2) + _FIRST_SHARE**2) ** 0.5
@@ -61,7 +66,7 @@ class BatchOrder:
 
 
 class ReplayOrder:
-    """Goes through all answers before one comes again; in another order each time."""
+    """The replayed answers of each step: all once in random order, then all again in another order."""
 
     def __init__(self, num_answers: int, per_step: float, seed: int) -> None:
         """per_step: on average; some steps take one more than others."""
@@ -71,7 +76,7 @@ class ReplayOrder:
         self._shuffled = _Shuffled(num_answers)
 
     def batch(self, step: int) -> list[int]:
-        """The answers of a step, counted from 0."""
+        """Return the answers of a step, counted from 0."""
         if not self._num_answers:
             return []
         first, last = math.floor(step * self._per_step), math.floor((step + 1) * self._per_step)
@@ -83,7 +88,7 @@ class ReplayOrder:
 
 
 class _Shuffled:
-    """Remembers the last order: many steps ask for the same one, and shuffling takes as long as the file is."""
+    """A shuffled range that keeps its last order: many steps ask for the same one, and shuffling takes long."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -91,7 +96,7 @@ class _Shuffled:
         self._order: list[int] = []
 
     def by(self, seed: str) -> Sequence[int]:
-        """All numbers below the count."""
+        """Return all numbers below the count, shuffled by the seed."""
         if seed != self._seed:
             order = list(range(self._count))
             random.Random(seed).shuffle(order)
@@ -110,7 +115,8 @@ Item = TypeVar("Item", bound=Sized)
 def ranked(
     order: Order, items: Sequence[Item], difficulty: Callable[[Item], float], progress: ProgressReport
 ) -> list[int] | None:
-    """None for a random order. difficulty: of an item for the decoder as it begins."""
+    """Return the items in a curriculum's order; None for a random order. difficulty: of an item for the decoder before
+    training."""
     match order:
         case Order.NONE:
             return None
@@ -128,7 +134,7 @@ def ranked(
 
 
 def learning_rate(highest: float, step: int, num_steps: int, warmup_ratio: float, schedule: Schedule) -> float:
-    """Of a step counted from 0; the highest is reached after the warm-up."""
+    """Return the learning rate of a step, counted from 0: it rises to the highest in the warm-up, then falls."""
     num_warmup = math.ceil(warmup_ratio * num_steps)
     if step < num_warmup:
         return highest * (step + 1) / num_warmup

@@ -1,4 +1,4 @@
-"""Replay: the base's own answers to everyday questions, learned again so that they stay as they are."""
+"""Replay: the base's own answers to everyday questions, which training must not change."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +20,15 @@ _MAX_HELD_OUT = 8  # questions
 
 
 class ReplayedAnswers(msgspec.Struct, frozen=True):
-    """pool: that steps take from. held_out: to other questions, which are not learned."""
+    """Answers of the base. pool: the answers that steps replay. held_out: answers to other questions, which are only
+    measured."""
 
     pool: list[TrainingItem]
     held_out: list[TrainingItem]
 
 
 class _Replay(msgspec.Struct, frozen=True):
-    """The file of a job's answers. digest: of the job. wanted: how many answers were asked for."""
+    """The file of a job's answers. digest: of the job. wanted: the requested number of answers."""
 
     digest: str
     wanted: int
@@ -35,7 +36,7 @@ class _Replay(msgspec.Struct, frozen=True):
 
 
 def num_questions(prompts: Sequence[Passage]) -> int:
-    """Those of the prompts whose answers are learned again; the last ones are held out."""
+    """Return how many of the prompts are replayed; the last prompts are held out."""
     return len(prompts) - _num_held_out(len(prompts))
 
 
@@ -49,10 +50,10 @@ def replayed_answers(
     seed: int,
     progress: ProgressReport,
 ) -> ReplayedAnswers:
-    """`wanted` answers and those held out, as they were generated when the job began, or generated now. digest: of the
-    job.
+    """Return `wanted` answers and the held-out ones: from the job's folder if they were generated before, else new.
 
-    Empty where there are no prompts. Raises OSError, and StartupError if a prompt leaves no room for an answer.
+    digest: of the job. Empty if there are no prompts. Raises OSError, and StartupError if a prompt leaves no room for
+    an answer.
     """
     prompts = read_rows(folder.prompts, Passage)
     if not prompts or not wanted:
@@ -72,10 +73,10 @@ def replayed_answers(
     total, items = wanted + len(held_out), list[TrainingItem]()
     is_adapted, lora.is_adapted = lora.is_adapted, False
     try:
-        for asked, temperature in ((pool[:count], 0.0), (pool[count:], _TEMPERATURE), (held_out, 0.0)):
-            for start in range(0, len(asked), _TOGETHER):
+        for questions, temperature in ((pool[:count], 0.0), (pool[count:], _TEMPERATURE), (held_out, 0.0)):
+            for start in range(0, len(questions), _TOGETHER):
                 progress("answer as the base", len(items), total, "answers")
-                some = asked[start : start + _TOGETHER]
+                some = questions[start : start + _TOGETHER]
                 answers = generate(decoder, some, end_ids, max_tokens, temperature=temperature, seed=seed + len(items))
                 items += map(_item, some, answers)
         progress("answer as the base", total, total, "answers")
@@ -95,7 +96,7 @@ def _num_held_out(num_prompts: int) -> int:
 
 
 def _read(path: Path) -> _Replay | None:
-    """None if there is no such file, or one of an earlier version."""
+    """Read the file of answers; None if there is none, or one of an earlier version."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Replay)
     except (FileNotFoundError, msgspec.DecodeError):

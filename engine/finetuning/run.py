@@ -1,4 +1,4 @@
-"""run: a job's folder to an adapter: loads the model, prepares what is learned, and trains."""
+"""run: loads the model of a job's folder, prepares the task, and trains an adapter."""
 
 import dataclasses
 import hashlib
@@ -37,29 +37,29 @@ from models.training.adapter_file import load_pairs, save_adapter
 from models.training.load import TrainingModel, load_for_training
 from models.training.lora import Lora, LoraShape
 
-# With a mean of 4 alone, SmolLM2 began everyday answers in the manner of the file's, and then went another way. The
-# first tokens are free where a style is preferred, which begins there.
+# With a mean of 4 alone, SmolLM2 began everyday answers in the file's manner, and then went another way. With
+# preferences, the first tokens are free: a preferred style begins there.
 _USUAL_ANCHOR = AnchorWeights(mean=4.0, first=0.0)
 _ANCHORS = {TrainingMethod.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
 
 _CHOSEN = ("n_epochs", "batch_size", "learning_rate", "lora_rank")  # hyperparameters that the first event has
 
 
-def run(folder: JobFolder, progress: ProgressReport, tell: Callable[[JobEvent], object] = lambda _: None) -> Path:
-    """The folder of the finished adapter. tell: called with each event.
+def run(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEvent], object] = lambda _: None) -> Path:
+    """Train the job of a folder; return the folder of the finished adapter. on_event: called with each event.
 
     Raises StartupError or ModelError for a job that cannot be done.
     """
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     retain_freed_memory()
-    events = JobEventLog(folder.events, tell)
+    events = JobEventLog(folder.events, on_event)
     set_num_threads(_num_threads(job.engine.threads, events))
     setup = _setup(folder, job)
     model = _load(job, progress)
     decoder = model.decoder
     _serve_context(decoder, setup)
     questions = num_questions(read_rows(folder.prompts, Passage))
-    resolved = resolve_as_begun(folder, job, setup.num_items, questions)
+    resolved = _resolve(folder, job, setup.num_items, questions)
     lora = Lora(decoder, model.names, LoraShape(resolved.rank, resolved.alpha, _targets(job)), job.seed)
     if job.start is not None:
         load_pairs(folder.path / job.start, lora)
@@ -91,12 +91,12 @@ def _setup(folder: JobFolder, job: FinetuningJob) -> TaskSetup:
 
 
 def _num_threads(wanted: int | None, events: JobEventLog) -> int:
-    """As the job asks for: by options of a command or server that may have been another machine's."""
+    """Return the number of threads that the job asks for, within this machine's: it may have been made on another."""
     num_cpus = len(allowed_cpus())
     if wanted is not None and wanted > num_cpus:
         events.add(
-            f"The job was made for {wanted} threads, and this machine runs {num_cpus} at once: it goes on with "
-            "those, and its last bits may differ",
+            f"The job was made for {wanted} threads, and this machine runs {num_cpus} at a time: training continues "
+            f"with {num_cpus}, and the last bits of the adapter may differ",
             level="warn",
         )
         return num_cpus
@@ -118,30 +118,31 @@ def _targets(job: FinetuningJob) -> tuple[str, ...]:
     return tuple(job.hyperparameters.target_modules)
 
 
-def resolve_as_begun(
-    folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int
-) -> ResolvedHyperparameters:
-    """As `resolve`, but a job that goes on keeps what its first event told: a later version of headrace may choose
-    otherwise, and half of a schedule would be followed by half of another. Raises OSError."""
-    begun = _begun(folder)
-    if begun is None:
+def _resolve(folder: JobFolder, job: FinetuningJob, num_items: int, num_questions: int) -> ResolvedHyperparameters:
+    """Choose the job's hyperparameters, or read those that it was started with from its first event.
+
+    A later version of headrace may choose others, and half of one schedule would be followed by half of another.
+    Raises OSError.
+    """
+    chosen = _chosen_before(folder)
+    if chosen is None:
         return resolve_hyperparameters(job.method, job.hyperparameters, num_items, num_questions)
     given = msgspec.structs.replace(
         job.hyperparameters,
-        n_epochs=begun["n_epochs"],
-        batch_size=begun["batch_size"],
-        lora_rank=begun["lora_rank"],
+        n_epochs=chosen["n_epochs"],
+        batch_size=chosen["batch_size"],
+        lora_rank=chosen["lora_rank"],
     )
     resolved = resolve_hyperparameters(job.method, given, num_items, num_questions)
-    return dataclasses.replace(resolved, learning_rate=begun["learning_rate"])
+    return dataclasses.replace(resolved, learning_rate=chosen["learning_rate"])
 
 
-def _begun(folder: JobFolder) -> dict[str, Any] | None:
-    """None if the job has not begun, or its events are gone."""
+def _chosen_before(folder: JobFolder) -> dict[str, Any] | None:
+    """Return the hyperparameters of the job's first event; None if the job is new, or its events are gone."""
     if not (folder.state.exists() and folder.events.exists()):
         return None
-    told = (event.data for event in read_events(folder.events))
-    return next((data for data in reversed(list(told)) if all(name in data for name in _CHOSEN)), None)
+    found = [event.data for event in read_events(folder.events)]
+    return next((data for data in reversed(found) if all(name in data for name in _CHOSEN)), None)
 
 
 def _digest(folder: JobFolder) -> str:
@@ -158,7 +159,7 @@ def _begin(
         if not state.load(folder.state):
             raise StartupError(
                 f"{folder.path} has the state of another job: its examples or options have changed, or headrace "
-                "has and reads them otherwise; give another --out, or remove this folder to begin again"
+                "reads them in another way; give another --out, or remove this folder to start again"
             )
         events.add(f"Continuing after step {state.progress.step} of {resolved.num_steps}", step=state.progress.step)
         return

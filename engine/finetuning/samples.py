@@ -1,4 +1,4 @@
-"""Sampler: answers a job's prompts after each epoch, so that one can read what the adapter has learned."""
+"""SampleWriter: answers a job's sample prompts after each epoch, so that a user can read what was learned."""
 
 import tokenizers
 
@@ -20,12 +20,12 @@ class SampleWriter:
         self._tokenizer = load_job_tokenizer(folder)
 
     def sample(self, epoch: int) -> None:
-        """Add an event for each prompt that leaves room for an answer."""
+        """Answer each prompt that leaves room for an answer, and add an event for it."""
         if not self._prompts:
             return
-        asked = [prompt.ids for prompt in self._prompts.values()]
-        max_tokens = min(_MAX_TOKENS, self._limit - max(map(len, asked)))
-        answers = generate(self._decoder, asked, self._end_ids, max_tokens)
+        prompts = [prompt.ids for prompt in self._prompts.values()]
+        max_tokens = min(_MAX_TOKENS, self._limit - max(map(len, prompts)))
+        answers = generate(self._decoder, prompts, self._end_ids, max_tokens)
         for number, answer in zip(self._prompts, answers, strict=True):
             text = "" if self._tokenizer is None else self._tokenizer.decode(answer)
             self._events.add(
@@ -38,6 +38,6 @@ class SampleWriter:
 
 
 def load_job_tokenizer(folder: JobFolder) -> tokenizers.Tokenizer | None:
-    """The model's, if whoever made the folder has written it there."""
+    """Load the model's tokenizer from the job's folder; None if it is not there."""
     path = folder.path / "tokenizer.json"
     return tokenizers.Tokenizer.from_file(str(path)) if path.exists() else None

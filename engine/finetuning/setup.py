@@ -1,4 +1,4 @@
-"""TaskSetup: a method's part in making a job ready to train."""
+"""TaskSetup: the part of a job's preparation that depends on the training method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from models.training.lora import Lora
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What every task is made of. lora: as training begins, also in a job that goes on later. anchor: that remembers
-    the answers."""
+    """The parts that every task is made of. lora: with the values before the first step. anchor: remembers the base's
+    outputs for `answers`."""
 
     decoder: Decoder
     lora: Lora
@@ -28,27 +28,27 @@ class TaskContext:
 
 
 class TaskSetup(Protocol):
-    """Made from a job's folder, before the model is loaded. curve: what the results are of."""
+    """A method's preparation, made from a job's folder before the model is loaded. curve: see Curve."""
 
     @property
     def curve(self) -> Curve: ...
 
     @property
     def num_items(self) -> int:
-        """Lines of the file that are trained on."""
+        """Number of lines of the training file."""
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
+        """Number of tokens of the longest sequence."""
 
     def check_length(self, limit: int) -> None:
-        """limit: tokens that the model takes. Raises StartupError."""
+        """Raise StartupError if a sequence has more than `limit` tokens, the model's context."""
 
     def check_memory(self, decoder: Decoder, lora: Lora, resolved: ResolvedHyperparameters) -> None:
-        """Raises NotEnoughMemory."""
+        """Raise NotEnoughMemory if training needs more than is free."""
 
     def describe(self, resolved: ResolvedHyperparameters) -> tuple[str, Mapping[str, Any]]:
-        """What a step takes of the file, for people; and the method's own hyperparameters, for programs."""
+        """Describe the data for people, and return the method's own hyperparameters for programs."""
 
     def make_task(self, setting: TaskContext) -> TrainingTask:
-        """Raises StartupError for what the model cannot do."""
+        """Make the task. Raises StartupError if the model cannot do it."""

@@ -1,4 +1,4 @@
-"""TrainingState: all that a job needs to go on as if it had never stopped, to the last bit."""
+"""TrainingState: everything that a job needs to continue, to the last bit, as if it had never stopped."""
 
 import math
 from pathlib import Path
@@ -16,42 +16,42 @@ _META = "training"
 
 
 class Measurements(msgspec.Struct, frozen=True):
-    """Of the adapter as it is: None where there is nothing to measure by. Losses are means in nats, rewards means over
-    samples."""
+    """Measurements of the current adapter; None where there is nothing to measure with. Losses are means in nats,
+    rewards means over samples."""
 
     valid_loss: float | None = None
     valid_accuracy: float | None = None
     text_loss: float | None = None  # on general text
-    divergence: float | None = None  # from the base, on its answers to questions that are held out
+    divergence: float | None = None  # from the base, on its answers to held-out questions
     valid_reward: float | None = None
 
 
 class TrainingProgress(msgspec.Struct, kw_only=True):
-    """digest: of the job and its examples, to which the state belongs. step: updates done."""
+    """The progress of a job. digest: of the job and its examples. step: number of updates done."""
 
     digest: str
     step: int = 0
     results: list[ResultRow] = []
-    before: Measurements | None = None  # the first step
-    after: Measurements | None = None  # the last time that was measured
+    before: Measurements | None = None  # before the first step
+    after: Measurements | None = None  # the latest
     best_loss: float | None = None  # on the validation file
     best_reward: float | None = None  # on the validation file
     best_step: int | None = None
     is_done: bool = False
 
     def is_best(self, found: Measurements) -> bool:
-        """Whether nothing before was as good on the validation file."""
+        """Return whether the measurements are the best so far on the validation file."""
         if found.valid_reward is not None:
             return self.best_reward is None or found.valid_reward > self.best_reward
         return found.valid_loss is not None and (self.best_loss is None or found.valid_loss < self.best_loss)
 
     def set_best(self, found: Measurements) -> None:
-        """Of the step that was done last."""
+        """Record the measurements of the last step as the best."""
         self.best_loss, self.best_reward, self.best_step = found.valid_loss, found.valid_reward, self.step
 
 
 class TrainingState:
-    """The adapter's values, the optimizer's moments, the best values so far, and Progress."""
+    """The adapter's values, the optimizer's moments, the best values so far, and TrainingProgress."""
 
     def __init__(self, values: torch.Tensor, gradients: torch.Tensor, weight_decay: float, digest: str) -> None:
         self.progress = TrainingProgress(digest=digest)
@@ -65,14 +65,14 @@ class TrainingState:
         return self._parameter.detach()
 
     def update(self, learning_rate: float, max_grad_norm: float) -> float:
-        """One step of AdamW; returns the gradient's norm before it was clipped.
+        """Update the values by one step of AdamW; return the gradient's norm before it was clipped.
 
-        Raises StartupError for a gradient that is not finite, before anything is changed by it.
+        Raises StartupError if the gradient is not finite; the values are unchanged then.
         """
         norm = float(torch.nn.utils.clip_grad_norm_([self._parameter], max_grad_norm))
         if not math.isfinite(norm):
             raise StartupError(
-                f"the gradient's norm in step {self.progress.step + 1} is {norm}: training has diverged; begin another "
+                f"the gradient's norm in step {self.progress.step + 1} is {norm}: training has diverged; start another "
                 "job with a lower --learning-rate-multiplier"
             )
         self._optimizer.param_groups[0]["lr"] = learning_rate
@@ -83,7 +83,7 @@ class TrainingState:
         self.best = self.values.clone()
 
     def save(self, path: Path) -> None:
-        """Raises OSError."""
+        """Write the state to a file, atomically. Raises OSError."""
         tensors = {"values": self.values, **self._moments()}
         if self.best is not None:
             tensors["best"] = self.best
@@ -91,13 +91,13 @@ class TrainingState:
         write_parts_atomically(path, tensor_file_parts(tensors, meta))
 
     def load(self, path: Path) -> bool:
-        """Go on with what is saved; False if it is of another job. Raises StartupError if it cannot be read."""
+        """Load a saved state; return False if it belongs to another job. Raises StartupError if it cannot be read."""
         try:
             with safe_open(path, "pt") as file:
                 progress = msgspec.json.decode(file.metadata()[_META], type=TrainingProgress)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
-            raise StartupError(f"{path} cannot be read ({error}); remove it to begin again") from error
+            raise StartupError(f"{path} cannot be read ({error}); remove it to start again") from error
         if progress.digest != self.progress.digest:
             return False
         self.progress = progress

@@ -16,7 +16,7 @@ from engine.command_io.finetuning.results import write_result_rows
 from engine.finetuning.order import learning_rate
 from engine.finetuning.state import Measurements, TrainingState
 from engine.finetuning.task import TrainingTask
-from engine.finetuning.verdict import before_and_after, figures, means, stopped_early, validated, warnings
+from engine.finetuning.verdict import before_and_after, means, measured_values, stopped_early, validated, warnings
 from models.progress import ProgressReport
 
 _SAVE_INTERVAL_S = 30.0
@@ -24,8 +24,8 @@ _SAVE_INTERVAL_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """curve: what the results are of. save_adapter: writes the adapter as it is into a folder. sample: answers prompts,
-    and adds events of it."""
+    """The outputs of a training. curve: see Curve. save_adapter: writes the current adapter into a folder. sample:
+    answers the sample prompts after an epoch, and adds events."""
 
     folder: JobFolder
     events: JobEventLog
@@ -37,10 +37,12 @@ class Outputs:
 
 
 class Trainer:
+    """The training loop of one job, from its state to its end."""
+
     def __init__(
         self, task: TrainingTask, resolved: ResolvedHyperparameters, state: TrainingState, outputs: Outputs
     ) -> None:
-        """state: new, or what is gone on with."""
+        """state: new, or loaded from an earlier run."""
         self._task = task
         self._resolved = resolved
         self._state = state
@@ -48,7 +50,8 @@ class Trainer:
         self._saved_s = time.monotonic()
 
     def run(self) -> None:
-        """Train to the end. Raises OSError if a file cannot be written; whatever ends it, a later run goes on."""
+        """Train to the end. Raises OSError if a file cannot be written. A later run continues, whatever ended this
+        one."""
         progress = self._state.progress
         if progress.before is None:
             progress.before = self._task.measure()
@@ -64,12 +67,12 @@ class Trainer:
         self._finish()
 
     def _step(self, step: int) -> Measurements | None:
-        """What was measured after it, if it was the time to."""
+        """Do a step; return the measurements after it, if any were due."""
         given = self._resolved.given
         began_s = time.monotonic()
         try:
             outcome = self._task.compute(step)
-        except SystemExit:  # of SIGTERM, which mostly comes here; nothing of this step has been changed yet
+        except SystemExit:  # from SIGTERM, which mostly comes here; this step has not changed anything yet
             self._save()
             raise
         progress = self._state.progress
@@ -89,7 +92,7 @@ class Trainer:
             kind="metrics",
             step=step + 1,
             total_steps=self._resolved.num_steps,
-            data={**outcome.data, **({} if found is None else figures(found))},
+            data={**outcome.data, **({} if found is None else measured_values(found))},
             learning_rate=rate,
             gradient_norm=norm,
             step_s=updated_s - began_s,
@@ -108,7 +111,7 @@ class Trainer:
         return self._ends_epoch(step) or (interval is not None and step % interval == 0)
 
     def _compare(self, found: Measurements) -> None:
-        """With what was measured before."""
+        """Compare measurements with earlier ones: warn, and keep the best values."""
         progress = self._state.progress
         for warning in warnings(progress, found):
             self._outputs.events.add(warning, level="warn")
@@ -118,10 +121,10 @@ class Trainer:
         progress.after = found
 
     def _end_epoch(self, found: Measurements) -> None:
-        """Keep a checkpoint, answer the samples, save."""
+        """Write a checkpoint, answer the sample prompts, and save the state."""
         progress, outputs = self._state.progress, self._outputs
         epoch = -(-progress.step // self._task.steps_per_epoch)
-        shown = {**means(progress.results[-self._task.steps_per_epoch :]), **figures(found)}
+        shown = {**means(progress.results[-self._task.steps_per_epoch :]), **measured_values(found)}
         folder = outputs.checkpoints / f"step-{progress.step}"
         outputs.save_adapter(folder)
         text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items() if "accuracy" not in name)
@@ -133,7 +136,7 @@ class Trainer:
         write_training_plot(outputs.folder.plot(outputs.curve.name), progress.results, outputs.curve)
 
     def _is_over(self) -> bool:
-        """Whether to stop early: validation has found nothing better for so many epochs."""
+        """Return whether to stop early: validation has not improved for `early_stopping` epochs."""
         progress, patience = self._state.progress, self._resolved.given.early_stopping
         if patience is None or progress.best_step is None:
             return False

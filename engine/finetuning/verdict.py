@@ -1,4 +1,5 @@
-"""What measurements say of a training: warnings while it runs, and a line at its end."""
+"""Conclusions from measurements: warnings while a training runs, a line at its end, and their numbers by OpenAI's
+names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +9,24 @@ import msgspec
 from engine.command_io.finetuning.results import ResultRow
 from engine.finetuning.state import Measurements, TrainingProgress
 
-_FAR = 0.06  # nats a token from the base on its own answers, from which on answers to other questions often change
+_FAR = 0.06  # nats per token from the base on its own answers; beyond, answers to other questions often change
+_OF_STEPS = {  # by ResultRow's name
+    "train_loss": "train_loss",
+    "train_accuracy": "train_mean_token_accuracy",
+    "train_mean_reward": "train_mean_reward",
+    "completion_tokens_mean": "completion_tokens_mean",
+}
+_OF_MEASUREMENTS = {  # by Measurements' name
+    "valid_loss": "full_valid_loss",
+    "valid_accuracy": "full_valid_mean_token_accuracy",
+    "valid_reward": "full_valid_mean_reward",
+    "text_loss": "general_text_loss",
+    "divergence": "general_divergence",
+}
 
 
 def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
-    """Of an epoch that ends with `found`; `progress` knows of the epochs before."""
+    """Return warnings about an epoch that ends with the measurements `found`. progress: before this epoch."""
     said = []
     if found.valid_loss is not None:
         if progress.best_loss is not None and found.valid_loss >= progress.best_loss:
@@ -27,7 +41,7 @@ def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
                 f"The validation loss was lower before training ({before:.4f}) than now ({found.valid_loss:.4f}): the "
                 "adapter does worse than the base there; a lower learning rate or examples more like those may help"
             )
-    if found.valid_reward is not None:  # means of few samples go up and down: only the first is compared with
+    if found.valid_reward is not None:  # means of few samples go up and down: compare with the first alone
         before = None if progress.before is None else progress.before.valid_reward
         if before is not None and found.valid_reward < before:
             said.append(
@@ -44,7 +58,7 @@ def warnings(progress: TrainingProgress, found: Measurements) -> list[str]:
 
 
 def stopped_early(progress: TrainingProgress) -> str:
-    """That training has ended at what was best."""
+    """Return the message that training stopped early, with the best step."""
     if progress.best_reward is not None:
         best = f"a mean reward of {progress.best_reward:.4f} on the validation file"
     else:
@@ -53,7 +67,7 @@ def stopped_early(progress: TrainingProgress) -> str:
 
 
 def before_and_after(before: Measurements, after: Measurements) -> str | None:
-    """What was won and what was lost, in one line; None if neither was measured."""
+    """Compare the measurements before and after training in one line; None if there are none."""
     pairs = (
         ("perplexity on the validation file" if after.text_loss is not None else "validation loss", "valid_loss"),
         ("perplexity on general text", "text_loss"),
@@ -72,36 +86,21 @@ def before_and_after(before: Measurements, after: Measurements) -> str | None:
     return "Before and after: " + ", ".join(shown) if shown else None
 
 
-_OF_STEPS = {  # by StepResult's name
-    "train_loss": "train_loss",
-    "train_accuracy": "train_mean_token_accuracy",
-    "train_mean_reward": "train_mean_reward",
-    "completion_tokens_mean": "completion_tokens_mean",
-}
-_OF_MEASUREMENTS = {  # by Measured's name
-    "valid_loss": "full_valid_loss",
-    "valid_accuracy": "full_valid_mean_token_accuracy",
-    "valid_reward": "full_valid_mean_reward",
-    "text_loss": "general_text_loss",
-    "divergence": "general_divergence",
-}
-
-
 def means(results: Sequence[ResultRow]) -> dict[str, float]:
-    """Over those steps that have a value; what none has is left out."""
+    """Return the means over the steps that have a value; a value that no step has is left out."""
     columns = {
         name: [value for result in results if (value := getattr(result, name)) is not None] for name in _OF_STEPS
     }
     return _named({name: sum(column) / len(column) if column else None for name, column in columns.items()})
 
 
-def figures(found: Measurements) -> dict[str, float]:
-    """What was not measured is left out."""
+def measured_values(found: Measurements) -> dict[str, float]:
+    """Return the measurements that there are, by OpenAI's names."""
     return _named({name: getattr(found, name) for name in _OF_MEASUREMENTS})
 
 
 def validated(result: ResultRow, found: Measurements) -> ResultRow:
-    """A step's results with what was measured after it."""
+    """Return a step's results with the measurements after it."""
     return msgspec.structs.replace(
         result,
         valid_loss=found.valid_loss,

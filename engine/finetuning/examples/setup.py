@@ -1,4 +1,4 @@
-"""ExampleSetup: makes a job ready that learns the examples of a file."""
+"""ExampleSetup: prepares a job that learns the examples of a file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +59,7 @@ class ExampleSetup:
         given = resolved.given
 
         def difficulty(item: TrainingItem) -> float:
-            """The loss on what is to be learned; all of them take a third of an epoch."""
+            """Return the loss of an example before training; all examples together take a third of an epoch."""
             return evaluate(TokenObjective(decoder), [TrainingItem(item.passages[:1])], decoder).loss
 
         order = BatchOrder(
@@ -78,13 +78,13 @@ class ExampleSetup:
         if self._job.method is not TrainingMethod.DPO:
             return TokenObjective(setting.decoder)
         objective = PreferenceObjective(setting.decoder, setting.resolved.beta, setting.resolved.rpo_alpha)
-        objective.remember([*self._items, *self._valid])  # nothing has been learned yet, or gone on with
+        objective.remember([*self._items, *self._valid])  # before the first step, or the state of an earlier run
         return objective
 
 
 def general_text(folder: JobFolder, max_position: int) -> list[TrainingItem]:
-    """About 2,500 tokens of prose, code, tables and talk, in parts that do not see each other; none without the model's
-    tokenizer."""
+    """Return the text that ships with the project, on which pretraining measures how much it makes worse: about 2,500
+    tokens of prose, code, tables and talk, in separate sequences. Empty without the model's tokenizer."""
     tokenizer = load_job_tokenizer(folder)
     if tokenizer is None:
         return []

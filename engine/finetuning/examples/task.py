@@ -1,4 +1,4 @@
-"""ExampleTask: learns the examples of a file, in an order that is set before (supervised, dpo, pretraining)."""
+"""ExampleTask: learns the examples of a file in a fixed order (supervised, dpo, pretraining)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from models.training.lora import Lora
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """items: of the file. replay: the base's own answers. held_out: such answers that are not learned. text: general
+    """The items of a job. replay: the base's own answers. held_out: such answers that are not learned. text: general
     text, on which perplexity is measured."""
 
     items: Sequence[TrainingItem]
@@ -36,7 +36,7 @@ class ExampleTask:
         data: TrainingData,
         orders: tuple[BatchOrder, ReplayOrder],
     ) -> None:
-        """objective, anchor: that remember what they compare with."""
+        """objective, anchor: must already remember the base's values that they compare with."""
         self._decoder = decoder
         self._lora = lora
         self._objective = objective

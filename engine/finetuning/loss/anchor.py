@@ -1,4 +1,4 @@
-"""Anchor: holds the decoder to what its base would say after the tokens of replayed answers."""
+"""Anchor: keeps the decoder's next-token distributions on replayed answers close to its base's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,24 @@ from models.training.divergence import divergence
 from models.training.head_logits import head_rows
 from models.training.lora import Lora
 
-_FIRST = 4  # tokens of an answer, which decide where it goes
+_FIRST = 4  # tokens of an answer, which decide how it continues
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorWeights:
-    """Of mean divergences, beside the mean loss of what is learned. mean: of all tokens. first: of the first tokens of
-    each answer, beside that: an answer that begins as the base's mostly goes on as the base's."""
+    """Weights of two mean divergences in the loss. mean: over all tokens. first: over the first tokens of each answer,
+    in addition: an answer that begins like the base's mostly continues like it."""
 
     mean: float
     first: float
 
 
 class Anchor:
-    """A replayed answer's loss is the divergence of all next-token distributions from the base's, rather than the
-    negative log probability of the answer: the base itself has none of the former, so nothing pulls away from it, and
-    each token tells of the whole vocabulary."""
+    """The loss of replayed answers: the divergence of all next-token distributions from the base's.
+
+    The negative log probability of the answers would pull away from the base itself. The divergence is 0 there, and
+    each token gives a signal over the whole vocabulary.
+    """
 
     def __init__(self, decoder: Decoder, lora: Lora, weights: AnchorWeights) -> None:
         self._weights = weights
@@ -37,8 +39,8 @@ class Anchor:
         self._items: list[TrainingItem] = []  # keeps them, and so their identities, alive
 
     def remember(self, items: Sequence[TrainingItem]) -> None:
-        """Take what the base, without any adapter, says of them as their references: 2 bytes for each number of a
-        hidden state, of each token."""
+        """Compute and keep the base's outputs for items, without any adapter, as the references: 2 bytes for each
+        number of a hidden state, of each trained token."""
         self._items += items
         for item in items:
             self._base_rows[id(item)] = base_rows(self._decoder, self._lora, [item])
@@ -46,8 +48,10 @@ class Anchor:
     def loss(
         self, items: Sequence[TrainingItem], rows: TrainedRows, together: Sequence[TrainingItem]
     ) -> tuple[torch.Tensor, float]:
-        """What remembered items add to the loss of `together`, all that a step replays, and the sum of their tokens'
-        divergences, in nats. rows: theirs."""
+        """Return the loss that remembered items add to a step, and the sum of their tokens' divergences in nats.
+
+        rows: of `items`. together: all items that the step replays, which the loss is a mean over.
+        """
         found = self._divergences(items, rows)
         is_first = torch.cat([torch.arange(item.num_trained) < _FIRST for item in items])
         num_tokens = sum(item.num_trained for item in together)
@@ -57,18 +61,18 @@ class Anchor:
 
     @torch.no_grad()
     def measure(self, items: Sequence[TrainingItem]) -> float:
-        """The mean divergence of a token of remembered items, in nats."""
+        """Return the mean divergence per token of remembered items, in nats."""
         total = sum(float(self._divergences([item], compute_rows(self._decoder, [item])).sum()) for item in items)
         return total / sum(item.num_trained for item in items)
 
     def _divergences(self, items: Sequence[TrainingItem], rows: TrainedRows) -> torch.Tensor:
-        """[L] of the trained tokens, in nats, with a gradient where one is wanted."""
+        """Return the divergences of the trained tokens: [L], in nats, with a gradient where gradients are enabled."""
         base_rows = torch.cat([self._base_rows[id(item)] for item in items])
         return divergence(self._decoder, rows.hidden, base_rows)
 
 
 def base_rows(decoder: Decoder, lora: Lora, items: Sequence[TrainingItem]) -> torch.Tensor:
-    """What the output layer multiplies when the base, without any adapter, computes the trained tokens: [L, in]."""
+    """Return the output layer's inputs when the base, without any adapter, computes the trained tokens: [L, in]."""
     # Not under no_grad, where layers without an adapter compute as in serving, which rounds in other places.
     is_adapted, lora.is_adapted = lora.is_adapted, False
     try:

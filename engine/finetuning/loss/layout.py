@@ -1,4 +1,4 @@
-"""Layout: passages as the sequences of a batch, in which prompts that several of them have stand once."""
+"""Layout: passages as the sequences of a batch, in which a prompt that several passages share stands once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from engine.command_io.finetuning.items import Passage
 
-_LEAST_SHARED = 8  # tokens: for fewer, what is saved is not worth a sequence
+_LEAST_SHARED = 8  # tokens: a shorter prompt is not worth a sequence of its own
 
 
 @dataclass(slots=True)
 class Layout:
-    """prefixes: of each sequence, the sequence that it goes on from. rows: from which each trained token is predicted,
-    of all sequences together."""
+    """The sequences of a batch. prefixes: for each sequence, the sequence that it continues, or None. rows: the row
+    that predicts each trained token, counted over all sequences."""
 
     sequences: list[Sequence[int]] = field(default_factory=list)
     prefixes: list[int | None] = field(default_factory=list)
@@ -20,7 +20,7 @@ class Layout:
     num_tokens: int = 0
 
     def add(self, ids: Sequence[int], prefix: int | None) -> tuple[int, int]:
-        """Its number, and its first row."""
+        """Add a sequence; return its number and its first row."""
         self.sequences.append(ids)
         self.prefixes.append(prefix)
         self.num_tokens += len(ids)
@@ -28,7 +28,7 @@ class Layout:
 
 
 def lay_out(passages: Sequence[Passage], *, shares: bool) -> Layout:
-    """shares: whether passages can go on from a prompt that is not theirs alone."""
+    """Lay out passages as sequences. shares: whether passages can continue a shared prompt."""
     layout = Layout()
     counts = Counter(prompt_of(passage) for passage in passages) if shares else Counter()
     known: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -51,7 +51,7 @@ def lay_out(passages: Sequence[Passage], *, shares: bool) -> Layout:
 
 
 def prompt_of(passage: Passage) -> tuple[int, ...]:
-    """What is before the first token that is learned."""
+    """Return the tokens before the first trained token."""
     return tuple(passage.ids[: passage.trained[0][0]]) if passage.trained else tuple(passage.ids)
 
 

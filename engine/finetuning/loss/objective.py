@@ -1,4 +1,4 @@
-"""What is minimized: the loss of a step's items, part by part so that memory stays bounded, and its gradients."""
+"""Objectives: the loss of a step's items and its gradients, computed part by part so that memory stays bounded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +21,11 @@ MAX_TOKENS = 1024  # of passages that are computed together
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """loss: mean over `count` tokens or pairs. accuracy: the share that greedy decoding would get right, or of pairs
-    whose preferred passage gained more. divergence: from the base on replayed answers, in nats per token."""
+    """The loss of a step or of a validation file.
+
+    loss: mean over `count` tokens or pairs. accuracy: share of the tokens that greedy decoding would get right, or of
+    the pairs whose preferred passage gained more. divergence: from the base on replayed answers, in nats per token.
+    """
 
     loss: float
     accuracy: float
@@ -31,8 +34,8 @@ class StepLoss:
 
 
 def bounded_parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[TrainingItem]]:
-    """Items in order, as many together as `MAX_TOKENS` allows; at least one. Prompts that are computed once count
-    once."""
+    """Split items, in order, into parts of at most MAX_TOKENS, or of one item. A prompt that several passages share
+    counts once."""
     shares = shares_prefixes(decoder)
     found: list[list[TrainingItem]] = []
     size = 0
@@ -53,11 +56,11 @@ def bounded_parts(items: Sequence[TrainingItem], decoder: Decoder) -> list[list[
 
 class Objective(Protocol):
     def count(self, items: Sequence[TrainingItem]) -> int:
-        """What the sum of the losses of all items of a step is divided by."""
+        """Return the divisor of the sum of a step's losses: its tokens or pairs."""
 
     def losses(self, items: Sequence[TrainingItem], rows: TrainedRows) -> tuple[torch.Tensor, int]:
-        """The sum of the losses of some of them, with a gradient where one is wanted, and how many were right. rows:
-        theirs."""
+        """Return the sum of the items' losses, with a gradient where gradients are enabled, and the number of correct
+        tokens or pairs. rows: of `items`."""
 
 
 class TokenObjective:
@@ -76,10 +79,12 @@ class TokenObjective:
 
 
 class PreferenceObjective:
-    """The loss of a pair is DPO's, -log sigmoid(beta * (gain of the preferred passage - gain of the other)), where a
-    gain is the log probability of a passage relative to what it was before training; and, times `rpo_alpha`, the mean
-    negative log probability of the preferred passage's tokens (Pang et al. 2024), without which both passages may get
-    less likely as long as the other one does so faster."""
+    """DPO's loss of a pair, -log sigmoid(beta * (gain of the preferred passage - gain of the other)).
+
+    A gain is the log probability of a passage relative to its value before training. Added, times `rpo_alpha`, is the
+    mean negative log probability of the preferred passage's tokens (Pang et al. 2024): without it, both passages may
+    get less likely as long as the other one does so faster.
+    """
 
     def __init__(self, decoder: Decoder, beta: float, rpo_alpha: float) -> None:
         self._decoder = decoder
@@ -93,7 +98,7 @@ class PreferenceObjective:
 
     @torch.no_grad()
     def remember(self, items: Sequence[TrainingItem]) -> None:
-        """Take what the decoder says of them now as their references."""
+        """Compute and keep the items' log probabilities by the current decoder as the references."""
         self._items += items
         for part in bounded_parts(items, self._decoder):
             log_probs = self._log_probs(part, compute_rows(self._decoder, part))
@@ -110,12 +115,12 @@ class PreferenceObjective:
         return loss, int((margins > 0).sum())
 
     def _margins(self, items: Sequence[TrainingItem], log_probs: torch.Tensor) -> torch.Tensor:
-        """beta * difference of the gains, of each pair."""
+        """Return beta * the difference of the gains for each pair: [items]."""
         gains = log_probs - torch.stack([self._references[id(item)] for item in items])
         return self._beta * (gains[:, 0] - gains[:, 1])
 
     def _log_probs(self, items: Sequence[TrainingItem], rows: TrainedRows) -> torch.Tensor:
-        """Sums over the passages' trained tokens: [items, 2]."""
+        """Return the sums of log probabilities over the passages' trained tokens: [items, 2]."""
         sizes = [passage.num_trained for item in items for passage in item.passages]
         found = token_log_probs(self._decoder, rows.hidden, rows.targets).log_probs.split(sizes)
         return torch.stack([each.sum() for each in found]).view(-1, 2)
@@ -129,8 +134,8 @@ def add_gradients(
     anchor: Anchor | None = None,
     replayed: Sequence[TrainingItem] = (),
 ) -> StepLoss:
-    """Fill `lora.gradients` with those of the mean loss of a step's items, and of `anchor`'s loss of what is replayed
-    beside it."""
+    """Fill `lora.gradients` for a step: with the gradients of the items' mean loss, and of the anchor's loss of
+    replayed items."""
     lora.gradients.zero_()
     count, num_replayed = objective.count(items), sum(item.num_trained for item in replayed)
     total, right, diverged = 0.0, 0, 0.0

@@ -1,20 +1,20 @@
-"""advantages: how much better each answer is than the others to its prompt."""
+"""Advantages: how much better each answer is than the other answers to its prompt."""
 
 from collections.abc import Sequence
 
 from engine.command_io.finetuning.job import ScaleRewards
 
-_LEAST_SCALE = 1e-4  # rewards closer together than this are not told apart any better
+_LEAST_SCALE = 1e-4  # keeps tiny differences of rewards from being blown up
 
 Rewards = Sequence[Sequence[float | None]]  # of each prompt's answers; None where an answer could not be graded
 
 
 def advantages(groups: Rewards, scale: ScaleRewards) -> list[list[float]]:
-    """Rewards minus their group's mean (Shao et al. 2024), 0 for answers without one.
+    """Return rewards minus their group's mean (Shao et al. 2024), and 0 for answers without a reward.
 
-    They are divided by a standard deviation: of their own group (GRPO), which also gives prompts that are almost always
-    or almost never answered right the weight of all others (Liu et al. 2025); of the whole step, which does not, while
-    the size of a grader's numbers still makes no difference; or by none.
+    They are divided by a standard deviation. By that of their own group (GRPO), prompts that are almost always or
+    almost never answered right get the weight of all others (Liu et al. 2025). By that of the whole step they do not,
+    and the scale of a grader's numbers still makes no difference. Or they are not divided.
     """
     centered = [_centered(group) for group in groups]
     match scale:
@@ -31,12 +31,12 @@ def advantages(groups: Rewards, scale: ScaleRewards) -> list[list[float]]:
 
 
 def has_signal(group: Sequence[float | None]) -> bool:
-    """Whether some of the answers are better than others: if not, nothing is to be learned from them."""
+    """Return whether some of the answers are better than others: if not, nothing can be learned from them."""
     return len(set(group) - {None}) > 1
 
 
 def spread(group: Sequence[float | None]) -> float:
-    """The standard deviation of the rewards; 0 without any."""
+    """Return the standard deviation of the rewards; 0 if there are none."""
     return _root_mean_square(_centered(group))
 
 

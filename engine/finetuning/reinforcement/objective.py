@@ -1,4 +1,4 @@
-"""PolicyObjective: the loss of a step's answers, of which the gradient is that of the mean reward."""
+"""PolicyObjective: the loss of a step's answers, whose gradient is minus the gradient of the mean reward."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,20 +14,19 @@ from models.training.lora import Lora
 
 
 class PolicyObjective:
-    """Of each token, minus its answer's advantage times its log probability; and, times `kl_weight`, how far the
-    distribution that it was drawn from is from the base's.
+    """The loss of each token: minus its answer's advantage times its log probability, plus, times `kl_weight`, the
+    divergence of the distribution that it was drawn from, from the base's.
 
-    The answers are always the current adapter's, of which a step makes one update: so GRPO's ratio to the probabilities
-    that they were drawn with is 1, and is not clipped. Every token of a step counts the same (Yu et al. 2025). The
-    divergence is that of all next tokens, of which the gradient is what the gradient of GRPO's estimate by the drawn
-    token is on average.
+    The answers are always the current adapter's, and a step makes one update: so GRPO's ratio to the probabilities at
+    the time of drawing is 1, and is not clipped. Every token of a step counts the same (Yu et al. 2025). The divergence
+    is over all next tokens; its gradient is the expected gradient of GRPO's estimate by the drawn token.
     """
 
     def __init__(
         self, decoder: Decoder, lora: Lora, advantages: Mapping[int, float], num_tokens: int, kl_weight: float
     ) -> None:
-        """advantages: by the item's identity. num_tokens: of the step's answers, also those that nothing is learned
-        from."""
+        """advantages: by the item's identity. num_tokens: of all the step's answers, with the ones that are not
+        learned from."""
         self._decoder = decoder
         self._lora = lora
         self._advantages = advantages
@@ -38,7 +37,7 @@ class PolicyObjective:
 
     @property
     def kl(self) -> float | None:
-        """The mean divergence of the tokens that losses were computed of, in nats; None if it has no weight."""
+        """The mean divergence of the tokens in losses so far, in nats; None if it has no weight."""
         return self._divergence / self._num_compared if self._num_compared else None
 
     def count(self, items: Sequence[TrainingItem]) -> int:  # noqa: ARG002

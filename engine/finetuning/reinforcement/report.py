@@ -1,4 +1,4 @@
-"""What a step's answers were like, under the names that OpenAI's events have for it."""
+"""Statistics of a step's answers and grades, by the names in OpenAI's events."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,24 +13,26 @@ _MAX_SHOWN = 500  # characters of an answer
 
 
 def reward_of(grade: Grade) -> float | None:
-    """None if the model that grades could not be asked: that is not the answer's fault."""
+    """Return the reward of an answer; None if the grading model could not be reached, which is not the answer's
+    fault."""
     return None if any(fault.kind is FaultKind.MODEL_SERVER for fault in grade.faults) else grade.reward
 
 
 def mean_reward(grades: Sequence[Grade]) -> float | None:
-    """Over those that could be graded; None if none could."""
+    """Return the mean reward of the answers that could be graded; None if there are none."""
     rewards = [reward for grade in grades if (reward := reward_of(grade)) is not None]
     return sum(rewards) / len(rewards) if rewards else None
 
 
 def fault_of(grade: Grade) -> GradingFault | None:
-    """Why an answer could not be graded; None if it could, or if only a part of several graders could not."""
+    """Return why an answer could not be graded; None if it could, or if only some of a multi grader's parts could
+    not."""
     of_model = (fault for fault in grade.faults if fault.kind is FaultKind.MODEL_SERVER)
     return next(of_model, grade.whole.fault)
 
 
 def all_at_fault(step: int, grades: Sequence[Grade]) -> str | None:
-    """A warning if no answer of a step could be graded. step: counted from 1."""
+    """Return a warning if no answer of a step could be graded. step: counted from 1."""
     faults = [fault for grade in grades if (fault := fault_of(grade)) is not None]
     if len(faults) < len(grades):
         return None
@@ -41,7 +43,7 @@ def all_at_fault(step: int, grades: Sequence[Grade]) -> str | None:
 
 
 def rollout_figures(rollouts: Sequence[Rollout], grades: Sequence[Grade], group_size: int) -> dict[str, Any]:
-    """Beside the mean reward. rollouts: of a step, group after group."""
+    """Return a step's numbers for programs, other than the mean reward. rollouts: of a step, group after group."""
     rewards = [reward_of(grade) for grade in grades]
     groups = [rewards[start : start + group_size] for start in range(0, len(rewards), group_size)]
     num_tokens = sum(len(rollout.ids) for rollout in rollouts)
@@ -62,7 +64,7 @@ def rollout_figures(rollouts: Sequence[Rollout], grades: Sequence[Grade], group_
 
 
 def _scores(grades: Sequence[Grade]) -> list[dict[str, Any]]:
-    """Of each grader, over those answers for which its model could be asked."""
+    """Return each grader's mean reward over the answers for which its model could be reached."""
     found = []
     for column in _by_grader(grades):
         rewards = [
@@ -74,7 +76,7 @@ def _scores(grades: Sequence[Grade]) -> list[dict[str, Any]]:
 
 
 def _errors(grades: Sequence[Grade]) -> list[dict[str, Any]]:
-    """Of each grader, how many answers it could not grade, by the reason."""
+    """Return for each grader how many answers it could not grade, by the reason."""
     found = []
     for column in _by_grader(grades):
         counts = Counter(each.fault.kind for each in column if each.fault is not None)
@@ -91,7 +93,8 @@ def _by_grader(grades: Sequence[Grade]) -> list[tuple[PartGrade, ...]]:
 
 
 def _best_and_worst(rollouts: Sequence[Rollout], rewards: Sequence[float | None]) -> list[dict[str, Any]]:
-    """The answers that got most and least, to be read: a grader may reward what nobody wants."""
+    """Return the answers with the highest and the lowest reward, for people to read: a grader may reward answers that
+    no user wants."""
     graded = [(reward, number) for number, reward in enumerate(rewards) if reward is not None]
     if not graded:
         return []

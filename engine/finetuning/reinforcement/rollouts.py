@@ -1,4 +1,4 @@
-"""Rollouts: answers of the adapter as it is, to be graded and learned from."""
+"""Rollouts: answers by the current adapter, which are graded and learned from."""
 
 import random
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from models.decoder import Decoder
 from models.training.generate import generate
 from models.training.lora import Lora
 
-_MAX_TOGETHER = 64  # sequences that are generated at once, unless a prompt has more samples
-_TEMPERATURE = 1.0  # of the distribution that is trained: only its samples give the gradient of the mean reward
+_MAX_TOGETHER = 64  # sequences that are generated together, unless a prompt has more samples
+_TEMPERATURE = 1.0  # of the trained distribution: only its samples give the gradient of the mean reward
 
 
 def num_together(num_samples: int) -> int:
-    """Sequences that are generated at once: whole groups of `num_samples`."""
+    """Return how many sequences are generated together: whole groups of `num_samples`."""
     return max(1, _MAX_TOGETHER // num_samples) * num_samples
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """ids: after the prompt's. text: the answer, without a thought before it. is_complete: the last of the ids ends the
-    answer; else it was cut off."""
+    """An answer to a prompt. ids: after the prompt's. text: without a thought before the answer. is_complete: whether
+    the last id ends the answer; else it was cut off."""
 
     prompt: GradedPrompt
     ids: list[int]
@@ -48,7 +48,7 @@ class RolloutSampler:
         max_tokens: int,
         thought: ThoughtMarks | None = None,
     ) -> None:
-        """max_tokens: of an answer. thought: its marks, of a model that thinks."""
+        """max_tokens: of an answer. thought: marks of the thought, if the model thinks."""
         self._decoder = decoder
         self._lora = lora
         self._tokenizer = tokenizer
@@ -57,7 +57,7 @@ class RolloutSampler:
         self._thought = thought
 
     def sample(self, prompts: Sequence[GradedPrompt], num_samples: int, seed: str) -> list[list[Rollout]]:
-        """A group for each prompt: the same ones for the same seed, prompts and adapter."""
+        """Sample a group of answers to each prompt: the same for the same seed, prompts and adapter."""
         groups: list[list[Rollout]] = []
         step = num_together(num_samples) // num_samples
         for start in range(0, len(prompts), step):
@@ -78,11 +78,11 @@ class RolloutSampler:
         return groups
 
     def rollout(self, prompt: GradedPrompt, ids: list[int]) -> Rollout:
-        """ids: that were sampled after the prompt's."""
+        """Make a rollout of the ids that were sampled after the prompt's."""
         return Rollout(prompt, ids, self._answer(prompt, ids), ids[-1] in self._end_ids)
 
     def _answer(self, prompt: GradedPrompt, ids: list[int]) -> str:
-        """What a server's answer has as its content."""
+        """Decode an answer as a server would: without the thought."""
         if self._thought is None:
             return self._tokenizer.decode(ids)
 

@@ -1,4 +1,4 @@
-"""ReinforcementSetup: makes a job ready that learns from the rewards of its own answers."""
+"""ReinforcementSetup: prepares a job that learns from the rewards of its own answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -83,7 +83,7 @@ class ReinforcementSetup:
         sampler, grade = self._sampler(setting.decoder, setting.lora), self._grade()
 
         def difficulty(prompt: GradedPrompt) -> float:
-            """The lower the mean reward, the more difficult."""
+            """Return the negative mean reward of a prompt's answers."""
             (group,) = sampler.sample([prompt], settings.group_size, f"{seed} difficulty {prompt.line}")
             reward = mean_reward(grade(group))
             return 0.0 if reward is None else -reward
@@ -105,13 +105,13 @@ class ReinforcementSetup:
     def _sampler(self, decoder: Decoder, lora: Lora) -> RolloutSampler:
         tokenizer = load_job_tokenizer(self._folder)
         if tokenizer is None:
-            raise StartupError(f"{self._folder.path} has no tokenizer.json to read answers by; begin the job again")
+            raise StartupError(f"{self._folder.path} has no tokenizer.json to decode answers with; start the job again")
         max_tokens, thought = self._settings.max_tokens, self._job.thought
         return RolloutSampler(decoder, lora, tokenizer, self._job.end_ids, max_tokens, thought)
 
     def _grade(self) -> GradeAll:
         if self._job.grader is None:
-            raise StartupError(f"{self._folder.job} has no grader; begin the job again")
+            raise StartupError(f"{self._folder.job} has no grader; start the job again")
         grader, ask_all = parse_grader(self._job.grader, "grader"), asker(self._folder)
 
         def grade(rollouts: Sequence[Rollout]) -> Sequence[Grade]:

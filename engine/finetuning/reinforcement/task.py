@@ -1,4 +1,4 @@
-"""ReinforcementTask: a step samples answers to some prompts, has them graded, and makes the better ones likelier."""
+"""ReinforcementTask: each step samples answers to some prompts, grades them, and makes the better ones likelier."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +24,8 @@ from engine.wording import counted
 from models.decoder import Decoder
 from models.training.lora import Lora
 
-_MOST_FAILED = 3  # steps in a row of which no answer could be graded
-
-_MOST_EQUAL = 5  # steps in a row of which nothing was learned, without a warning
+_MOST_FAILED = 3  # steps in a row in which no answer could be graded
+_MOST_EQUAL = 5  # steps in a row in which nothing was learned, before a warning
 _ALL_EQUAL = (
     "all answers to a prompt had the same reward, so nothing was learned: the prompts may be too easy or too "
     "difficult, or the grader may not tell good answers from bad ones"
@@ -37,7 +36,7 @@ GradeAll = Callable[[Sequence[Rollout]], Sequence[Grade]]
 
 @dataclass(frozen=True, slots=True)
 class PromptData:
-    """prompts: of the file. replay: the base's own answers. held_out: such answers that are not learned."""
+    """The prompts of a job. replay: the base's own answers. held_out: such answers that are not learned."""
 
     prompts: Sequence[GradedPrompt]
     valid: Sequence[GradedPrompt] = ()
@@ -48,8 +47,8 @@ class PromptData:
 class ReinforcementTask:
     """Group relative policy optimization (GRPO: Shao et al. 2024), with one update for each step's answers.
 
-    The draws of a step depend on the seed and the step alone, and what is drawn, on the adapter: so a step that was
-    interrupted draws the same answers again.
+    The answers of a step depend on the seed, the step and the adapter alone: a step that was interrupted draws the same
+    answers again.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class ReinforcementTask:
         settings: RolloutSettings,
         seed: int,
     ) -> None:
-        """anchor: that remembers the base's own answers."""
+        """anchor: must already remember the base's outputs for its own answers."""
         self._decoder = decoder
         self._lora = lora
         self._sampler = sampler
@@ -75,7 +74,7 @@ class ReinforcementTask:
         self._settings = settings
         self._seed = seed
         self._num_failed = 0  # steps in a row without any grade
-        self._num_equal = 0  # steps in a row of which nothing was learned
+        self._num_equal = 0  # steps in a row in which nothing was learned
         self._warned_of_faults = False
         self._last_fault: GradingFault | None = None
 
@@ -130,7 +129,10 @@ class ReinforcementTask:
         )
 
     def conclude(self, results: Sequence[ResultRow]) -> str | None:
-        """Raises StartupError if no answer could be graded: not all results need be of this run."""
+        """Raise StartupError if no answer of the job could be graded; return a warning if all rewards were equal.
+
+        results: also of earlier runs of the job.
+        """
         steps = counted(len(results), "step")
         if all(result.train_mean_reward is None for result in results):
             reason = "the job's warnings say why" if self._last_fault is None else self._last_fault.message
@@ -149,7 +151,7 @@ class ReinforcementTask:
         return total
 
     def _check(self, grades: Sequence[Grade]) -> None:
-        """Raises StartupError if steps have had no grade for too long: nothing can be learned then."""
+        """Raise StartupError if no answer could be graded for several steps: nothing can be learned then."""
         self._num_failed = self._num_failed + 1 if mean_reward(grades) is None else 0
         self._last_fault = fault_of(grades[0])
         if self._num_failed == _MOST_FAILED:
@@ -170,7 +172,7 @@ class ReinforcementTask:
     def _learned(
         self, groups: Sequence[Sequence[Rollout]], grades: Sequence[Grade]
     ) -> tuple[list[TrainingItem], PolicyObjective]:
-        """What the step learns, of the groups that tell better answers from worse."""
+        """Return the answers to learn from, and their objective. Groups whose rewards are all equal are left out."""
         settings, size = self._settings, self._settings.group_size
         starts = range(0, len(grades), size)
         rewards = [[reward_of(grade) for grade in grades[start : start + size]] for start in starts]
@@ -186,7 +188,7 @@ class ReinforcementTask:
         return items, PolicyObjective(self._decoder, self._lora, factors, num_tokens, settings.kl_weight)
 
     def _mean_reward(self, prompts: Sequence[GradedPrompt]) -> float | None:
-        """The draws are the same each time, so that two adapters are told apart better."""
+        """Return the mean reward on the prompts. The seed is the same each time, so that adapters compare better."""
         groups = self._sampler.sample(prompts, self._settings.eval_samples, f"{self._seed} validation")
         return mean_reward(self._grade(list(chain.from_iterable(groups))))
 
