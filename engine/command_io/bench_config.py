@@ -1,4 +1,4 @@
-"""Options of the benchmarks that run the engine without a server. Imported by the command line: no torch here."""
+"""Options of the benchmarks that run the engine without a server. The command line imports this: no torch here."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from engine.config import option
 
 @dataclass(frozen=True, slots=True)
 class LatencyConfig:
-    """`headrace bench latency`: how long one batch takes, from the first step to the last token."""
+    """Options of `headrace bench latency`: how long a batch takes, from the first step to the last token."""
 
     input_len: int = option(128, "Prompt tokens of each sequence.", group="Benchmark", minimum=1)
     output_len: int = option(128, "Output tokens of each sequence.", group="Benchmark", minimum=2)
@@ -22,7 +22,7 @@ class LatencyConfig:
 
 @dataclass(frozen=True, slots=True)
 class ThroughputConfig:
-    """`headrace bench throughput`: how many tokens a second are generated when all requests arrive at once."""
+    """Options of `headrace bench throughput`: tokens per second when all requests arrive at the same time."""
 
     num_prompts: int = option(32, "Requests, all sent at once.", group="Benchmark", minimum=1)
     input_len: str = option(
@@ -40,7 +40,7 @@ class ThroughputConfig:
 
 @dataclass(frozen=True, slots=True)
 class RooflineConfig:
-    """`headrace bench roofline`: how close each phase of a step comes to what this machine can do."""
+    """Options of `headrace bench roofline`: how close each phase of a step comes to this machine's limits."""
 
     prefill_len: tuple[int, ...] = option(
         (128, 512, 2048), "Lengths of the prompts for measuring prefill.", group="Benchmark", metavar="N", minimum=1
@@ -57,7 +57,7 @@ class RooflineConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationConfig:
-    """`headrace bench spec`: what drafts gain, by batch size, in turns with and without them."""
+    """Options of `headrace bench spec`: the speed-up by drafts, by batch size, in turns with and without them."""
 
     case: tuple[str, ...] = option(
         (),

@@ -1,4 +1,4 @@
-"""What `headrace doctor` asks the process that loads torch, and what that process answers. No torch here."""
+"""The request and the result of the process of `headrace doctor` that loads torch. No torch here."""
 
 import msgspec
 
@@ -8,14 +8,15 @@ from engine.config import EngineConfig
 
 
 class ModelToCheck(msgspec.Struct, frozen=True):
-    """name: as the server would call it, '' of the only one."""
+    """A model to check. name: as the server would call it; '' if there is one model."""
 
     name: str
     config: EngineConfig
 
 
 class DoctorResult(msgspec.Struct, frozen=True):
-    """weighed: of each model, in order; None of one that is not on this machine, or cannot be served."""
+    """The findings, and the memory need of each model in order: None if the model is not on this machine, or cannot be
+    served."""
 
     findings: list[Finding]
     weighed: list[Weighed | None]

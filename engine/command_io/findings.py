@@ -1,4 +1,4 @@
-"""Finding: one thing that `headrace doctor` looked at, and what it says of it."""
+"""Finding: the result of one check of `headrace doctor`."""
 
 import enum
 
@@ -7,12 +7,12 @@ import msgspec
 
 class Severity(enum.StrEnum):
     OK = "ok"
-    WARNING = "warning"  # it works, but slower or with less than could be
+    WARNING = "warning"  # the server works, but is slower or has less than it could
     PROBLEM = "problem"  # the server would not start, or would fail
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """subject: a word or two. message: what was found; with what would help, unless it is fine."""
+    """The result of a check. subject: a word or two. message: the result and, unless it is fine, a remedy."""
 
     subject: str
     severity: Severity

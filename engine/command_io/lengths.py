@@ -1,4 +1,4 @@
-"""Length distributions of prompts and outputs: fixed, uniform or log-normal. Imports neither torch nor numpy."""
+"""Distributions of the lengths of prompts and outputs: fixed, uniform or log-normal. Neither torch nor numpy here."""
 
 import math
 import random
@@ -26,13 +26,13 @@ class FixedLength:
         return self.length
 
     def draw(self, rng: random.Random) -> int:  # noqa: ARG002 (the protocol's)
-        """The length. Draws nothing, so that other draws do not depend on it."""
+        """Return the length, without a draw, so that other draws do not depend on it."""
         return self.length
 
 
 @dataclass(frozen=True, slots=True)
 class UniformLength:
-    """Each of low..high, both included, is as likely."""
+    """All lengths from low to high, both included, with equal probability."""
 
     low: int
     high: int
@@ -47,9 +47,9 @@ class UniformLength:
 
 @dataclass(frozen=True, slots=True)
 class LognormalLength:
-    """Half the lengths are under `median`; sigma is the standard deviation of their natural logarithm.
+    """A log-normal distribution. sigma: standard deviation of the natural logarithm.
 
-    Draws beyond `maximum` are drawn again rather than cut off, which would pile them up at the limit.
+    Draws beyond `maximum` are drawn again: cut off, they would pile up at the limit.
     """
 
     median: int
@@ -58,7 +58,7 @@ class LognormalLength:
 
     @property
     def mean(self) -> float:
-        """Of the whole distribution, as if there were no maximum."""
+        """Mean of the distribution without its maximum."""
         return self.median * math.exp(self.sigma**2 / 2)
 
     def draw(self, rng: random.Random) -> int:
@@ -69,9 +69,9 @@ class LognormalLength:
 
 
 def parse_lengths(text: str, source: str) -> Lengths:
-    """'128' is fixed, '64:512' uniform with both ends, 'lognormal:MEDIAN:SIGMA[:MAX]' log-normal (MAX: 16 medians).
+    """Parse '128' (fixed), '64:512' (uniform, both included) or 'lognormal:MEDIAN:SIGMA[:MAX]' (MAX: 16 medians).
 
-    `source` is how to call the text in the error. Raises OptionError.
+    source: name of the text in the error. Raises OptionError.
     """
     try:
         lengths = _parse(text)

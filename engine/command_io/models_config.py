@@ -1,10 +1,11 @@
-"""ModelsJob: what `headrace models` is asked for. Imported by the command line: no torch here."""
+"""ModelsJob: the request of `headrace models`. The command line imports this: no torch here."""
 
 import msgspec
 
 
 class ModelsJob(msgspec.Struct, frozen=True):
-    """remove: names of entries to remove; None lists all. asks: for a confirmation. is_forced: whoever uses them."""
+    """A listing or removal of models. remove: names of entries; None lists all. asks: whether to ask for confirmation.
+    is_forced: whether to remove entries that are in use."""
 
     as_json: bool = False
     remove: tuple[str, ...] | None = None

@@ -1,6 +1,6 @@
-"""OutputFolder: the folder of --out, and the one beside it in which a checkpoint is written until it is complete.
+"""OutputFolder: the folder of --out, and the one next to it in which a checkpoint is written until it is complete.
 
-The command line uses this too: it removes what a killed process has left. No torch here.
+The command line uses it too, to remove the files that a killed process has left. No torch here.
 """
 
 import shutil
@@ -12,14 +12,14 @@ from engine.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
-    """path: absolute. partial: beside it, named by a unique token."""
+    """The folders of a checkpoint. path: absolute. partial: next to it, named by a unique token."""
 
     path: Path
     partial: Path
 
     @classmethod
     def of(cls, out: str, token: str) -> "OutputFolder":
-        """For --out as it was typed; of a link the target is replaced. Raises OptionError."""
+        """Return the folders for --out as it was typed. If it is a link, its target is replaced. Raises OptionError."""
         try:
             folder = Path(out).expanduser().resolve()
             folder.exists()

@@ -1,4 +1,4 @@
-"""What all plots need: a library, a folder, and a suffix that is a format."""
+"""Plots in files: whether one can be written, and writing it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_plotting(path: str) -> None:
-    """Raise StartupError if no plot could be written to `path`; better before the measurement than after."""
+    """Raise StartupError if no plot could be written to `path`, before the measurement and not after it."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
@@ -23,7 +23,7 @@ def check_plotting(path: str) -> None:
 
 
 def save_plot(figure: "Figure", path: str) -> None:
-    """Write `figure` in the format of the suffix. Raises StartupError."""
+    """Write `figure` in the format of the path's suffix. Raises StartupError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display or global state
 
     FigureCanvasAgg(figure)

@@ -1,7 +1,7 @@
-"""program: what to type for `headrace` on this machine, and texts that show commands with it in place of the name.
+"""The command that starts `headrace` on this machine, and its place in messages that show commands.
 
-The command that was started is not always on the PATH: `make serve` starts .venv/bin/headrace. What is shown to be
-typed has to work when it is pasted into the terminal that the program was started from.
+The command that was started is not always on the PATH: `make serve` starts .venv/bin/headrace. A command that is shown
+must work when it is pasted into the terminal that the program was started from.
 """
 
 import functools
@@ -34,18 +34,19 @@ _SHOWN = re.compile(rf"(?<![\w/.-]){NAME}(?= (?:{'|'.join(COMMAND_NAMES)}|COMMAN
 
 
 def as_typed(text: str) -> str:
-    """`text` with the commands that it shows as they have to be typed."""
+    """Return `text` with its commands as they have to be typed."""
     return _SHOWN.sub(lambda _: program(), text)
 
 
 @functools.cache
 def program() -> str:
-    """What starts this installation's `headrace` from the current folder, quoted for a shell."""
+    """Return the command that starts this installation's `headrace` from the current folder, quoted for a shell."""
     return find_program(sys.argv[0], sys.executable, Path.cwd())
 
 
 def find_program(started_as: str, python: str, folder: Path) -> str:
-    """started_as: argv[0] of this process; python: its interpreter, beside which an installation puts its script."""
+    """Return the command for `headrace`. started_as: argv[0] of this process. python: its interpreter; an installation
+    puts its script next to it."""
     on_path = shutil.which(NAME)
     own = next((each for each in (started_as, os.path.join(os.path.dirname(python), NAME)) if _is_script(each)), None)
     if own is None:

@@ -1,4 +1,4 @@
-"""Progress of a command that runs in the foreground: bars on a terminal, elsewhere lines or nothing."""
+"""Progress of a command in the foreground: bars on a terminal, elsewhere lines or nothing."""
 
 import sys
 
@@ -10,7 +10,7 @@ from engine.command_io.stage_lines import StageLines
 
 
 def foreground_progress() -> StageBars | StageLines:
-    """Of a command that runs in the foreground, on stderr."""
+    """Return the progress report of a command in the foreground, on stderr: bars on a terminal, else lines."""
     console = Console(file=sys.stderr)
     return StageBars(console) if console.is_terminal and not console.is_dumb_terminal else stderr_lines()
 
@@ -20,9 +20,9 @@ def stderr_lines() -> StageLines:
 
 
 def counting_bars(*, redraws_itself: bool) -> Progress:
-    """Bars for a benchmark's runs, on stderr, so that stdout has the report alone; none where it is not a terminal.
+    """Return bars for a benchmark's runs, on stderr if that is a terminal, so that stdout has the report alone.
 
-    redraws_itself: twice a second, by a thread; else whoever advances a bar calls `refresh`.
+    redraws_itself: twice a second, by a thread; else the caller calls `refresh` after it advances a bar.
     """
     console = Console(file=sys.stderr)
     return Progress(

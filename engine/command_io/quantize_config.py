@@ -1,4 +1,4 @@
-"""QuantizeConfig: the options of `headrace quantize`. Imported by the command line: no torch here."""
+"""QuantizeConfig: the options of `headrace quantize`. The command line imports this: no torch here."""
 
 import enum
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ class QuantizationMethod(enum.StrEnum):
 
 
 class Scheme(enum.StrEnum):
-    """int4, int8 and fp8 are of weights alone, as with --quantization; the others round activations too."""
+    """A scheme of quantization. int4, int8 and fp8 round weights alone, as --quantization does; the others round
+    activations too."""
 
     INT4 = "int4"
     INT8 = "int8"
@@ -23,14 +24,14 @@ class Scheme(enum.StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Scheme | None":
-        """By llmcompressor's names, such as W4A16, W8A16 and FP8_DYNAMIC, in letters of any case."""
+        """Accept llmcompressor's names, such as W4A16, W8A16 and FP8_DYNAMIC, in letters of any case."""
         name = str(value).lower().replace("_", "-")
         return next((scheme for scheme in cls if name in (scheme.value, _PRESETS.get(scheme))), None)
 
 
 _PRESETS = {Scheme.INT4: "w4a16", Scheme.INT8: "w8a16"}
 _GROUPED = (Scheme.INT4, Scheme.INT8)
-_CALIBRATED = (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC)  # rounded to the nearest, they cost over 1 % of perplexity
+_CALIBRATED = (Scheme.INT4, Scheme.W8A8, Scheme.FP8_DYNAMIC)  # with plain rounding, perplexity grows by over 1 %
 GROUP_SIZES = (128, 64, 32)
 MIN_TOKENS = 512  # of calibration
 CALIBRATION_TOKENS = 8192
@@ -38,7 +39,7 @@ CALIBRATION_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True)
 class QuantizeConfig:
-    """What to make of a model, and where to put it. Raises StartupError for options that contradict each other."""
+    """The options of a quantization. Raises StartupError for options that contradict each other."""
 
     scheme: Scheme = option(
         Scheme.INT4,

@@ -1,4 +1,4 @@
-"""The file of --json: what was measured, for programs."""
+"""The file of --json: a benchmark's results, for programs."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from engine.errors import OptionError, StartupError
 
 
 def check_results_file(path: str | None) -> None:
-    """Raise OptionError if no results could be written to `path`; better before the measurement than after."""
+    """Raise OptionError if no results could be written to `path`, before the measurement and not after it."""
     if path is None:
         return
     file = Path(path)

@@ -1,4 +1,4 @@
-"""StageBars: a bar for each stage of work that takes long, drawn so that it fits the terminal. No torch here."""
+"""StageBars: a bar for each stage of long work, fitted to the terminal's width. No torch here."""
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -23,8 +23,9 @@ _MEDIUM = 56
 
 
 class StageBars:
-    """A ProgressReport that draws on `console` from the first report until `close`. A stage ends when the next begins;
-    stages that work through what others have brought (download, look up, download) go on where they were.
+    """A ProgressReport that draws on `console` from the first report until `close`.
+
+    A stage ends when the next begins. Stages that alternate (download, look up, download) continue where they were.
     """
 
     def __init__(self, console: Console) -> None:
@@ -38,7 +39,7 @@ class StageBars:
             self._end_last()
             self._last = stage
         if stage not in self._bars:
-            # What a download has already is where it starts: it says nothing of the speed.
+            # A download starts with the bytes that it has already, which say nothing of its speed.
             bar = self._progress.add_task(stage, total=None, completed=done, amount="", share="", is_bytes=unit == "B")
             self._bars[stage] = bar
         self._progress.update(
@@ -68,12 +69,12 @@ class StageBars:
 def _columns(width: int) -> tuple[ProgressColumn, ...]:
     spinner = SpinnerColumn(finished_text="[green]✓", table_column=Column(width=1))
     elapsed = TimeElapsedColumn(table_column=Column(width=7))
-    share_of_it = _field("share", Column(min_width=4, justify="right", no_wrap=True))
+    share_field = _field("share", Column(min_width=4, justify="right", no_wrap=True))
     if width < _MEDIUM:
-        return (spinner, _name(Column(ratio=1)), share_of_it, elapsed)
+        return (spinner, _name(Column(ratio=1)), share_field, elapsed)
     if width < _WIDE:
         bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
-        return (spinner, _name(Column(width=22)), bar, share_of_it, elapsed)
+        return (spinner, _name(Column(width=22)), bar, share_field, elapsed)
     spare = width - _WIDE
     name = _name(Column(width=20 + min(20, spare // 2)))
     bar = BarColumn(bar_width=12 + min(20, spare // 4))
@@ -90,7 +91,7 @@ def _field(name: str, column: Column) -> TextColumn:
 
 
 class _Name(ProgressColumn):
-    """The stage, cut in its middle if it is too long: names of files differ at their ends."""
+    """The stage's name, cut in its middle if it is too long: names of files differ at their ends."""
 
     def render(self, task: Task) -> RenderableType:
         return _Cut(task.description)
@@ -108,7 +109,7 @@ class _Cut:
 
 
 class _Pace(TimeElapsedColumn):
-    """The time that a stage takes; of a download under way, bytes a second and the time that is left."""
+    """The time that a stage takes; for a running download, bytes per second and the time left."""
 
     max_refresh = 0.5
 

@@ -1,4 +1,4 @@
-"""How far a stage is, in words."""
+"""Texts for the progress of a stage: amounts, shares, speeds."""
 
 from rich.cells import cell_len, set_cell_size
 from rich.filesize import decimal
@@ -7,7 +7,7 @@ from engine.wording import counted
 
 
 def described(done: int, total: int, unit: str) -> str:
-    """Such as '12.3 MB of 100.0 MB', '3 of 272 tensors', or '' while nothing is known."""
+    """Return a text such as '12.3 MB of 100.0 MB' or '3 of 272 tensors'; '' while nothing is known."""
     if total == 0:
         return amount(done, unit) if done else ""
     if done >= total:
@@ -16,19 +16,19 @@ def described(done: int, total: int, unit: str) -> str:
 
 
 def share(done: int, total: int, unit: str) -> str:
-    """A percentage; the amount where the end is unknown."""
+    """Return a percentage, or the amount if the total is unknown."""
     if total == 0:
         return amount(done, unit) if done else ""
     return f"{min(100, 100 * done // total)}%"
 
 
 def amount(count: int, unit: str) -> str:
-    """unit: in the plural, or "B"."""
+    """Return a count with its unit. unit: in the plural, or "B" for bytes."""
     return decimal(count) if unit == "B" else counted(count, unit.removesuffix("s"))
 
 
 def cut_middle(text: str, width: int) -> str:
-    """At most `width` columns wide; what is left out is in the middle, and shown as '…'."""
+    """Return `text` in at most `width` columns, with '…' in place of its middle if it is longer."""
     if cell_len(text) <= width:
         return text
     first = set_cell_size(text, max(0, (width - 1) // 3)).rstrip()
@@ -39,7 +39,7 @@ def cut_middle(text: str, width: int) -> str:
 
 
 def speed(bytes_per_s: float, left_s: float | None) -> str:
-    """Such as '4.1 MB/s, 25 s left'."""
+    """Return a text such as '4.1 MB/s, 25 s left'."""
     rate = f"{decimal(int(bytes_per_s))}/s"
     return rate if left_s is None else f"{rate}, {_time(left_s)} left"
 

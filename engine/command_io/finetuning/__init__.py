@@ -1,1 +1,1 @@
-"""Fine-tuning jobs as they stand in a folder: request, examples, events and results. No torch here."""
+"""Fine-tuning jobs as folders: request, examples, events and results. No torch here."""

@@ -1,4 +1,4 @@
-"""resolve: hyperparameters that were left to us, from the method and the data."""
+"""Choice of the hyperparameters that the user has not given, from the method and the data."""
 
 import math
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ _REPLAY = {
     TrainingMethod.PRETRAINING: 0.25,
     TrainingMethod.REINFORCEMENT: 0.5,
 }
-_MOST_ANSWERS = 4  # to one question
+_MOST_ANSWERS = 4  # by the base, to one question
 _COMPLETION_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedHyperparameters:
-    """Every hyperparameter as a number. num_steps: updates of the weights, if it is not stopped early."""
+    """All hyperparameters as numbers. given: as the user gave them."""
 
     given: Hyperparameters
     n_epochs: int
@@ -60,12 +60,13 @@ class ResolvedHyperparameters:
     rank: int
     alpha: float
     rpo_alpha: float
-    replayed_per_step: float  # answers of the base's own, on average
-    num_replayed: int  # different ones
+    replayed_per_step: float  # the base's own answers, on average
+    num_replayed: int  # different answers
     steps_per_epoch: int
 
     @property
     def num_steps(self) -> int:
+        """Number of updates of the weights, unless training is stopped early."""
         return self.n_epochs * self.steps_per_epoch
 
 
@@ -74,21 +75,21 @@ def default_rank(method: TrainingMethod) -> int:
 
 
 def default_completion_tokens(max_model_len: int | None) -> int:
-    """Tokens of an answer of reinforcement. max_model_len: where it is known."""
+    """Return the default for the tokens of an answer in reinforcement. max_model_len: None if it is unknown."""
     return _COMPLETION_TOKENS if max_model_len is None else max(1, min(_COMPLETION_TOKENS, max_model_len // 2))
 
 
 def resolve_hyperparameters(
     method: TrainingMethod, given: Hyperparameters, num_items: int, num_questions: int
 ) -> ResolvedHyperparameters:
-    """num_items: of the file. num_questions: that the base can be asked."""
+    """Choose all hyperparameters. num_items: lines of the file. num_questions: for replayed answers of the base."""
     batch_size = min(given.batch_size or min(32, max(4, num_items // 64)), num_items)
     steps_per_epoch = math.ceil(num_items / batch_size)
     wanted = math.ceil(_LEAST_STEPS[method] / steps_per_epoch)
     usual = min(_MOST_EPOCHS[method], max(_USUAL_EPOCHS[method], wanted))
     n_epochs = given.n_epochs or usual
     rank = given.lora_rank or _RANKS[method]
-    # What is taught for long needs less of it at once.
+    # A longer training needs a lower rate.
     share = min(1.0, (2 * _LEAST_STEPS[method] / (n_epochs * steps_per_epoch)) ** 0.5)
     rate = max(_LOWEST_RATE, _LEARNING_RATES[method] * share)
     replay = (_REPLAY[method] if given.replay is None else given.replay) if num_questions else 0.0

@@ -1,4 +1,4 @@
-"""FinetuningConfig: the options of `headrace finetune`. Imported by the command line: no torch here."""
+"""TrainingConfig: the options of `headrace finetune`. The command line imports this: no torch here."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from engine.config import option
 from engine.errors import StartupError
 
 _GROUP = "Fine-tuning"
-DEFAULT_LENGTH = 1024  # where the model takes as many
+DEFAULT_LENGTH = 1024  # unless the model takes fewer
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """What to train on, how, and where to put the adapter. Raises StartupError for what contradicts itself."""
+    """The options of a training. Raises StartupError for options that contradict each other."""
 
     out: str | None = option(
         None, "Folder for the adapter; a job that was stopped resumes in the same folder.", group=_GROUP
@@ -56,7 +56,7 @@ class TrainingConfig:
         None, "Rank of the adapter (default: 8; 64 for pretraining).", group=_GROUP, minimum=1
     )
     lora_alpha: float | None = option(
-        None, "What the adapter adds is scaled by this over the rank (default: twice the rank).", group=_GROUP
+        None, "The adapter's output is scaled by this over the rank (default: twice the rank).", group=_GROUP
     )
     target_modules: tuple[str, ...] = option(
         (), "Linear layers to train, such as q_proj (default: all but experts).", group=_GROUP, metavar="NAME"

@@ -1,12 +1,12 @@
-"""Curve: which results of a job are written and drawn, by its method."""
+"""Curve: the results of a job that are written and drawn, by its method."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """columns: of the results file after the step, by StepResult's names; OpenAI's. train, valid: the two that are
-    drawn, as `name`."""
+    """A method's results. columns: of the results file after the step, by ResultRow's names, which are OpenAI's. train,
+    valid: the two columns that are drawn; their quantity is `name`."""
 
     name: str
     columns: tuple[str, ...]

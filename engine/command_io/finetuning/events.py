@@ -1,4 +1,4 @@
-"""Events of a job: what it has done and what it found, in the order of time, as JSON lines."""
+"""Events of a job, in the order of time, as JSON lines."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import msgspec
 
 
 class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """As OpenAI's fine-tuning events are: kind "metrics" for each step, "message" for all else."""
+    """An event in the shape of OpenAI's fine-tuning events. kind: "metrics" for a step, "message" for all else."""
 
     created_at: float  # seconds since 1970
     message: str
@@ -21,11 +21,11 @@ class JobEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobEventLog:
-    """Appends to a file; a line is whole or, after a crash, the last one, which `read_events` leaves out."""
+    """Appends events to a file. After a crash the last line may be cut; `read_events` leaves it out."""
 
-    def __init__(self, path: Path, tell: Callable[[JobEvent], object] = lambda _: None) -> None:
-        """tell: called with each event, too. Raises OSError."""
-        self._tell = tell
+    def __init__(self, path: Path, on_event: Callable[[JobEvent], object] = lambda _: None) -> None:
+        """on_event: called with each event, too. Raises OSError."""
+        self._on_event = on_event
         self._file = path.open("ab", buffering=0)
         if self._file.tell() and not _ends_with_newline(path):
             self._file.write(b"\n")
@@ -39,12 +39,12 @@ class JobEventLog:
         data: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> JobEvent:
-        """data, more: of the event, for programs. Raises OSError."""
+        """Append an event. data, more: values for programs. Raises OSError."""
         event = JobEvent(created_at=time.time(), message=message, level=level, kind=kind, data={**(data or {}), **more})
         line = msgspec.json.encode(event) + b"\n"
         if self._file.write(line) < len(line):  # a disk that fills up takes a part
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._tell(event)
+        self._on_event(event)
         return event
 
     def close(self) -> None:
@@ -52,13 +52,13 @@ class JobEventLog:
 
 
 def read_events(path: Path) -> list[JobEvent]:
-    """Raises OSError."""
+    """Read all whole events of a file. Raises OSError."""
     decoder = msgspec.json.Decoder(JobEvent)
     events = []
     for line in path.read_bytes().splitlines():
         try:
             events.append(decoder.decode(line))
-        except msgspec.DecodeError:  # the rest of a line that a crash cut
+        except msgspec.DecodeError:  # a line that a crash cut
             continue
     return events
 

@@ -1,8 +1,7 @@
-"""The mailbox of a job: what its trainer asks models that grade, and what they answer.
+"""The mailbox of a job: the trainer's questions to grading models, and their answers.
 
-Two files in the job's folder, of which each is written as a whole: the trainer writes `questions` and waits, the server
-writes `answers` to them. A trainer that was killed leaves questions that nobody waits for any more; the next one's have
-another id.
+The mailbox is two files in the job's folder, each written as a whole: the trainer writes `questions` and waits, and the
+server writes `answers`. Questions of a trainer that was killed may be left; the next trainer's have another id.
 """
 
 import secrets
@@ -14,32 +13,35 @@ import msgspec
 from engine.command_io.finetuning.graders.grading import AskAll, ScoreAnswer, ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder, write_atomically
 
-_LOOK_S = 0.05
-# Asked at once: all that a step or a validation asks could be millions, each a request of the server's.
+_POLL_S = 0.05
+# Limits of one file: a step or a validation could have millions of questions, each a request to the server.
 _MAX_QUESTIONS = 512
 _MAX_CHARACTERS = 1 << 24
 
 
 class Questions(msgspec.Struct, frozen=True):
+    """The content of `questions`."""
+
     id: str
     questions: list[ScoreQuestion]
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """id: of the questions, which have an answer each, in their order."""
+    """The content of `answers`. id: of the questions. answers: one for each, in their order."""
 
     id: str
     answers: list[ScoreAnswer]
 
 
 def asker(folder: JobFolder, *, sleep: Callable[[float], object] = time.sleep) -> AskAll:
-    """Asks the server that runs the job, part by part, and waits as long as it takes. Raises OSError."""
+    """Return a function that asks the server through the mailbox, part by part, and waits for the answers without a
+    time limit. It raises OSError."""
 
     def ask(questions: list[ScoreQuestion]) -> list[ScoreAnswer]:
-        asked = Questions(secrets.token_hex(8), questions)
-        write_atomically(folder.questions, msgspec.json.encode(asked))
-        while (answers := _answers(folder, asked.id)) is None:
-            sleep(_LOOK_S)
+        mail = Questions(secrets.token_hex(8), questions)
+        write_atomically(folder.questions, msgspec.json.encode(mail))
+        while (answers := _answers(folder, mail.id)) is None:
+            sleep(_POLL_S)
         forget_questions(folder)
         return answers
 
@@ -60,7 +62,7 @@ def _parts(questions: Sequence[ScoreQuestion]) -> Iterator[list[ScoreQuestion]]:
 
 
 def _answers(folder: JobFolder, questions_id: str) -> list[ScoreAnswer] | None:
-    """None while there are none to these questions."""
+    """Return the answers to these questions; None while there are none."""
     try:
         found = msgspec.json.decode(folder.answers.read_bytes(), type=Answers)
     except FileNotFoundError:
@@ -69,13 +71,13 @@ def _answers(folder: JobFolder, questions_id: str) -> list[ScoreAnswer] | None:
 
 
 def forget_questions(folder: JobFolder) -> None:
-    """What a process asked that is gone, or was answered, is asked no more. Raises OSError."""
+    """Empty the mailbox, after the answers were read or the trainer has ended. Raises OSError."""
     folder.questions.unlink(missing_ok=True)
     folder.answers.unlink(missing_ok=True)
 
 
 def read_questions(folder: JobFolder) -> Questions | None:
-    """Those that the trainer waits for; None if it waits for none. Raises OSError."""
+    """Return the questions that the trainer waits for; None if it waits for none. Raises OSError."""
     try:
         return msgspec.json.decode(folder.questions.read_bytes(), type=Questions)
     except FileNotFoundError:
@@ -83,5 +85,5 @@ def read_questions(folder: JobFolder) -> Questions | None:
 
 
 def write_answers(folder: JobFolder, answers: Answers) -> None:
-    """Raises OSError."""
+    """Write the answers to the trainer's questions. Raises OSError."""
     write_atomically(folder.answers, msgspec.json.encode(answers))

@@ -1,4 +1,4 @@
-"""TrainingItems and GradedPrompts: examples as token ids, as the side that knows text hands them to the trainer."""
+"""TrainingItems and GradedPrompts: examples as token ids, made where text is known and read by the trainer."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,8 @@ from engine.command_io.finetuning.job import write_parts_atomically
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """trained: [first, last) of the tokens that are learned, each predicted from all before it; none in a prompt."""
+    """A text as token ids. trained: spans [first, last) of the tokens to learn, each predicted from all before it; a
+    prompt has none."""
 
     ids: list[int]
     trained: list[tuple[int, int]] = []
@@ -21,7 +22,7 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class TrainingItem(msgspec.Struct, frozen=True):
-    """passages: one to learn; or, of a preference, the one that is preferred and the other. line: in the file."""
+    """An example. passages: the one to learn; for a preference, the preferred one and the other. line: in the file."""
 
     passages: list[Passage]
     line: int = 0
@@ -36,12 +37,12 @@ class TrainingItem(msgspec.Struct, frozen=True):
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest passage."""
+        """Number of tokens of the longest passage."""
         return max(len(passage.ids) for passage in self.passages)
 
 
 class GradedPrompt(msgspec.Struct, frozen=True):
-    """A prompt of reinforcement, up to where an answer begins. item: those fields of the line that the job's grader
+    """A prompt for reinforcement, up to where an answer begins. item: the fields of the line that the job's grader
     reads. line: in the file."""
 
     ids: list[int]
@@ -61,13 +62,13 @@ Row = TypeVar("Row", Passage, TrainingItem, GradedPrompt)
 
 
 def write_rows(path: Path, rows: Iterable[Passage | TrainingItem | GradedPrompt]) -> None:
-    """Raises OSError."""
+    """Write rows as JSON lines, atomically. Raises OSError."""
     encode = msgspec.json.Encoder().encode
     write_parts_atomically(path, (encode(row) + b"\n" for row in rows))
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Empty if there is no such file."""
+    """Read the rows of a file; none if there is no such file."""
     if not path.exists():
         return []
     return msgspec.json.Decoder(kind).decode_lines(path.read_bytes())

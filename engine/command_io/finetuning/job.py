@@ -1,4 +1,4 @@
-"""FinetuningJob: what a trainer is asked to do, as job.json; JobFolder: where everything of a job is."""
+"""FinetuningJob: the request of a training, as job.json; JobFolder: the paths of a job's files."""
 
 import enum
 import os
@@ -17,20 +17,20 @@ class TrainingMethod(enum.StrEnum):
     SUPERVISED = "supervised"
     DPO = "dpo"  # direct preference optimization (Rafailov et al. 2023)
     PRETRAINING = "pretraining"  # continued, on plain text
-    REINFORCEMENT = "reinforcement"  # answers of the model's own, rewarded by a grader
+    REINFORCEMENT = "reinforcement"  # the model's own answers, rewarded by a grader
 
 
 class Order(enum.StrEnum):
-    """Of a curriculum: which examples come first."""
+    """The order of examples in a curriculum."""
 
     NONE = "none"  # random, anew each epoch
     FILE = "file"
-    LENGTH = "length"  # short ones first
-    DIFFICULTY = "difficulty"  # those first whose answers the base finds likely
+    LENGTH = "length"  # short examples first
+    DIFFICULTY = "difficulty"  # first the examples whose answers are likely for the base
 
 
 class Pacing(enum.StrEnum):
-    """Which share of the ordered examples a step draws from, growing to all of them at half of the training
+    """The share of the ordered examples that a step draws from, which grows to all at half of the training
     (competence-based curriculum learning: Platanios et al. 2019)."""
 
     NONE = "none"  # all, one after the other, in each epoch
@@ -39,7 +39,7 @@ class Pacing(enum.StrEnum):
 
 
 class ScaleRewards(enum.StrEnum):
-    """What an advantage of reinforcement learning is divided by: the standard deviation of rewards."""
+    """The standard deviation of rewards that advantages in reinforcement learning are divided by."""
 
     GROUP = "group"  # of the answers to the same prompt
     BATCH = "batch"  # of all answers of a step
@@ -47,7 +47,7 @@ class ScaleRewards(enum.StrEnum):
 
 
 class Schedule(enum.StrEnum):
-    """Of the learning rate after its warm-up."""
+    """The schedule of the learning rate after its warm-up."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -55,12 +55,11 @@ class Schedule(enum.StrEnum):
 
 
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """None: chosen from the data, as `auto` does. The first four are those of OpenAI's API, for each method that has
-    them."""
+    """Hyperparameters as the user gives them; None is chosen from the data (auto.py). The first four are OpenAI's."""
 
     n_epochs: int | None = None
     batch_size: int | None = None  # examples, or pairs, that one update of the weights is computed from
-    learning_rate_multiplier: float | None = None  # of what would be chosen
+    learning_rate_multiplier: float | None = None  # of the rate that would be chosen
     beta: float | None = None  # DPO's: how much a departure from the base costs
     rpo_alpha: float | None = None  # DPO's: how much the loss of preferred answers by themselves counts
     lora_rank: int | None = None
@@ -71,11 +70,11 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     schedule: Schedule = Schedule.LINEAR
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    replay: float | None = None  # answers of the base's own in a step, relative to the file's examples
+    replay: float | None = None  # the base's own answers in a step, relative to the file's examples
     early_stopping: int | None = None  # epochs without a better validation loss
     order: Order = Order.NONE
     pacing: Pacing = Pacing.NONE
-    # Of reinforcement; the first three are those of OpenAI's API.
+    # Of reinforcement; the first three are OpenAI's.
     compute_multiplier: float | None = None  # of the answers to each prompt
     eval_interval: int | None = None  # steps from one validation to the next
     eval_samples: int | None = None  # answers to each prompt of the validation file
@@ -86,9 +85,9 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
-    """`engine`: the options that the model is served with. start: the folder of an adapter to go on with, relative to
-    the job's folder if it is within that. grader: of reinforcement, as the client wrote it, and as `parse_grader`
-    takes it. thought: of reinforcement, the marks of a model that thinks."""
+    """A training to do. engine: the options that the model is served with. start: folder of an adapter to continue to
+    train, relative to the job's folder if it is within that. grader: for reinforcement, as the client wrote it; see
+    `parse_grader`. thought: for reinforcement, the marks of a model that thinks."""
 
     engine: EngineConfig
     method: TrainingMethod
@@ -102,14 +101,14 @@ class FinetuningJob(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """Everything of a job but its adapters. A job that is begun again in the same folder goes on, also if that was
-    moved meanwhile: what is in it names no folder above it."""
+    """The files of a job, except its adapters. A job that is started again in the same folder continues, also if the
+    folder was moved: no file in it names a folder above."""
 
     path: Path
 
     @property
     def out(self) -> Path:
-        """The folder for the adapter, which the job's folder is in."""
+        """The folder for the adapter, which contains the job's folder."""
         return self.path.parent
 
     @property
@@ -118,17 +117,17 @@ class JobFolder:
 
     @property
     def train(self) -> Path:
-        """TrainingItems, a line each; of reinforcement, GradedPrompts."""
+        """TrainingItems, one a line; for reinforcement, GradedPrompts."""
         return self.path / "train.jsonl"
 
     @property
     def valid(self) -> Path:
-        """The same, to validate on; may be missing."""
+        """The validation data in the form of `train`; may be missing."""
         return self.path / "valid.jsonl"
 
     @property
     def prompts(self) -> Path:
-        """Prompts of everyday questions, whose answers by the base are replayed, as Passages; may be missing."""
+        """Prompts of everyday questions, as Passages; the base's answers to them are replayed. May be missing."""
         return self.path / "prompts.jsonl"
 
     @property
@@ -138,12 +137,12 @@ class JobFolder:
 
     @property
     def replay(self) -> Path:
-        """What the base answered to `prompts`; written by the trainer."""
+        """The base's answers to `prompts`; written by the trainer."""
         return self.path / "replay.json"
 
     @property
     def events(self) -> Path:
-        """JSON lines, appended."""
+        """The job's events as JSON lines, appended."""
         return self.path / "events.jsonl"
 
     @property
@@ -151,7 +150,7 @@ class JobFolder:
         return self.path / "results.csv"
 
     def plot(self, name: str) -> Path:
-        """The curve of that name (curve.py) as a picture, where matplotlib is installed."""
+        """Return the path of a curve's picture, which is drawn if matplotlib is installed. name: see Curve."""
         return self.path / f"{name}.png"
 
     @property
@@ -161,27 +160,28 @@ class JobFolder:
 
     @property
     def questions(self) -> Path:
-        """What the trainer asks models that grade, while it waits for their answers."""
+        """The trainer's questions to grading models, while it waits for their answers."""
         return self.path / "questions.json"
 
     @property
     def answers(self) -> Path:
-        """What the models answered."""
+        """The grading models' answers."""
         return self.path / "answers.json"
 
     @property
     def state(self) -> Path:
-        """What a job that goes on begins with."""
+        """The trainer's state, from which a job continues."""
         return self.path / "state.safetensors"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file has the old content or the new, also after a loss of power. Raises OSError."""
+    """Write a file, which has the old content or the new, also after a loss of power. Raises OSError."""
     write_parts_atomically(path, [content])
 
 
 def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """As write_atomically; the content is the parts, one after the other. Raises OSError, and what `parts` raises."""
+    """Write a file atomically from its parts, one after the other; see `write_atomically`. Raises OSError, and errors
+    of `parts`."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         for part in parts:

@@ -1,4 +1,4 @@
-"""locked: one process at a time works in a job's folder."""
+"""locked: lets one process at a time work in a job's folder."""
 
 import contextlib
 import fcntl
@@ -10,10 +10,10 @@ from engine.errors import StartupError
 
 @contextlib.contextmanager
 def locked(folder: JobFolder) -> Iterator[None]:
-    """Holds the folder, which exists, for this process. The kernel releases it however the process ends; the empty file
-    of the lock stays, since one that was removed could be locked twice.
+    """Lock the folder, which must exist, for this process.
 
-    Raises StartupError if another process holds it, and OSError.
+    The kernel releases the lock however the process ends. The empty lock file stays: if it were removed, it could be
+    locked twice. Raises StartupError if another process holds the lock, and OSError.
     """
     with folder.lock.open("w") as file:
         try:

@@ -1,4 +1,4 @@
-"""fields_of, misplaced: hyperparameters that a method has, and those given that it does not have."""
+"""The hyperparameters of each method, and the given ones that a method does not have."""
 
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 
@@ -14,7 +14,7 @@ _OF_ONE_METHOD = {
 
 
 def fields_of(method: TrainingMethod) -> list[str]:
-    """Names of the hyperparameters that a job of the method can have."""
+    """Return the names of the hyperparameters that a job of the method can have."""
     return [
         name
         for name in Hyperparameters.__struct_fields__
@@ -24,7 +24,7 @@ def fields_of(method: TrainingMethod) -> list[str]:
 
 
 def misplaced(given: Hyperparameters, method: TrainingMethod, *, has_validation: bool) -> list[tuple[str, str]]:
-    """Names of hyperparameters that cannot be honored, and why."""
+    """Return the names of given hyperparameters that have no effect, each with the reason."""
     found = [
         (name, f"it is {owner}'s, and the method is {method}: leave it out")
         for name, owner in _OF_ONE_METHOD.items()
@@ -40,6 +40,6 @@ def misplaced(given: Hyperparameters, method: TrainingMethod, *, has_validation:
             ("compute_multiplier", "it is a factor of the answers to a prompt, and so is group_size: give one")
         )
     if not has_validation:
-        reason = "it is about validation: give a validation file"
+        reason = "it is for validation: give a validation file"
         found += [(name, reason) for name in ("eval_interval", "eval_samples") if getattr(given, name) is not None]
     return found

@@ -1,4 +1,4 @@
-"""Results of a job as a line of text, and as a picture."""
+"""The results of a job as a line of text, and as a picture."""
 
 import importlib.util
 import itertools
@@ -13,7 +13,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:
-    """A bar for each value, from the smallest to the largest; where there are more than `width`, for their means."""
+    """Return a bar for each value, its height between the smallest and the largest. If there are more than `width`
+    values, each bar is a mean."""
     if not values:
         return ""
     count = min(width, len(values))
@@ -25,8 +26,8 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def write_training_plot(path: Path, results: Sequence[ResultRow], curve: Curve) -> bool:
-    """Draw what the curve has of each step, its mean over the last steps, and of validations; False where matplotlib is
-    not installed. Raises StartupError if the file cannot be written."""
+    """Draw the curve's values of each step, their running mean, and the validations; return False if matplotlib is not
+    installed. Raises StartupError if the file cannot be written."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     from matplotlib.figure import Figure
@@ -51,14 +52,12 @@ def write_training_plot(path: Path, results: Sequence[ResultRow], curve: Curve) 
 
 
 def _points(results: Sequence[ResultRow], name: str) -> list[tuple[int, float]]:
-    """Steps that have a value of that name, and the values."""
+    """Return the steps that have a value of that name, with the value."""
     return [(result.step, value) for result in results if (value := getattr(result, name)) is not None]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Means of each value and those before it, over a tenth of all."""
+    """Return running means over the last tenth of all values."""
     count = max(1, len(values) // 10)
-    return [
-        sum(values[max(0, place - count) : place]) / len(values[max(0, place - count) : place])
-        for place in range(1, len(values) + 1)
-    ]
+    windows = (values[max(0, end - count) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]

@@ -1,4 +1,4 @@
-"""The results file of a job: a row a step, in the columns of OpenAI's."""
+"""The results file of a job: one row per step, in OpenAI's columns."""
 
 import csv
 import io
@@ -12,10 +12,12 @@ from engine.command_io.finetuning.job import write_atomically
 
 
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Losses are means over trained tokens in nats, or over pairs; accuracies, shares of them. Rewards and
+    """The results of a step. Values that the method does not have are None, and so are validations in most steps.
+
+    Losses are means over trained tokens, in nats, or over pairs; accuracies are shares of them. Rewards and
     completion_tokens_mean are means over samples; mean_unresponsive_rewards is the share of samples without an end.
-    has_signal: whether a prompt's answers had different rewards. Validation: after some steps. None: it is not the
-    method's."""
+    has_signal: whether answers to one prompt had different rewards.
+    """
 
     step: int
     train_loss: float | None = None
@@ -30,7 +32,7 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def write_result_rows(path: Path, results: Iterable[ResultRow], curve: Curve) -> None:
-    """Raises OSError."""
+    """Write the results file, atomically. Raises OSError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("step", *curve.columns))

@@ -1,4 +1,4 @@
-"""answer_start: where the answer of a model that thinks begins, behind its thought."""
+"""Thoughts: the marks around them, and where the answer begins behind one."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ import msgspec
 
 
 class ThoughtMarks(msgspec.Struct, frozen=True):
-    """Texts that a model writes before and after its thought."""
+    """The texts that a model writes before and after its thought."""
 
     start: str
     end: str
@@ -16,9 +16,9 @@ class ThoughtMarks(msgspec.Struct, frozen=True):
 def answer_start(
     ids: Sequence[int], marks: ThoughtMarks, decode: Callable[[Sequence[int]], str], *, prompt: str
 ) -> int:
-    """How many of the ids a thought takes with its marks: none without one, and all if it does not end.
+    """Return how many of the ids belong to a thought with its marks: 0 without one, all if it does not end.
 
-    decode: keeps special tokens, which marks often are. prompt: its end may open the thought.
+    decode: must keep special tokens, which marks often are. prompt: its end may open the thought.
     """
     text = decode(ids)
     is_open = prompt.rstrip().endswith(marks.start)
