@@ -404,7 +404,7 @@ def test_too_little_memory_is_told_with_the_arithmetic_before_the_first_step(
     monkeypatch.setattr(memory, "obtainable_memory_bytes", lambda _: 200 << 20)
     job = _job(model, tmp_path)
     with pytest.raises(
-        NotEnoughMemory, match=r"training needs 0\.2[5-9] GiB beside .* 0\.20 GiB is free: .*--max-length"
+        NotEnoughMemory, match=r"training needs 0\.2[5-9] GiB besides .* 0\.20 GiB is free: .*--max-length"
     ):
         _run(job)
     assert not job.folder.state.exists()

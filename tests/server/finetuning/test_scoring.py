@@ -8,8 +8,7 @@ import pytest
 
 from engine.command_io.finetuning.graders.definitions import ScoreSampling
 from engine.command_io.finetuning.graders.faults import FaultKind
-from engine.command_io.finetuning.graders.grading import ScoreQuestion
-from engine.command_io.finetuning.graders.scores import read_score
+from engine.command_io.finetuning.graders.grading import ScoreQuestion, read_score
 from server.finetuning.scoring import TokenUsage, chat_body, scored
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest

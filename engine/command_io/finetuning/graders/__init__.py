@@ -1,1 +1,1 @@
-"""Graders: how answers are rewarded in reinforcement learning, in the shapes of OpenAI's API. No torch here."""
+"""Graders: rewards of answers in reinforcement learning, in the shapes of OpenAI's API. No torch here."""

@@ -1,4 +1,4 @@
-"""Grader: one of OpenAI's graders, checked; and what it needs of items, samples and models."""
+"""Grader: one of OpenAI's graders, checked; and the fields and models that it needs."""
 
 import enum
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ class GraderType(enum.StrEnum):
 
 
 class StringOperation(enum.StrEnum):
-    """Of a string check: 1 if the input ..., else 0."""
+    """The comparison of a string check, whose reward is 1 or 0."""
 
-    EQ = "eq"  # is the reference
-    NE = "ne"  # is not the reference
-    LIKE = "like"  # contains the reference
-    ILIKE = "ilike"  # contains it, whatever the case
+    EQ = "eq"  # 1 if the input is the reference
+    NE = "ne"  # 1 if it is not
+    LIKE = "like"  # 1 if the input contains the reference
+    ILIKE = "ilike"  # the same in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class TextSimilarity:
 
 @dataclass(frozen=True, slots=True)
 class ScoreSampling:
-    """How the model that grades answers; None is as that model does by default."""
+    """Sampling parameters of the grading model; None is the model's default."""
 
     max_completion_tokens: int | None = None
     reasoning_effort: str | None = None
@@ -62,7 +62,7 @@ class ScoreMessage:
 
 @dataclass(frozen=True, slots=True)
 class ScoreModel:
-    """low, high: of the number that the model answers with; one outside is set to the nearer of them."""
+    """A grader that asks a model for a number. low, high: limits of the number, which is clamped to them."""
 
     name: str
     model: str
@@ -78,7 +78,7 @@ Single = StringCheck | TextSimilarity | ScoreModel
 
 @dataclass(frozen=True, slots=True)
 class Multi:
-    """graders: by the names that the formula has for their rewards."""
+    """A grader that combines others by a formula. graders: by the names of their rewards in the formula."""
 
     name: str
     graders: Mapping[str, Single]
@@ -90,22 +90,23 @@ Grader = Single | Multi
 
 
 def singles(grader: Grader) -> dict[str, Single]:
-    """By their places in the grader: "" is the grader itself, "graders.NAME" one of several."""
+    """Return the single graders by their paths: "" for the grader itself, "graders.NAME" for a part of a multi
+    grader."""
     if not isinstance(grader, Multi):
         return {"": grader}
     return {f"graders.{name}": each for name, each in grader.graders.items()}
 
 
 def needed_models(grader: Grader) -> list[str]:
-    """The models that it asks, each once."""
-    asked = (each.model for each in singles(grader).values() if isinstance(each, ScoreModel))
-    return list(dict.fromkeys(asked))
+    """Return the models that the grader asks, each once."""
+    models = (each.model for each in singles(grader).values() if isinstance(each, ScoreModel))
+    return list(dict.fromkeys(models))
 
 
 def references(grader: Grader) -> Iterator[tuple[str, FieldReference]]:
-    """All templates of item and sample, with the paths of the fields that have them."""
-    for place, each in singles(grader).items():
-        start = f"{place}." if place else ""
+    """Yield all references to fields of items and samples, each with the path of the template that has it."""
+    for path, each in singles(grader).items():
+        start = f"{path}." if path else ""
         if isinstance(each, ScoreModel):
             fields = {f"input[{index}].content": message.content for index, message in enumerate(each.messages)}
         else:
@@ -116,10 +117,10 @@ def references(grader: Grader) -> Iterator[tuple[str, FieldReference]]:
 
 
 def item_fields(grader: Grader) -> set[str]:
-    """The fields that an item must have; nothing else of it is looked at."""
+    """Return the fields that an item must have; the grader reads no others."""
     return {reference.field for _, reference in references(grader) if reference.namespace == ITEM}
 
 
 def sample_fields(grader: Grader) -> set[str]:
-    """What it looks at of a sample, such as "output_text"."""
+    """Return the fields of a sample that the grader reads, such as "output_text"."""
     return {reference.field for _, reference in references(grader) if reference.namespace == SAMPLE}

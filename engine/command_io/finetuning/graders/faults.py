@@ -1,18 +1,18 @@
-"""Faults: why a sample could not be graded, by the names of OpenAI's API."""
+"""Faults: reasons why a sample could not be graded, by the names of OpenAI's API."""
 
 import enum
 from dataclasses import dataclass
 
 
 class FaultKind(enum.StrEnum):
-    """The values are the flags of OpenAI's answer to a run of a grader."""
+    """Kinds of faults. The values are the flags in OpenAI's answer to a run of a grader."""
 
-    SAMPLE_PARSE = "sample_parse_error"  # a template reads JSON, and the sample is none
-    INVALID_VARIABLE = "invalid_variable_error"  # a template names a field that is not there
+    SAMPLE_PARSE = "sample_parse_error"  # a template reads JSON, and the sample is not JSON
+    INVALID_VARIABLE = "invalid_variable_error"  # a template names a field that does not exist
     FORMULA = "formula_parse_error"  # the formula has no value, such as 1 / 0
-    MODEL_PARSE = "model_grader_parse_error"  # the model that grades gave no number
+    MODEL_PARSE = "model_grader_parse_error"  # the grading model gave no number
     MODEL_REFUSAL = "model_grader_refusal_error"
-    MODEL_SERVER = "model_grader_server_error"  # the model that grades could not be asked
+    MODEL_SERVER = "model_grader_server_error"  # the grading model could not be reached
     OTHER = "other_error"
 
 
@@ -23,7 +23,7 @@ class GradingFault:
 
 
 class Ungradable(Exception):
-    """Raised where a sample cannot be graded, and caught where its reward becomes 0."""
+    """A sample cannot be graded; its reward becomes 0."""
 
     def __init__(self, kind: FaultKind, message: str) -> None:
         super().__init__(message)

@@ -16,7 +16,7 @@ from engine.wording import quote
 _MAX_CHARACTERS = 2000
 _MAX_NODES = 256
 _TOO_NESTED = "too many nested"  # of the parser's own message about parentheses
-_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")  # Python has more, such as 0x10 and 1_000
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")  # Python accepts more, such as 0x10 and 1_000
 _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -39,13 +39,13 @@ _KNOWN = f"+, -, *, /, ^, parentheses, numbers, and {', '.join([*_OF_SOME, *_OF_
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """Nothing but the nodes that `parse_formula` lets through is in the tree."""
+    """A parsed formula. The tree has only nodes that `parse_formula` accepts."""
 
     text: str
     _tree: ast.expr
 
     def value(self, rewards: Mapping[str, float]) -> float:
-        """Raises Ungradable for a division by zero and whatever else is no finite number."""
+        """Return the formula's value. Raises Ungradable if it is not a finite number, as after a division by zero."""
         try:
             value = float(_value(self._tree, rewards))
         except (ArithmeticError, ValueError) as error:
@@ -56,13 +56,13 @@ class Formula:
 
 
 def is_variable(name: str) -> bool:
-    """Whether a formula can name a grader so. Python's parser changes names that are not in the form NFKC."""
+    """Return whether a grader's name can stand in a formula. Python's parser changes names that are not in NFKC."""
     is_free = not keyword.iskeyword(name) and name not in (*_OF_ONE, *_OF_SOME)
     return is_free and name.isidentifier() and unicodedata.normalize("NFKC", name) == name
 
 
 def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
-    """names: of the graders. Raises InvalidRequest for anything but arithmetic over them."""
+    """Parse a formula. names: of the graders. Raises InvalidRequest for anything but arithmetic over their rewards."""
     if len(text) > _MAX_CHARACTERS:
         raise InvalidRequest(
             f"{param} has {len(text):,} characters; it may have {_MAX_CHARACTERS:,}: shorten it", param=param
@@ -81,7 +81,7 @@ def parse_formula(text: str, names: Collection[str], param: str) -> Formula:
     for node in nodes:
         if id(node) not in functions:
             _check(node, text, names, param)
-    if not all(_is_written_so(node, source) for node in nodes):
+    if not all(_is_plainly_written(node, source) for node in nodes):
         raise _unreadable(text, param)
     if not any(isinstance(node, ast.Name) and id(node) not in functions for node in nodes):
         raise InvalidRequest(f"{param} is {quote(text)}; it must name a grader: {', '.join(names)}", param=param)
@@ -114,8 +114,9 @@ def _check(node: ast.expr, text: str, names: Collection[str], param: str) -> Non
             raise _unreadable(text, param)
 
 
-def _is_written_so(node: ast.expr, source: str) -> bool:
-    """Whether a number or a name is spelled as formulas have it. Python's parser makes `a` of the full-width letter."""
+def _is_plainly_written(node: ast.expr, source: str) -> bool:
+    """Return whether a number or a name is written as formulas allow. Python's parser also accepts `0x10`, and reads a
+    full-width letter as `a`."""
     if not isinstance(node, ast.Constant | ast.Name):
         return True
     written = ast.get_source_segment(source, node) or ""

@@ -1,8 +1,12 @@
-"""grade: the reward of a sample. A sample that cannot be graded has the reward 0 and a fault, and raises nothing."""
+"""Grading: the reward of a sample. A sample that cannot be graded has the reward 0 and a fault; nothing is raised."""
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from engine.command_io.finetuning.graders.definitions import (
     Grader,
@@ -18,13 +22,16 @@ from engine.command_io.finetuning.graders.definitions import (
 )
 from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault, Ungradable
 from engine.command_io.finetuning.graders.sample import Sample
-from engine.command_io.finetuning.graders.scores import read_score
 from engine.command_io.finetuning.graders.similarity import similarity
+
+_LARGEST = 1e300
+_RESULT = "result"  # the field that OpenAI's graders answer with
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreQuestion:
-    """What a model is asked, to answer with a number from low to high. messages: of OpenAI's chats."""
+    """A question to a model, which answers with a number from low to high. messages: in the shape of OpenAI's chats."""
 
     model: str
     messages: list[dict[str, str]]
@@ -35,7 +42,7 @@ class ScoreQuestion:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAnswer:
-    """text: what the model said, unless there is a fault."""
+    """A model's answer: its text, or a fault."""
 
     text: str = ""
     fault: GradingFault | None = None
@@ -47,7 +54,7 @@ AskAll = Callable[[Sequence[ScoreQuestion]], Sequence[ScoreAnswer]]  # an answer
 
 @dataclass(frozen=True, slots=True)
 class PartGrade:
-    """By one grader. name: its own; key: by which the formula of several calls it, and empty for the whole."""
+    """The grade by one grader. name: the grader's own. key: its name in a formula, empty for the whole grader."""
 
     key: str
     name: str
@@ -58,7 +65,7 @@ class PartGrade:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """whole: by the grader itself. parts: by those that a multi grader combines, in their order."""
+    """The grade of a sample. parts: by the graders that a multi grader combines, in their order."""
 
     whole: PartGrade
     parts: tuple[PartGrade, ...] = ()
@@ -78,26 +85,26 @@ class Grade:
 
 @dataclass(slots=True)
 class Grading:
-    """One sample that is graded: `questions` must be answered first, by their places in the grader."""
+    """The grading of one sample. questions: to answer first, by their paths in the grader."""
 
     grader: Grader
     item: Mapping[str, Any]
     sample: Sample
     questions: dict[str, ScoreQuestion] = field(init=False)
-    _faults: dict[str, GradingFault] = field(init=False)  # of questions that cannot be asked
+    _faults: dict[str, GradingFault] = field(init=False)  # of questions that cannot be built
 
     def __post_init__(self) -> None:
         self.questions, self._faults = {}, {}
-        for place, each in singles(self.grader).items():
+        for path, each in singles(self.grader).items():
             if isinstance(each, ScoreModel):
                 try:
-                    self.questions[place] = self._question(each)
+                    self.questions[path] = self._question(each)
                 except Ungradable as error:
-                    self._faults[place] = error.fault
+                    self._faults[path] = error.fault
 
     def grade(self, answers: Mapping[str, ScoreAnswer]) -> Grade:
-        """answers: to the questions."""
-        parts = [self._part(place, each, answers) for place, each in singles(self.grader).items()]
+        """Return the grade. answers: to the questions, by the same paths."""
+        parts = [self._part(path, each, answers) for path, each in singles(self.grader).items()]
         if not isinstance(self.grader, Multi):
             return Grade(parts[0])
         name, grader_type = self.grader.name, self.grader.type
@@ -107,14 +114,14 @@ class Grading:
         except Ungradable as error:
             return Grade(PartGrade("", name, grader_type, 0.0, error.fault), tuple(parts))
 
-    def _part(self, place: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> PartGrade:
-        key = place.partition(".")[2]
+    def _part(self, path: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> PartGrade:
+        key = path.partition(".")[2]
         try:
-            return PartGrade(key, grader.name, grader.type, self._reward(place, grader, answers))
+            return PartGrade(key, grader.name, grader.type, self._reward(path, grader, answers))
         except Ungradable as error:
             return PartGrade(key, grader.name, grader.type, 0.0, error.fault)
 
-    def _reward(self, place: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> float:
+    def _reward(self, path: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> float:
         """Raises Ungradable."""
         match grader:
             case StringCheck(operation=operation):
@@ -122,9 +129,9 @@ class Grading:
             case TextSimilarity(metric=metric):
                 return similarity(metric, *self._texts(grader))
             case ScoreModel():
-                if (fault := self._faults.get(place)) is not None:
+                if (fault := self._faults.get(path)) is not None:
                     raise Ungradable(fault.kind, fault.message)
-                return _score(grader, answers[place])
+                return _score(grader, answers[path])
 
     def _texts(self, grader: StringCheck | TextSimilarity) -> tuple[str, str]:
         return grader.input.rendered(self.item, self.sample), grader.reference.rendered(self.item, self.sample)
@@ -138,17 +145,17 @@ class Grading:
 
 def grade(grader: Grader, item: Mapping[str, Any], sample: Sample, ask: Ask) -> Grade:
     grading = Grading(grader, item, sample)
-    return grading.grade({place: ask(question) for place, question in grading.questions.items()})
+    return grading.grade({path: ask(question) for path, question in grading.questions.items()})
 
 
 def grade_all(grader: Grader, pairs: Sequence[tuple[Mapping[str, Any], Sample]], ask_all: AskAll) -> list[Grade]:
-    """The grades of samples with their items, in their order; `ask_all` is given all questions together."""
+    """Return the grades of samples with their items, in order. ask_all: called once, with all questions."""
     gradings = [Grading(grader, item, sample) for item, sample in pairs]
-    asked = [(index, place) for index, each in enumerate(gradings) for place in each.questions]
-    questions = [gradings[index].questions[place] for index, place in asked]
+    keys = [(index, path) for index, each in enumerate(gradings) for path in each.questions]
+    questions = [gradings[index].questions[path] for index, path in keys]
     answers: list[dict[str, ScoreAnswer]] = [{} for _ in gradings]
-    for (index, place), answer in zip(asked, ask_all(questions) if questions else (), strict=True):
-        answers[index][place] = answer
+    for (index, path), answer in zip(keys, ask_all(questions) if questions else (), strict=True):
+        answers[index][path] = answer
     return [grading.grade(known) for grading, known in zip(gradings, answers, strict=True)]
 
 
@@ -171,3 +178,28 @@ def _score(grader: ScoreModel, answer: ScoreAnswer) -> float:
     if score is None:
         raise Ungradable(FaultKind.MODEL_PARSE, f"{grader.model} answered no number")
     return min(max(score, grader.low), grader.high)
+
+
+def read_score(text: str) -> float | None:
+    """Return `result` of a JSON object, or else the only number in the text; None if there is neither."""
+    value = _json(text)
+    if isinstance(value, dict):
+        return _number(value.get(_RESULT))
+    found = _NUMBER.findall(text)
+    if len(found) != 1:
+        return None
+    number = float(found[0])
+    return number if math.isfinite(number) else None
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text.strip().encode())
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > _LARGEST:
+        return None
+    return float(value)

@@ -1,4 +1,4 @@
-"""parse_grader: a grader as a client writes it, in the shapes of OpenAI's API, becomes a Grader."""
+"""parse_grader: makes a Grader from a client's JSON, in the shapes of OpenAI's API."""
 
 import enum
 import sys
@@ -26,7 +26,7 @@ from engine.wording import quote
 
 _MAX_BYTES = 1 << 18
 _MAX_GRADERS = 32
-_IGNORED = ("pass_threshold",)  # of evaluations, which call a grade passed or not; a reward is the grade itself
+_IGNORED = ("pass_threshold",)  # of evaluations, where a grade passes or fails; a reward is the grade itself
 _UNSUPPORTED_TYPES = {
     "python": "this server does not run a client's code",
     "label_model": "it gives a label and not a reward; a score_model can score the same question",
@@ -47,7 +47,8 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 
 def parse_grader(body: object, param: str) -> Grader:
-    """param: the path of the body in the request. Raises InvalidRequest and UnsupportedParameter."""
+    """Check and parse a grader. param: the path of the body in the request. Raises InvalidRequest and
+    UnsupportedParameter."""
     if (num_bytes := len(msgspec.json.encode(body))) > _MAX_BYTES:
         raise InvalidRequest(f"{param} has {num_bytes:,} bytes as JSON; it may have {_MAX_BYTES:,}", param=param)
     grader_type, given = _typed(body, param)
@@ -59,7 +60,7 @@ def parse_grader(body: object, param: str) -> Grader:
 
 
 def ignored_fields(body: Mapping[str, Any], param: str) -> list[str]:
-    """The paths of fields of a grader, which can be parsed, that have no effect here."""
+    """Return the paths of a valid grader's fields that have no effect here."""
     bodies = {param: body}
     if body.get("type") == GraderType.MULTI:
         bodies |= {f"{param}.graders.{name}": each for name, each in named_bodies(body["graders"]).items()}
@@ -67,7 +68,7 @@ def ignored_fields(body: Mapping[str, Any], param: str) -> list[str]:
 
 
 def with_names(body: dict[str, Any]) -> dict[str, Any]:
-    """The body of a grader, which can be parsed, with the names that were left out: OpenAI's types have them."""
+    """Return a valid grader's body with the names that were left out: OpenAI's types require them."""
     named = _named(body, body["type"])
     if body["type"] != GraderType.MULTI or named_bodies(body["graders"]) is not body["graders"]:
         return named
@@ -79,7 +80,7 @@ def _named(body: dict[str, Any], default: str) -> dict[str, Any]:
 
 
 def named_bodies(graders: dict[str, Any]) -> dict[str, Any]:
-    """The graders of several, by name. OpenAI's clients have a type for one alone, which has its name in it."""
+    """Return the parts of a multi grader by name. OpenAI's clients may send a single grader, with its name inside."""
     name = graders.get("name")
     return {name: graders} if isinstance(graders.get("type"), str) and isinstance(name, str) else graders
 
@@ -181,7 +182,7 @@ def _range(given: object, param: str) -> tuple[float, float]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is finite as a float: JSON's integers can be larger."""
+    """Return whether a value is a number, and finite as a float: JSON's integers can be larger."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -190,7 +191,7 @@ def _template(body: dict[str, Any], name: str, param: str) -> Template:
 
 
 def _name(body: dict[str, Any], param: str, default: str) -> str:
-    """OpenAI's own examples have graders without a name, which its types ask for."""
+    """Return the grader's name, or the default: OpenAI's types require one, and its examples have none."""
     return default if body.get("name") is None else _text(body, "name", param)
 
 

@@ -1,4 +1,4 @@
-"""Sample: an answer of the model that is trained, as templates see it."""
+"""Sample: an answer of the trained model, as templates read it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,8 @@ FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """output_tools: the calls in OpenAI's shape; None where nobody has looked for any. finish_reason: OpenAI's."""
+    """An answer. output_tools: the calls in OpenAI's shape; None if calls were not looked for. finish_reason:
+    OpenAI's."""
 
     output_text: str
     output_tools: Sequence[dict[str, Any]] | None = None
@@ -21,7 +22,7 @@ class Sample:
     _json: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)  # once it has been read
 
     def value(self, name: str) -> Any:
-        """One of FIELDS. Raises Ungradable."""
+        """Return the value of one of FIELDS. Raises Ungradable."""
         match name:
             case "output_text":
                 return self.output_text

@@ -1,4 +1,4 @@
-"""parse_messages, parse_sampling: what a score_model asks its model, and how."""
+"""parse_messages, parse_sampling: the messages and sampling parameters of a score_model."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ _MEDIA = ("input_image", "input_audio")
 _MAX_MESSAGES = 64
 _MAX_SEED = 2**63 - 1
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-# The first is how OpenAI's API spells it; the second, how all of its other endpoints do.
+# The first is the spelling of OpenAI's graders; the second, of all its other endpoints.
 _LENGTHS = ("max_completions_tokens", "max_completion_tokens")
 _KNOWN = ("max_completions_tokens", "reasoning_effort", "seed", "temperature", "top_p")
 
 
 def parse_messages(given: object, param: str) -> tuple[ScoreMessage, ...]:
-    """Raises InvalidRequest and UnsupportedParameter."""
+    """Parse the messages of a score_model. Raises InvalidRequest and UnsupportedParameter."""
     if not isinstance(given, list) or not 1 <= len(given) <= _MAX_MESSAGES:
         raise InvalidRequest(
             f"{param} is {quote(given)}; it must be a list of 1 to {_MAX_MESSAGES} messages", param=param
@@ -67,7 +67,7 @@ def _part(given: object, param: str) -> Template:
 
 
 def parse_sampling(given: object, param: str) -> ScoreSampling:
-    """Raises InvalidRequest."""
+    """Parse the sampling parameters of a score_model. Raises InvalidRequest."""
     if given is None:
         return ScoreSampling()
     if not isinstance(given, dict):
@@ -93,7 +93,7 @@ def parse_sampling(given: object, param: str) -> ScoreSampling:
 
 def _top_p(given: dict[str, Any], param: str) -> float | None:
     value = _number(given, "top_p", param, 0, 1)
-    if value == 0:  # which a chat would refuse each time that the model is asked
+    if value == 0:  # which every request to the grading model would refuse
         raise InvalidRequest(f"{param}.top_p is 0; it must be above 0", param=f"{param}.top_p")
     return value
 

@@ -1,8 +1,7 @@
-"""similarity: how alike two texts are, from 0 to 1, by the measures that OpenAI's text_similarity names.
+"""similarity: how alike two texts are, from 0 to 1, by the metrics of OpenAI's text_similarity.
 
-Words are compared for ROUGE without case and punctuation, for BLEU and GLEU with both; each Chinese or Japanese
-character is a word. `fuzzy_match` and ROUGE-L need rapidfuzz; the counts of n-grams have no library that is small and
-maintained.
+ROUGE compares words without case and punctuation, BLEU and GLEU with both; each Chinese or Japanese character is a
+word. `fuzzy_match` and ROUGE-L need rapidfuzz. For counts of n-grams there is no small and maintained library.
 """
 
 import enum
@@ -18,7 +17,7 @@ _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _TOKENS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 _MAX_ORDER = 4  # of BLEU's and GLEU's n-grams
-MAX_CHARACTERS = 1 << 15  # the time of some measures grows with the product of both
+MAX_CHARACTERS = 1 << 15  # of each text: the time of some metrics grows with the product of both lengths
 
 
 class Metric(enum.StrEnum):
@@ -34,13 +33,13 @@ class Metric(enum.StrEnum):
 
     @property
     def is_available(self) -> bool:
-        """Whether what it needs is installed."""
+        """Whether the library that the metric needs is installed."""
         needs_library = self in (Metric.FUZZY_MATCH, Metric.ROUGE_L)
         return not needs_library or importlib.util.find_spec("rapidfuzz") is not None
 
 
 def similarity(metric: Metric, text: str, reference: str) -> float:
-    """Raises Ungradable for texts that are too long."""
+    """Return the similarity of a text to a reference. Raises Ungradable for texts that are too long."""
     if (longer := max(len(text), len(reference))) > MAX_CHARACTERS:
         raise Ungradable(
             FaultKind.OTHER, f"a text has {longer:,} characters; up to {MAX_CHARACTERS:,} are compared for similarity"
@@ -61,8 +60,8 @@ def similarity(metric: Metric, text: str, reference: str) -> float:
 
 
 def _bleu(tokens: Sequence[str], wanted: Sequence[str]) -> float:
-    """Of one sentence (Papineni et al. 2002); above single tokens, one is added to each count (Lin and Och 2004), so
-    that a short answer is not 0."""
+    """Return BLEU of one sentence (Papineni et al. 2002). For n-grams of two tokens and more, 1 is added to each count
+    (Lin and Och 2004), so that a short answer is not 0."""
     if not tokens or not wanted:
         return float(tokens == wanted)
     logarithm = 0.0
@@ -77,7 +76,7 @@ def _bleu(tokens: Sequence[str], wanted: Sequence[str]) -> float:
 
 
 def _gleu(tokens: Sequence[str], wanted: Sequence[str]) -> float:
-    """The smaller one of precision and recall over all n-grams (Wu et al. 2016)."""
+    """Return the lower of precision and recall over all n-grams (Wu et al. 2016)."""
     if not tokens or not wanted:
         return float(tokens == wanted)
     matches = total = 0
@@ -89,7 +88,7 @@ def _gleu(tokens: Sequence[str], wanted: Sequence[str]) -> float:
 
 
 def _rouge(words: Sequence[str], wanted: Sequence[str], order: int) -> float:
-    """F1 of the n-grams of one order (Lin 2004)."""
+    """Return F1 of the n-grams of one order (Lin 2004)."""
     counts, others = _ngrams(words, order), _ngrams(wanted, order)
     if not counts or not others:
         return float(words == wanted)  # too short for any
@@ -97,7 +96,7 @@ def _rouge(words: Sequence[str], wanted: Sequence[str], order: int) -> float:
 
 
 def _rouge_l(words: Sequence[str], wanted: Sequence[str]) -> float:
-    """F1 of the longest common subsequence of words (Lin 2004)."""
+    """Return F1 of the longest common subsequence of words (Lin 2004)."""
     from rapidfuzz.distance import LCSseq
 
     if not words or not wanted:

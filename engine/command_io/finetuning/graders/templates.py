@@ -1,4 +1,4 @@
-"""Templates of graders: text with {{item.field}} and {{sample.output_text}} in it."""
+"""Templates of graders: texts with references such as {{item.field}} and {{sample.output_text}}."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from engine.wording import quote
 ITEM, SAMPLE = "item", "sample"
 
 _MAX_STEPS = 32
-_MAX_RENDERED = 1 << 17  # characters: what a template repeats may be large
+_MAX_RENDERED = 1 << 17  # characters: a template may repeat a large value
 _OPEN, _CLOSE = "{{", "}}"
 _NAMESPACE = re.compile(rf"{ITEM}|{SAMPLE}")
 _STEP = re.compile(r"""\.([\w$@-]+)|\[([0-9]{1,9})\]|\["([^"]+)"\]|\['([^']+)'\]""")
@@ -24,7 +24,8 @@ _HOW = "write {{item.FIELD}}, {{item.FIELD.PART[0]}} or {{sample.output_text}}"
 
 @dataclass(frozen=True, slots=True)
 class FieldReference:
-    """path: keys of objects and indices of lists, at least one; the first is the field's name. text: as written."""
+    """A reference to a value. path: keys of objects and indices of lists; the first is the field's name. text: as
+    written."""
 
     namespace: str
     path: tuple[str | int, ...]
@@ -32,11 +33,11 @@ class FieldReference:
 
     @property
     def field(self) -> str:
-        """Of the item or the sample."""
+        """Name of the field of the item or the sample."""
         return str(self.path[0])
 
     def value(self, item: Mapping[str, Any], sample: Sample) -> Any:
-        """Raises Ungradable if there is none."""
+        """Return the value that the reference names. Raises Ungradable if there is none."""
         if self.namespace == SAMPLE:
             return self._within(sample.value(self.field), self.path[1:])
         return self._within(item, self.path)
@@ -62,7 +63,7 @@ class Template:
         return [part for part in self.parts if isinstance(part, FieldReference)]
 
     def rendered(self, item: Mapping[str, Any], sample: Sample) -> str:
-        """Texts as they are, other values as JSON. Raises Ungradable."""
+        """Fill in the template: with texts as they are, and other values as JSON. Raises Ungradable."""
         texts, num_characters = [], 0
         for part in self.parts:
             texts.append(part if isinstance(part, str) else _text(part.value(item, sample)))
@@ -74,13 +75,13 @@ class Template:
         return "".join(texts)
 
     def least_length(self, item: Mapping[str, Any]) -> int:
-        """Characters that it has when filled in, whatever the sample is. Raises Ungradable."""
+        """Return the least number of characters when filled in, over all samples. Raises Ungradable."""
         fixed = (part for part in self.parts if isinstance(part, str) or part.namespace == ITEM)
         return sum(len(part if isinstance(part, str) else _text(part.value(item, Sample("")))) for part in fixed)
 
 
 def parse_template(text: str, param: str) -> Template:
-    """param: the path of the text in the request. Raises InvalidRequest."""
+    """Parse a template. param: the path of the text in the request. Raises InvalidRequest."""
     parts: list[str | FieldReference] = []
     start = 0
     while (first := text.find(_OPEN, start)) >= 0:
@@ -94,13 +95,13 @@ def parse_template(text: str, param: str) -> Template:
 
 def _reference(text: str, param: str) -> FieldReference:
     namespace = _NAMESPACE.match(text)
-    place = 0 if namespace is None else namespace.end()
+    position = 0 if namespace is None else namespace.end()
     path: list[str | int] = []
-    while (step := _STEP.match(text, place)) is not None:
+    while (step := _STEP.match(text, position)) is not None:
         name, index, *quoted = step.groups()
         path.append(int(index) if index is not None else next(each for each in (name, *quoted) if each is not None))
-        place = step.end()
-    if namespace is None or place < len(text) or not path or not isinstance(path[0], str):
+        position = step.end()
+    if namespace is None or position < len(text) or not path or not isinstance(path[0], str):
         raise InvalidRequest(f"{param} has the template {quote('{{' + text + '}}')}; {_HOW}", param=param)
     if len(path) > _MAX_STEPS:
         raise InvalidRequest(f"{param} has a template of {len(path)} steps; it may have {_MAX_STEPS}", param=param)

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.command_io.finetuning.graders.faults import FaultKind, GradingFault
-from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion, grade, grade_all
+from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuestion, grade, grade_all, read_score
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
-from engine.command_io.finetuning.graders.scores import read_score
 
 pytestmark = pytest.mark.fast
 
