@@ -72,7 +72,7 @@ def announce(
             keys=_keys(config, is_open=is_open),
             tries=[*_pages(url, has_chat=has_chat), ("API", command)],
             adapters=adapters,
-            is_fine_tuning=adapters is not None and config.data_dir is not None,
+            is_finetuning=adapters is not None and config.data_dir is not None,
         )
         with contextlib.suppress(OSError):  # as in _write
             show_panel(Console(file=sys.stderr, highlight=False), started)

@@ -33,7 +33,7 @@ class Started:
     keys: str
     tries: Rows
     adapters: Sequence[str] | None = None
-    is_fine_tuning: bool = False  # whether jobs can be created
+    is_finetuning: bool = False  # whether jobs can be created
 
 
 def show_panel(console: Console, started: Started) -> None:
@@ -68,5 +68,5 @@ def _adapter_rows(started: Started) -> Rows:
         return []
     first, rest = started.adapters[:_MAX_NAMES], len(started.adapters) - _MAX_NAMES
     names = ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")
-    tuning = f"on: POST /v1/fine_tuning/jobs, or {program()} finetune" if started.is_fine_tuning else ""
+    tuning = f"on: POST /v1/fine_tuning/jobs, or {program()} finetune" if started.is_finetuning else ""
     return [("Adapters", names or "none yet"), *([("Fine-tuning", tuning)] if tuning else [])]

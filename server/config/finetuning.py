@@ -8,7 +8,7 @@ from engine.config import option
 from engine.errors import OptionError
 
 
-class FinetuneYield(enum.StrEnum):
+class FinetuningYield(enum.StrEnum):
     """How training gives way to requests."""
 
     ALWAYS = "always"  # stopped while a request runs or waits
@@ -20,8 +20,8 @@ class FinetuneYield(enum.StrEnum):
 class FinetuningConfig:
     """Raises OptionError if there are more threads than CPUs."""
 
-    finetune_yield: FinetuneYield = option(
-        FinetuneYield.ALWAYS,
+    finetune_yield: FinetuningYield = option(
+        FinetuningYield.ALWAYS,
         "How fine-tuning gives way to requests: always (it stops while a request runs or waits), share (it runs at the "
         "system's idle priority) or never.",
         group="Adapters",

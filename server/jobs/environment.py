@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import EngineUnavailable
-from server.config.finetuning import FinetuneYield
+from server.config.finetuning import FinetuningYield
 from server.context import ServerContext
 from server.files.store import Files
 from server.jobs.answers import BodyAnswer
@@ -61,7 +61,7 @@ class JobEnvironment:
     @property
     def gives_way(self) -> bool:
         """Whether child processes compute at priorities below the server's."""
-        return self.context.config.finetuning.finetune_yield is not FinetuneYield.NEVER
+        return self.context.config.finetuning.finetune_yield is not FinetuningYield.NEVER
 
     def find_caller(self, owner: str) -> Caller | None:
         """Return the owner of a job as a caller; None while no key of the owner is accepted."""
@@ -120,7 +120,7 @@ def new_environment(
     """start: of child processes."""
     gate = IdleGate(
         lambda: context.models.has_work,
-        is_active=context.config.finetuning.finetune_yield is FinetuneYield.ALWAYS,
+        is_active=context.config.finetuning.finetune_yield is FinetuningYield.ALWAYS,
         count_suspended=partial(context.metrics.add, "finetune_stopped_seconds_total"),
     )
     context.models.arrivals.subscribe(gate.note_request)

@@ -247,7 +247,7 @@ class Metrics:
         for status, count in by_status.items():
             self._gauges["batches"].labels(status).set(count)
 
-    def set_finetune_jobs(self, by_status: Mapping[str, int]) -> None:
+    def set_finetuning_jobs(self, by_status: Mapping[str, int]) -> None:
         for status, count in by_status.items():
             self._gauges["finetune_jobs"].labels(status).set(count)
 

@@ -8,11 +8,11 @@ from server.openapi.operation import BYTES, JSON, PAGE, STORED_ERRORS, Operation
 from server.schemas import plain_answers as plain
 from server.schemas.batch_answers import BatchList, BatchObject
 from server.schemas.files import FILE_PURPOSES, MAX_EXPIRY_S, MIN_EXPIRY_S, UPLOAD_PURPOSES, FileList, FileObject
-from server.schemas.finetune_answers import (
-    FinetuneCheckpointList,
-    FinetuneEventList,
-    FinetuneJobList,
-    FinetuneJobObject,
+from server.schemas.finetuning_answers import (
+    FinetuningCheckpointList,
+    FinetuningEventList,
+    FinetuningJobList,
+    FinetuningJobObject,
 )
 from server.schemas.grader_answers import GraderRun, GraderValidation
 from server.schemas.uploads import UploadObject, UploadPartObject
@@ -78,14 +78,14 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
     "GET /v1/batches/{batch_id}": Operation(answers={JSON: BatchObject}, errors=STORED_ERRORS),
     "POST /v1/batches/{batch_id}/cancel": Operation(answers={JSON: BatchObject}, errors=STORED_ERRORS),
     "POST /v1/fine_tuning/jobs": Operation(
-        answers={JSON: FinetuneJobObject},
+        answers={JSON: FinetuningJobObject},
         example={"model": "MODEL", "training_file": "TRAINING_FILE", "suffix": "demo"},
         errors=(StorageFailed, EngineUnavailable),
     ),
     "GET /v1/fine_tuning/jobs": Operation(
-        answers={JSON: FinetuneJobList}, query=(*_LONG_PAGE, _METADATA), errors=(StorageFailed,)
+        answers={JSON: FinetuningJobList}, query=(*_LONG_PAGE, _METADATA), errors=(StorageFailed,)
     ),
-    "GET /v1/fine_tuning/jobs/{job_id}": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "GET /v1/fine_tuning/jobs/{job_id}": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
     "POST /v1/fine_tuning/alpha/graders/validate": Operation(
         answers={JSON: GraderValidation}, example={"grader": _GRADER}, errors=(EngineUnavailable,)
     ),
@@ -94,13 +94,13 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
         example={"grader": _GRADER, "item": {"answer": "Paris"}, "model_sample": "It is Paris."},
         errors=(EngineUnavailable,),
     ),
-    "POST /v1/fine_tuning/jobs/{job_id}/cancel": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
-    "POST /v1/fine_tuning/jobs/{job_id}/pause": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
-    "POST /v1/fine_tuning/jobs/{job_id}/resume": Operation(answers={JSON: FinetuneJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": Operation(answers={JSON: FinetuningJobObject}, errors=STORED_ERRORS),
     "GET /v1/fine_tuning/jobs/{job_id}/events": Operation(
-        answers={JSON: FinetuneEventList}, query=_LONG_PAGE, errors=STORED_ERRORS
+        answers={JSON: FinetuningEventList}, query=_LONG_PAGE, errors=STORED_ERRORS
     ),
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Operation(
-        answers={JSON: FinetuneCheckpointList}, query=_LONG_PAGE, errors=STORED_ERRORS
+        answers={JSON: FinetuningCheckpointList}, query=_LONG_PAGE, errors=STORED_ERRORS
     ),
 }

@@ -10,7 +10,7 @@ from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.errors import AdapterNotFound
 from server.finetuning.jobs.folders import delete_adapter
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY, require_operator
@@ -65,7 +65,7 @@ async def unload_lora_adapter(
 async def delete_model(request: Request, name: str, context: Context) -> JSONResponse:
     """Stop serving a LoRA adapter. For one that a fine-tuning job made, its own key may do this too; its files go."""
 
-    def check(record: FinetuneRecord) -> None:
+    def check(record: FinetuningRecord) -> None:
         if request.state.owner != record.owner:
             require_operator(request.scope)
 

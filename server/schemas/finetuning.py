@@ -95,7 +95,7 @@ def _checked_suffix(suffix: str) -> str:
     return suffix
 
 
-class FinetuneRequest(StrictModel):
+class FinetuningRequest(StrictModel):
     """hyperparameters: the place that OpenAI had for them before `method`."""
 
     model: str
@@ -114,6 +114,6 @@ class FinetuneRequest(StrictModel):
         return {**super().extra, **settings}
 
 
-class FinetunePageQuery(StrictModel):
+class FinetuningPageQuery(StrictModel):
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=_MAX_LISTED)] = 20

@@ -21,7 +21,7 @@ from engine.command_io.finetuning.job import JobFolder
 from engine.protocol import AdapterInfo
 from server.finetuning.faults import LineFault
 from server.finetuning.jobs.kind import FinetuningJobs
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.finetuning.preparation import PreparationReport
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, task_file
@@ -30,7 +30,7 @@ from server.jobs.child import ProcessorUse, log_of
 from server.jobs.environment import AnswerBody, Sleep
 from server.jobs.runner import JobRunner, new_runner
 from server.keys.caller import Caller
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, says
 
@@ -250,7 +250,9 @@ def finetuning_runner(app: FastAPI, children: FakeChildren, answer: AnswerBody =
 
 
 @contextlib.asynccontextmanager
-async def finetunes(app: FastAPI, children: FakeChildren, answer: AnswerBody = no_answer) -> AsyncIterator[JobRunner]:
+async def finetuning_runs(
+    app: FastAPI, children: FakeChildren, answer: AnswerBody = no_answer
+) -> AsyncIterator[JobRunner]:
     """Work on the application's jobs within the context."""
     runner = finetuning_runner(app, children, answer)
     await runner.prepare()
@@ -262,13 +264,13 @@ async def finetunes(app: FastAPI, children: FakeChildren, answer: AnswerBody = n
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def add_job(app: FastAPI, number: int, content: bytes = b"{}\n" * 10, **fields: Any) -> FinetuneRecord:
+async def add_job(app: FastAPI, number: int, content: bytes = b"{}\n" * 10, **fields: Any) -> FinetuningRecord:
     """A job that was just made, with its file."""
     context = app.state.context
     async with context.files.upload() as upload:
         await upload.write(content)
         file = await upload.finish(owner="", purpose="fine-tune", filename="a.jsonl", expires_after_s=None)
-    record = FinetuneRecord(
+    record = FinetuningRecord(
         **{
             "id": f"ftjob-{number}",
             "owner": "",
@@ -285,20 +287,22 @@ async def add_job(app: FastAPI, number: int, content: bytes = b"{}\n" * 10, **fi
     return record
 
 
-async def stored(app: FastAPI, job_id: str) -> FinetuneRecord:
+async def stored(app: FastAPI, job_id: str) -> FinetuningRecord:
     record = await app.state.context.files.database.run(lambda connection: FINETUNING_JOBS.find(connection, job_id))
     assert record is not None
     return record  # type: ignore[no-any-return]
 
 
-ACTIVE = tuple(each for each in FinetuneStatus if not each.has_ended)
+ACTIVE = tuple(each for each in FinetuningStatus if not each.has_ended)
 
 
-async def ask(app: FastAPI, job_id: str, status: FinetuneStatus, before: Collection[FinetuneStatus] = ACTIVE) -> None:
+async def ask(
+    app: FastAPI, job_id: str, status: FinetuningStatus, before: Collection[FinetuningStatus] = ACTIVE
+) -> None:
     """What the route of a pause, a resumption or a cancellation does. before: statuses in which it may."""
     context = app.state.context
 
-    def edit(record: FinetuneRecord) -> None:
+    def edit(record: FinetuningRecord) -> None:
         if record.status in before:
             record.enter(status, context.files.clock())
 
@@ -306,7 +310,7 @@ async def ask(app: FastAPI, job_id: str, status: FinetuneStatus, before: Collect
     context.wake_job(job_id)
 
 
-async def until_status(app: FastAPI, job_id: str, *statuses: FinetuneStatus) -> FinetuneRecord:
+async def until_status(app: FastAPI, job_id: str, *statuses: FinetuningStatus) -> FinetuningRecord:
     """The job, once it has one of the statuses."""
     async with asyncio.timeout(DEADLINE_S):
         while (record := await stored(app, job_id)).status not in statuses:

@@ -14,7 +14,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from pydantic import ValidationError
 
 from engine.command_io.finetuning.events import JobEvent
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
 
@@ -70,14 +70,14 @@ class Runner:
         self._context = app.state.context
         self._context.wake_job = self.woken.append
 
-    async def change(self, job_id: str, edit: Callable[[FinetuneRecord], None]) -> FinetuneRecord:
+    async def change(self, job_id: str, edit: Callable[[FinetuningRecord], None]) -> FinetuningRecord:
         record = await self._context.files.database.run(
             lambda connection: FINETUNING_JOBS.change(connection, job_id, edit)
         )
         assert record is not None
         return record
 
-    async def record(self, job_id: str) -> FinetuneRecord:
+    async def record(self, job_id: str) -> FinetuningRecord:
         return await self.change(job_id, lambda _: None)
 
     async def tell(self, job_id: str, *events: JobEvent) -> None:

@@ -13,12 +13,12 @@ from server.files.store import new_file_id
 from server.files.table import File
 from server.finetuning.jobs.folders import job_folder
 from server.finetuning.jobs.publisher import Publisher
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FinetuningJournal
 from server.jobs.environment import JobEnvironment
 from server.jobs.persistence import persist, shielded
 from server.schemas.files import FINE_TUNE_RESULTS
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ async def finish(journal: FinetuningJournal, env: JobEnvironment, publisher: Pub
             file = File(name, record.owner, FINE_TUNE_RESULTS, _RESULTS_NAME, len(results), int(journal.now_s), None)
         await _succeed(journal, events, file)
     finally:
-        if journal.record.status is not FinetuneStatus.SUCCEEDED:
+        if journal.record.status is not FinetuningStatus.SUCCEEDED:
             publisher.withdraw(record)
         if name not in journal.record.result_files:
             await shielded(env.files.remove([name]))
@@ -79,16 +79,16 @@ def _write(disk: Disk, name: str, content: bytes) -> None:
 
 
 async def _succeed(journal: FinetuningJournal, events: list[JobEvent], file: File | None) -> None:
-    def edit(record: FinetuneRecord) -> None:
+    def edit(record: FinetuningRecord) -> None:
         record.result_files = [] if file is None else [file.id]
-        record.enter(FinetuneStatus.SUCCEEDED, journal.now_s)
+        record.enter(FinetuningStatus.SUCCEEDED, journal.now_s)
 
     def beside(connection: Connection) -> None:
         if file is not None:
             file_table.insert(connection, file)
 
     events = [*events, journal.event("The job has successfully completed")]
-    if await journal.change(edit, events, status=FinetuneStatus.RUNNING, beside=beside):
+    if await journal.change(edit, events, status=FinetuningStatus.RUNNING, beside=beside):
         logger.info("fine-tuning job %s has succeeded: %s", journal.record.id, journal.record.name)
 
 

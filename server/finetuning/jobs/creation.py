@@ -11,19 +11,19 @@ from server.errors import ModelNotFound
 from server.finetuning.adapter_files import AdapterShape, read_shape
 from server.finetuning.jobs.folders import stored_path
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
-from server.finetuning.jobs.record import FinetuneRecord, new_job_id, new_model_name
+from server.finetuning.jobs.record import FinetuningRecord, new_job_id, new_model_name
 from server.finetuning.jobs.requested_grader import RequestedGrader, check_models
 from server.schemas.base import quote
 from server.schemas.files import FINE_TUNE
-from server.schemas.finetuning import MAX_SEED, FinetuneRequest
+from server.schemas.finetuning import MAX_SEED, FinetuningRequest
 from server.served.model import ServedModel
 
 WANDB = "wandb"
 
 
 async def new_record(
-    context: ServerContext, owner: str, body: FinetuneRequest, grader: RequestedGrader | None
-) -> FinetuneRecord:
+    context: ServerContext, owner: str, body: FinetuningRequest, grader: RequestedGrader | None
+) -> FinetuningRecord:
     """grader: of the body. Raises InvalidRequest and StorageFailed."""
     if context.config.data_dir is None:
         raise InvalidRequest(
@@ -49,7 +49,7 @@ async def new_record(
         layers=model.trainable_layers,
         start=await _shape(start),
     )
-    return FinetuneRecord(
+    return FinetuningRecord(
         id=new_job_id(),
         owner=owner,
         created_at=int(context.files.clock()),
@@ -109,7 +109,7 @@ async def _shape(start: str | None) -> AdapterShape | None:
     return None if start is None else await asyncio.to_thread(read_shape, Path(start))
 
 
-def ignored_integrations(body: FinetuneRequest) -> Sequence[str]:
+def ignored_integrations(body: FinetuningRequest) -> Sequence[str]:
     """The fields that ask for data to be sent to other services, which this server never does."""
     found = []
     for index, integration in enumerate(body.integrations or []):

@@ -16,12 +16,12 @@ from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, context_file, t
 from server.finetuning.jobs.folders import found_path
 from server.finetuning.jobs.objects import for_clients
 from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.preparation import report_notes
 from server.finetuning.prepare_process import Faulty, Made, Outcome, PrepareTask, Refused, task_file
 from server.jobs.child import Child, log_of
 from server.jobs.environment import JobEnvironment
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from server.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,9 @@ class _EndedEarly(Exception):
 class FilePreparation(ProcessWork):
     """Leaves the job QUEUED or FAILED; canceled, as it is."""
 
-    status = FinetuneStatus.VALIDATING_FILES
+    status = FinetuningStatus.VALIDATING_FILES
 
-    def __init__(self, record: FinetuneRecord, env: JobEnvironment) -> None:
+    def __init__(self, record: FinetuningRecord, env: JobEnvironment) -> None:
         super().__init__(record, env, is_saving=False)
 
     async def run(self) -> None:
@@ -58,7 +58,7 @@ class FilePreparation(ProcessWork):
         model = next((each for each in self._env.models if each.name == record.base_model), None)
         if model is None:
             reason = f"the model {record.base_model!r} is not served any more"
-            await self._journal.fail(self.status, FinetuneError("model_not_found", reason, "model"))
+            await self._journal.fail(self.status, FinetuningError("model_not_found", reason, "model"))
             return
         if (outcome := await self._outcome(model)) is not None:
             await self._store(outcome)
@@ -93,7 +93,7 @@ class FilePreparation(ProcessWork):
             message = f"the process that reads the files ended {num_deaths} times: {ended}"
             if reason is not None:  # it may have been a network, or a folder that was being written
                 message = f"the model's tokenizer cannot be read: {for_clients(reason)}"
-            await self._journal.fail(self.status, FinetuneError("server_error", message))
+            await self._journal.fail(self.status, FinetuningError("server_error", message))
             return False
         if not await self._is_wanted():
             return False
@@ -159,9 +159,9 @@ class FilePreparation(ProcessWork):
         match outcome:
             case Made(report=report):
 
-                def edit(record: FinetuneRecord) -> None:
+                def edit(record: FinetuningRecord) -> None:
                     record.is_prepared = True
-                    record.enter(FinetuneStatus.QUEUED, self._journal.now_s)
+                    record.enter(FinetuningStatus.QUEUED, self._journal.now_s)
 
                 events = [self._journal.event(for_clients(note)) for note in report_notes(report)]
                 last = self._journal.event("Files validated, moving job to queued state")
@@ -175,9 +175,9 @@ class FilePreparation(ProcessWork):
                 more = f" (and {len(faults) - 1} more faults, which the job's events list)" if len(faults) > 1 else ""
                 file_id = record.validation_file if is_validation else record.training_file
                 reason = f"{file_id}: {faults[0].text}{more}"
-                await self._journal.fail(self.status, FinetuneError(f"invalid_{param}", reason, param), events)
+                await self._journal.fail(self.status, FinetuningError(f"invalid_{param}", reason, param), events)
             case Refused(message=message, param=param):
-                await self._journal.fail(self.status, FinetuneError("invalid_request", for_clients(message), param))
+                await self._journal.fail(self.status, FinetuningError("invalid_request", for_clients(message), param))
 
 
 def _write(folder: JobFolder, task: PrepareTask, info: EngineInfo | None) -> None:

@@ -15,7 +15,7 @@ from sqlite3 import Connection
 from engine.command_io.finetuning.job import JobFolder
 from server.context import ServerContext
 from server.finetuning.adapter_files import ADAPTER_FILES
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS, named
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,13 @@ def job_ids(data_dir: str) -> set[str]:
 # --- deletion --------------------------------------------------------------------------------------------------------
 
 
-def clean_up(data_dir: str, record: FinetuneRecord) -> None:
+def clean_up(data_dir: str, record: FinetuningRecord) -> None:
     """Delete what the job, which has ended, needs no more: all but its adapters, and the files that say how they were
     made. What cannot be deleted is tried again at the next start. Blocks."""
     _delete(_leftovers(data_dir, record))
 
 
-def _leftovers(data_dir: str, record: FinetuneRecord) -> Iterator[Path]:
+def _leftovers(data_dir: str, record: FinetuningRecord) -> Iterator[Path]:
     out = out_folder(data_dir, record.id)
     yield from (path for path in (out / "job").glob("*") if path.name not in _KEPT)
     if not record.has_adapter:  # the job was stopped or deleted since its trainer wrote the adapter
@@ -79,7 +79,7 @@ def _leftovers(data_dir: str, record: FinetuneRecord) -> Iterator[Path]:
     yield from (path for path in (out / "checkpoints").glob("*") if path not in known)
 
 
-async def delete_adapter(context: ServerContext, name: str, check: Callable[[FinetuneRecord], None]) -> bool:
+async def delete_adapter(context: ServerContext, name: str, check: Callable[[FinetuningRecord], None]) -> bool:
     """Delete the adapter of a job, or of one of its checkpoints; False if no job has it. Requests that use the adapter
     continue.
 
@@ -89,14 +89,14 @@ async def delete_adapter(context: ServerContext, name: str, check: Callable[[Fin
     if data_dir is None:
         return False
 
-    def work(connection: Connection) -> tuple[FinetuneRecord, int | None] | None:
+    def work(connection: Connection) -> tuple[FinetuningRecord, int | None] | None:
         found = named(connection, name)
         if found is None:
             return None
         record, step = found
         check(record)
 
-        def edit(record: FinetuneRecord) -> None:
+        def edit(record: FinetuningRecord) -> None:
             record.checkpoints = [each for each in record.checkpoints if each.step != step]
             record.is_deleted = record.is_deleted or step is None
 

@@ -11,7 +11,7 @@ from engine.command_io.finetuning.method_fields import fields_of, misplaced
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.finetuning.adapter_files import AdapterShape
 from server.schemas.base import quote
-from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters, GivenMethod, TrainedEffort
+from server.schemas.finetuning import FinetuningRequest, GivenHyperparameters, GivenMethod, TrainedEffort
 
 _OLD_PLACE = "hyperparameters"
 _EFFORT = "reasoning_effort"
@@ -19,7 +19,7 @@ _SUPPORTED = ", ".join(TrainingMethod)
 
 
 def hyperparameters_of(
-    body: FinetuneRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: AdapterShape | None
+    body: FinetuningRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: AdapterShape | None
 ) -> tuple[TrainingMethod, Hyperparameters]:
     """max_rank: of adapters that can be served. max_length, layers: of the served model, how many tokens it takes and
     the kinds of layers that can be trained, where they are known; else None and empty. start: of the adapter that
@@ -50,7 +50,7 @@ def hyperparameters_of(
     return method, _shaped(chosen, method, paths, max_rank, start)
 
 
-def _settings(body: FinetuneRequest) -> tuple[TrainingMethod, str, GivenHyperparameters | None]:
+def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperparameters | None]:
     """The method, and its hyperparameters with their path."""
     given = body.method or GivenMethod(type=TrainingMethod.SUPERVISED.value)
     if given.type not in [*TrainingMethod]:
@@ -103,7 +103,7 @@ def _check_effort(given: GivenHyperparameters | None, path: str, method: Trainin
     raise UnsupportedParameter(f"{param} is {quote(effort)}; {reason}: leave it out", param=param)
 
 
-def _contradictions(chosen: Hyperparameters, method: TrainingMethod, body: FinetuneRequest) -> list[tuple[str, str]]:
+def _contradictions(chosen: Hyperparameters, method: TrainingMethod, body: FinetuningRequest) -> list[tuple[str, str]]:
     """What cannot be honored, and why."""
     found = misplaced(chosen, method, has_validation=body.validation_file is not None)
     if chosen.early_stopping is not None and body.validation_file is None:

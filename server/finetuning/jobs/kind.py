@@ -7,15 +7,15 @@ from server.context import ServerContext
 from server.finetuning.jobs.file_preparation import FilePreparation
 from server.finetuning.jobs.folders import clean_up, job_ids
 from server.finetuning.jobs.publisher import Publisher
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.finetuning.jobs.training import Training, enter_running
 from server.jobs.environment import JobEnvironment
 from server.jobs.kind import JobKind, Work
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 
 
-class FinetuningJobs(JobKind[FinetuneRecord]):
+class FinetuningJobs(JobKind[FinetuningRecord]):
     """The fine-tuning jobs of a server with --data-dir. Invariant: at most one job is prepared and one is trained at a
     time."""
 
@@ -30,32 +30,32 @@ class FinetuningJobs(JobKind[FinetuneRecord]):
     def is_available(cls, context: ServerContext) -> bool:
         return context.config.data_dir is not None
 
-    def work(self, record: FinetuneRecord) -> Work[FinetuneRecord]:
-        if record.status is FinetuneStatus.VALIDATING_FILES:
+    def work(self, record: FinetuningRecord) -> Work[FinetuningRecord]:
+        if record.status is FinetuningStatus.VALIDATING_FILES:
             return FilePreparation(record, self.env)
         return Training(record, self.env, self._publisher)
 
     async def select(
-        self, waiting: Sequence[FinetuneRecord], works: Collection[Work[FinetuneRecord]]
-    ) -> list[Work[FinetuneRecord]]:
+        self, waiting: Sequence[FinetuningRecord], works: Collection[Work[FinetuningRecord]]
+    ) -> list[Work[FinetuningRecord]]:
         """Select the oldest job to prepare, and to train the job that was running, or else the oldest queued one."""
         if self.env.context.drain.is_active:
             return []
-        chosen: list[Work[FinetuneRecord]] = []
+        chosen: list[Work[FinetuningRecord]] = []
         if not any(isinstance(work, FilePreparation) for work in works):
-            new = [each for each in waiting if each.status is FinetuneStatus.VALIDATING_FILES]
+            new = [each for each in waiting if each.status is FinetuningStatus.VALIDATING_FILES]
             chosen += [self.work(record) for record in new[:1]]
         if not any(isinstance(work, Training) for work in works):
             record = await self._next_to_train(waiting)
             chosen += [] if record is None else [self.work(record)]
         return chosen
 
-    async def _next_to_train(self, waiting: Sequence[FinetuneRecord]) -> FinetuneRecord | None:
+    async def _next_to_train(self, waiting: Sequence[FinetuningRecord]) -> FinetuningRecord | None:
         for record in waiting:
-            if record.status is FinetuneStatus.RUNNING:
+            if record.status is FinetuningStatus.RUNNING:
                 return record
         for record in waiting:
-            if record.status is FinetuneStatus.QUEUED and (running := await enter_running(self.env, record)):
+            if record.status is FinetuningStatus.QUEUED and (running := await enter_running(self.env, record)):
                 return running
         return None
 
@@ -64,15 +64,15 @@ class FinetuningJobs(JobKind[FinetuneRecord]):
         await self._publisher.announce_all(self.env.files.database)
         return await asyncio.to_thread(job_ids, self.env.data_dir)
 
-    async def update(self, active: Sequence[FinetuneRecord], works: Collection[Work[FinetuneRecord]]) -> None:  # noqa: ARG002
-        self.env.metrics.set_finetune_jobs(await self.env.files.database.run(FINETUNING_JOBS.by_status))
+    async def update(self, active: Sequence[FinetuningRecord], works: Collection[Work[FinetuningRecord]]) -> None:  # noqa: ARG002
+        self.env.metrics.set_finetuning_jobs(await self.env.files.database.run(FINETUNING_JOBS.by_status))
         if self._reading is not None and self._reading.done():
             reading, self._reading = self._reading, None
             reading.result()
         if self._reading is None and self._publisher.unread:
             self._reading = asyncio.create_task(self._publisher.read_unread(), name="adapters of jobs")
 
-    def clean_up(self, record: FinetuneRecord) -> None:
+    def clean_up(self, record: FinetuningRecord) -> None:
         clean_up(self.env.data_dir, record)
 
     async def close(self) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 from engine.command_io.finetuning.graders.parsing import with_names
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, checkpoint_id, event_id
+from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, checkpoint_id, event_id
 from server.jobs.table import NumberedEvent
-from server.schemas.finetune_answers import (
+from server.schemas.finetuning_answers import (
     CheckpointMetrics,
-    FinetuneCheckpointObject,
-    FinetuneEventObject,
-    FinetuneJobObject,
+    FinetuningCheckpointObject,
+    FinetuningEventObject,
+    FinetuningJobObject,
     HyperparametersObject,
     MethodObject,
     MethodSettings,
@@ -23,9 +23,9 @@ _FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # in f
 _OF_THE_SERVER = {"adapter", "checkpoint"}  # an event's data that says where files are
 
 
-def job_object(record: FinetuneRecord) -> FinetuneJobObject:
+def job_object(record: FinetuningRecord) -> FinetuningJobObject:
     settings = _hyperparameters(record)
-    return FinetuneJobObject(
+    return FinetuningJobObject(
         id=record.id,
         created_at=record.created_at,
         finished_at=record.finished_at,
@@ -51,13 +51,13 @@ def job_object(record: FinetuneRecord) -> FinetuneJobObject:
     )
 
 
-def _settings(record: FinetuneRecord, hyperparameters: HyperparametersObject) -> MethodSettings:
+def _settings(record: FinetuningRecord, hyperparameters: HyperparametersObject) -> MethodSettings:
     if record.grader is None:
         return MethodSettings(hyperparameters=hyperparameters)
     return MethodSettings(grader=with_names(record.grader), hyperparameters=hyperparameters)
 
 
-def _hyperparameters(record: FinetuneRecord) -> HyperparametersObject:
+def _hyperparameters(record: FinetuningRecord) -> HyperparametersObject:
     """As they were given, or chosen since."""
     given, resolved = record.hyperparameters, record.resolved
     multiplier = given.learning_rate_multiplier
@@ -98,9 +98,9 @@ def _own(given: Hyperparameters) -> dict[str, Any]:
     return {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}
 
 
-def event_object(job_id: str, numbered: NumberedEvent) -> FinetuneEventObject:
+def event_object(job_id: str, numbered: NumberedEvent) -> FinetuningEventObject:
     event = numbered.event
-    return FinetuneEventObject(
+    return FinetuningEventObject(
         id=event_id(job_id, numbered.number),
         created_at=int(event.created_at),
         level=event.level,
@@ -110,13 +110,13 @@ def event_object(job_id: str, numbered: NumberedEvent) -> FinetuneEventObject:
     )
 
 
-def checkpoint_object(record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> FinetuneCheckpointObject:
+def checkpoint_object(record: FinetuningRecord, checkpoint: FinetuningCheckpoint) -> FinetuningCheckpointObject:
     known = CheckpointMetrics.__struct_fields__
     metrics = {name: value for name, value in checkpoint.metrics.items() if name in known}
     for name in ("valid_loss", "valid_mean_token_accuracy"):
         if name not in metrics and (whole := metrics.get(f"full_{name}")) is not None:
             metrics[name] = whole
-    return FinetuneCheckpointObject(
+    return FinetuningCheckpointObject(
         id=checkpoint_id(record.id, checkpoint.step),
         created_at=checkpoint.created_at,
         fine_tuned_model_checkpoint=record.checkpoint_name(checkpoint.step),

@@ -4,13 +4,13 @@ import logging
 from typing import ClassVar
 
 from server.finetuning.jobs.folders import job_folder
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS, FinetuningJournal
 from server.jobs.child import ChildEnding
 from server.jobs.environment import JobEnvironment
 from server.jobs.kind import Work
 from server.jobs.stalls import StallDetector
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +21,12 @@ _PASSING_PAUSE_S = 30.0
 _LAST_SAVE_S = 5.0  # for a process to save its work when the server ends
 
 
-class ProcessWork(Work[FinetuneRecord]):
+class ProcessWork(Work[FinetuningRecord]):
     """Works while the job has `status`. Invariant: the job's status changes only from that one."""
 
-    status: ClassVar[FinetuneStatus]
+    status: ClassVar[FinetuningStatus]
 
-    def __init__(self, record: FinetuneRecord, env: JobEnvironment, *, is_saving: bool) -> None:
+    def __init__(self, record: FinetuningRecord, env: JobEnvironment, *, is_saving: bool) -> None:
         """is_saving: whether the process can save its work when it is ended."""
         super().__init__(record)
         self._env = env
@@ -36,7 +36,7 @@ class ProcessWork(Work[FinetuneRecord]):
         self._stalls = StallDetector(env.gate, gives_way=env.gives_way)
         self._cause: str | None = None  # of the last wait, if there was no progress since
 
-    async def follow(self, record: FinetuneRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
+    async def follow(self, record: FinetuningRecord | None, *, is_canceled: bool) -> bool:  # noqa: ARG002
         if record is None:
             self._ending.kill()
         return record is not None and record.status is self.status

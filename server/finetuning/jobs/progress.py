@@ -12,10 +12,10 @@ from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import JobFolder
 from server.finetuning.jobs.objects import for_clients
 from server.finetuning.jobs.publisher import Publisher
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
+from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, Resolved
 from server.finetuning.jobs.table import FinetuningJournal
 from server.jobs.environment import JobEnvironment
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 
 _WINDOW_STEPS = 20  # whose pace the estimate goes by
 _ESTIMATE_S = 2.0  # between two estimates that are stored without another reason
@@ -29,7 +29,7 @@ class Progress:
     def __init__(
         self, journal: FinetuningJournal, folder: JobFolder, env: JobEnvironment, publisher: Publisher
     ) -> None:
-        self.error: FinetuneError | None = None  # that the current process has reported
+        self.error: FinetuningError | None = None  # that the current process has reported
         self._journal = journal
         self._folder = folder
         self._env = env
@@ -49,10 +49,10 @@ class Progress:
         size = await asyncio.to_thread(_size_of, self._folder.events)
         if size < self._journal.record.events_bytes:  # a power cut took the file's end, and the process appends
 
-            def edit(stored: FinetuneRecord) -> None:
+            def edit(stored: FinetuningRecord) -> None:
                 stored.events_bytes = size
 
-            await self._journal.change(edit, status=FinetuneStatus.RUNNING)
+            await self._journal.change(edit, status=FinetuningStatus.RUNNING)
 
     async def take(self) -> bool:
         """Store new events, or a part of them; return whether there may be more. Raises EngineStopped."""
@@ -70,7 +70,7 @@ class Progress:
                 if checkpoint.step not in stored:
                     self._publisher.withdraw(record, checkpoint.step)
 
-    async def _store(self, record: FinetuneRecord, new: "_NewEvents") -> bool:
+    async def _store(self, record: FinetuningRecord, new: "_NewEvents") -> bool:
         """Serve the new checkpoints, and store everything; return False if a client has stopped the job."""
         events = [self._event_for_clients(event) for event in new.kept]
         for checkpoint in new.checkpoints:
@@ -78,7 +78,7 @@ class Progress:
         self._note_steps(new.steps)
         estimated_s = self._estimate_finish()
 
-        def edit(stored: FinetuneRecord) -> None:
+        def edit(stored: FinetuningRecord) -> None:
             stored.events_bytes = new.size
             stored.step = max([stored.step, *(event.data["step"] for event in new.steps)])
             stored.checkpoints = [*stored.checkpoints, *new.checkpoints]
@@ -87,7 +87,7 @@ class Progress:
                 _apply(stored, event)
 
         is_durable = len(new.kept) > len(new.steps)
-        is_stored = await self._journal.change(edit, events, status=FinetuneStatus.RUNNING, is_durable=is_durable)
+        is_stored = await self._journal.change(edit, events, status=FinetuningStatus.RUNNING, is_durable=is_durable)
         if is_stored:
             self._env.metrics.add("finetune_steps_total", len(new.steps))
             self._env.metrics.add("finetune_tokens_total", sum(each.data.get("tokens", 0) for each in new.steps))
@@ -98,10 +98,10 @@ class Progress:
             return event
         message = for_clients(event.message)
         if event.level == "error":
-            self.error = FinetuneError(event.data.get("code", "training_failed"), message)
+            self.error = FinetuningError(event.data.get("code", "training_failed"), message)
         return msgspec.structs.replace(event, message=message)
 
-    async def _publish(self, record: FinetuneRecord, checkpoint: FinetuneCheckpoint) -> JobEvent:
+    async def _publish(self, record: FinetuningRecord, checkpoint: FinetuningCheckpoint) -> JobEvent:
         name = record.checkpoint_name(checkpoint.step)
         reason = await self._publisher.publish(record, checkpoint.step)
         if reason is None:
@@ -133,13 +133,13 @@ class Progress:
             return
         self._estimated_s = time.monotonic()
 
-        def edit(record: FinetuneRecord) -> None:
+        def edit(record: FinetuningRecord) -> None:
             record.estimated_finish = estimated_s
 
-        await self._journal.change(edit, status=FinetuneStatus.RUNNING, is_durable=False)
+        await self._journal.change(edit, status=FinetuningStatus.RUNNING, is_durable=False)
 
 
-def _apply(record: FinetuneRecord, event: JobEvent) -> None:
+def _apply(record: FinetuningRecord, event: JobEvent) -> None:
     """Take from an event what it says of the whole job."""
     data = event.data
     if "n_epochs" in data and "total_steps" in data:
@@ -169,15 +169,15 @@ class _NewEvents:
     events: list[JobEvent]
     steps: list[JobEvent]
     kept: list[JobEvent]
-    checkpoints: list[FinetuneCheckpoint]
+    checkpoints: list[FinetuningCheckpoint]
 
 
-def _new_events(record: FinetuneRecord, data: bytes) -> _NewEvents:
+def _new_events(record: FinetuningRecord, data: bytes) -> _NewEvents:
     """data: the lines behind those that the record counts. A trainer that was killed reports some steps again."""
     events = [event for line in data.splitlines() if (event := _read(line)) is not None]
     steps: list[JobEvent] = []
     kept: list[JobEvent] = []
-    checkpoints: dict[int, FinetuneCheckpoint] = {}
+    checkpoints: dict[int, FinetuningCheckpoint] = {}
     last, known = record.step, {each.step for each in record.checkpoints}
     for event in events:
         if event.kind != "metrics":
@@ -187,7 +187,9 @@ def _new_events(record: FinetuneRecord, data: bytes) -> _NewEvents:
             steps.append(event)
             kept.append(event)
         if "checkpoint" in event.data and (step := event.data["step"]) not in known:
-            checkpoints[step] = FinetuneCheckpoint(step=step, created_at=int(event.created_at), metrics=_metrics(event))
+            checkpoints[step] = FinetuningCheckpoint(
+                step=step, created_at=int(event.created_at), metrics=_metrics(event)
+            )
     return _NewEvents(record.events_bytes + len(data), events, steps, kept, list(checkpoints.values()))
 
 

@@ -12,7 +12,7 @@ from engine.client.interface import EngineState
 from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, InvalidRequest
 from server.finetuning.adapter_files import CONFIG_FILE
 from server.finetuning.jobs.folders import checkpoint_folder, out_folder
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import with_adapters
 from server.served.adapter import ServedAdapter
 from server.served.model import ServedModel
@@ -32,7 +32,7 @@ class Publisher:
         self._data_dir = data_dir
         self._sleep = sleep
 
-    async def publish(self, record: FinetuneRecord, step: int | None = None) -> str | None:
+    async def publish(self, record: FinetuningRecord, step: int | None = None) -> str | None:
         """Serve the job's adapter, or that of a step, from now on; returns why not, if that cannot be.
 
         A model that is not loaded gets it when it is. The model is not entered: an epoch's end is no reason to have it
@@ -52,7 +52,7 @@ class Publisher:
                     raise
                 await self._sleep(_AGAIN_S)
 
-    def withdraw(self, record: FinetuneRecord, step: int | None = None) -> None:
+    def withdraw(self, record: FinetuningRecord, step: int | None = None) -> None:
         """Serve it no more, if it is served."""
         adapter = self._models.adapters.get(self._adapter(record, step).name)
         if adapter is not None:
@@ -92,11 +92,11 @@ class Publisher:
     def _can_read(model: ServedModel) -> bool:
         return model.is_loaded and model.client.status().state is EngineState.READY
 
-    def _adapter(self, record: FinetuneRecord, step: int | None) -> ServedAdapter:
+    def _adapter(self, record: FinetuningRecord, step: int | None) -> ServedAdapter:
         name = record.name if step is None else record.checkpoint_name(step)
         return ServedAdapter(name, str(self.folder(record, step)), record.base_model, owner=record.owner)
 
-    def folder(self, record: FinetuneRecord, step: int | None) -> Path:
+    def folder(self, record: FinetuningRecord, step: int | None) -> Path:
         """In which the adapter's files are."""
         if step is None:
             return out_folder(self._data_dir, record.id)

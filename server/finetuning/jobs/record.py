@@ -1,4 +1,4 @@
-"""FinetuneRecord: everything that is stored of a fine-tuning job, and the names of jobs and of what they make.
+"""FinetuningRecord: everything that is stored of a fine-tuning job, and the names of jobs and of what they make.
 
 The names are OpenAI's: `ftjob-ID` and `ft:BASE:headrace:SUFFIX:ID`.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
-from server.schemas.finetune_answers import ORGANIZATION, FinetuneError, FinetuneStatus
+from server.schemas.finetuning_answers import ORGANIZATION, FinetuningError, FinetuningStatus
 
 _JOB_PREFIX = "ftjob-"
 _ALPHABET = string.ascii_letters + string.digits
@@ -31,7 +31,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     beta: float | None = None
 
 
-class FinetuneCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+class FinetuningCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     """The adapter after an epoch. metrics: of the trainer's event."""
 
     step: int
@@ -39,7 +39,7 @@ class FinetuneCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Any] = {}
 
 
-class FinetuneRecord(msgspec.Struct, kw_only=True):
+class FinetuningRecord(msgspec.Struct, kw_only=True):
     """A row of the table. Times are in seconds since 1970.
 
     model: as the client named it. base_model: the canonical name of the model that is fine-tuned. start: the folder of
@@ -69,11 +69,11 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     start: str | None = None
     suffix: str | None = None
     metadata: dict[str, str] | None = None
-    status: FinetuneStatus = FinetuneStatus.VALIDATING_FILES
+    status: FinetuningStatus = FinetuningStatus.VALIDATING_FILES
     is_prepared: bool = False
     resolved: Resolved | None = None
-    checkpoints: list[FinetuneCheckpoint] = []
-    error: FinetuneError | None = None
+    checkpoints: list[FinetuningCheckpoint] = []
+    error: FinetuningError | None = None
     result_files: list[str] = []
     trained_tokens: int | None = None
     estimated_finish: int | None = None
@@ -83,12 +83,12 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     step: int = 0
     is_deleted: bool = False
 
-    def enter(self, status: FinetuneStatus, now_s: float) -> None:
+    def enter(self, status: FinetuningStatus, now_s: float) -> None:
         """Take the status, and note the time of the first start and of the end."""
         self.status = status
-        if status is FinetuneStatus.RUNNING and self.started_at is None:
+        if status is FinetuningStatus.RUNNING and self.started_at is None:
             self.started_at = int(now_s)
-        if status is not FinetuneStatus.RUNNING:
+        if status is not FinetuningStatus.RUNNING:
             self.estimated_finish = None
         if status.has_ended:
             self.finished_at = int(now_s)
@@ -96,7 +96,7 @@ class FinetuneRecord(msgspec.Struct, kw_only=True):
     @property
     def has_adapter(self) -> bool:
         """Whether the job's own name is served, if its base model is."""
-        return self.status is FinetuneStatus.SUCCEEDED and not self.is_deleted
+        return self.status is FinetuningStatus.SUCCEEDED and not self.is_deleted
 
     def checkpoint_name(self, step: int) -> str:
         """Return the name under which the checkpoint is served."""

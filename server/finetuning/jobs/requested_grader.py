@@ -10,7 +10,7 @@ from engine.command_io.finetuning.job import TrainingMethod
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.errors import ModelNotFound
 from server.schemas.base import quote
-from server.schemas.finetuning import FinetuneRequest
+from server.schemas.finetuning import FinetuningRequest
 from server.served.models import ServedModels
 
 _PATH = "method.reinforcement"
@@ -26,7 +26,7 @@ class RequestedGrader:
     ignored: Sequence[str]
 
 
-def requested_grader(body: FinetuneRequest) -> RequestedGrader | None:
+def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
     """None for other methods. Raises InvalidRequest and UnsupportedParameter."""
     method = body.method
     if method is None or method.type != TrainingMethod.REINFORCEMENT:

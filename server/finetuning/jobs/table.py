@@ -7,22 +7,22 @@ from sqlite3 import Connection
 import msgspec
 
 from engine.command_io.finetuning.events import JobEvent
-from server.finetuning.jobs.record import FinetuneRecord, split_checkpoint_name
+from server.finetuning.jobs.record import FinetuningRecord, split_checkpoint_name
 from server.jobs.journal import Journal
 from server.jobs.table import JobTable
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 
 logger = logging.getLogger(__name__)
 
 
-def _metadata(record: FinetuneRecord) -> str | None:
+def _metadata(record: FinetuningRecord) -> str | None:
     return None if record.metadata is None else msgspec.json.encode(record.metadata).decode()
 
 
 FINETUNING_JOBS = JobTable(
     "finetune_jobs",
-    FinetuneRecord,
-    FinetuneStatus,
+    FinetuningRecord,
+    FinetuningStatus,
     noun="fine-tuning job",
     columns={
         "name": lambda record: record.name,
@@ -37,13 +37,13 @@ FINETUNING_JOBS = JobTable(
 _HAS_PAIR = "EXISTS (SELECT 1 FROM json_each(finetune_jobs.metadata) WHERE key = ? AND value = ?)"
 
 
-def insert(connection: Connection, record: FinetuneRecord, request: tuple[str, str] | None = None) -> None:
+def insert(connection: Connection, record: FinetuningRecord, request: tuple[str, str] | None = None) -> None:
     """request: the client's Idempotency-Key, and a digest of the request's body."""
     key, digest = request or (None, None)
     FINETUNING_JOBS.insert(connection, record, request_key=key, request_digest=digest)
 
 
-def made_by(connection: Connection, owner: str, key: str) -> tuple[FinetuneRecord, str] | None:
+def made_by(connection: Connection, owner: str, key: str) -> tuple[FinetuningRecord, str] | None:
     """Return the job that a request with this Idempotency-Key made, and the digest of the request's body."""
     row = connection.execute(
         "SELECT id, request_digest FROM finetune_jobs WHERE owner = ? AND request_key = ?", (owner, key)
@@ -60,7 +60,7 @@ def page(
     *,
     metadata: Mapping[str, str] | None = None,
     has_no_metadata: bool = False,
-) -> tuple[list[FinetuneRecord], bool] | None:
+) -> tuple[list[FinetuningRecord], bool] | None:
     """Return a page of the owner's jobs, as `JobTable.page` does. metadata: pairs that each of the jobs has."""
     pairs = [*(metadata or {}).items()]
     where = " AND ".join([*(_HAS_PAIR for _ in pairs), *(["metadata IS NULL"] if has_no_metadata else [])]) or "TRUE"
@@ -68,7 +68,7 @@ def page(
     return FINETUNING_JOBS.page(connection, owner, after, limit, where, *values)
 
 
-def named(connection: Connection, name: str) -> tuple[FinetuneRecord, int | None] | None:
+def named(connection: Connection, name: str) -> tuple[FinetuningRecord, int | None] | None:
     """Return the job whose adapter has this name, and the step if it is the name of a checkpoint; None if there is no
     such adapter."""
     model_name, step = split_checkpoint_name(name)
@@ -78,20 +78,20 @@ def named(connection: Connection, name: str) -> tuple[FinetuneRecord, int | None
     return None
 
 
-def with_adapters(connection: Connection) -> list[FinetuneRecord]:
+def with_adapters(connection: Connection) -> list[FinetuningRecord]:
     """Return the jobs that have succeeded or have a checkpoint, the oldest first."""
     return [each for each in FINETUNING_JOBS.select(connection) if each.checkpoints or each.has_adapter]
 
 
-class FinetuningJournal(Journal[FinetuneRecord]):
+class FinetuningJournal(Journal[FinetuningRecord]):
     """The journal of a fine-tuning job, which can fail."""
 
-    async def fail(self, status: FinetuneStatus, error: FinetuneError, events: Sequence[JobEvent] = ()) -> None:
+    async def fail(self, status: FinetuningStatus, error: FinetuningError, events: Sequence[JobEvent] = ()) -> None:
         """End the job, unless it no longer has the status."""
 
-        def edit(record: FinetuneRecord) -> None:
+        def edit(record: FinetuningRecord) -> None:
             record.error = error
-            record.enter(FinetuneStatus.FAILED, self.now_s)
+            record.enter(FinetuningStatus.FAILED, self.now_s)
 
         last = self.event(f"The job failed: {error.message}", level="error")
         if await self.change(edit, [*events, last], status=status):

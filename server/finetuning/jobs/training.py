@@ -20,12 +20,12 @@ from server.finetuning.jobs.completion import finish
 from server.finetuning.jobs.process_work import MAX_DEATHS, ProcessWork
 from server.finetuning.jobs.progress import Progress
 from server.finetuning.jobs.publisher import Publisher
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS, FinetuningJournal
 from server.finetuning.scoring import ENDPOINT, chat_body, scored, unanswered
 from server.jobs.child import Child, traceback_of
 from server.jobs.environment import JobEnvironment
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +44,16 @@ _NO_KEY = "the key that made the job is not accepted any more"
 
 
 class Training(ProcessWork):
-    status = FinetuneStatus.RUNNING
+    status = FinetuningStatus.RUNNING
 
-    def __init__(self, record: FinetuneRecord, env: JobEnvironment, publisher: Publisher) -> None:
+    def __init__(self, record: FinetuningRecord, env: JobEnvironment, publisher: Publisher) -> None:
         super().__init__(record, env, is_saving=True)
         self._publisher = publisher
         self._progress = Progress(self._journal, self._folder, env, publisher)
         self._mailbox: GraderMailbox | None = None  # of the last process
 
-    async def follow(self, record: FinetuneRecord | None, *, is_canceled: bool) -> bool:
-        if record is not None and record.status is FinetuneStatus.QUEUED and not is_canceled:
+    async def follow(self, record: FinetuningRecord | None, *, is_canceled: bool) -> bool:
+        if record is not None and record.status is FinetuningStatus.QUEUED and not is_canceled:
             await enter_running(self._env, record)  # a client paused and resumed it since the last look
             return True
         return await super().follow(record, is_canceled=is_canceled)
@@ -63,7 +63,7 @@ class Training(ProcessWork):
         while not self._progress.is_complete:
             if not await asyncio.to_thread(self._folder.job.exists):
                 reason = "the job's files are no longer on the server's disk; create the job again"
-                await self._journal.fail(self.status, FinetuneError("server_error", reason))
+                await self._journal.fail(self.status, FinetuningError("server_error", reason))
                 return
             step = self._journal.record.step
             try:
@@ -139,7 +139,7 @@ class Training(ProcessWork):
             logger.error("the process of fine-tuning job %s: %s", self.id, traceback)
         if num_deaths >= MAX_DEATHS:
             reason = f"the training process ended {num_deaths} times without a new step, the last time with {how}"
-            await self._journal.fail(self.status, FinetuneError("server_error", reason))
+            await self._journal.fail(self.status, FinetuningError("server_error", reason))
             return False
         self._env.metrics.add("finetune_restarts_total", 1)
         logger.warning("the process of fine-tuning job %s ended with %s, and is started again", self.id, how)
@@ -149,13 +149,13 @@ class Training(ProcessWork):
         return True
 
 
-async def enter_running(env: JobEnvironment, record: FinetuneRecord) -> FinetuneRecord | None:
+async def enter_running(env: JobEnvironment, record: FinetuningRecord) -> FinetuningRecord | None:
     """Make a queued job run, and return it; None if a client wants something else of it by now."""
     journal = FinetuningJournal(env.files, FINETUNING_JOBS, record, sleep=env.sleep)
     is_new = record.started_at is None
     event = journal.event("Fine-tuning job started" if is_new else "Fine-tuning job resumed")
     is_changed = await journal.change(
-        lambda each: each.enter(FinetuneStatus.RUNNING, journal.now_s), [event], status=FinetuneStatus.QUEUED
+        lambda each: each.enter(FinetuningStatus.RUNNING, journal.now_s), [event], status=FinetuningStatus.QUEUED
     )
     return journal.record if is_changed else None
 

@@ -30,7 +30,7 @@ from models.system.cores import allowed_cpus
 from models.training.adapter_file import save_adapter
 from models.training.attention import TrainAttention
 from models.training.lora import Lora, LoraShape
-from server.schemas.finetune_answers import CheckpointMetrics
+from server.schemas.finetuning_answers import CheckpointMetrics
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, load_folder, random_model
 
 QUICK = Hyperparameters(n_epochs=3, batch_size=4, lora_rank=4)

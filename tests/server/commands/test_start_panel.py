@@ -68,7 +68,7 @@ def test_what_adapters_may_take_is_told() -> None:
     [
         ({}, None, None),
         ({"adapters": []}, "none yet", None),
-        ({"adapters": ["ann"], "is_fine_tuning": True}, "ann", "on: POST /v1/fine_tuning/jobs"),
+        ({"adapters": ["ann"], "is_finetuning": True}, "ann", "on: POST /v1/fine_tuning/jobs"),
         ({"adapters": ["a", "b", "c", "d", "e"]}, "a, b, c and 2 more", None),
     ],
 )
@@ -81,7 +81,7 @@ def test_adapters_and_fine_tuning(changes: dict[str, Any], adapters: str | None,
 
 def test_the_command_for_fine_tuning_is_one_to_paste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.commands.start_panel.program", lambda: ".venv/bin/headrace")
-    text = "\n".join(drawn(100, adapters=[], is_fine_tuning=True))
+    text = "\n".join(drawn(100, adapters=[], is_finetuning=True))
     assert "on: POST /v1/fine_tuning/jobs, or .venv/bin/headrace finetune" in text
 
 

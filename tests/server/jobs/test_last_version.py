@@ -14,7 +14,7 @@ from engine.config import EngineConfig
 from server.app import create_app
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from server.store.opening import open_store
 from server.text.direct_templates import DirectTemplates
 from tests.helpers.batches import batches_run, read_jsonl
@@ -25,7 +25,7 @@ from tests.helpers.fake_trainer import (
     FakeChildren,
     ask,
     events_of,
-    finetunes,
+    finetuning_runs,
     stored,
     trained_client,
     until_status,
@@ -89,17 +89,17 @@ async def test_batches_continue_and_each_line_is_answered_once(app: FastAPI) -> 
 async def test_fine_tuning_jobs_continue(app: FastAPI) -> None:
     context = app.state.context
     first = [f"Step {number}" for number in range(1, NUM_STEPS + 1)]
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         served = [adapter.name for adapter in context.models.adapters]
         assert served[:4] == [
             *("ft:tiny:headrace::1:ckpt-step-3", "ft:tiny:headrace::1:ckpt-step-6", "ft:tiny:headrace::1"),
             "ft:tiny:headrace::3:ckpt-step-3",
         ]
         for job_id in ("ftjob-3", "ftjob-4", "ftjob-5"):
-            await until_status(app, job_id, FinetuneStatus.SUCCEEDED)
-        assert (await stored(app, "ftjob-2")).status is FinetuneStatus.PAUSED
-        await ask(app, "ftjob-2", FinetuneStatus.QUEUED)
-        await until_status(app, "ftjob-2", FinetuneStatus.SUCCEEDED)
+            await until_status(app, job_id, FinetuningStatus.SUCCEEDED)
+        assert (await stored(app, "ftjob-2")).status is FinetuningStatus.PAUSED
+        await ask(app, "ftjob-2", FinetuningStatus.QUEUED)
+        await until_status(app, "ftjob-2", FinetuningStatus.SUCCEEDED)
     for number in range(1, 6):
         folder = Path(context.config.data_dir) / "fine-tuning" / f"ftjob-{number}"
         assert json.loads((folder / "adapter_model.safetensors").read_text()) == whole_adapter()

@@ -6,9 +6,9 @@ import pytest
 from fastapi import FastAPI
 
 from server.errors import StorageFailed
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.deadline import until
-from tests.helpers.fake_trainer import FakeChildren, add_job, ask, finetunes, stored, until_status
+from tests.helpers.fake_trainer import FakeChildren, add_job, ask, finetuning_runs, stored, until_status
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
@@ -17,9 +17,9 @@ def _served(app: FastAPI) -> list[str]:
     return [each.name for each in app.state.context.models.adapters]
 
 
-@pytest.mark.parametrize("status", [FinetuneStatus.CANCELLED, FinetuneStatus.PAUSED])
+@pytest.mark.parametrize("status", [FinetuningStatus.CANCELLED, FinetuningStatus.PAUSED])
 async def test_a_job_that_is_stopped_while_its_result_is_stored_leaves_none(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch, status: FinetuneStatus
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, status: FinetuningStatus
 ) -> None:
     disk = app.state.context.files.disk
     tried: list[str] = []
@@ -28,7 +28,7 @@ async def test_a_job_that_is_stopped_while_its_result_is_stored_leaves_none(
         tried.append(name)
         raise OSError(errno.EIO, "the disk is broken")
 
-    async with finetunes(app, FakeChildren()) as jobs:
+    async with finetuning_runs(app, FakeChildren()) as jobs:
         job = await add_job(app, 1)
         with monkeypatch.context() as patch:
             patch.setattr(disk, "sync", fails)
@@ -40,9 +40,9 @@ async def test_a_job_that_is_stopped_while_its_result_is_stored_leaves_none(
         assert disk.names() == [job.training_file]
         assert (await stored(app, job.id)).result_files == []
 
-        if status is FinetuneStatus.PAUSED:
-            await ask(app, job.id, FinetuneStatus.QUEUED)
-            record = await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+        if status is FinetuningStatus.PAUSED:
+            await ask(app, job.id, FinetuningStatus.QUEUED)
+            record = await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
             assert job.name in _served(app)
             assert set(disk.names()) == {job.training_file, *record.result_files}
 
@@ -59,13 +59,13 @@ async def test_an_epoch_s_adapter_is_not_served_if_the_job_is_stopped_while_it_i
             raise StorageFailed("the disk is broken")
         return await run(work, is_durable=is_durable)
 
-    async with finetunes(app, FakeChildren()) as jobs:
+    async with finetuning_runs(app, FakeChildren()) as jobs:
         job = await add_job(app, 1)
         with monkeypatch.context() as patch:
             patch.setattr(files.database, "run", fails)
             await until(lambda: journals)
             assert _served(app)[0] == f"{job.name}:ckpt-step-3"  # and of a slow machine perhaps the next one
-            await ask(app, job.id, FinetuneStatus.CANCELLED)
+            await ask(app, job.id, FinetuningStatus.CANCELLED)
             await until(lambda: jobs.num_works == 0)
     assert _served(app) == []
     assert (await stored(app, job.id)).checkpoints == []

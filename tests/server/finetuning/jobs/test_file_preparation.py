@@ -4,26 +4,26 @@ import pytest
 from fastapi import FastAPI
 
 from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_trainer import (
     PREPARE,
     FakeChildren,
     add_job,
     events_of,
-    finetunes,
+    finetuning_runs,
     until_status,
 )
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
-READY = (FinetuneStatus.QUEUED, FinetuneStatus.RUNNING, FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED)
+READY = (FinetuningStatus.QUEUED, FinetuningStatus.RUNNING, FinetuningStatus.SUCCEEDED, FinetuningStatus.FAILED)
 
 
 async def test_a_reason_that_the_process_gives_again_and_again_fails_the_job(app: FastAPI) -> None:
     children = FakeChildren()
     text = "read tokenizer\nheadrace: /srv/models/tiny/tokenizer.json is empty; download it again\n"
     children.preparing_ends += [(1, text)] * 3
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         record = await until_status(app, (await add_job(app, 1)).id, *READY)
 
     assert record.error is not None
@@ -35,28 +35,28 @@ async def test_a_reason_that_the_process_gives_again_and_again_fails_the_job(app
 async def test_a_reason_that_passes_is_none(app: FastAPI) -> None:
     children = FakeChildren()
     children.preparing_ends += [(1, "headrace: cannot reach the model's site: timed out\n")] * 2
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         record = await until_status(app, (await add_job(app, 1)).id, *READY)
-    assert record.status is not FinetuneStatus.FAILED
+    assert record.status is not FinetuningStatus.FAILED
 
 
 async def test_a_process_that_says_nothing_is_started_again(app: FastAPI) -> None:
     children = FakeChildren()
     children.preparing_ends += [(1, "Traceback (most recent call last)\nKeyError\n"), (-9, "")]
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         record = await until_status(app, (await add_job(app, 1)).id, *READY)
-    assert record.status is not FinetuneStatus.FAILED
+    assert record.status is not FinetuningStatus.FAILED
 
 
 async def test_what_will_pass_is_waited_for_and_told_once(app: FastAPI) -> None:
     children = FakeChildren()
     children.preparing_ends += [(TRY_AGAIN, "headrace: no space left\n")] * 4 + [(LOCK_HELD, "")] * 2
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *READY)
         events = await events_of(app, job.id)
 
-    assert record.status is not FinetuneStatus.FAILED
+    assert record.status is not FinetuningStatus.FAILED
     waits = [event for event in events if "tried again" in event]
     assert waits == [
         "The server's disk is full; the files are tried again until there is room",

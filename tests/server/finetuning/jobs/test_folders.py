@@ -6,13 +6,13 @@ import msgspec
 import pytest
 
 from server.finetuning.jobs.folders import clean_up, found_path, out_folder, stored_path
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord
-from server.schemas.finetune_answers import FinetuneStatus
+from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord
+from server.schemas.finetuning_answers import FinetuningStatus
 
 pytestmark = pytest.mark.fast
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
-RECORD = FinetuneRecord(
+RECORD = FinetuningRecord(
     id="ftjob-1",
     owner="me",
     created_at=1,
@@ -20,7 +20,7 @@ RECORD = FinetuneRecord(
     base_model="tiny",
     training_file="file-1",
     name="ft:tiny:headrace::1",
-    checkpoints=[FinetuneCheckpoint(step=3, created_at=1)],
+    checkpoints=[FinetuningCheckpoint(step=3, created_at=1)],
 )
 
 
@@ -48,7 +48,7 @@ def test_a_data_folder_that_is_a_link_is_the_folder_that_it_leads_to(tmp_path: P
     assert stored == "adapter"
 
 
-def _left(data_dir: Path, record: FinetuneRecord) -> set[str]:
+def _left(data_dir: Path, record: FinetuningRecord) -> set[str]:
     """After a clean-up of a folder with all that can be in one: the files, by their paths."""
     out = out_folder(str(data_dir), record.id)
     for folder in (out, out / "checkpoints" / "step-3", out / "checkpoints" / "step-6"):
@@ -66,21 +66,21 @@ def _left(data_dir: Path, record: FinetuneRecord) -> set[str]:
 _CHECKPOINT = {f"checkpoints/step-3/{name}" for name in ADAPTER}
 
 
-@pytest.mark.parametrize("status", [FinetuneStatus.CANCELLED, FinetuneStatus.FAILED])
+@pytest.mark.parametrize("status", [FinetuningStatus.CANCELLED, FinetuningStatus.FAILED])
 def test_a_job_that_did_not_succeed_leaves_the_checkpoints_that_clients_know(
-    tmp_path: Path, status: FinetuneStatus
+    tmp_path: Path, status: FinetuningStatus
 ) -> None:
     record = msgspec.structs.replace(RECORD, status=status)
     assert _left(tmp_path, record) == {"job/events.jsonl", *_CHECKPOINT}
 
 
 def test_a_job_that_succeeded_leaves_its_adapter_too(tmp_path: Path) -> None:
-    record = msgspec.structs.replace(RECORD, status=FinetuneStatus.SUCCEEDED)
+    record = msgspec.structs.replace(RECORD, status=FinetuningStatus.SUCCEEDED)
     assert _left(tmp_path, record) >= {"job/events.jsonl", *_CHECKPOINT, *ADAPTER}
 
 
 def test_what_a_deletion_could_not_delete_is_deleted(tmp_path: Path) -> None:
-    record = msgspec.structs.replace(RECORD, status=FinetuneStatus.SUCCEEDED, is_deleted=True, checkpoints=[])
+    record = msgspec.structs.replace(RECORD, status=FinetuningStatus.SUCCEEDED, is_deleted=True, checkpoints=[])
     assert _left(tmp_path, record) == {"job/events.jsonl"}
 
 

@@ -10,7 +10,7 @@ from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.protocol import FinishReason, ServiceClass
 from server.batches.running import run_body
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_client import MODEL, FakeClient, make_app, says
 from tests.helpers.fake_trainer import (
     NUM_STEPS,
@@ -18,7 +18,7 @@ from tests.helpers.fake_trainer import (
     FakeChildren,
     add_job,
     events_of,
-    finetunes,
+    finetuning_runs,
     until_status,
     whole_adapter,
 )
@@ -39,10 +39,10 @@ async def test_the_questions_of_every_step_are_answered(tmp_path: Path) -> None:
     app = make_app(engine, enable_lora=True, data_dir=str(tmp_path))
     children = FakeChildren()
     children.questions = [_question("How good?"), _question("How bad?")]
-    async with finetunes(app, children, partial(run_body, app.state.context)):
+    async with finetuning_runs(app, children, partial(run_body, app.state.context)):
         job = await add_job(app, 1, method=TrainingMethod.REINFORCEMENT, grader=GRADER)
         record = await until_status(app, job.id, *ENDED)
-        assert record.status is FinetuneStatus.SUCCEEDED, record.error
+        assert record.status is FinetuningStatus.SUCCEEDED, record.error
     assert adapter_of(app, job.id) == whole_adapter()
     assert (await events_of(app, job.id)).count("Answers 7, 7") == NUM_STEPS
     assert len(engine.requests) == 2 * NUM_STEPS
@@ -55,7 +55,7 @@ async def test_a_key_that_is_gone_answers_nothing(tmp_path: Path) -> None:
     app = make_app(engine, enable_lora=True, data_dir=str(tmp_path), api_key=["secret"])
     children = FakeChildren()
     children.questions = [_question("How good?")]
-    async with finetunes(app, children, partial(run_body, app.state.context)):
+    async with finetuning_runs(app, children, partial(run_body, app.state.context)):
         job = await add_job(app, 1, method=TrainingMethod.REINFORCEMENT, grader=GRADER)
         await until_status(app, job.id, *ENDED)
     assert "Answers the key that made the job is not accepted any more" in await events_of(app, job.id)

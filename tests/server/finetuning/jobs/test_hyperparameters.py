@@ -14,8 +14,8 @@ from engine.errors import InvalidRequest
 from server.finetuning.adapter_files import AdapterShape
 from server.finetuning.jobs.hyperparameters import hyperparameters_of
 from server.schemas.base import validate
-from server.schemas.finetune_answers import HyperparametersObject
-from server.schemas.finetuning import FinetuneRequest, GivenHyperparameters
+from server.schemas.finetuning import FinetuningRequest, GivenHyperparameters
+from server.schemas.finetuning_answers import HyperparametersObject
 
 pytestmark = pytest.mark.fast
 
@@ -48,7 +48,9 @@ def _read(
     layers: Sequence[str] = (),
     start: AdapterShape | None = None,
 ) -> tuple[TrainingMethod, Hyperparameters]:
-    request = validate(FinetuneRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body})
+    request = validate(
+        FinetuningRequest, {"model": "m", "training_file": "file-a", "validation_file": "file-b", **body}
+    )
     return hyperparameters_of(request, max_rank=max_rank, max_length=max_length, layers=layers, start=start)
 
 

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from engine.child_processes.background import LOCK_HELD, TRY_AGAIN
 from server.finetuning.jobs import progress, training
 from server.finetuning.jobs.folders import out_folder
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 from tests.helpers.fake_trainer import (
@@ -25,7 +25,7 @@ from tests.helpers.fake_trainer import (
     add_job,
     ask,
     events_of,
-    finetunes,
+    finetuning_runs,
     stored,
     until_status,
     whole_adapter,
@@ -33,7 +33,7 @@ from tests.helpers.fake_trainer import (
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
-ENDED = (FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED, FinetuneStatus.CANCELLED)
+ENDED = (FinetuningStatus.SUCCEEDED, FinetuningStatus.FAILED, FinetuningStatus.CANCELLED)
 
 
 def adapter_of(app: FastAPI, job_id: str) -> list[str]:
@@ -43,11 +43,11 @@ def adapter_of(app: FastAPI, job_id: str) -> list[str]:
 
 
 async def test_a_job_goes_from_its_file_to_an_adapter_that_answers(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
 
-        assert record.status is FinetuneStatus.SUCCEEDED
+        assert record.status is FinetuningStatus.SUCCEEDED
         assert (record.trained_tokens, record.step, record.resolved and record.resolved.total_steps) == (60, 6, 6)
         assert [each.step for each in record.checkpoints] == [3, 6]
         assert record.checkpoints[0].metrics == {"train_loss": 0.5}
@@ -65,7 +65,7 @@ async def test_a_job_goes_from_its_file_to_an_adapter_that_answers(app: FastAPI)
 
 
 async def test_what_a_job_learned_from_is_deleted_at_its_end(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         await until_status(app, job.id, *ENDED)
         folder = out_folder(app.state.context.config.data_dir, job.id) / "job"
@@ -75,7 +75,7 @@ async def test_what_a_job_learned_from_is_deleted_at_its_end(app: FastAPI) -> No
 
 async def test_jobs_train_one_after_the_other_in_order(app: FastAPI) -> None:
     children = FakeChildren()
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         jobs = [await add_job(app, number) for number in range(3)]
         for job in jobs:
             await until_status(app, job.id, *ENDED)
@@ -85,7 +85,7 @@ async def test_jobs_train_one_after_the_other_in_order(app: FastAPI) -> None:
 
 
 async def test_a_file_with_faults_fails_the_job_with_an_event_for_each(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1, b"{}\nbad\n{}\nbad\n")
         record = await until_status(app, job.id, *ENDED)
     assert record.error is not None
@@ -101,43 +101,43 @@ async def test_a_file_with_faults_fails_the_job_with_an_event_for_each(app: Fast
 async def test_a_canceled_job_has_no_process_and_leaves_the_next_one_its_place(app: FastAPI) -> None:
     children = FakeChildren()
     children.pause_s = 0.01
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         first, second = [await add_job(app, number) for number in (1, 2)]
         await until(lambda: children.of(first.id))
         child = children.of(first.id)
         assert child is not None
-        await ask(app, first.id, FinetuneStatus.CANCELLED)
+        await ask(app, first.id, FinetuningStatus.CANCELLED)
         await until(lambda: not child.is_alive)
         assert await child.wait() == KILLED
-        assert (await until_status(app, second.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
-    assert (await stored(app, first.id)).status is FinetuneStatus.CANCELLED
+        assert (await until_status(app, second.id, *ENDED)).status is FinetuningStatus.SUCCEEDED
+    assert (await stored(app, first.id)).status is FinetuningStatus.CANCELLED
     assert app.state.context.models.adapters.get(first.name) is None
 
 
 async def test_a_paused_job_saves_what_it_has_and_goes_on_with_that(app: FastAPI) -> None:
     children = FakeChildren()
     children.pause_s = 0.005
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         await until(lambda: children.of(job.id))
-        await ask(app, job.id, FinetuneStatus.PAUSED)
+        await ask(app, job.id, FinetuningStatus.PAUSED)
         await until(lambda: not children.alive)
-        assert (await stored(app, job.id)).status is FinetuneStatus.PAUSED
-        await ask(app, job.id, FinetuneStatus.QUEUED)
+        assert (await stored(app, job.id)).status is FinetuningStatus.PAUSED
+        await ask(app, job.id, FinetuningStatus.QUEUED)
         await until_status(app, job.id, *ENDED)
     assert adapter_of(app, job.id) == whole_adapter()
 
 
 async def test_a_job_goes_on_though_a_loss_of_power_has_cut_the_trainer_s_events(app: FastAPI) -> None:
-    def know_more_than_there_is(record: FinetuneRecord) -> None:
+    def know_more_than_there_is(record: FinetuningRecord) -> None:
         record.events_bytes = 1 << 20
 
-    async with finetunes(app, FakeChildren()):
-        job = await add_job(app, 1, status=FinetuneStatus.PAUSED, is_prepared=False)
+    async with finetuning_runs(app, FakeChildren()):
+        job = await add_job(app, 1, status=FinetuningStatus.PAUSED, is_prepared=False)
         database = app.state.context.files.database
         await database.run(lambda connection: FINETUNING_JOBS.change(connection, job.id, know_more_than_there_is))
-        await ask(app, job.id, FinetuneStatus.VALIDATING_FILES)
-        assert (await until_status(app, job.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
+        await ask(app, job.id, FinetuningStatus.VALIDATING_FILES)
+        assert (await until_status(app, job.id, *ENDED)).status is FinetuningStatus.SUCCEEDED
     events = await events_of(app, job.id)
     assert events.count("The adapter is complete") == 1
     assert not any("ended unexpectedly" in each for each in events)
@@ -149,29 +149,29 @@ async def test_all_that_an_ended_trainer_has_told_is_taken_however_much_it_is(
     monkeypatch.setattr(progress, "_MAX_BYTES", 300)
     monkeypatch.setattr(training, "_LOOK_S", 60.0)  # at what it tells while it lives: once
     children = FakeChildren()
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
-        assert (await until_status(app, job.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
+        assert (await until_status(app, job.id, *ENDED)).status is FinetuningStatus.SUCCEEDED
     assert [each.module for each in children.started] == [PREPARE, TRAIN]
 
 
 async def test_a_paused_job_lets_others_train(app: FastAPI) -> None:
     children = FakeChildren()
-    async with finetunes(app, children):
-        first = await add_job(app, 1, status=FinetuneStatus.PAUSED)
+    async with finetuning_runs(app, children):
+        first = await add_job(app, 1, status=FinetuningStatus.PAUSED)
         second = await add_job(app, 2)
-        assert (await until_status(app, second.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
-    assert (await stored(app, first.id)).status is FinetuneStatus.PAUSED
+        assert (await until_status(app, second.id, *ENDED)).status is FinetuningStatus.SUCCEEDED
+    assert (await stored(app, first.id)).status is FinetuningStatus.PAUSED
 
 
 async def test_a_killed_process_is_started_again_and_the_result_is_the_same(app: FastAPI) -> None:
     children = FakeChildren()
     children.saves_steps = True
     children.deaths = deque([KILLED, 128, KILLED, KILLED])  # each after a new step
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
-    assert record.status is FinetuneStatus.SUCCEEDED
+    assert record.status is FinetuningStatus.SUCCEEDED
     assert adapter_of(app, job.id) == whole_adapter()
     events = await events_of(app, job.id)
     assert sum("ended unexpectedly" in each for each in events) == 4
@@ -182,7 +182,7 @@ async def test_a_process_that_dies_again_and_again_fails_the_job(app: FastAPI, m
     children = FakeChildren()
     children.deaths = deque([KILLED] * 100)
     monkeypatch.setattr("tests.helpers.fake_trainer.STEPS_PER_EPOCH", 1000)  # so that nothing is ever saved
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
     assert record.error is not None
@@ -193,7 +193,7 @@ async def test_a_process_that_dies_again_and_again_fails_the_job(app: FastAPI, m
 async def test_a_trainer_that_says_why_fails_the_job_in_the_words_of_requests(app: FastAPI) -> None:
     children = FakeChildren()
     children.deaths = deque([1])
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
     assert record.error is not None
@@ -208,10 +208,10 @@ async def test_what_passes_is_waited_for_and_told_once_a_step(
     children = FakeChildren()
     children.saves_steps = saves_steps
     children.deaths = deque([code] * 4)  # each after a step
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
-    assert record.status is FinetuneStatus.SUCCEEDED
+    assert record.status is FinetuningStatus.SUCCEEDED
     events = [each for each in await events_of(app, job.id) if "continues from its saved state" in each]
     assert len(events) == count
     assert all(cause in each for each in events)
@@ -220,11 +220,11 @@ async def test_what_passes_is_waited_for_and_told_once_a_step(
 async def test_a_process_that_cannot_be_started_is_waited_for(app: FastAPI) -> None:
     children = FakeChildren()
     children.failures = deque([OSError(errno.EMFILE, "Too many open files")] * 3)
-    async with finetunes(app, children):
-        job = await add_job(app, 1, status=FinetuneStatus.PAUSED)
-        await ask(app, job.id, FinetuneStatus.VALIDATING_FILES)
+    async with finetuning_runs(app, children):
+        job = await add_job(app, 1, status=FinetuningStatus.PAUSED)
+        await ask(app, job.id, FinetuningStatus.VALIDATING_FILES)
         record = await until_status(app, job.id, *ENDED)
-    assert record.status is FinetuneStatus.SUCCEEDED
+    assert record.status is FinetuningStatus.SUCCEEDED
     events = await events_of(app, job.id)
     assert [each for each in events if "Too many open files" in each] == [
         "The server cannot run the training process (Too many open files); training continues from its saved "
@@ -235,13 +235,13 @@ async def test_a_process_that_cannot_be_started_is_waited_for(app: FastAPI) -> N
 async def test_a_job_without_its_files_fails(app: FastAPI) -> None:
     children = FakeChildren()
     children.pause_s = 0.005
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         await until(lambda: children.of(job.id))
-        await ask(app, job.id, FinetuneStatus.PAUSED)
+        await ask(app, job.id, FinetuningStatus.PAUSED)
         await until(lambda: not children.alive)
         shutil.rmtree(out_folder(app.state.context.config.data_dir, job.id))
-        await ask(app, job.id, FinetuneStatus.QUEUED)
+        await ask(app, job.id, FinetuningStatus.QUEUED)
         record = await until_status(app, job.id, *ENDED)
     assert record.error is not None
     assert (record.error.code, record.error.message) == (
@@ -254,7 +254,7 @@ async def test_a_job_stands_still_while_a_client_is_answered(app: FastAPI) -> No
     children = FakeChildren()
     children.pause_s = 0.005
     engine = app.state.context.models.default.client
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         await until(lambda: children.of(job.id))
         child = children.of(job.id)
@@ -267,24 +267,24 @@ async def test_a_job_stands_still_while_a_client_is_answered(app: FastAPI) -> No
         assert child.is_alive
         assert child.is_stopped
         engine.num_open = 0
-        assert (await until_status(app, job.id, *ENDED)).status is FinetuneStatus.SUCCEEDED
+        assert (await until_status(app, job.id, *ENDED)).status is FinetuningStatus.SUCCEEDED
 
 
 async def test_adapters_have_their_names_again_after_a_restart(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         await until_status(app, job.id, *ENDED)
     adapters = app.state.context.models.adapters
     for each in list(adapters):
         adapters.remove(each.name, app.state.context.models.default)
 
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         assert [each.name for each in adapters] == [f"{job.name}:ckpt-step-3", f"{job.name}:ckpt-step-6", job.name]
         await until(lambda: all(each.info is not None for each in adapters))
 
 
 async def test_an_adapter_that_cannot_be_served_again_is_no_reason_not_to_start(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         await until_status(app, job.id, *ENDED)
     context = app.state.context
@@ -292,22 +292,22 @@ async def test_an_adapter_that_cannot_be_served_again_is_no_reason_not_to_start(
         context.models.adapters.remove(each.name, context.models.default)
     context.models.default.client.adapters = {}
 
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         await context.models.adapters.read_all(context.models.default)
         await until(lambda: not list(context.models.adapters))
 
 
 async def test_a_job_of_a_model_without_adapters_says_that_its_result_is_not_served(tmp_path: Path) -> None:
     app = make_app(FakeClient(says("yes")), data_dir=str(tmp_path))
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         record = await until_status(app, job.id, *ENDED)
-    assert record.status is FinetuneStatus.SUCCEEDED
+    assert record.status is FinetuningStatus.SUCCEEDED
     assert any(f"The adapter {job.name} is not served" in each for each in await events_of(app, job.id))
 
 
 async def test_the_owner_deletes_an_adapter_and_its_files(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
         await until_status(app, job.id, *ENDED)
         folder = out_folder(app.state.context.config.data_dir, job.id)

@@ -5,9 +5,17 @@ from pathlib import Path
 import pytest
 
 from server.finetuning.jobs.objects import for_clients
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.fake_client import make_app
-from tests.helpers.fake_trainer import SAMPLE, FakeChildren, add_job, events_of, finetunes, trained_client, until_status
+from tests.helpers.fake_trainer import (
+    SAMPLE,
+    FakeChildren,
+    add_job,
+    events_of,
+    finetuning_runs,
+    trained_client,
+    until_status,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -32,7 +40,7 @@ def test_flags_are_fields_and_folders_are_not_told(message: str, told: str) -> N
 
 async def test_samples_are_told_as_they_are(tmp_path: Path) -> None:
     app = make_app(trained_client(), enable_lora=True, data_dir=str(tmp_path))
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1)
-        await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+        await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
         assert (await events_of(app, job.id)).count(SAMPLE) == 2

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from server.keys.caller import name_owner
 from tests.helpers.fake_client import MODEL, http, make_app
-from tests.helpers.fake_trainer import FakeChildren, add_job, finetunes, trained_client, until_status
+from tests.helpers.fake_trainer import FakeChildren, add_job, finetuning_runs, trained_client, until_status
 from tests.helpers.keys import bearer, entry, write_keys
 from tests.server.finetuning.jobs.test_kind import ENDED
 
@@ -34,7 +34,7 @@ async def _names(app: FastAPI, key: str) -> set[str]:
 
 
 async def test_other_keys_do_not_see_it_unless_they_name_it(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1, owner=name_owner("ann"))
         await until_status(app, job.id, *ENDED)
         checkpoints = {f"{NAME}:ckpt-step-3", f"{NAME}:ckpt-step-6"}
@@ -45,7 +45,7 @@ async def test_other_keys_do_not_see_it_unless_they_name_it(app: FastAPI) -> Non
 
 
 async def test_its_key_and_operators_delete_it(app: FastAPI) -> None:
-    async with finetunes(app, FakeChildren()):
+    async with finetuning_runs(app, FakeChildren()):
         job = await add_job(app, 1, owner=name_owner("ann"))
         await until_status(app, job.id, *ENDED)
         path = f"/v1/models/{NAME}"

@@ -11,7 +11,7 @@ from server.finetuning.jobs import process_work
 from server.jobs import stalls
 from server.jobs.child import ProcessorUse
 from server.jobs.stalls import StallDetector
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers import fake_trainer
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_trainer import (
@@ -21,7 +21,7 @@ from tests.helpers.fake_trainer import (
     FakeChildren,
     add_job,
     events_of,
-    finetunes,
+    finetuning_runs,
     until_status,
 )
 
@@ -50,12 +50,12 @@ async def test_a_job_that_clients_let_not_begin_has_an_event_that_says_so(app: F
     client = app.state.context.models.default.client
     client.num_open = 1
     children = FakeChildren()
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         await _until_waits(app, job.id, "clients' requests keep the server busy")
         assert not children.started
         client.num_open = 0
-        await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+        await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
 
 
 @pytest.mark.parametrize("module", [PREPARE, TRAIN])
@@ -63,11 +63,11 @@ async def test_a_job_without_a_processor_has_an_event_that_says_so(module: str, 
     children = FakeChildren()
     children.processor_use = ProcessorUse(0.0, is_ready=True)
     children.held.add(module)
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
         await _until_waits(app, job.id, "other programs keep the processors busy")
         children.held.clear()
-        await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+        await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
 
 
 @pytest.mark.parametrize("module", [PREPARE, TRAIN])
@@ -91,8 +91,8 @@ async def test_a_process_that_starts_after_a_pause_is_not_told_to_wait_for_other
         children.preparing_ends += [(TRY_AGAIN, ""), (KILLED, "")]
     else:
         children.deaths += [TRY_AGAIN, KILLED]
-    async with finetunes(app, children):
+    async with finetuning_runs(app, children):
         job = await add_job(app, 1)
-        await until_status(app, job.id, FinetuneStatus.SUCCEEDED)
+        await until_status(app, job.id, FinetuningStatus.SUCCEEDED)
     assert clock[0] >= 200.0
     assert await _waits(app, job.id) == []

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from engine.client.interface import EngineState
 from engine.errors import AdapterUnusable, EngineStopped, EngineUnavailable, QueueFull
 from server.finetuning.jobs.publisher import Publisher
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.served.loadable_model import LoadableModel, ModelState
 from tests.helpers.deadline import until
 from tests.helpers.fake_client import MODEL
@@ -20,7 +20,7 @@ from tests.helpers.several import make_several
 
 pytestmark = pytest.mark.fast
 
-RECORD = FinetuneRecord(
+RECORD = FinetuningRecord(
     id="ftjob-1",
     owner="me",
     created_at=1,

@@ -17,7 +17,7 @@ from server.config.storage import StorageConfig
 from server.files.disk import FolderDisk
 from server.files.store import Files
 from server.finetuning.jobs.folders import out_folder
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from server.store.database import memory_database
 from tests.helpers.fake_client import make_app
 from tests.helpers.fake_trainer import (
@@ -37,7 +37,7 @@ from tests.server.finetuning.jobs.test_kind import ENDED, adapter_of
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("in_no_time")]
 
-_BUSY = (FinetuneStatus.VALIDATING_FILES, FinetuneStatus.QUEUED, FinetuneStatus.RUNNING)
+_BUSY = (FinetuningStatus.VALIDATING_FILES, FinetuningStatus.QUEUED, FinetuningStatus.RUNNING)
 _numbers = itertools.count()
 _made: list[FastAPI] = []  # one, which takes longer to make than all else
 
@@ -62,7 +62,7 @@ class Jobs(RuleBasedStateMachine):
         self._engine = context.models.default.client
         self._engine.num_open = 0
         self._children = FakeChildren()
-        self._ended: dict[str, FinetuneStatus] = {}
+        self._ended: dict[str, FinetuningStatus] = {}
         self._ids: list[str] = []
         self._running: asyncio.Task[None] | None = None
         self._do(self._start())
@@ -97,11 +97,11 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def pause(self, job: str) -> None:
-        self._do(self._ask(job, _BUSY, FinetuneStatus.PAUSED))
+        self._do(self._ask(job, _BUSY, FinetuningStatus.PAUSED))
 
     @rule(job=jobs)
     def cancel(self, job: str) -> None:
-        self._do(self._ask(job, (*_BUSY, FinetuneStatus.PAUSED), FinetuneStatus.CANCELLED))
+        self._do(self._ask(job, (*_BUSY, FinetuningStatus.PAUSED), FinetuningStatus.CANCELLED))
 
     @rule(job=jobs)
     def resume(self, job: str) -> None:
@@ -109,10 +109,10 @@ class Jobs(RuleBasedStateMachine):
 
     async def _resume(self, job: str) -> None:
         is_prepared = (await stored(self._app, job)).is_prepared
-        status = FinetuneStatus.QUEUED if is_prepared else FinetuneStatus.VALIDATING_FILES
-        await self._ask(job, (FinetuneStatus.PAUSED,), status)
+        status = FinetuningStatus.QUEUED if is_prepared else FinetuningStatus.VALIDATING_FILES
+        await self._ask(job, (FinetuningStatus.PAUSED,), status)
 
-    async def _ask(self, job: str, before: tuple[FinetuneStatus, ...], status: FinetuneStatus) -> None:
+    async def _ask(self, job: str, before: tuple[FinetuningStatus, ...], status: FinetuningStatus) -> None:
         await ask(self._app, job, status, before)
 
     @rule(is_busy=st.booleans())
@@ -195,7 +195,7 @@ class Jobs(RuleBasedStateMachine):
         for job in self._ids:
             record = await until_status(self._app, job, *ENDED)
             assert self._ended.get(job, record.status) is record.status
-            if record.status is FinetuneStatus.SUCCEEDED:
+            if record.status is FinetuningStatus.SUCCEEDED:
                 assert adapter_of(self._app, job) == whole_adapter()
                 steps = [each for each in await events_of(self._app, job) if each.startswith("Step ")]
                 assert steps == [f"Step {number}" for number in range(1, NUM_STEPS + 1)]

@@ -9,9 +9,9 @@ import pytest
 from engine.command_io.finetuning.events import JobEvent
 from engine.command_io.finetuning.job import Hyperparameters, Schedule, TrainingMethod
 from server.finetuning.jobs import table
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
+from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, Resolved
 from server.finetuning.jobs.table import FINETUNING_JOBS
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from server.store.database import Database, memory_database
 
 pytestmark = pytest.mark.fast
@@ -24,8 +24,8 @@ def database() -> Iterator[Database]:
     database.close()
 
 
-def _record(number: int, owner: str = "me", **changes: Any) -> FinetuneRecord:
-    return FinetuneRecord(
+def _record(number: int, owner: str = "me", **changes: Any) -> FinetuningRecord:
+    return FinetuningRecord(
         **{
             "id": f"ftjob-{number}",
             "owner": owner,
@@ -39,7 +39,7 @@ def _record(number: int, owner: str = "me", **changes: Any) -> FinetuneRecord:
     )
 
 
-async def _insert(database: Database, *records: FinetuneRecord) -> None:
+async def _insert(database: Database, *records: FinetuningRecord) -> None:
     def work(connection: Connection) -> None:
         for record in records:
             table.insert(connection, record)
@@ -57,11 +57,11 @@ async def test_a_job_comes_back_as_it_was(database: Database) -> None:
         start="/adapters/a",
         suffix="demo",
         metadata={"a": "b"},
-        status=FinetuneStatus.FAILED,
+        status=FinetuningStatus.FAILED,
         is_prepared=True,
         resolved=Resolved(n_epochs=3, batch_size=4, learning_rate=2e-4, lora_rank=8, total_steps=24, beta=0.2),
-        checkpoints=[FinetuneCheckpoint(step=8, created_at=5, metrics={"train_loss": 0.5})],
-        error=FinetuneError("invalid_training_file", "line 3: no", "training_file"),
+        checkpoints=[FinetuningCheckpoint(step=8, created_at=5, metrics={"train_loss": 0.5})],
+        error=FinetuningError("invalid_training_file", "line 3: no", "training_file"),
         result_files=["file-r"],
         trained_tokens=12,
         started_at=3,
@@ -112,17 +112,17 @@ async def test_a_change_is_stored_with_its_status(database: Database) -> None:
     await _insert(database, _record(1), _record(2), _record(3, "other"))
     changed = await database.run(
         lambda connection: FINETUNING_JOBS.change(
-            connection, "ftjob-1", lambda each: each.enter(FinetuneStatus.CANCELLED, 9.5)
+            connection, "ftjob-1", lambda each: each.enter(FinetuningStatus.CANCELLED, 9.5)
         )
     )
     assert changed is not None
-    assert (changed.status, changed.finished_at) == (FinetuneStatus.CANCELLED, 9)
+    assert (changed.status, changed.finished_at) == (FinetuningStatus.CANCELLED, 9)
     assert await database.run(lambda connection: FINETUNING_JOBS.find(connection, "ftjob-1")) == changed
     assert [each.id for each in await database.run(FINETUNING_JOBS.active)] == ["ftjob-2", "ftjob-3"]
     assert await database.run(lambda connection: FINETUNING_JOBS.num_active(connection, "me")) == 1
     by_status = await database.run(FINETUNING_JOBS.by_status)
     assert {status: count for status, count in by_status.items() if count} == {"cancelled": 1, "validating_files": 2}
-    assert set(by_status) == set(FinetuneStatus)
+    assert set(by_status) == set(FinetuningStatus)
     assert await database.run(lambda connection: FINETUNING_JOBS.change(connection, "ftjob-0", lambda _: None)) is None
 
 
@@ -135,15 +135,15 @@ async def test_files_are_in_use_until_the_job_has_ended(database: Database) -> N
         assert "validating_files" in reason
     await database.run(
         lambda connection: FINETUNING_JOBS.change(
-            connection, "ftjob-1", lambda each: each.enter(FinetuneStatus.SUCCEEDED, 1)
+            connection, "ftjob-1", lambda each: each.enter(FinetuningStatus.SUCCEEDED, 1)
         )
     )
     assert await database.run(lambda connection: FINETUNING_JOBS.use_of(connection, "file-1")) is None
 
 
 async def test_a_job_is_found_by_the_names_that_it_has_published(database: Database) -> None:
-    done = _record(1, status=FinetuneStatus.SUCCEEDED, checkpoints=[FinetuneCheckpoint(step=8, created_at=1)])
-    begun = _record(2, status=FinetuneStatus.RUNNING)
+    done = _record(1, status=FinetuningStatus.SUCCEEDED, checkpoints=[FinetuningCheckpoint(step=8, created_at=1)])
+    begun = _record(2, status=FinetuningStatus.RUNNING)
     await _insert(database, done, begun)
     assert await database.run(lambda connection: table.named(connection, done.name)) == (done, None)
     assert await database.run(lambda connection: table.named(connection, done.checkpoint_name(8))) == (done, 8)

@@ -5,7 +5,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from server.schemas.finetune_answers import FinetuneStatus
+from server.schemas.finetuning_answers import FinetuningStatus
 from tests.helpers.finetuning import create, finetuning_served, official
 from tests.helpers.keys import entry, secret, write_keys
 
@@ -45,7 +45,7 @@ async def test_a_job_is_paused_resumed_and_canceled_and_each_may_be_repeated(tmp
 async def test_a_job_that_has_succeeded_is_not_canceled(tmp_path: Path) -> None:
     async with finetuning_served(tmp_path) as (client, runner, _):
         job = await create(client)
-        await runner.change(job.id, lambda record: record.enter(FinetuneStatus.SUCCEEDED, 1))
+        await runner.change(job.id, lambda record: record.enter(FinetuningStatus.SUCCEEDED, 1))
         with pytest.raises(openai.BadRequestError, match="Cannot cancel a job with status 'succeeded'"):
             await client.fine_tuning.jobs.cancel(job.id)
 
@@ -77,7 +77,7 @@ async def test_a_job_is_its_keys_alone(tmp_path: Path) -> None:
 
 
 async def test_the_number_of_unfinished_jobs_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.routes.fine_tuning._MAX_ACTIVE", 2)
+    monkeypatch.setattr("server.routes.finetuning._MAX_ACTIVE", 2)
     async with finetuning_served(tmp_path) as (client, _, _):
         made = [await create(client) for _ in range(2)]
         with pytest.raises(openai.BadRequestError, match="2 jobs have not ended"):

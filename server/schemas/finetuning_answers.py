@@ -10,7 +10,7 @@ from server.schemas.list_page import ListPage
 ORGANIZATION: Literal["headrace"] = "headrace"
 
 
-class FinetuneStatus(enum.StrEnum):
+class FinetuningStatus(enum.StrEnum):
     """OpenAI's. A job goes down this list to `running`; it may be paused at any time before its end, and goes on."""
 
     VALIDATING_FILES = "validating_files"
@@ -26,10 +26,10 @@ class FinetuneStatus(enum.StrEnum):
         return self in ENDED
 
 
-ENDED = (FinetuneStatus.SUCCEEDED, FinetuneStatus.FAILED, FinetuneStatus.CANCELLED)
+ENDED = (FinetuningStatus.SUCCEEDED, FinetuningStatus.FAILED, FinetuningStatus.CANCELLED)
 
 
-class FinetuneError(msgspec.Struct, frozen=True):
+class FinetuningError(msgspec.Struct, frozen=True):
     """Why a job failed. param: the field of the request that names what is wrong."""
 
     code: str
@@ -84,7 +84,7 @@ class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     reinforcement: MethodSettings | None = None
 
 
-class FinetuneJobObject(msgspec.Struct, frozen=True, kw_only=True):
+class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI's."""
 
     id: str
@@ -94,14 +94,14 @@ class FinetuneJobObject(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     fine_tuned_model: str | None
     organization_id: Literal["headrace"] = ORGANIZATION
-    status: FinetuneStatus
+    status: FinetuningStatus
     training_file: str
     validation_file: str | None
     hyperparameters: HyperparametersObject
     method: MethodObject
     result_files: list[str]
     trained_tokens: int | None
-    error: FinetuneError | None
+    error: FinetuningError | None
     seed: int
     estimated_finish: int | None
     integrations: list[dict[str, Any]]
@@ -109,7 +109,7 @@ class FinetuneJobObject(msgspec.Struct, frozen=True, kw_only=True):
     user_provided_suffix: str | None
 
 
-class FinetuneEventObject(msgspec.Struct, frozen=True, kw_only=True):
+class FinetuningEventObject(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI's. type: "metrics" for each step."""
 
     id: str
@@ -140,7 +140,7 @@ class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     completion_tokens_mean: float | None = None
 
 
-class FinetuneCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
+class FinetuningCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI's. The model is served under the checkpoint's name."""
 
     id: str
@@ -152,13 +152,13 @@ class FinetuneCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
     metrics: CheckpointMetrics
 
 
-class FinetuneJobList(ListPage, frozen=True, kw_only=True):
-    data: list[FinetuneJobObject]
+class FinetuningJobList(ListPage, frozen=True, kw_only=True):
+    data: list[FinetuningJobObject]
 
 
-class FinetuneEventList(ListPage, frozen=True, kw_only=True):
-    data: list[FinetuneEventObject]
+class FinetuningEventList(ListPage, frozen=True, kw_only=True):
+    data: list[FinetuningEventObject]
 
 
-class FinetuneCheckpointList(ListPage, frozen=True, kw_only=True):
-    data: list[FinetuneCheckpointObject]
+class FinetuningCheckpointList(ListPage, frozen=True, kw_only=True):
+    data: list[FinetuningCheckpointObject]

@@ -11,10 +11,10 @@ from server.finetuning.jobs.record import event_number
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.http.body import Context
 from server.http.query import page_query, unhonored
-from server.routes.fine_tuning import find_job
+from server.routes.finetuning import find_job
 from server.schemas.base import quote
-from server.schemas.finetune_answers import FinetuneCheckpointList, FinetuneEventList
-from server.schemas.finetuning import FinetunePageQuery
+from server.schemas.finetuning import FinetuningPageQuery
+from server.schemas.finetuning_answers import FinetuningCheckpointList, FinetuningEventList
 from server.schemas.parameters import ignored_header
 
 router = APIRouter(tags=["Fine-tuning"])
@@ -31,7 +31,7 @@ _NOT_SERVED = {
 @router.get("/v1/fine_tuning/jobs/{job_id}/events")
 async def list_fine_tuning_events(request: Request, context: Context, job_id: str) -> Response:
     """List what has happened to a fine-tuning job, and the metrics of each step, the newest first."""
-    query = page_query(request, FinetunePageQuery)
+    query = page_query(request, FinetuningPageQuery)
     record = await find_job(request, context, job_id)
     before = None
     if query.after is not None:
@@ -43,13 +43,13 @@ async def list_fine_tuning_events(request: Request, context: Context, job_id: st
     )
     shown = [event_object(record.id, each) for each in found]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-    return _json(request, FinetuneEventList(data=shown, first_id=first, last_id=last, has_more=has_more))
+    return _json(request, FinetuningEventList(data=shown, first_id=first, last_id=last, has_more=has_more))
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
 async def list_fine_tuning_checkpoints(request: Request, context: Context, job_id: str) -> Response:
     """List the adapters that a fine-tuning job made at the ends of its epochs, the newest first."""
-    query = page_query(request, FinetunePageQuery)
+    query = page_query(request, FinetuningPageQuery)
     record = await find_job(request, context, job_id)
     every = [checkpoint_object(record, each) for each in reversed(record.checkpoints)]
     start = 0
@@ -61,7 +61,7 @@ async def list_fine_tuning_checkpoints(request: Request, context: Context, job_i
     shown = every[start : start + query.limit]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
     has_more = len(every) > start + len(shown)
-    return _json(request, FinetuneCheckpointList(data=shown, first_id=first, last_id=last, has_more=has_more))
+    return _json(request, FinetuningCheckpointList(data=shown, first_id=first, last_id=last, has_more=has_more))
 
 
 def _json(request: Request, body: object) -> Response:

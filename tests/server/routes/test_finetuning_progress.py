@@ -6,8 +6,8 @@ import openai
 import pytest
 
 from engine.command_io.finetuning.events import JobEvent
-from server.finetuning.jobs.record import FinetuneCheckpoint, FinetuneRecord, Resolved
-from server.schemas.finetune_answers import FinetuneError, FinetuneStatus
+from server.finetuning.jobs.record import FinetuningCheckpoint, FinetuningRecord, Resolved
+from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
 from tests.helpers.finetuning import create, finetuning_served
 
 pytestmark = pytest.mark.fast
@@ -19,8 +19,8 @@ async def test_a_job_shows_what_was_chosen_and_made(tmp_path: Path) -> None:
         assert job.method.dpo.hyperparameters.beta == 0.2
         assert job.method.dpo.hyperparameters.n_epochs == "auto"
 
-        def work(record: FinetuneRecord) -> None:
-            record.enter(FinetuneStatus.RUNNING, 100)
+        def work(record: FinetuningRecord) -> None:
+            record.enter(FinetuningStatus.RUNNING, 100)
             record.resolved = Resolved(
                 n_epochs=2, batch_size=4, learning_rate=2e-4, lora_rank=8, total_steps=20, beta=0.2
             )
@@ -33,8 +33,8 @@ async def test_a_job_shows_what_was_chosen_and_made(tmp_path: Path) -> None:
         chosen = job.method.dpo.hyperparameters
         assert (chosen.n_epochs, chosen.batch_size, chosen.beta, chosen.lora_rank) == (2, 4, 0.2, 8)
 
-        def end(record: FinetuneRecord) -> None:
-            record.enter(FinetuneStatus.SUCCEEDED, 600)
+        def end(record: FinetuningRecord) -> None:
+            record.enter(FinetuningStatus.SUCCEEDED, 600)
             record.trained_tokens, record.result_files = 4242, ["file-results"]
 
         record = await runner.change(job.id, end)
@@ -47,9 +47,9 @@ async def test_a_failure_is_told(tmp_path: Path) -> None:
     async with finetuning_served(tmp_path) as (client, runner, _):
         job = await create(client)
 
-        def fail(record: FinetuneRecord) -> None:
-            record.enter(FinetuneStatus.FAILED, 9)
-            record.error = FinetuneError("invalid_training_file", "line 3: no", "training_file")
+        def fail(record: FinetuningRecord) -> None:
+            record.enter(FinetuningStatus.FAILED, 9)
+            record.error = FinetuningError("invalid_training_file", "line 3: no", "training_file")
 
         await runner.change(job.id, fail)
         job = await client.fine_tuning.jobs.retrieve(job.id)
@@ -104,9 +104,9 @@ async def test_events_and_checkpoints_are_listed_by_page(tmp_path: Path) -> None
         with pytest.raises(openai.BadRequestError, match="no such event"):
             await client.fine_tuning.jobs.list_events(other.id, after=events[0].id)
 
-        def add(record: FinetuneRecord) -> None:
+        def add(record: FinetuningRecord) -> None:
             record.checkpoints = [
-                FinetuneCheckpoint(
+                FinetuningCheckpoint(
                     step=step,
                     created_at=step,
                     metrics={"epoch": step / 8, "step": step, "train_loss": 0.5, "full_valid_loss": 0.25},

@@ -17,13 +17,13 @@ from server.errors import NotStored
 from server.finetuning.jobs import table
 from server.finetuning.jobs.creation import ignored_integrations, new_record
 from server.finetuning.jobs.objects import job_object
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.requested_grader import requested_grader
 from server.http.body import Context, json_body
 from server.http.query import page_query, unhonored
 from server.schemas.base import quote
-from server.schemas.finetune_answers import FinetuneJobList
-from server.schemas.finetuning import FinetunePageQuery, FinetuneRequest
+from server.schemas.finetuning import FinetuningPageQuery, FinetuningRequest
+from server.schemas.finetuning_answers import FinetuningJobList
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 
 router = APIRouter(tags=["Fine-tuning"])
@@ -36,7 +36,7 @@ _PAIR = "metadata["
 
 @router.post("/v1/fine_tuning/jobs")
 async def create_fine_tuning_job(
-    request: Request, context: Context, body: Annotated[FinetuneRequest, Depends(json_body(FinetuneRequest))]
+    request: Request, context: Context, body: Annotated[FinetuningRequest, Depends(json_body(FinetuningRequest))]
 ) -> Response:
     """Train an adapter of a served model on a file, and serve it under a name of its own."""
     context.drain.check()
@@ -55,7 +55,7 @@ async def create_fine_tuning_job(
     return job_answer(record, ignored_header(ignored))
 
 
-def _request_key(request: Request, body: FinetuneRequest) -> tuple[str, str] | None:
+def _request_key(request: Request, body: FinetuningRequest) -> tuple[str, str] | None:
     """The client's Idempotency-Key, and a digest of what it asks for."""
     key = request.headers.get("idempotency-key")
     if key is None:
@@ -66,7 +66,7 @@ def _request_key(request: Request, body: FinetuneRequest) -> tuple[str, str] | N
     return key, hashlib.blake2b(asked, digest_size=16).hexdigest()
 
 
-def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None) -> FinetuneRecord | None:
+def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None) -> FinetuningRecord | None:
     found = None if key is None else table.made_by(connection, owner, key[0])
     if found is None or key is None:
         return None
@@ -79,7 +79,7 @@ def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None
     return record
 
 
-def _first_events(record: FinetuneRecord, integrations: Sequence[str]) -> list[JobEvent]:
+def _first_events(record: FinetuningRecord, integrations: Sequence[str]) -> list[JobEvent]:
     now_s = time.time()
     events = [JobEvent(created_at=now_s, message=f"Created fine-tuning job: {record.id}")]
     if integrations:
@@ -92,8 +92,8 @@ def _first_events(record: FinetuneRecord, integrations: Sequence[str]) -> list[J
 
 
 def _insert(
-    connection: Connection, record: FinetuneRecord, key: tuple[str, str] | None, events: list[JobEvent]
-) -> FinetuneRecord:
+    connection: Connection, record: FinetuningRecord, key: tuple[str, str] | None, events: list[JobEvent]
+) -> FinetuningRecord:
     if (before := _made_before(connection, record.owner, key)) is not None:
         return before
     if table.FINETUNING_JOBS.num_active(connection, record.owner) >= _MAX_ACTIVE:
@@ -106,7 +106,7 @@ def _insert(
 @router.get("/v1/fine_tuning/jobs")
 async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
     """List the caller's fine-tuning jobs, the newest first: all, or those whose metadata has `metadata[KEY]=VALUE`."""
-    query = page_query(request, FinetunePageQuery)
+    query = page_query(request, FinetuningPageQuery)
     metadata, has_none = _metadata_filter(request)
     owner = request.state.owner
     page = await context.files.database.run(
@@ -118,7 +118,7 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
         raise InvalidRequest(f"after is {quote(query.after)}; there is no such job", param="after")
     records, has_more = page
     first, last = (records[0].id, records[-1].id) if records else (None, None)
-    shown = FinetuneJobList(
+    shown = FinetuningJobList(
         data=[job_object(each) for each in records], first_id=first, last_id=last, has_more=has_more
     )
     names = [name for name in unhonored(request, ("after", "limit", "metadata")) if not name.startswith(_PAIR)]
@@ -154,7 +154,7 @@ async def get_fine_tuning_job(request: Request, context: Context, job_id: str) -
     return job_answer(await find_job(request, context, job_id), {})
 
 
-async def find_job(request: Request, context: ServerContext, job_id: str) -> FinetuneRecord:
+async def find_job(request: Request, context: ServerContext, job_id: str) -> FinetuningRecord:
     """The caller's job. Raises NotStored."""
     owner = request.state.owner
     record = await context.files.database.run(lambda connection: table.FINETUNING_JOBS.find(connection, job_id, owner))
@@ -167,5 +167,5 @@ def no_job(job_id: str) -> NotStored:
     return NotStored(f"Could not find fine tune: {job_id[:80]}", param="fine_tuning_job_id")
 
 
-def job_answer(record: FinetuneRecord, headers: dict[str, str]) -> Response:
+def job_answer(record: FinetuningRecord, headers: dict[str, str]) -> Response:
     return Response(msgspec.json.encode(job_object(record)), headers=headers, media_type="application/json")

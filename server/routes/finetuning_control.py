@@ -8,11 +8,11 @@ from starlette.responses import Response
 
 from engine.command_io.finetuning.events import JobEvent
 from engine.errors import InvalidRequest
-from server.finetuning.jobs.record import FinetuneRecord
+from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.http.body import Context
-from server.routes.fine_tuning import job_answer, no_job
-from server.schemas.finetune_answers import FinetuneStatus
+from server.routes.finetuning import job_answer, no_job
+from server.schemas.finetuning_answers import FinetuningStatus
 
 router = APIRouter(tags=["Fine-tuning"])
 
@@ -20,13 +20,13 @@ router = APIRouter(tags=["Fine-tuning"])
 @router.post("/v1/fine_tuning/jobs/{job_id}/cancel")
 async def cancel_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
     """End a fine-tuning job for good. Checkpoints that it has made stay served."""
-    return await _change(request, context, job_id, "cancel", FinetuneStatus.CANCELLED)
+    return await _change(request, context, job_id, "cancel", FinetuningStatus.CANCELLED)
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/pause")
 async def pause_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
     """Stop a fine-tuning job until it is resumed; others run meanwhile. No step that was saved is lost."""
-    return await _change(request, context, job_id, "pause", FinetuneStatus.PAUSED)
+    return await _change(request, context, job_id, "pause", FinetuningStatus.PAUSED)
 
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/resume")
@@ -36,12 +36,12 @@ async def resume_fine_tuning_job(request: Request, context: Context, job_id: str
 
 
 async def _change(
-    request: Request, context: Context, job_id: str, verb: str, wanted: FinetuneStatus | None
+    request: Request, context: Context, job_id: str, verb: str, wanted: FinetuningStatus | None
 ) -> Response:
     """wanted: None for that of a job that goes on."""
     owner, now_s = request.state.owner, context.files.clock()
 
-    def work(connection: Connection) -> tuple[FinetuneRecord | None, bool]:
+    def work(connection: Connection) -> tuple[FinetuningRecord | None, bool]:
         record = FINETUNING_JOBS.find(connection, job_id, owner)
         if record is None or record.status is wanted:
             return record, False
@@ -51,9 +51,9 @@ async def _change(
                 param="fine_tuning_job_id",
                 code="job_has_ended",
             )
-        if wanted is None and record.status is not FinetuneStatus.PAUSED:
+        if wanted is None and record.status is not FinetuningStatus.PAUSED:
             return record, False
-        status = wanted or (FinetuneStatus.QUEUED if record.is_prepared else FinetuneStatus.VALIDATING_FILES)
+        status = wanted or (FinetuningStatus.QUEUED if record.is_prepared else FinetuningStatus.VALIDATING_FILES)
         FINETUNING_JOBS.add_events(connection, job_id, [JobEvent(created_at=time.time(), message=_MESSAGES[verb])])
         return FINETUNING_JOBS.change(connection, job_id, lambda each: each.enter(status, now_s)), True
 
