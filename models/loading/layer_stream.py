@@ -1,4 +1,4 @@
-"""LayerStream: a decoder with one layer at a time in memory, to compute with models that do not fit."""
+"""LayerStream: a decoder with one layer at a time in memory, for models that do not fit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,27 +22,27 @@ from models.recurrence.state import LayerCache, empty_state, state_parts
 
 @dataclass(slots=True, eq=False)
 class LayerwiseForward:
-    """A forward pass in progress: the steps that compute it in order, and each step's rows [T, hidden]."""
+    """A forward pass in progress: its steps in order, and each step's rows [T, hidden]."""
 
     batches: Sequence[ForwardBatch]
     rotary_embeddings: list[list[RotaryEmbedding]]
     rows: list[torch.Tensor]
 
     def hidden(self) -> torch.Tensor:
-        """The rows of all steps, in order."""
+        """Return the rows of all steps, in order."""
         return torch.cat(self.rows)
 
 
 class LayerStream:
-    """Embeddings, final norm and head stay in memory; a layer's weights are loaded for its visit and freed after it.
+    """A decoder whose layers are loaded one after the other; embeddings, final norm and head stay in memory.
 
-    Invariant: `layers` visits each layer once, in order.
+    Invariant: `layers` visits each layer once, in order, and frees its weights after the visit.
     """
 
     def __init__(
         self, opened: OpenedModel, *, dtype: torch.dtype, device: torch.device, weights: WeightOptions | None = None
     ) -> None:
-        """weights: as load_model takes them. Raises a ModelError, before anything large is read."""
+        """weights: as in LoadOptions. Raises a ModelError before anything large is read."""
         self.device = device
         ops = select_operations(dtype, device)
         self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
@@ -56,12 +56,12 @@ class LayerStream:
         self._load_weights(None)
 
     def begin(self, batches: Sequence[ForwardBatch]) -> LayerwiseForward:
-        """A forward pass before the first layer. batches: its steps in order, its blocks from 0 on in each group."""
+        """Return a forward pass before the first layer. batches: steps in order; blocks count from 0 in each group."""
         rotary_embeddings = [self.decoder.rotary_embeddings(batch) for batch in batches]
         return LayerwiseForward(batches, rotary_embeddings, [self.decoder.embedded(batch) for batch in batches])
 
     def layers(self, stage: str, progress: ProgressReport) -> Iterator[tuple[int, nn.Module]]:
-        """Each layer with its number, while it is in memory."""
+        """Yield each layer with its number while it is in memory."""
         total = len(self.decoder.layers)
         for index in range(total):
             progress(stage, index, total, "layers")
@@ -73,7 +73,7 @@ class LayerStream:
         progress(stage, total, total, "layers")
 
     def compute(self, index: int, forward: LayerwiseForward, *, advances: bool = True) -> None:
-        """Run layer `index` over the rows; with `advances`, the results take their place."""
+        """Run layer `index` over the rows; with `advances`, the results replace them."""
         kv = self._empty_cache(index, forward)
         for step, (batch, rotary_embeddings) in enumerate(zip(forward.batches, forward.rotary_embeddings, strict=True)):
             rows = forward.rows[step]
@@ -82,11 +82,11 @@ class LayerStream:
                 forward.rows[step] = out
 
     def _load_weights(self, layer: int | None) -> None:
-        """Those of a layer, or of all that is in none."""
+        """Load the weights of a layer, or all weights outside of layers."""
         load_weights(self.decoder, [each for each in self.assignments if layer_of(each) == layer], _ignore)
 
     def _empty_cache(self, index: int, forward: LayerwiseForward) -> LayerCache:
-        """A cache for the layer, with room for the whole pass."""
+        """Return an empty cache of the layer for the whole pass."""
         spec, dtype = self.decoder.spec.layers[index], self.decoder.dtype
         groups = [group for batch in forward.batches for group in batch.groups]
         if spec.recurrence is not None:
@@ -98,10 +98,10 @@ class LayerStream:
 
 
 def layer_of(assignment: Assignment) -> int | None:
-    """The number of the layer that the tensor belongs to, or None."""
+    """Return the number of the tensor's layer, or None."""
     first, _, rest = assignment.destination.module.partition(".")
     return int(rest.partition(".")[0]) if first == "layers" else None
 
 
 def _ignore(*_: object) -> None:
-    """Parts of a model are loaded without a report."""
+    """Report no progress for parts of a model."""

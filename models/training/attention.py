@@ -14,10 +14,10 @@ from models.batch import ForwardBatch, KVGroupBatch
 
 @dataclass(slots=True, eq=False)
 class SequenceRows:
-    """Takes the place of a layer's cache in a training step: the keys and values of the rows themselves.
+    """A layer's cache in a training step: the keys and values of the rows themselves.
 
-    prefixes: of each sequence of the batch, the sequence that it goes on from, and sees all of, which begins by itself;
-    None for one that begins by itself, or in the place of all if every sequence does.
+    prefixes: for each sequence of the batch, the sequence that it continues and sees in full, which has no prefix
+    itself; None for a sequence without a prefix, or in place of the list if no sequence has one.
     """
 
     dtype: torch.dtype
@@ -27,11 +27,11 @@ class SequenceRows:
 
     @classmethod
     def cache(cls, dtype: torch.dtype, prefixes: Sequence[int | None] | None = None) -> torch.Tensor:
-        """One for a layer; in the type of what it replaces, which back ends alone look into."""
+        """Return a layer's cache, cast to the type that it replaces; only back ends read caches."""
         return cast(torch.Tensor, cls(dtype, prefixes))
 
     def with_prefixes(self, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        """parts: rows of each sequence; each with those of its prefix before it."""
+        """Return each sequence's rows, `parts`, with its prefix's rows before them."""
         if self.prefixes is None:
             return parts
         pairs = zip(parts, self.prefixes, strict=True)
@@ -39,10 +39,11 @@ class SequenceRows:
 
 
 class TrainAttention(AttentionBackend):
-    """Where a layer's cache is SequenceRows, rows attend to those of their own sequence, and gradients flow.
+    """Attention of a decoder in training.
 
-    Where it is a KV tensor, `serving` stores and attends: so the same decoder generates, with and without an adapter.
-    Norms and rotary embedding are computed by torch in both.
+    If a layer's cache is SequenceRows, rows attend to the rows of their own sequence, and gradients flow. If it is a KV
+    tensor, `serving` stores and attends, so the same decoder generates, with and without an adapter. Norms and rotary
+    embedding are computed by torch in both cases.
     """
 
     name = "training"
@@ -87,7 +88,7 @@ class TrainAttention(AttentionBackend):
         return torch.cat([_attend(*each, spec, alibi_slopes, sinks) for each in sequences])
 
 
-_MAX_SHORT = 128  # tokens: for longer sequences the fused operator is faster, for shorter ones four times slower
+_MAX_SHORT = 128  # tokens; the fused operator is faster for longer sequences, and four times slower for shorter ones
 
 
 def _attend(
@@ -98,7 +99,9 @@ def _attend(
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The last T tokens of a sequence: q [T, H, D], k [C, K, D], v [C, K, value_dim] -> [T, H, value_dim]."""
+    """Attend from the last T tokens of a sequence: q [T, H, D], k [C, K, D], v [C, K, value_dim] -> [T, H,
+    value_dim].
+    """
     length, context = len(q), len(k)
     sees_all = all(size is None or context <= size for size in (spec.sliding_window, spec.chunk))
     q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)  # [heads, T or C, D]
@@ -118,7 +121,7 @@ def _attend(
 
 
 def _attend_shortly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: AttentionSpec) -> torch.Tensor:
-    """As `_attend`, of [heads, T or C, D], by two products of matrices with a softmax in fp32 between."""
+    """Attend like `_attend`, for [heads, T or C, D], by two matrix products and a softmax in fp32."""
     length, context = q.shape[1], k.shape[1]
     grouped = q.reshape(spec.num_kv_heads, -1, spec.head_dim)  # [K, H / K * T, D]: heads that share a key head
     scores = torch.bmm(grouped, k.transpose(1, 2)).to(torch.float32) * spec.scale
@@ -129,7 +132,7 @@ def _attend_shortly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spec: Att
 
 
 def _later(length: int, context: int, device: torch.device) -> torch.Tensor:
-    """[T, C] bool: the tokens after each of the last T of C."""
+    """Return a mask [T, C], bool, of the tokens after each of the last T of C."""
     return torch.ones(length, context, dtype=torch.bool, device=device).triu(1 + context - length)
 
 
@@ -141,7 +144,7 @@ def _attend_by_definition(
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """As `_attend`, of [heads, T or C, D]; in fp32."""
+    """Attend like `_attend`, for [heads, T or C, D], in fp32."""
     queries, keys, values = (rows.to(torch.float32) for rows in (q, k, v))
     queries = queries.unflatten(0, (spec.num_kv_heads, -1))  # [K, H / K, T, D]
     scores = torch.einsum("kgtd,kcd->kgtc", queries, keys) * spec.scale

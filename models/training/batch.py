@@ -1,4 +1,4 @@
-"""pack: sequences side by side as one ForwardBatch, without padding, and the caches of a training step."""
+"""Batches of a training step: sequences side by side in one ForwardBatch, without padding, and their caches."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,11 @@ def pack(
     output_rows: torch.Tensor,
     prefixes: Sequence[int | None] | None = None,
 ) -> ForwardBatch:
-    """Whole sequences of token ids, each from position 0. output_rows: [L] int64, of all rows together, which may
-    repeat. prefixes: of sequences that go on from another one, as SequenceRows has them; `shares_prefixes` says whether
-    they may."""
+    """Return a batch of whole sequences of token ids.
+
+    output_rows: [L] int64, indices of all rows together, which may repeat. prefixes: as in SequenceRows; only if
+    `shares_prefixes`.
+    """
     lengths = [len(ids) for ids in sequences]
     firsts = [0 if prefix is None else lengths[prefix] for prefix in prefixes or [None] * len(lengths)]
     contexts = [first + length for first, length in zip(firsts, lengths, strict=True)]
@@ -38,12 +40,12 @@ def pack(
 
 
 def shares_prefixes(decoder: Decoder) -> bool:
-    """Whether sequences can go on from another one: the state of a recurrent layer is of one sequence."""
+    """Whether sequences can continue another one: the state of a recurrent layer belongs to one sequence."""
     return not any(group.is_state for group in decoder.layer_groups)
 
 
 def training_caches(decoder: Decoder, prefixes: Sequence[int | None] | None = None) -> list[LayerCache]:
-    """What layers read and write in a training step: nothing outlives it. prefixes: of each sequence, as in `pack`."""
+    """Return the layers' caches for a training step, which do not outlive it. prefixes: as in `pack`."""
     return [
         SequenceRows.cache(decoder.dtype, prefixes)
         if isinstance(mixer, AttentionSpec)

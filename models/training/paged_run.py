@@ -1,4 +1,4 @@
-"""PagedRun: the caches of sequences that a decoder in training generates together, and their steps."""
+"""PagedRun: sequences that a decoder in training generates together, with their caches and steps."""
 
 import math
 from collections.abc import Sequence
@@ -11,18 +11,20 @@ from models.decoder import Decoder
 from models.recurrence.state import LayerCache, empty_state, state_parts
 
 _BLOCK_SIZE = 16
-_LOGIT_BYTES = 12  # of a logit and its probability in fp32, and what they are drawn by
+_LOGIT_BYTES = 12  # per logit: the logit and its probability in fp32, and the temporaries of the draw
 
 
 class PagedRun:
-    """Samples of some prompts, those of one prompt after the other. Each has its own blocks, from the block on that the
-    prompt's last token is in; those before are of all samples of the prompt:
+    """Samples of some prompts, prompt after prompt.
+
+    All samples of a prompt share its blocks before the block with its last token; from that block on, each sample has
+    its own blocks:
 
         prompt of 37 tokens   | block 0 | block 1 |                     computed once
         sample 0                                  | block 2 | block 3 ...
         sample 1                                  | block 9 | block 10 ...
 
-    Of a recurrent layer, each sequence has two states, written in turns; samples begin with the prompt's.
+    In a recurrent layer, each sequence has two states, written in turns; samples begin with the prompt's state.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class PagedRun:
         *,
         has_adapter: bool = False,
     ) -> None:
-        """max_tokens: that follow each prompt at most. has_adapter: all rows have the one in slot 0."""
+        """max_tokens: after each prompt. has_adapter: whether all rows have the adapter in slot 0."""
         self._decoder = decoder
         self._prompts = prompts
         self._num_samples = num_samples
@@ -47,7 +49,7 @@ class PagedRun:
         self._caches = [self._cache(mixer, num_blocks, 2 * count) for mixer in decoder.mixers]
 
     def begin(self) -> torch.Tensor:
-        """Computes the prompts; logits after the last token of each sequence: [prompts * num_samples, V]."""
+        """Compute the prompts and return logits after the last token of each sequence: [prompts * num_samples, V]."""
         leaders = [
             (prompt * self._num_samples, blocks * _BLOCK_SIZE)
             for prompt, blocks in enumerate(self._num_shared)
@@ -64,14 +66,14 @@ class PagedRun:
         return self.step(sequences, rests)
 
     def step(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Computes the next tokens of some sequences; logits after the last of each: [S, V]."""
+        """Compute the next tokens of some sequences and return logits after the last of each: [S, V]."""
         return self._decoder.logits(self._hidden(sequences, rows))
 
     def _hidden(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
         lengths = [len(ids) for ids in rows]
         starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
         positions = torch.tensor(
-            [self._computed[index] + place for index, n in zip(sequences, lengths, strict=True) for place in range(n)]
+            [self._computed[index] + offset for index, n in zip(sequences, lengths, strict=True) for offset in range(n)]
         )
         tables = self._tables[list(sequences)]
         blocks = tables.repeat_interleave(torch.tensor(lengths), dim=0).gather(1, (positions // _BLOCK_SIZE)[:, None])
@@ -117,7 +119,7 @@ class PagedRun:
         )
 
     def _lay_out(self, max_tokens: int) -> tuple[torch.Tensor, int]:
-        """Every sequence's blocks, [sequences, M] int32, and how many there are."""
+        """Return every sequence's blocks, [sequences, M] int32, and the number of blocks."""
         tables: list[list[int]] = []
         end = 0
         for prompt, num_shared in zip(self._prompts, self._num_shared, strict=True):
@@ -138,7 +140,7 @@ class PagedRun:
 
 
 def cache_bytes(decoder: Decoder, num_sequences: int, num_tokens: int) -> int:
-    """What a PagedRun takes at most: of sequences of `num_tokens` each, and for their logits."""
+    """Return the largest memory of a PagedRun with sequences of `num_tokens` each, including their logits."""
     num_blocks = num_sequences * -(-num_tokens // _BLOCK_SIZE)
     total = num_sequences * decoder.spec.vocab_size * _LOGIT_BYTES
     for mixer in decoder.mixers:

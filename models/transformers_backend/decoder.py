@@ -1,4 +1,4 @@
-"""TransformersDecoder: a causal model of transformers as the engine runs decoders, over the paged KV cache."""
+"""TransformersDecoder: a causal model of transformers with the interface of a decoder, over the paged KV cache."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,27 +14,27 @@ from models.attention.layer_groups import group_layers
 from models.batch import ForwardBatch
 from models.errors import UnsupportedModelError
 from models.progress import StepProgress, ignore_progress
-from models.transformers_backend.interface import PagedLayer, Step
+from models.transformers_backend.interface import CurrentStep, PagedLayer
 
 
 class TransformersDecoder(nn.Module):
-    """transformers' model sees the rows of all sequences as one sequence; only attention, which is ours, and positions
-    tell them apart.
+    """A decoder in which transformers' model sees the rows of all sequences as one sequence.
 
-    transformers computes hidden states and logits in one call. Here the body runs by itself, and the head with a
-    stand-in for the body, so that logits are computed for the requested rows only, with all that the model does to
-    them. One forward at a time: the attention layers share one Step.
+    Only headrace's attention and the positions distinguish sequences. transformers computes hidden states and logits in
+    one call; here the body runs by itself, and the head with a stand-in for the body, so that logits are computed only
+    for the requested rows, with the model's own scaling and caps. One forward at a time: the attention layers share one
+    CurrentStep.
     """
 
     def __init__(
         self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], backend: AttentionBackend
     ) -> None:
-        """model: made for `interface.PAGED`, with its weights. layers: as `observe` gives them."""
+        """model: made for `interface.PAGED`, with its weights. layers: from `observe`."""
         super().__init__()
         self.mixers = [spec for _, spec in layers]
         self.layer_groups = group_layers(self.mixers)
         self.dtype = model.dtype
-        self._step = Step()
+        self._step = CurrentStep()
         group_of_layer = {layer: number for number, group in enumerate(self.layer_groups) for layer in group.layers}
         for index, (name, spec) in enumerate(layers):
             paged = PagedLayer(spec, index, group_of_layer[index], backend, self._step)
@@ -47,7 +47,7 @@ class TransformersDecoder(nn.Module):
     def forward(
         self, batch: ForwardBatch, kv: Sequence[torch.Tensor], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states [T, hidden] as the head takes them; writes the rows' K and V into `kv`, one a layer.
+        """Return hidden states [T, hidden], the head's input; write the rows' K and V into `kv`, one tensor per layer.
 
         output_rows: [L] rows to return, by default all.
         """
@@ -62,22 +62,22 @@ class TransformersDecoder(nn.Module):
         return hidden if output_rows is None else hidden[output_rows]
 
     def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden [L, hidden], rows of forward's result, to logits [L, V] in fp32."""
+        """Return logits [L, V] in fp32 for `hidden` [L, hidden], rows of forward's result."""
         assert adapter_slots is None, "this model has no adapters"
         output = self.head(inputs_embeds=hidden[None], use_cache=False, return_dict=True)
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
     def serve_context(self, max_len: int) -> None:
-        """Nothing depends on it: scalings that depend on the length are refused."""
+        """Do nothing: scalings that depend on the length are refused."""
 
     def weight_bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:  # noqa: ARG002
-        """Raises UnsupportedModelError: transformers' code does not tell the rows of a batch apart."""
+        """Raise UnsupportedModelError, since transformers' code does not distinguish the rows of a batch."""
         raise UnsupportedModelError(
-            "adapters are supported by headrace's own families, and transformers' code computes this model; "
+            "adapters are supported only by headrace's own families, and transformers' code computes this model; "
             "serve a merged checkpoint"
         )
 
@@ -92,14 +92,14 @@ class TransformersDecoder(nn.Module):
 
 
 class _BodyStandIn(nn.Module):
-    """Returns the hidden states that it is given, and otherwise looks like the body."""
+    """A stand-in for the body that returns the given hidden states and otherwise has the body's attributes."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self._looks_like = (body,)  # a tuple: its weights are not this module's
+        self._body = (body,)  # in a tuple, so that its weights are not this module's
 
     def forward(self, *_: object, inputs_embeds: torch.Tensor, **__: object) -> MoeModelOutputWithPast:
         return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_looks_like"][0], name)
+        return getattr(self.__dict__["_body"][0], name)

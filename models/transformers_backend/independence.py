@@ -1,7 +1,8 @@
-"""check_independence: whether the rows of a sequence depend on that sequence alone.
+"""A check that the rows of a sequence depend only on that sequence.
 
-Outside attention, a class of transformers may treat all rows as one sequence: shift or convolve them, count positions
-from the first row, share the work of experts. In a batch of several sequences the result would be silently wrong.
+Outside of attention, a class of transformers may treat all rows as one sequence: shift or convolve them, count
+positions from the first row, share experts' capacity. In a batch of several sequences the result would be silently
+wrong.
 """
 
 import torch
@@ -13,13 +14,13 @@ from models.transformers_backend.config import FOREIGN_ERRORS
 from models.transformers_backend.decoder import TransformersDecoder
 
 _BLOCK_SIZE = 16
-_LENGTH = 12  # of a sequence; it fits into a block
+_LENGTH = 12  # of a sequence, which fits into a block
 _MAX_DIFFERENCE = 0.2  # relative to a row's norm; rounding in bf16 makes some hundredths, a wrong neighbor about 1
 
 
 @torch.inference_mode()
 def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, vocab_size: int, name: str) -> None:
-    """Raise UnsupportedModelError if a sequence's rows change when it is computed in parts, beside another sequence."""
+    """Raise UnsupportedModelError if a sequence's rows change in chunks and together with another sequence."""
     device = next(decoder.parameters()).device
     first, second = torch.randint(vocab_size, (2, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
     kv = [
@@ -31,26 +32,26 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
         decoder.logits(alone[-1:])
     except FOREIGN_ERRORS as error:
         raise UnsupportedModelError(
-            f"transformers' {name} does not make logits of hidden states alone: {shortened(error)}"
+            f"transformers' {name} cannot compute logits from hidden states alone: {shortened(error)}"
         ) from error
     half = _LENGTH // 2
     _, first_half = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])
     second_half, _ = decoder(_batch(decoder, [(0, half, first[half:]), (1, _LENGTH - 1, second[-1:])]), kv).split(
         [half, 1]
     )
-    # Each half by itself: only the second can show that positions were counted from its start. Medians, since rounding
-    # may change the choice of experts.
+    # Each half is compared separately, since only the second shows positions that were counted from its start. Medians,
+    # since rounding may change the choice of experts.
     halves = zip((first_half, second_half), alone.split(half), strict=True)
     difference = max(float(((rows - own).norm(dim=-1) / own.norm(dim=-1)).median()) for rows, own in halves)
     if not difference <= _MAX_DIFFERENCE:  # nor NaN
         raise UnsupportedModelError(
-            f"transformers' {name} computes other rows where several sequences are in a batch (they differ by "
-            f"{difference:.2f} of their length), so requests would change each other"
+            f"transformers' {name} computes different rows if several sequences are in a batch (they differ by "
+            f"{difference:.2f} of their norm), so requests would affect each other"
         )
 
 
 def _batch(decoder: TransformersDecoder, parts: list[tuple[int, int, torch.Tensor]]) -> ForwardBatch:
-    """parts: (sequence, position of the part's first row, tokens). A sequence's one block has its number."""
+    """Return a batch. parts: (sequence, position of the first row, tokens). A sequence's only block has its number."""
     device = parts[0][2].device
     positions = [torch.arange(start, start + len(tokens), device=device) for _, start, tokens in parts]
     slots = [sequence * _BLOCK_SIZE + rows for (sequence, _, _), rows in zip(parts, positions, strict=True)]

@@ -1,4 +1,4 @@
-"""The attention function that transformers' models call: ours, over the paged KV cache."""
+"""The attention function that transformers' models call: headrace's, over the paged KV cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
 from models.progress import StepProgress, ignore_progress
 
-PAGED = "headrace"  # transformers makes no masks for a name without a registered one: back ends know what a row sees
+PAGED = "headrace"  # transformers makes no masks for a name without a registered one; back ends do not need them
 
 
 @dataclass(slots=True, eq=False)
-class Step:
-    """The step that is computed now. Set during a forward pass, since models do not pass all arguments on."""
+class CurrentStep:
+    """The step that is being computed, set during a forward pass, since models do not pass on all arguments."""
 
     batch: ForwardBatch | None = None
     kv: Sequence[torch.Tensor] = ()
@@ -27,16 +27,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PagedLayer:
-    """One layer's attention; the attribute `paged` of the module that calls it."""
+    """Attention of a layer; the attribute `paged` of the module that calls it."""
 
     spec: AttentionSpec
     layer: int
     group: int
     backend: AttentionBackend
-    step: Step
+    step: CurrentStep
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-        """q: [T, H, D], k: [T, K, D], v: [T, K, value size] -> [T, H, value size]. Stores k and v."""
+        """Store k and v, and attend: q [T, H, D], k [T, K, D], v [T, K, value size] -> [T, H, value size]."""
         self.step.on_progress()
         batch, kv = self.step.batch, self.step.kv[self.layer]
         assert batch is not None
@@ -48,7 +48,7 @@ class PagedLayer:
         return attended[..., :value_dim]
 
     def _padded(self, heads: torch.Tensor) -> torch.Tensor:
-        """With zeros up to the head size, since values may be smaller than keys, or larger. Zeros change no result."""
+        """Pad with zeros to the head size, since keys and values may differ in size; zeros change no result."""
         return F.pad(heads, (0, self.spec.head_dim - heads.shape[-1])).contiguous()
 
 
@@ -61,7 +61,7 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' interface: [1, heads, T, D] each to [1, T, H, value size]. `observe` has checked the options."""
+    """Attend by transformers' interface: [1, heads, T, D] each -> [1, T, H, value size]; `observe` checked options."""
     paged: PagedLayer = module.paged
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     return paged.attend(q, k, v, s_aux)[None].to(query.dtype), None

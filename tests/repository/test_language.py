@@ -83,11 +83,8 @@ _UNREAD: set[str] = {
     "models/layers",
     "models/linear",
     "models/loaded_model.py",
-    "models/loading",
     "models/packing",
     "models/recurrence",
-    "models/training",
-    "models/transformers_backend",
 }
 
 # Public names that two files define, and why each may.

@@ -176,7 +176,7 @@ def test_rows_that_depend_on_their_neighbors_are_found(tmp_path: Path) -> None:
     embed = decoder.body.embed_tokens
     embed.register_forward_hook(lambda _module, _ids, rows: rows + rows.roll(1, dims=1))  # as token shifts do
 
-    with pytest.raises(UnsupportedModelError, match="computes other rows where several sequences are in a batch"):
+    with pytest.raises(UnsupportedModelError, match="computes different rows if several sequences are in a batch"):
         check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
 
 
@@ -190,13 +190,13 @@ def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
 
     decoder.body.forward = miscounted  # type: ignore[method-assign]
 
-    with pytest.raises(UnsupportedModelError, match="computes other rows"):
+    with pytest.raises(UnsupportedModelError, match="computes different rows"):
         check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
 
 
 def test_a_head_that_computes_the_body_again_is_found(tmp_path: Path) -> None:
     config = OPTConfig(**SMALL | {"ffn_dim": 96, "word_embed_proj_dim": SMALL["hidden_size"]})
-    with pytest.raises(UnsupportedModelError, match="OPTForCausalLM does not make logits of hidden states alone"):
+    with pytest.raises(UnsupportedModelError, match="OPTForCausalLM cannot compute logits from hidden states alone"):
         built(saved(config, tmp_path), load_backend(PREFERENCE["cpu"][-1]))
 
 
