@@ -126,7 +126,7 @@ def _yarn(config: HFConfig, scaling: HFConfig) -> YarnScaling:
 
 
 def yarn_mscale(factor: float, weight: float = 1.0) -> float:
-    """YaRN's scale of attention for a context `factor` times as long (Peng et al. 2023, section 3.4)."""
+    """Return YaRN's scale of attention for a context `factor` times as long (Peng et al. 2023, section 3.4)."""
     return 1.0 if factor <= 1.0 else 0.1 * weight * math.log(factor) + 1.0
 
 

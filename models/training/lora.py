@@ -59,7 +59,7 @@ class TrainableMethod:
         raise AssertionError("a layer is trained after it is loaded")
 
     def process_after_loading(self, layer: LinearLayer) -> None:
-        """Nothing to do."""
+        """Do nothing: frozen weights are already processed."""
 
     def apply(
         self,
