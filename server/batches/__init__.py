@@ -1,1 +1,1 @@
-"""Batches: files of requests, checked, and run line by line beside other work; each line is answered exactly once."""
+"""Batches: files of requests, which are checked and run line by line behind other work. Each line is answered once."""

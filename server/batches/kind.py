@@ -7,7 +7,7 @@ from server.batches.record import BATCHES, BatchRecord
 from server.batches.slots import LineSlots
 from server.batches.work import BatchWork
 from server.jobs.environment import JobEnvironment
-from server.jobs.kind import JobKind, Work
+from server.jobs.kind import JobKind, JobWork
 from server.schemas.batch_answers import BatchStatus
 
 _MAX_RUNNING = 16  # batches that run at once, and as many that end; each holds a window of lines
@@ -26,8 +26,8 @@ class BatchJobs(JobKind[BatchRecord]):
         return BatchWork(record, self.env, self._slots_of)
 
     async def select(
-        self, waiting: Sequence[BatchRecord], works: Collection[Work[BatchRecord]]
-    ) -> Iterable[Work[BatchRecord]]:
+        self, waiting: Sequence[BatchRecord], works: Collection[JobWork[BatchRecord]]
+    ) -> Iterable[JobWork[BatchRecord]]:
         """Select the oldest batch of the owner with the fewest that run, as long as there is room. An owner's first
         batch starts although the others take all the room, since they may take long. Batches whose owner has no key now
         wait, and delay no other. Batches that only have to be ended do not wait for those that run."""
@@ -49,7 +49,7 @@ class BatchJobs(JobKind[BatchRecord]):
             chosen.append(record)
         return [self.work(record) for record in chosen]
 
-    async def update(self, active: Sequence[BatchRecord], works: Collection[Work[BatchRecord]]) -> None:
+    async def update(self, active: Sequence[BatchRecord], works: Collection[JobWork[BatchRecord]]) -> None:
         for name, slots in self._slots.items():
             slots.change_limit(self._limit(name))
         files, metrics = self.env.files, self.env.metrics

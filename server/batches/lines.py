@@ -1,4 +1,4 @@
-"""Lines of a batch's input: what each must be, and what is wrong with one that is not."""
+"""Lines of a batch's input: how they are read, and what is wrong with a line that cannot be."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ _METHOD = "POST"
 
 
 class FaultyLine(Exception):
-    """A line that is no request of its batch."""
+    """A line that is not a request of its batch."""
 
     def __init__(self, fault: LineFault) -> None:
         super().__init__(fault.message)
@@ -31,9 +31,9 @@ class Line:
 
 
 def read_line(data: bytes, number: int, endpoint: str) -> Line:
-    """The request that a line of a batch for `endpoint` spells. Raises FaultyLine.
+    """Return the request in a line of a batch for `endpoint`. Raises FaultyLine.
 
-    What the endpoint's own schema asks of the body is not looked at: a wrong body is answered as one that came by HTTP.
+    The body is not checked against the endpoint's schema: a wrong body is answered with an error, as over HTTP.
     """
 
     def faulty(code: str, message: str, param: str | None = None) -> FaultyLine:

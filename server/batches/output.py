@@ -1,8 +1,8 @@
-"""Output: the answers of one batch, which count once they are synced and stored, each exactly once.
+"""Output: the answers of one batch on the disk, each exactly once.
 
     write behind what counts -> sync -> store how much counts -> ... -> the files become the owner's
 
-Whatever ends the server between two steps, what counts is whole, and what does not count is overwritten.
+If the server ends between two steps, what counts is whole, and what does not count is overwritten.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line's answer. data: its line of the output, or of the errors where it is not completed."""
+    """The answer to one line. data: its line of the output file, or of the error file if it is not completed."""
 
     data: bytes
     is_completed: bool
@@ -35,7 +35,7 @@ class Result:
 
 
 class OutputLost(Exception):
-    """Something else than a server has changed the files."""
+    """The files were changed by something other than a server."""
 
 
 class _Answered(msgspec.Struct):
@@ -63,7 +63,7 @@ class Output:
         return self._journal.record
 
     async def begin(self, *, total: int, model: str | None) -> None:
-        """Have a file for answers and one for errors, and the batch in progress."""
+        """Create a file for answers and one for errors, and start the batch."""
         names = self.record.unfinished_files or [new_file_id(), new_file_id()]
         self._files.writing.update(names)  # until the batch has them
         try:
@@ -82,16 +82,16 @@ class Output:
             self._files.writing.difference_update(names)
 
     async def recover(self) -> None:
-        """Forget what was written last and does not count. Raises OutputLost."""
+        """Discard what was written last and does not count. Raises OutputLost."""
         disk = self._files.disk
         for name, size in self._sizes():
-            await self._files.on_disk(disk.create, name)  # one that is there stays as it is
+            await self._files.on_disk(disk.create, name)  # an existing file stays as it is
             if await self._files.on_disk(disk.size, name) < size:
                 raise OutputLost(f"the batch's answers in {name} are no longer on the server's disk")
             await self._files.on_disk(disk.truncate, name, size)
 
     async def done(self) -> set[bytes]:
-        """Digests of the custom_ids of the lines that are answered."""
+        """Return digests of the custom_ids of the lines that are answered."""
         found: set[bytes] = set()
         for name, size in self._sizes():
             offset, rest = 0, b""
@@ -109,8 +109,8 @@ class Output:
         return [(name, size) for name, size in sizes if name is not None]
 
     async def add(self, results: list[Result]) -> None:
-        """Have the results count: all of them, or if it raises none. Canceled, it may be called again with the same
-        ones and more behind them."""
+        """Write the results, and make them count: all, or none if this raises. If it is canceled, it may be called
+        again with the same results and more behind them."""
         record = self.record
         completed = [each for each in results if each.is_completed]
         failed = [each for each in results if not each.is_completed]
@@ -120,7 +120,7 @@ class Output:
             (record.error_name, record.error_bytes, errors),
         ):
             if data:
-                assert name is not None, "a batch that has not begun has no answers"
+                assert name is not None, "a batch that has not started has no answers"
                 await self._files.on_disk(self._files.disk.write, name, size, data)
                 await self._files.on_disk(self._files.disk.sync, name)
 
@@ -129,17 +129,17 @@ class Output:
             usage.add(each.usage)
 
         def edit(stored: BatchRecord) -> None:
-            """Add to what was there before, and not to what is: a call that was canceled may have been stored."""
+            """Add to what this process knew, and not to what is stored: a canceled call may have been stored."""
             stored.output_bytes = record.output_bytes + len(output)
             stored.error_bytes = record.error_bytes + len(errors)
             stored.completed = record.completed + len(completed)
             stored.failed = record.failed + len(failed)
             stored.usage = usage
 
-        await self.change(edit, is_durable=False)  # what a power cut takes of it is answered again
+        await self.change(edit, is_durable=False)  # lines that a power cut takes are answered again
 
     async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
-        """Give the owner the files that have a line, and end the batch, with `faults` as its errors. Raises
+        """Make the files that have a line the owner's, and end the batch, with `faults` as its errors. Raises
         OutputLost."""
         await self.recover()
         for name, size in self._sizes():

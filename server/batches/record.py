@@ -19,9 +19,10 @@ from server.schemas.batch_answers import (
 class BatchRecord(msgspec.Struct, kw_only=True):
     """A row of the table. Times are in seconds since 1970.
 
-    output_name, error_name: of the files on the disk that are written, and that become files of the owner at the end;
-    None before anything may be written. output_bytes, error_bytes: how much of them counts: they were synced before
-    they were stored here, and what lies behind does not exist. `completed` lines are in the one, `failed` in the other.
+    output_name, error_name: names of the files on the disk that are written, and become the owner's at the end; None
+    before anything may be written. output_bytes, error_bytes: how much of them counts. These bytes were synced before
+    the numbers were stored; bytes behind them do not count. `completed` lines are in the output, `failed` ones in the
+    errors.
     """
 
     id: str
@@ -55,13 +56,13 @@ class BatchRecord(msgspec.Struct, kw_only=True):
     cancelled_at: int | None = None
 
     def enter(self, status: BatchStatus, now_s: float) -> None:
-        """Take the status, and note when."""
+        """Take the status, and note the time."""
         self.status = status
         if status is not BatchStatus.VALIDATING:
             setattr(self, f"{status.value}_at", int(now_s))
 
     def is_late(self, now_s: float) -> bool:
-        """Whether its completion window is over."""
+        """Return whether the completion window is over."""
         return now_s >= self.expires_at
 
     @property
@@ -87,7 +88,7 @@ BATCHES = JobTable(
 
 
 def batch_object(record: BatchRecord) -> BatchObject:
-    """What clients see of it."""
+    """Return the batch as clients see it."""
     usage = record.usage
     return BatchObject(
         id=record.id,

@@ -1,4 +1,4 @@
-"""run_body: one line of a batch from its body to its answer, waiting for room and for an engine meanwhile."""
+"""run_body: answers the body of a request in the background, and waits for room and for an engine meanwhile."""
 
 import asyncio
 import math
@@ -24,12 +24,12 @@ _MIN_WAIT_S, _MAX_WAIT_S = 0.05, 30.0
 async def run_body(
     context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], sleep: Sleep = asyncio.sleep
 ) -> BodyAnswer:
-    """What the endpoint answers to the body, in `caller`'s name and as work for which nobody waits.
+    """Return the endpoint's answer to the body, for `caller` and as work for which no client waits.
 
-    What passes is waited for and never answered: a full queue, a model that is loaded or an engine that is started
-    again, a budget that is spent. What engines were computing when two of them ended is answered with 503, and what
-    needs more tokens than the caller's key may use in a minute with 429. Raises EngineStopped if the server ends
-    before; the line is to be run again then. A task of its own runs this.
+    Conditions that pass are waited for and never answered: a full queue, a model that is being loaded, an engine that
+    is being restarted, a spent budget. A request that two engines were computing when they died is answered with 503,
+    and one that needs more tokens than the caller's key may use in a minute with 429. Raises EngineStopped if the
+    server ends before; then the body must be run again. Must be called in a task of its own, whose caller it sets.
 
     sleep: waits before another attempt.
     """
@@ -44,12 +44,14 @@ async def run_body(
             raise
         except EngineDied as error:
             num_deaths += error.num_deaths
-            if num_deaths >= MAX_DEATHS:  # it may be the cause, and would end the server, which gives up after some
+            if (
+                num_deaths >= MAX_DEATHS
+            ):  # the line may be the cause, and would end the server, which gives up after some deaths
                 return _refusal(error, request_id)
         except _PASSING as error:
-            if isinstance(error, TokensLimited) and error.retry_after_s is None:  # no minute brings so many
+            if isinstance(error, TokensLimited) and error.retry_after_s is None:  # no minute allows that many
                 return _refusal(error, request_id)
-            # The first may know when there is room; nobody else does.
+            # Only Shed may know when there is room.
             wait_s = min(_MAX_WAIT_S, max(2 * wait_s, math.ceil(getattr(error, "retry_after_s", None) or 0)))
         await sleep(wait_s)
 
@@ -62,7 +64,7 @@ def _refusal(error: Exception, request_id: str) -> BodyAnswer:
 async def _run_once(
     context: ServerContext, caller: Caller, endpoint: str, body: dict[str, Any], request_id: str
 ) -> BodyAnswer:
-    """The same without waiting: raises what passes."""
+    """Answer the body once, without waiting. Raises errors that pass."""
     record = RequestRecord(request_id, "POST", lambda record: _count(context, record), context.models.only_name)
     record.route = f"batch {endpoint}"
     record.key_name, record.is_usage = caller.name, True
@@ -76,7 +78,7 @@ async def _run_once(
         record.status = reply.status
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
         if isinstance(error, _PASSING):
-            record.is_usage = record.has_started  # what waits is no request that was refused
+            record.is_usage = record.has_started  # a request that waits was not refused
             raise
         return BodyAnswer(request_id, reply.status, reply.body())
     finally:

@@ -1,8 +1,7 @@
-"""A batch's input: checked as a whole, and then read window by window."""
+"""Source: the input of a batch, which is checked as a whole, and then read window by window."""
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,41 +12,40 @@ import msgspec
 from server.batches.lines import FaultyLine, Line, read_line
 from server.errors import StorageFailed
 from server.files.store import Files
+from server.jobs.persistence import persist
 from server.schemas.batch_answers import LineFault
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _GONE = LineFault("input_file_not_found", "the input file is no longer on the server's disk")
 
-MAX_FAULTS = 100  # told of one file
+MAX_FAULTS = 100  # that are reported for one file
 
 _CHUNK_BYTES = 1 << 20
-_WINDOW_LINES, _WINDOW_BYTES = 256, 4 << 20  # of lines that are put in order, and held
-_RETRY_S = 5.0
+_WINDOW_LINES, _WINDOW_BYTES = 256, 4 << 20  # of lines that are sorted, and held in memory
 _WORK_S, _PAUSE_S = 0.002, 0.001  # of a thread that runs Python code
-_KEY_BYTES = 4096  # of what two lines may have in common
+_KEY_BYTES = 4096  # of each part of a prompt by which lines are sorted
 
 
 def digest_of(custom_id: str) -> bytes:
-    """What is held of a custom_id to know it again: of a collision, a line would be lost."""
+    """Return a digest by which a custom_id is recognized. A collision would lose a line."""
     return hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
 
 
 @dataclass(slots=True)
 class Checked:
-    """What a whole file turned out to be."""
+    """The result of checking a whole file."""
 
     num_lines: int = 0
-    model: str | None = None  # that all lines name
+    model: str | None = None  # of all lines
     faults: list[LineFault] = field(default_factory=list)
-    is_hopeless: bool = False  # nothing behind what was looked at matters
+    is_hopeless: bool = False  # the lines behind need no check
 
 
 class Source:
-    """One input file, whose lines are for one endpoint. Empty lines count as lines, and are not requests.
+    """One input file, whose lines are for one endpoint. Empty lines are counted, and are not requests.
 
-    A disk that fails is waited for. FaultyLine is raised for a file that is gone.
+    A disk that fails is waited for. Methods raise FaultyLine if the file is gone.
     """
 
     def __init__(
@@ -66,9 +64,9 @@ class Source:
         self._sleep = sleep
 
     async def check(self, *, max_lines: int) -> Checked:
-        """Look at every line. No more than MAX_FAULTS are told."""
+        """Check every line. At most MAX_FAULTS are reported."""
         checked = Checked()
-        if self._file_id not in await self._patiently(self._files.disk.names):
+        if self._file_id not in await self._read_disk(self._files.disk.names):
             checked.faults.append(_GONE)
             return checked
         seen: dict[bytes, int] = {}
@@ -97,7 +95,7 @@ class Source:
                 return
 
     def _check_line(self, line: Line, checked: Checked, seen: dict[bytes, int]) -> None:
-        """Raises FaultyLine for what is wrong with it beside the others."""
+        """Check a line against the lines before it. Raises FaultyLine."""
         first = seen.setdefault(digest_of(line.custom_id), line.number)
         if first != line.number:
             message = f"custom_id is {line.custom_id[:60]!r}, as in line {first}; each must be unique in its batch"
@@ -108,7 +106,7 @@ class Source:
         if len(seen) == 1:
             checked.model = model
         elif model != checked.model:
-            message = f"{_told(model)} here, and {_told(checked.model)} in line 1; a batch has one model"
+            message = f"{_describe(model)} here, and {_describe(checked.model)} in line 1; a batch has one model"
             raise FaultyLine(LineFault("model_mismatch", message, line.number, "body.model"))
 
     def _read(self, number: int, data: bytes) -> Line:
@@ -118,36 +116,36 @@ class Source:
         return read_line(data, number, self._endpoint)
 
     async def windows(self, done: Collection[bytes]) -> AsyncIterator[list[Line]]:
-        """The lines, of a file that was checked, a bounded number at a time. Within a window those come together that
-        begin alike: what they have in common is computed once, however the file has them.
+        """Yield the lines of a checked file in windows. Within a window, lines whose prompts start alike are neighbors,
+        so that the shared part is computed once.
 
-        Raises FaultyLine for a line that is no longer a request: an earlier server allowed longer ones. done: digests
-        of the custom_ids of those that are left out.
+        Raises FaultyLine for a line that is no longer a request: an earlier server accepted longer ones. done: digests
+        of the custom_ids of lines that are left out.
         """
         window: list[tuple[bytes, Line]] = []
         size = 0
         async for chunk in self._chunks():
-            lines = await asyncio.to_thread(self._wanted, chunk, done)
+            lines = await asyncio.to_thread(self._read_lines, chunk, done)
             for key, line, num_bytes in lines:
                 window.append((key, line))
                 size += num_bytes
                 if len(window) >= _WINDOW_LINES or size >= _WINDOW_BYTES:
-                    yield _in_order(window)
+                    yield _sorted(window)
                     window, size = [], 0
         if window:
-            yield _in_order(window)
+            yield _sorted(window)
 
-    def _wanted(self, chunk: "list[tuple[int, bytes]]", done: Collection[bytes]) -> list[tuple[bytes, Line, int]]:
+    def _read_lines(self, chunk: "list[tuple[int, bytes]]", done: Collection[bytes]) -> list[tuple[bytes, Line, int]]:
         lines = ((self._read(number, data), len(data)) for number, data in with_pauses(chunk))
         return [(prefix_key(line.body), line, size) for line, size in lines if digest_of(line.custom_id) not in done]
 
     async def _chunks(self) -> AsyncIterator[list[tuple[int, bytes]]]:
-        """Numbered lines without those that are empty, of some megabytes at a time."""
+        """Yield numbered lines, without empty ones, about a megabyte at a time."""
         offset, number, rest = 0, 0, b""
-        while data := await self._patiently(self._files.disk.read, self._file_id, offset, _CHUNK_BYTES):
+        while data := await self._read_disk(self._files.disk.read, self._file_id, offset, _CHUNK_BYTES):
             offset += len(data)
             *lines, rest = (rest + data).split(b"\n") if b"\n" in data else (rest + data,)
-            if len(rest) > self._max_line_bytes + _CHUNK_BYTES:  # told as too long, and not held
+            if len(rest) > self._max_line_bytes + _CHUNK_BYTES:  # a line that is reported as too long, and not held
                 lines, rest = [*lines, rest], b""
             if lines:
                 yield [(number + i, line) for i, line in enumerate(lines, 1) if line.strip()]
@@ -155,18 +153,19 @@ class Source:
         if rest.strip():
             yield [(number + 1, rest)]
 
-    async def _patiently(self, work: Callable[..., T], *arguments: object) -> T:
-        while True:
+    async def _read_disk(self, work: Callable[..., T], *arguments: object) -> T:
+        async def read() -> T:
             try:
                 return await self._files.on_disk(work, *arguments)
             except StorageFailed as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     raise FaultyLine(_GONE) from error
-                logger.warning("the input file %s cannot be read now: %s", self._file_id, error)
-                await self._sleep(_RETRY_S)
+                raise
+
+        return await persist(read, f"the input file {self._file_id}", sleep=self._sleep)
 
 
-def _in_order(window: list[tuple[bytes, Line]]) -> list[Line]:
+def _sorted(window: list[tuple[bytes, Line]]) -> list[Line]:
     return [line for _, line in sorted(window, key=lambda each: each[0])]
 
 
@@ -174,7 +173,7 @@ _PROMPT_FIELDS = ("tools", "instructions", "messages", "input", "prompt")
 
 
 def prefix_key(body: dict[str, Any]) -> bytes:
-    """Lines whose prompts begin alike have keys that begin alike."""
+    """Return a key to sort lines by: lines whose prompts start alike have keys that start alike."""
     parts = (body[name] for name in _PROMPT_FIELDS if body.get(name) is not None)
     return b"".join(msgspec.json.encode(part)[:_KEY_BYTES] for part in parts)
 
@@ -196,5 +195,5 @@ def with_pauses(
             since_s = clock()
 
 
-def _told(model: str | None) -> str:
+def _describe(model: str | None) -> str:
     return "model is missing" if model is None else f"model is {model[:60]!r}"

@@ -15,7 +15,7 @@ from server.batches.slots import LineSlots
 from server.batches.source import Source
 from server.batches.storing import Storing
 from server.jobs.environment import JobEnvironment
-from server.jobs.kind import Work
+from server.jobs.kind import JobWork
 from server.jobs.persistence import RETRY_S
 from server.schemas.batch_answers import BatchStatus, LineFault
 
@@ -25,7 +25,7 @@ _CLOSING_LINES = 1000  # lines that are closed at a time, when a batch ends befo
 _DRAINED_S = 0.5  # between two looks at whether the server accepts work again
 
 
-class BatchWork(Work[BatchRecord]):
+class BatchWork(JobWork[BatchRecord]):
     def __init__(self, record: BatchRecord, env: JobEnvironment, slots: Callable[[str | None], LineSlots]) -> None:
         """slots: of the lines of a model."""
         super().__init__(record)

@@ -1,1 +1,1 @@
-"""Files that clients upload and batches write: their bytes in a folder, what is known of them in the database."""
+"""Files that clients upload and jobs write: their bytes in a folder, everything else in the database."""

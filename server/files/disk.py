@@ -1,6 +1,6 @@
-"""Disk: the one way by which the bytes of files are written, so that tests can let it fail at any moment.
+"""Disk: the only way in which the bytes of files are written, so that tests can make it fail at any moment.
 
-What a power cut leaves is what was synced: a file's bytes by `sync`, its name and its end by `sync_names`.
+A power cut leaves what was synced: a file's bytes by `sync`; that it exists, or no longer does, by `sync_names`.
 """
 
 import contextlib
@@ -14,39 +14,39 @@ _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 
 
 class Disk(Protocol):
-    """Files in one folder, by names that are no paths. Methods block, raise OSError, and may be called by any
-    thread; those of one file not by several at a time."""
+    """Files in one folder, by names that are not paths. Methods block, and raise OSError. Any thread may call them, but
+    only one at a time for one file."""
 
     def names(self) -> list[str]: ...
 
     def create(self, name: str) -> None:
-        """An empty file of that name, if there is none."""
+        """Create an empty file of that name, if there is none."""
 
     def write(self, name: str, offset: int, data: bytes) -> None:
-        """Write all of `data` behind `offset` bytes of the file. If it raises, a part of it may be written."""
+        """Write all of `data` behind `offset` bytes of the file. If this raises, a part may be written."""
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """So many bytes, or as many as there are."""
+        """Return `size` bytes, or as many as there are."""
 
     def size(self, name: str) -> int: ...
 
     def truncate(self, name: str, size: int) -> None: ...
 
     def remove(self, name: str) -> None:
-        """Nothing if there is none."""
+        """Remove the file, if there is one."""
 
     def sync(self, name: str) -> None:
         """Return when the file's bytes survive a power cut."""
 
     def sync_names(self) -> None:
-        """Return when it does which files there are."""
+        """Return when the names of the files survive a power cut."""
 
     def path(self, name: str) -> Path:
-        """Of a file that is there, to read it."""
+        """Return the path of an existing file, to read it."""
 
 
 class FolderDisk:
-    """A Disk of a real folder, which is made when it is first written to, for its user alone."""
+    """A Disk of a real folder, which is made for this user only, at the first write."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -95,7 +95,7 @@ class FolderDisk:
 
 
 class TemporaryDisk(FolderDisk):
-    """A Disk whose files end with the process, in a folder that is made when it is first written to."""
+    """A Disk whose files end with the process, in a folder that is made at the first write."""
 
     def __init__(self) -> None:
         super().__init__(Path())
@@ -115,11 +115,11 @@ class TemporaryDisk(FolderDisk):
 
 
 def disk_of(data_dir: str | None) -> Disk:
-    """The one in --data-dir, or one that ends with the process without it."""
+    """Return the disk in --data-dir, or without that one whose files end with the process."""
     return TemporaryDisk() if data_dir is None else FolderDisk(Path(data_dir) / "files")
 
 
-class _opened(contextlib.AbstractContextManager[int]):  # as contextlib's own
+class _opened(contextlib.AbstractContextManager[int]):  # lower case, as contextlib's own
     def __init__(self, path: Path, flags: int) -> None:
         self._file = os.open(path, flags | os.O_CLOEXEC)
 

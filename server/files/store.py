@@ -1,4 +1,4 @@
-"""Files: the files of one server. A file is there once its row is, whose bytes are on the disk before."""
+"""Files: the files of one server. A file exists once its row does; its bytes are on the disk before."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUFFER_BYTES = 1 << 20  # of an upload, between two writes
 
-# Tells which of these files is in use, and why it is not to be deleted; None for each that may be.
+# Returns why a file must not be deleted, since it is in use; None if it may be.
 InUse = Callable[[Connection, str], str | None]
 
 
@@ -39,19 +39,19 @@ class Files:
     def __init__(
         self, database: Database, disk: Disk, config: StorageConfig, *, clock: Callable[[], float] | None = None
     ) -> None:
-        """clock: seconds since 1970, by default steady ones."""
+        """clock: seconds since 1970, by default of a SteadyClock."""
         self.database = database
         self.disk = disk
         self.config = config
         self.clock = clock or SteadyClock()
         self.users: list[InUse] = []
-        self.writing: set[str] = set()  # names on the disk of files that have no row yet
+        self.writing: set[str] = set()  # names of files on the disk that have no row yet
 
     # --- uploads ------------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def upload(self, *, num_replaced_bytes: int = 0) -> AsyncIterator["Upload"]:
-        """A file that is written within the context, and gone at its end unless it was finished.
+        """Write a new file within the context. It is gone after the context unless it was finished.
 
         num_replaced_bytes: of stored parts that end when the file is finished, so that both count once.
         """
@@ -67,7 +67,7 @@ class Files:
             self.writing.discard(upload.id)
 
     async def on_disk(self, work: Callable[..., T], *arguments: object) -> T:
-        """What the work returns, which blocks and is done by another thread."""
+        """Return what the work returns, which blocks, and runs in another thread."""
         try:
             return await asyncio.to_thread(work, *arguments)
         except OSError as error:
@@ -97,10 +97,10 @@ class Files:
     async def page(
         self, owner: str, *, purpose: str | None, after: str | None, limit: int, is_ascending: bool
     ) -> FilePage | None:
-        """As table.page has it."""
+        """Return a page of the owner's files; see `table.files_page`."""
 
         def work(connection: Connection) -> FilePage | None:
-            return table.page(
+            return table.files_page(
                 connection,
                 owner,
                 self.clock(),
@@ -113,7 +113,7 @@ class Files:
         return await self.database.run(work)
 
     async def delete(self, file_id: str, owner: str) -> bool:
-        """Whether it was there. Raises InvalidRequest while it is in use."""
+        """Delete a file; return whether there was one. Raises InvalidRequest while it is in use."""
 
         def work(connection: Connection) -> bool:
             if table.find(connection, file_id, owner, self.clock()) is None:
@@ -132,7 +132,7 @@ class Files:
         return next((reason for user in self.users if (reason := user(connection, file_id)) is not None), None)
 
     async def expire(self) -> int:
-        """Delete what is too old and not in use; how many files."""
+        """Delete the files that are too old and not in use; return their number."""
 
         def work(connection: Connection) -> list[str]:
             due = [each for each in table.expired(connection, self.clock()) if self._use(connection, each) is None]
@@ -145,16 +145,18 @@ class Files:
         return len(due)
 
     async def sweep(self, known: Collection[str] = ()) -> int:
-        """Remove from the disk what is no file: it was being written, or deleted, when a server ended. How many.
+        """Remove from the disk what is not a file: it was being written, or deleted, when a server ended. Return the
+        number.
 
-        known: names of what is no file yet, and is not to be removed.
+        known: names of what is not a file yet, and must stay.
         """
         names = await self.on_disk(self.disk.names)
         strays = await self.database.run(lambda connection: table.unknown(connection, names))
         return await self.remove([name for name in strays if name not in known and name not in self.writing])
 
     async def remove(self, names: list[str]) -> int:
-        """Remove these from the disk; how many. What fails leaves bytes that nobody sees, until the next start."""
+        """Remove names from the disk; return their number. A failure leaves bytes that no client sees, until the next
+        start."""
         for name in names:
             try:
                 await self.on_disk(self.disk.remove, name)
@@ -163,7 +165,7 @@ class Files:
         return len(names)
 
     async def totals(self) -> tuple[int, int]:
-        """How many files there are, and their bytes."""
+        """Return the number of files, and of their bytes."""
         return await self.database.run(table.totals)
 
 
@@ -204,8 +206,10 @@ class Upload:
         expires_after_s: float | None,
         within: Callable[[Connection], None] = lambda _: None,
     ) -> File:
-        """Store it for good, and what else `within` has to store with it, which raises if it must not be. Canceled, it
-        may have been stored."""
+        """Store the file, and return it. Canceled, this may have stored it.
+
+        within: runs in the same transaction, and raises if the file must not be stored.
+        """
         now_s = int(self._files.clock())
         expires_s = None if expires_after_s is None else int(now_s + expires_after_s)
         file = File(self.id, owner, purpose, filename, self.num_bytes, now_s, expires_s)
@@ -219,13 +223,13 @@ class Upload:
         return file
 
     async def keep(self, work: Callable[[Connection], None]) -> None:
-        """Have `work` store what the bytes are: when this returns both survive a power cut."""
+        """Store what the bytes are by `work`. When this returns, both survive a power cut."""
         await self._flush()
         disk = self._files.disk
         await self._files.on_disk(disk.sync, self.id)
         await self._files.on_disk(disk.sync_names)
         storing = asyncio.ensure_future(self._files.database.run(work, is_durable=True))
-        self.is_finished = True  # until it is known better: a row without its bytes is worse than bytes without a row
+        self.is_finished = True  # assumed until it is known: a row without its bytes is worse than bytes without a row
         try:
             await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -238,7 +242,7 @@ class Upload:
 
 
 def disk_error(error: OSError) -> StorageFailed:
-    """How to tell that the disk has failed."""
+    """Return the error that reports the failed disk to clients."""
     if error.errno in _FULL:
         return StorageFull(
             "the server's disk is full, so nothing was stored; delete files, or ask the server's operator"

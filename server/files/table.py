@@ -1,4 +1,4 @@
-"""FileTable: what is known of each file but its bytes."""
+"""The table of files: everything but their bytes. Its functions run within transactions of the database."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _COLUMNS = "id, owner, purpose, filename, bytes, created_s, expires_s"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file. expires_s: None is never. Both times in seconds since 1970."""
+    """One file. Times are in seconds since 1970. expires_s: None for never."""
 
     id: str
     owner: str
@@ -35,7 +35,7 @@ def insert(connection: Connection, file: File) -> None:
 
 
 def find(connection: Connection, file_id: str, owner: str, now_s: float) -> File | None:
-    """One that has not expired."""
+    """Return the owner's file, unless it has expired."""
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM files WHERE id = ? AND owner = ? AND (expires_s IS NULL OR expires_s > ?)",
         (file_id, owner, now_s),
@@ -43,7 +43,7 @@ def find(connection: Connection, file_id: str, owner: str, now_s: float) -> File
     return None if row is None else File(*row)
 
 
-def page(
+def files_page(
     connection: Connection,
     owner: str,
     now_s: float,
@@ -53,7 +53,7 @@ def page(
     limit: int,
     is_ascending: bool,
 ) -> FilePage | None:
-    """So many of the owner's files behind the one with the id `after`; None if there is no such file."""
+    """Return up to `limit` of the owner's files behind the one with the id `after`; None if there is no such file."""
     where, given = "owner = ? AND (expires_s IS NULL OR expires_s > ?)", [owner, now_s]
     values: list[Any] = [*given]
     if purpose is not None:
@@ -80,12 +80,12 @@ def expired(connection: Connection, now_s: float) -> list[str]:
 
 
 def totals(connection: Connection) -> tuple[int, int]:
-    """How many files there are, and their bytes."""
+    """Return the number of files, and of their bytes."""
     num_files, num_bytes = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM files").fetchone()
     return num_files, num_bytes
 
 
 def unknown(connection: Connection, names: Collection[str]) -> list[str]:
-    """Those that are no file's id."""
+    """Return the names that are not the id of a file."""
     known = {file_id for (file_id,) in connection.execute("SELECT id FROM files")}
     return [name for name in names if name not in known]

@@ -1,4 +1,4 @@
-"""The tables of uploads in parts: statements that the store's thread runs, within its transactions."""
+"""The tables of uploads and of their parts. Their functions run within transactions of the database."""
 
 import enum
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ _COLUMNS = "id, owner, purpose, filename, bytes, created_s, expires_s, file_expi
 
 @dataclass(frozen=True, slots=True)
 class PartedUpload:
-    """A file that comes in parts. bytes: of the whole file. expires_s: when it ends without having been completed."""
+    """A file that is uploaded in parts. bytes: of the whole file. expires_s: when a pending upload expires."""
 
     id: str
     owner: str
@@ -30,14 +30,14 @@ class PartedUpload:
     status: UploadStatus = UploadStatus.PENDING
 
     def at(self, now_s: float) -> "PartedUpload":
-        """As it is at a time."""
+        """Return the upload as it is at that time: a pending one may have expired."""
         is_over = self.status is UploadStatus.PENDING and now_s >= self.expires_s
         return replace(self, status=UploadStatus.EXPIRED) if is_over else self
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """name: of its bytes on the disk."""
+class UploadPart:
+    """One part of an upload. name: of its bytes on the disk."""
 
     id: str
     upload_id: str
@@ -45,7 +45,7 @@ class Part:
     bytes: int
 
 
-def insert(connection: Connection, upload: PartedUpload) -> None:
+def insert_upload(connection: Connection, upload: PartedUpload) -> None:
     connection.execute(
         f"INSERT INTO uploads ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -55,7 +55,7 @@ def insert(connection: Connection, upload: PartedUpload) -> None:
     )
 
 
-def find(connection: Connection, upload_id: str, owner: str) -> PartedUpload | None:
+def find_upload(connection: Connection, upload_id: str, owner: str) -> PartedUpload | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM uploads WHERE id = ? AND owner = ?", (upload_id, owner)
     ).fetchone()
@@ -76,41 +76,41 @@ def num_pending(connection: Connection, owner: str) -> int:
     return int(count)
 
 
-def add_part(connection: Connection, part: Part) -> None:
+def add_part(connection: Connection, part: UploadPart) -> None:
     connection.execute(
         "INSERT INTO upload_parts (id, upload, name, bytes) VALUES (?, ?, ?, ?)",
         (part.id, part.upload_id, part.name, part.bytes),
     )
 
 
-def parts(connection: Connection, upload_id: str) -> dict[str, Part]:
-    """By their ids."""
+def parts(connection: Connection, upload_id: str) -> dict[str, UploadPart]:
+    """Return the parts of an upload by their ids."""
     rows = connection.execute("SELECT id, upload, name, bytes FROM upload_parts WHERE upload = ?", (upload_id,))
-    return {row[0]: Part(*row) for row in rows}
+    return {row[0]: UploadPart(*row) for row in rows}
 
 
 def part_names(connection: Connection) -> set[str]:
-    """On the disk, of all parts."""
+    """Return the names on the disk of all parts."""
     return {name for (name,) in connection.execute("SELECT name FROM upload_parts")}
 
 
 def part_bytes(connection: Connection) -> int:
-    """Of all parts."""
+    """Return the bytes of all parts."""
     (total,) = connection.execute("SELECT coalesce(sum(bytes), 0) FROM upload_parts").fetchone()
     return int(total)
 
 
 def delete_parts(connection: Connection, upload_id: str) -> list[str]:
-    """Returns their names on the disk."""
+    """Delete the parts of an upload; return their names on the disk."""
     names = [part.name for part in parts(connection, upload_id).values()]
     connection.execute("DELETE FROM upload_parts WHERE upload = ?", (upload_id,))
     return names
 
 
-def expired(connection: Connection, now_s: float) -> list[str]:
-    """Ids of uploads whose time is over, whatever became of them."""
+def expired_uploads(connection: Connection, now_s: float) -> list[str]:
+    """Return the ids of uploads of any status whose time is over."""
     return [upload_id for (upload_id,) in connection.execute("SELECT id FROM uploads WHERE expires_s <= ?", (now_s,))]
 
 
-def delete(connection: Connection, upload_id: str) -> None:
+def delete_upload(connection: Connection, upload_id: str) -> None:
     connection.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))

@@ -1,4 +1,4 @@
-"""Uploads: files that come in parts, in any order and by several connections, and become files when all are there."""
+"""Uploads: files that are uploaded in parts, in any order and by several connections."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from server.errors import NotStored, RequestTooLarge, StorageFailed
 from server.files import upload_table as table
 from server.files.store import Files
 from server.files.table import File
-from server.files.upload_table import Part, PartedUpload, UploadStatus
+from server.files.upload_table import PartedUpload, UploadPart, UploadStatus
 
 LIFE_S = 3600  # OpenAI's
 MAX_PART_BYTES = 64 << 20  # OpenAI's
@@ -25,14 +25,14 @@ _READ_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class PartWriter:
-    """Takes the bytes of one part. part: set when it counts."""
+    """Writes the bytes of one part. part: set when the part is stored."""
 
     write: Callable[[bytes], Awaitable[None]]
-    part: Part | None = field(default=None)
+    part: UploadPart | None = field(default=None)
 
 
 class Uploads:
-    """Those of one server's files. All methods raise StorageFailed, and StorageFull where there is no room.
+    """The uploads of one server. All methods raise StorageFailed, and StorageFull if there is no room.
 
     Once a part or the end of an upload is answered, it survives a power cut: bytes are synced before their row is
     stored. A file and the end of its upload are stored in one transaction.
@@ -44,7 +44,7 @@ class Uploads:
     async def create(
         self, *, owner: str, purpose: str, filename: str, num_bytes: int, file_expires_after_s: int | None
     ) -> PartedUpload:
-        """Raises RequestTooLarge, and InvalidRequest if the owner has too many that are pending."""
+        """Create an upload. Raises RequestTooLarge, and InvalidRequest if the owner has too many pending ones."""
         if num_bytes > self._files.config.max_file_bytes:
             raise RequestTooLarge(
                 f"bytes is {num_bytes}; a file may have {self._files.config.max_file_bytes} bytes (--max-file-bytes)"
@@ -67,16 +67,17 @@ class Uploads:
                     f"{_MAX_PENDING} uploads are pending, which is the limit; complete or cancel one of them"
                 )
             self._files.check_room(connection, num_bytes)
-            table.insert(connection, upload)
+            table.insert_upload(connection, upload)
 
         await self._files.database.run(work, is_durable=True)
         return upload
 
     @contextlib.asynccontextmanager
     async def part(self, upload_id: str, owner: str) -> AsyncIterator[PartWriter]:
-        """A part that is written within the context, and counts after it; nothing is left of it if that raises.
+        """Write a part within the context, and store it after the context; nothing is left of it if that raises.
 
-        Raises NotStored, InvalidRequest if the upload has ended or the part is empty, and `write` RequestTooLarge.
+        Raises NotStored, and InvalidRequest if the upload has ended or the part is empty; `write` raises
+        RequestTooLarge.
         """
         await self._files.database.run(lambda connection: self._pending(connection, upload_id, owner))
         async with self._files.upload() as written:
@@ -90,7 +91,7 @@ class Uploads:
             yield writer
             if not written.num_bytes:
                 raise InvalidRequest("data is empty; a part has at least one byte", param="data")
-            part = Part(f"part_{secrets.token_hex(24)}", upload_id, written.id, written.num_bytes)
+            part = UploadPart(f"part_{secrets.token_hex(24)}", upload_id, written.id, written.num_bytes)
 
             def work(connection: Connection) -> None:
                 upload = self._pending(connection, upload_id, owner)
@@ -113,7 +114,7 @@ class Uploads:
     ) -> tuple[PartedUpload, File]:
         """Make a file of the parts, in this order. Raises NotStored and InvalidRequest."""
 
-        def look(connection: Connection) -> tuple[PartedUpload, dict[str, Part]]:
+        def look(connection: Connection) -> tuple[PartedUpload, dict[str, UploadPart]]:
             return self._pending(connection, upload_id, owner), table.parts(connection, upload_id)
 
         upload, known = await self._files.database.run(look)
@@ -146,8 +147,8 @@ class Uploads:
         await self._files.remove(names)
         return replace(upload, status=UploadStatus.COMPLETED), file
 
-    async def _read(self, upload: PartedUpload, part: Part, offset: int) -> bytes:
-        """Raises NotStored and InvalidRequest if the upload has ended meanwhile, and its parts with it."""
+    async def _read(self, upload: PartedUpload, part: UploadPart, offset: int) -> bytes:
+        """Read a part. Raises NotStored or InvalidRequest if the upload has ended since, and its parts with it."""
         try:
             return await self._files.on_disk(self._files.disk.read, part.name, offset, _READ_BYTES)
         except StorageFailed:
@@ -155,7 +156,7 @@ class Uploads:
             raise
 
     async def cancel(self, upload_id: str, owner: str) -> PartedUpload:
-        """Drop its parts. Raises NotStored, and InvalidRequest if it has ended."""
+        """Cancel an upload and delete its parts. Raises NotStored, and InvalidRequest if it has ended."""
 
         def work(connection: Connection) -> tuple[PartedUpload, list[str]]:
             upload = self._pending(connection, upload_id, owner)
@@ -167,24 +168,24 @@ class Uploads:
         return replace(upload, status=UploadStatus.CANCELLED)
 
     async def expire(self) -> None:
-        """Forget those whose time is over, and drop their parts."""
+        """Delete the uploads whose time is over, with their parts."""
 
         def work(connection: Connection) -> list[str]:
             names: list[str] = []
-            for upload_id in table.expired(connection, self._files.clock()):
+            for upload_id in table.expired_uploads(connection, self._files.clock()):
                 names += table.delete_parts(connection, upload_id)
-                table.delete(connection, upload_id)
+                table.delete_upload(connection, upload_id)
             return names
 
         await self._files.remove(await self._files.database.run(work, is_durable=True))
 
     async def names(self) -> set[str]:
-        """What is on the disk of parts, and no file."""
+        """Return the names on the disk of all parts."""
         return await self._files.database.run(table.part_names)
 
     def _pending(self, connection: Connection, upload_id: str, owner: str) -> PartedUpload:
-        """Raises NotStored, and InvalidRequest if it has ended."""
-        upload = table.find(connection, upload_id, owner)
+        """Return a pending upload. Raises NotStored, and InvalidRequest if it has ended."""
+        upload = table.find_upload(connection, upload_id, owner)
         if upload is None:
             raise NotStored(f"No such Upload object: {upload_id[:80]}", param="upload_id")
         status = upload.at(self._files.clock()).status
@@ -193,8 +194,9 @@ class Uploads:
         return upload
 
 
-def _chosen(upload: PartedUpload, known: dict[str, Part], part_ids: Sequence[str]) -> list[Part]:
-    """Raises InvalidRequest unless these are parts of the upload, each once, and as long as it is together."""
+def _chosen(upload: PartedUpload, known: dict[str, UploadPart], part_ids: Sequence[str]) -> list[UploadPart]:
+    """Return the parts in this order. Raises InvalidRequest unless each belongs to the upload and is listed once,
+    and all together have its size."""
     for part_id, count in Counter(part_ids).items():
         if part_id not in known:
             raise InvalidRequest(f"part_ids has {part_id[:80]!r}, which is not a part of the upload", param="part_ids")

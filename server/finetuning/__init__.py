@@ -1,1 +1,1 @@
-"""Training files: lines of text become token ids, by the chat template that serves."""
+"""Fine-tuning: training files become token ids, by the chat template that serves; and jobs run the trainer."""

@@ -1,37 +1,35 @@
-"""ExampleMaker: lines of training files become what a trainer reads."""
+"""ExampleMaker: turns lines of training files into the examples that a trainer reads."""
 
 from dataclasses import dataclass, field
 
 from engine.command_io.finetuning.items import GradedPrompt, Passage, TrainingItem
-from server.finetuning.lines import Chat, Completion, Document, Line, Preference
+from server.finetuning.lines import Completion, Document, Line, Preference, TrainingChat
 from server.finetuning.prompt_lines import PromptLine, PromptRules
 from server.finetuning.rendering import Renderer
 
 Example = TrainingItem | GradedPrompt
 
 
-def chats_of(content: Line) -> list[Chat]:
-    """What a line has of a chat whose question can be asked."""
+def chats_of(content: Line) -> list[TrainingChat]:
+    """Return the chat of a line, if the model can be asked its question."""
     match content:
-        case Chat():
+        case TrainingChat():
             return [content]
         case Preference():
             return [content.preferred]
         case PromptLine():
-            return [Chat(content.fields, tuple(False for _ in content.fields.messages))]
+            return [TrainingChat(content.fields, tuple(False for _ in content.fields.messages))]
     return []
 
 
 @dataclass(slots=True)
 class ExampleMaker:
-    """Makes examples of lines."""
-
     renderer: Renderer
     prompts: PromptRules | None
-    _known_ids: dict[int, int] = field(default_factory=dict)  # an object for each token, not for each of its places
+    _known_ids: dict[int, int] = field(default_factory=dict)  # one object for each token, and not for each position
 
     def examples(self, content: Line, number: int) -> list[Example]:
-        """Raises FaultyLine."""
+        """Return the examples of one line. Raises FaultyTrainingLine."""
         if isinstance(content, PromptLine):
             return [self._prompt(content, number)]
         return [
@@ -48,11 +46,11 @@ class ExampleMaker:
     def _compact(self, passage: Passage) -> Passage:
         return Passage([self._known_ids.setdefault(token, token) for token in passage.ids], passage.trained)
 
-    def _passages(self, content: Chat | Completion | Document | Preference) -> list[list[Passage]]:
-        """The passages of each item."""
+    def _passages(self, content: TrainingChat | Completion | Document | Preference) -> list[list[Passage]]:
+        """Return the passages of each item."""
         renderer = self.renderer
         match content:
-            case Chat():
+            case TrainingChat():
                 return [[passage] for passage in renderer.chat(content)]
             case Completion():
                 return [[passage] for passage in renderer.completion(content)]

@@ -1,10 +1,10 @@
-"""What is wrong with a training file, or with one of its lines."""
+"""Faults of training files and of their lines."""
 
 import msgspec
 
 
-class LineFault(msgspec.Struct, frozen=True):
-    """line: counted from 1; None is the file as a whole."""
+class FileFault(msgspec.Struct, frozen=True):
+    """One fault. line: counted from 1; None for the file as a whole."""
 
     message: str
     line: int | None = None
@@ -14,5 +14,5 @@ class LineFault(msgspec.Struct, frozen=True):
         return self.message if self.line is None else f"line {self.line}: {self.message}"
 
 
-class FaultyLine(Exception):
+class FaultyTrainingLine(Exception):
     """A line that cannot be trained on. The message names the field, what it has and the remedy."""

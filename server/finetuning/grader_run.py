@@ -1,4 +1,4 @@
-"""grader_run: what the grades of one sample are, in OpenAI's form."""
+"""grader_run: the grade of one sample, in OpenAI's format."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from server.schemas.grader_answers import GraderErrors, GraderMetadata, GraderRu
 
 
 def grader_run(grader: Grader, grade: Grade, usages: Mapping[str, TokenUsage], execution_time_s: float) -> GraderRun:
-    """usages: by the model that was asked."""
+    """Return the grade of one sample. usages: by the model that graded."""
     models = needed_models(grader)
     total = sum(usage.total_tokens for usage in usages.values())
     return GraderRun(

@@ -1,4 +1,4 @@
-"""write_job: what a trainer reads, made of a job's files and options; for the command and for the server."""
+"""write_job: writes the files that a trainer reads, from a job's files and options, for the command and the server."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,16 @@ from engine.errors import StartupError
 from engine.protocol import TokenizerInfo
 from server.config.server import ServerConfig
 from server.finetuning.adapter_files import CONFIG_FILE
-from server.finetuning.lines import Chat
-from server.finetuning.preparation import PreparationReport, Prepared, prepare
+from server.finetuning.lines import TrainingChat
+from server.finetuning.preparation import PreparationReport, PreparedFiles, prepare
 from server.finetuning.prompt_lines import PromptRules
-from server.finetuning.questions import QUESTIONS
 from server.finetuning.rendering import Renderer
+from server.finetuning.replay_prompts import REPLAY_PROMPTS
 from server.text.template_processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
 
-# Of the engine's options, those that say what the model is and how it computes.
+# The engine's options that define the model and how it computes.
 MODEL_OPTIONS = (
     *("revision", "hf_overrides", "rope_scaling", "rope_theta", "dtype", "quantization", "quantization_group_size"),
     *("quantize_head", "weight_cache", "threads"),
@@ -34,7 +34,7 @@ MODEL_OPTIONS = (
 
 
 class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a job beside its files. engine, start, grader: as FinetuningJob has them. The last three are
+    """The request for a job, without its files. engine, start, grader: as of FinetuningJob. The last three fields are
     options of the server that renders the same chats."""
 
     engine: EngineConfig
@@ -49,18 +49,18 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tokenizer_file(folder: JobFolder) -> Path:
-    """A TokenizerInfo in MessagePack, which is there before `write_job` is called."""
+    """Return the path of a TokenizerInfo in MessagePack, which is written before `write_job` is called."""
     return folder.path / "tokenizer.msgpack"
 
 
 def context_file(folder: JobFolder) -> Path:
-    """Tokens that the model takes, in JSON; may be missing."""
+    """Return the path of the number of tokens that the model takes, in JSON. The file may be missing."""
     return folder.path / "context.json"
 
 
 def write_job(folder: JobFolder, order: JobOrder, train: bytes, valid: bytes | None) -> PreparationReport:
-    """Write all that the trainer reads, job.json last. The same files and order give the same bytes, by which a job
-    goes on.
+    """Write everything that the trainer reads, job.json last. The same files and order give the same bytes, so that an
+    interrupted job continues.
 
     Raises FaultyFile, StartupError for options that do not fit the model, and OSError.
     """
@@ -113,14 +113,15 @@ def _max_model_len(folder: JobFolder) -> int | None:
 
 
 def _prompt_rules(folder: JobFolder, order: JobOrder) -> PromptRules:
-    """Raises InvalidRequest for a grader that was not checked before."""
+    """Return the rules for the job's prompts. Raises InvalidRequest for a grader that was not checked before."""
     max_model_len = _max_model_len(folder)
     length = order.hyperparameters.max_completion_tokens or default_completion_tokens(max_model_len)
     return PromptRules(parse_grader(order.grader, "grader"), length, max_model_len)
 
 
 def _with_shape_of_start(folder: JobFolder, order: JobOrder) -> Hyperparameters:
-    """Rank and scale that were left to us are those of the adapter that is gone on with. Raises StartupError."""
+    """Fill in a rank and scale that were not given from the adapter that training continues from. Raises
+    StartupError."""
     given = order.hyperparameters
     if order.start is None or (given.lora_rank is not None and given.lora_alpha is not None):
         return given
@@ -142,24 +143,24 @@ def _thought_marks(text_model: TextModel) -> ThoughtMarks | None:
     return None if marks is None else ThoughtMarks(marks.start, marks.end)
 
 
-def _samples(prepared: Prepared, renderer: Renderer) -> list[Passage]:
-    """The questions of some chats."""
+def _samples(prepared: PreparedFiles, renderer: Renderer) -> list[Passage]:
+    """Return the questions of some chats, which the model answers after each epoch."""
     chats = (chat for chat in prepared.chats if not chat.learned[0])
-    return [renderer.prompt(chat.fields, _num_asked(chat)) for chat in chats]
+    return [renderer.prompt(chat.fields, _num_question_messages(chat)) for chat in chats]
 
 
-def _num_asked(chat: Chat) -> int:
-    """Messages before the first one that is learned, or all."""
+def _num_question_messages(chat: TrainingChat) -> int:
+    """Return the number of messages before the first one that is learned, or of all."""
     return chat.learned.index(True) if any(chat.learned) else len(chat.learned)
 
 
 def _replay_prompts(order: JobOrder, text_model: TextModel, renderer: Renderer) -> list[Passage]:
-    """Raises StartupError for a replay that a model without a chat template cannot have."""
+    """Return the questions of replay. Raises StartupError for a replay without a chat template."""
     replay = order.hyperparameters.replay
     if replay and text_model.chat is None:
         raise StartupError(
             f"--replay is {replay:g}, and the model has no chat template to ask questions with; leave it out, or give "
             "the model a template (--chat-template)"
         )
-    questions = QUESTIONS if text_model.chat is not None else ()
+    questions = REPLAY_PROMPTS if text_model.chat is not None else ()
     return [renderer.question(text) for text in questions]

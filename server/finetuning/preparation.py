@@ -1,4 +1,4 @@
-"""prepare: from training and validation files to examples, with a report of what was left out."""
+"""prepare: turns training and validation files into examples, with a report of the lines that were left out."""
 
 import codecs
 import hashlib
@@ -13,20 +13,21 @@ import msgspec
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.wording import counted
 from server.finetuning.examples import Example, ExampleMaker, chats_of
-from server.finetuning.faults import FaultyLine, LineFault
-from server.finetuning.lines import Chat, read_line
+from server.finetuning.faults import FaultyTrainingLine, FileFault
+from server.finetuning.lines import TrainingChat, read_training_line
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
 
-MIN_LINES = 10  # OpenAI's; here those count that are left when duplicates are dropped
-_MAX_SHOWN = 10  # lines that were removed
-_NUM_CHATS = 2  # whose questions can be asked after each epoch
-_MAX_FAULTS = 100  # found before the rest of a file is left alone
+MIN_LINES = 10  # OpenAI's minimum; here without duplicates
+_MAX_SHOWN = 10  # removed lines that a report names
+_NUM_CHATS = 2  # whose questions the model answers after each epoch
+_MAX_FAULTS = 100  # after which the rest of a file is not read
 _REMOVED = {"in_validation_file": "are in the validation file", "duplicate": "repeat an earlier one"}  # by rule
 
 
 class PreparationReport(msgspec.Struct, kw_only=True):
-    """removed: by the rule that removed them, the numbers of the training file's lines."""
+    """The result of a preparation in numbers. removed: numbers of the training file's lines, by the rule that removed
+    them."""
 
     num_lines: int = 0
     num_items: int = 0
@@ -37,7 +38,7 @@ class PreparationReport(msgspec.Struct, kw_only=True):
 
 
 def report_notes(report: PreparationReport) -> list[str]:
-    """The report for people, in sentences."""
+    """Return the report as sentences."""
     notes = [
         f"{counted(report.num_lines, 'line')}: {counted(report.num_items, 'example')} of "
         f"{counted(report.num_tokens, 'token')}"
@@ -51,19 +52,20 @@ def report_notes(report: PreparationReport) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """train, valid: GradedPrompts for reinforcement, TrainingItems for all other methods."""
+class PreparedFiles:
+    """The examples of the files. train, valid: GradedPrompts for reinforcement, TrainingItems for all other methods.
+    chats: the first chats of the validation file, or else of the training file."""
 
     train: list[Example]
     valid: list[Example]
-    chats: list[Chat]  # the first of the validation file, else of the training file: whose questions can be asked
+    chats: list[TrainingChat]
     report: PreparationReport
 
 
 class FaultyFile(Exception):
-    """faults: each with its line, in order; the first hundred. is_validation: they are the validation file's."""
+    """A file that cannot be trained on. faults: the first hundred, in order. is_validation: of the validation file."""
 
-    def __init__(self, faults: list[LineFault], *, is_validation: bool = False) -> None:
+    def __init__(self, faults: list[FileFault], *, is_validation: bool = False) -> None:
         super().__init__("; ".join(fault.text for fault in faults[:3]))
         self.faults = faults
         self.is_validation = is_validation
@@ -72,25 +74,23 @@ class FaultyFile(Exception):
 @dataclass(slots=True)
 class _File:
     items: list[tuple[int, bytes, list[Example]]] = field(default_factory=list)  # line, key, items
-    chats: list[Chat] = field(default_factory=list)
+    chats: list[TrainingChat] = field(default_factory=list)
     num_lines: int = 0
 
 
 def prepare(
     train: bytes, valid: bytes | None, method: TrainingMethod, renderer: Renderer, prompts: PromptRules | None = None
-) -> Prepared:
-    """prompts: for reinforcement.
+) -> PreparedFiles:
+    """Return the examples of the files. prompts: for reinforcement. Raises FaultyFile.
 
-    Exact duplicates in the training file are dropped, and lines that the validation file has too: a loss on what was
-    learned says nothing. Letters' case, width and blanks make no difference.
-
-    Raises FaultyFile.
+    Lines of the training file that repeat an earlier one are dropped, and lines that the validation file has too: a
+    loss on what was learned says nothing. Lines that differ only in case, width or blanks count as equal.
     """
     maker = ExampleMaker(renderer, prompts)
     read = _read(train, method, maker)
     validation = _File() if valid is None else _read_validation(valid, method, maker)
     known = {key for _, key, _ in validation.items}
-    seen: set[bytes] = set()  # the keys of lines that are left
+    seen: set[bytes] = set()  # keys of the lines that are kept
     removed: dict[str, list[int]] = {}
     items: list[Example] = []
     for line, key, each in read.items:
@@ -101,7 +101,7 @@ def prepare(
         seen.add(key)
         items += each
     if not items:
-        raise FaultyFile([LineFault("no line of the training file is left: the validation file has them all")])
+        raise FaultyFile([FileFault("no line of the training file is left: the validation file has them all")])
     if method is not TrainingMethod.PRETRAINING and len(seen) < MIN_LINES:
         raise FaultyFile([_too_few(read.num_lines, len(seen), removed)])
     valid_items = [item for _, _, each in validation.items for item in each]
@@ -113,15 +113,15 @@ def prepare(
         num_cut=renderer.num_cut,
         removed=removed,
     )
-    return Prepared(items, valid_items, validation.chats or read.chats, report)
+    return PreparedFiles(items, valid_items, validation.chats or read.chats, report)
 
 
-def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]) -> LineFault:
-    """removed: by rule, the lines that are left out."""
+def _too_few(num_lines: int, num_left: int, removed: Mapping[str, Sequence[int]]) -> FileFault:
+    """Return the fault of a file with too few lines. removed: lines that are left out, by rule."""
     rules = " or ".join(f"{_REMOVED[rule]} ({len(numbers)})" for rule, numbers in removed.items())
     left = f", and {num_left} without those that {rules}" if removed else ""
     has = f"the training file has {counted(num_lines, 'line')}{left}"
-    return LineFault(f"{has}; at least {MIN_LINES} are needed: add examples")
+    return FileFault(f"{has}; at least {MIN_LINES} are needed: add examples")
 
 
 def _read_validation(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
@@ -136,10 +136,10 @@ def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
     for number, line in _lines(data.removeprefix(codecs.BOM_UTF8), method):
         found.num_lines += 1
         try:
-            content, value = read_line(line, method)
+            content, value = read_training_line(line, method)
             items = maker.examples(content, number)
-        except FaultyLine as error:
-            faults.append(LineFault(str(error), number))
+        except FaultyTrainingLine as error:
+            faults.append(FileFault(str(error), number))
             if len(faults) >= _MAX_FAULTS:
                 break
             continue
@@ -149,12 +149,12 @@ def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
     if faults:
         raise FaultyFile(faults)
     if not found.num_lines:
-        raise FaultyFile([LineFault("the file is empty; it needs a JSON object on each line")])
+        raise FaultyFile([FileFault("the file is empty; it needs a JSON object on each line")])
     return found
 
 
 def _lines(data: bytes, method: TrainingMethod) -> Iterator[tuple[int, bytes]]:
-    """With their numbers from 1; empty ones are left out. Plain text for pretraining is one line.
+    """Yield the lines with their numbers from 1, without empty ones. Plain text for pretraining is one line.
 
     Raises FaultyFile for plain text that is not UTF-8.
     """
@@ -165,7 +165,7 @@ def _lines(data: bytes, method: TrainingMethod) -> Iterator[tuple[int, bytes]]:
         except UnicodeDecodeError as error:
             number = data.count(b"\n", 0, error.start) + 1
             message = f"the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-            raise FaultyFile([LineFault(message, number)]) from None
+            raise FaultyFile([FileFault(message, number)]) from None
         yield 1, json.dumps({"text": text}).encode()
         return
     for number, line in enumerate(data.split(b"\n"), 1):

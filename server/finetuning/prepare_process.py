@@ -1,7 +1,7 @@
-"""`python -m server.finetuning.prepare_process FOLDER`: makes a job's files for the server, in a process of its own.
+"""`python -m server.finetuning.prepare_process FOLDER`: prepares a job's files for the server, in its own process.
 
-FOLDER is a JobFolder with the model's tokenizer and a PrepareTask. What came of it is a line on stdout, an Outcome as
-JSON. Memory is bounded by the system, time by nobody: a large file takes long.
+FOLDER is a JobFolder with the model's tokenizer and a PrepareTask. The process writes an Outcome to stdout, as a
+line of JSON. Its memory is limited, its time is not: a large file takes long.
 """
 
 import resource
@@ -16,16 +16,17 @@ from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
 from engine.command_io.finetuning.job import JobFolder
 from engine.errors import HeadraceError, InvalidRequest
 from server.finetuning.adapter_files import ADAPTER_FILES
-from server.finetuning.faults import LineFault
+from server.finetuning.faults import FileFault
 from server.finetuning.job_files import JobOrder, write_job
 from server.finetuning.preparation import FaultyFile, PreparationReport
 
-_MAX_BYTES = 4 << 30  # of memory, beside what the program itself takes
+_MAX_BYTES = 4 << 30  # of memory, besides that of the program itself
 _START = "start"  # of a job's folder
 
 
 class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
-    """train, valid: paths. The adapter of order.start is copied into the job's folder: it may be deleted meanwhile."""
+    """The files to prepare. train, valid: paths. The adapter of order.start is copied into the job's folder, since
+    it may be deleted meanwhile."""
 
     order: JobOrder
     train: str
@@ -33,21 +34,21 @@ class PrepareTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Made(msgspec.Struct, frozen=True, tag=True):
-    """All is there that the trainer reads."""
+    """Everything that the trainer reads has been written."""
 
     report: PreparationReport
 
 
 class Faulty(msgspec.Struct, frozen=True, tag=True):
-    """One of the files cannot be trained on: the validation file, or the training file."""
+    """One of the files cannot be trained on. is_validation: it is the validation file."""
 
-    faults: list[LineFault]
+    faults: list[FileFault]
     is_validation: bool
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The job cannot be done as it was asked for. param: the field that asks for it. is_passing: the machine is the
-    reason, such as a full disk."""
+    """The job cannot be done as requested. param: the field of the request that is the reason. is_passing: the
+    machine is the reason, such as a full disk, and it may pass."""
 
     message: str
     is_passing: bool = False
@@ -58,7 +59,7 @@ Outcome = Made | Faulty | Refused
 
 
 def task_file(folder: JobFolder) -> Path:
-    """A PrepareTask in JSON."""
+    """Return the path of the PrepareTask, in JSON."""
     return folder.path / "task.json"
 
 
@@ -67,13 +68,13 @@ def main(argv: Sequence[str]) -> int:
     end_with_parent()
     _limit_memory()
     folder = JobFolder(Path(argv[0]))
-    outcome = prepared(folder, msgspec.json.decode(task_file(folder).read_bytes(), type=PrepareTask))
+    outcome = prepare_files(folder, msgspec.json.decode(task_file(folder).read_bytes(), type=PrepareTask))
     sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
     return 0
 
 
-def prepared(folder: JobFolder, task: PrepareTask) -> Outcome:
-    """What comes of the task, of which the job's folder has the files then."""
+def prepare_files(folder: JobFolder, task: PrepareTask) -> Outcome:
+    """Write the job's files to its folder, and return the outcome."""
     try:
         order = _with_own_start(folder, task.order)
         train = Path(task.train).read_bytes()
@@ -88,13 +89,14 @@ def prepared(folder: JobFolder, task: PrepareTask) -> Outcome:
     except FileNotFoundError as error:
         return Refused(f"{Path(error.filename).name} is no longer on the server's disk; upload it again")
     except OSError as error:
-        return Refused(f"the files cannot be made ready: {error.strerror}", is_passing=True)
+        return Refused(f"the files cannot be prepared: {error.strerror}", is_passing=True)
     except MemoryError:
-        return Refused(f"the files need more than {_MAX_BYTES >> 30} GiB of memory to be made ready; divide them")
+        return Refused(f"the files need more than {_MAX_BYTES >> 30} GiB of memory to be prepared; divide them")
 
 
 def _with_own_start(folder: JobFolder, order: JobOrder) -> JobOrder:
-    """Raises InvalidRequest if the adapter is gone, and OSError."""
+    """Copy the adapter of the start into the job's folder. Raises InvalidRequest if the adapter is gone, and
+    OSError."""
     if order.start is None:
         return order
     own = folder.path / _START

@@ -1,4 +1,4 @@
-"""Lines of files for reinforcement: a prompt that the model answers, and fields that its answers are graded by."""
+"""Lines of files for reinforcement: a prompt that the model answers, and fields by which its answers are graded."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,18 +8,18 @@ from engine.command_io.finetuning.graders.faults import Ungradable
 from engine.command_io.finetuning.graders.sample import Sample
 from engine.command_io.finetuning.graders.similarity import MAX_CHARACTERS
 from engine.command_io.finetuning.graders.templates import ITEM, Template
-from server.finetuning.faults import FaultyLine
+from server.finetuning.faults import FaultyTrainingLine
 from server.schemas.base import quote, validate
 from server.schemas.chat import ChatTemplateFields
 
 CHAT_FIELDS = ("messages", "tools", "functions", "parallel_tool_calls")
 
-_ASKING = ("user", "developer", "tool")  # whose message an answer follows
+_PROMPT_ROLES = ("user", "developer", "tool")  # of the message that an answer follows
 
 
 @dataclass(frozen=True, slots=True)
 class PromptLine:
-    """item: the whole line, which templates of a grader read."""
+    """One prompt. item: the whole line, which the templates of a grader read."""
 
     fields: ChatTemplateFields
     item: dict[str, Any]
@@ -27,67 +27,68 @@ class PromptLine:
 
 @dataclass(frozen=True, slots=True)
 class PromptRules:
-    """What a job asks of its prompts. max_model_len: tokens that prompt and answer may have together, where known."""
+    """The rules for a job's prompts. max_model_len: of prompt and answer together, if that is known."""
 
     grader: Grader
     max_completion_tokens: int
     max_model_len: int | None
 
     def checked_item(self, line: PromptLine) -> dict[str, Any]:
-        """Those fields of the line that the grader reads. Raises FaultyLine if it lacks one, or has a text that is too
-        long to be compared for similarity with any answer."""
+        """Return the fields of the line that the grader reads. Raises FaultyTrainingLine if the line lacks one, or
+        has a text that is too long to be compared for similarity with any answer."""
         for place, reference in references(self.grader):
             if reference.namespace != ITEM:
                 continue
             try:
                 reference.value(line.item, Sample(""))
             except Ungradable:
-                raise FaultyLine(
+                raise FaultyTrainingLine(
                     f"the grader's {place} reads {{{{{reference.text}}}}}, which this line does not have; add it"
                 ) from None
         for place, each in singles(self.grader).items():
             if isinstance(each, TextSimilarity):
                 start = f"{place}." if place else ""
-                _check_compared(each.input, f"{start}input", line.item)
-                _check_compared(each.reference, f"{start}reference", line.item)
+                _check_length_of(each.input, f"{start}input", line.item)
+                _check_length_of(each.reference, f"{start}reference", line.item)
         return {name: line.item[name] for name in sorted(item_fields(self.grader))}
 
     def check_length(self, num_tokens: int) -> None:
-        """Raises FaultyLine."""
+        """Raise FaultyTrainingLine if prompt and answer may be too long together."""
         if self.max_model_len is None or num_tokens + self.max_completion_tokens <= self.max_model_len:
             return
-        raise FaultyLine(
+        raise FaultyTrainingLine(
             f"its prompt has {num_tokens:,} tokens, and answers have up to {self.max_completion_tokens:,} "
             f"(max_completion_tokens); together the model takes {self.max_model_len:,}: shorten it, or lower that"
         )
 
 
-def _check_compared(template: Template, place: str, item: dict[str, Any]) -> None:
-    """Raises FaultyLine."""
+def _check_length_of(template: Template, place: str, item: dict[str, Any]) -> None:
+    """Raise FaultyTrainingLine if a text is too long to be compared for similarity."""
     if (length := template.least_length(item)) <= MAX_CHARACTERS:
         return
     read = {f"{{{{{each.text}}}}}": None for each in template.references if each.namespace == ITEM}
     given = f" with {', '.join(read)} of this line" if read else ""
-    raise FaultyLine(
+    raise FaultyTrainingLine(
         f"the grader's {place} has {length:,} characters{given}; up to {MAX_CHARACTERS:,} are compared for similarity: "
         "shorten it"
     )
 
 
 def read_prompt(value: dict[str, Any]) -> PromptLine:
-    """Raises FaultyLine, and InvalidRequest for messages and tools that no chat could have."""
+    """Return the prompt of a line. Raises FaultyTrainingLine, and InvalidRequest for messages and tools that no chat
+    can have."""
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise FaultyLine(f"messages is {quote(messages)}; it must be a list of at least one message")
+        raise FaultyTrainingLine(f"messages is {quote(messages)}; it must be a list of at least one message")
     last = messages[-1]
     role = last.get("role") if isinstance(last, dict) else last
-    if role not in _ASKING:
-        raise FaultyLine(
+    if role not in _PROMPT_ROLES:
+        raise FaultyTrainingLine(
             f"the last message is of {quote(role)}; it must be of user, developer or tool, for the model to answer: "
             "put what its answer is compared with into a field of its own, such as reference_answer"
         )
     for index, message in enumerate(messages):
         if isinstance(message, dict) and "weight" in message:
-            raise FaultyLine(f"messages[{index}].weight is given; nothing of a prompt is learned: remove it")
+            raise FaultyTrainingLine(f"messages[{index}].weight is given; nothing of a prompt is learned: remove it")
     fields = validate(ChatTemplateFields, {name: value[name] for name in CHAT_FIELDS if name in value})
     return PromptLine(fields, value)

@@ -1,4 +1,4 @@
-"""Passages of training: a line's text as the model will see it when it serves, with the tokens that are learned."""
+"""Renderer: turns lines into passages, as the model reads them when it serves, with the tokens that are learned."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from engine.errors import InvalidRequest
 from server.chat.openai_fields import chat_of
 from server.chat.rendering import template_messages
 from server.chat.tools import chat_tools
-from server.finetuning.faults import FaultyLine
-from server.finetuning.lines import Chat, Completion, Document
+from server.finetuning.faults import FaultyTrainingLine
+from server.finetuning.lines import Completion, Document, TrainingChat
 from server.schemas.chat import ChatTemplateFields
 from server.text.tokenizer import Tokenizer
 from server.text_model import ChatModel, TextModel
@@ -21,18 +21,18 @@ _NO_TEMPLATE = (
 
 
 class Renderer:
-    """Makes passages of lines. Raises FaultyLine for what has no form in the model's chat template."""
+    """Renders lines. Methods raise FaultyTrainingLine for content that the model's chat template cannot write."""
 
     def __init__(self, text_model: TextModel, max_length: int) -> None:
-        """max_length: tokens of a passage. `num_cut` counts those that were longer."""
+        """max_length: tokens of a passage. `num_cut` counts the passages that were cut to it."""
         self._tokenizer: Tokenizer = text_model.tokenizer
         self._chat = text_model.chat
         self._max_length = max_length
         self.num_cut = 0
 
-    def chat(self, chat: Chat) -> list[Passage]:
-        """One passage, if the template writes all turns of a chat as it wrote them one by one; else one for each turn
-        that is learned (templates drop thoughts of earlier turns, say)."""
+    def chat(self, chat: TrainingChat) -> list[Passage]:
+        """Return one passage, if the template writes all turns of a chat together as it writes them one by one; or else
+        one for each learned turn, since some templates drop the reasoning of earlier turns."""
         turns = [self._turn(chat.fields, index) for index, is_learned in enumerate(chat.learned) if is_learned]
         last = turns[-1].ids
         if all(last[: len(turn.ids)] == turn.ids for turn in turns):
@@ -40,7 +40,7 @@ class Renderer:
         return [self._cut(turn) for turn in turns]
 
     def prompt(self, fields: ChatTemplateFields, num_messages: int) -> Passage:
-        """What the server makes of the first messages: nothing in it is learned."""
+        """Return the server's prompt for the first messages, of which nothing is learned."""
         return Passage(self._ids(fields, num_messages, add_generation_prompt=True))
 
     def question(self, text: str) -> Passage:
@@ -51,27 +51,27 @@ class Renderer:
         answer = self._tokenizer.encode(completion.completion, add_special_tokens=False, parse_special=False)
         ids = [*prompt, *answer, *self._tokenizer.eos_token_ids[:1]]
         if not prompt:
-            raise FaultyLine('prompt is ""; give at least one token, or train by the method pretraining')
+            raise FaultyTrainingLine('prompt is ""; give at least one token, or train by the method pretraining')
         return [self._cut(Passage(ids, [(len(prompt), len(ids))]))]
 
     def document(self, document: Document) -> list[Passage]:
-        """Parts of `max_length` tokens, each with the last one of the part before it as its context."""
+        """Return parts of `max_length` tokens, each with the last token of the part before it as context."""
         ids = [*self._tokenizer.encode(document.text), *self._tokenizer.eos_token_ids[:1]]
         step = self._max_length - 1
         parts = [ids[start : start + self._max_length] for start in range(0, max(1, len(ids) - 1), step)]
         if len(parts[0]) < 2:
-            raise FaultyLine('text is ""; give a text')
+            raise FaultyTrainingLine('text is ""; give a text')
         return [Passage(part, [(1, len(part))]) for part in parts]
 
     def _turn(self, fields: ChatTemplateFields, index: int) -> Passage:
-        """The chat up to message `index`, which is learned up to the token that ends it."""
+        """Return the chat up to message `index`, which is learned, with the token that ends it."""
         prompt = self._ids(fields, index, add_generation_prompt=True) if index else []
         ids = self._ids(fields, index + 1, add_generation_prompt=False)
         first = _common(prompt, ids)
-        if first < len(prompt):  # a template that opens a thought, and writes answers without one
+        if first < len(prompt):  # the template opens reasoning in a prompt, and writes answers without
             opened = self._ids(fields, index, add_generation_prompt=False)
             if first < _common(opened, ids) or not first:
-                raise FaultyLine(
+                raise FaultyTrainingLine(
                     f"the chat template does not write the answer of messages[{index}] after its prompt, so it cannot "
                     "be learned; the model needs another template (--chat-template)"
                 )
@@ -81,7 +81,7 @@ class Renderer:
         else:
             ids = [*ids, *self._tokenizer.eos_token_ids[:1]]
         if first >= len(ids):
-            raise FaultyLine(f"messages[{index}] is empty; nothing would be learned from it")
+            raise FaultyTrainingLine(f"messages[{index}] is empty; nothing would be learned from it")
         return Passage(ids, [(max(1, first), len(ids))])
 
     def _ids(self, fields: ChatTemplateFields, num_messages: int, *, add_generation_prompt: bool) -> list[int]:
@@ -96,29 +96,29 @@ class Renderer:
                 written.messages, tools=written.tools, add_generation_prompt=add_generation_prompt
             )
         except InvalidRequest as error:
-            raise FaultyLine(str(error)) from None
+            raise FaultyTrainingLine(str(error)) from None
         return self._tokenizer.encode_chat(rendered.prompt, rendered.hidden)
 
     def _model(self) -> ChatModel:
         if self._chat is None:
-            raise FaultyLine(_NO_TEMPLATE)
+            raise FaultyTrainingLine(_NO_TEMPLATE)
         return self._chat
 
     def _cut(self, passage: Passage) -> Passage:
-        """Its first `max_length` tokens."""
+        """Return the first `max_length` tokens of a passage."""
         if len(passage.ids) <= self._max_length:
             return passage
         self.num_cut += 1
         trained = [(first, min(last, self._max_length)) for first, last in passage.trained if first < self._max_length]
         if not trained:
-            raise FaultyLine(
-                f"it has {len(passage.ids):,} tokens, and the text to learn begins after {self._max_length:,} "
+            raise FaultyTrainingLine(
+                f"it has {len(passage.ids):,} tokens, and the text to learn starts after {self._max_length:,} "
                 "(max_length); raise that, or shorten the line"
             )
         return Passage(passage.ids[: self._max_length], trained)
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+    """Return the number of tokens with which both start."""
     pairs = zip(first, second, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))

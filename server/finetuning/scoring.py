@@ -1,4 +1,4 @@
-"""Questions of graders as chats of this server, and what is read of the answers."""
+"""Questions of graders as chats of this server, and the scores in the answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from engine.command_io.finetuning.graders.grading import ScoreAnswer, ScoreQuest
 
 ENDPOINT = "/v1/chat/completions"
 
-_DECIMALS, _MORE_DECIMALS = 2, 6  # the more for a range below 1; small models fill all that they may
+_DECIMALS, _MORE_DECIMALS = 2, 6  # more for a range below 1; small models write all that they may
 _MAX_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Of one answer or several."""
+    """Tokens of one answer or of several."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -42,8 +42,8 @@ class Scored:
 
 
 def chat_body(question: ScoreQuestion) -> dict[str, Any]:
-    """The body of a chat whose answer is a number. It is drawn greedily unless the question says otherwise, so that
-    the same sample has the same reward."""
+    """Return the body of a chat whose answer is a number. The answer is greedy unless the question says otherwise, so
+    that equal samples have equal rewards."""
     sampling = question.sampling
     given = {
         "max_completion_tokens": sampling.max_completion_tokens,
@@ -61,24 +61,24 @@ def chat_body(question: ScoreQuestion) -> dict[str, Any]:
 
 
 def _number(low: float, high: float) -> str:
-    """A regular expression of numbers with no more digits than the ends of the range have."""
+    """Return a regular expression for numbers with no more digits than the ends of the range."""
     digits = min(_MAX_DIGITS, len(str(int(max(abs(low), abs(high))))))
     decimals = _DECIMALS if high - low >= 1 else _MORE_DECIMALS
     sign = "-?" if low < 0 else ""
     return rf"{sign}[0-9]{{1,{digits}}}(\.[0-9]{{1,{decimals}}})?"
 
 
-def scored(status: int, body: bytes) -> Scored:
-    """What the chat was answered: a number as text, or an error of this server."""
+def read_chat_score(status: int, body: bytes) -> Scored:
+    """Read the answer to the chat: a number as text, or an error of this server."""
     answer = msgspec.json.decode(body)
     if status >= 400:
-        return Scored(unanswered(answer["error"]["message"]))
+        return Scored(unscored(answer["error"]["message"]))
     message = answer["choices"][0]["message"]
     usage = _usage(answer["usage"])
     return Scored(ScoreAnswer(message.get("content") or ""), usage)
 
 
-def unanswered(reason: str) -> ScoreAnswer:
+def unscored(reason: str) -> ScoreAnswer:
     return ScoreAnswer(fault=GradingFault(FaultKind.MODEL_SERVER, reason))
 
 

@@ -1,4 +1,4 @@
-"""JobKind and Work: the interface of a kind of background job."""
+"""JobKind and JobWork: the interface of a kind of background job."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
@@ -9,7 +9,7 @@ from server.jobs.environment import JobEnvironment
 from server.jobs.table import JobTable, Record
 
 
-class Work(ABC, Generic[Record]):
+class JobWork(ABC, Generic[Record]):
     """The work on one job, or on one stage of it, as one task.
 
     The task may be canceled at any moment. This server or the next one then makes new work from what is stored.
@@ -52,10 +52,10 @@ class JobKind(ABC, Generic[Record]):
         return True
 
     @abstractmethod
-    def work(self, record: Record) -> Work[Record]:
+    def work(self, record: Record) -> JobWork[Record]:
         """Return the work that the job needs next."""
 
-    async def select(self, waiting: Sequence[Record], works: Collection[Work[Record]]) -> Iterable[Work[Record]]:
+    async def select(self, waiting: Sequence[Record], works: Collection[JobWork[Record]]) -> Iterable[JobWork[Record]]:
         """Return the works to start now.
 
         waiting: the jobs that have not ended and have no work, the oldest first. works: those that run.
@@ -68,7 +68,7 @@ class JobKind(ABC, Generic[Record]):
         """Prepare for the jobs of earlier servers; return ids of jobs that may have left something to clean up."""
         return ()
 
-    async def update(self, active: Sequence[Record], works: Collection[Work[Record]]) -> None:
+    async def update(self, active: Sequence[Record], works: Collection[JobWork[Record]]) -> None:
         """Update what depends on the jobs, such as metrics. Called after every look at the jobs."""
 
     def clean_up(self, record: Record) -> None:

@@ -13,7 +13,7 @@ from server.errors import StorageFailed
 from server.files.uploads import Uploads
 from server.jobs.child import StartChild, start_child
 from server.jobs.environment import AnswerBody, JobEnvironment, Sleep, new_environment
-from server.jobs.kind import JobKind, Work
+from server.jobs.kind import JobKind, JobWork
 from server.jobs.persistence import shielded
 from server.jobs.table import Record
 
@@ -116,13 +116,13 @@ class _RunnerOfKind(Generic[Record]):
     def __init__(self, env: JobEnvironment, kind: JobKind[Record]) -> None:
         self._env = env
         self._kind = kind
-        self._tasks: dict[str, tuple[Work[Record], asyncio.Task[None]]] = {}
+        self._tasks: dict[str, tuple[JobWork[Record], asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self._woken: set[str] = set()  # jobs that may have ended, and left something
         self._failed_s: dict[str, float] = {}  # jobs whose work ended by an error of the server's own, and when
 
     @property
-    def works(self) -> list[Work[Record]]:
+    def works(self) -> list[JobWork[Record]]:
         return [work for work, _ in self._tasks.values()]
 
     def wake(self, job_id: str) -> None:
@@ -176,7 +176,7 @@ class _RunnerOfKind(Generic[Record]):
     def _can_start(self, job_id: str) -> bool:
         return time.monotonic() - self._failed_s.get(job_id, -_AGAIN_S) >= _AGAIN_S
 
-    async def _run_work(self, work: Work[Record]) -> None:
+    async def _run_work(self, work: JobWork[Record]) -> None:
         try:
             await work.run()
             self._failed_s.pop(work.id, None)

@@ -1,4 +1,4 @@
-"""/v1/batches: files of requests that run when nobody waits for an answer."""
+"""/v1/batches: files of requests that run in the background."""
 
 from sqlite3 import Connection
 from typing import Annotated
@@ -62,7 +62,7 @@ async def create_batch(
 
 
 async def _check_input(context: ServerContext, owner: str, file_id: str) -> None:
-    """Raises NotStored and InvalidRequest."""
+    """Check that the input file can be used. Raises NotStored and InvalidRequest."""
     file = await context.files.find(file_id, owner)
     if file is None:
         raise NotStored(f"No such File object: {file_id[:80]}", param="input_file_id")

@@ -1,4 +1,4 @@
-"""/v1/files: what clients upload, and what batches and fine-tuning jobs wrote for them."""
+"""/v1/files: files that clients upload, and that batches and fine-tuning jobs write for them."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ from server.schemas.parameters import ignored_header, ignored_parameters
 router = APIRouter(tags=["Files and batches"])
 
 _MAX_FILENAME = 255  # characters
-_NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @router.post("/v1/files")
@@ -114,7 +114,7 @@ def file_object(file: File) -> FileObject:
 
 
 def _nested(fields: dict[str, str]) -> dict[str, Any]:
-    """The form's fields as JSON has them: expires_after[seconds] is a member of expires_after, and a number."""
+    """Return the form's fields as in JSON: expires_after[seconds] becomes a member of expires_after, and a number."""
     body: dict[str, Any] = {}
     for name, value in fields.items():
         outer, bracket, inner = name.partition("[")
@@ -129,8 +129,8 @@ def _nested(fields: dict[str, str]) -> dict[str, Any]:
 
 
 def plain_name(filename: str) -> str:
-    """What a client calls its file, for people: no path of anybody's machine, and never one of ours."""
-    name = _NOT_IN_NAMES.sub("", re.split(r"[/\\]", filename)[-1])[-_MAX_FILENAME:]
+    """Return the last part of a client's filename, which people read; the server never uses it as a path."""
+    name = _UNPRINTABLE.sub("", re.split(r"[/\\]", filename)[-1])[-_MAX_FILENAME:]
     return name or "file"
 
 

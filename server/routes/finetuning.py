@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: adapters that are trained on clients' files, on the weights that are served."""
+"""/v1/fine_tuning/jobs: adapters of served models, trained on clients' files."""
 
 import hashlib
 import time
@@ -56,14 +56,14 @@ async def create_fine_tuning_job(
 
 
 def _request_key(request: Request, body: FinetuningRequest) -> tuple[str, str] | None:
-    """The client's Idempotency-Key, and a digest of what it asks for."""
+    """Return the client's Idempotency-Key, and a digest of the request's body; None without a key."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= _MAX_KEY:
         raise InvalidRequest(f"the Idempotency-Key has {len(key)} characters; it must have 1 to {_MAX_KEY}")
-    asked = msgspec.json.encode(body.model_dump(mode="json"), order="sorted")
-    return key, hashlib.blake2b(asked, digest_size=16).hexdigest()
+    encoded = msgspec.json.encode(body.model_dump(mode="json"), order="sorted")
+    return key, hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
 def _made_before(connection: Connection, owner: str, key: tuple[str, str] | None) -> FinetuningRecord | None:
@@ -98,7 +98,7 @@ def _insert(
         return before
     if table.FINETUNING_JOBS.num_active(connection, record.owner) >= _MAX_ACTIVE:
         raise InvalidRequest(f"{_MAX_ACTIVE} jobs have not ended, which is the limit; cancel one, or wait")
-    table.insert(connection, record, key)
+    table.insert_job(connection, record, key)
     table.FINETUNING_JOBS.add_events(connection, record.id, events)
     return record
 
@@ -110,7 +110,7 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
     metadata, has_none = _metadata_filter(request)
     owner = request.state.owner
     page = await context.files.database.run(
-        lambda connection: table.page(
+        lambda connection: table.jobs_page(
             connection, owner, query.after, query.limit, metadata=metadata, has_no_metadata=has_none
         )
     )
@@ -126,7 +126,7 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
 
 
 def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
-    """Pairs that jobs must have, and whether they must have none."""
+    """Return the pairs that jobs must have, and whether they must have no metadata."""
     pairs: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if not name.startswith(_PAIR):
@@ -150,12 +150,12 @@ def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
 
 @router.get("/v1/fine_tuning/jobs/{job_id}")
 async def get_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
-    """Tell how far a fine-tuning job is, and what it has made."""
+    """Retrieve a fine-tuning job, with its progress and results."""
     return job_answer(await find_job(request, context, job_id), {})
 
 
 async def find_job(request: Request, context: ServerContext, job_id: str) -> FinetuningRecord:
-    """The caller's job. Raises NotStored."""
+    """Return the caller's job. Raises NotStored."""
     owner = request.state.owner
     record = await context.files.database.run(lambda connection: table.FINETUNING_JOBS.find(connection, job_id, owner))
     if record is None:

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs/ID/cancel, /pause and /resume. Each may be sent twice: what is so already is no error."""
+"""/v1/fine_tuning/jobs/ID/cancel, /pause and /resume. A job that already has the status is no error."""
 
 import time
 from sqlite3 import Connection
@@ -31,14 +31,14 @@ async def pause_fine_tuning_job(request: Request, context: Context, job_id: str)
 
 @router.post("/v1/fine_tuning/jobs/{job_id}/resume")
 async def resume_fine_tuning_job(request: Request, context: Context, job_id: str) -> Response:
-    """Let a paused fine-tuning job go on when its turn comes."""
+    """Resume a paused fine-tuning job when its turn comes."""
     return await _change(request, context, job_id, "resume", None)
 
 
 async def _change(
     request: Request, context: Context, job_id: str, verb: str, wanted: FinetuningStatus | None
 ) -> Response:
-    """wanted: None for that of a job that goes on."""
+    """Change the status of a job. wanted: None to resume it."""
     owner, now_s = request.state.owner, context.files.clock()
 
     def work(connection: Connection) -> tuple[FinetuningRecord | None, bool]:
@@ -68,5 +68,5 @@ async def _change(
 _MESSAGES = {
     "cancel": "Fine-tuning job cancelled",
     "pause": "Fine-tuning job paused",
-    "resume": "Fine-tuning job waits for its turn to go on",
+    "resume": "Fine-tuning job waits for its turn to continue",
 }

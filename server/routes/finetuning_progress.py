@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs/ID/events and /checkpoints; and what of OpenAI's fine-tuning this server does not have."""
+"""/v1/fine_tuning/jobs/ID/events and /checkpoints; and refusals of OpenAI's endpoints that are not served."""
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -22,7 +22,7 @@ router = APIRouter(tags=["Fine-tuning"])
 _HONORED = ("after", "limit")
 _PERMISSIONS = "/v1/fine_tuning/checkpoints/{name:path}/permissions"
 _NOT_SERVED = {
-    ("GET", _PERMISSIONS): "checkpoints have no permissions: whoever has a key that may use their name can",
+    ("GET", _PERMISSIONS): "checkpoints have no permissions: every key that may use their name can use them",
     ("POST", _PERMISSIONS): "checkpoints have no permissions: list their names under `models` in the keys file",
     ("DELETE", f"{_PERMISSIONS}/{{permission_id}}"): "checkpoints have no permissions: change the keys file",
 }
@@ -54,10 +54,10 @@ async def list_fine_tuning_checkpoints(request: Request, context: Context, job_i
     every = [checkpoint_object(record, each) for each in reversed(record.checkpoints)]
     start = 0
     if query.after is not None:
-        places = [place for place, each in enumerate(every, 1) if each.id == query.after]
-        if not places:
+        ends = [end for end, each in enumerate(every, 1) if each.id == query.after]
+        if not ends:
             raise InvalidRequest(f"after is {quote(query.after)}; there is no such checkpoint", param="after")
-        start = places[0]
+        start = ends[0]
     shown = every[start : start + query.limit]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
     has_more = len(every) > start + len(shown)
@@ -70,7 +70,7 @@ def _json(request: Request, body: object) -> Response:
 
 
 async def _not_served(request: Request) -> Response:
-    """Refuse it."""
+    """Refuse the request."""
     path = request.scope["route"].path
     raise NotServed(f"{request.scope['path']} is not served here: {_NOT_SERVED[request.method, path]}")
 

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/alpha/graders: graders are checked, and tried on a sample, before a job trains with them."""
+"""/v1/fine_tuning/alpha/graders: check graders, or try them on a sample, before a job trains with them."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from server.batches.running import run_body
 from server.context import ServerContext
 from server.finetuning.grader_run import grader_run
 from server.finetuning.jobs.requested_grader import check_models
-from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, scored, unanswered
+from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, read_chat_score, unscored
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
 from server.keys.caller import Caller, current_caller
@@ -43,14 +43,14 @@ async def validate_grader(
 async def run_grader(
     request: Request, context: Context, body: Annotated[GraderRunRequest, Depends(json_body(GraderRunRequest))]
 ) -> Response:
-    """Grade one sample. Models that grade are asked as lines of batches are: clients go first."""
+    """Grade one sample. Requests to models that grade run behind clients' requests, as lines of batches do."""
     context.drain.check()
     grader, headers = await _checked(context, body)
     return _json(await until_disconnect(_graded(context, grader, body), request.receive), headers)
 
 
 async def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grader, dict[str, str]]:
-    """The grader, and headers that tell what has no effect. Raises InvalidRequest."""
+    """Return the grader, and headers that list the fields without effect. Raises InvalidRequest."""
     given = body.grader
     grader = await context.workers.run_unless_short(lambda: parse_grader(given, "grader"), size=json_size(given))
     check_models(grader, context.models, "grader")
@@ -66,7 +66,7 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
     item, sample = body.item or {}, Sample(body.model_sample)
     size = _size(grader, body)
     grading = await context.workers.run_unless_short(lambda: Grading(grader, item, sample), size=size)
-    places, questions = list(grading.questions), list(grading.questions.values())
+    paths, questions = list(grading.questions), list(grading.questions.values())
     caller = current_caller()
     tasks = [asyncio.create_task(_scored(context, caller, question)) for question in questions]
     try:
@@ -77,25 +77,25 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
     usages: dict[str, TokenUsage] = {}
     for question, answer in zip(questions, answers, strict=True):
         usages[question.model] = usages.get(question.model, TokenUsage()) + answer.usage
-    known = {place: each.answer for place, each in zip(places, answers, strict=True)}
+    known = {path: each.answer for path, each in zip(paths, answers, strict=True)}
     grade = await context.workers.run_unless_short(lambda: grading.grade(known), size=size)
     return grader_run(grader, grade, usages, time.monotonic() - start_s)
 
 
 def _size(grader: Grader, body: GraderRunRequest) -> int:
-    """Of the text that is graded: templates may repeat a short sample many times."""
+    """Return the size of the text that is graded: templates may repeat a short sample many times."""
     num_repeats = sum(1 for _ in references(grader))
     return json_size(body.grader) + num_repeats * (len(body.model_sample) + json_size(body.item))
 
 
 async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> Scored:
-    """In a task of its own, which it makes one of a batch's."""
+    """Answer one question, in a task of its own, which is marked as work of a batch."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await run_body(context, caller, ENDPOINT, chat_body(question))
     except TimeoutError:
-        return Scored(unanswered(f"the model did not answer within {_ANSWER_TIMEOUT_S:g} s; try again later"))
-    return scored(answer.status_code, answer.body)
+        return Scored(unscored(f"the model did not answer within {_ANSWER_TIMEOUT_S:g} s; try again later"))
+    return read_chat_score(answer.status_code, answer.body)
 
 
 def _json(answer: GraderRun | GraderValidation, headers: dict[str, str]) -> Response:

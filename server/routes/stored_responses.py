@@ -12,7 +12,7 @@ from server.http.query import list_query, query_bool, query_int, unhonored
 from server.http.resume import stream_run
 from server.schemas.base import quote
 from server.schemas.parameters import ignored_header
-from server.state.background import running, stop, unstored_end
+from server.state.background import running_response, stop, unstored_end
 from server.state.history import used_items
 from server.state.pages import item_list
 from server.state.records import RESPONSE, RUNNING, find_response, no_response, shown_response
@@ -42,7 +42,7 @@ async def get_response(request: Request, context: Context, response_id: str) -> 
 
 async def _current(request: Request, context: Context, response_id: str) -> dict[str, Any]:
     """The response as it is now. Raises NotStored."""
-    if (found := running(context, request.state.owner, response_id)) is not None:
+    if (found := running_response(context, request.state.owner, response_id)) is not None:
         current: dict[str, Any] = msgspec.to_builtins(found[1].response)
         return current
     entry = await find_response(context.store, request.state.owner, response_id)
@@ -73,7 +73,7 @@ async def _stream(request: Request, context: Context, response_id: str, after: i
 async def delete_response(request: Request, context: Context, response_id: str) -> JSONResponse:
     """Delete a stored response, and end it if it still runs."""
     owner = request.state.owner
-    if (found := running(context, owner, response_id)) is not None:
+    if (found := running_response(context, owner, response_id)) is not None:
         await stop(context, *found)
     elif (run := context.runs.find(response_id, owner)) is not None:
         await context.runs.delete(run)
@@ -85,7 +85,7 @@ async def delete_response(request: Request, context: Context, response_id: str) 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(request: Request, context: Context, response_id: str) -> Response:
     """End a background response."""
-    if (found := running(context, request.state.owner, response_id)) is not None:
+    if (found := running_response(context, request.state.owner, response_id)) is not None:
         await stop(context, *found)
     response = await _current(request, context, response_id)
     if not response["background"]:

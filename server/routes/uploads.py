@@ -1,4 +1,4 @@
-"""/v1/uploads: large files, which come in parts."""
+"""/v1/uploads: large files, which clients send in parts."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ router = APIRouter(tags=["Files and batches"])
 async def create_upload(
     request: Request, context: Context, body: Annotated[UploadRequest, Depends(json_body(UploadRequest))]
 ) -> Response:
-    """Begin a file that comes in parts, within an hour."""
+    """Start a file that is sent in parts, within an hour."""
     ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
     default_s = int(context.config.storage.batch_max_age) if body.purpose == BATCH else None
     upload = await Uploads(context.files).create(

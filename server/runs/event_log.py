@@ -1,4 +1,4 @@
-"""EventLog: the events of one stream, numbered from 1, for readers that come, leave and come back."""
+"""EventLog: the events of one stream, numbered from 1, for readers that connect, leave and come back."""
 
 import asyncio
 from collections import deque
@@ -14,7 +14,7 @@ def event_size(event: bytes) -> int:
 
 
 class EventLog:
-    """Append-only at the end; its oldest events may be dropped.
+    """Events are appended at the end, and the oldest may be dropped.
 
     Invariants: events num_dropped + 1 to num_events are held, in order; `size` is the sum of their sizes; nothing is
     appended after the end.
@@ -25,33 +25,33 @@ class EventLog:
         self.size = 0  # bytes
         self.has_ended = False
         self._events: deque[bytes] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def num_events(self) -> int:
-        """How many there have been; the number of the last one."""
+        """The number of events so far, which is the number of the last one."""
         return self.num_dropped + len(self._events)
 
     def append(self, event: bytes) -> None:
         assert not self.has_ended
         self._events.append(event)
         self.size += event_size(event)
-        self._announce()
+        self._notify()
 
     def end(self) -> None:
-        """No event comes after this. Does nothing the second time."""
+        """End the log: no event comes after this. Idempotent."""
         self.has_ended = True
-        self._announce()
+        self._notify()
 
     def drop_oldest(self) -> int:
-        """Forget the oldest event that is held; how many bytes that frees."""
+        """Drop the oldest event that is held; return the number of bytes that this frees."""
         freed = event_size(self._events.popleft())
         self.num_dropped += 1
         self.size -= freed
         return freed
 
     def after(self, number: int, max_bytes: int) -> list[bytes]:
-        """The events behind event `number`: at least one if there is one, else as many as `max_bytes` hold.
+        """Return the events behind event `number`, up to `max_bytes`, but at least one if there is one.
 
         Raises EventsDropped if the first of them is no longer held.
         """
@@ -69,15 +69,15 @@ class EventLog:
             taken.append(event)
         return taken
 
-    async def changed(self, number: int) -> None:
-        """Wait until there is an event behind `number`, or no more will come."""
+    async def wait_after(self, number: int) -> None:
+        """Return when there is an event behind `number`, or the log has ended."""
         while self.num_events <= number and not self.has_ended:
-            await self._news.wait()
+            await self._changed.wait()
 
     def check(self) -> None:
         """Assert the invariants."""
         assert self.size == sum(map(event_size, self._events))
 
-    def _announce(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

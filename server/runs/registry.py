@@ -1,4 +1,4 @@
-"""Runs: all streams of a server that outlive their connections, within one bound of memory."""
+"""Runs: the streams of a server that outlive their connections, within one limit of memory."""
 
 import asyncio
 import contextlib
@@ -10,19 +10,19 @@ from server.metrics.values import Metrics
 from server.runs.run import Run, RunOptions
 from server.schemas.base import quote
 
-_RUN_BYTES = 4096  # of a run without events: its task, what feeds it
+_RUN_BYTES = 4096  # of a run without events: its task, and its source
 
 
 def new_stream_id() -> str:
-    """An id that nobody can guess: whoever has it may read the stream."""
+    """Return an id that cannot be guessed."""
     return f"stream_{secrets.token_hex(24)}"
 
 
 class Runs:
-    """The runs by id. One without a reader is dropped after the grace time, and stopped if it still runs.
+    """The runs by id. A run without a reader is dropped after the grace time, and stopped if it still runs.
 
-    Invariants: `used_bytes` is what all logs hold, plus _RUN_BYTES for each run; the runs with a timer are those
-    without readers, unless they are pinned and still run.
+    Invariants: `used_bytes` is the size of all logs, plus _RUN_BYTES for each run. A run has a timer exactly if it has
+    no reader, and is not pinned or has ended.
     """
 
     def __init__(self, max_bytes: int, grace_s: float, metrics: Metrics) -> None:
@@ -32,7 +32,7 @@ class Runs:
         self._metrics = metrics
         self._runs: dict[str, Run] = {}
         self._pinned: set[str] = set()
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # the first to fire comes first
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # the first one fires first
 
     def start(
         self,
@@ -42,19 +42,19 @@ class Runs:
         *,
         is_pinned: bool = False,
     ) -> Run:
-        """Begin a run of `events`, and close `source` when it ends. A pinned one runs to its end without readers."""
+        """Start a run of `events`, and close `source` when it ends. A pinned run needs no readers to run to its end."""
         run = Run(options, self, self._on_change)
         self._runs[run.id] = run
         if is_pinned:
             self._pinned.add(run.id)
-        if not self.take(_RUN_BYTES):
-            self.take_anyway(_RUN_BYTES)
+        if not self.try_reserve(_RUN_BYTES):
+            self.reserve(_RUN_BYTES)
         run.start(events, source)
         self._on_change(run)
         return run
 
     def get(self, run_id: str, owner: str) -> Run:
-        """Raises StreamNotFound, the same for an unknown run and for another owner's."""
+        """Return the owner's run. Raises StreamNotFound, the same for an unknown run and for another owner's."""
         run = self.find(run_id, owner)
         if run is None:
             raise StreamNotFound(
@@ -64,18 +64,18 @@ class Runs:
         return run
 
     def find(self, run_id: str, owner: str) -> Run | None:
-        """The owner's run of this id, if there is one."""
+        """Return the owner's run; None if there is no such run."""
         run = self._runs.get(run_id)
         return run if run is not None and run.options.owner == owner else None
 
     async def delete(self, run: Run) -> None:
-        """Stop the run and forget it. Returns when its place in the engine is free."""
+        """Stop the run and forget it. Return when its slot in the engine is free."""
         self._forget(run)
-        await run.ended()
+        await run.wait_until_ended()
 
     async def finish(self, timeout_s: float) -> None:
-        """Wait until every run has ended, for at most so long."""
-        ending = {asyncio.ensure_future(run.ended()) for run in self._runs.values()}
+        """Return when every run has ended, or after `timeout_s`."""
+        ending = {asyncio.ensure_future(run.wait_until_ended()) for run in self._runs.values()}
         if ending:
             await asyncio.wait(ending, timeout=timeout_s)
 
@@ -84,8 +84,9 @@ class Runs:
 
     # --- the memory of all logs ---------------------------------------------------------------------------------------
 
-    def take(self, size: int) -> bool:
-        """Whether `size` bytes more may be held. Ended runs without a reader make room, the longest idle first."""
+    def try_reserve(self, size: int) -> bool:
+        """Reserve `size` bytes more; return False if there is no room. Ended runs without a reader make room, the run
+        that has been idle longest first."""
         if self.used_bytes + size > self._max_bytes:
             for run_id in list(self._timers):
                 if self._runs[run_id].log.has_ended:
@@ -94,15 +95,15 @@ class Runs:
                         break
             else:
                 return False
-        self.take_anyway(size)
+        self.reserve(size)
         return True
 
-    def take_anyway(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         self.used_bytes += size
         self._metrics.set("stream_log_bytes", self.used_bytes)
 
-    def give_back(self, size: int) -> None:
-        self.take_anyway(-size)
+    def release(self, size: int) -> None:
+        self.reserve(-size)
 
     # --- runs without readers -----------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Runs:
         self._pinned.discard(run.id)
         if (timer := self._timers.pop(run.id, None)) is not None:
             timer.cancel()
-        self.give_back(run.log.size + _RUN_BYTES)
+        self.release(run.log.size + _RUN_BYTES)
         self._measure()
 
     def _measure(self) -> None:

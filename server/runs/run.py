@@ -1,4 +1,4 @@
-"""Run: one stream that goes on without its readers."""
+"""Run: one stream that continues without its readers."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,8 @@ from server.runs.event_log import EventLog, event_size
 _SENT_AT_ONCE_BYTES = 64 * 1024  # to a reader that is behind
 
 
-class Form(Protocol):
-    """What a protocol's streams have in common."""
+class RunForm(Protocol):
+    """The properties that all streams of a protocol share."""
 
     @property
     def media_type(self) -> str: ...
@@ -24,46 +24,47 @@ class Form(Protocol):
 
 
 class Memory(Protocol):
-    """What all logs share."""
+    """The memory that all logs share."""
 
-    def take(self, size: int) -> bool:
-        """Whether `size` more bytes may be held; they count from then on."""
+    def try_reserve(self, size: int) -> bool:
+        """Reserve `size` bytes more; return False if there is no room."""
 
-    def take_anyway(self, size: int) -> None: ...
+    def reserve(self, size: int) -> None:
+        """Reserve them although there is no room."""
 
-    def give_back(self, size: int) -> None: ...
+    def release(self, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What kind of stream it is."""
+    """The properties of one stream."""
 
     id: str
-    owner: str  # who may read it
-    route: str  # whose stream it is; a request to another one does not get it
-    form: Form
-    broken: Callable[[Exception], bytes]  # the event that ends the stream when an error breaks it off
-    cut: Callable[[Exception], bytes]  # the last event of a reader whose next ones are no longer held
-    waits_for_readers: bool  # with a full memory, rather than dropping what they have not got
-    headers: dict[str, str]  # of every response that streams it
-    subject: object = None  # what its feature finds it again for
+    owner: str  # of the only key that may read it
+    route: str  # that made the stream; requests to other routes do not get it
+    form: RunForm
+    broken: Callable[[Exception], bytes]  # returns the event that ends the stream after an error
+    cut: Callable[[Exception], bytes]  # returns the last event for a reader whose next events are no longer held
+    waits_for_readers: bool  # if the memory is full, instead of dropping events that they have not read
+    headers: dict[str, str]  # of every response with the stream
+    subject: object = None  # for the feature that started the run, to find it again
 
 
 class Reader:
-    """One client's place in a run's log: it has the events up to number `read`."""
+    """One client that reads a run's log. read: the number of the last event that it has read."""
 
     def __init__(self, run: "Run", read: int) -> None:
         self.read = read
         self._run = run
 
     async def __aiter__(self) -> AsyncIterator[list[bytes]]:
-        """Batches of events to the stream's end. Those of a batch count as read when the next one is asked for.
+        """Yield lists of events, up to the stream's end. Events count as read when the next list is requested.
 
-        Raises EventsDropped, and what ended the run before its first event.
+        Raises EventsDropped, and the error that ended the run before its first event.
         """
         log = self._run.log
         while True:
-            await log.changed(self.read)
+            await log.wait_after(self.read)
             events = log.after(self.read, _SENT_AT_ONCE_BYTES)
             if not events and self._run.failure is not None:
                 raise self._run.failure
@@ -77,16 +78,16 @@ class Reader:
 class Run:
     """A task that writes a stream's events to a log, within a memory that all runs share.
 
-    With a full memory it drops what each of its readers has, and waits for readers that are behind or away, unless it
-    is one that waits for nobody. One event is always held, whatever the memory says, so that no run stands still for
-    good.
+    If the memory is full, the run drops events that all its readers have read, and waits for readers that are behind or
+    away, unless its options say that it does not wait. One event is always held, even if the memory is full, so that
+    every run makes progress.
     """
 
     def __init__(self, options: RunOptions, memory: Memory, on_change: Callable[["Run"], None]) -> None:
-        """on_change is called when a reader comes or goes, and when the run ends."""
+        """on_change: called when a reader connects or leaves, and when the run ends."""
         self.options = options
         self.log = EventLog()
-        self.failure: Exception | None = None  # what ended it before its first event
+        self.failure: Exception | None = None  # that ended the run before its first event
         self._memory = memory
         self._on_change = on_change
         self._source = contextlib.AsyncExitStack()
@@ -103,29 +104,29 @@ class Run:
         return bool(self._readers)
 
     def start(self, events: AsyncIterator[bytes], source: contextlib.AsyncExitStack) -> None:
-        """Begin to write `events`. When they end, or the run is stopped, `source` is closed."""
+        """Start to write `events`. When they end, or the run is stopped, `source` is closed."""
         self._source = source
         self._task = asyncio.create_task(self._write(events, source), name=self.id)
 
     def cancel(self) -> None:
-        """Write nothing more. `ended` tells when what feeds the run is closed too."""
+        """Stop writing. `wait_until_ended` returns when the source of the run is closed too."""
         assert self._task is not None
         self._task.cancel()
 
-    async def ended(self) -> None:
-        """Wait until no event comes any more and what fed the run is closed."""
+    async def wait_until_ended(self) -> None:
+        """Return when no more events come, and the source of the run is closed."""
         assert self._task is not None
         await asyncio.wait({self._task})
-        if not self.log.has_ended:  # the task was canceled before it began
+        if not self.log.has_ended:  # the task was canceled before it started
             self.log.end()
             await self._source.aclose()
 
     @contextlib.contextmanager
     def reader(self, after: int) -> Iterator[Reader]:
-        """A reader of the events behind number `after`. While there is one, the run goes on."""
+        """Read the events behind number `after` within the context, in which the run is not dropped."""
         reader = Reader(self, after)
         self._readers.add(reader)
-        self.on_read()  # a run that waits for readers looks again
+        self.on_read()  # a run that waits for its readers checks again
         self._on_change(self)
         try:
             yield reader
@@ -160,11 +161,11 @@ class Run:
 
     async def _append(self, event: bytes) -> None:
         size = event_size(event)
-        while not self._memory.take(size):
+        while not self._memory.try_reserve(size):
             if self._can_drop():
-                self._memory.give_back(self.log.drop_oldest())
+                self._memory.release(self.log.drop_oldest())
             elif self.log.num_dropped == self.log.num_events:
-                self._memory.take_anyway(size)
+                self._memory.reserve(size)
                 break
             else:
                 self._was_read.clear()
@@ -172,7 +173,7 @@ class Run:
         self.log.append(event)
 
     def _can_drop(self) -> bool:
-        """Whether the oldest event that is held may go."""
+        """Return whether the oldest event that is held may be dropped."""
         if self.log.num_dropped == self.log.num_events:
             return False
         if not self.options.waits_for_readers:

@@ -1,1 +1,1 @@
-"""Responses and conversations that outlive their requests: what is stored of them, and how it is found again."""
+"""Responses and conversations that outlive their requests: how they are stored and found again."""

@@ -1,4 +1,4 @@
-"""Background responses: runs that go on whether or not somebody reads them."""
+"""Background responses: runs that continue with or without a reader."""
 
 import contextlib
 from typing import Any
@@ -18,9 +18,9 @@ from server.state.keeping import KeptResponse
 async def start_background(
     request: Request, context: ServerContext, generation: Generation, kept: KeptResponse, headers: dict[str, str]
 ) -> Run:
-    """Begin the generation and store its response as queued.
+    """Start the generation and store its response as queued.
 
-    Raises what the engine refuses it with, and StorageFailed; then nothing goes on.
+    Raises the engine's refusal, and StorageFailed; then nothing runs.
     """
     request_id = request.state.request_id
     kept.response.background = True
@@ -42,8 +42,8 @@ async def start_background(
         return context.runs.start(options, events, source.pop_all(), is_pinned=True)
 
 
-def running(context: ServerContext, owner: str, response_id: str) -> tuple[Run, KeptResponse] | None:
-    """The run of a response that has not ended."""
+def running_response(context: ServerContext, owner: str, response_id: str) -> tuple[Run, KeptResponse] | None:
+    """Return the run of a response that has not ended; None if there is none."""
     run = context.runs.find(response_id, owner)
     if run is None or not isinstance(run.options.subject, KeptResponse) or run.log.has_ended:
         return None
@@ -51,9 +51,8 @@ def running(context: ServerContext, owner: str, response_id: str) -> tuple[Run, 
 
 
 def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> dict[str, Any]:
-    """The end of a response whose stored state says that it runs, and that does not: the disk did not take its end.
-
-    It is what the run still has, for as long as its events are held, and then a failure.
+    """Return the end of a response that is stored as running and does not run, since its end could not be stored: what
+    the run has, as long as its events are held, and then a failure.
     """
     run = context.runs.find(stored["id"], owner)
     if run is not None and isinstance(run.options.subject, KeptResponse):
@@ -65,8 +64,8 @@ def unstored_end(context: ServerContext, owner: str, stored: dict[str, Any]) -> 
 
 async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:
     """End the response as canceled, in the engine too, and store that."""
-    if kept.has_ended:  # and is being stored
-        await run.ended()
+    if kept.has_ended:  # it is being stored
+        await run.wait_until_ended()
         return
     kept.cancel()
     await context.runs.delete(run)
@@ -74,6 +73,6 @@ async def stop(context: ServerContext, run: Run, kept: KeptResponse) -> None:
 
 
 def _error_event(reply: ErrorReply) -> bytes:
-    """An event that ends one client's stream and says nothing of the response."""
+    """Return an event that ends one client's stream without a statement about the response."""
     error = {"type": "error", "code": reply.code, "message": reply.message, "param": reply.param}
     return b"event: error\n" + frame(error)

@@ -1,4 +1,4 @@
-"""prompt_items: a request's items behind those that it refers to."""
+"""prompt_items: the items of a request, behind the stored items that it refers to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +24,8 @@ _NO_TURN = ("failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class PromptItems:
-    """items: all that the model is shown, of which the first `num_stored` are from earlier requests.
-
-    given: the request's own, as they are stored.
+    """items: everything that the model reads; the first `num_stored` items are from earlier requests. given: the
+    request's own items, as they are stored.
     """
 
     items: list[InputItem]
@@ -36,7 +35,8 @@ class PromptItems:
 
 
 async def prompt_items(body: PromptFields, store: Entries, owner: str) -> PromptItems:
-    """Raises InvalidRequest for a previous response that cannot be continued, and NotStored."""
+    """Return the items of a request. Raises InvalidRequest for a previous response that cannot be continued, and
+    NotStored."""
     conversation_id = _conversation_id(body.conversation)
     stored: list[Item] = []
     if body.previous_response_id is not None:
@@ -54,7 +54,8 @@ async def prompt_items(body: PromptFields, store: Entries, owner: str) -> Prompt
 
 
 async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path: str) -> list[InputItem]:
-    """The items, with those that references mean in their place. path: of the list in the request. Raises NotStored."""
+    """Return the items, with the stored items in place of references. path: of the list in the request. Raises
+    NotStored."""
     found: list[InputItem] = []
     for index, item in enumerate(items):
         if isinstance(item, ItemReference):
@@ -68,7 +69,7 @@ async def resolved(items: Sequence[InputItem], store: Entries, owner: str, path:
 
 
 async def used_items(entry: Entry, store: Entries) -> list[Item]:
-    """What a stored response was made from: the items before it, as far as they are still stored, and its own."""
+    """Return the input of a stored response: its own, behind the items before it that are still stored."""
     chain, _ = await store.chain(RESPONSE, entry.id, entry.owner, PREVIOUS)
     items: list[Item] = []
     for each in chain:
@@ -77,7 +78,7 @@ async def used_items(entry: Entry, store: Entries) -> list[Item]:
 
 
 async def _items_before(response_id: str, store: Entries, owner: str) -> list[Item]:
-    """Items of a response and of all before it, in order."""
+    """Return the items of a response and of all responses before it, in order."""
     chain, missing = await store.chain(RESPONSE, response_id, owner, PREVIOUS)
     if missing is not None:
         reason = "" if missing == response_id else f" It continues '{response_id[:80]}', which needs it."
@@ -106,7 +107,7 @@ async def _items_before(response_id: str, store: Entries, owner: str) -> list[It
 
 
 def _conversation_id(conversation: str | dict[str, Any] | None) -> str | None:
-    """Raises InvalidRequest."""
+    """Return the conversation's id. Raises InvalidRequest."""
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
         if not isinstance(conversation, str):

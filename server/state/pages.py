@@ -1,4 +1,4 @@
-"""item_list: a page of items as OpenAI's lists are."""
+"""item_list: a page of items, as a list of OpenAI's API."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from server.store.entries import Item, page_of
 
 
 def item_list(items: Sequence[Item], query: ListQuery) -> dict[str, Any]:
-    """Raises InvalidRequest if there is no item to begin behind."""
+    """Return a page of the items. Raises InvalidRequest if there is no item with the id `after`."""
     page = page_of(items, after=query.after, limit=query.limit, is_ascending=query.order == "asc")
     if page is None:
         raise InvalidRequest(f"after is {quote(query.after)}; there is no such item", param="after")

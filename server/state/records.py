@@ -1,4 +1,4 @@
-"""What is stored of a response and of a conversation, and what clients see of it."""
+"""Stored responses and conversations: how they are written, found, and shown to clients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from server.store.entries import Entries, Entry, Item
 RESPONSE, CONVERSATION = "response", "conversation"
 PREVIOUS = "previous_response_id"  # the field by which responses are chained
 INPUT, OUTPUT = "input", "output"  # parts of a response's items
-ITEM = "item"  # the part of a conversation's
+ITEM = "item"  # the part of a conversation's items
 
 RUNNING = ("queued", "in_progress")
 
@@ -33,7 +33,7 @@ def no_item(item_id: str, *, param: str | None = None) -> NotStored:
 
 
 async def save_response(store: Entries, owner: str, response: Response, given: Sequence[Item]) -> bool:
-    """Store or replace a response with the items that its request gave; False if it is too large. Raises
+    """Store or replace a response, with the items of its request; return False if it is too large. Raises
     StorageFailed."""
     body = msgspec.to_builtins(response)
     del body["output"]
@@ -43,7 +43,7 @@ async def save_response(store: Entries, owner: str, response: Response, given: S
 
 
 async def find_response(store: Entries, owner: str, response_id: str) -> Entry:
-    """Raises NotStored."""
+    """Return the owner's response. Raises NotStored."""
     entry = await store.get(RESPONSE, response_id, owner)
     if entry is None:
         raise no_response(response_id)
@@ -51,12 +51,12 @@ async def find_response(store: Entries, owner: str, response_id: str) -> Entry:
 
 
 async def shown_response(store: Entries, entry: Entry) -> dict[str, Any]:
-    """The response object as it was answered."""
+    """Return the response object as it was sent to the client."""
     return {**entry.body, "output": await store.items(entry.id, OUTPUT)}
 
 
 async def find_conversation(store: Entries, owner: str, conversation_id: str, *, param: str | None = None) -> Entry:
-    """param: the field of the body that names it. Raises NotStored."""
+    """Return the owner's conversation. param: the field of the body that names it. Raises NotStored."""
     entry = await store.get(CONVERSATION, conversation_id, owner)
     if entry is None:
         raise no_conversation(conversation_id, param=param)
@@ -68,7 +68,7 @@ def shown_conversation(entry: Entry) -> dict[str, Any]:
 
 
 async def fail_interrupted(store: Entries) -> int:
-    """Mark as failed the background responses that ran when an earlier server ended; how many there were."""
+    """Mark the background responses that ran when an earlier server ended as failed; return their number."""
 
     def failed(entry: Entry) -> Entry:
         error = {"code": "server_error", "message": "the server ended before the response did; send the request again"}

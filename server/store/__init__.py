@@ -1,1 +1,1 @@
-"""What is kept between requests: one SQLite database, in memory or in --data-dir, with tables by feature."""
+"""Storage between requests: one SQLite database, in memory or in --data-dir, with tables for each feature."""

@@ -1,28 +1,25 @@
-"""Database: SQLite on a thread of its own, so that the event loop never waits for a disk."""
+"""Database: SQLite on its own thread, so that the event loop never waits for a disk."""
 
 import asyncio
-import contextlib
 import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from engine.child_processes.fault_plan import FaultPlan
-from engine.errors import OptionError, StartupError
+from engine.errors import StartupError
 from server.errors import StorageFailed
-from server.store.folder import open_folder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MEMORY = ":memory:"
-_TELL_EVERY_S = 60.0
+_REPORT_EVERY_S = 60.0
 
-# Statements by schema version: a database of version n has had the first n. Append; never change one that was released.
+# Statements by schema version: a database of version n has run the first n. Append only; never change a released one.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE entries (
@@ -142,41 +139,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-@contextlib.contextmanager
-def open_database(
-    folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS, *, faults: FaultPlan | None = None
-) -> Iterator["Database"]:
-    """The database in `folder`, closed with the context. Raises StartupError or OptionError."""
-    with open_folder(folder) as path:
-        database = Database(str(path), migrations, faults)
-        try:
-            database.open()
-            yield database
-        except sqlite3.Error as error:
-            raise OptionError(
-                f"--data-dir {folder} cannot be used: {error}; give another folder, or move {path} away"
-            ) from error
-        finally:
-            database.close()
-
-
 def memory_database(faults: FaultPlan | None = None) -> "Database":
-    """One that ends with the process, and that costs nothing before it is used."""
+    """Return a database that ends with the process, and costs nothing before it is used."""
     return Database(_MEMORY, MIGRATIONS, faults)
 
 
 class Database:
     """One connection, used by one thread, in the order of the calls.
 
-    A call's work is one transaction: when `run` returns it is in the file, and survives the process, and a loss of
-    power where it is durable. Of those that are not, power takes the last ones alone. Deleted content is overwritten.
+    The work of a call is one transaction. When `run` returns, the transaction is in the file and survives the process.
+    If it is durable, it survives a power cut too, with all transactions before it; a cut takes only the last ones that
+    are not. Deleted content is overwritten.
     """
 
     def __init__(self, path: str, migrations: Sequence[tuple[str, ...]], faults: FaultPlan | None = None) -> None:
         self._path = path
         self._faults = faults
-        self._is_told_failing = False  # and not yet that it works again
-        self._told_s = -math.inf  # time.monotonic() when it was last told that it fails
+        self._is_reported_failing = False
+        self._reported_s = -math.inf  # time.monotonic() of the last report that it fails
         self._is_durable: bool | None = None
         self._migrations = migrations
         self._required: list[str] = []  # statements that the next call runs first
@@ -184,7 +164,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Connect, where the first call would, and bring the schema up to date.
+        """Connect now, and not at the first call, and bring the schema up to date.
 
         Raises sqlite3.Error, and StartupError for a newer schema.
         """
@@ -195,7 +175,7 @@ class Database:
         self._required += statements
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
-        """What `work` returns. Raises StorageFailed, and what `work` raises; then nothing has changed."""
+        """Return what `work` returns. Raises StorageFailed, and the errors of `work`; then nothing has changed."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, is_durable)
 
     def _run(self, work: Callable[[sqlite3.Connection], T], is_durable: bool) -> T:
@@ -218,24 +198,24 @@ class Database:
             raise StorageFailed(f"what should be stored or read could not be: {error}") from error
 
     def _set_durable(self, connection: sqlite3.Connection, is_durable: bool) -> None:
-        """Whether the next commit is on the disk when it returns, and all before it."""
+        """Set whether the next commit, and all before it, are on the disk when it returns."""
         if is_durable is not self._is_durable:
             connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
             self._is_durable = is_durable
 
     def _note(self, error: sqlite3.Error | None) -> None:
-        """Say when it begins to fail, and when it works again; not each time, and not more than once a minute: on a
-        full disk what is small still fits, so that it fails and works in turn."""
+        """Log when the database starts to fail, and when it works again, at most once a minute: on a full disk small
+        writes still fit, so that it fails and works in turn."""
         now_s = time.monotonic()
-        if error is None and self._is_told_failing:
+        if error is None and self._is_reported_failing:
             logger.warning("the store at %s works again", self._path)
-            self._is_told_failing = False
-        elif error is not None and not self._is_told_failing and now_s >= self._told_s + _TELL_EVERY_S:
+            self._is_reported_failing = False
+        elif error is not None and not self._is_reported_failing and now_s >= self._reported_s + _REPORT_EVERY_S:
             logger.warning("the store at %s fails: %s; requests are answered, and not stored", self._path, error)
-            self._is_told_failing, self._told_s = True, now_s
+            self._is_reported_failing, self._reported_s = True, now_s
 
     async def truncate(self) -> None:
-        """Leave nothing that was deleted in the write-ahead log."""
+        """Remove deleted content from the write-ahead log."""
 
         def checkpoint() -> None:
             assert self._connection is not None
@@ -244,7 +224,7 @@ class Database:
         await asyncio.get_running_loop().run_in_executor(self._thread, checkpoint)
 
     def close(self) -> None:
-        """Finish what was asked for and close the file."""
+        """Finish the calls that were made, and close the file."""
         self._thread.submit(self._close)
         self._thread.shutdown(wait=True)
 

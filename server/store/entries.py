@@ -12,7 +12,7 @@ from server.store.steady_clock import SteadyClock
 
 T = TypeVar("T")
 
-_OVERHEAD_BYTES = 512  # of an entry or item beside its body, with its share of the indexes
+_OVERHEAD_BYTES = 512  # of an entry or item besides its body, with its share of the indexes
 
 Item = dict[str, Any]  # an object with an id
 
@@ -25,7 +25,7 @@ class Entry:
     kind: str
     owner: str
     created_s: int
-    state: str  # what the feature wants to find it by; "" for nothing
+    state: str  # by which the feature finds it; "" for none
     body: dict[str, Any]
 
 
@@ -38,14 +38,14 @@ class Page:
 class Entries:
     """The entries of all features in one database.
 
-    Beyond `max_bytes` the ones unused for longest are dropped, whatever their kind, and at `max_age_s` after its last
-    use each is. An entry is there for its owner alone. All methods raise StorageFailed.
+    Beyond `max_bytes`, the entries that are unused for longest are dropped, of any kind; and each entry at `max_age_s`
+    after its last use. Only the owner finds an entry. All methods raise StorageFailed.
     """
 
     def __init__(
         self, database: Database, *, max_bytes: int, max_age_s: float, clock: Callable[[], float] | None = None
     ) -> None:
-        """clock: seconds since 1970, by default steady ones."""
+        """clock: seconds since 1970, by default of a SteadyClock."""
         self._database = database
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
@@ -53,12 +53,12 @@ class Entries:
 
     @property
     def database(self) -> Database:
-        """That the entries are in, for tables of other features."""
+        """The database of the entries, for tables of other features."""
         return self._database
 
     async def put(self, entry: Entry, items: Iterable[tuple[str, Item]] = ()) -> bool:
-        """Store or replace an entry, with items and the part that each belongs to. False if it is larger than all that
-        may be stored, and is not."""
+        """Store or replace an entry, with items and the part that each belongs to. Return False, and store nothing,
+        if the entry is larger than all that may be stored."""
         body = msgspec.json.encode(entry.body)
         rows = [(part, item["id"], msgspec.json.encode(item)) for part, item in items]
         size = len(body) + _OVERHEAD_BYTES + sum(len(row[2]) + _OVERHEAD_BYTES for row in rows)
@@ -90,7 +90,7 @@ class Entries:
         return None if row is None else _entry(row)
 
     async def update(self, kind: str, entry_id: str, owner: str, change: Callable[[Entry], Entry]) -> Entry | None:
-        """Replace an entry's body and state by what `change` makes of it; None if it is not there."""
+        """Replace an entry's body and state by those that `change` returns; None if there is no such entry."""
 
         def work(connection: Connection) -> Entry | None:
             entry = self._get(connection, kind, entry_id, owner)
@@ -108,7 +108,7 @@ class Entries:
         return await self._database.run(work)
 
     async def delete(self, kind: str, entry_id: str, owner: str) -> bool:
-        """Whether it was there. Nothing of it is left in any file."""
+        """Delete an entry; return whether there was one. Nothing of it is left in any file."""
 
         def work(connection: Connection) -> bool:
             if self._get(connection, kind, entry_id, owner) is None:
@@ -121,8 +121,8 @@ class Entries:
         return was_there
 
     async def chain(self, kind: str, entry_id: str, owner: str, link: str) -> tuple[list[Entry], str | None]:
-        """An entry and those before it, the first one first, following the ids in their bodies' field `link`; and the
-        id of the one that is missing, if one is. All count as used."""
+        """Return an entry and all entries before it, the oldest first, and the id of an entry that is missing, if
+        one is. All count as used. link: the field of a body with the id of the entry before it."""
 
         def work(connection: Connection) -> tuple[list[Entry], str | None]:
             entries: list[Entry] = []
@@ -142,7 +142,7 @@ class Entries:
         return await self._database.run(work)
 
     async def with_states(self, kind: str, states: Sequence[str]) -> list[Entry]:
-        """Those in one of the states, whoever owns them."""
+        """Return the entries of all owners that are in one of the states."""
         marks = ", ".join("?" * len(states))
         query = f"SELECT id, kind, owner, created_s, state, body FROM entries WHERE kind = ? AND state IN ({marks})"
         rows = await self._database.run(lambda connection: connection.execute(query, (kind, *states)).fetchall())
@@ -151,7 +151,7 @@ class Entries:
     # --- items --------------------------------------------------------------------------------------------------------
 
     async def items(self, entry_id: str, *parts: str) -> list[Item]:
-        """All items of an entry in their order, or those of the given parts."""
+        """Return the items of an entry in their order, all or those of the given parts."""
         rows = await self._database.run(
             lambda connection: connection.execute(
                 "SELECT part, body FROM items WHERE entry = ? ORDER BY position", (entry_id,)
@@ -160,7 +160,7 @@ class Entries:
         return [msgspec.json.decode(body) for part, body in rows if not parts or part in parts]
 
     async def find_item(self, item_id: str, owner: str) -> Item | None:
-        """The newest item of this id in any of the owner's entries."""
+        """Return the newest item with this id in any of the owner's entries."""
 
         def work(connection: Connection) -> Item | None:
             row = connection.execute(
@@ -173,7 +173,7 @@ class Entries:
         return await self._database.run(work)
 
     async def append_items(self, entry_id: str, part: str, items: Sequence[Item]) -> bool:
-        """Add items at an entry's end; False if the entry is not there any more."""
+        """Add items at the end of an entry; return False if there is no such entry any more."""
         rows = [(part, item["id"], msgspec.json.encode(item)) for item in items]
         now = self._clock()
 
@@ -192,7 +192,7 @@ class Entries:
         return await self._database.run(work)
 
     async def delete_item(self, entry_id: str, item_id: str) -> bool:
-        """Whether it was there."""
+        """Delete an item; return whether there was one."""
 
         def work(connection: Connection) -> bool:
             freed = connection.execute(
@@ -217,11 +217,11 @@ class Entries:
             connection.execute("DELETE FROM entries WHERE id = (SELECT id FROM entries ORDER BY used_s LIMIT 1)")
 
     async def expire(self) -> None:
-        """Drop what is too old. So does every write; this is for a server that begins."""
+        """Drop entries that are too old, as every write does. For the start of a server."""
         await self._database.run(lambda connection: self._evict(connection, self._clock()))
 
     async def check(self) -> None:
-        """Assert that the sizes are right and within the limit."""
+        """Assert that the sizes are right, and within the limit."""
 
         def work(connection: Connection) -> None:
             entries = connection.execute("SELECT id, size, length(body) FROM entries").fetchall()
@@ -252,12 +252,12 @@ def _insert_items(connection: Connection, entry_id: str, first: int, rows: list[
 
 
 def page_of(items: Sequence[Item], *, after: str | None, limit: int, is_ascending: bool) -> Page | None:
-    """`limit` items behind the one with the id `after`, in order; None if there is no such item."""
+    """Return up to `limit` items behind the one with the id `after`, in order; None if there is no such item."""
     ordered = list(items) if is_ascending else list(reversed(items))
     start = 0
     if after is not None:
-        places = [place for place, item in enumerate(ordered) if item["id"] == after]
-        if not places:
+        found = [index for index, item in enumerate(ordered) if item["id"] == after]
+        if not found:
             return None
-        start = places[0] + 1
+        start = found[0] + 1
     return Page(ordered[start : start + limit], has_more=start + limit < len(ordered))

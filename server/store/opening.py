@@ -1,20 +1,28 @@
-"""open_store: the entries that a server's options ask for."""
+"""open_store and open_database: what a server stores, in --data-dir or in memory."""
 
 import contextlib
-from collections.abc import Iterator
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.child_processes.fault_plan import FaultPlan
+from engine.errors import OptionError, StartupError
 from server.config.server import ServerConfig
-from server.store.database import Database, memory_database, open_database
+from server.store.database import MIGRATIONS, Database, memory_database
 from server.store.entries import Entries
+
+_DATABASE = "headrace.sqlite3"
+_LOCK = "headrace.lock"
+_PRIVATE = 0o600
 
 
 @contextlib.contextmanager
 def open_store(config: ServerConfig, faults: FaultPlan | None = None) -> Iterator[Entries]:
-    """Those in --data-dir, or in memory without one; closed with the context. Raises StartupError or OptionError.
+    """Open the entries in --data-dir, or without that in memory, within the context. faults: to inject.
 
-    faults: to inject.
+    Raises StartupError or OptionError.
     """
     if config.data_dir is None:
         database = memory_database(faults)
@@ -29,3 +37,56 @@ def open_store(config: ServerConfig, faults: FaultPlan | None = None) -> Iterato
 
 def entries_in(database: Database, config: ServerConfig) -> Entries:
     return Entries(database, max_bytes=config.store_max_bytes, max_age_s=config.store_max_age)
+
+
+@contextlib.contextmanager
+def open_database(
+    folder: Path, migrations: Sequence[tuple[str, ...]] = MIGRATIONS, *, faults: FaultPlan | None = None
+) -> Iterator[Database]:
+    """Open the database in `folder` within the context. Raises StartupError or OptionError."""
+    with _open_folder(folder) as path:
+        database = Database(str(path), migrations, faults)
+        try:
+            database.open()
+            yield database
+        except sqlite3.Error as error:
+            raise OptionError(
+                f"--data-dir {folder} cannot be used: {error}; give another folder, or move {path} away"
+            ) from error
+        finally:
+            database.close()
+
+
+@contextlib.contextmanager
+def _open_folder(folder: Path) -> Iterator[Path]:
+    """Lock `folder` within the context, and yield the path of its database.
+
+    A new folder, and the database in an existing one, can be read only by their owner. Raises StartupError or
+    OptionError.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+    except OSError as error:
+        raise OptionError(
+            f"--data-dir {folder} cannot be used: {error.strerror}; give a folder that this user may write to"
+        ) from error
+    try:
+        _lock(lock, folder)
+        database = folder / _DATABASE
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT, _PRIVATE))  # SQLite gives its other files the same mode
+        yield database
+    finally:
+        os.close(lock)  # which unlocks it; a killed server's lock is gone with it
+
+
+def _lock(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        raise StartupError(
+            f"another server uses --data-dir {folder} (process {owner}); stop it, or give another folder"
+        ) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -1,14 +1,14 @@
-"""SteadyClock: seconds since 1970 that go on evenly, whatever is done to the system's clock meanwhile."""
+"""SteadyClock: seconds since 1970 that advance evenly, even if the system's clock is set."""
 
 import time
 from collections.abc import Callable
 
 
 class SteadyClock:
-    """The system's time when it was made, and from then on what has passed.
+    """The system's time when the clock was made, plus the time that has passed since.
 
-    A clock that is set forward does not let everything expire at once, and one that is set back does not make what was
-    just used the oldest. The next start takes the system's time again.
+    If the system's clock is set forward, nothing expires early; if it is set back, new entries do not become the
+    oldest. The next start of the server takes the system's time again.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""UsageTable: what keys used, an hour a row; beside the entries, and without any content."""
+"""UsageTable: the usage of each key, a row for each hour, without any content."""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ HOUR_S = 3600
 
 
 class BucketWidth(enum.StrEnum):
-    """How much time is added up."""
+    """The length of time that one bucket adds up."""
 
     HOUR = "hour"
     DAY = "day"
@@ -19,7 +19,7 @@ class BucketWidth(enum.StrEnum):
     ALL = "all"
 
 
-# The beginning of an hour's bucket, in SQL; times are those of UTC.
+# The start of the bucket that an hour belongs to, in SQL and UTC.
 _STARTS = {
     BucketWidth.HOUR: "hour_s",
     BucketWidth.DAY: "hour_s - hour_s % 86400",
@@ -33,10 +33,10 @@ _COLUMNS = "key, hour_s, outcome, requests, prompt_tokens, cached_tokens, output
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Requests of one key with one outcome that ended in one hour, or another stretch of time."""
+    """Requests of one key with one outcome that ended within one hour, or within another bucket."""
 
-    key: str  # its name; empty for keys without one, and for clients without a key
-    start_s: int  # the beginning of the hour, in seconds since 1970
+    key: str  # name of the key; empty for keys without a name, and for clients without a key
+    start_s: int  # start of the hour, in seconds since 1970
     outcome: str
     requests: int
     prompt_tokens: int
@@ -45,7 +45,7 @@ class UsageRow:
 
 
 class TooManyBuckets(Exception):
-    """There are more than were asked for at most."""
+    """There are more buckets than the caller accepts."""
 
 
 class UsageTable:
@@ -55,7 +55,7 @@ class UsageTable:
         self._database = database
 
     async def add(self, rows: Iterable[UsageRow]) -> None:
-        """Add to what is there; all of them or none."""
+        """Add rows to what is stored, all or none."""
         values = [
             (row.key, row.start_s, row.outcome, row.requests, row.prompt_tokens, row.cached_tokens, row.output_tokens)
             for row in rows
@@ -82,10 +82,10 @@ class UsageTable:
         width: BucketWidth = BucketWidth.HOUR,
         max_buckets: int | None = None,
     ) -> Sequence[UsageRow]:
-        """Of the hours that begin in [since_s, until_s), of one key or all, in the order of buckets and keys. What one
-        bucket has of a key and outcome is one row; it begins at 0 where the bucket is all of the time.
+        """Return the usage in hours that start in [since_s, until_s), of one key or of all, ordered by bucket and key.
 
-        Raises TooManyBuckets, before anything is added up, for more than max_buckets, those of each key counted.
+        Each bucket has a row for each key and outcome; a bucket of all time starts at 0. Raises TooManyBuckets, before
+        anything is added up, if buckets and keys have more than `max_buckets` combinations.
         """
         start, given = _STARTS[width], (since_s, until_s, key, key)
 
@@ -105,7 +105,7 @@ class UsageTable:
         return await self._database.run(work)
 
     async def forget(self, before_s: int) -> None:
-        """Delete the hours that begin before that time."""
+        """Delete the hours that start before that time."""
         await self._database.run(
             lambda connection: connection.execute("DELETE FROM usage WHERE hour_s < ?", (before_s,))
         )

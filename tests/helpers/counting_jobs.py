@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from server.jobs.answers import BodyAnswer
 from server.jobs.environment import JobEnvironment, Sleep
 from server.jobs.journal import Journal
-from server.jobs.kind import JobKind, Work
+from server.jobs.kind import JobKind, JobWork
 from server.jobs.runner import JobRunner, new_runner
 from server.jobs.table import JobTable
 from server.keys.caller import Caller
@@ -50,7 +50,7 @@ COUNTING_JOBS = JobTable(
 )
 
 
-class Counting(Work[CountingRecord]):
+class Counting(JobWork[CountingRecord]):
     def __init__(self, record: CountingRecord, env: JobEnvironment) -> None:
         super().__init__(record)
         self._journal = Journal(env.files, COUNTING_JOBS, record, sleep=env.sleep)

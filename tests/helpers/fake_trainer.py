@@ -19,7 +19,7 @@ from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import ScoreQuestion
 from engine.command_io.finetuning.job import JobFolder
 from engine.protocol import AdapterInfo
-from server.finetuning.faults import LineFault
+from server.finetuning.faults import FileFault
 from server.finetuning.jobs.kind import FinetuningJobs
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
@@ -132,7 +132,7 @@ class FakeChild:
             log_of(self.folder.lock).write_text(text)
             return code
         lines = Path(task.train).read_bytes().splitlines()
-        bad = [LineFault("it is bad", number) for number, line in enumerate(lines, 1) if b"bad" in line]
+        bad = [FileFault("it is bad", number) for number, line in enumerate(lines, 1) if b"bad" in line]
         outcome: Outcome = Made(PreparationReport(num_lines=len(lines), num_items=len(lines), num_tokens=100))
         if bad:
             outcome = Faulty(bad, is_validation=False)

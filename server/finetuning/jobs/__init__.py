@@ -1,1 +1,1 @@
-"""Fine-tuning jobs of a server: what is stored of them, and how they are run."""
+"""Fine-tuning jobs of a server: a kind of background job with two stages, file preparation and training."""

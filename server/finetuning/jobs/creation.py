@@ -1,4 +1,4 @@
-"""new_record: a job as a request asks for it, once it is known that it can be done."""
+"""new_record: the record of a requested job, after everything that a request can get wrong is checked."""
 
 import asyncio
 import secrets
@@ -24,7 +24,7 @@ WANDB = "wandb"
 async def new_record(
     context: ServerContext, owner: str, body: FinetuningRequest, grader: RequestedGrader | None
 ) -> FinetuningRecord:
-    """grader: of the body. Raises InvalidRequest and StorageFailed."""
+    """Return the record of a requested job. grader: of the body. Raises InvalidRequest and StorageFailed."""
     if context.config.data_dir is None:
         raise InvalidRequest(
             "fine-tuning needs a folder for adapters and jobs, and this server has none; start it with --data-dir"
@@ -69,7 +69,7 @@ async def new_record(
 
 
 def _model(context: ServerContext, name: str) -> ServedModel:
-    """That the caller may ask for and that can be trained; or an adapter of one."""
+    """Return a model that the caller may use and that can be fine-tuned, or an adapter of one."""
     try:
         model = context.models.find(name)
     except ModelNotFound as error:
@@ -110,7 +110,7 @@ async def _shape(start: str | None) -> AdapterShape | None:
 
 
 def ignored_integrations(body: FinetuningRequest) -> Sequence[str]:
-    """The fields that ask for data to be sent to other services, which this server never does."""
+    """Return the fields that request sending data to other services, which this server never does."""
     found = []
     for index, integration in enumerate(body.integrations or []):
         path = f"integrations[{index}]"

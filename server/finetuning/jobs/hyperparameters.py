@@ -1,4 +1,4 @@
-"""hyperparameters_of: the method and the trainer's hyperparameters that a request for a job asks for."""
+"""hyperparameters_of: the method and the trainer's hyperparameters of a request for a job."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,15 @@ _SUPPORTED = ", ".join(TrainingMethod)
 def hyperparameters_of(
     body: FinetuningRequest, *, max_rank: int, max_length: int | None, layers: Sequence[str], start: AdapterShape | None
 ) -> tuple[TrainingMethod, Hyperparameters]:
-    """max_rank: of adapters that can be served. max_length, layers: of the served model, how many tokens it takes and
-    the kinds of layers that can be trained, where they are known; else None and empty. start: of the adapter that
-    training goes on with.
+    """Return the method and the hyperparameters of a request. Raises InvalidRequest.
 
-    Raises InvalidRequest.
+    max_rank: of adapters that can be served. max_length: tokens that the served model takes; None if not known. layers:
+    the kinds of its layers that can be trained; empty if not known. start: the shape of the adapter that training
+    continues from.
     """
     method, path, settings = _settings(body)
-    for asked, place in ((body.hyperparameters, _OLD_PLACE), (settings, path)):
-        _check_effort(asked, place, method)
+    for given, place in ((body.hyperparameters, _OLD_PLACE), (settings, path)):
+        _check_effort(given, place, method)
     old, new = _values(body.hyperparameters, _OLD_PLACE, method), _values(settings, path, method)
     for name in old.keys() & new.keys():
         if old[name] != new[name]:
@@ -37,11 +37,11 @@ def hyperparameters_of(
                 f"{_OLD_PLACE}.{name} is {quote(old[name])} and {path}.{name} is {quote(new[name])}; give one of them",
                 param=f"{_OLD_PLACE}.{name}",
             )
-    given = {**old, **new}
-    paths = {name: f"{path if name in new else _OLD_PLACE}.{name}" for name in given}
-    chosen = msgspec.convert(given, Hyperparameters)
+    values = {**old, **new}
+    paths = {name: f"{path if name in new else _OLD_PLACE}.{name}" for name in values}
+    chosen = msgspec.convert(values, Hyperparameters)
     for name, reason in _contradictions(chosen, method, body):
-        raise InvalidRequest(f"{paths[name]} is {quote(given[name])}; {reason}", param=paths[name])
+        raise InvalidRequest(f"{paths[name]} is {quote(values[name])}; {reason}", param=paths[name])
     _check_limits(chosen, paths, max_rank, max_length)
     _check_layers(chosen, paths, layers, start)
     is_cut = method is not TrainingMethod.REINFORCEMENT
@@ -51,7 +51,7 @@ def hyperparameters_of(
 
 
 def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperparameters | None]:
-    """The method, and its hyperparameters with their path."""
+    """Return the method, the path of its hyperparameters, and these."""
     given = body.method or GivenMethod(type=TrainingMethod.SUPERVISED.value)
     if given.type not in [*TrainingMethod]:
         raise UnsupportedParameter(
@@ -74,7 +74,7 @@ def _settings(body: FinetuningRequest) -> tuple[TrainingMethod, str, GivenHyperp
 
 
 def _values(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> dict[str, object]:
-    """Those that are not left to the trainer. Raises UnsupportedParameter for others than this server has."""
+    """Return the values that are not left to the trainer. Raises UnsupportedParameter for unknown names."""
     if given is None:
         return {}
     for name in given.extra:
@@ -92,7 +92,7 @@ def _known(method: TrainingMethod) -> str:
 
 
 def _check_effort(given: GivenHyperparameters | None, path: str, method: TrainingMethod) -> None:
-    """Raises UnsupportedParameter for one that would have to be honored."""
+    """Raise UnsupportedParameter for an effort that cannot be honored."""
     effort = None if given is None else given.reasoning_effort
     if effort is None or (method is TrainingMethod.REINFORCEMENT and effort is TrainedEffort.DEFAULT):
         return
@@ -104,7 +104,7 @@ def _check_effort(given: GivenHyperparameters | None, path: str, method: Trainin
 
 
 def _contradictions(chosen: Hyperparameters, method: TrainingMethod, body: FinetuningRequest) -> list[tuple[str, str]]:
-    """What cannot be honored, and why."""
+    """Return the hyperparameters that cannot be honored, each with the reason."""
     found = misplaced(chosen, method, has_validation=body.validation_file is not None)
     if chosen.early_stopping is not None and body.validation_file is None:
         found.append(("early_stopping", "it needs a validation loss: give a validation_file"))
@@ -149,7 +149,7 @@ def _check_layers(
         )
     if start is not None and (missing := sorted(start.layers - set(wanted))):
         raise InvalidRequest(
-            f"{path} lacks {quote(missing[0])}, which the adapter to go on with has; add {', '.join(missing)}, or "
+            f"{path} lacks {quote(missing[0])}, which the adapter to continue has; add {', '.join(missing)}, or "
             "leave it out",
             param=path,
         )
@@ -158,7 +158,7 @@ def _check_layers(
 def _shaped(
     chosen: Hyperparameters, method: TrainingMethod, paths: dict[str, str], max_rank: int, start: AdapterShape | None
 ) -> Hyperparameters:
-    """With a rank that can be served, and the shape of the adapter to go on with."""
+    """Fill in a rank that can be served, or the shape of the adapter that training continues from."""
     if start is None:
         is_too_high = chosen.lora_rank is None and default_rank(method) > max_rank
         return msgspec.structs.replace(chosen, lora_rank=max_rank) if is_too_high else chosen

@@ -11,7 +11,7 @@ from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.finetuning.jobs.training import Training, enter_running
 from server.jobs.environment import JobEnvironment
-from server.jobs.kind import JobKind, Work
+from server.jobs.kind import JobKind, JobWork
 from server.schemas.finetuning_answers import FinetuningStatus
 
 
@@ -30,18 +30,18 @@ class FinetuningJobs(JobKind[FinetuningRecord]):
     def is_available(cls, context: ServerContext) -> bool:
         return context.config.data_dir is not None
 
-    def work(self, record: FinetuningRecord) -> Work[FinetuningRecord]:
+    def work(self, record: FinetuningRecord) -> JobWork[FinetuningRecord]:
         if record.status is FinetuningStatus.VALIDATING_FILES:
             return FilePreparation(record, self.env)
         return Training(record, self.env, self._publisher)
 
     async def select(
-        self, waiting: Sequence[FinetuningRecord], works: Collection[Work[FinetuningRecord]]
-    ) -> list[Work[FinetuningRecord]]:
+        self, waiting: Sequence[FinetuningRecord], works: Collection[JobWork[FinetuningRecord]]
+    ) -> list[JobWork[FinetuningRecord]]:
         """Select the oldest job to prepare, and to train the job that was running, or else the oldest queued one."""
         if self.env.context.drain.is_active:
             return []
-        chosen: list[Work[FinetuningRecord]] = []
+        chosen: list[JobWork[FinetuningRecord]] = []
         if not any(isinstance(work, FilePreparation) for work in works):
             new = [each for each in waiting if each.status is FinetuningStatus.VALIDATING_FILES]
             chosen += [self.work(record) for record in new[:1]]
@@ -64,7 +64,7 @@ class FinetuningJobs(JobKind[FinetuningRecord]):
         await self._publisher.announce_all(self.env.files.database)
         return await asyncio.to_thread(job_ids, self.env.data_dir)
 
-    async def update(self, active: Sequence[FinetuningRecord], works: Collection[Work[FinetuningRecord]]) -> None:  # noqa: ARG002
+    async def update(self, active: Sequence[FinetuningRecord], works: Collection[JobWork[FinetuningRecord]]) -> None:  # noqa: ARG002
         self.env.metrics.set_finetuning_jobs(await self.env.files.database.run(FINETUNING_JOBS.by_status))
         if self._reading is not None and self._reading.done():
             reading, self._reading = self._reading, None

@@ -1,4 +1,4 @@
-"""job_object, event_object, checkpoint_object: what clients see of a job."""
+"""job_object, event_object, checkpoint_object: a fine-tuning job as clients see it."""
 
 import re
 from typing import Any
@@ -18,9 +18,9 @@ from server.schemas.finetuning_answers import (
 )
 
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
-_FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # in front of a name
+_FOLDERS = re.compile(r"(?<![\w/:.~-])~?/(?:[^\s/'\",;:]+/)+(?=[^\s/])")  # before the last name of a path
 
-_OF_THE_SERVER = {"adapter", "checkpoint"}  # an event's data that says where files are
+_INTERNAL = {"adapter", "checkpoint"}  # data of an event that contains paths
 
 
 def job_object(record: FinetuningRecord) -> FinetuningJobObject:
@@ -58,7 +58,7 @@ def _settings(record: FinetuningRecord, hyperparameters: HyperparametersObject) 
 
 
 def _hyperparameters(record: FinetuningRecord) -> HyperparametersObject:
-    """As they were given, or chosen since."""
+    """Return the hyperparameters that were given, or that the trainer has chosen since."""
     given, resolved = record.hyperparameters, record.resolved
     multiplier = given.learning_rate_multiplier
     if multiplier is None and resolved is not None:
@@ -73,12 +73,12 @@ def _hyperparameters(record: FinetuningRecord) -> HyperparametersObject:
         learning_rate_multiplier="auto" if multiplier is None else multiplier,
         beta=beta,
         lora_rank=given.lora_rank if resolved is None else resolved.lora_rank,
-        **_own(given),
+        **_further(given),
     )
 
 
-def _own(given: Hyperparameters) -> dict[str, Any]:
-    """Those of this server that are not as they are by default."""
+def _further(given: Hyperparameters) -> dict[str, Any]:
+    """Return the hyperparameters beyond OpenAI's that differ from their defaults."""
     names = (
         *(
             "rpo_alpha",
@@ -106,7 +106,7 @@ def event_object(job_id: str, numbered: NumberedEvent) -> FinetuningEventObject:
         level=event.level,
         message=event.message,
         type=event.kind,
-        data={name: value for name, value in event.data.items() if name not in _OF_THE_SERVER},
+        data={name: value for name, value in event.data.items() if name not in _INTERNAL},
     )
 
 
@@ -127,8 +127,8 @@ def checkpoint_object(record: FinetuningRecord, checkpoint: FinetuningCheckpoint
 
 
 def for_clients(message: str) -> str:
-    """Options of the command line that are hyperparameters are fields of a request here, and of paths only the last
-    name is told: which folders a server has is not for clients."""
+    """Return a message of the trainer, which is for users of the command, in words for clients: options that are
+    hyperparameters become fields of a request, and paths lose their folders, which are not for clients."""
     return _FOLDERS.sub("", _FLAG.sub(_field, message))
 
 

@@ -8,7 +8,7 @@ from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS, FinetuningJournal
 from server.jobs.child import ChildEnding
 from server.jobs.environment import JobEnvironment
-from server.jobs.kind import Work
+from server.jobs.kind import JobWork
 from server.jobs.stalls import StallDetector
 from server.schemas.finetuning_answers import FinetuningStatus
 
@@ -21,7 +21,7 @@ _PASSING_PAUSE_S = 30.0
 _LAST_SAVE_S = 5.0  # for a process to save its work when the server ends
 
 
-class ProcessWork(Work[FinetuningRecord]):
+class ProcessWork(JobWork[FinetuningRecord]):
     """Works while the job has `status`. Invariant: the job's status changes only from that one."""
 
     status: ClassVar[FinetuningStatus]

@@ -1,4 +1,4 @@
-"""Publisher: adapters of jobs under their names, as long as their files are there."""
+"""Publisher: serves the adapters of jobs under their names, as long as their files exist."""
 
 import asyncio
 import contextlib
@@ -33,10 +33,10 @@ class Publisher:
         self._sleep = sleep
 
     async def publish(self, record: FinetuningRecord, step: int | None = None) -> str | None:
-        """Serve the job's adapter, or that of a step, from now on; returns why not, if that cannot be.
+        """Serve the job's adapter, or that of a step, from now on; return the reason if that is not possible.
 
-        A model that is not loaded gets it when it is. The model is not entered: an epoch's end is no reason to have it
-        stay loaded, or loaded again. Raises EngineStopped.
+        A model that is not loaded reads the adapter when it is. The model is not acquired: the end of an epoch is no
+        reason to load it, or to keep it loaded. Raises EngineStopped.
         """
         adapter = self._adapter(record, step)
         while True:
@@ -47,19 +47,19 @@ class Publisher:
                 return None
             except (InvalidRequest, AdapterUnusable) as error:
                 return str(error)
-            except EngineUnavailable as error:  # it is loaded, started again, or being unloaded
+            except EngineUnavailable as error:  # the model is being loaded, restarted or unloaded
                 if isinstance(error, EngineStopped) and model.loader is None:
                     raise
                 await self._sleep(_AGAIN_S)
 
     def withdraw(self, record: FinetuningRecord, step: int | None = None) -> None:
-        """Serve it no more, if it is served."""
+        """Stop serving the adapter, if it is served."""
         adapter = self._models.adapters.get(self._adapter(record, step).name)
         if adapter is not None:
             self._models.adapters.remove(adapter.name, self._models.get_or_default(adapter.base_name))
 
     async def announce_all(self, database: Database) -> None:
-        """Have the names of earlier servers' jobs again, before any model is loaded. Raises StorageFailed."""
+        """Announce the adapters of earlier servers' jobs, before any model is loaded. Raises StorageFailed."""
         for record in await database.run(with_adapters):
             try:
                 self._models.base_model(record.base_model)
@@ -76,16 +76,17 @@ class Publisher:
 
     @property
     def unread(self) -> list[ServedAdapter]:
-        """Those of jobs that were announced before their model was loaded, and which it can read now."""
+        """Adapters that were announced before their model was loaded, and that it can read now."""
         unread = (each for each in self._models.adapters if each.owner is not None and each.info is None)
         return [each for each in unread if self._can_read(self._models.get_or_default(each.base_name))]
 
     async def read_unread(self) -> None:
-        """Have them read, one after the other, for requests that come later. One that cannot be served is left out."""
+        """Make the models read them, one after the other, ahead of requests. Adapters that cannot be served are left
+        out."""
         for adapter in self.unread:
             model = self._models.get_or_default(adapter.base_name)
             if self._models.adapters.get(adapter.name) is adapter and self._can_read(model):
-                with contextlib.suppress(EngineUnavailable):  # it is tried again
+                with contextlib.suppress(EngineUnavailable):  # the adapter is tried again
                     await self._models.adapters.read_finetuned(adapter, model)
 
     @staticmethod
@@ -97,7 +98,7 @@ class Publisher:
         return ServedAdapter(name, str(self.folder(record, step)), record.base_model, owner=record.owner)
 
     def folder(self, record: FinetuningRecord, step: int | None) -> Path:
-        """In which the adapter's files are."""
+        """Return the folder of the adapter's files."""
         if step is None:
             return out_folder(self._data_dir, record.id)
         return checkpoint_folder(self._data_dir, record.id, step)

@@ -1,4 +1,4 @@
-"""requested_grader: the grader of a request for a job by reinforcement, checked."""
+"""requested_grader: the grader of a request for reinforcement, after its checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PARAM = f"{_PATH}.grader"
 
 @dataclass(frozen=True, slots=True)
 class RequestedGrader:
-    """body: as the client wrote it. ignored: paths of its fields that have no effect."""
+    """A grader that was checked. body: as the client wrote it. ignored: paths of its fields that have no effect."""
 
     grader: Grader
     body: dict[str, Any]
@@ -27,7 +27,7 @@ class RequestedGrader:
 
 
 def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
-    """None for other methods. Raises InvalidRequest and UnsupportedParameter."""
+    """Return the grader of a request; None for other methods. Raises InvalidRequest and UnsupportedParameter."""
     method = body.method
     if method is None or method.type != TrainingMethod.REINFORCEMENT:
         return None
@@ -37,8 +37,8 @@ def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
     if settings.response_format not in (None, {"type": "text"}):
         param = f"{_PATH}.response_format"
         raise UnsupportedParameter(
-            f"{param} is given, and answers are not constrained while a model is trained; leave it out, and have the "
-            "grader read sample.output_json, which is there for every answer that is JSON",
+            f"{param} is given, and answers are not constrained while a model is trained; leave it out, and let the "
+            "grader read sample.output_json, which every answer that is JSON has",
             param=param,
         )
     grader = parse_grader(settings.grader, _PARAM)
@@ -47,7 +47,7 @@ def requested_grader(body: FinetuningRequest) -> RequestedGrader | None:
 
 
 def check_samples(grader: Grader, param: str) -> None:
-    """Raise InvalidRequest if a job has nothing of the samples that the grader reads."""
+    """Raise InvalidRequest if the grader reads something of the sample that a job does not have."""
     read = sample_fields(grader)
     if not read:
         raise InvalidRequest(
@@ -64,7 +64,7 @@ def check_samples(grader: Grader, param: str) -> None:
 
 
 def check_models(grader: Grader, models: ServedModels, param: str = _PARAM) -> None:
-    """Raise InvalidRequest if the grader asks a model that the caller cannot ask here."""
+    """Raise InvalidRequest if the grader asks a model that the caller may not use, or that generates no text."""
     for name in needed_models(grader):
         try:
             model = models.find(name)

@@ -37,7 +37,7 @@ FINETUNING_JOBS = JobTable(
 _HAS_PAIR = "EXISTS (SELECT 1 FROM json_each(finetune_jobs.metadata) WHERE key = ? AND value = ?)"
 
 
-def insert(connection: Connection, record: FinetuningRecord, request: tuple[str, str] | None = None) -> None:
+def insert_job(connection: Connection, record: FinetuningRecord, request: tuple[str, str] | None = None) -> None:
     """request: the client's Idempotency-Key, and a digest of the request's body."""
     key, digest = request or (None, None)
     FINETUNING_JOBS.insert(connection, record, request_key=key, request_digest=digest)
@@ -52,7 +52,7 @@ def made_by(connection: Connection, owner: str, key: str) -> tuple[FinetuningRec
     return None if record is None else (record, row[1])
 
 
-def page(
+def jobs_page(
     connection: Connection,
     owner: str,
     after: str | None,

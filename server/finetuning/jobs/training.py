@@ -22,7 +22,7 @@ from server.finetuning.jobs.progress import Progress
 from server.finetuning.jobs.publisher import Publisher
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.table import FINETUNING_JOBS, FinetuningJournal
-from server.finetuning.scoring import ENDPOINT, chat_body, scored, unanswered
+from server.finetuning.scoring import ENDPOINT, chat_body, read_chat_score, unscored
 from server.jobs.child import Child, traceback_of
 from server.jobs.environment import JobEnvironment
 from server.schemas.finetuning_answers import FinetuningError, FinetuningStatus
@@ -212,7 +212,7 @@ class GraderMailbox:
         """Answer one question, in a task of its own since the caller is set for the task."""
         caller = self._env.find_caller(self._owner)
         if caller is None:
-            return unanswered(_NO_KEY)
+            return unscored(_NO_KEY)
         body: dict[str, Any] = chat_body(question)
         answer = await self._env.answer(caller, ENDPOINT, body, asyncio.sleep)
-        return scored(answer.status_code, answer.body).answer
+        return read_chat_score(answer.status_code, answer.body).answer

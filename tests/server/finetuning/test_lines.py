@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from engine.command_io.finetuning.job import TrainingMethod
-from server.finetuning.faults import FaultyLine
-from server.finetuning.lines import Chat, Completion, Document, Preference, read_line
+from server.finetuning.faults import FaultyTrainingLine
+from server.finetuning.lines import Completion, Document, Preference, TrainingChat, read_training_line
 
 pytestmark = pytest.mark.fast
 
@@ -17,13 +17,13 @@ PAIR = {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_prefer
 
 
 def _read(value: Any, method: TrainingMethod = TrainingMethod.SUPERVISED) -> Any:
-    return read_line(json.dumps(value).encode(), method)[0]
+    return read_training_line(json.dumps(value).encode(), method)[0]
 
 
 def test_a_chat_learns_the_assistants_messages_of_weight_one() -> None:
     line = _read({"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]})
 
-    assert isinstance(line, Chat)
+    assert isinstance(line, TrainingChat)
     assert line.learned == (False, False, False, True)
     assert all("weight" not in (message.model_extra or {}) for message in line.fields.messages)
 
@@ -77,13 +77,13 @@ def test_a_text_is_a_document() -> None:
     ],
 )
 def test_a_faulty_line_is_refused_by_its_field(value: object, method: TrainingMethod, message: str) -> None:
-    with pytest.raises(FaultyLine, match=message):
+    with pytest.raises(FaultyTrainingLine, match=message):
         _read(value, method)
 
 
 def test_what_is_no_json_is_refused() -> None:
-    with pytest.raises(FaultyLine, match=r"^this line is not valid (JSON|UTF-8)"):
-        read_line(b'{"messages": [', TrainingMethod.SUPERVISED)
+    with pytest.raises(FaultyTrainingLine, match=r"^this line is not valid (JSON|UTF-8)"):
+        read_training_line(b'{"messages": [', TrainingMethod.SUPERVISED)
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_what_is_no_json_is_refused() -> None:
 def test_a_line_for_another_method_is_told_so(
     line: dict[str, object], is_for: TrainingMethod, method: TrainingMethod
 ) -> None:
-    with pytest.raises(FaultyLine, match=f"for the method {is_for}, and the method is {method}"):
-        read_line(json.dumps(line).encode(), method)
+    with pytest.raises(FaultyTrainingLine, match=f"for the method {is_for}, and the method is {method}"):
+        read_training_line(json.dumps(line).encode(), method)

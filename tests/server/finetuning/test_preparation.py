@@ -192,7 +192,7 @@ def test_long_examples_are_cut_and_counted_and_refused_where_nothing_is_left_to_
 
     assert len(prepared.train[9].passages[0].ids) == 60
     assert prepared.report.num_cut == 1
-    with pytest.raises(FaultyFile, match=r"line 10: it has .* begins after 60 \(max_length\)"):
+    with pytest.raises(FaultyFile, match=r"line 10: it has .* starts after 60 \(max_length\)"):
         prepare(_file([*_chats(9), _chat("long " * 30, "a")]), None, TrainingMethod.SUPERVISED, renderer)
 
 

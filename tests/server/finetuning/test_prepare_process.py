@@ -12,7 +12,7 @@ from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
 from server.finetuning import prepare_process
 from server.finetuning.job_files import JobOrder, context_file, tokenizer_file
-from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepared
+from server.finetuning.prepare_process import Faulty, Made, PrepareTask, Refused, prepare_files
 from tests.helpers.tokenizers import byte_level_info
 
 
@@ -49,7 +49,7 @@ def _task(folder: Path, rows: list[object], valid: list[object] | None = None, *
 
 
 def test_all_is_there_that_the_trainer_reads(folder: JobFolder, tmp_path: Path) -> None:
-    outcome = prepared(folder, _task(tmp_path, [*_rows(), *_rows(1)], _rows(3, 100)))
+    outcome = prepare_files(folder, _task(tmp_path, [*_rows(), *_rows(1)], _rows(3, 100)))
     assert isinstance(outcome, Made)
     assert (outcome.report.num_lines, outcome.report.removed) == (11, {"duplicate": [11]})
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
@@ -62,9 +62,9 @@ def test_all_is_there_that_the_trainer_reads(folder: JobFolder, tmp_path: Path) 
 def test_the_same_task_gives_the_same_bytes(folder: JobFolder, tmp_path: Path) -> None:
     task = _task(tmp_path, _rows())
     files = (folder.job, folder.train, folder.valid, folder.prompts)
-    prepared(folder, task)
+    prepare_files(folder, task)
     before = [path.read_bytes() for path in files]
-    prepared(folder, task)
+    prepare_files(folder, task)
     assert [path.read_bytes() for path in files] == before
 
 
@@ -72,7 +72,7 @@ def test_the_same_task_gives_the_same_bytes(folder: JobFolder, tmp_path: Path) -
 def test_faults_are_told_with_the_file_that_has_them(folder: JobFolder, tmp_path: Path, is_validation: bool) -> None:
     bad = [*_rows(2, 50), {"prompt": "no answer"}]
     task = _task(tmp_path, _rows(), bad) if is_validation else _task(tmp_path, [*_rows(), *bad])
-    outcome = prepared(folder, task)
+    outcome = prepare_files(folder, task)
     assert isinstance(outcome, Faulty)
     assert outcome.is_validation is is_validation
     assert [fault.text for fault in outcome.faults] == [f"line {3 if is_validation else 13}: completion is missing"]
@@ -81,11 +81,11 @@ def test_faults_are_told_with_the_file_that_has_them(folder: JobFolder, tmp_path
 
 def test_a_file_that_is_gone_is_told_by_its_name(folder: JobFolder, tmp_path: Path) -> None:
     task = msgspec.structs.replace(_task(tmp_path, _rows()), train=str(tmp_path / "file-1"))
-    assert prepared(folder, task) == Refused("file-1 is no longer on the server's disk; upload it again")
+    assert prepare_files(folder, task) == Refused("file-1 is no longer on the server's disk; upload it again")
 
 
 def test_a_replay_that_cannot_be_is_refused(folder: JobFolder, tmp_path: Path) -> None:
-    outcome = prepared(folder, _task(tmp_path, _rows(), hyperparameters=Hyperparameters(replay=0.5)))
+    outcome = prepare_files(folder, _task(tmp_path, _rows(), hyperparameters=Hyperparameters(replay=0.5)))
     assert isinstance(outcome, Refused)
     assert not outcome.is_passing
     assert "--replay is 0.5, and the model has no chat template" in outcome.message
@@ -96,8 +96,8 @@ def test_too_little_memory_is_told(folder: JobFolder, tmp_path: Path, monkeypatc
         raise MemoryError
 
     monkeypatch.setattr(prepare_process, "write_job", fails)
-    assert prepared(folder, _task(tmp_path, _rows())) == Refused(
-        "the files need more than 4 GiB of memory to be made ready; divide them"
+    assert prepare_files(folder, _task(tmp_path, _rows())) == Refused(
+        "the files need more than 4 GiB of memory to be prepared; divide them"
     )
 
 
@@ -106,7 +106,7 @@ def test_the_adapter_that_is_gone_on_with_is_the_jobs_own_copy(folder: JobFolder
     parent.mkdir()
     (parent / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 12}')
     (parent / "adapter_model.safetensors").write_text("weights")
-    assert isinstance(prepared(folder, _task(tmp_path, _rows(), start=str(parent))), Made)
+    assert isinstance(prepare_files(folder, _task(tmp_path, _rows(), start=str(parent))), Made)
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.start == "start"
     assert (folder.path / "start" / "adapter_model.safetensors").read_text() == "weights"
@@ -114,7 +114,7 @@ def test_the_adapter_that_is_gone_on_with_is_the_jobs_own_copy(folder: JobFolder
 
 
 def test_a_parent_that_was_deleted_meanwhile_is_told(folder: JobFolder, tmp_path: Path) -> None:
-    outcome = prepared(folder, _task(tmp_path, _rows(), start=str(tmp_path / "parent")))
+    outcome = prepare_files(folder, _task(tmp_path, _rows(), start=str(tmp_path / "parent")))
     assert isinstance(outcome, Refused)
     assert "has been deleted meanwhile" in outcome.message
     assert (outcome.param, outcome.is_passing) == ("model", False)
@@ -123,7 +123,7 @@ def test_a_parent_that_was_deleted_meanwhile_is_told(folder: JobFolder, tmp_path
 def test_a_parent_that_is_no_adapter_is_refused(folder: JobFolder, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_text("")
-    outcome = prepared(folder, _task(tmp_path, _rows(), start=str(tmp_path)))
+    outcome = prepare_files(folder, _task(tmp_path, _rows(), start=str(tmp_path)))
     assert isinstance(outcome, Refused)
     assert "has no adapter to train on with" in outcome.message
 
@@ -135,7 +135,7 @@ def test_examples_are_as_long_as_the_model_takes_unless_a_length_is_given(
     context_file(folder).write_text("20")
     rows: list[object] = [{"text": "a long text " * 30}]
     task = _task(tmp_path, rows, method=TrainingMethod.PRETRAINING, hyperparameters=Hyperparameters(max_length=given))
-    assert isinstance(prepared(folder, task), Made)
+    assert isinstance(prepare_files(folder, task), Made)
     assert max(item.longest for item in read_rows(folder.train, TrainingItem)) == longest
 
 
@@ -168,7 +168,7 @@ def _reinforced(folder: Path, rows: list[object], valid: list[object] | None = N
 
 def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFolder, tmp_path: Path) -> None:
     rows = _prompts(12)
-    outcome = prepared(folder, _reinforced(tmp_path, [*rows, rows[3]], [*_prompts(13)[12:], rows[5]]))
+    outcome = prepare_files(folder, _reinforced(tmp_path, [*rows, rows[3]], [*_prompts(13)[12:], rows[5]]))
     assert isinstance(outcome, Made)
     assert outcome.report.removed == {"in_validation_file": [6], "duplicate": [13]}
     found, valid = read_rows(folder.train, GradedPrompt), read_rows(folder.valid, GradedPrompt)
@@ -183,7 +183,7 @@ def test_prompts_are_there_with_what_their_answers_are_graded_by(folder: JobFold
 
 def test_the_length_of_answers_fits_the_model(folder: JobFolder, tmp_path: Path) -> None:
     context_file(folder).write_bytes(b"64")
-    assert isinstance(prepared(folder, _reinforced(tmp_path, _prompts())), Made)
+    assert isinstance(prepare_files(folder, _reinforced(tmp_path, _prompts())), Made)
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.hyperparameters.max_completion_tokens == 32
 
@@ -192,7 +192,7 @@ def test_faults_of_prompts_are_told_by_line(folder: JobFolder, tmp_path: Path) -
     context_file(folder).write_bytes(b"64")
     user = {"role": "user", "content": "why? " * 20}
     bad = [{"messages": [user], "answer": 1}, {"messages": [{**user, "content": "x"}]}]
-    outcome = prepared(folder, _reinforced(tmp_path, [*_prompts(), *bad], max_completion_tokens=10))
+    outcome = prepare_files(folder, _reinforced(tmp_path, [*_prompts(), *bad], max_completion_tokens=10))
     assert isinstance(outcome, Faulty)
     first, second = outcome.faults
     assert (first.line, second.line) == (11, 12)
@@ -202,10 +202,10 @@ def test_faults_of_prompts_are_told_by_line(folder: JobFolder, tmp_path: Path) -
 
 def test_the_trainer_knows_how_a_model_thinks(folder: JobFolder, tmp_path: Path) -> None:
     task = _reinforced(tmp_path, _prompts())
-    assert isinstance(prepared(folder, task), Made)
+    assert isinstance(prepare_files(folder, task), Made)
     assert msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob).thought is None
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
     order = msgspec.structs.replace(task.order, chat_template=template)
-    assert isinstance(prepared(folder, msgspec.structs.replace(task, order=order)), Made)
+    assert isinstance(prepare_files(folder, msgspec.structs.replace(task, order=order)), Made)
     job = msgspec.json.decode(folder.job.read_bytes(), type=FinetuningJob)
     assert job.thought == ThoughtMarks("<think>", "</think>")

@@ -10,7 +10,8 @@ from server.errors import BudgetSpent, InvalidApiKey
 from server.keys.manager import KeyManager
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.store.database import Database, open_database
+from server.store.database import Database
+from server.store.opening import open_database
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.keys import entry, secret, write_keys
 

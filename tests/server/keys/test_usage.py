@@ -15,7 +15,8 @@ from server.keys.usage import UsageBook
 from server.keys.usage_report import usage_report
 from server.metrics.request_record import RequestRecord
 from server.metrics.values import Metrics
-from server.store.database import Database, memory_database, open_database
+from server.store.database import Database, memory_database
+from server.store.opening import open_database
 from server.store.usage_table import BucketWidth, TooManyBuckets, UsageRow, UsageTable
 
 pytestmark = pytest.mark.fast

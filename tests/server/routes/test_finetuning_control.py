@@ -35,9 +35,9 @@ async def test_a_job_is_paused_resumed_and_canceled_and_each_may_be_repeated(tmp
         events = [each.message async for each in jobs.list_events(job.id)]
         assert events[:5] == [
             "Fine-tuning job cancelled",
-            "Fine-tuning job waits for its turn to go on",
+            "Fine-tuning job waits for its turn to continue",
             "Fine-tuning job paused",
-            "Fine-tuning job waits for its turn to go on",
+            "Fine-tuning job waits for its turn to continue",
             "Fine-tuning job paused",
         ]
 

@@ -126,7 +126,7 @@ def test_reconnects_add_up_to_the_uninterrupted_stream(
         for companion in companions:
             with contextlib.suppress(EventsDropped):  # one that began when events were dropped already
                 assert await companion == [*source.events, END]
-        await run.ended()
+        await run.wait_until_ended()
         assert source.is_closed
 
     asyncio.run(asyncio.wait_for(scenario(), DEADLINE_S))
@@ -147,7 +147,7 @@ async def test_a_run_without_readers_is_stopped_after_the_grace_time_and_not_bef
     await _go_round()
     assert runs.get(run.id, "") is run
     clock.put_ahead(2)
-    await asyncio.wait_for(run.ended(), DEADLINE_S)
+    await asyncio.wait_for(run.wait_until_ended(), DEADLINE_S)
     assert source.is_closed
     with pytest.raises(StreamNotFound):
         runs.get(run.id, "")
@@ -157,7 +157,7 @@ async def test_a_run_without_readers_is_stopped_after_the_grace_time_and_not_bef
 async def test_an_ended_run_is_held_for_the_grace_time() -> None:
     clock, runs = LoopClock(), _runs(grace_s=GRACE_S)
     run = _start(runs, Source(_events(2)))
-    await run.ended()
+    await run.wait_until_ended()
     assert await _read(runs.get(run.id, "")) == [*_events(2), END]
     assert await _read(runs.get(run.id, "")) == [*_events(2), END]
     clock.put_ahead(GRACE_S + 1)
@@ -170,7 +170,7 @@ async def test_a_pinned_run_goes_on_without_readers() -> None:
     runs = _runs(grace_s=0.0)
     source = Source(_events(3))
     run = _start(runs, source, is_pinned=True)
-    await run.ended()
+    await run.wait_until_ended()
     assert source.given == 3
 
 
@@ -178,7 +178,7 @@ async def test_a_pinned_run_with_a_full_log_drops_its_beginning() -> None:
     runs = _runs(_RUN_BYTES + 3 * event_size(END))
     source = Source(_events(50))
     run = _start(runs, source, waits=False, is_pinned=True)
-    await run.ended()
+    await run.wait_until_ended()
     assert source.given == 50
     with pytest.raises(EventsDropped, match="1 to 4"):
         await _read(run)
@@ -192,7 +192,7 @@ async def test_a_pinned_run_with_a_full_log_does_not_wait_for_a_reader_either() 
     with run.reader(0) as slow:
         batches = aiter(slow)
         await anext(batches)
-        await asyncio.wait_for(run.ended(), DEADLINE_S)
+        await asyncio.wait_for(run.wait_until_ended(), DEADLINE_S)
         with pytest.raises(EventsDropped):
             await anext(batches)
     assert source.given == 50
@@ -212,8 +212,8 @@ async def test_ended_runs_make_room_the_longest_idle_first() -> None:
     size = 2 * _RUN_BYTES + 20 * event_size(END)
     runs = _runs(size)
     first, second = [_start(runs, Source(_events(2))) for _ in range(2)]
-    await first.ended()
-    await second.ended()
+    await first.wait_until_ended()
+    await second.wait_until_ended()
     await _read(first)  # which makes the second the longest idle
     third = _start(runs, Source(_events(2)))
     with pytest.raises(StreamNotFound):
@@ -225,7 +225,7 @@ async def test_ended_runs_make_room_the_longest_idle_first() -> None:
 async def test_runs_with_readers_do_not_make_room() -> None:
     runs = _runs(1)
     run = _start(runs, Source([]))
-    await run.ended()
+    await run.wait_until_ended()
     with run.reader(0):
         _start(runs, Source(_events(2)))
         assert runs.get(run.id, "") is run

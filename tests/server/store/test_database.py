@@ -11,8 +11,9 @@ import pytest
 
 from engine.errors import OptionError, StartupError
 from server.errors import StorageFailed
-from server.store.database import MIGRATIONS, open_database
+from server.store.database import MIGRATIONS
 from server.store.entries import Entries, Entry
+from server.store.opening import open_database
 from tests.helpers.repository import ROOT
 
 SECRET = "a secret that nobody wrote"

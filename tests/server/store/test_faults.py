@@ -8,8 +8,9 @@ import pytest
 
 from engine.child_processes.fault_plan import FaultPlan
 from server.errors import StorageFailed
-from server.store.database import Database, memory_database, open_database
+from server.store.database import Database, memory_database
 from server.store.entries import Entries, Entry
+from server.store.opening import open_database
 from server.store.steady_clock import SteadyClock
 from tests.helpers.fake_client import http
 from tests.helpers.response_state import PATH, make_engine, state_app
@@ -91,7 +92,7 @@ async def test_a_background_response_whose_end_cannot_be_stored_ends() -> None:
         body = {"input": "hi", "background": True}
         response_id = (await client.post(PATH, json=body)).json()["id"]
         (run,) = app.state.context.runs._runs.values()
-        await run.ended()
+        await run.wait_until_ended()
         shown = (await client.get(f"{PATH}/{response_id}")).json()
         assert (shown["status"], shown["store"]) == ("completed", False)
         app.state.context.runs._forget(run)

@@ -4,8 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from server.store.database import open_database
 from server.store.entries import Entries, Entry
+from server.store.opening import open_database
 
 
 async def write(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a job while its files are made ready: it waits for what will pass, and fails with the reason."""
+"""The preparation of a job's files: it waits for what will pass, and fails with the reason."""
 
 import pytest
 from fastapi import FastAPI

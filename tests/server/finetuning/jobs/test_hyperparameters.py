@@ -168,7 +168,7 @@ def test_layers_of_an_adapter_to_go_on_with_must_be_trained_on() -> None:
     start = AdapterShape(rank=4, alpha=8.0, layers=frozenset({"q_proj", "v_proj"}))
     assert _read(_supervised({"target_modules": ["v_proj", "k_proj", "q_proj"]}), start=start)
     assert _read(_supervised({}), start=start)
-    with pytest.raises(InvalidRequest, match="target_modules lacks 'v_proj', which the adapter to go on with has"):
+    with pytest.raises(InvalidRequest, match="target_modules lacks 'v_proj', which the adapter to continue has"):
         _read(_supervised({"target_modules": ["q_proj"]}), start=start)
 
 

@@ -42,7 +42,7 @@ def _record(number: int, owner: str = "me", **changes: Any) -> FinetuningRecord:
 async def _insert(database: Database, *records: FinetuningRecord) -> None:
     def work(connection: Connection) -> None:
         for record in records:
-            table.insert(connection, record)
+            table.insert_job(connection, record)
 
     await database.run(work)
 
@@ -77,7 +77,7 @@ async def test_a_job_comes_back_as_it_was(database: Database) -> None:
 
 async def _ids(database: Database, **query: Any) -> tuple[list[str], bool]:
     given = {"owner": "me", "after": None, "limit": 10, **query}
-    page = await database.run(lambda connection: table.page(connection, **given))
+    page = await database.run(lambda connection: table.jobs_page(connection, **given))
     assert page is not None
     return [record.id for record in page[0]], page[1]
 
@@ -87,7 +87,7 @@ async def test_jobs_are_listed_in_pages_the_newest_first(database: Database) -> 
     assert await _ids(database, limit=2) == (["ftjob-4", "ftjob-3"], True)
     assert await _ids(database, limit=2, after="ftjob-3") == (["ftjob-2", "ftjob-1"], True)
     assert await _ids(database, limit=2, after="ftjob-1") == (["ftjob-0"], False)
-    assert await database.run(lambda connection: table.page(connection, "me", "ftjob-5", 2)) is None
+    assert await database.run(lambda connection: table.jobs_page(connection, "me", "ftjob-5", 2)) is None
 
 
 async def test_jobs_are_found_by_their_metadata(database: Database) -> None:
@@ -167,7 +167,7 @@ async def test_events_are_numbered_and_paged(database: Database) -> None:
 
 async def test_a_request_is_found_by_its_key(database: Database) -> None:
     record = _record(1)
-    await database.run(lambda connection: table.insert(connection, record, ("key", "digest")))
+    await database.run(lambda connection: table.insert_job(connection, record, ("key", "digest")))
     await _insert(database, _record(2), _record(3))
     assert await database.run(lambda connection: table.made_by(connection, "me", "key")) == (record, "digest")
     assert await database.run(lambda connection: table.made_by(connection, "other", "key")) is None

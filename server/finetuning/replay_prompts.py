@@ -1,7 +1,7 @@
-"""Everyday questions: what the base answers to them is asked of the adapter again and again, so that it stays."""
+"""REPLAY_PROMPTS: everyday questions, on which training keeps the adapter's answers close to the base model's."""
 
-# The last ones are held out: in training, they only measure.
-QUESTIONS = (
+# The last ones are held out: training only measures on them.
+REPLAY_PROMPTS = (
     "What is the capital of France?",
     "What is the capital of Egypt?",
     "What is 12 plus 9?",
