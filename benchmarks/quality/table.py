@@ -27,7 +27,7 @@ from benchmarks.tables import markdown
 from engine.command_io.progress import foreground_progress
 from engine.config import Quantization
 from engine.protocol import Quality
-from engine.quality.measure import ReferenceModel, compare
+from engine.quality.measure import ReferenceModel, compare_predictions
 from engine.quality.report import measure_reference
 from engine.startup.load import weight_options
 from models.errors import ModelError
@@ -179,7 +179,7 @@ def _reference(model: Path, progress: ProgressReport) -> ReferenceModel:
 def _quality(path: Path, way: Way, reference: ReferenceModel, progress: ProgressReport) -> Quality:
     options = LoadOptions(dtype="bfloat16", weights=weight_options(way.quantization, includes_head=False))
     loaded = load_model(resolve_model(str(path), None, progress), options, progress)
-    quality = compare(loaded, reference, progress)
+    quality = compare_predictions(loaded, reference, progress)
     del loaded
     gc.collect()  # modules refer to one another
     return quality

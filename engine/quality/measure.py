@@ -71,7 +71,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
 
 
 @torch.inference_mode()
-def compare(model: LoadedModel, reference: ReferenceModel, progress: ProgressReport) -> Quality:
+def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress: ProgressReport) -> Quality:
     """The model's predictions on the reference's chunks against the reference's own."""
     eval_chunks, predictions = reference.eval_chunks, reference.predictions
     targets = eval_chunks.targets.to(model.device)

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import Quality
 from engine.quality.eval_chunks import builtin_text, split_into_chunks
-from engine.quality.measure import ReferenceModel, compare, predict
+from engine.quality.measure import ReferenceModel, compare_predictions, predict
 from engine.quality.records import QualityRecords
 from models.config.overrides import parse_overrides
 from models.kernels.ops import select_operations
@@ -63,7 +63,7 @@ class QualityReport:
             return self._records.find(self._key())
         quality = self._found
         if self._reference is not None:
-            quality = compare(model, self._reference, self._progress)
+            quality = compare_predictions(model, self._reference, self._progress)
             self._reference = None
             check_quality(quality, None, remedy=_REMEDY)  # what is stored is finite
             self._records.store(self._key(), quality)

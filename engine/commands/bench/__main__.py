@@ -22,7 +22,7 @@ from engine.command_io.bench_config import (
 )
 from engine.command_io.progress import stderr_lines
 from engine.command_io.results import check_results_file, write_results
-from engine.commands.bench import latency, roofline, roofline_tables, speculation, speculation_report, throughput
+from engine.commands.bench import latency, roofline, roofline_tables, speculation, throughput
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
@@ -64,19 +64,19 @@ def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> t
     """The results, for JSON, and their tables."""
     match config:
         case LatencyConfig():
-            latencies = latency.measure(engine, info, config)
-            return latencies, latency.table(latencies, config)
+            latencies = latency.measure_latency(engine, info, config)
+            return latencies, latency.latency_table(latencies, config)
         case ThroughputConfig():
-            rates = throughput.measure(engine, info, config)
-            return rates, throughput.table(rates, config)
+            rates = throughput.measure_throughput(engine, info, config)
+            return rates, throughput.throughput_table(rates, config)
         case RooflineConfig():
-            lines = roofline.measure(engine, info, config)
-            return lines, roofline_tables.table(lines)
+            lines = roofline.measure_roofline(engine, info, config)
+            return lines, roofline_tables.roofline_tables(lines)
         case SpeculationConfig():
-            results = speculation.measure(engine, info, config)
+            results = speculation.measure_speculation(engine, info, config)
             if config.plot is not None:
-                speculation_report.write_plot(config.plot, results, model)
-            return results, speculation_report.table(results, config)
+                speculation.write_speedup_plot(config.plot, results, model)
+            return results, speculation.speculation_table(results, config)
 
 
 def _write_json(

@@ -22,7 +22,7 @@ class LatencyResult:
     decode_tokens_per_s: Spread
 
 
-def measure(engine: Engine, info: EngineInfo, config: LatencyConfig) -> list[LatencyResult]:
+def measure_latency(engine: Engine, info: EngineInfo, config: LatencyConfig) -> list[LatencyResult]:
     """One result for each batch size. Raises StartupError if one does not fit."""
     for batch_size in config.batch_size:
         check_fits(info, batch_size=batch_size, tokens_each=config.input_len + config.output_len)
@@ -49,7 +49,7 @@ def _measure_batch(engine: Engine, config: LatencyConfig, maker: RequestMaker, b
     )
 
 
-def table(results: list[LatencyResult], config: LatencyConfig) -> Table:
+def latency_table(results: list[LatencyResult], config: LatencyConfig) -> Table:
     shown = Table(
         title=f"{config.input_len} tokens in, {config.output_len} out; medians of {config.num_iters} (lowest-highest)",
         box=box.SIMPLE,

@@ -1,4 +1,4 @@
-"""The name of this machine's processor."""
+"""The name of this machine's processor. No torch here: benchmarks of other processes import it."""
 
 import contextlib
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def processor_name() -> str:
-    """As Linux tells it; elsewhere the architecture."""
+    """Return the processor's name as Linux reports it; elsewhere the architecture."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

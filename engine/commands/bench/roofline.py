@@ -62,7 +62,7 @@ class _Samples:
     read_rates: list[float]
 
 
-def measure(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Roofline:
+def measure_roofline(engine: Engine, info: EngineInfo, config: RooflineConfig) -> Roofline:
     """Measure the machine, prefills, decodes, and the machine again. Raises StartupError if a batch does not fit."""
     batch_sizes = sorted(config.batch_size)
     # The batch grows from size to size, and its first sequences run through all of them.

@@ -7,7 +7,7 @@ from rich.table import Table
 from engine.commands.bench.roofline import Roofline, RooflineResult
 
 
-def table(roofline: Roofline) -> Group:
+def roofline_tables(roofline: Roofline) -> Group:
     """The machine, one line a prefill or decode, and the phases of each."""
     return Group(_machine_table(roofline), _overview(roofline), *map(_phase_table, roofline.results))
 

@@ -15,7 +15,7 @@ from engine.protocol import EngineInfo
 from engine.speculation.proposers import DraftSource
 
 
-class Task(enum.StrEnum):
+class BenchTask(enum.StrEnum):
     EDIT = "edit"  # a part of a file once more, with a name changed
     CODE = "code"  # how a file goes on
     CHAT = "chat"  # a question about a part of a file
@@ -49,7 +49,7 @@ class SpeculationCase:
     """Where drafts come from, and for which texts."""
 
     source: DraftSource
-    task: Task
+    task: BenchTask
 
     @property
     def name(self) -> str:
@@ -67,14 +67,14 @@ def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> lis
     cases = []
     for text in texts or [case for case in _DEFAULT_CASES if _SOURCES[case.partition(":")[0]] in available]:
         source, _, task = text.partition(":")
-        if source not in _SOURCES or task not in list(Task):
+        if source not in _SOURCES or task not in list(BenchTask):
             raise StartupError(
-                f"--case is {text!r}; it must be one of {', '.join(_SOURCES)}, a colon, and one of {', '.join(Task)}"
+                f"--case is {text!r}; it must be one of {', '.join(_SOURCES)}, a colon, and one of {', '.join(BenchTask)}"
             )
-        case = SpeculationCase(_SOURCES[source], Task(task))
+        case = SpeculationCase(_SOURCES[source], BenchTask(task))
         if case.source not in available:
             raise StartupError(f"--case {text} needs a draft model; give --draft-model")
-        if case.source is DraftSource.PREDICTION and case.task is not Task.EDIT:
+        if case.source is DraftSource.PREDICTION and case.task is not BenchTask.EDIT:
             raise StartupError(f"--case {text}: only an edit can be predicted; take prediction:edit")
         cases.append(case)
     return cases
@@ -112,11 +112,11 @@ def _parts(num_lines: int) -> Iterator[str]:
                 yield "\n".join(lines[first : first + num_lines]) + "\n"
 
 
-def _prompt(task: Task, part: str) -> str:
+def _prompt(task: BenchTask, part: str) -> str:
     match task:
-        case Task.EDIT:
+        case BenchTask.EDIT:
             return f"A part of a file:\n```python\n{part}```\n\nThe same with `self` renamed to `this`:\n```python\n"
-        case Task.CODE:
+        case BenchTask.CODE:
             return part
-        case Task.CHAT:
+        case BenchTask.CHAT:
             return f"```python\n{part}```\n\nQuestion: What does this code do, step by step?\n\nAnswer: "

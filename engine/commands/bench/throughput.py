@@ -23,7 +23,7 @@ class ThroughputResult:
     total_tokens_per_s: Spread
 
 
-def measure(engine: Engine, info: EngineInfo, config: ThroughputConfig) -> ThroughputResult:
+def measure_throughput(engine: Engine, info: EngineInfo, config: ThroughputConfig) -> ThroughputResult:
     """The result over all runs. Raises StartupError if a request cannot be served."""
     lengths = (parse_lengths(config.input_len, "--input-len"), parse_lengths(config.output_len, "--output-len"))
     rng = random.Random(config.seed)
@@ -49,7 +49,7 @@ def _result(runs: list[BatchRun], num_prompts: int) -> ThroughputResult:
     )
 
 
-def table(result: ThroughputResult, config: ThroughputConfig) -> Table:
+def throughput_table(result: ThroughputResult, config: ThroughputConfig) -> Table:
     shown = Table(
         title=f"{config.num_prompts} requests at once; medians of {config.num_iters} (lowest-highest)",
         box=box.SIMPLE,

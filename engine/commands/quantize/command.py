@@ -18,7 +18,7 @@ from engine.commands.quantize.convert import convert
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.protocol import Quality
-from engine.quality.measure import compare
+from engine.quality.measure import compare_predictions
 from engine.quality.records import QualityRecords
 from engine.quality.report import check_quality, measure_reference, quality_key
 from models.kernels.cpu.library import set_num_threads
@@ -116,7 +116,7 @@ def _measure(source: ModelFiles, output: OutputFolder, config: QuantizeConfig, p
     files = ModelFiles(output.partial, (), str(output.path))
     records = QualityRecords(files, progress, final_folder=output.path)
     model = load_model(files, LoadOptions(), progress)
-    quality = compare(model, reference, progress)
+    quality = compare_predictions(model, reference, progress)
     check_quality(quality, config.max_quality_loss, remedy=_REMEDY)
     records.store(quality_key(EngineConfig(), _CPU), quality)
     return quality

@@ -19,13 +19,13 @@ from engine.command_io.results import check_results_file
 from engine.commands.bench import __main__ as bench_process
 from engine.commands.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
 from engine.commands.bench.drive import RequestMaker, Spread, check_fits, run_batch
-from engine.commands.bench.latency import measure as measure_latency
+from engine.commands.bench.latency import measure_latency as measure_latency
 from engine.commands.bench.machine import Machine, ReadProbe, measure_machine
 from engine.commands.bench.phases import Phase, PhaseClock, instrumented, timed_step
 from engine.commands.bench.roofline import limit_s
-from engine.commands.bench.roofline import measure as measure_roofline
-from engine.commands.bench.roofline_tables import table as roofline_table
-from engine.commands.bench.throughput import measure as measure_throughput
+from engine.commands.bench.roofline import measure_latency as measure_roofline
+from engine.commands.bench.roofline_tables import roofline_tables as roofline_table
+from engine.commands.bench.throughput import measure_latency as measure_throughput
 from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import OptionError, StartupError

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from engine.command_io.bench_config import SpeculationConfig
 from engine.commands.bench import speculation, speculation_report
-from engine.commands.bench.speculation_tasks import SpeculationCase, Task, TaskText, TaskTexts, parse_cases
+from engine.commands.bench.speculation_tasks import BenchTask, SpeculationCase, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import StartupError
@@ -20,7 +20,7 @@ from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import make_engine, make_prompt, make_request
 from tests.helpers.fake_client import engine_info
 
-NGRAM = SpeculationCase(DraftSource.NGRAM, Task.EDIT)
+NGRAM = SpeculationCase(DraftSource.NGRAM, BenchTask.EDIT)
 
 
 class ShortTexts:
@@ -59,7 +59,7 @@ def _config(*, num_iters: int = 2, **options: object) -> SpeculationConfig:
 
 
 def test_drafts_are_compared_with_none_for_each_case_and_batch_size(info: EngineInfo) -> None:
-    results = speculation.measure(_engine(), info, _config())
+    results = speculation.measure_speculation(_engine(), info, _config())
     assert [(result.case, result.batch_size) for result in results] == list(
         itertools.product(["ngram, edit", "prediction, edit"], [1, 3])
     )
@@ -80,7 +80,7 @@ def test_every_turn_has_new_texts_and_turns_begin_with_and_without_drafts_altern
     engine = _engine()
     order: list[Sequence[DraftSource]] = []
     monkeypatch.setattr(engine, "set_draft_sources", order.append)
-    speculation.measure(engine, info, _config(case=("ngram:edit",), num_iters=3))
+    speculation.measure_speculation(engine, info, _config(case=("ngram:edit",), num_iters=3))
     assert len({tuple(text.prompt_ids) for text in ShortTexts.taken}) == 4 * (1 + 3)
     assert order[:8] == [[], [DraftSource.NGRAM], [DraftSource.NGRAM], []] * 2
 
@@ -115,21 +115,23 @@ def test_long_prompts_leave_time_in_which_all_generate(info: EngineInfo, monkeyp
 
     monkeypatch.setattr(ShortTexts, "take", take)
     engine, _ = speculating_engine(AlwaysFull(4, lookups=[Oracle(1.0)]), max_num_batched_tokens=16, num_blocks=128)
-    (result,) = speculation.measure(engine, info, _config(case=("ngram:edit",), batch_size=(3,)))
+    (result,) = speculation.measure_speculation(engine, info, _config(case=("ngram:edit",), batch_size=(3,)))
     assert result.tokens_per_s.low > 0
 
 
 def test_texts_too_short_to_measure_are_refused(info: EngineInfo) -> None:
     engine = speculating_engine(AlwaysFull(4, lookups=[Oracle(1.0)]), max_num_batched_tokens=8)[0]
     with pytest.raises(StartupError, match="raise --output-len"):
-        speculation.measure(engine, info, _config(output_len=2, batch_size=(6,)))
+        speculation.measure_speculation(engine, info, _config(output_len=2, batch_size=(6,)))
 
 
 def test_texts_too_short_for_one_batch_size_leave_the_others(
     info: EngineInfo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = speculating_engine(AlwaysFull(4, lookups=[Oracle(1.0)]), max_num_batched_tokens=8)[0]
-    results = speculation.measure(engine, info, _config(case=("ngram:edit",), output_len=6, batch_size=(1, 6)))
+    results = speculation.measure_speculation(
+        engine, info, _config(case=("ngram:edit",), output_len=6, batch_size=(1, 6))
+    )
     assert [result.batch_size for result in results] == [1]
     assert "ngram, edit, batch 6 is left out: a text ended before all had begun" in capsys.readouterr().err
 
@@ -163,7 +165,7 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_model_is_loaded(plo
 
 
 def test_the_plot_has_a_line_for_each_case(info: EngineInfo, tmp_path: Path) -> None:
-    results = speculation.measure(_engine(), info, _config(output_len=8))
+    results = speculation.measure_speculation(_engine(), info, _config(output_len=8))
     speculation_report.write_plot(str(tmp_path / "speedup.svg"), results, "some-model")
     drawn = (tmp_path / "speedup.svg").read_text()
     assert "<!-- ngram, edit -->" in drawn
@@ -172,7 +174,7 @@ def test_the_plot_has_a_line_for_each_case(info: EngineInfo, tmp_path: Path) -> 
 
 def test_texts_are_different_and_predictions_are_the_text_before_the_edit() -> None:
     texts = TaskTexts(engine_info(), 12)
-    edits = texts.take(SpeculationCase(DraftSource.PREDICTION, Task.EDIT), 60)
+    edits = texts.take(SpeculationCase(DraftSource.PREDICTION, BenchTask.EDIT), 60)
     assert len({tuple(text.prompt_ids) for text in edits}) == 60
     for text in edits:
         predicted = bytes(text.prediction_ids).decode()
