@@ -1,6 +1,6 @@
-"""`python -m engine.commands.weigh JOB`: prints what models need of the memory. JOB is a list of EngineConfigs in JSON.
+"""`python -m engine.commands.weigh JOB`: prints the memory that models need. JOB is a list of EngineConfigs in JSON.
 
-Models that are not on this machine are fetched. The output is a WeighMessage in JSON on each line.
+Models that are not on this machine are fetched. Each line of the output is a WeighMessage in JSON.
 """
 
 import sys
@@ -55,16 +55,16 @@ def _weighed(config: EngineConfig) -> Weighed:
 
 
 class _Reporter:
-    """A ProgressReport that prints, ten times a second at most."""
+    """A ProgressReport that prints at most ten times a second."""
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._said_s = 0.0
+        self._printed_s = 0.0
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> None:
         now_s = time.monotonic()
-        if done == total or now_s - self._said_s >= _REPORT_INTERVAL_S:
-            self._said_s = now_s
+        if done == total or now_s - self._printed_s >= _REPORT_INTERVAL_S:
+            self._printed_s = now_s
             _print(Weighing(f"{stage} of {self._model}", done, total, unit))
 
 

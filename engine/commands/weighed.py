@@ -1,4 +1,4 @@
-"""weigh_files: what a model's files would need of the memory, before any weight is read."""
+"""weigh_files: the memory that a model would need, from its files' headers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,19 +28,19 @@ from models.system.memory import free_memory_bytes
 from models.training.trainable_layers import layer_kinds, trainable_layers
 
 _POOLED_TOKENS = 16384  # a large batch of texts to pool
-_LEAST_CONTEXT = 2048  # tokens, where nobody says how many
+_LEAST_CONTEXT = 2048  # tokens, without --max-model-len
 _ELEMENT_BYTES = {DType.FLOAT32: 4}  # of a weight, key or value; in every other dtype 2
 # Kernels store quantized weights in their own layouts, some of them wider than the file's.
 _PACKED_ALLOWANCE = 1.25
 
 
 def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: EngineConfig) -> Weighed:
-    """Raises a ModelError for what is no model that can be served."""
+    """Estimate the memory that a model needs. Raises a ModelError if it cannot be served."""
     overrides = parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)
     opened = open_with_either(files, overrides, use_transformers=USE_TRANSFORMERS[config.model_impl])
     weights = _weight_bytes(files, opened if isinstance(opened, OpenedModel) else None, config)
     per_token = _kv_bytes(opened.attention_specs, config)
-    if draft_files is not None:  # which computes in the same dtype, and caches the same tokens
+    if draft_files is not None:  # a draft model computes in the same dtype, and caches the same tokens
         draft = open_with_either(draft_files, {})
         draft_config = replace(config, quantization=speculation_settings(config).draft_quantization)
         weights += _weight_bytes(draft_files, draft if isinstance(draft, OpenedModel) else None, draft_config)
@@ -48,7 +48,7 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
     longest = min(config.max_model_len or opened.max_position, opened.max_position)
     is_pooling = isinstance(opened, OpenedModel) and pools(config.task, is_pooling_model(opened.spec, files.root))
     if is_pooling:
-        # No cache: a batch of texts has memory for the keys and values of one layer.
+        # Pooling has no cache: a batch of texts needs the keys and values of one layer at a time.
         per_token = max(_kv_bytes([each], config) for each in opened.attention_specs)
         least_kv = most_kv = per_token * max(longest, _POOLED_TOKENS)
         assert isinstance(opened, OpenedModel)
@@ -75,7 +75,7 @@ def weigh_files(files: ModelFiles, draft_files: ModelFiles | None, config: Engin
 
 
 def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) -> dict[str, Any]:
-    """Of a model that can have adapters: one that transformers' code computes has no place for them."""
+    """Return the fields about adapters; none if the model is computed by transformers' code, which has no adapters."""
     if not config.enable_lora or not isinstance(opened, OpenedModel):
         return {}
     dtype = torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
@@ -88,7 +88,7 @@ def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) 
 
 
 def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
-    """Of a token in all layers."""
+    """Return the bytes of a token's keys and values in all layers."""
     numbers = (
         each.num_kv_heads * (each.head_dim + (each.value_dim if each.values_from is None else 0)) for each in layers
     )
@@ -100,7 +100,8 @@ def _element_bytes(config: EngineConfig) -> int:
 
 
 def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineConfig) -> int:
-    """Rather too many than too few: what is quantized while it is loaded counts as it is stored."""
+    """Estimate the bytes of the weights in memory, rather too many than too few: weights that are quantized while they
+    are loaded count as they are stored."""
     stored = sum(path.stat().st_size for path in files.weight_files)
     if opened is None:
         return stored

@@ -51,7 +51,6 @@ _UNREAD: set[str] = {
     "server/text",
     "server/text_model.py",
     "engine/adapters",
-    "engine/commands",
     "engine/config.py",
     "engine/draft_model",
     "engine/engine.py",

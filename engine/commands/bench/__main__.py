@@ -22,7 +22,11 @@ from engine.command_io.bench_config import (
 )
 from engine.command_io.progress import stderr_lines
 from engine.command_io.results import check_results_file, write_results
-from engine.commands.bench import latency, roofline, roofline_tables, speculation, throughput
+from engine.commands.bench.latency import latency_table, measure_latency
+from engine.commands.bench.roofline import measure_roofline
+from engine.commands.bench.roofline_tables import roofline_tables
+from engine.commands.bench.speculation import check, measure_speculation, speculation_table, write_speedup_plot
+from engine.commands.bench.throughput import measure_throughput, throughput_table
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.errors import HeadraceError, OptionError
@@ -33,7 +37,7 @@ _FILE_WIDTH = 120  # in files and pipes, for which rich would take 80
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build the engine, run one benchmark, print its tables; returns the exit code."""
+    """Build the engine, run one benchmark, and print its tables; return the exit code."""
     exit_on_sigterm()
     end_with_parent()
     name, job = argv
@@ -43,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         check_results_file(config.json)
         if isinstance(config, SpeculationConfig):
-            speculation.check(config, engine_config)
+            check(config, engine_config)
         engine, info = build_engine(engine_config, stderr_lines())  # no bars: the reader waits for the end
         for note in info.notes:
             sys.stderr.write(f"{note}\n")
@@ -61,22 +65,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(engine: Engine, info: EngineInfo, config: BenchConfig, model: str) -> tuple[Any, RenderableType]:
-    """The results, for JSON, and their tables."""
+    """Run a benchmark; return its results for JSON, and their tables."""
     match config:
         case LatencyConfig():
-            latencies = latency.measure_latency(engine, info, config)
-            return latencies, latency.latency_table(latencies, config)
+            latencies = measure_latency(engine, info, config)
+            return latencies, latency_table(latencies, config)
         case ThroughputConfig():
-            rates = throughput.measure_throughput(engine, info, config)
-            return rates, throughput.throughput_table(rates, config)
+            rates = measure_throughput(engine, info, config)
+            return rates, throughput_table(rates, config)
         case RooflineConfig():
-            lines = roofline.measure_roofline(engine, info, config)
-            return lines, roofline_tables.roofline_tables(lines)
+            roofline = measure_roofline(engine, info, config)
+            return roofline, roofline_tables(roofline)
         case SpeculationConfig():
-            results = speculation.measure_speculation(engine, info, config)
+            results = measure_speculation(engine, info, config)
             if config.plot is not None:
-                speculation.write_speedup_plot(config.plot, results, model)
-            return results, speculation.speculation_table(results, config)
+                write_speedup_plot(config.plot, results, model)
+            return results, speculation_table(results, config)
 
 
 def _write_json(

@@ -1,4 +1,4 @@
-"""The least that a phase must do: bytes from memory and operations, computed from shapes."""
+"""The least cost of a phase: bytes from memory and operations, computed from shapes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from models.linear.linear import Linear
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`flops` are in `dtype`: int8 where weights are quantized, else that of the activations."""
+    """Bytes and operations. dtype: of the operations, int8 for quantized weights, else the activations'."""
 
     num_bytes: int = 0
     flops: int = 0
@@ -26,8 +26,8 @@ class Cost:
 
 
 def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
-    """x: [..., n], the layer's input. The weight as it is stored, once; the rows in and out; a multiply and an add for
-    each element of the weight and row."""
+    """Return the cost of a linear layer: its stored weight once, the rows in and out, and a multiply and an add for
+    each element of the weight and row. x: [..., n], the layer's input."""
     rows = x.numel() // x.shape[-1]
     num_weights = layer.in_features * layer.out_features
     stored_bytes = weight_bytes(layer)
@@ -39,7 +39,7 @@ def linear_cost(layer: Linear, x: torch.Tensor) -> Cost:
 
 
 def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
-    """Of the experts that got rows. counts: [E], rows of each."""
+    """Return the cost of the experts that got rows. counts: [E], rows of each."""
     total = Cost()
     for expert, rows in zip(experts, counts.tolist(), strict=True):
         for layer in expert.linears if rows else ():
@@ -48,14 +48,14 @@ def experts_cost(experts: Iterable[MLP], counts: torch.Tensor) -> Cost:
 
 
 def _arithmetic(bytes_per_weight: float) -> str:
-    """The precision that weights of this width are best multiplied in: below 16 bits that is int8."""
+    """Return the fastest precision for weights of this width: int8 below 16 bits."""
     if bytes_per_weight < 2:
         return "int8"
     return "bfloat16" if bytes_per_weight < 4 else "float32"
 
 
 def weight_bytes(layer: nn.Module) -> int:
-    """Bytes of all tensors of the layer, in parameters, buffers or (packed) plain attributes."""
+    """Return the bytes of all tensors of a layer, in parameters, buffers or (packed) plain attributes."""
     tensors = [*layer.parameters(), *layer.buffers(), *_tensors_in(vars(layer).values())]
     return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
@@ -71,8 +71,8 @@ def _tensors_in(values: object) -> Iterator[torch.Tensor]:
 def attention_cost(
     q: torch.Tensor, kv: torch.Tensor, batch: ForwardBatch, group: KVGroupBatch, spec: AttentionSpec, **_: object
 ) -> Cost:
-    """Each visible key and value from memory once a sequence, queries and results once; two products of a row with
-    each position that it sees."""
+    """Return the cost of attention: visible keys and values once for each sequence, queries and results once, and two
+    products of each row with each position that it sees."""
     del group
     sees_all = spec.sliding_window is None and spec.chunk is None
     read = visible = 0
@@ -92,7 +92,7 @@ def attention_cost(
 
 
 def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
-    """The rows' keys and values, read and written."""
+    """Return the cost of writing keys and values to the cache: each is read and written."""
     del kv, group
     return Cost(2 * (k.nbytes + (0 if v is None else v.nbytes)))
 
@@ -100,11 +100,11 @@ def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, gro
 def rotate_and_write_cost(
     kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
 ) -> Cost:
-    """As `kv_write_cost`, with the queries rotated too."""
+    """Return the cost of `kv_write_cost`, and of rotating the queries."""
     del by
     return kv_write_cost(kv, k, v, group) + Cost(2 * q.numel() * q.element_size())
 
 
 def sampling_cost(logits: torch.Tensor, *_: object) -> Cost:
-    """Every logit, once."""
+    """Return the cost of reading every logit once."""
     return Cost(logits.numel() * logits.element_size())

@@ -1,4 +1,4 @@
-"""Steps an engine through batches of synthetic requests, and times them."""
+"""Runs batches of synthetic requests through an engine, and times them."""
 
 import random
 import statistics
@@ -14,7 +14,7 @@ from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A figure measured several times."""
+    """The median and range of several measurements."""
 
     median: float
     low: float
@@ -26,7 +26,7 @@ class Spread:
         return cls(statistics.median(ordered), ordered[0], ordered[-1])
 
     def scaled(self, function: Callable[[float], float]) -> "Spread":
-        """The spread of a monotonic function of the figure, such as a rate from a time."""
+        """Return the spread of a monotonic function of the measurement, such as a rate from a time."""
         low, high = sorted((function(self.low), function(self.high)))
         return Spread(function(self.median), low, high)
 
@@ -36,7 +36,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class BatchRun:
-    """One batch, from its first step to its last token."""
+    """The measurements of one batch, from its first step to its last token."""
 
     first_token_s: float  # until every sequence had its first token
     total_s: float
@@ -45,7 +45,7 @@ class BatchRun:
 
 
 def run_batch(engine: Engine, requests: Sequence[EngineRequest]) -> BatchRun:
-    """Run all requests, added before the first step, to their end. Raises StartupError if one fails."""
+    """Add all requests and run them to their end. Raises StartupError if one fails."""
     for request in requests:
         engine.add(request)
     waiting = {request.id for request in requests}
@@ -65,7 +65,7 @@ def run_batch(engine: Engine, requests: Sequence[EngineRequest]) -> BatchRun:
 
 
 class RequestMaker:
-    """Greedy requests with random prompts, all different, so that no prefix cache helps."""
+    """A maker of greedy requests with random prompts, which are all different, so that the prefix cache has none."""
 
     def __init__(self, vocab_size: int, seed: int) -> None:
         self._vocab_size = vocab_size
@@ -76,7 +76,7 @@ class RequestMaker:
         return [self._rng.randrange(self._vocab_size) for _ in range(length)]
 
     def request(self, prompt_ids: list[int], output_len: int) -> EngineRequest:
-        """A request that gives exactly `output_len` tokens."""
+        """Make a request that generates exactly `output_len` tokens."""
         self._count += 1
         sampling = SamplingParams(max_tokens=output_len, temperature=0.0, ignore_eos=True)
         return EngineRequest(
@@ -85,19 +85,20 @@ class RequestMaker:
 
 
 def check_fits(info: EngineInfo, *, batch_size: int, tokens_each: int) -> None:
-    """Raise StartupError unless `batch_size` sequences run at once without preemption, which would be measured too."""
+    """Raise StartupError unless `batch_size` sequences run at a time without preemptions, which would be measured
+    too."""
     if tokens_each > info.max_model_len:
         raise StartupError(
             f"prompt and output have {tokens_each:,} tokens; this engine takes {info.max_model_len:,}; shorten them"
         )
     if batch_size > info.max_num_seqs:
         raise StartupError(
-            f"a batch of {batch_size} was asked for and --max-num-seqs is {info.max_num_seqs}; raise it, or "
+            f"a batch of {batch_size} was requested, and --max-num-seqs is {info.max_num_seqs}; raise it, or "
             "--max-num-batched-tokens if that bounds it"
         )
     if info.num_states and batch_size > info.num_states:
         raise StartupError(
-            f"a batch of {batch_size} was asked for, and each sequence needs a recurrent state; there are "
+            f"a batch of {batch_size} was requested, and each sequence needs a recurrent state; there are "
             f"{info.num_states:,}; raise --kv-cache-memory-bytes"
         )
     groups = tuple(KVGroup(info.block_size, window) for window in info.kv_windows)

@@ -1,4 +1,4 @@
-"""`headrace bench latency`: prefill and decode of one batch, without HTTP and without a second process."""
+"""`headrace bench latency`: prefill and decode of one batch, without HTTP and a second process."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from engine.protocol import EngineInfo
 
 @dataclass(frozen=True, slots=True)
 class LatencyResult:
-    """Of one batch size, over the runs."""
+    """The result for one batch size, over the runs."""
 
     batch_size: int
     prefill_ms: Spread  # first step to the last sequence's first token
@@ -23,7 +23,7 @@ class LatencyResult:
 
 
 def measure_latency(engine: Engine, info: EngineInfo, config: LatencyConfig) -> list[LatencyResult]:
-    """One result for each batch size. Raises StartupError if one does not fit."""
+    """Measure each batch size. Raises StartupError if one does not fit."""
     for batch_size in config.batch_size:
         check_fits(info, batch_size=batch_size, tokens_each=config.input_len + config.output_len)
     maker = RequestMaker(info.vocab_size, config.seed)
@@ -37,8 +37,8 @@ def _measure_batch(engine: Engine, config: LatencyConfig, maker: RequestMaker, b
         runs.append(run_batch(engine, [maker.request(prompt, config.output_len) for prompt in prompts]))
     runs = runs[config.num_iters_warmup :]
     prefill_ms = Spread.of(run.first_token_s * 1e3 for run in runs)
-    # Where a prefill takes several steps, sequences that are done with theirs decode meanwhile; all in all the batch
-    # takes the decode steps of its last sequence after the first token of that.
+    # If a prefill takes several steps, sequences whose prompt is done decode meanwhile. After the first token of the
+    # last sequence, the batch takes this sequence's decode steps.
     decode_ms = Spread.of((run.total_s - run.first_token_s) * 1e3 / (config.output_len - 1) for run in runs)
     return LatencyResult(
         batch_size,

@@ -1,4 +1,4 @@
-"""What this machine can do: bytes read a second, and multiply-adds a second in each precision."""
+"""The limits of this machine: bytes read per second, and multiply-adds per second in each precision."""
 
 import dataclasses
 import time
@@ -15,7 +15,7 @@ from models.kernels.cpu.read import sum_words
 
 _MAX_BUFFER_BYTES = 2 << 30  # far beyond every cache; more would only take memory
 _MIN_BUFFER_BYTES = 64 << 20
-_CACHES_IN_BUFFER = 4  # buffer over last-level cache: else part of it would still be cached from the last reading
+_CACHES_IN_BUFFER = 4  # buffer over last-level cache: else part of it would still be cached from the last read
 _GEMM_SIZE = {"cpu": 2048, "cuda": 8192}
 _REPEATS = 5
 
@@ -32,13 +32,13 @@ class Machine:
     gemm_flops_per_s: dict[str, float]  # by dtype; int8 counts operations, and is absent where torch has no operator
 
     def best_of(self, again: "Machine") -> "Machine":
-        """The better figures of two measurements of one machine: a limit is what was reached once."""
+        """Return the better numbers of two measurements of one machine."""
         rates = {name: max(rate, again.gemm_flops_per_s.get(name, 0.0)) for name, rate in self.gemm_flops_per_s.items()}
         read_rate = max(self.read_bytes_per_s, again.read_bytes_per_s)
         return dataclasses.replace(self, read_bytes_per_s=read_rate, gemm_flops_per_s=rates)
 
     def compute_rate(self, dtype: str) -> float:
-        """Operations a second in `dtype`; fp16 and anything unmeasured counts as bf16."""
+        """Return the operations per second in `dtype`; fp16 and unmeasured types count as bf16."""
         return self.gemm_flops_per_s.get(dtype, self.gemm_flops_per_s["bfloat16"])
 
 
@@ -69,7 +69,7 @@ class ReadProbe:
         return self._words.nbytes
 
     def rate(self) -> float:
-        """Bytes a second of one reading, now: on a shared machine that changes from moment to moment."""
+        """Read the buffer once; return bytes per second. On a shared machine the rate changes from moment to moment."""
         synchronize(self._device)
         began_s = time.perf_counter()
         if self._is_native:
@@ -81,7 +81,7 @@ class ReadProbe:
 
 
 def _last_level_cache_bytes() -> int:
-    """Of the first processor; 0 if unknown."""
+    """Return the size of the first processor's last-level cache; 0 if unknown."""
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     return max((int(text[:-1]) << 10 for path in sizes if (text := path.read_text().strip()).endswith("K")), default=0)
 
@@ -108,7 +108,7 @@ def _int8_rate(device: torch.device) -> float | None:
 
 
 def _best_s(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest of several runs after a warm-up."""
+    """Return the shortest time of several runs after a warm-up, in seconds."""
     times = []
     for _ in range(_REPEATS + 1):
         synchronize(device)
@@ -120,6 +120,6 @@ def _best_s(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU's queue; nothing on a CPU."""
+    """Wait until a GPU's queue is empty; do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

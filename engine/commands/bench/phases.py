@@ -1,8 +1,8 @@
-"""Where a step's time goes: clocks around the engine's parts, installed for a benchmark and removed again.
+"""Time of the phases of a step: clocks around the engine's parts, installed for a benchmark and removed again.
 
-The hot path knows nothing of this. The time of a part without a clock counts for the phase around it, so that the
+The hot path does not know of them. The time of a part without a clock counts for the phase around it, so that the
 phases of a step add up to its time. Steps that are replayed from a tape are clocked call by call, and count no costs:
-those of an equal step that ran without a tape hold for them too.
+the costs of an equal step without a tape hold for them too.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Phase(enum.StrEnum):
     HOOKS = "hooks"  # the time of computing costs; not part of the step
 
 
-# Of native calls on a tape; all others are Phase.FORWARD.
+# Phases of native calls on a tape; all others are Phase.FORWARD.
 _PHASES = {
     "hr_paged_attention": Phase.ATTENTION,
     "hr_rope_kv_write": Phase.KV_WRITE,
@@ -65,7 +65,7 @@ _PHASES = {
 
 @dataclass(slots=True)
 class PhaseClock:
-    """Exclusive time of each phase: while an inner one runs, the outer one's clock is stopped.
+    """Exclusive time of each phase: while an inner phase runs, the outer phase's clock is stopped.
 
     Invariant: `_open` has the phases that were entered and not left, outermost first.
     """
@@ -110,7 +110,7 @@ class PhaseClock:
 
 
 def timed_step(engine: Engine, clock: PhaseClock) -> StepOutputs:
-    """One step of an instrumented engine, with the encoding of its outputs."""
+    """Run one step of an instrumented engine, and encode its outputs."""
     with clock.phase(Phase.ENGINE):
         outputs = engine.step()
     with clock.phase(Phase.IPC):
@@ -120,10 +120,10 @@ def timed_step(engine: Engine, clock: PhaseClock) -> StepOutputs:
 
 @contextlib.contextmanager
 def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False) -> Iterator[None]:
-    """Clocks around the parts of `engine` while the context lasts.
+    """Put clocks around the parts of `engine` while the context lasts.
 
-    uses_tapes: steps that have a tape are replayed from it; else none are, and costs are counted. Uses private
-    attributes: the alternative is timing code in the hot path.
+    uses_tapes: whether steps that have a tape are replayed from it; if not, costs are counted. Uses private attributes:
+    the alternative is timing code in the hot path.
     """
     scheduler, runner = engine._scheduler, engine._runner
     model, kv, sampler = runner._model, runner._kv, runner._sampler  # type: ignore[attr-defined]
@@ -163,7 +163,7 @@ def _timed(
     function = getattr(owner, name)
 
     def clocked(*args: Any, **kwargs: Any) -> Any:
-        if cost is not None and clock.current is not phase:  # else a caller in the same phase was charged
+        if cost is not None and clock.current is not phase:  # else a caller in the same phase was charged already
             with clock.phase(Phase.HOOKS):
                 clock.charge(phase, cost(*args, **kwargs))
         with clock.phase(phase):
@@ -182,7 +182,7 @@ def _timed(
 
 @contextlib.contextmanager
 def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
-    """Experts that are computed in one native call; others are ordinary Linear layers."""
+    """Clock experts that are computed in one native call; others are ordinary Linear layers."""
     native = moe._native
     if native is None:
         yield

@@ -1,4 +1,4 @@
-"""`headrace bench roofline`: each phase's time beside the least time for its bytes and operations on this machine."""
+"""`headrace bench roofline`: each phase's time, against the least time for its bytes and operations on this machine."""
 
 import dataclasses
 import statistics
@@ -19,28 +19,28 @@ from engine.protocol import AbortReason, EngineInfo, StepOutputs
 
 @dataclass(frozen=True, slots=True)
 class PhaseResult:
-    """One phase of a prefill or of a decode step."""
+    """The result for one phase of a prefill or of a decode step."""
 
     phase: Phase
     ms: float  # median
     num_bytes: float
     flops: float
-    limit_ms: float | None  # None where no cost is counted
+    limit_ms: float | None  # None for a phase without counted costs
 
     @property
     def share(self) -> float | None:
-        """Of the limit: 1 is as fast as the machine can be."""
+        """Share of the limit that is reached: 1 is as fast as the machine can be."""
         return None if self.limit_ms is None or self.ms == 0 else self.limit_ms / self.ms
 
 
 @dataclass(frozen=True, slots=True)
 class RooflineResult:
-    """A prefill of one prompt, or one decode step of a batch."""
+    """The result for a prefill of one prompt, or for one decode step of a batch."""
 
     name: str
-    num_tokens: int  # that it computes
-    ms: float  # median without clocks in it
-    read_bytes_per_s: float  # median of readings beside the samples; the limits are computed from it
+    num_tokens: int  # computed tokens
+    ms: float  # median without clocks
+    read_bytes_per_s: float  # median of reads between the samples; the limits are computed from it
     limit_ms: float  # sum over the phases
     phases: list[PhaseResult]  # with clocks, which themselves cost a little
 
@@ -53,7 +53,7 @@ class Roofline:
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """What was measured of one prefill or decode step."""
+    """The measurements of one prefill or decode step."""
 
     name: str
     num_tokens: int
@@ -87,7 +87,7 @@ def measure_roofline(engine: Engine, info: EngineInfo, config: RooflineConfig) -
 def _measure_prefill(
     engine: Engine, device: torch.device, config: RooflineConfig, maker: RequestMaker, length: int, probe: ReadProbe
 ) -> _Samples:
-    """A prompt from its first step to its first token, in as many steps as the engine takes."""
+    """Measure a prompt from its first step to its first token, in as many steps as the engine takes."""
     samples = _Samples(f"prefill of {length}", length, [], [], [])
     run_batch(engine, [maker.request(maker.ids(length), 1)])
     for _ in range(config.num_iters):
@@ -105,7 +105,7 @@ def _measure_prefill(
 def _measure_decode(
     engine: Engine, device: torch.device, config: RooflineConfig, batch: "_DecodingBatch", size: int, probe: ReadProbe
 ) -> _Samples:
-    """One step that gives each of `size` sequences a token."""
+    """Measure a step that gives each of `size` sequences a token."""
     batch.grow(size)
     samples = _Samples(f"decode of {size}", size, [], [], [])
     counted = PhaseClock(device)
@@ -125,7 +125,7 @@ def _measure_decode(
 
 
 class _DecodingBatch:
-    """Sequences that are past their prompts and decode in every step."""
+    """Sequences whose prompts are computed, and that decode in every step."""
 
     def __init__(self, engine: Engine, maker: RequestMaker, context_len: int, output_len: int) -> None:
         self._engine = engine
@@ -148,7 +148,7 @@ class _DecodingBatch:
             waiting -= {output.id for output in outputs.outputs if output.new_ids}
 
     def check(self, outputs: StepOutputs) -> None:
-        """Raise StartupError if the batch lost a sequence: a smaller one than requested would be measured."""
+        """Raise StartupError if the batch lost a sequence: it would be smaller than requested."""
         if outputs.stats.preemptions or any(output.finish_reason is not None for output in outputs.outputs):
             raise StartupError(
                 f"{len(self._ids)} sequences outgrew the KV cache or the context while they were measured; give fewer "
@@ -182,5 +182,6 @@ def _result(samples: _Samples, machine: Machine) -> RooflineResult:
 
 
 def limit_s(cost: Cost, machine: Machine) -> float:
-    """The least time for a cost: its bytes at the read rate or its operations at the GEMM rate, which overlap."""
+    """Return the least time for a cost: of its bytes at the read rate, or its operations at the GEMM rate, which
+    overlap."""
     return max(cost.num_bytes / machine.read_bytes_per_s, cost.flops / machine.compute_rate(cost.dtype))

@@ -1,4 +1,4 @@
-"""A roofline as tables."""
+"""Tables of a roofline."""
 
 from rich import box
 from rich.console import Group
@@ -8,7 +8,7 @@ from engine.commands.bench.roofline import Roofline, RooflineResult
 
 
 def roofline_tables(roofline: Roofline) -> Group:
-    """The machine, one line a prefill or decode, and the phases of each."""
+    """Return tables of the machine, of all prefills and decode steps, and of the phases of each."""
     return Group(_machine_table(roofline), _overview(roofline), *map(_phase_table, roofline.results))
 
 

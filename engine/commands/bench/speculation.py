@@ -1,4 +1,4 @@
-"""`headrace bench spec`: tokens a second with and without drafts, by source of drafts, text and batch size."""
+"""`headrace bench spec`: tokens per second with and without drafts, by source of drafts, text and batch size."""
 
 import sys
 import time
@@ -24,15 +24,15 @@ from engine.speculation.settings import speculation_settings
 
 @dataclass(frozen=True, slots=True)
 class SpeculationResult:
-    """Of one case and batch size. Rates are of all sequences together, while all of them generate."""
+    """The result for one case and batch size. Rates are of all sequences together, while all of them generate."""
 
     case: str
     batch_size: int
     plain_tokens_per_s: Spread
     tokens_per_s: Spread
-    speedup: Spread  # of each turn with drafts, against its other half
-    speedups: list[float]  # the turns'
-    draft_length: float  # drafted tokens a sequence and step
+    speedup: Spread  # of the turns' speed-ups
+    speedups: list[float]  # of each turn: with drafts against without
+    draft_length: float  # drafted tokens per sequence and step
     acceptance: float  # share of drafted tokens that were accepted
     same_texts: float  # share of texts that are equal with and without drafts
 
@@ -47,11 +47,11 @@ class _Run:
 
 
 class _TooShortError(StartupError):
-    """At no time were all texts generated at once; the engine is idle again."""
+    """A text ended before the last one had started, so that nothing was measured; the engine is idle again."""
 
 
 def check(config: SpeculationConfig, engine_config: EngineConfig) -> None:
-    """Raise StartupError for what would stop the benchmark after its model has been loaded, or at its end."""
+    """Raise StartupError for options that would stop the benchmark after its model has been loaded, or at its end."""
     has_draft = speculation_settings(engine_config).draft_model is not None
     parse_cases(config.case, [source for source in DraftSource if has_draft or source is not DraftSource.DRAFT_MODEL])
     if config.plot is not None:
@@ -59,9 +59,9 @@ def check(config: SpeculationConfig, engine_config: EngineConfig) -> None:
 
 
 def measure_speculation(engine: Engine, info: EngineInfo, config: SpeculationConfig) -> list[SpeculationResult]:
-    """One result for each case and batch size whose texts are long enough; the others are named on stderr.
+    """Measure each case and batch size; a batch whose texts are too short is named on stderr and left out.
 
-    Raises StartupError if one does not fit or would draft nothing, or if no text is long enough.
+    Raises StartupError if a case does not fit or would draft nothing, or if all texts are too short.
     """
     cases = parse_cases(config.case, engine.draft_sources)
     texts = TaskTexts(info, config.prompt_lines)
@@ -144,7 +144,8 @@ def _requests(
 
 
 def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
-    """All requests at once to their end, timed while all of them generate: their prompts are in the prefix cache."""
+    """Run all requests to their end; time is taken while all of them generate. Their prompts are in the prefix
+    cache."""
     ids: dict[str, list[int]] = {request.id: [] for request in requests}
     for request in requests:
         engine.add(request)
@@ -167,7 +168,7 @@ def _run(engine: Engine, requests: list[EngineRequest]) -> _Run:
         if has_ended and not ended_s:
             ended_s, num_after = time.perf_counter(), num_tokens
     if ended_s <= began_s:
-        raise _TooShortError("a text ended before all had begun, so nothing was measured; raise --output-len")
+        raise _TooShortError("a text ended before all had started, so nothing was measured; raise --output-len")
     return _Run(
         tokens_per_s=(num_after - num_before) / (ended_s - began_s),
         texts=list(ids.values()),
@@ -205,7 +206,7 @@ def speculation_table(results: Sequence[SpeculationResult], config: SpeculationC
 
 
 def write_speedup_plot(path: str, results: Sequence[SpeculationResult], model: str) -> None:
-    """A line for each case, with the range over the turns. `check_plotting` has checked that it can be written."""
+    """Draw a line for each case, with the range over the turns. `check_plotting` must have checked the path."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

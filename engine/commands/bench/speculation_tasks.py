@@ -1,5 +1,4 @@
-"""What `headrace bench spec` compares: sources of drafts, on texts from the standard library's source code, which every
-machine has."""
+"""The cases of `headrace bench spec`: sources of drafts, on texts from the source code of Python's standard library."""
 
 import enum
 import importlib
@@ -16,8 +15,10 @@ from engine.speculation.proposers import DraftSource
 
 
 class BenchTask(enum.StrEnum):
+    """The text that a case generates."""
+
     EDIT = "edit"  # a part of a file once more, with a name changed
-    CODE = "code"  # how a file goes on
+    CODE = "code"  # the rest of a file
     CHAT = "chat"  # a question about a part of a file
 
 
@@ -46,7 +47,7 @@ _SKIPPED_LINES = 20  # of each source file; its beginning is mostly imports
 
 @dataclass(frozen=True, slots=True)
 class SpeculationCase:
-    """Where drafts come from, and for which texts."""
+    """A source of drafts, and the task that it drafts for."""
 
     source: DraftSource
     task: BenchTask
@@ -63,13 +64,14 @@ class TaskText:
 
 
 def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> list[SpeculationCase]:
-    """The cases with these names, by default those of _DEFAULT_CASES that are available. Raises StartupError."""
+    """Parse the names of cases; by default, return the available ones of _DEFAULT_CASES. Raises StartupError."""
     cases = []
     for text in texts or [case for case in _DEFAULT_CASES if _SOURCES[case.partition(":")[0]] in available]:
         source, _, task = text.partition(":")
         if source not in _SOURCES or task not in list(BenchTask):
+            tasks = ", ".join(BenchTask)
             raise StartupError(
-                f"--case is {text!r}; it must be one of {', '.join(_SOURCES)}, a colon, and one of {', '.join(BenchTask)}"
+                f"--case is {text!r}; it must be one of {', '.join(_SOURCES)}, a colon, and one of {tasks}"
             )
         case = SpeculationCase(_SOURCES[source], BenchTask(task))
         if case.source not in available:
@@ -81,15 +83,15 @@ def parse_cases(texts: Sequence[str], available: Collection[DraftSource]) -> lis
 
 
 class TaskTexts:
-    """Texts that are all different, so that no cache knows one."""
+    """A supply of texts that are all different, so that no cache has one of them."""
 
     def __init__(self, info: EngineInfo, num_lines: int) -> None:
-        """num_lines: of source code in each."""
+        """num_lines: of source code in each text."""
         self._tokenizer = tokenizers.Tokenizer.from_buffer(info.tokenizer.tokenizer_json)
         self._parts = _parts(num_lines)
 
     def take(self, case: SpeculationCase, count: int) -> list[TaskText]:
-        """The next ones. Raises StartupError when there are no more."""
+        """Take the next `count` texts. Raises StartupError if there are fewer."""
         parts = list(itertools.islice(self._parts, count))
         if len(parts) < count:
             raise StartupError("there are no more texts; lower --num-iters or --batch-size, or measure fewer cases")
@@ -104,7 +106,7 @@ class TaskTexts:
 
 
 def _parts(num_lines: int) -> Iterator[str]:
-    """Parts of modules in turn, so that neighbors are of different modules."""
+    """Yield parts of modules in turn, so that neighbors are from different modules."""
     sources = [inspect.getsource(importlib.import_module(name)).splitlines() for name in _MODULES]
     for first in range(_SKIPPED_LINES, max(map(len, sources)) - num_lines, num_lines):
         for lines in sources:

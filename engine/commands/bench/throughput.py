@@ -1,4 +1,4 @@
-"""`headrace bench throughput`: all requests arrive at once, and the scheduler runs as many as it can; no HTTP."""
+"""`headrace bench throughput`: all requests arrive at the same time, and the scheduler runs as many as it can."""
 
 import random
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ThroughputResult:
 
 
 def measure_throughput(engine: Engine, info: EngineInfo, config: ThroughputConfig) -> ThroughputResult:
-    """The result over all runs. Raises StartupError if a request cannot be served."""
+    """Measure all runs. Raises StartupError if a request cannot be served."""
     lengths = (parse_lengths(config.input_len, "--input-len"), parse_lengths(config.output_len, "--output-len"))
     rng = random.Random(config.seed)
     maker = RequestMaker(info.vocab_size, config.seed)

@@ -1,1 +1,1 @@
-"""The part of `headrace doctor` that looks at what computes: processor, kernels, memory, devices, the model."""
+"""The part of `headrace doctor` that checks processor, kernels, memory, devices and the model."""

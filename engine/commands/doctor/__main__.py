@@ -1,5 +1,5 @@
-"""`python -m engine.commands.doctor JOB`: prints what it found. JOB is a list of ModelToCheck in JSON, the answer a
-Checked."""
+"""`python -m engine.commands.doctor JOB`: checks the machine and models. JOB is a list of ModelToCheck in JSON; the
+output is a DoctorResult."""
 
 import sys
 from collections.abc import Sequence

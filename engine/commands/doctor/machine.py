@@ -1,4 +1,4 @@
-"""What a machine has for the engine: torch, kernels, cores, huge pages, a cache folder, devices."""
+"""Checks of the machine: torch, kernels, cores, huge pages, the cache folder, devices."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ def device_finding(device: Device) -> Finding:
 
 
 def kernel_finding() -> Finding:
-    """Whether there are kernels for this processor, and of which level. Compiles the small library that looks."""
+    """Check the kernels for this processor and their level. Compiles the small library that detects the level."""
     try:
         level = chosen_level()
         found = next(each for each in build.LEVELS if each.name == level)
@@ -78,7 +78,7 @@ def kernel_finding() -> Finding:
 
 
 def core_findings(requested: int | None) -> Iterator[Finding]:
-    """How many threads would compute, and what keeps them from being more."""
+    """Report how many threads would compute, and the limits that keep the number down."""
     num_cpus, allowed, quota = os.cpu_count() or 1, len(allowed_cpus()), cpu_quota()
     try:
         threads = compute_threads(requested)
@@ -113,7 +113,7 @@ def huge_page_finding(enabled: Path) -> Finding:
 
 
 def cache_finding(folder: Path) -> Finding:
-    """Whether the cache folder, or the nearest one above it that exists, can be written to, and its disk's room."""
+    """Check whether the cache folder, or the nearest existing one above it, can be written to, and its free space."""
     nearest = next(each for each in (folder, *folder.parents) if os.path.exists(each))
     free = format_bytes(shutil.disk_usage(nearest).free)
     try:

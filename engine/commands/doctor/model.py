@@ -1,4 +1,4 @@
-"""What models need, beside what the machine has: their files, their weights and their KV caches."""
+"""Checks of models: their files, and the memory for their weights and KV caches."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,7 +24,7 @@ class _NotHere(Exception):
 
 
 def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
-    """Each model by itself. One that is alone is compared with the memory, too; without any, only that is told."""
+    """Check each model by itself, and compare a single model with the memory. Without models, report the memory."""
     config = models[0].config if models else EngineConfig()
     device = torch.device("cuda" if config.device is not Device.CPU and torch.cuda.is_available() else "cpu")
     free, most = free_memory_bytes(device), obtainable_memory_bytes(device)
@@ -32,7 +32,7 @@ def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
     for model in models:
         needs, found = _check(model.config)
         if needs is not None:
-            found = list(_compare(needs, model.config, free, most) if len(models) == 1 else [ok("model", _said(needs))])
+            found = list(_compare(needs, model.config, free, most) if len(models) == 1 else [ok("model", _text(needs))])
         named = f"{model.name}: " if model.name else ""
         findings += [Finding(each.subject, each.severity, named + each.message) for each in found]
         weighed.append(needs)
@@ -40,7 +40,7 @@ def find_model_problems(models: Sequence[ModelToCheck]) -> DoctorResult:
 
 
 def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
-    """What the model needs, or why that is not known."""
+    """Return the model's memory need, or the reasons why it is not known."""
     subject = "model"
     try:
         files = _local(config.model)
@@ -56,29 +56,29 @@ def _check(config: EngineConfig) -> tuple[Weighed | None, list[Finding]]:
 
 
 def _local(model: str) -> ModelFiles:
-    """Raises _NotHere or a ModelError."""
+    """Find a model's files on this machine. Raises _NotHere or a ModelError."""
     if (files := find_local(model)) is None:
         raise _NotHere(model)
     return files
 
 
 def _compare(needs: Weighed, config: EngineConfig, free: int, most: int) -> Iterator[Finding]:
-    """free, most: bytes of memory that are free, and that could be had."""
+    """Compare a need with the memory. free: bytes that are free. most: bytes that could be made free by swapping."""
     kv = needs.token_kv_bytes * _context(needs) if needs.has_kv_cache else needs.least_kv_bytes
     total = needs.weight_bytes + (config.kv_cache_memory_bytes or kv)
     if total > most:
         yield problem(
             "model",
-            f"{_said(needs)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer bits "
+            f"{_text(needs)}; {format_bytes(most)} of memory are available: choose a smaller model or fewer bits "
             "(--quantization int4), or free memory",
         )
     elif total > free:
-        yield warning("model", f"{_said(needs)}; {format_bytes(free)} of memory are free without swapping")
+        yield warning("model", f"{_text(needs)}; {format_bytes(free)} of memory are free without swapping")
     else:
-        yield ok("model", _said(needs))
+        yield ok("model", _text(needs))
 
 
-def _said(needs: Weighed) -> str:
+def _text(needs: Weighed) -> str:
     weights = f"about {format_bytes(needs.weight_bytes)} of weights"
     if not needs.has_kv_cache:
         return f"{weights}, and {format_bytes(needs.least_kv_bytes)} for a batch of texts; it makes vectors or scores"

@@ -1,6 +1,6 @@
 """`python -m engine.commands.models JOB`: the process behind `headrace models`. JOB is a ModelsJob as JSON.
 
-It loads no torch, so that a list is there at once.
+It does not import torch, so that a list appears without delay.
 """
 
 import sys
@@ -18,7 +18,7 @@ from models.caches.inventory import inventory
 
 
 def main(argv: Sequence[str]) -> int:
-    """List or remove; returns the exit code."""
+    """List or remove models; return the exit code."""
     exit_on_sigterm()
     end_with_parent()
     job = msgspec.json.decode(argv[0], type=ModelsJob)

@@ -1,4 +1,4 @@
-"""What is in the caches, as a table on a terminal, lines elsewhere, or JSON."""
+"""The content of the caches, as a table on a terminal, as lines elsewhere, or as JSON."""
 
 import datetime
 import sys
@@ -22,7 +22,7 @@ _UNITS = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"))
 
 
 def show(entries: Sequence[CacheEntry], *, as_json: bool) -> None:
-    """On stdout."""
+    """Write the entries to stdout."""
     if as_json:
         rows = [_fields(entry) for entry in entries]
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
@@ -45,7 +45,7 @@ def _fields(entry: CacheEntry) -> dict[str, object]:
 
 
 def _line(entry: CacheEntry) -> str:
-    """Name, bytes, last use and kind, with tabs between them."""
+    """Return an entry as name, bytes, last use and kind, with tabs between them."""
     state = "" if entry.is_complete else ", incomplete"
     return f"{entry.name}\t{entry.all_bytes}\t{_moment(entry)}\t{entry.kind}{state}\n"
 
@@ -100,7 +100,7 @@ def _uses_hub(models: Sequence[CacheEntry]) -> bool:
 
 
 def ago(seconds: float) -> str:
-    """Such as '3 hours ago'."""
+    """Return a text such as '3 hours ago'."""
     for length_s, unit in _UNITS:
         if (count := int(seconds // length_s)) >= 1:
             return f"{counted(count, unit)} ago"

@@ -1,4 +1,4 @@
-"""`headrace models remove`: what is named is looked up, asked about, removed, and what that freed is said."""
+"""`headrace models remove`: finds entries by name, asks for confirmation, removes them, and reports the freed bytes."""
 
 import difflib
 import sys
@@ -13,14 +13,15 @@ from models.caches.removal import OutsideCache, is_being_fetched, processes_usin
 
 
 def remove_named(job: ModelsJob, entries: Sequence[CacheEntry]) -> int:
-    """Returns the exit code: 1 if the user changed their mind. Raises StartupError before anything is removed."""
+    """Remove the named entries; return the exit code, 1 if the user does not confirm. Raises StartupError, and then
+    nothing has been removed, unless the error says so."""
     chosen = [entry for name in job.remove or () for entry in _named(name, entries)]
     chosen = [entry for number, entry in enumerate(chosen) if entry not in chosen[:number]]
     for entry in chosen:
         _check_unused(entry, is_forced=job.is_forced)
     total = decimal(sum(entry.all_bytes for entry in chosen))
     for entry in chosen:
-        sys.stdout.write(f"{_described(entry)}\n")
+        sys.stdout.write(f"{_describe(entry)}\n")
     if job.is_rehearsal:
         sys.stdout.write(f"would free {total}; nothing was removed\n")
         return 0
@@ -40,7 +41,7 @@ def remove_named(job: ModelsJob, entries: Sequence[CacheEntry]) -> int:
 
 
 def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
-    """The entry of that name, or all GGUF models of that repository of a hub. Raises StartupError."""
+    """Return the entry of a name, or all GGUF models of a hub's repository of that name. Raises StartupError."""
     wanted = name.lower()
     if found := [entry for entry in entries if wanted in (entry.name.lower(), entry.short_name.lower())]:
         return found
@@ -54,7 +55,7 @@ def _named(name: str, entries: Sequence[CacheEntry]) -> list[CacheEntry]:
 
 
 def _check_unused(entry: CacheEntry, *, is_forced: bool) -> None:
-    """Raises StartupError."""
+    """Raise StartupError if the entry is being downloaded, or is in use."""
     if is_being_fetched(entry):
         raise StartupError(f"{entry.short_name} is being downloaded by another process; stop that, or wait for its end")
     if (users := processes_using(entry)) and not is_forced:
@@ -65,14 +66,14 @@ def _check_unused(entry: CacheEntry, *, is_forced: bool) -> None:
         )
 
 
-def _described(entry: CacheEntry) -> str:
+def _describe(entry: CacheEntry) -> str:
     made = decimal(entry.all_bytes - entry.num_bytes)
     packed = f", and {made} of packed weights" if entry.derived else ""
     return f"{entry.short_name}: {decimal(entry.num_bytes)}{packed}"
 
 
 def _is_confirmed(question: str) -> bool:
-    """Raises StartupError where nobody can answer."""
+    """Ask the user. Raises StartupError if the input is not a terminal."""
     if not sys.stdin.isatty():
         raise StartupError("removing needs an answer, and the input is not a terminal; use --yes")
     sys.stdout.write(question)

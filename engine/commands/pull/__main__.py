@@ -1,7 +1,7 @@
 """`python -m engine.commands.pull JOB`: the process behind `headrace pull`.
 
-JOB is JSON: a list of MODEL and a revision or null. This process ends with the one that waits for it, and on SIGTERM;
-what has arrived by then is used by the next.
+JOB is JSON: a list of MODEL and a revision or null. The process ends with its parent, and on SIGTERM; the next one
+continues with the files that have arrived by then.
 """
 
 import logging
@@ -20,7 +20,7 @@ from models.errors import ModelError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fetch, verify and say what there is; returns the exit code."""
+    """Fetch and verify a model, print the result, and return the exit code."""
     exit_on_sigterm()
     end_with_parent()
     _configure_logging()
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _configure_logging() -> None:
-    """Warnings, as lines of this command."""
+    """Write warnings as lines of this command."""
     handler = StderrHandler()
     handler.setFormatter(TextFormatter("headrace: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
@@ -58,4 +58,4 @@ def _configure_logging() -> None:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # without waiting for connections of a download that failed
+    os._exit(code)  # does not wait for the connections of a failed download

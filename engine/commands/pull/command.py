@@ -1,4 +1,4 @@
-"""pull: a model's files on this machine, fetched as a start would fetch them, and compared with their hashes."""
+"""pull: fetches a model's files as a start would, and compares them with their hashes."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from models.sources.verification import StoredFile, damaged_files, hide_files, s
 
 
 def pull(model: str, revision: str | None, progress: ProgressReport) -> str:
-    """Fetch and verify; returns what there is, in a line. Damaged files are fetched again, once.
+    """Fetch and verify a model; return a line about it. Damaged files are fetched again, once.
 
     Raises a ModelError or StartupError.
     """
     files = _resolve(model, revision, progress)
     if damaged := damaged_files(files, progress):
         files = _fetch_again(damaged, model, revision, progress)
-    return _described(model, files)
+    return _describe(model, files)
 
 
 def _fetch_again(
     damaged: Sequence[StoredFile], model: str, revision: str | None, progress: ProgressReport
 ) -> ModelFiles:
-    """Raises StartupError; the files are then as they were."""
+    """Fetch damaged files again. Raises StartupError, and leaves the files as they were."""
     names = _names(damaged)
     with hide_files(damaged):
         try:
@@ -53,7 +53,7 @@ def _resolve(model: str, revision: str | None, progress: ProgressReport) -> Mode
     return resolve_model(model, revision, progress, check=lambda files: check_config(files, {}))
 
 
-def _described(model: str, files: ModelFiles) -> str:
+def _describe(model: str, files: ModelFiles) -> str:
     where = files.gguf[0] if files.root is None else files.root
     if not (stored := stored_files(files)):
         return f"{model} needs no download: {where}"

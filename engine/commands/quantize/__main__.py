@@ -1,7 +1,7 @@
 """`python -m engine.commands.quantize JOB`: the process behind `headrace quantize`.
 
-JOB is JSON: a list of MODEL, the command's own options and the token of its OutputFolder. This process ends with the
-one that waits for it, and on SIGTERM.
+JOB is JSON: a list of MODEL, the command's own options and the token of its OutputFolder. The process ends with its
+parent, and on SIGTERM.
 """
 
 import sys
@@ -24,7 +24,7 @@ _OUT_OF_MEMORY = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Quantize, measure, print the table; returns the exit code."""
+    """Quantize, measure, and print the table; return the exit code."""
     exit_on_sigterm()
     end_with_parent()
     (job,) = argv

@@ -1,4 +1,4 @@
-"""Calibration: a text that runs through a model, and the inputs that its linear layers get."""
+"""Calibration: runs a text through a model, and records the inputs of its linear layers."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ from models.quant.tensor import Encoding
 
 _TEXT = Path(__file__).parent / "calibration.txt"
 _CHUNKS_PER_BATCH = 4
-_HELD_OUT_INTERVAL = 8  # rows, of which one is held out
-_MIN_DIVISOR = 1e-30  # where it may be 0
-_STRIP_ROWS = 1024  # of a symmetric product that are computed together, from the diagonal on
+_HELD_OUT_INTERVAL = 8  # one of so many rows is held out
+_MIN_DIVISOR = 1e-30  # for divisors that may be 0
+_STRIP_ROWS = 1024  # rows of a symmetric product that are computed together, from the diagonal on
 
 
 def calibration_text(path: str | None) -> str:
-    """The file's text, or the one that ships with headrace. Raises StartupError."""
+    """Read the calibration text from a file; None is the text that ships with headrace. Raises StartupError."""
     try:
         return (_TEXT if path is None else Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -42,7 +42,7 @@ def calibration_text(path: str | None) -> str:
 def calibration_batches(
     chunks: tuple[tuple[int, ...], ...], max_tokens: int, groups: Sequence[LayerGroup], device: torch.device
 ) -> list[ForwardBatch]:
-    """Chunks from all over the text, several in a batch, of at most `max_tokens` together; at least one chunk.
+    """Return batches of chunks from all over the text, of at most `max_tokens` together, or of one chunk.
 
     Raises StartupError for a text that is too short to be representative.
     """
@@ -61,11 +61,11 @@ def calibration_batches(
 
 @dataclass(slots=True, eq=False)
 class InputStats:
-    """What one linear layer of the unquantized model got.
+    """The recorded inputs of one linear layer of the unquantized model.
 
-    square_sums: [in] fp32, of the inputs. samples: some of the inputs, if any are recorded. targets: of each call,
-    inputs or outputs (with the residual, if the layer adds to one), whichever are narrower; none of experts, since
-    behind quantized layers a router may send them other rows.
+    square_sums: [in] fp32, of the inputs. samples: some of the inputs, if any are recorded. targets: for each call, the
+    inputs or the outputs (with the residual, if the layer adds to one), whichever are narrower. Experts have none,
+    since a router behind quantized layers may send them other rows.
     """
 
     square_sums: torch.Tensor
@@ -77,9 +77,9 @@ class InputStats:
 def watched_inputs(
     layer: nn.Module, row_interval: int | None, *, keeps_targets: bool
 ) -> Iterator[dict[str, InputStats]]:
-    """What the linear layers inside `layer` get while the context lasts, by name, in the order of first calls.
+    """Record the inputs of the linear layers inside `layer` while the context lasts, by name, in the order of calls.
 
-    row_interval: every how many inputs one is sampled; None: none are.
+    row_interval: one of so many inputs is sampled; None samples none.
     """
     stats: dict[str, InputStats] = {}
     experts = [name for name, module in layer.named_modules() if isinstance(module, MoE)]
@@ -93,7 +93,7 @@ def watched_inputs(
             own.samples.append(rows[::row_interval].clone())
         if keeps_targets and not any(name.startswith(f"{each}.") for each in experts):
             target = output if has_narrow_outputs(module) else rows
-            own.targets.append(target.clone())  # what is computed next may overwrite it
+            own.targets.append(target.clone())  # the next call may overwrite it
 
     with contextlib.ExitStack() as stack:
         for name, linear in linears_of(layer).items():
@@ -102,17 +102,17 @@ def watched_inputs(
 
 
 class InputSums:
-    """What one linear layer gets behind quantized ones, summed up over rows x.
+    """Sums over the input rows x that one linear layer gets behind quantized layers.
 
-    hessian: [in, in] fp32, the sum of x x^T; until `complete` valid only on and above its diagonal.
-    error_sums: the sum of d x^T, or None without targets; d is the target less the actual value: [out, in] of outputs
-    where these are narrower than inputs, [in, in] of inputs elsewhere. held_out: (x, d) of rows in no sum.
+    hessian: [in, in] fp32, the sum of x x^T; until `complete` valid only on and above its diagonal. error_sums: the sum
+    of d x^T, or None without targets; d is the target less the actual value, of outputs if they are narrower than
+    inputs ([out, in]), else of inputs ([in, in]). held_out: (x, d) of rows that are in no sum.
     """
 
     def __init__(
         self, linear: Linear, targets: Sequence[torch.Tensor] = (), divisors: torch.Tensor | None = None
     ) -> None:
-        """targets: of InputStats, for each call. divisors: [in], by which the inputs have been divided since."""
+        """targets: of InputStats, for each call. divisors: [in]; the inputs have been divided by them since."""
         self._targets = iter(targets)
         self._divisors = divisors
         width = linear.out_features if has_narrow_outputs(linear) else linear.in_features
@@ -121,7 +121,7 @@ class InputSums:
         self.held_out: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, linear: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A hook of torch, before the layer's call."""
+        """Add the rows of a call. This is a hook of torch, called before the layer."""
         assert isinstance(linear, Linear)
         rows = _input_rows(args)
         if self.error_sums is not None:
@@ -137,7 +137,7 @@ class InputSums:
             )
 
     def _errors(self, linear: Linear, rows: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        """[T, out or in]: the next target less the actual value."""
+        """Return the next target less the actual value: [T, out or in]."""
         target = next(self._targets)
         if not has_narrow_outputs(linear):
             return (target if self._divisors is None else target / self._divisors) - rows
@@ -148,11 +148,11 @@ class InputSums:
         self.hessian.triu_().add_(self.hessian.triu(1).t())
 
     def corrected(self, linear: Linear, inputs: FactoredInputs) -> torch.Tensor:
-        """The layer's weights [out, in], changed so that its outputs come nearer to the targets.
+        """Return the layer's weights [out, in], changed so that its outputs come nearer to the targets.
 
-        The squared error is least for W + D H^-1, where D is the sum of the outputs' errors times x^T, or W times that
-        of the inputs' errors (Li et al. 2025, GPTAQ, arXiv:2504.02692, who solve it column by column). Fitted to few
-        rows it would fit their noise too: only the share of the change that the held-out rows confirm is applied.
+        The squared error is least for W + D H^-1, where D is the sum of the outputs' errors times x^T, or W times the
+        same sum of the inputs' errors (Li et al. 2025, GPTAQ, arXiv:2504.02692, who solve it column by column). Fitted
+        to few rows, the change would fit their noise too: only the share that the held-out rows confirm is applied.
         """
         if self.error_sums is None:
             return linear.weight
@@ -166,13 +166,13 @@ class InputSums:
 
 
 class _StopForward(Exception):
-    """The rest of the layer need not be computed."""
+    """Ends a forward pass when the rest of the layer need not be computed."""
 
 
 def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[Callable[[], None]]) -> None:
-    """Run the steps, which compute `layer`, and sum up what its linear layers get. Completes the sums.
+    """Run the steps, which compute `layer`, and add the inputs of its linear layers to the sums; complete the sums.
 
-    Steps end early at a linear layer that is the only one, and has targets: it runs once in each.
+    If there is one linear layer, with targets, each step ends there: the layer runs once in a step.
     """
 
     def stop(*_: object) -> None:
@@ -193,9 +193,9 @@ def sum_inputs(sums: Mapping[str, InputSums], layer: nn.Module, steps: Iterable[
 
 @contextlib.contextmanager
 def rounded_inputs(layer: nn.Module, encoding: Encoding, only: str | None = None) -> Iterator[None]:
-    """While the context lasts, linear layers inside `layer` round their inputs by token, as when they are served.
+    """Make linear layers inside `layer` round their inputs by token, as in serving, while the context lasts.
 
-    only: the name of the one that does, if not all do.
+    only: the name of the one layer that rounds; None is all.
     """
 
     def round_rows(
@@ -219,6 +219,6 @@ def has_narrow_outputs(linear: Linear) -> bool:
 
 
 def _input_rows(args: tuple[Any, ...]) -> torch.Tensor:
-    """What the matrix is multiplied by, [T, in] fp32, from the arguments of Linear.forward."""
+    """Return the rows that multiply the matrix, [T, in] fp32, from the arguments of Linear.forward."""
     prologue = args[1] if len(args) > 1 else IDENTITY
     return prologue(args[0]).to(torch.float32)

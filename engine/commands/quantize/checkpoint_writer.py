@@ -1,4 +1,4 @@
-"""CheckpointWriter: writes a model's tensors into a compressed-tensors checkpoint, and says which are quantized."""
+"""CheckpointWriter: writes a model's tensors into a compressed-tensors checkpoint, and chooses which are quantized."""
 
 import math
 from collections import Counter
@@ -32,14 +32,14 @@ OUTPUT_FORMATS = {
 
 @dataclass(slots=True)
 class ConversionResult:
-    """What a conversion wrote, for the report."""
+    """The output of a conversion, for the report."""
 
     num_bytes: int = 0
-    group_sizes: dict[str, int | None] = field(default_factory=dict)  # of each quantized module; None: a scale a row
+    group_sizes: dict[str, int | None] = field(default_factory=dict)  # of each quantized module; None: a scale per row
     unquantized: list[str] = field(default_factory=list)  # linear modules
 
     def describe_groups(self) -> str:
-        """Such as "groups of 64 columns in 90 matrices, of 128 in 30"."""
+        """Return a text such as "groups of 64 columns in 90 matrices, a scale a row in 30 matrices"."""
         counts = Counter(self.group_sizes.values())
         return ", ".join(
             f"{'a scale a row' if size is None else f'groups of {size} columns'} in {count} matrices"
@@ -52,12 +52,12 @@ def _same(values: torch.Tensor) -> torch.Tensor:
 
 
 class CheckpointWriter:
-    """Writes into `folder`, tensor by tensor. `output_format` and `dtype` (of scales) are those of quantized ones."""
+    """Writes into `folder`, tensor by tensor. output_format, dtype: of quantized tensors and of their scales."""
 
     def __init__(
         self, folder: Path, layout: Layout, decoder: Decoder, config: QuantizeConfig, dtype: torch.dtype
     ) -> None:
-        """layout: names and order of rows in the file. dtype: also of tensors that are stored in no float of 16 or 32
+        """layout: names and order of rows in the file. dtype: also of tensors that are not stored as floats of 16 or 32
         bits."""
         self.output_format = OUTPUT_FORMATS[config.scheme]
         self.dtype = dtype
@@ -69,24 +69,25 @@ class CheckpointWriter:
         self._result = ConversionResult()
 
     def is_inner_linear(self, assignment: Assignment) -> bool:
-        """Whether the tensor is the matrix of a linear layer inside a decoder layer."""
+        """Return whether the tensor is the matrix of a linear layer inside a decoder layer."""
         module = self._decoder.get_submodule(assignment.destination.module)
         is_matrix = isinstance(module, Linear) and assignment.destination.parameter == "weight"
         return is_matrix and layer_of(assignment) is not None
 
     def group_size(self, assignment: Assignment) -> int | None:
-        """Columns that share a scale; None if the tensor is not quantized."""
+        """Return the number of columns that share a scale; None if the tensor is not quantized."""
         return self.group_size_for(assignment.tensor.shape[-1]) if self.is_inner_linear(assignment) else None
 
     def group_size_for(self, columns: int) -> int | None:
-        """Columns that share a scale: the requested size, or the next smaller that divides them; None if none does."""
+        """Return the number of columns that share a scale: the requested size, or the next smaller that divides
+        `columns`; None if none does."""
         requested = self._columns_per_scale
         if requested is None:
             return columns
         return next((size for size in GROUP_SIZES if size <= requested and columns % size == 0), None)
 
     def num_bytes(self, assignment: Assignment) -> float:
-        """What the tensor will take in the file."""
+        """Return the bytes that the tensor will take in the file."""
         count = math.prod(assignment.tensor.shape)
         size = self.group_size(assignment)
         if size is None:
@@ -103,7 +104,8 @@ class CheckpointWriter:
     def write_unquantized(
         self, assignment: Assignment, fold_factors: Callable[[torch.Tensor], torch.Tensor] = _same
     ) -> None:
-        """As it is stored, with its factors; what was quantized, or comes from a GGUF, in the checkpoint's dtype."""
+        """Write a tensor as it is stored, times its factors. A tensor that is stored quantized, or comes from a GGUF,
+        is written in the checkpoint's dtype."""
         name = self._layout.name(assignment)
         values = self._layout.values(assignment, self._decoder, self._plain_dtype(assignment))
         check_finite(assignment.tensor, values)
@@ -113,12 +115,12 @@ class CheckpointWriter:
             self._result.unquantized.append(name.removesuffix(".weight"))
 
     def _plain_dtype(self, assignment: Assignment) -> torch.dtype:
-        """Of a tensor that is not quantized here."""
+        """Return the dtype in which an unquantized tensor is written."""
         tensor = assignment.tensor
         return self.dtype if tensor.read_stored is None else _STORED_DTYPES.get(tensor.format, self.dtype)
 
     def finish(self) -> ConversionResult:
-        """Write what is left: indices, configuration, tokenizer. Raises StartupError."""
+        """Write the rest: indices, configuration, tokenizer. Raises StartupError."""
         result = self._result
         fields = compressed_tensors_config(self.output_format, result.group_sizes, result.unquantized)
         try:

@@ -1,4 +1,4 @@
-"""quantize: from a model to a folder with its quantized checkpoint, its quality and a table of both."""
+"""quantize: writes a model's quantized checkpoint, measures its quality, and prints both as a table."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ _CPU = torch.device("cpu")
 
 
 def quantize(model: str, config: QuantizeConfig, output: OutputFolder, progress: ProgressReport) -> None:
-    """Make the folder of --out. It appears when it is complete, or not at all."""
+    """Quantize a model into the folder of --out, which appears when it is complete, or not at all."""
     _check_out(output)
     text = calibration_text(config.calibration) if config.is_calibrated else None
     set_num_threads(config.threads or usable_cores())
@@ -57,7 +57,7 @@ def _partial_folder(output: OutputFolder) -> Iterator[Path]:
     finally:
         output.remove_partial()
         for folder in absent:
-            with contextlib.suppress(OSError):  # not empty: it has the checkpoint, or what another process put there
+            with contextlib.suppress(OSError):  # not empty: it has the checkpoint, or files of another process
                 folder.rmdir()
 
 
@@ -106,9 +106,10 @@ def _check_out(output: OutputFolder) -> None:
 
 
 def _measure(source: ModelFiles, output: OutputFolder, config: QuantizeConfig, progress: ProgressReport) -> Quality:
-    """The written model against its source, stored beside its weights where a start with --quality-report looks for it.
+    """Measure the written model against its source, and store the result with its weights, where a start with
+    --quality-report reads it.
 
-    Raises StartupError as `check_quality` does.
+    Raises StartupError like `check_quality`.
     """
     opened = open_model(source)
     dtype = resolve_dtype("auto", opened.checkpoint.dtype, _CPU)

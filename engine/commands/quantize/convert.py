@@ -1,4 +1,4 @@
-"""convert: a model's files -> a folder with a compressed-tensors checkpoint, layer by layer."""
+"""convert: writes a model as a compressed-tensors checkpoint, layer by layer, after checks of model and disk."""
 
 import shutil
 from collections import Counter
@@ -36,9 +36,9 @@ def convert(
     folder: Path,
     progress: ProgressReport,
 ) -> ConversionResult:
-    """Write the quantized model into `folder`, which is empty. text: to calibrate on, or None.
+    """Write the quantized model into `folder`, which must be empty. text: to calibrate on, or None.
 
-    Raises a ModelError, or StartupError for the text or for too little space in the folder.
+    Raises a ModelError, and StartupError for a bad text or too little space.
     """
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
@@ -56,7 +56,7 @@ def convert(
 
 
 def _stored_dtype(opened: OpenedModel) -> torch.dtype:
-    """The checkpoint's own if that has 16 bits: of scales, and of what comes from a GGUF."""
+    """Return the dtype of scales and of tensors from a GGUF: the checkpoint's own if it is fp16, else bf16."""
     return opened.checkpoint.dtype if opened.checkpoint.dtype == torch.float16 else torch.bfloat16
 
 
@@ -68,7 +68,8 @@ def _write_layers(
     batches: Sequence[ForwardBatch],
     progress: ProgressReport,
 ) -> ConversionResult:
-    """batches: to calibrate on; without any, weights are rounded to the nearest."""
+    """Quantize and write all layers. batches: to calibrate on; if there are none, weights are rounded to the
+    nearest."""
     for assignment in stream.assignments:
         if layer_of(assignment) is None:
             writer.write_unquantized(assignment)
@@ -98,7 +99,7 @@ def _round_layer(plan: Sequence[Assignment], stream: LayerStream, layout: Layout
 def check_matrices(
     plan: Sequence[Assignment], layout: Layout, decoder: Decoder, writer: CheckpointWriter, scheme: Scheme
 ) -> None:
-    """Raise UnsupportedModelError for what a compressed-tensors checkpoint has no form for."""
+    """Raise UnsupportedModelError for matrices that compressed-tensors cannot represent."""
     inner = [each for each in plan if writer.is_inner_linear(each)]
     names = Counter(each.tensor.name for each in inner)
     for assignment in plan:

@@ -1,4 +1,4 @@
-"""LayerCalibration: quantizes the matrices of one layer for the inputs that they get."""
+"""LayerCalibration: quantizes the matrices of one layer, calibrated on their inputs."""
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
@@ -28,12 +28,12 @@ from models.quant.equalize import EQUALIZED, column_factors
 from models.quant.gptq import factor_inputs, quantize_for_inputs
 from models.quant.tensor import Encoding
 
-_NUM_SAMPLES = 512  # inputs of each matrix, to choose factors by
-_CORRECTED = (Encoding.INT4,)  # for what was quantized before: 8 bits leave too little to tell from noise
+_NUM_SAMPLES = 512  # inputs of each matrix, to choose factors from
+_CORRECTED = (Encoding.INT4,)  # for errors of the layers before, which 8 bits make as small as noise
 
 
 class LayerCalibration:
-    """Of layer `index`, which `layer` is while it is in memory."""
+    """The calibration of layer `index`. layer: its module while it is in memory."""
 
     def __init__(
         self, stream: LayerStream, layout: Layout, writer: CheckpointWriter, index: int, layer: nn.Module
@@ -50,8 +50,8 @@ class LayerCalibration:
         self._corrects = self._format.encoding in _CORRECTED
 
     def run(self, forwards: Sequence[LayerwiseForward], reference_passes: Sequence[LayerwiseForward]) -> None:
-        """Write the layer's tensors. Advance `forwards` through the layer as it was written, and `reference_passes`,
-        where their inputs are needed, through the layer as it was."""
+        """Quantize and write the layer. `forwards` advance through the written layer, and `reference_passes`, if they
+        are needed, through the original one."""
         self._check_finite()
         stats = self._input_stats(reference_passes)
         folding = Folding()
@@ -67,10 +67,10 @@ class LayerCalibration:
             linear = self._linears[_name_in_layer(each)]
             check_finite(each.tensor, linear.weight.narrow(0, *linear.rows(each.destination.shard)))
 
-    # --- what the unquantized layer gets ------------------------------------------------------------------------------
+    # --- inputs of the unquantized layer ------------------------------------------------------------------------------
 
     def _input_stats(self, reference_passes: Sequence[LayerwiseForward]) -> Mapping[str, InputStats]:
-        """By linear layer. Advances the passes."""
+        """Return the recorded inputs of each linear layer. Advances the passes."""
         if not self._equalizes and not self._corrects:
             return {}
         interval = _row_interval(reference_passes) if self._equalizes else None
@@ -95,7 +95,7 @@ class LayerCalibration:
         return fold(self._layer, spec, self._index, self._plan, choose_factors, self._writer.dtype)
 
     def _write_unquantized(self, folding: Folding) -> dict[str, list[Assignment]]:
-        """Write the tensors that stay; returns the others by linear layer."""
+        """Write the tensors that stay unquantized; return the others by linear layer."""
         quantized: dict[str, list[Assignment]] = {}
         for assignment in self._plan:
             name = _name_in_layer(assignment)
@@ -109,7 +109,7 @@ class LayerCalibration:
     def _targets(
         self, stats: Mapping[str, InputStats], folding: Folding, num_passes: int
     ) -> dict[str, list[torch.Tensor]]:
-        """What linear layers that ran in every pass should give or get, in the order in which they are computed."""
+        """Return the targets of the linear layers that ran in every pass, in the order in which they are computed."""
         targets = {name: own.targets for name, own in stats.items() if len(own.targets) == num_passes}
         for name, own in targets.items():
             if has_narrow_outputs(self._linears[name]):
@@ -126,8 +126,8 @@ class LayerCalibration:
         targets: dict[str, list[torch.Tensor]],
         folding: Folding,
     ) -> None:
-        """Quantize one matrix after the other, each for inputs that the ones before it have changed. Uses up the
-        targets."""
+        """Quantize one matrix after the other, each for inputs from the matrices that are quantized already. Uses up
+        the targets."""
         rounding: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._format.rounds_inputs:
             rounding = rounded_inputs(self._layer, self._format.encoding)
@@ -149,7 +149,7 @@ class LayerCalibration:
                 self._stream.compute(self._index, each)
 
     def _finish_attention(self, layer: DecoderLayer, forwards: Sequence[LayerwiseForward]) -> None:
-        """Advance through attention, all of which is quantized, so that it is not computed again."""
+        """Advance through attention, after all its matrices are quantized, so that it is not computed again."""
         with layer.without_mlp():
             for each in forwards:
                 self._stream.compute(self._index, each)
@@ -169,7 +169,9 @@ class LayerCalibration:
             quantized = quantize_for_inputs(in_file, inputs, self._format.encoding, size, self._writer.dtype)
             self._writer.write(assignment, quantized)
             in_memory = linear.weight.narrow(0, *linear.rows(assignment.destination.shard))
-            in_memory.copy_(dequantize(quantized, torch.float32)[order])  # forwards go on through what was written
+            in_memory.copy_(
+                dequantize(quantized, torch.float32)[order]
+            )  # `forwards` continue through the written weights
 
 
 def _row_interval(forwards: Sequence[LayerwiseForward]) -> int:
@@ -177,16 +179,16 @@ def _row_interval(forwards: Sequence[LayerwiseForward]) -> int:
 
 
 def _stages(names: Collection[str], in_order: Collection[str]) -> list[list[str]]:
-    """Linear layers that are calibrated together: each of `in_order` by itself, then all others."""
+    """Return the linear layers that are calibrated together: each of `in_order` by itself, then all others."""
     others = [name for name in names if name not in in_order]
     return [[name] for name in in_order if name in names] + ([others] if others else [])
 
 
 def _num_attention_stages(stages: Sequence[Sequence[str]]) -> int:
-    """After how many stages all of attention is quantized."""
+    """Return the number of stages after which all of attention is quantized."""
     return 1 + max((n for n, names in enumerate(stages) if any(name.startswith("attn.") for name in names)), default=-1)
 
 
 def _name_in_layer(assignment: Assignment) -> str:
-    """The name of the assignment's module inside its decoder layer."""
+    """Return the name of the assignment's module inside its decoder layer."""
     return assignment.destination.module.split(".", 2)[2]

@@ -19,13 +19,12 @@ from engine.command_io.results import check_results_file
 from engine.commands.bench import __main__ as bench_process
 from engine.commands.bench.costs import Cost, attention_cost, linear_cost, weight_bytes
 from engine.commands.bench.drive import RequestMaker, Spread, check_fits, run_batch
-from engine.commands.bench.latency import measure_latency as measure_latency
+from engine.commands.bench.latency import measure_latency
 from engine.commands.bench.machine import Machine, ReadProbe, measure_machine
 from engine.commands.bench.phases import Phase, PhaseClock, instrumented, timed_step
-from engine.commands.bench.roofline import limit_s
-from engine.commands.bench.roofline import measure_latency as measure_roofline
-from engine.commands.bench.roofline_tables import roofline_tables as roofline_table
-from engine.commands.bench.throughput import measure_latency as measure_throughput
+from engine.commands.bench.roofline import limit_s, measure_roofline
+from engine.commands.bench.roofline_tables import roofline_tables
+from engine.commands.bench.throughput import measure_throughput
 from engine.config import Device, DType, EngineConfig
 from engine.engine import Engine
 from engine.errors import OptionError, StartupError
@@ -134,7 +133,7 @@ def test_requests_are_distinct_and_reproducible() -> None:
 
 def test_a_batch_without_a_state_for_each_is_refused(tiny: tuple[Engine, EngineInfo]) -> None:
     info = msgspec.structs.replace(tiny[1], num_states=2)
-    with pytest.raises(StartupError, match=r"a batch of 3 was asked for, and each .* recurrent state; there are 2"):
+    with pytest.raises(StartupError, match=r"a batch of 3 was requested, and each .* recurrent state; there are 2"):
         check_fits(info, batch_size=3, tokens_each=8)
 
 
@@ -265,7 +264,7 @@ def test_roofline_of_prefills_and_growing_batches(
     assert of_three[Phase.ATTENTION].flops > 2 * of_one[Phase.ATTENTION].flops
     assert Phase.HOOKS not in of_one
     assert not tiny[0].has_work
-    assert roofline_table(roofline).renderables
+    assert roofline_tables(roofline).renderables
 
 
 def test_roofline_refuses_a_batch_that_loses_a_sequence(

@@ -133,7 +133,7 @@ def test_texts_too_short_for_one_batch_size_leave_the_others(
         engine, info, _config(case=("ngram:edit",), output_len=6, batch_size=(1, 6))
     )
     assert [result.batch_size for result in results] == [1]
-    assert "ngram, edit, batch 6 is left out: a text ended before all had begun" in capsys.readouterr().err
+    assert "ngram, edit, batch 6 is left out: a text ended before all had started" in capsys.readouterr().err
 
 
 def test_cases_are_by_default_those_that_can_be_had() -> None:
