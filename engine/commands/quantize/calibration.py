@@ -25,7 +25,7 @@ from models.quant.tensor import Encoding
 
 _TEXT = Path(__file__).parent / "calibration.txt"
 _CHUNKS_PER_BATCH = 4
-_HELD_OUT_INTERVAL = 8  # one of so many rows is held out
+_HELD_OUT_INTERVAL = 8  # in rows, from one held-out row to the next
 _MIN_DIVISOR = 1e-30  # for divisors that may be 0
 _STRIP_ROWS = 1024  # rows of a symmetric product that are computed together, from the diagonal on
 
@@ -79,7 +79,7 @@ def watched_inputs(
 ) -> Iterator[dict[str, InputStats]]:
     """Record the inputs of the linear layers inside `layer` while the context lasts, by name, in the order of calls.
 
-    row_interval: one of so many inputs is sampled; None samples none.
+    row_interval: inputs from one sample to the next; None samples none.
     """
     stats: dict[str, InputStats] = {}
     experts = [name for name, module in layer.named_modules() if isinstance(module, MoE)]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from engine.command_io.bench_config import SpeculationConfig
-from engine.commands.bench import speculation, speculation_report
+from engine.commands.bench import speculation
 from engine.commands.bench.speculation_tasks import BenchTask, SpeculationCase, TaskText, TaskTexts, parse_cases
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -70,7 +70,7 @@ def test_drafts_are_compared_with_none_for_each_case_and_batch_size(info: Engine
     assert all(result.draft_length == 0 for result in undrafted)
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(speculation_report.table(results, _config()))
+        console.print(speculation.speculation_table(results, _config()))
     assert "ngram, edit" in captured.get()
 
 
@@ -166,7 +166,7 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_model_is_loaded(plo
 
 def test_the_plot_has_a_line_for_each_case(info: EngineInfo, tmp_path: Path) -> None:
     results = speculation.measure_speculation(_engine(), info, _config(output_len=8))
-    speculation_report.write_plot(str(tmp_path / "speedup.svg"), results, "some-model")
+    speculation.write_speedup_plot(str(tmp_path / "speedup.svg"), results, "some-model")
     drawn = (tmp_path / "speedup.svg").read_text()
     assert "<!-- ngram, edit -->" in drawn
     assert "<!-- prediction, edit -->" in drawn

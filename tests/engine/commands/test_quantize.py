@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from transformers import MixtralConfig, Qwen3MoeConfig
 
 from engine.command_io.quantize_config import QuantizationMethod, QuantizeConfig, Scheme
-from engine.commands.quantize import checks
 from engine.commands.quantize import convert as conversion
+from engine.commands.quantize import convert as convert_module
 from engine.commands.quantize.checkpoint_writer import ConversionResult
 from engine.commands.quantize.convert import convert
 from engine.commands.quantize.folding import fold
@@ -313,10 +313,10 @@ def test_a_full_disk_is_refused_before_anything_is_read(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = quantized(llama, tmp_path / "out", scheme=Scheme.INT4, method=QuantizationMethod.RTN).num_bytes
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
+    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(0.9 * needed)))
     with pytest.raises(StartupError, match=r"the checkpoint will take .* free; make space there"):
         quantized(llama, tmp_path / "more", scheme=Scheme.INT4)
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
+    monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.01 * needed)))
     quantized(llama, tmp_path / "enough", scheme=Scheme.INT4, method=QuantizationMethod.RTN)
 
 
