@@ -31,6 +31,7 @@ from engine.protocol import StepOutputs
 from engine.runner import runner as runner_module
 from engine.runner.executors.eager import EagerExecutor
 from engine.runner.executors.recorded import RecordedExecutor
+from models.kernels.cpu.moe import NativeExperts
 from models.kernels.cpu.tape import Tape
 from models.layers.moe import MoE
 from models.linear.linear import Linear
@@ -183,20 +184,21 @@ def _timed(
 @contextlib.contextmanager
 def _timed_experts(clock: PhaseClock, moe: MoE) -> Iterator[None]:
     """Clock experts that are computed in one native call; others are ordinary Linear layers."""
-    native = moe._native
-    if native is None:
+    native = moe._experts
+    if not isinstance(native, NativeExperts):
         yield
         return
 
-    def clocked(*args: Any, **kwargs: Any) -> None:
+    def clocked(*args: Any, **kwargs: Any) -> torch.Tensor:
         with clock.phase(Phase.HOOKS):
             before = moe.rows_per_expert.clone()
         with clock.phase(Phase.LINEARS):
-            native(*args, **kwargs)
+            out = native(*args, **kwargs)
         with clock.phase(Phase.HOOKS):
             clock.charge(Phase.LINEARS, experts_cost(moe.experts, moe.rows_per_expert - before))
+        return out
 
-    with mock.patch.dict(vars(moe), {"_native": clocked}):
+    with mock.patch.dict(vars(moe), {"_experts": clocked}):
         yield
 
 

@@ -68,7 +68,7 @@ def test_a_result_beyond_the_bound_leaves_nothing(llama: Path, target: Path, mon
     bad = Quality(
         kl_divergence=1.0, top1_agreement=0.1, perplexity=20.0, reference_perplexity=10.0, num_tokens=9, reference="x"
     )
-    monkeypatch.setattr(command, "compare", lambda *_: bad)
+    monkeypatch.setattr(command, "compare_predictions", lambda *_: bad)
     for out in (target, target / "folders" / "that" / "are made"):
         config = QuantizeConfig(scheme=Scheme.INT8, out=str(out), max_quality_loss=0.5)
         with pytest.raises(StartupError, match=r"from 10 to 20, by 100\.00%"):
