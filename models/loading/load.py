@@ -21,7 +21,7 @@ from models.loaded_model import LoadedModel, LoadedWeights
 from models.loading.assign import Assignment, assign, load_weights
 from models.loading.methods import StoragePlan, choose_methods
 from models.loading.open import OpenedModel, open_with_either
-from models.pooling.traits import PoolingTraits, pooling_traits
+from models.pooling.traits import pooling_traits
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
 from models.system.memory import not_enough_memory, obtainable_memory_bytes, require_memory
@@ -76,7 +76,9 @@ def load_model(
     compute, refusals = _compute_config(opened, options, progress)
     progress("read tokenizer", 0, 0, "")
     tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
-    traits = _traits(opened, files) if isinstance(opened, OpenedModel) else None
+    traits = None
+    if isinstance(opened, OpenedModel):
+        traits = pooling_traits(opened.spec, opened.config, files.root, opened.gguf_metadata)
     opened.overridden.refuse_unread(opened.config.architecture())
     on_tokenizer(tokenizer)
     defaults = generation_defaults(options.generation_config, files.root, opened.gguf_metadata)
@@ -102,10 +104,6 @@ def load_model(
         notes=list(filter(None, notes)),
         pooling=traits,
     )
-
-
-def _traits(opened: OpenedModel, files: ModelFiles) -> PoolingTraits:
-    return pooling_traits(opened.spec, opened.config, files.root, opened.gguf_metadata)
 
 
 def _compute_config(

@@ -62,12 +62,17 @@ def save_assets(key: str, assets: TokenizerAssets) -> None:
     }
     path = _path(key)
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            file.write(json.dumps(fields).encode() + b"\n" + assets.tokenizer_json)
-        os.replace(file.name, path)
+        write_cached(path, json.dumps(fields).encode() + b"\n" + assets.tokenizer_json)
         for old in sorted(path.parent.glob("gguf-*"), key=lambda file: -file.stat().st_mtime)[_MAX_FILES:]:
             old.unlink(missing_ok=True)
+
+
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file of the cache atomically. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+        file.write(content)
+    os.replace(file.name, path)
 
 
 def _path(key: str) -> Path:

@@ -6,8 +6,6 @@ the assets decides. A chat template writes BOS itself if the model has one, and 
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,7 +20,7 @@ from models.errors import CheckpointError, UnsupportedModelError
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
 from models.tokenizer.assets import TokenizerAssets
-from models.tokenizer.cache import gguf_key, read_assets, save_assets
+from models.tokenizer.cache import gguf_key, read_assets, save_assets, write_cached
 from models.tokenizer.gguf import convert_gguf_tokenizer
 
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -178,10 +176,7 @@ def _converted(root: Path) -> Tokenizer:
     if cached.is_file():
         return Tokenizer.from_file(str(cached))
     tokenizer = _convert(root)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=cached.parent, suffix=".partial", encoding="utf-8", delete=False) as file:
-        file.write(tokenizer.to_str())
-    os.replace(file.name, cached)
+    write_cached(cached, tokenizer.to_str().encode())
     return tokenizer
 
 

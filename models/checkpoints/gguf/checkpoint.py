@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.blocks import GGUFRows
 from models.checkpoints.gguf.codes import stored_codes, wider_format
-from models.checkpoints.gguf.header import GGUFHeader, GGUFTensor, read_gguf_header
+from models.checkpoints.gguf.header import GGUFHeader, read_gguf_header
 from models.errors import CheckpointError, UnsupportedModelError
 from models.kernels.cpu.packed_weight import dequantize_natively
 from models.kernels.formats import NotFiniteError, WeightFormat
@@ -45,14 +45,10 @@ class GGUFCheckpoint:
                     raise CheckpointError(
                         f"tensor {tensor.name!r} is in {other} and in {header.path}; fetch them again"
                     )
-                self.tensors[tensor.name] = _stored(header.path, tensor, mapped)
+                data = mapped[tensor.start : tensor.start + tensor.num_bytes]
+                self.tensors[tensor.name] = _described(tensor.name, tensor.shape, tensor.type, data, header.path)
         for tensor_type in {tensor.type for header in headers for tensor in header.tensors}:
             _check_dequantizable(self.path, tensor_type)
-
-
-def _stored(path: Path, tensor: GGUFTensor, mapped: np.ndarray) -> StoredTensor:
-    data = mapped[tensor.start : tensor.start + tensor.num_bytes]
-    return _described(tensor.name, tensor.shape, tensor.type, data, path)
 
 
 def _described(
