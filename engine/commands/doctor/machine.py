@@ -61,8 +61,8 @@ def kernel_finding() -> Finding:
         found = next(each for each in build.LEVELS if each.name == level)
         if build.prebuilt_level_library(found) is not None:
             source = "shipped with the package"
-        elif build.is_level_compiled(found, build.cache_folder()):
-            source = f"compiled, in {build.cache_folder()}"
+        elif build.is_level_compiled(found, build.kernel_folder()):
+            source = f"compiled, in {build.kernel_folder()}"
         else:
             source = f"not compiled yet; {build.find_compiler()} {_COMPILE}"
     except (build.KernelBuildError, SettingError) as error:

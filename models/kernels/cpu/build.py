@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.system.cache_folder import cache_folder as user_cache_folder
+from models.system.cache_folder import cache_folder
 from models.system.cores import usable_cores
 from models.system.file_lock import exclusive_lock
 
@@ -85,9 +85,9 @@ def watching_compilation(on_compiled: OnCompiled) -> Iterator[None]:
         _on_compiled.reset(token)
 
 
-def cache_folder() -> Path:
+def kernel_folder() -> Path:
     """The folder for compiled kernels."""
-    return user_cache_folder() / "kernels"
+    return cache_folder() / "kernels"
 
 
 def find_compiler() -> str:

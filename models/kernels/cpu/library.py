@@ -176,11 +176,11 @@ def load_level(name: str) -> KernelLibrary:
     level = _level(name)
 
     def load(path: Path) -> KernelLibrary:
-        if path.parent != build.cache_folder():
+        if path.parent != build.kernel_folder():
             logger.warning(
                 "the kernels were compiled for this start alone, since they cannot be written to %s; set "
                 "HEADRACE_CACHE to a writable folder",
-                build.cache_folder(),
+                build.kernel_folder(),
             )
         try:
             return KernelLibrary(path, name)
@@ -198,7 +198,7 @@ def _with_compiled(ensure: Callable[[Path], Path], use: Callable[[Path], T]) -> 
     """use(path) of a library that `ensure` finds or compiles: in the cache, or where that cannot be written, in a
     temporary folder, which is removed afterwards; what is loaded stays."""
     try:
-        return use(ensure(build.cache_folder()))
+        return use(ensure(build.kernel_folder()))
     except build.FolderNotWritable as error:
         with _temporary_folder(error) as folder:
             return use(ensure(folder))

@@ -78,7 +78,7 @@ def compile_driver(folder: Path, library: KernelLibrary) -> Path:
     digest = hashlib.blake2b(" ".join(build._COMMON).encode(), digest_size=10)
     for path in [*sources, *build.kernel_headers(), folder / "kernels.h"]:
         digest.update(path.read_bytes())
-    kept = build.cache_folder() / f"test-arm64-{digest.hexdigest()}"
+    kept = build.kernel_folder() / f"test-arm64-{digest.hexdigest()}"
     if kept.exists():
         return kept
     objects = [folder / f"{index}-{source.stem}.o" for index, source in enumerate(sources)]

@@ -23,7 +23,7 @@ from tests.helpers.deadline import wait_until
 def portable_libraries() -> dict[str, Path]:
     """Compiled ones in the user's own cache, by the names of their recipes."""
     level = build.LEVELS[0]
-    folder = build.cache_folder()
+    folder = build.kernel_folder()
     return {
         "headrace-portable": build.ensure_level_library(level, folder),
         "headrace-cpu-level": build.ensure_probe_library(folder),
@@ -40,13 +40,13 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     library._library_and_reason.cache_clear()
 
 
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HEADRACE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert build.cache_folder() == Path("/x/headrace/kernels")
+    assert build.kernel_folder() == Path("/x/headrace/kernels")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/y")
-    assert build.cache_folder() == Path("/home/y/.cache/headrace/kernels")
+    assert build.kernel_folder() == Path("/home/y/.cache/headrace/kernels")
 
 
 def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
