@@ -10,7 +10,7 @@ MAX_DRY_WINDOW = 8192  # tokens; a row's cost grows with its window
 
 
 class DryParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Penalizes the token that would continue a repetition: engine/sampling/dry.py. Breakers are found by the server,
+    """Penalizes the token that would continue a repetition: engine/sampling/steps/dry.py. Breakers are found by the server,
     since they are text."""
 
     multiplier: float
@@ -28,7 +28,7 @@ class DryParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Excludes top choices: engine/sampling/xtc.py."""
+    """Excludes top choices: engine/sampling/steps/xtc.py."""
 
     probability: float
     threshold: float = 0.1
@@ -39,7 +39,7 @@ class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MirostatParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Steers the surprise of the text: engine/sampling/mirostat.py."""
+    """Steers the surprise of the text: engine/sampling/steps/mirostat.py."""
 
     version: int
     tau: float = 5.0  # the target, in bits

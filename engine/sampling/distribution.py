@@ -8,9 +8,9 @@ on what was drawn.
 import torch
 
 from engine.sampling.rows import LogitsRow
-from engine.sampling.top_n_sigma import apply_top_n_sigma
-from engine.sampling.typical import apply_typical
-from engine.sampling.xtc import excludes_top_choices, without_top_choices
+from engine.sampling.steps.top_n_sigma import apply_top_n_sigma
+from engine.sampling.steps.typical import apply_typical
+from engine.sampling.steps.xtc import excludes_top_choices, without_top_choices
 from models.kernels.operands import Draw
 from models.kernels.torch.draw import WeightedRows, draw_from, weighted_rows
 from models.kernels.torch.logits import LogitOperations

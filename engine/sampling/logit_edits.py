@@ -4,14 +4,14 @@ from collections import abc
 
 import torch
 
-from engine.sampling.allowed_tokens import AllowedTokens
-from engine.sampling.bad_words import BadWords
-from engine.sampling.dry import DryPenalties
 from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
-from engine.sampling.penalties import TokenCounts, apply_logit_bias, apply_penalties
 from engine.sampling.rows import LogitsRow
-from engine.sampling.thinking import ThinkingBudgets
+from engine.sampling.steps.allowed_tokens import AllowedTokens
+from engine.sampling.steps.bad_words import BadWords
+from engine.sampling.steps.dry import DryPenalties
+from engine.sampling.steps.penalties import TokenCounts, apply_logit_bias, apply_penalties
+from engine.sampling.steps.thinking import ThinkingBudgets
 from models.kernels.torch.logits import LogitOperations
 
 

@@ -18,10 +18,10 @@ from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
 from engine.sampling.logprobs import token_logprobs, with_wanted
 from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
-from engine.sampling.mirostat import Mirostat
 from engine.sampling.no_token_left import refusals
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow, first_rows
+from engine.sampling.steps.mirostat import Mirostat
 from engine.scheduling.plan import RowResult
 from models.kernels.ops import select_operations
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from engine.protocol import EngineRequest, SamplingParams
 from engine.protocol.sampler_params import DryParams
-from engine.sampling.dry import DryPenalties
 from engine.sampling.rows import LogitsRow
+from engine.sampling.steps.dry import DryPenalties
 from engine.scheduling.sequence import Sequence
 from tests.helpers.logits_rows import rows_of
 from tests.helpers.sampling_references import dry_penalties

@@ -7,8 +7,8 @@ import torch
 
 from engine.protocol import EngineRequest, SamplingParams
 from engine.protocol.sampler_params import DryParams
-from engine.sampling.bad_words import BadWords
 from engine.sampling.sampler import Sampler
+from engine.sampling.steps.bad_words import BadWords
 from engine.scheduling.plan import RowResult
 from engine.scheduling.sequence import Sequence
 from tests.helpers.grammars import sequence_grammar

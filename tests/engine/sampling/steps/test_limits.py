@@ -10,7 +10,7 @@ from engine.protocol.sampler_params import XtcParams
 from engine.sampling.distribution import draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.rows import LogitsRow
-from engine.sampling.xtc import excludes_top_choices
+from engine.sampling.steps.xtc import excludes_top_choices
 from engine.scheduling.sequence import Sequence
 from models.kernels.ops import select_operations
 from models.kernels.torch.logits import LogitOperations

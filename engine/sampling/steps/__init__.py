@@ -1,0 +1,1 @@
+"""Steps of the sampler's pipeline, a file for each."""
