@@ -10,8 +10,8 @@ MAX_DRY_WINDOW = 8192  # tokens; a row's cost grows with its window
 
 
 class DryParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Penalizes the token that would continue a repetition: engine/sampling/steps/dry.py. Breakers are found by the server,
-    since they are text."""
+    """Penalizes the token that would continue a repetition: engine/sampling/steps/dry.py. The server finds the
+    breakers, since they are text."""
 
     multiplier: float
     base: float = 1.75

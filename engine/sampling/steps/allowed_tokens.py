@@ -2,6 +2,7 @@
 
 import torch
 
+from engine.protocol import SamplingParams
 from engine.sampling.rows import LogitsRow
 
 
@@ -11,11 +12,13 @@ class AllowedTokens:
     def __init__(self) -> None:
         self._ids: dict[str, torch.Tensor] = {}
 
+    def is_used(self, sampling: SamplingParams) -> bool:
+        return sampling.allowed_token_ids is not None
+
     def release(self, sequence_id: str) -> None:
         self._ids.pop(sequence_id, None)
 
-    def apply(self, logits: torch.Tensor, row: LogitsRow) -> None:
-        """Set all other logits of the row ([V] fp32) to -inf. Its request has `allowed_token_ids`."""
+    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
         ids = self._ids.get(row.sequence_id)
         if ids is None:
             ids = torch.tensor(row.sampling.allowed_token_ids, device=logits.device)
@@ -23,3 +26,4 @@ class AllowedTokens:
         allowed = logits[ids]
         logits.fill_(-torch.inf)
         logits[ids] = allowed
+        return True

@@ -6,6 +6,9 @@ one token is banned everywhere. What the prompt ends with does not count: a word
 
 from collections import abc
 
+import torch
+
+from engine.protocol import SamplingParams
 from engine.sampling.rows import LogitsRow
 
 Words = tuple[tuple[int, ...], ...]
@@ -37,6 +40,15 @@ class BadWords:
 
     def __init__(self) -> None:
         self._indices: dict[str, _WordIndex] = {}
+
+    def is_used(self, sampling: SamplingParams) -> bool:
+        return bool(sampling.bad_words)
+
+    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
+        banned = self.banned_ids(row)
+        if banned:
+            logits[banned] = -torch.inf
+        return bool(banned)
 
     def release(self, sequence_id: str) -> None:
         self._indices.pop(sequence_id, None)

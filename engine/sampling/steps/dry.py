@@ -15,6 +15,7 @@ from collections import abc
 import numpy as np
 import torch
 
+from engine.protocol import SamplingParams
 from engine.protocol.sampler_params import DryParams
 from engine.sampling.rows import LogitsRow
 
@@ -115,11 +116,13 @@ class DryPenalties:
     def __init__(self) -> None:
         self._states: dict[str, tuple[Repetitions, _Breakers]] = {}
 
+    def is_used(self, sampling: SamplingParams) -> bool:
+        return sampling.dry is not None
+
     def release(self, sequence_id: str) -> None:
         self._states.pop(sequence_id, None)
 
-    def apply(self, logits: torch.Tensor, row: LogitsRow) -> None:
-        """Subtract from the logits ([V] fp32) of tokens that would continue a repetition. Its request has `dry`."""
+    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
         params = row.sampling.dry
         assert params is not None
         state = self._states.get(row.sequence_id)
@@ -132,6 +135,7 @@ class DryPenalties:
         if len(ids):
             device_ids = torch.from_numpy(ids).to(logits.device)
             logits[device_ids] -= torch.from_numpy(penalties).to(logits)
+        return bool(len(ids))
 
 
 def _penalties(repetitions: Repetitions, breakers: _Breakers, params: DryParams) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""Repetition, presence and frequency penalties, and logit bias: the steps that edit single logits of a row.
+"""Penalties: repetition, presence and frequency penalties for tokens that occurred.
 
-Only the tokens that occur are touched, so a row's cost grows with its distinct tokens and not with the vocabulary.
+Only the tokens that occurred are touched, so a row's cost grows with its distinct tokens and not with the vocabulary.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class TokenCounts:
 
     @contextlib.contextmanager
     def extended_by(self, drafted: list[int]) -> Iterator[None]:
-        """The counts as they would be after these tokens, while the context lasts."""
+        """Count these tokens too, while the context lasts."""
         for token_id in drafted:
             self._output[token_id] = self._output.get(token_id, 0) + 1
         try:
@@ -52,27 +52,38 @@ class TokenCounts:
         return self._output
 
     def occurring(self) -> list[int]:
-        """Every token of the prompt and the output, once."""
+        """Return every token of the prompt and the output, once."""
         return [*self._output, *(self._prompt - self._output.keys())]
 
 
-def apply_logit_bias(row: torch.Tensor, bias: dict[int, float]) -> None:
-    """Add `bias` to `row` ([V] fp32) in place."""
-    ids = torch.tensor(list(bias), device=row.device)
-    row[ids] += torch.tensor(list(bias.values()), dtype=row.dtype, device=row.device)
+class Penalties:
+    """Repetition (Keskar et al. 2019, CTRL) divides positive logits and multiplies negative ones, for every token of
+    prompt and output. Presence and frequency are OpenAI's: they are subtracted for tokens of the output."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, TokenCounts] = {}
+
+    def is_used(self, sampling: SamplingParams) -> bool:
+        return sampling.has_penalties
+
+    def apply(self, logits: torch.Tensor, row: LogitsRow) -> bool:
+        counts = self._counts.setdefault(row.sequence_id, TokenCounts())
+        counts.update(row)
+        with counts.extended_by(row.drafted):
+            _penalize(logits, row.sampling, counts)
+        return True
+
+    def release(self, sequence_id: str) -> None:
+        self._counts.pop(sequence_id, None)
 
 
-def apply_penalties(row: torch.Tensor, sampling: SamplingParams, counts: TokenCounts) -> None:
-    """Penalize tokens that occurred, in place. row: [V] fp32.
-
-    Repetition (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token of prompt and
-    output; presence and frequency are OpenAI's: subtracted for tokens of the output.
-    """
+def _penalize(logits: torch.Tensor, sampling: SamplingParams, counts: TokenCounts) -> None:
     if sampling.repetition_penalty != 1.0:
-        ids = torch.tensor(counts.occurring(), device=row.device)
-        values = row[ids]
-        row[ids] = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+        ids = torch.tensor(counts.occurring(), device=logits.device)
+        values = logits[ids]
+        penalty = sampling.repetition_penalty
+        logits[ids] = torch.where(values > 0, values / penalty, values * penalty)
     if counts.output and (sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0):
-        ids = torch.tensor(list(counts.output), device=row.device)
-        occurrences = torch.tensor(list(counts.output.values()), dtype=row.dtype, device=row.device)
-        row[ids] -= sampling.presence_penalty + sampling.frequency_penalty * occurrences
+        ids = torch.tensor(list(counts.output), device=logits.device)
+        occurrences = torch.tensor(list(counts.output.values()), dtype=logits.dtype, device=logits.device)
+        logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * occurrences

@@ -3,6 +3,8 @@
 from collections import abc
 from dataclasses import dataclass
 
+import torch
+
 from engine.protocol import ThinkingBudget
 from engine.sampling.rows import LogitsRow
 
@@ -34,11 +36,19 @@ class ThinkingBudgets:
     def release(self, sequence_id: str) -> None:
         self._thoughts.pop(sequence_id, None)
 
-    def due_end(self, row: LogitsRow) -> int | None:
-        """The only token that this row may have, the mark that ends the thought; None while there is no need of it."""
-        budget = row.thinking
-        if budget is None:
-            return None
+    def end_thought(self, logits: torch.Tensor, row: LogitsRow, budget: ThinkingBudget) -> bool:
+        """Rule out all tokens but the mark that ends the thought, if the row's budget is spent; returns whether it is.
+
+        logits: [V] fp32. Where a grammar rules the mark out, as within a character of several tokens, a later row ends
+        the thought.
+        """
+        if not self._is_spent(row, budget) or logits[budget.end_id] == -torch.inf:
+            return False
+        logits.fill_(-torch.inf)
+        logits[budget.end_id] = 0.0
+        return True
+
+    def _is_spent(self, row: LogitsRow, budget: ThinkingBudget) -> bool:
         thought = self._thoughts.get(row.sequence_id)
         if thought is None:
             thought = _Thought(num_tokens=0 if budget.start_id is None else None)
@@ -46,5 +56,4 @@ class ThinkingBudgets:
         thought.push(row.known_from(row.num_prompt + thought.num_seen), budget)
         ahead = _Thought(thought.num_seen, thought.num_tokens, thought.has_ended)
         ahead.push(row.drafted, budget)
-        is_spent = ahead.num_tokens is not None and not ahead.has_ended and ahead.num_tokens >= budget.max_tokens
-        return budget.end_id if is_spent else None
+        return ahead.num_tokens is not None and not ahead.has_ended and ahead.num_tokens >= budget.max_tokens
