@@ -11,7 +11,6 @@ from engine.protocol import TokenLogprobs
 from engine.runner.batch_builder import build_batch
 from engine.runner.executors.choose import make_executor
 from engine.runner.executors.executor import PendingForward
-from engine.runner.expert_load import ExpertLoad
 from engine.runner.kv_groups import kv_groups
 from engine.runner.state_batch import StateSpan, accepted_states, state_spans
 from engine.runner.step_work import model_work
@@ -25,6 +24,8 @@ from models.batch import ForwardBatch
 from models.decoder import Decoder
 from models.kv_cache import allocate_kv
 from models.loaded_model import LoadedModel
+
+_DECAY = 0.99  # a step: a few hundred steps count
 
 # Rows of prompt logits in memory at once: with a vocabulary of 152k each takes 0.6 MB.
 _PROMPT_LOGIT_ROWS = 128
@@ -190,3 +191,28 @@ def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:
         slots = None if batch.adapter_slots is None else batch.adapter_slots[start:end]
         prompts.append(_PromptRows(item.num_new, sequence.request.sampling.prompt_logprobs, targets, slots))
     return prompts
+
+
+class ExpertLoad:
+    """Counts of a decoder's experts, which each `take` resets."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._num_experts = torch.tensor(decoder.num_experts, dtype=torch.float64)  # [layers with experts]
+        self._recent = torch.zeros(decoder.take_rows_per_expert().shape, dtype=torch.float64)
+
+    def take(self) -> tuple[list[int], float | None]:
+        """Rows of each expert since the last call, summed over layers; and the busiest expert's share of a layer's
+        recent rows over the mean one's, on average over layers: 1 is even."""
+        if not self._decoder.num_experts:
+            return [], None
+        rows = self._decoder.take_rows_per_expert()
+        self._recent.mul_(_DECAY).add_(rows)
+        busiest, all_of_layer = self._recent.amax(dim=1), self._recent.sum(dim=1)
+        imbalance = (busiest * self._num_experts / all_of_layer).mean().item()
+        return rows.sum(dim=0).tolist(), imbalance
+
+    def reset(self) -> None:
+        """Set all counts to 0, as after warm-up."""
+        self._decoder.take_rows_per_expert()
+        self._recent.zero_()

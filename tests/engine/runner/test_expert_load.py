@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from transformers import MixtralConfig
 
 from engine.config import Device, EngineConfig
-from engine.runner.expert_load import ExpertLoad
+from engine.runner.runner import ExpertLoad
 from engine.startup.build import build_engine
 from models.architecture.attention import AttentionSpec
 from models.architecture.decoder import DecoderSpec
