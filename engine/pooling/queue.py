@@ -132,4 +132,4 @@ class PoolingQueue:
 
 
 def _yields_at_once(request: PoolingRequest) -> bool:
-    return SERVICE_RULES[request.service_class].yields_at_once
+    return SERVICE_RULES[request.service_class].yields_immediately

@@ -24,7 +24,7 @@ class PoolingStepSize:
             return min(self._limit, self._max_tokens)
         if not self.seconds_per_token:
             return min(self._limit, _MIN_TOKENS)
-        yields = SERVICE_RULES[service_class].yields_at_once
+        yields = SERVICE_RULES[service_class].yields_immediately
         target_s = _YIELDING_TARGET_S if yields else _TARGET_S
         return min(self._limit, max(_MIN_TOKENS, int(target_s / self.seconds_per_token)))
 

@@ -12,7 +12,7 @@ import msgspec
 class WaitReason(enum.StrEnum):
     """Why a sequence that was looked at was not admitted to a step."""
 
-    PLACES = "places"  # as many run as may
+    SLOTS = "places"  # as many sequences run as may
     BLOCKS = "blocks"  # of the KV cache, or recurrent states: those that run need what is free
     TOKENS = "tokens"  # the prompts before it take all tokens of the step
     PREFIX = "prefix"  # another sequence computes what both begin with

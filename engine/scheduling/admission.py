@@ -1,4 +1,4 @@
-"""Admission: which waiting sequences the next step begins with, and whose room they take."""
+"""Admission: which waiting sequences the next step starts with, and which sequences they preempt."""
 
 from engine.protocol.sequence_events import WaitReason
 from engine.scheduling.claims import Claims, Victim
@@ -12,22 +12,24 @@ from engine.scheduling.sequence import Sequence, SequenceStatus
 from engine.scheduling.steps.split import Demand, StepSplit, is_much_shorter
 from engine.scheduling.steps.tally import PreemptionReason
 
-_MAX_PASSED = 32  # sequences of a step that get nothing of its tokens; those behind are asked in a later one
-_MAX_SET_ASIDE = 256  # sequences a step, of a burst that shares a prefix
-_MAX_BLOCKED = 16  # sequences that find no room, of as many tenants; others are asked when these are served
+_MAX_PASSED = 32  # sequences that get no tokens of a step; those behind them are tried in a later one
+_MAX_SET_ASIDE = 256  # sequences of a step, in a burst that shares a prefix
+_MAX_BLOCKED = 16  # sequences that cannot be admitted, of as many tenants; others are tried when these are served
 
 
 class AdmissionRound:
-    """Chooses newcomers, the least served tenant's first; preempts where one may take the room of others.
+    """Chooses newcomers, the least served tenant's first; preempts where a newcomer may take the blocks of
+    others.
 
-    Passed over are sequences for which nothing is left of the step, and set aside those that wait for a prefix which is
-    being computed. Behind one that finds no room nobody takes what is free: it is for that one.
+    Sequences for which nothing is left of the step are passed over, and sequences that wait for a prefix that is being
+    computed are set aside. Behind a sequence that cannot be admitted, no other takes what is free: that is reserved for
+    it.
     """
 
     def __init__(
         self, kv: KVManager, lifecycle: Lifecycle, claims: Claims, prefix_waits: PrefixWaits, split: StepSplit
     ) -> None:
-        """split: of the running sequences; newcomers are added, and those that are preempted dropped."""
+        """split: of the running sequences. Newcomers are added to it, and preempted sequences are dropped."""
         self._kv = kv
         self._lifecycle = lifecycle
         self._claims = claims
@@ -35,23 +37,23 @@ class AdmissionRound:
         self._split = split
         self._newcomers: list[Sequence] = []
         self._matches: dict[Sequence, PrefixMatch] = {}  # of the newcomers
-        self._preempted: set[Sequence] = set()  # which have had their turn
-        self._num_promised = 0  # blocks that they take
-        self._most_pending: dict[TenantAccount, int] = {}  # for tenants whose longer prompts get nothing of the step
-        self._blocked_rank: int | None = None  # of those that find no room
+        self._preempted: set[Sequence] = set()  # in this round: they have had their turn
+        self._num_promised = 0  # blocks that the newcomers take
+        self._most_pending: dict[TenantAccount, int] = {}  # of tenants whose longer prompts get no tokens of the step
+        self._blocked_rank: int | None = None  # of sequences that cannot be admitted
         self._num_blocked = self._num_passed = self._num_set_aside = 0
         self._num_reserved = self._count_reserved()
 
     def choose(self) -> list[Sequence]:
-        """The newcomers: they are admitted when those that run have their blocks."""
+        """Return the newcomers. They are admitted when the running sequences have their blocks."""
         for sequence in self._lifecycle.waiting.in_turn(self._most_pending):
             if sequence in self._preempted:
                 continue
             if sequence.service.fills_idle_steps and self._has_others_before(sequence.service.rank):
-                break  # also behind lines that are paused, which go on first
+                break  # also behind paused lines, which continue first
             if self._blocked_rank is not None and sequence.service.rank > self._blocked_rank:
                 break
-            if not self._has_place() and not any(map(_frees_place, self._claims.victims(sequence, 0))):
+            if not self._has_slot() and not any(map(_frees_slot, self._claims.victims(sequence, 0))):
                 if not self._block(sequence):
                     break
                 continue
@@ -68,15 +70,15 @@ class AdmissionRound:
                 continue
             if self._waits_for_prefix(sequence, match):
                 continue
-            if self._find_room(sequence, match):
+            if self._make_room(sequence, match):
                 self._add(demand, self._kv.match(sequence))
             elif not self._block(sequence):
                 break
         return self._newcomers
 
     def _has_others_before(self, rank: int) -> bool:
-        """Whether sequences of lower ranks run or want to, all of which have been asked by now; or whether those that
-        such ones have paused have not been resumed."""
+        """Whether sequences of lower ranks run, or are ready to run although their turn has passed; or whether
+        sequences that such ones have paused have not been resumed."""
         running = self._lifecycle.running
         if (running and running[0].service.rank < rank) or self._lifecycle.paused:
             return True
@@ -84,17 +86,18 @@ class AdmissionRound:
         return first_rank is not None and first_rank < rank
 
     def _block(self, sequence: Sequence) -> bool:
-        """Note that a sequence finds no room; returns whether to ask if one of another tenant may claim some."""
-        self._lifecycle.note_wait(sequence, self._missing())
+        """Note that a sequence cannot be admitted; returns whether to try others, since one of another tenant may
+        preempt."""
+        self._lifecycle.note_wait(sequence, self._wait_reason())
         self._most_pending[sequence.account] = 0
         self._blocked_rank = sequence.service.rank
         self._num_blocked += 1
         return self._num_blocked < min(_MAX_BLOCKED, len(self._lifecycle.waiting.accounts(sequence.service.rank)))
 
-    def _missing(self) -> WaitReason:
-        """What the next sequence without room lacks."""
-        if not self._has_place():
-            return WaitReason.PLACES
+    def _wait_reason(self) -> WaitReason:
+        """Return what the next sequence lacks to be admitted."""
+        if not self._has_slot():
+            return WaitReason.SLOTS
         return WaitReason.BLOCKS if self._blocked_rank is None else WaitReason.OTHERS
 
     def _gets_tokens(self, demand: Demand) -> bool:
@@ -109,7 +112,7 @@ class AdmissionRound:
         return False
 
     def _waits_for_adapter(self, sequence: Sequence) -> bool:
-        """Whether its adapter has no slot; nobody behind it waits for that."""
+        """Whether the sequence's adapter has no slot; no sequence behind it waits for that."""
         adapters = self._lifecycle.adapters
         if adapters is None or sequence.request.adapter is None or adapters.offer(sequence):
             return False
@@ -118,11 +121,12 @@ class AdmissionRound:
         return True
 
     def _waits_for_prefix(self, sequence: Sequence, match: PrefixMatch | None) -> bool:
-        """Whether another computes the next full block of a waiting sequence in this step. Then it will also leave what
-        the waiting one needs to continue where the two part. match: None where a look at one block may tell.
+        """Whether another sequence computes the next full block of a waiting one in this step. It will also leave in
+        the cache what the waiting one needs to continue where the two diverge.
 
-        The wait ends when what they share is computed, or its owner has stopped: only sequences of this step count. Nor
-        does anyone wait for one of a class that is served after its own: that may get little for long.
+        The wait ends when the shared part is computed, or its owner has stopped: only sequences of this step count. No
+        sequence waits for one of a class that is served after its own, which may progress slowly. match: None to look
+        at one block only.
         """
         for other, num_tokens in self._split.tokens().items():
             if other.service.rank > sequence.service.rank:
@@ -138,49 +142,52 @@ class AdmissionRound:
                 return True
         return False
 
-    # --- room ---------------------------------------------------------------------------------------------------------
+    # --- slots and blocks ---------------------------------------------------------------------------------------------
 
-    def _find_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
-        """Whether there is room, be it that of others, who are preempted then: as few as possible, and none in vain."""
-        if self._blocked_rank is None and self._has_room(sequence, match):
+    def _make_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
+        """Whether a sequence can be admitted, if need be after preempting others: as few as possible, and none in
+        vain."""
+        if self._blocked_rank is None and self._can_admit(sequence, match):
             return True
-        victims = self._claims.victims(sequence, self._kv.room.num_taken(sequence, match))
-        if self._blocked_rank is not None:  # blocks of paused ones are for the one that waits, as what is free
-            victims = [victim for victim in victims if _frees_place(victim)]
-        if not victims or not self._has_room(sequence, match, without=victims):
+        victims = self._claims.victims(sequence, self._kv.capacity.blocks_taken(sequence, match))
+        if self._blocked_rank is not None:  # blocks of paused sequences are reserved, as free ones are
+            victims = [victim for victim in victims if _frees_slot(victim)]
+        if not victims or not self._can_admit(sequence, match, without=victims):
             return False
         for victim, reason in victims:
             if victim.status is SequenceStatus.PAUSED and self._has_blocks(sequence, self._kv.match(sequence)):
-                continue  # what is lacking is a place
+                continue  # only a slot is lacking
             self._lifecycle.preempt(victim, reason)
             self._preempted.add(victim)
             self._claims.forget_blocks()
             sequence.has_claimed |= reason is PreemptionReason.FAIRNESS
             self._split.drop(victim)
             self._num_reserved = self._count_reserved()
-            if self._has_room(sequence, self._kv.match(sequence)):
+            if self._can_admit(sequence, self._kv.match(sequence)):
                 return True
         return False
 
-    def _has_place(self, num_more: int = 0) -> bool:
-        return self._lifecycle.num_free_places + num_more > len(self._newcomers)
+    def _has_slot(self, num_more: int = 0) -> bool:
+        return self._lifecycle.num_free_slots + num_more > len(self._newcomers)
 
-    def _has_room(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
-        """Whether there is a place, and blocks for all known tokens beside what others still need for theirs: a prompt
-        that is begun and then preempted for lack of blocks was computed for nothing."""
-        num_places = sum(map(_frees_place, without or ()))
-        return self._has_place(num_places) and self._has_blocks(sequence, match, without)
+    def _can_admit(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
+        """Whether there is a slot, and blocks for all known tokens besides what others still need for theirs: a prompt
+        that is started and then preempted for lack of blocks was computed for nothing."""
+        num_slots = sum(map(_frees_slot, without or ()))
+        return self._has_slot(num_slots) and self._has_blocks(sequence, match, without)
 
     def _has_blocks(self, sequence: Sequence, match: PrefixMatch, without: list[Victim] | None = None) -> bool:
         victims = [victim for victim, _ in without or ()]
-        room = self._kv.room
+        capacity = self._kv.capacity
         running = [victim for victim in victims if victim.status is SequenceStatus.RUNNING]
-        num_reserved = self._num_reserved + self._num_promised - sum(room.num_needed(victim) for victim in running)
+        num_reserved = (
+            self._num_reserved + self._num_promised - sum(capacity.blocks_needed(victim) for victim in running)
+        )
         num_states_reserved = len(self._newcomers)
-        if self._lifecycle.running or self._newcomers:  # one that runs alone may take all
+        if self._lifecycle.running or self._newcomers:  # a sequence that runs alone may take all
             num_reserved += self._kv.num_protected(sequence)
             num_states_reserved += self._kv.num_protected_states(sequence)
-        return room.can_admit(
+        return capacity.can_admit(
             sequence,
             match,
             num_reserved,
@@ -189,18 +196,18 @@ class AdmissionRound:
         )
 
     def _count_reserved(self) -> int:
-        """Blocks that running sequences still need for their known tokens."""
-        return sum(self._kv.room.num_needed(sequence) for sequence in self._lifecycle.running)
+        """Return the number of blocks that running sequences still need for their known tokens."""
+        return sum(self._kv.capacity.blocks_needed(sequence) for sequence in self._lifecycle.running)
 
     def _add(self, demand: Demand, match: PrefixMatch) -> None:
         sequence = demand.sequence
         self._newcomers.append(sequence)
         self._matches[sequence] = match
-        self._num_promised += self._kv.room.num_taken(sequence, match)
+        self._num_promised += self._kv.capacity.blocks_taken(sequence, match)
         self._split.add(demand)
         charge_prompt(sequence, max(0, sequence.num_prompt - match.num_tokens))
 
 
-def _frees_place(victim: Victim) -> bool:
-    """Whether it has a place to give up, and not blocks alone."""
+def _frees_slot(victim: Victim) -> bool:
+    """Whether a victim has a slot to give up, and not only blocks."""
     return victim[0].status is SequenceStatus.RUNNING

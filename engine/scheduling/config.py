@@ -1,8 +1,10 @@
-"""SchedulerConfig: what the scheduler has to know about the options, the model and the memory."""
+"""SchedulerConfig: what the scheduler has to know of the options, the model and the memory."""
 
 from dataclasses import dataclass
 
 from engine.config import EngineConfig, SchedulingPolicy
+from engine.errors import ContextLengthExceeded, InvalidRequest
+from engine.protocol import EngineRequest
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 
 
@@ -16,7 +18,7 @@ class SchedulerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_groups: tuple[KVGroup, ...]
-    num_states: int = 0  # if a KV group has recurrent states
+    num_states: int = 0  # with a KV group of recurrent states
     long_prefill_token_threshold: int = 0  # 0 is no limit
     scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS
     enable_prefix_caching: bool = True
@@ -40,7 +42,7 @@ class SchedulerConfig:
         kv_groups: tuple[KVGroup, ...],
         eos_token_ids: list[int],
     ) -> "SchedulerConfig":
-        """The options of a config whose None values start-up has resolved."""
+        """Return the options of a config whose None values the start of the engine has resolved."""
         assert config.max_model_len is not None
         assert config.max_num_batched_tokens is not None
         return cls(
@@ -57,3 +59,21 @@ class SchedulerConfig:
             num_adapter_slots=config.max_loras if config.enable_lora else 0,
             eos_token_ids=frozenset(eos_token_ids),
         )
+
+    def check_length(self, request: EngineRequest) -> None:
+        """Raise InvalidRequest for a prompt, an answer or a prediction that can never fit the context."""
+        num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
+        if num_prompt == 0:
+            raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")
+        if num_prompt + max_tokens > self.max_model_len:
+            raise ContextLengthExceeded(
+                f"the prompt has {num_prompt:,} tokens and max_tokens is {max_tokens:,}; together they may be at most "
+                f"{self.max_model_len:,}; shorten the prompt or lower max_tokens",
+                param="prompt" if num_prompt > self.max_model_len else "max_tokens",
+            )
+        if len(request.prediction_ids) > self.max_model_len:
+            raise InvalidRequest(
+                f"the prediction has {len(request.prediction_ids):,} tokens; an answer can have at most "
+                f"{self.max_model_len:,}; shorten it",
+                param="prediction",
+            )

@@ -1,6 +1,6 @@
 """OutputGrammar: a grammar that a sequence's output must match, as scheduler, speculator and sampler know it.
 
-`engine.grammar` implements it. The scheduler takes it as data: it loads no library of grammars.
+`engine.grammar` implements it. The scheduler itself loads no library of grammars.
 """
 
 from collections import abc

@@ -40,7 +40,7 @@ class Lifecycle:
         num_adapter_slots: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """max_num_seqs: that run at once. num_adapter_slots: 0 for an engine without adapters."""
+        """max_num_seqs: most sequences that run at once. num_adapter_slots: 0 for an engine without adapters."""
         self.tally = StepTally()
         self._clock = clock
         self._kv = kv
@@ -53,21 +53,21 @@ class Lifecycle:
         self.adapters = AdapterSlots(num_adapter_slots, self.waiting, clock) if num_adapter_slots else None
 
     @property
-    def num_free_places(self) -> int:
+    def num_free_slots(self) -> int:
         return self._max_num_seqs - len(self.running)
 
     @property
-    def has_free_place(self) -> bool:
-        return self.num_free_places > 0
+    def has_free_slot(self) -> bool:
+        return self.num_free_slots > 0
 
     @property
     def num_tenants_running(self) -> int:
-        """With running sequences that count in metrics."""
+        """Number of tenants with running sequences that count in metrics."""
         return len({each.account.name for each in self.running if each.service.is_counted})
 
     @property
     def num_pending_prompt_tokens(self) -> int:
-        """Known tokens of clients' running sequences that are to be computed, less one for each."""
+        """Number of known tokens of clients' running sequences that are not computed yet, less one for each."""
         if not self.running.num_counted:
             return 0
         behind = [len(each.tokens) - each.num_computed - 1 for each in self.running]  # without calls that add up
@@ -86,7 +86,7 @@ class Lifecycle:
             self.note_wait(sequence, WaitReason.GRAMMAR)
 
     def open_gate(self, sequence: Sequence, gate: Gate) -> None:
-        """Let a sequence stand in line if this was its last closed gate."""
+        """Open a gate of a sequence, and put the sequence in line if no other gate is closed."""
         sequence.closed_gates.discard(gate)
         if sequence.is_ready:
             self.waiting.put_back(sequence)
@@ -95,7 +95,7 @@ class Lifecycle:
         """Let a waiting sequence run, from its cached prefix on."""
         self.waiting.remove(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
-            self.adapters.enter(sequence)
+            self.adapters.admit(sequence)
         self._kv.admit(sequence, match)
         sequence.status = SequenceStatus.RUNNING
         sequence.num_admitted += 1
@@ -105,42 +105,42 @@ class Lifecycle:
         self.tally.note(sequence, Admitted(sequence.id, self._clock(), sequence.num_computed))
 
     def note_wait(self, sequence: Sequence, reason: WaitReason) -> None:
-        """A waiting sequence is not admitted to the step that is planned."""
+        """Report why a waiting sequence is not admitted to the step that is planned."""
         if sequence.wait_reason is not reason:
             sequence.wait_reason = reason
             is_shared = self.running.num_of(sequence.request.service_class) > sequence.account.num_running
             self.tally.note(sequence, Waits(sequence.id, self._clock(), reason, is_shared))
 
     def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
-        """Free the blocks of a running or paused sequence. It waits, and is computed again, less what is still cached
-        then."""
+        """Free the blocks of a running or paused sequence. It waits, and is computed again, without the part that is
+        still cached then."""
         num_with_blocks = len(self.running) + len(self.paused)
         assert num_with_blocks > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
         self._requeue(sequence, reason.value)
         self.tally.count_preemption(sequence, reason)
 
     def withdraw(self, sequence: Sequence) -> None:
-        """As `preempt`, of any running sequence, whose step was not computed for want of memory."""
+        """Preempt any running sequence whose step was not computed because memory ran out."""
         sequence.num_withdrawn += 1
         self._requeue(sequence, "out_of_memory")
 
     def pause(self, sequence: Sequence) -> None:
-        """Let a running sequence give up its place, and keep its blocks."""
+        """Take a running sequence out of the running ones. It keeps its blocks."""
         sequence.draft = []
         self._kv.trim(sequence, sequence.num_computed)
-        self._leave_place(sequence)
+        self._dequeue(sequence)
         sequence.status = SequenceStatus.PAUSED
         self.paused.add(sequence)
 
     def resume(self, sequence: Sequence) -> None:
-        """Let a paused sequence run, from where it stopped."""
+        """Run a paused sequence again, from where it stopped."""
         self.paused.remove(sequence)
         sequence.status = SequenceStatus.RUNNING
         sequence.account.num_running += 1
         self.running.add(sequence)
 
-    def _leave_place(self, sequence: Sequence) -> None:
-        """Of a running or paused sequence."""
+    def _dequeue(self, sequence: Sequence) -> None:
+        """Remove a running or paused sequence from its queue."""
         if sequence.status is SequenceStatus.PAUSED:
             self.paused.remove(sequence)
         else:
@@ -148,7 +148,7 @@ class Lifecycle:
             sequence.account.num_running -= 1
 
     def _requeue(self, sequence: Sequence, reason: str) -> None:
-        self._leave_place(sequence)
+        self._dequeue(sequence)
         self._kv.free(sequence)
         now_s, num_lost = self._clock(), sequence.num_computed
         sequence.num_computed_at_preemption = max(sequence.num_computed_at_preemption, num_lost)
@@ -163,12 +163,12 @@ class Lifecycle:
             self.adapters.preempt(sequence)
 
     def finish(self, sequence: Sequence, *, is_failed: bool) -> None:
-        """Free and forget a sequence. is_failed: what it computed may be wrong."""
+        """Free and forget a sequence. is_failed: its results may be wrong."""
         del self.sequences[sequence.id]
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
         else:
-            self._leave_place(sequence)
+            self._dequeue(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
             self.adapters.leave(sequence)
         refund_uncomputed(sequence)
@@ -183,7 +183,7 @@ class Lifecycle:
             self.waiting.forget_tenants()
 
     def take_tally(self) -> StepTally:
-        """What happened since the last call."""
+        """Return the tally since the last call."""
         tally, self.tally = self.tally, StepTally()
         return tally
 

@@ -1,4 +1,4 @@
-"""Applies one row result to a sequence: tokens appended, stop conditions, and the output to send."""
+"""Results of steps, applied to sequences: tokens are appended, stop conditions checked, outputs made."""
 
 from engine.protocol import AbortReason, FinishReason, RequestOutput, TokenLogprobs
 from engine.protocol.sequence_events import Ended
@@ -7,9 +7,9 @@ from engine.scheduling.sequence import Sequence
 
 
 def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, now_s: float) -> RequestOutput | None:
-    """Advance the sequence by what was computed and accepted; returns the output, or None if there is no news.
+    """Advance the sequence by the accepted tokens; returns the output, or None if there is nothing to report.
 
-    A row's tokens after the one that ends the sequence are dropped. now_s: by time.monotonic().
+    Tokens of a row after the one that ends the sequence are dropped. now_s: by time.monotonic().
     """
     sequence = item.sequence
     assert bool(row.token_ids) == item.needs_logits
@@ -47,7 +47,8 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
 
 
 def _progress_output(sequence: Sequence) -> RequestOutput | None:
-    """How far the prompt is computed, if that is asked for. What preemption lost is not taken back."""
+    """Report how far the prompt is computed, if the request wants that. The number never falls, even after a
+    preemption."""
     if sequence.has_output or not sequence.request.reports_progress:
         return None
     num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption)
@@ -67,7 +68,7 @@ def terminal_output(
     is_refused: bool = False,
     refused_param: str | None = None,
 ) -> RequestOutput:
-    """The output that ends a sequence from outside: no new tokens."""
+    """Return the output that ends a sequence from outside: it has no new tokens."""
     return RequestOutput(
         id=sequence.id,
         finish_reason=finish_reason,
@@ -81,7 +82,7 @@ def terminal_output(
 
 
 def ended_event(sequence: Sequence, output: RequestOutput, now_s: float) -> Ended:
-    """output: the terminal one."""
+    """Return the event of a sequence's end. output: the terminal one."""
     assert output.finish_reason is not None
     return Ended(
         id=sequence.id,
@@ -117,7 +118,7 @@ def _accept(
         is_complete = grammar.is_complete
     for index, token_id in enumerate(token_ids):
         num_output += 1
-        # The sampler bans stop ids for the first min_tokens tokens, so none among these is a wish to stop.
+        # The sampler bans stop ids for the first min_tokens tokens, so a forced one among them does not stop.
         is_stop = num_output > sampling.min_tokens and (
             token_id in sampling.stop_token_ids or (token_id in eos_token_ids and not sampling.ignore_eos)
         )

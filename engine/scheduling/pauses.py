@@ -1,6 +1,6 @@
-"""Pauses: lines of batches that keep their blocks while clients run, so that nothing of them is computed again.
+"""Pauses: lines of batches that keep their blocks while clients run, so that none of their tokens is computed again.
 
-A client that comes takes a line's place, and its blocks only if there are too few (Claims): those of the last line
+A client that arrives takes a line's slot, and its blocks only if there are too few (Claims), the last line's
 first.
 """
 
@@ -10,20 +10,21 @@ from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.sequence import Sequence
 from engine.scheduling.steps.tally import PreemptionReason
 
-_MOST_NEW_STATES = 2  # of a step of one sequence: that after it, and a checkpoint
+_MOST_NEW_STATES = 2  # of a step of one sequence: the state after it, and a checkpoint
 
 
 class Pauses:
-    """Resumes paused sequences, and has them give up blocks that clients' prefixes need more."""
+    """Resumes paused sequences, and preempts them where clients' prefixes need their blocks more."""
 
     def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
         self._kv = kv
         self._lifecycle = lifecycle
-        self._counted: list[Sequence] = []  # the paused sequences of which the counts are
-        self._num_used: dict[BlockPool, int] = {}  # blocks of theirs; those that several share count once
+        self._counted: list[Sequence] = []  # the paused sequences that were counted
+        self._num_used: dict[BlockPool, int] = {}  # their blocks; shared ones count once
 
     def resume(self) -> bool:
-        """Let all paused sequences run again if nobody who comes before them runs or is ready to; whether it was so."""
+        """Run all paused sequences again if no sequence that comes before them runs or is ready to; returns whether it
+        was so."""
         paused, running = self._lifecycle.paused, self._lifecycle.running
         if not paused:
             self._forget()
@@ -31,7 +32,7 @@ class Pauses:
         rank, first_rank = paused[0].service.rank, self._lifecycle.waiting.first_rank
         if (running and running[0].service.rank < rank) or (first_rank is not None and first_rank < rank):
             return False
-        while running:  # of classes that come after them
+        while running:  # classes that come after them
             self._lifecycle.preempt(running[-1], PreemptionReason.SERVICE_CLASS)
         for sequence in list(paused):
             self._lifecycle.resume(sequence)
@@ -39,8 +40,8 @@ class Pauses:
         return True
 
     def spare_prefixes(self, sequence: Sequence, num_tokens: int) -> None:
-        """Preempt paused sequences that have more than half of a pool, as long as what a client's needs for its first
-        `num_tokens` tokens would be taken from clients' cached prefixes."""
+        """Preempt paused sequences that have more than half of a pool, as long as a client's sequence would take blocks
+        for its first `num_tokens` tokens from clients' cached prefixes."""
         paused = self._lifecycle.paused
         if not paused or paused[0].service.rank < sequence.service.rank:
             return
@@ -53,8 +54,9 @@ class Pauses:
             self._lifecycle.preempt(paused[-1], PreemptionReason.SERVICE_CLASS)
 
     def _count_used(self, pool: BlockPool) -> int:
-        """As counted for the same paused sequences: they keep their blocks, which may be most of the pool's, and with
-        a warm cache each block that a client needs asks for it."""
+        """Return the number of blocks that paused sequences use. The count is kept while the same sequences are paused:
+        they keep their blocks, which may be most of the pool, and with a warm cache each block that a client needs asks
+        for it."""
         paused = list(self._lifecycle.paused)
         if paused != self._counted:
             self._counted, self._num_used = paused, {}
@@ -63,12 +65,12 @@ class Pauses:
         return self._num_used[pool]
 
     def _num_blocks(self, pool: BlockPool) -> int:
-        return len({block for sequence in self._lifecycle.paused for block in self._kv.room.blocks(sequence, pool)})
+        return len({block for sequence in self._lifecycle.paused for block in self._kv.capacity.blocks(sequence, pool)})
 
     def _forget(self) -> None:
         self._counted, self._num_used = [], {}
 
     def check(self) -> None:
-        """Assert that what is counted is so."""
+        """Assert that the counts are right."""
         if self._counted == list(self._lifecycle.paused):
             assert all(num == self._num_blocks(pool) for pool, num in self._num_used.items())

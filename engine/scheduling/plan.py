@@ -1,4 +1,4 @@
-"""StepPlan: what one forward pass has to compute, and StepResult: what it returned."""
+"""StepPlan: the work of one forward pass, and StepResult: its outcome."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
@@ -30,28 +30,28 @@ class PlanItem(NamedTuple):
 
     @property
     def num_certain(self) -> int:
-        """Tokens of the sequence that are computed after the step, whatever becomes of the draft."""
+        """Number of the sequence's tokens that are computed after the step, even if the whole draft is rejected."""
         return self.start + self.num_new - self.num_draft
 
     @property
     def is_prompt(self) -> bool:
-        """Whether it computes more than the last known token: a prompt, or what preemption lost."""
+        """Whether the item computes more than the last known token: a prompt, or tokens that a preemption lost."""
         return self.num_new - self.num_draft > 1 or not self.needs_logits
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Items in batch order: a list, never a set, so that a step is reproducible. Those of one adapter slot are
+    """Items in batch order: a list, never a set, so that a step is reproducible. Items with the same adapter slot are
     neighbors, for kernels that take their rows together."""
 
     items: list[PlanItem]
 
     @property
     def num_tokens(self) -> int:
-        return sum([item.num_new for item in self.items])  # a list: this runs for every step
+        return sum([item.num_new for item in self.items])  # a list is faster, and this runs for every step
 
     def sample(self, step_s: float) -> StepSample:
-        """What the step, which took `step_s`, tells of the cost of prompts."""
+        """Return the step as a measurement of the cost of prompts. step_s: the seconds that it took."""
         prompts = [item for item in self.items if item.is_prompt]
         is_batch = bool(self.items) and self.items[0].sequence.service.fills_idle_steps
         if not prompts:
@@ -62,7 +62,7 @@ class StepPlan:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether every sequence has one token and its draft to compute, and gets a token."""
+        """Whether every sequence computes one token and its draft, and gets a token."""
         return all(item.num_new - item.num_draft == 1 and item.needs_logits for item in self.items)
 
 
@@ -73,14 +73,14 @@ class RowResult(NamedTuple):
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
-    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt tokens after each of this item's rows
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt token after each of the item's rows
     error: str | None = None
     refused_param: str | None = None
     is_corrupted: bool = False
 
 
 class StepWork(NamedTuple):
-    """What a forward pass cannot do without: bytes from and to memory, multiplications and additions."""
+    """The least work that a forward pass can do: bytes from and to memory, multiplications and additions."""
 
     read_bytes: int
     write_bytes: int
@@ -89,8 +89,8 @@ class StepWork(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One RowResult an item, in the plan's order. `is_representative`: later steps of this kind will take as long; not
-    so if this one recorded a tape, or failed. The rest is as in StepStats."""
+    """One RowResult an item, in the plan's order. `is_representative`: later steps of this kind will take as long;
+    false if this step recorded a tape, or failed. The other fields are as in StepStats."""
 
     rows: list[RowResult]
     is_representative: bool = True

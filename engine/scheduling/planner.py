@@ -1,11 +1,12 @@
 """StepPlanner: which tokens the next step computes, of running sequences and of those that it admits.
 
 Running sequences have one order, by service class and then by arrival or priority. The first in the order gets a token
-of every step and is never preempted for blocks, and alone it always fits the pool (Scheduler.add refuses what does
-not): so every step with work to do makes progress. It is displaced only by one that comes before it in the order, of
-which there are finitely many; so all sequences end, whatever claims (claims.py) do to the others.
+of every step and is never preempted for blocks, and alone it always fits the pool (Scheduler.add refuses sequences that
+do not). So every step with work to do makes progress. The first is displaced only by a sequence that comes before it in
+the order, and these are finitely many; so all sequences end, whatever claims (claims.py) do to the others.
 """
 
+from collections import abc
 from collections.abc import Callable
 
 from engine.protocol import ServiceClass
@@ -26,7 +27,7 @@ from engine.scheduling.steps.tally import PreemptionReason
 
 
 class StepPlanner:
-    """Allocates what a step needs, admits and preempts."""
+    """Allocates the blocks of a step, admits and preempts."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class StepPlanner:
         self._pauses = Pauses(kv, lifecycle)
         self._prefix_waits = PrefixWaits(lifecycle.waiting, config.block_size, num_uncached=kv.num_uncached)
         self._claims = Claims(
-            kv.room,
+            kv.capacity,
             lifecycle,
             policy=config.scheduling_policy,
             max_num_seqs=config.max_num_seqs,
@@ -59,7 +60,7 @@ class StepPlanner:
 
     @property
     def _is_batch_step(self) -> bool:
-        """Whether the next step is one without clients, once those of batches have given way."""
+        """Whether the next step has no clients' sequences, once batches have yielded."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         if running:
             return running[0].service.fills_idle_steps
@@ -68,8 +69,8 @@ class StepPlanner:
 
     @property
     def _has_candidates(self) -> bool:
-        """Whether any that wait may be in the next step. To ask lines of batches in each step of clients, in which they
-        may not be, would cost those a percent."""
+        """Whether any waiting sequence may be in the next step. Lines of batches may not be in steps of clients, and
+        looking at them in each such step would cost it a percent."""
         running, waiting = self._lifecycle.running, self._lifecycle.waiting
         if running and not running[0].service.fills_idle_steps:
             return len(waiting) > waiting.num_of(ServiceClass.BATCH)
@@ -84,13 +85,14 @@ class StepPlanner:
         return len(generating)
 
     def plan(self) -> StepPlan:
-        """The next step: running sequences that get all they could use, then newcomers, then those that get a part.
+        """Plan the next step: running sequences that get all their tokens, then newcomers, then sequences that get a
+        part.
 
-        If running sequences lack blocks nothing is admitted: what preemption frees is for them. Whatever newcomers do
-        not use after all goes to those that get a part.
+        If running sequences lack blocks, nothing is admitted: the blocks of preempted sequences are for them. Tokens
+        that newcomers do not use go to the sequences that get a part.
         """
         lifecycle = self._lifecycle
-        self._claims.yield_at_once()
+        self._claims.make_way()
         self._pauses.resume()
         if lifecycle.adapters is not None:
             for victim in lifecycle.adapters.begin_step():
@@ -108,36 +110,36 @@ class StepPlanner:
             chosen = AdmissionRound(self._kv, lifecycle, self._claims, self._prefix_waits, split).choose()
             self._claims.forget_blocks()
             if not lifecycle.running and not chosen and self._pauses.resume():
-                return self.plan()  # a client that came has to wait for its adapter
+                return self.plan()  # the client that came must wait for its adapter
         tokens = split.tokens()
         running = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.RUNNING]
         newcomers = [demand for demand in split.demands if demand.sequence.status is SequenceStatus.WAITING]
         items: list[PlanItem] = []
         num_running = len(running)
-        for sequence, num_wanted, _, cost, entry_cost in running:
+        for sequence, num_wanted, _, cost, context_cost in running:
             if tokens[sequence] == num_wanted and (num_new := self._continue(items, sequence, num_wanted)):
-                left -= num_new * cost + entry_cost
+                left -= num_new * cost + context_cost
         in_part = [demand for demand in running if tokens[demand.sequence] < demand.num_tokens]
         left -= sum(demand.price(tokens[demand.sequence]) for demand in in_part)
         if len(lifecycle.running) == num_running:
             left -= self._admit(items, chosen, {each.sequence: (tokens[each.sequence], each) for each in newcomers})
         for demand in in_part:
             num_before = tokens[demand.sequence]
-            num_tokens = num_before + demand.num_more(num_before, left)
+            num_tokens = num_before + demand.num_affordable(num_before, left)
             left -= demand.price(num_tokens) - demand.price(num_before)
             self._continue(items, demand.sequence, num_tokens)
-        # A sequence that has lost its blocks to another one of this step is not computed.
+        # A sequence that has lost its blocks to another in this step is not computed.
         items = [item for item in items if item.sequence.status is SequenceStatus.RUNNING]
         if lifecycle.adapters is not None:
             items.sort(key=lambda item: item.sequence.adapter_slot)  # rows of one adapter are neighbors
         plan = StepPlan(items)
-        lifecycle.tenants.pass_step(plan, split.demands)
+        lifecycle.tenants.count_step(plan, split.demands)
         return plan
 
     # --- running sequences --------------------------------------------------------------------------------------------
 
     def _continue(self, items: list[PlanItem], sequence: Sequence, num_new: int) -> int:
-        """Plan the next tokens of a running sequence, unless it has been preempted; returns how many."""
+        """Plan the next tokens of a running sequence, unless it has been preempted; returns their number."""
         if num_new == 0 or sequence.status is not SequenceStatus.RUNNING:
             return 0
         num_new = self._allocate_or_preempt(sequence, num_new)
@@ -156,12 +158,12 @@ class StepPlanner:
             return num_new
         self._pauses.spare_prefixes(sequence, end)
         while True:
-            is_first = self._lifecycle.running[0] is sequence  # which may take all
+            is_first = self._lifecycle.running[0] is sequence  # it may take all blocks
             num_free = pool.num_free - (0 if is_first else self._kv.num_protected(sequence))
             num_tokens = self._kv.max_tokens_that_fit(sequence, end, num_free=num_free)
             if num_tokens > num_computed:
                 break
-            victim = self._claims.next_to_free_blocks()
+            victim = self._claims.block_victim()
             self._lifecycle.preempt(victim, PreemptionReason.MEMORY)
             if victim is sequence:
                 return 0
@@ -173,16 +175,16 @@ class StepPlanner:
         end = start + num_new
         num_draft = max(0, end - len(sequence.tokens))
         if num_draft < len(sequence.draft):
-            del sequence.draft[num_draft:]  # what does not fit this step is proposed again after it
+            del sequence.draft[num_draft:]  # the rest, which does not fit this step, is proposed again
         needs_logits = end == sequence.num_with_draft and sequence.request.sampling.max_tokens > 0
         return PlanItem(sequence, start, num_new, num_draft, needs_logits)
 
     def forget(self, sequence: Sequence) -> None:
-        """A sequence has ended."""
+        """Forget a sequence that has ended."""
         self._prefix_waits.forget(sequence)
 
     def check(self) -> None:
-        """Assert what PrefixWaits, Claims and Pauses promise."""
+        """Assert the invariants of PrefixWaits, Claims and Pauses."""
         self._prefix_waits.check(self._lifecycle.waiting)
         self._claims.check()
         self._pauses.check()
@@ -192,21 +194,21 @@ class StepPlanner:
     def _admit(
         self, items: list[PlanItem], chosen: list[Sequence], tokens: dict[Sequence, tuple[int, Demand]]
     ) -> float:
-        """Let newcomers run, as long as their room has not gone to others meanwhile; returns what their tokens cost.
+        """Admit newcomers, as long as their blocks have not been taken meanwhile; returns the cost of their tokens.
 
-        tokens: of each, and its demand.
+        tokens: of each newcomer, with its demand.
         """
         spent = 0.0
-        room, lifecycle = self._kv.room, self._lifecycle
-        num_reserved = sum(room.num_needed(sequence) for sequence in lifecycle.running) if chosen else 0
+        capacity, lifecycle = self._kv.capacity, self._lifecycle
+        num_reserved = sum(capacity.blocks_needed(sequence) for sequence in lifecycle.running) if chosen else 0
         for sequence in chosen:
             match = self._kv.match(sequence)
-            if not lifecycle.has_free_place or not room.can_admit(sequence, match, num_reserved):
+            if not lifecycle.has_free_slot or not capacity.can_admit(sequence, match, num_reserved):
                 break
             self._begin(sequence, match)
             num_tokens, demand = tokens[sequence]
             spent += demand.price(self._continue(items, sequence, min(num_tokens, sequence.num_pending)))
-            num_reserved += room.num_needed(sequence)
+            num_reserved += capacity.blocks_needed(sequence)
         for sequence, num_blocks in self._prefix_waits.branch_points:
             if sequence.status is SequenceStatus.RUNNING:
                 self._kv.add_branch_point(sequence, num_blocks)
@@ -221,3 +223,48 @@ class StepPlanner:
         sequence.first_scheduled_s = self._clock()
         if self._config.enable_prefix_caching and not sequence.needs_prompt_rows:
             self._lifecycle.tally.count_prefix_lookup(sequence)
+
+
+class DraftGrants:
+    """Gives drafts blocks before they are known, and frees the blocks that they turn out not to need. No sequence is
+    preempted for a draft."""
+
+    def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
+        self._kv = kv
+        self._lifecycle = lifecycle
+
+    def grant(self, requested: abc.Iterable[tuple[Sequence, int]]) -> list[int]:
+        """Return how many draft tokens each of these sequences may have, at most the number requested.
+
+        As many tokens as there are blocks for: the blocks are the sequence's from now on, until `set_draft` says how
+        many of them it uses. Blocks that others need for their known tokens are reserved first.
+        """
+        num_free = self._num_unreserved_blocks()
+        granted = []
+        for sequence, num_tokens in requested:
+            assert sequence.status is SequenceStatus.RUNNING
+            assert sequence.num_pending == 1
+            assert num_tokens < sequence.num_remaining, "verification always brings one token more"
+            num_known, num_own = len(sequence.tokens), self._kv.capacity.blocks_needed(sequence)
+            num_fitting = self._kv.max_tokens_that_fit(sequence, num_known + num_tokens, num_free=num_free + num_own)
+            if num_fitting > num_known:
+                num_free += num_own - self._kv.allocate_blocks(sequence, num_fitting)
+            granted.append(max(0, num_fitting - num_known))
+        return granted
+
+    def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
+        sequence.draft = token_ids
+        self._kv.trim(sequence, sequence.num_with_draft)
+
+    def _num_unreserved_blocks(self) -> int:
+        """Return the number of free blocks beyond those needed for known tokens: of running sequences, and of the
+        sequence to admit next."""
+        lifecycle = self._lifecycle
+        num_reserved = sum(self._kv.capacity.blocks_needed(sequence) for sequence in lifecycle.running)
+        num_free = self._kv.pool.num_free - num_reserved
+        if not lifecycle.has_free_slot or (next_to_admit := lifecycle.waiting.first) is None:
+            return num_free
+        match = self._kv.match(next_to_admit)
+        blocks_free_after = self._kv.capacity.blocks_free_after(next_to_admit, match, num_reserved)
+        # A sequence that cannot be admitted anyway needs nothing.
+        return blocks_free_after if blocks_free_after >= 0 else num_free

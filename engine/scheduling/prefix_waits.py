@@ -1,4 +1,4 @@
-"""PrefixWaits: waiting sequences whose prefix a running one computes; they are set aside until it has."""
+"""PrefixWaits: waiting sequences whose prefix a running one computes. They are set aside until it has."""
 
 from collections import abc
 from typing import NamedTuple
@@ -15,19 +15,19 @@ class BranchPoint(NamedTuple):
 
 
 class PrefixWaits:
-    """Without it each step would ask each of them again: hundreds, where a new system prompt comes with a burst.
+    """Sequences that are set aside cost a step nothing: otherwise each step would look at each of them again, at
+    hundreds where a new system prompt comes with a burst.
 
-    Invariants: of those that are set aside, and not compiling, each waits at a branch point; none that has ended is
-    kept.
+    Invariants: each ready sequence that is set aside waits at a branch point; none that has ended is kept.
     """
 
     def __init__(self, waiting: FairQueue, block_size: int, *, num_uncached: abc.Callable[[Sequence], int]) -> None:
-        """num_uncached: tokens that a waiting sequence would compute now."""
+        """num_uncached: returns the tokens that a waiting sequence would compute now."""
         self._waiting = waiting
         self._block_size = block_size
         self._num_uncached = num_uncached
-        self._waits: dict[BranchPoint, dict[Sequence, None]] = {}  # in the order in which they began
-        self._points: dict[Sequence, BranchPoint] = {}  # at which each waits
+        self._waits: dict[BranchPoint, dict[Sequence, None]] = {}  # in the order in which the waits started
+        self._points: dict[Sequence, BranchPoint] = {}  # of each waiting sequence
 
     def wait(self, sequence: Sequence, until: BranchPoint) -> None:
         """Set a waiting sequence aside until the other's blocks are computed."""
@@ -40,8 +40,9 @@ class PrefixWaits:
         return self._waits.keys()
 
     def begin_step(self, tokens: abc.Mapping[Sequence, int]) -> None:
-        """Put back those whose wait is over: what they share is computed, or never will be by the other. `tokens`: that
-        each running sequence is to get of the step. Of those behind one that gets none, the first goes on alone."""
+        """Put back sequences whose wait is over: the shared part is computed, or never will be by the other sequence.
+        `tokens`: of each running sequence in the step. Of those behind a sequence that gets none, the first continues
+        alone."""
         for point in list(self._waits):
             owner, num_blocks = point
             waits = self._waits[point]
@@ -52,7 +53,7 @@ class PrefixWaits:
                 self._put_back(sequence)
 
     def forget(self, sequence: Sequence) -> None:
-        """A sequence has ended: it waits no more, and nobody for it."""
+        """Forget a sequence that has ended: it waits no more, and no other waits for it."""
         if sequence in self._points:
             self._end_wait(sequence)
         for point in [point for point in self._waits if point.sequence is sequence]:
@@ -60,7 +61,8 @@ class PrefixWaits:
                 self._put_back(each)
 
     def _put_back(self, sequence: Sequence) -> None:
-        """Its place in line is by what is left to compute, which is less by what the other has computed."""
+        """Put a sequence back in line, by the tokens that are left to compute: fewer by those that the other has
+        computed."""
         self._end_wait(sequence)
         sequence.num_to_compute = self._num_uncached(sequence)
         self._waiting.put_back(sequence)

@@ -15,15 +15,13 @@ from engine.errors import InvalidRequest
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, StepStats
 from engine.scheduling.adapters.slots import AdapterSlots
 from engine.scheduling.config import SchedulerConfig
-from engine.scheduling.draft_grants import DraftGrants
 from engine.scheduling.fairness.service_queue import service_order
 from engine.scheduling.grammar import GrammarError, GrammarTooComplex, OutputGrammar
 from engine.scheduling.kv.manager import KVManager
 from engine.scheduling.lifecycle import Lifecycle
 from engine.scheduling.outputs import apply_row, ended_event, finish_reason_of_abort, terminal_output
 from engine.scheduling.plan import PlanItem, RowResult, StepPlan, StepResult
-from engine.scheduling.planner import StepPlanner
-from engine.scheduling.request_length import check_length
+from engine.scheduling.planner import DraftGrants, StepPlanner
 from engine.scheduling.sequence import Gate, Sequence
 from engine.scheduling.steps.budget import StepBudget
 from engine.scheduling.steps.stats import take_step_stats
@@ -31,18 +29,17 @@ from engine.scheduling.time_limits import TimeLimits
 
 logger = logging.getLogger(__name__)
 
-_MAX_WITHDRAWN = 24  # times, for want of memory; more than it takes to halve any step down to one token
+_MAX_WITHDRAWN = 24  # times that memory ran out; more than it takes to halve any step down to one token
 _NO_MEMORY = "memory ran out again and again while the engine computed this request; send it again, or a shorter one"
-_GRAMMAR_TOO_COMPLEX = "the answer came to a place where following it takes too much work; make it smaller"
+_GRAMMAR_TOO_COMPLEX = "following this request's grammar takes too much work from here on; make it smaller"
 _GRAMMAR_FAILED = "the answer could not follow this request's grammar any further; a simpler grammar may help"
 
 
 class Scheduler:
     """Owns all sequences. Calls alternate: schedule(), then update() with that plan's result.
 
-    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is waiting,
-    running or paused until its terminal output is emitted; `check` asserts this, and what Lifecycle and KVManager
-    promise.
+    `add` and `abort` may come at any time, also between the two. Invariants: each accepted request is waiting, running
+    or paused until its terminal output is emitted; `check` asserts this, and the invariants of Lifecycle and KVManager.
     """
 
     def __init__(
@@ -80,15 +77,16 @@ class Scheduler:
         """Whether a step would compute something or has something to report. Sequences whose grammars are still being
         compiled are no work."""
         lifecycle = self._lifecycle
-        has_begun = lifecycle.running or lifecycle.paused
-        if has_begun or self._outputs or self._aborts or lifecycle.waiting.has_ready:
+        has_started = lifecycle.running or lifecycle.paused
+        if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
             return True
         next_s = self._next_limit_s
         return next_s is not None and next_s <= self._clock()
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Until the first unfinished sequence's time is over, after which there is work; None if none has a limit."""
+        """Seconds until the time of the first unfinished sequence is over, after which there is work; None if none has
+        a limit."""
         next_s = self._next_limit_s
         return None if next_s is None else max(0.0, next_s - self._clock())
 
@@ -99,7 +97,7 @@ class Scheduler:
 
     @property
     def running(self) -> list[Sequence]:
-        """In order of service."""
+        """Running sequences, in order of service."""
         return list(self._lifecycle.running)
 
     @property
@@ -108,12 +106,12 @@ class Scheduler:
 
     @property
     def adapters(self) -> AdapterSlots | None:
-        """None in an engine without adapters. Its fills are answered between update and schedule."""
+        """Slots of adapters; None in an engine without adapters. Fills are answered between update and schedule."""
         return self._lifecycle.adapters
 
     @property
     def adapter_digests(self) -> dict[bytes, bool]:
-        """Of unfinished sequences' adapters, and whether any of the sequences has begun."""
+        """Adapters of unfinished sequences by digest, and whether any of the sequences has started."""
         digests: dict[bytes, bool] = {}
         for sequence in self._lifecycle.sequences.values():
             if (adapter := sequence.request.adapter) is not None:
@@ -133,9 +131,9 @@ class Scheduler:
     # --- intake -------------------------------------------------------------------------------------------------------
 
     def add(self, request: EngineRequest, grammar: OutputGrammar | None = None) -> None:
-        """Accept a request; raises InvalidRequest if it can never be served. grammar: of request.grammar."""
+        """Accept a request. grammar: of request.grammar. Raises InvalidRequest if the request can never be served."""
         assert request.id not in self._lifecycle.sequences, f"request id {request.id} is in use"
-        check_length(request, self._config.max_model_len)
+        self._config.check_length(request)
         if request.adapter is not None and self.adapters is None:
             raise InvalidRequest("this engine has no adapters (--enable-lora)", param="model")
         seed = request.drawn_seed if request.sampling.seed is None else request.sampling.seed
@@ -169,7 +167,7 @@ class Scheduler:
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, is_refused=True))
 
     def fail(self, request_id: str, error: str) -> None:
-        """End a request that cannot go on for a reason which is not its own, likewise."""
+        """End a request that cannot continue and is not at fault; its terminal output comes with the next update."""
         if request_id in self._lifecycle.sequences:
             sequence = self._lifecycle.sequences[request_id]
             self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error))
@@ -177,36 +175,36 @@ class Scheduler:
     # --- drafts -------------------------------------------------------------------------------------------------------
 
     def grant_drafts(self, requested: list[tuple[Sequence, int]]) -> list[int]:
-        """How many draft tokens each of these sequences may have; called between update and schedule."""
+        """Return how many draft tokens each of these sequences may have; called between update and schedule."""
         return self._grants.grant(requested)
 
     def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None:
-        """Propose the tokens that follow: at most as many as were granted. The blocks of the others are freed."""
+        """Propose the tokens that follow, at most as many as were granted. The blocks of the others are freed."""
         self._grants.set_draft(sequence, token_ids)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan:
-        """What the next step computes."""
+        """Plan the next step."""
         self._finish_aborted()
         self._finish_due()
         return self._planner.plan()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[RequestOutput]:
-        """Apply the plan's result; returns one output for each sequence with news."""
+        """Apply the plan's result; returns one output for each sequence with something to report."""
         now_s = self._clock()
         for item, row in zip(plan.items, result.rows, strict=True):
             self._lifecycle.tally.count_computed(item.sequence, item.start, item.num_new, now_s)
             if item.sequence.id not in self._aborts:  # the result of an aborted sequence is dropped
                 self._apply(item, row, now_s)
         self._finish_aborted()
-        self._finish_due()  # here too, or it would be known only after the next step
+        self._finish_due()  # here too, or it would be reported only after the next step
         outputs, self._outputs = self._outputs, []
         return outputs
 
     def withdraw(self, plan: StepPlan) -> None:
-        """Take back a plan for which memory did not suffice, in place of `update`'s result: its sequences wait and are
-        computed again. Those to which this has happened too often end with an error."""
+        """Take back a plan for which memory did not suffice, in place of `update`: its sequences wait and are computed
+        again. Sequences to which this has happened too often end with an error."""
         self._lifecycle.tally.memory_shortages += 1
         for item in reversed(plan.items):
             self._lifecycle.withdraw(item.sequence)
@@ -214,11 +212,11 @@ class Scheduler:
                 self._finish(item.sequence, terminal_output(item.sequence, FinishReason.ERROR, error=_NO_MEMORY))
 
     def take_stats(self, **known: Any) -> StepStats:
-        """The account of the step that was updated last. known: fields of it that others fill in."""
+        """Return the stats of the step that was updated last. known: fields that others fill in."""
         return take_step_stats(self._lifecycle, self._kv, known)
 
     def take_finished(self) -> list[Sequence]:
-        """Sequences that ended since the last call: whoever has state of theirs may release it."""
+        """Return the sequences that ended since the last call, so that callers can release what they hold of them."""
         finished, self._finished = self._finished, []
         return finished
 
@@ -250,7 +248,7 @@ class Scheduler:
             return
         if grammar is not None:
             self._lifecycle.tally.forced_tokens += grammar.num_forced - num_forced
-            self._kv.extend_hashes(sequence)  # forced tokens are there before they are computed
+            self._kv.extend_hashes(sequence)  # forced tokens are known before they are computed
         self._kv.commit(sequence, item.start)
         if output is None:
             return
@@ -277,7 +275,7 @@ class Scheduler:
 
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
         """Emit the terminal output and forget the sequence."""
-        self._aborts.pop(sequence.id, None)  # it came first, and there is nothing left to abort
+        self._aborts.pop(sequence.id, None)  # the sequence ended first: there is nothing left to abort
         self._lifecycle.tally.note(sequence, ended_event(sequence, output, self._clock()))
         self._lifecycle.finish(sequence, is_failed=output.finish_reason is FinishReason.ERROR)
         self._planner.forget(sequence)

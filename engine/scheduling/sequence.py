@@ -15,58 +15,58 @@ Order = tuple[int, int, float, int]  # rank of the service class, priority, arri
 class SequenceStatus(enum.Enum):
     WAITING = enum.auto()  # preempted sequences too: they have num_computed 0
     RUNNING = enum.auto()
-    PAUSED = enum.auto()  # lines of batches, which have their blocks and no place; see pauses.py
+    PAUSED = enum.auto()  # lines of batches that keep their blocks and do not run; see pauses.py
     FINISHED = enum.auto()
 
 
 class Gate(enum.Enum):
-    """What a sequence waits for before it may run, besides its turn and room."""
+    """Reasons for which a sequence may not run yet, besides its turn and free blocks."""
 
-    GRAMMAR = enum.auto()  # that its grammar is compiled
-    ADAPTER = enum.auto()  # that its adapter has a slot
+    GRAMMAR = enum.auto()  # its grammar is being compiled
+    ADAPTER = enum.auto()  # its adapter has no slot
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Tokens known so far and how many of them are in the KV cache; nothing says prefill or decode.
+    """The tokens of one sequence, and how many of them are in the KV cache; nothing says prefill or decode.
 
-    Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless RUNNING or
-    PAUSED.
+    Invariants: 0 <= num_computed <= num_with_draft; len(tokens) >= num_prompt; tables are empty unless the sequence is
+    RUNNING or PAUSED.
     """
 
     request: EngineRequest
     seed: int  # request.sampling.seed, or one drawn at intake
     tokens: list[int]  # prompt, then accepted output
     num_prompt: int
-    grammar: OutputGrammar | None = None  # that the output must match
-    adapter_slot: int = -1  # that has its adapter while it runs; -1 without one
-    closed_gates: set[Gate] = field(default_factory=set)  # it is set aside while one is closed
-    order: Order = (0, 0, 0.0, 0)  # place among running sequences, and waiting ones of its tenant; lower goes first
-    account: TenantAccount = field(default_factory=TenantAccount)  # of its tenant in its service class
-    num_to_compute: int = 1  # tokens, less those that were cached when it came to wait or was asked last
-    num_charged: int = 0  # prompt tokens that `account` was charged: those that were not cached
-    has_claimed: bool = False  # another tenant's room
+    grammar: OutputGrammar | None = None  # the output must match it
+    adapter_slot: int = -1  # of its adapter, while it runs; -1 without an adapter
+    closed_gates: set[Gate] = field(default_factory=set)  # the sequence is set aside while any is closed
+    order: Order = (0, 0, 0.0, 0)  # position among running sequences, and waiting ones of its tenant; lower goes first
+    account: TenantAccount = field(default_factory=TenantAccount)  # its tenant's, in its service class
+    num_to_compute: int = 1  # tokens without those that were cached when this was counted last
+    num_charged: int = 0  # prompt tokens charged to `account`: those that were not cached
+    has_claimed: bool = False  # it has preempted another tenant's sequence
     num_computed: int = 0  # tokens whose KV is in the cache
     draft: list[int] = field(default_factory=list)  # proposed, unverified
-    tables: list[list[int]] = field(default_factory=list)  # of each KV group: blocks in order of position
+    tables: list[list[int]] = field(default_factory=list)  # for each KV group its blocks, in order of position
     block_hashes: list[bytes] = field(default_factory=list)  # chained digests of the full blocks of `tokens`
-    branch_points: tuple[int, ...] = ()  # in blocks from the beginning: where others are likely to part from this one
-    checkpoint: int | None = None  # entry of the last recurrent state that was left in the cache
+    branch_points: tuple[int, ...] = ()  # in blocks from the beginning: where others are likely to diverge from it
+    checkpoint: int | None = None  # table entry of the last recurrent state that was left in the cache
     status: SequenceStatus = SequenceStatus.WAITING
     num_cached: int | None = None  # prompt tokens found in the prefix cache when first admitted
-    num_computed_at_preemption: int = 0  # the most over all preemptions: tokens below it are recomputed
+    num_computed_at_preemption: int = 0  # the largest over all preemptions: tokens below it are recomputed
     first_scheduled_s: float | None = None  # time.monotonic()
-    preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions that no output has told
+    preempted_s: list[float] = field(default_factory=list)  # time.monotonic() of preemptions not yet in an output
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of prompt tokens 1.., as far as computed
     has_output: bool = False  # an output with tokens has been sent
     is_started: bool = False  # a step has computed something for it
-    num_admitted: int = 0  # times: what others know about its blocks is void when this changes
-    num_withdrawn: int = 0  # times: its step was not computed, for want of memory
-    wait_reason: WaitReason | None = None  # the last one that was told since it waits
-    num_decode_steps: int = 0  # steps that computed tokens which were not known before
+    num_admitted: int = 0  # times; when this changes, all that was known about its blocks is void
+    num_withdrawn: int = 0  # times that its step was not computed because memory ran out
+    wait_reason: WaitReason | None = None  # the last one that was reported since it waits
+    num_decode_steps: int = 0  # steps after those that computed its prompt
     num_drafted: int = 0  # draft tokens verified so far
-    num_draft_accepted: int = 0  # of them
-    service: ServiceRules = field(init=False)  # of its service class
+    num_draft_accepted: int = 0  # of `num_drafted`
+    service: ServiceRules = field(init=False)  # the rules of its service class
 
     def __post_init__(self) -> None:
         self.service = SERVICE_RULES[self.request.service_class]
@@ -74,7 +74,8 @@ class Sequence:
             self.closed_gates.add(Gate.GRAMMAR)
 
     def resume(self, resumption: Resumption) -> None:
-        """Be as if preempted after this output; the sequence is new and has its prompt alone."""
+        """Continue from the output that another engine has generated, as if after a preemption. The sequence is new and
+        has its prompt alone."""
         self.tokens += resumption.output_ids
         self.has_output = True
         self.num_cached = resumption.num_cached_tokens
@@ -92,7 +93,8 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens still to compute: the prompt at first, one while decoding, one and the draft when speculating."""
+        """Number of tokens still to compute: the prompt at first, one while decoding, one and the draft when
+        speculating."""
         return len(self.tokens) + len(self.draft) - self.num_computed
 
     @property
@@ -101,7 +103,7 @@ class Sequence:
 
     @property
     def num_remaining(self) -> int:
-        """Output tokens until max_tokens."""
+        """Number of output tokens until max_tokens."""
         return self.request.sampling.max_tokens - self.num_output
 
     @property

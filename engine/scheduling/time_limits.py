@@ -1,4 +1,4 @@
-"""TimeLimits: which sequences have run out of time, found without looking at the others."""
+"""TimeLimits: sequences whose time is over, found without looking at the others."""
 
 import heapq
 from collections import abc
@@ -9,36 +9,39 @@ _MIN_SWEEP = 64  # entries; fewer are not worth sweeping
 
 
 class TimeLimits:
-    """Sequences by the time at which they are given up. Those without a limit cost nothing.
+    """Sequences by the time at which they are given up. Sequences without a limit cost nothing.
 
-    A heap, of which an entry leaves when it is due. Entries of sequences that the limit does not hold for any more stay
-    until they come to its top, or until it has twice as many as there were when it was swept last: so each costs a
-    logarithm once, and memory stays in proportion.
+    An entry leaves the heap when it is due. Entries of sequences whose limit no longer holds stay until they come to
+    its top, or until it has twice as many entries as after the last sweep: so each costs a logarithm once, and memory
+    stays in proportion.
     """
 
-    def __init__(self, limit_s: abc.Callable[[Sequence], float | None], holds: abc.Callable[[Sequence], bool]) -> None:
-        """limit_s: of a sequence, in the clock of EngineRequest.arrival_s. holds: whether it does still; once it does
-        not it never will again."""
+    def __init__(
+        self, limit_s: abc.Callable[[Sequence], float | None], applies: abc.Callable[[Sequence], bool]
+    ) -> None:
+        """limit_s: the limit of a sequence, in the clock of EngineRequest.arrival_s. applies: whether the limit still
+        applies; once it does not, it never will again."""
         self._limit_s = limit_s
-        self._holds = holds
+        self._applies = applies
         self._heap: list[tuple[float, int, Sequence]] = []
         self._num_added = 0  # makes entries unique: sequences do not compare
         self._swept_at = _MIN_SWEEP
 
     @classmethod
     def deadlines(cls) -> "TimeLimits":
-        """Of requests, whether they wait or run."""
+        """Return the limits of requests' deadlines, which apply whether they wait or run."""
         return cls(lambda sequence: sequence.request.deadline_s, _is_unfinished)
 
     @classmethod
     def start_limits(cls) -> "TimeLimits":
-        """Of the time in the queue: what has begun by then goes on, even if it is preempted."""
-        return cls(lambda sequence: sequence.request.start_by_s, _has_not_begun)
+        """Return the limits of the time in the queue: a sequence that has started by then continues, even if it is
+        preempted."""
+        return cls(lambda sequence: sequence.request.start_by_s, _has_not_started)
 
     @property
     def next_s(self) -> float | None:
-        """The earliest limit that holds; None if there is none."""
-        while self._heap and not self._holds(self._heap[0][2]):
+        """The earliest limit that applies, or None."""
+        while self._heap and not self._applies(self._heap[0][2]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -46,7 +49,7 @@ class TimeLimits:
         if (limit_s := self._limit_s(sequence)) is None:
             return
         if len(self._heap) >= self._swept_at:
-            self._heap = [entry for entry in self._heap if self._holds(entry[2])]
+            self._heap = [entry for entry in self._heap if self._applies(entry[2])]
             heapq.heapify(self._heap)
             self._swept_at = max(_MIN_SWEEP, 2 * len(self._heap))
         heapq.heappush(self._heap, (limit_s, self._num_added, sequence))
@@ -60,9 +63,9 @@ class TimeLimits:
         return due
 
     def check(self, unfinished: abc.Iterable[Sequence]) -> None:
-        """Assert that the heap has each sequence for which a limit holds once."""
-        entries = [id(sequence) for _, _, sequence in self._heap if self._holds(sequence)]
-        limited = {id(each) for each in unfinished if self._holds(each) and self._limit_s(each) is not None}
+        """Assert that the heap has each sequence once to which a limit applies."""
+        entries = [id(sequence) for _, _, sequence in self._heap if self._applies(sequence)]
+        limited = {id(each) for each in unfinished if self._applies(each) and self._limit_s(each) is not None}
         assert len(entries) == len(limited)
         assert set(entries) == limited
 
@@ -71,5 +74,5 @@ def _is_unfinished(sequence: Sequence) -> bool:
     return sequence.status is not SequenceStatus.FINISHED
 
 
-def _has_not_begun(sequence: Sequence) -> bool:
+def _has_not_started(sequence: Sequence) -> bool:
     return sequence.num_admitted == 0 and sequence.status is not SequenceStatus.FINISHED

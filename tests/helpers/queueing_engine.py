@@ -28,12 +28,12 @@ _TOKEN = ord("x")
 
 
 def main() -> None:
-    num_places, step_s, sock = int(sys.argv[1]), float(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))
+    num_slots, step_s, sock = int(sys.argv[1]), float(sys.argv[2]), socket.socket(fileno=int(sys.argv[3]))
 
     def send(message: FromEngine) -> None:
         sock.sendall(encode_frame(message))
 
-    send(Ready(engine_info(max_num_seqs=num_places)))
+    send(Ready(engine_info(max_num_seqs=num_slots)))
     waiting: list[EngineRequest] = []
     running: dict[str, tuple[EngineRequest, int]] = {}  # and how many tokens they have
     while True:
@@ -52,7 +52,7 @@ def main() -> None:
                     return
             if not running:
                 break
-        begun = waiting[: num_places - len(running)]
+        begun = waiting[: num_slots - len(running)]
         del waiting[: len(begun)]
         running |= {request.id: (request, 0) for request in begun}
         if begun:

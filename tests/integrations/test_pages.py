@@ -73,7 +73,7 @@ class _Script:
         now_s, num_new = time.monotonic(), len(request.prompt_ids) - 2
         events = [
             Queued(request.id, now_s, num_running=3, num_waiting=1, num_resumed=0),
-            Waits(request.id, now_s + 0.001, WaitReason.PLACES, is_shared=False),
+            Waits(request.id, now_s + 0.001, WaitReason.SLOTS, is_shared=False),
             Admitted(request.id, now_s + 0.002, num_cached=2),
             Computed(request.id, now_s + 0.003, num_tokens=num_new, num_left=0),
         ]

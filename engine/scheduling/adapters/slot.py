@@ -1,4 +1,4 @@
-"""Slot: one place of the model's banks for an adapter, and whose it is."""
+"""Slot: one slot of the model's adapter banks, and its users."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from engine.scheduling.sequence import Sequence
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """users: see AdapterSlots. closed_from: it is for another adapter when its users have ended; sequences of this rank
-    and of higher ones do not become its users any more."""
+    """users: see AdapterSlots. closed_from: the slot gets another adapter when its users have ended; sequences of this
+    rank and of higher ranks do not become users any more."""
 
     number: int
     adapter: AdapterRef | None = None
@@ -24,15 +24,15 @@ class Slot:
         return self.closed_from < math.inf
 
     def admits(self, sequence: Sequence) -> bool:
-        """Whether a sequence that has its adapter may be, or become, its user."""
+        """Whether a sequence with the slot's adapter may be, or become, its user."""
         return sequence in self.users or sequence.service.rank < self.closed_from
 
     def has_before(self, rank: int) -> bool:
-        """Whether users of it come before this rank."""
+        """Whether any of its users has a lower rank."""
         return any(user.service.rank < rank for user in self.users)
 
 
 def adapter_of(sequence: Sequence) -> AdapterRef:
-    """Of a sequence that has one."""
+    """Return the adapter of a sequence that has one."""
     assert sequence.request.adapter is not None
     return sequence.request.adapter

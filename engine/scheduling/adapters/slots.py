@@ -11,23 +11,23 @@ from engine.scheduling.adapters.waiters import AdapterWaiters, WaitingGroup
 from engine.scheduling.fairness.fair_queue import FairQueue
 from engine.scheduling.sequence import Gate, Sequence
 
-PATIENCE_S = 1.0  # of a waiting sequence, until a slot whose adapter others keep asking for is closed to them
+PATIENCE_S = 1.0  # of a waiting sequence, until a slot whose adapter others keep using is closed to new users
 
 
 class Fill(NamedTuple):
-    """An adapter that is to be read, if need be, and put into a slot."""
+    """An adapter to read, if it is not in memory, and to put into a slot."""
 
     slot: int
     adapter: AdapterRef
 
 
 class AdapterSlots:
-    """A sequence whose adapter has no slot is set aside, and nobody behind it waits for that.
+    """A sequence whose adapter has no slot is set aside, and no sequence behind it waits for that.
 
     The users of a slot are the running sequences that have its adapter, and waiting ones that it was promised to. Only
-    a slot without users changes hands, the least recently used first; so a sequence keeps the version of its adapter
-    with which it began. Whoever waits longer than PATIENCE_S has a slot closed to new users, except to those who come
-    before it by their service class: a batch that waits keeps no client out.
+    a slot without users gets another adapter, the least recently used first; so a sequence keeps the version of its
+    adapter with which it started. A sequence that waits longer than PATIENCE_S makes a slot closed to new users, except
+    to sequences of lower service ranks: a batch that waits keeps no client out.
 
     Invariants: an adapter has at most one slot; a running sequence with an adapter is a user of that slot, which is
     filled; while a sequence is set aside here, no slot without users is free for its adapter, unless a sequence waits
@@ -40,7 +40,7 @@ class AdapterSlots:
         self._waiters = AdapterWaiters(waiting, clock)
         self._clock = clock
         self._by_digest: dict[bytes, Slot] = {}
-        self._running_names: Counter[str] = Counter()  # of sequences' adapters
+        self._running_names: Counter[str] = Counter()  # adapters of running sequences
         self._fills: list[Fill] = []
         self._num_uses = 0
         self._num_evictions = 0
@@ -48,24 +48,24 @@ class AdapterSlots:
     # --- sequences ----------------------------------------------------------------------------------------------------
 
     def offer(self, sequence: Sequence) -> bool:
-        """Whether a waiting sequence may be admitted as far as its adapter goes; its slot is promised to it then. If
-        not it is set aside until it may."""
+        """Whether a waiting sequence may be admitted as far as its adapter is concerned; its slot is promised to it
+        then. Otherwise it is set aside until it may."""
         slot = self._by_digest.get(adapter_of(sequence).digest)
         if slot is not None and slot.admits(sequence):
             if not slot.is_filling:
                 slot.users.add(sequence)
                 return True
         elif slot is None and (free := self._free_slot(sequence.service.rank)) is not None:
-            self._give(free, sequence)
+            self._assign(free, sequence)
         self._waiters.set_aside(sequence)
         return False
 
     def join(self, sequence: Sequence) -> None:
-        """A sequence has come to wait."""
+        """Count a sequence that has come to wait."""
         self._waiters.join(sequence)
 
-    def enter(self, sequence: Sequence) -> None:
-        """A waiting sequence to which a slot was promised runs."""
+    def admit(self, sequence: Sequence) -> None:
+        """Let a waiting sequence to which a slot was promised use it."""
         slot = self._by_digest[adapter_of(sequence).digest]
         assert sequence in slot.users
         self._num_uses += 1
@@ -75,7 +75,7 @@ class AdapterSlots:
         self._running_names[adapter_of(sequence).name] += 1
 
     def leave(self, sequence: Sequence) -> None:
-        """A sequence waits or runs no more."""
+        """Forget a sequence that waits or runs no more."""
         if sequence.adapter_slot < 0:
             self._waiters.leave(sequence)
         else:
@@ -83,16 +83,16 @@ class AdapterSlots:
         sequence.adapter_slot = -1
         if (slot := self._by_digest.get(adapter_of(sequence).digest)) is not None:
             slot.users.discard(sequence)
-        self._settle()
+        self._update_waiters()
 
     def preempt(self, sequence: Sequence) -> None:
-        """A running sequence waits again."""
-        self.join(sequence)  # before it leaves, so that what comes after it does not get its slot
+        """Let a running sequence wait again."""
+        self.join(sequence)  # before it leaves, so that no later sequence gets its slot
         self.leave(sequence)
 
     def begin_step(self) -> list[Sequence]:
-        """Close slots for those that have waited long enough. Returns running sequences that are to be preempted, since
-        others come before them and lack a slot."""
+        """Close slots for sequences that have waited long enough. Returns running sequences to preempt, since sequences
+        that come before them lack a slot."""
         groups = self._groups_without_slot()
         if not groups:
             return []
@@ -102,7 +102,7 @@ class AdapterSlots:
 
     def _close(self, ranks: Iterable[int]) -> None:
         """Close a slot for each of the groups that have these ranks, in order: one that is closed already, or else one
-        whose users do not come before the group, or else the one with the fewest."""
+        whose users do not come before the group, or else the one with the fewest users."""
         slots = [slot for slot in self._slots if not slot.is_filling]
         for rank in ranks:
             if not slots:
@@ -114,43 +114,43 @@ class AdapterSlots:
             slot.closed_from = min(slot.closed_from, rank)
 
     def _victims(self, rank: int) -> list[Sequence]:
-        """The running users of one slot, if all its users yield to a waiting sequence of this rank. A promise to those
-        that wait ends."""
+        """Return the running users of one slot, if all its users yield to a waiting sequence of this rank. Promises to
+        waiting sequences end."""
         for slot in self._slots:
             if not slot.is_filling and all(each.service.yields and each.service.rank > rank for each in slot.users):
                 victims = [each for each in slot.users if each.adapter_slot >= 0]
                 slot.users.intersection_update(victims)
-                self._settle()
+                self._update_waiters()
                 return sorted(victims, key=lambda each: each.order, reverse=True)
         return []
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
     def take_fills(self) -> list[Fill]:
-        """What is to be filled since the last call; each is answered by `filled` or `failed`."""
+        """Return the fills since the last call; each is answered by `filled` or `failed`."""
         fills, self._fills = self._fills, []
         return fills
 
     def filled(self, number: int) -> None:
-        """Its adapter is there."""
+        """Note that the slot has its adapter."""
         slot = self._slots[number]
         assert slot.is_filling
         slot.is_filling = False
-        self._settle()
+        self._update_waiters()
 
     def failed(self, number: int) -> list[Sequence]:
-        """Its adapter could not be read: the slot is empty again. Returns who waited for it; they are to end."""
+        """Empty a slot whose adapter could not be read. Returns the sequences that waited for it, which must end."""
         slot = self._slots[number]
         assert slot.is_filling
         assert slot.adapter is not None
         slot.is_filling = False
         digest = slot.adapter.digest
         self._empty(slot)
-        disappointed = self._waiters.members_with(digest)
-        for sequence in disappointed:
+        waiting = self._waiters.members_with(digest)
+        for sequence in waiting:
             self._waiters.end_wait(sequence)
-        self._settle()
-        return disappointed
+        self._update_waiters()
+        return waiting
 
     @property
     def has_fills(self) -> bool:
@@ -163,7 +163,7 @@ class AdapterSlots:
         return any(slot.is_filling for slot in self._slots)
 
     def digests(self) -> set[bytes]:
-        """Of the adapters in slots."""
+        """Return the digests of the adapters in slots."""
         return set(self._by_digest)
 
     # --- statistics ---------------------------------------------------------------------------------------------------
@@ -194,22 +194,22 @@ class AdapterSlots:
 
     # --- decisions ----------------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Put back whoever may stand in line again, and give free slots to those that wait for one."""
+    def _update_waiters(self) -> None:
+        """Put sequences back in line that may run now, and give free slots to sequences that wait for one."""
         self._reopen()
         for group in self._waiters.groups():
             slot = self._by_digest.get(group.digest)
             if slot is None and (free := self._free_slot(group.rank)) is not None:
-                self._give(free, self._waiters.members(group)[0])
+                self._assign(free, self._waiters.members(group)[0])
             elif slot is not None and not slot.is_filling:
                 for sequence in self._waiters.members(group):
                     if slot.admits(sequence):
                         self._waiters.put_back(sequence)
         if self._reopen():
-            self._settle()
+            self._update_waiters()
 
     def _reopen(self) -> bool:
-        """Open all slots if one of them is closed for nobody. Returns whether one was."""
+        """Open all slots if one of them is closed for no group. Returns whether one was."""
         if self._is_each_closed_for_a_group():
             return False
         for slot in self._slots:
@@ -229,19 +229,19 @@ class AdapterSlots:
         return [group for group in self._waiters.groups() if group.digest not in self._by_digest]
 
     def _free_slot(self, rank: int) -> Slot | None:
-        """For a sequence of this rank: an empty one, or the least recently used of those without users. Not one that a
-        sequence waits for which comes before it."""
+        """Return a slot for a sequence of this rank: an empty one, or the least recently used slot without users. A
+        slot is not free if a sequence of a lower rank waits for its adapter."""
         free = [
             slot for slot in self._slots if not slot.users and not slot.is_filling and not self._is_wanted(slot, rank)
         ]
         return min(free, key=lambda slot: (slot.adapter is not None, slot.last_use), default=None)
 
     def _is_wanted(self, slot: Slot, rank: int) -> bool:
-        """By sequences of lower ranks."""
+        """Whether sequences of lower ranks wait for the slot's adapter."""
         return self._waiters.is_wanted(None if slot.adapter is None else slot.adapter.digest, rank)
 
-    def _give(self, slot: Slot, sequence: Sequence) -> None:
-        """Have the slot filled with the sequence's adapter, and promise it."""
+    def _assign(self, slot: Slot, sequence: Sequence) -> None:
+        """Start to fill a slot with the sequence's adapter, and promise it to the sequence."""
         if slot.adapter is not None:
             self._num_evictions += 1
             self._empty(slot)
@@ -276,10 +276,10 @@ class AdapterSlots:
         assert +self._running_names == Counter(names)
         self._waiters.check(waiting)
         for group in self._groups_without_slot():
-            assert self._free_slot(group.rank) is None, "a slot is free, and somebody waits"
+            assert self._free_slot(group.rank) is None, "a slot is free, and a sequence waits"
         for sequence in (each for each in waiting if Gate.ADAPTER in each.closed_gates):
             own = self._by_digest.get(adapter_of(sequence).digest)
             assert own is None or own.is_filling or not own.admits(sequence), (
-                "the slot is there, and somebody waits for it"
+                "the slot is there, and a sequence waits for it"
             )
         assert self._is_each_closed_for_a_group()

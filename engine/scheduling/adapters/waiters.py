@@ -1,5 +1,4 @@
-"""AdapterWaiters: sequences that wait, with the adapters that they ask for; some of them set aside until theirs has a
-slot."""
+"""AdapterWaiters: waiting sequences with their adapters; some are set aside until their adapter has a slot."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -22,27 +21,28 @@ class WaitingGroup(NamedTuple):
 
 
 class AdapterWaiters:
-    """Invariants: who is set aside here is set aside in the queue; whoever waits with an adapter is counted once."""
+    """Invariants: a sequence that is set aside here is set aside in the queue; each waiting sequence with an adapter is
+    counted once."""
 
     def __init__(self, queue: FairQueue, clock: Callable[[], float]) -> None:
         """queue: of all waiting sequences."""
         self._queue = queue
         self._clock = clock
-        self._aside: dict[WaitingGroup, dict[Sequence, float]] = {}  # since when, in the order in which they came
+        self._aside: dict[WaitingGroup, dict[Sequence, float]] = {}  # since when each waits, in order
         self._num_waiting: Counter[WaitingGroup] = Counter()  # in line or set aside
-        self._names: Counter[str] = Counter()  # of their adapters
+        self._names: Counter[str] = Counter()  # of the sequences' adapters
 
     @property
     def names(self) -> list[str]:
-        """Of the adapters that are asked for."""
+        """Names of the adapters that waiting sequences need."""
         return sorted(+self._names)
 
     def join(self, sequence: Sequence) -> None:
-        """It has come to wait."""
+        """Count a sequence that has come to wait."""
         self._count(sequence, 1)
 
     def leave(self, sequence: Sequence) -> None:
-        """It waits no more, or runs."""
+        """Forget a sequence that waits no more, or runs."""
         self._count(sequence, -1)
         self.end_wait(sequence)
 
@@ -59,12 +59,12 @@ class AdapterWaiters:
         self._aside.setdefault(WaitingGroup.of(sequence), {})[sequence] = self._clock()
 
     def put_back(self, sequence: Sequence) -> None:
-        """It may stand in line again."""
+        """Put a sequence back in line."""
         self.end_wait(sequence)
         self._queue.put_back(sequence)
 
     def end_wait(self, sequence: Sequence) -> None:
-        """It waits for its adapter no more, if it did."""
+        """Let a sequence wait no more for its adapter, if it did."""
         if Gate.ADAPTER in sequence.closed_gates:
             sequence.closed_gates.discard(Gate.ADAPTER)
             group = WaitingGroup.of(sequence)
@@ -73,19 +73,19 @@ class AdapterWaiters:
                 del self._aside[group]
 
     def groups(self) -> list[WaitingGroup]:
-        """Of those that are set aside, by service class, and then who has waited longest."""
+        """Return the groups that are set aside, by service class, and then by waiting time, the longest first."""
         return sorted(self._aside, key=lambda group: (group.rank, self.since_s(group)))
 
     def since_s(self, group: WaitingGroup) -> float:
-        """When the first of a group came to wait, by the clock."""
+        """Return when the first sequence of a group came to wait, by the clock."""
         return next(iter(self._aside[group].values()))
 
     def members(self, group: WaitingGroup) -> list[Sequence]:
-        """In the order in which they came to wait."""
+        """Return a group's sequences in the order in which they came to wait."""
         return list(self._aside[group])
 
     def members_with(self, digest: bytes) -> list[Sequence]:
-        """Of all groups with this adapter."""
+        """Return the sequences of all groups with this adapter."""
         return [each for group in self.groups() if group.digest == digest for each in self._aside[group]]
 
     def is_wanted(self, digest: bytes | None, before_rank: int) -> bool:

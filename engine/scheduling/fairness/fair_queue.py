@@ -1,4 +1,4 @@
-"""FairQueue: waiting sequences, by service class, and within a class the tenant first that was served least."""
+"""FairQueue: waiting sequences by service class; within a class the tenant that was served least is first."""
 
 from collections import Counter, abc
 
@@ -9,59 +9,59 @@ from engine.scheduling.sequence import Sequence
 
 
 class FairQueue(ClassCounts):
-    """Sequences stand in line, or are set aside: those that are not ready, and those that others have set aside. What
-    a step does with it does not grow with what waits."""
+    """Sequences stand in line or are set aside: sequences that are not ready, and those that callers set aside. The
+    cost of a step does not grow with the number of waiting sequences."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ranks: dict[int, TenantTurns] = {}
         self._unready: set[Sequence] = set()
-        self._names: Counter[str] = Counter()  # of tenants, by the queues in which they have sequences that count
+        self._names: Counter[str] = Counter()  # tenants, by their queues with sequences that count
         self._num_waiting = 0
 
     def __len__(self) -> int:
         return self._num_waiting
 
     def __iter__(self) -> abc.Iterator[Sequence]:
-        """All, in no order."""
+        """Iterate over all sequences, in no order."""
         return (each for turns in self._ranks.values() for queue in turns.queues.values() for each in queue)
 
     def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
-        """Those in line; see TenantTurns. What joins the line meanwhile may be among them."""
+        """Yield the sequences in line; see TenantTurns. Sequences that join the line meanwhile may be among them."""
         for rank in sorted(self._ranks):
             yield from self._ranks[rank].in_turn(limits)
 
     @property
     def first(self) -> Sequence | None:
-        """Of those in line."""
+        """The first sequence in line, or None."""
         return next(self.in_turn({}), None)
 
     @property
     def first_rank(self) -> int | None:
-        """Of the service classes that have sequences in line, the one that is served first."""
+        """The lowest rank of the service classes that have sequences in line, or None."""
         has_line = {rank: any(each.is_in_line for each in turns.queues.values()) for rank, turns in self._ranks.items()}
         return min((rank for rank in has_line if has_line[rank]), default=None)
 
     @property
     def has_ready(self) -> bool:
-        """Whether any waits for something else than its grammar or its adapter."""
+        """Whether any sequence waits for something else than a gate."""
         return len(self._unready) < self._num_waiting
 
     @property
     def num_tenants(self) -> int:
-        """With waiting sequences that count in metrics."""
+        """Number of tenants with waiting sequences that count in metrics."""
         return len(self._names)
 
     def accounts(self, rank: int) -> abc.Collection[TenantAccount]:
-        """With waiting sequences of this rank."""
+        """Return the accounts with waiting sequences of this rank."""
         return () if (turns := self._ranks.get(rank)) is None else turns.queues.keys()
 
     def weight(self, rank: int) -> float:
-        """Of these accounts."""
+        """Return the total weight of the accounts with waiting sequences of this rank."""
         return 0.0 if (turns := self._ranks.get(rank)) is None else turns.weight
 
     def add_new(self, sequence: Sequence) -> None:
-        """Add a sequence that has just come."""
+        """Add a sequence that has just arrived."""
         self._turns(sequence).lift(sequence.account)
         self.add(sequence)
 
@@ -89,13 +89,13 @@ class FairQueue(ClassCounts):
             del self._names[name]
 
     def set_aside(self, sequence: Sequence) -> None:
-        """Take a sequence out of the line; it waits all the same."""
+        """Take a sequence out of the line; it still waits."""
         if not sequence.is_ready:
             self._unready.add(sequence)
         self._turns(sequence).queues[sequence.account].set_aside(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
-        """Let a sequence stand in line, unless it does, or is gone."""
+        """Put a sequence in line, unless it is there, or has left."""
         queue = self._turns(sequence).queues.get(sequence.account)
         if queue is not None and queue.is_aside(sequence):
             self._unready.discard(sequence)
@@ -106,16 +106,16 @@ class FairQueue(ClassCounts):
         return self._turns(sequence).queues[sequence.account].is_aside(sequence)
 
     def correct_length(self, sequence: Sequence, num_to_compute: int) -> None:
-        """A sequence in line has another number of tokens to compute than when it came: the cache has changed."""
+        """Update the number of tokens that a sequence in line has to compute, since the cache has changed."""
         if sequence.num_to_compute != num_to_compute:
             self._turns(sequence).queues[sequence.account].correct_length(sequence, num_to_compute)
 
     def advance(self, sequence: Sequence) -> None:
-        """The turn of a sequence's tenant may come earlier: it was given back what it was charged."""
+        """Note that the turn of a sequence's tenant may come earlier: its charge was refunded."""
         self._turns(sequence).advance(sequence.account)
 
     def forget_tenants(self) -> None:
-        """There is no sequence any more: who comes next owes nothing."""
+        """Forget all tenants, when no sequence waits: the next to arrive owe nothing."""
         assert not self._num_waiting
         self._ranks.clear()
 
@@ -125,7 +125,7 @@ class FairQueue(ClassCounts):
         return turns
 
     def check(self) -> None:
-        """Assert what the turns promise, and that the counts are right."""
+        """Assert the invariants of the turns, and that the counts are right."""
         for turns in self._ranks.values():
             turns.check()
         waiting = list(self)

@@ -1,4 +1,4 @@
-"""Order of service: which running sequence is scheduled first, and which is preempted first (the last in the order)."""
+"""The order of service: which running sequence is scheduled first; the last in the order is preempted first."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections import abc
@@ -9,9 +9,9 @@ from engine.scheduling.sequence import Order, Sequence
 
 
 def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> Order:
-    """The key that a sequence has for life. `number` counts intakes and makes keys unique.
+    """Return the key that a sequence keeps for life. `number` counts intakes and makes keys unique.
 
-    A preempted sequence goes back to the place that its key gives it, before everything of its tenant that came later.
+    A preempted sequence returns to the position of its key, before all sequences of its tenant that arrived later.
     """
     rank, request = sequence.service.rank, sequence.request
     if policy is SchedulingPolicy.PRIORITY:
@@ -20,7 +20,7 @@ def service_order(policy: SchedulingPolicy, sequence: Sequence, number: int) -> 
 
 
 class ClassCounts:
-    """How many sequences a queue has of each service class."""
+    """Counts a queue's sequences by service class."""
 
     def __init__(self) -> None:
         self._num_by_class = dict.fromkeys(ServiceClass, 0)
@@ -28,7 +28,7 @@ class ClassCounts:
 
     @property
     def num_counted(self) -> int:
-        """Sequences of service classes that count in metrics."""
+        """Number of sequences whose service class counts in metrics."""
         return self._num_counted
 
     def num_of(self, service_class: ServiceClass) -> int:
@@ -58,7 +58,7 @@ class ServiceQueue(ClassCounts):
         return self._entries[index]
 
     def after(self, order: Order | None) -> abc.Iterator[Sequence]:
-        """Those behind a place in the order; None is before all."""
+        """Yield the sequences behind a position in the order; None is before all."""
         begin = 0 if order is None else bisect_right(self._entries, order, key=_order)
         return (self._entries[index] for index in range(begin, len(self._entries)))
 

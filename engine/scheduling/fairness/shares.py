@@ -1,4 +1,4 @@
-"""TenantShares: which part of the places and blocks each tenant uses, and which part is its share."""
+"""TenantShares: the part of the running slots and blocks that each tenant uses, and its fair share."""
 
 from collections import abc
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Sequence
 
-# Weighted tokens, about a short request's. Tenants that are served alike are never quite level, and one that is ahead
-# by so little need not wait until another sequence happens to end.
+# Weighted tokens, about as many as a short request has. Tenants that are served alike are never quite level, and a
+# tenant that is ahead by so little need not wait until another sequence happens to end.
 _SLACK = 1024
 
 
 @dataclass(slots=True)
 class _Usage:
     sequences: list[Sequence] = field(default_factory=list)  # running, in the order of service
-    blocks: list[int] = field(default_factory=list)  # of each
-    num_blocks: int = 0  # of all
+    blocks: list[int] = field(default_factory=list)  # of each sequence
+    num_blocks: int = 0  # of all of them
 
     def copy(self) -> "_Usage":
         return _Usage(list(self.sequences), list(self.blocks), self.num_blocks)
@@ -30,26 +30,27 @@ class TenantShares:
         waiting: abc.Container[TenantAccount],
         *,
         weight_waiting: float,
-        num_places: int,
+        num_slots: int,
         num_blocks: int,
     ) -> None:
-        """running: in the order of service, with their blocks. weight_waiting: of the accounts in `waiting` together.
-        num_places, num_blocks: that the class can have."""
-        self._usage: dict[TenantAccount, _Usage] = {}  # of those that run something
+        """running: in the order of service, with their blocks. weight_waiting: total weight of the accounts in
+        `waiting`. num_slots, num_blocks: limits of the class."""
+        self._usage: dict[TenantAccount, _Usage] = {}  # of tenants with running sequences
         for sequence, blocks in running:
             usage = self._usage.setdefault(sequence.account, _Usage())
             usage.sequences.append(sequence)
             usage.blocks.append(blocks)
             usage.num_blocks += blocks
         self._weight = weight_waiting + sum(account.weight for account in self._usage if account not in waiting)
-        self._num_places = num_places
+        self._num_slots = num_slots
         self._num_blocks = num_blocks
-        # Few tenants, and mostly none: so it costs little to ask for each of many that wait.
+        # Few tenants, and mostly none: so `victims` costs little for each of many waiting sequences.
         self._above_share = [account for account, usage in self._usage.items() if self._excess(account, usage) >= 0]
 
     def victims(self, sequence: Sequence, num_blocks: int) -> list[Sequence]:
-        """Running sequences, the first to go first, whose tenants use more than their share even without them; none if
-        the waiting `sequence`, which needs `num_blocks`, would take its tenant over its own, or it was served more."""
+        """Return running sequences whose tenants use more than their share even without them, in the order in which
+        they are preempted; none if the waiting `sequence`, which needs `num_blocks`, would take its tenant over its own
+        share, or its tenant was served more."""
         own = self._usage.get(sequence.account, _Usage())
         part = self._part(len(own.sequences) + 1, own.num_blocks + num_blocks)
         if own.sequences and part > self._share(sequence.account):
@@ -71,12 +72,13 @@ class TenantShares:
         return victims
 
     def largest(self, *, but: Sequence) -> Sequence:
-        """The last sequence of the tenant with most blocks for its weight; `but` is left out."""
+        """Return the last sequence of the tenant with the most blocks for its weight. but: a sequence that is left
+        out."""
         lasts = {account: usage.sequences[-1] for account, usage in self._usage.items() if usage.sequences}
         return lasts[max((account for account in lasts if lasts[account] is not but), key=self._relative_blocks)]
 
     def _excess(self, account: TenantAccount, usage: _Usage) -> float:
-        """By how much a tenant would exceed its share without its last sequence, relative to the share."""
+        """Return by how much a tenant would exceed its share without its last sequence, relative to the share."""
         if not usage.sequences:
             return -1.0
         return self._part(len(usage.sequences) - 1, usage.num_blocks - usage.blocks[-1]) / self._share(account) - 1
@@ -85,7 +87,7 @@ class TenantShares:
         return self._usage[account].num_blocks / account.weight
 
     def _part(self, num_sequences: int, num_blocks: int) -> float:
-        return max(num_sequences / self._num_places, num_blocks / self._num_blocks)
+        return max(num_sequences / self._num_slots, num_blocks / self._num_blocks)
 
     def _share(self, account: TenantAccount) -> float:
         return account.weight / self._weight

@@ -6,14 +6,15 @@ from collections import abc
 from engine.scheduling.fairness.service_queue import ServiceQueue
 from engine.scheduling.sequence import Order, Sequence
 
-_MAX_SCANNED = 64  # sequences of the length class that a limit cuts through; of more, those behind are not seen
+_MAX_SCANNED = 64  # sequences of the length class that a limit cuts through; those behind are not seen
 
 
 class TenantQueue:
-    """Sequences are in classes by `num_to_compute`, each twice as long as the one before, and within a class in order.
+    """Sequences are in classes by `num_to_compute`, each class twice as long as the one before, and within a class in
+    order.
 
-    So the next one that is no longer than a limit is found without a look at the others. Those that cannot run, whoever
-    else does, are set aside. Invariant: a sequence is in its length class or aside.
+    So the next sequence that is no longer than a limit is found without a look at the others. Sequences that cannot
+    run, whichever others do, are set aside. Invariant: a sequence is in its length class or aside.
     """
 
     def __init__(self) -> None:
@@ -26,12 +27,12 @@ class TenantQueue:
         return self._num_in_line + len(self._aside)
 
     def __iter__(self) -> abc.Iterator[Sequence]:
-        """All, in no order."""
+        """Iterate over all sequences, in no order."""
         return itertools.chain(self._aside, *self._by_length.values())
 
     @property
     def is_in_line(self) -> bool:
-        """Whether any could be next."""
+        """Whether any sequence could be next."""
         return self._num_in_line > 0
 
     def is_aside(self, sequence: Sequence) -> bool:
@@ -60,17 +61,18 @@ class TenantQueue:
         self._line_up(sequence)
 
     def correct_length(self, sequence: Sequence, num_to_compute: int) -> None:
-        """Of a sequence in line."""
+        """Move a sequence in line to the length class of `num_to_compute` tokens."""
         self._leave_line(sequence)
         sequence.num_to_compute = num_to_compute
         self._line_up(sequence)
 
     def next_after(self, order: Order | None = None, most: int | None = None) -> Sequence | None:
-        """The first behind a place in the order, or of all, that has at most `most` tokens to compute."""
+        """Return the first sequence behind a position in the order, or of all, that has at most `most` tokens to
+        compute."""
         first: Sequence | None = None
         for length_class, queue in self._by_length.items():
             if most is not None and 1 << length_class > 2 * most:
-                continue  # all of them are longer
+                continue  # all sequences of the class are longer
             behind = itertools.islice(queue.after(order), _MAX_SCANNED)
             each = next((each for each in behind if most is None or each.num_to_compute <= most), None)
             if each is not None and (first is None or each.order < first.order):

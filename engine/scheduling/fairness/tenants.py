@@ -1,4 +1,4 @@
-"""Tenants: the accounts of all tenants, one for each service class, and what a sequence is charged to its own."""
+"""Tenants: the accounts of all tenants, one for each service class, and the charges of sequences to them."""
 
 from collections import abc, defaultdict
 
@@ -9,17 +9,17 @@ from engine.scheduling.steps.split import Demand
 
 
 class Tenants:
-    """Accounts by service class, so that what a tenant has in the background takes nothing from what clients wait for.
+    """Accounts by service class, so that a tenant's background requests take nothing from its clients' requests.
 
-    They are kept as long as there is any sequence: a tenant that comes back is known by what it was served.
+    Accounts are kept as long as there is any sequence: a tenant that comes back is known by the service that it had.
     """
 
     def __init__(self) -> None:
         self._accounts: dict[tuple[int, str], TenantAccount] = {}
-        self._had_prompts: set[TenantAccount] = set()  # lately
+        self._had_prompts: set[TenantAccount] = set()  # accounts with prompts in recent steps
 
     def account(self, sequence: Sequence) -> TenantAccount:
-        """The account of a sequence's tenant in its service class."""
+        """Return the account of a sequence's tenant in its service class."""
         name, weight = sequence.request.tenant, sequence.request.tenant_weight
         key = (sequence.service.rank, name)
         if (account := self._accounts.get(key)) is None:
@@ -27,9 +27,9 @@ class Tenants:
         account.weight = weight
         return account
 
-    def pass_step(self, plan: StepPlan, demands: abc.Iterable[Demand]) -> None:
-        """Count the prompt tokens that a step gives to each tenant, if there are several. demands: those of the step,
-        which say what a token costs."""
+    def count_step(self, plan: StepPlan, demands: abc.Iterable[Demand]) -> None:
+        """Count the prompt tokens that a step gives to each tenant, if there are several tenants. demands: of the step,
+        for the cost of its tokens."""
         if len(self._accounts) > 1:
             prices = {demand.sequence: demand.price for demand in demands}
             num_tokens: dict[TenantAccount, float] = defaultdict(float)
@@ -38,11 +38,11 @@ class Tenants:
                     num_tokens[item.sequence.account] += prices[item.sequence](item.num_new)
             self._had_prompts.update(num_tokens)
             for account in self._had_prompts:
-                account.pass_step(num_tokens[account])
+                account.count_step(num_tokens[account])
             self._had_prompts = {account for account in self._had_prompts if account.recent_prompt_tokens}
 
     def clear(self) -> None:
-        """There is no sequence any more, and nobody waited for what the others had."""
+        """Forget all accounts, when there is no sequence: no tenant waited for another."""
         self._accounts.clear()
         self._had_prompts.clear()
 
@@ -50,8 +50,9 @@ class Tenants:
 def charge_prompt(sequence: Sequence, num_tokens: int) -> None:
     """Charge the prompt of a sequence that is about to run: `num_tokens` of it are not cached.
 
-    As a whole, before it is computed, so that the next to run can be of another tenant. Until the sequence is admitted
-    a second call corrects the first; afterwards it is charged no more, however often it is preempted.
+    The prompt is charged as a whole, before it is computed, so that the next sequence to run can be another tenant's.
+    Until the sequence is admitted a second call corrects the first; afterwards it is charged no more, however often it
+    is preempted.
     """
     if sequence.num_cached is None:
         sequence.account.charge_prompt(num_tokens - sequence.num_charged)
@@ -59,7 +60,7 @@ def charge_prompt(sequence: Sequence, num_tokens: int) -> None:
 
 
 def refund_uncomputed(sequence: Sequence) -> None:
-    """Give back what a sequence was charged for prompt tokens that were not computed before it ended."""
+    """Give back the charge for prompt tokens that were not computed before the sequence ended."""
     if sequence.num_output:
         return
     num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption) - (sequence.num_cached or 0)

@@ -1,4 +1,4 @@
-"""TenantTurns: whose waiting sequences are next within one service class: the tenant's that was served least."""
+"""TenantTurns: the order of tenants within one service class: the tenant that was served least is next."""
 
 import heapq
 from collections import abc
@@ -9,33 +9,35 @@ from engine.scheduling.sequence import Order, Sequence
 
 _MIN_SWEEP = 64  # entries; fewer are not worth sweeping
 
-# Counter, order of the first sequence in line, number of the entry: the least is next. Entries never compare further.
+# Counter, order of the first sequence in line, number of the entry: the least is next. Entries never compare accounts.
 _Entry = tuple[float, Order, int, TenantAccount]
 
 
 class TenantTurns:
     """Each tenant's sequences are in their order; which tenant is next follows from the counters.
 
-    A tenant that had nothing waiting is lifted to the least served of those that have, or else to the last that had
-    (Sheng et al., algorithm 2). Otherwise it could be idle for an hour and then have an hour for itself.
+    A tenant that had nothing waiting is lifted to the least served tenant with waiting sequences, or else to the last
+    that had any (Sheng et al., algorithm 2). Otherwise a tenant could be idle for an hour and then have an hour for
+    itself.
 
-    A heap, in which each tenant with a sequence in line has one valid entry, no greater than its turn is: counters
-    grow, and first sequences leave, while an entry stays as it is until it comes to the top. What makes a turn come
-    earlier makes a new entry (`advance`). So a step costs no more with many tenants than with few.
+    The tenants are in a heap, in which each tenant with a sequence in line has one valid entry, no greater than its
+    turn: counters grow, and first sequences leave, while an entry stays as it is until it comes to the top. A change
+    that makes a turn come earlier makes a new entry (`advance`). So a step costs no more with many tenants than with
+    few.
     """
 
     def __init__(self) -> None:
-        self.queues: dict[TenantAccount, TenantQueue] = {}  # of accounts with waiting sequences
-        self.weight = 0.0  # of them all
+        self.queues: dict[TenantAccount, TenantQueue] = {}  # of tenants with waiting sequences
+        self.weight = 0.0  # of all these tenants
         self._weights: dict[TenantAccount, float] = {}
         self._last_to_leave: TenantAccount | None = None
         self._heap: list[_Entry] = []
-        self._valid: dict[TenantAccount, tuple[float, Order, int]] = {}  # entries without their accounts
-        self._held: dict[TenantAccount, None] = {}  # whose entries the last `in_turn` took
+        self._valid: dict[TenantAccount, tuple[float, Order, int]] = {}  # valid entries, without their accounts
+        self._held: dict[TenantAccount, None] = {}  # tenants whose entries the last `in_turn` took
         self._num_entries = 0
 
     def lift(self, account: TenantAccount) -> None:
-        """A new sequence of the tenant is about to be added: take the credit of an idle time."""
+        """Remove the credit of a tenant's idle time, before a new sequence of the tenant is added."""
         if account in self.queues:
             return
         if self.queues:
@@ -67,11 +69,12 @@ class TenantTurns:
             self.weight -= self._weights.pop(account)
             self._last_to_leave = account
         if not self.queues:
-            self.weight = 0.0  # without what rounding has left
+            self.weight = 0.0  # without the rest from rounding
         return queue
 
     def advance(self, account: TenantAccount) -> None:
-        """The tenant's turn may come earlier than it did: a sequence joined the line, or tokens were refunded."""
+        """Note that a tenant's turn may come earlier than before: a sequence joined the line, or tokens were
+        refunded."""
         queue = self.queues.get(account)
         if account in self._held or queue is None or (first := queue.next_after()) is None:
             return
@@ -86,24 +89,24 @@ class TenantTurns:
             heapq.heapify(self._heap)
 
     def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:
-        """Sequences in line, one tenant's after another's, by counter; equals by their order.
+        """Yield sequences in line, one tenant's after another's, by counter; equal counters by the sequences' order.
 
-        What a tenant is charged meanwhile counts at once, and so do `limits`: the most tokens that its next sequence
-        may have to compute, where there is one.
+        Charges count immediately, and so do `limits`: the most tokens that a tenant's next sequence may have to
+        compute, where there is a limit.
         """
         self._release_held()
-        asked: list[tuple[float, Order, int, Sequence]] = []  # the next sequence of each tenant that had one
+        candidates: list[tuple[float, Order, int, Sequence]] = []  # the next sequence of each tenant that had its turn
         while True:
-            while asked and asked[0][0] < (counter := asked[0][3].account.counter):
-                heapq.heapreplace(asked, (counter, *asked[0][1:]))
+            while candidates and candidates[0][0] < (counter := candidates[0][3].account.counter):
+                heapq.heapreplace(candidates, (counter, *candidates[0][1:]))
             least = self._peek()
-            if least is not None and (not asked or least[:2] < asked[0][:2]):
+            if least is not None and (not candidates or least[:2] < candidates[0][:2]):
                 account, order = least[3], None
                 heapq.heappop(self._heap)
                 del self._valid[account]
                 self._held[account] = None
-            elif asked:
-                _, order, _, sequence = heapq.heappop(asked)
+            elif candidates:
+                _, order, _, sequence = heapq.heappop(candidates)
                 yield sequence
                 account = sequence.account
             else:
@@ -111,10 +114,10 @@ class TenantTurns:
             if (queue := self.queues.get(account)) is not None:
                 following = queue.next_after(order, limits.get(account))
                 if following is not None:
-                    heapq.heappush(asked, (account.counter, following.order, id(following), following))
+                    heapq.heappush(candidates, (account.counter, following.order, id(following), following))
 
     def _peek(self) -> _Entry | None:
-        """The valid entry of whose turn it is."""
+        """Return the valid entry of the tenant whose turn it is."""
         while self._heap:
             counter, order, number, account = entry = self._heap[0]
             if self._valid.get(account) != entry[:3]:

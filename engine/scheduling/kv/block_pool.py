@@ -1,4 +1,4 @@
-"""BlockPool: how many tables refer to each KV block, which blocks are free, and which free ones are still cached."""
+"""BlockPool: reference counts of KV blocks, and the free blocks, some of which are still cached."""
 
 import time
 from collections import OrderedDict
@@ -38,10 +38,12 @@ class BlockPool:
         cached --allocate (evicts: the digest is unregistered)--> in use
 
     Invariants: a block is in one of the free lists if and only if its count is 0; a digest names at most one block and
-    a block has at most one digest. Order of reuse: blank blocks, then cached blocks of low priority, then the other
-    cached blocks; within each the least recently freed first. Blocks that fall out of a window have low priority.
-    Otherwise a long sequence, which frees a block for each one that it takes, would evict the prefixes of others.
-    And so have those that only sequences used whose blocks are evicted first.
+    a block has at most one digest.
+
+    Blocks are reused in this order: blank blocks, cached blocks of low priority, other cached blocks; each least
+    recently freed first. Blocks that fall out of a window have low priority: otherwise a long sequence, which frees a
+    block for each one that it takes, would evict the prefixes of others. Blocks that only sequences with
+    `is_evicted_first` used have low priority too.
     """
 
     def __init__(
@@ -58,16 +60,16 @@ class BlockPool:
         self._digests: list[bytes | None] = [None] * num_blocks
         self._blocks_by_digest: dict[bytes, int] = {}
         # OrderedDict and not dict: taking the first key of a dict walks over the holes that earlier removals left.
-        self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # first the blanks
+        self._free_low_priority: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # blank blocks first
         self._free_cached: OrderedDict[int, None] = OrderedDict()
         self._num_free_cached = 0  # in both lists
         self._is_evicted_first = [False] * num_blocks
         self._num_shared = 0  # with references from several tables
-        self._freed_s = [0.0] * num_blocks  # when a cached block became free, by the clock
+        self._freed_s = [0.0] * num_blocks  # when each cached block became free, by the clock
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be allocated, cached ones included."""
+        """Number of blocks that can be allocated, cached ones included."""
         return len(self._free_low_priority) + len(self._free_cached)
 
     @property
@@ -76,23 +78,23 @@ class BlockPool:
 
     @property
     def num_shared(self) -> int:
-        """Blocks in use by several tables."""
+        """Number of blocks in use by several tables."""
         return self._num_shared
 
     @property
     def num_free_cached(self) -> int:
-        """Free blocks whose prefix can still be found."""
+        """Number of free blocks whose prefix can still be found."""
         return self._num_free_cached
 
     @property
     def num_protected(self) -> int:
-        """Free blocks that are not for sequences whose own are evicted first: those that are evicted last, since their
-        prefix is likely to be needed again, up to half of the pool."""
+        """Number of free blocks that sequences with `is_evicted_first` may not take: those whose prefix is likely to be
+        needed again, up to half of the pool."""
         return min(len(self._free_cached), self.num_blocks // 2)
 
     @property
     def num_unprotected(self) -> int:
-        """Free blocks that are allocated before those whose prefix is likely to be needed again."""
+        """Number of free blocks that are allocated before those whose prefix is likely to be needed again."""
         return len(self._free_low_priority)
 
     def is_free(self, block: int) -> bool:
@@ -102,14 +104,14 @@ class BlockPool:
         return self._references[block]
 
     def find(self, digest: bytes) -> int | None:
-        """The block, in use or free, whose prefix has this digest."""
+        """Return the block, in use or free, whose prefix has this digest."""
         return self._blocks_by_digest.get(digest)
 
     def allocate(self, num_blocks: int, *, is_evicted_first: bool = False) -> list[int]:
         """Take blocks with undefined content, evicting cached prefixes as needed. The caller has checked num_free.
 
-        is_evicted_first: they have low priority when they are freed, unless others share them till then. Each evicted
-        block is reported to `on_evicted`; it has its content until the next step runs.
+        is_evicted_first: the blocks have low priority when they are freed, unless other sequences share them until
+        then. Each evicted block is reported to `on_evicted`; it has its content until the next step runs.
         """
         assert num_blocks <= self.num_free, f"{num_blocks} blocks requested, {self.num_free} free"
         blocks = []
@@ -127,8 +129,8 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Iterable[int], *, is_evicted_first: bool = False) -> None:
-        """Add one reference to each of these cached blocks. is_evicted_first: who shares them does not need them to
-        stay."""
+        """Add one reference to each of these cached blocks. is_evicted_first: the new user does not need them to stay
+        cached."""
         for block in blocks:
             assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:

@@ -4,10 +4,9 @@ from bisect import bisect_left
 from collections import Counter
 
 from engine.scheduling.kv.block_pool import BlockPool, EvictionTally
+from engine.scheduling.kv.capacity import KVCapacity, blocks_of
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
-from engine.scheduling.kv.hashing import block_digest, root_digest
-from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, group_key
-from engine.scheduling.kv.room import KVRoom, blocks_of
+from engine.scheduling.kv.prefixes import PrefixIndex, PrefixMatch, block_digest, group_key, root_digest
 from engine.scheduling.kv.states import StateAllocator
 from engine.scheduling.sequence import Sequence
 
@@ -16,9 +15,9 @@ class KVManager:
     """The only writer of Sequence.tables and Sequence.block_hashes.
 
     One pool serves all groups with keys and values: a block is `block_size` tokens of one group's layers. A group of
-    recurrent states has another. Invariants: a running sequence's tables have exactly the blocks that its groups need
-    from num_computed on; the count of a block is the number of tables with it; a block in several tables is full,
-    computed and accepted in each of them.
+    recurrent states has another pool. Invariants: a running sequence's tables have exactly the blocks that its groups
+    need from num_computed on; the reference count of a block is the number of tables with it; a block in several tables
+    is full, computed and accepted in each of them.
     """
 
     def __init__(
@@ -37,24 +36,25 @@ class KVManager:
         self._groups = groups
         self._enable_prefix_caching = enable_prefix_caching
         self._pools = [self.states if group.is_state else self.pool for group in groups]
-        self.room = KVRoom(groups, self._pools, self.pool, self.states)
+        self.capacity = KVCapacity(groups, self._pools, self.pool, self.states)
         self._prefixes = PrefixIndex(groups, self._pools)
         self._state_allocators = [
             StateAllocator(self.states, group, index, saves_checkpoints=enable_prefix_caching)
             for index, group in enumerate(groups)
             if group.is_state
         ]
-        assert len(self._state_allocators) <= 1, "one block of the pool of states holds those of all layers"
+        assert len(self._state_allocators) <= 1, "one block of the pool of states holds all layers' states"
         # Groups that free blocks while a sequence runs: windows, chunks, and states as windows of one entry.
         self._windowed = [(index, group) for index, group in enumerate(groups) if not group.is_full_attention]
 
     # --- prefixes -----------------------------------------------------------------------------------------------------
 
     def match(self, sequence: Sequence) -> PrefixMatch:
-        """The longest cached prefix that a waiting sequence can start with: every group has the blocks that it needs.
+        """Return the longest cached prefix that a waiting sequence can start with: every group has the blocks that it
+        needs.
 
-        Never covers the last token, whose logits are needed. The hashes are there: from intake, and from `commit` if
-        the sequence ran before.
+        The match never covers the last token, whose logits are needed. The hashes are there: from intake, and from
+        `commit` if the sequence ran before.
         """
         is_looked_up = self._enable_prefix_caching and not sequence.needs_prompt_rows
         return self._prefixes.longest_match(
@@ -62,15 +62,15 @@ class KVManager:
         )
 
     def num_uncached(self, sequence: Sequence) -> int:
-        """Tokens that a waiting sequence would compute if it began now."""
+        """Return the number of tokens that a waiting sequence would compute if it started now."""
         return sequence.num_pending - self.match(sequence).num_tokens
 
     def num_shareable_blocks(
         self, waiting: Sequence, match: PrefixMatch | None, other: Sequence, *, num_computed: int
     ) -> int:
-        """Blocks that a waiting sequence will share with another that computes, in this step, the block after `match`;
-        0 if it does not, or if that cannot be told without a match. num_computed: tokens of the other when
-        the step begins."""
+        """Return the number of blocks that a waiting sequence will share with another that computes, in this step, the
+        block after `match`; 0 if the other does not, or if that cannot be known without a match. num_computed: tokens
+        of the other when the step begins."""
         ours, theirs = other.block_hashes, waiting.block_hashes
         most = min(len(ours), self._num_matchable_blocks(waiting))
         index = num_computed // self._block_size
@@ -86,7 +86,8 @@ class KVManager:
         return full is None or self._prefixes.find(full, hashes[index]) is not None
 
     def add_branch_point(self, sequence: Sequence, num_blocks: int) -> None:
-        """Let a running sequence leave in the cache what waiting ones need to continue after its first `num_blocks`."""
+        """Make a running sequence leave in the cache what waiting ones need to continue after its first
+        `num_blocks`."""
         if num_blocks not in sequence.branch_points:
             sequence.branch_points += (num_blocks,)
         for allocator in self._state_allocators:
@@ -107,21 +108,23 @@ class KVManager:
         sequence.branch_points = tuple(dict.fromkeys(branch_points))
 
     def num_protected(self, sequence: Sequence) -> int:
-        """Free blocks that a sequence may not take, unless it runs alone; see BlockPool."""
+        """Return the number of free blocks that a sequence may not take, unless it runs alone; see BlockPool."""
         return self.pool.num_protected if sequence.service.is_evicted_first else 0
 
     def num_protected_states(self, sequence: Sequence) -> int:
-        """The same of states."""
+        """Return the number of free states that a sequence may not take, unless it runs alone."""
         return self.states.num_protected if sequence.service.is_evicted_first else 0
 
     # --- allocation ---------------------------------------------------------------------------------------------------
 
     def is_allocated(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether a running sequence has all that its first `num_tokens` tokens need. A state moves with every step."""
+        """Whether a running sequence has all blocks that its first `num_tokens` tokens need. Never with recurrent
+        states, which move with every step."""
         return not self._state_allocators and min(map(len, sequence.tables)) * self._block_size >= num_tokens
 
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
-        """How many of the first `num_tokens` tokens fit in the sequence's blocks, `num_free` more, and free states."""
+        """Return how many of the first `num_tokens` tokens fit in the sequence's blocks, `num_free` more, and free
+        states."""
         while num_tokens > sequence.num_computed and not self._can_allocate(sequence, num_tokens, num_free):
             num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._block_size * self._block_size)
         return num_tokens
@@ -132,7 +135,7 @@ class KVManager:
         )
 
     def num_new_blocks(self, sequence: Sequence, num_tokens: int) -> int:
-        """How many blocks `allocate` takes, states apart."""
+        """Return the number of blocks that `allocate` takes, without states."""
         return sum(
             max(0, group.num_entries(num_tokens) - len(table))
             for group, table in zip(self._groups, sequence.tables, strict=True)
@@ -156,7 +159,7 @@ class KVManager:
         return num_added
 
     def trim(self, sequence: Sequence, num_tokens: int) -> None:
-        """Free the blocks beyond the first `num_tokens` tokens, such as those of rejected drafts."""
+        """Free the blocks beyond the first `num_tokens` tokens, such as the blocks of rejected drafts."""
         num_entries = -(-num_tokens // self._block_size)
         for table, pool in zip(sequence.tables, self._pools, strict=True):
             if num_entries < len(table):
@@ -170,9 +173,9 @@ class KVManager:
         sequence.tables = []
 
     def discard(self, sequence: Sequence) -> None:
-        """As `free`, and unregister the contents: after an error (NaN, a failed kernel) nobody may build on them.
+        """Free all blocks of a sequence and unregister their contents, after an error: no sequence may build on them.
 
-        Also those of blocks that were freed before: each is findable under its digest, or was evicted.
+        Blocks that the sequence freed before are unregistered too: each is findable under its digest, or was evicted.
         """
         for index, table in enumerate(sequence.tables):
             for digest in sequence.block_hashes[: len(table)]:
@@ -220,7 +223,8 @@ class KVManager:
         )
 
     def _replace_checkpoint(self, sequence: Sequence, index: int, position: int) -> None:
-        """Note the sequence's last checkpoint, and give the one before it low priority unless it is at a branch."""
+        """Note the sequence's last checkpoint, and give the one before it low priority unless it is at a branch
+        point."""
         previous, sequence.checkpoint = sequence.checkpoint, position
         if previous is None or not self._enable_prefix_caching or self._is_at_branch(sequence, index, previous):
             return

@@ -1,32 +1,43 @@
-"""PrefixIndex: the longest prefix of a sequence that is cached in all groups of layers."""
+"""PrefixIndex: the longest prefix of a sequence that is cached in all groups of layers, found by digests of full
+blocks.
 
+Equal digests mean equal tokens, history, adapter and cache salt. A digest decides whether one client's KV is read for
+another, so it is cryptographic: a collision across salts would be a disclosure. Each digest covers its parent's, hence
+the whole prefix.
+"""
+
+from array import array
 from collections import abc
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from engine.scheduling.kv.block_pool import BlockPool
 from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 
+_DIGEST_BYTES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class PrefixMatch:
-    """A cached prefix: one table a group, with NO_BLOCK where the group needs nothing. No reference is counted yet."""
+    """A cached prefix: a table for each group, with NO_BLOCK where the group needs nothing. No reference is counted
+    yet."""
 
     num_tokens: int
     tables: list[list[int]]
     num_blocks: int
-    num_blocks_of_first_group: int  # in group 0 alone: where they end, another sequence parted from this one
+    num_blocks_of_first_group: int  # in group 0 alone: where they end, another sequence diverged from this one
 
 
 class PrefixIndex:
-    """Finds blocks by digest. Equal tokens are in another block for each group."""
+    """Finds blocks by digest. Each group has the same tokens in another block."""
 
     def __init__(self, groups: tuple[KVGroup, ...], pools: abc.Sequence[BlockPool]) -> None:
-        """pools: one a group."""
+        """pools: the pool of each group."""
         self._groups = groups
         self._pools = pools
 
     def longest_match(self, hashes: abc.Sequence[bytes]) -> PrefixMatch:
-        """The longest prefix of these full blocks for which every group has the blocks that it needs."""
+        """Return the longest prefix of these full blocks for which every group has the blocks that it needs."""
         num_blocks_of_first_group = self._longest_in_group(0, hashes)
         num_blocks = self._longest_in_all(hashes[:num_blocks_of_first_group])
         num_tokens = num_blocks * self._groups[0].block_size
@@ -38,11 +49,12 @@ class PrefixIndex:
         return PrefixMatch(num_tokens, tables, num_blocks, num_blocks_of_first_group)
 
     def find(self, index: int, digest: bytes) -> int | None:
-        """The block of group `index`, in use or free, whose prefix has this digest."""
+        """Return the block of group `index`, in use or free, whose prefix has this digest."""
         return self._pools[index].find(group_key(index, digest))
 
     def _longest_in_all(self, hashes: abc.Sequence[bytes]) -> int:
-        """The largest number of blocks that suits every group, found from above: a group's answer only lowers it."""
+        """Return the largest number of blocks that suits every group. The search begins at the top: each group can only
+        lower the number."""
         num_blocks, num_agreeing, index = len(hashes), 0, 0
         while num_agreeing < len(self._groups):
             longest = self._longest_in_group(index, hashes[:num_blocks])
@@ -70,5 +82,23 @@ class PrefixIndex:
 
 
 def group_key(group: int, digest: bytes) -> bytes:
-    """What a group's block is registered under in its pool."""
+    """Return the key under which a group's block is registered in its pool."""
     return digest + group.to_bytes(2)
+
+
+def root_digest(cache_salt: str, adapter: bytes | None = None) -> bytes:
+    """Return the parent of a sequence's first block.
+
+    adapter: the digest of its contents, not its name, so that KV computed with one version is not found for the next
+    version of the same name. Domains of their own (`person`) keep a salt, which a client may choose, from imitating
+    another digest.
+    """
+    root = blake2b(cache_salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
+    if adapter is None:
+        return root
+    return blake2b(root + adapter, digest_size=_DIGEST_BYTES, person=b"adapter").digest()
+
+
+def block_digest(parent: bytes, token_ids: abc.Sequence[int]) -> bytes:
+    """Return the digest of a full block that follows `parent`."""
+    return blake2b(parent + array("q", token_ids).tobytes(), digest_size=_DIGEST_BYTES, person=b"block").digest()

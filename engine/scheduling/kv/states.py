@@ -9,9 +9,9 @@ another sequence can start, or this one after a preemption:
     the step   [ ]       [s]       [c]       [s']           c: a checkpoint, if there is a state to spare
     after      [ ]       [ ]       [ ]       [s']           c is cached, and no table refers to it
 
-A state may be as large as the keys and values of thousands of tokens. So a running sequence needs one and no more:
-where none is free, the new state takes the place of the one before it. Checkpoints are taken where another sequence is
-likely to need one: at the last full block of a step, and where sequences part (Sequence.branch_points).
+A state may be as large as the keys and values of thousands of tokens. So a running sequence needs one state and no
+more: where none is free, the new state takes the block of the one before it. Checkpoints are taken where another
+sequence is likely to need one: at the last full block of a step, and where sequences diverge (Sequence.branch_points).
 """
 
 from collections import abc
@@ -37,7 +37,7 @@ class StateAllocator:
     only."""
 
     def __init__(self, pool: BlockPool, group: KVGroup, index: int, *, saves_checkpoints: bool) -> None:
-        """index: of the group, in Sequence.tables."""
+        """index: the group's index in Sequence.tables."""
         self.pool = pool
         self._size = group.block_size
         self._index = index
@@ -65,19 +65,19 @@ class StateAllocator:
             self.allocate_checkpoint(sequence, num_blocks)
 
     def allocate_checkpoint(self, sequence: Sequence, num_blocks: int) -> None:
-        """Let the step that `allocate` has prepared save the state after `num_blocks` blocks, if it computes their end
-        and a state is free."""
+        """Save the state after `num_blocks` blocks in the step that `allocate` has prepared, if the step computes their
+        end and a state is free."""
         table, entry = sequence.tables[self._index], num_blocks - 1
         is_within_step = self._entry(sequence.num_computed) < entry < len(table)
         if is_within_step and table[entry] == NO_BLOCK and self._saves_checkpoints and self._num_free(sequence) > 0:
             (table[entry],) = self.pool.allocate(1, is_evicted_first=sequence.service.is_evicted_first)
 
     def _num_free(self, sequence: Sequence) -> int:
-        """States that a sequence may take where it can do without."""
+        """Return the number of states that a sequence may take for checkpoints."""
         return self.pool.num_free - (self.pool.num_protected if sequence.service.is_evicted_first else 0)
 
     def _missing_entries(self, sequence: Sequence, num_tokens: int) -> abc.Iterator[int]:
-        """Entries without a block in which the step may end: more than one if it verifies a draft."""
+        """Yield the entries without a block in which the step may end: more than one if it verifies a draft."""
         table = sequence.tables[self._index]
         for entry in range(self._entry(_num_certain(sequence, num_tokens)), self._entry(num_tokens) + 1):
             if entry >= len(table) or table[entry] == NO_BLOCK:
@@ -95,10 +95,10 @@ class StateAllocator:
         )
 
     def _entry(self, num_tokens: int) -> int:
-        """The entry that holds the state after `num_tokens` tokens; -1 at the beginning, where there is none."""
+        """Return the entry that holds the state after `num_tokens` tokens; -1 at the beginning, where there is none."""
         return (num_tokens - 1) // self._size
 
 
 def _num_certain(sequence: Sequence, num_tokens: int) -> int:
-    """How many of the first `num_tokens` tokens are computed for certain: drafted ones may be rejected."""
+    """Return how many of the first `num_tokens` tokens are sure to be accepted: drafted ones may be rejected."""
     return min(num_tokens, len(sequence.tokens))

@@ -1,39 +1,41 @@
-"""BatchBudget: how much a step computes that has nothing of clients, so that one who comes waits no longer for its end.
+"""BatchBudget: how much a step without clients' sequences computes, so that a client who arrives waits little for its
+end.
 
-A batch would fill steps with as many sequences as there is memory for. But a client that comes waits for the end of
-the step that has begun: that is all that a batch costs it.
+A batch would fill steps with as many sequences as there is memory for. But a client that arrives waits for the end of
+the running step: that is all that a batch costs it.
 """
 
 from engine.scheduling.steps.cost import StepCost, StepSample
 
-_LEAST_STEPS = 2.0  # times as long as one sequence takes: where that is long, several must share the reading of weights
-_WEIGHT = 0.97  # of what is known, for each step that is added: the last thirty or so count
-_MIN_SPREAD = 0.2  # of the rows of steps, over their mean; where all have as many, they do not tell what one costs
+_LEAST_STEPS = 2.0  # times the step of one sequence: where that is long, several must share the reading of weights
+_WEIGHT = 0.97  # of earlier steps, for each step that is added: the last thirty or so count
+_MIN_SPREAD = 0.2  # of the steps' rows over their mean; steps of one size do not say what a row costs
 _LEAST_ROW_S = 1e-9
-_MOST = 2.0  # times as long as expected; a step that took longer was disturbed
+_MOST = 2.0  # times the expected seconds; a step that took longer was disturbed
 
 
 class BatchBudget:
-    """A step in which n sequences generate takes a + b n: a line through the last ones, by least squares. Where all
-    have one size the line keeps its slope and follows their mean. What tokens of prompts add is StepCost's.
-    """
+    """A step in which n sequences generate takes a + b n seconds: a line through the last steps, by least squares.
+    Where all steps have one size, the line keeps its slope and follows their mean. StepCost has the time of prompts'
+    tokens."""
 
     def __init__(self, target_s: float, cost: StepCost, decode_s: float = 0.0) -> None:
-        """target_s: of a step, unless two in which one sequence generates, which take `decode_s` each, are longer; 0 is
-        unknown. cost: it learns from steps of a batch, too."""
-        self.target_s = max(target_s, _LEAST_STEPS * decode_s)  # how long a step should take
+        """target_s: of a step, unless two steps of one sequence that generates, which take `decode_s` each, are longer;
+        0 is unknown. cost: also learns from steps of a batch."""
+        self.target_s = max(target_s, _LEAST_STEPS * decode_s)  # seconds that a step should take
         self._cost = cost
         self._row_s = cost.prompt_token_s(0)  # b
         self._others_s = max(0.0, decode_s - self._row_s)  # a
         self._weight = self._sum_n = self._sum_s = self._sum_nn = self._sum_ns = 0.0
 
     def num_rows(self, num_generating: int) -> int:
-        """How many of `num_generating` sequences may continue in the next step; the others keep their room."""
+        """Return how many of `num_generating` sequences may continue in the next step; the others keep their blocks."""
         num_fitting = int((self.target_s - self._others_s) / self._row_s)
         return min(num_generating, max(1, num_fitting))
 
     def num_prompt_tokens(self, num_generating: int) -> int:
-        """How many tokens of prompts fit beside them; one at least where nobody generates."""
+        """Return how many tokens of prompts fit beside the generating sequences; at least one where no sequence
+        generates."""
         left_s = self.target_s - self._step_s(self.num_rows(num_generating))
         return max(int(num_generating == 0), int(left_s / self._cost.prompt_token_s(0)))
 
@@ -44,7 +46,7 @@ class BatchBudget:
         """Learn from a step that did not fail."""
         num_rows = sample.num_tokens - sample.num_prompt_tokens
         rows_s, prompts_s = self._step_s(num_rows), self._cost.prompts_s(sample)
-        if prompts_s > rows_s:  # what differs from what was expected is taken for the larger part's
+        if prompts_s > rows_s:  # the difference from the expected time is ascribed to the larger part
             self._cost.observe(sample, others_s=rows_s)
         elif num_rows:
             self._learn(num_rows, max(0.0, min(sample.step_s - prompts_s, _MOST * rows_s)))

@@ -1,23 +1,24 @@
-"""StepBudget: how many tokens a step may compute, so that it takes as long as it should and memory suffices."""
+"""StepBudget: how many tokens a step may compute, so that it takes the time that it should and fits in memory."""
 
 from collections import abc
 
 from engine.scheduling.steps.batch_budget import BatchBudget
 from engine.scheduling.steps.cost import PromptCost, StepCost, StepSample
-from engine.scheduling.steps.memory import StepMemory
 
-_PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weights fewer times
-# While sequences generate, a step is a gap in their streams: no longer than reads as a pause, but prompts must get on
-# where a step that only generates takes as long alone.
+_FULL_STEPS = 16  # steps at the limit before larger ones are tried
+
+_PREFILL_TARGET_S = 0.5  # while no sequence generates: long steps read the weights less often
+# While sequences generate, a step is a gap in their streams. It should be too short to be seen as a pause, but prompts
+# must progress where a step that only generates takes as long by itself.
 _MIXED_TARGET_S, _MIXED_TARGET_STEPS = 0.07, 2.5
-# Or somewhat longer, where a prompt would else have less than about half of the rate that it has alone.
+# Somewhat longer where a prompt would otherwise have less than about half of the rate that it has alone.
 _MIXED_MOST_S, _MIXED_MOST_STEPS = 0.095, 2.75
 _MAX_TOKENS, _MIN_PROMPT_TOKENS = 8192, 8
-_TOKENS_MULTIPLE = 16  # of steps with several times as many: kernels work on whole tiles
+_TOKENS_MULTIPLE = 16  # steps with several times as many tokens are a multiple: kernels work on whole tiles
 
 
 class StepBudget:
-    """Bounds a step in time, or at a fixed number of tokens, and by what memory suffices for."""
+    """Bounds a step in time, or at a fixed number of tokens, and by the memory that steps need."""
 
     def __init__(
         self,
@@ -30,8 +31,8 @@ class StepBudget:
     ) -> None:
         """num_tokens: of every step; None learns, starting from `seconds_per_token` and `position_cost` (StepCost).
 
-        batch_step_s: how long a step should take in which no client has a part, starting from `decode_s`, which is that
-        of one sequence; None bounds them as those of clients.
+        batch_step_s: target for the time of a step without clients' sequences, starting from `decode_s`, the time of a
+        step of one sequence; None bounds such steps like any other.
         """
         self._num_tokens = num_tokens
         self._cost = StepCost(seconds_per_token, position_cost)
@@ -40,24 +41,25 @@ class StepBudget:
 
     @property
     def max_tokens(self) -> int:
-        """No step has more."""
+        """The limit of every step."""
         return self._num_tokens or _MAX_TOKENS
 
     def target_s(self, num_generating: int) -> float:
-        """How long a step should take."""
+        """Return the seconds that a step should take."""
         return max(_MIXED_TARGET_S, _MIXED_TARGET_STEPS * self._cost.decode_s) if num_generating else _PREFILL_TARGET_S
 
     @property
     def most_s(self) -> float:
-        """How long a step may take beside streams where a prompt would else have less than about half of its rate."""
+        """The seconds that a step may take beside streams where a prompt would otherwise have less than about half of
+        its rate."""
         return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
-        """Most tokens of the next step, in which `num_generating` sequences continue their output. is_batch: and no
-        client's.
+        """Return the most tokens of the next step, in which `num_generating` sequences continue their output. is_batch:
+        the step has no client's sequence.
 
-        Each of those has a token in any case, and prompts have some beside them, or fewer the farther they are
-        (`costs`); not so while memory is short.
+        Each of these sequences has a token in any case, and prompts have some tokens beside them, or fewer the further
+        they are (`costs`). This does not hold while memory is short.
         """
         num_tokens = self._tokens_in_time(num_generating)
         if is_batch and self._batch is not None:
@@ -66,8 +68,8 @@ class StepBudget:
         return self._memory.limit(num_tokens)
 
     def costs(self, num_generating: int, *, is_batch: bool = False) -> abc.Callable[[int], PromptCost]:
-        """What a prompt's tokens at a position cost in the next step: never less than one at its beginning, so that no
-        step has more of them than `tokens`."""
+        """Return the cost of a prompt's tokens at a position in the next step. It is never less than that of a token at
+        the beginning of a prompt, so no step has more of them than `tokens`."""
         if is_batch and self._batch is not None:
             return self._cost_of
         if self._num_tokens is not None:
@@ -83,16 +85,17 @@ class StepBudget:
         return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
 
     def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
-        """Less where a step may take longer than `num_prompt_tokens` take at the beginning of a prompt."""
+        """Return a lower cost where a step may take longer than `num_prompt_tokens` take at the beginning of a
+        prompt."""
         cost = self._cost_of(position)
         token_s = self._cost.prompt_token_s(position)
         others_s = self._cost.decode_s + self._cost.prompt_s(position)
         num_for_half = min(round(others_s / token_s), int((self.most_s - others_s) / token_s))
-        price = num_for_half * cost.token + cost.entry
+        price = num_for_half * cost.token + cost.context
         if num_for_half < 1 or not 0 < num_prompt_tokens < price:
             return cost
         scale = num_prompt_tokens / price
-        return PromptCost(max(1.0, cost.token * scale), cost.entry * scale)
+        return PromptCost(max(1.0, cost.token * scale), cost.context * scale)
 
     def _tokens_in_time(self, num_generating: int) -> int:
         if self._num_tokens is not None:
@@ -112,5 +115,48 @@ class StepBudget:
             self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Memory did not suffice for a step of `num_tokens`: allow half of them. False if that is less than one."""
+        """Halve the tokens of a step after one of `num_tokens` ran out of memory. Returns False if less than one token
+        would be left."""
         return self._memory.shrink(num_tokens)
+
+
+class StepMemory:
+    """The most tokens of a step for which memory has sufficed.
+
+    A step that runs out of memory halves the limit. The limit doubles again after some full steps, after more of them
+    each time: so the larger steps cost little if they fail too.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        """max_tokens: limit of every step."""
+        self._max_tokens = max_tokens
+        self._limit: int | None = None
+        self._num_full = 0  # steps at the limit since it was set
+        self._patience = _FULL_STEPS
+
+    def limit(self, num_tokens: int) -> int:
+        """Return `num_tokens`, or as many of them as fit in memory."""
+        return num_tokens if self._limit is None else min(num_tokens, self._limit)
+
+    def observe(self, num_tokens: int) -> None:
+        """Raise the limit if enough steps have reached it. num_tokens: of a step that did not fail."""
+        if self._limit is None or num_tokens < self._limit:
+            return
+        self._num_full += 1
+        if self._num_full >= self._patience:
+            self._num_full = 0
+            self._limit *= 2
+            if self._limit >= self._max_tokens:
+                self._limit, self._patience = None, _FULL_STEPS
+
+    def shrink(self, num_tokens: int) -> bool:
+        """Allow half of `num_tokens`, for which memory did not suffice. Returns False if less than one token would be
+        left."""
+        num_tokens = self.limit(num_tokens)  # a failure never raises the limit
+        if num_tokens < 2:
+            return False
+        if self._limit is not None:
+            self._patience *= 2
+        self._limit = num_tokens // 2
+        self._num_full = 0
+        return True

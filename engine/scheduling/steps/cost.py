@@ -1,87 +1,88 @@
-"""StepCost: how long a step will take, learned from how long steps took."""
+"""StepCost: how long a step will take, learned from the times of past steps."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_FAR = 8192  # where positions are taken to count as much as the token itself, if the model does not tell
-_READ_TOKENS = 2  # what reading all before a prompt's tokens takes: what positions add to that many of them
-_ATTENTION_FACTOR = 1.5  # what an operation of attention takes, over one of a product with weights
+_FAR = 8192  # the position that costs as much as the token itself, if the model does not say
+_READ_TOKENS = 2  # reading a prompt's context costs as much as its positions add to that many tokens
+_ATTENTION_FACTOR = 1.5  # time of an operation of attention, over one of a product with weights
 _DECODE_WEIGHT = 0.1
-# A step that was faster than expected is believed sooner than a slower one, which may have been disturbed.
+# Faster steps than expected count more than slower ones, which may have been disturbed.
 _FASTER_WEIGHT, _SLOWER_WEIGHT = 0.4, 0.2
-_FIRST_FAR_STEPS, _FIRST_FAR_WEIGHT = 4, 0.8  # far into prompts, where what is known before is an estimate alone
-_MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; less is lost in the time of the others
+_FIRST_FAR_STEPS, _FIRST_FAR_WEIGHT = 4, 0.8  # far into prompts, where only an estimate is known before
+_MIN_SAMPLE = 8  # prompt tokens at a beginning, or fewer that cost as much; a smaller part is lost in the rest
 
 
 class PromptCost(NamedTuple):
-    """What a prompt's next tokens cost a step, in tokens at a prompt's beginning."""
+    """The cost of a prompt's next tokens in a step, in tokens at a prompt's beginning."""
 
-    token: float = 1.0  # of each
-    entry: float = 0.0  # once for all: reading what is before them
+    token: float = 1.0  # of each token
+    context: float = 0.0  # once for all of them: reading the context before them
 
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """A step: its tokens, of them those of prompts, their mean position, how long it took, and how many prompts."""
+    """A measured step: its tokens, the prompt tokens among them, the mean position of these, the step's seconds, and
+    the number of prompts."""
 
     num_tokens: int
     num_prompt_tokens: int
     position: float
     step_s: float
     num_prompts: int = 1
-    is_batch: bool = False  # it had no client's sequence
+    is_batch: bool = False  # the step had no client's sequence
 
 
 class StepCost:
-    """A step that only generates takes `decode_s`. A prompt's token adds a part of its own and one that grows with its
-    position, since it attends to all before it. And what is before it is read once for all tokens that a step computes
-    of the prompt, which takes about twice as long as one of them does for its position:
+    """The model of a step's time. A step that only generates takes `decode_s`. A prompt's token adds a part of its own
+    and a part that grows with its position, since it attends to all tokens before it. And the context before a prompt's
+    tokens is read once for all tokens that a step computes of the prompt, which takes about twice as long as one token
+    takes for its position:
 
         step_s = decode_s + num_prompt_tokens * token_s + (num_prompt_tokens + 2 num_prompts) * position * position_s
 
-    Both parts are learned from the error of each prediction, in proportion to what they contributed (normalized least
-    mean squares): a short prompt tells of the first, and a long one of the second. A step that is mostly generation
-    tells little of either, since what disturbed it would count as the prompt's.
+    Both parts are learned from the error of each prediction, in proportion to their share of it (normalized least mean
+    squares): short prompts teach the first, long prompts the second. A step that is mostly generation teaches little of
+    either, since any disturbance would count as the prompt's.
     """
 
     def __init__(self, token_s: float, position_cost: float = 0.0) -> None:
-        """token_s: as measured at the warm-up. position_cost: the operations of each position before a token, over
-        the token's own; 0 is unknown."""
+        """token_s: as measured at the warm-up. position_cost: the operations for each position before a token, over the
+        token's own; 0 is unknown."""
         self._token_s = token_s
         self._far = 1 / position_cost if position_cost else _FAR
-        self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # what these positions add
+        self._far_s = _ATTENTION_FACTOR * token_s if position_cost else 0.0  # seconds that these positions add
         self._num_far_steps = 0
         self._decode_s: float | None = None
 
     @property
     def decode_s(self) -> float:
-        """0 until it is known."""
+        """Seconds of a step that only generates; 0 until they are known."""
         return self._decode_s or 0.0
 
     def prompt_token_s(self, position: float) -> float:
-        """What a prompt's token at a position adds."""
+        """Return the seconds that a prompt's token at a position adds."""
         return max(self._token_s + self._far_s * position / self._far, 1e-9)
 
     def prompt_s(self, position: float) -> float:
-        """What a prompt that is computed from a position on adds, beside its tokens."""
+        """Return the seconds that a prompt adds besides its tokens, if it is computed from a position on."""
         return _READ_TOKENS * self._far_s * position / self._far
 
     def prompts_s(self, sample: StepSample) -> float:
-        """What the prompts of a step add."""
+        """Return the seconds that the prompts of a step add."""
         num_near, num_far = self._parts(sample)
         return num_near * self._token_s + num_far * self._far_s
 
     def _parts(self, sample: StepSample) -> tuple[float, float]:
-        """How often `_token_s` and `_far_s` count in it."""
+        """Return how often `_token_s` and `_far_s` count in a step."""
         distance = sample.position / self._far
         return sample.num_prompt_tokens, (sample.num_prompt_tokens + _READ_TOKENS * sample.num_prompts) * distance
 
     def observe(self, sample: StepSample, *, others_s: float | None = None) -> None:
-        """Learn from a step that did not fail. others_s: what it would have taken without prompts, if that is not
-        `decode_s`."""
+        """Learn from a step that did not fail. others_s: its seconds without prompts, if they are not `decode_s`."""
         if sample.num_prompt_tokens == 0:
             known_s = sample.step_s if self._decode_s is None else self._decode_s
-            # One of twice the time is an exception, such as a disturbance, until it is the rule.
+            # A step of twice the time is an exception, such as a disturbance, until it is the rule.
             self._decode_s = known_s + (min(sample.step_s, 2 * known_s) - known_s) * _DECODE_WEIGHT
         elif sample.num_prompt_tokens * self.prompt_token_s(sample.position) >= _MIN_SAMPLE * self.prompt_token_s(0):
             self._learn(sample, self.decode_s if others_s is None else others_s)
@@ -102,6 +103,6 @@ class StepCost:
 
 
 def _trust(sample: StepSample, others_s: float) -> float:
-    """0 to 1: how much a step says of prompts; all where they took half of its time."""
+    """Return how much a step teaches about prompts, 0 to 1; 1 where prompts took at least half of its time."""
     prompt_part = 1 - others_s / sample.step_s if sample.step_s > 0 else 0.0
     return min(1.0, max(0.0, 2 * prompt_part))

@@ -1,13 +1,15 @@
-"""How a step's tokens are divided between the sequences that could use them.
+"""The division of a step's tokens between the sequences that could use them.
 
-First come those that generate: one token each, and their drafts. What is left is for prompts, by service class; within
-a class tenants share it (prompt_levels.py), and a tenant's prompts follow one another in the order of service. But a
+First come sequences that generate: one token each, and their drafts. The rest is for prompts, by service class; within
+a class tenants share it (`fill_levels`), and a tenant's prompts follow one another in the order of service. But a
 prompt that takes longer than this step leaves up to half to those behind it that are at most half as long: they end
-soon, and it ends little later. What is divided is time: a token far into a prompt costs as much as several at its
-beginning, and the budget is in tokens at the beginning. What is before a prompt's tokens is read once for all of them
-that a step computes, so a step has parts of few far prompts, in turns. Where one token costs more than all that is left
-for prompts, it is computed all the same, if its prompt is the next one: else that would wait until nobody generates.
-The others have half of a step beside it.
+soon, and it ends little later.
+
+Time is what is divided: a token far into a prompt costs as much as several at its beginning, and the budget is in
+tokens at the beginning. The context before a prompt's tokens is read once for all of them that a step computes, so a
+step has parts of few far prompts, in turns. Where one token costs more than all that is left for prompts, it is
+computed all the same if its prompt is the next one: otherwise that prompt would wait until no sequence generates. The
+other prompts have half of a step beside it.
 """
 
 from bisect import insort
@@ -18,45 +20,45 @@ from typing import NamedTuple
 from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Order, Sequence
 from engine.scheduling.steps.cost import PromptCost
-from engine.scheduling.steps.prompt_levels import fill_levels
 
+_LEAST = 1e-9  # tokens; less is nothing
 _ROUNDING = 1e-6
 
 
 class Demand(NamedTuple):
-    """What a running sequence, or one that is about to run, could compute in one step."""
+    """Tokens that a running sequence, or one that is about to run, could compute in one step."""
 
     sequence: Sequence
-    num_tokens: int  # of this step, at most
-    num_pending: int  # in all
-    cost: float = 1.0  # of a token, relative to one at a prompt's beginning
-    entry_cost: float = 0.0  # of any tokens at all, beside that of each
+    num_tokens: int  # the most in this step
+    num_pending: int  # all tokens still to compute
+    cost: float = 1.0  # of each token, relative to one at a prompt's beginning
+    context_cost: float = 0.0  # once for all of them, see PromptCost
 
     @property
     def is_prompt(self) -> bool:
-        """Whether more than one token of its prompt, or of what preemption lost, is not computed."""
+        """Whether more than one token of the prompt, or of the tokens that a preemption lost, is not computed."""
         sequence = self.sequence
         num_computed = sequence.num_with_draft - self.num_pending
         return max(sequence.num_prompt, sequence.num_computed_at_preemption) - num_computed > 1
 
     def price(self, num_tokens: int) -> float:
-        """What `num_tokens` of it cost."""
-        return num_tokens * self.cost + self.entry_cost if num_tokens else 0.0
+        """Return the cost of `num_tokens` tokens, in tokens at the beginning of a prompt."""
+        return num_tokens * self.cost + self.context_cost if num_tokens else 0.0
 
-    def num_more(self, num_tokens: int, budget: float) -> int:
-        """How many tokens a budget pays for beside the `num_tokens` that it has; at most what it could use."""
+    def num_affordable(self, num_tokens: int, budget: float) -> int:
+        """Return how many tokens a budget pays for besides the `num_tokens` that the sequence has, up to its demand."""
         if num_tokens == 0:
-            budget -= self.entry_cost
+            budget -= self.context_cost
         return max(0, min(self.num_tokens - num_tokens, int(budget / self.cost + _ROUNDING)))
 
     @property
     def precedence(self) -> tuple[int, int]:
-        """Nobody leaves tokens to those of a higher one."""
+        """Service class and priority. No prompt leaves tokens to one with another precedence."""
         return self.sequence.order[:2]
 
 
 class StepSplit:
-    """The demands of a step in the order of service, and what each gets of the budget."""
+    """The demands of a step in the order of service, and each sequence's part of the budget."""
 
     def __init__(
         self,
@@ -66,18 +68,19 @@ class StepSplit:
         threshold: int,
         cost: abc.Callable[[int], PromptCost] = lambda _: PromptCost(),
     ) -> None:
-        """threshold: most prompt tokens of one sequence in one step; 0 is no limit. cost: at a position."""
+        """threshold: most prompt tokens of one sequence in one step; 0 is no limit. cost: of a prompt's tokens at a
+        position."""
         self._threshold = threshold
         self._cost = cost
         self._budget = budget
-        self._demands = [  # what generates is told apart here: this runs for every sequence of every step
+        self._demands = [  # a short way for sequences that generate: this runs for every sequence of every step
             Demand(each, 1, 1) if (num_pending := each.num_pending) == 1 else self.demand(each, num_pending)
             for each in running
         ]
-        self._num_wanted = sum([demand.num_tokens * demand.cost + demand.entry_cost for demand in self._demands])
+        self._num_wanted = sum([demand.num_tokens * demand.cost + demand.context_cost for demand in self._demands])
 
     def demand(self, sequence: Sequence, num_pending: int) -> Demand:
-        """num_pending: of a waiting sequence, the tokens after its cached prefix."""
+        """Return the demand of a sequence. num_pending: of a waiting sequence, the tokens after its cached prefix."""
         demand = Demand(sequence, num_pending, num_pending)
         if not demand.is_prompt:
             return demand
@@ -93,24 +96,24 @@ class StepSplit:
         self._num_wanted += demand.price(demand.num_tokens)
 
     def drop(self, sequence: Sequence) -> None:
-        """Take out a sequence that was preempted."""
+        """Remove the demand of a sequence that was preempted."""
         self._demands = [demand for demand in self._demands if demand.sequence is not sequence]
         self._num_wanted = sum(demand.price(demand.num_tokens) for demand in self._demands)
 
     def tokens(self) -> dict[Sequence, int]:
-        """Of each sequence."""
+        """Return the number of tokens that each sequence gets in this step."""
         if self._num_wanted <= self._budget:
             return {demand.sequence: demand.num_tokens for demand in self._demands}
         return split_step(self._demands, self._budget)
 
     def tokens_if_added(self, demand: Demand) -> int:
-        """What one more would get."""
+        """Return the number of tokens that one more demand would get."""
         if self._num_wanted + demand.price(demand.num_tokens) <= self._budget:
             return demand.num_tokens
         return split_step(sorted([*self._demands, demand], key=_order), self._budget)[demand.sequence]
 
     def longest_pending(self, account: TenantAccount) -> int:
-        """Of a tenant's demands."""
+        """Return the largest number of pending tokens among a tenant's demands."""
         return max((each.num_pending for each in self._demands if each.sequence.account is account), default=0)
 
 
@@ -119,7 +122,8 @@ def _order(demand: Demand) -> Order:
 
 
 def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, int]:
-    """The tokens of each sequence; demands are in the order of service. Whoever comes first gets a token at least."""
+    """Return the number of tokens of each sequence. demands: in the order of service; the first gets at least one
+    token."""
     tokens: dict[Sequence, int] = {}
     for _, group in groupby(demands, lambda demand: demand.sequence.service.yields):
         budget = _split_group(list(group), budget, tokens)
@@ -127,10 +131,10 @@ def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, i
 
 
 def _split_group(demands: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """Fill in `tokens`; returns what is left of the budget."""
+    """Fill in `tokens`; returns the rest of the budget."""
     first = demands[0] if demands[0].is_prompt and budget > 0 else None
     num_first = min(1.0, budget) if first else 0.0
-    budget -= num_first  # it is for the first in the order, whoever else wants it
+    budget -= num_first  # reserved for the first in the order
     for demand in demands:
         if not demand.is_prompt:
             tokens[demand.sequence] = min(demand.num_tokens, int(budget))
@@ -146,25 +150,29 @@ def _split_group(demands: list[Demand], budget: float, tokens: dict[Sequence, in
 def _split_between_tenants(
     prompts: list[Demand], budget: float, tokens: dict[Sequence, int], first: Demand | None
 ) -> float:
-    """As `_split_group`, for the prompts of one class. first: of them, which gets a token in any case."""
+    """Fill in `tokens` for the prompts of one class; returns the rest of the budget. first: the prompt that gets a
+    token in any case."""
     next_prompt = first or min(prompts, key=lambda demand: demand.sequence.account.prompt_level)
     if next_prompt.num_tokens > 0 and 1 <= budget < next_prompt.price(1):
-        _split_beside_dear(next_prompt, prompts, budget - 1, tokens)
+        _split_beside_costly(next_prompt, prompts, budget - 1, tokens)
         return 0.0
     if first is None:
         return _split_shares(prompts, budget, tokens)
-    prompts = [first._replace(num_tokens=first.num_tokens - 1, entry_cost=0.0), *prompts[1:]]
+    prompts = [first._replace(num_tokens=first.num_tokens - 1, context_cost=0.0), *prompts[1:]]
     budget = _split_shares(prompts, max(0.0, budget - first.price(1)), tokens)
     tokens[first.sequence] += 1
     return budget
 
 
-def _split_beside_dear(dear: Demand, prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> None:
-    """One token for a prompt that has no more than that of a step, and half of the budget for those that do not wait
-    for its end: else it would hold them up for as many steps as it has tokens. One of them gets on in any case."""
+def _split_beside_costly(costly: Demand, prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> None:
+    """Give one token to a prompt that gets no more than that from a step, and half of the budget to the prompts that
+    need not wait for its end: otherwise it would hold them up for as many steps as it has tokens. One of them
+    progresses in any case."""
     tokens.update((demand.sequence, 0) for demand in prompts)
-    tokens[dear.sequence] = 1
-    others = [each for each in prompts if each.sequence.account is not dear.sequence.account or _is_let_by(each, dear)]
+    tokens[costly.sequence] = 1
+    others = [
+        each for each in prompts if each.sequence.account is not costly.sequence.account or _may_pass(each, costly)
+    ]
     if others:
         _split_shares(others, budget / 2, tokens)
         if budget >= 1 and not any(tokens[each.sequence] for each in others):
@@ -172,7 +180,7 @@ def _split_beside_dear(dear: Demand, prompts: list[Demand], budget: float, token
 
 
 def _split_shares(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """Divide the budget between tenants; returns what is left of it."""
+    """Divide the budget between tenants; returns the rest of it."""
     by_tenant: dict[TenantAccount, list[Demand]] = {}
     for demand in prompts:
         by_tenant.setdefault(demand.sequence.account, []).append(demand)
@@ -180,37 +188,69 @@ def _split_shares(prompts: list[Demand], budget: float, tokens: dict[Sequence, i
     shares = fill_levels(needs, budget) if len(needs) > 1 else dict.fromkeys(needs, budget)
     for account, own in by_tenant.items():
         budget -= _split_in_order(own, shares[account], tokens)
-    # What rounding has left, and parts that are too small for a token: it is the turn of who had least.
+    # The rest from rounding, and parts that are too small for a token, go to the tenants with the fewest tokens lately.
     for demand in sorted(prompts, key=lambda demand: demand.sequence.account.prompt_level):
         num_before = tokens[demand.sequence]
-        tokens[demand.sequence] += demand.num_more(num_before, budget)
+        tokens[demand.sequence] += demand.num_affordable(num_before, budget)
         budget -= demand.price(tokens[demand.sequence]) - demand.price(num_before)
     return budget
 
 
 def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence, int]) -> float:
-    """Give one tenant's prompts their tokens; returns how much of the budget these cost."""
+    """Give one tenant's prompts their tokens; returns the cost of these."""
     spent = 0.0
     for index, first in enumerate(prompts):
         left = budget - spent
         if first.price(first.num_tokens) > left + _ROUNDING:
             rest = prompts[index + 1 :]
             tokens.update((demand.sequence, 0) for demand in rest)
-            shorter = [demand for demand in rest if _is_let_by(demand, first)]
-            for_shorter = left / 2 if first.num_more(0, left / 2) else max(0.0, left - first.price(1))
+            shorter = [demand for demand in rest if _may_pass(demand, first)]
+            for_shorter = left / 2 if first.num_affordable(0, left / 2) else max(0.0, left - first.price(1))
             on_shorter = _split_in_order(shorter, for_shorter, tokens)
-            tokens[first.sequence] = first.num_more(0, left - on_shorter)
+            tokens[first.sequence] = first.num_affordable(0, left - on_shorter)
             return spent + on_shorter + first.price(tokens[first.sequence])
         tokens[first.sequence] = first.num_tokens
         spent += first.price(first.num_tokens)
     return spent
 
 
-def _is_let_by(demand: Demand, other: Demand) -> bool:
-    """Whether another prompt of its tenant, which comes before it and takes longer than the step, leaves it a part."""
+def _may_pass(demand: Demand, other: Demand) -> bool:
+    """Whether a prompt gets a part of the step from another of its tenant, which comes before it and takes longer than
+    the step."""
     return is_much_shorter(demand.num_pending, other.num_pending) and demand.precedence == other.precedence
 
 
 def is_much_shorter(num_pending: int, of_other: int) -> bool:
-    """Whether a prompt is so short that the other, which comes before it, leaves it a part of the step."""
+    """Whether a prompt is so short that a longer one before it leaves it a part of the step."""
     return 2 * num_pending <= of_other
+
+
+def fill_levels(needs: abc.Mapping[TenantAccount, float], budget: float) -> dict[TenantAccount, float]:
+    """Return the part of each tenant, at most what it needs; together they are the budget, or all needs if that is
+    less.
+
+    Tenants with the fewest prompt tokens lately come first, until all are level. Equal parts of each step would suffice
+    for a lasting load. But then a tenant's single short prompt, beside prompts of another that never end, would take
+    twice the steps that it takes alone. So earlier steps count too: a tenant that had no prompts for a while gets whole
+    steps at first, and equal parts from then on.
+
+        level       a |████████████████         tokens of earlier steps, over the tenant's weight
+                    b |██▒▒▒▒▒▒▒▒▒▒             this step's tokens fill the lowest level first
+    """
+    levels = {account: account.prompt_level for account in needs}
+    left = {account: need for account, need in needs.items() if need}
+    num_left = min(budget, sum(needs.values()))
+    while left and num_left > _LEAST:
+        low = min(levels[account] for account in left)
+        lowest = [account for account in left if levels[account] <= low]
+        weight = sum(account.weight for account in lowest)
+        rise = min(num_left / weight, *(left[account] / account.weight for account in lowest))
+        if higher := [levels[account] for account in left if levels[account] > low]:
+            rise = min(rise, min(higher) - low)
+        for account in lowest:
+            levels[account] = low + rise
+            left[account] -= rise * account.weight
+            if left[account] <= _LEAST:
+                del left[account]
+        num_left -= rise * weight
+    return {account: need - left.get(account, 0.0) for account, need in needs.items()}

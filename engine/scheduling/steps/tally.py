@@ -1,4 +1,4 @@
-"""StepTally: what one step did, counted while it happens; it becomes a StepStats."""
+"""StepTally: counts what one step does while it happens; it becomes a StepStats."""
 
 import enum
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from engine.scheduling.sequence import Sequence
 
 
 class PreemptionReason(enum.StrEnum):
-    """For whom or what a running sequence gave up its room."""
+    """Reasons for which a running sequence gives up its blocks."""
 
-    MEMORY = "memory"  # one before it in the order needed blocks to go on
+    MEMORY = "memory"  # a sequence before it in the order needed blocks to continue
     SERVICE_CLASS = "service_class"
     PRIORITY = "priority"
-    FAIRNESS = "fairness"  # a tenant that had less than its share of places or blocks
+    FAIRNESS = "fairness"  # for a tenant that had less than its share of slots or blocks
 
 
 @dataclass(slots=True)
@@ -33,8 +33,8 @@ class ClassTally:
 
 @dataclass(slots=True)
 class StepTally:
-    """Increments of one step, named as in StepStats. Sequences that count as nothing add nothing, and those of batches
-    nothing outside `batch` but their events."""
+    """Increments of one step, named as in StepStats. Sequences that count as nothing add nothing, and sequences of
+    batches add only to `batch` and `events`."""
 
     clients: ClassTally = field(default_factory=ClassTally)
     batch: ClassTally = field(default_factory=ClassTally)
@@ -70,7 +70,7 @@ class StepTally:
         tally.recomputed_tokens += min(num_new, max(0, sequence.num_computed_at_preemption - start))
 
     def count_prefix_lookup(self, sequence: Sequence) -> None:
-        """Count the prompt of a sequence that was just admitted for the first time, and what was cached of it."""
+        """Count the prompt of a sequence that was just admitted for the first time, and its cached part."""
         if sequence.service.is_counted:
             self.prefix_queries += sequence.num_prompt
             self.prefix_hits += sequence.num_computed

@@ -1,7 +1,7 @@
 """DraftModel: which blocks it takes for computed. The ledger checks whatever it reads there."""
 
 from engine.draft_model.model import DraftModel
-from engine.scheduling.kv.hashing import block_digest, root_digest
+from engine.scheduling.kv.prefixes import block_digest, root_digest
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from tests.helpers.drafting import LedgerDraftRunner
 from tests.helpers.engines import make_prompt, make_request

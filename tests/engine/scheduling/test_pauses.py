@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.protocol import AbortReason, EngineRequest, ServiceClass
 from engine.scheduling.kv.block_pool import BlockPool
-from engine.scheduling.kv.room import KVRoom
+from engine.scheduling.kv.capacity import KVCapacity
 from engine.scheduling.pauses import Pauses
 from engine.scheduling.sequence import Sequence, SequenceStatus
 from tests.engine.scheduling.test_batch_schedules import Arrival, arrivals, play, schedules
@@ -174,14 +174,14 @@ def test_blocks_of_paused_lines_are_counted_once_while_the_same_are_paused(monke
     run.add(client("c", 14, max_tokens=1))  # leaves its prefix cached
     run.step()
     counted: list[str] = []
-    blocks = KVRoom.blocks
+    blocks = KVCapacity.blocks
 
-    def count(self: KVRoom, sequence: Sequence, pool: BlockPool) -> list[int]:
+    def count(self: KVCapacity, sequence: Sequence, pool: BlockPool) -> list[int]:
         counted.append(sequence.id)
         return blocks(self, sequence, pool)
 
     monkeypatch.setattr(Pauses, "check", lambda _: None)  # it counts, too
-    monkeypatch.setattr(KVRoom, "blocks", count)
+    monkeypatch.setattr(KVCapacity, "blocks", count)
     for name in ("d", "e"):
         run.add(client(name, 2, max_tokens=4))
     for _ in range(4):

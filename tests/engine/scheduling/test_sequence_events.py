@@ -71,7 +71,7 @@ def test_a_wait_for_a_place_is_told_once() -> None:
     run.finish()
     assert events(run, "b")[:3] == [
         Queued("b", 100.0, num_running=1, num_waiting=0, num_resumed=0),
-        Waits("b", 100.0, WaitReason.PLACES, is_shared=False),
+        Waits("b", 100.0, WaitReason.SLOTS, is_shared=False),
         Admitted("b", 100.0, num_cached=0),
     ]
     assert waits(run, "a") == []
@@ -84,7 +84,7 @@ def test_a_wait_for_a_place_that_another_tenant_has_is_told_as_shared() -> None:
     run.step()
     begin(run, "c", tenant="x")
     run.finish()
-    assert waits(run, "c") == [(WaitReason.PLACES, True)]
+    assert waits(run, "c") == [(WaitReason.SLOTS, True)]
 
 
 def test_a_wait_for_blocks_is_told() -> None:

@@ -24,7 +24,7 @@ def test_moments_are_the_events_in_order() -> None:
     story = SequenceStory()
     for event in (
         Queued("a", 1.0, num_running=2, num_waiting=3, num_resumed=0),
-        Waits("a", 1.5, WaitReason.PLACES, is_shared=True),
+        Waits("a", 1.5, WaitReason.SLOTS, is_shared=True),
         Admitted("a", 2.0, num_cached=16),
         Computed("a", 2.1, num_tokens=9, num_left=0),
     ):

@@ -155,7 +155,7 @@ def test_tokens_far_into_a_prompt_count_by_what_they_cost() -> None:
     for each in (far, near):
         each.account = tenants.account(each)
     plan = StepPlan([PlanItem(far, 0, 1, 0, needs_logits=False), PlanItem(near, 0, 5, 0, needs_logits=False)])
-    tenants.pass_step(plan, [Demand(far, 1, 10, cost=2.0, entry_cost=3.0), Demand(near, 5, 10)])
+    tenants.count_step(plan, [Demand(far, 1, 10, cost=2.0, context_cost=3.0), Demand(near, 5, 10)])
     assert (far.account.prompt_level, near.account.prompt_level) == (5.0, 5.0)
 
 

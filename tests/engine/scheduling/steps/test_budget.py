@@ -134,7 +134,7 @@ class Machine:
     def step(self, budget: StepBudget, num_generating: int, position: int, num_left: int) -> tuple[int, float]:
         """One step of a prompt; returns its tokens and its seconds."""
         cost = budget.costs(num_generating)(position)
-        num_prompt_tokens = budget.tokens(num_generating) - num_generating - cost.entry
+        num_prompt_tokens = budget.tokens(num_generating) - num_generating - cost.context
         num_tokens = min(num_left, max(1, int(num_prompt_tokens / cost.token + 1e-6)))
         far_s = self.far_s * (position + num_tokens / 2) / 10_000
         step_s = self.decode_s + num_tokens * (self.token_s + far_s) + self.read_part * far_s

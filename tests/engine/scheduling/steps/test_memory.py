@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from engine.scheduling.fairness.account import TenantAccount
 from engine.scheduling.sequence import Sequence
-from engine.scheduling.steps.budget import StepBudget
+from engine.scheduling.steps.budget import StepBudget, StepMemory
 from engine.scheduling.steps.cost import StepSample
-from engine.scheduling.steps.memory import StepMemory
 from engine.scheduling.steps.split import StepSplit
 from tests.helpers.engines import (
     SchedulerRun,
@@ -127,7 +126,7 @@ def test_a_prompts_token_costs_one_at_its_beginning_at_least(
     cost = budget.costs(num_generating)(position)
 
     assert cost.token >= 1
-    assert cost.entry >= 0
+    assert cost.context >= 0
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

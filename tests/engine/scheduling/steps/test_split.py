@@ -88,17 +88,17 @@ def test_tenants_share_what_is_left_by_weight() -> None:
 
 def test_a_tenant_without_prompts_lately_comes_first_until_it_has_had_as_many() -> None:
     busy, other = TenantAccount("busy"), TenantAccount("other")
-    busy.pass_step(100)
+    busy.count_step(100)
     assert split(of_tenants([(busy, 1000), (other, 80)]), 60) == [1, 59]
     assert split(of_tenants([(busy, 1000), (other, 1000)]), 161) == [31, 130]
-    other.pass_step(130)
+    other.count_step(130)
     assert split(of_tenants([(busy, 1000), (other, 1000)]), 60) == [46, 14]
 
 
 def test_lately_is_some_ten_steps() -> None:
     account = TenantAccount()
     for _ in range(100):
-        account.pass_step(50)
+        account.count_step(50)
     assert account.recent_prompt_tokens == pytest.approx(500, rel=0.01)
 
 
@@ -127,7 +127,7 @@ def test_a_prompt_whose_tokens_cost_more_than_a_step_has_gets_on_all_the_same() 
     for others in ([], [prompt_of(2, 100, a)], [prompt_of(2, 100, b)]):
         tokens = StepSplit([stream, far, *others], 9, threshold=0, cost=cost).tokens()
         assert tokens[far] == 1
-    a.pass_step(20)  # it was its turn
+    a.count_step(20)  # it was its turn
     tokens = StepSplit([stream, far, prompt_of(2, 100, b)], 9, threshold=0, cost=cost).tokens()
     assert list(tokens.values()) == [1, 0, 8]
 
@@ -179,7 +179,7 @@ def test_what_is_before_several_far_prompts_is_read_for_few_of_them_in_a_step() 
         assert sum(tokens.values()) >= 2
         for demand in step.demands:
             num_computed[demand.sequence] += tokens[demand.sequence]
-            demand.sequence.account.pass_step(demand.price(tokens[demand.sequence]))
+            demand.sequence.account.count_step(demand.price(tokens[demand.sequence]))
     first, *others = num_computed.values()
     assert first >= 200  # a token of each step in any case
     assert min(others) >= max(20, 0.8 * max(others))
@@ -254,5 +254,5 @@ def test_whatever_tokens_cost_streams_and_the_next_prompt_get_on_and_steps_are_b
     assert not prompts or any(tokens[each] for each in prompts)
     assert sum(tokens.values()) <= budget
     in_prompts = sum(demands[each].price(tokens[each]) for each in prompts)
-    dearest = max((demands[each].price(1) for each in prompts), default=0.0)
-    assert in_prompts <= max(num_more + 1e-3, 2 * dearest + num_more)
+    costliest = max((demands[each].price(1) for each in prompts), default=0.0)
+    assert in_prompts <= max(num_more + 1e-3, 2 * costliest + num_more)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.scheduling.kv.hashing import block_digest, root_digest
+from engine.scheduling.kv.prefixes import block_digest, root_digest
 
 pytestmark = pytest.mark.fast
 

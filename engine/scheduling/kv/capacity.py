@@ -1,4 +1,4 @@
-"""KVRoom: whether blocks and states suffice for a sequence, beside what others have and need."""
+"""KVCapacity: whether blocks and states suffice for a sequence, besides what other sequences have and need."""
 
 from collections import Counter, abc
 from itertools import zip_longest
@@ -9,16 +9,16 @@ from engine.scheduling.kv.prefixes import PrefixMatch
 from engine.scheduling.sequence import Sequence
 
 
-class KVRoom:
-    """Answers alone: it changes nothing.
+class KVCapacity:
+    """Answers questions and changes nothing.
 
-    `without` are running sequences whose blocks and states count as free, because they would be preempted.
+    `without`: running sequences whose blocks and states count as free, because they would be preempted.
     """
 
     def __init__(
         self, groups: tuple[KVGroup, ...], pools: abc.Sequence[BlockPool], pool: BlockPool, states: BlockPool
     ) -> None:
-        """pools: one a group, each of them `pool` or `states`."""
+        """pools: the pool of each group, either `pool` or `states`."""
         self._groups = groups
         self._pools = pools
         self._pool = pool
@@ -34,55 +34,58 @@ class KVRoom:
         num_states_reserved: int = 0,
         without: abc.Collection[Sequence] = (),
     ) -> bool:
-        """Whether all tokens of a waiting sequence fit, with `match` shared, beside what is reserved for others."""
+        """Whether all tokens of a waiting sequence fit, with `match` shared, besides what is reserved for others."""
         if self._has_states:
             num_free = self._states.num_free + self._num_freed(self._states, without)
             if num_free <= num_states_reserved:
                 return False
-        return self.num_free_after(sequence, match, num_reserved, without=without) >= 0
+        return self.blocks_free_after(sequence, match, num_reserved, without=without) >= 0
 
-    def num_free_after(
+    def blocks_free_after(
         self, sequence: Sequence, match: PrefixMatch, num_reserved: int, *, without: abc.Collection[Sequence] = ()
     ) -> int:
-        """Free blocks that remain when a waiting sequence has what all its tokens need, with `match` shared, and others
-        have the blocks that are reserved for them; negative if there are not enough."""
+        """Return the number of free blocks that remain when a waiting sequence has the blocks that all its tokens need,
+        with `match` shared, and others have the blocks that are reserved for them; negative if there are not enough."""
         num_free = self._pool.num_free + self._num_freed(self._pool, without) - num_reserved
-        return num_free - self.num_taken(sequence, match, without=without)
+        return num_free - self.blocks_taken(sequence, match, without=without)
 
-    def num_taken(self, sequence: Sequence, match: PrefixMatch, *, without: abc.Collection[Sequence] = ()) -> int:
-        """Free blocks that a waiting sequence takes for all its tokens: new ones, and cached ones that nobody uses."""
+    def blocks_taken(self, sequence: Sequence, match: PrefixMatch, *, without: abc.Collection[Sequence] = ()) -> int:
+        """Return the number of free blocks that a waiting sequence takes for all its tokens: new ones, and cached ones
+        that no other sequence uses."""
         shared = blocks_of(match.tables, self._pools, self._pool)
         freed = {block for other in without for block in blocks_of(other.tables, self._pools, self._pool)}
         num_unused = sum(self._pool.is_free(block) or block in freed for block in shared)
         return num_unused + peak_blocks(self._groups, len(sequence.tokens)) - len(shared)
 
-    def num_needed(self, sequence: Sequence) -> int:
-        """Blocks that a running sequence still needs for its known tokens. It has the state that it needs."""
-        num_needed, num_tokens = 0, sequence.num_with_draft
+    def blocks_needed(self, sequence: Sequence) -> int:
+        """Return the number of blocks that a running sequence still needs for its known tokens. It has the state that
+        it needs."""
+        blocks_needed, num_tokens = 0, sequence.num_with_draft
         for group, table in zip(self._groups, sequence.tables, strict=True):
             num_new_entries = group.num_entries(num_tokens) - len(table)
             if num_new_entries > 0 and not group.is_state:
                 num_used = len(table) - group.first_needed_entry(sequence.num_computed)
-                num_needed += min(num_new_entries, group.peak_blocks(num_tokens, group.block_size) - num_used)
-        return max(0, num_needed)
+                blocks_needed += min(num_new_entries, group.peak_blocks(num_tokens, group.block_size) - num_used)
+        return max(0, blocks_needed)
 
-    def num_used(self, sequence: Sequence) -> int:
-        """Blocks that a running sequence uses, shared ones too."""
+    def blocks_used(self, sequence: Sequence) -> int:
+        """Return the number of blocks that a running sequence uses, shared ones included."""
         tables = zip(sequence.tables, self._pools, strict=True)
         return sum([len(table) - table.count(NO_BLOCK) for table, pool in tables if pool is self._pool])
 
     def blocks(self, sequence: Sequence, pool: BlockPool) -> list[int]:
-        """Those of a sequence that are from this pool."""
+        """Return the sequence's blocks that are from this pool."""
         return blocks_of(sequence.tables, self._pools, pool)
 
     def _num_freed(self, pool: BlockPool, sequences: abc.Collection[Sequence]) -> int:
-        """Blocks that become free if these sequences give up theirs."""
+        """Return the number of blocks that become free if these sequences are preempted."""
         references = Counter(block for sequence in sequences for block in blocks_of(sequence.tables, self._pools, pool))
         return sum(pool.references(block) == count for block, count in references.items())
 
 
 def blocks_of(tables: list[list[int]], pools: abc.Sequence[BlockPool], pool: BlockPool) -> list[int]:
-    """Blocks of `pool`, in order of position over all groups, so that they are freed tail first. pools: one a table."""
+    """Return the blocks of `pool`, in order of position over all groups, so that they are freed tail first. pools: the
+    pool of each table."""
     of_pool = [table for table, its_pool in zip(tables, pools, strict=False) if its_pool is pool]
     if len(of_pool) == 1:
         return [block for block in of_pool[0] if block != NO_BLOCK]
