@@ -1,4 +1,4 @@
-"""OpenAI's client: a file of chats uploaded, an adapter trained on it, its events followed, and the result asked.
+"""OpenAI's client: a file of chats is uploaded, an adapter trained on it, its events followed, and the result used.
 
 The server needs --enable-lora and --data-dir.
 """
@@ -40,12 +40,12 @@ def main() -> None:
     file = client.files.create(file=("zembla.jsonl", data), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(model=model, training_file=file.id, suffix="zembla", seed=1)
     print(job.id, job.status)
-    told: set[str] = set()
+    printed: set[str] = set()
     while job.status not in ("succeeded", "failed", "cancelled"):
         time.sleep(1)
         job = client.fine_tuning.jobs.retrieve(job.id)
-        tell_new_events(client, job.id, told)
-    tell_new_events(client, job.id, told)
+        print_new_events(client, job.id, printed)
+    print_new_events(client, job.id, printed)
     if job.status != "succeeded":
         raise SystemExit(f"the job has {job.status}: {job.error}")
     for checkpoint in client.fine_tuning.jobs.checkpoints.list(job.id):
@@ -60,15 +60,15 @@ def main() -> None:
     client.files.delete(file.id)
 
 
-def tell_new_events(client: OpenAI, job_id: str, told: set[str]) -> None:
-    """Print the events that are not in `told`, the oldest first."""
+def print_new_events(client: OpenAI, job_id: str, printed: set[str]) -> None:
+    """Print the events that are not in `printed`, the oldest first."""
     new = []
     for event in client.fine_tuning.jobs.list_events(job_id, limit=100):  # the newest first, in pages
-        if event.id in told:
+        if event.id in printed:
             break
         new.append(event)
     for event in reversed(new):
-        told.add(event.id)
+        printed.add(event.id)
         print(f"{event.level}: {event.message}")
 
 

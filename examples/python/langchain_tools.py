@@ -16,14 +16,14 @@ def multiply(a: int, b: int) -> int:
 
 
 def ask(chat: ChatOpenAI, messages: list[BaseMessage]) -> AIMessage:
-    """The answer, once it is complete."""
+    """Return the complete answer."""
     needs_call = len(messages) == 1
     model = chat.bind_tools([multiply], strict=True, tool_choice="required" if needs_call else "none")
     return model.invoke(messages)
 
 
 def ask_streamed(chat: ChatOpenAI, messages: list[BaseMessage]) -> AIMessage:
-    """The answer, put together from its pieces, which are printed."""
+    """Return the answer, assembled from its pieces, which are printed."""
     needs_call = len(messages) == 1
     model = chat.bind_tools([multiply], tool_choice="multiply" if needs_call else "none", parallel_tool_calls=False)
     whole = AIMessageChunk(content="")

@@ -1,6 +1,6 @@
-"""Reasoning: the model's thought apart from its answer, whole and streamed, and with thinking turned off.
+"""Reasoning: the model's thought separate from its answer, whole and streamed, and with thinking turned off.
 
-Needs a model that thinks, such as Qwen/Qwen3-0.6B. Others just answer, and x-ignored-parameters says so.
+Needs a model that thinks, such as Qwen/Qwen3-0.6B. Other models only answer, and x-ignored-parameters says so.
 """
 
 import os
@@ -14,7 +14,7 @@ MAX_TOKENS = 2000
 
 
 def thought_in(message: Any) -> str:
-    """The thought in a message or in a piece of one. OpenAI's API has no field for it, so the client has none."""
+    """Return the thought in a message or in a piece of one, for which OpenAI's API and client have no field."""
     return getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or ""
 
 
@@ -33,13 +33,13 @@ def ask(client: OpenAI, model: str) -> None:
         print("  thought:", thought_in(message) or "none")
         print("  answer:", message.content)
         check(thought_in(message), message.content, choice.finish_reason)
-        # The thought goes back with the answer. The chat template shows the model as much of it as it was trained on.
+        # The thought is sent back with the answer. The chat template decides how much of it the model sees.
         history: Any = {"role": "assistant", "content": message.content, "reasoning_content": thought_in(message)}
         messages.append(history)
 
 
 def ask_streamed(client: OpenAI, model: str, **options: Any) -> str:
-    """Print the thought and the answer as they come. Returns the thought."""
+    """Print the thought and the answer as they arrive, and return the thought."""
     stream = client.chat.completions.create(
         model=model, messages=[QUESTION], stream=True, max_completion_tokens=MAX_TOKENS, **options
     )

@@ -1,7 +1,7 @@
 """Retrieval: documents and questions as vectors, the nearest documents to each question, and the same by /v1/rerank.
 
-Needs an embedding model, such as Qwen/Qwen3-Embedding-0.6B: `headrace serve OWNER/MODEL`. Of several models the first
-that computes embeddings is taken.
+Needs an embedding model, such as Qwen/Qwen3-Embedding-0.6B: `headrace serve OWNER/MODEL`. If there are several, the
+first model that computes embeddings is used.
 """
 
 import os
@@ -46,7 +46,7 @@ def capabilities(card: object) -> list[str]:
 
 
 def embed(client: OpenAI, model: str, texts: list[str], input_type: str) -> list[list[float]]:
-    """The vectors, which have length 1, so that the sum of products is the cosine."""
+    """Return the vectors, which have length 1, so that the sum of products is the cosine."""
     answer = client.embeddings.create(
         model=model, input=texts, extra_body={"input_type": input_type, "normalize": True}
     )
@@ -55,7 +55,7 @@ def embed(client: OpenAI, model: str, texts: list[str], input_type: str) -> list
 
 
 def rerank(client: OpenAI, model: str, question: str) -> list[dict]:
-    """The two best documents, the best first. OpenAI's client has no method for it."""
+    """Return the two best documents, the best first. OpenAI's client has no method for this."""
     body = {"model": model, "query": question, "documents": DOCUMENTS, "top_n": 2}
     answer = client.post("/rerank", body=body, cast_to=dict[str, Any])
     return answer["results"]

@@ -1,7 +1,7 @@
 """An answer as a Pydantic object: whole, and while it is written.
 
-The server holds the model to the schema, so the answer is valid JSON of that shape whatever the model is. What the
-fields say is the model's part: a small one fills them with nonsense.
+The server enforces the schema, so the answer of any model is valid JSON of that shape. The contents of the fields
+depend on the model: a small one fills them with nonsense.
 """
 
 import os
@@ -26,7 +26,7 @@ class Recipe(BaseModel):
 
 
 def ask(client: OpenAI, model: str) -> Recipe:
-    """The recipe, once the answer is complete."""
+    """Return the recipe, once the answer is complete."""
     completion = client.chat.completions.parse(
         model=model, messages=MESSAGES, response_format=Recipe, temperature=0, max_completion_tokens=1000
     )
@@ -37,7 +37,7 @@ def ask(client: OpenAI, model: str) -> Recipe:
 
 
 def ask_streamed(client: OpenAI, model: str) -> Recipe:
-    """The recipe. What there is of it is printed whenever there is more."""
+    """Return the recipe, and print it whenever it grows."""
     seen = None
     with client.chat.completions.stream(
         model=model,

@@ -1,7 +1,8 @@
 """Tools: the model asks for calls, this program makes them, and the model answers with their results.
 
 Once with whole answers, once streamed. The first turn has tool_choice "required", so that even a model that is poor at
-choosing makes a call; with "auto", the default, the model decides. The server holds the arguments to the tool's schema.
+choosing makes a call; with "auto", the default, the model decides. The server enforces the tool's schema in the
+arguments.
 """
 
 import os
@@ -42,13 +43,13 @@ TOOLS = [openai.pydantic_function_tool(GetWeather, name="get_weather")]
 
 
 def ask(client: OpenAI, model: str, messages: list[ChatCompletionMessageParam]) -> Message:
-    """The model's message, calls parsed."""
+    """Return the model's message with parsed calls."""
     completion = client.chat.completions.parse(model=model, messages=messages, **options(messages))
     return completion.choices[0].message
 
 
 def ask_streamed(client: OpenAI, model: str, messages: list[ChatCompletionMessageParam]) -> Message:
-    """The model's message, calls parsed. Its pieces are printed as they come."""
+    """Return the model's message with parsed calls, and print its pieces as they arrive."""
     with client.chat.completions.stream(model=model, messages=messages, **options(messages)) as stream:
         for event in stream:
             if event.type == "content.delta" and event.delta:
@@ -71,7 +72,7 @@ def options(messages: list[ChatCompletionMessageParam]) -> dict[str, Any]:
 
 
 def round_trip(client: OpenAI, model: str, ask: Ask) -> None:
-    """A question, a call of the tool, and an answer. Exits if one of them is missing or not valid."""
+    """Ask a question, call the tool, and get an answer. Exits if the call or the answer is missing or not valid."""
     messages: list[ChatCompletionMessageParam] = [
         {"role": "user", "content": "How warm is it in Paris, in degrees Celsius?"}
     ]

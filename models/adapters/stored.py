@@ -36,7 +36,7 @@ class StoredWeight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredAdapter:
-    """An adapter's file. source: its name, for messages. is_gguf: whether names and row order are those of GGUF."""
+    """An adapter's file. source: its name, for messages. is_gguf: whether it has GGUF's names and row order."""
 
     source: str
     alpha: float

@@ -1,6 +1,6 @@
 """Nomic BERT: BERT with rotary positions and a gated feed-forward without biases.
 
-Its configuration and tensors have the names of GPT-2 and FlashAttention, and since transformers 5 those of other
+Its configuration and tensors have the names of GPT-2 and FlashAttention, and since transformers 5 names of other
 models.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def set_default_modes(*paths: Path) -> None:
-    """Set the modes of files and folders to those of new ones. Raises OSError."""
+    """Give files and folders the modes of new ones. Raises OSError."""
     mask = os.umask(0)  # reading the mask requires setting it
     os.umask(mask)
     for path in paths:

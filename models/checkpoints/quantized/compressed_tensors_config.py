@@ -93,7 +93,7 @@ def _is_name(target: str, module: str) -> bool:
     return target == module
 
 
-def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (codes are those of linear layers)
+def _is_class(target: str, module: str) -> bool:  # noqa: ARG001 (only linear layers have codes)
     return target == "Linear"
 
 

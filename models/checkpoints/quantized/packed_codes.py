@@ -38,5 +38,5 @@ def permute_codes(codes: torch.Tensor, permutation: torch.Tensor | None, bits: i
 
 
 def signed_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Convert uint8 codes or zero points: those of 8 bits count from -128, those of 4 bits stay."""
+    """Convert uint8 codes or zero points to QuantTensor's: 8-bit ones count from -128, and 4-bit ones stay."""
     return codes if bits == 4 else (codes ^ 0x80).view(torch.int8)
