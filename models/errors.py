@@ -29,7 +29,7 @@ class AdapterError(ModelError):
     """An adapter cannot be read, uses an unsupported feature, or does not fit the base model."""
 
 
-def shortened(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """Return a library's message on one line and shortened, since it may quote a whole file."""
     text = " ".join(str(error).split())
     return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."

@@ -8,7 +8,7 @@ import torch
 from models.adapters.stored import StoredAdapter, StoredPair
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
-from models.config.hf_config import quoted
+from models.config.hf_config import quote_value
 from models.errors import AdapterError, ModelError
 
 _SUFFIXES = (".lora_a", ".lora_b")
@@ -28,7 +28,7 @@ def read_gguf_adapter(path: Path, architecture: str | None) -> StoredAdapter:
     _check_metadata(file, architecture)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
-        raise AdapterError(f"{path}: adapter.lora.alpha is {quoted(alpha)}; it must be a number; convert it again")
+        raise AdapterError(f"{path}: adapter.lora.alpha is {quote_value(alpha)}; it must be a number; convert it again")
     base_model = file.metadata.get("general.base_model.0.name", "")
     return StoredAdapter(
         source=str(path),
@@ -44,15 +44,15 @@ def _check_metadata(file: GGUFCheckpoint, architecture: str | None) -> None:
     expected: dict[str, Any] = {"general.type": "adapter", "adapter.type": "lora"}
     for key, value in expected.items():
         if (given := metadata.get(key)) != value:
-            raise AdapterError(f"{file.path}: {key} is {quoted(given)}; it must be {value!r} for an adapter")
+            raise AdapterError(f"{file.path}: {key} is {quote_value(given)}; it must be {value!r} for an adapter")
     if (given := metadata.get("general.architecture")) != architecture:
         raise AdapterError(
-            f"{file.path} is for the architecture {quoted(given)}; the model's is {architecture!r}; serve the model "
-            "that the adapter was trained with"
+            f"{file.path} is for the architecture {quote_value(given)}; the model's is {architecture!r}; serve the "
+            "model that the adapter was trained with"
         )
     for key, value in metadata.items():
         if key.startswith("adapter.") and key not in _KNOWN_KEYS:
-            raise AdapterError(f"{file.path}: {key} is {quoted(value)}, which is not supported")
+            raise AdapterError(f"{file.path}: {key} is {quote_value(value)}, which is not supported")
 
 
 def _pairs(file: GGUFCheckpoint, alpha: float) -> list[StoredPair]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from models.config.hf_config import HFConfig, quoted, read_json_config
+from models.config.hf_config import HFConfig, quote_value, read_json_config
 from models.errors import AdapterError, CheckpointError
 
 Value = TypeVar("Value")
@@ -78,14 +78,14 @@ def _checked(config: HFConfig) -> PeftConfig:
     for name, value in config.fields.items():
         if value and name not in _SUPPORTED_FIELDS and name not in _TRAINING_FIELDS:
             raise AdapterError(
-                f"{config.source}: {name} is {quoted(value)}, which is not supported; merge the adapter into its base "
-                "model and serve that, or train it without"
+                f"{config.source}: {name} is {quote_value(value)}, which is not supported; merge the adapter into its "
+                "base model and serve that, or train it without"
             )
     init = config.raw("init_lora_weights")
     if init is not None and init not in _INITS:
         raise AdapterError(
-            f"{config.source}: init_lora_weights is {quoted(init)}, which changes the base model's weights, so the "
-            "adapter does not fit the original ones; convert it to a plain LoRA with PEFT (save_pretrained with "
+            f"{config.source}: init_lora_weights is {quote_value(init)}, which changes the base model's weights, so "
+            "the adapter does not fit the original ones; convert it to a plain LoRA with PEFT (save_pretrained with "
             "path_initial_model_for_weight_conversion)"
         )
     base_model = config.raw("base_model_name_or_path")
@@ -114,12 +114,13 @@ def _check_pattern(pattern: str, where: str) -> None:
     repeats = len(re.findall(r"[*+{]", pattern))
     if len(pattern) > _MAX_PATTERN or repeats > _MAX_REPEATS or re.search(r"\)[*+{?]", pattern):
         raise AdapterError(
-            f"{where} has {quoted(pattern)}, which is too complex; name modules with up to {_MAX_REPEATS} wildcards"
+            f"{where} has {quote_value(pattern)}, which is too complex; name modules with up to {_MAX_REPEATS} "
+            "wildcards"
         )
     try:
         re.compile(pattern)
     except re.error as error:
-        raise AdapterError(f"{where} has {quoted(pattern)}, which is not a regular expression ({error})") from None
+        raise AdapterError(f"{where} has {quote_value(pattern)}, which is not a regular expression ({error})") from None
 
 
 def _first_match(patterns: Mapping[str, Value], module: str, default: Value) -> Value:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.pickles import NO_PICKLES, find_pickle
-from models.errors import CheckpointError, UnsupportedModelError, shortened
+from models.errors import CheckpointError, UnsupportedModelError, shorten_error
 
 _SINGLE = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -94,7 +94,7 @@ def tensors_of_file(path: Path) -> Iterator[StoredTensor]:
     try:
         file = safe_open(path, framework="pt")  # checks the header against itself and against the file's size
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({shortened(error)}); fetch it again") from None
+        raise CheckpointError(f"{path} is truncated or damaged ({shorten_error(error)}); fetch it again") from None
     for name in file.offset_keys():
         described = file.get_slice(name)
         yield _described(

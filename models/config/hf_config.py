@@ -135,10 +135,10 @@ class HFConfig:
         return value
 
     def _malformed(self, name: str, value: object, expected: str) -> CheckpointError:
-        return CheckpointError(f"{self.source}: {name} is {quoted(value)}; it must be {expected}; {self.remedy}")
+        return CheckpointError(f"{self.source}: {name} is {quote_value(value)}; it must be {expected}; {self.remedy}")
 
 
-def quoted(value: object) -> str:
+def quote_value(value: object) -> str:
     """Return a file's value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."

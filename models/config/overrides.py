@@ -48,7 +48,7 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Overridden:
+class OverriddenConfig:
     """A configuration with the user's fields, and their names, such as "rope_parameters.factor"."""
 
     config: HFConfig
@@ -67,7 +67,7 @@ class Overridden:
                 )
 
 
-def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
+def override(config: HFConfig, fields: Mapping[str, Any]) -> OverriddenConfig:
     """Merge `fields` into the fields of `config`, object by object.
 
     A scaling of rotary positions replaces the checkpoint's, under either of its two names; theta stays unless the user
@@ -75,7 +75,7 @@ def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
     (config/rope.py, context_length).
     """
     if not fields:
-        return Overridden(config, ())
+        return OverriddenConfig(config, ())
     base, given = _in_layout_of(config, fields)
     merged = dataclasses.replace(
         config,
@@ -83,7 +83,7 @@ def override(config: HFConfig, fields: Mapping[str, Any]) -> Overridden:
         source=f"{config.source} with --hf-overrides or --rope-scaling",
         remedy="correct what is given there",
     )
-    return Overridden(merged, tuple(_leaves(given)))
+    return OverriddenConfig(merged, tuple(_leaves(given)))
 
 
 def _in_layout_of(config: HFConfig, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,7 +18,7 @@ from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.families.name_map import Destination, Rules, To
 from models.families.registry import family_of
-from models.loading.assign import Assignment, transformed
+from models.loading.assign import Assignment, transform_tensor
 from models.loading.load import OpenedModel
 from models.sources.resolve import TOKENIZER_FILES, ModelFiles
 from models.tokenizer.assets import TokenizerAssets
@@ -55,7 +55,7 @@ class FolderLayout:
 
     def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
         """Return the tensor's values in the decoder's layout."""
-        return transformed(values, assignment, decoder)
+        return transform_tensor(values, assignment, decoder)
 
     def write_rest(self, folder: Path, more: Mapping[str, Any]) -> None:
         """Write tokenizer and configuration, the latter with `more` fields and without an earlier quantization's."""
@@ -93,7 +93,7 @@ class GGUFLayout:
 
     def values(self, assignment: Assignment, decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:
         assert assignment.tensor.read is not None
-        return transformed(assignment.tensor.read(dtype), assignment, decoder)
+        return transform_tensor(assignment.tensor.read(dtype), assignment, decoder)
 
     def for_decoder(self, values: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:  # noqa: ARG002
         return values  # they already have the decoder's order of rows

@@ -30,7 +30,7 @@ from models.families.experts import (
 )
 from models.families.name_map import IGNORE, To
 from models.families.registry import Family
-from models.families.transforms import joined
+from models.families.transforms import concatenate
 
 # transformers' defaults for fields that a configuration leaves out; None: the field is required.
 _V2 = {
@@ -149,7 +149,7 @@ def rotary_first_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tenso
     assert layer.latent is not None
     heads = tensor.unflatten(0, (layer.attention.num_heads, -1))  # [H, nope + rope, ...]
     nope_dim = layer.latent.nope_dim
-    return joined((_halves(heads[:, nope_dim:], 1), heads[:, :nope_dim]), dim=1).flatten(0, 1)
+    return concatenate((_halves(heads[:, nope_dim:], 1), heads[:, :nope_dim]), dim=1).flatten(0, 1)
 
 
 def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
@@ -157,7 +157,7 @@ def rotary_first_row(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Ten
     assert layer is not None
     assert layer.latent is not None
     rank = layer.latent.kv_rank
-    return joined((_halves(tensor[rank:], 0), tensor[:rank]))
+    return concatenate((_halves(tensor[rank:], 0), tensor[:rank]))
 
 
 def _halves(tensor: torch.Tensor, dim: int) -> torch.Tensor:

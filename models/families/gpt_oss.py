@@ -17,7 +17,7 @@ from models.families import llama, qwen2
 from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import To
 from models.families.registry import Family
-from models.families.transforms import joined, transpose
+from models.families.transforms import concatenate, transpose
 
 _ROPE = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
 
@@ -52,7 +52,7 @@ def describe(config: HFConfig) -> DecoderSpec:
 
 def split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:  # noqa: ARG001
     """Move alternating rows of gate and up to all of gate, then all of up, in weights and biases."""
-    return joined((tensor[0::2], tensor[1::2]))
+    return concatenate((tensor[0::2], tensor[1::2]))
 
 
 def transpose_and_split_gate_up(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:

@@ -23,7 +23,7 @@ from models.families.experts import GGUF_EXPERT_NAMES, gguf_expert_fields
 from models.families.name_map import IGNORE, To
 from models.families.qwen_moe import EXPERT_NAMES, with_experts
 from models.families.registry import Family
-from models.families.transforms import conv_weight, joined, plus_one
+from models.families.transforms import concatenate, conv_weight, plus_one
 
 
 def describe_moe(config: HFConfig) -> DecoderSpec:
@@ -85,7 +85,7 @@ def _halves(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
 
 def delta_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     """Select q, k and v from in_proj_qkvz's rows: for each key head q, k, and v and z of its value heads."""
-    return joined([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
+    return concatenate([part.flatten(0, 1) for part in _of_key_heads(tensor, layer)[:3]])
 
 
 def delta_z(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:

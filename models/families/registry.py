@@ -9,7 +9,7 @@ from typing import Any
 from models.architecture.decoder import DecoderSpec
 from models.checkpoints.gguf.fields import common_fields
 from models.checkpoints.gguf.metadata import GGUFMetadata
-from models.config.hf_config import HFConfig, quoted
+from models.config.hf_config import HFConfig, quote_value
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
 
@@ -157,7 +157,7 @@ def family_of(architecture: str) -> Family:
 def unsupported(architecture: str, reason: str = "") -> UnsupportedModelError:
     """Return the error for an unsupported architecture, with similar names; reason follows "is not supported"."""
     return UnsupportedModelError(
-        f"architecture {quoted(architecture)} is not supported{reason}; {_nearest(architecture, ARCHITECTURES)}"
+        f"architecture {quote_value(architecture)} is not supported{reason}; {_nearest(architecture, ARCHITECTURES)}"
     )
 
 
@@ -166,7 +166,7 @@ def architecture_of_gguf(name: str, metadata: Mapping[str, Any], tensors: Contai
     candidates = {architecture: entry for architecture, entry in ARCHITECTURES.items() if entry.gguf == name}
     if not candidates:
         known = sorted({entry.gguf for entry in ARCHITECTURES.values() if entry.gguf})
-        raise UnsupportedModelError(f"GGUF architecture {quoted(name)} is not supported; {_nearest(name, known)}")
+        raise UnsupportedModelError(f"GGUF architecture {quote_value(name)} is not supported; {_nearest(name, known)}")
     for architecture, entry in candidates.items():
         if entry.gguf_key and metadata.get(f"{name}.{entry.gguf_key}"):
             return architecture

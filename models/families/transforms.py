@@ -40,7 +40,7 @@ def without_first_two_rows(tensor: torch.Tensor, layer: LayerSpec | None) -> tor
     return tensor[2:]
 
 
-def joined(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+def concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """Concatenate like torch.cat, which on the meta device would import torch's compiler and take two seconds."""
     if parts[0].device.type != "meta":
         return torch.cat(tuple(parts), dim)
@@ -59,7 +59,7 @@ def ungroup_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
     shared = spec.num_heads // spec.num_kv_heads
     groups = tensor.unflatten(0, (spec.num_kv_heads, shared + 2, -1))  # [K, H / K + 2, D, ...]
     parts = (groups[:, :shared], groups[:, shared : shared + 1], groups[:, shared + 1 :])
-    return joined([part.flatten(0, 2) for part in parts])
+    return concatenate([part.flatten(0, 2) for part in parts])
 
 
 def unpermute_q(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
@@ -79,7 +79,7 @@ def unpermute_qkv(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor
     spec = layer.attention
     heads = tensor.unflatten(0, (spec.num_heads + 2 * spec.num_kv_heads, -1))
     q, k, v = (part.flatten(0, 1) for part in heads.split([spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]))
-    return joined((unpermute_q(q, layer), unpermute_k(k, layer), v))
+    return concatenate((unpermute_q(q, layer), unpermute_k(k, layer), v))
 
 
 def unpermute_head(tensor: torch.Tensor, layer: LayerSpec | None) -> torch.Tensor:
@@ -98,4 +98,4 @@ def _unpermute(tensor: torch.Tensor, layer: LayerSpec, num_heads: int) -> torch.
     heads = tensor.unflatten(0, (num_heads, -1))  # [heads, D, ...]
     rotary, others = heads[:, : layer.rope.rotary_dim], heads[:, layer.rope.rotary_dim :]
     halves = rotary.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
-    return joined((halves, others), dim=1).flatten(0, 1)
+    return concatenate((halves, others), dim=1).flatten(0, 1)

@@ -64,7 +64,7 @@ class DequantizingLinearMethod:
     def _blocks(self, block_format: WeightFormat, tensor: StoredTensor, rearrange: Rearrange) -> GGUFRows:
         assert tensor.read_blocks is not None
         blocks = GGUFRows(block_format, rearrange(tensor.read_blocks()).to(self._device))
-        if not all(bool(part.dequantized(torch.float32).isfinite().all()) for part in blocks.parts()):
+        if not all(bool(part.dequantize(torch.float32).isfinite().all()) for part in blocks.parts()):
             raise CheckpointError(
                 f"{tensor.file}: {tensor.name!r} has scales that are not finite; fetch the file again"
             )
@@ -93,7 +93,7 @@ class DequantizingLinearMethod:
         if isinstance(weight, torch.Tensor):
             return F.linear(rows, weight)
         if isinstance(weight, GGUFRows):
-            return torch.cat([F.linear(rows, part.dequantized(self.dtype)) for part in weight.parts()], dim=-1)
+            return torch.cat([F.linear(rows, part.dequantize(self.dtype)) for part in weight.parts()], dim=-1)
         return F.linear(round_rows(rows, weight), dequantize(weight, self.dtype))
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:  # noqa: ARG002
@@ -109,7 +109,7 @@ class DequantizingLinearMethod:
         if isinstance(weight, torch.Tensor):
             return F.embedding(ids, weight).to(dtype)
         if isinstance(weight, GGUFRows):
-            return GGUFRows(weight.format, weight.rows[ids]).dequantized(dtype)
+            return GGUFRows(weight.format, weight.rows[ids]).dequantize(dtype)
         groups = ids // weight.row_group
         rows = dataclasses.replace(
             weight,

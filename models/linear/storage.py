@@ -9,7 +9,7 @@ from models.errors import CheckpointError
 from models.kernels.formats import WeightFormat
 from models.linear.method import Rearrange
 from models.quant.round_to_nearest import quantize_matrix
-from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, rearranged_rows
+from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, QuantTensor, rearrange_rows
 
 _NAMES = {Encoding.FP8_E4M3: "fp8", Encoding.E2M1: "mxfp4"}
 _GROUPED = (Encoding.INT4, Encoding.INT8, Encoding.NF4, Encoding.FP4)  # the names of the others imply their groups
@@ -56,7 +56,7 @@ class QuantizedStorage:
         """
         if not self.is_made_on_load:
             assert tensor.quantized is not None
-            return rearranged_rows(tensor.quantized.read(), rearrange)
+            return rearrange_rows(tensor.quantized.read(), rearrange)
         assert tensor.read is not None
         dense = rearrange(tensor.read(torch.bfloat16 if tensor.format == "BF16" else torch.float32))
         if not bool(torch.stack(dense.aminmax()).isfinite().all()):

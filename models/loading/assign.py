@@ -111,7 +111,7 @@ def load_weights(decoder: Decoder, assignments: Sequence[Assignment], progress: 
     for assignment in assignments:
         tensor, destination = assignment.tensor, assignment.destination
         module = decoder.get_submodule(destination.module)
-        rearrange = partial(transformed, assignment=assignment, decoder=decoder)
+        rearrange = partial(transform_tensor, assignment=assignment, decoder=decoder)
         if isinstance(module, Linear) and destination.parameter == "weight":
             module.method.load(module, destination.shard, tensor, rearrange)
         else:
@@ -208,7 +208,7 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
     stored = torch.empty(assignment.tensor.shape, device="meta")
     target = _narrow(torch.empty(parameter.shape, device="meta"), assignment.rows)
     try:
-        shape = transformed(stored, assignment, decoder).shape
+        shape = transform_tensor(stored, assignment, decoder).shape
     except RuntimeError:  # rows that cannot be divided into the layer's heads
         shape = stored.shape
     if shape == target.shape:
@@ -216,7 +216,7 @@ def _misfit(assignment: Assignment, parameter: torch.Tensor, decoder: Decoder) -
     return f"{assignment.tensor.name!r} has shape {list(shape)}; by the configuration it must be {list(target.shape)}"
 
 
-def transformed(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
+def transform_tensor(value: torch.Tensor, assignment: Assignment, decoder: Decoder) -> torch.Tensor:
     """Return a tensor of the file in the decoder's layout."""
     destination = assignment.destination
     if destination.transform is None:

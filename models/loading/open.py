@@ -15,7 +15,7 @@ from models.checkpoints.quantized.checkpoint import QuantizedCheckpoint
 from models.checkpoints.quantized.registry import QuantizedReader, find_quantization_config, reader_for
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.config.hf_config import HFConfig
-from models.config.overrides import Overridden, override
+from models.config.overrides import OverriddenConfig, override
 from models.errors import CheckpointError, ModelError, UnsupportedModelError
 from models.families.gguf_config import gguf_config
 from models.families.name_map import Rules
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class OpenedModel:
     """A model's files, described by its family."""
 
-    overridden: Overridden
+    overridden: OverriddenConfig
     checkpoint: Checkpoint
     spec: DecoderSpec
     names: Rules
@@ -117,7 +117,7 @@ def _open_with_transformers(
         raise unsupported(architecture, f" by a family of headrace's own, and {error}") from error
 
 
-def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, Checkpoint]:
+def _open_checkpoint(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[OverriddenConfig, Checkpoint]:
     if files.gguf:
         gguf = GGUFCheckpoint(files.gguf)
         return override(gguf_config(gguf), overrides), gguf
@@ -138,7 +138,9 @@ def _describe(family: Family, config: HFConfig) -> DecoderSpec:
     return spec
 
 
-def _overridden_config(files: ModelFiles, overrides: Mapping[str, Any]) -> tuple[Overridden, QuantizedReader | None]:
+def _overridden_config(
+    files: ModelFiles, overrides: Mapping[str, Any]
+) -> tuple[OverriddenConfig, QuantizedReader | None]:
     """Return a folder's configuration, and the reader of its quantized weights, if they are quantized."""
     family = family_of(files.config.architecture())  # an unknown architecture is the first error
     overridden = override(family.text_config(files.config), overrides)

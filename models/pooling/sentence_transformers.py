@@ -8,7 +8,7 @@ import torch
 
 from models.architecture.pooling import TokenPooling
 from models.checkpoints.safetensors import SafetensorsCheckpoint
-from models.config.hf_config import HFConfig, quoted, read_json_config, read_text
+from models.config.hf_config import HFConfig, quote_value, read_json_config, read_text
 from models.errors import CheckpointError, UnsupportedModelError
 from models.pooling.scheme import DenseProjection, PoolingScheme
 
@@ -73,10 +73,10 @@ def _read_modules(path: Path) -> list[_Module]:
     for module in modules:
         if module.kind not in _MODULE_KINDS:
             raise UnsupportedModelError(
-                f"{path}: module {quoted(module.kind)} is not supported; supported are {', '.join(_MODULE_KINDS)}"
+                f"{path}: module {quote_value(module.kind)} is not supported; supported are {', '.join(_MODULE_KINDS)}"
             )
         if Path(module.path).is_absolute() or ".." in Path(module.path).parts:
-            raise CheckpointError(f"{path}: module folder {quoted(module.path)} lies outside; fetch it again")
+            raise CheckpointError(f"{path}: module folder {quote_value(module.path)} lies outside; fetch it again")
     kinds = [module.kind for module in modules]
     num_dense = kinds.count("Dense")
     expected = ["Transformer", "Pooling", *["Dense"] * num_dense, *["Normalize"] * (kinds.count("Normalize") > 0)]
@@ -99,7 +99,7 @@ def _poolings(config: HFConfig) -> tuple[TokenPooling, ...]:
         names = named if isinstance(named, list) else [named]
         if not names or not all(isinstance(name, str) and name in _NAMES for name in names):
             raise UnsupportedModelError(
-                f"{config.source}: pooling_mode is {quoted(named)}; supported are {', '.join(_NAMES)}"
+                f"{config.source}: pooling_mode is {quote_value(named)}; supported are {', '.join(_NAMES)}"
             )
         return tuple(_NAMES[name] for name in names)
     poolings = tuple(pooling for name, pooling in _MODES.items() if config.boolean(name, False))
@@ -137,11 +137,11 @@ def _prompts(root: Path) -> tuple[dict[str, str], str | None]:
     prompts = config.raw("prompts") or {}
     is_known = isinstance(prompts, dict) and len(prompts) <= _MAX_PROMPTS
     if not is_known or not all(isinstance(text, str) for text in prompts.values()):
-        raise CheckpointError(f"{path}: prompts is {quoted(prompts)}; it must be an object of texts")
+        raise CheckpointError(f"{path}: prompts is {quote_value(prompts)}; it must be an object of texts")
     default = config.raw("default_prompt_name")
     if default is not None and default not in prompts:
         raise CheckpointError(
-            f"{path}: default_prompt_name is {quoted(default)}, which is not the name of one of its prompts"
+            f"{path}: default_prompt_name is {quote_value(default)}, which is not the name of one of its prompts"
         )
     return dict(prompts), default
 

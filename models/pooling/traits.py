@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.pooling import ScoreHeadSpec, TokenPooling
-from models.config.hf_config import HFConfig, quoted
+from models.config.hf_config import HFConfig, quote_value
 from models.config.labels import labels
 from models.errors import CheckpointError, UnsupportedModelError
 from models.pooling.scheme import PoolingScheme
@@ -120,7 +120,7 @@ def gguf_scheme(metadata: Mapping[str, Any], source: str) -> PoolingScheme | Non
         raise UnsupportedModelError(f"{source} is a reranker ({key} is {_GGUF_RANK}); serve the model's safetensors")
     if kind not in _GGUF_POOLINGS:
         supported = ", ".join(f"{number} ({pooling.name.lower()})" for number, pooling in _GGUF_POOLINGS.items())
-        raise UnsupportedModelError(f"{source}: {key} is {quoted(kind)}; supported are {supported}")
+        raise UnsupportedModelError(f"{source}: {key} is {quote_value(kind)}; supported are {supported}")
     return PoolingScheme((_GGUF_POOLINGS[kind],), normalizes=True)
 
 
@@ -132,7 +132,8 @@ def _matryoshka(config: HFConfig, hidden_size: int) -> tuple[int, ...] | None:
     is_list = isinstance(sizes, list) and sizes and all(type(size) is int and size > 0 for size in sizes)
     if not is_list or max(sizes) > hidden_size:
         raise CheckpointError(
-            f"{config.source}: matryoshka_dimensions is {quoted(sizes)}; it must be a list of sizes up to {hidden_size}"
+            f"{config.source}: matryoshka_dimensions is {quote_value(sizes)}; it must be a list of sizes up to "
+            f"{hidden_size}"
         )
     return tuple(sorted(sizes))
 
@@ -148,7 +149,7 @@ def _activation(config: HFConfig, num_labels: int) -> ScoreActivation:
         name = str(stated).rpartition(".")[2].lower()
         if name not in set(ScoreActivation):
             raise UnsupportedModelError(
-                f"{config.source}: the activation of its scores is {quoted(stated)}; supported are "
+                f"{config.source}: the activation of its scores is {quote_value(stated)}; supported are "
                 f"{', '.join(ScoreActivation)}"
             )
         return ScoreActivation(name)

@@ -81,7 +81,7 @@ class QuantTensor:
         return QuantKind(self.encoding, self.group_size, self.row_group, has_zeros, self.activation)
 
 
-def rearranged_rows(quantized: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
+def rearrange_rows(quantized: QuantTensor, rearrange: Callable[[torch.Tensor], torch.Tensor]) -> QuantTensor:
     """Move the matrix's rows as `rearrange` moves the rows of any tensor; each row keeps its scales.
 
     Raises UnsupportedModelError if `rearrange` does anything else, such as transpose.

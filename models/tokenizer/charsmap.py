@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoints.gguf.array import array_values
-from models.config.hf_config import quoted
+from models.config.hf_config import quote_value
 from models.errors import CheckpointError
 
 _HEADER_BYTES = 4
@@ -30,7 +30,7 @@ def gguf_charsmap(value: object, path: Path) -> bytes:
         return b""
     items = array_values(value)
     if items is None:
-        raise _damaged(path, f"is {quoted(value)}, which is not a list of bytes")
+        raise _damaged(path, f"is {quote_value(value)}, which is not a list of bytes")
     try:
         if items and isinstance(items[0], str):
             table = base64.b64decode("".join(items), validate=True)

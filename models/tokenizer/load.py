@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from models.checkpoints.gguf.header import read_gguf_header
-from models.config.hf_config import HFConfig, quoted, read_json_config, read_text
+from models.config.hf_config import HFConfig, quote_value, read_json_config, read_text
 from models.errors import CheckpointError, UnsupportedModelError
 from models.sources.resolve import ModelFiles
 from models.system.cache_folder import cache_folder
@@ -116,7 +116,7 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, path: Path) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
     value = metadata.get(key)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise CheckpointError(f"{path}: {key} is {quoted(value)}, which is not a token id; fetch the file again")
+        raise CheckpointError(f"{path}: {key} is {quote_value(value)}, which is not a token id; fetch the file again")
     return None if value is None or value < 0 else value  # some files have -1 for none
 
 
@@ -157,7 +157,7 @@ def _read_tokenizer(root: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # `tokenizers` raises nothing narrower
-        raise CheckpointError(f"{path} cannot be read ({quoted(str(error))}); fetch it again") from error
+        raise CheckpointError(f"{path} cannot be read ({quote_value(str(error))}); fetch it again") from error
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest > _MAX_TOKEN_ID:  # to_str() walks all ids up to the largest
         raise CheckpointError(
@@ -227,7 +227,7 @@ def _listed_tokens(config: HFConfig) -> list[AddedToken]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{config.source}: added_tokens_decoder is {quoted(listed)}; it must list tokens by id; fetch it again"
+            f"{config.source}: added_tokens_decoder is {quote_value(listed)}; it must list tokens by id; fetch it again"
         ) from None
 
 
@@ -261,7 +261,9 @@ def _chat_template(root: Path, config: HFConfig) -> str | None:
 
 def _checked_template(template: object, source: str) -> str | None:
     if template is not None and not isinstance(template, str):
-        raise CheckpointError(f"{source}: the chat template is {quoted(template)}, which is not a text; fetch it again")
+        raise CheckpointError(
+            f"{source}: the chat template is {quote_value(template)}, which is not a text; fetch it again"
+        )
     return template
 
 

@@ -10,9 +10,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from models.config.hf_config import HFConfig
-from models.config.overrides import Overridden
+from models.config.overrides import OverriddenConfig
 from models.config.rope import context_length
-from models.errors import UnsupportedModelError, shortened
+from models.errors import UnsupportedModelError, shorten_error
 
 # Errors that transformers' code may raise for a configuration that it does not expect.
 FOREIGN_ERRORS = (
@@ -33,7 +33,7 @@ class ForeignModel:
     max_position: int
 
 
-def find_foreign_model(overridden: Overridden) -> ForeignModel:
+def find_foreign_model(overridden: OverriddenConfig) -> ForeignModel:
     """Return transformers' class and configuration for a config.json. Never runs code from a checkpoint.
 
     Raises UnsupportedModelError if the class cannot run here.
@@ -64,7 +64,7 @@ def _config_of(stored: HFConfig) -> PretrainedConfig:
     try:
         config: PretrainedConfig = CONFIG_MAPPING[stored.text("model_type")].from_dict(dict(stored.fields))
     except FOREIGN_ERRORS as error:
-        raise UnsupportedModelError(f"{stored.source} is not valid for transformers: {shortened(error)}") from error
+        raise UnsupportedModelError(f"{stored.source} is not valid for transformers: {shorten_error(error)}") from error
     return config
 
 

@@ -9,7 +9,7 @@ import torch
 
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
-from models.errors import UnsupportedModelError, shortened
+from models.errors import UnsupportedModelError, shorten_error
 from models.transformers_backend.config import FOREIGN_ERRORS
 from models.transformers_backend.decoder import TransformersDecoder
 
@@ -32,7 +32,7 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
         decoder.logits(alone[-1:])
     except FOREIGN_ERRORS as error:
         raise UnsupportedModelError(
-            f"transformers' {name} cannot compute logits from hidden states alone: {shortened(error)}"
+            f"transformers' {name} cannot compute logits from hidden states alone: {shorten_error(error)}"
         ) from error
     half = _LENGTH // 2
     _, first_half = decoder(_batch(decoder, [(1, 0, second[:-1]), (0, 0, first[:half])]), kv).split([_LENGTH - 1, half])

@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from models.architecture.attention import AttentionSpec
-from models.errors import UnsupportedModelError, shortened
+from models.errors import UnsupportedModelError, shorten_error
 from models.transformers_backend.config import FOREIGN_ERRORS, ForeignModel
 
 _OBSERVED = "headrace-observed"
@@ -57,7 +57,9 @@ def observe(foreign: ForeignModel) -> Observed:
     except _UnsupportedAttentionError as reason:
         raise UnsupportedModelError(f"transformers' {name} {reason}") from None
     except FOREIGN_ERRORS as error:
-        raise UnsupportedModelError(f"transformers' {name} does not run without weights: {shortened(error)}") from error
+        raise UnsupportedModelError(
+            f"transformers' {name} does not run without weights: {shorten_error(error)}"
+        ) from error
     return Observed(layers, logits.shape[-1], sum(parameter.numel() for parameter in model.parameters()))
 
 

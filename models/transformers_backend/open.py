@@ -14,8 +14,8 @@ from models.checkpoints.quantized.registry import find_quantization_config
 from models.checkpoints.safetensors import SafetensorsCheckpoint
 from models.compute import ComputeConfig
 from models.config.hf_config import HFConfig
-from models.config.overrides import Overridden, override
-from models.errors import CheckpointError, ModelError, UnsupportedModelError, shortened
+from models.config.overrides import OverriddenConfig, override
+from models.errors import CheckpointError, ModelError, UnsupportedModelError, shorten_error
 from models.linear.dense import DTYPE_NAMES
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedWeights
@@ -34,7 +34,7 @@ class OpenedTransformersModel:
     """A model that is described and known to run over the KV cache; its weights are not read yet."""
 
     root: Path
-    overridden: Overridden
+    overridden: OverriddenConfig
     foreign: ForeignModel
     observed: Observed
 
@@ -110,7 +110,7 @@ class OpenedTransformersModel:
         except (torch.OutOfMemoryError, MemoryError):
             raise  # not a fault of the checkpoint
         except FOREIGN_ERRORS as error:
-            raise CheckpointError(f"{self.root}: transformers cannot load it: {shortened(error)}") from error
+            raise CheckpointError(f"{self.root}: transformers cannot load it: {shorten_error(error)}") from error
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             if found[what]:
                 some = ", ".join(sorted(map(str, found[what]))[:5])

@@ -28,7 +28,7 @@ class GGUFRows:
         columns = self.rows.shape[1] // block_bytes * block_columns
         return [GGUFRows(self.format, rows) for rows in self.rows.split(max(1, _PART_ELEMENTS // columns))]
 
-    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the matrix [outputs, columns] in `dtype`."""
         sizes, read = _READERS[self.format]
         blocks = self.rows.unflatten(1, (-1, sum(sizes)))

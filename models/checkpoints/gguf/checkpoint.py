@@ -110,7 +110,7 @@ def _values(rows: torch.Tensor, tensor_type: GGMLQuantizationType) -> torch.Tens
     others.
     """
     if tensor_type.name in WeightFormat.__members__:
-        return GGUFRows(WeightFormat[tensor_type.name], rows).dequantized(torch.float32)
+        return GGUFRows(WeightFormat[tensor_type.name], rows).dequantize(torch.float32)
     with np.errstate(all="ignore"):  # the caller checks the numbers
         return torch.from_numpy(dequantize(rows.numpy(), tensor_type))
 

@@ -8,7 +8,7 @@ import torch
 
 from models.checkpoints.base import StoredTensor
 from models.checkpoints.gguf.array import GGUFArray
-from models.config.hf_config import HFConfig, quoted
+from models.config.hf_config import HFConfig, quote_value
 from models.errors import CheckpointError, UnsupportedModelError
 
 _MAX_LISTED = 1 << 12  # items of an array: a few for each layer, or one for each dimension of a head
@@ -91,7 +91,7 @@ class GGUFMetadata(HFConfig):
         for name, value in self.fields.items():
             if name not in self.reads and value not in _DECISIVE.get(name, (value,)):
                 raise UnsupportedModelError(
-                    f"{self.source}: {name} is {quoted(value)}, which is not supported for this architecture"
+                    f"{self.source}: {name} is {quote_value(value)}, which is not supported for this architecture"
                 )
 
 

@@ -12,7 +12,7 @@ from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
-from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor, rearranged_rows
+from models.quant.tensor import ActivationQuantization, Encoding, QuantTensor, rearrange_rows
 from models.sources.resolve import ModelFiles
 from tests.helpers.checkpoints import cpu_compute
 from tests.helpers.quantized import KINDS, QUANTIZED
@@ -30,7 +30,7 @@ def load(kind: str, dtype: torch.dtype) -> tuple[Decoder, dict[tuple[str, str | 
     for name, tensor in opened.checkpoint.tensors.items():
         if tensor.quantized is not None:
             [to] = names.destinations(name)
-            matrices[to.module, to.shard] = rearranged_rows(tensor.quantized.read(), lambda rows: rows)
+            matrices[to.module, to.shard] = rearrange_rows(tensor.quantized.read(), lambda rows: rows)
     compute = cpu_compute(dtype)
     decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
     return decoder, matrices

@@ -17,7 +17,7 @@ from models.quant.activations import round_rows
 from models.quant.dequantize import dequantize
 from models.quant.nibbles import unpack_nibbles
 from models.quant.round_to_nearest import quantize_matrix
-from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, rearranged_rows
+from models.quant.tensor import ActivationQuantization, Encoding, QuantKind, rearrange_rows
 from tests.helpers.checkpoints import (
     gpt2_config,
     llama_config,
@@ -86,11 +86,11 @@ def test_zeros_stay_zeros_and_representable_numbers_stay(encoding: Encoding) -> 
 def test_rows_keep_their_scales_when_they_move() -> None:
     kind = QuantKind(Encoding.FP8_E4M3, 128, row_group=128)
     quantized = random_quantized(kind, 300, 256, scale_dtype=torch.float32)
-    flipped = rearranged_rows(quantized, lambda rows: rows.flip(0))
+    flipped = rearrange_rows(quantized, lambda rows: rows.flip(0))
     assert torch.equal(dequantize(flipped, torch.float32), dequantize(quantized, torch.float32).flip(0))
-    assert rearranged_rows(quantized, lambda rows: rows) is quantized
+    assert rearrange_rows(quantized, lambda rows: rows) is quantized
     with pytest.raises(UnsupportedModelError, match="transposed"):
-        rearranged_rows(quantized, lambda rows: rows.t())
+        rearrange_rows(quantized, lambda rows: rows.t())
 
 
 def test_permuted_columns_stand_in_the_input_s_order() -> None:

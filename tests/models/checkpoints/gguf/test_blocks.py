@@ -19,7 +19,7 @@ def test_numbers_are_gguf_s(fmt: WeightFormat) -> None:
     kind = Kind[fmt.name]
     raw = random_blocks(values, kind) if fmt.name.endswith("_K") else gguf.quants.quantize(values, kind)
 
-    dequantized = GGUFRows(fmt, torch.from_numpy(raw)).dequantized(torch.float32)
+    dequantized = GGUFRows(fmt, torch.from_numpy(raw)).dequantize(torch.float32)
 
     assert np.array_equal(dequantized.numpy(), gguf.quants.dequantize(raw, kind))
 
