@@ -8,7 +8,7 @@ import msgspec
 from server.chat.openai_fields import chat_of
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork
-from server.generation.prompts import chat_prompt, check_token_ids
+from server.generation.params.prompts import chat_prompt, check_token_ids
 from server.openapi.operation import JSON
 from server.schemas.base import validate
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, replace
 
 from engine.errors import EngineUnavailable, InvalidRequest, RequestFailed
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
+from server.generation.accounting.metering import ChoiceMeter
 from server.generation.choice_reader import ChoicePiece, ChoiceReader, merged
-from server.generation.line_limits import LineOptions
-from server.generation.metering import ChoiceMeter
+from server.generation.infill.line_limits import LineOptions
 from server.text.detokenizer import Detokenizer
 from server.text.stop_strings import ChoiceText, StopStringMatcher
 from server.text.tokenizer import Tokenizer

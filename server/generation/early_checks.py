@@ -5,9 +5,9 @@ limits. All of it is checked again with the rest once the model is there. Each r
 """
 
 from server.chat.request import ChatRequest
-from server.generation.beam_fields import beam_options
-from server.generation.chat_params import check_chat_fields
-from server.generation.checks import check_fields
+from server.generation.beams.fields import beam_options
+from server.generation.params.checks import check_fields
+from server.generation.params.params.chat import check_chat_fields
 from server.schemas.completions import CompletionRequest
 from server.schemas.infill import InfillRequest
 from server.schemas.sampling import check_scores

@@ -11,14 +11,14 @@ from engine.client.queue.first_token import FirstToken
 from engine.errors import EngineDied, EngineStopped
 from engine.protocol import AbortReason, FinishReason, RequestOutput
 from server.errors import TTFT_HEADER
-from server.generation.accounting import count_asked, count_longest, note_end
-from server.generation.beam_requests import BeamRequests
+from server.generation.accounting.metering import ChoiceMeter
+from server.generation.accounting.reservation import Reservation, reserve
+from server.generation.accounting.totals import count_asked, count_longest, note_end
+from server.generation.beams.requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.choice_requests import engine_request, new_choice
 from server.generation.interleaving import interleaved
-from server.generation.metering import ChoiceMeter
-from server.generation.params import GenerationParams
-from server.generation.reservation import Reservation, reserve
+from server.generation.params.params import GenerationParams
 from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
 from server.generation.timing import RequestTimes, progress, request_times

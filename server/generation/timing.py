@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.generation.metering import ChoiceMeter
+from server.generation.accounting.metering import ChoiceMeter
 from server.live.requests import GenerationProgress
 
 

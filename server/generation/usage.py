@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import UNSET, UnsetType
 
 from server.generation.choice import Choice
-from server.generation.params import GenerationParams
+from server.generation.params.params import GenerationParams
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 

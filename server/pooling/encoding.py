@@ -7,8 +7,8 @@ from typing import TypeVar
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo, PoolingInfo
 from server.chat.openai_fields import chat_of
-from server.generation.prompts import chat_prompt
-from server.generation.truncation import Truncation
+from server.generation.params.prompts import chat_prompt
+from server.generation.params.truncation import Truncation
 from server.pooling.limits import RequestLimits
 from server.pooling.prompts import prompt_text
 from server.schemas.base import quote

@@ -149,7 +149,7 @@ class TemplateOptions(StrictModel):
         return False
 
 
-class ChatTemplateFields(ChatContent, TemplateOptions):
+class ChatTemplateFields(TemplateOptions, ChatContent):
     """How messages become a prompt."""
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import QueueFull
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, TokenLogprobs
-from server.generation.beam_search import BeamOptions, BeamSearch
+from server.generation.beams.search import BeamOptions, BeamSearch
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import BOS, IM_END, FakeClient, FakeStream, Step, engine_info, http, make_app, says
 

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from engine.protocol import TokenLogprobs
-from server.generation.beam_search import BeamOptions, BeamSearch, EarlyStopping
+from server.generation.beams.search import BeamOptions, BeamSearch, EarlyStopping
 from tests.helpers.checkpoints import llama_config, random_model
 
 PROMPT = [1, 5, 9, 13, 7]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.generation.line_limits import LineLimits, LineOptions
+from server.generation.infill.line_limits import LineLimits, LineOptions
 
 pytestmark = pytest.mark.fast
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from server.generation import metering
-from server.generation.metering import ChoiceMeter
+from server.generation.accounting.metering import ChoiceMeter
+from server.generation.accounting.totals import metering
 from server.generation.timing import request_times
 from server.metrics.values import Metrics
 from tests.helpers.fake_client import FakeClient, Script, Step, http, make_app, says

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.generation.answer_plan import AnswerPlan
-from server.generation.beam_search import BeamOptions, EarlyStopping
+from server.generation.beams.search import BeamOptions, EarlyStopping
 from server.schemas.sampling import GenerationRequest
 
 _MAX_WIDTH = 32

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from server.generation.choice import Prompt
-from server.generation.prompts import refusing_long_prompts
+from server.generation.params.prompts import refusing_long_prompts
 from server.schemas.infill import ExtraFile, InfillRequest
 from server.text.fill_in_middle import FillInMiddle
 from server.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from engine.protocol import EngineInfo
 from server.chat.rendering import RenderedPrompt, render
 from server.chat.request import Chat
 from server.generation.choice import Prompt
-from server.generation.truncation import Truncation
+from server.generation.params.truncation import Truncation
 from server.schemas.base import quote
 from server.schemas.chat import TemplateOptions
 from server.text.chat_template import RenderedChat

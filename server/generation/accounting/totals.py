@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from engine.protocol import FinishReason, SamplingParams
-from server.generation.metering import ChoiceMeter
-from server.generation.params import GenerationParams
+from server.generation.accounting.metering import ChoiceMeter
+from server.generation.params.params import GenerationParams
 from server.metrics.request_record import RequestedSampling, RequestRecord
 from server.metrics.values import Metrics
 

@@ -4,16 +4,22 @@ from functools import partial
 
 from engine.protocol import EngineInfo
 from server.generation.answer_plan import plan_text
-from server.generation.beam_fields import beam_options, check_beam_plan
-from server.generation.checks import check_fields, check_num_choices
+from server.generation.beams.fields import beam_options, check_beam_plan
 from server.generation.choice import Prompt
-from server.generation.infill_prompt import suffix_prompts
-from server.generation.params import GenerationParams, constraint_fields, generation_params, with_beams, with_ends
-from server.generation.prompts import room_for_output, text_prompts
+from server.generation.infill.prompt import suffix_prompts
+from server.generation.params.checks import check_fields, check_num_choices
+from server.generation.params.params import (
+    GenerationParams,
+    constraint_fields,
+    generation_params,
+    with_beams,
+    with_ends,
+)
+from server.generation.params.prompts import room_for_output, text_prompts
+from server.generation.params.step_tokens import step_tokens
+from server.generation.params.truncation import truncation_of
 from server.generation.slo import check_first_token
-from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
-from server.generation.truncation import truncation_of
 from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel

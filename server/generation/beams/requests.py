@@ -15,8 +15,8 @@ import msgspec
 from engine.client.interface import EngineClient, RequestStream
 from engine.errors import QueueFull
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
-from server.generation.beam_search import Beam, BeamOptions, BeamSearch, FinishedBeam
-from server.generation.params import GenerationParams
+from server.generation.beams.search import Beam, BeamOptions, BeamSearch, FinishedBeam
+from server.generation.params.params import GenerationParams
 from server.metrics.values import Metrics
 
 _RETRY_S = 0.02  # while the queue is full between two steps

@@ -7,14 +7,14 @@ from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo
 from server.chat.request import ChatRequest
 from server.generation.answer_plan import AnswerPlan, plan_answer
-from server.generation.beam_fields import beam_options, check_beam_plan
-from server.generation.checks import check_fields, check_num_choices
-from server.generation.params import GenerationParams, constraint_fields, generation_params, with_beams
-from server.generation.prompts import ChatPrompt, chat_model, chat_size, render_prompt, room_for_output
+from server.generation.beams.fields import beam_options, check_beam_plan
+from server.generation.params.checks import check_fields, check_num_choices
+from server.generation.params.params import GenerationParams, constraint_fields, generation_params, with_beams
+from server.generation.params.prompts import ChatPrompt, chat_model, chat_size, render_prompt, room_for_output
+from server.generation.params.step_tokens import step_tokens
+from server.generation.params.truncation import Truncation, chat_truncation
 from server.generation.slo import check_first_token
-from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
-from server.generation.truncation import Truncation, chat_truncation
 from server.schemas.chat import ChatOptions
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel

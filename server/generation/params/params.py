@@ -7,7 +7,7 @@ import msgspec
 
 from engine.protocol import SamplingParams
 from server.generation.answer_plan import AnswerPlan
-from server.generation.beam_search import BeamOptions
+from server.generation.beams.search import BeamOptions
 from server.generation.choice import Prompt, TextOptions
 from server.generation.terms import RequestTerms
 from server.schemas.parameters import ignored_header

@@ -4,14 +4,14 @@ from functools import partial
 
 from engine.errors import ContextLengthExceeded
 from server.generation.answer_plan import AnswerPlan
-from server.generation.checks import check_fields
 from server.generation.choice import TextOptions
-from server.generation.infill_prompt import infill_prompt
-from server.generation.line_limits import LineOptions
-from server.generation.params import GenerationParams, with_ends
-from server.generation.prompts import room_for_output
+from server.generation.infill.line_limits import LineOptions
+from server.generation.infill.prompt import infill_prompt
+from server.generation.params.checks import check_fields
+from server.generation.params.params import GenerationParams, with_ends
+from server.generation.params.prompts import room_for_output
+from server.generation.params.step_tokens import step_tokens
 from server.generation.slo import check_first_token
-from server.generation.step_tokens import step_tokens
 from server.generation.terms import RequestTerms, request_terms
 from server.schemas.infill import InfillRequest
 from server.schemas.parameters import ignored_header

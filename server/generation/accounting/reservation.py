@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from engine.protocol import FinishReason
-from server.generation.metering import ChoiceMeter
-from server.generation.params import GenerationParams
+from server.generation.accounting.metering import ChoiceMeter
+from server.generation.params.params import GenerationParams
 from server.keys.account import OPEN_ENDED_TOKENS, Account, TokenReservation
 from server.keys.caller import current_caller
 
