@@ -8,8 +8,7 @@ from server.chat.openai_fields import request_of
 from server.chat.request import ChatRequest
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import GenerationWork
-from server.generation.early_checks import check_chat
-from server.generation.params.params.chat import chat_params
+from server.generation.params.chat import chat_params, check_chat
 from server.openapi.operation import EVENTS, JSON
 from server.protocols.chat import ChatFormatter
 from server.protocols.frame import openai_loading_error

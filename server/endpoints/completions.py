@@ -2,8 +2,7 @@
 
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import GenerationWork
-from server.generation.early_checks import check_completion
-from server.generation.params.params.completions import completion_params
+from server.generation.params.completions import check_completion, completion_params
 from server.openapi.operation import EVENTS, JSON
 from server.protocols.completions import CompletionFormatter
 from server.protocols.frame import openai_loading_error

@@ -2,8 +2,7 @@
 
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import GenerationWork
-from server.generation.early_checks import check_infill
-from server.generation.infill.params import infill_params
+from server.generation.infill.params import check_infill, infill_params
 from server.openapi.operation import EVENTS, JSON
 from server.protocols.infill import InfillFormatter
 from server.schemas.infill import InfillRequest

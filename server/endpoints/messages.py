@@ -8,8 +8,7 @@ import msgspec
 from server.chat.request import ChatRequest
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork, GenerationWork
-from server.generation.early_checks import check_chat
-from server.generation.params.params.chat import chat_params
+from server.generation.params.chat import chat_params, check_chat
 from server.generation.params.prompts import chat_prompt
 from server.openapi.operation import EVENTS, JSON
 from server.protocols.messages.answer import MessagesFormatter

@@ -8,9 +8,9 @@ import msgspec
 from server.chat.request import ClientPaths
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork, GenerationWork, Work
-from server.generation.params.params import GenerationParams
-from server.generation.params.params.chat import chat_params
-from server.generation.params.params.completions import completion_params
+from server.generation.params.chat import chat_params
+from server.generation.params.completions import completion_params
+from server.generation.params.generation_params import GenerationParams
 from server.openapi.operation import JSON, LINES
 from server.protocols.ollama.formatter import AnswerWriter, OllamaFormatter, Part, chat_answer, generate_answer
 from server.protocols.ollama.loading import check_keep_alive, follows_keep_alive, keep_loaded, ollama_model

@@ -11,7 +11,7 @@ from server.context import ServerContext
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
 from server.endpoints.binding.work import FinishedWork, GenerationWork, Work, json_response
 from server.generation.generation import Generation
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.http.resume import stream_run
 from server.openapi.operation import EVENTS, JSON, STORED_ERRORS
 from server.protocols.responses.events import StreamEvent, responses_loading_error

@@ -5,7 +5,7 @@ import msgspec
 from engine.protocol import EngineRequest
 from server.generation.accounting.metering import ChoiceMeter
 from server.generation.choice import Choice
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.served.model import ServedModel
 
 _BATCH_TOKENS = 32  # of an output that nobody follows

@@ -1,5 +1,6 @@
 """Generation: prompts and parameters become deltas of text; what every generation route shares."""
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,16 +14,21 @@ from engine.protocol import AbortReason, FinishReason, RequestOutput
 from server.errors import TTFT_HEADER
 from server.generation.accounting.metering import ChoiceMeter
 from server.generation.accounting.reservation import Reservation, reserve
-from server.generation.accounting.totals import count_asked, count_longest, note_end
+from server.generation.accounting.totals import (
+    RequestTimes,
+    count_asked,
+    count_longest,
+    note_end,
+    progress,
+    request_times,
+    usage_of,
+)
 from server.generation.beams.requests import BeamRequests
 from server.generation.choice import Choice, Delta
 from server.generation.choice_requests import engine_request, new_choice
-from server.generation.interleaving import interleaved
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.generation.slo import check_first_token
 from server.generation.terms import waited_too_long
-from server.generation.timing import RequestTimes, progress, request_times
-from server.generation.usage import usage_of
 from server.live.requests import GenerationProgress
 from server.metrics.request_record import RequestRecord, current_record
 from server.schemas.answers import Usage
@@ -227,3 +233,28 @@ class Generation:
 
 def _logprob_per_token(choice: Choice) -> float:
     return choice.total_logprob / max(1, choice.num_tokens)
+
+
+async def interleaved(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
+    """The outputs of all streams with their index, each stream read only as fast as the caller takes them."""
+    if len(streams) == 1:  # spares the common case a task an output
+        async for output in streams[0]:
+            yield 0, output
+        return
+    iterators = [aiter(stream) for stream in streams]
+    pending = {asyncio.ensure_future(anext(iterator)): index for index, iterator in enumerate(iterators)}
+    try:
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=pending.__getitem__):
+                index = pending.pop(task)
+                try:
+                    output = task.result()
+                except StopAsyncIteration:
+                    continue
+                yield index, output
+                pending[asyncio.ensure_future(anext(iterators[index]))] = index
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from engine.protocol import PoolingOutput
 from server.generation.generation import Generation
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.http.answer import answer
 from server.http.disconnect import until_disconnect
 from server.http.resume import resumable

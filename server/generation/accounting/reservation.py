@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from engine.protocol import FinishReason
 from server.generation.accounting.metering import ChoiceMeter
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.keys.account import OPEN_ENDED_TOKENS, Account, TokenReservation
 from server.keys.caller import current_caller
 

@@ -1,12 +1,19 @@
-"""What is counted of a generation as a whole: its prompts, and its part in the request's record."""
+"""Totals of a generation: prompts, choices, usage and times of all choices together."""
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec import UNSET, UnsetType
 
 from engine.protocol import FinishReason, SamplingParams
 from server.generation.accounting.metering import ChoiceMeter
-from server.generation.params.params import GenerationParams
+from server.generation.choice import Choice
+from server.generation.params.generation_params import GenerationParams
+from server.live.requests import GenerationProgress
 from server.metrics.request_record import RequestedSampling, RequestRecord
 from server.metrics.values import Metrics
+from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
 def count_asked(metrics: Metrics, params: GenerationParams, record: RequestRecord | None) -> None:
@@ -52,3 +59,66 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
     if record.trace_id is not None:
         record.choices = [meter.times() for meter in meters]
     record.note_ends([meter.reason or FinishReason.ABORT for meter in meters])
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """Three stretches that follow one another; together they are the time from arrival to the last token."""
+
+    queue_s: float  # until the first step with a part of its prompt
+    prompt_s: float  # until the first token
+    output_s: float  # until the last one; 0 with a single token
+
+
+def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTimes:
+    """meters: of all choices. Several of them are in one stretch as soon as the first is."""
+    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
+    lasts = [meter.last_token_s for meter in meters if meter.last_token_s is not None]
+    first_s = min(firsts) if firsts else time.monotonic()
+    queue_s = min((meter.queue_s for meter in meters if meter.queue_s is not None), default=0.0)
+    return RequestTimes(queue_s, max(0.0, first_s - arrival_s - queue_s), max(lasts, default=first_s) - first_s)
+
+
+def progress(
+    arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
+) -> GenerationProgress:
+    """meters: of all choices."""
+    firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
+    return GenerationProgress(
+        prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
+        output_tokens=sum(meter.num_tokens for meter in meters),
+        queue_s=min((meter.queue_s for meter in meters if meter.queue_s is not None), default=None),
+        first_token_s=min(firsts) - arrival_s if firsts else None,
+    )
+
+
+def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: int) -> Usage:
+    """Tokens so far: each prompt counts once, each choice's output counts up to the end of its text.
+
+    num_cached: tokens of the prompts that the prefix cache had.
+    """
+    prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
+    completion_tokens = sum(choice.num_tokens for choice in choices)
+    return Usage(
+        prompt_tokens,
+        completion_tokens,
+        prompt_tokens + completion_tokens,
+        PromptTokensDetails(num_cached),
+        _completion_details(params, choices),
+    )
+
+
+def _completion_details(params: GenerationParams, choices: Sequence[Choice]) -> CompletionTokensDetails | UnsetType:
+    """Each choice has its own share of the prediction."""
+    num_drafted = sum(choice.num_drafted for choice in choices)
+    if not (params.plan.thought is not None or params.prediction_ids or num_drafted):
+        return UNSET
+    predicted = sum(choice.num_predicted for choice in choices)
+    return CompletionTokensDetails(
+        accepted_prediction_tokens=predicted,
+        rejected_prediction_tokens=len(params.prediction_ids) * len(choices) - predicted,
+        drafted_tokens=num_drafted,
+        accepted_draft_tokens=sum(choice.num_draft_accepted for choice in choices),
+        reasoning_tokens=sum(choice.num_reasoning for choice in choices),
+    )

@@ -16,7 +16,7 @@ from engine.client.interface import EngineClient, RequestStream
 from engine.errors import QueueFull
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from server.generation.beams.search import Beam, BeamOptions, BeamSearch, FinishedBeam
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.metrics.values import Metrics
 
 _RETRY_S = 0.02  # while the queue is full between two steps

@@ -8,7 +8,7 @@ from server.generation.choice import TextOptions
 from server.generation.infill.line_limits import LineOptions
 from server.generation.infill.prompt import infill_prompt
 from server.generation.params.checks import check_fields
-from server.generation.params.params import GenerationParams, with_ends
+from server.generation.params.generation_params import GenerationParams, with_ends
 from server.generation.params.prompts import room_for_output
 from server.generation.params.step_tokens import step_tokens
 from server.generation.slo import check_first_token
@@ -21,9 +21,14 @@ from server.text_model import fill_in_middle_of
 _ANSWER_SHARE = 4  # one token of the context in four is for an answer of any length
 
 
+def check_infill(body: InfillRequest, model: ServedModel) -> list[str]:
+    """Return the names of ignored fields. Needs no engine. Raises InvalidRequest."""
+    return check_fields(body, model) + body.check()
+
+
 async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
     """Of a gap in a file. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
-    ignored, terms = check_fields(body, model) + body.check(), request_terms(body, model, arrival_s)
+    ignored, terms = check_infill(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
         return await _infill_params(body, model, ignored, terms)

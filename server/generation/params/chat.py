@@ -8,8 +8,13 @@ from engine.protocol import EngineInfo
 from server.chat.request import ChatRequest
 from server.generation.answer_plan import AnswerPlan, plan_answer
 from server.generation.beams.fields import beam_options, check_beam_plan
-from server.generation.params.checks import check_fields, check_num_choices
-from server.generation.params.params import GenerationParams, constraint_fields, generation_params, with_beams
+from server.generation.params.checks import CheckedBody, check_fields, check_num_choices
+from server.generation.params.generation_params import (
+    GenerationParams,
+    constraint_fields,
+    generation_params,
+    with_beams,
+)
 from server.generation.params.prompts import ChatPrompt, chat_model, chat_size, render_prompt, room_for_output
 from server.generation.params.step_tokens import step_tokens
 from server.generation.params.truncation import Truncation, chat_truncation
@@ -31,11 +36,22 @@ async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float
 
     Raises InvalidRequest, in the client's words, WaitTooLong, EngineUnavailable and AnswerTimeout.
     """
+    checked, terms = check_chat(request, model), request_terms(request.options, model, arrival_s)
+    check_first_token(model, terms, 1)
+    async with terms.in_time():
+        with request.paths.in_errors():
+            return await _chat_params(request, model, checked, terms)
+
+
+def check_chat(request: ChatRequest, model: ServedModel) -> CheckedBody:
+    """Check what needs no engine. Raises InvalidRequest, in the client's words."""
+    options, max_logprobs = request.options, model.config.max_logprobs
     with request.paths.in_errors():
-        ignored, terms = check_chat_fields(request, model), request_terms(request.options, model, arrival_s)
-        check_first_token(model, terms, 1)
-        async with terms.in_time():
-            return await _chat_params(request, model, ignored, terms)
+        ignored = check_chat_fields(request, model)
+        beams, ignored_by_beams = beam_options(options)
+        num_logprobs = options.num_logprobs(max_logprobs)
+        ignored += [*ignored_by_beams, *check_scores(options, num_logprobs, max_logprobs)]
+    return CheckedBody(ignored, beams, num_logprobs)
 
 
 def check_chat_fields(request: ChatRequest, model: ServedModel) -> list[str]:
@@ -44,15 +60,11 @@ def check_chat_fields(request: ChatRequest, model: ServedModel) -> list[str]:
 
 
 async def _chat_params(
-    request: ChatRequest, model: ServedModel, ignored: list[str], terms: RequestTerms
+    request: ChatRequest, model: ServedModel, checked: CheckedBody, terms: RequestTerms
 ) -> GenerationParams:
-    options = request.options
+    options, beams = request.options, checked.beams
     requested_max_tokens = options.requested_max_tokens
-    beams, ignored_by_beams = beam_options(options)
-    ignored += ignored_by_beams
     check_num_choices(options, 1, model)
-    num_logprobs = options.num_logprobs(model.config.max_logprobs)
-    ignored += check_scores(options, num_logprobs, model.config.max_logprobs)
     text_model = await model.text_model()
     info = model.client.info
     truncation = chat_truncation(options, info.max_model_len, num_reserved=requested_max_tokens or 1)
@@ -74,13 +86,15 @@ async def _chat_params(
     sampling = options.sampling(
         info,
         max_tokens=max_tokens,
-        logprobs=num_logprobs,
+        logprobs=checked.num_logprobs,
         prompt_logprobs=options.prompt_logprobs,
         tokens=tokens,
         is_constrained=plan.grammar is not None,
     )
     prediction_ids = await _prediction_ids(options, text_model, info.max_model_len) if beams is None else []
-    params = generation_params(options, text_model.tokenizer, [prompt], sampling, terms, plan=plan, ignored=ignored)
+    params = generation_params(
+        options, text_model.tokenizer, [prompt], sampling, terms, plan=plan, ignored=checked.ignored
+    )
     if chat.source.is_generic:
         params.headers[_GENERIC_HEADER] = "generic"
     return replace(with_beams(params, options, beams), prediction_ids=prediction_ids)

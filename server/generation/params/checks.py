@@ -1,15 +1,30 @@
 """What is checked of every generation request before its prompt is looked at."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import counted
+from server.generation.beams.search import BeamOptions
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
 from server.served.model import ServedModel
 from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
 from server.structured_outputs.request import unknown_fields
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBody:
+    """Results of the checks of a body that need no engine.
+
+    ignored: names of ignored fields. beams: None for a request that samples. num_logprobs: of each generated token;
+    None for no log probabilities.
+    """
+
+    ignored: list[str]
+    beams: BeamOptions | None
+    num_logprobs: int | None
 
 
 def check_fields(

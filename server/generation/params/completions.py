@@ -7,8 +7,8 @@ from server.generation.answer_plan import plan_text
 from server.generation.beams.fields import beam_options, check_beam_plan
 from server.generation.choice import Prompt
 from server.generation.infill.prompt import suffix_prompts
-from server.generation.params.checks import check_fields, check_num_choices
-from server.generation.params.params import (
+from server.generation.params.checks import CheckedBody, check_fields, check_num_choices
+from server.generation.params.generation_params import (
     GenerationParams,
     constraint_fields,
     generation_params,
@@ -28,6 +28,16 @@ from server.text.json_size import json_size
 from server.text_model import TextModel, fill_in_middle_of
 
 
+def check_completion(body: CompletionRequest, model: ServedModel) -> CheckedBody:
+    """Check what needs no engine. Raises InvalidRequest."""
+    max_logprobs = model.config.max_logprobs
+    ignored = check_fields(body, model)
+    body.check(max_logprobs)
+    ignored += check_scores(body, body.logprobs, max_logprobs)
+    beams, ignored_by_beams = beam_options(body)
+    return CheckedBody([*ignored, *ignored_by_beams], beams, body.logprobs)
+
+
 async def completion_params(
     body: CompletionRequest,
     model: ServedModel,
@@ -35,28 +45,27 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Of a text completion. default_max_tokens: None is the rest of the context. Raises
-    InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
-    ignored, terms = check_fields(body, model), request_terms(body, model, arrival_s)
+    """Return what a text completion asks of the engine. default_max_tokens: None is the rest of the context.
+
+    Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout.
+    """
+    checked, terms = check_completion(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():
-        return await _completion_params(body, model, ignored, terms, default_max_tokens)
+        return await _completion_params(body, model, checked, terms, default_max_tokens)
 
 
 async def _completion_params(
     body: CompletionRequest,
     model: ServedModel,
-    ignored: list[str],
+    checked: CheckedBody,
     terms: RequestTerms,
     default_max_tokens: int | None,
 ) -> GenerationParams:
-    body.check(model.config.max_logprobs)
-    ignored += check_scores(body, body.logprobs, model.config.max_logprobs)
+    beams = checked.beams
     echo = bool(body.echo)
     text_model = await model.text_model()
     info = model.client.info
-    beams, ignored_by_beams = beam_options(body)
-    ignored += ignored_by_beams
     check_num_choices(body, len(body.prompt), model)
     prompts, fim = await _prompts(body, text_model, info)
     max_tokens = room_for_output(
@@ -86,7 +95,7 @@ async def _completion_params(
     if beams is not None:
         check_beam_plan(plan)
     params = generation_params(
-        body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=ignored, echo=echo
+        body, text_model.tokenizer, prompts, sampling, terms, plan=plan, ignored=checked.ignored, echo=echo
     )
     params = with_beams(params, body, beams)
     return params if fim is None else with_ends(params, fim.end_ids)

@@ -14,7 +14,7 @@ from server.generation.choice import Delta as ChoiceDelta
 from server.generation.choice import Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
-from server.generation.params.params import GenerationParams
+from server.generation.params.generation_params import GenerationParams
 from server.metrics.request_record import note_response_id
 from server.protocols.frame import StreamForm
 from server.protocols.logprobs import LogprobsFormat

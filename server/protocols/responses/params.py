@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from server.generation.early_checks import check_chat
-from server.generation.params.params import GenerationParams
-from server.generation.params.params.chat import chat_params, check_chat_fields
+from server.generation.params.chat import chat_params, check_chat, check_chat_fields
+from server.generation.params.generation_params import GenerationParams
 from server.generation.params.prompts import chat_prompt
 from server.protocols.responses.request import TranslatedResponse, translate
 from server.protocols.responses.truncation import Attempt, T, within_context

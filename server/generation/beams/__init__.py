@@ -1,0 +1,1 @@
+"""Beam search: the likeliest answers, found by requests of one token each."""
