@@ -4,8 +4,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.protocol import FinishReason, RequestOutput
+from server.generation.accounting import metering
 from server.generation.accounting.metering import ChoiceMeter
-from server.generation.accounting.totals import metering
 from server.metrics.values import Metrics
 
 pytestmark = pytest.mark.fast

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
+from server.generation.accounting import metering
 from server.generation.accounting.metering import ChoiceMeter
-from server.generation.accounting.totals import metering, request_times
+from server.generation.accounting.totals import request_times
 from server.metrics.values import Metrics
 from tests.helpers.fake_client import FakeClient, Script, Step, http, make_app, says
 from tests.helpers.sse import events
