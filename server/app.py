@@ -26,9 +26,10 @@ from server.files.disk import disk_of
 from server.files.store import Files
 from server.finetuning.jobs.kind import FinetuningJobs
 from server.http.error_forms import error_response, told
-from server.http.middleware import AuthMiddleware, RequestMiddleware
-from server.http.queue_check import QueueMiddleware
-from server.http.rate_headers import RATE_HEADERS
+from server.http.middleware.auth import AuthMiddleware
+from server.http.middleware.queue_check import QueueMiddleware
+from server.http.middleware.rate_headers import RATE_HEADERS
+from server.http.middleware.requests import RequestMiddleware
 from server.jobs.kind import JobKind
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed

@@ -62,11 +62,11 @@ def serve(port: int, loop: str) -> None:
     from benchmarks.http_server.tiny_app import app
     from engine.errors import HeadraceError
     from server.errors import describe
-    from server.http.connection import Connection
-    from server.http.connection_limits import ConnectionLimits
-    from server.http.connections import Connections
+    from server.http.connections.connections import Connections
+    from server.http.connections.connection import Connection
+    from server.http.connections.connection_limits import ConnectionLimits
+    from server.http.connections.proxies import TrustedProxies
     from server.http.head import check_head
-    from server.http.proxies import TrustedProxies
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -16,14 +16,14 @@ from server.commands.listener import BACKLOG
 from server.commands.open_files import connections_at_once
 from server.config.server import ServerConfig
 from server.context import ServerContext
-from server.http.certificates import Certificates
-from server.http.connection import Connection
-from server.http.connection_limits import CloseReason, ConnectionLimits
-from server.http.connections import Connections
-from server.http.own_names import OwnNames
-from server.http.proxies import ProxiedClients, TrustedProxies
-from server.http.root_path import RootPath
-from server.http.tls_layer import TlsLayer
+from server.http.connections.certificates import Certificates
+from server.http.connections.connection import Connection
+from server.http.connections.connection_limits import CloseReason, ConnectionLimits
+from server.http.connections.open_connections import OpenConnections
+from server.http.connections.proxies import ProxiedClients, TrustedProxies
+from server.http.connections.tls_layer import TlsLayer
+from server.http.middleware.own_names import OwnNames
+from server.http.middleware.root_path import RootPath
 from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.text.template_runner import TemplateRunner
@@ -69,7 +69,7 @@ def create_server(
     uvicorn_config = uvicorn.Config(
         ProxiedClients(named, trusted, config.max_connections_per_client),
         log_config=None,
-        access_log=False,  # server/http/request_log.py tells more
+        access_log=False,  # server/http/middleware/request_log.py tells more
         proxy_headers=False,  # it would believe every process of this machine
         server_header=False,
         backlog=connections_at_once(),
@@ -92,7 +92,7 @@ def _protocol(
     plain = partial(
         Connection,
         limits=ConnectionLimits(head_s=config.http_header_timeout, write_s=config.http_write_timeout),
-        connections=Connections(config.max_connections, config.max_connections_per_client),
+        connections=OpenConnections(config.max_connections, config.max_connections_per_client),
         trusted=trusted,
         on_closed=count_closed,
     )

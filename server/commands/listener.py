@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import StartupError
 from server.config.server import ServerConfig
-from server.http.peer import is_loopback
+from server.http.connections.peer import is_loopback
 
 UNIX_SCHEME = "unix:"  # of our URLs alone
 

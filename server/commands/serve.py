@@ -30,7 +30,7 @@ from server.commands.several_engines import engines_of
 from server.commands.shared_terminal import can_draw
 from server.commands.stopping import catch_signals, run_until_stopped, unless
 from server.config.server import MetricsAlias, ServerConfig
-from server.http.certificates import Certificates
+from server.http.connections.certificates import Certificates
 from server.keys.key_file import read_keys
 from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics

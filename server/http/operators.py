@@ -5,9 +5,9 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.errors import InsufficientPermissions
-from server.http.connection import PEER_STATE
-from server.http.own_names import host_name, is_address
-from server.http.peer import is_local
+from server.http.connections.connection import PEER_STATE
+from server.http.connections.peer import is_local
+from server.http.middleware.own_names import host_name, is_address
 from server.keys.caller import ANYBODY, caller_of
 
 # A proxy on this machine is a local peer, whoever it speaks for; these say that there is one, or a web page.

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from server.endpoints.binding.registry import ENDPOINT_OPERATIONS
-from server.http.middleware import OPEN_PATHS
+from server.http.middleware.auth import OPEN_PATHS
 from server.openapi.document import openapi_document
 from server.openapi.operation import Operation
 from server.openapi.operations import ROUTE_OPERATIONS

@@ -111,7 +111,7 @@ async def test_a_refused_client_that_sends_on_has_half_a_minute() -> None:
 
 
 async def test_a_refused_client_may_send_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.http.late_bytes._MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("server.http.connections.late_bytes._MAX_BYTES", 1 << 20)
     async with serving() as server:
         peer = await _refused(server)
         peer.writer.write(BODY)

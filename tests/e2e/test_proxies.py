@@ -13,7 +13,7 @@ from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL
 from tests.helpers.http_serving import GET, Peer, serving
 
-REQUEST_LOG = "server.http.request_log"
+REQUEST_LOG = "server.http.middleware.request_log"
 
 
 def _clients(caplog: pytest.LogCaptureFixture) -> list[str | None]:

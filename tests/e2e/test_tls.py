@@ -116,7 +116,7 @@ async def test_only_clients_with_a_certificate_are_served_and_the_log_names_them
             with pytest.raises(ssl.SSLError, match=r"certificate required|unknown ca"):
                 await stranger.reader.read()
         assert server.closed("tls_handshake") == 2
-    lines = [vars(record)["fields"] for record in caplog.records if record.name == "server.http.request_log"]
+    lines = [vars(record)["fields"] for record in caplog.records if record.name == "server.http.middleware.request_log"]
     assert [line["client_subject"] for line in lines] == [r"CN=alice\20smith,O=Example\2c\20Inc,C=CH"] * 2
 
 

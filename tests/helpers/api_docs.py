@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.app import ROUTERS
-from server.http.middleware import OPEN_PATHS
+from server.http.middleware.auth import OPEN_PATHS
 from server.openapi.document import openapi_document
 from server.openapi.schemas import REF
 from server.routes.docs import OPERATIONS

@@ -14,8 +14,8 @@ from server.commands.listener import listening
 from server.config.network import NetworkConfig
 from server.config.server import ServerConfig
 from server.context import ServerContext
-from server.http.certificates import Certificates
-from server.http.connection import Connection
+from server.http.connections.certificates import Certificates
+from server.http.connections.connection import Connection
 from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.store.opening import open_store

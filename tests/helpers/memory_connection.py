@@ -9,10 +9,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from server.http.connection import Connection
-from server.http.connection_limits import CloseReason, ConnectionLimits
-from server.http.connections import Connections
-from server.http.proxies import TrustedProxies
+from server.http.connections.connection import Connection
+from server.http.connections.connection_limits import CloseReason, ConnectionLimits
+from server.http.connections.open_connections import OpenConnections
+from server.http.connections.proxies import TrustedProxies
 from tests.helpers.deadline import DEADLINE_S
 
 
@@ -74,7 +74,7 @@ async def exchange(app: ASGIApp, pieces: Iterable[bytes], num_answers: int | Non
         state,
         {},
         limits=ConnectionLimits(head_s=60, write_s=60),
-        connections=Connections(8, None),
+        connections=OpenConnections(8, None),
         trusted=TrustedProxies(()),
         on_closed=result.reasons.append,
     )

@@ -176,7 +176,7 @@ async def test_the_address_of_the_client_arrives_and_its_own_word_for_it_does_no
     async with _servers(tmp_path, FakeClient(says("x"))) as servers, proxy(tmp_path, servers) as client:
         answer = await client.post("/v1/completions", json=COMPLETION, headers={"x-forwarded-for": "6.6.6.6"})
     assert answer.status_code == 200
-    lines = [vars(record)["fields"] for record in caplog.records if record.name == "server.http.request_log"]
+    lines = [vars(record)["fields"] for record in caplog.records if record.name == "server.http.middleware.request_log"]
     assert [line["client"] for line in lines if line["method"] == "POST"] == ["127.0.0.1"]
 
 

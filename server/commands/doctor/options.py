@@ -14,7 +14,7 @@ from engine.errors import OptionError, StartupError
 from server.commands.listener import host_port, is_for_this_machine, listen
 from server.config.network import NetworkConfig
 from server.config.server import ServerConfig
-from server.http.certificates import make_context
+from server.http.connections.certificates import make_context
 from server.keys.key_file import read_keys
 
 _FEW_DAYS = 14

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from engine.protocol import PoolingOutput
 from server.generation.generation import Generation
 from server.generation.params.generation_params import GenerationParams
-from server.http.answer import answer
 from server.http.disconnect import until_disconnect
 from server.http.resume import resumable
+from server.http.sse import EventStream, framing_of, generated
 from server.pooling.computing import pool
 from server.pooling.encoded_inputs import EncodedInputs
 from server.protocols.formatter import AnswerFormatter
@@ -48,7 +48,17 @@ class GenerationWork:
         generation = Generation(self.model, self.params)
         if self.is_resumable:
             return await resumable(request, generation, self.formatter, self.headers)
-        return await answer(request, generation, self.formatter, stream=self.is_stream, headers=self.headers)
+        if self.is_stream:
+            return EventStream(
+                generated(generation, self.formatter),
+                framing_of(self.formatter, request.state.request_id),
+                request.app.state.context.config,
+                headers=self.headers,
+                late_headers=lambda: generation.headers,
+            )
+        async with generation:
+            answer = await until_disconnect(self.formatter.collect(generation), request.receive)
+        return json_response(answer, {**self.headers, **generation.headers})
 
     async def collect(self) -> Any:
         room = self.model.client.batch_lane.room(self.params.num_sequences)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from server.http.rate_headers import duration_text
+from server.http.middleware.rate_headers import duration_text
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
 from tests.helpers.key_site import CHAT, TEXT, Site, sample, waits

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from server.http.connection import PEER_STATE, Connection
-from server.http.connection_limits import ConnectionLimits
-from server.http.connections import Connections
+from server.http.connections.connection import PEER_STATE, Connection
+from server.http.connections.connection_limits import ConnectionLimits
+from server.http.connections.open_connections import OpenConnections
+from server.http.connections.peer import is_local
+from server.http.connections.proxies import TrustedProxies
 from server.http.operators import OPERATORS_ONLY
-from server.http.peer import is_local
-from server.http.proxies import TrustedProxies
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, http, make_app, says
@@ -109,7 +109,7 @@ async def _over_connection(peer: tuple[str, int]) -> bytes:
         ServerState(),
         {},
         limits=ConnectionLimits(head_s=5, write_s=5),
-        connections=Connections(8, None),
+        connections=OpenConnections(8, None),
         trusted=TrustedProxies(()),
         on_closed=lambda _: None,
     )

@@ -142,7 +142,7 @@ async def test_an_open_request_is_in_the_table_that_watchers_are_told_of() -> No
 async def test_the_line_of_the_log_has_tokens_and_inputs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await _post(make_app(pooling_client()))
-    (fields,) = [vars(each)["fields"] for each in caplog.records if each.name == "server.http.request_log"]
+    (fields,) = [vars(each)["fields"] for each in caplog.records if each.name == "server.http.middleware.request_log"]
     told = {name: fields[name] for name in ("route", "outcome", "model", "prompt_tokens", "inputs", "finish")}
     assert told == {
         "route": URL,

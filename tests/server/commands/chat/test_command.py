@@ -38,7 +38,7 @@ async def _run(name: str, *arguments: str) -> int:
 async def test_without_a_terminal_one_picture_is_printed(
     name: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "server.http.request_log")
+    caplog.set_level(logging.DEBUG, "server.http.middleware.request_log")
     async with serving(FakeClient(says("some text"))) as server:
         await _run("complete", "Hello", _url(server), "--max-tokens", "9")
         capsys.readouterr()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from server.http.connection import PEER_STATE
-from server.http.own_names import OwnNames
+from server.http.connections.connection import PEER_STATE
+from server.http.middleware.own_names import OwnNames
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, make_app, says
 

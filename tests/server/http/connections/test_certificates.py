@@ -10,8 +10,8 @@ import pytest
 
 from engine.errors import StartupError
 from server.config.network import CertReqs, NetworkConfig
-from server.http import certificates
-from server.http.certificates import Certificates, make_context, subject_of
+from server.http.connections import certificates
+from server.http.connections.certificates import Certificates, make_context, subject_of
 from tests.helpers.certificates import Authority, Issued
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import OptionError
 from server.config.server import ServerConfig
-from server.http.root_path import RootPath
+from server.http.middleware.root_path import RootPath
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 
 pytestmark = pytest.mark.fast

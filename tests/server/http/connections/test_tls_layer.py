@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.config.network import NetworkConfig
-from server.http.certificates import make_context
-from server.http.tls_layer import TlsLayer
+from server.http.connections.certificates import make_context
+from server.http.connections.tls_layer import TlsLayer
 from tests.helpers.certificates import Authority
 
 

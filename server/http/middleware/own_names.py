@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http.connection import PEER_STATE
-from server.http.peer import is_local
+from server.http.connections.connection import PEER_STATE
+from server.http.connections.peer import is_local
 
 FOREIGN_NAME_STATE = "foreign_name"  # in a scope's state: AuthMiddleware refuses the request if there are no keys
 

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from server.http.transport_over import TransportOver
+from server.http.connections.transport_over import TransportOver
 
 _READ_BYTES = 64 * 1024
 _PLAIN_TEXT = b"this port speaks HTTPS; use https://\n"

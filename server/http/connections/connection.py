@@ -18,14 +18,14 @@ from uvicorn.server import ServerState
 
 from engine.errors import HeadraceError, InvalidRequest
 from server.errors import HeadersTooLarge, RequestTimeout, describe
-from server.http.certificates import SUBJECT_STATE, subject_of
-from server.http.connection_limits import CloseReason, ConnectionLimits
-from server.http.connections import REFUSED_STATE, Admission, Connections
-from server.http.late_bytes import LateBytes
-from server.http.lingering import LingeringTransport
-from server.http.proxies import TrustedProxies
-from server.http.slow_reader import SlowReader
-from server.http.upgrades import new_parser, without_upgrade
+from server.http.connections.certificates import SUBJECT_STATE, subject_of
+from server.http.connections.connection_limits import CloseReason, ConnectionLimits
+from server.http.connections.late_bytes import LateBytes
+from server.http.connections.lingering import LingeringTransport
+from server.http.connections.open_connections import REFUSED_STATE, Admission, OpenConnections
+from server.http.connections.proxies import TrustedProxies
+from server.http.connections.slow_reader import SlowReader
+from server.http.connections.upgrades import new_parser, without_upgrade
 
 PEER_STATE = "peer"  # in a scope's state: the connection's other end, where `client` may be what a proxy's header says
 
@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
-        connections: Connections,
+        connections: OpenConnections,
         trusted: TrustedProxies,
         on_closed: Callable[[CloseReason], None],
     ) -> None:

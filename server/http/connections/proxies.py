@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.config.network import ANY_PROXY, UNIX_PROXY
-from server.http.connections import REFUSED_STATE
+from server.http.connections.open_connections import REFUSED_STATE
 
 _SCHEMES = frozenset({"http", "https"})
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import EngineRequest, FinishReason, RequestOutput
-from server.http.request_log import RequestLog
+from server.http.middleware.request_log import RequestLog
 from server.metrics.request_record import RequestRecord
 from tests.helpers.asgi import DEFAULT_HEADERS, RawRequest
 from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, says
@@ -16,7 +16,7 @@ from tests.helpers.fake_client import MODEL, FakeClient, Step, http, make_app, s
 pytestmark = pytest.mark.fast
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "sesame"}]}
-LOGGER = "server.http.request_log"
+LOGGER = "server.http.middleware.request_log"
 
 
 def _lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class Certificates:
-    """A context for each set of files. Connections keep the one that they began with."""
+    """A TLS context for each set of files. A connection keeps the context that it began with."""
 
     def __init__(self, config: NetworkConfig) -> None:
         """Raises StartupError."""

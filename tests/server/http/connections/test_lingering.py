@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.http import late_bytes
-from server.http.lingering import LingeringTransport
+from server.http.connections import late_bytes
+from server.http.connections.lingering import LingeringTransport
 from tests.helpers.virtual_loop import VirtualLoop
 
 pytestmark = pytest.mark.fast

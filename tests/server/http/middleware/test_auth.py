@@ -6,7 +6,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from server.app import ROUTERS
-from server.http.middleware import OPEN_PATHS
+from server.http.middleware.auth import OPEN_PATHS
 from tests.helpers.asgi import RawRequest
 from tests.helpers.fake_client import FakeClient, http, make_app, says
 

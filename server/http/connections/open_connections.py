@@ -1,4 +1,4 @@
-"""Connections: how many are open, in all and by client, and which of them are served."""
+"""OpenConnections: how many are open, in all and by client, and which of them are served."""
 
 import enum
 from collections import Counter
@@ -16,7 +16,7 @@ class Admission(enum.Enum):
     DROPPED = "dropped"  # even refusing would cost too much
 
 
-class Connections:
+class OpenConnections:
     """Counts open connections. Each `enter` is followed by one `leave`, whatever its outcome."""
 
     def __init__(self, limit: int, limit_per_client: int | None) -> None:

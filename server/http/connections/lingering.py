@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from server.http.late_bytes import LateBytes
-from server.http.transport_over import TransportOver
+from server.http.connections.late_bytes import LateBytes
+from server.http.connections.transport_over import TransportOver
 
 
 class LingeringTransport(TransportOver):

@@ -9,38 +9,31 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.errors import HeadraceError
 from server.context import ServerContext
-from server.errors import ClientGone, ForeignName, TooManyConnections
-from server.http.certificates import SUBJECT_STATE
-from server.http.connections import REFUSED_STATE
+from server.errors import AmbiguousRequest, ClientGone, HeadersTooLarge, TooManyConnections
+from server.http.connections.certificates import SUBJECT_STATE
+from server.http.connections.open_connections import REFUSED_STATE
 from server.http.error_forms import error_response, told
-from server.http.head import check_head
-from server.http.own_names import FOREIGN_NAME_STATE, host_name
-from server.http.rate_headers import rate_headers
-from server.http.request_log import RequestLog
+from server.http.middleware.auth import COUNTED_STATE, set_caller
+from server.http.middleware.rate_headers import rate_headers
+from server.http.middleware.request_log import RequestLog
 from server.http.waiting_stream import WaitingStream
-from server.keys.caller import ANYBODY, Caller, caller_of, set_current_caller
-from server.keys.ring import KeyRing
-from server.metrics.request_record import CLIENT_GONE, RequestRecord, current_record, set_current_record
-from server.pages.files import NAMES as page_names
+from server.keys.caller import ANYBODY, caller_of
+from server.metrics.request_record import CLIENT_GONE, RequestRecord, set_current_record
 from server.paths import PROBES, route_path
-from server.schemas.base import quote
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from server.tracing.request_trace import RequestTrace
 
-# The description of the API is the same for every server of a version, and a page cannot send a key for its parts.
-_DESCRIPTION = frozenset(
-    {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
-)
-# The pages' own files hold nothing of this server's. What the pages show they ask for, with a key.
-_PAGES = frozenset({"/", "/dashboard", *(f"/assets/{name}" for name in page_names)})
-OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
+_MAX_HEADERS = 200
+_MAX_HEAD_BYTES = 64 * 1024  # of names, values and the request's target
+_HOST = re.compile(
+    rb"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?"
+)  # RFC 3986's reg-name, or an address
+_VERSIONS = ("1.0", "1.1")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,128}")
-_COUNTED_STATE = "counted"  # in a scope's state: what the request takes of its key's rate
 _STREAMS = ("text/event-stream", "application/x-ndjson")
 
 
@@ -177,7 +170,7 @@ class _Exchange:
     def _settle_rate(self) -> None:
         """The request counts as one of its key's, unless the server had no room for it, or no engine."""
         if (account := caller_of(self._scope).account) is not None:
-            account.end_request(self._scope["state"].get(_COUNTED_STATE), is_counted=not self._record.was_not_taken)
+            account.end_request(self._scope["state"].get(COUNTED_STATE), is_counted=not self._record.was_not_taken)
 
 
 def _check_connection(scope: Scope) -> None:
@@ -189,58 +182,37 @@ def _check_connection(scope: Scope) -> None:
         )
 
 
-class AuthMiddleware:
-    """Asks for a key on every path but OPEN_PATHS, if there are keys: a route added later is closed until it is listed
-    there. A POST counts as a request of its key, unless the server has no room for it, or no engine."""
-
-    def __init__(self, app: ASGIApp, ring: KeyRing, known_paths: frozenset[str]) -> None:
-        """known_paths: of routes, for records of requests that do not come so far."""
-        self._app = app
-        self._ring = ring
-        self._known_paths = known_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (path := route_path(scope)) not in OPEN_PATHS:
-            try:
-                self._admit(scope)
-            except HeadraceError:
-                if path in self._known_paths and (record := current_record()) is not None:
-                    record.route = path
-                raise
-        await self._app(scope, receive, send)
-
-    def _admit(self, scope: Scope) -> None:
-        """Raises InvalidApiKey, ForeignName or RateLimited."""
-        headers = Headers(scope=scope)
-        caller = self._ring.find(_given_key(headers)) if self._ring.asks_for_keys else _anybody(scope)
-        set_caller(scope, caller)
-        is_request = scope["method"] == "POST"
-        if (record := current_record()) is not None:
-            record.key_name, record.is_usage = caller.name, is_request
-        if is_request and caller.account is not None:
-            scope["state"][_COUNTED_STATE] = caller.account.count_request()
-
-
-def _anybody(scope: Scope) -> Caller:
-    """Raises ForeignName."""
-    if FOREIGN_NAME_STATE in scope["state"]:
-        name = quote(host_name(Headers(scope=scope)))
-        raise ForeignName(
-            f"a program on the server's own machine asks for the host {name}, a name that a web page may have pointed "
-            "here; ask for localhost, or start the server with --api-key, or with --allowed-hosts and the name"
+def check_head(scope: Scope) -> None:
+    """Raises HeadersTooLarge or AmbiguousRequest, after either of which the connection is closed."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > _MAX_HEADERS or size > _MAX_HEAD_BYTES:
+        raise HeadersTooLarge(
+            f"the request has {len(headers)} header lines, and with its URL they have {size} bytes; the limits are "
+            f"{_MAX_HEADERS} lines and {_MAX_HEAD_BYTES} bytes"
         )
-    return ANYBODY
+    version = scope["http_version"]
+    if version not in _VERSIONS:
+        raise AmbiguousRequest(f"the request uses HTTP/{version}; this server speaks HTTP/1.1 and HTTP/1.0")
+    _check_length(headers, version)
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (version == "1.1" and not hosts):
+        raise AmbiguousRequest(f"the request has {len(hosts)} Host headers; it must have one")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise AmbiguousRequest("the request's Host header is not a host, or a host and a port")
 
 
-def _given_key(headers: Headers) -> bytes:
-    """A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's."""
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        given = headers.get("x-api-key", "")
-    return given.strip().encode("latin-1")
-
-
-def set_caller(scope: Scope, caller: Caller) -> None:
-    """Tell routes, and all that works for them, whose request it is."""
-    scope["state"].update(caller=caller, owner=caller.owner)
-    set_current_caller(caller)
+def _check_length(headers: list[tuple[bytes, bytes]], version: str) -> None:
+    """How long the body is must be said once, and in one way."""
+    encodings = [value for name, value in headers if name == b"transfer-encoding"]
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if encodings and lengths:
+        raise AmbiguousRequest("the request has both Content-Length and Transfer-Encoding; it must have one of them")
+    if len(lengths) > 1:
+        raise AmbiguousRequest(f"the request has {len(lengths)} Content-Length headers; it must have one")
+    if not encodings:
+        return
+    if version == "1.0":
+        raise AmbiguousRequest("the request uses HTTP/1.0, which has no Transfer-Encoding; send a Content-Length")
+    if len(encodings) > 1 or encodings[0].strip().lower() != b"chunked":
+        raise AmbiguousRequest("the request's Transfer-Encoding is not 'chunked'; send the body unencoded")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from server.http.connections import REFUSED_STATE
-from server.http.proxies import ProxiedClients, TrustedProxies
+from server.http.connections.open_connections import REFUSED_STATE
+from server.http.connections.proxies import ProxiedClients, TrustedProxies
 
 pytestmark = pytest.mark.fast
 

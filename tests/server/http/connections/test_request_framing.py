@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.http.connection_limits import CloseReason
+from server.http.connections.connection_limits import CloseReason
 from tests.helpers.fake_client import FakeClient, make_app, says
 from tests.helpers.memory_connection import Exchange, exchange
 

@@ -1,0 +1,81 @@
+"""AuthMiddleware: the caller of each request, by its key."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engine.errors import HeadraceError
+from server.errors import ForeignName
+from server.http.middleware.own_names import FOREIGN_NAME_STATE, host_name
+from server.keys.caller import ANYBODY, Caller, set_current_caller
+from server.keys.ring import KeyRing
+from server.metrics.request_record import current_record
+from server.pages.files import NAMES as page_names
+from server.paths import PROBES, route_path
+from server.schemas.base import quote
+
+# The description of the API is the same for every server of a version, and a page cannot send a key for its parts.
+_DESCRIPTION = frozenset(
+    {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
+)
+# The pages' own files hold nothing of this server's. What the pages show they ask for, with a key.
+_PAGES = frozenset({"/", "/dashboard", *(f"/assets/{name}" for name in page_names)})
+OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
+
+COUNTED_STATE = "counted"  # in a scope's state: what the request takes of its key's rate
+
+
+class AuthMiddleware:
+    """Asks for a key on every path but OPEN_PATHS, if there are keys: a route added later is closed until it is listed
+    there. A POST counts as a request of its key, unless the server has no room for it, or no engine."""
+
+    def __init__(self, app: ASGIApp, ring: KeyRing, known_paths: frozenset[str]) -> None:
+        """known_paths: of routes, for records of requests that do not come so far."""
+        self._app = app
+        self._ring = ring
+        self._known_paths = known_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (path := route_path(scope)) not in OPEN_PATHS:
+            try:
+                self._admit(scope)
+            except HeadraceError:
+                if path in self._known_paths and (record := current_record()) is not None:
+                    record.route = path
+                raise
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises InvalidApiKey, ForeignName or RateLimited."""
+        headers = Headers(scope=scope)
+        caller = self._ring.find(_given_key(headers)) if self._ring.asks_for_keys else _anybody(scope)
+        set_caller(scope, caller)
+        is_request = scope["method"] == "POST"
+        if (record := current_record()) is not None:
+            record.key_name, record.is_usage = caller.name, is_request
+        if is_request and caller.account is not None:
+            scope["state"][COUNTED_STATE] = caller.account.count_request()
+
+
+def _anybody(scope: Scope) -> Caller:
+    """Raises ForeignName."""
+    if FOREIGN_NAME_STATE in scope["state"]:
+        name = quote(host_name(Headers(scope=scope)))
+        raise ForeignName(
+            f"a program on the server's own machine asks for the host {name}, a name that a web page may have pointed "
+            "here; ask for localhost, or start the server with --api-key, or with --allowed-hosts and the name"
+        )
+    return ANYBODY
+
+
+def _given_key(headers: Headers) -> bytes:
+    """A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        given = headers.get("x-api-key", "")
+    return given.strip().encode("latin-1")
+
+
+def set_caller(scope: Scope, caller: Caller) -> None:
+    """Tell routes, and all that works for them, whose request it is."""
+    scope["state"].update(caller=caller, owner=caller.owner)
+    set_current_caller(caller)
