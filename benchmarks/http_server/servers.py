@@ -62,9 +62,9 @@ def serve(port: int, loop: str) -> None:
     from benchmarks.http_server.tiny_app import app
     from engine.errors import HeadraceError
     from server.errors import describe
-    from server.http.connections.connections import Connections
     from server.http.connections.connection import Connection
     from server.http.connections.connection_limits import ConnectionLimits
+    from server.http.connections.connections import Connections
     from server.http.connections.proxies import TrustedProxies
     from server.http.head import check_head
 
