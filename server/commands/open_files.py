@@ -18,7 +18,7 @@ _LEAST_OTHER_FILES = 40  # where files are scarce
 _OWN_FILES = 28  # that a server has open before its first client
 _NO_LIMIT = 1 << 30
 _MOST_AT_ONCE = 8
-_SURPLUS = 1.25  # connections beyond the limit that are told so: see server/http/connections/connections.py
+_SURPLUS = 1.25  # connections beyond the limit that are told so: see server/http/connections/open_connections.py
 
 
 def open_files_needed(max_connections: int) -> int:
