@@ -1,1 +1,1 @@
-"""Adapters: reading them beside the steps, keeping them in memory, and putting them into the model's slots."""
+"""Adapters: reading them while steps run, keeping them in memory, and putting them into the model's slots."""

@@ -1,4 +1,4 @@
-"""HostAdapters: adapters in memory as they were read, the least recently used of which make room."""
+"""HostAdapters: adapters in the host's memory as they were read; the least recently used are evicted."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from engine.adapters.source import A
 
 
 class HostAdapters(Generic[A]):
-    """At most `limit`, and beyond that those that requests have begun with: their files may have changed since.
+    """At most `limit` adapters, and beyond that those of started requests: their files may have changed since.
 
-    What is evicted is read again when a request asks for it. Invariant: what is forgotten is in memory.
+    An evicted adapter is read again when a request needs it. Invariant: forgotten adapters are in memory.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._adapters: OrderedDict[bytes, A] = OrderedDict()  # the least recently used first
-        self._forgotten: set[bytes] = set()  # that no new request will ask for
+        self._forgotten: set[bytes] = set()  # no new request will have these
 
     def __len__(self) -> int:
         return len(self._adapters)
@@ -30,7 +30,8 @@ class HostAdapters(Generic[A]):
         return adapter
 
     def add(self, adapter: A, in_use: Mapping[bytes, bool]) -> None:
-        """in_use: adapters of unfinished requests, and whether any of these has begun."""
+        """Add an adapter, and evict others beyond the limit. in_use: adapters of open requests, with whether one of
+        these was started."""
         self._forgotten.discard(adapter.digest)
         self._adapters[adapter.digest] = adapter
         self._adapters.move_to_end(adapter.digest)
@@ -39,14 +40,14 @@ class HostAdapters(Generic[A]):
             self._forgotten.discard(victim)
 
     def _victim(self, in_use: Mapping[bytes, bool], newest: bytes) -> bytes | None:
-        """The first that no request asks for, or else the first that none has begun with."""
+        """Return the first adapter without an open request, or else the first without a started one."""
         others = [digest for digest in self._adapters if digest != newest]
         unused = (digest for digest in others if digest not in in_use)
-        not_begun = (digest for digest in others if not in_use.get(digest))
-        return next(unused, next(not_begun, None))
+        not_started = (digest for digest in others if not in_use.get(digest))
+        return next(unused, next(not_started, None))
 
     def forget(self, digest: bytes) -> None:
-        """No new request will ask for it: it goes when the last one has ended."""
+        """Drop an adapter when its last request has ended: no new one will have it."""
         if digest in self._adapters:
             self._forgotten.add(digest)
 

@@ -1,4 +1,4 @@
-"""What is to be done with an adapter beside the engine's steps, and what became of it."""
+"""Jobs of the threads that read and prepare adapters, and their results."""
 
 from dataclasses import dataclass
 from typing import Generic
@@ -8,16 +8,17 @@ from engine.protocol import AdapterRef
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """An operator asks whether it is an adapter of the model. number: that the answer has too."""
+class LoadJob:
+    """A request of an operator to read and check an adapter. number: also of the answer."""
 
     number: int
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation(Generic[A]):
-    """A slot waits for it. adapter: None if it must be read again; it must then have the digest of `ref`."""
+class PreparationJob(Generic[A]):
+    """The preparation of an adapter for a slot. adapter: None if it must be read again; its digest must then be the one
+    of `ref`."""
 
     slot: int
     ref: AdapterRef
@@ -26,19 +27,19 @@ class Preparation(Generic[A]):
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded(Generic[A]):
-    """Either the adapter, or why there is none."""
+class LoadResult(Generic[A]):
+    """The adapter that was read, or the reason why there is none."""
 
-    job: Load
+    job: LoadJob
     adapter: A | None
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared(Generic[A, P]):
-    """Either both, or why there are none."""
+class PreparationResult(Generic[A, P]):
+    """The adapter and its prepared form, or the reason why there are none."""
 
-    job: Preparation[A]
+    job: PreparationJob[A]
     adapter: A | None
     prepared: P | None
     error: str = ""

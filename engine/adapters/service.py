@@ -1,11 +1,11 @@
-"""AdapterService: what an engine does with adapters between its steps."""
+"""AdapterService: an engine's work with adapters between its steps."""
 
 import time
 from collections.abc import Callable
 from typing import Generic
 
 from engine.adapters.host import HostAdapters
-from engine.adapters.jobs import Load, Loaded, Preparation, Prepared
+from engine.adapters.jobs import LoadJob, LoadResult, PreparationJob, PreparationResult
 from engine.adapters.reader import AdapterReader
 from engine.adapters.source import A, AdapterSource, P
 from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, AdapterStats
@@ -16,11 +16,11 @@ Answer = AdapterLoaded | AdapterRefused
 
 
 class AdapterService(Generic[A, P]):
-    """Answers operators' loads, and fills the slots that the scheduler gives away.
+    """Answers operators' loads, and fills the slots that the scheduler assigns.
 
-    All methods are called by the engine's thread, and none of them waits. A slot is filled in two phases: beside the
-    steps its adapter is read again if it is not in memory, and prepared; then, between two steps, it is put there.
-    Meanwhile the slot is empty, so that there are never more prepared adapters than slots.
+    All methods are called by the engine's thread, and only `wait` waits. A slot is filled in two phases: while steps
+    run, its adapter is read again if it is not in memory, and prepared; then, between two steps, it is put into the
+    slot. Meanwhile the slot is empty, so that there are never more prepared adapters than slots.
     """
 
     def __init__(
@@ -32,8 +32,8 @@ class AdapterService(Generic[A, P]):
         on_done: Callable[[], None],
         on_answer: Callable[[Answer], None],
     ) -> None:
-        """on_done: called by another thread when there is work. on_answer: to each `load`, called within
-        `begin_step`."""
+        """on_done: called by another thread when there is work. on_answer: called within `begin_step` with the answer
+        to each `load`."""
         self._source = source
         self._max_rank = max_rank
         self._on_answer = on_answer
@@ -42,32 +42,32 @@ class AdapterService(Generic[A, P]):
         self._fill_s: list[float] = []
 
     def has_work(self, scheduler: Scheduler) -> bool:
-        """Whether `begin_step` has something to do."""
+        """Return whether `begin_step` has work."""
         assert scheduler.adapters is not None
         return self._reader.has_done or scheduler.adapters.has_fills
 
     @property
     def is_reading(self) -> bool:
-        """Whether there is, or will be, work by itself."""
+        """Whether there is work, or will be by itself."""
         return self._reader.is_busy
 
     def wait(self) -> None:
-        """Return when there is work; call it only while `is_reading`."""
+        """Wait until there is work; only while `is_reading`."""
         self._reader.wait()
 
     def load(self, number: int, path: str) -> None:
-        """Read an adapter and check it; a later step answers."""
-        self._reader.start(Load(number, path))
+        """Start to read and check an adapter; a later step answers."""
+        self._reader.start(LoadJob(number, path))
 
     def forget(self, digest: bytes) -> None:
-        """No new request will have this adapter."""
+        """Drop an adapter when its last request has ended."""
         self._host.forget(digest)
 
     def begin_step(self, scheduler: Scheduler) -> None:
-        """Take in what has been read and prepared, and have other slots filled."""
+        """Take the results of the reader, and start to fill other slots."""
         assert scheduler.adapters is not None
         for done in self._reader.collect():
-            if isinstance(done, Loaded):
+            if isinstance(done, LoadResult):
                 self._take_loaded(done, scheduler)
             else:
                 self._take_prepared(done, scheduler, scheduler.adapters)
@@ -77,7 +77,7 @@ class AdapterService(Generic[A, P]):
             self._host.drop_forgotten(scheduler.adapter_digests)
 
     def stats(self, scheduler: Scheduler) -> AdapterStats:
-        """Of the step that ends now."""
+        """Return the statistics of the step that ends now."""
         slots = scheduler.adapters
         assert slots is not None
         fill_s, self._fill_s = self._fill_s, []
@@ -92,12 +92,12 @@ class AdapterService(Generic[A, P]):
             evictions=slots.take_evictions(),
         )
 
-    def _take_loaded(self, done: Loaded[A], scheduler: Scheduler) -> None:
+    def _take_loaded(self, done: LoadResult[A], scheduler: Scheduler) -> None:
         self._on_answer(self._answer(done.job, done.adapter, done.error))
         if done.adapter is not None and done.adapter.rank <= self._max_rank:
             self._host.add(done.adapter, scheduler.adapter_digests)
 
-    def _answer(self, job: Load, adapter: A | None, error: str) -> Answer:
+    def _answer(self, job: LoadJob, adapter: A | None, error: str) -> Answer:
         if adapter is None:
             return AdapterRefused(job.number, error)
         if adapter.rank > self._max_rank:
@@ -114,9 +114,9 @@ class AdapterService(Generic[A, P]):
     def _start(self, fill: Fill) -> None:
         self._source.empty(fill.slot)
         adapter = self._host.get(fill.adapter.digest)
-        self._reader.start(Preparation(fill.slot, fill.adapter, adapter, time.perf_counter()))
+        self._reader.start(PreparationJob(fill.slot, fill.adapter, adapter, time.perf_counter()))
 
-    def _take_prepared(self, done: Prepared[A, P], scheduler: Scheduler, slots: AdapterSlots) -> None:
+    def _take_prepared(self, done: PreparationResult[A, P], scheduler: Scheduler, slots: AdapterSlots) -> None:
         if done.adapter is None or done.prepared is None:
             for sequence in slots.failed(done.job.slot):
                 scheduler.fail(sequence.id, done.error)

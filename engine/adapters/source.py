@@ -1,10 +1,10 @@
-"""AdapterSource: where adapters are read from, and the slots that they are put into."""
+"""AdapterSource: reads adapters, and puts them into slots."""
 
 from typing import Protocol, TypeVar
 
 
 class ReadAdapter(Protocol):
-    """What the engine has to know of an adapter in memory."""
+    """An adapter in memory, as the engine sees it."""
 
     @property
     def digest(self) -> bytes: ...
@@ -24,15 +24,15 @@ P = TypeVar("P")  # a prepared adapter, in the form that a slot takes
 
 
 class AdapterSource(Protocol[A, P]):
-    """`read` and `prepare` are called by threads of their own, while steps run; `put` and `empty` between steps, when
-    no row of the last or the next step is in the slot. These take no time worth mentioning: streams pause for it."""
+    """The model's side of adapters. `read` and `prepare` are called by threads of their own while steps run; `put` and
+    `empty` between steps, when no row of the last or the next step has the slot. These must be fast: streams pause."""
 
     def read(self, path: str) -> A:
-        """Raises ModelError if it is not an adapter of the model."""
+        """Read an adapter. Raises ModelError if it is not an adapter of the model."""
 
     def prepare(self, adapter: A) -> P: ...
 
     def put(self, slot: int, prepared: P) -> None: ...
 
     def empty(self, slot: int) -> None:
-        """Give the slot's memory back."""
+        """Free the slot's memory."""
