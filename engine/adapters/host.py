@@ -8,7 +8,7 @@ from engine.adapters.source import A
 
 
 class HostAdapters(Generic[A]):
-    """At most `limit` adapters, and beyond that those of started requests: their files may have changed since.
+    """At most `limit` adapters. Beyond that, only adapters of started requests stay: their files may have changed.
 
     An evicted adapter is read again when a request needs it. Invariant: forgotten adapters are in memory.
     """

@@ -1,1 +1,1 @@
-"""What quantization costs a model, measured and stored beside its weights."""
+"""The quality that quantization costs a model, measured and stored with its weights."""

@@ -1,4 +1,4 @@
-"""EvalChunks: the text on which quality is measured, as chunks of token ids, and the steps that compute a chunk."""
+"""EvalChunks: the text on which quality is measured, as chunks of token ids, and the steps that compute them."""
 
 from collections import abc
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from models.batch import ForwardBatch
 from models.tokenizer.assets import TokenizerAssets
 
 BLOCK_SIZE = 16
-CHUNK_LEN = 512  # tokens; no chunk sees the one before: memory and time of attention stay small
+CHUNK_LEN = 512  # tokens; chunks do not see each other, so that memory and time of attention stay small
 _SMALL_STEP_ROWS = 4
 _SMALL_STEPS_SHARE = 4  # the last 1/4 of a chunk is computed in small steps
 _TEXT = Path(__file__).parent / "text.txt"
@@ -32,19 +32,19 @@ class EvalChunks:
 
     @property
     def targets(self) -> torch.Tensor:
-        """The tokens to predict, [N] int64: all of each chunk but its first."""
+        """The tokens to predict, [N] int64: all tokens of each chunk but the first."""
         return torch.tensor([token for chunk in self.chunks for token in chunk[1:]])
 
 
 def builtin_text() -> str:
-    """The text that ships with the project: about 2,500 tokens of prose, code, tables and talk, written for it."""
+    """Return the text that ships with the project: about 2,500 tokens of prose, code, tables and talk."""
     return _TEXT.read_text(encoding="utf-8")
 
 
 def split_into_chunks(text: str, assets: TokenizerAssets, max_position: int) -> EvalChunks:
-    """`text` in chunks of CHUNK_LEN tokens, or of the model's longest context. A last one of one token is dropped.
+    """Split `text` into chunks of CHUNK_LEN tokens, or of the model's context if that is shorter.
 
-    Where a plain prompt begins with BOS, so does each chunk.
+    If a plain prompt begins with BOS, each chunk does too. A last chunk of one token is dropped.
     """
     tokenizer = Tokenizer.from_str(assets.tokenizer_json.decode())
     prefix = bos_prefix(tokenizer, assets)
@@ -55,7 +55,7 @@ def split_into_chunks(text: str, assets: TokenizerAssets, max_position: int) -> 
 
 
 def bos_prefix(tokenizer: Tokenizer, assets: TokenizerAssets) -> list[int]:
-    """What precedes every plain prompt: BOS, or nothing."""
+    """Return the ids before every plain prompt: BOS, or none."""
     prefix = list(tokenizer.encode("").ids)
     if assets.add_bos_token and assets.bos_token_id is not None:
         prefix.insert(0, assets.bos_token_id)
@@ -65,7 +65,7 @@ def bos_prefix(tokenizer: Tokenizer, assets: TokenizerAssets) -> list[int]:
 def step_batches(
     tokens: abc.Sequence[int], groups: abc.Sequence[LayerGroup], device: torch.device
 ) -> list[ForwardBatch]:
-    """Batches that compute a chunk from its beginning: most of it in one step, the rest in steps of a few rows.
+    """Return batches that compute a chunk: most of it in one step, the rest in steps of a few rows.
 
     Both matter, since kernels differ with the number of rows. Blocks are counted from 0, group after group.
     """
@@ -83,7 +83,7 @@ def step_batches(
 def joint_batch(
     chunks: abc.Sequence[abc.Sequence[int]], groups: abc.Sequence[LayerGroup], device: torch.device
 ) -> ForwardBatch:
-    """One step that computes several chunks completely."""
+    """Return the batch of one step that computes several chunks completely."""
     engine_groups = kv_groups(groups, BLOCK_SIZE)
     items: list[PlanItem] = []
     first_block = 0
@@ -95,14 +95,14 @@ def joint_batch(
 
 
 def _sequence(tokens: abc.Sequence[int], groups: tuple[KVGroup, ...], first_block: int = 0, state: int = 0) -> Sequence:
-    """Nothing of it is computed. It has blocks from `first_block` on, group after group."""
+    """Make a sequence without computed tokens, with blocks from `first_block` on, group after group."""
     request = EngineRequest(id="quality", prompt_ids=list(tokens), sampling=SamplingParams(max_tokens=1), arrival_s=0.0)
     tables = standalone_tables(groups, len(tokens), first_block, state)
     return Sequence(request=request, seed=0, tokens=list(tokens), num_prompt=len(tokens), tables=tables)
 
 
 def step_lengths(num_tokens: int) -> list[int]:
-    """Rows of each step of a chunk: one large step, then small ones."""
+    """Return the rows of each step of a chunk: one large step, then small ones."""
     num_small = num_tokens // _SMALL_STEPS_SHARE // _SMALL_STEP_ROWS
     large = num_tokens - num_small * _SMALL_STEP_ROWS
     return [large, *[_SMALL_STEP_ROWS] * num_small]

@@ -1,9 +1,9 @@
-"""What quantization costs: a model's predictions against those of the same weights unquantized.
+"""Comparison of a model's predictions with the predictions of the same weights unquantized.
 
-The reference is computed first, layer by layer, and reduced to what the comparison needs, so that two models are never
-in memory. Its distribution at a position is stored as the NUM_TOP likeliest tokens and the mass of all others together.
-The KL divergence of two distributions merged so is at most that of the full ones; for SmolLM2 in int4 it was 0.112
-where the full one was 0.115.
+The reference is computed first, layer by layer, and reduced to the numbers that the comparison needs, so that two
+models are never in memory. Its distribution at a position is stored as the NUM_TOP likeliest tokens, and the mass of
+all others together. The KL divergence of distributions that are merged in this way is at most the full one; for SmolLM2
+in int4 it was 0.112, and the full one 0.115.
 """
 
 import math
@@ -20,15 +20,15 @@ from models.loading.layer_stream import LayerStream
 from models.progress import ProgressReport
 
 NUM_TOP = 1024
-_LOGIT_ROWS = 128  # computed at once: at a vocabulary of 152k each is 0.6 MB
-_MIN_MASS = 1e-12  # where rounding may have made it 0
+_LOGIT_ROWS = 128  # computed together: at a vocabulary of 152k each is 0.6 MB
+_MIN_MASS = 1e-12  # of a probability that rounding may have made 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What a model predicts at each of N positions.
+    """A model's predictions at N positions.
 
-    token_ids, log_probs: [N, NUM_TOP] the likeliest tokens, best first. target_log_probs: [N] of the text's own tokens.
+    token_ids, log_probs: [N, NUM_TOP], the likeliest tokens, best first. target_log_probs: [N], of the text's tokens.
     """
 
     token_ids: torch.Tensor
@@ -42,7 +42,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceModel:
-    """What models are compared with; `name` says which weights these are."""
+    """The reference that models are compared with. name: of its weights."""
 
     name: str
     eval_chunks: EvalChunks
@@ -51,7 +51,7 @@ class ReferenceModel:
 
 @torch.inference_mode()
 def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressReport) -> Predictions:
-    """With the weights as `stream` has them. Its layers are used up."""
+    """Predict the chunks with the weights of `stream`, whose layers are used up."""
     decoder = stream.decoder
     device = stream.device
     stream.load_non_layer_weights()
@@ -72,7 +72,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
 
 @torch.inference_mode()
 def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress: ProgressReport) -> Quality:
-    """The model's predictions on the reference's chunks against the reference's own."""
+    """Compare the model's predictions on the reference's chunks with the reference's own."""
     eval_chunks, predictions = reference.eval_chunks, reference.predictions
     targets = eval_chunks.targets.to(model.device)
     divergence = agreements = log_likelihood = 0.0
@@ -98,7 +98,7 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
 
 
 def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
-    """Of each chunk, in order."""
+    """Yield the hidden rows of each chunk, in order."""
     groups, chunks = model.layer_groups, eval_chunks.chunks
     longest = max(len(chunk) for chunk in chunks)
     kv = allocate_kv(model, len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
@@ -109,7 +109,7 @@ def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: Progress
 
 
 def _split_rows(hidden: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
-    """Rows, at most _LOGIT_ROWS at once, and the number of the first."""
+    """Yield parts of at most _LOGIT_ROWS rows, each with the number of its first row."""
     first = 0
     for rows in hidden:
         for part in rows.split(_LOGIT_ROWS):
@@ -118,7 +118,8 @@ def _split_rows(hidden: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]
 
 
 def kl_divergence_of(expected: torch.Tensor, actual: torch.Tensor) -> torch.Tensor:
-    """KL(expected, actual) [n] in nats from log probabilities [n, NUM_TOP] of the same tokens; others count as one."""
+    """Return KL(expected, actual), [n] in nats, from log probabilities [n, NUM_TOP] of the same tokens; all other
+    tokens count as one."""
     p = expected.exp()
     top = (p * (expected - actual)).sum(-1)
     rest_p = (1.0 - p.double().sum(-1)).clamp_min(_MIN_MASS)

@@ -1,7 +1,7 @@
-"""headrace_quality.json: measured qualities, stored beside the weights and found again while nothing has changed.
+"""headrace_quality.json: measured qualities, stored with the weights and valid while nothing has changed.
 
-Weights and tokenizer are identified by a hash of their files, so that copies are recognized. Hashing takes a while, so
-the hash is stored with a fingerprint of the files' names, sizes and times, and computed again where that differs.
+Weights and tokenizer are identified by a hash of their files, so that copies are recognized. Hashing takes a while: the
+hash is stored with a fingerprint of the files' names, sizes and times, and computed again if that differs.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from models.system.file_modes import set_default_modes
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "headrace_quality.json"
-_PIECE_BYTES = 8 << 20  # read and hashed at once
+_PIECE_BYTES = 8 << 20  # read and hashed at a time
 _MAX_STORED = 32  # records and hashes in one file; the oldest are dropped
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was measured, and of what. weights: hash of the model's files. key: all else that determines the result."""
+    """A measured quality. weights: hash of the model's files. key: everything else that determines the result."""
 
     key: dict[str, str]
     quality: Quality
@@ -50,11 +50,12 @@ class _File(msgspec.Struct):
 
 
 class QualityRecords:
-    """Of one model. What is measured is stored only if the model's files are still what they were at construction."""
+    """The measured qualities of one model. A quality is stored only if the model's files have not changed since this
+    object was made."""
 
     def __init__(self, files: ModelFiles, progress: ProgressReport, *, final_folder: Path | None = None) -> None:
-        """progress is called with ("hash weights", bytes done, bytes in all, "B") while they are hashed. final_folder:
-        what the folder will be renamed to, if it will."""
+        """progress: called with ("hash weights", bytes done, all bytes, "B"). final_folder: the folder's name after it
+        will be moved, if it will."""
         folder = (files.root or files.gguf[0].parent).resolve()
         name = hashlib.sha256(str(final_folder or folder).encode()).hexdigest()[:32]
         self._files = files
@@ -66,7 +67,8 @@ class QualityRecords:
         self._hash = ""  # once it is known
 
     def find(self, key: Mapping[str, str]) -> Quality | None:
-        """The quality measured with this key and these weights, whatever their files' names and times."""
+        """Return the quality that was measured with this key and these weights, whatever their files' names and
+        times."""
         files = [_read(path, warns=True) for path in self._paths]
         found = [record for file in files for record in file.records if record.key == key]
         if not found:
@@ -82,9 +84,9 @@ class QualityRecords:
         return quality
 
     def store(self, key: Mapping[str, str], quality: Quality) -> None:
-        """Write it beside the weights, replacing one of the same key and weights; into the cache if that fails.
+        """Store a quality with the weights, or in the cache if that fails, in place of an earlier one.
 
-        Nothing that prevents it is an error: it is logged.
+        A failure is logged, and no error.
         """
         weights = self._known_hash([_read(path) for path in self._paths]) or self._compute_hash()
         if not weights:
@@ -100,7 +102,7 @@ class QualityRecords:
         return next(filter(None, [self._hash, *(file.hashes.get(self._fingerprint) for file in files)]), "")
 
     def _compute_hash(self) -> str:
-        """Empty if the weights cannot be read, or have changed."""
+        """Hash the weights; return "" if they cannot be read, or have changed."""
         try:
             weights = _hash_of(self._files, self._progress)
         except OSError as error:
@@ -131,20 +133,20 @@ class QualityRecords:
             except OSError as second:
                 logger.warning("%s, nor can %s (%s)", refused, self._cache_path, second.strerror)
             else:
-                logger.warning("%s; what is known of the quality is stored in %s", refused, self._cache_path)
+                logger.warning("%s; the measured quality is stored in %s", refused, self._cache_path)
 
 
 def _paths(files: ModelFiles) -> list[Path]:
-    """All files that determine what a model predicts."""
+    """Return all files that determine a model's predictions."""
     return sorted({*files.weight_files, *files.tokenizer_files})
 
 
 def _fingerprint(files: ModelFiles) -> str:
-    """A hash of what can be seen without reading them: names, sizes, times and inodes."""
+    """Return a hash of the files' names, sizes, times and inodes, without reading them."""
     digest = hashlib.sha256()
     for path in _paths(files):
         digest.update(path.name.encode(errors="surrogateescape"))
-        with contextlib.suppress(OSError):  # reported by whoever reads the file
+        with contextlib.suppress(OSError):  # the next read of the file reports it
             status = path.stat()
             visible = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             digest.update(f"\0{visible}\0".encode())
@@ -152,7 +154,7 @@ def _fingerprint(files: ModelFiles) -> str:
 
 
 def _hash_of(files: ModelFiles, progress: ProgressReport) -> str:
-    """Of sizes and contents. Raises OSError."""
+    """Return a hash of the files' sizes and contents. Raises OSError."""
     paths = _paths(files)
     total, done = sum(path.stat().st_size for path in paths), 0
     digest = hashlib.sha256()
@@ -167,7 +169,7 @@ def _hash_of(files: ModelFiles, progress: ProgressReport) -> str:
 
 
 def _read(path: Path, *, warns: bool = False) -> _File:
-    """Empty if there is no such file, or it is not ours."""
+    """Read a file of records; return an empty one if it is missing or cannot be read."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
         for record in file.records:
@@ -182,11 +184,11 @@ def _read(path: Path, *, warns: bool = False) -> _File:
 
 
 def _check(quality: Quality) -> None:
-    """Raises ValueError for figures that no measurement gives."""
-    figures = (quality.kl_divergence, quality.top1_agreement, quality.perplexity, quality.reference_perplexity)
-    is_valid = all(map(math.isfinite, figures)) and min(quality.perplexity, quality.reference_perplexity) > 0
+    """Raise ValueError for numbers that no measurement gives."""
+    numbers = (quality.kl_divergence, quality.top1_agreement, quality.perplexity, quality.reference_perplexity)
+    is_valid = all(map(math.isfinite, numbers)) and min(quality.perplexity, quality.reference_perplexity) > 0
     if not is_valid or not 0 < quality.num_tokens < 1 << 53:
-        raise ValueError("its figures cannot be those of a quality")
+        raise ValueError("its numbers are not a measured quality")
 
 
 def _rewrite(path: Path, change: Callable[[_File], None]) -> None:

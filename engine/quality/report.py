@@ -1,4 +1,4 @@
-"""QualityReport: a start's measured or stored quality, checked against --max-quality-loss and told to the operator."""
+"""QualityReport: the measured or stored quality of a start, checked against --max-quality-loss."""
 
 import gc
 import hashlib
@@ -31,7 +31,8 @@ _UNQUANTIZED = WeightOptions(keeps_quantized=False)
 
 
 class QualityReport:
-    """`before_loading` is called while no weights are in memory, `after_loading` when the model is loaded."""
+    """The quality of one start. Call `before_loading` while no weights are in memory, and `after_loading` when the
+    model is loaded."""
 
     def __init__(self, config: EngineConfig, files: ModelFiles, device: torch.device, progress: ProgressReport) -> None:
         self._config = config
@@ -47,7 +48,7 @@ class QualityReport:
         return self._config.quality_report or self._config.max_quality_loss is not None
 
     def before_loading(self) -> None:
-        """Find an earlier measurement; else compute the reference, layer by layer."""
+        """Find an earlier measurement, or else compute the reference, layer by layer."""
         if not self._is_requested:
             return
         self._found = self._records.find(self._key())
@@ -58,14 +59,14 @@ class QualityReport:
             self._reference = measure_reference(self._files, opened, dtype, self._device, self._progress)
 
     def after_loading(self, model: LoadedModel) -> Quality | None:
-        """The quality, if it was requested or is known. Raises StartupError as `check_quality` does."""
-        if not self._is_requested:  # what `headrace quantize` or an earlier start measured is shown anyway
+        """Return the quality if it was requested or is known. Raises StartupError like `check_quality`."""
+        if not self._is_requested:  # a measurement by `headrace quantize` or an earlier start is shown anyway
             return self._records.find(self._key())
         quality = self._found
         if self._reference is not None:
             quality = compare_predictions(model, self._reference, self._progress)
             self._reference = None
-            check_quality(quality, None, remedy=_REMEDY)  # what is stored is finite
+            check_quality(quality, None, remedy=_REMEDY)  # only finite numbers are stored
             self._records.store(self._key(), quality)
         if quality is not None:
             check_quality(quality, self._config.max_quality_loss, remedy=_REMEDY)
@@ -78,8 +79,10 @@ class QualityReport:
 def measure_reference(
     files: ModelFiles, opened: OpenedModel, dtype: torch.dtype, device: torch.device, progress: ProgressReport
 ) -> ReferenceModel:
-    """With the weights dequantized, on the text that ships with the project. opened: the contents of `files`. Raises a
-    ModelError."""
+    """Compute the predictions of the dequantized weights on the text that ships with the project.
+
+    opened: the contents of `files`. Raises a ModelError.
+    """
     assets = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     eval_chunks = split_into_chunks(builtin_text(), assets, opened.spec.max_position)
     stream = LayerStream(opened, dtype=dtype, device=device, weights=_UNQUANTIZED)
@@ -92,7 +95,7 @@ def measure_reference(
 
 
 def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
-    """All but the weights that determines the result of a measurement."""
+    """Return everything but the weights that determines the result of a measurement."""
     return {
         "dtype": config.dtype.value,
         "device": device.type,
@@ -107,22 +110,21 @@ def quality_key(config: EngineConfig, device: torch.device) -> dict[str, str]:
 
 
 def overrides_of(config: EngineConfig) -> dict[str, Any]:
-    """The user's changes to the model's configuration. Raises a ModelError."""
+    """Return the user's changes to the model's configuration. Raises a ModelError."""
     return dict(parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta))
 
 
 def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None:
-    """Raises StartupError if the perplexity grew by more than `limit`, or is not finite.
-
-    remedy: for the former.
-    """
+    """Raise StartupError if the perplexity grew by more than `limit`, or is not finite. remedy: for the former."""
     if not math.isfinite(quality.reference_perplexity):
         raise StartupError(
             f"quality cannot be measured: the perplexity of the unquantized weights is {quality.reference_perplexity}, "
-            "so some of them, or what is computed with them, are not finite; fetch the checkpoint again"
+            "so some weights or activations are not finite; fetch the checkpoint again"
         )
     if not math.isfinite(quality.perplexity) or (limit is not None and not quality.loss <= limit):
-        allowed = "no finite number" if limit is None else f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}"
+        allowed = (
+            "not a finite number" if limit is None else f"by {quality.loss:.2%}; --max-quality-loss is {limit:.2%}"
+        )
         raise StartupError(
             f"quantization raises the perplexity from {quality.reference_perplexity:.4g} to {quality.perplexity:.4g}, "
             f"{allowed}; {remedy}"
@@ -130,9 +132,9 @@ def check_quality(quality: Quality, limit: float | None, *, remedy: str) -> None
 
 
 def describe_quality(quality: Quality) -> str:
-    """A line for the operator."""
+    """Return a line for the operator."""
     return (
         f"Quality: perplexity {quality.perplexity:.4g} against {quality.reference_perplexity:.4g} "
         f"({quality.loss:+.2%}), KL divergence {quality.kl_divergence:.2g} nats a token, likeliest token the same in "
-        f"{quality.top1_agreement:.1%} of {quality.num_tokens:,} places (reference: {quality.reference})"
+        f"{quality.top1_agreement:.1%} of {quality.num_tokens:,} positions (reference: {quality.reference})"
     )

@@ -1,1 +1,1 @@
-"""From options to an engine that is ready, and what it says of itself."""
+"""Start of an engine: from options to an engine that is ready, and its description."""

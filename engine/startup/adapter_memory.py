@@ -1,4 +1,4 @@
-"""AdapterMemory: what adapters may take of the memory, counted before the KV cache gets its part."""
+"""AdapterMemory: the memory that adapters may take, counted before the KV cache gets its part."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ _MOST_SHARE = 0.5  # of free memory that is set aside: adapters may be much smal
 
 @dataclass(frozen=True, slots=True)
 class AdapterMemory:
-    """Of adapters of the highest rank, for all layers but embeddings and the output layer.
+    """The memory of adapters of the highest rank, for all layers but embeddings and the output layer.
 
-    Copies are the adapters as they were read; they are in the host's memory.
+    Copies are the adapters as they were read, in the host's memory.
     """
 
     rank: int
@@ -40,15 +40,15 @@ class AdapterMemory:
 
     @property
     def device_bytes(self) -> int:
-        """In the memory where the KV cache is."""
+        """Bytes in the memory where the KV cache is."""
         return self.total_bytes if self.is_on_host else self.slots_bytes
 
     def reserved_bytes(self, free_bytes: int) -> int:
-        """What is set aside for adapters of `free_bytes` that the KV cache could have."""
+        """Return the bytes that are set aside for adapters. free_bytes: available to the KV cache and adapters."""
         return min(self.device_bytes, int(free_bytes * _MOST_SHARE))
 
     def note(self) -> str:
-        """A line for the operator."""
+        """Return a line for the operator."""
         return (
             f"Adapters: {counted(self.num_slots, 'slot')} of {format_bytes(self.slot_bytes)} and "
             f"{counted(self.num_copies, 'copy', 'copies')} of {format_bytes(self.copy_bytes)} at rank {self.rank:,}; "
@@ -56,7 +56,7 @@ class AdapterMemory:
         )
 
     def warning(self, free_bytes: int, kv_bytes: int) -> str | None:
-        """What to say if adapters do not fit beside the KV cache. free_bytes: without both."""
+        """Return a warning if adapters and the KV cache do not fit into `free_bytes` together."""
         if self.device_bytes + kv_bytes <= free_bytes:
             return None
         return (
@@ -67,7 +67,7 @@ class AdapterMemory:
 
 
 def adapter_memory(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, device: torch.device) -> AdapterMemory:
-    """dtype: of the slots, in which adapters are computed. The decoder may have no memory yet."""
+    """Compute the memory of adapters. decoder: may be without memory. dtype: of the slots."""
     layers = [layer for name, layer in decoder.adapted_layers().items() if name != "head"]
     return AdapterMemory(
         rank=config.max_lora_rank,

@@ -1,4 +1,4 @@
-"""Everything between an EngineConfig and a running engine: load, size, warm up."""
+"""Construction of an engine from an EngineConfig: loads the models, divides the memory, and warms up."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,7 @@ from models.system.memory import free_memory_bytes
 
 
 def _ignore(*_: object) -> None:
-    """The callback of a caller that does not listen."""
+    """Ignore an event that the caller does not listen to."""
 
 
 @contextlib.contextmanager
@@ -67,12 +67,12 @@ def _explaining_memory_shortage() -> Iterator[None]:
 
 
 def build_engine(config: EngineConfig, report: ProgressReport, **callbacks: Any) -> tuple[Engine, EngineInfo]:
-    """As `build_served_engine`, of a model that generates text; raises StartupError for others."""
+    """Build the engine of a model that generates text; see `build_served_engine`. Raises StartupError for others."""
     engine, info = build_served_engine(config, report, **callbacks)
     if not info.generates:
         raise StartupError(
-            f"{info.architecture} makes vectors or scores of texts, and generates none; choose a model that does, or "
-            "have it generate if it can (--task generate)"
+            f"{info.architecture} makes vectors or scores of texts, and does not generate; choose a model that does, "
+            "or let this one generate if it can (--task generate)"
         )
     return cast("Engine", engine), info
 
@@ -88,13 +88,14 @@ def build_served_engine(
     on_progress: Callable[[], None] = _ignore,
     faults: FaultPlan | None = None,
 ) -> tuple[ServedEngine, EngineInfo]:
-    """Load the model and return an engine that is ready for requests: to generate text, or to pool texts.
+    """Load the model and return an engine that is ready to generate text, or to pool texts.
 
-    on_tokenizer is called as soon as the tokenizer is known, before the weights are loaded; on_prepared whenever a
-    grammar has been compiled or an adapter read, by another thread; on_adapter with the answer to each LoadAdapter;
-    on_started before the first step of requests, with their ids, and of texts to pool with the gauges; on_progress
-    often within a step, at least once a layer. faults: to inject. Raises StartupError with a message for the user if
-    the model, an option or the memory is not usable.
+    on_tokenizer: called as soon as the tokenizer is known, before the weights are loaded. on_prepared: called by
+    another thread when a grammar has been compiled or an adapter read. on_adapter: called with the answer to each
+    LoadAdapter. on_started: called before the first step of requests, with their ids, and with the gauges for texts to
+    pool. on_progress: called often within a step, at least once per layer. faults: to inject.
+
+    Raises StartupError, with a message for the user, if the model, an option or the memory is not usable.
     """
     device = _choose_device(config.device)
     if is_host(device):
@@ -153,12 +154,11 @@ def _choose_device(option: Device) -> torch.device:
 def _plan_memory(
     config: EngineConfig, models: EngineModels, groups: tuple[KVGroup, ...], adapters: AdapterMemory | None
 ) -> KVBudget:
-    """Divide the memory beside the weights, and beside what adapters may take, between KV blocks and recurrent
-    states."""
+    """Divide the memory that weights and adapters leave between KV blocks and recurrent states."""
     target, draft = models.target, models.draft
     draft_bytes = 0 if draft is None else unshared_bytes_per_block(draft, config.block_size)
-    # The system calls mapped weights free, since it can read them again, but every step uses them. (In a container, if
-    # another one has read the file, they are not among the free memory: the KV cache is smaller than it could be.)
+    # The system counts mapped weights as free, since it can read them again, but every step uses them. (In a container,
+    # if another one has read the file, they are not counted as free: the KV cache is smaller than it could be.)
     free_bytes = max(0, free_memory_bytes(target.device) - models.mapped_bytes)
     budget = plan_kv_budget(
         config,
@@ -177,7 +177,7 @@ def _plan_memory(
 
 
 def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
-    """Returns what they may take of the memory."""
+    """Enable adapters in the model; return the memory that they may take."""
     try:
         model.enable_adapters(config.max_loras, config.max_lora_rank)
     except UnsupportedModelError as error:
@@ -197,7 +197,7 @@ def _drafter(
 def _warm_runner(
     config: EngineConfig, model: LoadedModel, budget: KVBudget, drafter: DraftModel | None, report: ProgressReport
 ) -> tuple[TorchRunner, WarmUpTimes]:
-    """A runner whose first step is as fast as any other, and what its steps take."""
+    """Return a runner whose first step is as fast as any other, and the times of its steps."""
     runner = TorchRunner(
         model,
         num_blocks=budget.num_blocks,
@@ -218,7 +218,7 @@ def _warm_runner(
 
 
 def _step_budget(config: EngineConfig, runner: TorchRunner, times: WarmUpTimes) -> StepBudget:
-    """Of a runner that has just warmed up."""
+    """Return the step budget from the warm-up's times."""
     return StepBudget(
         config.max_num_batched_tokens,
         times.prefill_token_s,
@@ -244,7 +244,7 @@ def _adapter_service(
     on_prepared: Callable[[], None],
     on_adapter: Callable[[AdapterLoaded | AdapterRefused], None],
 ) -> AdapterService[Adapter, PreparedAdapter] | None:
-    """Of a model that has been told to have adapters."""
+    """Return the service of adapters; None without --enable-lora."""
     if not config.enable_lora:
         return None
     return AdapterService(
@@ -257,6 +257,6 @@ def _adapter_service(
 
 
 def _speculator(spec: SpeculationSettings, drafter: DraftModel | None) -> Speculator:
-    """With prompt lookup in any case, which a benchmark may switch on."""
+    """Make the speculator. It always has prompt lookup, which a benchmark may switch on."""
     lookup = NgramProposer(spec.lookup_min, spec.lookup_max)
     return Speculator(spec.max_tokens, lookups=[lookup], drafter=drafter, sources=spec.sources)

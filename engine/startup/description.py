@@ -1,4 +1,4 @@
-"""What an engine says about itself: EngineInfo, with the lines that the operator reads at the start."""
+"""Description of an engine: EngineInfo, with the lines that the operator reads at the start."""
 
 from collections import Counter
 
@@ -30,9 +30,8 @@ def describe(
     steps: str,
     quality: Quality | None,
 ) -> EngineInfo:
-    """adapters: None without --enable-lora. steps: as of `describe_steps`. `config` has no None left in max_model_len
-    and max_num_batched_tokens.
-    """
+    """Describe an engine. adapters: None without --enable-lora. steps: from `describe_steps`. config: with
+    max_model_len and max_num_batched_tokens set."""
     assert config.max_model_len is not None
     assert config.max_num_batched_tokens is not None
     return EngineInfo(
@@ -69,7 +68,7 @@ def describe(
 
 
 def describe_speculation(spec: SpeculationSettings, draft: LoadedModel | None) -> list[str]:
-    """A line for the operator, if drafts are switched on."""
+    """Return a line for the operator if drafts are switched on, else none."""
     if spec.method is SpeculativeMethod.NONE:
         return []
     sources = []
@@ -86,7 +85,7 @@ def _describe_model(model: LoadedModel) -> str:
 
 
 def _trainable_layers(model: LoadedModel) -> list[str]:
-    """Of a model that can have adapters."""
+    """Return the kinds of layers that an adapter of the model can be trained for."""
     assert isinstance(model.decoder, Decoder)
     return layer_kinds(trainable_layers(model.decoder, family_of(model.architecture).names))
 
@@ -106,18 +105,18 @@ def _describe_kv_cache(config: EngineConfig, groups: tuple[KVGroup, ...], budget
 
 
 def _describe_states(budget: KVBudget) -> list[str]:
-    """A line, if the model has recurrent layers."""
+    """Return a line for the operator if the model has recurrent layers, else none."""
     if not budget.num_states:
         return []
     return [
         f"Recurrent states: {budget.num_states:,} of {format_bytes(budget.state_bytes // budget.num_states)}, "
-        f"{format_bytes(budget.state_bytes)} beside the KV cache; a running request needs one, the others are "
+        f"{format_bytes(budget.state_bytes)} besides the KV cache; a running request needs one, the others are "
         "checkpoints of cached prefixes"
     ]
 
 
 def _describe_groups(all_groups: tuple[KVGroup, ...], budget: KVBudget) -> str:
-    """Such as " = 8,192 tokens", or " for 7 groups of layers (1 full, 6 with a window of 512)"."""
+    """Return a text such as " = 8,192 tokens", or " for 7 groups of layers (1 full, 6 with a window of 512)"."""
     groups = tuple(group for group in all_groups if not group.is_state)
     if groups == (KVGroup(groups[0].block_size),):
         return f" = {budget.num_blocks * groups[0].block_size:,} tokens"
@@ -148,7 +147,7 @@ def describe_steps(config: EngineConfig, budget: StepBudget, seconds_per_token: 
     if config.max_num_batched_tokens is not None:
         return f"steps of up to {config.max_num_batched_tokens:,} tokens"
     return (
-        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to what takes "
+        f"steps of {budget.tokens(0):,} tokens, {budget.tokens(1):,} beside generation, adapted to take "
         f"{budget.target_s(0) * 1000:.0f} and {budget.target_s(1) * 1000:.0f} ms, far into long prompts up to "
         f"{budget.most_s * 1000:.0f} ({1 / seconds_per_token:,.0f} prompt tokens/s at warm-up)"
     )

@@ -1,4 +1,4 @@
-"""check_options: option faults that are told before torch is imported, which takes a second and more."""
+"""check_options: checks of options that need no torch, whose import takes more than a second."""
 
 from engine.config import Device, EngineConfig
 from engine.errors import OptionError
@@ -9,7 +9,7 @@ from models.errors import SettingError
 
 
 def check_options(config: EngineConfig) -> None:
-    """Raise OptionError for what is wrong whatever the model and the device are."""
+    """Raise OptionError for options that are wrong for every model and device."""
     speculation_settings(config)
     try:
         parse_overrides(config.hf_overrides, config.rope_scaling, config.rope_theta)

@@ -1,4 +1,4 @@
-"""The models of an engine: found, checked and loaded with the options of an EngineConfig."""
+"""The models of an engine: finds, checks and loads them with the options of an EngineConfig."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ USE_TRANSFORMERS = {ModelImpl.AUTO: None, ModelImpl.HEADRACE: False, ModelImpl.T
 
 @dataclass(frozen=True, slots=True)
 class EngineModels:
-    """The model that is served, its draft model if there is one, and what quantization costs it, if that is known."""
+    """The served model, its draft model if there is one, and the cost of its quantization if that is known."""
 
     target: LoadedModel
     draft: LoadedModel | None
@@ -43,7 +43,7 @@ class EngineModels:
         return self.target.mapped_bytes + (0 if self.draft is None else self.draft.mapped_bytes)
 
     def on_progress(self, callback: Callable[[], None]) -> None:
-        """Have it called before each layer of a step, and between parts of other work that takes long."""
+        """Set a function to call before each layer of a step, and between parts of other long work."""
         for model in (self.target, self.draft):
             if model is not None:
                 model.decoder.on_progress = callback
@@ -62,7 +62,8 @@ def load_models(
     report: ProgressReport,
     on_tokenizer: Callable[[TokenizerInfo], None],
 ) -> EngineModels:
-    """Find and load them. on_tokenizer is called before the weights are loaded. Raises StartupError or OptionError."""
+    """Find and load the models. on_tokenizer: called before the weights are loaded. Raises StartupError or
+    OptionError."""
     draft_files = resolve_draft(spec, report)  # first: a misspelled name should not wait for the model
     try:
         files = resolve_model(
@@ -89,7 +90,7 @@ def load_models(
                 f"{config.model} makes vectors or scores of texts, and a draft model is for models that generate; "
                 "leave it out"
             )
-        # A draft model is read whole for every token, and its head and embeddings are much of it.
+        # Every token reads a whole draft model, and its head and embeddings are a large part of it.
         weights = weight_options(spec.draft_quantization, includes_head=True)
         cache = _weight_cache(config)
         draft = load_draft(spec, draft_files, target, weights=weights, weight_cache=cache, report=report)
@@ -98,7 +99,7 @@ def load_models(
 
 
 def weight_options(quantization: Quantization, *, includes_head: bool, group_size: int | None = None) -> WeightOptions:
-    """How the loader stores weights for the user's option."""
+    """Return how the loader stores weights for the user's options."""
     encodings = {
         Quantization.FP8: Encoding.FP8_E4M3,
         Quantization.INT8: Encoding.INT8,
@@ -114,7 +115,7 @@ def weight_options(quantization: Quantization, *, includes_head: bool, group_siz
 
 
 def load_options(config: EngineConfig, device: str) -> LoadOptions:
-    """How the options ask for the model to be loaded. Raises OptionError."""
+    """Return the loader's options for the engine's. Raises OptionError."""
     return LoadOptions(
         dtype=config.dtype.value,
         device=device,

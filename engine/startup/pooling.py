@@ -1,4 +1,4 @@
-"""A model that pools texts: whether it is one, and its engine."""
+"""Start of an engine that pools texts: checks of its options, the scheme, warm-up and description."""
 
 import dataclasses
 import time
@@ -25,14 +25,13 @@ from models.pooling.traits import PoolingTraits
 from models.progress import ProgressReport
 
 _POOLINGS = {Pooling.MEAN: TokenPooling.MEAN, Pooling.CLS: TokenPooling.CLS, Pooling.LAST: TokenPooling.LAST}
-_WARM_UP_TEXTS = (16, 64, 256)  # tokens; the last one's time is the first estimate of the others'
+_WARM_UP_TEXTS = (16, 64, 256)  # tokens; the time of the last is the first estimate of the speed
 
 
 def check_pooling_options(config: EngineConfig, traits: PoolingTraits | None) -> bool:
-    """Whether the engine pools texts. traits: None of a model that transformers' code computes.
+    """Return whether the engine pools texts. traits: None for a model that transformers' code computes.
 
-    Raises OptionError for a task that the model is not able to do, and StartupError for a way to pool that is not
-    supported.
+    Raises OptionError if the model cannot do the task, and StartupError for a kind of pooling that is not supported.
     """
     if traits is None:
         if config.task is Task.EMBED:
@@ -60,7 +59,8 @@ def build_pooling_engine(
     on_started: Callable[[list[str], StepStats], None],
     faults: FaultPlan | None = None,
 ) -> tuple[PoolingEngine, EngineInfo]:
-    """Raises StartupError for options that a pooling model has no use for, and for a model that cannot be used."""
+    """Build the engine of a model that pools texts. Raises StartupError for options that such a model does not have,
+    and for a model that cannot be used."""
     traits, decoder = model.pooling, model.decoder
     assert traits is not None
     assert isinstance(decoder, Decoder)
@@ -95,8 +95,8 @@ def _refuse_options(config: EngineConfig) -> None:
 
 
 def _scheme(config: EngineConfig, traits: PoolingTraits) -> PoolingScheme | None:
-    """How the model makes vectors, None if it gives scores. What nothing states is the mean of an encoder, a decoder's
-    last state, and a length of 1."""
+    """Return how the model makes vectors; None if it gives scores. The defaults are the mean for encoders, the last
+    state for decoders, and a length of 1."""
     if traits.score_head is not None and config.task is not Task.EMBED:
         if config.pooling is not Pooling.AUTO:
             raise OptionError(
@@ -170,7 +170,7 @@ def _warm_up(pooler: Pooler, info: PoolingInfo, step_size: PoolingStepSize, repo
 
 def _engine_info(config: EngineConfig, model: LoadedModel, info: PoolingInfo, step_size: PoolingStepSize) -> EngineInfo:
     dtype = str(model.dtype).removeprefix("torch.")
-    what = f"{info.dimensions:,} numbers a text" if PoolingTask.EMBED in info.tasks else f"{info.dimensions:,} scores"
+    output = f"{info.dimensions:,} numbers a text" if PoolingTask.EMBED in info.tasks else f"{info.dimensions:,} scores"
     rate = f" ({1 / step_size.seconds_per_token:,.0f} tokens/s at warm-up)" if step_size.seconds_per_token else ""
     return EngineInfo(
         architecture=model.architecture,
@@ -190,7 +190,7 @@ def _engine_info(config: EngineConfig, model: LoadedModel, info: PoolingInfo, st
         generation_defaults={},
         notes=[
             f"Model: {model.architecture}, {dtype} on {model.device}",
-            f"Pooling: {info.pooling}, {what}{', of length 1' if info.normalize else ''}; texts of up to "
+            f"Pooling: {info.pooling}, {output}{', of length 1' if info.normalize else ''}; texts of up to "
             f"{info.max_input_tokens:,} tokens{rate}",
             f"Memory: {format_bytes(model.weight_bytes)} of weights, and no KV cache",
             *model.notes,

@@ -1,11 +1,11 @@
-"""How many threads compute: what the user says, or one for each physical core that the process may use."""
+"""The number of compute threads: the user's, or one for each physical core that the process may use."""
 
 from engine.errors import OptionError
 from models.system.cores import allowed_cpus, usable_cores
 
 
 def compute_threads(requested: int | None) -> int:
-    """The number of --threads, or the machine's usable cores. Raises OptionError."""
+    """Return the number of --threads, or of the machine's usable cores. Raises OptionError."""
     if requested is None:
         return usable_cores()
     num_cpus = len(allowed_cpus())

@@ -135,7 +135,7 @@ def test_a_measurement_without_a_number_is_beyond_any_bound() -> None:
     )
     with pytest.raises(StartupError, match="max-quality-loss"):
         report.check_quality(broken, 10.0, remedy="")
-    with pytest.raises(StartupError, match=r"from 3 to nan, no finite number; take more bits"):
+    with pytest.raises(StartupError, match=r"from 3 to nan, not a finite number; take more bits"):
         report.check_quality(broken, None, remedy="take more bits")
     nothing = msgspec.structs.replace(broken, perplexity=3.0, reference_perplexity=math.nan)
     with pytest.raises(StartupError, match="unquantized weights is nan"):
