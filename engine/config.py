@@ -1,4 +1,4 @@
-"""EngineConfig: every option of the engine. A field here is a flag, an environment variable and a YAML key."""
+"""EngineConfig: all options of the engine. Each field is a flag, an environment variable and a YAML key."""
 
 import dataclasses
 import enum
@@ -70,14 +70,14 @@ class DraftSampling(enum.StrEnum):
 
 
 def option(default: object, help: str, **metadata: object) -> Any:
-    """A dataclass field whose `help` (and optional `type`, `metavar`, `group`, `minimum`, `maximum`)
-    server/commands/options.py reads."""
+    """Return a dataclass field that is an option; server/commands/options.py reads `help`, `type`, `metavar`, `group`,
+    `minimum` and `maximum`."""
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Options of the engine process. None means: chosen at the start, and logged.
+    """Options of the engine process. None: chosen at the start, and logged.
 
     Raises StartupError for options that contradict each other.
     """
@@ -146,7 +146,7 @@ class EngineConfig:
     quality_report: bool = option(
         False,
         "Measure at startup how much quality quantization loses against the unquantized weights, and store the result "
-        "beside the weights.",
+        "with the weights.",
         group="Model",
     )
     max_quality_loss: float | None = option(
@@ -176,8 +176,8 @@ class EngineConfig:
     max_num_seqs: int = option(256, "Maximum number of sequences that run at once.", group="Scheduling", minimum=1)
     max_num_batched_tokens: int | None = option(
         None,
-        "Maximum tokens computed in one step, at least --max-num-seqs (default: measured, what takes 500 ms, or, while "
-        "requests generate, 70 ms or 2.5 times a step without prompts).",
+        "Maximum tokens computed in one step, at least --max-num-seqs (default: measured, so that a step takes 500 ms "
+        "or, while requests generate, 70 ms or 2.5 times a step without prompts).",
         group="Scheduling",
         minimum=1,
     )
@@ -296,18 +296,18 @@ class EngineConfig:
             )
         if self.max_cpu_loras is not None and self.max_cpu_loras < self.max_loras:
             raise StartupError(
-                f"--max-cpu-loras is {self.max_cpu_loras:,}, and --max-loras {self.max_loras:,}, but adapters that run "
-                "are in memory, too; raise the first to the second at least, or lower the second"
+                f"--max-cpu-loras is {self.max_cpu_loras:,}, and --max-loras {self.max_loras:,}, but running adapters "
+                "are in memory, too; raise the first at least to the second, or lower the second"
             )
         if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
             raise StartupError(
                 f"--max-num-batched-tokens is {self.max_num_batched_tokens:,}, but each of up to "
                 f"{self.max_num_seqs:,} running sequences (--max-num-seqs) takes a token of every step; raise the "
-                "first to the second at least, or lower the second"
+                "first at least to the second, or lower the second"
             )
 
     def generating_options(self) -> list[str]:
-        """Names of the options given here that have no meaning for a model that pools texts."""
+        """Return the names of given options that a model that pools texts does not have."""
         defaults = EngineConfig()
         return [name for name in _GENERATING if getattr(self, name) != getattr(defaults, name)]
 

@@ -7,7 +7,7 @@ import enum
 
 
 class HeadraceError(Exception):
-    """Base of all expected errors; str(error) is fit for a user's eyes."""
+    """Base of all expected errors; str(error) is a message for users."""
 
 
 class InvalidRequest(HeadraceError):
@@ -25,8 +25,8 @@ class InvalidRequest(HeadraceError):
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and requested output do not fit the model's context or the KV cache.
 
-    `num_tokens` are the prompt's and `limit` what prompt and output may have together, where they are known. A prompt
-    that is far too long is not counted: then `is_at_least`, and it has `num_tokens` or more.
+    `num_tokens` are the prompt's, and `limit` is for prompt and output together, if they are known. A prompt that is
+    far too long is not counted to its end: then `is_at_least` is set, and the prompt has `num_tokens` or more.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class AdapterUnusable(HeadraceError):
-    """The files are no adapter, or none of this model; the message names them and is for operators."""
+    """The files are not an adapter, or not one for this model; the message names them and is for operators."""
 
 
 class ShedReason(enum.StrEnum):
-    """Why a request was given up on before anything was computed for it."""
+    """Why a request was refused or ended before anything was computed for it."""
 
     WAITING_REQUESTS = "waiting_requests"  # --max-num-waiting
     WAITING_TOKENS = "waiting_tokens"  # --max-num-waiting-tokens
@@ -91,20 +91,21 @@ class WaitTooLong(Shed):
     """The first token would come too late; try again after `retry_after_s`."""
 
     def __init__(self, message: str, *, retry_after_s: float, expected_s: float, is_for_good: bool) -> None:
-        """expected_s: from the request's arrival to its first token. is_for_good: an idle server would be too slow."""
+        """expected_s: from the request's arrival to its first token. is_for_good: even an idle server would be too
+        slow."""
         super().__init__(message, retry_after_s=retry_after_s, reason=ShedReason.TTFT_SLO)
         self.expected_s = expected_s
         self.is_for_good = is_for_good
 
 
 class EngineUnavailable(HeadraceError):
-    """The engine accepts no requests now: it is loading, draining, or gone."""
+    """The engine accepts no requests now: it is loading, draining, or has ended."""
 
 
 class EngineDied(EngineUnavailable):
     """The engine process ended before this request did.
 
-    `num_deaths`: of engines that were computing the request when they ended, as far as is known.
+    `num_deaths`: known number of engines that were computing the request when they ended.
     """
 
     def __init__(self, message: str, *, num_deaths: int = 0) -> None:
@@ -113,20 +114,20 @@ class EngineDied(EngineUnavailable):
 
 
 class EngineStopped(EngineDied):
-    """The server is stopping, and ended this request."""
+    """The server is stopping, and has ended this request."""
 
 
 class RequestFailed(HeadraceError):
-    """The engine could not complete this request (for example because its logits were not finite); others continue."""
+    """The engine could not complete this request, for example because its logits were not finite; others continue."""
 
 
 class StartupError(HeadraceError):
-    """The server cannot start: a model, an option or a resource is not usable."""
+    """The server or a command cannot start: a model, an option or a resource is not usable."""
 
 
 class NotEnoughMemory(StartupError):
-    """Training would be ended by the system; the message has the arithmetic."""
+    """Training needs more memory than is free; the message has the arithmetic."""
 
 
 class OptionError(StartupError):
-    """An option that does not exist or whose value is not usable; the command line exits with 2."""
+    """An option does not exist, or its value is not usable; the command line exits with 2."""

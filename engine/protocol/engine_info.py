@@ -1,4 +1,4 @@
-"""EngineInfo: what an engine has loaded and chosen."""
+"""EngineInfo: the model and settings of an engine that is ready."""
 
 import msgspec
 
@@ -6,11 +6,11 @@ from engine.protocol.pooling import PoolingInfo
 
 
 class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the API process needs to convert text to ids and back, without torch or transformers."""
+    """Everything that the API process needs to convert text to ids and back, without torch or transformers."""
 
     tokenizer_json: bytes
     chat_template: str | None
-    special_tokens: dict[str, str]  # bos_token, eos_token, ...: what templates refer to
+    special_tokens: dict[str, str]  # bos_token, eos_token, ...: the names that templates refer to
     bos_token_id: int | None
     eos_token_ids: list[int]
     add_bos_token: bool  # whether a plain prompt gets a BOS in front
@@ -18,10 +18,9 @@ class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model's predictions differ from those of the same weights unquantized, on average over the positions of
-    a text (engine/quality)."""
+    """A model's predictions compared with the same weights unquantized, on average over a text (engine/quality)."""
 
-    kl_divergence: float  # nats a token
+    kl_divergence: float  # nats per token
     top1_agreement: float  # share of positions with the same likeliest token
     perplexity: float
     reference_perplexity: float
@@ -35,7 +34,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was loaded and chosen; sent once, with READY."""
+    """The model and settings of an engine; sent once, with READY."""
 
     architecture: str
     device: str
@@ -48,19 +47,19 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv_windows: list[int | None]  # of each group of layers that shares block tables; None sees everything
     num_states: int = 0  # of recurrent layers, in a pool of their own; a running request needs one
     weight_bytes: int
-    adapter_bytes: int = 0  # that adapters may take beside them
+    adapter_bytes: int = 0  # that adapters may take in addition
     trainable_layers: list[str] = []  # kinds of linear layers, such as "q_proj", that an adapter can be trained for
     max_num_seqs: int
     max_num_batched_tokens: int
-    are_steps_timed: bool = False  # they have fewer tokens where the limit would take too long
+    are_steps_timed: bool = False  # steps have fewer tokens if the limit would take too long
     prefill_seconds_per_token: float = 0.0  # of a prompt, as measured at the warm-up; 0 is unknown
-    decode_step_s: float = 0.0  # a step of one sequence that generates, likewise
+    decode_step_s: float = 0.0  # of a step of one generating sequence, as measured at the warm-up; 0 is unknown
     tokenizer: TokenizerInfo
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, ... from generation_config.json
-    notes: list[str]  # lines for the operator: what was chosen and why
-    warnings: list[str] = []  # the same: what was probably not meant
-    weight_formats: dict[str, int] = {}  # how weights are stored, such as "int4 g32": number of tensors
-    quality: Quality | None = None  # if requested
+    notes: list[str]  # lines for the operator: the chosen settings, with reasons
+    warnings: list[str] = []  # lines for the operator: settings that are probably not meant
+    weight_formats: dict[str, int] = {}  # number of tensors by format, such as "int4 g32"
+    quality: Quality | None = None  # if requested or known
     pooling: PoolingInfo | None = None  # of an engine that pools texts, and generates none
 
     @property

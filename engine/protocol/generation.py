@@ -1,4 +1,4 @@
-"""A sequence to generate, as it is asked for, and what comes of it step by step."""
+"""A sequence to generate: the request, and its outputs step by step."""
 
 import msgspec
 
@@ -11,48 +11,49 @@ MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True):
-    """How long a model may think: when the budget is spent, the next token is the mark that ends the thought."""
+    """A limit on a thought: when it is spent, the next token is the mark that ends the thought."""
 
     max_tokens: int  # between the marks
-    start_id: int | None  # the mark that begins the thought; None where the prompt ends with it
+    start_id: int | None  # the mark that begins the thought; None if the prompt ends with it
     end_id: int
 
 
 class Resumption(msgspec.Struct, frozen=True, kw_only=True):
-    """The request's output so far, and what has been said of it; the next engine's outputs continue both.
+    """The output so far of a request that another engine has started, with its counts; the next engine continues both.
 
-    The tokens are known like those of a preempted sequence: they are computed again, and not sampled.
+    The tokens are known, as after a preemption: they are computed again, and not sampled.
     """
 
     output_ids: list[int]  # at least one
-    num_cached_tokens: int  # as in RequestOutput, and so the rest
+    num_cached_tokens: int  # this and the rest: as in RequestOutput
     num_drafted: int = 0
     num_draft_accepted: int = 0
     num_predicted: int = 0  # of the last token
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to generate. A request with n choices becomes n of these, which share their prompt's blocks."""
+    """One sequence to generate. A client's request with n choices becomes n of these, which share the prompt's
+    blocks."""
 
     id: str  # made by the server, never a client's header
     prompt_ids: list[int]
     sampling: SamplingParams
     arrival_s: float  # time.monotonic() when the HTTP request came
-    deadline_s: float | None = None  # in the same clock: then it ends with what it has, waiting or running
-    start_by_s: float | None = None  # in the same clock: if no step has had a part of it by then, it ends
+    deadline_s: float | None = None  # in the same clock: the request ends then, with the output that it has
+    start_by_s: float | None = None  # in the same clock: the request ends then if no step has computed a part of it
     priority: int = 0  # lower runs first; ties by arrival
     cache_salt: str = ""  # requests share cached prefixes only within one salt
     service_class: ServiceClass = ServiceClass.INTERACTIVE
-    tenant: str = ""  # whom it counts for: tenants share the engine by weight; all without a name are one
-    tenant_weight: float = 1.0  # its share against those of other tenants
+    tenant: str = ""  # tenants share the engine by weight; all requests without a name are one tenant
+    tenant_weight: float = 1.0  # share of the tenant, relative to other tenants'
     grammar: str | None = None  # that the output must match, in llguidance's form
     thinking: ThinkingBudget | None = None
     reports_progress: bool = False  # outputs while the prompt is computed
-    tokens_per_output: int = 1  # that come together, unless it ends: what nobody reads along costs fewer messages
-    prediction_ids: list[int] = []  # what the client expects as output; verified as a draft, it changes no token
-    adapter: AdapterRef | None = None  # to run it with, on the model's weights
-    resumption: Resumption | None = None  # if another engine has begun it
-    drawn_seed: int | None = None  # of a request that gives none: the same for all engines; None draws one at intake
+    tokens_per_output: int = 1  # sent together, which saves messages if no client reads along; fewer with the last
+    prediction_ids: list[int] = []  # the client's expectation of the output; verified as a draft, it changes no token
+    adapter: AdapterRef | None = None  # on the model's weights
+    resumption: Resumption | None = None  # if another engine has started the request
+    drawn_seed: int | None = None  # for a request without a seed: the same in all engines; None draws one at intake
 
     def __post_init__(self) -> None:
         check_range("tenant_weight", self.tenant_weight, MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT)
@@ -68,7 +69,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is new for one request after one step. `finish_reason` marks the single terminal output."""
+    """The new output of one request after one step. `finish_reason` marks the single terminal output."""
 
     id: str
     new_ids: list[int] = []
@@ -79,9 +80,9 @@ class RequestOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stop_token_id: int | None = None  # the id that ended the sequence; it is the last of new_ids
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache, in every output
     queue_s: float | None = None  # arrival to first scheduled, with the first output
-    first_token_s: float | None = None  # time.monotonic() of the engine when it had the first tokens, with them
-    ended_s: float | None = None  # the same with the last tokens
-    preempted_s: list[float] = []  # the same of each preemption since the output before
+    first_token_s: float | None = None  # the engine's time.monotonic() of the first tokens, with them
+    ended_s: float | None = None  # the engine's time.monotonic() of the last tokens, with them
+    preempted_s: list[float] = []  # the engine's time.monotonic() of each preemption since the last output
     error: str | None = None  # with FinishReason.ERROR
     is_refused: bool = False  # with an error: the request's own fault, such as a grammar that cannot be compiled
     refused_param: str | None = None  # of a refusal: the parameter at fault; None for the grammar

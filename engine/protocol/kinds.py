@@ -1,4 +1,4 @@
-"""Closed sets: whom a sequence is for, why it ends, and how an audit of it came out."""
+"""Closed sets: service classes, reasons why a sequence ends, and results of audits."""
 
 import enum
 
@@ -9,14 +9,14 @@ class FinishReason(enum.StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TIMEOUT = "timeout"
-    QUEUE_TIMEOUT = "queue_timeout"  # nothing of it was scheduled in time
+    QUEUE_TIMEOUT = "queue_timeout"  # no step computed a part of it in time
     ABORT = "abort"
     ERROR = "error"
 
 
 class AbortReason(enum.StrEnum):
-    """Why a sequence is ended early; all but DEADLINE are the API process's reasons. STOP_STRING ends it as
-    FinishReason.STOP, DEADLINE as TIMEOUT, the rest as ABORT."""
+    """Why a sequence is ended early; all but DEADLINE are the API process's reasons. STOP_STRING ends a sequence with
+    FinishReason.STOP, DEADLINE with TIMEOUT, the rest with ABORT."""
 
     CLIENT_GONE = "client_gone"
     STOP_STRING = "stop_string"
@@ -25,18 +25,18 @@ class AbortReason(enum.StrEnum):
 
 
 class ServiceClass(enum.StrEnum):
-    """Whom a sequence is for. What follows from it is in one table: engine/scheduling/fairness/service_rules.py."""
+    """The kind of client that a sequence is for. engine/scheduling/fairness/service_rules.py has its consequences."""
 
-    URGENT = "urgent"  # a client waits for it, and others may wait longer
-    INTERACTIVE = "interactive"  # a client waits for it
+    URGENT = "urgent"  # a client waits, and other clients may wait longer
+    INTERACTIVE = "interactive"  # a client waits
     BACKGROUND = "background"  # a client that can wait as long as others have work
-    BATCH = "batch"  # nobody waits for it: it runs while no client has work
+    BATCH = "batch"  # a line of a batch, which runs while no client has work
     AUDIT = "audit"  # the engine's own: a finished sequence generated again, to audit speculation
 
 
 class AuditVerdict(enum.StrEnum):
-    """How a sequence generated with drafts compares with its replay without them."""
+    """How a sequence generated with drafts compares with its repetition without them."""
 
     EQUAL = "equal"
-    NEAR_TIE = "near_tie"  # they part where the two best tokens were all but equal
+    NEAR_TIE = "near_tie"  # they differ from a position on where the two best tokens were almost equal
     DISAGREEMENT = "disagreement"

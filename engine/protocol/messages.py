@@ -28,7 +28,7 @@ class AbortRequest(msgspec.Struct, frozen=True, tag=True):
 
 
 class AbortPooling(msgspec.Struct, frozen=True, tag=True):
-    """Nobody waits for these any more. They get no output, except where they were being computed."""
+    """No caller waits for these texts any more. They get no output, unless they are being computed."""
 
     ids: list[str]
 
@@ -41,17 +41,17 @@ class LoadAdapter(msgspec.Struct, frozen=True, tag=True):
 
 
 class ForgetAdapter(msgspec.Struct, frozen=True, tag=True):
-    """No new request will have this one."""
+    """No new request will have this adapter."""
 
     digest: bytes
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """Stop at once; the API process has drained or given up on whatever ran."""
+    """Stop now; the API process has drained, or has given up on the running requests."""
 
 
 class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
-    level: str  # as the option --log-level has it
+    level: str  # as in --log-level
 
 
 ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | LoadAdapter | ForgetAdapter | SetLogLevel | Shutdown
@@ -61,7 +61,7 @@ ToEngine = AddRequest | AddPooling | AbortRequest | AbortPooling | LoadAdapter |
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):
-    """Progress of start-up, for /health and the terminal's bars. total 0 means unknown."""
+    """Progress of the start, for /health and the terminal's bars. total: 0 is unknown."""
 
     stage: str  # "download model", "load weights", "warm up"
     done: int
@@ -71,7 +71,7 @@ class Loading(msgspec.Struct, frozen=True, tag=True):
 
 
 class TokenizerReady(msgspec.Struct, frozen=True, tag=True):
-    """The tokenizer, while weights are still loaded: the API process makes its own form of it meanwhile."""
+    """The tokenizer, sent before the weights are loaded: the API process prepares its own form of it meanwhile."""
 
     tokenizer: TokenizerInfo
 
@@ -81,10 +81,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The engine cannot start; `message` is for the user, and trying again would not help."""
+    """The engine cannot start, and another try would not help. message: for the user."""
 
     message: str
-    is_option: bool = False  # an option is wrong, and not the model or what the machine has
+    is_option: bool = False  # an option is wrong, not the model or the machine
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag=True):
@@ -108,9 +108,9 @@ class AdapterRefused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """The next step is the first one that computes these requests: if the engine ends now, they may be the cause.
+    """The next step is the first that computes these requests: if the engine ends now, they may be the cause.
 
-    stats: of an engine that pools texts, whose requests run within one step: gauges while that is computed.
+    stats: gauges for the step, from an engine that pools texts, whose requests run within one step.
     """
 
     ids: list[str]
@@ -118,7 +118,7 @@ class Started(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Working(msgspec.Struct, frozen=True, tag=True):
-    """A step that takes long gets on, or a grammar is still being compiled: the engine does not hang."""
+    """A long step makes progress, or a grammar is still being compiled: the engine does not hang."""
 
 
 FromEngine = (

@@ -1,4 +1,4 @@
-"""A text for a pooling model, what comes of it, and what such a model can do.
+"""Requests to pool texts, their parameters and outputs, and the abilities of a pooling model.
 
 One text is one request. A pair, for a cross-encoder, is one text with token types: the server joins it as the model's
 tokenizer does.
@@ -15,26 +15,28 @@ from engine.protocol.kinds import FinishReason, ServiceClass
 from engine.protocol.sampler_params import check_range
 
 MAX_DIMENSIONS = 2**20
-# Tokens times dimensions, 64 MiB in fp32, of token_embed in one request, and in one batch: see MAX_FRAME_BYTES.
+# Tokens times dimensions, 64 MiB in fp32, of token_embed in one request and in one batch: see MAX_FRAME_BYTES.
 MAX_TOKEN_VALUES = 1 << 24
 
 
 class PoolingTask(enum.StrEnum):
+    """A task of a pooling model, with the shape of its output."""
+
     EMBED = "embed"  # one vector: [D]
-    TOKEN_EMBED = "token_embed"  # one vector a token, unpooled: [T, D]
-    CLASSIFY = "classify"  # a score a label: [labels]
-    SCORE = "score"  # of a cross-encoder, how well a pair of texts matches: [1]
+    TOKEN_EMBED = "token_embed"  # one vector per token, unpooled: [T, D]
+    CLASSIFY = "classify"  # one score per label: [labels]
+    SCORE = "score"  # how well a pair of texts matches, by a cross-encoder: [1]
 
 
 class PoolingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """What to compute of a text. Validated when built; raises InvalidRequest. What depends on the model is checked by
-    `PoolingInfo.check`.
+    """The computation for a text. Validated when built; raises InvalidRequest. `PoolingInfo.check` checks parameters
+    against the model.
 
-    normalize: whether vectors get length 1, or scores the model's activation; None: as the model says.
+    normalize: whether vectors get length 1, or scores the model's activation; None is the model's default.
     """
 
     task: PoolingTask
-    dimensions: int | None = None  # how many of the first ones, before they are normalized; None: all
+    dimensions: int | None = None  # to keep, the first ones, before vectors are normalized; None: all
     normalize: bool | None = None
 
     def __post_init__(self) -> None:
@@ -57,19 +59,19 @@ _CAPABILITIES = {
 
 
 def capabilities_of(tasks: Sequence[PoolingTask]) -> list[str]:
-    """What a model's card says of these."""
+    """Return the capabilities that a model's card lists for these tasks."""
     return [name for task in tasks for name in _CAPABILITIES[task]]
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One text to pool. All times are time.monotonic(); fields without a comment are as EngineRequest's."""
+    """One text to pool. All times are time.monotonic(). Fields without a comment: see EngineRequest."""
 
     id: str
     prompt_ids: list[int]  # with the model's special tokens
-    token_type_ids: list[int] | None = None  # as many; None: all 0
+    token_type_ids: list[int] | None = None  # as many as prompt_ids; None: all 0
     params: PoolingParams
     arrival_s: float
-    deadline_s: float | None = None  # if it is not computed by then, it ends
+    deadline_s: float | None = None  # the request ends then if it has not been computed
     start_by_s: float | None = None
     priority: int = 0
     service_class: ServiceClass = ServiceClass.INTERACTIVE
@@ -82,49 +84,49 @@ class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolingOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of a PoolingRequest; each has exactly one.
+    """The output of a PoolingRequest; each request has exactly one.
 
-    values: fp32, little-endian, row by row, of `shape`; see PoolingTask. finish_reason: STOP if there are any, else
-    why there are none.
+    values: fp32, little-endian, row by row, of `shape`; see PoolingTask. finish_reason: STOP with values, else the
+    reason why there are none.
     """
 
     id: str
     finish_reason: FinishReason
     values: bytes = b""
     shape: tuple[int, ...] = ()
-    num_tokens: int = 0  # that were computed
+    num_tokens: int = 0  # computed tokens
     error: str | None = None  # with FinishReason.ERROR
     is_refused: bool = False  # with an error: the request's own fault
     refused_param: str | None = None
-    queue_s: float | None = None  # arrival to the beginning of its step; None if it had none
-    ended_s: float | None = None  # time.monotonic() of the engine when it was computed
+    queue_s: float | None = None  # from arrival to the beginning of the step; None without a step
+    ended_s: float | None = None  # the engine's time.monotonic() after the step
 
 
 class PoolingInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pooling model can do, and does unless a request says otherwise."""
+    """The abilities and defaults of a pooling model."""
 
     tasks: list[PoolingTask]
     dimensions: int  # of a whole vector
-    matryoshka: list[int] | None = None  # dimensions that it was trained to be cut to; []: any; None: none
+    matryoshka: list[int] | None = None  # dimensions that vectors may be cut to; []: any; None: none
     max_input_tokens: int
-    normalize: bool = False  # whether vectors have length 1
-    prompts: dict[str, str] = {}  # texts to put in front, by name (sentence-transformers' "prompts")
-    default_prompt: str | None = None  # name of the one for texts whose request names none
+    normalize: bool = False  # whether vectors have length 1 by default
+    prompts: dict[str, str] = {}  # texts to put before an input, by name (sentence-transformers' "prompts")
+    default_prompt: str | None = None  # name of the prompt for requests that name none
     labels: list[str] = []  # of a classifier, in the order of its scores
-    activation: str = "identity"  # of its scores, by default: "sigmoid", "softmax", "identity"
-    pooling: str = ""  # how tokens become a vector: "mean", "cls", ...; for people
+    activation: str = "identity"  # of scores, by default: "sigmoid", "softmax", "identity"
+    pooling: str = ""  # how tokens become a vector, for people: "mean", "cls", ...
 
     @property
     def capabilities(self) -> list[str]:
-        """What a model's card says that it can do."""
+        """The capabilities that the model's card lists."""
         return capabilities_of(self.tasks)
 
     def values_per_token(self, params: PoolingParams) -> int:
-        """How many numbers an output has for each token of its input; 0 if their number does not depend on tokens."""
+        """Return how many numbers an output has for each token of its input; 0 if that does not depend on tokens."""
         return (params.dimensions or self.dimensions) if params.task is PoolingTask.TOKEN_EMBED else 0
 
     def check(self, params: PoolingParams) -> None:
-        """Raise InvalidRequest if the model cannot do this."""
+        """Raise InvalidRequest if the model cannot compute this."""
         if params.task not in self.tasks:
             raise InvalidRequest(
                 f"this model cannot {params.task.value}; it can: {', '.join(task.value for task in self.tasks)}"

@@ -1,4 +1,4 @@
-"""The sampler's steps that have several parameters, and the check of ranges."""
+"""Parameters of the sampler's steps that have several, and the check of ranges."""
 
 import math
 
@@ -10,15 +10,15 @@ MAX_DRY_WINDOW = 8192  # tokens; a row's cost grows with its window
 
 
 class DryParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Penalizes the token that would continue a repetition: engine/sampling/steps/dry.py. The server finds the
-    breakers, since they are text."""
+    """Parameters of DRY, which penalizes a token that would continue a repetition: engine/sampling/steps/dry.py. The
+    server finds the breakers, since they are text."""
 
     multiplier: float
     base: float = 1.75
     allowed_length: int = 2
     window: int = 64  # tokens that are searched for repetitions
-    breaker_mask: bytes = b""  # a bit a token, the lowest first: no repetition reaches over these tokens
-    breaker_sequences: tuple[tuple[int, ...], ...] = ()  # nor over these, of two tokens or more
+    breaker_mask: bytes = b""  # a bit per token, the lowest first: a repetition ends at these tokens
+    breaker_sequences: tuple[tuple[int, ...], ...] = ()  # of two tokens or more, which end a repetition too
 
     def __post_init__(self) -> None:
         check_range("dry_multiplier", self.multiplier, 0.0, 100.0, low_open=True)
@@ -28,7 +28,7 @@ class DryParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Excludes top choices: engine/sampling/steps/xtc.py."""
+    """Parameters of XTC, which excludes top choices: engine/sampling/steps/xtc.py."""
 
     probability: float
     threshold: float = 0.1
@@ -39,11 +39,11 @@ class XtcParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MirostatParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Steers the surprise of the text: engine/sampling/steps/mirostat.py."""
+    """Parameters of mirostat, which steers the surprise of the text: engine/sampling/steps/mirostat.py."""
 
     version: int
     tau: float = 5.0  # the target, in bits
-    eta: float = 0.1  # how fast the limit follows what is observed
+    eta: float = 0.1  # how fast the limit follows the observed surprise
 
     def __post_init__(self) -> None:
         check_range("mirostat", self.version, 1, 2)

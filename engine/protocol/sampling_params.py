@@ -1,4 +1,4 @@
-"""SamplingParams: how a sequence's tokens are chosen, and when it stops."""
+"""SamplingParams: how the tokens of a sequence are chosen, and when it stops."""
 
 from itertools import chain
 
@@ -12,10 +12,10 @@ _GREEDY_TEMPERATURE = 1e-5
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How to choose a sequence's tokens, and when to stop. Stop strings are the server's: they need text.
+    """How to choose a sequence's tokens, and when to stop. The server handles stop strings: they need text.
 
-    Validated when built; raises InvalidRequest. What depends on the model (ids below its output width, prompt length)
-    is checked by `check_vocabulary` and by admission.
+    Validated when built; raises InvalidRequest. `check_vocabulary` checks token ids against the model, and admission
+    the length of the prompt.
     """
 
     max_tokens: int
@@ -36,11 +36,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output must not contain
     allowed_token_ids: tuple[int, ...] | None = None  # None allows all
     seed: int | None = None  # None takes EngineRequest.drawn_seed
-    stop_token_ids: tuple[int, ...] = ()  # beside the checkpoint's own EOS ids
+    stop_token_ids: tuple[int, ...] = ()  # besides the checkpoint's own EOS ids
     ignore_eos: bool = False
-    logprobs: int | None = None  # None: none; n: the sampled token's and the n best
-    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: these tokens' instead of the n best
-    prompt_logprobs: int | None = None  # for each prompt token: its own and the n best
+    logprobs: int | None = None  # None: none; n: of the sampled token and the n best
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: of these tokens instead of the n best
+    prompt_logprobs: int | None = None  # for each prompt token: of the token and the n best
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 0.0, 100.0)
@@ -67,7 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_greedy(self) -> bool:
-        """Whether a token is the largest logit, and no random number is needed."""
+        """Whether the likeliest token is chosen, without a random number."""
         return self.temperature < _GREEDY_TEMPERATURE
 
     @property
@@ -76,7 +76,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def edits_logits(self) -> bool:
-        """Whether logits are edited for the sequence before its tokens are chosen, a grammar and a budget aside."""
+        """Whether the sequence's logits are edited before tokens are chosen, other than by a grammar and a budget."""
         return bool(
             self.logit_bias
             or self.has_penalties
@@ -87,14 +87,14 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise InvalidRequest if a token id lies outside [0, vocab_size): the width of the output layer."""
+        """Raise InvalidRequest if a token id is outside [0, vocab_size). vocab_size: width of the output layer."""
         for token_id in self.stop_token_ids:
             check_range("stop_token_ids", token_id, 0, vocab_size - 1)
         for token_id in self.logprob_token_ids:
             check_range("logprob_token_ids", token_id, 0, vocab_size - 1)
         for token_id in self.logit_bias:
             check_range("logit_bias token id", token_id, 0, vocab_size - 1, param="logit_bias")
-        if self.allowed_token_ids is not None:  # it may hold most of the vocabulary
+        if self.allowed_token_ids is not None:  # may have most of the vocabulary
             for token_id in (min(self.allowed_token_ids), max(self.allowed_token_ids)):
                 check_range("allowed_token_ids", token_id, 0, vocab_size - 1)
         for token_id in chain.from_iterable(self.bad_words):

@@ -1,7 +1,7 @@
-"""SequenceEvents: what steps did with one sequence, and why.
+"""SequenceEvents: the history of one sequence in the engine, for operators who trace a request.
 
-A sequence has a handful of them: one for each admission, each preemption, each chunk of its prompt and each new reason
-to wait, and none for a step that decodes. `at_s` is by time.monotonic(), which is one clock for both processes.
+A sequence has few events: one for each admission, each preemption, each chunk of its prompt and each new reason to
+wait, and none for a step that decodes. `at_s` is time.monotonic(), which is one clock for both processes.
 """
 
 import enum
@@ -10,29 +10,29 @@ import msgspec
 
 
 class WaitReason(enum.StrEnum):
-    """Why a sequence that was looked at was not admitted to a step."""
+    """Why a waiting sequence was not admitted to a step."""
 
-    SLOTS = "places"  # as many sequences run as may
-    BLOCKS = "blocks"  # of the KV cache, or recurrent states: those that run need what is free
+    SLOTS = "places"  # --max-num-seqs sequences run
+    BLOCKS = "blocks"  # running sequences need the free blocks of the KV cache, or the free recurrent states
     TOKENS = "tokens"  # the prompts before it take all tokens of the step
-    PREFIX = "prefix"  # another sequence computes what both begin with
-    GRAMMAR = "grammar"  # it is being compiled
-    ADAPTER = "adapter"  # it is being read, or those of other requests have all slots
-    OTHERS = "others"  # what is free is for one that came before it, or was served less
+    PREFIX = "prefix"  # another sequence computes the prefix that both share
+    GRAMMAR = "grammar"  # its grammar is being compiled
+    ADAPTER = "adapter"  # its adapter is being read, or other requests' adapters have all slots
+    OTHERS = "others"  # the free room is for a sequence that came before it, or was served less
 
 
 class Queued(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """It came to the engine."""
+    """The sequence came to the engine."""
 
     id: str
     at_s: float
     num_running: int
-    num_waiting: int  # before it
+    num_waiting: int  # before this sequence
     num_resumed: int  # tokens of its output that another engine had generated
 
 
 class Waits(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """It waits, for another reason than before. is_shared: others than its tenant have room that it cannot claim."""
+    """The sequence waits, for a new reason. is_shared: other tenants have room that it cannot claim."""
 
     id: str
     at_s: float
@@ -41,15 +41,15 @@ class Waits(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Admitted(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """It has a place and runs, from what the prefix cache had of it."""
+    """The sequence was admitted and runs."""
 
     id: str
     at_s: float
-    num_cached: int
+    num_cached: int  # prompt tokens from the prefix cache
 
 
 class Computed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The step that ends now computed this much of its prompt, or of what preemption lost."""
+    """A step computed a part of the sequence's prompt, or of the tokens that a preemption lost."""
 
     id: str
     at_s: float
@@ -58,24 +58,24 @@ class Computed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Preempted(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """It gave up its room and waits. reason: a PreemptionReason of engine/scheduling/steps/tally.py, or "out_of_memory"
-    if memory did not suffice for its step."""
+    """The sequence gave up its room and waits. reason: a PreemptionReason of engine/scheduling/steps/tally.py, or
+    "out_of_memory" if memory did not suffice for a step."""
 
     id: str
     at_s: float
     reason: str
-    num_lost: int  # tokens that were computed
+    num_lost: int  # computed tokens
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """It is over."""
+    """The sequence has ended."""
 
     id: str
     at_s: float
     reason: str  # a FinishReason
     num_decode_steps: int
     num_drafted: int
-    num_accepted: int  # of these
+    num_accepted: int  # of num_drafted
 
 
 SequenceEvent = Queued | Waits | Admitted | Computed | Preempted | Ended

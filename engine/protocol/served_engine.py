@@ -1,4 +1,4 @@
-"""ServedEngine: an engine of any kind, as the process that runs it knows it."""
+"""ServedEngine: the interface of an engine of any kind to the process that runs it."""
 
 from typing import Protocol
 
@@ -6,9 +6,9 @@ from engine.protocol.messages import FromEngine, ToEngine
 
 
 class ServedEngine(Protocol):
-    """Single-threaded: one thread calls `handle` and `step`, in any order."""
+    """An engine that one thread drives: it calls `handle` and `step`, in any order."""
 
-    send_s: float  # how long it took to send the outputs of the last step; set by the process
+    send_s: float  # time to send the outputs of the last step; set by the process
 
     @property
     def has_work(self) -> bool:
