@@ -220,7 +220,7 @@ def test_a_record_that_cannot_be_finished_leaves_nothing(folder: Path, monkeypat
 def test_a_folder_that_cannot_be_written_leaves_it_to_the_cache(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / FILE_NAME).mkdir()  # root may write into any folder, but not over a folder
     first = start(folder, quantization=Quantization.INT8)
-    assert any("is known of the quality is stored in" in record.message for record in caplog.records)
+    assert any("the measured quality is stored in" in record.message for record in caplog.records)
     assert "reference" not in start(folder, quantization=Quantization.INT8).notes[-1]
     assert first.quality is not None
 

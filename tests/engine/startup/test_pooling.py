@@ -177,7 +177,7 @@ def test_options_that_do_not_suit_the_model_are_refused(
 
 
 def test_a_command_that_generates_refuses_a_model_that_does_not(folders: Callable[..., Path]) -> None:
-    with pytest.raises(StartupError, match="NomicBertModel makes vectors or scores of texts, and generates none"):
+    with pytest.raises(StartupError, match="NomicBertModel makes vectors or scores of texts, and does not generate"):
         build_engine(_config(folders("NomicBertModel")), lambda *_: None)
 
 
