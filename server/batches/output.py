@@ -6,23 +6,33 @@ If the server ends between two steps, what counts is whole, and what does not co
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from sqlite3 import Connection
+from typing import Any, TypeVar
 
 import msgspec
 
 from server.batches.record import BATCHES, BatchRecord
 from server.batches.source import digest_of
+from server.errors import StorageFailed
 from server.files import table as file_table
 from server.files.store import Files, new_file_id
 from server.files.table import File
 from server.jobs.answers import AnswerUsage
+from server.jobs.environment import JobEnvironment
 from server.jobs.journal import Journal
+from server.jobs.persistence import persist
 from server.schemas.batch_answers import BatchStatus, LineFault
 from server.schemas.files import BATCH_OUTPUT
 
+T = TypeVar("T")
+
 _CHUNK_BYTES = 1 << 20
+_MAX_UNSTORED = 512  # answers that wait to be stored; at that number no line starts
+_STORE_INTERVAL_S = 0.2  # between two writes, since each is synced
+_MAX_UNSTORED_S = 2.0  # for which answers wait to be stored while clients have work
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +64,13 @@ class Output:
     again then."""
 
     def __init__(self, files: Files, record: BatchRecord) -> None:
-        self._journal = Journal(files, BATCHES, record)
+        self.journal = Journal(files, BATCHES, record)
         self._files = files
 
     @property
     def record(self) -> BatchRecord:
         """The batch as it is stored, except for what clients have changed since."""
-        return self._journal.record
+        return self.journal.record
 
     async def begin(self, *, total: int, model: str | None) -> None:
         """Create a file for answers and one for errors, and start the batch."""
@@ -77,7 +87,7 @@ class Output:
                 if record.status is BatchStatus.VALIDATING:
                     record.enter(BatchStatus.IN_PROGRESS, self._files.clock())
 
-            await self.change(edit)
+            await self.journal.try_change(edit)
         finally:
             self._files.writing.difference_update(names)
 
@@ -136,7 +146,7 @@ class Output:
             stored.failed = record.failed + len(failed)
             stored.usage = usage
 
-        await self.change(edit, is_durable=False)  # lines that a power cut takes are answered again
+        await self.journal.try_change(edit, is_durable=False)  # lines that a power cut takes are answered again
 
     async def finish(self, status: BatchStatus, faults: Sequence[LineFault] = ()) -> None:
         """Make the files that have a line the owner's, and end the batch, with `faults` as its errors. Raises
@@ -159,7 +169,7 @@ class Output:
             for file in files:
                 file_table.insert(connection, file)
 
-        await self._journal.try_change(edit, beside=insert)
+        await self.journal.try_change(edit, beside=insert)
 
     def _new_files(self, now_s: float) -> list[File]:
         record = self.record
@@ -179,6 +189,56 @@ class Output:
             if name is not None and size
         ]
 
-    async def change(self, edit: Callable[[BatchRecord], None], *, is_durable: bool = True) -> None:
-        """Change the batch as it is stored, and take over what clients have changed since."""
-        await self._journal.try_change(edit, is_durable=is_durable)
+
+class Storing:
+    """Invariant: an answer is here until it counts in the output. `run` stores answers as they come."""
+
+    def __init__(self, output: Output, env: JobEnvironment, on_room: Callable[[], None]) -> None:
+        """on_room: called when answers were stored."""
+        self._output = output
+        self._env = env
+        self._on_room = on_room
+        self._unstored: list[Result] = []
+        self._added = asyncio.Event()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._unstored) >= _MAX_UNSTORED
+
+    def add(self, result: Result) -> None:
+        self._unstored.append(result)
+        self._added.set()
+
+    async def run(self) -> None:
+        """Store answers as they come, until canceled."""
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            while self._unstored:
+                await self._env.wait_until_quiet(self._output.record.model, _MAX_UNSTORED_S)
+                await self.persist(self._store_some)
+                await self._env.sleep(_STORE_INTERVAL_S)
+
+    async def flush(self) -> None:
+        """Store all answers."""
+        while self._unstored:
+            await self.persist(self._store_some)
+
+    async def try_once(self) -> None:
+        """Store the answers that can be stored now; the next server runs the other lines again."""
+        if self._unstored:
+            with contextlib.suppress(StorageFailed):
+                await self._store_some()
+
+    async def _store_some(self) -> None:
+        results = self._unstored[:_MAX_UNSTORED]
+        await self._output.add(results)
+        del self._unstored[: len(results)]
+        self._on_room()
+        num_completed = sum(each.is_completed for each in results)
+        self._env.metrics.count_batch_lines("completed", num_completed)
+        self._env.metrics.count_batch_lines("failed", len(results) - num_completed)
+
+    async def persist(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what the work returns, which is repeated while the disk fails."""
+        return await persist(work, f"batch {self._output.record.id}", sleep=self._env.sleep)

@@ -9,11 +9,10 @@ from engine.errors import EngineStopped
 from engine.wording import counted
 from server.batches.answers import BATCH_CANCELLED, BATCH_EXPIRED, answer_line, error_line
 from server.batches.lines import FaultyLine, Line
-from server.batches.output import Output, OutputLost, Result
+from server.batches.output import Output, OutputLost, Result, Storing
 from server.batches.record import BatchRecord
 from server.batches.slots import LineSlots
 from server.batches.source import Source
-from server.batches.storing import Storing
 from server.jobs.environment import JobEnvironment
 from server.jobs.kind import JobWork
 from server.jobs.persistence import RETRY_S
@@ -121,7 +120,7 @@ class BatchWork(JobWork[BatchRecord]):
             record.output_name = record.error_name = None
             record.enter(BatchStatus.FAILED, self._env.files.clock())
 
-        await self._storing.persist(lambda: self._output.change(edit))
+        await self._storing.persist(lambda: self._output.journal.try_change(edit))
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -151,7 +150,7 @@ class BatchWork(JobWork[BatchRecord]):
             if stop is None and record.status is not BatchStatus.CANCELLING:
                 record.enter(BatchStatus.FINALIZING, now_s)
 
-        await self._output.change(edit)
+        await self._output.journal.try_change(edit)
 
     async def _finish(self) -> None:
         is_cancelled = self._output.record.status is BatchStatus.CANCELLING

@@ -13,7 +13,7 @@ from engine.errors import InvalidRequest
 from engine.wording import counted
 from server.config.storage import StorageConfig
 from server.errors import RequestTooLarge, StorageFailed, StorageFull
-from server.files import table, upload_table
+from server.files import table
 from server.files.disk import Disk
 from server.files.table import File, FilePage
 from server.store.database import Database
@@ -82,7 +82,7 @@ class Files:
                 "some, and upload again"
             )
         limit = self.config.files_max_bytes
-        num_bytes += upload_table.part_bytes(connection)
+        num_bytes += table.part_bytes(connection)
         if num_bytes + num_new_bytes > limit:
             raise StorageFull(
                 f"the stored files have {num_bytes} bytes, and this one would take them above the limit of {limit} "

@@ -10,10 +10,9 @@ from sqlite3 import Connection
 
 from engine.errors import InvalidRequest
 from server.errors import NotStored, RequestTooLarge, StorageFailed
-from server.files import upload_table as table
+from server.files import table
 from server.files.store import Files
-from server.files.table import File
-from server.files.upload_table import PartedUpload, UploadPart, UploadStatus
+from server.files.table import File, PartedUpload, UploadPart, UploadStatus
 
 LIFE_S = 3600  # OpenAI's
 MAX_PART_BYTES = 64 << 20  # OpenAI's

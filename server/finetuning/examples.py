@@ -29,7 +29,7 @@ class ExampleMaker:
     _known_ids: dict[int, int] = field(default_factory=dict)  # one object for each token, and not for each position
 
     def examples(self, content: Line, number: int) -> list[Example]:
-        """Return the examples of one line. Raises FaultyTrainingLine."""
+        """Return the examples of one line. Raises InvalidLine."""
         if isinstance(content, PromptLine):
             return [self._prompt(content, number)]
         return [

@@ -14,5 +14,5 @@ class FileFault(msgspec.Struct, frozen=True):
         return self.message if self.line is None else f"line {self.line}: {self.message}"
 
 
-class FaultyTrainingLine(Exception):
+class InvalidLine(Exception):
     """A line that cannot be trained on. The message names the field, what it has and the remedy."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.errors import InvalidRequest
-from server.finetuning.faults import FaultyTrainingLine
-from server.finetuning.prompt_lines import CHAT_FIELDS, PromptLine, read_prompt
+from server.finetuning.faults import InvalidLine
+from server.finetuning.prompt_lines import CHAT_FIELDS, PromptLine, message_list, read_prompt
 from server.schemas.base import quote, validate
 from server.schemas.chat import ChatTemplateFields
 from server.schemas.strict_json import parse_json
@@ -47,14 +47,14 @@ Line = TrainingChat | Preference | Completion | Document | PromptLine
 
 
 def read_training_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[str, Any]]:
-    """Return the content of a line of a file for `method`, and its JSON. Raises FaultyTrainingLine."""
+    """Return the content of a line of a file for `method`, and its JSON. Raises InvalidLine."""
     try:
         value = parse_json(data, "this line")
         if not isinstance(value, dict):
-            raise FaultyTrainingLine(f"this is {quote(value)}; each line must be a JSON object")
+            raise InvalidLine(f"this is {quote(value)}; each line must be a JSON object")
         is_prompt = method is TrainingMethod.REINFORCEMENT and "messages" in value
         if (other := _method_of(value)) not in (method, None) and not is_prompt:
-            raise FaultyTrainingLine(
+            raise InvalidLine(
                 f"this is a line for the method {other}, and the method is {method}: give the other method"
             )
         match method:
@@ -68,7 +68,7 @@ def read_training_line(data: bytes, method: TrainingMethod) -> tuple[Line, dict[
             case TrainingMethod.REINFORCEMENT:
                 return read_prompt(value), value
     except InvalidRequest as error:
-        raise FaultyTrainingLine(str(error)) from None
+        raise InvalidLine(str(error)) from None
 
 
 def _method_of(value: dict[str, Any]) -> TrainingMethod | None:
@@ -84,24 +84,20 @@ def _completion(value: dict[str, Any]) -> Completion:
     _refuse_others(value, {"prompt", "completion"})
     completion = _text(value, "completion")
     if not completion:
-        raise FaultyTrainingLine('completion is ""; give the text to learn')
+        raise InvalidLine('completion is ""; give the text to learn')
     return Completion(_text(value, "prompt"), completion)
 
 
 def _chat(value: dict[str, Any]) -> TrainingChat:
     _refuse_others(value, _CHAT_FIELDS)
-    messages = value.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise FaultyTrainingLine(f"messages is {quote(messages)}; it must be a list of at least one message")
+    messages = message_list(value)
     last = messages[-1]
     if not isinstance(last, dict) or last.get("role") != "assistant":
         role = last.get("role") if isinstance(last, dict) else last
-        raise FaultyTrainingLine(
-            f"the last message is of {quote(role)}; it must be the assistant's answer, to learn from"
-        )
+        raise InvalidLine(f"the last message is of {quote(role)}; it must be the assistant's answer, to learn from")
     plain, learned = zip(*(_weighed(message, index) for index, message in enumerate(messages)), strict=True)
     if not any(learned):
-        raise FaultyTrainingLine("every message of the assistant has the weight 0; nothing would be learned")
+        raise InvalidLine("every message of the assistant has the weight 0; nothing would be learned")
     return TrainingChat(validate(ChatTemplateFields, {**value, "messages": list(plain)}), learned)
 
 
@@ -112,13 +108,13 @@ def _weighed(message: Any, index: int) -> tuple[Any, bool]:
     weight = message.get("weight", 1)
     if message.get("role") != "assistant":
         if "weight" in message:
-            raise FaultyTrainingLine(
+            raise InvalidLine(
                 f"messages[{index}].weight is given, and the message is of {quote(message.get('role'))}; only those of "
                 "the assistant have a weight"
             )
         return message, False
     if isinstance(weight, bool) or weight not in (0, 1):
-        raise FaultyTrainingLine(f"messages[{index}].weight is {quote(weight)}; it must be 0 or 1")
+        raise InvalidLine(f"messages[{index}].weight is {quote(weight)}; it must be 0 or 1")
     return {name: value for name, value in message.items() if name != "weight"}, weight == 1
 
 
@@ -127,11 +123,9 @@ def _preference(value: dict[str, Any]) -> Preference:
     _refuse_others(value, known)
     given = value.get("input")
     if not isinstance(given, dict):
-        raise FaultyTrainingLine(f"input is {quote(given)}; it must be an object with messages")
+        raise InvalidLine(f"input is {quote(given)}; it must be an object with messages")
     _refuse_others(given, _CHAT_FIELDS, "input.")
-    messages = given.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise FaultyTrainingLine(f"input.messages is {quote(messages)}; it must be a list of at least one message")
+    messages = message_list(given, "input.")
     chats = []
     for names in _OUTPUTS:
         answer = _output(value, names)
@@ -144,27 +138,25 @@ def _output(value: dict[str, Any], names: tuple[str, str]) -> dict[str, Any]:
     present = [name for name in names if name in value]
     if len(present) != 1:
         what = "are both given; give one" if present else "is missing"
-        raise FaultyTrainingLine(f"{' and '.join(present) or names[0]} {what}")
+        raise InvalidLine(f"{' and '.join(present) or names[0]} {what}")
     output = value[present[0]]
     if not isinstance(output, list) or len(output) != 1:
-        raise FaultyTrainingLine(f"{present[0]} is {quote(output)}; it must be a list of one message")
+        raise InvalidLine(f"{present[0]} is {quote(output)}; it must be a list of one message")
     message = output[0]
     if not isinstance(message, dict) or message.get("role") != "assistant":
-        raise FaultyTrainingLine(f"{present[0]}[0] is {quote(message)}; it must be a message of the assistant")
+        raise InvalidLine(f"{present[0]}[0] is {quote(message)}; it must be a message of the assistant")
     return {name: each for name, each in message.items() if name != "weight"}
 
 
 def _text(value: dict[str, Any], name: str) -> str:
     text = value.get(name)
     if not isinstance(text, str):
-        raise FaultyTrainingLine(
-            f"{name} is {quote(text)}; it must be a string" if name in value else f"{name} is missing"
-        )
+        raise InvalidLine(f"{name} is {quote(text)}; it must be a string" if name in value else f"{name} is missing")
     return text
 
 
 def _refuse_others(value: dict[str, Any], known: set[str], path: str = "") -> None:
     if unknown := sorted(value.keys() - known):
-        raise FaultyTrainingLine(
+        raise InvalidLine(
             f"{path}{unknown[0]} is not known; a line of this method has {', '.join(sorted(known))}: remove it"
         )

@@ -13,7 +13,7 @@ import msgspec
 from engine.command_io.finetuning.job import TrainingMethod
 from engine.wording import counted
 from server.finetuning.examples import Example, ExampleMaker, chats_of
-from server.finetuning.faults import FaultyTrainingLine, FileFault
+from server.finetuning.faults import FileFault, InvalidLine
 from server.finetuning.lines import TrainingChat, read_training_line
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
@@ -138,7 +138,7 @@ def _read(data: bytes, method: TrainingMethod, maker: ExampleMaker) -> _File:
         try:
             content, value = read_training_line(line, method)
             items = maker.examples(content, number)
-        except FaultyTrainingLine as error:
+        except InvalidLine as error:
             faults.append(FileFault(str(error), number))
             if len(faults) >= _MAX_FAULTS:
                 break

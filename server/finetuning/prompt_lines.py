@@ -8,7 +8,7 @@ from engine.command_io.finetuning.graders.faults import Ungradable
 from engine.command_io.finetuning.graders.sample import Sample
 from engine.command_io.finetuning.graders.similarity import MAX_CHARACTERS
 from engine.command_io.finetuning.graders.templates import ITEM, Template
-from server.finetuning.faults import FaultyTrainingLine
+from server.finetuning.faults import InvalidLine
 from server.schemas.base import quote, validate
 from server.schemas.chat import ChatTemplateFields
 
@@ -34,7 +34,7 @@ class PromptRules:
     max_model_len: int | None
 
     def checked_item(self, line: PromptLine) -> dict[str, Any]:
-        """Return the fields of the line that the grader reads. Raises FaultyTrainingLine if the line lacks one, or
+        """Return the fields of the line that the grader reads. Raises InvalidLine if the line lacks one, or
         has a text that is too long to be compared for similarity with any answer."""
         for place, reference in references(self.grader):
             if reference.namespace != ITEM:
@@ -42,7 +42,7 @@ class PromptRules:
             try:
                 reference.value(line.item, Sample(""))
             except Ungradable:
-                raise FaultyTrainingLine(
+                raise InvalidLine(
                     f"the grader's {place} reads {{{{{reference.text}}}}}, which this line does not have; add it"
                 ) from None
         for place, each in singles(self.grader).items():
@@ -53,42 +53,48 @@ class PromptRules:
         return {name: line.item[name] for name in sorted(item_fields(self.grader))}
 
     def check_length(self, num_tokens: int) -> None:
-        """Raise FaultyTrainingLine if prompt and answer may be too long together."""
+        """Raise InvalidLine if prompt and answer may be too long together."""
         if self.max_model_len is None or num_tokens + self.max_completion_tokens <= self.max_model_len:
             return
-        raise FaultyTrainingLine(
+        raise InvalidLine(
             f"its prompt has {num_tokens:,} tokens, and answers have up to {self.max_completion_tokens:,} "
             f"(max_completion_tokens); together the model takes {self.max_model_len:,}: shorten it, or lower that"
         )
 
 
 def _check_length_of(template: Template, place: str, item: dict[str, Any]) -> None:
-    """Raise FaultyTrainingLine if a text is too long to be compared for similarity."""
+    """Raise InvalidLine if a text is too long to be compared for similarity."""
     if (length := template.least_length(item)) <= MAX_CHARACTERS:
         return
     read = {f"{{{{{each.text}}}}}": None for each in template.references if each.namespace == ITEM}
     given = f" with {', '.join(read)} of this line" if read else ""
-    raise FaultyTrainingLine(
+    raise InvalidLine(
         f"the grader's {place} has {length:,} characters{given}; up to {MAX_CHARACTERS:,} are compared for similarity: "
         "shorten it"
     )
 
 
-def read_prompt(value: dict[str, Any]) -> PromptLine:
-    """Return the prompt of a line. Raises FaultyTrainingLine, and InvalidRequest for messages and tools that no chat
-    can have."""
+def message_list(value: dict[str, Any], path: str = "") -> list[Any]:
+    """Return the messages of a line. Raises InvalidLine unless they are a list of at least one."""
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise FaultyTrainingLine(f"messages is {quote(messages)}; it must be a list of at least one message")
+        raise InvalidLine(f"{path}messages is {quote(messages)}; it must be a list of at least one message")
+    return messages
+
+
+def read_prompt(value: dict[str, Any]) -> PromptLine:
+    """Return the prompt of a line. Raises InvalidLine, and InvalidRequest for messages and tools that no chat
+    can have."""
+    messages = message_list(value)
     last = messages[-1]
     role = last.get("role") if isinstance(last, dict) else last
     if role not in _PROMPT_ROLES:
-        raise FaultyTrainingLine(
+        raise InvalidLine(
             f"the last message is of {quote(role)}; it must be of user, developer or tool, for the model to answer: "
             "put what its answer is compared with into a field of its own, such as reference_answer"
         )
     for index, message in enumerate(messages):
         if isinstance(message, dict) and "weight" in message:
-            raise FaultyTrainingLine(f"messages[{index}].weight is given; nothing of a prompt is learned: remove it")
+            raise InvalidLine(f"messages[{index}].weight is given; nothing of a prompt is learned: remove it")
     fields = validate(ChatTemplateFields, {name: value[name] for name in CHAT_FIELDS if name in value})
     return PromptLine(fields, value)

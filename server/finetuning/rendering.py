@@ -7,7 +7,7 @@ from engine.errors import InvalidRequest
 from server.chat.openai_fields import chat_of
 from server.chat.rendering import template_messages
 from server.chat.tools import chat_tools
-from server.finetuning.faults import FaultyTrainingLine
+from server.finetuning.faults import InvalidLine
 from server.finetuning.lines import Completion, Document, TrainingChat
 from server.schemas.chat import ChatTemplateFields
 from server.text.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ _NO_TEMPLATE = (
 
 
 class Renderer:
-    """Renders lines. Methods raise FaultyTrainingLine for content that the model's chat template cannot write."""
+    """Renders lines. Methods raise InvalidLine for content that the model's chat template cannot write."""
 
     def __init__(self, text_model: TextModel, max_length: int) -> None:
         """max_length: tokens of a passage. `num_cut` counts the passages that were cut to it."""
@@ -51,7 +51,7 @@ class Renderer:
         answer = self._tokenizer.encode(completion.completion, add_special_tokens=False, parse_special=False)
         ids = [*prompt, *answer, *self._tokenizer.eos_token_ids[:1]]
         if not prompt:
-            raise FaultyTrainingLine('prompt is ""; give at least one token, or train by the method pretraining')
+            raise InvalidLine('prompt is ""; give at least one token, or train by the method pretraining')
         return [self._cut(Passage(ids, [(len(prompt), len(ids))]))]
 
     def document(self, document: Document) -> list[Passage]:
@@ -60,7 +60,7 @@ class Renderer:
         step = self._max_length - 1
         parts = [ids[start : start + self._max_length] for start in range(0, max(1, len(ids) - 1), step)]
         if len(parts[0]) < 2:
-            raise FaultyTrainingLine('text is ""; give a text')
+            raise InvalidLine('text is ""; give a text')
         return [Passage(part, [(1, len(part))]) for part in parts]
 
     def _turn(self, fields: ChatTemplateFields, index: int) -> Passage:
@@ -71,7 +71,7 @@ class Renderer:
         if first < len(prompt):  # the template opens reasoning in a prompt, and writes answers without
             opened = self._ids(fields, index, add_generation_prompt=False)
             if first < _common(opened, ids) or not first:
-                raise FaultyTrainingLine(
+                raise InvalidLine(
                     f"the chat template does not write the answer of messages[{index}] after its prompt, so it cannot "
                     "be learned; the model needs another template (--chat-template)"
                 )
@@ -81,7 +81,7 @@ class Renderer:
         else:
             ids = [*ids, *self._tokenizer.eos_token_ids[:1]]
         if first >= len(ids):
-            raise FaultyTrainingLine(f"messages[{index}] is empty; nothing would be learned from it")
+            raise InvalidLine(f"messages[{index}] is empty; nothing would be learned from it")
         return Passage(ids, [(max(1, first), len(ids))])
 
     def _ids(self, fields: ChatTemplateFields, num_messages: int, *, add_generation_prompt: bool) -> list[int]:
@@ -96,12 +96,12 @@ class Renderer:
                 written.messages, tools=written.tools, add_generation_prompt=add_generation_prompt
             )
         except InvalidRequest as error:
-            raise FaultyTrainingLine(str(error)) from None
+            raise InvalidLine(str(error)) from None
         return self._tokenizer.encode_chat(rendered.prompt, rendered.hidden)
 
     def _model(self) -> ChatModel:
         if self._chat is None:
-            raise FaultyTrainingLine(_NO_TEMPLATE)
+            raise InvalidLine(_NO_TEMPLATE)
         return self._chat
 
     def _cut(self, passage: Passage) -> Passage:
@@ -111,7 +111,7 @@ class Renderer:
         self.num_cut += 1
         trained = [(first, min(last, self._max_length)) for first, last in passage.trained if first < self._max_length]
         if not trained:
-            raise FaultyTrainingLine(
+            raise InvalidLine(
                 f"it has {len(passage.ids):,} tokens, and the text to learn starts after {self._max_length:,} "
                 "(max_length); raise that, or shorten the line"
             )

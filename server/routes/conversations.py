@@ -17,14 +17,15 @@ from server.schemas.conversations import ConversationRequest, ConversationUpdate
 from server.schemas.parameters import ignored_header, ignored_parameters
 from server.schemas.response_items import InputItem
 from server.state.history import resolved
-from server.state.pages import item_list, whole_list
 from server.state.records import (
     CONVERSATION,
     ITEM,
     find_conversation,
+    item_list,
     no_conversation,
     no_item,
     shown_conversation,
+    whole_list,
 )
 from server.store.entries import Entry, Item
 

@@ -2,25 +2,32 @@
 
 import asyncio
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from engine.command_io.finetuning.graders.definitions import Grader, references
-from engine.command_io.finetuning.graders.grading import Grading, ScoreQuestion
+from engine.command_io.finetuning.graders.definitions import Grader, needed_models, references
+from engine.command_io.finetuning.graders.faults import FaultKind
+from engine.command_io.finetuning.graders.grading import Grade, Grading, ScoreQuestion
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader, with_names
 from engine.command_io.finetuning.graders.sample import Sample
 from server.batches.running import run_body
 from server.context import ServerContext
-from server.finetuning.grader_run import grader_run
 from server.finetuning.jobs.requested_grader import check_models
 from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, read_chat_score, unscored
 from server.http.body import Context, json_body
 from server.http.disconnect import until_disconnect
 from server.keys.caller import Caller, current_caller
-from server.schemas.grader_answers import GraderRun, GraderValidation
+from server.schemas.grader_answers import (
+    GraderErrors,
+    GraderMetadata,
+    GraderRun,
+    GraderValidation,
+    ModelTokenUsage,
+)
 from server.schemas.graders import GraderRunRequest, GraderValidateRequest
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
 from server.text.json_size import json_size
@@ -79,7 +86,7 @@ async def _graded(context: ServerContext, grader: Grader, body: GraderRunRequest
         usages[question.model] = usages.get(question.model, TokenUsage()) + answer.usage
     known = {path: each.answer for path, each in zip(paths, answers, strict=True)}
     grade = await context.workers.run_unless_short(lambda: grading.grade(known), size=size)
-    return grader_run(grader, grade, usages, time.monotonic() - start_s)
+    return _grader_run(grader, grade, usages, time.monotonic() - start_s)
 
 
 def _size(grader: Grader, body: GraderRunRequest) -> int:
@@ -96,6 +103,42 @@ async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestio
     except TimeoutError:
         return Scored(unscored(f"the model did not answer within {_ANSWER_TIMEOUT_S:g} s; try again later"))
     return read_chat_score(answer.status_code, answer.body)
+
+
+def _grader_run(grader: Grader, grade: Grade, usages: Mapping[str, TokenUsage], execution_time_s: float) -> GraderRun:
+    """Return the grade of one sample. usages: by the model that graded."""
+    models = needed_models(grader)
+    total = sum(usage.total_tokens for usage in usages.values())
+    return GraderRun(
+        reward=grade.reward,
+        metadata=GraderMetadata(
+            name=grader.name,
+            type=grader.type.value,
+            errors=_errors(grade),
+            execution_time=execution_time_s,
+            scores=grade.sub_rewards,
+            token_usage=total if models else None,
+            sampled_model_name=models[0] if len(models) == 1 else None,
+        ),
+        sub_rewards=grade.sub_rewards,
+        model_grader_token_usage_per_model={name: _token_usage(usage) for name, usage in usages.items()},
+    )
+
+
+def _errors(grade: Grade) -> GraderErrors:
+    faults = grade.faults
+    details = next((fault.message for fault in faults if fault.kind is FaultKind.MODEL_SERVER), None)
+    flags: dict[str, Any] = {fault.kind.value: True for fault in faults}
+    return GraderErrors(**flags, model_grader_server_error_details=details)
+
+
+def _token_usage(usage: TokenUsage) -> ModelTokenUsage:
+    return ModelTokenUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        total_tokens=usage.total_tokens,
+    )
 
 
 def _json(answer: GraderRun | GraderValidation, headers: dict[str, str]) -> Response:

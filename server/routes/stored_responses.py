@@ -14,8 +14,7 @@ from server.schemas.base import quote
 from server.schemas.parameters import ignored_header
 from server.state.background import running_response, stop, unstored_end
 from server.state.history import used_items
-from server.state.pages import item_list
-from server.state.records import RESPONSE, RUNNING, find_response, no_response, shown_response
+from server.state.records import RESPONSE, RUNNING, find_response, item_list, no_response, shown_response
 
 router = APIRouter(tags=["Responses"])
 

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.files.table import File
-from server.files.upload_table import PartedUpload
+from server.files.table import File, PartedUpload
 from server.files.uploads import Uploads
 from server.http.body import Context, json_body
 from server.http.form import read_form

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from pathlib import Path
 from sqlite3 import Connection
 
 from engine.command_io.finetuning.events import JobEvent
@@ -39,7 +38,8 @@ async def finish(journal: FinetuningJournal, env: JobEnvironment, publisher: Pub
             events = [journal.event(f"New fine-tuned model created: {record.name}")]
         else:
             events = [journal.event(f"The adapter {record.name} is not served: {reason}", level="warn")]
-        results = await asyncio.to_thread(_contents, job_folder(env.data_dir, record.id).results)
+        path = job_folder(env.data_dir, record.id).results
+        results = await asyncio.to_thread(path.read_bytes) if path.exists() else b""
         stored = await _store(env, name, results)
         file = None
         if isinstance(stored, StorageFull):  # an adapter is worth more than its curves
@@ -90,11 +90,3 @@ async def _succeed(journal: FinetuningJournal, events: list[JobEvent], file: Fil
     events = [*events, journal.event("The job has successfully completed")]
     if await journal.change(edit, events, status=FinetuningStatus.RUNNING, beside=beside):
         logger.info("fine-tuning job %s has succeeded: %s", journal.record.id, journal.record.name)
-
-
-def _contents(path: Path) -> bytes:
-    """Return an empty string if there is no such file."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""

@@ -80,16 +80,8 @@ def _hyperparameters(record: FinetuningRecord) -> HyperparametersObject:
 def _further(given: Hyperparameters) -> dict[str, Any]:
     """Return the hyperparameters beyond OpenAI's that differ from their defaults."""
     names = (
-        *(
-            "rpo_alpha",
-            "lora_alpha",
-            "target_modules",
-            "max_length",
-            "warmup_ratio",
-            "schedule",
-            "weight_decay",
-            "max_grad_norm",
-        ),
+        *("rpo_alpha", "lora_alpha", "target_modules", "max_length", "warmup_ratio", "schedule"),
+        *("weight_decay", "max_grad_norm"),
         *("replay", "early_stopping", "order", "pacing"),
         *("compute_multiplier", "eval_interval", "eval_samples"),
         *("group_size", "max_completion_tokens", "kl_weight", "scale_rewards"),

@@ -94,11 +94,7 @@ class Publisher:
         return model.is_loaded and model.client.status().state is EngineState.READY
 
     def _adapter(self, record: FinetuningRecord, step: int | None) -> ServedAdapter:
-        name = record.name if step is None else record.checkpoint_name(step)
-        return ServedAdapter(name, str(self.folder(record, step)), record.base_model, owner=record.owner)
-
-    def folder(self, record: FinetuningRecord, step: int | None) -> Path:
-        """Return the folder of the adapter's files."""
-        if step is None:
-            return out_folder(self._data_dir, record.id)
-        return checkpoint_folder(self._data_dir, record.id, step)
+        name, folder = record.name, out_folder(self._data_dir, record.id)
+        if step is not None:
+            name, folder = record.checkpoint_name(step), checkpoint_folder(self._data_dir, record.id, step)
+        return ServedAdapter(name, str(folder), record.base_model, owner=record.owner)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.command_io.finetuning.job import TrainingMethod
-from server.finetuning.faults import FaultyTrainingLine
+from server.finetuning.faults import InvalidLine
 from server.finetuning.lines import Completion, Document, Preference, TrainingChat, read_training_line
 
 pytestmark = pytest.mark.fast
@@ -77,12 +77,12 @@ def test_a_text_is_a_document() -> None:
     ],
 )
 def test_a_faulty_line_is_refused_by_its_field(value: object, method: TrainingMethod, message: str) -> None:
-    with pytest.raises(FaultyTrainingLine, match=message):
+    with pytest.raises(InvalidLine, match=message):
         _read(value, method)
 
 
 def test_what_is_no_json_is_refused() -> None:
-    with pytest.raises(FaultyTrainingLine, match=r"^this line is not valid (JSON|UTF-8)"):
+    with pytest.raises(InvalidLine, match=r"^this line is not valid (JSON|UTF-8)"):
         read_training_line(b'{"messages": [', TrainingMethod.SUPERVISED)
 
 
@@ -102,5 +102,5 @@ def test_what_is_no_json_is_refused() -> None:
 def test_a_line_for_another_method_is_told_so(
     line: dict[str, object], is_for: TrainingMethod, method: TrainingMethod
 ) -> None:
-    with pytest.raises(FaultyTrainingLine, match=f"for the method {is_for}, and the method is {method}"):
+    with pytest.raises(InvalidLine, match=f"for the method {is_for}, and the method is {method}"):
         read_training_line(json.dumps(line).encode(), method)

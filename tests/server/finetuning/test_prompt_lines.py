@@ -7,7 +7,7 @@ import pytest
 
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.job import TrainingMethod
-from server.finetuning.faults import FaultyTrainingLine
+from server.finetuning.faults import InvalidLine
 from server.finetuning.lines import read_training_line
 from server.finetuning.prompt_lines import PromptLine, PromptRules
 
@@ -71,12 +71,12 @@ def test_a_prompt_may_end_with_what_a_tool_gave() -> None:
     ],
 )
 def test_a_line_that_is_no_prompt_is_refused(value: Any, message: str) -> None:
-    with pytest.raises(FaultyTrainingLine, match=message):
+    with pytest.raises(InvalidLine, match=message):
         _read(value)
 
 
 def test_a_chat_to_learn_from_still_ends_with_an_answer() -> None:
-    with pytest.raises(FaultyTrainingLine, match="it must be the assistant's"):
+    with pytest.raises(InvalidLine, match="it must be the assistant's"):
         read_training_line(json.dumps({"messages": [USER]}).encode(), TrainingMethod.SUPERVISED)
 
 
@@ -91,15 +91,13 @@ def test_an_item_has_what_the_grader_reads_alone() -> None:
     "more", [{}, {"answer": {}, "unit": "m"}, {"answer": "5", "unit": "m"}, {"answer": {"sum": 5}}]
 )
 def test_an_item_without_what_the_grader_reads_is_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(
-        FaultyTrainingLine, match=r"the grader's reference reads \{\{item\.(answer\.sum|unit)\}\}.*; add it"
-    ):
+    with pytest.raises(InvalidLine, match=r"the grader's reference reads \{\{item\.(answer\.sum|unit)\}\}.*; add it"):
         _rules().checked_item(_read({"messages": [USER], **more}))
 
 
 def test_a_grader_among_several_is_named() -> None:
     several = {"type": "multi", "graders": {"exact": CHECK}, "calculate_output": "exact"}
-    with pytest.raises(FaultyTrainingLine, match=r"the grader's graders\.exact\.reference reads"):
+    with pytest.raises(InvalidLine, match=r"the grader's graders\.exact\.reference reads"):
         _rules(several).checked_item(_read({"messages": [USER]}))
 
 
@@ -116,7 +114,7 @@ def test_a_text_that_is_too_long_to_be_compared_is_refused() -> None:
     assert _rules(ALIKE).checked_item(_read({"messages": [USER], "answer": "x" * limit}))
     long = _read({"messages": [USER], "answer": "x" * (limit + 1)})
     with pytest.raises(
-        FaultyTrainingLine,
+        InvalidLine,
         match=r"the grader's reference has 32,769 characters with \{\{item\.answer\}\} of this line; up to 32,768 are",
     ):
         _rules(ALIKE).checked_item(long)
@@ -133,7 +131,7 @@ def test_a_text_that_is_too_long_to_be_compared_is_refused() -> None:
 )
 def test_the_text_of_a_grader_among_several_is_named(name: str, text: str, words: str) -> None:
     several = {"type": "multi", "graders": {"alike": {**ALIKE, name: text}}, "calculate_output": "alike"}
-    with pytest.raises(FaultyTrainingLine, match=rf"the grader's graders\.alike\.{words}"):
+    with pytest.raises(InvalidLine, match=rf"the grader's graders\.alike\.{words}"):
         _rules(several).checked_item(_read({"messages": [USER], "answer": "x" * 40_000 if name == "input" else "5"}))
 
 
@@ -141,6 +139,6 @@ def test_prompts_leave_room_for_answers() -> None:
     _rules().check_length(80)
     _rules(max_model_len=None).check_length(10_000)
     with pytest.raises(
-        FaultyTrainingLine, match=r"its prompt has 81 tokens, and answers have up to 20 .* the model takes 100"
+        InvalidLine, match=r"its prompt has 81 tokens, and answers have up to 20 .* the model takes 100"
     ):
         _rules().check_length(81)
