@@ -31,7 +31,7 @@ COMPARED_ELSEWHERE: dict[Choice, str] = {
     # One function computes an activation, whatever it is a part of.
     (MLPSpec, "activation", Activation.TANH): "families/test_pooling_parity.py",
     **{(ScoreHeadSpec, "dense_activation", kind): "families/test_parity.py" for kind in Activation},
-    **{(ScoreHeadSpec, "pooling", kind): "pooling/test_tokens.py" for kind in TokenPooling},
+    **{(ScoreHeadSpec, "pooling", kind): "pooling/test_scheme.py" for kind in TokenPooling},
 }
 
 
@@ -48,9 +48,7 @@ def test_choices_that_no_variant_makes_have_a_test_elsewhere() -> None:
 
 
 def choices_offered(spec: type) -> Iterator[Choice]:
-    """Yield the choices of a spec and the specs in it: booleans, enum members, classes or None, a non-default
-    number.
-    """
+    """Yield the choices of a spec and its parts: booleans, enum members, classes or None, another number."""
     hints = typing.get_type_hints(spec)
     for field in dataclasses.fields(spec):
         for kind in alternatives(hints[field.name]):
