@@ -9,7 +9,7 @@ from pathlib import Path
 # Set by the script of `headrace completion`: a shell asks for completions.
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
 # name -> where its `run(server_config, engine_config) -> exit code` is.
-SERVING = {"serve": "server.commands.serve:run"}
+SERVING = {"serve": "server.commands.serve.command:run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,10 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
     from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
-    from server.commands.arguments import import_function, parse_arguments
     from server.commands.home import ensure_home
-    from server.commands.option_sources import resolve
-    from server.commands.options import CONFIG_VARIABLE
+    from server.commands.options.arguments import import_function, parse_arguments
+    from server.commands.options.options import CONFIG_VARIABLE
+    from server.commands.options.sources import resolve
     from server.commands.standard_streams import open_standard_streams
     from server.commands.table import COMMANDS
 

@@ -53,7 +53,7 @@ def commands(others: str) -> dict[str, list[str]]:
 
 
 def serve(port: int, loop: str) -> None:
-    """Serve the application by headrace's protocol, like server/commands/http_server.py."""
+    """Serve the application by headrace's protocol, like server/commands/serve/http_server.py."""
     from functools import partial
 
     import uvicorn

@@ -12,10 +12,10 @@ import msgspec
 from engine.command_io.bench_config import BENCH_CONFIGS
 from engine.config import EngineConfig
 from engine.errors import OptionError
-from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
-from server.commands.option_sources import resolve
-from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.commands.options.sources import resolve
 from server.loadtest.config import LoadConfig, StartupConfig
 
 _EPILOG = """\

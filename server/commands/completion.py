@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import msgspec
 
 from engine.command_io.models_config import ModelsJob
-from server.commands.arguments import HelpFormatter, Parser, root_parser
+from server.commands.options.arguments import HelpFormatter, Parser, root_parser
 from server.commands.table import COMMANDS
 
 _SHELLS = ("bash", "zsh", "fish")

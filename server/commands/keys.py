@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import OptionError
-from server.commands.arguments import HelpFormatter, Parser
+from server.commands.options.arguments import HelpFormatter, Parser
 from server.keys.key import ApiKey, BudgetPeriod, key_hash, new_key
 from server.keys.key_file import check_name, is_open_to_others, parse_keys, read_keys
 from server.keys.key_file_edits import append_key, entry_text, replace_hash

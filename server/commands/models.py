@@ -5,8 +5,8 @@ import argparse
 from collections.abc import Sequence
 
 from engine.command_io.models_config import ModelsJob
-from server.commands.arguments import HelpFormatter, Parser
 from server.commands.child_process import run_job
+from server.commands.options.arguments import HelpFormatter, Parser
 
 _EPILOG = """\
 The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by their last use,

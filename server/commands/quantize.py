@@ -9,9 +9,9 @@ import msgspec
 from engine.command_io.output_folder import OutputFolder
 from engine.command_io.quantize_config import QuantizeConfig
 from engine.errors import OptionError, StartupError
-from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.child_process import run_module
-from server.commands.options import OPTIONS, options_of
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.options.options import OPTIONS, options_of
 
 _EPILOG = """\
 examples:

@@ -17,7 +17,10 @@ class Command:
 
 
 SERVE = Command(
-    "serve", "serve a model over HTTP", "server.commands.serve:run", "server.commands.arguments:serve_parser"
+    "serve",
+    "serve a model over HTTP",
+    "server.commands.serve.command:run",
+    "server.commands.options.arguments:serve_parser",
 )
 # Heading -> commands, as `headrace --help` has them.
 GROUPS: dict[str, tuple[Command, ...]] = {

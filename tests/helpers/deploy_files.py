@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from engine.config import EngineConfig
-from server.commands.arguments import parse_arguments
-from server.commands.option_sources import resolve
+from server.commands.options.arguments import parse_arguments
+from server.commands.options.sources import resolve
 from server.config.server import ServerConfig
 from tests.helpers.repository import ROOT
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig
-from server.commands.http_server import create_server
-from server.commands.listener import listening
+from server.commands.serve.http_server import create_server
+from server.commands.serve.listener import listening
 from server.config.network import NetworkConfig
 from server.config.server import ServerConfig
 from server.context import ServerContext

@@ -40,7 +40,7 @@ _MEANT = {
     ("CHANGELOG.md", "realised"),
     ("tests/server/metrics/test_values.py", "realised"),
     ("docs/metrics.md", "realised"),
-    ("tests/server/commands/test_model_entries.py", "quantisation"),  # a mistake of a user
+    ("tests/server/commands/options/test_model_entries.py", "quantisation"),  # a mistake of a user
 }
 
 

@@ -4,8 +4,8 @@ import argparse
 import textwrap
 
 from engine.config import EngineConfig
-from server.commands.arguments import HelpFormatter, Parser, add_options
-from server.commands.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.commands.options.arguments import HelpFormatter, Parser, add_options
+from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
 
 # What a server's options say of requests and of the log; the others are of HTTP, of keys and of queues.
 _OF_SERVER = (

@@ -20,14 +20,14 @@ from engine.command_io.stage_lines import StageLines
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
-from server.commands.arguments import explain_unknown_flag
 from server.commands.batch.arguments import batch_options, batch_parser
 from server.commands.batch.output_file import OutputFile
-from server.commands.engines import OneEngine
-from server.commands.option_sources import resolve
-from server.commands.options import CONFIG_VARIABLE, OPTIONS
-from server.commands.shared_terminal import can_draw
-from server.commands.stopping import catch_signals, unless
+from server.commands.options.arguments import explain_unknown_flag
+from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.sources import resolve
+from server.commands.serve.engines import OneEngine
+from server.commands.serve.shared_terminal import can_draw
+from server.commands.serve.stopping import catch_signals, unless
 from server.config.server import LogLevel, ServerConfig
 from server.metrics.values import Metrics
 from server.text.chat_template import load_chat_template

@@ -3,10 +3,10 @@
 import argparse
 import textwrap
 
-from server.commands.arguments import HelpFormatter, Parser
 from server.commands.chat.reaching import CA_VARIABLE
 from server.commands.chat.server import DEFAULT_URL
-from server.commands.options import CLIENT_KEY_VARIABLE
+from server.commands.options.arguments import HelpFormatter, Parser
+from server.commands.options.options import CLIENT_KEY_VARIABLE
 
 _CHAT_EXAMPLES = """\
 examples:

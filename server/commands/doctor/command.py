@@ -16,12 +16,12 @@ from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from engine.wording import counted
-from server.commands.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
-from server.commands.option_sources import resolve
-from server.commands.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.sources import resolve
 from server.config.server import ServerConfig
 
 _DESCRIPTION = """\

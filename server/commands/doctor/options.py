@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.command_io.findings import Finding, ok, problem, warning
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from server.commands.listener import host_port, is_for_this_machine, listen
+from server.commands.serve.listener import host_port, is_for_this_machine, listen
 from server.config.network import NetworkConfig
 from server.config.server import ServerConfig
 from server.http.connections.certificates import make_context

@@ -8,7 +8,7 @@ from importlib import metadata
 
 from engine.child_processes.environment import BINDING
 from engine.command_io.findings import Finding, ok, problem, warning
-from server.commands.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
+from server.commands.serve.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
 from server.config.server import ServerConfig
 
 try:

@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
         self._slow_reader.stop()
         self._late_body.stop()
         self._ending.end()
-        if isinstance(exc, TimeoutError):  # the system's: see server/commands/listener.py
+        if isinstance(exc, TimeoutError):  # the system's: see server/commands/serve/listener.py
             self._count(CloseReason.WRITE_TIMEOUT)
         super().connection_lost(exc)
 

@@ -12,7 +12,7 @@ from benchmarks.http_server import tiny_app
 from benchmarks.http_server.faults import FAULTS
 from benchmarks.http_server.load import requests_per_second, streams_at_once
 from benchmarks.http_server.servers import Figures, _table
-from server.commands.http_server import HttpServer
+from server.commands.serve.http_server import HttpServer
 
 
 @asynccontextmanager

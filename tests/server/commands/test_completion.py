@@ -10,7 +10,7 @@ import pytest
 
 from server import cli
 from server.commands import completion
-from server.commands.arguments import import_function
+from server.commands.options.arguments import import_function
 from server.commands.table import COMMANDS
 
 pytestmark = pytest.mark.fast

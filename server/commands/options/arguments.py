@@ -1,0 +1,213 @@
+"""The command line's grammar: argparse parsers built from the options of the config dataclasses."""
+
+import argparse
+import enum
+import importlib
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from engine.command_io.program import as_typed
+from engine.errors import OptionError
+from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option
+from server.commands.options.suggestions import suggest
+from server.commands.table import COMMANDS, GROUPS
+
+_START = """\
+Start here:
+  headrace serve                   serve the demo model, with a chat page at http://127.0.0.1:8000
+  headrace chat                    chat with it in the terminal
+  headrace serve /path/to/model    a folder in Hugging Face layout, or a .gguf file
+  headrace serve OWNER/REPO        a model of the Hugging Face hub, downloaded first
+"""
+_END = """\
+headrace COMMAND --help shows the options of a command.
+"""
+_SERVE_EXAMPLES = """\
+examples:
+  headrace serve
+  headrace serve /path/to/model --port 9000
+  headrace serve OWNER/REPO --quantization int4 --max-model-len 8192
+  headrace serve OWNER/REPO:Q4_K_M --host 0.0.0.0 --api-keys-file keys.yaml
+  headrace serve /path/to/model OWNER/REPO --idle-unload 10m
+"""
+_SERVE_EPILOG = """\
+Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
+line 'max-model-len: 4096' in the YAML file that --config names. A flag wins over a variable, a variable over the file.
+Repeat an option that takes several values; in a variable separate them by commas, in the file write a list. Put keys
+into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
+
+"""
+# As argparse says it of --flag=value where the flag is a switch.
+_SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
+# As it says it of a command or value that is none of those there are; newer Pythons write the choices without quotes.
+_NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from (.*)\)")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises OptionError where argparse would print its usage and exit. The examples of its help can be pasted."""
+
+    def format_help(self) -> str:
+        before, mark, examples = super().format_help().partition("examples:\n")
+        return before + mark + as_typed(examples)
+
+    def error(self, message: str) -> NoReturn:
+        if switch := _SWITCH_WITH_VALUE.fullmatch(message):
+            on, off, value = switch.groups()
+            raise OptionError(f"{on} and {off} take no value, and {value} is given; write one of the two by itself")
+        if no_choice := _NO_CHOICE.fullmatch(message):
+            raise OptionError(_explain_choice(*no_choice.groups()))
+        raise OptionError(message)
+
+
+def _explain_choice(name: str, given: str, listed: str) -> str:
+    choices = listed.replace("'", "").split(", ")
+    hint = suggest(given, choices) or f"; choose one of {', '.join(choices)}"
+    what = f"there is no {name.lower()}" if name.isupper() else f"{name} cannot be"
+    return f"{what} {given!r}{hint}"
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """`command`, `config` (a path or absent), `models` (those without a flag), and `flags`: the given options by field
+    name, as they were typed.
+
+    Raises OptionError; exits for --help and --version, and with the help if there is not a command.
+    """
+    parser = root_parser("serve" if "serve" in argv else None)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise OptionError(_explain_unknown(unknown[0]))
+    if namespace.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
+    models: list[str] = namespace.positional_models
+    if models and "model" in flags:
+        raise OptionError(f"the model is given twice: {models[0]} and --model {flags['model']}")
+    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags, models=models)
+
+
+def _explain_unknown(argument: str) -> str:
+    flag = argument.partition("=")[0]
+    if not flag.startswith("-"):
+        return (
+            f"unexpected argument {argument}; write models one after another, and repeat an option before each of its "
+            "values"
+        )
+    return explain_unknown_flag(flag, OPTIONS.values())
+
+
+def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
+    """What to say of a flag that is none of `options`' (nor --config or --help)."""
+    flags = [option.flag for option in options] + ["--config", "--help"]
+    flags += [option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool]
+    return f"unknown option {flag}{suggest(flag, flags)}"
+
+
+class _RootParser(Parser):
+    """Its help is an overview of all commands, by what they are for."""
+
+    def format_help(self) -> str:
+        width = max(map(len, COMMANDS))
+        groups = "".join(
+            f"{heading}:\n" + "".join(f"  {each.name:{width}}  {each.help}\n" for each in commands) + "\n"
+            for heading, commands in GROUPS.items()
+        )
+        what = f"headrace {version('headrace')}: run large language models on this machine, behind the OpenAI API."
+        return f"{what}\n\nusage: headrace COMMAND [options]\n\n{as_typed(_START)}\n{groups}{as_typed(_END)}"
+
+
+def root_parser(full: str | None = None) -> argparse.ArgumentParser:
+    """The grammar of the whole command line. full: the command whose own grammar is in it; others have names alone."""
+    parser = _RootParser(prog="headrace", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help, add_help=False)
+    if full is not None:
+        commands.choices[full] = import_function(COMMANDS[full].grammar)()
+    return parser
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="headrace serve",
+        usage="headrace serve [MODEL ...] [options]",
+        description="Serve MODEL, or several, over the OpenAI API until interrupted.",
+        epilog=_SERVE_EPILOG + _SERVE_EXAMPLES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    add_options(parser, OPTIONS.values(), many="append")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, many: str) -> None:
+    """A flag for each option; one that is not given leaves nothing in the namespace.
+
+    `many` says how options of several values take them: "append" is one each time a flag is given, "extend" is all that
+    follow it, which would swallow positional arguments.
+    """
+    groups: dict[str, Any] = {}
+    for option in options:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        arguments: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": _help_of(option)}
+        if option.kind is bool:
+            arguments["action"] = argparse.BooleanOptionalAction
+        else:
+            arguments["metavar"] = option.metavar
+            arguments["action"] = many if option.is_many else "store"
+            if option.is_many and many == "extend":
+                arguments["nargs"] = "+"
+        groups[option.group].add_argument(option.flag, **arguments)
+
+
+def _help_of(option: Option) -> str:
+    text = option.help
+    if "(default" not in text:
+        text = f"{text.removesuffix('.')} (default: {show_default(option)})."
+    return text.replace("%", "%%")
+
+
+def show_default(option: Option) -> str:
+    """The default as one would type it; empty where there is none."""
+    value = option.default
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, enum.Enum):
+        return str(value.value)
+    if option.is_size and value is not None:
+        return _show_size(value)
+    if isinstance(value, float):
+        return _show_duration(int(value)) if option.is_duration else f"{value:.12g}"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _show_size(num_bytes: int) -> str:
+    unit, factor = next((each for each in (("GiB", 2**30), ("MiB", 2**20)) if num_bytes % each[1] == 0), ("", 1))
+    return f"{num_bytes // factor}{unit}"
+
+
+def _show_duration(seconds: int) -> str:
+    units = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+    unit, factor = next(each for each in units if seconds % each[1] == 0)
+    return f"{seconds // factor}{unit}"

@@ -1,0 +1,88 @@
+"""model_entries: the models of `headrace serve MODEL MODEL ...` and of the file's `models:`, each with its options."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from server.commands.options.options import OPTIONS
+from server.commands.options.suggestions import suggest
+from server.config.models import ModelEntry
+
+# What a model may have of its own beside all that an engine takes.
+_OF_SERVER = ("chat_template", "tool_call_parser", "reasoning_parser", "max_num_waiting")
+_OWN = ("model", "served_model_name", "idle_unload", "pin", "kv_share")
+_KNOWN = frozenset([*(field.name for field in dataclasses.fields(EngineConfig)), *_OF_SERVER, *_OWN])
+
+
+def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tuple[ModelEntry, ...]:
+    """Of models as typed, all with the same options `values`. Raises OptionError."""
+    if "served_model_name" in values:
+        raise OptionError(
+            f"{OPTIONS['served_model_name'].flag} would name {len(models)} models; give them names in a file "
+            "(--config), under models:"
+        )
+    _check_names(models)
+    return tuple(ModelEntry((model,), _engine({**values, "model": model}, model)) for model in models)
+
+
+def entries_of_file(given: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
+    """Of the mapping `models:`. values: the options of all. where: how to call the place in errors. Raises
+    OptionError."""
+    if not isinstance(given, dict) or not given:
+        raise OptionError(f"{where} must have a line for each model: its name, and under it 'model: PATH' and options")
+    entries = tuple(_entry(str(name), options, values, f"{where}: {name}") for name, options in given.items())
+    _check_names([name for entry in entries for name in entry.names])
+    return entries
+
+
+def _entry(name: str, given: object, values: Mapping[str, Any], where: str) -> ModelEntry:
+    if isinstance(given, str):
+        given = {"model": given}
+    if not isinstance(given, dict) or "model" not in given:
+        raise OptionError(f"{where} must say 'model: PATH' (or a hub id), and may have options beside it")
+    own: dict[str, Any] = {}
+    for key, value in given.items():
+        option = str(key).replace("-", "_")
+        if option not in _KNOWN:
+            dashed = (known.replace("_", "-") for known in _KNOWN)
+            raise OptionError(f"{where}: {key} is not an option of a model{suggest(str(key), dashed)}")
+        own[option] = _value(option, value, f"{where}: {key}")
+    return ModelEntry(
+        names=(name, *own.get("served_model_name", ())),
+        engine=_engine({**values, **own}, where),
+        overrides={option: own[option] for option in _OF_SERVER if option in own},
+        idle_unload=own.get("idle_unload"),
+        is_pinned=own.get("pin", False),
+        kv_share=own.get("kv_share", 1.0),
+        own_options=frozenset(own),
+    )
+
+
+def _value(option: str, value: object, where: str) -> Any:
+    if option == "pin":
+        if not isinstance(value, bool):
+            raise OptionError(f"{where} is {value!r}; it must be true or false")
+        return value
+    if option == "kv_share":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+            raise OptionError(f"{where} is {value!r}; it must be a number above 0, against 1 of the other models")
+        return float(value)
+    return OPTIONS[option].parse(value, where)
+
+
+def _engine(values: Mapping[str, Any], where: str) -> EngineConfig:
+    names = {field.name for field in dataclasses.fields(EngineConfig)}
+    try:
+        return EngineConfig(**{name: value for name, value in values.items() if name in names})
+    except StartupError as error:
+        raise OptionError(f"{where}: {error}") from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise OptionError(f"two models have the name {name!r}; give them different ones in a file, under models:")
+        seen.add(name)

@@ -1,0 +1,130 @@
+"""Where option values come from: flags, HEADRACE_* variables and a YAML file; the first of these wins."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
+from server.commands.options.model_entries import entries_of_arguments, entries_of_file
+from server.commands.options.options import OPTIONS, OTHER_VARIABLES, PREFIX
+from server.commands.options.suggestions import suggest
+from server.config.finetuning import FinetuningConfig
+from server.config.lora import LoraConfig
+from server.config.models import ModelEntry, ModelsConfig
+from server.config.network import NetworkConfig
+from server.config.server import ServerConfig
+from server.config.storage import StorageConfig
+
+# Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
+# our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
+_SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
+_MODELS = "models"  # the file's mapping of several models
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+def resolve(
+    flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
+) -> tuple[ServerConfig, EngineConfig]:
+    """Both configs from flags (by field name), then HEADRACE_* variables, then the file, then defaults.
+
+    models: the arguments without a flag, of which several are several models.
+
+    Raises OptionError for unknown names and wrong values, also where a stronger source overrides them, and for values
+    that are wrong together.
+    """
+    values: dict[str, Any] = {}
+    values.update(_from_file(file) if file is not None else ())
+    listed = values.pop(_MODELS, None)
+    values.update(_from_environ(environ))
+    values.update((name, OPTIONS[name].parse(value, OPTIONS[name].flag)) for name, value in flags.items())
+    if len(models) == 1:
+        values["model"] = models[0]
+    entries = _entries(models, listed, values, f"{file}: models")
+    server_values = {
+        **values,
+        "network": _build(NetworkConfig, values),
+        "storage": _build(StorageConfig, values),
+        "lora": _build(LoraConfig, values),
+        "finetuning": _build(FinetuningConfig, values),
+        "models": dataclasses.replace(_build(ModelsConfig, values), entries=entries),
+    }
+    return _build(ServerConfig, server_values), _build(EngineConfig, values)
+
+
+def _entries(models: Sequence[str], listed: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
+    """Empty for one model without a list."""
+    if listed is not None:
+        if "model" in values or models:
+            raise OptionError(
+                f"{where} says which models there are, and {values.get('model') or models[0]} is given "
+                "too; write it into the file, or leave its models out"
+            )
+        return entries_of_file(listed, values, where)
+    return entries_of_arguments(models, values) if len(models) > 1 else ()
+
+
+def _build(config_class: type, values: Mapping[str, Any]) -> Any:
+    names = {field.name for field in dataclasses.fields(config_class)}
+    try:
+        return config_class(**{name: value for name, value in values.items() if name in names})
+    except StartupError as error:
+        raise OptionError(str(error)) from error
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    by_variable = {option.variable: option for option in OPTIONS.values()}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES or _is_service_link(variable, text):
+            continue
+        if variable not in by_variable:
+            raise OptionError(f"unknown variable {variable}{suggest(variable, by_variable)}")
+        option = by_variable[variable]
+        value: object = [part.strip() for part in text.split(",")] if option.is_many else text
+        yield option.name, option.parse(value, variable)
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    return bool(_SERVICE_LINK_NAME.search(variable) or _SERVICE_LINK_VALUE.match(text))
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
+    seen: set[str] = set()
+    for key, value, line in _read_yaml(path):
+        name, where = key.replace("-", "_"), f"{path}, line {line}"
+        if name == _MODELS:
+            yield name, value
+            continue
+        if name not in OPTIONS:
+            dashed = (name.replace("_", "-") for name in OPTIONS)
+            raise OptionError(f"{where}: unknown option {key}{suggest(key.replace('_', '-'), dashed)}")
+        if name in seen:
+            raise OptionError(f"{where}: {key} is given twice; remove one")
+        seen.add(name)
+        yield name, OPTIONS[name].parse(value, f"{where}: {key}")
+
+
+def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
+    """Key, value and line of each entry of the file's mapping. Node by node, since a dict would hide repeated keys."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if root is None:
+            return
+        if not isinstance(root, yaml.MappingNode):
+            raise OptionError(f"{path} has no options; write one on each line, such as 'port: 8000'")
+        for key, value in root.value:
+            yield str(key.value), loader.construct_object(value, deep=True), key.start_mark.line + 1
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise OptionError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error

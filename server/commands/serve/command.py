@@ -1,0 +1,217 @@
+"""`headrace serve`: the life of the server process, from the bound socket to the drained exit."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.child_processes.allocator import return_large_buffers
+from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
+from engine.config import EngineConfig
+from server.commands.serve.activity_log import ActivityLog
+from server.commands.serve.announcement import announce, announce_loading
+from server.commands.serve.draining import drain_server
+from server.commands.serve.engines import Engines
+from server.commands.serve.fault_injection import fault_plan
+from server.commands.serve.hangup import on_hangup
+from server.commands.serve.listener import listening, url_of
+from server.commands.serve.missing_paths import check_paths
+from server.commands.serve.open_files import allow_open_files
+from server.commands.serve.service_manager import ServiceManager
+from server.commands.serve.several_engines import engines_of
+from server.commands.serve.shared_terminal import can_draw
+from server.commands.serve.stopping import catch_signals, run_until_stopped, unless
+from server.config.server import MetricsAlias, ServerConfig
+from server.http.connections.certificates import Certificates
+from server.keys.key_file import read_keys
+from server.metrics.loop_lag import watch_loop
+from server.metrics.values import Metrics
+from server.store.entries import Entries
+from server.store.opening import open_store
+from server.text.chat_template import load_chat_template
+from server.text.template_processes import TemplateProcesses
+from server.tracing.start import start_tracing
+
+if TYPE_CHECKING:
+    from server.commands.serve.http_server import HttpServer
+    from server.context import ServerContext
+    from server.jobs.runner import JobRunner
+    from server.text_model import TextModel
+
+logger = logging.getLogger(__name__)
+
+_TRACES_TIMEOUT_S = 3.0  # for those that have not been sent
+_STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
+
+
+def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
+    """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
+    began_s = time.monotonic()
+    check_paths(server_config, engine_config)
+    return_large_buffers()
+    _configure_logging(server_config)
+    if server_config.api_keys_file is not None:
+        read_keys(Path(server_config.api_keys_file))  # a wrong one is told now, not after loading
+    server_config = replace(server_config, max_connections=allow_open_files(server_config.max_connections))
+    faults = fault_plan(server_config, os.environ)
+    certificates = Certificates(server_config.network) if server_config.network.has_tls else None
+    with contextlib.closing(TemplateProcesses()) as templates:
+        load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # the same
+        with listening(server_config) as sock, open_store(server_config, faults) as store:
+            return asyncio.run(_serve(sock, store, templates, server_config, engine_config, certificates, began_s))
+
+
+def _configure_logging(config: ServerConfig) -> None:
+    configure_logging(config.log_level, config.log_format)
+    os.environ[FORM_VARIABLE] = config.log_format  # the engine process inherits it
+
+
+async def _serve(
+    sock: socket.socket,
+    store: Entries,
+    templates: TemplateProcesses,
+    server_config: ServerConfig,
+    engine_config: EngineConfig,
+    certificates: Certificates | None,
+    began_s: float,
+) -> int:
+    """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again.
+
+    began_s: time.monotonic() when the program began.
+    """
+    stop = catch_signals()
+    manager = ServiceManager.from_environment(os.environ)
+    stop.add_done_callback(lambda _: manager.stopping())
+    has_vllm_names = server_config.metrics_alias is MetricsAlias.VLLM
+    entries = server_config.models.entries
+    name = entries[0].name if entries else server_config.model_names(engine_config.model)[0]
+    metrics = Metrics(name, has_vllm_names=has_vllm_names)
+    tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.count_spans)
+    is_drawn = can_draw(server_config.log_format)
+    engines = engines_of(server_config, engine_config, metrics, began_s)
+    await engines.begin()
+    await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
+    templates.begin()
+    from server.commands.serve.http_server import create_server
+
+    http, context = create_server(
+        engines.clients, server_config, engine_config, metrics, store, templates, certificates
+    )
+    context.tracing = tracing
+    engines.context = context
+    from server.app import JOB_KINDS
+    from server.batches.running import run_body
+    from server.jobs.runner import new_runner
+
+    runner = new_runner(context, JOB_KINDS, partial(run_body, context))
+    if server_config.data_dir is not None:
+        await _tidy(context, runner)
+    url = url_of(sock, has_tls=certificates is not None)
+    async with _kept_up(context, runner, manager, certificates), _answering(http, sock, context, engines):
+        manager.loading(engines.what)
+        announce_loading(url, engines.what, server_config, is_drawn=is_drawn)
+        text_model = await unless(stop, engines.finish())
+        if text_model is not None:
+            drain = partial(
+                drain_server, context, http.num_answers, http.num_connections, server_config.shutdown_timeout
+            )
+            with _preparing(context, text_model):
+                announce(
+                    context.models.infos,
+                    text_model,
+                    url,
+                    server_config,
+                    is_drawn=is_drawn,
+                    adapters=_adapter_names(context),
+                )
+                manager.ready(url)
+                await run_until_stopped(stop, engines, context, drain)
+    return 0
+
+
+def _adapter_names(context: "ServerContext") -> list[str] | None:
+    """Those that are served; None where no model can have any."""
+    if not any(model.has_adapters for model in context.models):
+        return None
+    return [adapter.name for adapter in context.models.adapters]
+
+
+async def _tidy(context: "ServerContext", runner: "JobRunner") -> None:
+    """End what the last server left in the store and among the files."""
+    from server.state.records import fail_interrupted
+
+    await context.store.expire()
+    await runner.sweep()
+    if num_interrupted := await fail_interrupted(context.store):
+        logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
+
+
+@contextlib.asynccontextmanager
+async def _kept_up(
+    context: "ServerContext", runner: "JobRunner", manager: ServiceManager, certificates: Certificates | None
+) -> AsyncIterator[None]:
+    """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
+    metrics and the service manager are told that the server runs."""
+    names_model = len(context.models) > 1
+    work = [
+        *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
+        ("loop-lag", watch_loop(partial(context.metrics.observe, "event_loop_lag_seconds"))),
+        ("watchdog-pulse", manager.pulse()),
+        ("jobs", runner.run()),
+    ]
+    await runner.prepare()
+    if certificates is not None and context.config.network.enable_ssl_refresh:
+        work.append(("certificates", certificates.watch()))
+    watches = [asyncio.create_task(each, name=name) for name, each in work]
+    try:
+        async with context.keys.running():
+            on_hangup(
+                *([context.keys.reload] if context.keys.has_files else []),
+                *([certificates.reload] if certificates is not None else []),
+            )
+            yield
+    finally:
+        context.workers.close()
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)  # batches store what they have
+        if context.tracing is not None:
+            await asyncio.to_thread(context.tracing.close, _TRACES_TIMEOUT_S)
+        manager.close()
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    http: "HttpServer", sock: socket.socket, context: "ServerContext", engines: Engines
+) -> AsyncIterator[None]:
+    """Within it requests are answered; at its end what still runs is ended."""
+    serving = asyncio.create_task(http.serve([sock]), name="http")
+    try:
+        yield
+    finally:
+        context.drain.stop(time.monotonic())
+        await engines.stop()  # what still runs ends with an error event
+        await context.runs.finish(_STORE_TIMEOUT_S)
+        context.models.close_live_feeds()
+        http.should_exit = True
+        await serving
+
+
+@contextlib.contextmanager
+def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[None]:
+    """Have ready beside the first requests what long texts need."""
+    tokenizer = text_model.tokenizer
+    preparing = asyncio.ensure_future(context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size))
+    gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
+    try:
+        yield
+    finally:
+        preparing.cancel()

@@ -1,0 +1,102 @@
+"""create_server: uvicorn around the application, without uvicorn's ways with signals. Slow to import."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import uvicorn
+from starlette.routing import Route
+
+from engine.client.interface import EngineClient
+from engine.config import EngineConfig
+from server.app import ROUTERS, create_app
+from server.commands.serve.listener import BACKLOG
+from server.commands.serve.open_files import connections_at_once
+from server.config.server import ServerConfig
+from server.context import ServerContext
+from server.http.connections.certificates import Certificates
+from server.http.connections.connection import Connection
+from server.http.connections.connection_limits import CloseReason, ConnectionLimits
+from server.http.connections.open_connections import OpenConnections
+from server.http.connections.proxies import ProxiedClients, TrustedProxies
+from server.http.connections.tls_layer import TlsLayer
+from server.http.middleware.own_names import OwnNames
+from server.http.middleware.root_path import RootPath
+from server.metrics.values import Metrics
+from server.store.entries import Entries
+from server.text.template_runner import TemplateRunner
+
+_FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: at the first SIGTERM it would refuse connections, and never drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(BACKLOG)  # asyncio takes one number for those that wait and for those accepted at once
+
+    def num_answers(self) -> int:
+        """Requests that are not answered to their end."""
+        return len(self.server_state.tasks)
+
+    def num_connections(self) -> int:
+        """Those that are open, with a request or without."""
+        return len(self.server_state.connections)
+
+
+def create_server(
+    client: EngineClient | Mapping[str, EngineClient],
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    metrics: Metrics,
+    store: Entries,
+    templates: TemplateRunner,
+    certificates: Certificates | None = None,
+) -> tuple[HttpServer, ServerContext]:
+    """A server that is yet to serve, and the state of its application. certificates: for TLS."""
+    app = create_app(client, config, engine_config, metrics, store, templates=templates)
+    trusted = TrustedProxies(config.network.proxies)
+    paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    named = OwnNames(RootPath(app, config.root_path, paths), [socket.gethostname(), *config.network.allowed_hosts])
+    uvicorn_config = uvicorn.Config(
+        ProxiedClients(named, trusted, config.max_connections_per_client),
+        log_config=None,
+        access_log=False,  # server/http/middleware/request_log.py tells more
+        proxy_headers=False,  # it would believe every process of this machine
+        server_header=False,
+        backlog=connections_at_once(),
+        timeout_keep_alive=config.timeout_keep_alive,
+        timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
+        http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called as the class would be
+        ws="none",
+    )
+    return HttpServer(uvicorn_config), app.state.context
+
+
+def _protocol(
+    config: ServerConfig, metrics: Metrics, trusted: TrustedProxies, certificates: Certificates | None
+) -> Callable[..., asyncio.Protocol]:
+    """What uvicorn makes for each connection."""
+
+    def count_closed(reason: CloseReason) -> None:
+        metrics.count_closed_connection(reason.value)
+
+    plain = partial(
+        Connection,
+        limits=ConnectionLimits(head_s=config.http_header_timeout, write_s=config.http_write_timeout),
+        connections=OpenConnections(config.max_connections, config.max_connections_per_client),
+        trusted=trusted,
+        on_closed=count_closed,
+    )
+    if certificates is None:
+        return plain
+    on_failed = partial(count_closed, CloseReason.TLS_HANDSHAKE)
+    return lambda **given: TlsLayer(certificates.context, plain(**given), on_failed)

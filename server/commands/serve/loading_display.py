@@ -1,0 +1,51 @@
+"""What the operator sees while the engine loads: bars on a terminal, log lines elsewhere."""
+
+import logging
+import threading
+from typing import Protocol
+
+from rich.console import Console
+
+from engine.child_processes.log_format import LogFormat
+from engine.command_io.stage_bars import StageBars
+from engine.command_io.stage_lines import StageLines
+from engine.protocol import Loading
+from server.commands.serve.shared_terminal import SharedTerminal, can_draw
+
+logger = logging.getLogger(__name__)
+
+
+class _Terminal(Protocol):
+    console: Console
+    lock: threading.Lock
+
+    def give_back(self) -> None: ...
+
+
+class LoadingDisplay:
+    """Shows Loading messages: by bars, if there is a terminal, until `close`; by log lines after that.
+
+    The engine may be started again long after; the terminal belongs to the log by then.
+    """
+
+    def __init__(self, terminal: _Terminal | None) -> None:
+        self._terminal = terminal
+        self._bars = None if terminal is None else StageBars(terminal.console)
+        self._lines = StageLines(lambda line: logger.info("%s", line))
+
+    def show(self, loading: Loading) -> None:
+        show = self._lines if self._bars is None else self._bars
+        show(loading.stage, loading.done, loading.total, loading.unit)
+
+    def close(self) -> None:
+        """Leave the terminal as it was, with the bars above the cursor."""
+        if self._bars is not None and self._terminal is not None:
+            with self._terminal.lock:
+                self._bars.close()
+            self._terminal.give_back()
+            self._bars = self._terminal = None
+
+
+def loading_display(log_format: LogFormat) -> LoadingDisplay:
+    """With bars where stderr is a terminal that can draw them, and nobody asked for lines that programs read."""
+    return LoadingDisplay(SharedTerminal() if can_draw(log_format) else None)

@@ -1,0 +1,194 @@
+"""SeveralEngines: those of several models, or of one that comes and goes."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine.client.interface import EngineCallbacks, EngineClient, RestartReason
+from engine.client.process_client import ProcessClient
+from engine.config import EngineConfig
+from engine.errors import HeadraceError, OptionError, StartupError
+from engine.protocol import Loading, StepStats, TokenizerInfo
+from server.commands.options.options import OPTIONS
+from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart
+from server.commands.serve.loading_display import loading_display
+from server.commands.serve.weighing import weigh
+from server.config.models import ModelEntry
+from server.config.server import ServerConfig
+from server.metrics.values import Metrics
+from server.served.engine_slot import EngineSlot
+from server.served.loadable_model import LoadableModel
+from server.served.memory_plan import MemoryGrant, memory_need, plan_memory
+from server.served.model_loader import ManagedEngine, ModelLoader
+
+if TYPE_CHECKING:
+    from server.context import ServerContext
+    from server.served.adapters import ServedAdapters
+    from server.served.model import ServedModel
+    from server.text_model import TextModel
+
+logger = logging.getLogger(__name__)
+
+
+def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> Engines:
+    """metrics: of the first model. began_s: time.monotonic() when the program began."""
+    name = metrics.model_name
+    if not server.models.entries and not server.models.loads_on_demand:
+        return OneEngine(name, server, engine, metrics, began_s)
+    entries = server.models.entries or (ModelEntry(server.model_names(engine.model), engine),)
+    return SeveralEngines(entries, server)
+
+
+class SeveralEngines:
+    """Those of several models, or of one that comes and goes. The end of one is not the server's."""
+
+    def __init__(self, entries: tuple[ModelEntry, ...], server: ServerConfig) -> None:
+        self.context: ServerContext | None = None
+        self.what = ", ".join(entry.name for entry in entries)
+        self._entries = entries
+        self._server = server
+        self._slots = {entry.name: EngineSlot() for entry in entries}
+        self.clients: Mapping[str, EngineClient] = self._slots
+        self._display = loading_display(server.log_format)
+        self._loader: ModelLoader | None = None
+
+    async def begin(self) -> None:
+        """Nothing: what they need is not known."""
+
+    async def finish(self) -> "TextModel":
+        assert self.context is not None
+        try:
+            grants, limit_bytes = await self._plan()
+            self._loader = self._make_loader(grants, limit_bytes)
+            await self._load_first(self._loader)
+        finally:
+            self._display.close()
+        self.context.models.have_started = True
+        return await self.context.models.first_loaded.text_model()
+
+    async def wait_dead(self) -> str:
+        await asyncio.Event().wait()  # a model that has failed is tried again when somebody asks for it
+        raise AssertionError
+
+    async def stop(self) -> None:
+        if self._loader is not None:
+            await self._loader.close()
+
+    async def _plan(self) -> tuple[Mapping[str, MemoryGrant], float]:
+        """Settle what each model is, and its memory. Raises StartupError, or OptionError."""
+        config, entries = self._server.models, self._entries
+        if len(entries) == 1:
+            return {}, float("inf")
+        weighed = await weigh([entry.engine for entry in entries], self._display.show)
+        for entry, each in zip(entries, weighed, strict=True):
+            if each.failure is not None:
+                error = OptionError if each.is_option else StartupError
+                raise error(f"{entry.name}: {each.failure}")
+        self._entries = tuple(
+            entry if each.has_kv_cache else _of_pooling(entry) for entry, each in zip(entries, weighed, strict=True)
+        )
+        self._announce_adapters()
+        for entry, each in zip(self._entries, weighed, strict=True):
+            self._model(entry.name).set_expected(each.capabilities, each.trainable_layers)
+        claims = [memory_need(entry, each) for entry, each in zip(self._entries, weighed, strict=True)]
+        plan = plan_memory(claims, config.models_memory, loads_on_demand=config.loads_on_demand)
+        for grant in plan.grants:
+            need, kv = grant.need_bytes >> 20, grant.kv_bytes >> 20
+            use = "its KV cache" if grant.has_kv_cache else "batches of texts"
+            logger.info("memory for %s: %d MiB, with %d MiB for %s", grant.name, need, kv, use)
+        logger.info("the limit for all models together: %d MiB (--models-memory)", plan.limit_bytes >> 20)
+        return {grant.name: grant for grant in plan.grants}, plan.limit_bytes
+
+    def _model(self, name: str) -> "ServedModel":
+        assert self.context is not None
+        return self.context.models.get_or_default(name)
+
+    def _announce_adapters(self) -> None:
+        """Tell the models which of them can have adapters, and those of the options. Raises OptionError."""
+        assert self.context is not None
+        models = self.context.models
+        can_have = {entry.name: entry.engine.enable_lora for entry in self._entries}
+        for model in models:
+            model.has_adapters = can_have[model.name]
+        models.add_configured_adapters(self._server.lora)
+
+    def _make_loader(self, grants: Mapping[str, MemoryGrant], limit_bytes: float) -> ModelLoader:
+        """Create the loader and give it to the served models."""
+        assert self.context is not None
+        idle_s = self._server.models.idle_unload
+        models = {model.name: model for model in self.context.models}
+        engines = {}
+        for entry in self._entries:
+            model, grant = models[entry.name], grants.get(entry.name)
+            loadable = LoadableModel(
+                entry.name,
+                0 if grant is None else grant.need_bytes,
+                model.config.max_num_waiting,
+                is_pinned=entry.is_pinned,
+                idle_s=idle_s if entry.idle_unload is None else entry.idle_unload,
+            )
+            kv_bytes = grant.kv_bytes if grant is not None and grant.has_kv_cache else None
+            make_engine = partial(self._make_engine, entry, model, kv_bytes)
+            engines[entry.name] = ManagedEngine(
+                loadable, self._slots[entry.name], make_engine, partial(_prepare, self.context.models.adapters, model)
+            )
+        loader = ModelLoader(engines, limit_bytes, load_timeout_s=self._server.models.load_timeout)
+        for model in models.values():
+            model.loader = loader
+        return loader
+
+    def _make_engine(self, entry: ModelEntry, model: "ServedModel", kv_bytes: int | None) -> ProcessClient:
+        config = dataclasses.replace(entry.engine, kv_cache_memory_bytes=kv_bytes) if kv_bytes else entry.engine
+
+        def on_step(stats: StepStats) -> None:
+            model.metrics.on_step(stats)
+            model.live.on_step(stats)
+
+        def on_loading(loading: Loading) -> None:
+            self._display.show(Loading(f"{entry.name}: {loading.stage}", loading.done, loading.total, loading.unit))
+
+        def on_tokenizer(info: TokenizerInfo) -> None:
+            model.start_text_model(info)
+
+        def on_restart(reason: RestartReason) -> None:
+            assert self.context is not None
+            note_restart(self.context, model, reason)
+
+        callbacks = EngineCallbacks(
+            on_step=on_step, on_loading=on_loading, on_tokenizer=on_tokenizer, on_restart=on_restart
+        )
+        return engine_client(model.config, config, model.metrics, callbacks)
+
+    async def _load_first(self, loader: ModelLoader) -> None:
+        """Load those that are loaded at the start, one after the other. Raises StartupError if none can be."""
+        is_all = not self._server.models.loads_on_demand
+        first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
+        first = first or [self._entries[0].name]
+        failures = []
+        for name in first:
+            try:
+                await loader.ensure_loaded(name)
+            except HeadraceError as error:  # one that has been loaded may be gone again, for a request for another
+                failures.append(f"{name}: {loader.model(name).reason or error}")
+        if len(failures) == len(first):
+            raise StartupError("; ".join(failures))
+
+
+async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
+    """What requests need beside the model's engine."""
+    await model.text_model()
+    await adapters.read_all(model)
+
+
+def _of_pooling(entry: ModelEntry) -> ModelEntry:
+    """The entry of a model that pools texts, without the whole server's options for models that generate them."""
+    shared = [name for name in entry.engine.generating_options() if name not in entry.own_options]
+    if shared:
+        flags = ", ".join(OPTIONS[name].flag for name in shared)
+        logger.info("%s makes vectors or scores: %s does not apply to it", entry.name, flags)
+    defaults = EngineConfig()
+    changes: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
+    return dataclasses.replace(entry, engine=dataclasses.replace(entry.engine, **changes))
