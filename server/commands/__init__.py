@@ -1,1 +1,1 @@
-"""What `headrace serve`, `bench` and `quantize` do: options, the life of the process, its terminal."""
+"""The commands of `headrace`: options, the life of the server process, and the terminal."""

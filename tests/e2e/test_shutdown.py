@@ -100,7 +100,7 @@ def test_a_server_that_is_killed_while_loading_leaves_no_engine(tmp_path: Path) 
 def test_a_second_signal_exits_at_once() -> None:
     """Of the process that waits for its drain, without a model."""
     code = (
-        "import asyncio; from server.commands.serve.stopping import catch_signals\n"
+        "import asyncio; from server.commands.serve.signals import catch_signals\n"
         "async def main():\n"
         "    first = catch_signals(); print('armed', flush=True)\n"
         "    print((await first).name, flush=True)\n"

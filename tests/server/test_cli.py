@@ -162,7 +162,7 @@ def test_a_folder_that_shadows_a_package_is_named(tmp_path: Path, package: str) 
 
 def test_a_reader_that_has_gone_ends_a_command_in_silence() -> None:
     code = (
-        "import sys; from server.commands import arguments\n"
+        "import sys; from server.commands.options import arguments\n"
         "arguments.import_function = lambda _: lambda argv: print('x' * 1_000_000)\n"
         "from server.cli import main; sys.exit(main(['models']))"
     )

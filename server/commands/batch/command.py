@@ -27,7 +27,7 @@ from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
 from server.commands.options.sources import resolve
 from server.commands.serve.engines import OneEngine
 from server.commands.serve.shared_terminal import can_draw
-from server.commands.serve.stopping import catch_signals, unless
+from server.commands.serve.signals import catch_signals, unless
 from server.config.server import LogLevel, ServerConfig
 from server.metrics.values import Metrics
 from server.text.chat_template import load_chat_template
@@ -169,7 +169,7 @@ async def _answer(
     metrics = Metrics(name)
     progress = _Progress(job, server)
     engines = OneEngine(name, server, engine, metrics, began_s)
-    await engines.begin()
+    await engines.start()
     templates.begin()
     from server.app import create_app
     from server.commands.batch.answering import Answering
@@ -179,7 +179,7 @@ async def _answer(
     try:
         if job.num_before:
             _say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; going on with the others")
-        if await unless(stop, engines.finish()) is None:
+        if await unless(stop, engines.wait_loaded()) is None:
             return _stopped(job, stop.result(), 0)
         progress.begin()
         answering = Answering(context, job.file, job.store, progress.show)

@@ -8,7 +8,7 @@ from importlib import metadata
 
 from engine.child_processes.environment import BINDING
 from engine.command_io.findings import Finding, ok, problem, warning
-from server.commands.serve.open_files import LEAST_OPEN_FILES, open_files_needed, room_for_connections
+from server.commands.serve.open_files import MIN_OPEN_FILES, open_files_needed, room_for_connections
 from server.config.server import ServerConfig
 
 try:
@@ -48,8 +48,8 @@ def open_files_findings(max_connections: int) -> Iterator[Finding]:
     needed = open_files_needed(max_connections)
     if hard == resource.RLIM_INFINITY or hard >= needed:
         yield ok("open files", f"up to {'any number' if hard == resource.RLIM_INFINITY else f'{hard:,}'}")
-    elif hard < LEAST_OPEN_FILES:
-        yield problem("open files", f"at most {hard:,}; the server does not start below {LEAST_OPEN_FILES} (ulimit -n)")
+    elif hard < MIN_OPEN_FILES:
+        yield problem("open files", f"at most {hard:,}; the server does not start below {MIN_OPEN_FILES} (ulimit -n)")
     elif (room := room_for_connections(hard)) >= max_connections:
         yield ok("open files", f"up to {hard:,}")
     else:

@@ -1,4 +1,4 @@
-"""ActivityLog: a line every ten seconds that says what the server does, and none while it does nothing."""
+"""ActivityLog: logs a line about the server's activity every ten seconds, unless it is idle."""
 
 import asyncio
 import logging
@@ -13,50 +13,50 @@ _INTERVAL_S = 10.0
 
 
 class ActivityLog:
-    """Compares the counters with those of its last look."""
+    """Compares counters with their previous values."""
 
     def __init__(self, metrics: Metrics, *, names_model: bool = False) -> None:
-        """names_model: where there are several, each with a log."""
+        """names_model: for a server with several models, each with its own log."""
         self._metrics = metrics
-        self._of = f"{metrics.model_name}: " if names_model else ""
-        self._looked_s = time.monotonic()
+        self._prefix = f"{metrics.model_name}: " if names_model else ""
+        self._logged_s = time.monotonic()
         self._totals = self._read_totals()
 
     async def run(self) -> None:
-        """Log what there is to tell, until canceled."""
+        """Log activity until canceled."""
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            self.look(time.monotonic())
+            self.log(time.monotonic())
 
-    def look(self, now_s: float) -> None:
-        """Log a line if a request runs or waits, or did since the last look. now_s: by time.monotonic()."""
+    def log(self, now_s: float) -> None:
+        """Log a line if a request runs or waits, or did so since the last call. now_s: by time.monotonic()."""
         totals = self._read_totals()
-        since = {name: total - self._totals[name] for name, total in totals.items()}
-        seconds = max(1e-9, now_s - self._looked_s)
-        self._totals, self._looked_s = totals, now_s
+        changes = {name: total - self._totals[name] for name, total in totals.items()}
+        seconds = max(1e-9, now_s - self._logged_s)
+        self._totals, self._logged_s = totals, now_s
         running, waiting = (int(self._metrics.value(f"num_requests_{state}")) for state in ("running", "waiting"))
-        if not (running or waiting or any(since.values())):
+        if not (running or waiting or any(changes.values())):
             return
-        queries = since["prefix_cache_queries_total"]
+        queries = changes["prefix_cache_queries_total"]
         fields: dict[str, float | str | None] = {
             "running": running,
             "waiting": waiting,
-            "prompt_tokens_per_s": round(since["prompt_tokens_total"] / seconds, 1),
-            "output_tokens_per_s": round(since["generation_tokens_total"] / seconds, 1),
+            "prompt_tokens_per_s": round(changes["prompt_tokens_total"] / seconds, 1),
+            "output_tokens_per_s": round(changes["generation_tokens_total"] / seconds, 1),
             "kv_cache_usage": round(self._metrics.value("kv_cache_usage_perc"), 4),
-            "prefix_hit_rate": round(since["prefix_cache_hits_total"] / queries, 4) if queries else None,
+            "prefix_hit_rate": round(changes["prefix_cache_hits_total"] / queries, 4) if queries else None,
         }
         hits = "none looked up" if fields["prefix_hit_rate"] is None else f"{fields['prefix_hit_rate']:.1%}"
         logger.info(
             "%srunning %d, waiting %d, prompts %.1f tokens/s, output %.1f tokens/s, KV cache %.1f%%, prefix hits %s",
-            self._of,
+            self._prefix,
             running,
             waiting,
             fields["prompt_tokens_per_s"],
             fields["output_tokens_per_s"],
             100 * self._metrics.value("kv_cache_usage_perc"),
             hits,
-            extra=with_fields(**(fields | {"model": self._metrics.model_name} if self._of else fields)),
+            extra=with_fields(**(fields | {"model": self._metrics.model_name} if self._prefix else fields)),
         )
 
     def _read_totals(self) -> dict[str, float]:

@@ -7,28 +7,27 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.child_processes.allocator import return_large_buffers
+from engine.child_processes.fault_plan import VARIABLE, FaultPlan
 from engine.child_processes.log_format import FORM_VARIABLE, configure_logging
 from engine.config import EngineConfig
+from engine.errors import OptionError, StartupError
 from server.commands.serve.activity_log import ActivityLog
 from server.commands.serve.announcement import announce, announce_loading
-from server.commands.serve.draining import drain_server
 from server.commands.serve.engines import Engines
-from server.commands.serve.fault_injection import fault_plan
-from server.commands.serve.hangup import on_hangup
 from server.commands.serve.listener import listening, url_of
-from server.commands.serve.missing_paths import check_paths
 from server.commands.serve.open_files import allow_open_files
 from server.commands.serve.service_manager import ServiceManager
 from server.commands.serve.several_engines import engines_of
 from server.commands.serve.shared_terminal import can_draw
-from server.commands.serve.stopping import catch_signals, run_until_stopped, unless
+from server.commands.serve.signals import catch_signals, on_hangup, unless
+from server.commands.serve.stopping import drain_server, run_until_stopped
 from server.config.server import MetricsAlias, ServerConfig
 from server.http.connections.certificates import Certificates
 from server.keys.key_file import read_keys
@@ -48,23 +47,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TRACES_TIMEOUT_S = 3.0  # for those that have not been sent
-_STORE_TIMEOUT_S = 3.0  # for background responses that were ended to be stored
+_MODEL_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
+_STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
 
 
 def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
-    """Serve until a signal or the engine's end; returns the exit code. Raises StartupError."""
+    """Serve until a signal or the engine's end; return the exit code. Raises StartupError."""
     began_s = time.monotonic()
     check_paths(server_config, engine_config)
     return_large_buffers()
     _configure_logging(server_config)
     if server_config.api_keys_file is not None:
-        read_keys(Path(server_config.api_keys_file))  # a wrong one is told now, not after loading
+        read_keys(Path(server_config.api_keys_file))  # to report an error now, not after loading
     server_config = replace(server_config, max_connections=allow_open_files(server_config.max_connections))
     faults = fault_plan(server_config, os.environ)
     certificates = Certificates(server_config.network) if server_config.network.has_tls else None
     with contextlib.closing(TemplateProcesses()) as templates:
-        load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # the same
+        load_chat_template(server_config.chat_template, None, {}, frozenset(), templates)  # likewise
         with listening(server_config) as sock, open_store(server_config, faults) as store:
             return asyncio.run(_serve(sock, store, templates, server_config, engine_config, certificates, began_s))
 
@@ -83,9 +83,9 @@ async def _serve(
     certificates: Certificates | None,
     began_s: float,
 ) -> int:
-    """Serve on `sock`, which answers 503 until the engine is ready, and take everything down again.
+    """Serve on `sock`, with 503 until the engine is ready, and shut everything down.
 
-    began_s: time.monotonic() when the program began.
+    began_s: time.monotonic() at the start of the program.
     """
     stop = catch_signals()
     manager = ServiceManager.from_environment(os.environ)
@@ -97,8 +97,8 @@ async def _serve(
     tracing = start_tracing(server_config.otlp_traces_endpoint, metrics.count_spans)
     is_drawn = can_draw(server_config.log_format)
     engines = engines_of(server_config, engine_config, metrics, began_s)
-    await engines.begin()
-    await asyncio.sleep(0)  # until the engine process is there: it imports its libraries while we import the web's
+    await engines.start()
+    await asyncio.sleep(0)  # starts the engine process, which imports its libraries while this one imports uvicorn
     templates.begin()
     from server.commands.serve.http_server import create_server
 
@@ -113,12 +113,12 @@ async def _serve(
 
     runner = new_runner(context, JOB_KINDS, partial(run_body, context))
     if server_config.data_dir is not None:
-        await _tidy(context, runner)
+        await _clean_up(context, runner)
     url = url_of(sock, has_tls=certificates is not None)
-    async with _kept_up(context, runner, manager, certificates), _answering(http, sock, context, engines):
-        manager.loading(engines.what)
-        announce_loading(url, engines.what, server_config, is_drawn=is_drawn)
-        text_model = await unless(stop, engines.finish())
+    async with _background_work(context, runner, manager, certificates), _answering(http, sock, context, engines):
+        manager.loading(engines.label)
+        announce_loading(url, engines.label, server_config, is_drawn=is_drawn)
+        text_model = await unless(stop, engines.wait_loaded())
         if text_model is not None:
             drain = partial(
                 drain_server, context, http.num_answers, http.num_connections, server_config.shutdown_timeout
@@ -138,28 +138,28 @@ async def _serve(
 
 
 def _adapter_names(context: "ServerContext") -> list[str] | None:
-    """Those that are served; None where no model can have any."""
+    """Return the names of the served adapters; None if no model can have any."""
     if not any(model.has_adapters for model in context.models):
         return None
     return [adapter.name for adapter in context.models.adapters]
 
 
-async def _tidy(context: "ServerContext", runner: "JobRunner") -> None:
-    """End what the last server left in the store and among the files."""
+async def _clean_up(context: "ServerContext", runner: "JobRunner") -> None:
+    """End the responses and delete the files that the last server left unfinished."""
     from server.state.records import fail_interrupted
 
     await context.store.expire()
     await runner.sweep()
     if num_interrupted := await fail_interrupted(context.store):
-        logger.warning("%d background responses were cut off by the end of the last server", num_interrupted)
+        logger.warning("%d background responses were interrupted when the last server ended", num_interrupted)
 
 
 @contextlib.asynccontextmanager
-async def _kept_up(
+async def _background_work(
     context: "ServerContext", runner: "JobRunner", manager: ServiceManager, certificates: Certificates | None
 ) -> AsyncIterator[None]:
-    """Within it go on what no request asks for: the keys follow their file, certificates theirs, and the log, the
-    metrics and the service manager are told that the server runs."""
+    """Run background work within the context: reload keys and certificates, log activity, run batches and fine-tuning
+    jobs, and notify the service manager."""
     names_model = len(context.models) > 1
     work = [
         *(("activity-log", ActivityLog(each, names_model=names_model).run()) for each in context.models.metrics),
@@ -192,13 +192,13 @@ async def _kept_up(
 async def _answering(
     http: "HttpServer", sock: socket.socket, context: "ServerContext", engines: Engines
 ) -> AsyncIterator[None]:
-    """Within it requests are answered; at its end what still runs is ended."""
+    """Answer requests within the context; at its end, end the running ones."""
     serving = asyncio.create_task(http.serve([sock]), name="http")
     try:
         yield
     finally:
         context.drain.stop(time.monotonic())
-        await engines.stop()  # what still runs ends with an error event
+        await engines.stop()  # running requests end with an error event
         await context.runs.finish(_STORE_TIMEOUT_S)
         context.models.close_live_feeds()
         http.should_exit = True
@@ -207,11 +207,51 @@ async def _answering(
 
 @contextlib.contextmanager
 def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[None]:
-    """Have ready beside the first requests what long texts need."""
+    """Prepare the tokenizer for long texts while the first requests are served."""
     tokenizer = text_model.tokenizer
     preparing = asyncio.ensure_future(context.workers.run(tokenizer.prepare_for_long_texts, size=tokenizer.vocab_size))
-    gc.freeze()  # what is here stays: to look through it for garbage would hold up streams
+    gc.freeze()  # existing objects stay; scanning them for garbage would delay streams
     try:
         yield
     finally:
         preparing.cancel()
+
+
+def check_paths(server: ServerConfig, engine: EngineConfig) -> None:
+    """Raise StartupError for the first path of a model or adapter that does not exist, before a process is started that
+    imports torch. The messages are those of models/sources/resolve.py."""
+    entries = server.models.entries
+    for config, prefix in [(entry.engine, f"{entry.name}: ") for entry in entries] or [(engine, "")]:
+        if (path := _missing(config.model)) is not None:
+            raise StartupError(f"{prefix}{path}")
+        if config.draft_model is not None and (path := _missing(config.draft_model)) is not None:
+            raise StartupError(f"{prefix}the draft model {config.draft_model} cannot be used: {path}")
+    if not entries and engine.enable_lora:
+        for module in server.lora.modules:
+            if not Path(module.path).exists():
+                raise StartupError(f"--lora-modules {module.name}: {module.path!r} does not exist; check the spelling")
+
+
+def _missing(model: str) -> str | None:
+    """Return an error if the model can only be a path and does not exist."""
+    is_path = model.startswith(("/", "./", "../", "~")) or (model.lower().endswith(_MODEL_FILES) and ":" not in model)
+    path = Path(model).expanduser()
+    if not is_path or path.exists():
+        return None
+    return f"model path {str(path)!r} does not exist; check the spelling"
+
+
+def fault_plan(config: ServerConfig, environ: Mapping[str, str]) -> FaultPlan | None:
+    """Return the plan of HEADRACE_FAULTS. Raises OptionError if the plan is invalid, or the options do not allow
+    faults."""
+    text = environ.get(VARIABLE)
+    if not text:
+        return None
+    if not config.enable_fault_injection:
+        raise OptionError(
+            f"{VARIABLE} is set, which makes the server fail on purpose; unset it, or give --enable-fault-injection if "
+            "this server is for tests"
+        )
+    plan = FaultPlan(text)
+    logger.warning("this server fails on purpose (%s=%s): it is for tests", VARIABLE, text)
+    return plan

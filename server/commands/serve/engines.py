@@ -1,9 +1,9 @@
-"""OneEngine: that of a server with one model; and what the life of a server asks of its engines."""
+"""OneEngine: the engine of a server with one model; Engines: the engines of a server, during its life."""
 
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +12,6 @@ from engine.client.process_client import ProcessClient
 from engine.config import EngineConfig
 from engine.protocol import Loading, StepStats, TokenizerInfo
 from server.commands.serve.loading_display import loading_display
-from server.commands.serve.startup_times import LAST_PHASE, StartupTimes
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 
@@ -23,38 +22,42 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FIRST_PHASE = "start processes"  # until the first message of the engine process
+LAST_PHASE = "prepare text"  # tokenizer and chat template, if they are not ready when the engine is
+
 
 class Engines(Protocol):
-    """What the life of the server asks of them. `context` is set before anything of an engine is read."""
+    """The engines of a server. `context` is set before any data of an engine is read."""
 
     context: "ServerContext | None"
 
     @property
     def clients(self) -> Mapping[str, EngineClient]:
-        """By the models' names."""
+        """Clients by model name."""
 
     @property
-    def what(self) -> str:
-        """What is loaded, for people."""
+    def label(self) -> str:
+        """Name of what is loaded, for people."""
 
-    async def begin(self) -> None:
-        """Start what can be started before there is a context."""
+    async def start(self) -> None:
+        """Start the engines that do not need a context."""
 
-    async def finish(self) -> "TextModel":
-        """Return when the models of the start are loaded; the first one's way with text. Raises StartupError, or
-        OptionError."""
+    async def wait_loaded(self) -> "TextModel":
+        """Wait for the models that are loaded at the start, and return the first one's TextModel. Raises StartupError,
+        or OptionError."""
 
     async def wait_dead(self) -> str:
-        """Return the reason once there is nothing left to serve."""
+        """Return the reason when no model can be served any more."""
 
     async def stop(self) -> None:
-        """At once; streams still open raise EngineStopped."""
+        """Stop immediately; open streams raise EngineStopped."""
 
 
 def engine_client(
     server: ServerConfig, config: EngineConfig, metrics: Metrics, callbacks: EngineCallbacks
 ) -> ProcessClient:
-    """A client, yet to be started, that tells `metrics` what its engine does. callbacks: beside those that count."""
+    """Return a client, not yet started, that reports to `metrics`. callbacks: called in addition to those that
+    count."""
     return ProcessClient(
         config,
         max_num_waiting=server.max_num_waiting,
@@ -71,16 +74,43 @@ def engine_client(
     )
 
 
+class StartupTimes:
+    """Durations of the phases of a start, for /metrics and `headrace bench startup`. Each phase ends where the next one
+    begins, by the engine process's clock."""
+
+    def __init__(self, began_s: float, record: Callable[[str, float], None]) -> None:
+        """began_s: time.monotonic() at the start of the program. record(phase, seconds) is called at the end of each
+        phase."""
+        self._phase = FIRST_PHASE
+        self._began_s = began_s
+        self._record = record
+
+    def show(self, loading: Loading) -> None:
+        """Note the phase of a Loading message."""
+        if loading.stage != self._phase:
+            self.begin(loading.stage, loading.sent_s)
+
+    def begin(self, phase: str, at_s: float) -> None:
+        """End the current phase and begin the next one at `at_s`."""
+        self._record(self._phase, max(0.0, at_s - self._began_s))
+        self._phase, self._began_s = phase, at_s
+
+    def end(self, at_s: float) -> None:
+        """End the last phase."""
+        self._record(self._phase, max(0.0, at_s - self._began_s))
+
+
 class OneEngine:
-    """That of the server's one model: its start is shown on the terminal and timed, and its end is the server's."""
+    """The engine of the server's only model. Its start is shown on the terminal and timed, and the server ends with
+    it."""
 
     def __init__(self, name: str, server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> None:
         self.context: ServerContext | None = None
-        self.what = engine.model
+        self.label = engine.model
         self._metrics = metrics
         self._display = loading_display(server.log_format)
         self._times = StartupTimes(began_s, metrics.on_startup_phase)
-        self._is_first = True  # the engine has not been started again
+        self._is_first = True  # until the engine is restarted
         callbacks = EngineCallbacks(
             on_step=self._on_step,
             on_loading=self._on_loading,
@@ -90,10 +120,10 @@ class OneEngine:
         self._client = engine_client(server, engine, metrics, callbacks)
         self.clients: Mapping[str, EngineClient] = {name: self._client}
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         await self._client.start()
 
-    async def finish(self) -> "TextModel":
+    async def wait_loaded(self) -> "TextModel":
         try:
             await self._client.wait_ready()
             self._times.begin(LAST_PHASE, time.monotonic())

@@ -1,4 +1,4 @@
-"""create_server: uvicorn around the application, without uvicorn's ways with signals. Slow to import."""
+"""create_server: uvicorn around the application, without uvicorn's signal handling. Slow to import."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.text.template_runner import TemplateRunner
 
-_FLUSH_TIMEOUT_S = 3  # for responses whose text is complete, or cut off, to reach their clients
+_FLUSH_TIMEOUT_S = 3  # for finished or cut-off responses to reach their clients
 
 
 class HttpServer(uvicorn.Server):
@@ -41,14 +41,14 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for sock in sockets or ():
-            sock.listen(BACKLOG)  # asyncio takes one number for those that wait and for those accepted at once
+            sock.listen(BACKLOG)  # asyncio uses one number for the backlog and for connections accepted at once
 
     def num_answers(self) -> int:
-        """Requests that are not answered to their end."""
+        """Return the number of requests whose answers are not complete."""
         return len(self.server_state.tasks)
 
     def num_connections(self) -> int:
-        """Those that are open, with a request or without."""
+        """Return the number of open connections, with or without a request."""
         return len(self.server_state.connections)
 
 
@@ -61,7 +61,7 @@ def create_server(
     templates: TemplateRunner,
     certificates: Certificates | None = None,
 ) -> tuple[HttpServer, ServerContext]:
-    """A server that is yet to serve, and the state of its application. certificates: for TLS."""
+    """Return a server that does not serve yet, and the state of its application. certificates: for TLS."""
     app = create_app(client, config, engine_config, metrics, store, templates=templates)
     trusted = TrustedProxies(config.network.proxies)
     paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
@@ -69,13 +69,13 @@ def create_server(
     uvicorn_config = uvicorn.Config(
         ProxiedClients(named, trusted, config.max_connections_per_client),
         log_config=None,
-        access_log=False,  # server/http/middleware/request_log.py tells more
-        proxy_headers=False,  # it would believe every process of this machine
+        access_log=False,  # server/http/middleware/request_log.py logs more
+        proxy_headers=False,  # it would trust every process of this machine
         server_header=False,
         backlog=connections_at_once(),
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=_FLUSH_TIMEOUT_S,
-        http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called as the class would be
+        http=_protocol(config, metrics, trusted, certificates),  # type: ignore[arg-type] # called like a class
         ws="none",
     )
     return HttpServer(uvicorn_config), app.state.context
@@ -84,7 +84,7 @@ def create_server(
 def _protocol(
     config: ServerConfig, metrics: Metrics, trusted: TrustedProxies, certificates: Certificates | None
 ) -> Callable[..., asyncio.Protocol]:
-    """What uvicorn makes for each connection."""
+    """Return the factory of a protocol for each connection."""
 
     def count_closed(reason: CloseReason) -> None:
         metrics.count_closed_connection(reason.value)

@@ -1,4 +1,5 @@
-"""The listening socket, bound before anything slow happens, so that a taken port costs no model load."""
+"""The listening socket. It is bound before anything slow happens, so that a port in use is reported before models are
+loaded."""
 
 import contextlib
 import errno
@@ -12,28 +13,28 @@ from engine.errors import StartupError
 from server.config.server import ServerConfig
 from server.http.connections.peer import is_loopback
 
-UNIX_SCHEME = "unix:"  # of our URLs alone
+UNIX_SCHEME = "unix:"  # only in headrace's own URLs
 
 _REMEDIES = {
     errno.EADDRINUSE: "another program listens there; stop it, or choose another --port (0 picks a free one)",
     errno.EADDRNOTAVAIL: "no interface of this machine has that address; choose another --host",
     errno.EACCES: "ports below 1024 need privileges; choose another --port",
 }
-BACKLOG = 2048  # connections that wait to be accepted
-_KEEPALIVE_IDLE_S = 30  # without a packet, after which the system asks whether the client is still there
+BACKLOG = 2048  # connections waiting to be accepted
+_KEEPALIVE_IDLE_S = 30  # without a packet until the system probes the client
 _KEEPALIVE_INTERVAL_S = 10
 _KEEPALIVE_PROBES = 3
 _UNACKED_SURPLUS_S = 5  # beyond --http-write-timeout
 
 
 def is_for_this_machine(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`."""
+    """Whether only this machine can reach a socket that listens on `host`."""
     return host == "localhost" or is_loopback(host)
 
 
 @contextlib.contextmanager
 def listening(config: ServerConfig) -> Iterator[socket.socket]:
-    """The socket that the options ask for. Raises StartupError."""
+    """Yield the socket that the options ask for. Raises StartupError."""
     path = config.network.uds
     if path is None:
         with listen(config.host, config.port, unacked_s=config.http_write_timeout + _UNACKED_SURPLUS_S) as sock:
@@ -44,11 +45,11 @@ def listening(config: ServerConfig) -> Iterator[socket.socket]:
 
 
 def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.socket:
-    """A TCP socket that listens on host:port. Raises StartupError.
+    """Return a TCP socket that listens on host:port. Raises StartupError.
 
-    It listens already: Linux lets two sockets with SO_REUSEADDR bind one port until one of them listens.
-    unacked_s: after which the system gives up a connection whose client acknowledges nothing, or takes nothing of what
-    is sent. Our own limit sees the second only once the system's buffers are full, which may be megabytes later.
+    It listens from the start: Linux lets two sockets with SO_REUSEADDR bind one port until one of them listens.
+    unacked_s: time after which the system drops a connection whose client acknowledges or reads nothing. Our own
+    timeout notices a client that does not read only when the system's buffers are full, which may be megabytes later.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -68,8 +69,8 @@ def listen(host: str, port: int, *, unacked_s: float | None = None) -> socket.so
 
 
 def _notice_lost_clients(sock: socket.socket, unacked_s: float | None) -> None:
-    """A client whose machine or network is gone says nothing. Accepted sockets inherit these; not every system has all
-    of them."""
+    """Detect clients whose machine or network is gone. Accepted sockets inherit these options; some systems lack
+    some."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     wanted = {
         "TCP_KEEPIDLE": _KEEPALIVE_IDLE_S,
@@ -85,15 +86,15 @@ def _notice_lost_clients(sock: socket.socket, unacked_s: float | None) -> None:
 
 @contextlib.contextmanager
 def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
-    """A socket that listens at `path`, whose file is gone with the context. Raises StartupError.
+    """Yield a socket that listens at `path`, and delete its file at the end of the context. Raises StartupError.
 
-    A file there is replaced if it is a socket at which nobody listens, as a server that was killed leaves it.
+    An existing file is replaced if it is a socket on which no process listens, as after a server was killed.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with sock:
         try:
             _remove_stale(path)
-            before = os.umask(0o177)  # until chmod it is the owner's alone
+            before = os.umask(0o177)  # only the owner has access until chmod
             try:
                 sock.bind(str(path))
             finally:
@@ -102,24 +103,24 @@ def listen_unix(path: Path, mode: int) -> Iterator[socket.socket]:
             path.chmod(mode)
             sock.listen(BACKLOG)
         except OSError as error:
-            reason = error.strerror or str(error)  # a path too long has no number
+            reason = error.strerror or str(error)  # a path that is too long has no errno
             raise StartupError(f"cannot listen on {path}: {reason}; choose another --uds") from error
         try:
             yield sock
         finally:
             with contextlib.suppress(OSError):
-                if os.path.samestat(path.stat(), made):  # it may be the next server's by now
+                if os.path.samestat(path.stat(), made):  # it may already be the next server's
                     path.unlink()
 
 
 def _remove_stale(path: Path) -> None:
-    """Raises StartupError for a file that is no socket, or one at which a program listens."""
+    """Remove a socket on which no process listens. Raises StartupError for another file, or a socket in use."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise StartupError(f"cannot listen on {path}: it is a file or folder and no socket; choose another --uds")
+        raise StartupError(f"cannot listen on {path}: it exists and is not a socket; choose another --uds")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -133,13 +134,13 @@ def _remove_stale(path: Path) -> None:
 
 
 def host_port(host: str, port: int) -> str:
-    """host:port as a URL holds it."""
+    """Return host:port as in a URL."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def url_of(sock: socket.socket, *, has_tls: bool = False) -> str:
-    """The URL to call; for a socket on every interface, the one that works on this machine; of a
-    Unix socket, unix:PATH."""
+    """Return the URL to call. For a socket on every interface, it is one that works on this machine; for a Unix socket,
+    unix:PATH."""
     if sock.family == socket.AF_UNIX:
         return f"{UNIX_SCHEME}{sock.getsockname()}"
     host, port = sock.getsockname()[:2]

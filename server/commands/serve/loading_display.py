@@ -1,4 +1,4 @@
-"""What the operator sees while the engine loads: bars on a terminal, log lines elsewhere."""
+"""LoadingDisplay: the progress of loading, as bars on a terminal or as log lines."""
 
 import logging
 import threading
@@ -23,9 +23,9 @@ class _Terminal(Protocol):
 
 
 class LoadingDisplay:
-    """Shows Loading messages: by bars, if there is a terminal, until `close`; by log lines after that.
+    """Shows Loading messages until `close` as bars, if there is a terminal, and later as log lines.
 
-    The engine may be started again long after; the terminal belongs to the log by then.
+    The engine may be restarted much later, when the terminal is used by the log.
     """
 
     def __init__(self, terminal: _Terminal | None) -> None:
@@ -38,7 +38,7 @@ class LoadingDisplay:
         show(loading.stage, loading.done, loading.total, loading.unit)
 
     def close(self) -> None:
-        """Leave the terminal as it was, with the bars above the cursor."""
+        """Restore the terminal, with the bars above the cursor."""
         if self._bars is not None and self._terminal is not None:
             with self._terminal.lock:
                 self._bars.close()
@@ -47,5 +47,5 @@ class LoadingDisplay:
 
 
 def loading_display(log_format: LogFormat) -> LoadingDisplay:
-    """With bars where stderr is a terminal that can draw them, and nobody asked for lines that programs read."""
+    """Return a display, with bars if stderr is a terminal that can draw them and the log format is text."""
     return LoadingDisplay(SharedTerminal() if can_draw(log_format) else None)

@@ -1,4 +1,4 @@
-"""allow_open_files: room for the sockets of all connections among the files that this process may have open."""
+"""allow_open_files: raises the limit of open files so that all connections fit."""
 
 import logging
 
@@ -11,45 +11,45 @@ except ImportError:  # a system without such limits
 
 logger = logging.getLogger(__name__)
 
-LEAST_OPEN_FILES = 64  # libraries, the model's files, the engine's socket, and a few connections
+MIN_OPEN_FILES = 64  # libraries, the model's files, the engine's socket, and a few connections
 
 _OTHER_FILES = 256  # the model's, the database's, the engine's, logs
-_LEAST_OTHER_FILES = 40  # where files are scarce
-_OWN_FILES = 28  # that a server has open before its first client
+_MIN_OTHER_FILES = 40  # with a low limit
+_OWN_FILES = 28  # open before the first client
 _NO_LIMIT = 1 << 30
 _MOST_AT_ONCE = 8
-_SURPLUS = 1.25  # connections beyond the limit that are told so: see server/http/connections/open_connections.py
+_SURPLUS = 1.25  # including those that get 503: see server/http/connections/open_connections.py
 
 
 def open_files_needed(max_connections: int) -> int:
-    """For all connections, and what else is open."""
+    """Return the number of files for all connections, and for all else that is open."""
     return int(max_connections * _SURPLUS) + _OTHER_FILES
 
 
 def room_for_connections(num_files: int) -> int:
-    """How many connections a limit of open files has room for, beside those that are told that they are too many."""
+    """Return the number of connections that fit into a limit of open files, besides those that get 503."""
     return int((num_files - _other_files(num_files)) / _SURPLUS)
 
 
 def connections_at_once() -> int:
-    """How many connections may be accepted before the event loop does other work.
+    """Return the number of connections that may be accepted before the event loop does other work.
 
-    Few, since what runs waits for them, such as streams and probes. And no more than there are files for: until the
-    first of those that are dropped are closed, three times as many more have been accepted.
+    It is small, since streams and probes wait meanwhile, and limited by the open files: until the first refused
+    connections are closed, three times as many more have been accepted.
     """
     soft = _NO_LIMIT if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return min(_MOST_AT_ONCE, max(1, (_other_files(_NO_LIMIT if soft < 0 else soft) - _OWN_FILES) // 4))
 
 
 def _other_files(num_files: int) -> int:
-    return min(_OTHER_FILES, max(_LEAST_OTHER_FILES, num_files // 4))
+    return min(_OTHER_FILES, max(_MIN_OTHER_FILES, num_files // 4))
 
 
 def allow_open_files(max_connections: int) -> int:
-    """Raise the limit of open files as far as the system lets us; returns how many connections there may be.
+    """Raise the limit of open files as far as possible, and return the number of connections that fit.
 
-    These are fewer than `max_connections`, with a warning, if the limit is too low for them: a connection that cannot
-    be accepted waits without an answer, probes too. Raises StartupError if it is too low for anything.
+    If the limit is too low for `max_connections`, the result is smaller and a warning is logged: a connection that
+    cannot be accepted waits without an answer, and so do probes. Raises StartupError if the limit is too low for any.
     """
     if resource is None:
         return max_connections
@@ -64,9 +64,9 @@ def allow_open_files(max_connections: int) -> int:
         most = soft
     if most >= needed:
         return max_connections
-    if most < LEAST_OPEN_FILES:
+    if most < MIN_OPEN_FILES:
         raise StartupError(
-            f"at most {most} files may be open; the server needs {LEAST_OPEN_FILES} for itself and {needed} for "
+            f"at most {most} files may be open; the server needs {MIN_OPEN_FILES} for itself and {needed} for "
             f"{max_connections:,} connections; raise the limit (ulimit -n {needed})"
         )
     num_connections = room_for_connections(most)

@@ -1,7 +1,6 @@
-"""ServiceManager: tells systemd how far the server is, as sd_notify(3) describes, for units of Type=notify.
+"""ServiceManager: reports the server's state to systemd as in sd_notify(3), for units of Type=notify.
 
-Each message is one datagram of lines NAME=value to the socket that NOTIFY_SOCKET names. Without that variable nothing
-is sent.
+Each message is one datagram of lines NAME=value to the socket in NOTIFY_SOCKET. Without that variable nothing is sent.
 """
 
 import asyncio
@@ -14,15 +13,15 @@ from collections.abc import MutableMapping
 logger = logging.getLogger(__name__)
 
 _US_PER_S = 1_000_000
-_PULSES_PER_LIMIT = 3  # one may be late, and one lost, before the limit is over
+_PULSES_PER_LIMIT = 3  # so that one may be late and one lost
 
 
 class ServiceManager:
-    """The one who started this process, if it wants to be told."""
+    """The service manager that started this process, if it wants to be notified."""
 
     def __init__(self, address: str | None, watchdog_s: float | None) -> None:
-        """address: of a Unix socket; one that begins with @ is of the abstract namespace. watchdog_s: how long it lets
-        a silent server run."""
+        """address: of a Unix socket; a leading @ means the abstract namespace. watchdog_s: the longest time between
+        pulses."""
         self._watchdog_s = watchdog_s
         self._socket: socket.socket | None = None
         if address is not None:
@@ -30,7 +29,7 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> "ServiceManager":
-        """Takes its variables out of `environ`: the processes that this one starts speak for nobody."""
+        """Remove the variables from `environ`, so that child processes do not send messages."""
         address = environ.pop("NOTIFY_SOCKET", None)
         limit_us = environ.pop("WATCHDOG_USEC", None)
         pid = environ.pop("WATCHDOG_PID", None)
@@ -45,9 +44,7 @@ class ServiceManager:
             sock.connect(path)
         except OSError as error:
             sock.close()
-            logger.warning(
-                "cannot tell the service manager at %s (NOTIFY_SOCKET) about the server: %s", address, error.strerror
-            )
+            logger.warning("cannot notify the service manager at %s (NOTIFY_SOCKET): %s", address, error.strerror)
             return
         self._socket = sock
 
@@ -55,15 +52,16 @@ class ServiceManager:
         self._send(f"STATUS=Loading {model}")
 
     def ready(self, url: str) -> None:
-        """The start is over: requests are served at `url`."""
+        """Report that the start is over and requests are served at `url`."""
         self._send("READY=1", f"STATUS=Serving at {url}")
 
     def stopping(self) -> None:
-        """The server goes down of its own accord, or because it was told to."""
-        self._send("STOPPING=1", "STATUS=Finishing the requests that run")
+        """Report that the server is shutting down, for whatever reason."""
+        self._send("STOPPING=1", "STATUS=Finishing running requests")
 
     async def pulse(self) -> None:
-        """Tell again and again that the event loop runs, until canceled; the manager kills a server that does not."""
+        """Report regularly that the event loop runs, until canceled; the manager kills a server that stops
+        reporting."""
         if self._socket is None or not self._watchdog_s:
             return
         while True:
@@ -72,7 +70,7 @@ class ServiceManager:
 
     def _send(self, *lines: str) -> None:
         if self._socket is not None:
-            with contextlib.suppress(OSError):  # it may be gone, or full: neither is this server's trouble
+            with contextlib.suppress(OSError):  # the manager may be gone, or its buffer full
                 self._socket.send("\n".join(lines).encode())
 
     def close(self) -> None:

@@ -1,21 +1,27 @@
-"""SeveralEngines: those of several models, or of one that comes and goes."""
+"""SeveralEngines: the engines of several models, or of one model that is loaded on demand."""
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from engine.child_processes.environment import compute_environment
+from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.client.interface import EngineCallbacks, EngineClient, RestartReason
 from engine.client.process_client import ProcessClient
+from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.config import EngineConfig
 from engine.errors import HeadraceError, OptionError, StartupError
 from engine.protocol import Loading, StepStats, TokenizerInfo
 from server.commands.options.options import OPTIONS
 from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart
 from server.commands.serve.loading_display import loading_display
-from server.commands.serve.weighing import weigh
 from server.config.models import ModelEntry
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
@@ -32,9 +38,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WEIGH_COMMAND = (sys.executable, "-P", "-m", "engine.commands.weigh")
+
 
 def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, began_s: float) -> Engines:
-    """metrics: of the first model. began_s: time.monotonic() when the program began."""
+    """Return the engines for the options. metrics: of the first model. began_s: time.monotonic() at the start of the
+    program."""
     name = metrics.model_name
     if not server.models.entries and not server.models.loads_on_demand:
         return OneEngine(name, server, engine, metrics, began_s)
@@ -43,11 +52,11 @@ def engines_of(server: ServerConfig, engine: EngineConfig, metrics: Metrics, beg
 
 
 class SeveralEngines:
-    """Those of several models, or of one that comes and goes. The end of one is not the server's."""
+    """The engines of several models, or of one model that is loaded on demand. The server outlives each of them."""
 
     def __init__(self, entries: tuple[ModelEntry, ...], server: ServerConfig) -> None:
         self.context: ServerContext | None = None
-        self.what = ", ".join(entry.name for entry in entries)
+        self.label = ", ".join(entry.name for entry in entries)
         self._entries = entries
         self._server = server
         self._slots = {entry.name: EngineSlot() for entry in entries}
@@ -55,10 +64,10 @@ class SeveralEngines:
         self._display = loading_display(server.log_format)
         self._loader: ModelLoader | None = None
 
-    async def begin(self) -> None:
-        """Nothing: what they need is not known."""
+    async def start(self) -> None:
+        """Do nothing: the engines' memory is not planned yet."""
 
-    async def finish(self) -> "TextModel":
+    async def wait_loaded(self) -> "TextModel":
         assert self.context is not None
         try:
             grants, limit_bytes = await self._plan()
@@ -70,7 +79,7 @@ class SeveralEngines:
         return await self.context.models.first_loaded.text_model()
 
     async def wait_dead(self) -> str:
-        await asyncio.Event().wait()  # a model that has failed is tried again when somebody asks for it
+        await asyncio.Event().wait()  # a model that has failed is loaded again by the next request
         raise AssertionError
 
     async def stop(self) -> None:
@@ -78,19 +87,21 @@ class SeveralEngines:
             await self._loader.close()
 
     async def _plan(self) -> tuple[Mapping[str, MemoryGrant], float]:
-        """Settle what each model is, and its memory. Raises StartupError, or OptionError."""
+        """Find out each model's kind and memory, and return the memory that each may use, and the limit. Raises
+        StartupError, or OptionError."""
         config, entries = self._server.models, self._entries
         if len(entries) == 1:
             return {}, float("inf")
-        weighed = await weigh([entry.engine for entry in entries], self._display.show)
+        weighed = await _weigh([entry.engine for entry in entries], self._display.show)
         for entry, each in zip(entries, weighed, strict=True):
             if each.failure is not None:
                 error = OptionError if each.is_option else StartupError
                 raise error(f"{entry.name}: {each.failure}")
         self._entries = tuple(
-            entry if each.has_kv_cache else _of_pooling(entry) for entry, each in zip(entries, weighed, strict=True)
+            entry if each.has_kv_cache else _without_generation(entry)
+            for entry, each in zip(entries, weighed, strict=True)
         )
-        self._announce_adapters()
+        self._add_adapters()
         for entry, each in zip(self._entries, weighed, strict=True):
             self._model(entry.name).set_expected(each.capabilities, each.trainable_layers)
         claims = [memory_need(entry, each) for entry, each in zip(self._entries, weighed, strict=True)]
@@ -106,8 +117,8 @@ class SeveralEngines:
         assert self.context is not None
         return self.context.models.get_or_default(name)
 
-    def _announce_adapters(self) -> None:
-        """Tell the models which of them can have adapters, and those of the options. Raises OptionError."""
+    def _add_adapters(self) -> None:
+        """Set which models can have adapters, and add the adapters of the options. Raises OptionError."""
         assert self.context is not None
         models = self.context.models
         can_have = {entry.name: entry.engine.enable_lora for entry in self._entries}
@@ -163,7 +174,8 @@ class SeveralEngines:
         return engine_client(model.config, config, model.metrics, callbacks)
 
     async def _load_first(self, loader: ModelLoader) -> None:
-        """Load those that are loaded at the start, one after the other. Raises StartupError if none can be."""
+        """Load the models that are loaded at the start, one after the other. Raises StartupError if none can be
+        loaded."""
         is_all = not self._server.models.loads_on_demand
         first = [entry.name for entry in self._entries if is_all or entry.is_pinned]
         first = first or [self._entries[0].name]
@@ -171,24 +183,53 @@ class SeveralEngines:
         for name in first:
             try:
                 await loader.ensure_loaded(name)
-            except HeadraceError as error:  # one that has been loaded may be gone again, for a request for another
+            except HeadraceError as error:  # a loaded model may already be unloaded, for another model's request
                 failures.append(f"{name}: {loader.model(name).reason or error}")
         if len(failures) == len(first):
             raise StartupError("; ".join(failures))
 
 
 async def _prepare(adapters: "ServedAdapters", model: "ServedModel") -> None:
-    """What requests need beside the model's engine."""
+    """Prepare what requests need besides the model's engine."""
     await model.text_model()
     await adapters.read_all(model)
 
 
-def _of_pooling(entry: ModelEntry) -> ModelEntry:
-    """The entry of a model that pools texts, without the whole server's options for models that generate them."""
+def _without_generation(entry: ModelEntry) -> ModelEntry:
+    """Return the entry of a pooling model without the server-wide options for models that generate text."""
     shared = [name for name in entry.engine.generating_options() if name not in entry.own_options]
     if shared:
         flags = ", ".join(OPTIONS[name].flag for name in shared)
-        logger.info("%s makes vectors or scores: %s does not apply to it", entry.name, flags)
+        logger.info("%s is a pooling model (embeddings or scores): %s does not apply to it", entry.name, flags)
     defaults = EngineConfig()
     changes: dict[str, Any] = {name: getattr(defaults, name) for name in shared}
     return dataclasses.replace(entry, engine=dataclasses.replace(entry.engine, **changes))
+
+
+async def _weigh(configs: Sequence[EngineConfig], show: Callable[[Loading], None]) -> list[Weighed]:
+    """Return the memory needs of each model, in order, measured by a process that may load torch. show: displays the
+    progress of downloads. Raises StartupError."""
+    process = await asyncio.create_subprocess_exec(
+        *_WEIGH_COMMAND,
+        msgspec.json.encode(configs).decode(),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env={**compute_environment(), PARENT_VARIABLE: str(os.getpid())},
+    )
+    assert process.stdout is not None
+    weighed: list[Weighed] = []
+    try:
+        async for line in process.stdout:
+            match msgspec.json.decode(line, type=WeighMessage):
+                case Weighing(stage=stage, done=done, total=total, unit=unit):
+                    show(Loading(stage, done, total, unit))
+                case Weighed() as each:
+                    weighed.append(each)
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if code != 0 or len(weighed) != len(configs):
+        raise StartupError(f"the memory that the models need could not be measured: exit status {code}, see above")
+    return weighed

@@ -1,7 +1,7 @@
-"""SharedTerminal: a terminal that bars are drawn on while other processes write to it, without tearing them.
+"""SharedTerminal: a terminal on which bars are drawn while other processes write to it.
 
-The engine's process, compilers and native code write to the standard error that they were given. While bars are drawn,
-that is a pipe, and what comes through it is put above them, line by line.
+The engine process, compilers and native code write to the stderr that they inherited. While bars are drawn, that is a
+pipe, whose lines are printed above the bars.
 """
 
 import contextlib
@@ -16,15 +16,14 @@ from rich.text import Text
 from engine.child_processes.log_format import LogFormat
 
 _STDERR = 2
-_MARK = "\0headrace has the terminal back\0"  # in the pipe, behind what was written before that
+_MARK = "\0headrace has the terminal back\0"  # marks the end of lines to print above the bars
 _DRAIN_TIMEOUT_S = 2.0
 
 
 class SharedTerminal:
-    """From its making until `give_back`, file descriptor 2 is the pipe. Processes that were started meanwhile keep it,
-    so lines are passed on for as long as one of them lives. lock: held, no line comes between; rich would draw its last
-    bars anew below one, without the end of their line.
-    """
+    """From creation until `give_back`, file descriptor 2 is a pipe. Processes that were started meanwhile keep it, so
+    lines are passed on as long as one of them lives. While `lock` is held, no line is printed: rich would redraw its
+    last bars below the line, without a newline at their end."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -40,7 +39,7 @@ class SharedTerminal:
         threading.Thread(target=self._pass_on, args=(reading,), name="shared-terminal", daemon=True).start()
 
     def give_back(self) -> None:
-        """What this process writes goes to the terminal itself again, after all that was written before."""
+        """Write to the terminal itself again, after all lines in the pipe have been printed."""
         sys.stderr.flush()
         os.write(_STDERR, f"{_MARK}\n".encode())
         self._is_drained.wait(_DRAIN_TIMEOUT_S)
@@ -58,8 +57,9 @@ class SharedTerminal:
 
 
 def can_draw(log_format: LogFormat) -> bool:
-    """Whether stderr is a terminal that bars can be drawn on, and nobody asked for lines that programs read.
+    """Whether stderr is a terminal that can draw bars, and the log format is text.
 
-    To be asked before a SharedTerminal is made."""
+    Must be called before a SharedTerminal is created.
+    """
     console = Console(file=sys.stderr)
     return log_format is LogFormat.TEXT and sys.stderr.isatty() and not console.is_dumb_terminal

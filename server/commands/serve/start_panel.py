@@ -1,6 +1,6 @@
-"""The panel that a start ends with on a terminal: what is served, from which memory, who may call, and what to try."""
+"""show_panel: the panel at the end of a start on a terminal: models, memory, keys, and commands to try."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, RenderableType
@@ -9,22 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.command_io.program import program
-from engine.protocol import EngineInfo
-from server.commands.serve.model_rows import model_rows
+from engine.protocol import EngineInfo, PoolingTask
 
-_NARROW = 60  # columns of a terminal without room for a border
+_NARROW = 60  # columns; a narrower terminal gets no border
 _WIDEST = 100
 _MAX_NAMES = 3  # of adapters
+_UNQUANTIZED = {"f32", "f16", "bf16", "float32", "float16", "bfloat16"}
 
 Rows = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """address: where it listens, for people. models: name -> info; None of one that is loaded when it is asked for.
+class PanelContent:
+    """address: of the server, for people. models: name -> info; None if the model is loaded on demand.
 
-    adapters: names of those that are served; None where no model can have any. tries: what to try next, as label and
-    what to open or type.
+    adapters: names of the served adapters; None if no model can have any. tries: labels and addresses or commands to
+    try.
     """
 
     version: str
@@ -33,13 +33,13 @@ class Started:
     keys: str
     tries: Rows
     adapters: Sequence[str] | None = None
-    is_finetuning: bool = False  # whether jobs can be created
+    is_finetuning: bool = False  # whether fine-tuning jobs can be created
 
 
-def show_panel(console: Console, started: Started) -> None:
-    """Draw it. What is to be copied stands outside of the border, and lines are not broken in it."""
-    title = f"headrace {started.version} is ready"
-    rows = [("Address", started.address), *model_rows(started.models), *_adapter_rows(started), ("Keys", started.keys)]
+def show_panel(console: Console, content: PanelContent) -> None:
+    """Draw the panel. Text to copy is outside the border, and its lines are not wrapped."""
+    title = f"headrace {content.version} is ready"
+    rows = [("Address", content.address), *model_rows(content.models), *_adapter_rows(content), ("Keys", content.keys)]
     if console.width < _NARROW:
         console.print(Text(title, style="bold green"))
         console.print(_grid(rows))
@@ -47,8 +47,8 @@ def show_panel(console: Console, started: Started) -> None:
         width = min(console.width, _WIDEST)
         panel = Panel(_grid(rows), title=f"[bold green]{title}", title_align="left", border_style="green", width=width)
         console.print(panel)
-    label_width = max(len(label) for label, _ in started.tries)
-    for label, what in started.tries:
+    label_width = max(len(label) for label, _ in content.tries)
+    for label, what in content.tries:
         line = Text.assemble(("  " if console.width >= _NARROW else "") + f"{label:{label_width}}  ", (what, "cyan"))
         console.print(line, soft_wrap=True)
     console.print()
@@ -63,10 +63,81 @@ def _grid(rows: Rows) -> RenderableType:
     return grid
 
 
-def _adapter_rows(started: Started) -> Rows:
-    if started.adapters is None:
+def _adapter_rows(content: PanelContent) -> Rows:
+    if content.adapters is None:
         return []
-    first, rest = started.adapters[:_MAX_NAMES], len(started.adapters) - _MAX_NAMES
+    first, rest = content.adapters[:_MAX_NAMES], len(content.adapters) - _MAX_NAMES
     names = ", ".join(first) + (f" and {rest:,} more" if rest > 0 else "")
-    tuning = f"on: POST /v1/fine_tuning/jobs, or {program()} finetune" if started.is_finetuning else ""
+    tuning = f"on: POST /v1/fine_tuning/jobs, or {program()} finetune" if content.is_finetuning else ""
     return [("Adapters", names or "none yet"), *([("Fine-tuning", tuning)] if tuning else [])]
+
+
+def model_rows(models: Mapping[str, EngineInfo | None]) -> Iterator[tuple[str, str]]:
+    """Yield labels and values. models: name -> info; None if the model is loaded on demand."""
+    if len(models) > 1:
+        for name, info in models.items():
+            yield "Model", f"{name}: {'loaded by its first request' if info is None else _in_short(info)}"
+        return
+    for name, info in models.items():
+        yield "Model", name
+        if info is not None:
+            yield "", f"{info.architecture}, {info.dtype} on {info.device}"
+            yield from _pooling_rows(info) if info.pooling is not None else _generation_rows(info)
+
+
+def _generation_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
+    yield "Context", f"{info.max_model_len:,} tokens"
+    yield "Memory", f"{size(info.weight_bytes)} of weights, {_kv_cache(info)}{_adapters(info)}"
+    yield "Quantized", quantization(info.weight_formats) or "no"
+    yield "Drafts", _drafts(info.notes) or "off"
+
+
+def _pooling_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
+    """Pooling models have no KV cache and no drafts, since each text is computed at once."""
+    yield "Output", _outputs(info)
+    yield "Input", f"texts of up to {info.max_model_len:,} tokens"
+    yield "Memory", f"{size(info.weight_bytes)} of weights"
+    yield "Quantized", quantization(info.weight_formats) or "no"
+
+
+def _outputs(info: EngineInfo) -> str:
+    """Return the kind of output of a pooling model."""
+    assert info.pooling is not None
+    if PoolingTask.EMBED in info.pooling.tasks:
+        return f"embeddings with {info.pooling.dimensions:,} dimensions"
+    if PoolingTask.SCORE in info.pooling.tasks:
+        return "scores for pairs of texts"
+    return f"classes: {', '.join(info.pooling.labels) or info.pooling.dimensions}"
+
+
+def _in_short(info: EngineInfo) -> str:
+    formats = quantization(info.weight_formats)
+    weights = f"{size(info.weight_bytes)} of weights{f' ({formats})' if formats else ''}"
+    if info.pooling is not None:
+        return f"{_outputs(info)}, texts of up to {info.max_model_len:,} tokens, {weights}"
+    return f"{info.max_model_len:,} tokens of context, {weights}, {_kv_cache(info)}{_adapters(info)}"
+
+
+def _kv_cache(info: EngineInfo) -> str:
+    room = f"{info.num_blocks * info.block_size:,} tokens"
+    if info.kv_windows != [None]:  # layers with windows need fewer blocks for a token
+        room = f"{info.num_blocks:,} blocks of {info.block_size} tokens"
+    return f"{size(info.kv_bytes)} of KV cache for {room}"
+
+
+def _adapters(info: EngineInfo) -> str:
+    return f", up to {size(info.adapter_bytes)} for adapters" if info.adapter_bytes else ""
+
+
+def quantization(formats: Mapping[str, int]) -> str:
+    """Return the quantized formats, the most frequent first; '' if there are none."""
+    quantized = {name: count for name, count in formats.items() if name not in _UNQUANTIZED}
+    return ", ".join(sorted(quantized, key=lambda name: -quantized[name]))
+
+
+def _drafts(notes: Sequence[str]) -> str:
+    return next((text for note in notes for label, _, text in [note.partition(": ")] if label == "Speculation"), "")
+
+
+def size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

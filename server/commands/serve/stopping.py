@@ -1,29 +1,31 @@
-"""How long the server runs: until a signal, or until its engine is given up."""
+"""run_until_stopped: serves until a signal or the engine's end; drain_server: finishes running requests."""
 
 import asyncio
 import logging
-import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from engine.errors import StartupError
 from engine.wording import counted
 from server.commands.serve.engines import Engines
+from server.commands.serve.signals import Stop, unless
 
 if TYPE_CHECKING:
     from server.context import ServerContext
 
 logger = logging.getLogger(__name__)
 
-Stop = asyncio.Future[signal.Signals]
-_Result = TypeVar("_Result")
+_NOTICE_S = 5.0  # time in which new requests get 503, so that load balancers notice before connections are refused
+_POLL_S = 0.05
 
 
 async def run_until_stopped(
     stop_signal: Stop, engines: Engines, context: "ServerContext", drain: Callable[[], Awaitable[None]]
 ) -> None:
-    """Serve until a signal, and for SIGTERM until what runs is finished. Raises StartupError if the engine is dead."""
+    """Serve until a signal, and after SIGTERM until running requests are finished. Raises StartupError if the engine is
+    dead."""
     if (reason := await unless(stop_signal, engines.wait_dead())) is not None:
         raise StartupError(reason)
     if stop_signal.result() is signal.SIGTERM:
@@ -32,29 +34,32 @@ async def run_until_stopped(
         logger.info("stopping: ending %s", counted(num_open, "request"))
 
 
-def catch_signals() -> Stop:
-    """A future that holds the first SIGINT or SIGTERM; the second ends the process at once.
+async def drain_server(
+    context: "ServerContext", num_answers: Callable[[], int], num_connections: Callable[[], int], timeout_s: float
+) -> None:
+    """Answer new requests with 503 while running ones finish, for at most `timeout_s`, and long enough for clients with
+    a connection and load balancers to notice.
 
-    The engine process needs no signal: it ends when the socket pair does.
+    num_answers: returns the number of HTTP requests whose answers are not complete; clients may read more slowly than
+    text is generated. Streams of watchers, which have no end, are not waited for.
     """
-    loop = asyncio.get_running_loop()
-    first: Stop = loop.create_future()
 
-    def receive(number: signal.Signals) -> None:
-        if first.done():
-            os._exit(128 + number)
-        first.set_result(number)
+    def num_left() -> int:
+        return max(context.models.num_unfinished, num_answers() - context.models.num_watchers)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, receive, number)
-    return first
-
-
-async def unless(stop: "asyncio.Future[Any]", waited: Coroutine[Any, Any, _Result]) -> _Result | None:
-    """The result of `waited`, or None if `stop` comes first."""
-    task = asyncio.ensure_future(waited)
-    await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        return task.result()
-    task.cancel()
-    return None
+    now_s = time.monotonic()
+    context.drain.stop(now_s)
+    assert context.drain.started_s is not None
+    noticed_s = now_s
+    if context.drain.is_watched(now_s) or num_connections():
+        noticed_s = context.drain.started_s + _NOTICE_S  # an operator may have started it earlier
+    end_s = now_s + timeout_s
+    are_open = counted(context.models.num_unfinished, "request is open", "requests are open")
+    notice = f"; clients and load balancers have {noticed_s - now_s:.0f} s to notice" if noticed_s > now_s else ""
+    logger.info("draining: %s; the time limit is %g s%s", are_open, timeout_s, notice)
+    while (now_s := time.monotonic()) < end_s:
+        if now_s >= noticed_s and num_left() <= 0:
+            return
+        await asyncio.sleep(_POLL_S)
+    if num_left() > 0:
+        logger.warning("ending %s that did not finish within --shutdown-timeout", counted(num_left(), "request"))

@@ -8,7 +8,7 @@ from engine.config import EngineConfig
 from engine.errors import StartupError
 from models.errors import SourceError
 from models.sources.resolve import find_local
-from server.commands.serve.missing_paths import check_paths
+from server.commands.serve.command import check_paths
 from server.config.server import ServerConfig
 from tests.server.commands.serve.test_missing_paths import MISSING, OTHERS
 

@@ -20,7 +20,7 @@ def _at_info(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_an_idle_server_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     log = ActivityLog(Metrics(MODEL))
-    log.look(time.monotonic() + 10)
+    log.log(time.monotonic() + 10)
     assert caplog.messages == []
 
 
@@ -28,11 +28,11 @@ def test_a_busy_one_tells_rates_since_the_last_look(caplog: pytest.LogCaptureFix
     metrics = Metrics(MODEL)
     log = ActivityLog(metrics)
     now = time.monotonic()
-    log.look(now)
+    log.log(now)
     metrics.on_step(StepStats(running=2, waiting=1, blocks_total=8, blocks_used=2, prefix_queries=300, prefix_hits=100))
     metrics.add("prompt_tokens_total", 300)
     metrics.add("generation_tokens_total", 45)
-    log.look(now + 10)
+    log.log(now + 10)
     assert caplog.messages == [
         "running 2, waiting 1, prompts 30.0 tokens/s, output 4.5 tokens/s, KV cache 25.0%, prefix hits 33.3%"
     ]
@@ -43,13 +43,13 @@ def test_the_last_line_comes_after_the_last_request(caplog: pytest.LogCaptureFix
     metrics = Metrics(MODEL)
     log = ActivityLog(metrics)
     now = time.monotonic()
-    log.look(now)
+    log.log(now)
     metrics.add("generation_tokens_total", 5)
-    log.look(now + 10)
+    log.log(now + 10)
     assert caplog.messages == [
         "running 0, waiting 0, prompts 0.0 tokens/s, output 0.5 tokens/s, KV cache 0.0%, prefix hits none looked up"
     ]
-    log.look(now + 20)
+    log.log(now + 20)
     assert len(caplog.messages) == 1
 
 
@@ -58,5 +58,5 @@ def test_a_long_prompt_is_told_although_no_counter_moves(caplog: pytest.LogCaptu
     log = ActivityLog(metrics)
     metrics.on_step(StepStats(running=1))
     for _ in range(2):
-        log.look(time.monotonic())
+        log.log(time.monotonic())
     assert len(caplog.messages) == 2

@@ -112,10 +112,10 @@ def test_a_panel_has_notes_in_its_rows_and_warnings_above_it(
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
-        ({}, "none needed on this machine"),
+        ({}, "not required on this machine"),
         ({"host": "0.0.0.0"}, "none, so anyone who can reach this address can use it"),
-        ({"api_key": ("secret-key",)}, "needed"),
-        ({"api_keys_file": "keys.yaml"}, "needed, of keys.yaml"),
+        ({"api_key": ("secret-key",)}, "required"),
+        ({"api_keys_file": "keys.yaml"}, "required, from keys.yaml"),
     ],
 )
 def test_the_panel_says_who_may_call_and_tells_no_key(

@@ -4,7 +4,7 @@ import pytest
 
 from engine.child_processes.fault_plan import VARIABLE
 from engine.errors import OptionError
-from server.commands.serve.fault_injection import fault_plan
+from server.commands.serve.command import fault_plan
 from server.config.server import ServerConfig
 
 pytestmark = pytest.mark.fast

@@ -113,7 +113,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
         case "link":
             (tmp_path / "precious").write_text("precious")
             path.symlink_to(tmp_path / "precious")
-    with pytest.raises(StartupError, match="it is a file or folder and no socket"), listen_unix(path, 0o600):
+    with pytest.raises(StartupError, match="it exists and is not a socket"), listen_unix(path, 0o600):
         pass
     assert os.path.lexists(path)
 

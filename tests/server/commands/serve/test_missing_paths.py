@@ -6,7 +6,7 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from server.commands.serve.missing_paths import check_paths
+from server.commands.serve.command import check_paths
 from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.server import ServerConfig

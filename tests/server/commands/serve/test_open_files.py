@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import StartupError
 from server.commands.serve.open_files import (
-    LEAST_OPEN_FILES,
+    MIN_OPEN_FILES,
     allow_open_files,
     connections_at_once,
     room_for_connections,
@@ -60,7 +60,7 @@ def test_a_system_that_refuses_a_higher_limit_leaves_room_for_fewer(
     assert "more than 153 get 503" in caplog.text
 
 
-@pytest.mark.parametrize("num_files", [LEAST_OPEN_FILES, 128, 256, 1024, 2000, 100_000])
+@pytest.mark.parametrize("num_files", [MIN_OPEN_FILES, 128, 256, 1024, 2000, 100_000])
 def test_connections_and_those_too_many_leave_files_for_the_rest(
     num_files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

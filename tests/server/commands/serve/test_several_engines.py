@@ -41,7 +41,7 @@ class _Machine:
         self.engines: list[FakeEngine] = []
         self.loads_at_once = True
         self.adapters: dict[str, AdapterInfo | Exception] = {}  # of each engine
-        monkeypatch.setattr(several_engines, "weigh", self._weigh)
+        monkeypatch.setattr(several_engines, "_weigh", self._weigh)
         monkeypatch.setattr(several_engines, "engine_client", self._client)
 
     async def _weigh(self, configs: Sequence[EngineConfig], show: Callable[[Loading], None]) -> list[Weighed]:
@@ -85,8 +85,8 @@ def _states(engines: SeveralEngines) -> list[ModelState]:
 
 async def test_all_are_loaded_with_their_part_of_the_memory(machine: _Machine) -> None:
     engines = _engines(_entry("a", kv_share=3.0), _entry("b"), models_memory=12 * GIB)
-    await engines.begin()
-    await engines.finish()
+    await engines.start()
+    await engines.wait_loaded()
     assert _states(engines) == [ModelState.LOADED] * 2
     first, second = (config.kv_cache_memory_bytes or 0 for config in machine.configs)
     assert first > 2 * second > 0
@@ -100,8 +100,8 @@ async def test_a_model_that_pools_texts_is_given_no_kv_cache(machine: _Machine) 
         weight_bytes=GIB, least_kv_bytes=GIB // 8, most_kv_bytes=GIB // 8, free_bytes=20 * GIB, has_kv_cache=False
     )
     engines = _engines(_entry("a"), _entry("b"))
-    await engines.begin()
-    await engines.finish()
+    await engines.start()
+    await engines.wait_loaded()
     assert _states(engines) == [ModelState.LOADED] * 2
     assert [config.kv_cache_memory_bytes is None for config in machine.configs] == [False, True]
     await engines.stop()
@@ -121,8 +121,8 @@ async def test_options_of_all_that_need_generated_text_do_not_apply_to_a_model_t
         ModelEntry(("b",), dataclasses.replace(options, model="b")),
         ModelEntry(("c",), own, own_options=frozenset(["enable_lora"])),
     )
-    await engines.begin()
-    await engines.finish()
+    await engines.start()
+    await engines.wait_loaded()
     first, second, third = machine.configs
     assert first.generating_options() == ["enable_lora", "kv_cache_memory_bytes"]
     assert second == EngineConfig(model="b", max_num_seqs=8)
@@ -144,7 +144,7 @@ async def test_adapters_are_for_the_only_model_that_generates_text(machine: _Mac
     assert engines.context is not None
     models = engines.context.models
     machine.adapters["sql"] = AdapterInfo(digest=b"S", rank=8, num_bytes=1)
-    await engines.finish()
+    await engines.wait_loaded()
     assert [model.has_adapters for model in models] == [True, False]
     assert models.base_model(None).name == "a"
     adapter = models.adapters.current("sql")
@@ -155,7 +155,7 @@ async def test_adapters_are_for_the_only_model_that_generates_text(machine: _Mac
 async def test_an_adapter_for_a_model_that_pools_texts_ends_the_start(machine: _Machine) -> None:
     engines = _chat_and_embedding(machine, '{"name": "sql", "path": "/adapters/sql", "base_model_name": "b"}')
     with pytest.raises(OptionError, match="--lora-modules sql: base_model_name is 'b'; models that can have adapters"):
-        await engines.finish()
+        await engines.wait_loaded()
     assert not machine.configs
     await engines.stop()
 
@@ -164,7 +164,7 @@ async def test_an_adapter_that_may_be_of_two_models_ends_the_start(machine: _Mac
     entries = (ModelEntry((name,), EngineConfig(model=name, enable_lora=True)) for name in "ab")
     engines = _engines(*entries, lora=("sql=/adapters/sql",))
     with pytest.raises(OptionError, match="--lora-modules sql: base_model_name is missing"):
-        await engines.finish()
+        await engines.wait_loaded()
     assert not machine.configs
     await engines.stop()
 
@@ -176,7 +176,7 @@ async def test_on_demand_the_pinned_ones_are_loaded_or_else_the_first(machine: _
     ):
         machine.configs.clear()
         engines = _engines(*entries, load_on_demand=True)
-        await engines.finish()
+        await engines.wait_loaded()
         assert [config.model for config in machine.configs] == loaded
         await engines.stop()
 
@@ -186,7 +186,7 @@ async def test_a_start_ends_though_its_model_goes_at_once_for_a_request(machine:
     context = engines.context
     assert context is not None
     machine.loads_at_once = False
-    starting = asyncio.create_task(engines.finish())
+    starting = asyncio.create_task(engines.wait_loaded())
     async with asyncio.timeout(20):
         while not machine.engines:
             await asyncio.sleep(0)
@@ -220,7 +220,7 @@ async def test_before_the_memory_is_known_operators_are_told_to_wait(machine: _M
 async def test_models_that_do_not_fit_are_refused_before_any_is_loaded(machine: _Machine) -> None:
     engines = _engines(_entry("a"), _entry("b"), models_memory=5 * GIB)
     with pytest.raises(StartupError, match=r"the models need 5.50 GiB together and may have 5.00 GiB"):
-        await engines.finish()
+        await engines.wait_loaded()
     assert not machine.configs
     await engines.stop()
 
@@ -232,7 +232,7 @@ async def test_a_model_that_cannot_be_looked_at_ends_the_start(
     machine.failures["b"] = Weighed(failure="there is no such file", is_option=is_option)
     engines = _engines(_entry("a"), _entry("b"))
     with pytest.raises(kind, match="b: there is no such file") as refused:
-        await engines.finish()
+        await engines.wait_loaded()
     assert isinstance(refused.value, OptionError) == is_option
     await engines.stop()
 
@@ -240,13 +240,13 @@ async def test_a_model_that_cannot_be_looked_at_ends_the_start(
 async def test_one_that_fails_leaves_the_others_and_the_failure_of_all_ends_the_start(machine: _Machine) -> None:
     machine.broken = {"a"}
     engines = _engines(_entry("a"), _entry("b"))
-    await engines.finish()
+    await engines.wait_loaded()
     assert _states(engines) == [ModelState.FAILED, ModelState.LOADED]
     await engines.stop()
     machine.broken = {"a", "b"}
     engines = _engines(_entry("a"), _entry("b"))
     with pytest.raises(StartupError, match="a: its file is damaged; b: its file is damaged"):
-        await engines.finish()
+        await engines.wait_loaded()
     await engines.stop()
 
 
@@ -255,7 +255,7 @@ async def test_one_model_comes_and_goes_with_all_of_the_memory(machine: _Machine
     engines = engines_of(config, EngineConfig(model="m"), Metrics("m"), 0.0)
     assert isinstance(engines, SeveralEngines)
     engines.context = create_app(engines.clients, config, EngineConfig(model="m"), Metrics("m")).state.context
-    await engines.finish()
+    await engines.wait_loaded()
     assert _states(engines) == [ModelState.LOADED]
     assert machine.configs[0].kv_cache_memory_bytes is None
     await engines.stop()
@@ -274,7 +274,7 @@ async def test_a_stop_while_a_model_loads_ends_it(machine: _Machine, monkeypatch
 
     monkeypatch.setattr(several_engines, "engine_client", make)
     engines = _engines(_entry("a"), _entry("b"))
-    loading = asyncio.create_task(engines.finish())
+    loading = asyncio.create_task(engines.wait_loaded())
     async with asyncio.timeout(20):
         while not started:
             await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from engine.protocol import EngineInfo, PoolingTask
 from server.commands.serve.model_rows import quantization, size
-from server.commands.serve.start_panel import Started, show_panel
+from server.commands.serve.start_panel import PanelContent, show_panel
 from tests.helpers.fake_client import engine_info
 from tests.helpers.fake_pooling import pooling_info
 
@@ -29,7 +29,7 @@ INFO = engine_info(
 def drawn(width: int, models: dict[str, EngineInfo | None] | None = None, **changes: Any) -> list[str]:
     screen = io.StringIO()
     tries = [("API", f"curl {URL} " + "x" * 200)]
-    started = Started("1.2.3", URL, models or {"owner/model": INFO}, "needed", tries, **changes)
+    started = PanelContent("1.2.3", URL, models or {"owner/model": INFO}, "required", tries, **changes)
     show_panel(Console(file=screen, width=width, force_terminal=True, color_system=None), started)
     return screen.getvalue().splitlines()
 
@@ -53,7 +53,7 @@ def test_rows() -> None:
         "Memory     500 MiB of weights, 4.0 GiB of KV cache for 16,000 tokens",
         "Quantized  q4_k, q6_k",
         "Drafts     prompt lookup of 2 to 5 tokens, up to 8 tokens, as many as pay",
-        "Keys       needed",
+        "Keys       required",
     ):
         assert words in text
 
@@ -88,8 +88,8 @@ def test_the_command_for_fine_tuning_is_one_to_paste(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("changes", "makes"),
     [
-        ({}, "vectors of 4 numbers"),
-        ({"tasks": [PoolingTask.SCORE, PoolingTask.CLASSIFY], "dimensions": 1}, "scores of pairs of texts"),
+        ({}, "embeddings with 4 dimensions"),
+        ({"tasks": [PoolingTask.SCORE, PoolingTask.CLASSIFY], "dimensions": 1}, "scores for pairs of texts"),
         ({"tasks": [PoolingTask.CLASSIFY], "labels": ["bad", "good"]}, "classes: bad, good"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_narrow_terminal_has_no_border() -> None:
 def test_each_of_several_models_has_a_row() -> None:
     text = "\n".join(drawn(100, {"chat": INFO, "coder": None}))
     assert "chat: " in text
-    assert "coder: loaded when it is asked for" in text
+    assert "coder: loaded by its first request" in text
 
 
 def test_windows_have_blocks_instead_of_tokens() -> None:

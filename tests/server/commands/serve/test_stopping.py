@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from server.commands.serve import draining
-from server.commands.serve.draining import drain_server
+from server.commands.serve import stopping
+from server.commands.serve.stopping import drain_server
 from server.context import ServerContext
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import FakeClient, http, make_app, says
@@ -22,8 +22,8 @@ def _nobody() -> int:
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
-    monkeypatch.setattr(draining, "_NOTICE_S", 0.0)
-    monkeypatch.setattr(draining, "_POLL_S", 0.0)
+    monkeypatch.setattr(stopping, "_NOTICE_S", 0.0)
+    monkeypatch.setattr(stopping, "_POLL_S", 0.0)
     return FakeClient(says("x"))
 
 
@@ -78,10 +78,10 @@ async def test_those_who_ask_have_time_to_notice_from_the_first_refusal_on(
     context: ServerContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(draining, "_NOTICE_S", 0.05)
-    context.drain.checked_s = began_s = time.monotonic()
+    monkeypatch.setattr(stopping, "_NOTICE_S", 0.05)
+    context.drain.checked_s = started_s = time.monotonic()
     await drain_server(context, lambda: 0, _nobody, 60)
-    assert time.monotonic() - began_s >= 0.05
+    assert time.monotonic() - started_s >= 0.05
     assert "s; clients and load balancers have " in caplog.text
     task = asyncio.create_task(drain_server(context, lambda: 0, _nobody, 60))  # draining already, as after POST /drain
     assert not await _is_waiting(task)
@@ -91,7 +91,7 @@ async def test_those_who_ask_have_time_to_notice_from_the_first_refusal_on(
 async def test_an_idle_server_waits_for_those_who_may_send_requests(
     context: ServerContext, monkeypatch: pytest.MonkeyPatch, asked_ago_s: float | None, num_connections: int
 ) -> None:
-    monkeypatch.setattr(draining, "_NOTICE_S", 1000.0)
+    monkeypatch.setattr(stopping, "_NOTICE_S", 1000.0)
     if asked_ago_s is not None:
         context.drain.checked_s = time.monotonic() - asked_ago_s
     task = asyncio.create_task(drain_server(context, lambda: 0, lambda: num_connections, 60))
@@ -103,7 +103,7 @@ async def test_an_idle_server_waits_for_those_who_may_send_requests(
 async def test_an_idle_server_that_nobody_watches_ends_at_once(
     context: ServerContext, monkeypatch: pytest.MonkeyPatch, asked_ago_s: float | None
 ) -> None:
-    monkeypatch.setattr(draining, "_NOTICE_S", 1000.0)
+    monkeypatch.setattr(stopping, "_NOTICE_S", 1000.0)
     if asked_ago_s is not None:
         context.drain.checked_s = time.monotonic() - asked_ago_s
     task = asyncio.create_task(drain_server(context, lambda: 0, _nobody, 60))

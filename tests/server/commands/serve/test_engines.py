@@ -3,7 +3,7 @@
 import pytest
 
 from engine.protocol import Loading
-from server.commands.serve.startup_times import StartupTimes
+from server.commands.serve.engines import StartupTimes
 
 pytestmark = pytest.mark.fast
 
