@@ -19,11 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
     from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
-    from server.commands.home import ensure_home
     from server.commands.options.arguments import import_function, parse_arguments
     from server.commands.options.options import CONFIG_VARIABLE
     from server.commands.options.sources import resolve
-    from server.commands.standard_streams import open_standard_streams
+    from server.commands.process_setup import ensure_home, open_standard_streams
     from server.commands.table import COMMANDS
 
     open_standard_streams()

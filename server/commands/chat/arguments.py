@@ -3,7 +3,7 @@
 import argparse
 import textwrap
 
-from server.commands.chat.reaching import CA_VARIABLE
+from server.commands.chat.connecting import CA_VARIABLE
 from server.commands.chat.server import DEFAULT_URL
 from server.commands.options.arguments import HelpFormatter, Parser
 from server.commands.options.options import CLIENT_KEY_VARIABLE

@@ -15,11 +15,11 @@ from engine.errors import OptionError, StartupError
 from server.commands.chat.arguments import chat_parser, complete_parser, ps_parser, top_parser
 from server.commands.chat.blocks import without_control
 from server.commands.chat.client import ChatClient, ServerProblem
+from server.commands.chat.connecting import reached, running
 from server.commands.chat.monitor import requests_table, screen, summary
-from server.commands.chat.reaching import reached, running
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
-from server.commands.options.suggestions import suggest
+from server.commands.options.options import suggest
 
 _HISTORY = Path("~/.local/state/headrace/chat_history")
 _PIPED_WIDTH = 240

@@ -6,8 +6,7 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from server.commands.options.options import OPTIONS
-from server.commands.options.suggestions import suggest
+from server.commands.options.options import OPTIONS, suggest
 from server.config.models import ModelEntry
 
 # What a model may have of its own beside all that an engine takes.

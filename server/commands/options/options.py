@@ -1,12 +1,13 @@
 """Options: the fields of the config dataclasses as the command line, the environment and a file see them."""
 
 import dataclasses
+import difflib
 import enum
 import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,3 +192,9 @@ OPTIONS: Mapping[str, Option] = {
     )
     for option in options_of(config_class)
 }
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' with the known name that is nearest to the one given, or '' if none is near."""
+    nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else ""

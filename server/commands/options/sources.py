@@ -11,8 +11,7 @@ import yaml
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.options.model_entries import entries_of_arguments, entries_of_file
-from server.commands.options.options import OPTIONS, OTHER_VARIABLES, PREFIX
-from server.commands.options.suggestions import suggest
+from server.commands.options.options import OPTIONS, OTHER_VARIABLES, PREFIX, suggest
 from server.config.finetuning import FinetuningConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig

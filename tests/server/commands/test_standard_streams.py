@@ -11,7 +11,7 @@ from tests.helpers.repository import ROOT
 
 _PROGRAM = """
 import os, sys
-from server.commands.standard_streams import open_standard_streams
+from server.commands.process_setup import open_standard_streams
 open_standard_streams()
 print("out")
 print("err", file=sys.stderr)

@@ -9,8 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from engine.protocol import EngineInfo, PoolingTask
-from server.commands.serve.model_rows import quantization, size
-from server.commands.serve.start_panel import PanelContent, show_panel
+from server.commands.serve.start_panel import PanelContent, quantization, show_panel, size
 from tests.helpers.fake_client import engine_info
 from tests.helpers.fake_pooling import pooling_info
 

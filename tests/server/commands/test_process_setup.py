@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.commands.home import ensure_home
+from server.commands.process_setup import ensure_home
 
 pytestmark = pytest.mark.fast
 
