@@ -6,37 +6,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Set by the script of `headrace completion`: a shell asks for completions.
+# Set by the script of `headrace completion` when the shell asks for completions.
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
-# name -> where its `run(server_config, engine_config) -> exit code` is.
+# name -> path of its `run(server_config, engine_config) -> exit code`.
 SERVING = {"serve": "server.commands.serve.command:run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 1 if the server could not run, 2 for a wrong option."""
+    """Run the command line. Return the exit code: 0, 1 if the server could not run, 2 for a wrong option."""
     if message := _find_shadow():
         return _fail(message, 1)
-    # Not at the top: where a foreign `engine` shadows ours, this import is what would fail, without saying why.
+    # Not at the top: if another package named `engine` shadows ours, this import would fail with an unclear error.
     from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
     from server.commands.options.arguments import import_function, parse_arguments
     from server.commands.options.options import CONFIG_VARIABLE
-    from server.commands.options.sources import resolve
+    from server.commands.options.sources import resolve_options
     from server.commands.process_setup import ensure_home, open_standard_streams
     from server.commands.table import COMMANDS
 
     open_standard_streams()
     ensure_home()
     if COMPLETION_VARIABLE in os.environ:
-        import_function("server.commands.completion:answer")()
+        import_function("server.commands.completion:answer_shell")()
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in COMMANDS else None
     try:
         if command is not None and command not in SERVING:
-            return int(import_function(COMMANDS[command].work)(argv[1:]))
+            return int(import_function(COMMANDS[command].run)(argv[1:]))
         arguments = parse_arguments(argv)
         file = arguments.config or os.environ.get(CONFIG_VARIABLE)
-        configs = resolve(arguments.flags, os.environ, Path(file) if file else None, arguments.models)
+        configs = resolve_options(arguments.flags, os.environ, Path(file) if file else None, arguments.models)
         return int(import_function(SERVING[arguments.command])(*configs))
     except OptionError as error:
         return _fail(as_typed(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)"), 2)
@@ -44,19 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(as_typed(f"{error}{' (more: headrace doctor)' if command == 'serve' else ''}"), 1)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who read it has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left of it at its end
+    except BrokenPipeError:  # the reader of the pipe has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it when it exits
         return 1
 
 
 def _find_shadow() -> str | None:
-    """What to say if `engine` or `models` would be imported from another folder than this file's packages."""
+    """Return an error if `engine` or `models` would be imported from another folder than this file's packages."""
     home = Path(__file__).resolve().parent.parent
     for name in ("engine", "models"):
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin != home / name / "__init__.py":
-            return f"{origin or f'no package {name}'} shadows {home / name}; start elsewhere, and check PYTHONPATH"
+            return (
+                f"{origin or f'no package {name}'} shadows {home / name}; start headrace in another folder, and check "
+                "PYTHONPATH"
+            )
     return None
 
 

@@ -1,4 +1,4 @@
-"""`headrace bench`: its grammar, and where each benchmark runs."""
+"""`headrace bench`: its parser, and the modules of the benchmarks."""
 
 import argparse
 import importlib
@@ -15,7 +15,7 @@ from engine.errors import OptionError
 from server.commands.child_process import run_module
 from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
-from server.commands.options.sources import resolve
+from server.commands.options.sources import resolve_options
 from server.loadtest.config import LoadConfig, StartupConfig
 
 _EPILOG = """\
@@ -32,15 +32,15 @@ _HELP = {
     "latency": "time prefill and decode of the engine, without HTTP",
     "throughput": "count the engine's tokens a second with all requests at once",
     "spec": "compare tokens a second with and without drafts, by batch size",
-    "roofline": "compare each phase of the engine's steps with what the machine can do",
+    "roofline": "compare each phase of the engine's steps with the machine's limits",
     "startup": "time the phases of a server's start",
 }
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the benchmark that `argv` (what follows `headrace bench`) asks for; returns the exit code.
+    """Run the benchmark in `argv`, the arguments after `headrace bench`; return the exit code.
 
-    Raises OptionError, or StartupError if there is nothing to measure; exits for --help.
+    Raises OptionError, or StartupError if nothing can be measured; exits for --help.
     """
     parser = bench_parser()
     namespace, unknown = parser.parse_known_args(argv)
@@ -53,20 +53,20 @@ def run(argv: Sequence[str]) -> int:
     values = {name: own[name].parse(value, own[name].flag) for name, value in given.items()}
     config = _config_class(namespace.benchmark)(**values)
     if namespace.benchmark == "serve":
-        # Imported by name, as every command: the load generator's libraries are not for `headrace --help`.
+        # Imported by name, like every command, so that `headrace --help` does not load the load generator's libraries.
         return int(importlib.import_module("server.loadtest.serve").run(config))
     return _run_engine_benchmark(namespace, config)
 
 
 def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
-    """Run one that has a model, in a process of its own (startup: in many)."""
+    """Run a benchmark of the engine, in a process of its own (startup: in many)."""
     flags = {option.name: getattr(namespace, option.name) for option in _engine_options() if option.name in namespace}
     if namespace.positional_model is not None:
         if "model" in flags:
             raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
         flags["model"] = namespace.positional_model
     file = namespace.config or os.environ.get(CONFIG_VARIABLE)
-    _, engine_config = resolve(flags, os.environ, Path(file) if file else None)
+    _, engine_config = resolve_options(flags, os.environ, Path(file) if file else None)
     if namespace.benchmark == "startup":
         return int(importlib.import_module("server.commands.bench_startup").run(config, engine_config))
     job = msgspec.json.encode([engine_config, config]).decode()

@@ -1,4 +1,4 @@
-"""`headrace bench startup`: starts `headrace serve` several times, and says where the time until it is ready goes."""
+"""`headrace bench startup`: starts `headrace serve` several times, and reports the time of each phase."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ from engine.wording import counted
 from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
 from server.loadtest.config import StartupConfig
 
-_START_PYTHON = "start Python"  # until the program's first line runs; and what the polling of /health adds
+_START_PYTHON = "start Python"  # until the program's first line runs; includes the delay of polling /health
 _POLL_S = 0.01
 _TIMEOUT_S = 900.0  # covers a first download
 _STOP_TIMEOUT_S = 10.0
@@ -40,7 +40,7 @@ _WEIGHT_FILES = ("*.gguf", "*.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start: from the process's creation to the first 200 of /health, and its phases, which add up to that."""
+    """One start, from the creation of the process to the first 200 of /health. The phases add up to total_s."""
 
     total_s: float
     phases_s: dict[str, float]
@@ -48,14 +48,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """What reading the model's files takes, from the system's page cache if they are in it: no start can be faster."""
+    """The time to read the model's files, from the page cache if they are in it. No start can be faster."""
 
     num_bytes: int
     seconds: float
 
 
 def run(config: StartupConfig, engine_config: EngineConfig) -> int:
-    """Measure, print the table and write the JSON; returns the exit code. Raises StartupError."""
+    """Measure, print the table and write the JSON; return the exit code. Raises StartupError."""
     check_results_file(config.json)
     with _options_file(engine_config) as options:
         starts = [_start_once(options) for _ in range(config.num_iters_warmup + config.num_iters)]
@@ -69,7 +69,7 @@ def run(config: StartupConfig, engine_config: EngineConfig) -> int:
 
 @contextmanager
 def _options_file(engine_config: EngineConfig) -> Iterator[Path]:
-    """A configuration file with the options that differ from their defaults."""
+    """Yield a configuration file with the options that differ from their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(EngineConfig)}
     values = {name: value for name, value in dataclasses.asdict(engine_config).items() if value != defaults[name]}
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
@@ -106,10 +106,10 @@ def _start_once(options: Path) -> Start:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    server.send_signal(signal.SIGINT)  # ends at once, without draining
+    server.send_signal(signal.SIGINT)  # ends the server without draining
     try:
         server.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:  # as where SIGINT is ignored: in the background of a script
+    except subprocess.TimeoutExpired:  # if SIGINT is ignored, as in the background of a script
         server.kill()
         server.wait()
 
@@ -122,7 +122,7 @@ def _free_port() -> int:
 
 
 def _get(port: int, path: str) -> str | None:
-    """The body, or None as long as the server is not there or not ready."""
+    """Return the body; None while the server is not ready."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             body: bytes = response.read()
@@ -137,7 +137,7 @@ def _phases(metrics: str) -> dict[str, float]:
 
 
 def _read_files(model: str) -> FileRead | None:
-    """Read the weights of a local model once more, or None for a model that is named otherwise."""
+    """Read the weights of a local model again; return None if the model is not a local path."""
     path = Path(model).expanduser()
     files = [path] if path.is_file() else [file for pattern in _WEIGHT_FILES for file in path.glob(pattern)]
     if not files:

@@ -1,4 +1,5 @@
-"""Commands that load torch run in a process of their own: the one that reads their options never does."""
+"""run_module: runs a command that loads torch in a process of its own, since the process that parses options never
+does."""
 
 import os
 import signal
@@ -13,15 +14,16 @@ from engine.child_processes.environment import compute_environment
 from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.errors import OptionError
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_module(name: str, *arguments: str) -> int:
-    """Run one of our modules as a program; returns its exit code, or 128 and the number of the signal that ended it.
+    """Run one of headrace's modules as a program. Return its exit code, or 128 and the number of the signal that ended
+    it.
 
-    Whatever is to end the command, from a terminal too, reaches the module as SIGTERM, and it is waited for: it may
-    have files to remove. The terminal's own signals are kept from it, since Python would answer Ctrl-C in the middle of
-    an import with pages of names.
+    All signals that end the command are sent to the module as SIGTERM, and its end is awaited: it may have files to
+    remove. The terminal's own signals do not reach it, since Python would answer Ctrl-C during an import with a long
+    traceback.
     """
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
@@ -31,15 +33,15 @@ def run_module(name: str, *arguments: str) -> int:
         if process is not None and len(received) == 1:
             process.terminate()
 
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    heeded = {number for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup ignores some
-    for number in heeded:
+    before = {number: signal.getsignal(number) for number in _END_SIGNALS}
+    handled = {number for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup ignores SIGHUP
+    for number in handled:
         signal.signal(number, pass_on)
-    # The process inherits what is blocked, for good; here it waits. Were it ignored instead, it would be lost here.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, heeded & {signal.SIGINT, signal.SIGHUP})
+    # The process inherits blocked signals, for good; here they stay pending. Ignored signals would be lost here.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, handled & {signal.SIGINT, signal.SIGHUP})
     try:
         try:
-            # -P: a folder named engine, where the user happens to stand, must not be taken for ours.
+            # -P: do not import a folder named engine in the current folder.
             environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
             process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=environment)
             if received:
@@ -53,15 +55,15 @@ def run_module(name: str, *arguments: str) -> int:
     if received and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return 128 + received[0]
     if code < 0:
-        sys.stderr.write(f"headrace: the process that computes was ended by {_name(-code)}\n")
+        sys.stderr.write(f"headrace: the compute process was ended by {_name(-code)}\n")
         return 128 - code
     return code
 
 
 def run_job(name: str, job: object, unknown: Sequence[str]) -> int:
-    """run_module with `job` as JSON. unknown: the arguments that the command's grammar does not have.
+    """Run a module with `job` as JSON. unknown: arguments that the command's parser does not know.
 
-    Raises OptionError for the first of these, and for names that are not valid UTF-8.
+    Raises OptionError for the first unknown argument, and for names that are not valid UTF-8.
     """
     if unknown:
         kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"

@@ -1,7 +1,7 @@
-"""`headrace completion SHELL`, and what a shell is answered that asks for completions, through argcomplete.
+"""`headrace completion SHELL`, and the answers to a shell that asks for completions, through argcomplete.
 
-The script that a shell gets asks this program at each Tab. So it needs no renewal after an upgrade, and completions are
-what the grammar of this very version takes.
+The shell's script runs this program at each Tab. It needs no update after an upgrade, and completions always match the
+installed version's parsers.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def completion_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def answer(output: TextIO | None = None, leave: Callable[[int], object] = os._exit) -> None:
-    """Answer the shell that asks, as its script has it in the environment, and end the process with `leave`."""
+def answer_shell(output: TextIO | None = None, leave: Callable[[int], object] = os._exit) -> None:
+    """Answer the shell, which passes the command line in environment variables, and end the process with `leave`."""
     import argcomplete
 
     words = os.environ.get("COMP_LINE", "").split()
@@ -71,7 +71,7 @@ def answer(output: TextIO | None = None, leave: Callable[[int], object] = os._ex
 
 
 def _complete_by_metavar(action: argparse.Action) -> None:
-    """Say how an option's value is completed; choices of argparse's own need nothing."""
+    """Set how an option's value is completed; argparse's own choices need nothing."""
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     completer: Any = None
     if metavar.startswith("{"):
@@ -80,7 +80,7 @@ def _complete_by_metavar(action: argparse.Action) -> None:
         completer = _Files()
     elif metavar in _MODELS:
         completer = _Models()
-    elif action.dest == "names":  # of headrace models remove
+    elif action.dest == "names":  # headrace models remove
         completer = _cached_names
     if completer is not None:
         action.completer = completer  # type: ignore[attr-defined]
@@ -88,7 +88,7 @@ def _complete_by_metavar(action: argparse.Action) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """Completes to given words. Shells that show a help beside each would else repeat the option's."""
+    """Completes to the given words. They have an empty help, since shells would otherwise show the option's."""
 
     words: Sequence[str]
 
@@ -114,7 +114,7 @@ class _Files:
 
 @dataclass(frozen=True, slots=True)
 class _Models:
-    """Completes to what is cached, to folders and to GGUF files."""
+    """Completes to cached models, to folders and to GGUF files."""
 
     def __call__(self, prefix: str, **_: object) -> dict[str, str]:
         is_path = prefix.startswith(("/", ".", "~"))
@@ -122,9 +122,10 @@ class _Models:
 
 
 def _cached_names(*, is_model: bool = False, **_: object) -> dict[str, str]:
-    """As `headrace models` has them, which runs in a process of its own. None if that fails: who types sees no errors.
+    """Return the names that `headrace models` lists, from a process of its own; none if that fails, since errors would
+    disturb the command line.
 
-    is_model: those alone that can be served.
+    is_model: only names of models that can be served.
     """
     command = [sys.executable, "-P", "-m", "engine.commands.models", msgspec.json.encode(ModelsJob()).decode()]
     try:
@@ -136,7 +137,7 @@ def _cached_names(*, is_model: bool = False, **_: object) -> dict[str, str]:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterable[argparse.Action]:
-    """Those of the parser and of all below it."""
+    """Yield the actions of the parser and of all subparsers."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):

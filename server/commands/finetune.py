@@ -1,4 +1,4 @@
-"""`headrace finetune`: its grammar, and what a job needs of text; a process of its own does the training."""
+"""`headrace finetune`: its parser, and the preparation of a job's texts; another process does the training."""
 
 import sys
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train as `argv` (what follows `headrace finetune`) asks for; returns the exit code.
+    """Train as `argv`, the arguments after `headrace finetune`, says; return the exit code.
 
     Raises OptionError or StartupError; exits for --help.
     """
@@ -85,7 +85,7 @@ def _read(path: str) -> bytes:
 
 
 def _grader(path: str) -> dict[str, Any]:
-    """Raises OptionError for one that this command cannot train with."""
+    """Return the grader in a file. Raises OptionError if this command cannot train with it."""
     try:
         body = parse_json(_read(path), "the file")
         grader = parse_grader(body, "grader")
@@ -94,8 +94,8 @@ def _grader(path: str) -> dict[str, Any]:
         raise OptionError(f"--grader {path}: {error}") from error
     if models := needed_models(grader):
         raise OptionError(
-            f"--grader {path} asks the model {models[0]!r}, and there is no server that could answer; create the job "
-            "on a server that serves it (POST /v1/fine_tuning/jobs), or take other graders"
+            f"--grader {path} uses the model {models[0]!r}, which needs a server; create the job "
+            "on a server that serves it (POST /v1/fine_tuning/jobs), or use other graders"
         )
     for name in ignored_fields(body, "grader"):
         sys.stderr.write(f"{name} has no effect\n")

@@ -1,4 +1,4 @@
-"""`headrace keys`: makes API keys, and checks a file of them."""
+"""`headrace keys`: creates API keys, and checks a keys file."""
 
 import argparse
 import datetime
@@ -30,11 +30,11 @@ _NEW_EXAMPLES = """\
   headrace keys new web --file keys.yaml --requests-per-minute 60 --tokens-per-minute 100000 --max-concurrency 4
   headrace keys new prometheus --file keys.yaml --metrics --no-models
 """
-_SHORTEST = 20  # characters of a key from elsewhere that nobody guesses
+_MIN_LENGTH = 20  # characters of a key that cannot be guessed
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do as `argv` (what follows `headrace keys`) says; returns the exit code. Raises OptionError."""
+    """Run the action in `argv`, the arguments after `headrace keys`; return the exit code. Raises OptionError."""
     arguments = keys_parser().parse_args(argv)
     match arguments.action:
         case "new":
@@ -43,12 +43,12 @@ def run(argv: Sequence[str]) -> int:
             check_name(arguments.name, "NAME")
             key = new_key()
             replace_hash(arguments.file, arguments.name, key_hash(key))
-            _tell(key, f"{arguments.name} has a new key in {arguments.file}; the old one is no longer accepted")
+            _show(key, f"{arguments.name} has a new key in {arguments.file}; the old one is no longer accepted")
         case "hash":
             _hash()
         case "check":
             keys = read_keys(arguments.file)
-            sys.stdout.write("".join(f"{key.name}{_described(key)}\n" for key in keys))
+            sys.stdout.write("".join(f"{key.name}{_settings(key)}\n" for key in keys))
             if is_open_to_others(arguments.file):
                 sys.stderr.write(f"{arguments.file} can be read or written by others: chmod 600 {arguments.file}\n")
         case _:
@@ -57,47 +57,48 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> None:
-    """Raises OptionError."""
+    """Create a key. Raises OptionError."""
     check_name(arguments.name, "NAME")
     key = new_key()
     given = {name: value for name in ApiKey.__struct_fields__ if (value := getattr(arguments, name, None)) is not None}
-    # Read as a file would be, so that limits are checked by the same rules.
+    # Parsed like a file, so that limits are checked by the same rules.
     (entry,) = parse_keys(msgspec.json.encode({"keys": [{**given, "hash": key_hash(key)}]}).decode())
-    if entry.expires is not None and _is_over(entry.expires):
+    if entry.expires is not None and _is_past(entry.expires):
         raise OptionError(f"--expires is {arguments.expires}, which is in the past; give a future time")
     if arguments.file is None:
-        _tell(key, "Add this to the list in your keys file:\n\n" + entry_text(entry))
+        _show(key, "Add this to the list in your keys file:\n\n" + entry_text(entry))
     else:
         append_key(arguments.file, entry)
-        _tell(
+        _show(
             key, f"{entry.name} is in {arguments.file}; a running server with this file accepts the key within a second"
         )
 
 
 def _hash() -> None:
-    """Raises OptionError."""
+    """Print the hash of the key on standard input. Raises OptionError."""
     key = sys.stdin.readline().strip()
-    if len(key) < _SHORTEST:
+    if len(key) < _MIN_LENGTH:
         raise OptionError(
-            f"the key on standard input has {len(key)} characters; one that nobody can guess has at least {_SHORTEST}"
+            f"the key on standard input has {len(key)} characters; it needs at least {_MIN_LENGTH}, so that nobody can "
+            "guess it"
         )
     sys.stdout.write(key_hash(key) + "\n")
 
 
-def _tell(key: str, what: str) -> None:
-    """The key alone is on standard output."""
+def _show(key: str, what: str) -> None:
+    """Print a message on standard error, and the key on standard output."""
     sys.stderr.write(what.rstrip("\n") + "\n\nThe key, which is shown only once:\n")
     sys.stderr.flush()
     sys.stdout.write(key + "\n")
 
 
-def _described(key: ApiKey) -> str:
+def _settings(key: ApiKey) -> str:
     fields: dict[str, Any] = msgspec.to_builtins(key)
     listed = "".join(f" {name}={value}" for name, value in fields.items() if name not in ("name", "hash"))
-    return listed + (" (expired)" if key.expires is not None and _is_over(key.expires) else "")
+    return listed + (" (expired)" if key.expires is not None and _is_past(key.expires) else "")
 
 
-def _is_over(moment: datetime.datetime) -> bool:
+def _is_past(moment: datetime.datetime) -> bool:
     return moment <= utc_now()
 
 
@@ -123,7 +124,9 @@ def keys_parser() -> Parser:
 
     _add_new_options(add("new", "create a key and its entry in a file", _NEW_EXAMPLES))
     rotate = add(
-        "rotate", "give a name a new key; the old one ends at once", "  headrace keys rotate ann --file keys.yaml\n"
+        "rotate",
+        "replace the key of a name; the old key is no longer accepted",
+        "  headrace keys rotate ann --file keys.yaml\n",
     )
     rotate.add_argument("name", metavar="NAME", help="Name of the key.")
     rotate.add_argument("--file", type=Path, metavar="FILE", required=True, help="Keys file to change.")
@@ -142,7 +145,9 @@ def _add_new_options(new: Parser) -> None:
     rights.add_argument("--metrics", action="store_const", const=True, help="Allow the key to read /metrics.")
     models = rights.add_mutually_exclusive_group()
     models.add_argument("--models", nargs="+", metavar="NAME", help="Models that the key may use (default: all).")
-    models.add_argument("--no-models", dest="models", action="store_const", const=[], help="Allow the key no model.")
+    models.add_argument(
+        "--no-models", dest="models", action="store_const", const=[], help="Do not allow the key any model."
+    )
     limits = new.add_argument_group("Limits")
     for name, what in (
         ("requests-per-minute", "requests per minute"),

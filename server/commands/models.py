@@ -1,5 +1,5 @@
-"""`headrace models`: its grammar; the work is done in a process of its own, since this one never loads what models are
-read with."""
+"""`headrace models`: its parser. The work is done in another process, since this one never loads the libraries that
+read models."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from server.commands.child_process import run_job
 from server.commands.options.arguments import HelpFormatter, Parser
 
 _EPILOG = """\
-The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by their last use,
-and what is made from models and made again when needed: packed weights, compiled kernels, converted tokenizers. A
-model's size includes its packed weights. Where the output is not a terminal, each entry is a line of name, bytes, last
-use and kind, with tabs between them.
+The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by last use,
+and files that are made from models and made again when needed: packed weights, compiled kernels, converted tokenizers.
+A model's size includes its packed weights. If the output is not a terminal, each entry is a line of name, bytes, last
+use and kind, separated by tabs.
 
 examples:
   headrace models
@@ -21,7 +21,7 @@ examples:
   headrace models remove "packed weights" --yes
 """
 _REMOVE_EPILOG = """\
-Nothing outside the caches is ever removed. A model that is being downloaded, or that a process has open, stays.
+Nothing outside the caches is ever removed. A model that is being downloaded, or that a process has open, is kept.
 
 examples:
   headrace models remove OWNER/REPO:model-Q4_K_M.gguf
@@ -30,8 +30,8 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do as `argv` (what follows `headrace models`) says; returns the exit code. Raises OptionError; exits for
-    --help."""
+    """Run the action in `argv`, the arguments after `headrace models`; return the exit code. Raises OptionError; exits
+    for --help."""
     namespace, unknown = models_parser().parse_known_args(argv)
     job = ModelsJob(as_json=namespace.json)
     if namespace.action == "remove":
@@ -57,8 +57,8 @@ def models_parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Parser)
     remove = actions.add_parser(
         "remove",
-        help="remove models, or what was made from them",
-        description="Remove models from the caches, with what was made from them.",
+        help="remove models, or files made from them",
+        description="Remove models from the caches, with the files made from them.",
         epilog=_REMOVE_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -66,5 +66,5 @@ def models_parser() -> argparse.ArgumentParser:
     remove.add_argument("names", nargs="+", metavar="NAME", help="Name as headrace models lists it.")
     remove.add_argument("--yes", action="store_true", help="Do not ask for confirmation.")
     remove.add_argument("--dry-run", action="store_true", help="Show what would be freed, and remove nothing.")
-    remove.add_argument("--force", action="store_true", help="Also remove what other processes have open.")
+    remove.add_argument("--force", action="store_true", help="Also remove files that other processes have open.")
     return parser

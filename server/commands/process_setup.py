@@ -1,4 +1,4 @@
-"""ensure_home: a home folder for a user that the system knows only by its number, as in many containers."""
+"""Preparation of the process: HOME for users without an entry, and standard streams that are open."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 def ensure_home() -> None:
-    """Set HOME to / where there is neither the variable nor an entry for the user, as container engines do.
+    """Set HOME to /, as container engines do, if the variable is unset and the user has no entry.
 
-    Without it Path.expanduser fails, and libraries make a folder named "~" where the program was started.
+    Otherwise Path.expanduser fails, and libraries create a folder named "~" in the current folder.
     """
     if "HOME" in os.environ:
         return
@@ -23,16 +23,16 @@ def ensure_home() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null in the place of each of the three that is closed.
+    """Open /dev/null in place of each standard stream that is closed, as some supervisors leave them.
 
-    Otherwise the next files and sockets would get their numbers, and what is meant for a log would be written to them.
+    Otherwise the next files and sockets would get their numbers, and log lines would be written into them.
     """
     for descriptor, name in enumerate(_STREAMS):
         try:
             os.fstat(descriptor)
         except OSError:
             is_read = name == "stdin"
-            opened = os.open(os.devnull, os.O_RDONLY if is_read else os.O_WRONLY)  # the lowest number that is free
+            opened = os.open(os.devnull, os.O_RDONLY if is_read else os.O_WRONLY)  # gets the lowest free number
             if opened != descriptor:
                 os.dup2(opened, descriptor)
                 os.close(opened)

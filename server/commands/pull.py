@@ -1,4 +1,4 @@
-"""`headrace pull`: its grammar; the work is done in a process of its own, since this one never loads torch."""
+"""`headrace pull`: its parser. The work is done in another process, since this one never loads torch."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from server.commands.options.arguments import HelpFormatter, Parser
 from server.commands.options.options import OPTIONS
 
 _EPILOG = """\
-Models of the Hugging Face hub go into its own cache (HF_HOME), others into HEADRACE_CACHE. HF_TOKEN opens gated
-repositories, HF_ENDPOINT names a mirror. Whatever has arrived when a download breaks, or at Ctrl-C, is used by the next
-one, and by headrace serve.
+Models of the Hugging Face hub go into its own cache (HF_HOME), others into HEADRACE_CACHE. HF_TOKEN gives access to
+gated repositories, and HF_ENDPOINT names a mirror. An interrupted download is resumed by the next one, or by headrace
+serve.
 
 examples:
   headrace pull OWNER/REPO
@@ -21,7 +21,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Fetch a model as `argv` (what follows `headrace pull`) says; returns the exit code.
+    """Download a model as `argv`, the arguments after `headrace pull`, says; return the exit code.
 
     Raises OptionError; exits for --help.
     """

@@ -1,4 +1,4 @@
-"""`headrace quantize`: its grammar; the work is done in a process of its own, since this one never loads torch."""
+"""`headrace quantize`: its parser. The work is done in another process, since this one never loads torch."""
 
 import secrets
 import sys
@@ -22,7 +22,7 @@ examples:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Quantize as `argv` (what follows `headrace quantize`) asks for; returns the exit code.
+    """Quantize as `argv`, the arguments after `headrace quantize`, says; return the exit code.
 
     Raises OptionError; exits for --help.
     """
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
         config = QuantizeConfig(**values)
     except StartupError as error:
         raise OptionError(str(error)) from error
-    assert config.out is not None, "QuantizeConfig refuses that"
+    assert config.out is not None, "QuantizeConfig requires --out"
     token = secrets.token_hex(4)
     output = OutputFolder.of(config.out, token)
     had_content = output.has_content
@@ -52,8 +52,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         code = run_module("engine.commands.quantize", job)
     finally:
-        output.remove_partial()  # which a process that is killed leaves
-    if code > 128 and not had_content:  # by a signal
+        output.remove_partial()  # left by a process that was killed
+    if code > 128 and not had_content:  # ended by a signal
         outcome = f"{config.out} is complete" if output.has_content else f"nothing was written to {config.out}"
         sys.stderr.write(f"headrace: ended by a signal; {outcome}\n")
     return code

@@ -1,19 +1,19 @@
-"""The commands of `headrace`: their names, what each is for, and where its grammar and its work are."""
+"""The commands of `headrace`: their names, descriptions, parsers and entry points."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """work and grammar: "module:function", imported when it is needed, so that --help is quick.
+    """run and parser: "module:function", imported on demand, so that --help is fast.
 
-    work(argv) does what the command is for and returns the exit code; grammar() returns its ArgumentParser.
+    run(argv) runs the command and returns the exit code; parser() returns its ArgumentParser.
     """
 
     name: str
     help: str
-    work: str
-    grammar: str
+    run: str
+    parser: str
 
 
 SERVE = Command(
@@ -29,13 +29,13 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(
             "chat",
             "chat with a model in the terminal",
-            "server.commands.chat.command:chat",
+            "server.commands.chat.command:run_chat",
             "server.commands.chat.arguments:chat_parser",
         ),
         Command(
             "complete",
             "continue a text",
-            "server.commands.chat.command:complete",
+            "server.commands.chat.command:run_complete",
             "server.commands.chat.arguments:complete_parser",
         ),
         Command(
@@ -49,13 +49,13 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(
             "ps",
             "list the requests of a running server",
-            "server.commands.chat.command:ps",
+            "server.commands.chat.command:run_ps",
             "server.commands.chat.arguments:ps_parser",
         ),
         Command(
             "top",
             "show what a running server is doing, live",
-            "server.commands.chat.command:top",
+            "server.commands.chat.command:run_top",
             "server.commands.chat.arguments:top_parser",
         ),
     ),

@@ -1,4 +1,4 @@
-"""FinetuningConfig: options of fine-tuning jobs on the server; a part of ServerConfig."""
+"""FinetuningJobsConfig: options of fine-tuning jobs on the server; a part of ServerConfig."""
 
 import enum
 import os
@@ -17,7 +17,7 @@ class FinetuningYield(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuningConfig:
+class FinetuningJobsConfig:
     """Raises OptionError if there are more threads than CPUs."""
 
     finetune_yield: FinetuningYield = option(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine.child_processes.log_format import LogFormat
 from engine.config import option
 from engine.errors import OptionError
-from server.config.finetuning import FinetuningConfig
+from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelsConfig
 from server.config.network import NetworkConfig
@@ -39,7 +39,7 @@ class ServerConfig:
     network: NetworkConfig = NetworkConfig()
     models: ModelsConfig = ModelsConfig()
     lora: LoraConfig = LoraConfig()
-    finetuning: FinetuningConfig = FinetuningConfig()
+    finetuning: FinetuningJobsConfig = FinetuningJobsConfig()
     storage: StorageConfig = StorageConfig()
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.", group="HTTP")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", group="HTTP", minimum=0, maximum=65535)

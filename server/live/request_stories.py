@@ -59,7 +59,7 @@ class SequenceStories:
                 story.add(event, stats.step_s)
 
     def engine_ended(self, at_s: float, reason: RestartReason, sequence_ids: Iterable[str]) -> None:
-        """Note the engine's end in those of the sequences that have not ended."""
+        """Note the engine's end in the stories of the given sequences, unless they have ended."""
         for sequence_id in sequence_ids:
             story = self._stories.get(sequence_id)
             if story is not None and not story.has_ended:

@@ -1,1 +1,1 @@
-"""`headrace bench serve`: load on a server over HTTP, and what its clients saw."""
+"""`headrace bench serve`: a load on a server over HTTP, and its measurement from the clients' side."""

@@ -1,4 +1,4 @@
-"""One streaming request to an OpenAI-compatible server, timed."""
+"""LoadClient: sends streaming requests to an OpenAI-compatible server, and times them."""
 
 import asyncio
 import math
@@ -9,13 +9,13 @@ import httpx
 import msgspec
 
 from engine.errors import StartupError
-from server.loadtest.config import Endpoint, LoadConfig
+from server.loadtest.config import LoadConfig, LoadEndpoint
 from server.loadtest.metrics import Trace
 
 Message = dict[str, str]
-Input = list[int] | str | list[Message]  # of /v1/completions the first two, of /v1/chat/completions the last
+Input = list[int] | str | list[Message]  # token ids or text for completions, messages for chats
 
-_PATHS = {Endpoint.COMPLETIONS: "/v1/completions", Endpoint.CHAT: "/v1/chat/completions"}
+_PATHS = {LoadEndpoint.COMPLETIONS: "/v1/completions", LoadEndpoint.CHAT: "/v1/chat/completions"}
 _ERROR_LENGTH = 200
 
 
@@ -46,7 +46,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Chunk(msgspec.Struct):
-    """What matters of a chunk; all other fields are skipped by the decoder, which keeps the client cheap."""
+    """The needed fields of a chunk. The decoder skips all other fields, which keeps the client cheap."""
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
@@ -57,12 +57,12 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class LoadClient:
-    """Sends requests. Use as an async context manager."""
+    """Use as an async context manager."""
 
     def __init__(
         self, config: LoadConfig, api_key: str | None, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        """`transport` replaces the network in tests."""
+        """transport: replaces the network in tests."""
         self._config = config
         self._extra = _parse_extra(config.extra_body)
         self._model: str | None = config.model
@@ -71,9 +71,9 @@ class LoadClient:
         self._http = httpx.AsyncClient(
             base_url=config.url.rstrip("/").removesuffix("/v1"),
             headers={"content-type": "application/json", **headers},
-            timeout=None,  # one deadline for a whole request instead, see `send`
-            # A connection for each request, as separate clients have: a server may close an idle one at the moment in
-            # which it is used again, and that failure would be ours.
+            timeout=None,  # `send` has one deadline for a whole request
+            # A connection for each request, like separate clients: a server may close an idle connection at the moment
+            # when it is used again, and that failure would be the client's.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             transport=transport,
             trust_env=False,  # a proxy from the environment would be measured with the server
@@ -86,9 +86,9 @@ class LoadClient:
         await self._http.aclose()
 
     async def find_model(self) -> str:
-        """The id of the model that requests ask for: the first that the server lists, unless one was given.
+        """Return the id of the requested model, by default the first one that the server lists.
 
-        Raises StartupError if the server cannot be asked.
+        Raises StartupError if the server does not list its models.
         """
         if self._model is None:
             try:
@@ -103,7 +103,7 @@ class LoadClient:
         return self._model
 
     async def send(self, prompt: Input, output_len: int, prediction: str | None = None) -> Trace:
-        """Stream one completion of `prompt`; what goes wrong is in the trace's `error`."""
+        """Stream one completion of `prompt`. Errors are reported in the trace's `error`."""
         request = self._http.build_request("POST", self._path, content=self._body(prompt, output_len, prediction))
         trace = Trace(sent_s=time.perf_counter())
         try:
@@ -118,7 +118,7 @@ class LoadClient:
     def _body(self, prompt: Input, output_len: int, prediction: str | None) -> bytes:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages" if self._config.endpoint is Endpoint.CHAT else "prompt": prompt,
+            "messages" if self._config.endpoint is LoadEndpoint.CHAT else "prompt": prompt,
             "max_tokens": output_len,
             "temperature": self._config.temperature,
             "stream": True,
@@ -145,17 +145,17 @@ class LoadClient:
         finally:
             await response.aclose()
         if trace.error is None and (trace.output_tokens == 0 or math.isnan(trace.last_s)):
-            trace.error = "the stream ended without both a choice and a usage that counts its tokens"
+            trace.error = "the stream ended without a choice, or without the usage that counts its tokens"
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines; an unfinished one waits for the next bytes."""
+    """Cuts a stream of bytes into lines; an incomplete line waits for more bytes."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends."""
+        """Return the lines that `data` completes, without newlines."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         return lines
 
@@ -183,7 +183,7 @@ def _parse_extra(text: str | None) -> dict[str, Any]:
 
 
 def _error_text(body: bytes) -> str:
-    """The message of an OpenAI error body, or the body itself where it is none."""
+    """Return the message of an OpenAI error body, or the body itself if it has another form."""
     try:
         error = msgspec.json.decode(body)["error"]
         text = str(error["message"] if isinstance(error, dict) else error)

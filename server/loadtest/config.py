@@ -1,4 +1,4 @@
-"""LoadConfig and StartupConfig: every option of `headrace bench serve` and `startup`, named as `vllm bench` does."""
+"""LoadConfig and StartupConfig: options of `headrace bench serve` and `startup`, with the names of `vllm bench`."""
 
 import enum
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from engine.config import option
 
 
-class Endpoint(enum.StrEnum):
+class LoadEndpoint(enum.StrEnum):
     COMPLETIONS = "completions"
     CHAT = "chat"
 
@@ -19,10 +19,10 @@ class PromptFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadConfig:
-    """The load to put on a server, and what to do with the results. None means: not limited, or not wanted."""
+    """The load to put on a server, and the output of results. None means no limit, or no output."""
 
     url: str = option("http://127.0.0.1:8000", "Address of the server, without /v1.", group="Server")
-    endpoint: Endpoint = option(Endpoint.COMPLETIONS, "API to call, always streaming.", group="Server")
+    endpoint: LoadEndpoint = option(LoadEndpoint.COMPLETIONS, "API to call, always streaming.", group="Server")
     model: str | None = option(None, "Model to request (default: the first of /v1/models).", group="Server")
     timeout: float = option(600.0, "Seconds until a request counts as failed.", group="Server", metavar="S", minimum=1)
     temperature: float = option(0.0, "Sampling temperature; 0 is greedy.", group="Server", minimum=0)
@@ -53,11 +53,11 @@ class LoadConfig:
     prefix_len: int = option(0, "Tokens of a prefix that prompts share.", group="Prompts", minimum=0)
     num_prefixes: int = option(1, "Different prefixes, taken in turn.", group="Prompts", minimum=1)
     num_turns: int = option(
-        1, "Turns of a conversation; each sends all previous turns, answers included.", group="Prompts", minimum=1
+        1, "Turns of a conversation; each request sends all previous turns and answers.", group="Prompts", minimum=1
     )
     prompt_format: PromptFormat = option(
         PromptFormat.AUTO,
-        "Random token ids, exact in length, or text of about that length; auto is ids where the API takes them.",
+        "Random token ids of exact length, or text of about that length; auto uses ids if the API takes them.",
         group="Prompts",
     )
     token_id_range: str = option(
@@ -72,12 +72,10 @@ class LoadConfig:
         group="Prompts",
         metavar="FILE",
     )
-    predictions: bool = option(
-        False, "Send each line's prediction along, as OpenAI's chat API takes it.", group="Prompts"
-    )
+    predictions: bool = option(False, "Send each line's prediction in OpenAI's `prediction`.", group="Prompts")
     goodput: tuple[str, ...] = option(
         (),
-        "Limits in ms for ttft, tpot, itl or e2el, such as ttft:500 tpot:50; counts the requests that meet all "
+        "Limits in ms for ttft, tpot, itl or e2el, such as ttft:500 tpot:50; counts requests that meet all of them "
         "(default: none).",
         group="Results",
         metavar="NAME:MS",
@@ -93,7 +91,7 @@ class LoadConfig:
 
 @dataclass(frozen=True, slots=True)
 class StartupConfig:
-    """`headrace bench startup`: how long a server takes until it is ready, and where that time goes."""
+    """Options of `headrace bench startup`, which times the phases of a server's start."""
 
     num_iters: int = option(5, "Measured starts.", group="Benchmark", minimum=1)
     num_iters_warmup: int = option(

@@ -1,4 +1,4 @@
-"""Puts a load on a server: when requests start, how many run at once, and what each conversation sends next."""
+"""run_load: starts the requests of a load at their times, with a limit on how many run at once."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.loadtest.client import Input, LoadClient, Message
-from server.loadtest.config import Endpoint, LoadConfig
+from server.loadtest.config import LoadConfig, LoadEndpoint
 from server.loadtest.metrics import Trace
 from server.loadtest.workload import Conversation
 
@@ -18,13 +18,13 @@ class LoadRun:
 
     traces: list[Trace]
     duration_s: float  # first request sent to last answer
-    client_cpu_share: float  # of one core that this client took, and the server on the same machine did not get
+    client_cpu_share: float  # share of one core that this client used, which a server on the same machine did not get
 
 
 async def run_load(
     client: LoadClient, conversations: Sequence[Conversation], config: LoadConfig, on_request: Callable[[Trace], None]
 ) -> LoadRun:
-    """Run all conversations as `config` says; `on_request` is called with each request that ended."""
+    """Run all conversations with the options in `config`; on_request is called with each finished request."""
     gate = asyncio.Semaphore(config.max_concurrency or len(conversations))
     traces: list[Trace] = []
 
@@ -49,7 +49,7 @@ async def run_load(
 
 
 def arrival_times(count: int, rate: float | None, burstiness: float, seed: int) -> list[float]:
-    """Seconds from the start at which requests arrive; all 0 without a rate.
+    """Return the arrival times of requests, in seconds from the start; all are 0 without a rate.
 
     The gaps follow a gamma distribution of shape `burstiness` and mean 1 / rate.
     """
@@ -64,14 +64,15 @@ def arrival_times(count: int, rate: float | None, burstiness: float, seed: int) 
 
 
 async def converse(
-    client: LoadClient, conversation: Conversation, endpoint: Endpoint, record: Callable[[Trace], None]
+    client: LoadClient, conversation: Conversation, endpoint: LoadEndpoint, record: Callable[[Trace], None]
 ) -> None:
-    """Send the turns one after another, each behind all that was said before. A failed turn ends the conversation."""
+    """Send the turns one after another, each with all earlier turns and answers. A failed turn ends the
+    conversation."""
     transcript = ""
     messages: list[Message] = []
     for turn in conversation:
         prompt: Input
-        if endpoint is Endpoint.CHAT:
+        if endpoint is LoadEndpoint.CHAT:
             assert isinstance(turn.prompt, str)
             messages.append({"role": "user", "content": turn.prompt})
             prompt = messages

@@ -1,4 +1,4 @@
-"""What a load came to: latencies of each request, and their summary. Pure arithmetic over traces."""
+"""Latencies of each request of a load, and their summary: pure arithmetic on traces."""
 
 import enum
 import itertools
@@ -12,49 +12,49 @@ from engine.errors import OptionError
 
 @dataclass(slots=True)
 class Trace:
-    """One request as its client saw it. Times are seconds of one monotonic clock.
+    """One request as its client measured it. Times are seconds of one monotonic clock.
 
-    Token counts are the server's own, from `usage`: a chunk may carry several tokens, or none.
+    Token counts are the server's, from `usage`: a chunk may contain several tokens, or none.
     """
 
     sent_s: float
     text_s: list[float] = field(default_factory=list)  # arrival of each chunk that carried text
-    last_s: float = math.nan  # arrival of the last chunk with a choice: that of the finish reason
+    last_s: float = math.nan  # arrival of the last chunk with a choice, which has the finish reason
     prompt_tokens: int = 0
     output_tokens: int = 0
-    cached_tokens: int | None = None  # prompt tokens that the server had computed before, where it says so
+    cached_tokens: int | None = None  # prompt tokens from the server's cache; None if not reported
     text: str = ""
     error: str | None = None
 
     @property
     def first_s(self) -> float:
-        """When the first text came. Tokens without text (special ones) show only at the end."""
+        """Arrival of the first text. Tokens without text, such as special ones, are only seen at the end."""
         return self.text_s[0] if self.text_s else self.last_s
 
     @property
     def ttft_ms(self) -> float:
-        """Time to the first token: sent to first streamed text."""
+        """Time to the first token: from sending to the first streamed text."""
         return (self.first_s - self.sent_s) * 1e3
 
     @property
     def e2el_ms(self) -> float:
-        """End-to-end latency: sent to finish reason."""
+        """End-to-end latency: from sending to the finish reason."""
         return (self.last_s - self.sent_s) * 1e3
 
     @property
     def tpot_ms(self) -> float | None:
-        """Time per output token after the first; None for a single token, which has no such time."""
+        """Time per output token after the first; None if there is only one token."""
         return (self.last_s - self.first_s) * 1e3 / (self.output_tokens - 1) if self.output_tokens > 1 else None
 
     @property
     def itl_ms(self) -> list[float]:
-        """Inter-token latencies as a reader sees them: the gaps between chunks with text."""
+        """Inter-token latencies: the gaps between chunks with text."""
         return [(after - before) * 1e3 for before, after in itertools.pairwise(self.text_s)]
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Moments and percentiles of a sample; all NaN for an empty one."""
+    """Mean, standard deviation and percentiles of a sample; all NaN if it is empty."""
 
     mean: float
     std: float
@@ -76,7 +76,7 @@ class Distribution:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value under which `share` (0..1) of an ascending, non-empty sample lies, interpolated linearly."""
+    """Return the value below which `share` (0..1) of an ascending, non-empty sample lies, by linear interpolation."""
     position = share * (len(ordered) - 1)
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
@@ -84,7 +84,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 class Latency(enum.StrEnum):
-    """The latencies that a limit can be set for."""
+    """Latencies for which a limit can be set."""
 
     TTFT = "ttft"
     TPOT = "tpot"
@@ -93,14 +93,14 @@ class Latency(enum.StrEnum):
 
 
 def _positive(text: str) -> float:
-    """The number; raises ValueError for one that no latency can be compared with."""
+    """Return the number. Raises ValueError unless it is positive and finite."""
     if not 0 < (number := float(text)) < math.inf:
         raise ValueError(text)
     return number
 
 
 def parse_goodput(pairs: Sequence[str]) -> dict[Latency, float]:
-    """Limits in milliseconds from 'ttft:500' and the like. Raises OptionError."""
+    """Return limits in milliseconds from texts such as 'ttft:500'. Raises OptionError."""
     limits: dict[Latency, float] = {}
     for pair in pairs:
         name, _, limit = pair.partition(":")
@@ -114,7 +114,7 @@ def parse_goodput(pairs: Sequence[str]) -> dict[Latency, float]:
 
 
 def is_good(trace: Trace, limits: Mapping[Latency, float]) -> bool:
-    """Whether a finished request keeps every limit; the one for itl counts its mean gap."""
+    """Whether a finished request meets every limit. The limit for itl applies to its mean gap."""
     gaps = trace.itl_ms
     measured = {
         Latency.TTFT: trace.ttft_ms,
@@ -127,15 +127,15 @@ def is_good(trace: Trace, limits: Mapping[Latency, float]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A load's result. Latencies are in ms and of completed requests; rates are per second of `duration_s`."""
+    """Results of a load. Latencies are in ms, of completed requests; rates are per second of `duration_s`."""
 
     completed: int
     failed: int
-    errors: dict[str, int]  # message -> how often
+    errors: dict[str, int]  # message -> count
     duration_s: float  # first request sent to last answer
     prompt_tokens: int
     output_tokens: int
-    cached_tokens: int | None  # None if the server does not tell
+    cached_tokens: int | None  # None if not reported
     request_throughput: float
     output_throughput: float
     total_token_throughput: float
@@ -147,7 +147,7 @@ class Summary:
 
 
 def summarize(traces: Sequence[Trace], duration_s: float, limits: Mapping[Latency, float]) -> Summary:
-    """The summary of all requests of a load; failed ones count as failures and in nothing else."""
+    """Return the summary of all requests of a load. Failed requests only count as failures."""
     completed = [trace for trace in traces if trace.error is None]
     prompt_tokens = sum(trace.prompt_tokens for trace in completed)
     output_tokens = sum(trace.output_tokens for trace in completed)

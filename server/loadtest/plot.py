@@ -1,4 +1,4 @@
-"""A load's results as a picture: cumulative distributions of the latencies, and text over time."""
+"""plot_load: draws the results of a load: cumulative distributions of the latencies, and text over time."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def write_plot(path: str, load: LoadRun, *, title: str) -> None:
-    """Draw `load` to `path`; the suffix chooses the format. Raises StartupError."""
+def plot_load(path: str, load: LoadRun, *, title: str) -> None:
+    """Draw `load` to `path`, whose suffix sets the format. Raises StartupError."""
     from matplotlib.figure import Figure
 
     completed = [trace for trace in load.traces if trace.error is None]
@@ -34,7 +34,7 @@ def _draw_cumulative(axes: "Axes", label: str, sample: list[float]) -> None:
 
 
 def _draw_rate(axes: "Axes", load: LoadRun) -> None:
-    """Chunks of text a second in 100 slices of the load."""
+    """Draw chunks of text per second in 100 slices of the load."""
     began_s = min(trace.sent_s for trace in load.traces)
     arrivals_s = [moment - began_s for trace in load.traces for moment in trace.text_s]
     slice_s = load.duration_s / 100

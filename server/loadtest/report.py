@@ -1,4 +1,4 @@
-"""A load's results as tables for people and as JSON for programs."""
+"""The results of a load, as tables for people and as JSON for programs."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ _LATENCIES = {
 
 
 def print_report(console: Console, config: LoadConfig, model: str, load: LoadRun, summary: Summary) -> None:
-    """Print throughput, latencies, errors, and what makes the figures doubtful."""
+    """Print throughput, latencies, errors, and notes about what may distort the results."""
     console.print(_throughput_table(config, model, summary))
     console.print(_latency_table(summary))
     for message, count in summary.errors.items():
@@ -67,18 +67,18 @@ def _warnings(config: LoadConfig, load: LoadRun, summary: Summary) -> list[str]:
     is_fresh = not config.prefix_len and config.num_turns == 1 and config.dataset_path is None
     if is_fresh and summary.cached_tokens and summary.cached_tokens > 0.05 * summary.prompt_tokens:
         warnings.append(
-            "the server had computed some of these prompts before; restart it or use another --seed for an honest "
-            "time to first token"
+            "the server had cached some of these prompts; restart it or use another --seed to measure the time to "
+            "first token without the cache"
         )
     if load.client_cpu_share > _BUSY_CLIENT:
         warnings.append(
-            f"this client took {load.client_cpu_share:.0%} of a core; run it on another machine if the server needs it"
+            f"this client used {load.client_cpu_share:.0%} of a core; run it on another machine if the server needs it"
         )
     return warnings
 
 
-def write_json(path: str, config: LoadConfig, model: str, load: LoadRun, summary: Summary) -> None:
-    """Write options, summary and every request to `path`. Raises StartupError."""
+def save_results(path: str, config: LoadConfig, model: str, load: LoadRun, summary: Summary) -> None:
+    """Write options, summary and all requests to `path`. Raises StartupError."""
     began_s = min(trace.sent_s for trace in load.traces)
     result = {
         "model": model,

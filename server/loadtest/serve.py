@@ -1,4 +1,4 @@
-"""`headrace bench serve`: warm up, measure, report."""
+"""`headrace bench serve`: warms up, measures and reports."""
 
 import asyncio
 import os
@@ -10,37 +10,37 @@ from engine.command_io.progress import counting_bars
 from engine.command_io.results import check_results_file
 from engine.errors import StartupError
 from server.loadtest.client import Input, LoadClient
-from server.loadtest.config import Endpoint, LoadConfig
+from server.loadtest.config import LoadConfig, LoadEndpoint
 from server.loadtest.load import LoadRun, converse, run_load
 from server.loadtest.metrics import Trace, parse_goodput, summarize
-from server.loadtest.report import print_report, write_json
-from server.loadtest.workload import TextScale, Workload, words
+from server.loadtest.report import print_report, save_results
+from server.loadtest.workload import TextScale, Workload, random_words
 
 _PROBE_WORDS = (40, 240)
 
 
 def run(config: LoadConfig) -> int:
-    """Put the load on the server and report; returns 0, or 1 if a request failed. Raises StartupError."""
+    """Put the load on the server and report; return 0, or 1 if a request failed. Raises StartupError."""
     limits = parse_goodput(config.goodput)
     workload = Workload(config)
     check_results_file(config.json)
     if config.plot is not None:
         from engine.command_io.plotting import check_plotting
-        from server.loadtest.plot import write_plot  # matplotlib takes a second to import
+        from server.loadtest.plot import plot_load  # matplotlib takes a second to import
 
         check_plotting(config.plot)
     model, load = asyncio.run(_measure(config, workload))
     summary = summarize(load.traces, load.duration_s, limits)
     print_report(Console(), config, model, load, summary)
     if config.json is not None:
-        write_json(config.json, config, model, load, summary)
+        save_results(config.json, config, model, load, summary)
     if config.plot is not None:
-        write_plot(config.plot, load, title=f"{model} at {config.url}")
+        plot_load(config.plot, load, title=f"{model} at {config.url}")
     return 1 if summary.failed else 0
 
 
 async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, LoadRun]:
-    # OPENAI_API_KEY rather than a flag: every user of the machine can read command lines.
+    # A variable rather than a flag, since every user of the machine can read command lines.
     async with LoadClient(config, os.environ.get("OPENAI_API_KEY")) as client:
         model = await client.find_model()
         scale = await _probe_scale(client, config) if workload.uses_text else TextScale()
@@ -59,11 +59,11 @@ async def _measure(config: LoadConfig, workload: Workload) -> tuple[str, LoadRun
 
 
 async def _probe_scale(client: LoadClient, config: LoadConfig) -> TextScale:
-    """How many tokens our words come to in the server's vocabulary, measured with two short requests."""
+    """Measure the number of tokens per word in the server's vocabulary, with two short requests."""
     probes = []
     for num_words in _PROBE_WORDS:
-        text = " ".join(words(random.Random(f"{config.seed} probe {num_words}"), num_words))
-        prompt: Input = [{"role": "user", "content": text}] if config.endpoint is Endpoint.CHAT else text
+        text = " ".join(random_words(random.Random(f"{config.seed} probe {num_words}"), num_words))
+        prompt: Input = [{"role": "user", "content": text}] if config.endpoint is LoadEndpoint.CHAT else text
         trace = await client.send(prompt, 1)
         _refuse_failure(trace)
         probes.append((num_words, trace.prompt_tokens))

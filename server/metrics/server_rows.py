@@ -51,8 +51,10 @@ _BATCHES: tuple[MetricSpec, ...] = (
         "cancelled.",
         labels=("outcome",),
     ),
-    MetricSpec("batch_lines_running", MetricType.GAUGE, "Lines that have begun and are not answered yet.", labels=()),
-    MetricSpec("batch_lines_waiting", MetricType.GAUGE, "Lines of batches in progress that have not begun.", labels=()),
+    MetricSpec("batch_lines_running", MetricType.GAUGE, "Lines that have started and are not answered yet.", labels=()),
+    MetricSpec(
+        "batch_lines_waiting", MetricType.GAUGE, "Lines of batches in progress that have not started.", labels=()
+    ),
     MetricSpec("files", MetricType.GAUGE, "Files that clients uploaded and batches wrote.", labels=()),
     MetricSpec("files_bytes", MetricType.GAUGE, "Bytes of these files.", labels=()),
 )

@@ -1,1 +1,1 @@
-"""The pages for browsers: what they are made of, as files, and how it is given."""
+"""The pages for browsers: their files, and how these are served."""

@@ -1,4 +1,4 @@
-"""The files of the pages: found when the server starts, read and packed when they are first asked for."""
+"""Files of the pages: found when the server starts, read and compressed at their first request."""
 
 import functools
 import gzip
@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
-_PACKED = ".gz"  # libraries are kept so
+_PACKED = ".gz"  # libraries are stored compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,16 @@ def _find(folder: Traversable, prefix: str) -> dict[str, Traversable]:
     return found
 
 
-# Name, as in "chat/main.js", to place.
-_PLACES = _find(resources.files("server.pages").joinpath("assets"), "")
-NAMES = frozenset(_PLACES)
+# Name, such as "chat/main.js" -> resource.
+_RESOURCES = _find(resources.files("server.pages").joinpath("assets"), "")
+NAMES = frozenset(_RESOURCES)
 
 
 @functools.cache
 def page_file(name: str) -> PageFile:
-    """Raises KeyError for a name that is not one of NAMES."""
-    place = _PLACES[name]
-    data = place.read_bytes()
-    packed = data if place.name.endswith(_PACKED) else gzip.compress(data, 9, mtime=0)
+    """Return the file. Raises KeyError for a name that is not in NAMES."""
+    resource = _RESOURCES[name]
+    data = resource.read_bytes()
+    packed = data if resource.name.endswith(_PACKED) else gzip.compress(data, 9, mtime=0)
     suffix = name[name.rindex(".") :]
     return PageFile(_MEDIA_TYPES[suffix], packed, f'"{hashlib.blake2b(packed, digest_size=12).hexdigest()}"')

@@ -9,7 +9,7 @@ class OutsideFolder(Exception):
 
 def resolve_inside(folder: Path, given: str) -> Path:
     """Return the real path of `given`, which may be relative to the folder. Links are followed; if the path is a
-    folder, those of its files too: none may lead out. Raises OutsideFolder."""
+    folder, so are links in it. None may lead out. Raises OutsideFolder."""
     root = folder.resolve()
     try:
         path = (root / given).resolve()

@@ -9,7 +9,7 @@ import yaml
 
 from engine.config import EngineConfig
 from server.commands.options.arguments import parse_arguments
-from server.commands.options.sources import resolve
+from server.commands.options.sources import resolve_options
 from server.config.server import ServerConfig
 from tests.helpers.repository import ROOT
 
@@ -65,7 +65,7 @@ def configured(command: Sequence[str], environ: Mapping[str, str]) -> tuple[Serv
     """What `headrace` would run with these arguments and variables. Raises OptionError where it would refuse them."""
     arguments = parse_arguments(command)
     file = arguments.config or environ.get("HEADRACE_CONFIG")
-    return resolve(arguments.flags, environ, None if file is None else Path(file), arguments.models)
+    return resolve_options(arguments.flags, environ, None if file is None else Path(file), arguments.models)
 
 
 def seconds(span: str) -> float:

@@ -157,7 +157,9 @@ def test_a_folder_that_shadows_a_package_is_named(tmp_path: Path, package: str) 
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == (f"headrace: {shadow} shadows {root / package}; start elsewhere, and check PYTHONPATH\n")
+    assert result.stderr == (
+        f"headrace: {shadow} shadows {root / package}; start headrace in another folder, and check PYTHONPATH\n"
+    )
 
 
 def test_a_reader_that_has_gone_ends_a_command_in_silence() -> None:

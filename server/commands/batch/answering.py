@@ -1,4 +1,4 @@
-"""answer_lines: the requests of a file, answered by an engine that has nothing else to do."""
+"""LineRunner: answers the requests of a file with an engine that has no other work."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -12,40 +12,40 @@ from server.context import ServerContext
 from server.jobs.answers import AnswerUsage
 from server.keys.caller import ANYBODY
 
-_LINES_PER_PLACE = 2  # of the engine: a line that ends is followed by one that is there
+_LINES_PER_SLOT = 2  # of the engine, so that a finished line is immediately followed by another
 
 
 @dataclass(slots=True)
-class Answered:
-    """What became of the lines of this run."""
+class LineCounts:
+    """Results of the lines of this run."""
 
     completed: int = 0
     failed: int = 0
     usage: AnswerUsage = field(default_factory=AnswerUsage)
 
 
-class Answering:
-    """Runs lines, in the order of their file as far as there is room, and hands on each answer as it comes."""
+class LineRunner:
+    """Runs lines in order, as many at once as fit, and passes on each answer as it arrives."""
 
     def __init__(
         self,
         context: ServerContext,
         file: InputFile,
         store: Callable[[bytes, bool], None],
-        on_answer: Callable[[Answered], None],
+        on_answer: Callable[[LineCounts], None],
     ) -> None:
-        """store: is called with an answer's line and whether it is completed; raises StartupError. on_answer: after
-        it."""
+        """store: called with an answer's line and whether it is completed; raises StartupError. on_answer: called after
+        `store`."""
         self._context = context
         self._file = file
         self._store = store
         self._on_answer = on_answer
-        self._answered = Answered()
+        self._counts = LineCounts()
         self._running: set[asyncio.Task[None]] = set()
 
-    async def run(self, lines: Iterable[InputLine]) -> Answered:
-        """Return when each line is answered. Canceled, it ends those that run, which are not answered then."""
-        limit = _LINES_PER_PLACE * self._context.models.default.client.info.max_num_seqs
+    async def run(self, lines: Iterable[InputLine]) -> LineCounts:
+        """Return when each line is answered. If canceled, end the running lines, which then have no answers."""
+        limit = _LINES_PER_SLOT * self._context.models.default.client.info.max_num_seqs
         try:
             for line in lines:
                 while len(self._running) >= limit:
@@ -57,12 +57,12 @@ class Answering:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
-        return self._answered
+        return self._counts
 
     async def _wait_for_some(self) -> None:
         done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         if errors := [error for task in done if (error := task.exception()) is not None]:
-            raise errors[0]  # which ends the command
+            raise errors[0]  # ends the command
 
     async def _answer(self, line: InputLine) -> None:
         try:
@@ -70,7 +70,7 @@ class Answering:
         except EngineStopped:
             return
         self._store(answer_line(line.custom_id, answer), answer.is_completed)
-        self._answered.completed += answer.is_completed
-        self._answered.failed += not answer.is_completed
-        self._answered.usage.add(answer.usage)
-        self._on_answer(self._answered)
+        self._counts.completed += answer.is_completed
+        self._counts.failed += not answer.is_completed
+        self._counts.usage.add(answer.usage)
+        self._on_answer(self._counts)

@@ -1,4 +1,4 @@
-"""The grammar of `headrace batch`."""
+"""The parser of `headrace batch`."""
 
 import argparse
 import textwrap
@@ -7,7 +7,7 @@ from engine.config import EngineConfig
 from server.commands.options.arguments import HelpFormatter, Parser, add_options
 from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
 
-# What a server's options say of requests and of the log; the others are of HTTP, of keys and of queues.
+# Options of the server about requests and the log; the others are about HTTP, keys and queues.
 _OF_SERVER = (
     "served_model_name",
     "chat_template",
@@ -26,8 +26,8 @@ _DESCRIPTION = (
     "If it is interrupted, the same command resumes where it stopped."
 )
 _EPILOG = """\
-exit codes: 0 if each request has an answer; 3 if some have an error instead; 1 if it could not run or resume; 2 for a
-wrong option; 130 or 143 if a signal ended it.
+exit codes: 0 if all requests succeeded; 3 if some failed; 1 if the command could not run or resume; 2 for a wrong
+option; 130 or 143 if a signal ended it.
 
 examples:
   headrace batch requests.jsonl answers.jsonl --model /path/to/model
@@ -37,7 +37,7 @@ examples:
 
 
 def batch_options() -> list[Option]:
-    """Of serve's options, those that mean something without a server."""
+    """Return the options of `headrace serve` that apply without a server."""
     return [*(OPTIONS[option.name] for option in options_of(EngineConfig)), *(OPTIONS[name] for name in _OF_SERVER)]
 
 
@@ -51,11 +51,11 @@ def batch_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("input", nargs="?", metavar="INPUT", help="File of requests, one JSON object on each line.")
-    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="File of answers; what it has already is kept.")
-    parser.add_argument("-i", "--input-file", metavar="FILE", help="INPUT, as vLLM's run-batch takes it.")
-    parser.add_argument("-o", "--output-file", metavar="FILE", help="OUTPUT, likewise.")
+    parser.add_argument("output", nargs="?", metavar="OUTPUT", help="File of answers; existing answers are kept.")
+    parser.add_argument("-i", "--input-file", metavar="FILE", help="Same as INPUT, like vLLM's run-batch.")
+    parser.add_argument("-o", "--output-file", metavar="FILE", help="Same as OUTPUT.")
     parser.add_argument(
-        "--errors", metavar="FILE", help="File for the lines of requests that have an error (default: OUTPUT)."
+        "--errors", metavar="FILE", help="File for the lines of requests that failed (default: OUTPUT)."
     )
     parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
     add_options(parser, batch_options(), many="append")

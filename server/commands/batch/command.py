@@ -1,4 +1,4 @@
-"""`headrace batch`: from the options to the exit code."""
+"""`headrace batch`: from its options to its exit code."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ from server.commands.batch.arguments import batch_options, batch_parser
 from server.commands.batch.output_file import OutputFile
 from server.commands.options.arguments import explain_unknown_flag
 from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
-from server.commands.options.sources import resolve
+from server.commands.options.sources import resolve_options
 from server.commands.serve.engines import OneEngine
 from server.commands.serve.shared_terminal import can_draw
 from server.commands.serve.signals import catch_signals, unless
@@ -34,7 +34,7 @@ from server.text.chat_template import load_chat_template
 from server.text.template_processes import TemplateProcesses
 
 if TYPE_CHECKING:
-    from server.commands.batch.answering import Answered, Answering
+    from server.commands.batch.answering import LineCounts, LineRunner
     from server.commands.batch.input_file import InputFile, InputLine
 
 _ALONE_STEP_MS = 500.0  # no client waits for the end of a step
@@ -43,13 +43,13 @@ _SOME_FAILED = 3  # exit code
 
 @dataclasses.dataclass(slots=True)
 class _Job:
-    """Lines that are to be answered, and where their answers go."""
+    """The lines to answer, and the files for their answers."""
 
     file: "InputFile"
     left: "list[InputLine]"
     output: OutputFile
     errors: OutputFile
-    num_failed: int  # of those that runs before answered
+    num_failed: int  # in previous runs
 
     def store(self, line: bytes, is_completed: bool) -> None:
         (self.output if is_completed else self.errors).add(line)
@@ -60,12 +60,12 @@ class _Job:
 
     @property
     def num_before(self) -> int:
-        """Lines that were answered by runs before."""
+        """Number of lines that were answered by previous runs."""
         return self.num_lines - len(self.left)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Answer the lines of a file as `argv` (what follows `headrace batch`) asks for; returns the exit code.
+    """Answer the lines of a file as `argv`, the arguments after `headrace batch`, says; return the exit code.
 
     Raises OptionError or StartupError; exits for --help.
     """
@@ -76,11 +76,11 @@ def run(argv: Sequence[str]) -> int:
     os.environ[FORM_VARIABLE] = server.log_format  # the engine process inherits it
     with contextlib.ExitStack() as stack:
         templates = stack.enter_context(contextlib.closing(TemplateProcesses()))
-        load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # a wrong one is told now
+        load_chat_template(server.chat_template, None, {}, frozenset(), templates)  # to report an error now
         job = stack.enter_context(_job(namespace, server))
         if not job.left:
             failed = f", {job.num_failed:,} of them errors" if job.num_failed else ""
-            _say(f"{job.output.path} has all answers already: {_lines(job.num_lines)}{failed}")
+            _say(f"{job.output.path} already has all answers: {_lines(job.num_lines)}{failed}")
             return _SOME_FAILED if job.num_failed else 0
         if not server.served_model_name and job.file.models:
             server = dataclasses.replace(server, served_model_name=tuple(job.file.models))
@@ -109,18 +109,18 @@ def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]
     file = namespace.config or os.environ.get(CONFIG_VARIABLE)
     if "model" not in flags and file is None and OPTIONS["model"].variable not in os.environ:
         raise OptionError("no model given; headrace batch INPUT OUTPUT --model MODEL")
-    server, engine = resolve(flags, os.environ, Path(file) if file else None)
+    server, engine = resolve_options(flags, os.environ, Path(file) if file else None)
     step = OPTIONS["batch_step_ms"]
     if engine.batch_step_ms == step.default and step.name not in flags and step.variable not in os.environ:
         engine = dataclasses.replace(engine, batch_step_ms=_ALONE_STEP_MS)
     if server.models.entries:
-        raise OptionError("the options name several models, and a file of requests is for one; give it by --model")
+        raise OptionError("the options name several models, but a file of requests is for one; choose it with --model")
     return server, engine
 
 
 @contextlib.contextmanager
 def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
-    """The files, open and checked. Raises StartupError."""
+    """Yield the files, open and checked. Raises StartupError."""
     from server.commands.batch.input_file import InputFile
     from server.endpoints.binding.registry import BATCH_ENDPOINTS
 
@@ -134,30 +134,30 @@ def _job(namespace: argparse.Namespace, server: ServerConfig) -> Iterator[_Job]:
             if os.path.exists(path) and os.path.samefile(path, namespace.input):
                 raise StartupError(f"{path} is the input; name another output file")
             if opened and os.path.exists(path) and os.path.samefile(path, namespace.output):
-                raise StartupError(f"--errors {path} is OUTPUT, too; name another file, or leave --errors out")
+                raise StartupError(f"--errors {path} is also OUTPUT; name another file, or leave --errors out")
             opened.append(OutputFile(path))
             stack.callback(opened[-1].close)
         answered = [each for output in opened for each in output.recover()]
         done = {each.custom_id for each in answered}
-        if strangers := done.difference(line.custom_id for line in file.lines):
+        if unknown := done.difference(line.custom_id for line in file.lines):
             raise StartupError(
-                f"{namespace.output} has answers to {_lines(len(strangers))} not in {namespace.input}, such as "
-                f"{min(strangers)!r}; name a new file, or the output of the same requests"
+                f"{namespace.output} has answers to {_lines(len(unknown))} not in {namespace.input}, such as "
+                f"{min(unknown)!r}; name a new file, or the output of the same requests"
             )
         left = [line for line in file.lines if line.custom_id not in done]
-        left.sort(key=lambda line: line.prefix)  # what their prompts have in common is computed once
+        left.sort(key=lambda line: line.prefix)  # so that common prefixes of prompts are computed once
         num_failed = sum(not each.is_completed for each in answered)
         yield _Job(file, left, opened[0], opened[-1], num_failed)
 
 
 def _check_models(file: "InputFile", server: ServerConfig) -> None:
     """Raise StartupError if the lines are for several models."""
-    if server.served_model_name or len(file.models) < 2:  # a line for another one gets an error then
+    if server.served_model_name or len(file.models) < 2:  # lines for other models get an error
         return
     named = ", ".join(f"{name} ({_lines(count)})" for name, count in file.models.most_common(5))
     raise StartupError(
-        f"{file.path} has lines for {len(file.models)} models: {named}; the command runs one: split the file, or say "
-        "by --served-model-name that they are names of the same"
+        f"{file.path} has lines for {len(file.models)} models: {named}; the command runs one; split the file, or "
+        "give these names to one model with --served-model-name"
     )
 
 
@@ -172,34 +172,34 @@ async def _answer(
     await engines.start()
     templates.begin()
     from server.app import create_app
-    from server.commands.batch.answering import Answering
+    from server.commands.batch.answering import LineRunner
 
     context = create_app(engines.clients, server, engine, metrics, templates=templates).state.context
     engines.context = context
     try:
         if job.num_before:
-            _say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; going on with the others")
+            _say(f"{job.output.path} has {job.num_before:,} of {_lines(job.num_lines)}; continuing with the rest")
         if await unless(stop, engines.wait_loaded()) is None:
             return _stopped(job, stop.result(), 0)
-        progress.begin()
-        answering = Answering(context, job.file, job.store, progress.show)
-        answered = await unless(stop, _until_dead(engines, answering, job))
+        progress.start()
+        runner = LineRunner(context, job.file, job.store, progress.show)
+        counts = await unless(stop, _until_dead(engines, runner, job))
         progress.close()
-        return _stopped(job, stop.result(), progress.num_answered) if answered is None else progress.ended(answered)
+        return _stopped(job, stop.result(), progress.num_answered) if counts is None else progress.finish(counts)
     finally:
         progress.close()
         await engines.stop()
         context.workers.close()
 
 
-async def _until_dead(engines: OneEngine, answering: "Answering", job: _Job) -> "Answered":
-    """Raises StartupError if the engine is given up before all lines are answered."""
-    work = asyncio.ensure_future(answering.run(job.left))
+async def _until_dead(engines: OneEngine, runner: "LineRunner", job: _Job) -> "LineCounts":
+    """Run the lines. Raises StartupError if the engine ends for good before all lines are answered."""
+    work = asyncio.ensure_future(runner.run(job.left))
     dead = asyncio.ensure_future(engines.wait_dead())
     try:
         await asyncio.wait({work, dead}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            raise StartupError(f"{dead.result()}; the same command answers what is left")
+            raise StartupError(f"{dead.result()}; run the same command to answer the rest")
         return work.result()
     finally:
         for task in (work, dead):
@@ -214,27 +214,27 @@ def _stopped(job: _Job, number: signal.Signals, num_answered: int) -> int:
 
 
 class _Progress:
-    """A bar where the standard error is a terminal, lines of text elsewhere. To be made before the engine begins: while
-    its loading is drawn, the standard error is a pipe."""
+    """A bar if stderr is a terminal, and lines of text otherwise. Must be created before the engine starts: while its
+    loading is drawn, stderr is a pipe."""
 
     def __init__(self, job: _Job, server: ServerConfig) -> None:
         self._job = job
-        self._is_told = server.log_level in (LogLevel.DEBUG, LogLevel.INFO)
+        self._is_logged = server.log_level in (LogLevel.DEBUG, LogLevel.INFO)
         self._is_drawn = can_draw(server.log_format)
         self._show: StageBars | StageLines | None = None
         self._began_s = 0.0
         self.num_answered = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._began_s = time.monotonic()
         if self._is_drawn:
             self._show = StageBars(Console(stderr=True, highlight=False))
-        elif self._is_told:
+        elif self._is_logged:
             self._show = StageLines(_say)
         self._report(0)
 
-    def show(self, answered: "Answered") -> None:
-        self.num_answered = answered.completed + answered.failed
+    def show(self, counts: "LineCounts") -> None:
+        self.num_answered = counts.completed + counts.failed
         self._report(self.num_answered)
 
     def _report(self, num_answered: int) -> None:
@@ -246,18 +246,18 @@ class _Progress:
             self._show.close()
             self._show = None
 
-    def ended(self, answered: "Answered") -> int:
-        """Say what became of the lines; returns the exit code."""
+    def finish(self, counts: "LineCounts") -> int:
+        """Report the results; return the exit code."""
         self.close()
         seconds = time.monotonic() - self._began_s
-        usage = answered.usage
-        failed = f", {answered.failed:,} with an error in {self._job.errors.path}" if answered.failed else ""
+        usage = counts.usage
+        failed = f", {counts.failed:,} failed (see {self._job.errors.path})" if counts.failed else ""
         _say(
-            f"{_lines(answered.completed + answered.failed)} in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
+            f"{_lines(counts.completed + counts.failed)} in {seconds:,.1f} s{failed}; {usage.input_tokens:,} "
             f"tokens read ({usage.cached_tokens:,} cached), {usage.output_tokens:,} written "
             f"({usage.output_tokens / max(seconds, 1e-9):,.0f} tokens/s)"
         )
-        return _SOME_FAILED if answered.failed or self._job.num_failed else 0
+        return _SOME_FAILED if counts.failed or self._job.num_failed else 0
 
 
 def _lines(count: int) -> str:

@@ -1,4 +1,4 @@
-"""InputFile: the requests of a file, checked before anything is computed."""
+"""InputFile: the requests in a file, all checked before any is run."""
 
 import contextlib
 import os
@@ -15,13 +15,13 @@ from server.batches.lines import FaultyLine, Line, read_line
 from server.batches.source import prefix_key
 from server.schemas.base import quote
 
-_PREFIX_BYTES = 512  # of each line, by which lines are ordered
-_MAX_TOLD = 5  # faults; the others are counted
+_PREFIX_BYTES = 512  # by which lines are ordered
+_MAX_REPORTED = 5  # faults; the others are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class InputLine:
-    """Where a request is in its file. number: from 1; prefix: lines whose prompts begin alike have ones that do."""
+    """The place of a request in its file. number: from 1. prefix: equal beginnings mean that prompts begin alike."""
 
     number: int
     custom_id: str
@@ -39,11 +39,11 @@ _decode_url = msgspec.json.Decoder(_Url).decode
 
 
 class InputFile:
-    """Its lines are read again when they are run: a file may be larger than memory. models: that lines name."""
+    """Lines are read again when they are run, since a file may be larger than memory. models: that lines name."""
 
     def __init__(self, path: str, endpoints: Collection[str], *, max_line_bytes: int) -> None:
-        """Raises StartupError for a pipe, and if a line is no request for one of the endpoints; lines of blanks are
-        passed over."""
+        """Raises StartupError for a pipe, and if a line is not a request for one of the endpoints. Blank lines are
+        skipped."""
         self.path = path
         self.lines: list[InputLine] = []
         self.models: Counter[str] = Counter()
@@ -51,14 +51,14 @@ class InputFile:
         self._faults: list[str] = []
         self._numbers: dict[str, int] = {}  # of custom_ids
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):  # asked first, since opening a pipe may wait for ever
+            if not stat.S_ISREG(os.stat(path).st_mode):  # checked first, since opening a pipe may block
                 raise StartupError(f"{path} is not a regular file; lines are read twice, so write them to one")
-            self._file = open(path, "rb")  # noqa: SIM115 - as long as the command runs
+            self._file = open(path, "rb")  # noqa: SIM115 - open until `close`
             self._check(max_line_bytes)
         except OSError as error:
             raise StartupError(f"cannot read {path}: {error.strerror}") from None
         if self._faults:
-            raise StartupError(self._told())
+            raise StartupError(self._report())
         if not self.lines:
             raise StartupError(f"{path} has no requests; write one JSON object on each line")
 
@@ -74,7 +74,7 @@ class InputFile:
             offset += len(data)
 
     def _check_line(self, data: bytes, number: int, offset: int) -> None:
-        endpoint = _endpoint_of(data)  # lines of one file may be for several
+        endpoint = _endpoint_of(data)  # lines of one file may differ
         try:
             line = read_line(data, number, endpoint)
         except FaultyLine as faulty:
@@ -93,15 +93,15 @@ class InputFile:
             InputLine(number, line.custom_id, endpoint, offset, len(data), prefix_key(line.body)[:_PREFIX_BYTES])
         )
 
-    def _told(self) -> str:
-        shown = "".join(f"\n  {fault}" for fault in self._faults[:_MAX_TOLD])
-        more = len(self._faults) - _MAX_TOLD
+    def _report(self) -> str:
+        shown = "".join(f"\n  {fault}" for fault in self._faults[:_MAX_REPORTED])
+        more = len(self._faults) - _MAX_REPORTED
         rest = f"\n  and {more:,} more" if more > 0 else ""
         what = "a line that is not a request" if len(self._faults) == 1 else "lines that are not requests"
         return f"{self.path} has {what}; nothing was run{shown}{rest}"
 
     def body(self, line: InputLine) -> dict[str, Any]:
-        """Raises StartupError if the file has changed, or cannot be read any more."""
+        """Return the body of a request. Raises StartupError if the file has changed, or can no longer be read."""
         try:
             data = os.pread(self._file.fileno(), line.size, line.offset)
         except OSError as error:
@@ -118,7 +118,7 @@ class InputFile:
 
 
 def _endpoint_of(data: bytes) -> str:
-    """As the line says; empty if it says none, which `read_line` explains."""
+    """Return the line's url; empty if there is none, which `read_line` reports."""
     try:
         url = _decode_url(data).url
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""OutputFile: answers as they are appended to a file, and which ones it has from a run before."""
+"""OutputFile: a file to which answers are appended. It may contain the answers of a previous run."""
 
 import contextlib
 import fcntl
@@ -14,8 +14,8 @@ class _Response(msgspec.Struct):
     status_code: int
 
 
-class Answered(msgspec.Struct):
-    """A line of an output, as far as it matters for a run that goes on from it."""
+class StoredAnswer(msgspec.Struct):
+    """The fields of a stored line that matter for resuming."""
 
     custom_id: str
     response: _Response | None = None
@@ -25,14 +25,12 @@ class Answered(msgspec.Struct):
         return self.response is not None and self.response.status_code < 400
 
 
-_decode = msgspec.json.Decoder(Answered).decode
+_decode = msgspec.json.Decoder(StoredAnswer).decode
 
 
 class OutputFile:
-    """Each line is whole or the last one: what a run that was killed left torn is dropped, and answered again.
-
-    So after a line that could not be written there is no other.
-    """
+    """Only the last line can be incomplete: one that a killed run left is dropped, and its request is answered again.
+    So nothing is written after a line that could not be written."""
 
     def __init__(self, path: str) -> None:
         """Raises StartupError if the file cannot be written, or another command writes it."""
@@ -50,10 +48,10 @@ class OutputFile:
             os.close(self._fd)
             raise StartupError(f"another command is writing {path}; wait until it ends, or name another file") from None
         self._size = os.fstat(self._fd).st_size
-        self._failure: str | None = None  # why nothing is written any more
+        self._failure: str | None = None  # the first error, after which nothing is written
 
-    def recover(self) -> list[Answered]:
-        """The answers that are there. Raises StartupError for a file of something else."""
+    def recover(self) -> list[StoredAnswer]:
+        """Return the stored answers. Raises StartupError if the file contains something else."""
         found = []
         end = 0
         with open(self._fd, "rb", closefd=False) as file:
@@ -74,8 +72,7 @@ class OutputFile:
         return found
 
     def add(self, line: bytes) -> None:
-        """Append a line, its end included. Raises StartupError if the disk does not take it, or did not take one
-        before."""
+        """Append a line, with its newline. Raises StartupError if it, or an earlier line, could not be written."""
         if self._failure is not None:
             raise StartupError(self._failure)
         view = memoryview(line)
@@ -84,12 +81,12 @@ class OutputFile:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
             self._failure = f"cannot write {self.path}: {error.strerror}; free some space and run the command again"
-            with contextlib.suppress(OSError):  # `recover` drops what is left torn
+            with contextlib.suppress(OSError):  # `recover` drops an incomplete line
                 os.ftruncate(self._fd, self._size)
             raise StartupError(self._failure) from None
         self._size += len(line)
 
     def close(self) -> None:
-        """Have the disk keep what was written."""
+        """Sync the file to the disk, and close it."""
         os.fsync(self._fd)
         os.close(self._fd)

@@ -1,1 +1,1 @@
-"""`headrace chat` and `headrace complete`: a model in the terminal, on a server that runs or one started for it."""
+"""`headrace chat`, `complete`, `ps` and `top`: clients in the terminal, of a running server or one started for them."""

@@ -1,4 +1,4 @@
-"""The grammar of the commands that talk to a server: chat, complete, ps and top."""
+"""Parsers of the commands that talk to a server: chat, complete, ps and top."""
 
 import argparse
 import textwrap
@@ -40,7 +40,7 @@ def chat_parser() -> argparse.ArgumentParser:
 
 def complete_parser() -> argparse.ArgumentParser:
     parser = _parser(
-        "complete", "Continue a text, without a chat template, and print what follows.", _COMPLETE_EXAMPLES
+        "complete", "Continue a text, without a chat template, and print the continuation.", _COMPLETE_EXAMPLES
     )
     parser.add_argument("prompt", metavar="TEXT", help="Text to continue; - reads it from standard input.")
     _add_server(parser)
@@ -61,7 +61,7 @@ def ps_parser() -> argparse.ArgumentParser:
 def top_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "top",
-        "Show what a running server is doing, updated four times a second. Press Ctrl-C to leave. Where the output is "
+        "Show what a running server is doing, updated four times a second. Press Ctrl-C to leave. If the output is "
         "not a terminal, show it once.",
         _PS_EXAMPLES.replace(" ps", " top"),
     )

@@ -1,4 +1,4 @@
-"""BlockWriter: Markdown on a terminal while it arrives, block by block."""
+"""BlockWriter: writes Markdown to a terminal while it arrives, block by block."""
 
 import re
 
@@ -6,18 +6,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 
-# Of C0 and C1, all but tabs and line ends: a model that writes them could move the cursor, or set a title.
+# Control characters except tabs and newlines: in a model's output they could move the cursor, or set a title.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def without_control(text: str) -> str:
-    """What may be written on a terminal of a text that a model wrote."""
+    """Return the text without control characters."""
     return _CONTROL.sub("", text)
 
 
 class BlockWriter:
-    """Blocks that are complete are printed for good; the one that grows is drawn anew. So an answer may be longer than
-    the terminal is high. Where the output is not a terminal, the text is written as it comes; a context manager."""
+    """A context manager. Complete blocks are printed permanently, and the growing one is redrawn, so an answer may be
+    longer than the terminal. If the output is not a terminal, text is written as it arrives."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -52,7 +52,7 @@ class BlockWriter:
 
 
 def split_blocks(text: str) -> tuple[str, str]:
-    """(what is complete, the rest): cut behind the last blank line that stands outside of a fence and of a list."""
+    """Return (complete blocks, rest): the text is cut after the last blank line outside of code fences and lists."""
     end, position, fence = 0, 0, ""
     lines = text.splitlines(keepends=True)
     for index, line in enumerate(lines):
@@ -62,12 +62,12 @@ def split_blocks(text: str) -> tuple[str, str]:
             fence = "" if stripped.startswith(fence) and not stripped.strip(fence[0]) else fence
         elif stripped.startswith(("```", "~~~")):
             fence = stripped[: len(stripped) - len(stripped.lstrip(stripped[0]))]
-        elif not stripped and line.endswith("\n") and _begins_block(lines[index + 1 :]):
+        elif not stripped and line.endswith("\n") and _starts_block(lines[index + 1 :]):
             end = position
     return text[:end].rstrip("\n"), text[end:]
 
 
-def _begins_block(lines: list[str]) -> bool:
-    """Whether what follows is known, and does not go on with a list or a paragraph of it."""
+def _starts_block(lines: list[str]) -> bool:
+    """Whether the next line is known, and does not continue a list or paragraph."""
     following = next((line for line in lines if line.strip()), None)
     return following is not None and not following.startswith((" ", "\t", "-", "*", "+")) and not following[0].isdigit()

@@ -1,4 +1,4 @@
-"""`headrace serve` for one conversation: it ends with the program that started it, however that ends."""
+"""`headrace serve` for one conversation: it ends with its parent process, however that ends."""
 
 import runpy
 import sys

@@ -1,4 +1,4 @@
-"""ChatClient: what the terminal asks a server over HTTP, and its errors in words."""
+"""ChatClient: the terminal's HTTP client, with readable errors."""
 
 import itertools
 import json
@@ -15,17 +15,16 @@ _TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=5.0)
 
 
 class ServerProblem(Exception):
-    """The server refused, failed, or cannot be reached; the text says which."""
+    """The server refused, failed, or cannot be reached; the message explains which."""
 
 
 class ChatClient:
-    """Speaks OpenAI's API with the server at `url`; a context manager."""
+    """A context manager that speaks OpenAI's API with the server at `url`."""
 
     def __init__(
         self, url: str, key: str | None, *, key_source: str = "", authorities: ssl.SSLContext | None = None
     ) -> None:
-        """key_source: what the user calls where the key comes from. authorities: for https; None are the public
-        ones."""
+        """key_source: where the key comes from, for errors. authorities: for https; None means the public ones."""
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key_source = None if key is None else key_source
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
@@ -39,7 +38,7 @@ class ChatClient:
         self._http.close()
 
     def get(self, path: str) -> Any:
-        """The answer's JSON. Raises ServerProblem."""
+        """Return the JSON at `path`. Raises ServerProblem."""
         try:
             response = self._http.get(path)
         except httpx.TransportError as error:
@@ -48,27 +47,27 @@ class ChatClient:
         return response.json()
 
     def models(self) -> list[str]:
-        """The names that the server answers to. Raises ServerProblem."""
+        """Return the names of the served models. Raises ServerProblem."""
         return [model["id"] for model in self.get("/v1/models")["data"]]
 
     def chat_models(self) -> list[str]:
-        """Those of the names that a conversation can be held with, as far as that is known. Raises ServerProblem."""
+        """Return the names of models that can chat, as far as that is known. Raises ServerProblem."""
         return [model["id"] for model in self.get("/v1/models")["data"] if _can_chat(model)]
 
     def stream(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
-        """The chunks of a streamed answer. Closing it ends the answer at the server. Raises ServerProblem."""
-        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        """Yield the chunks of a streamed answer. Closing the generator ends the answer. Raises ServerProblem."""
+        request = {**body, "stream": True, "stream_options": {"include_usage": True}}
         try:
-            with self._http.stream("POST", path, json=asked) as response:
+            with self._http.stream("POST", path, json=request) as response:
                 if response.is_error:
                     response.read()
                 self._check(response)
                 yield from _events(response)
         except httpx.TransportError as error:
-            raise ServerProblem(f"the connection to {self.url} broke ({error})") from None
+            raise ServerProblem(f"the connection to {self.url} was lost ({error})") from None
 
     def frames(self, num_frames: int | None = None, model: str | None = None) -> Generator[dict[str, Any]]:
-        """What the engine of a model, by default the first one's, does: `num_frames`, or without end. Raises
+        """Yield frames of an engine's work, `num_frames` or without end; by default of the first model's engine. Raises
         ServerProblem."""
         params = {name: str(value) for name, value in (("frames", num_frames), ("model", model)) if value is not None}
         try:
@@ -81,11 +80,11 @@ class ChatClient:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: httpx.TransportError) -> ServerProblem:
-        remedy = "; name the authority that signed it with --ca-file FILE" if _UNTRUSTED in str(error) else ""
+        remedy = "; name the authority that signed its certificate with --ca-file" if _UNTRUSTED in str(error) else ""
         return ServerProblem(f"{self.url} cannot be reached ({error}){remedy}")
 
     def _check(self, response: httpx.Response) -> None:
-        """Raises ServerProblem for an error."""
+        """Raise ServerProblem for an error status."""
         if not response.is_error:
             return
         try:
@@ -97,14 +96,14 @@ class ChatClient:
         raise ServerProblem(f"{response.status_code}: {message}")
 
     def _about_key(self, message: str) -> str:
-        """A refused key in the words of the command line; the server's speak of headers."""
+        """Return an error about the key in terms of the command line, since the server's mentions headers."""
         if self._key_source is None:
-            return f"{self.url} asks for a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
+            return f"{self.url} requires a key; put it into {CLIENT_KEY_VARIABLE}, or into a file for --key-file"
         return f"{self.url} refuses the key from {self._key_source} ({message.partition(';')[0]})"
 
 
 def _can_chat(card: dict[str, Any]) -> bool:
-    """Other servers say nothing of it, and headrace itself nothing before it has loaded a model."""
+    """Whether the model can chat. It is assumed of other servers, and of a model that headrace has not loaded yet."""
     own = card.get("headrace")
     can = own.get("capabilities") if isinstance(own, dict) else None
     return not can or "completion" in can

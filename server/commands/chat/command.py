@@ -1,4 +1,4 @@
-"""The commands of the terminal that talk to a server: what each does."""
+"""The commands chat, complete, ps and top, which talk to a server."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from engine.errors import OptionError, StartupError
 from server.commands.chat.arguments import chat_parser, complete_parser, ps_parser, top_parser
 from server.commands.chat.blocks import without_control
 from server.commands.chat.client import ChatClient, ServerProblem
-from server.commands.chat.connecting import reached, running
+from server.commands.chat.connecting import connect, connect_or_start
 from server.commands.chat.monitor import requests_table, screen, summary
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
@@ -25,11 +25,11 @@ _HISTORY = Path("~/.local/state/headrace/chat_history")
 _PIPED_WIDTH = 240
 
 
-def chat(argv: Sequence[str]) -> int:
-    """Talk with a model until the input ends. Raises OptionError or StartupError; exits for --help."""
+def run_chat(argv: Sequence[str]) -> int:
+    """Chat with a model until the input ends. Raises OptionError or StartupError; exits for --help."""
     namespace = _parse(chat_parser(), argv)
     console = Console(highlight=False)
-    with reached(namespace) as client:
+    with connect_or_start(namespace) as client:
         talk = Talk(model=_model(client, namespace.served_model), system=namespace.system)
         is_terminal = sys.stdin.isatty()
         if is_terminal:
@@ -42,11 +42,11 @@ def chat(argv: Sequence[str]) -> int:
     return 1 if session.num_problems and not is_terminal else 0
 
 
-def complete(argv: Sequence[str]) -> int:
-    """Continue a text, to stdout. Raises OptionError or StartupError; exits for --help."""
+def run_complete(argv: Sequence[str]) -> int:
+    """Print the continuation of a text. Raises OptionError or StartupError; exits for --help."""
     namespace = _parse(complete_parser(), argv)
     prompt = sys.stdin.read() if namespace.prompt == "-" else namespace.prompt
-    with reached(namespace) as client:
+    with connect_or_start(namespace) as client:
         body: dict[str, Any] = {"model": _model(client, namespace.served_model), "prompt": prompt}
         body["max_tokens"] = namespace.max_tokens
         shown: Callable[[str], str] = without_control if sys.stdout.isatty() else str
@@ -63,12 +63,12 @@ def complete(argv: Sequence[str]) -> int:
     return 0
 
 
-def ps(argv: Sequence[str]) -> int:
-    """List what a server is doing. Raises OptionError or StartupError; exits for --help."""
+def run_ps(argv: Sequence[str]) -> int:
+    """List the requests of a server. Raises OptionError or StartupError; exits for --help."""
     namespace = _parse(ps_parser(), argv)
     console = _console()
-    with running(namespace) as client, _told():
-        frame, _ = _look(client)
+    with connect(namespace) as client, _startup_errors():
+        frame, _ = _snapshot(client)
         console.print(", ".join(client.models()), f"at {client.url}")
         for name, shown in _each_model(client, frame):
             console.print(f"{name}: " if name else "", summary(shown), sep="")
@@ -78,28 +78,28 @@ def ps(argv: Sequence[str]) -> int:
 
 
 def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name and frame of each model of the server; no name of the only one. frame: of the first. Raises
+    """Yield the name and frame of each model; the name is empty if there is only one. frame: of the first model. Raises
     ServerProblem."""
     if not (models := frame.get("models")):  # older servers have none
         yield "", frame
         return
     yield models[0]["name"], frame
     for model in models[1:]:
-        yield model["name"], _look(client, model["name"])[0]
+        yield model["name"], _snapshot(client, model["name"])[0]
 
 
-def top(argv: Sequence[str]) -> int:
-    """Show what a server is doing until Ctrl-C, or once where the output is not a terminal. Raises OptionError or
+def run_top(argv: Sequence[str]) -> int:
+    """Show the work of a server until Ctrl-C, or once if the output is not a terminal. Raises OptionError or
     StartupError; exits for --help."""
     namespace = _parse(top_parser(), argv)
     if not sys.stdout.isatty():
-        with running(namespace) as client, _told():
-            _console().print(screen(*_look(client)))
+        with connect(namespace) as client, _startup_errors():
+            _console().print(screen(*_snapshot(client)))
         return 0
     recent: list[dict[str, Any]] = []
-    with running(namespace) as client, _told(), contextlib.suppress(KeyboardInterrupt):
+    with connect(namespace) as client, _startup_errors(), contextlib.suppress(KeyboardInterrupt):
         frames = client.frames()
-        first = next(frames)  # before the screen is taken: what the server refuses is told on the one there is
+        first = next(frames)  # before switching screens, so that an error appears on the current one
         with Live(screen=True, auto_refresh=False) as live:
             for frame in itertools.chain([first], frames):
                 recent = recent if frame["recent"] is None else frame["recent"]
@@ -108,13 +108,13 @@ def top(argv: Sequence[str]) -> int:
 
 
 def _console() -> Console:
-    """Of the width of the terminal; what is piped to a program has its lines whole."""
+    """Return a console as wide as the terminal. Piped output has wide lines, so that programs get them unbroken."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 
 
-def _look(client: ChatClient, model: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the engine does at the moment, and the requests that ended last. Raises ServerProblem."""
-    first, last = client.frames(2, model)  # the first one has nothing of steps: they are told as they come
+def _snapshot(client: ChatClient, model: str | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a frame of the engine's work, and the requests that ended last. Raises ServerProblem."""
+    first, last = client.frames(2, model)  # the first frame has no steps
     return last, last["recent"] or first["recent"]
 
 
@@ -130,19 +130,21 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
 
 
 def _model(client: ChatClient, name: str | None) -> str:
-    with _told():
+    with _startup_errors():
         return name or _first(client)
 
 
 def _first(client: ChatClient) -> str:
     if not (names := client.chat_models()):
-        raise ServerProblem(f"no model of {client.url} generates text; it has {', '.join(client.models()) or 'none'}")
+        raise ServerProblem(
+            f"no model of {client.url} generates text; its models are {', '.join(client.models()) or 'none'}"
+        )
     return names[0]
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What the server refuses ends the command with its words."""
+def _startup_errors() -> Iterator[None]:
+    """Turn a ServerProblem into a StartupError, which ends the command with its message."""
     try:
         yield
     except ServerProblem as problem:

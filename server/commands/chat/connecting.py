@@ -1,4 +1,4 @@
-"""The server that a command of the terminal talks to: found or started, with its key and trusted authorities."""
+"""Connections of terminal commands to a server, which may be started for them, with its key and trusted authorities."""
 
 import argparse
 import contextlib
@@ -9,26 +9,27 @@ from pathlib import Path
 
 from engine.errors import OptionError
 from server.commands.chat.client import ChatClient
-from server.commands.chat.server import DEFAULT_URL, is_url, runs_here, started
+from server.commands.chat.server import DEFAULT_URL, is_running, is_url, start_server
 from server.commands.options.options import CLIENT_KEY_VARIABLE
 
 CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 
 
 @contextlib.contextmanager
-def reached(namespace: argparse.Namespace) -> Iterator[ChatClient]:
-    """A client of the server that is named, runs here, or is started. Raises OptionError and StartupError."""
+def connect_or_start(namespace: argparse.Namespace) -> Iterator[ChatClient]:
+    """Yield a client of the server that is named, runs on this machine, or is started. Raises OptionError and
+    StartupError."""
     with contextlib.ExitStack() as stack:
         url = namespace.where
-        if url is None and runs_here():
+        if url is None and is_running():
             url = DEFAULT_URL
         elif url is None or not is_url(url):
-            url = stack.enter_context(started(url))
+            url = stack.enter_context(start_server(url))
         yield stack.enter_context(_client(url, namespace))
 
 
-def running(namespace: argparse.Namespace) -> ChatClient:
-    """A client of a server that runs. Raises OptionError."""
+def connect(namespace: argparse.Namespace) -> ChatClient:
+    """Return a client of a running server. Raises OptionError."""
     if not is_url(namespace.url):
         raise OptionError(f"URL must begin with http:// or https://, not {namespace.url!r}")
     return _client(namespace.url, namespace)
@@ -40,7 +41,7 @@ def _client(url: str, namespace: argparse.Namespace) -> ChatClient:
 
 
 def _key(file: str | None) -> tuple[str | None, str]:
-    """The key, and what to call where it comes from. Raises OptionError."""
+    """Return the key, and where it comes from. Raises OptionError."""
     if file is None:
         return os.environ.get(CLIENT_KEY_VARIABLE), CLIENT_KEY_VARIABLE
     try:
@@ -50,7 +51,7 @@ def _key(file: str | None) -> tuple[str | None, str]:
 
 
 def _authorities(option: str | None) -> ssl.SSLContext | None:
-    """None for the public ones. Raises OptionError."""
+    """Return the trusted authorities; None means the public ones. Raises OptionError."""
     file = option or os.environ.get(CA_VARIABLE)
     if not file:
         return None

@@ -1,4 +1,4 @@
-"""What `headrace ps` and `headrace top` show: the dashboard's figures for a terminal."""
+"""Output of `headrace ps` and `headrace top`: the dashboard's data on a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _MAX_ROWS = 20
 
 
 def summary(frame: Mapping[str, Any]) -> Text:
-    """One line on the engine."""
+    """Return one line about the engine."""
     work, engine = frame["work"], frame["engine"]
     queue, blocks, seconds = work["queue"], work["blocks"], frame["interval_s"]
     state = engine["state"] if engine["state"] == "ready" else f"{engine['state']}: {engine['reason']}"
@@ -30,7 +30,7 @@ def summary(frame: Mapping[str, Any]) -> Text:
 
 
 def requests_table(requests: list[dict[str, Any]]) -> Table:
-    """The requests of a frame."""
+    """Return a table of a frame's requests."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("request", "route", "state"):
         table.add_column(name)
@@ -52,7 +52,7 @@ def requests_table(requests: list[dict[str, Any]]) -> Table:
 
 
 def screen(frame: Mapping[str, Any], recent: list[dict[str, Any]]) -> Group:
-    """All of `headrace top`."""
+    """Return the whole screen of `headrace top`."""
     latencies = frame["latencies"]
     lines = []
     for name, values in (("first token", latencies["first_token_s"]), ("each token", latencies["per_token_s"])):

@@ -1,4 +1,4 @@
-"""Which server the terminal talks to: one that is named, one that runs here, or one that is started for the chat."""
+"""start_server: starts a server for a command of the terminal; is_running: finds one on this machine."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
-def runs_here(url: str = DEFAULT_URL) -> bool:
+def is_running(url: str = DEFAULT_URL) -> bool:
     """Whether a headrace server answers at `url`."""
     try:
         answer = httpx.get(f"{url}/version", timeout=1.0, trust_env=False)
@@ -34,15 +34,15 @@ def runs_here(url: str = DEFAULT_URL) -> bool:
 
 
 @contextlib.contextmanager
-def started(model: str | None) -> Iterator[str]:
-    """The address of a server for `model` (None: the demo model), which ends with the context.
+def start_server(model: str | None) -> Iterator[str]:
+    """Yield the address of a server for `model` (None: the demo model), which ends with the context.
 
-    Raises StartupError if it does not start; why, it has said on the terminal.
+    Raises StartupError if the server does not start; it has printed the reason.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # Its log would run through the conversation; bars show while it loads. In a session of its own, since Ctrl-C is
-    # for the answer. -P: a folder named engine, where the user happens to stand, must not be taken for ours.
+    # Its log would disturb the conversation; bars show its loading. It has its own session, since Ctrl-C only stops an
+    # answer. -P: do not import a folder named engine in the current folder.
     options = ["--port", str(port), "--log-level", "warning", "--no-log-requests", "--shutdown-timeout", "1"]
     command = [sys.executable, "-P", "-m", "server.commands.chat.child", *([model] if model else []), *options]
     environment = {**_without_listening(os.environ), PARENT_VARIABLE: str(os.getpid())}
@@ -64,7 +64,7 @@ def started(model: str | None) -> Iterator[str]:
 
 
 def _without_listening(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without the options that say who may call a server, where and how: this one is the conversation's alone."""
+    """Remove the options about the server's address and callers: this server is only for the conversation."""
     dropped = {CONFIG_VARIABLE, *(each.variable for each in OPTIONS.values() if each.group in _LISTENING)}
     return {name: value for name, value in environ.items() if name not in dropped}
 

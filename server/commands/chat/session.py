@@ -1,4 +1,4 @@
-"""The conversation at the terminal: reads, asks, shows, and obeys /commands."""
+"""Session: a conversation at the terminal, with its /commands."""
 
 import contextlib
 import importlib
@@ -18,29 +18,29 @@ _HISTORY_LENGTH = 1000
 
 
 class Session:
-    """read: one line of input for a prompt; raises EOFError at its end and KeyboardInterrupt at Ctrl-C."""
+    """read: returns one line of input for a prompt; raises EOFError at the end and KeyboardInterrupt at Ctrl-C."""
 
     def __init__(
         self, client: ChatClient, talk: Talk, console: Console, read: Callable[[str], str], notes: Console | None = None
     ) -> None:
-        """console: for answers. notes: for all else, if that is another one."""
-        self.num_problems = 0  # that were told
+        """console: for answers. notes: for other messages, if it differs."""
+        self.num_problems = 0  # that were shown
         self._client = client
         self._talk = talk
         self._console = console
         self._notes = notes or console
         self._read = read
-        self._figures = ""  # of the last answer, once it is complete
+        self._usage = ""  # of the last answer, once it is complete
 
     def run(self) -> None:
-        """Talk until the input ends or /exit."""
+        """Chat until the input ends or /exit."""
         while True:
             try:
                 text = self._message()
             except EOFError:
                 return
             except KeyboardInterrupt:
-                self._tell("(Ctrl-D or /exit leaves)")
+                self._note("(Ctrl-D or /exit leaves)")
                 continue
             if text == "/exit":
                 return
@@ -51,10 +51,10 @@ class Session:
                     raise CommandProblem(f"{text.split()[0]} is not a command; /help lists them")
             except (CommandProblem, ServerProblem) as problem:
                 self.num_problems += 1
-                self._tell(str(problem), style="red")
+                self._note(str(problem), style="red")
 
     def _message(self) -> str:
-        """One line, or several between marks; never an empty one."""
+        """Return one line, or several lines between triple quotes; never an empty text."""
         while True:
             text = self._read(">>> ").strip()
             if text.startswith(_QUOTES):
@@ -78,7 +78,7 @@ class Session:
             raise
 
     def _retry(self) -> None:
-        """Another answer in the place of the last one, which stays if nothing comes of the other."""
+        """Get another answer in place of the last one, which stays if there is no other."""
         before = list(self._talk.messages)
         self._talk.drop_answer()
         try:
@@ -88,25 +88,25 @@ class Session:
                 self._talk.messages[:] = before
 
     def _answer(self) -> None:
-        """Show the next answer. What came of it before Ctrl-C, or an error, stays in the conversation."""
+        """Show the next answer. A part of it that arrived before Ctrl-C or an error stays in the conversation."""
         parts: list[str] = []
-        self._figures = ""
+        self._usage = ""
         try:
             with contextlib.closing(self._chunks()) as chunks, BlockWriter(self._console) as writer:
                 for text in chunks:
                     parts.append(text)
                     writer.write(text)
-            if self._figures:
-                self._tell(self._figures)
+            if self._usage:
+                self._note(self._usage)
         except KeyboardInterrupt:
-            self._tell("(stopped)")
+            self._note("(stopped)")
         finally:
             if parts:
                 self._talk.answered("".join(parts))
 
     def _chunks(self) -> Generator[str]:
-        """The answer's text as it comes; at its end there are its figures."""
-        begun_s, first_s, is_thinking = time.monotonic(), None, False
+        """Yield the answer's text as it arrives, and then set its usage."""
+        started_s, first_s, is_thinking = time.monotonic(), None, False
         usage = None
         for chunk in self._client.stream("/v1/chat/completions", self._talk.body()):
             usage = chunk.get("usage") or usage
@@ -114,40 +114,40 @@ class Session:
                 thought = choice["delta"].get("reasoning_content")
                 if thought and not is_thinking:
                     is_thinking = True
-                    self._tell("(thinking)")
+                    self._note("(thinking)")
                 if text := choice["delta"].get("content"):
                     first_s = first_s or time.monotonic()
                     yield text
         if usage is not None and first_s is not None:
-            self._figures = figures(usage, first_s - begun_s, time.monotonic() - first_s)
+            self._usage = usage_line(usage, first_s - started_s, time.monotonic() - first_s)
 
     def _command(self, text: str) -> bool:
-        """Obey a command; False if there is none of that name."""
+        """Run a command; return False if there is no such command."""
         name, _, words = text.partition(" ")
         words, talk = words.strip(), self._talk
         match name:
             case "/help" | "/?":
-                self._tell(HELP)
+                self._note(HELP)
             case "/clear":
                 talk.messages.clear()
-                self._tell("a new conversation")
+                self._note("a new conversation")
             case "/system":
                 talk.system = words or None
-                self._tell("the system prompt is set" if words else "no system prompt")
+                self._note("the system prompt is set" if words else "no system prompt")
             case "/set":
-                self._tell(talk.set(words))
+                self._note(talk.set(words))
             case "/show":
-                self._tell(f"model {talk.model}\nsystem {talk.system or '-'}\nsettings {talk.settings or '-'}")
+                self._note(f"model {talk.model}\nsystem {talk.system or '-'}\nsettings {talk.settings or '-'}")
             case "/file":
                 self._ask(with_file(words))
             case "/retry":
                 self._retry()
             case "/undo":
                 talk.undo()
-                self._tell(f"{counted(len(talk.messages), 'message')} left")
+                self._note(f"{counted(len(talk.messages), 'message')} left")
             case "/save":
                 talk.save(Path(words or "conversation.md").expanduser())
-                self._tell(f"saved to {words or 'conversation.md'}")
+                self._note(f"saved to {words or 'conversation.md'}")
             case "/model":
                 self._model(words)
             case _:
@@ -157,16 +157,16 @@ class Session:
     def _model(self, name: str) -> None:
         served = self._client.chat_models()
         if name and name not in served:
-            raise CommandProblem(f"{name} is not served, or cannot chat; there is {', '.join(served) or 'none'}")
+            raise CommandProblem(f"{name} is not served, or cannot chat; chat models are {', '.join(served) or 'none'}")
         self._talk.model = name or self._talk.model
-        self._tell("\n".join(f"{'*' if each == self._talk.model else ' '} {each}" for each in served))
+        self._note("\n".join(f"{'*' if each == self._talk.model else ' '} {each}" for each in served))
 
-    def _tell(self, text: str, style: str = "dim") -> None:
+    def _note(self, text: str, style: str = "dim") -> None:
         self._notes.print(text, style=style, highlight=False, markup=False)
 
 
-def figures(usage: dict[str, object], first_s: float, rest_s: float) -> str:
-    """What an answer cost, in a line."""
+def usage_line(usage: dict[str, object], first_s: float, rest_s: float) -> str:
+    """Return a line with the tokens and times of an answer."""
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens", 0) if isinstance(details, dict) else 0
     num_prompt, num_tokens = int(str(usage["prompt_tokens"])), int(str(usage["completion_tokens"]))
@@ -180,7 +180,7 @@ def figures(usage: dict[str, object], first_s: float, rest_s: float) -> str:
 
 @contextlib.contextmanager
 def line_editing(history: Path) -> Iterator[None]:
-    """Arrows, search and a history over sessions, for `input`, where Python has readline."""
+    """Give `input` line editing, search and a history over sessions, if Python has readline."""
     try:
         readline = importlib.import_module("readline")
     except ImportError:

@@ -1,4 +1,4 @@
-"""Talk: a conversation's messages and settings, and the /commands that change them."""
+"""Talk: the messages and settings of a conversation, and the /commands that change them."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,29 +7,29 @@ from typing import Any
 
 HELP = """\
 /help                  this list
-/clear                 begin a new conversation
+/clear                 start a new conversation
 /system TEXT           set the system prompt; without TEXT, remove it
 /set NAME VALUE        set temperature, top_p, top_k, min_p, max_tokens, seed, stop, ...; without VALUE, unset it
 /show                  show the settings
 /file PATH [TEXT]      send a text file, and TEXT with it
 /retry                 ask for another answer to the last question
-/undo                  take the last question and its answer back
+/undo                  remove the last question and its answer
 /save PATH             write the conversation to a file, as Markdown; .json: as messages
-/model [NAME]          list the server's models, or change to one
+/model [NAME]          list the server's models, or switch to one
 /exit                  leave (or Ctrl-D); Ctrl-C stops an answer
 
-\"\"\" begins and ends a message of several lines."""
+\"\"\" starts and ends a message of several lines."""
 
 _MAX_FILE_BYTES = 1 << 20
 
 
 class CommandProblem(Exception):
-    """A command that cannot be carried out; the text says why."""
+    """A command that cannot be run; the message explains why."""
 
 
 @dataclass(slots=True)
 class Talk:
-    """What is sent with the next question."""
+    """State that is sent with the next question."""
 
     model: str
     system: str | None = None
@@ -37,7 +37,7 @@ class Talk:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """The request for the next answer."""
+        """Return the request for the next answer."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return {"model": self.model, "messages": [*system, *self.messages], **self.settings}
 
@@ -48,19 +48,19 @@ class Talk:
         self.messages.append({"role": "assistant", "content": text})
 
     def drop_answer(self) -> None:
-        """Forget the last answer, if it is the last message. Raises CommandProblem without a question."""
+        """Remove the last answer, if it is the last message. Raises CommandProblem without a question."""
         if self.messages and self.messages[-1]["role"] == "assistant":
             self.messages.pop()
         if not self.messages:
             raise CommandProblem("there is no question yet")
 
     def undo(self) -> None:
-        """Forget the last question and what came after it. Raises CommandProblem without one."""
+        """Remove the last question and its answer. Raises CommandProblem without one."""
         self.drop_answer()
         self.messages.pop()
 
     def set(self, words: str) -> str:
-        """Take over `NAME VALUE`, VALUE as JSON where it is; returns what to tell. Raises CommandProblem."""
+        """Set `NAME VALUE`, where VALUE may be JSON; return a confirmation. Raises CommandProblem."""
         name, _, value = words.partition(" ")
         if not name:
             raise CommandProblem("say what to set, as in /set temperature 0.2")
@@ -90,7 +90,8 @@ class Talk:
 
 
 def with_file(words: str) -> str:
-    """The message of `/file PATH TEXT`: the file in a fence that it does not close. Raises CommandProblem."""
+    """Return the message of `/file PATH TEXT`: the file in a code fence that its text does not close. Raises
+    CommandProblem."""
     name, _, text = words.partition(" ")
     if not name:
         raise CommandProblem("say which file, as in /file notes.txt What is missing here?")

@@ -1,1 +1,1 @@
-"""`headrace doctor`: looks at the machine and the options of a server, and says in words what is wrong."""
+"""`headrace doctor`: checks the machine and a server's options, and reports problems."""

@@ -1,4 +1,4 @@
-"""The command: its grammar, its checks in order, what it prints, and its exit code."""
+"""`headrace doctor`: its parser, its checks in order, its output and its exit code."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
 from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
 from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
-from server.commands.options.sources import resolve
+from server.commands.options.sources import resolve_options
 from server.config.server import ServerConfig
 
 _DESCRIPTION = """\
@@ -35,12 +35,12 @@ examples:
   headrace doctor /path/to/model OWNER/REPO --config server.yaml
   headrace doctor --json
 """
-_TIMEOUT_S = 300.0  # torch's import from a cold disk, and a compilation of a small library
+_TIMEOUT_S = 300.0  # for importing torch from a cold disk, and compiling a small library
 _MARKS: Mapping[Severity, str] = {Severity.OK: "ok  ", Severity.WARNING: "warn", Severity.PROBLEM: "FAIL"}
 
 
 def run(argv: Sequence[str]) -> int:
-    """Check, print and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
+    """Check, print the findings and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
     parser = doctor_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -57,17 +57,17 @@ def run(argv: Sequence[str]) -> int:
     if namespace.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
     else:
-        sys.stdout.write(describe(findings))
+        sys.stdout.write(report(findings))
     return 1 if any(finding.severity is Severity.PROBLEM for finding in findings) else 0
 
 
 def all_findings(
     flags: Mapping[str, object], environ: Mapping[str, str], file: str | None, models: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """file: of options, or None. models: the arguments without a flag. Wrong options are a finding; the machine is then
-    looked at with the defaults, and no model: what would be served is not known."""
+    """file: of options, or None. models: arguments without a flag. Wrong options are a finding; then the machine is
+    checked with default options, and no model is checked."""
     try:
-        server_config, engine_config = resolve(flags, environ, Path(file) if file else None, models)
+        server_config, engine_config = resolve_options(flags, environ, Path(file) if file else None, models)
         yield ok("options", f"from {file}, variables and flags" if file else "from variables and flags")
     except OptionError as error:
         yield problem("options", str(error))
@@ -87,7 +87,7 @@ def all_findings(
 
 
 def _engine_part(models: Sequence[ModelToCheck]) -> DoctorResult:
-    """What a process that loads torch finds."""
+    """Return the findings of a process that loads torch."""
     command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(models).decode()]
     environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
     try:
@@ -103,13 +103,13 @@ def _engine_part(models: Sequence[ModelToCheck]) -> DoctorResult:
     return DoctorResult([problem("engine", f"the process that loads torch {reason}")], [None] * len(models))
 
 
-def describe(findings: Sequence[Finding]) -> str:
-    """Lines for people, and a last one that counts."""
+def report(findings: Sequence[Finding]) -> str:
+    """Return the findings as lines, with a last line that counts problems."""
     width = max(len(finding.subject) for finding in findings)
     lines = [f"{_MARKS[each.severity]}  {each.subject:{width}}  {as_typed(each.message)}" for each in findings]
     counts = {kind: sum(each.severity is kind for each in findings) for kind in (Severity.PROBLEM, Severity.WARNING)}
-    told = [counted(count, kind.value) for kind, count in counts.items() if count]
-    return "\n".join([*lines, "", ", ".join(told) or "nothing is wrong"]) + "\n"
+    totals = [counted(count, kind.value) for kind, count in counts.items() if count]
+    return "\n".join([*lines, "", ", ".join(totals) or "no problems found"]) + "\n"
 
 
 def doctor_parser() -> Parser:

@@ -1,4 +1,4 @@
-"""What is wrong with models that are served together, or with the options of one that pools texts."""
+"""Findings about models that are served together, and about options of a pooling model."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,14 +14,14 @@ _GIB = 1 << 30
 
 
 def models_findings(config: ModelsConfig, alone: EngineConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
-    """alone: of the one model, where there are no entries. weighed: of each model, None where that is not known."""
+    """alone: of the only model, if there are no entries. weighed: of each model; None if unknown."""
     if not config.entries:
         (needs,) = weighed
         if needs is not None and not needs.has_kv_cache:
             yield from _generating_options(alone.generating_options())
         return
     for entry, needs in zip(config.entries, weighed, strict=True):
-        if needs is not None and not needs.has_kv_cache:  # options of the whole server do not apply to it
+        if needs is not None and not needs.has_kv_cache:  # server-wide options do not apply to it
             own = [name for name in entry.engine.generating_options() if name in entry.own_options]
             yield from _generating_options(own, f"{entry.name}: ")
     yield from _together(config, weighed)
@@ -32,12 +32,12 @@ def _generating_options(names: Sequence[str], prefix: str = "") -> Iterator[Find
         flags = ", ".join(OPTIONS[name].flag for name in names)
         yield problem(
             "model",
-            f"{prefix}it makes vectors or scores, and generates no text: leave {flags} out",
+            f"{prefix}it is a pooling model (embeddings or scores) and generates no text: leave {flags} out",
         )
 
 
 def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
-    """Whether those that are known have room beside each other, by the plan that the server will make."""
+    """Check whether the known models fit into memory together, by the server's own plan."""
     known = [(entry, needs) for entry, needs in zip(config.entries, weighed, strict=True) if needs is not None]
     unknown = [entry.name for entry, needs in zip(config.entries, weighed, strict=True) if needs is None]
     if not known:
@@ -49,16 +49,16 @@ def _together(config: ModelsConfig, weighed: Sequence[Weighed | None]) -> Iterat
         yield problem("all models", str(error))
         return
     without = f"; {', '.join(unknown)} not counted" if unknown else ""
-    yield ok("all models", _described(config, plan, [entry for entry, _ in known]) + without)
+    yield ok("all models", _description(config, plan, [entry for entry, _ in known]) + without)
 
 
-def _described(config: ModelsConfig, plan: MemoryPlan, entries: Sequence[ModelEntry]) -> str:
+def _description(config: ModelsConfig, plan: MemoryPlan, entries: Sequence[ModelEntry]) -> str:
     each = ", ".join(
         f"{entry.name} {_gib(grant.need_bytes)}" for entry, grant in zip(entries, plan.grants, strict=True)
     )
     limit = _gib(plan.limit_bytes)
     if config.loads_on_demand:
-        return f"they come and go within {limit}: {each}"
+        return f"loaded on demand within {limit}: {each}"
     total = sum(grant.need_bytes for grant in plan.grants)
     return f"{_gib(total)} together, of {limit} that they may use: {each}"
 

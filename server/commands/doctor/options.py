@@ -1,4 +1,4 @@
-"""What options name and a start needs: a free port, readable files, writable folders, and who may call."""
+"""Findings about options: the port, files that must be readable, folders that must be writable, and keys."""
 
 import _ssl
 import os
@@ -31,7 +31,7 @@ def options_findings(server: ServerConfig, engine: EngineConfig) -> Iterator[Fin
     if server.chat_template is not None and "{" not in server.chat_template:
         yield file_finding("chat template", Path(server.chat_template).expanduser())
     if engine.draft_model is not None and engine.draft_model == engine.model:
-        yield warning("draft model", "it is the model itself, which drafts no faster than it answers")
+        yield warning("draft model", "it is the same as the model, so drafts are no faster than answers")
 
 
 def port_finding(host: str, port: int) -> Finding:
@@ -39,7 +39,7 @@ def port_finding(host: str, port: int) -> Finding:
         listen(host, port).close()
     except StartupError as error:
         return problem("port", str(error))
-    return ok("port", f"{host_port(host, port)} is free" if port else f"any free one of {host}")
+    return ok("port", f"{host_port(host, port)} is free" if port else f"any free port on {host}")
 
 
 def caller_finding(config: ServerConfig) -> Finding:
@@ -47,7 +47,7 @@ def caller_finding(config: ServerConfig) -> Finding:
         num_keys = len(config.api_key) + len(read_keys(Path(config.api_keys_file)) if config.api_keys_file else ())
     except OptionError as error:
         return problem("keys", str(error))
-    if num_keys or config.api_keys_file is not None:  # a keys file without keys lets nobody in
+    if num_keys or config.api_keys_file is not None:  # a keys file without keys refuses every request
         return ok("keys", f"{num_keys}; clients must send one")
     if config.network.uds is not None:
         return ok("keys", f"none; only users with access to {config.network.uds} can reach it")
@@ -66,14 +66,14 @@ def certificate_finding(network: NetworkConfig, now_s: float) -> Finding:
     ends = _end_of(network.ssl_certfile)
     days = (ssl.cert_time_to_seconds(ends) - now_s) / 86400
     if days < 0:
-        return problem("certificate", f"{network.ssl_certfile} has expired, on {ends}; clients refuse it: renew it")
+        return problem("certificate", f"{network.ssl_certfile} expired on {ends}, so clients refuse it; renew it")
     message = f"{network.ssl_certfile} is valid until {ends}"
     return warning("certificate", f"{message}; renew it") if days < _FEW_DAYS else ok("certificate", message)
 
 
 def _end_of(certfile: str) -> str:
-    """Until when the first certificate of a file is valid. Python reads its own certificates with this function alone,
-    which its documentation leaves out; there is no other way without a further library."""
+    """Return the end of validity of the first certificate in a file. Python parses its own certificates with this
+    undocumented function; the only alternative is another library."""
     end: str = _ssl._test_decode_cert(certfile)["notAfter"]  # type: ignore[attr-defined]
     return end
 
@@ -81,17 +81,17 @@ def _end_of(certfile: str) -> str:
 def data_folder_finding(folder: Path) -> Finding:
     nearest = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
     if not nearest.is_dir():
-        return problem("data folder", f"--data-dir is {folder}, and {nearest} is not a folder; name another")
+        return problem("data folder", f"--data-dir is {folder}, but {nearest} is not a folder; choose another")
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        return problem("data folder", f"--data-dir is {folder}, which cannot be written: {error.strerror}")
+        return problem("data folder", f"--data-dir is {folder}, which is not writable: {error.strerror}")
     return ok("data folder", str(folder))
 
 
 def file_finding(subject: str, path: Path) -> Finding:
-    """Whether a file can be read."""
+    """Check whether a file can be read."""
     try:
         path.open("rb").close()
     except OSError as error:

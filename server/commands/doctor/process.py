@@ -1,4 +1,4 @@
-"""What this process finds itself in: Python, packages, open files, temporary files, the home folder."""
+"""Findings about this process: Python, packages, open files, the temporary folder, the home folder."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def process_findings(config: ServerConfig) -> Iterator[Finding]:
     yield temporary_folder_finding()
     yield from binding_findings()
     if os.environ.get("HOME") == "/" and "HEADRACE_CACHE" not in os.environ and os.geteuid() != 0:
-        yield warning("home folder", "/, as of a user without one; set HEADRACE_CACHE to a writable folder")
+        yield warning("home folder", "/, since the user has none; set HEADRACE_CACHE to a writable folder")
 
 
 def package_finding() -> Finding:
@@ -61,13 +61,13 @@ def open_files_findings(max_connections: int) -> Iterator[Finding]:
 
 
 def binding_findings() -> Iterator[Finding]:
-    """What binds threads to cores, and where that has happened already."""
+    """Check variables that bind threads to cores, and whether this process is bound to one."""
     given = [name for name in BINDING if name in os.environ]
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1 < (os.cpu_count() or 1):
-        cause = f", perhaps by {' and '.join(given)} and an OpenMP library in LD_PRELOAD" if given else ""
+        cause = f", perhaps because of {' and '.join(given)} and an OpenMP library in LD_PRELOAD" if given else ""
         yield warning("affinity", f"this process can only run on one of {os.cpu_count()} CPUs{cause}")
     elif given:
-        yield ok("affinity", f"{', '.join(given)} will not be passed on to the process that computes")
+        yield ok("affinity", f"{', '.join(given)} are not passed on to the engine process")
 
 
 def temporary_folder_finding() -> Finding:

@@ -1,4 +1,4 @@
-"""The command line's grammar: argparse parsers built from the options of the config dataclasses."""
+"""The command line: argparse parsers made from the options of the config dataclasses."""
 
 import argparse
 import enum
@@ -33,20 +33,21 @@ examples:
   headrace serve /path/to/model OWNER/REPO --idle-unload 10m
 """
 _SERVE_EPILOG = """\
-Every option can also be set by a variable and in a file: --max-model-len 4096 is HEADRACE_MAX_MODEL_LEN=4096, or the
-line 'max-model-len: 4096' in the YAML file that --config names. A flag wins over a variable, a variable over the file.
-Repeat an option that takes several values; in a variable separate them by commas, in the file write a list. Put keys
-into HEADRACE_API_KEY rather than on the command line, which other users of the machine can read.
+Every option can also be set by an environment variable or in a file: --max-model-len 4096 is
+HEADRACE_MAX_MODEL_LEN=4096, or the line 'max-model-len: 4096' in the YAML file given by --config. A flag overrides a
+variable, and a variable overrides the file. Repeat an option that takes several values; in a variable separate them by
+commas, in the file write a list. Put keys into HEADRACE_API_KEY rather than on the command line, which other users of
+the machine can read.
 
 """
-# As argparse says it of --flag=value where the flag is a switch.
+# argparse's message for --flag=value if the flag is a switch.
 _SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
-# As it says it of a command or value that is none of those there are; newer Pythons write the choices without quotes.
+# argparse's message for an unknown command or value; newer versions of Python write the choices without quotes.
 _NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises OptionError where argparse would print its usage and exit. The examples of its help can be pasted."""
+    """Raises OptionError where argparse would print its usage and exit. Examples in its help can be pasted."""
 
     def format_help(self) -> str:
         before, mark, examples = super().format_help().partition("examples:\n")
@@ -55,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if switch := _SWITCH_WITH_VALUE.fullmatch(message):
             on, off, value = switch.groups()
-            raise OptionError(f"{on} and {off} take no value, and {value} is given; write one of the two by itself")
+            raise OptionError(f"{on} and {off} do not take a value, but {value} is given; use one of them by itself")
         if no_choice := _NO_CHOICE.fullmatch(message):
             raise OptionError(_explain_choice(*no_choice.groups()))
         raise OptionError(message)
@@ -74,10 +75,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """`command`, `config` (a path or absent), `models` (those without a flag), and `flags`: the given options by field
-    name, as they were typed.
+    """Return `command`, `config` (a path or absent), `models` (arguments without a flag), and `flags`: the given
+    options by field name, as typed.
 
-    Raises OptionError; exits for --help and --version, and with the help if there is not a command.
+    Raises OptionError; exits for --help and --version, and prints the help and exits if there is no command.
     """
     parser = root_parser("serve" if "serve" in argv else None)
     namespace, unknown = parser.parse_known_args(argv)
@@ -97,21 +98,21 @@ def _explain_unknown(argument: str) -> str:
     flag = argument.partition("=")[0]
     if not flag.startswith("-"):
         return (
-            f"unexpected argument {argument}; write models one after another, and repeat an option before each of its "
-            "values"
+            f"unexpected argument {argument}; write models one after another, and repeat an option before each of "
+            "its values"
         )
     return explain_unknown_flag(flag, OPTIONS.values())
 
 
 def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
-    """What to say of a flag that is none of `options`' (nor --config or --help)."""
+    """Return the error for a flag that is not among the options, nor --config or --help."""
     flags = [option.flag for option in options] + ["--config", "--help"]
     flags += [option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool]
     return f"unknown option {flag}{suggest(flag, flags)}"
 
 
 class _RootParser(Parser):
-    """Its help is an overview of all commands, by what they are for."""
+    """Its help is an overview of all commands by purpose."""
 
     def format_help(self) -> str:
         width = max(map(len, COMMANDS))
@@ -119,24 +120,28 @@ class _RootParser(Parser):
             f"{heading}:\n" + "".join(f"  {each.name:{width}}  {each.help}\n" for each in commands) + "\n"
             for heading, commands in GROUPS.items()
         )
-        what = f"headrace {version('headrace')}: run large language models on this machine, behind the OpenAI API."
-        return f"{what}\n\nusage: headrace COMMAND [options]\n\n{as_typed(_START)}\n{groups}{as_typed(_END)}"
+
+        description = (
+            f"headrace {version('headrace')}: run large language models on this machine, behind the OpenAI API."
+        )
+        return f"{description}\n\nusage: headrace COMMAND [options]\n\n{as_typed(_START)}\n{groups}{as_typed(_END)}"
 
 
 def root_parser(full: str | None = None) -> argparse.ArgumentParser:
-    """The grammar of the whole command line. full: the command whose own grammar is in it; others have names alone."""
+    """Return the parser of the whole command line. full: a command to include with its own parser; others have only
+    their names."""
     parser = _RootParser(prog="headrace", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help, add_help=False)
     if full is not None:
-        commands.choices[full] = import_function(COMMANDS[full].grammar)()
+        commands.choices[full] = import_function(COMMANDS[full].parser)()
     return parser
 
 
 def import_function(path: str) -> Callable[..., Any]:
-    """The function that "module:function" names."""
+    """Return the function at "module:function"."""
     module, _, name = path.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
@@ -158,10 +163,10 @@ def serve_parser() -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, many: str) -> None:
-    """A flag for each option; one that is not given leaves nothing in the namespace.
+    """Add a flag for each option. An option that is not given leaves nothing in the namespace.
 
-    `many` says how options of several values take them: "append" is one each time a flag is given, "extend" is all that
-    follow it, which would swallow positional arguments.
+    many: how options with several values take them: "append" is one value per flag, and "extend" is all values that
+    follow a flag, which would swallow positional arguments.
     """
     groups: dict[str, Any] = {}
     for option in options:
@@ -186,7 +191,7 @@ def _help_of(option: Option) -> str:
 
 
 def show_default(option: Option) -> str:
-    """The default as one would type it; empty where there is none."""
+    """Return the default as a user would type it; empty if there is none."""
     value = option.default
     if isinstance(value, bool):
         return "on" if value else "off"

@@ -1,4 +1,4 @@
-"""model_entries: the models of `headrace serve MODEL MODEL ...` and of the file's `models:`, each with its options."""
+"""The models of `headrace serve MODEL MODEL ...` and of the file's `models:`, each with its options."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ from engine.errors import OptionError, StartupError
 from server.commands.options.options import OPTIONS, suggest
 from server.config.models import ModelEntry
 
-# What a model may have of its own beside all that an engine takes.
+# Options that a model may have of its own, in addition to all options of the engine.
 _OF_SERVER = ("chat_template", "tool_call_parser", "reasoning_parser", "max_num_waiting")
 _OWN = ("model", "served_model_name", "idle_unload", "pin", "kv_share")
 _KNOWN = frozenset([*(field.name for field in dataclasses.fields(EngineConfig)), *_OF_SERVER, *_OWN])
 
 
 def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tuple[ModelEntry, ...]:
-    """Of models as typed, all with the same options `values`. Raises OptionError."""
+    """Return entries for models as typed, all with the same options `values`. Raises OptionError."""
     if "served_model_name" in values:
         raise OptionError(
             f"{OPTIONS['served_model_name'].flag} would name {len(models)} models; give them names in a file "
@@ -27,8 +27,8 @@ def entries_of_arguments(models: Sequence[str], values: Mapping[str, Any]) -> tu
 
 
 def entries_of_file(given: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
-    """Of the mapping `models:`. values: the options of all. where: how to call the place in errors. Raises
-    OptionError."""
+    """Return entries for the mapping `models:`. values: options that all models share. where: the place, for errors.
+    Raises OptionError."""
     if not isinstance(given, dict) or not given:
         raise OptionError(f"{where} must have a line for each model: its name, and under it 'model: PATH' and options")
     entries = tuple(_entry(str(name), options, values, f"{where}: {name}") for name, options in given.items())
@@ -40,7 +40,7 @@ def _entry(name: str, given: object, values: Mapping[str, Any], where: str) -> M
     if isinstance(given, str):
         given = {"model": given}
     if not isinstance(given, dict) or "model" not in given:
-        raise OptionError(f"{where} must say 'model: PATH' (or a hub id), and may have options beside it")
+        raise OptionError(f"{where} must have 'model: PATH' (or a hub id), and may have options")
     own: dict[str, Any] = {}
     for key, value in given.items():
         option = str(key).replace("-", "_")
@@ -66,7 +66,7 @@ def _value(option: str, value: object, where: str) -> Any:
         return value
     if option == "kv_share":
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-            raise OptionError(f"{where} is {value!r}; it must be a number above 0, against 1 of the other models")
+            raise OptionError(f"{where} is {value!r}; it must be a number above 0; other models have 1 by default")
         return float(value)
     return OPTIONS[option].parse(value, where)
 

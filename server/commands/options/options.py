@@ -1,4 +1,4 @@
-"""Options: the fields of the config dataclasses as the command line, the environment and a file see them."""
+"""Options: the fields of the config dataclasses, as flags, environment variables and keys of a file."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from typing import Any
 from engine.child_processes.fault_plan import VARIABLE
 from engine.config import EngineConfig
 from engine.errors import OptionError
-from server.config.finetuning import FinetuningConfig
+from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelsConfig
 from server.config.network import NetworkConfig
@@ -24,10 +24,10 @@ from server.config.storage import StorageConfig
 PREFIX = "HEADRACE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 CLIENT_KEY_VARIABLE = f"{PREFIX}CLIENT_KEY"
-# Variables that are not options of a dataclass. An unknown one is refused, since it may well be a misspelled API key.
+# Variables that are not options of a dataclass. Unknown variables are refused: one may be a misspelled API key.
 OTHER_VARIABLES = {
     CONFIG_VARIABLE: "The file of --config.",
-    f"{PREFIX}CACHE": "Folder for fetched models, packed weights and compiled kernels (default: ~/.cache/headrace).",
+    f"{PREFIX}CACHE": "Folder for downloaded models, packed weights and compiled kernels (default: ~/.cache/headrace).",
     CLIENT_KEY_VARIABLE: "Key that headrace chat, complete, ps and top send to a server.",
     f"{PREFIX}CPU_LEVEL": "Instruction set of the CPU kernels, instead of the processor's best: portable, avx2, ...",
     VARIABLE: "Faults to inject, with --enable-fault-injection; engine/child_processes/fault_plan.py lists them.",
@@ -49,7 +49,7 @@ _FALSE = {"0", "false", "no", "off"}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One field of a config dataclass, as the command line sees it."""
+    """One field of a config dataclass, as an option."""
 
     name: str
     help: str
@@ -72,7 +72,7 @@ class Option:
         return PREFIX + self.name.upper()
 
     def parse(self, value: object, source: str) -> Any:
-        """The checked value of text from a flag or variable, or of a YAML value; `source` is how to call it in errors.
+        """Return the checked value of text from a flag or variable, or of a YAML value. source: its name in errors.
 
         Raises OptionError.
         """
@@ -90,7 +90,7 @@ class Option:
         return parsed
 
     def _convert(self, value: object) -> Any:
-        """`value` as this option's kind, or None if it is not one."""
+        """Return the value as this option's type, or None if it is not one."""
         if isinstance(value, str):
             return _duration(value.strip()) if self.is_duration else _from_text(value.strip(), self.kind, self.is_size)
         if self.kind is float and type(value) is int:
@@ -104,7 +104,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What a value may be, for people."""
+        """The allowed values, for people."""
         if issubclass(self.kind, enum.Enum):
             return "one of " + ", ".join(str(member.value) for member in self.kind)
         if self.kind is bool:
@@ -141,7 +141,7 @@ def _parse_size(text: str) -> int | None:
 
 
 def _duration(text: str) -> float | None:
-    """Seconds."""
+    """Return seconds."""
     match = _DURATION.fullmatch(text)
     return None if match is None else float(match[1]) * _DURATION_UNITS[match[2] or "s"]
 
@@ -153,13 +153,13 @@ def _show(value: object) -> str:
 
 
 def options_of(config_class: type) -> list[Option]:
-    """The options that a config dataclass itself declares with engine.config.option, in its order."""
+    """Return the options that a config dataclass itself declares with engine.config.option, in order."""
     hints = typing.get_type_hints(config_class)
     return [_option_of(field, hints[field.name]) for field in dataclasses.fields(config_class) if field.metadata]
 
 
 def _option_of(field: "dataclasses.Field[Any]", hint: Any) -> Option:
-    if typing.get_origin(hint) is types.UnionType:  # X | None: None is "not given" and no value that can be typed
+    if typing.get_origin(hint) is types.UnionType:  # X | None: None means "not given", and cannot be typed
         (hint,) = (member for member in typing.get_args(hint) if member is not types.NoneType)
     is_many = typing.get_origin(hint) is tuple
     kind = typing.get_args(hint)[0] if is_many else hint
@@ -188,13 +188,13 @@ OPTIONS: Mapping[str, Option] = {
     option.name: option
     for config_class in (
         *(EngineConfig, ServerConfig, StorageConfig, ModelsConfig),
-        *(LoraConfig, FinetuningConfig, NetworkConfig),
+        *(LoraConfig, FinetuningJobsConfig, NetworkConfig),
     )
     for option in options_of(config_class)
 }
 
 
 def suggest(given: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' with the known name that is nearest to the one given, or '' if none is near."""
+    """Return '; did you mean X?' with the known name that is closest to the given one, or '' if none is close."""
     nearest = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]}?" if nearest else ""

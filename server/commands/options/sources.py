@@ -1,4 +1,4 @@
-"""Where option values come from: flags, HEADRACE_* variables and a YAML file; the first of these wins."""
+"""resolve_options: values of options from flags, HEADRACE_* variables and a YAML file, in this order of precedence."""
 
 import dataclasses
 import re
@@ -12,29 +12,29 @@ from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from server.commands.options.model_entries import entries_of_arguments, entries_of_file
 from server.commands.options.options import OPTIONS, OTHER_VARIABLES, PREFIX, suggest
-from server.config.finetuning import FinetuningConfig
+from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.network import NetworkConfig
 from server.config.server import ServerConfig
 from server.config.storage import StorageConfig
 
-# Kubernetes sets such variables for every Service in a pod's namespace; with a Service named "headrace" they begin with
-# our prefix, and HEADRACE_PORT is then "tcp://10.0.0.1:8000".
+# Kubernetes sets such variables for every Service in a pod's namespace. A Service named "headrace" gives them our
+# prefix, so that HEADRACE_PORT is "tcp://10.0.0.1:8000".
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
 _MODELS = "models"  # the file's mapping of several models
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 
-def resolve(
+def resolve_options(
     flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
 ) -> tuple[ServerConfig, EngineConfig]:
-    """Both configs from flags (by field name), then HEADRACE_* variables, then the file, then defaults.
+    """Return both configs from flags (by field name), HEADRACE_* variables, the file and defaults.
 
-    models: the arguments without a flag, of which several are several models.
+    models: the arguments without a flag.
 
-    Raises OptionError for unknown names and wrong values, also where a stronger source overrides them, and for values
-    that are wrong together.
+    Raises OptionError for unknown names and invalid values, even if a stronger source overrides them, and for values
+    that contradict each other.
     """
     values: dict[str, Any] = {}
     values.update(_from_file(file) if file is not None else ())
@@ -49,19 +49,19 @@ def resolve(
         "network": _build(NetworkConfig, values),
         "storage": _build(StorageConfig, values),
         "lora": _build(LoraConfig, values),
-        "finetuning": _build(FinetuningConfig, values),
+        "finetuning": _build(FinetuningJobsConfig, values),
         "models": dataclasses.replace(_build(ModelsConfig, values), entries=entries),
     }
     return _build(ServerConfig, server_values), _build(EngineConfig, values)
 
 
 def _entries(models: Sequence[str], listed: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
-    """Empty for one model without a list."""
+    """Return the entries of several models; none for a single model without a list."""
     if listed is not None:
         if "model" in values or models:
             raise OptionError(
-                f"{where} says which models there are, and {values.get('model') or models[0]} is given "
-                "too; write it into the file, or leave its models out"
+                f"{where} lists the models, but {values.get('model') or models[0]} is given "
+                "too; add it to the file, or remove the file's list"
             )
         return entries_of_file(listed, values, where)
     return entries_of_arguments(models, values) if len(models) > 1 else ()
@@ -108,7 +108,8 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_yaml(path: Path) -> Iterator[tuple[str, object, int]]:
-    """Key, value and line of each entry of the file's mapping. Node by node, since a dict would hide repeated keys."""
+    """Yield key, value and line of each entry of the file's mapping, node by node, since a dict would hide repeated
+    keys."""
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()

@@ -219,7 +219,7 @@ def _preparing(context: "ServerContext", text_model: "TextModel") -> Iterator[No
 
 def check_paths(server: ServerConfig, engine: EngineConfig) -> None:
     """Raise StartupError for the first path of a model or adapter that does not exist, before a process is started that
-    imports torch. The messages are those of models/sources/resolve.py."""
+    imports torch. The messages equal those in models/sources/resolve.py."""
     entries = server.models.entries
     for config, prefix in [(entry.engine, f"{entry.name}: ") for entry in entries] or [(engine, "")]:
         if (path := _missing(config.model)) is not None:

@@ -39,7 +39,7 @@ def answered(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # It takes file descriptor 9, which is a test runner's here.
     monkeypatch.setattr(argcomplete.CompletionFinder, "_init_debug_stream", lambda _: None)
     output, codes = io.StringIO(), list[int]()
-    completion.answer(output, codes.append)
+    completion.answer_shell(output, codes.append)
     assert codes == [0]
     return sorted(each.partition("\t")[0].strip() for each in output.getvalue().splitlines())
 
@@ -108,4 +108,4 @@ def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_s_grammar_is_its_own(name: str) -> None:
-    assert import_function(COMMANDS[name].grammar)().prog == f"headrace {name}"
+    assert import_function(COMMANDS[name].parser)().prog == f"headrace {name}"

@@ -143,7 +143,7 @@ def test_prompts_and_their_grader_are_given_to_the_trainer(
         ({**CHECK, "input": "x"}, "reads nothing of the sample"),
         (
             {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "{{sample.output_text}}"}]},
-            "asks the model 'm', and there is no server",
+            "uses the model 'm', which needs a server",
         ),
     ],
 )

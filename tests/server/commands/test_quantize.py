@@ -66,7 +66,7 @@ def test_what_a_killed_process_leaves_is_removed(
         (["m", "--out", "x", "--method", "awq"], "must be one of gptq, rtn"),
         (["m", "--out", "bad\udcff"], "'bad\\udcff' is not valid UTF-8"),
         (["m", "--out", "~nobody-of-that-name/x"], "--out ~nobody-of-that-name/x: "),
-        (["m", "--out", "x", "--quality-report=no"], "--no-quality-report take no value, and 'no' is given"),
+        (["m", "--out", "x", "--quality-report=no"], "--no-quality-report do not take a value, but 'no' is given"),
     ],
 )
 def test_wrong_options_exit_with_2_and_one_line(

@@ -10,7 +10,7 @@ import pytest
 
 from engine.command_io.lengths import FixedLength, LognormalLength, UniformLength, parse_lengths
 from engine.errors import StartupError
-from server.loadtest.config import Endpoint, LoadConfig, PromptFormat
+from server.loadtest.config import LoadConfig, LoadEndpoint, PromptFormat
 from server.loadtest.load import arrival_times
 from server.loadtest.workload import Conversation, TextScale, Workload
 
@@ -110,7 +110,7 @@ def test_text_prompts_have_as_many_words_as_the_scale_says() -> None:
 
 
 def test_text_prompts_share_their_prefix() -> None:
-    made = conversations(num_prompts=3, endpoint=Endpoint.CHAT, input_len="10", prefix_len=50)
+    made = conversations(num_prompts=3, endpoint=LoadEndpoint.CHAT, input_len="10", prefix_len=50)
     texts = [str(turns[0].prompt).split() for turns in made]
     assert texts[0][:50] == texts[1][:50] == texts[2][:50]
     assert len({tuple(text[50:]) for text in texts}) == 3
@@ -123,7 +123,7 @@ def test_conversations_have_turns_of_their_own_lengths() -> None:
     assert len(set(lengths)) > 1
 
 
-@pytest.mark.parametrize("options", [{"endpoint": Endpoint.CHAT}, {"num_turns": 2}])
+@pytest.mark.parametrize("options", [{"endpoint": LoadEndpoint.CHAT}, {"num_turns": 2}])
 def test_ids_are_refused_where_only_text_is_taken(options: dict[str, Any]) -> None:
     with pytest.raises(StartupError, match="use --prompt-format text"):
         Workload(LoadConfig(prompt_format=PromptFormat.IDS, **options))
@@ -134,19 +134,19 @@ def test_dataset_lines_are_the_prompts(tmp_path: Path) -> None:
     path.write_text('{"prompt": "one", "output_tokens": 7}\n\n{"prompt": [1, 2]}\n')
     made = conversations(num_prompts=2, dataset_path=str(path), output_len="9")
     assert [(turns[0].prompt, turns[0].output_len) for turns in made] == [("one", 7), ([1, 2], 9)]
-    with pytest.raises(StartupError, match=r"--num-prompts is 3, and .* holds 2; lower it"):
+    with pytest.raises(StartupError, match=r"--num-prompts is 3, but .* has 2; lower it"):
         conversations(num_prompts=3, dataset_path=str(path))
 
 
 def test_predictions_of_a_dataset_are_sent_on_demand(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "one", "prediction": "two"}\n{"prompt": "three"}\n')
-    options: dict[str, Any] = {"num_prompts": 1, "dataset_path": str(path), "endpoint": Endpoint.CHAT}
+    options: dict[str, Any] = {"num_prompts": 1, "dataset_path": str(path), "endpoint": LoadEndpoint.CHAT}
     assert conversations(**options)[0][0].prediction is None
     assert conversations(**options, predictions=True)[0][0].prediction == "two"
     with pytest.raises(StartupError, match=r"line 2 has no prediction; leave out --predictions"):
         conversations(**{**options, "num_prompts": 2}, predictions=True)
-    with pytest.raises(StartupError, match="give both"):
+    with pytest.raises(StartupError, match="--predictions needs"):
         conversations(num_prompts=1, predictions=True)
 
 

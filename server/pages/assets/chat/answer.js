@@ -13,8 +13,8 @@ export async function streamAnswer(node, body, signal, onChange) {
   const startMs = performance.now();
   const clock = { startMs, firstMs: null, lastMs: null };
   try {
-    const asked = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
-    for await (const chunk of postStream("v1/chat/completions", asked, signal)) {
+    const request = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
+    for await (const chunk of postStream("v1/chat/completions", request, signal)) {
       apply(node, chunk, clock);
       onChange();
     }

@@ -12,7 +12,7 @@ import { Stall } from "./stall.js";
 import { addNode, path, removeNode } from "./tree.js";
 
 const SAVE_EVERY_MS = 2000;
-const DRAW_PAUSE = 3; // times what drawing took: the rest is for whoever scrolls and types
+const DRAW_PAUSE = 3; // times the duration of drawing, so that scrolling and typing stay smooth
 
 /** Add a question to the conversation, and ask for its answer. Returns whether the question was taken. */
 export function send({ content, attachments }) {

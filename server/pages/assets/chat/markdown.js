@@ -1,5 +1,5 @@
 // Markdown to elements. What a model wrote may be hostile: its HTML is cleaned before it is shown, and nothing is loaded
-// from elsewhere, pictures included, since an address can carry what was said to whoever reads its log.
+// from other servers, pictures included, since an address can leak the conversation to another server's log.
 
 import DOMPurify from "../vendor/purify.js";
 import { copyButton, h } from "../shared/dom.js";

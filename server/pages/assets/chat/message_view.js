@@ -117,9 +117,9 @@ function versions(conversation, node, actions) {
   return [step(-1, "Previous version", "‹"), h("span", { class: "muted small" }, `${at + 1} / ${ids.length}`), step(1, "Next version", "›")];
 }
 
-function stats({ stats: told, requestId }) {
-  if (!told?.numTokens) return [];
-  const { numPromptTokens, numCachedTokens, numTokens, firstTokenMs, tokensPerSecond } = told;
+function stats({ stats: counts, requestId }) {
+  if (!counts?.numTokens) return [];
+  const { numPromptTokens, numCachedTokens, numTokens, firstTokenMs, tokensPerSecond } = counts;
   const title =
     numCachedTokens > 0
       ? "The engine still had the start of this conversation in its KV cache and did not compute it again, so the first token came sooner."

@@ -1,4 +1,4 @@
-// Whether the page stays at the end while an answer arrives: as long as nobody scrolls up.
+// Whether the page stays at the end while an answer arrives: until the user scrolls up.
 
 import { byId } from "../shared/dom.js";
 

@@ -14,9 +14,9 @@ const TOOL_EXAMPLE = JSON.stringify(
 
 /** Fill the panel. `onConversation` and `onSettings` are called when something was changed. */
 export function renderSettings({ conversation, settings, onConversation, onSettings, onClose }) {
-  const change = (target, name, told) => (value) => {
+  const change = (target, name, onChange) => (value) => {
     target[name] = value;
-    told();
+    onChange();
   };
   byId("settings").replaceChildren(
     h("div", { class: "settings-head" },

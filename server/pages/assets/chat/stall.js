@@ -45,4 +45,4 @@ async function reasonOfServer() {
   }
 }
 
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}. The answer goes on then.`;
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}. The answer then continues.`;

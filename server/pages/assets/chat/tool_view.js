@@ -1,4 +1,4 @@
-// Calls of tools as cards. The page runs none: whoever sits before it types the results.
+// Calls of tools as cards. The page runs none: the user types the results.
 
 import { h } from "../shared/dom.js";
 

@@ -9,7 +9,7 @@ import { leaveRequest, showRequest } from "./request_page.js";
 function showPlace() {
   const id = requestOf(location.hash);
   leaveRequest();
-  stopWatching(); // nobody looks at it there, and it costs the server nothing then
+  stopWatching(); // the page is hidden, and should cost the server nothing
   byId("overview").hidden = id !== null;
   byId("request-page").hidden = id === null;
   byId("overview-controls").hidden = id !== null;

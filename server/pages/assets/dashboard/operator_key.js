@@ -1,11 +1,11 @@
-// What the dashboard asks the server for is for operators: with the key that the page has, or one that is asked for.
+// The dashboard's requests need an operator's key: the saved one, or one that the user enters.
 
 import { savedKey, saveKey } from "../shared/api.js";
 import { byId, h } from "../shared/dom.js";
 import { setState } from "./state.js";
 
 /**
- * Run `work`; where it fails for want of an operator's key ask for one, and run it again. Other errors are told in the
+ * Run `work`; if it fails for lack of an operator's key, ask for one and run it again. Other errors are shown in the
  * page's head. Returns whether it is worth trying again: not if there is no key to be had, or `signal` was aborted.
  */
 export async function withKey(work, signal) {

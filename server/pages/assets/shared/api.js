@@ -27,7 +27,7 @@ class ApiError extends Error {
     return this.status === 401;
   }
 
-  /** Why a key is asked for, where one is. */
+  /** Why a key is needed, if one is. */
   get keyReason() {
     if (!this.wantsKey) return this.message;
     return savedKey() ? "The server does not accept this key: it may be mistyped, expired or removed." : "This server asks for a key.";
@@ -77,10 +77,10 @@ async function send(path, options) {
     throw asApiError(error);
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => null);
-  throw new ApiError(told?.error?.message ? sentence(told.error.message) : `The server answered ${response.status} ${response.statusText}.`, {
+  const body = await response.json().catch(() => null);
+  throw new ApiError(body?.error?.message ? sentence(body.error.message) : `The server answered ${response.status} ${response.statusText}.`, {
     status: response.status,
-    code: told?.error?.code,
+    code: body?.error?.code,
     retryAfterS: Number(response.headers.get("retry-after")) || null,
     requestId: response.headers.get("x-request-id"),
   });

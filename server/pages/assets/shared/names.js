@@ -1,4 +1,4 @@
-// Names of models, as short as they can be told apart: served names may be paths.
+// Names of models, as short as they are distinct: served names may be paths.
 
 /** The last part of each name after a /, or as many as make it another than the others'. The same order. */
 export function shortNames(names) {

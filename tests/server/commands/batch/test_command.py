@@ -12,7 +12,7 @@ from engine.child_processes.log_format import FORM_VARIABLE
 from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, OptionError, StartupError
 from engine.protocol import EngineRequest
-from server.commands.batch.answering import Answered, Answering
+from server.commands.batch.answering import LineCounts, LineRunner
 from server.commands.batch.command import run
 from server.commands.batch.input_file import InputFile
 from tests.helpers.fake_client import FakeClient, Step, make_app, says
@@ -34,10 +34,10 @@ def requests(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-async def answered(path: str, client: FakeClient, written: list[tuple[bytes, bool]]) -> Answered:
+async def answered(path: str, client: FakeClient, written: list[tuple[bytes, bool]]) -> LineCounts:
     file = InputFile(path, [URL], max_line_bytes=10_000)
     context = make_app(client).state.context
-    answering = Answering(
+    answering = LineRunner(
         context, file, lambda line, is_completed: written.append((line, is_completed)), lambda _: None
     )
     async with asyncio.timeout(DEADLINE_S):
@@ -78,7 +78,7 @@ async def test_what_cannot_be_written_ends_the_run(requests: Callable[..., str])
         raise StartupError("the disk is full")
 
     with pytest.raises(StartupError, match="full"):
-        await Answering(make_app(client).state.context, file, full, lambda _: None).run(file.lines)
+        await LineRunner(make_app(client).state.context, file, full, lambda _: None).run(file.lines)
     assert client.num_open == 0
 
 
@@ -131,7 +131,7 @@ def test_the_errors_are_not_the_output(requests: Callable[..., str], tmp_path: P
     if link:
         errors = tmp_path / "link"
         errors.symlink_to(output)
-    with pytest.raises(StartupError, match=r"--errors .* is OUTPUT, too"):
+    with pytest.raises(StartupError, match=r"--errors .* is also OUTPUT"):
         run([requests({"model": "a"}), str(output), "--errors", str(errors), "--model", "m"])
 
 
@@ -153,4 +153,4 @@ def test_nothing_is_started_where_all_is_answered(
 ) -> None:
     (tmp_path / "out").write_text(f'{{"custom_id": "0", "response": {{"status_code": {status}}}}}\n')
     assert run([requests({"model": "a"}), str(tmp_path / "out"), "--model", "m"]) == code
-    assert "has all answers already: 1 line" in capsys.readouterr().err
+    assert "already has all answers: 1 line" in capsys.readouterr().err

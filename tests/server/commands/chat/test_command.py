@@ -31,7 +31,7 @@ def _url(server: Served, scheme: str = "http") -> str:
 
 
 async def _run(name: str, *arguments: str) -> int:
-    return await asyncio.to_thread(getattr(command, name), arguments)
+    return await asyncio.to_thread(getattr(command, f"run_{name}"), arguments)
 
 
 @pytest.mark.parametrize("name", ["ps", "top"])
@@ -77,7 +77,7 @@ async def test_a_missing_or_wrong_key_is_told_in_the_words_of_the_command_line(
     file = tmp_path / "key"
     file.write_text("wrong\n")
     async with serving(api_key=("right",)) as server:
-        with pytest.raises(StartupError, match=r"401: \S+ asks for a key; put it into HEADRACE_CLIENT_KEY, or into"):
+        with pytest.raises(StartupError, match=r"401: \S+ requires a key; put it into HEADRACE_CLIENT_KEY, or into"):
             await _run("ps", _url(server))
         with pytest.raises(StartupError, match=rf"refuses the key from --key-file {file} \(the request has no"):
             await _run("ps", _url(server), "--key-file", str(file))
@@ -92,7 +92,7 @@ async def test_an_authority_of_ones_own_is_trusted(
     own = authority.issue("server")
     async with serving(network=NetworkConfig(ssl_certfile=own.cert, ssl_keyfile=own.key)) as server:
         url = _url(server, "https")
-        with pytest.raises(StartupError, match="name the authority that signed it with --ca-file FILE"):
+        with pytest.raises(StartupError, match="name the authority that signed its certificate with --ca-file"):
             await _run("ps", url)
         assert await _run("ps", url, "--ca-file", authority.cert) == 0
         monkeypatch.setenv("SSL_CERT_FILE", authority.cert)
@@ -112,7 +112,7 @@ async def test_an_authority_of_ones_own_is_trusted(
 )
 def test_what_is_wrong_is_told(arguments: list[str], message: str) -> None:
     with pytest.raises(OptionError) as raised:
-        command.ps(arguments)
+        command.run_ps(arguments)
     assert message in str(raised.value)
 
 

@@ -130,5 +130,5 @@ def test_commands() -> None:
     assert "system be brief" in shown
     _, shown = _run(_Client(), "/nothing", "/model none", "/retry", "/help", "/exit", "never read")
     assert "/nothing is not a command" in shown
-    assert "none is not served, or cannot chat; there is m, other" in shown
+    assert "none is not served, or cannot chat; chat models are m, other" in shown
     assert "there is no question yet" in shown

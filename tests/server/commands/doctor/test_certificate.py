@@ -13,7 +13,7 @@ from tests.helpers.certificates import Authority
 
 @pytest.mark.parametrize(
     ("days", "severity", "text"),
-    [(-38, Severity.OK, "is valid until"), (0, Severity.WARNING, "renew it"), (3, Severity.PROBLEM, "has expired, on")],
+    [(-38, Severity.OK, "is valid until"), (0, Severity.WARNING, "renew it"), (3, Severity.PROBLEM, "expired on")],
 )
 def test_its_end_is_told(tmp_path: Path, days: int, severity: Severity, text: str) -> None:
     """Of a certificate that is valid for two days, so many days from now."""

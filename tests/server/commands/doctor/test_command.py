@@ -46,7 +46,7 @@ def test_a_sound_machine_exits_with_0(engine: dict[str, Any], capsys: pytest.Cap
     assert (engine["models"][""]["model"], engine["models"][""]["threads"]) == ("/model", 1)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("ok    torch ") for line in lines)
-    assert lines[-1] == "nothing is wrong"
+    assert lines[-1] == "no problems found"
 
 
 def test_a_problem_exits_with_1_and_is_counted(engine: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,8 @@ def test_variables_that_bind_threads_are_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(process, "os", _Machine({"OMP_PROC_BIND": "true"}, cpus=8, allowed=1))
     (found,) = process.binding_findings()
     assert found.message == (
-        "this process can only run on one of 8 CPUs, perhaps by OMP_PROC_BIND and an OpenMP library in LD_PRELOAD"
+        "this process can only run on one of 8 CPUs, perhaps because of OMP_PROC_BIND and an OpenMP "
+        "library in LD_PRELOAD"
     )
 
 
@@ -202,7 +203,7 @@ def test_models_without_room_beside_each_other_are_a_problem(
     assert "--load-on-demand" in together.message
     _, together = _served(capsys, "/one", "/two", "--models-memory", "3GiB", "--load-on-demand")
     assert together.severity is Severity.OK
-    assert "they come and go within 3.00 GiB" in together.message
+    assert "loaded on demand within 3.00 GiB" in together.message
 
 
 def test_a_model_of_which_nothing_is_known_is_not_counted(
@@ -220,14 +221,18 @@ def test_options_that_a_pooling_model_has_no_use_for_are_a_problem(
 ) -> None:
     engine["weighed"] = [_EMBEDDER]
     _, found = _served(capsys, "/embedder", "--draft-model", "/draft")
-    assert found == problem("model", "it makes vectors or scores, and generates no text: leave --draft-model out")
+    assert found == problem(
+        "model", "it is a pooling model (embeddings or scores) and generates no text: leave --draft-model out"
+    )
     engine["weighed"] = [_TALKER, _EMBEDDER]
     _, together = _served(capsys, "/talker", "/embedder", "--draft-model", "/draft")
     assert together.subject == "all models"  # for the others, the option is for the one that generates
     file = tmp_path / "server.yaml"
     file.write_text("models:\n  talker: /talker\n  embedder: {model: /embedder, draft-model: /draft}\n")
     _, found, _ = _served(capsys, "--config", str(file))
-    assert found.message == ("embedder: it makes vectors or scores, and generates no text: leave --draft-model out")
+    assert found.message == (
+        "embedder: it is a pooling model (embeddings or scores) and generates no text: leave --draft-model out"
+    )
 
 
 @pytest.mark.usefixtures("engine")

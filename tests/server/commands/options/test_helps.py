@@ -22,7 +22,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(below)
 
 
-ALL = {each.prog: each for name in COMMANDS for each in parsers(import_function(COMMANDS[name].grammar)())}
+ALL = {each.prog: each for name in COMMANDS for each in parsers(import_function(COMMANDS[name].parser)())}
 
 
 @pytest.mark.parametrize("prog", ALL)

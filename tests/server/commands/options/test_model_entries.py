@@ -8,7 +8,7 @@ import pytest
 from engine.config import Quantization
 from engine.errors import OptionError
 from server.commands.options.arguments import parse_arguments
-from server.commands.options.sources import resolve
+from server.commands.options.sources import resolve_options
 from server.config.models import ModelsConfig
 
 pytestmark = pytest.mark.fast
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
 
 def _models(*argv: str, file: Path | None = None, environ: dict[str, str] | None = None) -> ModelsConfig:
     arguments = parse_arguments(["serve", *argv])
-    server, _ = resolve(arguments.flags, environ or {}, file, arguments.models)
+    server, _ = resolve_options(arguments.flags, environ or {}, file, arguments.models)
     return server.models
 
 
@@ -38,7 +38,7 @@ def test_several_arguments_are_models_with_the_same_options() -> None:
 
 def test_one_argument_is_the_engines_model() -> None:
     arguments = parse_arguments(["serve", "a/b"])
-    server, engine = resolve(arguments.flags, {"HEADRACE_MODEL": "c/d"}, None, arguments.models)
+    server, engine = resolve_options(arguments.flags, {"HEADRACE_MODEL": "c/d"}, None, arguments.models)
     assert (server.models.entries, engine.model) == ((), "a/b")
     assert not server.models.loads_on_demand
 
@@ -69,7 +69,7 @@ models:
     ("models", "message"),
     [
         ("[a, b]", "models must have a line for each model"),
-        ("{a: {quantization: int4}}", "a must say 'model: PATH'"),
+        ("{a: {quantization: int4}}", "a must have 'model: PATH'"),
         ("{a: {model: m, port: 3}}", "port is not an option of a model"),
         ("{a: {model: m, quantisation: int4}}", "did you mean quantization?"),
         ("{a: {model: m, quantization: int3}}", "quantization is 'int3'; it must be one of"),
@@ -100,7 +100,7 @@ def test_arguments_that_contradict_each_other_are_refused(argv: tuple[str, ...],
 
 def test_a_model_beside_a_list_is_refused(tmp_path: Path) -> None:
     file = _file(tmp_path, "models: {a: m}\n")
-    with pytest.raises(OptionError, match="says which models there are, and other is given too"):
+    with pytest.raises(OptionError, match="lists the models, but other is given too"):
         _models("other", file=file)
 
 

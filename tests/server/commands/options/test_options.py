@@ -9,8 +9,8 @@ import pytest
 from engine.config import Device, EngineConfig, SchedulingPolicy
 from engine.errors import OptionError, StartupError
 from server.commands.options.options import OPTIONS, OTHER_VARIABLES, options_of
-from server.commands.options.sources import resolve
-from server.config.finetuning import FinetuningConfig
+from server.commands.options.sources import resolve_options
+from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelsConfig
 from server.config.network import CertReqs, NetworkConfig
@@ -29,7 +29,7 @@ def write_config(folder: Path, text: str) -> Path:
 
 def test_every_field_of_the_configs_is_one_option() -> None:
     configs = (
-        *(ServerConfig, NetworkConfig, ModelsConfig, LoraConfig, FinetuningConfig),
+        *(ServerConfig, NetworkConfig, ModelsConfig, LoraConfig, FinetuningJobsConfig),
         *(StorageConfig, EngineConfig),
     )
     parts = ("network", "models", "lora", "finetuning", "storage", "entries")
@@ -44,32 +44,32 @@ def test_every_option_says_what_it_is() -> None:
 
 
 def test_nothing_given_gives_the_defaults() -> None:
-    assert resolve({}, {}, None) == (ServerConfig(), EngineConfig())
+    assert resolve_options({}, {}, None) == (ServerConfig(), EngineConfig())
 
 
 def test_flag_wins_over_variable_and_variable_over_file(tmp_path: Path) -> None:
     file = write_config(tmp_path, "port: 1\nmax-num-seqs: 1\nblock_size: 1\n")
     variables = {"HEADRACE_PORT": "2", "HEADRACE_MAX_NUM_SEQS": "2"}
-    server, engine = resolve({"port": "3"}, variables, file)
+    server, engine = resolve_options({"port": "3"}, variables, file)
     assert (server.port, engine.max_num_seqs, engine.block_size) == (3, 2, 1)
 
 
 def test_several_values_are_repeated_commas_or_a_list(tmp_path: Path) -> None:
     file = write_config(tmp_path, "served-model-name: [a, b]\nallowed-origins: https://one.example\n")
-    server, _ = resolve({"api_key": ["k1", "k2"]}, {}, file)
+    server, _ = resolve_options({"api_key": ["k1", "k2"]}, {}, file)
     assert server.api_key == ("k1", "k2")
     assert server.served_model_name == ("a", "b")
     assert server.allowed_origins == ("https://one.example",)
-    server, _ = resolve({}, {"HEADRACE_API_KEY": "k1, k2"}, None)
+    server, _ = resolve_options({}, {"HEADRACE_API_KEY": "k1, k2"}, None)
     assert server.api_key == ("k1", "k2")
 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://App.example", "https://a b"])
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     with pytest.raises(OptionError, match=r"which no browser sends.*such as https://chat\.example:8443"):
-        resolve({"allowed_origins": ["https://one.example", origin]}, {}, None)
+        resolve_options({"allowed_origins": ["https://one.example", origin]}, {}, None)
     for good in ("*", "http://localhost:3000", "https://[::1]:80", "tauri://localhost"):
-        resolve({"allowed_origins": [good]}, {}, None)
+        resolve_options({"allowed_origins": [good]}, {}, None)
 
 
 def test_yaml_values_keep_their_types(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_yaml_values_keep_their_types(tmp_path: Path) -> None:
         "enable-prefix-caching: false\nscheduling-policy: priority\ndevice: cpu\nlog-level: debug\n"
         "shutdown-timeout: 5\nkv-cache-memory-bytes: 2GiB\n",
     )
-    server, engine = resolve({}, {}, file)
+    server, engine = resolve_options({}, {}, file)
     assert engine.enable_prefix_caching is False
     assert (engine.scheduling_policy, engine.device) == (SchedulingPolicy.PRIORITY, Device.CPU)
     assert (server.log_level, server.shutdown_timeout) == (LogLevel.DEBUG, 5.0)
@@ -113,7 +113,7 @@ def test_sizes(text: str, num_bytes: int) -> None:
 )
 def test_wrong_flag_values_are_refused(flags: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
-        resolve(flags, {}, None)
+        resolve_options(flags, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_wrong_flag_values_are_refused(flags: dict[str, object], message: str) -
 )
 def test_wrong_variables_are_refused(variables: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
-        resolve({}, variables, None)
+        resolve_options({}, variables, None)
 
 
 def test_variables_that_kubernetes_sets_for_a_service_are_not_ours() -> None:
@@ -137,7 +137,7 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_ours() -> None:
         "HEADRACE_SERVICE_PORT_HTTP": "8000",
         "HEADRACE_PORT_8000_TCP_ADDR": "10.96.1.2",
     }
-    assert resolve({}, variables, None) == (ServerConfig(), EngineConfig())
+    assert resolve_options({}, variables, None) == (ServerConfig(), EngineConfig())
 
 
 @pytest.mark.parametrize(
@@ -158,24 +158,24 @@ def test_variables_that_kubernetes_sets_for_a_service_are_not_ours() -> None:
 )
 def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
-        resolve({}, {}, write_config(tmp_path, text))
+        resolve_options({}, {}, write_config(tmp_path, text))
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"cannot read .*: No such file"):
-        resolve({}, {}, tmp_path / "missing.yaml")
+        resolve_options({}, {}, tmp_path / "missing.yaml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(OptionError, match=r"cannot read .*UTF-8"):
-        resolve({}, {}, tmp_path / "binary")
+        resolve_options({}, {}, tmp_path / "binary")
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
-    assert resolve({}, {}, write_config(tmp_path, "# nothing yet\n")) == (ServerConfig(), EngineConfig())
+    assert resolve_options({}, {}, write_config(tmp_path, "# nothing yet\n")) == (ServerConfig(), EngineConfig())
 
 
 def test_a_wrong_value_is_refused_even_where_a_flag_overrides_it() -> None:
     with pytest.raises(OptionError, match="HEADRACE_PORT"):
-        resolve({"port": "1"}, {"HEADRACE_PORT": "x"}, None)
+        resolve_options({"port": "1"}, {"HEADRACE_PORT": "x"}, None)
 
 
 def test_options_keep_the_order_of_their_class() -> None:
@@ -199,13 +199,13 @@ def test_every_variable_that_the_code_reads_is_known() -> None:
 @pytest.mark.parametrize("quantization", ["auto", "none"])
 def test_head_is_quantized_only_with_the_other_weights(quantization: str) -> None:
     with pytest.raises(StartupError, match=f"--quantization is {quantization}; choose fp8"):
-        resolve({"quantize_head": "true", "quantization": quantization}, {}, None)
+        resolve_options({"quantize_head": "true", "quantization": quantization}, {}, None)
 
 
 @pytest.mark.parametrize(("quantization", "size"), [("fp8", "64"), ("auto", "64"), ("int4", "48"), ("int4", "0")])
 def test_group_size_is_a_multiple_of_32_for_what_has_groups(quantization: str, size: str) -> None:
     with pytest.raises(StartupError, match=rf"--quantization-group-size is '?{size}"):
-        resolve({"quantization_group_size": size, "quantization": quantization}, {}, None)
+        resolve_options({"quantization_group_size": size, "quantization": quantization}, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ def test_group_size_is_a_multiple_of_32_for_what_has_groups(quantization: str, s
 )
 def test_network_options_that_will_not_do_are_refused(flags: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
-        resolve(flags, {}, None)
+        resolve_options(flags, {}, None)
 
 
 def test_network_options_have_the_values_that_other_servers_use() -> None:
     flags = {"ssl_certfile": "c", "ssl_ca_certs": "a", "ssl_cert_reqs": "2", "forwarded_allow_ips": ["10.0.0.1, unix"]}
-    network = resolve(flags, {}, None)[0].network
+    network = resolve_options(flags, {}, None)[0].network
     assert network.cert_reqs is CertReqs.REQUIRED
     assert network.proxies == ("10.0.0.1", "unix")
     assert NetworkConfig(ssl_certfile="c").cert_reqs is CertReqs.NONE
