@@ -88,7 +88,7 @@ def _complete_by_metavar(action: argparse.Action) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """Completes to the given words. They have an empty help, since shells would otherwise show the option's."""
+    """Completes to the given words, without a help text, since shells would otherwise repeat the option's."""
 
     words: Sequence[str]
 

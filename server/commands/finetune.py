@@ -110,7 +110,7 @@ def _write(
     train: bytes,
     valid: bytes | None,
 ) -> PreparationReport:
-    """Raises StartupError for files that cannot be trained on."""
+    """Write the job's files. Raises StartupError for files that cannot be trained on."""
     order = JobOrder(
         engine=engine,
         method=config.method,

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """run and parser: "module:function", imported on demand, so that --help is fast.
-
-    run(argv) runs the command and returns the exit code; parser() returns its ArgumentParser.
-    """
+    """A command of `headrace`. run and parser are "module:function", imported on demand, so that --help is fast:
+    run(argv) runs the command and returns the exit code, and parser() returns its ArgumentParser."""
 
     name: str
     help: str

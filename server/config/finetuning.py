@@ -18,7 +18,7 @@ class FinetuningYield(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FinetuningJobsConfig:
-    """Raises OptionError if there are more threads than CPUs."""
+    """Options of fine-tuning jobs on the server. Raises OptionError if there are more threads than CPUs."""
 
     finetune_yield: FinetuningYield = option(
         FinetuningYield.ALWAYS,

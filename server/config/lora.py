@@ -20,7 +20,7 @@ class LoraModule:
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Raises OptionError for a malformed --lora-modules."""
+    """Options of LoRA adapters. Raises OptionError for a malformed --lora-modules."""
 
     lora_modules: tuple[str, ...] = option(
         (),

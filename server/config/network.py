@@ -28,7 +28,7 @@ class CertReqs(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Raises OptionError for options that contradict each other."""
+    """Options of the network. Raises OptionError for options that contradict each other."""
 
     uds: str | None = option(
         None, "Unix socket to listen on, in place of --host and --port.", group="Network", metavar="PATH"

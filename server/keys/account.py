@@ -55,7 +55,7 @@ class LimitStatus:
 
 
 class Account:
-    """Keeps what was used when its key's limits change. For one event loop.
+    """Use of one key's limits; it stays when the limits change. For one event loop.
 
     Invariants: `num_open` reservations are open, and `_own_reserved` is their sum, which is a part of `reserved`.
     """
@@ -95,7 +95,7 @@ class Account:
         return bucket
 
     def count_request(self) -> Hold | None:
-        """Count a request, which must be passed to `end_request` later. Raises RateLimited."""
+        """Count a request, and return a hold for `end_request`; None without a limit. Raises RateLimited."""
         if self.requests is None or (hold := self.requests.hold(1)) is not None:
             return None if self.requests is None else hold
         wait_s, per_minute = self.requests.wait_s(1), self._key.requests_per_minute

@@ -21,7 +21,7 @@ class Hold:
 
 
 class TokenBucket:
-    """Full at first. For one event loop.
+    """A bucket that starts full and refills at a rate. For one event loop.
 
     Invariant: the level is at most the capacity. It is below 0 only by use beyond what was held.
     """

@@ -68,13 +68,13 @@ def named_caller(key: ApiKey, account: Account, *, shares_cache: bool) -> Caller
 
 
 def key_owner(key: bytes) -> str:
-    """Return the owner of the objects that a client with this key creates: the same after a restart, and
-    irreversible."""
+    """Return the owner of the objects that a client with this key creates. It is the same after a restart, and does not
+    reveal the key."""
     return hashlib.blake2b(key, digest_size=16, person=b"headrace owner").hexdigest()
 
 
 def name_owner(name: str) -> str:
-    """Return the owner for a key with a name, who keeps its objects when it gets another key."""
+    """Return the owner of the objects of a named key, which stay its own when the key is replaced."""
     return hashlib.blake2b(name.encode(), digest_size=16, person=b"headrace named").hexdigest()
 
 

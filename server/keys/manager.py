@@ -19,7 +19,7 @@ from server.store.usage_table import UsageTable
 
 
 class KeyManager:
-    """One per server."""
+    """The keys of one server, and their usage."""
 
     def __init__(self, config: ServerConfig, metrics: Metrics, database: Database) -> None:
         """Raises OptionError if the keys file or the usage log cannot be used."""

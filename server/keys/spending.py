@@ -12,7 +12,7 @@ def utc_now() -> datetime.datetime:
 
 
 class Spending:
-    """Days and months are in UTC. Setting the clock back starts no period again."""
+    """Tokens used by each key, by days and months in UTC. Setting the clock back starts no period again."""
 
     def __init__(self, now: Callable[[], datetime.datetime] = utc_now) -> None:
         self._now = now

@@ -29,8 +29,8 @@ _PIPE_WAIT_S = 1.0  # for a pipe's reader, in one write
 
 
 class UsageLog:
-    """Lines are written in order, by a thread. Lines that cannot be written are dropped and counted, and a warning is
-    logged once.
+    """The file of --usage-log. A thread writes lines in order; lines that cannot be written are dropped and counted,
+    and a warning is logged once.
 
     Before each write, the file is opened again if its path names another one, so the file may be renamed at any time.
     """

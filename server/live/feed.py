@@ -49,7 +49,8 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class LiveFeed:
-    """Without watchers, a step costs only the requests' stories and a check of an empty set, and no task runs."""
+    """Frames of one engine for its watchers. Without watchers, a step costs only the requests' stories and a check of
+    an empty set, and no task runs."""
 
     def __init__(self, client: EngineClient, overview: Callable[[], list[ModelSummary]] = list) -> None:
         """overview: returns all models if there are several."""

@@ -56,7 +56,7 @@ class Phases(msgspec.Struct, frozen=True):
 
 
 class EngineFrame(msgspec.Struct, frozen=True):
-    """Sums over the frame's steps, and other values as they are at its end."""
+    """The engine's work in one frame: sums over its steps, and other values as they are at its end."""
 
     num_steps: int = 0
     steps: list[FrameStep] = []

@@ -11,7 +11,7 @@ MAX_MOMENTS = 64  # of a sequence
 
 
 class MomentKind(enum.StrEnum):
-    """Kinds of moments. The comments name the fields of each kind, besides its time."""
+    """Kinds of moments. The comments name each kind's fields, besides its time."""
 
     QUEUED = "queued"  # num_running, num_waiting, num_tokens: of output that a previous engine generated
     WAITS = "waits"  # reason: a WaitReason; is_shared: other tenants hold room that it cannot claim
@@ -40,8 +40,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SequenceStory:
-    """Invariant: at most MAX_MOMENTS. If there are more, consecutive chunks of the prompt are merged, and then moments
-    in the middle are left out."""
+    """The moments of one sequence. Invariant: at most MAX_MOMENTS. If there are more, consecutive chunks of the prompt
+    are merged, and then moments in the middle are left out."""
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []

@@ -57,7 +57,7 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class LoadClient:
-    """Use as an async context manager."""
+    """A client that sends requests of a load; an async context manager."""
 
     def __init__(
         self, config: LoadConfig, api_key: str | None, transport: httpx.AsyncBaseTransport | None = None

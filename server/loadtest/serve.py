@@ -6,6 +6,7 @@ import random
 
 from rich.console import Console
 
+from engine.command_io.plotting import check_plotting
 from engine.command_io.progress import counting_bars
 from engine.command_io.results import check_results_file
 from engine.errors import StartupError
@@ -13,7 +14,7 @@ from server.loadtest.client import Input, LoadClient
 from server.loadtest.config import LoadConfig, LoadEndpoint
 from server.loadtest.load import LoadRun, converse, run_load
 from server.loadtest.metrics import Trace, parse_goodput, summarize
-from server.loadtest.report import print_report, save_results
+from server.loadtest.report import plot_load, print_report, save_results
 from server.loadtest.workload import TextScale, Workload, random_words
 
 _PROBE_WORDS = (40, 240)
@@ -25,9 +26,6 @@ def run(config: LoadConfig) -> int:
     workload = Workload(config)
     check_results_file(config.json)
     if config.plot is not None:
-        from engine.command_io.plotting import check_plotting
-        from server.loadtest.plot import plot_load  # matplotlib takes a second to import
-
         check_plotting(config.plot)
     model, load = asyncio.run(_measure(config, workload))
     summary = summarize(load.traces, load.duration_s, limits)

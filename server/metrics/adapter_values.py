@@ -9,7 +9,7 @@ from engine.protocol import AdapterStats
 
 
 class AdapterValues:
-    """In steps in which nothing changes, `on_step` costs a comparison."""
+    """Metrics of one model's adapters. In steps in which nothing changes, `on_step` costs a comparison."""
 
     def __init__(
         self,

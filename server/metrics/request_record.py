@@ -15,7 +15,7 @@ _UNAVAILABLE = 503
 
 
 class RequestOutcome(enum.StrEnum):
-    """The end of a request."""
+    """How a request ended."""
 
     COMPLETED = "completed"
     TIMEOUT = "timeout"  # its time limit was reached, perhaps within the answer
@@ -49,8 +49,8 @@ class ChoiceTimes:
 
 
 class RequestRecord:
-    """Filled in while a request is processed. The request is over when the HTTP exchange and every generation that
-    called `hold` have called `release`: a background response outlives its exchange."""
+    """The facts about one request, collected while it is processed. The request is over when the HTTP exchange and
+    every generation that called `hold` have called `release`: a background response outlives its exchange."""
 
     def __init__(
         self,

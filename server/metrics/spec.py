@@ -57,7 +57,7 @@ def counter(
     by: str = "",
     step_by: Mapping[str, Read] = {},
 ) -> MetricSpec:
-    """by: a second label, after the model's name."""
+    """Return the row of a counter. by: a second label, after the model's name."""
     return MetricSpec(name, MetricType.COUNTER, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
 
 
@@ -70,14 +70,14 @@ def gauge(
     by: str = "",
     step_by: Mapping[str, Read] = {},
 ) -> MetricSpec:
-    """by: a second label, after the model's name."""
+    """Return the row of a gauge. by: a second label, after the model's name."""
     return MetricSpec(name, MetricType.GAUGE, help, step, _labels(by), is_vllm=is_vllm, step_by=step_by)
 
 
 def histogram(
     name: str, help: str, buckets: tuple[float, ...], step: Read | None = None, *, is_vllm: bool = False, by: str = ""
 ) -> MetricSpec:
-    """by: a second label, after the model's name."""
+    """Return the row of a histogram. by: a second label, after the model's name."""
     return MetricSpec(name, MetricType.HISTOGRAM, help, step, _labels(by), buckets, is_vllm)
 
 

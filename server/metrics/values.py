@@ -270,7 +270,7 @@ def _writer(metric: Metric) -> Callable[[float], None]:
 
 
 def _on_change(write: Callable[[float], None]) -> Callable[[float], None]:
-    """Skip writes of an unchanged value. The gauge must have no other writer."""
+    """Return a function that writes a value only if it has changed. The gauge must have no other writer."""
     last: float | None = None
 
     def write_changed(value: float) -> None:

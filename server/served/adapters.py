@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 
 class ServedAdapters:
-    """Each name has one version at a time. Requests that an engine has keep their version: it knows versions by their
-    contents."""
+    """All served adapters. Each name has one version at a time. Requests in an engine keep their version, since the
+    engine knows versions by their contents."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServedAdapter] = {}

@@ -87,7 +87,7 @@ class EngineSlot:
         return await self._engine().pool(requests)
 
     def _engine(self) -> EngineClient:
-        """Raises EngineUnavailable if there is none."""
+        """Return the engine. Raises EngineUnavailable if there is none."""
         if self.engine is None:
             raise EngineUnavailable(self.reason)
         return self.engine

@@ -22,9 +22,9 @@ class Loader(Protocol):
 
 
 class LoadingPolicy:
-    """A state machine. Call it from one thread; no method blocks.
+    """State machine that decides which models are loaded. Call it from one thread; no method blocks.
 
-    The request that has waited longest comes first. Its model gets the memory that is free, then that of models without
+    The request that has waited longest comes first. Its model gets the free memory, then the memory of models without
     requests, the least recently used first, then that of models whose requests finish while their new requests wait.
     Lines of batches come after all clients, and displace no model that clients use or have just used.
 

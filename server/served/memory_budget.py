@@ -9,7 +9,7 @@ _OCCUPYING = frozenset({ModelState.LOADING, ModelState.LOADED, ModelState.UNLOAD
 
 
 class MemoryBudget:
-    """A view of the models' states; it changes none of them."""
+    """The memory limit of models that are loaded on demand. It reads the models' states, and changes none."""
 
     def __init__(self, models: Collection[LoadableModel], limit_bytes: float) -> None:
         self._models = models

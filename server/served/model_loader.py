@@ -46,7 +46,7 @@ class ManagedEngine:
 
 
 class ModelLoader:
-    """All methods run on one event loop."""
+    """The engines of models that are loaded on demand. All methods run on one event loop."""
 
     def __init__(self, engines: dict[str, ManagedEngine], limit_bytes: float, *, load_timeout_s: float) -> None:
         self._engines = engines

@@ -21,7 +21,8 @@ _MAX_REPORTED = 5  # faults; the others are only counted
 
 @dataclass(frozen=True, slots=True)
 class InputLine:
-    """The place of a request in its file. number: from 1. prefix: equal beginnings mean that prompts begin alike."""
+    """The place of a request in its file. number: from 1. prefix: lines whose prompts begin alike have prefixes that
+    begin alike."""
 
     number: int
     custom_id: str
@@ -39,7 +40,8 @@ _decode_url = msgspec.json.Decoder(_Url).decode
 
 
 class InputFile:
-    """Lines are read again when they are run, since a file may be larger than memory. models: that lines name."""
+    """The requests of a file. Their lines are read again when they are run, since a file may be larger than memory.
+    models: names in the lines."""
 
     def __init__(self, path: str, endpoints: Collection[str], *, max_line_bytes: int) -> None:
         """Raises StartupError for a pipe, and if a line is not a request for one of the endpoints. Blank lines are

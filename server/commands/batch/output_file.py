@@ -29,8 +29,8 @@ _decode = msgspec.json.Decoder(StoredAnswer).decode
 
 
 class OutputFile:
-    """Only the last line can be incomplete: one that a killed run left is dropped, and its request is answered again.
-    So nothing is written after a line that could not be written."""
+    """The file of answers. Only its last line can be incomplete: a line that a killed run left incomplete is dropped,
+    and its request is answered again. So nothing is written after a line that could not be written."""
 
     def __init__(self, path: str) -> None:
         """Raises StartupError if the file cannot be written, or another command writes it."""

@@ -18,12 +18,13 @@ _HISTORY_LENGTH = 1000
 
 
 class Session:
-    """read: returns one line of input for a prompt; raises EOFError at the end and KeyboardInterrupt at Ctrl-C."""
+    """A conversation at the terminal. read: returns one line of input for a prompt; raises EOFError at the end and
+    KeyboardInterrupt at Ctrl-C."""
 
     def __init__(
         self, client: ChatClient, talk: Talk, console: Console, read: Callable[[str], str], notes: Console | None = None
     ) -> None:
-        """console: for answers. notes: for other messages, if it differs."""
+        """console: for answers. notes: for other messages; None: the same console."""
         self.num_problems = 0  # that were shown
         self._client = client
         self._talk = talk

@@ -64,8 +64,11 @@ def run(argv: Sequence[str]) -> int:
 def all_findings(
     flags: Mapping[str, object], environ: Mapping[str, str], file: str | None, models: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """file: of options, or None. models: arguments without a flag. Wrong options are a finding; then the machine is
-    checked with default options, and no model is checked."""
+    """Yield the findings of all checks. If the options are wrong, that is a finding, the machine is checked with
+    default options, and no model is checked.
+
+    file: of options, or None. models: arguments without a flag.
+    """
     try:
         server_config, engine_config = resolve_options(flags, environ, Path(file) if file else None, models)
         yield ok("options", f"from {file}, variables and flags" if file else "from variables and flags")

@@ -14,7 +14,8 @@ _GIB = 1 << 30
 
 
 def models_findings(config: ModelsConfig, alone: EngineConfig, weighed: Sequence[Weighed | None]) -> Iterator[Finding]:
-    """alone: of the only model, if there are no entries. weighed: of each model; None if unknown."""
+    """Yield the findings about models. alone: options of the only model, if there are no entries. weighed: of each
+    model; None if unknown."""
     if not config.entries:
         (needs,) = weighed
         if needs is not None and not needs.has_kv_cache:

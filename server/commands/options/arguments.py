@@ -47,7 +47,8 @@ _NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises OptionError where argparse would print its usage and exit. Examples in its help can be pasted."""
+    """A parser that raises OptionError where argparse would print its usage and exit. Examples in its help can be
+    pasted."""
 
     def format_help(self) -> str:
         before, mark, examples = super().format_help().partition("examples:\n")
@@ -112,7 +113,7 @@ def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
 
 
 class _RootParser(Parser):
-    """Its help is an overview of all commands by purpose."""
+    """The parser of `headrace`, whose help is an overview of all commands by purpose."""
 
     def format_help(self) -> str:
         width = max(map(len, COMMANDS))

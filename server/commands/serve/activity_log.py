@@ -13,7 +13,7 @@ _INTERVAL_S = 10.0
 
 
 class ActivityLog:
-    """Compares counters with their previous values."""
+    """Logs the change of counters since their last values."""
 
     def __init__(self, metrics: Metrics, *, names_model: bool = False) -> None:
         """names_model: for a server with several models, each with its own log."""

@@ -21,9 +21,10 @@ _DRAIN_TIMEOUT_S = 2.0
 
 
 class SharedTerminal:
-    """From creation until `give_back`, file descriptor 2 is a pipe. Processes that were started meanwhile keep it, so
-    lines are passed on as long as one of them lives. While `lock` is held, no line is printed: rich would redraw its
-    last bars below the line, without a newline at their end."""
+    """The terminal of this process and its children. From creation until `give_back`, file descriptor 2 is a pipe.
+    Child processes that were started meanwhile keep it, so lines are passed on as long as one of them lives. While
+    `lock` is held, no line is printed: rich would redraw its last bars below the line, without a newline at their
+    end."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

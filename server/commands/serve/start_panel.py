@@ -21,11 +21,9 @@ Rows = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class PanelContent:
-    """address: of the server, for people. models: name -> info; None if the model is loaded on demand.
-
-    adapters: names of the served adapters; None if no model can have any. tries: labels and addresses or commands to
-    try.
-    """
+    """Content of the panel. address: of the server, for people. models: name -> info; None if the model is loaded on
+    demand. adapters: names of the served adapters; None if no model can have any. tries: labels and addresses or
+    commands to try."""
 
     version: str
     address: str
@@ -93,7 +91,7 @@ def _generation_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
 
 
 def _pooling_rows(info: EngineInfo) -> Iterator[tuple[str, str]]:
-    """Pooling models have no KV cache and no drafts, since each text is computed at once."""
+    """Yield the rows of a pooling model, which has no KV cache and no drafts, since each text is computed at once."""
     yield "Output", _outputs(info)
     yield "Input", f"texts of up to {info.max_model_len:,} tokens"
     yield "Memory", f"{size(info.weight_bytes)} of weights"

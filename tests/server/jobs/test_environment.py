@@ -8,7 +8,7 @@ import pytest
 
 from engine.child_processes.background import IDLE
 from engine.errors import EngineStopped
-from server.config.finetuning import FinetuningConfig, FinetuningYield
+from server.config.finetuning import FinetuningJobsConfig, FinetuningYield
 from server.jobs.child import Child, ChildEnding
 from server.jobs.environment import JobEnvironment, new_environment
 from tests.helpers.deadline import until
@@ -61,7 +61,7 @@ async def _look() -> None:
 
 def _environment(folder: Path, child: _Child) -> JobEnvironment:
     context = make_app(
-        trained_client(), data_dir=str(folder), finetuning=FinetuningConfig(finetune_yield=FinetuningYield.NEVER)
+        trained_client(), data_dir=str(folder), finetuning=FinetuningJobsConfig(finetune_yield=FinetuningYield.NEVER)
     ).state.context
 
     async def start(_module: str, _arguments: list[str], _lock: Path, _priority: str) -> _Child:
