@@ -19,7 +19,7 @@ class BatchShape(NamedTuple):
 
 
 class BatchTensors(NamedTuple):
-    """The numbers as tensors on the device; see ForwardBatch. groups: those with keys and values."""
+    """The numbers as tensors on the device; see ForwardBatch. groups: groups with keys and values."""
 
     token_ids: torch.Tensor
     positions: torch.Tensor
@@ -31,12 +31,11 @@ class BatchTensors(NamedTuple):
 
 
 class BatchBuffers:
-    """Buffers for a step of up to `max_rows` rows. On a CPU they can be used again for each step: their addresses do
-    not change, so that tapes can read from them.
-    """
+    """Buffers for a step of up to `max_rows` rows. On a CPU they are used again for each step: their addresses do not
+    change, so that tapes can read from them."""
 
     def __init__(self, max_rows: int, max_sequences: int, max_blocks: int, num_groups: int) -> None:
-        """max_blocks: widest block table. num_groups: KV groups, without those of recurrent states."""
+        """max_blocks: widest block table. num_groups: KV groups, without recurrent states."""
         self.max_rows = max_rows
         self._max_sequences = max_sequences
         self._max_blocks = max_blocks
@@ -51,30 +50,30 @@ class BatchBuffers:
         return batch.token_ids.data_ptr() == self._longs.buffer_info()[0]
 
     def write_rows(self, *columns: Sequence[int]) -> None:
-        """token_ids, positions, logit_rows, and the slots of each group."""
+        """Write token_ids, positions, logit_rows, and the slots of each group."""
         for place, numbers in enumerate(columns):
             start = place * self.max_rows
             self._longs[start : start + len(numbers)] = array("q", numbers)
 
     def write_lengths(self, row_ends: Sequence[int], context_lens: Sequence[int]) -> None:
-        """row_ends: starts with a 0."""
+        """Write where each sequence's rows end, and the lengths of contexts. row_ends: starts with a 0."""
         self._ints[: len(row_ends)] = array("i", row_ends)
         start = self._max_sequences + 1
         self._ints[start : start + len(context_lens)] = array("i", context_lens)
 
     def write_adapter_slots(self, slots: Sequence[int]) -> None:
-        """Of each row; -1 for rows without an adapter."""
+        """Write the adapter slot of each row; -1 for rows without an adapter."""
         self._ints[self._num_lengths : self._num_lengths + len(slots)] = array("i", slots)
 
     def write_tables(self, group: int, tables: Sequence[Sequence[int]], width: int) -> None:
-        """Each is filled up with 0 to `width`."""
+        """Write the block tables of a group, each filled up with 0 to `width`."""
         start = self._num_lengths + self.max_rows + group * self._max_sequences * self._max_blocks
         for table in tables:
             self._ints[start : start + width] = array("i", [*table, *[0] * (width - len(table))])
             start += self._max_blocks
 
     def tensors(self, shape: BatchShape, device: torch.device) -> BatchTensors:
-        """Views of what a step of this shape has written; on other devices than the CPU, of copies.
+        """Return views of the numbers that a step of this shape has written; on other devices than the CPU, of copies.
 
         Most steps have the shape of the last one, and then no view is made.
         """

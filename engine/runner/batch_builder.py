@@ -24,10 +24,11 @@ def build_batch(
     *,
     has_adapters: bool = True,
 ) -> ForwardBatch:
-    """Rows sequence after sequence in the plan's order; see ForwardBatch for shapes. groups: one for each block table.
+    """Return the batch of a plan, with rows sequence after sequence in the plan's order. groups: one for each block
+    table.
 
-    buffers: where the batch is until the next one is built, if it has few enough rows; otherwise it gets its own.
-    has_adapters: whether the slots of sequences are this model's.
+    buffers: hold the batch until the next one is built, if it has few enough rows; otherwise it gets buffers of its
+    own. has_adapters: whether the adapter slots of sequences are this model's.
     """
     block_size = groups[0].block_size
     rows = _rows(plan.items, groups, block_size, has_adapters=has_adapters)
@@ -53,7 +54,7 @@ def build_batch(
 
 
 class _Rows(NamedTuple):
-    """The numbers of a batch, as in ForwardBatch. slots: of each group with keys and values."""
+    """The numbers of a batch, as in ForwardBatch. slots: for each group with keys and values."""
 
     token_ids: list[int]
     positions: list[int]
@@ -85,7 +86,7 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *
         num_known = len(sequence.tokens)
         if end > num_known:
             token_ids += sequence.draft[max(0, start - num_known) : end - num_known]
-        if needs_logits:  # also those of the draft before the last row
+        if needs_logits:  # for each token of the draft too
             logit_rows += range(num_rows - 1 - num_draft, num_rows)
         for index, of_group in slots_of_groups:
             table = sequence.tables[index]
@@ -96,7 +97,7 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *
 
 
 def _adapter_slots(items: list[PlanItem]) -> list[int] | None:
-    """Of each row; None if no sequence has an adapter."""
+    """Return the adapter slot of each row; None if no sequence has an adapter."""
     if all(item.sequence.adapter_slot < 0 for item in items):
         return None
     return [item.sequence.adapter_slot for item in items for _ in range(item.num_new)]
@@ -125,7 +126,7 @@ def _write(
 
 
 def _tables(items: list[PlanItem], index: int, width: int, group: KVGroup) -> abc.Sequence[list[int]]:
-    """Each sequence's blocks of one KV group, in order of position, up to the longest context of this step."""
+    """Return each sequence's blocks of one KV group, in order of position, up to the longest context of this step."""
     tables = [item.sequence.tables[index][:width] for item in items]
     if group.is_full_attention:
         return tables

@@ -1,4 +1,4 @@
-"""Runs a plan so that a fault of the runner ends the sequences that cause it, and nothing else."""
+"""Runs a plan so that a fault of the runner ends only the sequences that cause it."""
 
 import logging
 import time
@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -> StepResult | None:
-    """None if memory did not suffice for the plan; then the budget is smaller. It learns from plans that succeed."""
+    """Compute a plan. Returns None if memory did not suffice for it; then the budget is smaller. The budget learns from
+    plans that succeed."""
     start_s = time.perf_counter()
     try:
         result = run_step(runner, plan)
@@ -34,10 +35,10 @@ def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -
 
 
 def _execute_apart(runner: Runner[Any], plan: StepPlan, error: Exception) -> StepResult:
-    """Run a plan that failed item by item, so that only those end that fail alone.
+    """Run a plan that failed item by item, so that only sequences end that fail alone.
 
     Keys and values are written again as they were. But a recurrent state may have been overwritten by the step that
-    failed, and cannot be computed from again: then all end, with `error`.
+    failed, and the old one is needed to compute it again: then all sequences end, with `error`.
     """
     rows = [_failed(error)] * len(plan.items)
     if len(plan.items) > 1 and not any(group.is_state for group in runner.kv_groups):

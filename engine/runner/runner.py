@@ -25,9 +25,9 @@ from models.decoder import Decoder
 from models.kv_cache import allocate_kv
 from models.loaded_model import LoadedModel
 
-_DECAY = 0.99  # a step: a few hundred steps count
+_DECAY = 0.99  # of the load, a step: a few hundred steps count
 
-# Rows of prompt logits in memory at once: with a vocabulary of 152k each takes 0.6 MB.
+# Rows of prompt logits that are in memory together: with a vocabulary of 152k each takes 0.6 MB.
 _PROMPT_LOGIT_ROWS = 128
 
 
@@ -57,7 +57,7 @@ class PendingStep(NamedTuple):
 
 
 class TorchRunner:
-    """Owns the KV tensors and the sampler's state. Blocks' contents are the scheduler's business."""
+    """Owns the KV tensors and the sampler's state. The scheduler decides about the contents of blocks."""
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class TorchRunner:
         num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """draft_probs: what drafts of the current step were drawn from, as Sampler.sample takes it."""
+        """draft_probs: the distributions from which drafts of the current step were drawn, as Sampler.sample takes
+        them."""
         self._model = model
         self._block_size = block_size
         self.kv_groups = kv_groups(model.layer_groups, block_size)
@@ -86,8 +87,8 @@ class TorchRunner:
 
     @property
     def position_cost(self) -> float:
-        """What each position before a prompt's token adds to its time, relative to the token itself, as far as
-        operations tell; 0 is unknown."""
+        """Operations that each position before a prompt's token adds to it, relative to the token's own; 0 is
+        unknown."""
         return 0.0 if self._work is None else self._work.position_cost
 
     def release(self, sequence: Sequence) -> None:
@@ -109,7 +110,7 @@ class TorchRunner:
                 hidden = forward.hidden[batch.logit_rows] if needs_all_rows else forward.hidden
                 logits = self._model.decoder.logits(hidden, slots)
         except BaseException:
-            masks.wait()  # the grammars go on being used
+            masks.wait()  # the grammars are used again
             raise
         prompts = _prompts(plan, batch) if needs_all_rows else None
         work = None if self._work is None else self._work.of(plan)
@@ -136,13 +137,13 @@ class TorchRunner:
         return StepResult(rows, pending.forward.is_representative, *counts, sample_s=sample_s, work=pending.work)
 
     def _speculative_spans(self, plan: StepPlan) -> list[list[StateSpan]]:
-        """The plan's rows for each state group, if a sequence has a draft."""
+        """Return the plan's rows for each state group, if a sequence has a draft."""
         if not self._state_groups or not any(item.num_draft for item in plan.items):
             return []
         return [state_spans(plan, index, self._block_size) for index in self._state_groups]
 
     def _commit_accepted_states(self, spans: list[list[StateSpan]], rows: list[RowResult]) -> None:
-        """Write the recurrent states of sequences with a draft, now that it is known how much of it is accepted."""
+        """Write the recurrent states of sequences with a draft, now that the accepted part is known."""
         for of_group in spans:
             accepted = accepted_states(of_group, rows, self._block_size, self._model.device)
             if accepted is not None:
@@ -155,7 +156,8 @@ class TorchRunner:
     def _with_prompt_logprobs(
         self, prompts: list[_PromptRows], rows: list[RowResult], hidden: torch.Tensor
     ) -> list[RowResult]:
-        """The results with the requested log probabilities of prompts. hidden: [T, hidden], of all rows of the step."""
+        """Return the results with the requested log probabilities of prompts. hidden: [T, hidden], of all rows of the
+        step."""
         result = []
         end = 0
         for prompt, row in zip(prompts, rows, strict=True):
@@ -166,7 +168,7 @@ class TorchRunner:
         return result
 
     def _prompt_logprobs(self, prompt: _PromptRows, hidden: torch.Tensor) -> list[TokenLogprobs] | None:
-        """Log probabilities of the prompt tokens that follow an item's rows. hidden: [num_rows, hidden]."""
+        """Return the log probabilities of the prompt tokens that follow an item's rows. hidden: [num_rows, hidden]."""
         if prompt.num_top is None:
             return None
         result: list[TokenLogprobs] = []
@@ -194,7 +196,8 @@ def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:
 
 
 class ExpertLoad:
-    """Counts of a decoder's experts, which each `take` resets."""
+    """Counts of the rows that a decoder's experts computed, which each `take` resets, and how unevenly they are spread
+    lately."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -202,8 +205,8 @@ class ExpertLoad:
         self._recent = torch.zeros(decoder.take_rows_per_expert().shape, dtype=torch.float64)
 
     def take(self) -> tuple[list[int], float | None]:
-        """Rows of each expert since the last call, summed over layers; and the busiest expert's share of a layer's
-        recent rows over the mean one's, on average over layers: 1 is even."""
+        """Return the rows of each expert since the last call, summed over layers; and the busiest expert's share of a
+        layer's recent rows over the mean share, averaged over layers: 1 is even."""
         if not self._decoder.num_experts:
             return [], None
         rows = self._decoder.take_rows_per_expert()

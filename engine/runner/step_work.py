@@ -1,10 +1,10 @@
 """ModelWork: the bytes that a step's forward pass moves and its operations, from the plan and the sizes of the model.
 
-What no implementation can do without: weights as they are stored, each once a step, and of experts as many as even
+The least that any implementation must do: weights as they are stored, each once a step, and as many experts as even
 routing would choose; keys and values that rows see, once a sequence; a multiply and an add for each weight and row, and
 for each number of a key and value that a row sees. Activations stay in caches and count nothing; the recurrences'
-arithmetic is small beside their projections. So time over work is what the machine was used for, as far as one can say
-without asking it (S. Williams, A. Waterman, D. Patterson: Roofline, 2009).
+arithmetic is small beside their projections. So time over work shows how well the machine was used, as far as that is
+known without measuring it (S. Williams, A. Waterman, D. Patterson: Roofline, 2009).
 """
 
 from collections.abc import Iterable
@@ -23,33 +23,33 @@ from models.loaded_model import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class _Experts:
-    """Of one layer."""
+    """The experts of one layer."""
 
     num_experts: int
     num_chosen: int  # by each row
     num_bytes: int  # of one expert
 
     def read_bytes(self, num_rows: int) -> float:
-        """Expected, where each expert is as likely as any other."""
+        """Return the expected bytes that are read if each expert is as likely as any other."""
         is_idle = (1 - self.num_chosen / self.num_experts) ** num_rows
         return self.num_experts * (1 - is_idle) * self.num_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """Of layers that see the same positions."""
+    """Layers that see the same positions."""
 
     window: int  # 0: all positions
     is_chunked: bool
     bytes_per_position: int  # keys and values
-    flops_per_position: int  # that a row sees
+    flops_per_position: int  # for each position that a row sees
 
     def first_seen(self, position: int) -> int:
-        """With a window."""
+        """Return the first position that a row sees, with a window."""
         return position // self.window * self.window if self.is_chunked else max(0, position - self.window + 1)
 
     def num_seen(self, start: int, end: int) -> int:
-        """With a window; summed over rows at positions start..end - 1, each of which sees itself."""
+        """Return the number of positions that rows at start..end - 1 see, with a window; each row sees itself."""
         return self._num_seen_before(end) - self._num_seen_before(start)
 
     def _num_seen_before(self, end: int) -> int:
@@ -64,7 +64,7 @@ def _triangle(number: int) -> int:
 
 
 def model_work(model: LoadedModel) -> "ModelWork | None":
-    """None for a model of transformers, whose parts are not known."""
+    """Return the work of a model; None for a model of transformers, whose parts are not known."""
     return ModelWork(model, model.decoder) if isinstance(model.decoder, Decoder) else None
 
 
@@ -89,17 +89,17 @@ class ModelWork:
 
     @property
     def position_cost(self) -> float:
-        """Operations that each position before a row adds to it, over those that the row takes by itself."""
+        """Operations that each position before a row adds to it, over the row's own."""
         return sum(attention.flops_per_position for attention in self._full) / self._flops_per_row
 
     def of(self, plan: StepPlan) -> StepWork:
-        """Of the plan's items, before their sequences advance."""
+        """Return the work of the plan's items."""
         num_rows = num_logits = num_read = num_seen = 0
         read_bytes, flops = float(self._dense_bytes), 0
         for _, start, num_new, num_draft, needs_logits in plan.items:  # each step, for each sequence: few calls
             end = start + num_new
             num_rows += num_new
-            if needs_logits:  # those of prompts, where they are asked for, come after the pass
+            if needs_logits:  # logits of prompts, where requested, are computed after the pass
                 num_logits += num_draft + 1
             num_read += end
             num_seen += num_new * start + num_new * (num_new + 1) // 2
@@ -124,13 +124,13 @@ def _experts(layer: MoE) -> _Experts:
 
 
 def _chosen_linears(layer: MoE) -> list[Linear]:
-    """As many experts as a row goes through."""
+    """Return the linear layers of as many experts as a row goes through."""
     chosen = layer.experts[: layer.router.spec.experts_per_token]
     return [each for each in chosen.modules() if isinstance(each, Linear)]
 
 
 def _attention_of(model: LoadedModel) -> list[_Attention]:
-    """One for each kind of window."""
+    """Return one _Attention for each kind of window."""
     specs = [spec for spec in model.mixers if isinstance(spec, AttentionSpec)]
     by_window: dict[tuple[int, bool], list[AttentionSpec]] = {}
     for spec in specs:
@@ -146,11 +146,12 @@ def _attention_of(model: LoadedModel) -> list[_Attention]:
 
 
 def _stored_numbers(spec: AttentionSpec) -> int:
-    """Of one position: its key, and its value where that is not a part of the key."""
+    """Return how many numbers the cache holds of one position: its key, and its value where that is not a part of the
+    key."""
     return spec.num_kv_heads * (spec.head_dim + (spec.value_dim if spec.values_from is None else 0))
 
 
 def num_bytes(modules: Iterable[nn.Module]) -> int:
-    """Of all tensors, each once, packed ones too."""
+    """Return the bytes of all tensors, packed ones too, each once."""
     tensors = {id(tensor): tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers())}
     return sum(tensors.values())

@@ -1,4 +1,4 @@
-"""Warm-up before READY: the first request finds everything hot, and the speed of a prefill is measured."""
+"""Warm-up before READY: the first request finds caches and tapes warm, and the speed of a prefill is measured."""
 
 import time
 from collections.abc import Callable
@@ -14,18 +14,18 @@ _TRIAL_S = 0.15  # long enough to measure a step, and no longer: a start waits f
 
 
 class WarmUpTimes(NamedTuple):
-    prefill_token_s: float  # a prompt's token, of many in a step
-    decode_s: float  # a step of one sequence that generates
+    prefill_token_s: float  # of one of many prompt tokens in a step
+    decode_s: float  # of a step of one sequence that generates
 
 
 def warm_up(
     runner: Runner[Any], *, num_blocks: int, block_size: int, report: Callable[[int, int], None]
 ) -> WarmUpTimes:
-    """Run two prefills and two decodes of throw-away sequences; returns what the last of both took.
+    """Run two prefills and two decodes of a throw-away sequence; returns the times of the last of each.
 
-    The first prefill is short: it includes what only a first step has to do, and says how long the second may be, which
-    is measured. The second decode runs as all later ones do. Blocks 0.. of the pool are written, which is still unused:
-    nothing has been cached there yet. `report(done, total)` tells progress.
+    The first prefill is short: it includes work of a first step only, and it bounds the length of the second, which is
+    measured. The second decode runs as all later ones do. Blocks 0.. of the pool are written: it is still unused, and
+    nothing is cached there yet. `report(done, total)` reports progress.
     """
     most_tokens = min(
         _MAX_TRIAL_TOKENS, num_blocks // sum(not group.is_state for group in runner.kv_groups) * block_size

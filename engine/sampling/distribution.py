@@ -1,8 +1,8 @@
-"""Temperature and truncation: the distribution of a row of edited logits, and draws from it.
+"""The distribution of a row of edited logits, after temperature and limits, and draws from it.
 
 The order: temperature, top-n-sigma, top-k, typical, top-p, min-p, XTC. Temperature comes first as in vLLM and
-transformers, and the limits in llama-server's order. Mirostat replaces all of them and is elsewhere, since it depends
-on what was drawn.
+transformers, and the limits in llama-server's order. Mirostat replaces all of them; it is a step by itself, since it
+depends on the tokens that were drawn.
 """
 
 import torch
@@ -39,13 +39,13 @@ def draw_ids(ops: LogitOperations, logits: torch.Tensor, rows: list[LogitsRow], 
 
 
 def _narrow(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """The limits up to the last whose survivors need not be the likeliest tokens, in place."""
+    """Apply, in place, the limits whose survivors need not be the likeliest tokens."""
     apply_top_n_sigma(logits, rows)
     apply_typical(logits, rows)
 
 
 def probabilities(logits: torch.Tensor, rows: list[LogitsRow]) -> torch.Tensor:
-    """The distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32. logits: as there."""
+    """Return the distributions that `draw_ids` draws from, over the whole vocabulary: [L, V] fp32. logits: as there."""
     _narrow(logits, rows)
     result = torch.zeros_like(logits)
     params = [row.sampling for row in rows]

@@ -12,7 +12,7 @@ _KEY = struct.Struct("<qq")
 
 
 class Purpose(enum.Enum):
-    """What a random number decides; numbers of different purposes at one position are independent."""
+    """The decision that a random number makes; numbers of different purposes at one position are independent."""
 
     SAMPLE = b""
     PROPOSE = b"propose"  # a draft model's token
@@ -21,6 +21,7 @@ class Purpose(enum.Enum):
 
 
 def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> float:
-    """A number in [0, 1) with 53 random bits, a pure function of its arguments (blake2b as the mixing function)."""
+    """Return a number in [0, 1) with 53 random bits, a pure function of its arguments (blake2b as the mixing
+    function)."""
     digest = hashlib.blake2b(_KEY.pack(seed, position), digest_size=8, person=purpose.value).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

@@ -1,7 +1,7 @@
-"""GrammarMasks: the tokens that grammars allow at each row of a step, and logits without the others.
+"""GrammarMasks: the tokens that grammars allow at each row of a step.
 
-A greedy row whose best token matches needs no mask: without the tokens that do not match, it is the best one still. The
-masks of other rows are computed while the model runs.
+A greedy row whose best token matches needs no mask: among the tokens that match, it is still the best. The masks of
+other rows are computed while the model runs.
 """
 
 import time
@@ -18,7 +18,7 @@ from models.kernels.torch.logits import LogitOperations
 
 
 class GrammarMasks:
-    """Has buffers that grow with the largest step, and a thread from the first mask on that is computed ahead."""
+    """Holds buffers that grow with the largest step, and a thread from the first mask on that is computed ahead."""
 
     def __init__(self, ops: LogitOperations) -> None:
         self._ops = ops
@@ -49,14 +49,14 @@ class GrammarMasks:
         if not constrained:
             return []
         start_s = time.perf_counter()
-        places, ready = ahead.take()
-        known = [index for index in constrained if index in places]
-        others = [index for index in constrained if index not in places]
+        mask_of_row, ready = ahead.take()
+        known = [index for index in constrained if index in mask_of_row]
+        others = [index for index in constrained if index not in mask_of_row]
         if best_ids is not None:
             others = [index for index in others if not _is_best_matching(rows[index], best_ids[index])]
         batches: list[tuple[list[int], np.ndarray]] = []
         if known and ready is not None:
-            batches.append((known, ready[[places[index] for index in known]]))
+            batches.append((known, ready[[mask_of_row[index] for index in known]]))
         if others:
             batches.append((others, self._writer.masks([rows[index] for index in others], logits.shape[1])))
         self._num_rows += len(known) + len(others)
@@ -66,7 +66,7 @@ class GrammarMasks:
         return sorted([*known, *others])
 
     def take_tally(self) -> tuple[int, float]:
-        """(masked rows, seconds that steps waited for their masks) since the last call."""
+        """Return (masked rows, seconds that steps waited for their masks) since the last call."""
         tally = self._num_rows, self._seconds
         self._num_rows, self._seconds = 0, 0.0
         return tally
@@ -79,7 +79,7 @@ def _needs_mask(row: LogitsRow, grammar: OutputGrammar) -> bool:
 
 
 def _is_best_matching(row: LogitsRow, best_id: int) -> bool:
-    """Whether the row's token will be `best_id` with a mask and without."""
+    """Whether the row's token will be `best_id`, with a mask and without."""
     if not row.takes_best:
         return False
     grammar = row.grammar

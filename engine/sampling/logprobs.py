@@ -5,14 +5,14 @@ import torch
 
 from engine.protocol import TokenLogprobs
 
-# JSON has no infinity. A token that the model excludes (-inf) is reported with this.
+# Reported for a token that the model excludes (-inf): JSON has no infinity.
 _FLOOR = -9999.0
 
 
 def token_logprobs(
     logits: torch.Tensor, token_ids: list[int], num_top: list[int], *, with_ranks: bool = False
 ) -> list[TokenLogprobs]:
-    """The chosen tokens' log probabilities and the best `num_top` of each row, with ranks if asked.
+    """Return the chosen tokens' log probabilities and the best `num_top` of each row, with ranks on request.
 
     logits: [L, V] fp32, before any sampling parameter; token_ids, num_top: one a row.
     """
@@ -43,18 +43,18 @@ def token_logprobs(
     ]
 
 
-def with_wanted(
-    entries: list[TokenLogprobs], logits: torch.Tensor, wanted: list[tuple[int, ...]]
+def with_requested_tokens(
+    entries: list[TokenLogprobs], logits: torch.Tensor, requested: list[tuple[int, ...]]
 ) -> list[TokenLogprobs]:
-    """The entries, whose `top` is of the row's own list of tokens, in its order, where that list is not empty.
+    """Return the entries with a `top` of the row's own list of tokens, in its order, where that list is not empty.
 
-    logits: [L, V], as above; wanted: one a row.
+    logits: [L, V], as above; requested: one list a row.
     """
     log_total = torch.logsumexp(logits, dim=-1)
-    rows = torch.tensor([row for row, ids in enumerate(wanted) for _ in ids], device=logits.device)
-    columns = torch.tensor([token_id for ids in wanted for token_id in ids], device=logits.device)
+    rows = torch.tensor([row for row, ids in enumerate(requested) for _ in ids], device=logits.device)
+    columns = torch.tensor([token_id for ids in requested for token_id in ids], device=logits.device)
     values = iter((logits[rows, columns] - log_total[rows]).clamp(min=_FLOOR).tolist())
     return [
         msgspec.structs.replace(entry, top=[(token_id, next(values)) for token_id in ids]) if ids else entry
-        for entry, ids in zip(entries, wanted, strict=True)
+        for entry, ids in zip(entries, requested, strict=True)
     ]

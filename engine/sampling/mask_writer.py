@@ -19,7 +19,7 @@ class MaskWriter:
         self._buffer = np.empty((0, 0), dtype=np.uint32)
 
     def masks(self, rows: abc.Sequence[LogitsRow], vocab_size: int) -> np.ndarray:
-        """[len(rows), words] uint32, the lowest bit first, until the next call. Each row has a grammar."""
+        """Return [len(rows), words] uint32, the lowest bit first; valid until the next call. Each row has a grammar."""
         num_words = -(-vocab_size // _WORD_BITS)
         if self._buffer.shape[0] < len(rows) or self._buffer.shape[1] != num_words:
             self._buffer = np.empty((len(rows), num_words), dtype=np.uint32)
@@ -33,7 +33,7 @@ class MaskWriter:
                     if matches:
                         self._write(masks, index, grammar.forced_next, grammar.matcher)
                     else:
-                        masks[index] = _ALL  # behind a drafted token that this row's predecessor rules out
+                        masks[index] = _ALL  # the row follows a drafted token that its predecessor rules out
             elif grammar.forced_next is not None:
                 _allow_one(masks[index], grammar.forced_next)
             else:

@@ -1,6 +1,6 @@
 """MasksAhead: masks of the next tokens, computed on a thread of their own while the model computes the logits.
 
-What a row's grammar allows depends on the tokens before it, which are known when a step begins.
+The tokens that a row's grammar allows depend on the tokens before it, which are known when a step begins.
 """
 
 from collections import abc
@@ -41,10 +41,10 @@ NO_MASKS = PendingMasks((), None)
 
 
 class MasksAhead:
-    """Starts a thread with the first mask."""
+    """Computes masks on a thread, which starts with the first mask."""
 
     def __init__(self, writer: MaskWriter) -> None:
-        """writer: for this object alone; its masks are valid until those of the next step are started."""
+        """writer: for this object alone; its masks are valid until the next step's are started."""
         self._writer = writer
         self._thread: ThreadPoolExecutor | None = None
 

@@ -5,11 +5,11 @@ target samples its own token at each position, and a drafted token is accepted w
 rejection sampling with a one-point q, and it gives exactly the output of decoding without drafts: the random number of
 a position is the same.
 
-If a draft model sampled d from q, d is accepted with probability min(1, p(d) / q(d)), and the first rejected one is
+If a draft model sampled d from q, d is accepted with probability min(1, p(d) / q(d)), and the first rejected token is
 replaced by a draw from max(p - q, 0); if all are accepted, the target samples one more token as usual (Leviathan et al.
 2023, algorithm 1; Chen et al. 2023, theorem 1). This accepts most, and preserves the distribution of the output, but
-not the output of a given seed. It is exact only as long as no drafted token is dropped because of its value: whether a
-draft continues may depend only on the tokens before.
+not the output of a given seed. It is exact only if no drafted token is dropped because of its value: whether a draft
+continues may depend only on the tokens before.
 """
 
 from collections import abc
@@ -20,7 +20,8 @@ from models.kernels.torch.draw import draw
 
 
 def agreeing_prefix(drafted: abc.Sequence[int], sampled: abc.Sequence[int]) -> int:
-    """How many drafted tokens are those that the target sampled at their positions, up to the first that is not."""
+    """Return how many drafted tokens equal the tokens that the target sampled at their positions, up to the first
+    difference."""
     for index, (proposed, token_id) in enumerate(zip(drafted, sampled, strict=False)):
         if proposed != token_id:
             return index
@@ -36,10 +37,10 @@ def verify(
     accept_uniforms: torch.Tensor,
     sample_uniforms: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many tokens of each sampled draft are accepted, and the token after them: ([N], [N]) int64.
+    """Return how many tokens of each sampled draft are accepted, and the token after them: ([N], [N]) int64.
 
-    p: [D + N, V], the target's probabilities, draft after draft: at each drafted position and at the one after.
-    q: [D, V], those that draft_ids ([D] int64) were sampled from. draft_lens: [N] int64, which add up to D.
+    p: [D + N, V], the target's probabilities, draft after draft: at each drafted position and at the one after. q: [D,
+    V], the distributions that draft_ids ([D] int64) were sampled from. draft_lens: [N] int64, which add up to D.
     accept_uniforms: [D] and sample_uniforms: [D + N], fp64 in [0, 1), independent of each other and of the drafting.
     """
     num_drafts, num_drafted = len(draft_lens), len(draft_ids)
@@ -61,7 +62,7 @@ def verify(
 
 
 def _residual(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """max(p - q, 0) row by row; p itself where rounding leaves nothing, since then p and q are equal, and where q has
-    NaN."""
+    """Return max(p - q, 0) row by row; p itself where rounding leaves nothing, since p and q are equal then, and where
+    q has NaN."""
     rest = (p - q).clamp(min=0.0)
     return torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, p)

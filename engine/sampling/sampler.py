@@ -16,7 +16,7 @@ import torch
 from engine.sampling.distribution import draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor
-from engine.sampling.logprobs import token_logprobs, with_wanted
+from engine.sampling.logprobs import token_logprobs, with_requested_tokens
 from engine.sampling.masks_ahead import NO_MASKS, PendingMasks
 from engine.sampling.rejection import agreeing_prefix, verify
 from engine.sampling.rows import LogitsRow, first_rows
@@ -29,12 +29,12 @@ _NOT_FINITE = "the model's output was not finite (NaN or infinity) for this requ
 
 
 def corrupted() -> RowResult:
-    """The result of a row that cannot be sampled from, or whose log probabilities are none."""
+    """Return the result of a row that cannot be sampled, or whose log probabilities are not finite."""
     return RowResult([], error=_NOT_FINITE, is_corrupted=True)
 
 
 class Sampler:
-    """Chooses tokens; holds what steps know of sequences until they are released."""
+    """Chooses tokens; holds the steps' knowledge of sequences until they are released."""
 
     def __init__(self, eos_token_ids: list[int], device: torch.device = _CPU) -> None:
         """device: of the logits."""
@@ -47,7 +47,8 @@ class Sampler:
         self._mirostat.release(sequence_id)
 
     def take_mask_tally(self) -> tuple[int, float]:
-        """How many rows grammars have masked since the last call, and the seconds that steps waited for masks."""
+        """Return the number of rows that grammars have masked since the last call, and the seconds that steps waited
+        for masks."""
         return self._editor.masks.take_tally()
 
     def start_masks(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
@@ -119,7 +120,7 @@ class Sampler:
         chosen: list[int],
         draft_probs: Mapping[str, torch.Tensor],
     ) -> list[list[int]]:
-        """The tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
+        """Return the tokens of each sequence. logits: [L, V], edited; chosen: the largest of each row."""
         stochastic_ids = {row.sequence_id for row in rows if row.draft and row.sequence_id in draft_probs}
         steered_ids = {row.sequence_id for row in rows if row.sampling.mirostat and not row.sampling.is_greedy}
         assert stochastic_ids.isdisjoint(steered_ids), "a draft drawn at random for a sequence with mirostat"
@@ -153,7 +154,7 @@ class Sampler:
 def _verify_stochastic(
     logits: torch.Tensor, rows: list[LogitsRow], ids: abc.Set[str], draft_probs: Mapping[str, torch.Tensor]
 ) -> list[list[int]]:
-    """The tokens of the sequences with these ids, whose drafts were sampled."""
+    """Return the tokens of the sequences with these ids, whose drafts were sampled."""
     if not ids:
         return []
     device = logits.device
@@ -180,12 +181,12 @@ def _uniforms(rows: list[LogitsRow], purpose: Purpose = Purpose.SAMPLE) -> list[
 
 
 def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.Tensor) -> list[RowResult]:
-    """The results with log probabilities where requested. raw: all rows of those sequences, before any edit."""
+    """Return the results with log probabilities where requested. raw: all rows of these sequences, before any edit."""
     firsts = [rows[start] for start in first_rows(rows)]
     chosen_rows: list[int] = []
     token_ids: list[int] = []
     num_top: list[int] = []
-    wanted: list[tuple[int, ...]] = []
+    requested: list[tuple[int, ...]] = []
     start = 0
     for row, result in zip(firsts, results, strict=True):
         sampling = row.sampling
@@ -194,11 +195,11 @@ def _with_logprobs(results: list[RowResult], rows: list[LogitsRow], raw: torch.T
         chosen_rows += range(start, start + len(result.token_ids))
         token_ids += result.token_ids
         num_top += [0 if sampling.logprob_token_ids else sampling.logprobs] * len(result.token_ids)
-        wanted += [sampling.logprob_token_ids] * len(result.token_ids)
+        requested += [sampling.logprob_token_ids] * len(result.token_ids)
         start += len(row.draft) + 1
     chosen = raw[chosen_rows]
     scored = token_logprobs(chosen, token_ids, num_top)
-    entries = iter(with_wanted(scored, chosen, wanted) if any(wanted) else scored)
+    entries = iter(with_requested_tokens(scored, chosen, requested) if any(requested) else scored)
     return [
         result
         if row.sampling.logprobs is None

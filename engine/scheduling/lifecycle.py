@@ -40,7 +40,7 @@ class Lifecycle:
         num_adapter_slots: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """max_num_seqs: most sequences that run at once. num_adapter_slots: 0 for an engine without adapters."""
+        """max_num_seqs: most sequences that run together. num_adapter_slots: 0 for an engine without adapters."""
         self.tally = StepTally()
         self._clock = clock
         self._kv = kv
@@ -92,7 +92,7 @@ class Lifecycle:
             self.waiting.put_back(sequence)
 
     def admit(self, sequence: Sequence, match: PrefixMatch) -> None:
-        """Let a waiting sequence run, from its cached prefix on."""
+        """Start to run a waiting sequence, from its cached prefix on."""
         self.waiting.remove(sequence)
         if self.adapters is not None and sequence.request.adapter is not None:
             self.adapters.admit(sequence)

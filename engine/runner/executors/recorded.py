@@ -19,17 +19,17 @@ from models.recurrence.state import LayerCache
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 32  # with more, Python's time is small beside the kernels'
+MAX_ROWS = 32  # with more rows, Python's time is small beside the kernels'
 
 
 class _Inputs(NamedTuple):
-    """The inputs of a step, beside its batch."""
+    """The inputs of a step, besides its batch."""
 
     x: torch.Tensor
     rotary_embeddings: list[RotaryEmbedding]
 
     def first(self, num_rows: int) -> "_Inputs":
-        """Views of the first rows."""
+        """Return views of the first rows."""
         rotary_embeddings = [
             RotaryEmbedding(*(None if part is None else part[:num_rows] for part in rotary))
             for rotary in self.rotary_embeddings
@@ -46,7 +46,7 @@ class _Inputs(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """What decides which native calls a step makes, beside the decoder's."""
+    """The properties of a step that decide which native calls it makes, besides the decoder's."""
 
     rows: int
     sequences: int
@@ -138,7 +138,7 @@ class RecordedExecutor:
             x.copy_(hidden)  # a layer without a kernel made a new tensor; this copy cannot be recorded either
 
     def _with_state_buffers(self, batch: ForwardBatch) -> ForwardBatch:
-        """The batch with the addresses of its states copied to where tapes read them."""
+        """Return the batch with the addresses of its states copied to where tapes read them."""
         if not any(isinstance(group, StateGroupBatch) for group in batch.groups):
             return batch
         groups = tuple(
@@ -162,7 +162,7 @@ def _has_speculative_rows(batch: ForwardBatch) -> bool:
 
 
 def _state_buffers() -> StateGroupBatch:
-    """For the addresses of MAX_ROWS rows of as many sequences."""
+    """Return buffers for the addresses of MAX_ROWS rows of as many sequences."""
     return StateGroupBatch(
         sources=torch.empty(MAX_ROWS, dtype=torch.int32),
         targets=torch.empty(MAX_ROWS, dtype=torch.int32),
@@ -175,7 +175,7 @@ def _state_buffers() -> StateGroupBatch:
 
 
 def _copied(group: StateGroupBatch, to: StateGroupBatch) -> StateGroupBatch:
-    """The group with its addresses in the first rows of the buffers."""
+    """Return the group with its addresses in the first rows of the buffers."""
     return dataclasses.replace(
         group,
         sources=to.sources[: len(group.sources)].copy_(group.sources),

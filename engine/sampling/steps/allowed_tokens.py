@@ -1,4 +1,4 @@
-"""AllowedTokens: rows in which all tokens but those of `allowed_token_ids` are ruled out."""
+"""AllowedTokens: rows in which all tokens but those in `allowed_token_ids` are ruled out."""
 
 import torch
 

@@ -1,7 +1,7 @@
-"""BadWords: the tokens that would complete a sequence that the output must not contain.
+"""BadWords: tokens that would complete a sequence that the output must not contain.
 
 A word is a sequence of tokens. Its last token is banned wherever the output ends with the tokens before it; a word of
-one token is banned everywhere. What the prompt ends with does not count: a word is made of generated tokens.
+one token is banned everywhere. The end of the prompt does not count: a word is made of generated tokens.
 """
 
 from collections import abc
@@ -15,7 +15,7 @@ Words = tuple[tuple[int, ...], ...]
 
 
 class _WordIndex:
-    """Words by the token before their last one, so that a row looks only at those which it could complete."""
+    """Words by the token before their last one, so that a row looks only at words which it could complete."""
 
     def __init__(self, words: Words) -> None:
         self._always = sorted({word[0] for word in words if len(word) == 1})
@@ -26,7 +26,7 @@ class _WordIndex:
         self.longest = max(map(len, words))
 
     def completions(self, output: abc.Sequence[int]) -> list[int]:
-        """The tokens that complete a word after this output, of which the last `longest` - 1 tokens are enough."""
+        """Return the tokens that complete a word after this output; its last `longest` - 1 tokens are enough."""
         candidates = self._after.get(output[-1], []) if output else []
         return self._always + [
             word[-1]
@@ -54,7 +54,7 @@ class BadWords:
         self._indices.pop(sequence_id, None)
 
     def banned_ids(self, row: LogitsRow) -> list[int]:
-        """Ids that the row must not have. Its request has `bad_words`."""
+        """Return the ids that the row must not have. Its request has `bad_words`."""
         index = self._indices.get(row.sequence_id)
         if index is None:
             index = self._indices[row.sequence_id] = _WordIndex(row.sampling.bad_words)

@@ -1,9 +1,9 @@
 """DryPenalties: penalizes the tokens that would continue a repetition (DRY, "don't repeat yourself", by p-e-w, 2024).
 
-If the last n tokens occurred before, the token that followed them there would make the repetition n + 1 long. From
-n = allowed_length on, its logit gets less: by multiplier * base ** (n - allowed_length), for the longest n of each
-token. Repetitions are looked for in the last `window` tokens, prompt included, and do not reach back over a breaker: a
-token that contains one of the breakers' texts, or a sequence of tokens that spells one. As in llama.cpp, a token that
+If the last n tokens occurred before, the token that followed them there would make the repetition n + 1 long. From n =
+allowed_length on, its logit is lowered: by multiplier * base ** (n - allowed_length), for the longest n of each token.
+Repetitions are looked for in the last `window` tokens, prompt included, and do not reach back over a breaker: a token
+that contains one of the breakers' texts, or a sequence of tokens that spells one. As in llama.cpp, a token that
 contains a breaker is never penalized.
 
 Numpy and not torch: the arrays are short, and torch's operators would take longer to call than to run.
@@ -19,15 +19,15 @@ from engine.protocol import SamplingParams
 from engine.protocol.sampler_params import DryParams
 from engine.sampling.rows import LogitsRow
 
-# A penalty above this rules a token out just as well, and stays finite: it never leaves a row without a token.
+# The largest penalty. It rules a token out as well as any, and is finite: it never leaves a row without a token.
 _MAX_PENALTY = 1e30
 
 
 class Repetitions:
-    """How long the repetition is that ends at each place of the last `window` tokens of a growing sequence.
+    """The length of the repetition that ends at each place of the last `window` tokens of a growing sequence.
 
     Invariant: `_lengths[i]` is the number of tokens that the text up to `tokens[i]` and the text up to the last token
-    have in common at their ends, as far as the window reaches; at the last token itself it means nothing.
+    have in common at their ends, as far as the window reaches; at the last token itself it has no meaning.
     """
 
     __slots__ = ("_lengths", "_window", "num_seen", "tokens")
@@ -48,7 +48,7 @@ class Repetitions:
             self._lengths = longer[-self._window :]
 
     def extended_by(self, token_ids: list[int]) -> "Repetitions":
-        """These, after more tokens; they themselves do not change."""
+        """Return the repetitions after more tokens; this object does not change."""
         if not token_ids:
             return self
         longer = object.__new__(Repetitions)
@@ -62,13 +62,15 @@ class Repetitions:
         return longer
 
     def lengths(self) -> np.ndarray:
-        """Of the repetition that ends at each token but the last, and that the next token could continue: [n - 1]."""
+        """Return the length of the repetition that ends at each token but the last, and that the next token could
+        continue: [n - 1]."""
         inside = np.arange(1, len(self.tokens))  # tokens of the window up to each place
         return np.minimum(self._lengths[:-1], inside)
 
 
 def _common_suffixes(tokens: list[int]) -> list[int]:
-    """For each place, how many tokens the text up to it and the whole have in common at their ends; 0 at the last.
+    """Return, for each place, how many tokens the text up to it and the whole have in common at their ends; 0 at the
+    last.
 
     The Z function of the reversed text, in linear time (Gusfield 1997, section 1.4).
     """
@@ -86,7 +88,7 @@ def _common_suffixes(tokens: list[int]) -> list[int]:
 
 
 class _Breakers:
-    """Where repetitions begin anew."""
+    """Tokens and sequences of tokens over which no repetition reaches."""
 
     def __init__(self, params: DryParams, vocab_size: int) -> None:
         bits = np.unpackbits(np.frombuffer(params.breaker_mask, dtype=np.uint8), bitorder="little").astype(bool)
@@ -99,7 +101,7 @@ class _Breakers:
         self._begins[list(self._tails)] = True
 
     def num_after_last(self, tokens: np.ndarray) -> int:
-        """How many tokens follow the last breaker; all of them if there is none."""
+        """Return how many tokens follow the last breaker; all of them if there is none."""
         for place in np.flatnonzero(self._begins[tokens])[::-1].tolist():
             head, end = int(tokens[place]), place + 1
             lengths = [
@@ -139,7 +141,7 @@ class DryPenalties:
 
 
 def _penalties(repetitions: Repetitions, breakers: _Breakers, params: DryParams) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and what to subtract from their logits."""
+    """Return token ids and the penalties to subtract from their logits."""
     tokens, allowed = repetitions.tokens, params.allowed_length
     longest = breakers.num_after_last(tokens)
     none = np.zeros(0, dtype=np.int64), np.zeros(0)

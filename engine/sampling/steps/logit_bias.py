@@ -1,4 +1,4 @@
-"""LogitBias: adds what a request asks for to the logits of single tokens."""
+"""LogitBias: adds a request's biases to the logits of single tokens."""
 
 import torch
 

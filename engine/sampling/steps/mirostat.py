@@ -1,10 +1,10 @@
 """Mirostat: truncation that steers the surprise of the text to a target (Basu et al. 2020).
 
-A limit mu, in bits, follows what was sampled: mu' = mu - eta * (surprise - tau), and it begins at 2 tau.
+A limit mu, in bits, follows the sampled tokens: mu' = mu - eta * (surprise - tau), and it begins at 2 tau.
 
 1: the k likeliest tokens survive, where k is such that a Zipf distribution with the row's exponent has surprise mu; the
-   exponent is estimated from the 100 likeliest tokens. The surprise is that of the model's distribution, as in the
-   paper.
+exponent is estimated from the 100 likeliest tokens. The surprise is that of the model's distribution, as in the paper.
+
 2: the tokens survive whose surprise is at most mu. The surprise is that among the survivors, as in llama.cpp.
 
 mu at a token depends on the tokens before it and their logits, so a row of a draft needs the rows before: each
@@ -22,13 +22,13 @@ from engine.sampling.draw import uniform
 from engine.sampling.rows import LogitsRow
 from models.kernels.torch.draw import draw
 
-_NUM_ESTIMATING = 100  # tokens that the exponent is estimated from
+_NUM_ESTIMATING = 100  # tokens from which the exponent is estimated
 
 
 class Mirostat:
     """Holds mu of sequences until they are released.
 
-    Invariant: entry i of a sequence's list is mu at its output token i; the last is that of the next token.
+    Invariant: entry i of a sequence's list is mu at its output token i; the last is mu at the next token.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ def _next_mu(mu: float, surprise: float, params: MirostatParams) -> float:
 
 
 def _draw(scaled: torch.Tensor, mu: float, number: float, params: MirostatParams) -> tuple[int, float]:
-    """(token id, its surprise in bits). scaled: [V], over the temperature; number: in [0, 1)."""
+    """Return (token id, its surprise in bits). scaled: [V], logits over the temperature; number: in [0, 1)."""
     surprises = scaled.double().log_softmax(dim=-1) / -math.log(2.0)
     limit = max(float(surprises.min()), mu if params.version == 2 else _largest_surprise(surprises, mu))
     ids = (surprises <= limit).nonzero().squeeze(-1)
@@ -78,7 +78,7 @@ def _draw(scaled: torch.Tensor, mu: float, number: float, params: MirostatParams
 
 
 def _largest_surprise(surprises: torch.Tensor, mu: float) -> float:
-    """That of the k likeliest tokens, for the k of version 1. surprises: [V]."""
+    """Return the largest surprise of the k likeliest tokens, for the k of version 1. surprises: [V]."""
     finite = surprises[torch.isfinite(surprises)]
     best = finite.topk(min(_NUM_ESTIMATING, len(finite)), largest=False).values  # ascending
     k = _num_tokens(best.tolist(), mu, len(surprises))
@@ -88,7 +88,7 @@ def _largest_surprise(surprises: torch.Tensor, mu: float) -> float:
 
 
 def _num_tokens(best_surprises: list[float], mu: float, vocab_size: int) -> int:
-    """k as the paper's algorithm 1 has it, at least 1, with the exponent estimated by least squares."""
+    """Return k as in the paper's algorithm 1, at least 1, with the exponent estimated by least squares."""
     numerator = denominator = 0.0
     for rank, (surprise, next_surprise) in enumerate(pairwise(best_surprises), 1):
         t = math.log((rank + 1) / rank)

@@ -1,4 +1,4 @@
-"""ThinkingBudgets: which rows must end a thought because its budget is spent."""
+"""ThinkingBudgets: rows that must end a thought because its budget is spent."""
 
 from collections import abc
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class _Thought:
 
 
 class ThinkingBudgets:
-    """Follows the thoughts of sequences that have a budget, until they are released."""
+    """Follows the thoughts of sequences with a budget, until they are released."""
 
     def __init__(self) -> None:
         self._thoughts: dict[str, _Thought] = {}

@@ -1,19 +1,19 @@
 """Locally typical sampling: the tokens whose surprise is closest to the expected one (Meister et al. 2022).
 
-The expected surprise is the entropy of the row's distribution. Of the tokens in order of |surprise - entropy| the first
-few survive whose probabilities add up to typical_p; ties survive or go together. The likeliest token may be among those
-that go.
+The expected surprise is the entropy of the row's distribution. In the order of |surprise - entropy|, the first tokens
+survive whose probabilities add up to typical_p; tokens with equal values survive or go together. The likeliest token
+may be among those that go.
 """
 
 import torch
 
 from engine.sampling.rows import LogitsRow
 
-_WINDOW = 256  # likeliest tokens, which most often have the mass
+_WINDOW = 256  # likeliest tokens; most often they have the mass
 
 
 def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
-    """Set the logits ([L, V] fp32, before temperature) of the other tokens to -inf, in rows that have a typical_p.
+    """Set the logits ([L, V] fp32, before temperature) of the other tokens to -inf, in rows with a typical_p.
 
     Top-k comes before: in these rows the logits below the k largest are -inf, too.
     """
@@ -36,14 +36,14 @@ def apply_typical(logits: torch.Tensor, rows: list[LogitsRow]) -> None:
 
 
 def _largest_distance(distance: torch.Tensor, probs: torch.Tensor, mass: float) -> torch.Tensor:
-    """Of the tokens that survive. distance, probs: [V]."""
-    # The likeliest tokens of that mass bound it; to sort those within the bound is far cheaper than to sort all.
+    """Return the largest distance of a token that survives. distance, probs: [V]."""
+    # The likeliest tokens of that mass bound it. Sorting only tokens within the bound is far cheaper than sorting all.
     likeliest, ids = probs.topk(min(len(probs), _WINDOW))
     num_enough = int((likeliest.cumsum(dim=-1) < mass).sum()) + 1
     if num_enough <= len(ids):
         inside = distance <= distance[ids[:num_enough]].max()
         distance, probs = distance[inside], probs[inside]
     nearest, order = distance.sort()
-    # The first whose total reaches the mass; rounding may keep that of all tokens below it.
+    # The first whose total reaches the mass; rounding may keep even the total of all tokens below it.
     last = int((probs[order].cumsum(dim=-1) < mass).sum())
     return nearest[min(last, len(nearest) - 1)]

@@ -1,7 +1,8 @@
 """XTC, "exclude top choices" (p-e-w, 2024): with some probability, a row loses its likeliest tokens.
 
-Of the tokens whose probability is at least the threshold all go but the least likely; of ties for the least likely none
-goes. It comes after all other limits, and the probabilities are those of the tokens that they leave.
+Of the tokens whose probability is at least the threshold, all but the least likely are excluded; if several are the
+least likely, all of these stay. XTC comes after all other limits, and the probabilities are those of the tokens that
+these leave.
 """
 
 import torch
@@ -18,7 +19,7 @@ def excludes_top_choices(row: LogitsRow) -> bool:
 
 
 def without_top_choices(weights: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """The weights with those of top choices set to 0. weights: [l, C], of any scale; thresholds: [l]."""
+    """Return the weights with the top choices set to 0. weights: [l, C], of any scale; thresholds: [l]."""
     probs = weights.double()
     probs = probs / probs.sum(dim=-1, keepdim=True)
     is_top = probs >= thresholds.unsqueeze(-1)

@@ -65,7 +65,7 @@ class AdapterSlots:
         self._waiters.join(sequence)
 
     def admit(self, sequence: Sequence) -> None:
-        """Let a waiting sequence to which a slot was promised use it."""
+        """Start to use the slot that was promised to a waiting sequence, which runs now."""
         slot = self._by_digest[adapter_of(sequence).digest]
         assert sequence in slot.users
         self._num_uses += 1
@@ -86,7 +86,7 @@ class AdapterSlots:
         self._update_waiters()
 
     def preempt(self, sequence: Sequence) -> None:
-        """Let a running sequence wait again."""
+        """Release the slot of a running sequence, which waits again."""
         self.join(sequence)  # before it leaves, so that no later sequence gets its slot
         self.leave(sequence)
 

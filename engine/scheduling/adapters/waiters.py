@@ -64,7 +64,7 @@ class AdapterWaiters:
         self._queue.put_back(sequence)
 
     def end_wait(self, sequence: Sequence) -> None:
-        """Let a sequence wait no more for its adapter, if it did."""
+        """End a sequence's wait for its adapter, if it waits."""
         if Gate.ADAPTER in sequence.closed_gates:
             sequence.closed_gates.discard(Gate.ADAPTER)
             group = WaitingGroup.of(sequence)

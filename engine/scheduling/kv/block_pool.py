@@ -1,4 +1,4 @@
-"""BlockPool: reference counts of KV blocks, and the free blocks, some of which are still cached."""
+"""BlockPool: reference counts of KV blocks, free blocks, and cached blocks."""
 
 import time
 from collections import OrderedDict

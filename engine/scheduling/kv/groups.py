@@ -40,7 +40,7 @@ class KVGroup:
         return -(-num_tokens // self.block_size)
 
     def peak_blocks(self, num_tokens: int, step: int) -> int:
-        """Return the most KV blocks in use at once while `num_tokens` tokens are computed, at most `step` at a time."""
+        """Return the most KV blocks in use while `num_tokens` tokens are computed, at most `step` in one step."""
         if self.window is None:
             return self.num_entries(num_tokens)
         span = self.window - 1 + step  # positions that one step reads or writes, wherever they begin in a block

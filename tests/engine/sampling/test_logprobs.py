@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.sampling.logprobs import token_logprobs, with_wanted
+from engine.sampling.logprobs import token_logprobs, with_requested_tokens
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, -float("inf")], [0.5, 0.5, 0.0, 4.0]])
 
@@ -19,7 +19,7 @@ def test_ranks_are_left_out_unless_asked_for() -> None:
 
 
 def test_wanted_tokens_come_in_the_given_order_with_finite_values() -> None:
-    entries = with_wanted(token_logprobs(LOGITS, [1, 3], [0, 1]), LOGITS, [(3, 2), ()])
+    entries = with_requested_tokens(token_logprobs(LOGITS, [1, 3], [0, 1]), LOGITS, [(3, 2), ()])
     expected = torch.log_softmax(LOGITS, dim=-1)
     assert entries[0].top == [(3, -9999.0), (2, pytest.approx(float(expected[0, 2]), abs=1e-5))]
     assert entries[1].top == [(3, pytest.approx(float(expected[1, 3]), abs=1e-5))]
