@@ -60,12 +60,12 @@ class Engine:
         adapters: AdapterService[Any, Any] | None = None,
         on_started: Callable[[list[str]], None] | None = None,
     ) -> None:
-        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks
-        and, if its model has recurrent layers, `num_states` states.
+        """`config` has no None left in max_model_len and max_num_batched_tokens; `runner` has `num_blocks` blocks and,
+        if its model has recurrent layers, `num_states` states.
 
         budget: tokens of a step, by default always max_num_batched_tokens. speculator: by default one that uses
-        requests' own predictions. grammars: without it requests with a grammar are refused. adapters: of an engine
-        with --enable-lora. on_started: called before the first step that computes requests, with their ids.
+        requests' own predictions. grammars: without it requests with a grammar are refused. adapters: of an engine with
+        --enable-lora. on_started: called before the first step that computes requests, with their ids.
         """
         self._runner = runner
         self._budget = budget or StepBudget(config.max_num_batched_tokens)
@@ -88,24 +88,23 @@ class Engine:
         self._check_invariants = config.check_invariants
         self._refused: list[RequestOutput] = []
         self._groups = OutputGroups()
-        self.send_s = 0.0  # how long its caller took to send the outputs of the last step
+        self.send_s = 0.0  # see ServedEngine
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has something to compute or to report, or a grammar or an adapter to take in that has become
-        ready."""
+        """Whether `step` has something to compute or to report, or a grammar or adapter has become ready."""
         has_grammar = self._grammars is not None and self._grammars.has_compiled
         has_adapter = self.adapters is not None and self.adapters.has_work(self._scheduler)
         return self._scheduler.has_work or bool(self._refused) or has_grammar or has_adapter
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Until `has_work` is true because a request's time is over; None if none has a deadline."""
+        """Seconds until `has_work` is true because a request's time is over; None if none has a deadline."""
         return self._scheduler.seconds_to_deadline
 
     @property
     def is_preparing(self) -> bool:
-        """Whether a grammar is being compiled or an adapter read: `has_work` will be true again by itself."""
+        """Whether a grammar is being compiled or an adapter read: `has_work` will become true by itself."""
         is_compiling = self._grammars is not None and self._grammars.is_compiling
         return is_compiling or (self.adapters is not None and self.adapters.is_reading)
 
@@ -133,7 +132,7 @@ class Engine:
         return None
 
     def add(self, request: EngineRequest) -> None:
-        """Queue a request. One that can never be served ends with an error output in the next step.
+        """Queue a request. A request that can never be served ends with an error output in the next step.
 
         The API process refuses such requests before it submits them, with the right status; this is a second check.
         """
@@ -161,8 +160,8 @@ class Engine:
         self._scheduler.abort(request_id, reason)
 
     def step(self) -> StepOutputs:
-        """Compute one batch; returns the outputs of all sequences with news. With nothing to compute it reports aborts
-        and refusals."""
+        """Compute one batch; returns the outputs of all sequences with something to report. With nothing to compute it
+        reports aborts and refusals."""
         start_s = time.perf_counter()
         self._collect_grammars()
         if self.adapters is not None:
@@ -170,7 +169,7 @@ class Engine:
         self._draft()
         drafted_s = time.perf_counter()
         plan = self._scheduler.schedule()
-        self._tell_started(plan)
+        self._report_started(plan)
         scheduled_s = time.perf_counter()
         result = execute_contained(self._runner, plan, self._budget) if plan.items else StepResult([])
         if result is None:
@@ -182,15 +181,15 @@ class Engine:
         outputs = self._learn(plan, result, outputs, step_s)
         outputs, verdict = self._auditor.collect(outputs)
         if verdict is AuditVerdict.DISAGREEMENT:
-            logger.error("a sequence generated with drafts differs from its replay without them; speculation is off")
+            logger.error("a sequence generated with drafts differs from its repeat without them; speculation is off")
             self._speculator.give_up()
         for sequence in self._scheduler.take_finished():
             self._runner.release(sequence)
             self._speculator.release(sequence)
             if self._grammars is not None and sequence.request.grammar is not None:
                 self._grammars.forget(sequence.id, sequence.request.grammar)
-            if (replay := self._auditor.start_replay(sequence, self._scheduler.num_waiting)) is not None:
-                self._scheduler.add(replay)
+            if (repeat := self._auditor.start_repeat(sequence, self._scheduler.num_waiting)) is not None:
+                self._scheduler.add(repeat)
         if self._check_invariants:
             self._scheduler.check()
         refused, self._refused = self._refused, []
@@ -217,7 +216,7 @@ class Engine:
         scheduled_s: float,
         executed_s: float,
     ) -> dict[str, float]:
-        """Fields of StepStats: how long the step took that ends now, and its work. The times are by
+        """Return fields of StepStats: how long the step took that ends now, and its work. The times are by
         time.perf_counter(), in order."""
         if not _is_counted(plan):
             return {}
@@ -235,21 +234,22 @@ class Engine:
 
     @property
     def draft_sources(self) -> frozenset[DraftSource]:
-        """Where drafts could come from."""
+        """All sources from which drafts could come."""
         return self._speculator.all_sources
 
     def set_draft_sources(self, sources: Collection[DraftSource]) -> None:
-        """Let drafts come from these only, or from nowhere: for comparisons. What a fault switched off stays off."""
+        """Take drafts from these sources only, or from none: for comparisons. A source that a fault switched off stays
+        off."""
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
 
     def _collect_grammars(self) -> None:
-        """Let sequences run whose grammars are compiled by now, and end those whose are refused."""
+        """Open the gates of sequences whose grammars are compiled, and end those whose grammars are refused."""
         for sequence_id, refused in () if self._grammars is None else self._grammars.collect():
             self._scheduler.refuse(sequence_id, refused.error)
 
     def _grammar_stats(self) -> dict[str, Any]:
-        """Fields of StepStats."""
+        """Return fields of StepStats."""
         if self._grammars is None:
             return {}
         tally = self._grammars.take_tally()
@@ -262,7 +262,7 @@ class Engine:
         }
 
     def _draft(self) -> None:
-        """Let the speculator set drafts. A fault of it ends no request."""
+        """Set drafts by the speculator. A fault of it ends no request."""
         try:
             self._speculator.draft(self._scheduler)
         except Exception:
@@ -274,7 +274,7 @@ class Engine:
     def _learn(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> list[RequestOutput]:
-        """Let the speculator learn from the step; returns the outputs with its additions."""
+        """Report the step to the speculator; returns the outputs with its additions."""
         if not plan.items:
             return outputs
         try:
@@ -289,7 +289,8 @@ class Engine:
         if self._speculator.is_off:
             logger.error("speculation is off from now on: it keeps failing")
 
-    def _tell_started(self, plan: StepPlan) -> None:
+    def _report_started(self, plan: StepPlan) -> None:
+        """Report the sequences that the plan computes for the first time."""
         if self._on_started is not None:
             started = [item.sequence for item in plan.items if not item.sequence.is_started]
             if started:

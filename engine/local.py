@@ -15,7 +15,7 @@ class LocalClient:
         self.steps: list[StepStats] = []
 
     def generate(self, requests: Iterable[EngineRequest]) -> dict[str, RequestOutput]:
-        """Each request's outputs merged into one, by id; all requests are added before the first step."""
+        """Return each request's outputs merged into one, by id; all requests are added before the first step."""
         for request in requests:
             self._engine.add(request)
         merged: dict[str, RequestOutput] = {}

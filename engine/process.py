@@ -1,6 +1,6 @@
 """The engine process: `python -m engine.process FD` serves the socket FD until the other end closes it.
 
-A reader thread takes messages off the socket into a queue; the main thread steps the engine. Whoever reads this
+A reader thread takes messages off the socket into a queue; the main thread steps the engine. The reader of this
 process's outputs must not stop reading: the socket's buffer is the only queue in that direction.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     configure_logging(os.environ.get(LEVEL_VARIABLE, "info"), form)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager may signal the whole group
         signal.signal(number, signal.SIG_IGN)  # the API process decides when to stop, and closes the socket
-    end_with_parent(signal.SIGKILL)  # the closed socket tells it, too, but not to a process that is stopped or stuck
+    end_with_parent(signal.SIGKILL)  # a closed socket ends it too, but not while it is stopped or stuck
     sock = socket.socket(fileno=int(sys.argv[1]))
     config = msgspec.json.decode(os.environ[CONFIG_VARIABLE], type=EngineConfig)
     inbox: Inbox = queue.SimpleQueue()
@@ -113,9 +113,9 @@ def _serve(engine: ServedEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[
                 return
         if engine.has_work:
             outputs = engine.step()
-            began_s = time.perf_counter()
+            started_s = time.perf_counter()
             _send(sock, outputs)
-            engine.send_s = time.perf_counter() - began_s
+            engine.send_s = time.perf_counter() - started_s
 
 
 def _handle_next(engine: ServedEngine, inbox: Inbox, sock: "Sender") -> bool:
@@ -146,18 +146,19 @@ def _handle(engine: ServedEngine, message: ToEngine | None, sock: "Sender") -> b
 
 
 def _read(sock: socket.socket, inbox: Inbox) -> None:
-    """Feed the inbox. When the API process is gone nobody reads the outputs: exit at once, even inside a long step."""
+    """Feed the inbox. Exit when the API process is gone, even inside a long step: nothing reads the outputs any
+    longer."""
     try:
         while (frame := receive_frame(sock)) is not None:
             inbox.put(decode_to_engine(frame))
-    except (msgspec.DecodeError, HeadraceError):  # from then on it would be deaf
+    except (msgspec.DecodeError, HeadraceError):  # it could not read any later message
         logger.exception("the engine cannot read what the API process sends, and ends")
         os._exit(1)
     os._exit(0)
 
 
 class Sender(Protocol):
-    """The socket, as far as messages are sent."""
+    """The socket, for sending messages."""
 
     def sendall(self, data: bytes, /) -> None: ...
 
@@ -170,9 +171,9 @@ def _send(sock: Sender, message: FromEngine) -> None:
 
 
 class Pulse:
-    """Tells the API process that the engine gets on with what takes long, at most once a second.
+    """Reports to the API process that long work progresses, at most once a second.
 
-    The engine's own thread calls it, from within its work: so it says more than that the process lives.
+    The engine's own thread calls it from within its work: so it says more than that the process lives.
     """
 
     def __init__(self, sock: socket.socket) -> None:

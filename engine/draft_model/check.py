@@ -1,4 +1,4 @@
-"""Whether a draft model has the target's vocabulary."""
+"""The check that a draft model has the target's vocabulary."""
 
 import json
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from models.tokenizer.assets import TokenizerAssets
 def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
     """Raise StartupError unless the draft model has the same tokens under the same ids.
 
-    One of them may lack tokens that were added to the other's vocabulary, such as control tokens: those that only the
-    target has end the drafting of a sequence, and those that only the draft has are never accepted.
+    One of them may lack tokens that were added to the other's vocabulary, such as control tokens: tokens that only the
+    target has end the drafting of a sequence, and tokens that only the draft has are never accepted.
     """
     ours, theirs = _Vocabulary.of(target), _Vocabulary.of(draft)
     both = ours.tokens.keys() & theirs.tokens.keys()
@@ -29,7 +29,7 @@ def check_draft(target: TokenizerAssets, draft: TokenizerAssets) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """tokens: by id, without padding. added_ids: those beside the trained vocabulary."""
+    """tokens: by id, without padding. added_ids: tokens besides the trained vocabulary."""
 
     tokens: dict[int, str]
     added_ids: set[int]

@@ -20,8 +20,8 @@ from models.weight_cache.cache import WeightCache
 
 
 def resolve_draft(settings: SpeculationSettings, report: ProgressReport) -> ModelFiles | None:
-    """The draft model's files, None without one. Raises StartupError if they cannot be found, or for recurrent
-    layers."""
+    """Return the draft model's files, None without a draft model. Raises StartupError if they cannot be found, or for
+    recurrent layers."""
     if settings.draft_model is None:
         return None
     with _named(settings):
@@ -44,7 +44,7 @@ def load_draft(
     weight_cache: WeightCache | None = None,
     report: ProgressReport,
 ) -> LoadedModel:
-    """The draft model, on the target's device and in its dtype. Raises StartupError; for another vocabulary before
+    """Load the draft model on the target's device and in its dtype. Raises StartupError; for another vocabulary before
     weights are read."""
     with _named(settings):
         options = LoadOptions(
@@ -60,7 +60,7 @@ def load_draft(
 def make_drafter(
     settings: SpeculationSettings, target: LoadedModel, draft: LoadedModel, *, num_blocks: int, block_size: int
 ) -> DraftModel:
-    """With KV tensors of its own for `num_blocks` blocks."""
+    """Return the drafter, with KV tensors of its own for `num_blocks` blocks."""
     runner = TorchDraftRunner(
         draft,
         num_blocks=num_blocks,
@@ -80,7 +80,7 @@ def make_drafter(
 
 @contextlib.contextmanager
 def _named(settings: SpeculationSettings) -> Iterator[None]:
-    """Errors name the draft model: else those of two models would be hard to tell apart."""
+    """Name the draft model in errors: otherwise errors of two models would be hard to tell apart."""
     try:
         yield
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""DraftModel: a small model that shares the target's block ids and drafts for many sequences at once.
+"""DraftModel: a small model that shares the target's block ids and drafts for many sequences together.
 
 For each of the target's sequences it has a draft sequence: another Sequence over the same tokens and blocks, with a
 num_computed of its own. Drafting runs plans of draft sequences. KV of rejected tokens is overwritten, as in the target.
@@ -21,17 +21,17 @@ from engine.scheduling.kv.groups import NO_BLOCK, KVGroup
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence, SequenceStatus
 
-# Rows that are computed along with the first drafted token; a sequence that is further behind has to catch up first.
+# Rows that the pass of the first drafted token can include; a sequence that is further behind has to catch up first.
 _MAX_BEHIND = 16
 
 
 @dataclass(frozen=True, slots=True)
 class NextTokens:
     """For each item that needs logits a token, or None where logits are not finite, and the distribution that it was
-    drawn from ([V] fp32, V the target's), or None where it is the most likely one.
+    drawn from ([V] fp32, V the target's), or None where it is the most likely token.
 
-    confidences: how likely the token is to be accepted, by the distribution alone and not by what was drawn from it:
-    then whether a draft continues depends only on the tokens before, and verification stays exact.
+    confidences: how likely the token is to be accepted, by the distribution alone and not by the token that was drawn
+    from it: then whether a draft continues depends only on the tokens before, and verification stays exact.
     """
 
     token_ids: list[int | None]
@@ -41,9 +41,9 @@ class NextTokens:
 
 
 class DraftRunner(Protocol):
-    """Executes plans of draft sequences on the draft model."""
+    """Computes plans of draft sequences on the draft model."""
 
-    num_tables: int  # of a draft sequence: one for each group of the draft model's layers, all the same
+    num_tables: int  # of a draft sequence: one for each group of the draft model's layers, all alike
 
     def next_tokens(self, plan: StepPlan) -> NextTokens: ...
 
@@ -55,12 +55,13 @@ class DraftRunner(Protocol):
 
 @dataclass(slots=True)
 class DraftSequence:
-    """Invariant: the draft model's KV of the first `sequence.num_computed` tokens is in the blocks. The last of them
-    may be those of `computed_draft`, which are unverified until `_synced` compares them with what was accepted."""
+    """Invariant: the draft model's KV of the first `sequence.num_computed` tokens is in the blocks. The last of these
+    tokens may be those in `computed_draft`, which are unverified until `_synced` compares them with the accepted
+    tokens."""
 
     sequence: Sequence
-    num_admitted: int  # of the target's sequence, when its blocks were looked at
-    num_tokens: int = 0  # accepted tokens when it drafted last
+    num_admitted: int  # of the target's sequence, when its blocks were shared
+    num_tokens: int = 0  # accepted tokens when the sequence drafted last
     computed_draft: list[int] = field(default_factory=list)  # drafted tokens computed after them
     num_registered: int = 0  # blocks registered under their digest
     num_checked: int = 0  # tokens that the draft model is known to have embeddings for
@@ -68,7 +69,7 @@ class DraftSequence:
 
 
 def widest_group(groups: abc.Sequence[KVGroup]) -> int:
-    """The group of the target whose blocks reach back furthest, and so can be shared with a draft model."""
+    """Return the group of the target whose blocks reach back furthest, and so can be shared with a draft model."""
     return max(range(len(groups)), key=lambda i: -1 if groups[i].is_state else groups[i].window or math.inf)
 
 
@@ -98,14 +99,15 @@ class DraftModel:
         self.probabilities.clear()
 
     def max_draft_len(self, target: Sequence) -> int:
-        """The longest draft that fits in its context; 0 for a sequence with tokens that it does not know, and for one
-        whose beginning has left the target's widest window."""
+        """Return the longest draft that fits in the context; 0 for a sequence with tokens that the model does not know,
+        and for one whose beginning has left the target's widest window."""
         if target.tables[self._kv_group][0] == NO_BLOCK or not self._synced(target).can_draft:
             return 0
         return max(0, self._max_len - len(target.tokens))
 
     def num_behind(self, target: Sequence) -> int:
-        """Tokens to catch up with before it drafts for this sequence; 0 where the first pass can include them."""
+        """Return the tokens to catch up with before the model drafts for this sequence; 0 where the first pass can
+        include them."""
         num_behind = self._synced(target).sequence.num_pending - 1
         return num_behind if num_behind >= _MAX_BEHIND else 0
 
@@ -122,8 +124,8 @@ class DraftModel:
     def draft(
         self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float
     ) -> tuple[list[list[int]], float | None]:
-        """The drafts of sequences that need no catching up, of at most the given lengths, and the seconds of a pass, if
-        typical. The blocks of each sequence cover its tokens and its draft.
+        """Return the drafts of sequences that need no catching up, of at most the given lengths, and the seconds of a
+        pass, if typical. The blocks of each sequence cover its tokens and its draft.
 
         min_path_prob: a draft ends when the product of its tokens' confidences is less.
         """
@@ -133,7 +135,7 @@ class DraftModel:
         seconds = (time.perf_counter() - start_s) / max(1, num_passes)
         drafts = [each.sequence.draft for each, _ in drafting]
         for (each, _), draft in zip(drafting, drafts, strict=True):
-            each.computed_draft = draft[:-1]  # the last token has been proposed only
+            each.computed_draft = draft[:-1]  # the last token was only proposed
             each.sequence.draft = []
         return drafts, seconds if num_passes and is_representative else None
 
@@ -144,7 +146,7 @@ class DraftModel:
     # --- bookkeeping --------------------------------------------------------------------------------------------------
 
     def _synced(self, target: Sequence) -> DraftSequence:
-        """The target's draft sequence, updated by what has happened to the target since the last call."""
+        """Return the target's draft sequence, updated by what has happened to the target since the last call."""
         draft_sequence = self._draft_sequences.get(target.id)
         if draft_sequence is None or draft_sequence.num_admitted != target.num_admitted:
             draft_sequence = self._new_draft_sequence(target)
@@ -153,7 +155,7 @@ class DraftModel:
         num_accepted = agreeing_prefix(draft_sequence.computed_draft, target.tokens[draft_sequence.num_tokens :])
         sequence.num_computed = min(sequence.num_computed, draft_sequence.num_tokens + num_accepted)
         draft_sequence.computed_draft = []
-        sequence.draft = []  # of a pass that failed
+        sequence.draft = []  # left by a pass that failed
         draft_sequence.num_tokens = len(target.tokens)
         self._register(draft_sequence, target)
         self._match(draft_sequence, target)
@@ -166,7 +168,7 @@ class DraftModel:
         sequence = Sequence(
             request=target.request,
             seed=target.seed,
-            tokens=target.tokens,  # the same list: it grows with the target's
+            tokens=target.tokens,  # the same list, which grows with the target's
             num_prompt=target.num_prompt,
             grammar=target.grammar,
             status=SequenceStatus.RUNNING,
@@ -176,7 +178,7 @@ class DraftModel:
         return draft_sequence
 
     def _match(self, draft_sequence: DraftSequence, target: Sequence) -> None:
-        """Reuse blocks that the draft model has computed for others, or before a preemption."""
+        """Reuse blocks that the draft model has computed for other sequences, or before a preemption."""
         sequence, size = draft_sequence.sequence, self._block_size
         blocks = sequence.tables[0]
         num_full = min((len(target.tokens) - 1) // size, len(target.block_hashes), len(blocks))
@@ -199,8 +201,8 @@ class DraftModel:
     # --- passes -------------------------------------------------------------------------------------------------------
 
     def _run_passes(self, active: list[tuple[DraftSequence, int]], min_path_prob: float) -> tuple[int, bool]:
-        """One token a sequence and pass, until each has its length or is unsure; returns the number of passes, and
-        whether all were typical."""
+        """Draft one token a sequence and pass, until each draft has its length or is unsure; returns the number of
+        passes, and whether all were typical."""
         num_passes, is_representative = 0, True
         path_probs = {each.sequence.id: 1.0 for each, _ in active}
         distributions: dict[str, list[torch.Tensor]] = {}

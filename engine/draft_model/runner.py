@@ -1,4 +1,5 @@
-"""TorchDraftRunner: plans of a draft model, on tapes like the target's, with a KV cache over the same block ids."""
+"""TorchDraftRunner: computes plans of a draft model, on tapes like the target's, with a KV cache over the same block
+ids."""
 
 import torch
 
@@ -35,7 +36,7 @@ class TorchDraftRunner:
         """target_vocab_size: width of the target's output layer; the draft model's may be padded to another.
         eos_token_ids: the target's."""
         self._model = model
-        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # none frees what has left a window
+        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # no group frees blocks out of a window
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
         self._executor = make_executor(model, allocate_unshared_kv(model, num_blocks, block_size), block_size)
@@ -70,7 +71,7 @@ class TorchDraftRunner:
         return NextTokens(token_ids, distributions, confidences, pending.is_representative)
 
     def _at_target_width(self, logits: torch.Tensor) -> torch.Tensor:
-        """The draft model's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
+        """Return the draft model's logits at the target's width, whose ids a request's parameters may name: [L, V]."""
         num_missing = self._target_vocab_size - logits.shape[-1]
         if num_missing > 0:
             return torch.nn.functional.pad(logits, (0, num_missing), value=-torch.inf)
@@ -78,8 +79,8 @@ class TorchDraftRunner:
 
     def _is_sampled(self, row: LogitsRow) -> bool:
         """Whether the token is drawn at random. Not for a request with a seed: its output would depend on how long
-        drafts are, and so on what they cost at the time. Nor with mirostat, whose limit follows what the target
-        drew."""
+        drafts are, and so on what they cost at the time. Nor with mirostat, whose limit follows the tokens that the
+        target drew."""
         sampling = row.sampling
         is_random = not sampling.is_greedy and sampling.seed is None and sampling.mirostat is None
         return self._sampling is DraftSampling.SAMPLED and is_random
@@ -92,6 +93,6 @@ class TorchDraftRunner:
 
 
 def _last_row(item: PlanItem) -> LogitsRow:
-    """The row behind all that the draft sequence has drafted so far."""
+    """Return the row behind all tokens that the draft sequence has drafted so far."""
     num_drafted = len(item.sequence.draft)
     return row_of(item.sequence, item.end - num_drafted, num_drafted)

@@ -1,1 +1,1 @@
-"""Faults that tests inject into the engine process: wrappers around what it works with, and nothing without."""
+"""Faults that tests inject into the engine process, by wrappers around its parts."""

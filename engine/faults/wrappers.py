@@ -1,6 +1,7 @@
-"""FaultyRunner, FaultyPooler and FaultySocket: do what their originals do, and what a plan of faults says.
+"""FaultyRunner, FaultyPooler and FaultySocket: do the work of the objects that they wrap, and inject the faults of a
+plan.
 
-See engine/child_processes/fault_plan.py for what there is. Each fault is logged when it happens.
+engine/child_processes/fault_plan.py lists the faults. Each fault is logged when it happens.
 """
 
 import logging
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class FaultyRunner:
-    """A Runner that does what another one does, and what a plan says."""
+    """A Runner that injects the faults of a plan."""
 
     def __init__(self, runner: TorchRunner, faults: FaultPlan) -> None:
         self.kv_groups = runner.kv_groups
@@ -33,17 +34,17 @@ class FaultyRunner:
 
     def launch(self, plan: StepPlan) -> PendingStep:
         for fault in self._faults.due("logits"):
-            _tell(fault)
+            _log(fault)
             self._spoil_next_logits()
         return self._runner.launch(plan)
 
     def collect(self, pending: PendingStep) -> StepResult:
         result = self._runner.collect(pending)
         for fault in self._faults.due("step"):
-            _tell(fault)
+            _log(fault)
             _break_step(fault)
         for fault in self._faults.due("request"):
-            _tell(fault)
+            _log(fault)
             self._failing_ids.add(pending.plan.items[0].sequence.id)
         if self._failing_ids and any(item.sequence.id in self._failing_ids for item in pending.plan.items):
             raise RuntimeError("an injected fault of a request")
@@ -67,7 +68,7 @@ class FaultyRunner:
 
 
 class FaultyPooler:
-    """A TextPooler that does what another one does, and what a plan says."""
+    """A TextPooler that injects the faults of a plan."""
 
     def __init__(self, pooler: TextPooler, faults: FaultPlan) -> None:
         self._pooler = pooler
@@ -77,13 +78,13 @@ class FaultyPooler:
     def compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
         results = self._pooler.compute(requests)
         for fault in self._faults.due("logits"):
-            _tell(fault)
+            _log(fault)
             results[0] = torch.full_like(results[0], torch.nan)
         for fault in self._faults.due("step"):
-            _tell(fault)
+            _log(fault)
             _break_step(fault)
         for fault in self._faults.due("request"):
-            _tell(fault)
+            _log(fault)
             self._failing_ids.add(requests[0].id)
         if any(request.id in self._failing_ids for request in requests):
             raise RuntimeError("an injected fault of a request")
@@ -105,7 +106,7 @@ def _break_step(fault: PlannedFault) -> None:
 
 
 class FaultySocket:
-    """The engine's end of the socket, as far as outputs are sent through it."""
+    """The engine's end of the socket, for sending outputs."""
 
     def __init__(self, sock: socket.socket, faults: FaultPlan) -> None:
         self._sock = sock
@@ -113,7 +114,7 @@ class FaultySocket:
 
     def sendall(self, frame: bytes) -> None:
         for fault in self._faults.due("output"):
-            _tell(fault)
+            _log(fault)
             if fault.action == "delay":
                 time.sleep(fault.seconds)
             else:
@@ -121,5 +122,5 @@ class FaultySocket:
         self._sock.sendall(frame)
 
 
-def _tell(fault: PlannedFault) -> None:
+def _log(fault: PlannedFault) -> None:
     logger.warning("injected fault: %s %s", fault.point, fault.action)

@@ -1,4 +1,4 @@
-"""Compilation: how compiling a grammar ended."""
+"""Compilation: the outcome of compiling a grammar."""
 
 import enum
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import llguidance
 
 
-class Outcome(enum.StrEnum):
-    """How compiling a grammar ended."""
+class CompileOutcome(enum.StrEnum):
+    """The ways in which compiling a grammar can end."""
 
     COMPILED = "compiled"
     INVALID = "invalid"
     TIMEOUT = "timeout"
-    CANCELLED = "cancelled"  # nobody waited for it any longer
+    CANCELED = "cancelled"  # no sequence waited for it any longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Compilation:
     """One grammar that is compiled or refused. error: for the client."""
 
     text: str
-    outcome: Outcome
+    outcome: CompileOutcome
     seconds: float
     matcher: llguidance.LLMatcher | None = None
     error: str = ""

@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 
 import llguidance
 
-from engine.grammar.compilation import Compilation, Outcome
+from engine.grammar.compilation import Compilation, CompileOutcome
 from engine.grammar.lanes import CompileLanes
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.grammar.trial_process import TrialProcess, TrialProcesses
 from engine.grammar.vocabulary import LazyVocabulary, TokenizerSource
 
-# Of a compiled grammar: 370 KB on average over the schemas of JSONSchemaBench, with a vocabulary of 152,000 tokens.
+# A compiled grammar has 370 KB on average over the schemas of JSONSchemaBench, with a vocabulary of 152,000 tokens.
 _BASE_BYTES = 300_000
 _BYTES_PER_CHARACTER = 40
 
 
 @dataclass(slots=True)
 class GrammarTally:
-    """What happened since the last `take_tally`."""
+    """Counts since the last `take_tally`."""
 
-    compile_s: dict[Outcome, list[float]] = field(default_factory=dict)
+    compile_s: dict[CompileOutcome, list[float]] = field(default_factory=dict)
     queries: int = 0
     hits: int = 0
 
@@ -29,7 +29,7 @@ class GrammarTally:
 class GrammarCompiler:
     """`start`, `collect` and `forget` are called by the engine's thread; threads of its own compile.
 
-    A sequence's grammar is ready at once if it is cached, and otherwise after a later `collect`.
+    A sequence's grammar is ready immediately if it is cached, and otherwise after a later `collect`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class GrammarCompiler:
             self._trials, self._matcher, timeout_s=timeout_s, on_done=self._finish
         )
         self._done: queue.SimpleQueue[Compilation] = queue.SimpleQueue()
-        self._waiting: dict[str, dict[str, SequenceGrammar]] = {}  # text -> sequence id -> what waits for it
+        self._waiting: dict[str, dict[str, SequenceGrammar]] = {}  # text -> sequence id -> its grammar
         self._tally = GrammarTally()
 
     @property
@@ -60,23 +60,23 @@ class GrammarCompiler:
 
     @property
     def num_waiting(self) -> int:
-        """Sequences whose grammars are being compiled."""
+        """Number of sequences whose grammars are being compiled."""
         return sum(len(sequences) for sequences in self._waiting.values())
 
     def wait(self) -> None:
-        """Return when `collect` has something to do. For who has nothing else to do meanwhile, and is compiling."""
+        """Return when `collect` has something to do; call it only while compiling."""
         assert self.is_compiling
         self._done.put(self._done.get())
 
     @property
     def cache_bytes(self) -> int:
-        """An estimate: nobody counts what a compiled grammar takes."""
+        """An estimate: the library does not report the size of a compiled grammar."""
         return self._cache.num_bytes
 
     def start(
         self, sequence_id: str, text: str, *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> SequenceGrammar:
-        """The grammar of one sequence; appends_forced and output_ids: as SequenceGrammar takes them."""
+        """Return the grammar of one sequence. appends_forced, output_ids: as SequenceGrammar takes them."""
         grammar = SequenceGrammar(self._eos_token_ids, appends_forced=appends_forced, output_ids=output_ids)
         self._tally.queries += 1
         if (matcher := self._cache.get(text)) is not None:
@@ -85,24 +85,24 @@ class GrammarCompiler:
             return grammar
         if text not in self._waiting:
             self._waiting[text] = {}
-            self._vocabulary.begin()  # beside the process that reads it too
+            self._vocabulary.load()  # while the trial process reads it too
             self._lanes.submit(text)
         self._waiting[text][sequence_id] = grammar
         return grammar
 
     def forget(self, sequence_id: str, text: str) -> None:
-        """The sequence has ended. What nobody waits for any longer is given up."""
+        """Forget a sequence that has ended. A grammar for which no sequence waits is given up."""
         if self._waiting.get(text, {}).pop(sequence_id, None) is not None and not self._waiting[text]:
             self._lanes.cancel(text)
 
     def collect(self) -> list[tuple[str, Compilation]]:
-        """Make grammars ready that are compiled by now; returns those that are refused, with the sequences' ids."""
+        """Make grammars ready that have been compiled; returns the refused ones, with the sequences' ids."""
         refused: list[tuple[str, Compilation]] = []
         while not self._done.empty():
             done = self._done.get()
             self._tally.compile_s.setdefault(done.outcome, []).append(done.seconds)
             waiting = self._waiting.pop(done.text)
-            if done.outcome is Outcome.CANCELLED and waiting:  # somebody came for it meanwhile
+            if done.outcome is CompileOutcome.CANCELED and waiting:  # a sequence came for it meanwhile
                 self._waiting[done.text] = waiting
                 self._lanes.submit(done.text)
                 continue
@@ -119,25 +119,25 @@ class GrammarCompiler:
         return tally
 
     def close(self) -> None:
-        """End the trial processes, and with them what is being compiled."""
+        """End the trial processes, and with them all compilations."""
         self._trials.close()
         self._lanes.close()
 
     def _finish(self, done: Compilation) -> None:
-        """On a thread of the lanes."""
+        """Take a compilation, on a thread of the lanes."""
         self._done.put(done)
         self._on_compiled()
 
     def _matcher(self, text: str) -> llguidance.LLMatcher:
-        """Compiled, and with what its first mask needs."""
-        matcher = self._vocabulary.begin().result().matcher(text)
+        """Compile a grammar in this process, with the states that its first mask needs."""
+        matcher = self._vocabulary.load().result().matcher(text)
         matcher.compute_ff_tokens()
         matcher.compute_bitmask()
         return matcher
 
 
 class GrammarCache:
-    """The least recently used goes first."""
+    """Compiled grammars by their text, within a number of bytes. The least recently used goes first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -151,7 +151,7 @@ class GrammarCache:
         return self._matchers[text]
 
     def put(self, text: str, matcher: llguidance.LLMatcher) -> None:
-        """Evicts others to make room; what is larger than the whole cache is not stored."""
+        """Store a grammar, evicting others to make room; a grammar larger than the whole cache is not stored."""
         size = _size(text)
         if size > self._max_bytes or text in self._matchers:
             return

@@ -1,4 +1,4 @@
-"""SequenceGrammar: one sequence's place in its grammar."""
+"""SequenceGrammar: one sequence's position in its grammar."""
 
 from collections import abc, deque
 from contextlib import contextmanager
@@ -12,35 +12,36 @@ from engine.scheduling.grammar import GrammarError, GrammarTooComplex
 class SequenceGrammar:
     """Follows a sequence's output, token by token.
 
-    Where the grammar leaves one text only (a key, a bracket), the tokens of that text are *forced*. They are those that
-    the model's own tokenizer makes of it, up to the first that a longer token, reaching beyond the text, could replace.
-    A stretch of forced tokens is settled once, when it begins: else its tokens could depend on where a step ends.
+    Where the grammar leaves one text only (a key, a bracket), the tokens of that text are *forced*. They are the tokens
+    that the model's own tokenizer makes of it, up to the first that a longer token, reaching beyond the text, could
+    replace. A stretch of forced tokens is determined once, when it begins: otherwise its tokens could depend on where a
+    step ends.
 
-    Invariants: the matcher has consumed the sequence's output; the settled tokens must follow it.
+    Invariants: the matcher has consumed the sequence's output; the tokens in `_forced` must follow it.
     """
 
     def __init__(
         self, eos_token_ids: frozenset[int], *, appends_forced: bool, output_ids: abc.Sequence[int] = ()
     ) -> None:
-        """appends_forced: forced tokens join the output at once, and are never sampled. output_ids: what the sequence
-        has already, from another engine, which followed the same grammar."""
+        """appends_forced: forced tokens join the output immediately, and are never sampled. output_ids: tokens that the
+        sequence has from another engine, which followed the same grammar."""
         self._eos_token_ids = eos_token_ids
         self._appends_forced = appends_forced
         self._matcher: llguidance.LLMatcher | None = None
-        self._settled: deque[int] = deque()
+        self._forced: deque[int] = deque()
         self._has_ended = False
         self._output_ids = output_ids
-        self._failure: GrammarError | None = None  # of following them
+        self._failure: GrammarError | None = None  # of following `output_ids`
         self._when_ready: abc.Callable[[], None] | None = None
         self.num_forced = 0  # tokens appended so far
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is compiled; until then the sequence waits."""
+        """Whether the grammar is compiled; until then the sequence waits."""
         return self._matcher is not None
 
     def when_ready(self, callback: abc.Callable[[], None]) -> None:
-        """Call it when the grammar becomes ready; does nothing if it is already."""
+        """Call `callback` when the grammar becomes ready; do nothing if it is ready already."""
         if not self.is_ready:
             self._when_ready = callback
 
@@ -55,15 +56,16 @@ class SequenceGrammar:
         return self._matcher
 
     def start(self, matcher: llguidance.LLMatcher) -> None:
-        """matcher: at the beginning of the compiled grammar, and the sequence's own from now on.
+        """Start to follow the grammar. matcher: at the beginning of the compiled grammar, and the sequence's own from
+        now on.
 
-        Raises GrammarError where there is no output yet; else `advance` does, so that it ends this sequence alone.
+        Raises GrammarError where there is no output yet; otherwise `advance` does, so that it ends this sequence alone.
         """
         self._matcher = matcher
-        callback, self._when_ready = self._when_ready, None  # it may hold what holds this grammar
+        callback, self._when_ready = self._when_ready, None  # it may refer to an object that holds this grammar
         if callback is not None:
             callback()
-        self._settle()
+        self._find_forced()
         try:
             for token_id in self._output_ids:
                 self._consume(token_id)
@@ -89,33 +91,33 @@ class SequenceGrammar:
             self._consume(token_id)
             if self.is_complete:
                 return output
-        while self._appends_forced and self._settled and len(output) < max_tokens and not self.is_complete:
-            output.append(self._settled[0])
-            self._consume(self._settled[0])
+        while self._appends_forced and self._forced and len(output) < max_tokens and not self.is_complete:
+            output.append(self._forced[0])
+            self._consume(self._forced[0])
             self.num_forced += 1
         return output
 
     def num_matching(self, draft: abc.Sequence[int]) -> int:
-        """How many of the draft's tokens could follow."""
-        for index, token_id in enumerate(draft[: len(self._settled)]):
-            if token_id != self._settled[index]:
+        """Return how many of the draft's tokens could follow."""
+        for index, token_id in enumerate(draft[: len(self._forced)]):
+            if token_id != self._forced[index]:
                 return index
         return self.matcher.validate_tokens(list(draft))
 
     def can_follow(self, token_id: int) -> bool:
-        """Whether the token could follow, and is no end of the text. Takes microseconds, where a mask takes up to some
+        """Whether the token could follow and does not end the text. Takes microseconds, where a mask takes up to some
         milliseconds."""
         return token_id not in self._eos_token_ids and self.num_matching([token_id]) == 1
 
     @property
     def forced_next(self) -> int | None:
         """The only token that can follow, or None where there are several."""
-        return self._settled[0] if self._settled else None
+        return self._forced[0] if self._forced else None
 
     @contextmanager
     def following(self, draft: abc.Sequence[int]) -> abc.Iterator[bool]:
-        """Inside the block the draft counts as output; yields False if it does not match, and then it does not."""
-        settled = self._settled.copy()
+        """Count the draft as output inside the block; yields False if it does not match, and then it does not count."""
+        forced = self._forced.copy()
         num_consumed = 0
         try:
             for token_id in draft:
@@ -127,20 +129,21 @@ class SequenceGrammar:
         finally:
             if num_consumed:
                 self.matcher.rollback(num_consumed)
-            self._settled = settled
+            self._forced = forced
 
     def _consume(self, token_id: int) -> None:
-        if (self._settled and self._settled.popleft() != token_id) or not self.matcher.consume_token(token_id):
+        if (self._forced and self._forced.popleft() != token_id) or not self.matcher.consume_token(token_id):
             raise self._error(f"token {token_id} does not match the grammar; ")
-        self._settle()
+        self._find_forced()
 
-    def _settle(self) -> None:
-        if not self._settled and not self.matcher.is_stopped():
-            self._settled.extend(self.matcher.compute_ff_tokens())
+    def _find_forced(self) -> None:
+        if not self._forced and not self.matcher.is_stopped():
+            self._forced.extend(self.matcher.compute_ff_tokens())
         self._check()
 
     def _check(self) -> None:
-        """After an error a matcher is stopped, as if it were complete, and its mask allows the end of the text."""
+        """Raise if following the grammar failed. After an error a matcher is stopped, as if it were complete, and its
+        mask allows the end of the text."""
         if self._failure is not None:
             raise self._failure
         if self.matcher.is_error():

@@ -1,7 +1,7 @@
-"""try_grammar: compiles a grammar on trial, and says how that went.
+"""try_grammar: compiles a grammar on trial, and reports the outcome.
 
 A grammar comes from a client, and compiling one can take minutes, all memory, or the whole process down with it. So
-each is compiled in a process that can be killed first, and in the engine only when that went well.
+each is first compiled in a process that can be killed, and in the engine only when that succeeded.
 """
 
 import re
@@ -12,14 +12,14 @@ import msgspec
 
 from engine.grammar.vocabulary import GrammarVocabulary, is_beyond_limits
 
-_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # in the grammar that the server wrote
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): ")  # a place in the grammar that the server wrote
 _UNSATISFIABLE = re.compile(r"(?:failed to compile JSON schema: )?Unsatisfiable schema: (.*)")
 _NO_PROPERTY = re.compile(r"required property '(.*)' is unsatisfiable")
 _NO_WAY_BACK = "it has max_tokens=... or stop=..., which cannot be followed; use suffix=..., or a limit in the pattern"
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How compiling went. error: for the client; empty if it went well."""
+    """The outcome of a trial. error: for the client; empty if compiling succeeded."""
 
     error: str
     compile_s: float
@@ -33,7 +33,7 @@ def try_grammar(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
     if matcher.is_error():
         return Trial(_plain(matcher.get_error()), compile_s)
     mask_s = 0.0
-    for _ in range(2):  # the first one makes states that the second one finds, which is like those that follow
+    for _ in range(2):  # the first mask makes states that the second one finds, as later masks do
         start_s = time.perf_counter()
         matcher.compute_bitmask()
         mask_s = time.perf_counter() - start_s
@@ -43,7 +43,7 @@ def try_grammar(vocabulary: GrammarVocabulary, grammar: str) -> Trial:
 
 
 def _plain(error: str) -> str:
-    """The library's message for a client: without the grammar that we made, and without its insides."""
+    """Return the library's message for a client: without the grammar that the server wrote, and without internals."""
     line = error.partition("\n")[0].replace("<non-verbose/>", "").strip()
     if line.startswith("panic"):
         return "the grammar library failed on it; write it another way"
@@ -58,7 +58,8 @@ def _plain(error: str) -> str:
 
 
 def _plain_contradiction(reason: str) -> str:
-    """What the library says of a schema that contradicts itself; one that names numbers is plain enough."""
+    """Return the library's words about a schema that contradicts itself; messages that name numbers are plain
+    enough."""
     if reason.startswith("Regex is empty"):
         return "no text has the pattern, format, length and constants that are asked for together"
     if reason == "incompatible types":
@@ -69,8 +70,8 @@ def _plain_contradiction(reason: str) -> str:
 
 
 def _fault_of_first_token(matcher: llguidance.LLMatcher, vocabulary: GrammarVocabulary) -> str:
-    """Why what a token did cannot be followed, or not undone, as drafts need it; the library cannot undo it where a
-    grammar counts tokens. Empty if it can."""
+    """Return why a token cannot be followed, or cannot be undone, as drafts need it; the library cannot undo a token
+    where a grammar counts tokens. Empty if both work."""
     mask = matcher.compute_bitmask()
     first = next(
         (i for i in range(len(mask) * 8) if mask[i // 8] >> i % 8 & 1 and i not in vocabulary.eos_token_ids), None

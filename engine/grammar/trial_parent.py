@@ -1,10 +1,11 @@
 """`python -m engine.grammar.trial_parent`: reads a model's vocabulary once, and forks processes that try grammars.
 
-A fork takes milliseconds and shares the vocabulary, where a new process would read it for a second. stdin is a socket.
+A fork takes milliseconds and shares the vocabulary, while a new process would read it for a second. stdin is a socket.
 The first message is a frame with a TokenizerSource in msgpack; an empty frame in reply says that it is read. Every
-other one is a process id of four bytes: 0, with a socket beside it, asks for a process at that socket's other end, and
-its id is the reply; another one says that the process has ended and is not needed any longer: until then its id is not
-given to another one. At its socket a process gets frames with a grammar's text, each with a Trial in reply.
+other message is a process id of four bytes. The id 0, with a socket attached, requests a process at that socket's other
+end, and its id is the reply. Any other id says that the process has ended and is not needed any longer: until then its
+id is not given to another process. At its socket a process gets frames with a grammar's text, each with a Trial in
+reply.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from engine.child_processes.lifetime import end_with_parent
 from engine.grammar.trial import try_grammar
 from engine.grammar.vocabulary import GrammarVocabulary, TokenizerSource
 
-MAX_BYTES = 1 << 30  # of a process's memory, beside what the vocabulary takes
+MAX_BYTES = 1 << 30  # of a process's memory, besides the vocabulary
 PROCESS_ID = struct.Struct("<I")
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     del source
     _limit_memory()
     gc.collect()
-    gc.freeze()  # what a collector touches is shared no longer
+    gc.freeze()  # memory that a collector touches is no longer shared
     send_frame(control, b"")
     while True:
         message, files, _, _ = socket.recv_fds(control, PROCESS_ID.size, 1)
@@ -65,7 +66,7 @@ def _fork(vocabulary: GrammarVocabulary, control: socket.socket, channel: socket
 
 
 def _work(vocabulary: GrammarVocabulary, channel: socket.socket) -> None:
-    with contextlib.suppress(ConnectionError):  # nobody waits for the reply
+    with contextlib.suppress(ConnectionError):  # the reply is not needed any longer
         while (grammar := receive_frame(channel)) is not None:
             send_frame(channel, msgspec.msgpack.encode(try_grammar(vocabulary, grammar.decode())))
 

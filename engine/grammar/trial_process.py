@@ -23,7 +23,7 @@ _LOW_PRIORITY = 19
 
 
 class TrialProcess:
-    """One that compiles. Its methods are for one thread, but for `kill`."""
+    """A process that compiles. Its methods are for one thread, except `kill`."""
 
     def __init__(self, process_id: int, channel: socket.socket, on_ended: abc.Callable[[int], None]) -> None:
         """on_ended: gets the process id, which may be another process's from then on."""
@@ -35,15 +35,16 @@ class TrialProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Of a process that tries nothing: it has nothing to say then but its end."""
+        """Whether an idle process lives: the only message that it can send is its end."""
         return not _is_readable(self._channel, 0)
 
-    def begin(self, grammar: str) -> None:
+    def start(self, grammar: str) -> None:
         with contextlib.suppress(ConnectionError):  # `reply` finds that it has died
             send_frame(self._channel, grammar.encode())
 
     def reply(self, timeout_s: float) -> Trial | None:
-        """What came of the grammar; None if that is not known in time. Raises EOFError if the process has died."""
+        """Return the outcome of the grammar; None if it is not known in time. Raises EOFError if the process has
+        died."""
         if not _is_readable(self._channel, timeout_s):
             return None
         try:
@@ -54,13 +55,13 @@ class TrialProcess:
             raise EOFError
         return msgspec.msgpack.decode(reply, type=Trial)
 
-    def give_way(self) -> None:
-        """From now on the engine's threads go first. There is no way back."""
+    def lower_priority(self) -> None:
+        """Give the engine's threads priority over the process, for the rest of its life."""
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, self._process_id, _LOW_PRIORITY)
 
     def kill(self) -> None:
-        """End the trial that runs, whose `reply` fails then; for any thread."""
+        """End the running trial, whose `reply` fails then; for any thread."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if not self._has_ended:
                 os.kill(self._process_id, signal.SIGKILL)
@@ -76,7 +77,7 @@ class TrialProcess:
 
 
 class TrialProcesses:
-    """For any threads. The first one starts their parent, and so does the next one after that has died."""
+    """For any threads. The first process starts their parent, and so does the next one after that has died."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = msgspec.msgpack.encode(source)
@@ -85,15 +86,15 @@ class TrialProcesses:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def begin(self, grammar: str) -> TrialProcess:
-        """A process that tries the grammar. The caller ends it, or puts it back."""
+    def start(self, grammar: str) -> TrialProcess:
+        """Return a process that tries the grammar. The caller ends it, or puts it back."""
         with self._lock:
             process = self._idle_one() or self._new()
-        process.begin(grammar)
+        process.start(grammar)
         return process
 
     def put_back(self, process: TrialProcess) -> None:
-        """process: has replied, and is as it was when it began."""
+        """Keep a process for the next grammar. process: has replied, and is in its first state again."""
         with self._lock:
             if not self._is_closed:
                 self._idle.append(process)
@@ -101,7 +102,7 @@ class TrialProcesses:
         process.end()
 
     def close(self) -> None:
-        """End all of them. Trials that run fail."""
+        """End all processes. Running trials fail."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -127,7 +128,7 @@ class TrialProcesses:
 
 
 class _Parent:
-    """Has read the vocabulary, and forks. See `engine.grammar.trial_parent`."""
+    """A process that has read the vocabulary, and forks. See `engine.grammar.trial_parent`."""
 
     def __init__(self, source: bytes) -> None:
         self._control, theirs = socket.socketpair()
@@ -156,7 +157,7 @@ class _Parent:
         return TrialProcess(process_id, ours, self._forget)
 
     def kill(self) -> None:
-        """With the processes that it has forked."""
+        """Kill the parent, with the processes that it has forked."""
         self._process.kill()
         self._process.wait()
 

@@ -37,20 +37,20 @@ class GrammarVocabulary:
         return cls(tokenizer, source.vocab_size, frozenset(source.eos_token_ids))
 
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
-        """A new matcher; its `get_error` says whether the grammar could be compiled. Releases Python's lock."""
+        """Return a new matcher; its `get_error` says whether the grammar could be compiled. Releases Python's lock."""
         return llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=_LIMITS)
 
 
 class LazyVocabulary:
-    """A vocabulary that is read once, on a thread of its own, when somebody needs it. For any threads."""
+    """A vocabulary that is read once, on a thread of its own, when it is needed. For any threads."""
 
     def __init__(self, source: TokenizerSource) -> None:
         self._source = source
         self._future: Future[GrammarVocabulary] | None = None
         self._lock = threading.Lock()
 
-    def begin(self) -> Future[GrammarVocabulary]:
-        """Begin to read it, if nobody has."""
+    def load(self) -> Future[GrammarVocabulary]:
+        """Start to read the vocabulary, unless that has been started."""
         with self._lock:
             if self._future is None:
                 reader = ThreadPoolExecutor(1, "grammar-vocabulary")
@@ -65,10 +65,10 @@ def is_beyond_limits(reason: str) -> bool:
 
 
 def _unspelled(tokenizer_json: bytes) -> str:
-    """The tokenizer with its special tokens renamed, so that no text of a grammar spells one.
+    """Return the tokenizer with its special tokens renamed, so that no text of a grammar spells one.
 
     A key or a value that reads <|im_end|> is text: it must be forced in ordinary tokens. Grammars name special tokens
-    by their ids. What llguidance takes for special: tokens that are, and those that were added with a text like <this>.
+    by their ids. llguidance takes for special: tokens that are, and tokens that were added with a text like <this>.
     """
     tokenizer = msgspec.json.decode(tokenizer_json)
     secret = secrets.token_hex(8)
@@ -87,5 +87,5 @@ def _unspelled(tokenizer_json: bytes) -> str:
     return msgspec.json.encode(tokenizer).decode()
 
 
-# Half of the defaults where these let a single mask take longer than a step: a mask that needs more ends its request.
+# Half of the defaults, which allow a single mask to take longer than a step: a mask that needs more ends its request.
 _LIMITS = llguidance.LLParserLimits(verbose_errors=False)

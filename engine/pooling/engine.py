@@ -1,4 +1,4 @@
-"""PoolingEngine: a model's queue of texts, and its steps, each of which computes some of them together."""
+"""PoolingEngine: a model's queue of texts, and its steps, which compute several texts together."""
 
 import logging
 import time
@@ -62,7 +62,7 @@ class PoolingEngine:
         self._max_num_seqs = max_num_seqs
         self._on_started = on_started
         self._outputs: list[PoolingOutput] = []  # of texts that were not computed
-        self.send_s = 0.0  # how long its caller took to send the outputs of the last step
+        self.send_s = 0.0  # see ServedEngine
 
     @property
     def has_work(self) -> bool:
@@ -73,7 +73,7 @@ class PoolingEngine:
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Until `has_work` becomes true by itself: never."""
+        """None: `has_work` is already true while texts wait."""
         return None
 
     def handle(self, message: ToEngine) -> AdapterRefused | None:
@@ -88,7 +88,7 @@ class PoolingEngine:
         return None
 
     def add(self, requests: Sequence[PoolingRequest]) -> None:
-        """Queue texts. One that can never be computed ends with an error output in the next step.
+        """Queue texts. A text that can never be computed ends with an error output in the next step.
 
         The API process refuses such texts before it submits them, with the right status; this is a second check.
         """
@@ -125,13 +125,13 @@ class PoolingEngine:
             )
 
     def abort(self, request_ids: Sequence[str]) -> None:
-        """Compute these no more; those that are gone are ignored."""
+        """Remove texts from the queue; unknown ids are ignored."""
         for request_id in request_ids:
             self._queue.remove(request_id)
 
     def step(self) -> PoolingOutputs:
-        """Compute one batch. Returns its outputs, and those of texts that were refused or whose time is over."""
-        began_s = time.perf_counter()
+        """Compute one batch. Returns its outputs, and outputs of texts that were refused or whose time is over."""
+        started_s = time.perf_counter()
         for request, reason in self._queue.take_expired(time.monotonic()):
             self._outputs.append(PoolingOutput(id=request.id, finish_reason=reason))
         outputs, self._outputs = self._outputs, []
@@ -155,7 +155,7 @@ class PoolingEngine:
         stats = self._stats(
             pooled_tokens=num_tokens,
             pooled_requests=len(batch),
-            step_s=time.perf_counter() - began_s,
+            step_s=time.perf_counter() - started_s,
             forward_s=forward_s,
             send_s=self.send_s,
         )
@@ -171,7 +171,7 @@ class PoolingEngine:
         )
 
     def _compute(self, batch: Sequence[PoolingRequest], num_tokens: int) -> "list[torch.Tensor | str] | None":
-        """Values of each text, or what went wrong; None if memory did not suffice for them."""
+        """Return the values of each text, or an error message; None if memory did not suffice for them."""
         start_s = time.perf_counter()
         try:
             results: list[torch.Tensor | str] = list(self._pooler.compute(batch))

@@ -1,4 +1,4 @@
-"""Pooler: what a model makes of texts, several in one forward pass."""
+"""Pooler: turns texts into vectors or scores, several in one forward pass."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _SCORES = (PoolingTask.CLASSIFY, PoolingTask.SCORE)
 
 
 class Pooler:
-    """Stateless between calls, but for memory. scheme: of vectors, if the model makes some."""
+    """Has no state between calls, except for buffers. scheme: of vectors, if the model makes some."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Pooler:
         self._activation = activation
 
     def compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
-        """Of each text its vector [D], vectors [T, D] or scores [labels]: fp32, on the CPU."""
+        """Return each text's vector [D], vectors [T, D] or scores [labels]: fp32, on the CPU."""
         lengths = [len(request.prompt_ids) for request in requests]
         ids = [each for request in requests for each in request.prompt_ids]
         rows = self._only_rows(requests, lengths)
@@ -86,7 +86,8 @@ class Pooler:
         return values.cpu()
 
     def _only_rows(self, requests: Sequence[PoolingRequest], lengths: list[int]) -> torch.Tensor | None:
-        """The rows of the texts whose last states are used, if it is the first or the last of each; None for all."""
+        """Return the rows of the texts whose last states are used, if it is the first or the last of each; None for
+        all."""
         used = {self._only_row(request.params.task) for request in requests}
         if used == {TokenPooling.CLS}:
             return torch.tensor([0, *lengths[:-1]]).cumsum(0)

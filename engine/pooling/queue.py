@@ -1,4 +1,4 @@
-"""PoolingQueue: texts that wait, in the order in which they are computed."""
+"""PoolingQueue: waiting texts, in the order in which they are computed."""
 
 import heapq
 import itertools
@@ -12,13 +12,13 @@ _Key = tuple[int, float, float, int]  # rank of the class, priority, turn, order
 
 
 class PoolingQueue:
-    """Texts by service class, and within it, first come, first served among a tenant's, and in turns among tenants.
+    """Texts by service class; within a class, first come, first served among a tenant's, and in turns among tenants.
 
-    A tenant's next text has its turn when its last one's is over, whose length is its tokens by the tenant's weight
+    A tenant's next text has its turn when its last one's is over, whose length is its tokens over the tenant's weight
     (start-time fair queuing: Goyal et al., SIGCOMM 1996). Where priorities are honored, they come before turns.
 
-    Invariant: the heaps have an entry for each waiting text; entries of texts that are gone stay until they come to the
-    top.
+    Invariant: the heaps have an entry for each waiting text; entries of texts that have left stay until they come to
+    the top.
     """
 
     def __init__(self, *, honors_priority: bool) -> None:
@@ -26,7 +26,7 @@ class PoolingQueue:
         self._waiting: dict[str, PoolingRequest] = {}
         self._order: list[tuple[_Key, str]] = []
         self._limits: list[tuple[float, str, FinishReason]] = []
-        self._turns: dict[str, float] = {}  # of each tenant with waiting texts, the end of its last turn
+        self._turns: dict[str, float] = {}  # for each tenant with waiting texts, the end of its last turn
         self._now = 0.0  # the turn of the text that was taken last
         self._num_of_tenant: dict[str, int] = {}
         self._num_of_class = dict.fromkeys(ServiceClass, 0)
@@ -40,7 +40,7 @@ class PoolingQueue:
 
     @property
     def next_limit_s(self) -> float | None:
-        """When the time of the next text is over; None if none has a limit."""
+        """The earliest time at which a text's time is over; None if none has a limit."""
         while self._limits and self._limits[0][1] not in self._waiting:
             heapq.heappop(self._limits)
         return self._limits[0][0] if self._limits else None
@@ -51,7 +51,7 @@ class PoolingQueue:
         self._push(request, begins)
 
     def put_back(self, requests: Sequence[PoolingRequest]) -> None:
-        """Have texts that were taken wait again, before others of their class and priority."""
+        """Queue texts that were taken again, before others of their class and priority."""
         for request in requests:
             self._turns.setdefault(request.tenant, self._now)
             self._push(request, -math.inf)
@@ -72,7 +72,7 @@ class PoolingQueue:
         self._num_of_class[request.service_class] += 1
 
     def remove(self, request_id: str) -> None:
-        """Nothing happens if it does not wait."""
+        """Remove a text, if it waits."""
         if (request := self._waiting.pop(request_id, None)) is None:
             return
         self._num_of_class[request.service_class] -= 1
@@ -90,14 +90,16 @@ class PoolingQueue:
         return expired
 
     def next_class(self) -> ServiceClass | None:
-        """Of the text that is next; None if none waits."""
+        """Return the class of the next text; None if none waits."""
         self._drop_gone()
         return self._waiting[self._order[0][1]].service_class if self._order else None
 
     def take(self, max_tokens: int, max_texts: int, max_vectors: int | None = None) -> Sequence[PoolingRequest]:
-        """Remove and return the next texts, as many as fit, and at least one. max_vectors: of token_embed; None: any.
+        """Remove and return the next texts, as many as fit, and at least one. max_vectors: of token_embed; None: any
+        number.
 
-        Texts of a class that yields at once are in a batch of their own: others have no longer step for them.
+        Texts of a class that yields immediately are in a batch of their own, so that other texts get no longer step
+        because of them.
         """
         taken: list[PoolingRequest] = []
         num_tokens = num_vectors = 0

@@ -1,25 +1,26 @@
-"""PoolingStepSize: how many tokens the next batch may have, from how long the last ones took."""
+"""PoolingStepSize: how many tokens the next batch may have, from the times of the last ones."""
 
 from engine.protocol import ServiceClass
 from engine.scheduling.fairness.service_rules import SERVICE_RULES
 
-# A batch is not interrupted, so this is what the next text may wait for. Larger ones are hardly faster a token.
+# A batch is not interrupted, so the next text may wait this long. Larger batches are hardly faster a token.
 _TARGET_S = 0.25
 _YIELDING_TARGET_S = 0.05
 _MIN_TOKENS, _MAX_TOKENS = 256, 16384
-_MIN_SAMPLE = 64  # tokens; smaller batches say more of what a batch costs than of what a token does
+_MIN_SAMPLE = 64  # tokens; smaller batches measure the cost of a batch rather than of a token
 _SHARE = 0.2  # of the last batch in the estimate
 
 
 class PoolingStepSize:
     def __init__(self, max_tokens: int | None) -> None:
-        """max_tokens: always; None: as many as take a quarter of a second, or 50 ms where others may come."""
+        """max_tokens: of every batch; None: as many as take a quarter of a second, or 50 ms for classes that yield."""
         self._max_tokens = max_tokens
         self._limit = _MAX_TOKENS
         self.seconds_per_token = 0.0  # 0 is unknown
 
     def tokens(self, service_class: ServiceClass) -> int:
-        """Of a batch whose first text is of this class. At least one text is computed, whatever its length."""
+        """Return the limit of a batch whose first text is of this class. At least one text is computed, whatever its
+        length."""
         if self._max_tokens is not None:
             return min(self._limit, self._max_tokens)
         if not self.seconds_per_token:
@@ -30,7 +31,7 @@ class PoolingStepSize:
 
     @property
     def most(self) -> int:
-        """Tokens of any batch of several texts."""
+        """Most tokens of any batch of several texts."""
         return min(self._limit, self._max_tokens or _MAX_TOKENS)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
@@ -41,7 +42,7 @@ class PoolingStepSize:
         self.seconds_per_token = sample if not known else known + _SHARE * (sample - known)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Memory did not suffice for `num_tokens`; False if fewer would be no use."""
+        """Halve the limit after `num_tokens` ran out of memory. Returns False if fewer tokens are impossible."""
         if num_tokens <= 1:
             return False
         self._limit = max(1, num_tokens // 2)

@@ -1,4 +1,4 @@
-"""Acceptance: how likely tokens are to be drafted and accepted, learned by position and by request."""
+"""Acceptance: how likely tokens are drafted and accepted, learned by position and by request."""
 
 from dataclasses import dataclass, field
 
@@ -6,10 +6,10 @@ from engine.speculation.proposers import DraftSource
 
 _PRIOR = 0.7  # acceptance before anything is known
 _CONTINUE_PRIOR = 0.9  # probability that a draft model continues a draft, before anything is known
-_PRIOR_WEIGHT = 4.0  # in drafts
+_PRIOR_WEIGHT = 4.0  # drafts
 _REQUEST_WEIGHT = 2.0  # drafts of its own after which a request counts as much as all others
-_DECAY = 0.98  # of what a position or request has seen, for each further draft
-_IDLE_DECAY = 0.998  # the same for all positions, for each step without a draft
+_DECAY = 0.98  # of the counts of a position or request, for each further draft
+_IDLE_DECAY = 0.998  # of the counts of all positions, for each step without a draft
 _MIN_PAUSE, _MAX_PAUSE = 16, 256  # steps until a request that stopped drafting tries again
 
 
@@ -33,23 +33,24 @@ class _Rate:
 @dataclass(slots=True)
 class _RequestState:
     rate: _Rate = field(default_factory=_Rate)
-    idle_steps: int = 0  # since it last drafted
+    idle_steps: int = 0  # since the request last drafted
     pause_steps: int = _MIN_PAUSE
 
 
 class Acceptance:
-    """Probabilities that the token at a position of a draft is accepted, given that those before it are.
+    """Probabilities that the token at a position of a draft is accepted, given that the tokens before it are.
 
     Learned for each source, and for each request and source: a bad prediction says nothing about a draft model.
     """
 
     def __init__(self) -> None:
         self._by_position: dict[DraftSource, list[_Rate]] = {source: [] for source in DraftSource}
-        self._continuing: list[_Rate] = []  # of a draft model, by the positions after the first
+        self._continuing: list[_Rate] = []  # of a draft model, by position after the first
         self._requests: dict[str, dict[DraftSource, _RequestState]] = {}
 
     def acceptance_probs(self, request_id: str, source: DraftSource, num_tokens: int) -> list[float]:
-        """One for each position. A request that has paused for long is given the benefit of the doubt."""
+        """Return the probability for each position. A request that has paused for long has the probabilities of all
+        requests."""
         state = self._requests.get(request_id, {}).get(source)
         general = _means(self._by_position[source], _PRIOR, num_tokens)
         if state is None or state.idle_steps >= state.pause_steps:
@@ -57,14 +58,14 @@ class Acceptance:
         return [state.rate.mean(prob, _REQUEST_WEIGHT) for prob in general]
 
     def continue_probs(self, source: DraftSource, num_tokens: int) -> list[float]:
-        """Probabilities that a position is drafted, given that the one before is: a draft model stops where it is
-        unsure."""
+        """Return the probability that a position is drafted, given that the one before is: a draft model stops where it
+        is unsure."""
         if source is not DraftSource.DRAFT_MODEL:
             return [1.0] * num_tokens
         return [1.0, *_means(self._continuing, _CONTINUE_PRIOR, num_tokens - 1)]
 
     def observe_length(self, num_allowed: int, num_drafted: int) -> None:
-        """A draft model was allowed `num_allowed` tokens and drafted `num_drafted`."""
+        """Learn from a draft model that was allowed `num_allowed` tokens and drafted `num_drafted`."""
         rates = self._continuing
         for position in range(1, min(num_allowed, num_drafted + 1)):
             if position > len(rates):
@@ -72,10 +73,10 @@ class Acceptance:
             rates[position - 1].add(position < num_drafted)
 
     def observe(self, request_id: str, source: DraftSource, num_drafted: int, num_accepted: int) -> None:
-        """The outcome of one verification."""
+        """Learn from the outcome of one verification."""
         rates = self._by_position[source]
         state = self._state(request_id, source)
-        if state.idle_steps >= state.pause_steps:  # a new trial, after which it pauses for longer if it was in vain
+        if state.idle_steps >= state.pause_steps:  # a new trial; the next pause is longer if it was in vain
             state.pause_steps = min(2 * state.pause_steps, _MAX_PAUSE)
             state.rate.decay(0.5)
         state.idle_steps = 0
@@ -88,11 +89,12 @@ class Acceptance:
             state.rate.add(position < num_accepted)
 
     def observe_idle(self, request_id: str, source: DraftSource) -> None:
-        """A request could have drafted from this source and did not."""
+        """Count a step in which a request could have drafted from this source and did not."""
         self._state(request_id, source).idle_steps += 1
 
     def observe_idle_step(self) -> None:
-        """No request drafted: what is known of all of them loses weight, or they would never be tried again."""
+        """Lower the weight of all that is known, after a step in which no request drafted: otherwise no request would
+        ever draft again."""
         for rates in (*self._by_position.values(), self._continuing):
             for rate in rates:
                 rate.decay(_IDLE_DECAY)
@@ -105,8 +107,8 @@ class Acceptance:
 
 
 def _means(rates: list[_Rate], prior: float, count: int) -> list[float]:
-    """The first `count` means, each with the one before it as its prior: a position that was hardly tried is taken to
-    be like its neighbor."""
+    """Return the first `count` means, each with the one before it as its prior: a position that was hardly tried is
+    assumed to be like its neighbor."""
     means = []
     for position in range(count):
         prior = rates[position].mean(prior, _PRIOR_WEIGHT) if position < len(rates) else prior

@@ -1,7 +1,7 @@
-"""Auditor: replays a share of speculated greedy requests without drafts, and says whether the outputs agree.
+"""Auditor: repeats a share of speculated greedy requests without drafts, and reports whether the outputs agree.
 
 Verification is exact up to rounding: a step with another number of rows may round a logit differently. So two outputs
-may diverge where the best tokens were almost equal; anywhere else it is a fault, and then nobody should draft any more.
+may diverge where the best tokens were almost equal. A difference anywhere else is a fault, and then drafting must stop.
 """
 
 import random
@@ -12,13 +12,14 @@ from engine.client.output_stream import merge_outputs
 from engine.protocol import AuditVerdict, EngineRequest, FinishReason, RequestOutput, ServiceClass, TokenLogprobs
 from engine.scheduling.sequence import Sequence
 
-NEAR_TIE_NATS = 0.05  # below the best token, where rounding may decide
+NEAR_TIE_NATS = 0.05  # below the best token: rounding may decide
 _NUM_TOP = 5  # tokens of each position that are compared: more are never almost equal
 
 
-def compare(speculated: list[int], replayed: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
-    """logprobs: of the replayed tokens, with the best few of each position."""
-    for ours, theirs, scores in zip(speculated, replayed, logprobs, strict=False):
+def compare_outputs(speculated: list[int], repeated: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
+    """Compare a speculated request's tokens with its repeat's. logprobs: of the repeated tokens, with the best few of
+    each position."""
+    for ours, theirs, scores in zip(speculated, repeated, logprobs, strict=False):
         if ours == theirs:
             continue
         best = scores.top[0][1]
@@ -28,25 +29,27 @@ def compare(speculated: list[int], replayed: list[int], logprobs: list[TokenLogp
 
 
 class Auditor:
-    """Turns finished sequences into replays, and their outputs into verdicts. One replay runs at a time."""
+    """Turns finished sequences into repeated requests, and their outputs into verdicts. One request is repeated at a
+    time."""
 
     def __init__(self, rate: float) -> None:
         """rate: share of the eligible requests, 0 to 1."""
         self._rate = rate
         self._random = random.Random(0)
         self._speculated: list[int] = []
-        self._replayed = RequestOutput(id="")
-        self._replay_id: str | None = None
+        self._repeated = RequestOutput(id="")
+        self._repeat_id: str | None = None
 
-    def start_replay(self, sequence: Sequence, num_waiting: int) -> EngineRequest | None:
-        """A replay of this finished sequence, if it is chosen: only while nobody waits, and if raw logits decided."""
-        if self._replay_id is not None or num_waiting or not _is_eligible(sequence):
+    def start_repeat(self, sequence: Sequence, num_waiting: int) -> EngineRequest | None:
+        """Return the request that repeats this finished sequence, if it is chosen: only while no request waits, and if
+        raw logits chose its tokens."""
+        if self._repeat_id is not None or num_waiting or not _is_eligible(sequence):
             return None
         if self._random.random() >= self._rate:
             return None
-        self._replay_id = f"replay-{sequence.id}"
+        self._repeat_id = f"repeat-{sequence.id}"
         self._speculated = sequence.tokens[sequence.num_prompt :]
-        self._replayed = RequestOutput(id=self._replay_id)
+        self._repeated = RequestOutput(id=self._repeat_id)
         sampling = msgspec.structs.replace(
             sequence.request.sampling,
             max_tokens=sequence.num_output,
@@ -56,42 +59,42 @@ class Auditor:
         )
         return msgspec.structs.replace(
             sequence.request,
-            id=self._replay_id,
+            id=self._repeat_id,
             sampling=sampling,
             prediction_ids=[],
             resumption=None,
             deadline_s=None,
             reports_progress=False,
-            cache_salt=self._replay_id,  # reuse nothing that was computed with drafts
+            cache_salt=self._repeat_id,  # reuse nothing that was computed with drafts
             service_class=ServiceClass.AUDIT,
         )
 
     def collect(self, outputs: list[RequestOutput]) -> tuple[list[RequestOutput], AuditVerdict | None]:
-        """The outputs without the replay's own, and the verdict once it has ended."""
-        if self._replay_id is None:
+        """Return the outputs except the repeated request's, and the verdict once that has ended."""
+        if self._repeat_id is None:
             return outputs, None
-        verdict, replay_id = None, self._replay_id
+        verdict, repeat_id = None, self._repeat_id
         for output in outputs:
-            if output.id == replay_id:
-                self._replayed = merge_outputs(self._replayed, output)
+            if output.id == repeat_id:
+                self._repeated = merge_outputs(self._repeated, output)
                 if output.finish_reason is not None:
                     verdict = self._verdict(output)
-        return [output for output in outputs if output.id != replay_id], verdict
+        return [output for output in outputs if output.id != repeat_id], verdict
 
     def _verdict(self, last: RequestOutput) -> AuditVerdict | None:
-        replayed, self._replay_id = self._replayed, None
+        repeated, self._repeat_id = self._repeated, None
         if last.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             return None
-        return compare(self._speculated, replayed.new_ids, replayed.logprobs or [])
+        return compare_outputs(self._speculated, repeated.new_ids, repeated.logprobs or [])
 
 
 def _is_eligible(sequence: Sequence) -> bool:
-    """Greedy, with drafts, and nothing but the raw logits chose its tokens."""
+    """Whether the sequence is greedy, had drafts, and its tokens were chosen by the raw logits alone."""
     sampling = sequence.request.sampling
     return (
         sampling.is_greedy
         and sequence.grammar is None
-        and sequence.num_drafted > 0  # rejected ones too: they are rolled back
+        and sequence.num_drafted > 0  # also if all were rejected: they are rolled back
         and sequence.num_output > 0
         and not (sampling.logit_bias or sampling.bad_words)
         and sampling.allowed_token_ids is None

@@ -1,4 +1,4 @@
-"""DraftCandidates: which sequences could draft what, from the source that promises the most for each."""
+"""DraftCandidates: the drafts that sequences could have, each from the most promising source."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from engine.speculation.proposers import Drafter, DraftSource, LookupProposer
 
 @dataclass(frozen=True, slots=True)
 class DraftCandidate:
-    """What one sequence could draft. Of a draft model's tokens only the number is known yet.
+    """A draft that one sequence could have. Of a draft model's tokens only the number is known yet.
 
-    num_behind: context tokens that the draft model first has to catch up with. fallback: the best lookup until then.
+    num_behind: context tokens that the draft model must compute first. fallback: the best lookup until then.
     """
 
     sequence: Sequence
@@ -57,8 +57,8 @@ class DraftCandidates:
             self._drafter.release(sequence)
 
     def find(self, running: list[Sequence], sources: Collection[DraftSource]) -> list[DraftCandidate]:
-        """One for each sequence that decodes and for which one of the sources has something."""
-        if sources == {DraftSource.PREDICTION}:  # as where no speculation is asked for
+        """Return a candidate for each sequence that decodes and for which one of the sources has a draft."""
+        if sources == {DraftSource.PREDICTION}:  # without speculation
             running = [sequence for sequence in running if sequence.request.prediction_ids]
         candidates = []
         for sequence in running:
@@ -83,7 +83,8 @@ class DraftCandidates:
         return candidates
 
     def _best(self, candidates: list[DraftCandidate]) -> list[DraftCandidate]:
-        """The one whose first token is the likeliest to be accepted, less its cost; of equals the first."""
+        """Return the candidate whose first token is the likeliest to be accepted, less its cost; of equals the
+        first."""
         if len(candidates) < 2:
             return candidates
         best = max(candidates, key=self._first_token_gain)
@@ -101,7 +102,7 @@ class DraftCandidates:
 
 
 def _matching(sequence: Sequence, token_ids: list[int]) -> list[int]:
-    """The tokens up to the first that the sequence's grammar rules out: they need not be verified."""
+    """Return the tokens up to the first that the sequence's grammar rules out: later ones need not be verified."""
     if sequence.grammar is None or not token_ids:
         return token_ids
     return token_ids[: sequence.grammar.num_matching(token_ids)]

@@ -1,4 +1,5 @@
-"""CatchUp: lets a draft model compute the context of sequences for which its drafts will save more time than that."""
+"""CatchUp: makes a draft model compute the context of sequences for which its drafts will save more time than that
+costs."""
 
 from engine.scheduling.sequence import Sequence
 from engine.speculation.acceptance import Acceptance
@@ -14,7 +15,8 @@ _MIN_CHUNK = 16  # tokens of a step, however slow the draft model is
 
 
 class CatchUp:
-    """Learns how long outputs become, and weighs what drafts will save of the rest of one against its context."""
+    """Learns how long outputs become, and compares what drafts will save of the rest of an output with the cost of its
+    context."""
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class CatchUp:
         self._mean_output_len = _PRIOR_OUTPUT_LEN
 
     def observe_end(self, num_output: int) -> None:
-        """A sequence has ended."""
+        """Learn from the length of a sequence that has ended."""
         self._mean_output_len += _NEW_WEIGHT * (num_output - self._mean_output_len)
 
     def compute(self, candidates: list[DraftCandidate], load: StepLoad, max_tokens: int) -> None:
@@ -56,7 +58,7 @@ class CatchUp:
             self._costs.observe_context(sum(num_new for _, num_new in chunks), seconds)
 
     def _worthwhile(self, candidates: list[DraftCandidate], load: StepLoad) -> list[tuple[Sequence, int]]:
-        """Sequences whose context pays, and the number of tokens that the draft model is behind with."""
+        """Return the sequences whose context pays, and the number of tokens that the draft model is behind with."""
         plan = self._planner.plan(candidates, load)
         speedup = self._planner.speedup(plan, load)
         behind = []
@@ -73,12 +75,12 @@ class CatchUp:
         return saved_s > self._costs.context_s(candidate.num_behind)
 
     def _expected_tokens(self, sequence: Sequence) -> float:
-        """Tokens still to come: an output that is longer than most will be half as long again."""
+        """Return the tokens still to come: an output that is longer than most is expected to be half as long again."""
         return min(sequence.num_remaining, max(self._mean_output_len - sequence.num_output, sequence.num_output / 2))
 
     def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:
-        """How long catching up may delay the other sequences; None if there are no others. num_behind: sequences that
-        catch up."""
+        """Return how long catching up may delay the other sequences; None if there are no others. num_behind: sequences
+        that catch up."""
         if load.num_sequences == num_behind:
             return None
         return self._costs.step_s(load.num_sequences, load.num_rows)
@@ -87,9 +89,9 @@ class CatchUp:
 def plan_chunks(
     behind: list[tuple[Sequence, int]], num_spare: int, *, seconds_per_token: float, max_s: float | None
 ) -> list[tuple[Sequence, int]]:
-    """How much of each context to compute in this step, in their order.
+    """Return how much of each context to compute in this step, in their order.
 
-    behind: sequences, and their tokens to catch up with. num_spare: tokens that may be computed beside the step.
+    behind: sequences, and their tokens to catch up with. num_spare: tokens that may be computed besides the step.
     max_s: how long the other sequences may wait, None without others.
     """
     budget = num_spare

@@ -1,4 +1,4 @@
-"""FaultLog: what becomes of speculation when something in it raises."""
+"""FaultLog: switches speculation off for sequences, or for all, when something in it raises."""
 
 import contextlib
 from collections import abc
@@ -11,7 +11,7 @@ _MAX_FAULTS = 3  # with no verified draft between them
 class FaultLog:
     """Sequences whose drafting raised draft no more; if faults continue, no sequence drafts.
 
-    So a request with parameters that nobody thought of takes nothing from the others.
+    So a request with unforeseen parameters takes nothing from the others.
     """
 
     def __init__(self) -> None:
@@ -22,23 +22,23 @@ class FaultLog:
 
     @contextlib.contextmanager
     def suspecting(self, sequences: abc.Sequence[Sequence]) -> abc.Iterator[None]:
-        """What raises within the context is blamed on these."""
+        """Blame these sequences for exceptions within the context."""
         self._suspects = sequences
         yield
-        self._suspects = ()  # not reached if it raises: `record` needs them
+        self._suspects = ()  # not reached after an exception: `record` needs them
 
     def is_muted(self, sequence: Sequence) -> bool:
         return sequence.id in self._muted
 
     def record(self) -> None:
-        """Something has raised."""
+        """Count an exception, and mute the sequences that are to blame."""
         self._muted.update(sequence.id for sequence in self._suspects)
         self._suspects = ()
         self._num_faults += 1
         self.is_off = self.is_off or self._num_faults >= _MAX_FAULTS
 
     def reset_count(self) -> None:
-        """A draft has been verified."""
+        """Count faults from 0 again, after a draft has been verified."""
         self._num_faults = 0
 
     def release(self, sequence: Sequence) -> None:

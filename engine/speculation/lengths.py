@@ -9,9 +9,9 @@ _MIN_GAIN = 1.03  # estimated; less is not worth the uncertainty of the estimate
 
 @dataclass(frozen=True, slots=True)
 class DraftOdds:
-    """What is expected of a sequence's draft, by position.
+    """The chances of a sequence's draft, by position.
 
-    acceptance_probs: that the token is accepted, given that it is drafted and the ones before are accepted.
+    acceptance_probs: that the token is accepted, given that it is drafted and the tokens before are accepted.
     continue_probs: that it is drafted, given that the one before is. needs_passes: of a draft model.
     """
 
@@ -22,7 +22,7 @@ class DraftOdds:
 
 @dataclass(frozen=True, slots=True)
 class DraftPlan:
-    """lengths: one for each candidate. tokens_per_s: estimated; None where nobody drafts."""
+    """lengths: one for each candidate. tokens_per_s: estimated; None where no sequence drafts."""
 
     lengths: list[int]
     tokens_per_s: float | None
@@ -36,15 +36,15 @@ def choose_lengths(
     step_s: Callable[[int], float],
     pass_s: Callable[[int], float],
 ) -> DraftPlan:
-    """The draft lengths with the best estimated rate of tokens.
+    """Return the draft lengths with the best estimated rate of tokens.
 
     num_decoding: sequences that get a token without drafts. step_s(n): seconds of the step with n drafted rows;
     pass_s(n): of one pass of the draft model over n sequences. row_budget: limit of all drafted tokens together.
 
     Tokens are taken in order of their probability to be emitted, which for one sequence falls from position to
     position; with each, the rate is (tokens + sum of probabilities) / seconds, and the best prefix of this order wins.
-    Seconds are those of the expected rows and passes: a pass takes place if the sequence that is likeliest to
-    continue does.
+    Seconds are for the expected rows and passes: a pass takes place if the sequence that is likeliest to continue
+    does.
     """
     gains = _gains(candidates)[:row_budget]
     best_rate = num_decoding / max(1e-9, step_s(0)) * _MIN_GAIN
@@ -68,7 +68,7 @@ def choose_lengths(
 
 
 class _Gain(NamedTuple):
-    """What one drafted token brings: its probabilities to be emitted, and to be drafted at all."""
+    """The gain of one drafted token: its probabilities to be emitted, and to be drafted at all."""
 
     emit_prob: float
     position: int
@@ -77,7 +77,7 @@ class _Gain(NamedTuple):
 
 
 def _gains(candidates: Sequence[DraftOdds]) -> list[_Gain]:
-    """One for every position of every candidate, the likeliest first."""
+    """Return one gain for every position of every candidate, the likeliest first."""
     gains = []
     for index, candidate in enumerate(candidates):
         emit_prob = draft_prob = 1.0

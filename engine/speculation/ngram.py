@@ -1,4 +1,5 @@
-"""Prompt lookup: what followed the last tokens when they occurred before, in prompt or output, may follow again.
+"""Prompt lookup: the tokens that followed the last ones when these occurred before, in prompt or output, may follow
+again.
 
 The idea is Saxena's (Prompt Lookup Decoding, 2023) and Yang et al.'s (LLMA, 2023). Here each sequence has an index of
 its n-grams that grows with it, so a step costs a few dictionary accesses for each new token and not a search through
@@ -16,7 +17,7 @@ _MIN_INDEXED_PER_STEP = 32  # tokens of each sequence, however long the others a
 
 
 class NgramIndex:
-    """Where each n-gram of a growing list of tokens ends: the positions after it, in ascending order.
+    """The positions after each n-gram of a growing list of tokens, in ascending order.
 
     Invariant: it covers the n-grams that end among the first `num_indexed` tokens.
     """
@@ -45,7 +46,7 @@ class NgramIndex:
         self._num_indexed = max(self._num_indexed, num_tokens)
 
     def find(self, last_tokens: list[int]) -> list[int]:
-        """Positions after the longest n-gram that `last_tokens` ends with and that is known; [] if none is."""
+        """Return the positions after the longest known n-gram that `last_tokens` ends with; [] if none is known."""
         for size in self._sizes:
             if size <= len(last_tokens):
                 ends = self._ends.get(tuple(last_tokens[len(last_tokens) - size :]))
@@ -90,13 +91,13 @@ class RepeatTracker:
         self._num_seen = max(self._num_seen, end)
 
     def next_tokens(self, tokens: list[int], num_tokens: int) -> list[int]:
-        """What the source has next; `tokens` as in the last call of `advance`."""
+        """Return the tokens that the source has next; `tokens` as in the last call of `advance`."""
         if self._next is None:  # the index may have grown since
             self._next = self._find(tokens, len(tokens))
         return [] if self._next is None else self._source[self._next : self._next + num_tokens]
 
     def _find(self, tokens: list[int], end: int) -> int | None:
-        """Where the source continues after the last n-gram of `tokens[:end]`."""
+        """Return where the source continues after the last n-gram of `tokens[:end]`."""
         ends = self._index.find(tokens[max(0, end - self._index.max_n) : end])
         if not ends:
             return None
@@ -112,7 +113,7 @@ class NgramProposer:
     source = DraftSource.NGRAM
 
     def __init__(self, min_n: int = 2, max_n: int = 4) -> None:
-        """Looks for the last `max_n` tokens, and for fewer down to `min_n`."""
+        """Look for the last `max_n` tokens, and for fewer down to `min_n`."""
         self._min_n = min_n
         self._max_n = max_n
         self._states: dict[str, tuple[NgramIndex, RepeatTracker]] = {}

@@ -1,4 +1,4 @@
-"""DraftPlanner: how many tokens each candidate should draft, by what they cost and how likely they are accepted."""
+"""DraftPlanner: how many tokens each candidate should draft, by their cost and their chance to be accepted."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class DraftPlanner:
         self._costs = costs
 
     def knows_plain(self, load: StepLoad) -> bool:
-        """Whether it is known how long this step takes without drafts; else it is measured now."""
+        """Whether it is known how long this step takes without drafts; otherwise it is measured now."""
         return load.num_decoding < load.num_sequences or self._costs.knows_plain(load.num_sequences)
 
     def plan(self, candidates: list[DraftCandidate], load: StepLoad) -> DraftPlan:
@@ -60,13 +60,13 @@ class DraftPlanner:
         )
 
     def speedup(self, plan: DraftPlan, load: StepLoad) -> float:
-        """Estimated, against no drafts at all."""
+        """Return the estimated speed-up against no drafts at all."""
         if plan.tokens_per_s is None:
             return 1.0
         return plan.tokens_per_s * self._costs.mean_step_s(load.num_sequences, load.num_rows) / load.num_decoding
 
     def min_path_prob(self, plan: DraftPlan, load: StepLoad, num_drafting: int) -> float:
-        """How likely a draft must be accepted as a whole for one more token to bring as much as its time does
+        """Return how likely a draft must be accepted as a whole for one more token to bring as much as its time does
         elsewhere. num_drafting: sequences for which the draft model drafts."""
         if plan.tokens_per_s is None:
             return 0.0

@@ -16,8 +16,8 @@ _MIN_N, _MAX_N = 2, 4  # tokens by which the output is found again in the predic
 class PredictionProposer:
     """Tracks each sequence in its request's prediction. All choices of a request share one index of it.
 
-    A long prediction is indexed over several steps, and used when that is done: so what is found in it depends on the
-    tokens alone.
+    A long prediction is indexed over several steps, and used when that is complete: so what is found in it depends on
+    the tokens alone.
     """
 
     source = DraftSource.PREDICTION
@@ -40,16 +40,17 @@ class PredictionProposer:
         return tracker.next_tokens(sequence.tokens, num_tokens)
 
     def count_matches(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """The outputs of a step. Those of requests with a prediction say how much of it they have had."""
+        """Return the outputs of a step, where outputs of requests with a prediction say how much of it they have
+        had."""
         predicting = {
-            item.sequence.id: item.sequence
+            item.sequence.id: (item.sequence, item.num_certain)
             for item in plan.items
             if item.sequence.request.prediction_ids and item.needs_logits
         }
         if not predicting:
             return outputs
         counts = {
-            output.id: self.match_counts(predicting[output.id], len(output.new_ids))
+            output.id: self.match_counts(*predicting[output.id], len(output.new_ids))
             for output in outputs
             if output.id in predicting
         }
@@ -58,16 +59,16 @@ class PredictionProposer:
             for output in outputs
         ]
 
-    def match_counts(self, sequence: Sequence, num_new: int) -> list[int]:
-        """After each of the last `num_new` tokens, which came in this step: how many tokens of the prediction the
-        output has had, whether or not they were verified as a draft."""
+    def match_counts(self, sequence: Sequence, num_known: int, num_new: int) -> list[int]:
+        """Return, after each of the `num_new` tokens behind the first `num_known`, how many tokens of the prediction
+        the output has had, whether or not they were verified as a draft."""
         tracker = self._tracker(sequence)
         resumption = sequence.request.resumption
         num_before = 0 if resumption is None else resumption.num_predicted
         if tracker is None:
             return [num_before] * num_new
-        num_tokens, counts = len(sequence.tokens), []
-        for end in range(num_tokens - num_new + 1, num_tokens + 1):
+        counts = []
+        for end in range(num_known + 1, num_known + num_new + 1):
             tracker.advance(sequence.tokens, end)
             counts.append(max(num_before, len(tracker.matched)))
         return counts
@@ -76,7 +77,7 @@ class PredictionProposer:
         self._states.pop(sequence.id, None)
 
     def _tracker(self, sequence: Sequence) -> RepeatTracker | None:
-        """The sequence's; None while the index is not complete."""
+        """Return the sequence's tracker; None while the index is not complete."""
         state = self._states.get(sequence.id)
         if state is None:
             index = self._index(tuple(sequence.request.prediction_ids))

@@ -1,4 +1,4 @@
-"""What proposes drafts: lookups, and a draft model."""
+"""Sources of drafts: lookups, and a draft model."""
 
 import enum
 from typing import Protocol
@@ -7,7 +7,7 @@ from engine.scheduling.sequence import Sequence
 
 
 class DraftSource(enum.Enum):
-    """Where a draft comes from. Acceptance is learned for each."""
+    """The source of a draft. Acceptance is learned for each."""
 
     PREDICTION = "prediction"
     NGRAM = "ngram"
@@ -20,10 +20,10 @@ class LookupProposer(Protocol):
     source: DraftSource
 
     def begin_step(self) -> None:
-        """Called before the proposals of each step."""
+        """Prepare for the proposals of a step."""
 
     def propose(self, sequence: Sequence, num_tokens: int) -> list[int]:
-        """Up to `num_tokens` tokens that may follow `sequence.tokens`; none if nothing suggests any.
+        """Return up to `num_tokens` tokens that may follow `sequence.tokens`; none if nothing suggests any.
 
         Called with a sequence whose tokens have only grown since the last call.
         """
@@ -37,16 +37,16 @@ class Drafter(Protocol):
 
     @property
     def relative_size(self) -> float:
-        """Bytes that a pass reads, over those of the target."""
+        """Bytes that a pass reads, over the target's."""
 
     def begin_step(self) -> None:
         """Forget the last step's drafts."""
 
     def max_draft_len(self, target: Sequence) -> int:
-        """The longest draft for this sequence."""
+        """Return the longest draft for this sequence."""
 
     def num_behind(self, target: Sequence) -> int:
-        """Context tokens to catch up with before it can draft for this sequence."""
+        """Return the context tokens to catch up with before the model can draft for this sequence."""
 
     def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
         """Compute the given number of context tokens of each sequence; returns the seconds."""
@@ -54,10 +54,11 @@ class Drafter(Protocol):
     def draft(
         self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float
     ) -> tuple[list[list[int]], float | None]:
-        """The drafts of sequences that need no catching up, of at most the given lengths, and the seconds of one pass.
+        """Return the drafts of sequences that need no catching up, of at most the given lengths, and the seconds of one
+        pass.
 
-        min_path_prob: a draft ends when the probability that all of its tokens are accepted, in the model's own
-        opinion, is less than this.
+        min_path_prob: a draft ends when the probability that all of its tokens are accepted, as the model estimates it,
+        is less than this.
         """
 
     def release(self, sequence: Sequence) -> None:

@@ -1,14 +1,14 @@
-"""SpeculationReport: what speculation did in a step and has gained lately, as StepStats has it."""
+"""SpeculationReport: the drafts of a step and the recent gain from drafting, as StepStats has them."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-_DECAY = 0.98  # of the times behind the realized speed-up, from step to step
+_DECAY = 0.98  # of the times in the realized speed-up, from step to step
 
 
 @dataclass(slots=True)
 class _Step:
-    """Of one step; names as in StepStats."""
+    """The fields of one step, named as in StepStats."""
 
     num_drafts: int = 0
     draft_tokens: int = 0
@@ -33,7 +33,7 @@ class SpeculationReport:
         self._step.estimated_speedup = speedup
 
     def count_draft(self, num_drafted: int, num_accepted: int) -> None:
-        """A verified draft. num_accepted: those of its tokens that were appended to the sequence."""
+        """Count a verified draft. num_accepted: its tokens that were appended to the sequence."""
         step = self._step
         step.num_drafts += 1
         step.draft_tokens += num_drafted
@@ -52,8 +52,8 @@ class SpeculationReport:
         step_s: float,
         drafting_s: float,
     ) -> None:
-        """A step in which all sequences decode. plain_s: estimate for such a step without drafts; where this one had
-        none itself, its own time counts instead."""
+        """Count a step in which all sequences decode. plain_s: estimate for such a step without drafts; where this one
+        had none itself, its own time counts instead."""
         if not has_drafts:
             plain_s = step_s
         real_s = step_s + drafting_s
@@ -63,5 +63,5 @@ class SpeculationReport:
         self._step.draft_length = self._step.draft_tokens / num_sequences
 
     def stats(self) -> dict[str, Any]:
-        """Fields of StepStats."""
+        """Return fields of StepStats."""
         return {name: getattr(self._step, name) for name in _Step.__slots__}

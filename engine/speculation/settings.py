@@ -15,7 +15,7 @@ _MAX_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class SpeculationSettings:
-    """method DRAFT_MODEL has a draft_model, NGRAM may have one beside it; max_tokens is the longest draft."""
+    """method DRAFT_MODEL has a draft_model, NGRAM may also have one; max_tokens is the longest draft."""
 
     method: SpeculativeMethod
     max_tokens: int
@@ -27,7 +27,7 @@ class SpeculationSettings:
 
     @property
     def sources(self) -> frozenset[DraftSource]:
-        """Where drafts may come from: a request's own prediction in any case."""
+        """Sources of drafts; a request's own prediction is always one."""
         sources = {DraftSource.PREDICTION}
         if self.method is SpeculativeMethod.NGRAM:
             sources.add(DraftSource.NGRAM)
@@ -37,7 +37,7 @@ class SpeculationSettings:
 
 
 def speculation_settings(config: EngineConfig) -> SpeculationSettings:
-    """Raises OptionError for options that do not go together."""
+    """Return the settings of a config. Raises OptionError for options that do not go together."""
     extra = _parse(config.speculative_config)
     method_name = extra.get("method", config.speculative_method.value)
     try:

@@ -19,7 +19,7 @@ from engine.speculation.report import SpeculationReport
 
 
 class DraftScheduler(Protocol):
-    """What the speculator needs of the scheduler."""
+    """The part of the scheduler that the speculator uses."""
 
     @property
     def running(self) -> list[Sequence]: ...
@@ -36,7 +36,11 @@ class DraftScheduler(Protocol):
 
 
 class Speculator:
-    """Calls alternate: `draft` before the scheduler plans, `observe` when it has processed the result."""
+    """Calls alternate: `draft` before the scheduler plans, `observe` when it has processed the result.
+
+    Drafts follow tokens that are known: a step that may have drafts is planned when the one before it has been
+    collected. `draft` therefore reads sequences as they are, and `observe` the plan.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class Speculator:
 
     @property
     def is_off(self) -> bool:
-        """For good, by faults or `give_up`."""
+        """Whether speculation has ended for good, by faults or `give_up`."""
         return self._has_given_up or self._faults.is_off
 
     def give_up(self) -> None:
@@ -87,7 +91,7 @@ class Speculator:
     # --- before a step ------------------------------------------------------------------------------------------------
 
     def draft(self, scheduler: DraftScheduler) -> None:
-        """Set the drafts of those running sequences for which it pays. If it raises, `record_fault` must follow."""
+        """Set the drafts of the running sequences for which it pays. If it raises, `record_fault` must follow."""
         self._draft_sources = {}
         self._draft_s = 0.0
         self._report.begin_step()
@@ -150,7 +154,8 @@ class Speculator:
     def observe(
         self, plan: StepPlan, result: StepResult, outputs: list[RequestOutput], step_s: float
     ) -> list[RequestOutput]:
-        """Learn from a step. Returns its outputs; those of requests with a prediction say how much of it they have had.
+        """Learn from a step. Returns its outputs; outputs of requests with a prediction say how much of it they have
+        had.
 
         outputs: as `update` has made them of the result. step_s: without the drafting.
         """
@@ -166,7 +171,8 @@ class Speculator:
         return self._predictions.count_matches(plan, outputs)
 
     def _observe_verified(self, item: PlanItem, num_accepted: int, num_new: int) -> None:
-        """num_new: tokens that the sequence got: fewer than were accepted if it ended, none if it was aborted."""
+        """Learn from a verified draft. num_new: tokens that the sequence got: fewer than were accepted if it ended,
+        none if it was aborted."""
         sequence = item.sequence
         self._acceptance.observe(sequence.id, self._draft_sources[sequence.id], item.num_draft, num_accepted)
         if num_new:
@@ -191,12 +197,12 @@ class Speculator:
         )
 
     def record_fault(self) -> None:
-        """Something here has raised; see FaultLog."""
+        """Count an exception that was raised here; see FaultLog."""
         self._draft_sources = {}
         self._faults.record()
 
     def step_stats(self) -> dict[str, Any]:
-        """Fields of StepStats, of the step since the last `draft`."""
+        """Return fields of StepStats, of the step since the last `draft`."""
         return self._report.stats()
 
     def release(self, sequence: Sequence) -> None:

@@ -3,19 +3,19 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-# Counts are of measurements.
-_WINDOW = 15  # the last ones of a bucket that count
-_RELIABLE = 3  # of a bucket: with at least as many they are believed for long
-_DECAY = 0.998  # of what is known, for each measurement of another bucket in its band
-_UNRELIABLE_DECAY = 0.98  # the same, while there are fewer than _RELIABLE
-_STALE = 100  # of others: then a new measurement of a bucket leaves only the last of its old ones
-_FRESH = 500  # in a band: then one of a larger bucket no longer says anything about a smaller one
+_WINDOW = 15  # latest measurements of a bucket that count
+_RELIABLE = 3  # measurements of a bucket from which on they count for long
+_DECAY = 0.998  # of a bucket's weight, for each measurement of another bucket in its band
+_UNRELIABLE_DECAY = 0.98  # while there are fewer than _RELIABLE measurements
+_STALE = 100  # measurements of others, after which a new one leaves only the last of the old ones
+_FRESH = 500  # measurements in a band, after which a larger bucket no longer bounds a smaller one
 _NEW_WEIGHT = 0.1  # of a new measurement of a prefill
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """Measurements of one number of rows. What disturbs one makes it longer: of few, the lower ones are believed."""
+    """Measurements of one number of rows. Disturbances make a step longer, so of few measurements the lower ones
+    count."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     measured_at: int = 0
@@ -34,7 +34,7 @@ class _Bucket:
         return sum(self.recent) / len(self.recent)
 
     def weight(self, now: int) -> float:
-        """What the measurements still count for, from 1 down to 0."""
+        """Return the weight of the measurements, from 1 down to 0."""
         return float((_DECAY if len(self.recent) >= _RELIABLE else _UNRELIABLE_DECAY) ** (now - self.measured_at))
 
 
@@ -42,7 +42,7 @@ class _Bucket:
 class _Band:
     buckets: dict[int, _Bucket] = field(default_factory=dict)  # by rows
     now: int = 0  # measurements so far
-    known: dict[int, float] = field(default_factory=dict)  # seconds by rows, none longer than those of more rows
+    known: dict[int, float] = field(default_factory=dict)  # seconds by rows, none longer than for more rows
     estimates: dict[int, float] = field(default_factory=dict)  # by rows, until `now` changes
 
     def add(self, num_rows: int, seconds: float) -> None:
@@ -64,48 +64,48 @@ class _Band:
 class StepTimes:
     """Seconds of steps that decode and verify, by rows, in bands of batch size (1, 2-3, 4-7, 8-15, ...).
 
-    More rows never take less time: a measurement that a larger bucket contradicts was disturbed. What has not been
-    measured, or not lately, is estimated optimistically, halfway between the line through the buckets next to it and
-    the lower bound: as long as fewer rows take, and as the rows' arithmetic at the speed of a prefill. So what could
+    More rows never take less time: a measurement that a larger bucket contradicts was disturbed. A bucket without
+    recent measurements is estimated optimistically, halfway between the line through the buckets next to it and the
+    lower bound: the time of fewer rows, or of the rows' arithmetic at the speed of a prefill. So a length that could
     pay is tried, and then known.
     """
 
     def __init__(self) -> None:
         self._bands: dict[int, _Band] = {}
-        self._seconds_per_row: float | None = None  # of prefills: the least that a row can take
+        self._seconds_per_row: float | None = None  # of prefills: the least time of a row
 
     @property
     def seconds_per_row(self) -> float:
-        """Of steps with many rows; 0 if there was none."""
+        """Seconds per row of steps with many rows; 0 if there was none."""
         return self._seconds_per_row or 0.0
 
     def observe(self, num_sequences: int, num_rows: int, seconds: float) -> None:
-        """A step in which every sequence had one token, and its draft, to compute."""
+        """Learn from a step in which every sequence had one token, and its draft, to compute."""
         self._bands.setdefault(num_sequences.bit_length(), _Band()).add(_bucket_rows(num_rows), seconds)
 
     def age(self) -> None:
-        """A step went by in which nothing was measured; what is known loses weight."""
+        """Lower the weight of what is known, after a step in which nothing was measured."""
         for band in self._bands.values():
             band.pass_time()
 
     def observe_prefill(self, num_rows: int, seconds: float) -> None:
-        """A step with many rows."""
+        """Learn from a step with many rows."""
         rate = seconds / num_rows
         known = self._seconds_per_row
         self._seconds_per_row = rate if known is None else min(rate, known + _NEW_WEIGHT * (rate - known))
 
     def knows(self, num_sequences: int, num_rows: int) -> bool:
-        """Whether such steps have been measured, and more than once, since one may have been disturbed."""
+        """Whether such steps have been measured more than once, since a single one may have been disturbed."""
         bucket = self._measured(num_sequences, num_rows)
         return bucket is not None and len(bucket.recent) > 1
 
     def mean(self, num_sequences: int, num_rows: int) -> float:
-        """Seconds that such steps took, disturbed ones among them; else the estimate."""
+        """Return the mean seconds of such steps, disturbed ones among them; otherwise the estimate."""
         bucket = self._measured(num_sequences, num_rows)
         return self.estimate(num_sequences, num_rows) if bucket is None else bucket.mean
 
     def estimate(self, num_sequences: int, num_rows: int) -> float:
-        """Seconds of a step; 0 where nothing is known."""
+        """Return the seconds of a step; 0 where nothing is known."""
         band = self._bands.get(num_sequences.bit_length())
         rows = _bucket_rows(num_rows)
         if band is None:
@@ -125,7 +125,7 @@ class StepTimes:
         return optimistic + (band.known[rows] - optimistic) * band.buckets[rows].weight(band.now)
 
     def _optimistic(self, known: dict[int, float], rows: int) -> float:
-        """For a number of rows that is not among the known ones."""
+        """Return the estimate for a number of rows that is not among the known ones."""
         smaller, larger = sorted(r for r in known if r < rows), sorted(r for r in known if r > rows)
         bound = max(rows * self.seconds_per_row, known[smaller[-1]] if smaller else 0.0)
         if not smaller:
@@ -136,6 +136,6 @@ class StepTimes:
 
 
 def _bucket_rows(num_rows: int) -> int:
-    """The number of rows that stands for `num_rows`: exact up to 8, then in steps of a quarter to an eighth."""
+    """Return the number of rows that stands for `num_rows`: exact up to 8, then in steps of a quarter to an eighth."""
     step = 1 << max(0, (num_rows - 1).bit_length() - 3)
     return -(-num_rows // step) * step

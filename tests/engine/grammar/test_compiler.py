@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.grammar.compilation import Compilation, Outcome
+from engine.grammar.compilation import Compilation, CompileOutcome
 from engine.grammar.compiler import GrammarCompiler
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, FinishReason
@@ -67,12 +67,12 @@ def test_a_grammar_is_compiled_once_for_all_that_wait_for_it(run: CompilerRun) -
     assert run.compiler.start("late", GRAMMARS[0], appends_forced=True).is_ready
     tally = run.compiler.take_tally()
     assert (tally.queries, tally.hits) == (4, 1)
-    assert {outcome: len(seconds) for outcome, seconds in tally.compile_s.items()} == {Outcome.COMPILED: 1}
+    assert {outcome: len(seconds) for outcome, seconds in tally.compile_s.items()} == {CompileOutcome.COMPILED: 1}
 
 
 def test_a_grammar_that_makes_no_sense_is_refused_with_the_reason(run: CompilerRun) -> None:
     ((sequence_id, refused),) = run.compile(INVALID, "bad")
-    assert (sequence_id, refused.outcome) == ("bad", Outcome.INVALID)
+    assert (sequence_id, refused.outcome) == ("bad", CompileOutcome.INVALID)
     assert "minimum (3) is greater than maximum (2)" in refused.error
     assert run.compile(INVALID)  # a refusal is not cached
     assert run.compile(GRAMMARS[1]) == []
@@ -87,7 +87,7 @@ def test_a_grammar_that_drafts_cannot_follow_is_refused(run: CompilerRun) -> Non
 @pytest.mark.parametrize("run", [{"timeout_s": 0.4}], indirect=True)
 def test_a_grammar_that_takes_too_long_is_refused(run: CompilerRun) -> None:
     ((_, refused),) = run.compile(SLOW)
-    assert refused.outcome is Outcome.TIMEOUT
+    assert refused.outcome is CompileOutcome.TIMEOUT
     assert "not compiled within 0.4 s (--grammar-compile-timeout)" in refused.error
     assert run.compile(GRAMMARS[1]) == []
 
@@ -103,7 +103,7 @@ def test_a_trial_process_that_dies_takes_nothing_with_it(run: CompilerRun) -> No
         assert time.monotonic() < deadline_s
     os.kill(parent, signal.SIGKILL)
     ((_, refused),) = run.collect()
-    assert refused.outcome is Outcome.INVALID
+    assert refused.outcome is CompileOutcome.INVALID
     assert "more memory or depth than is allowed" in refused.error
     assert run.compile(GRAMMARS[2]) == []
 
@@ -139,7 +139,7 @@ def test_what_nobody_waits_for_is_given_up(run: CompilerRun) -> None:
     assert run.compiler.is_compiling
     run.compiler.forget("stays", SLOW)
     assert run.collect() == []  # long before it would have been compiled
-    assert Outcome.CANCELLED in run.compiler.take_tally().compile_s
+    assert CompileOutcome.CANCELED in run.compiler.take_tally().compile_s
     assert run.compile(GRAMMARS[2]) == []
 
 

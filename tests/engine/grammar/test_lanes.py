@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.grammar.compilation import Compilation, Outcome
+from engine.grammar.compilation import Compilation, CompileOutcome
 from engine.grammar.lanes import MAX_FAST, MAX_SLOW, CompileLanes
 from engine.grammar.trial import Trial
 from tests.helpers.grammars import ledger_vocabulary
@@ -43,7 +43,7 @@ class ScriptedTrial:
             raise EOFError
         return None if self.text.startswith("late") else Trial("", 3.0)
 
-    def give_way(self) -> None:
+    def lower_priority(self) -> None:
         self.has_given_way = True
 
     def kill(self) -> None:
@@ -63,7 +63,7 @@ class ScriptedTrials:
         self._lock = threading.Lock()
         self._of_text: dict[str, threading.Event] = {}
 
-    def begin(self, grammar: str) -> ScriptedTrial:
+    def start(self, grammar: str) -> ScriptedTrial:
         with self._lock:
             trial = ScriptedTrial(grammar, self._of_text.setdefault(grammar, threading.Event()))
             self.begun.append(trial)
@@ -104,7 +104,7 @@ class LanesRun:
         for text in texts:
             self.lanes.submit(text)
 
-    def outcomes(self, number: int) -> dict[str, Outcome]:
+    def outcomes(self, number: int) -> dict[str, CompileOutcome]:
         """Of the next ones to be done."""
         compilations = [self.done.get(timeout=60) for _ in range(number)]
         return {each.text: each.outcome for each in compilations}
@@ -126,9 +126,9 @@ SLOW = [f"slow{index}" for index in range(2 * (MAX_FAST + MAX_SLOW))]
 
 def test_slow_grammars_do_not_hold_up_a_quick_one(run: LanesRun) -> None:
     run.submit(*SLOW, "quick")
-    assert run.outcomes(1) == {"quick": Outcome.COMPILED}
+    assert run.outcomes(1) == {"quick": CompileOutcome.COMPILED}
     run.trials.release()
-    assert run.outcomes(len(SLOW)) == dict.fromkeys(SLOW, Outcome.COMPILED)
+    assert run.outcomes(len(SLOW)) == dict.fromkeys(SLOW, CompileOutcome.COMPILED)
 
 
 def test_slow_grammars_have_a_bounded_number_of_processes(run: LanesRun) -> None:
@@ -145,7 +145,7 @@ def test_slow_grammars_have_a_bounded_number_of_processes(run: LanesRun) -> None
 def test_a_slow_grammar_goes_on_in_its_process_which_gives_way_and_is_not_used_again(run: LanesRun) -> None:
     run.submit("slow")
     run.trials.release()
-    assert run.outcomes(1) == {"slow": Outcome.COMPILED}
+    assert run.outcomes(1) == {"slow": CompileOutcome.COMPILED}
     (trial,) = run.trials.of("slow")
     assert trial.timeouts_s == [PATIENCE_S, TIMEOUT_S - PATIENCE_S]
     assert trial.has_given_way
@@ -176,14 +176,14 @@ def test_a_grammar_that_is_not_done_in_time_is_refused(run: LanesRun) -> None:
     run.trials.release()
     run.submit("late")
     done = run.done.get(timeout=60)
-    assert done.outcome is Outcome.TIMEOUT
+    assert done.outcome is CompileOutcome.TIMEOUT
     assert "not compiled within 8 s (--grammar-compile-timeout)" in done.error
 
 
 def test_a_grammar_whose_process_dies_is_refused(run: LanesRun) -> None:
     run.submit("dead")
     done = run.done.get(timeout=60)
-    assert done.outcome is Outcome.INVALID
+    assert done.outcome is CompileOutcome.INVALID
     assert "more memory or depth" in done.error
 
 
@@ -192,7 +192,7 @@ def test_what_runs_in_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     while not (run.trials.begun and len(run.trials.begun[0].timeouts_s) == 2):
         threading.Event().wait(0.001)
     run.lanes.cancel("slow")
-    assert run.outcomes(1) == {"slow": Outcome.CANCELLED}
+    assert run.outcomes(1) == {"slow": CompileOutcome.CANCELED}
 
 
 def test_what_waits_for_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
@@ -202,7 +202,7 @@ def test_what_waits_for_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     run.lanes._fast.shutdown()
     run.lanes.cancel("slow-last")
     run.trials.release()
-    assert run.outcomes(len(SLOW))["slow-last"] is Outcome.CANCELLED
+    assert run.outcomes(len(SLOW))["slow-last"] is CompileOutcome.CANCELED
     assert len(run.trials.of("slow-last")) == 1
 
 
@@ -230,10 +230,10 @@ def test_each_grammar_ends_once_and_leaves_no_process(
     assert run.done.empty()
     assert run.trials.num_running == 0
     possible = {
-        "quick": Outcome.COMPILED,
-        "slow": Outcome.COMPILED,
-        "late": Outcome.TIMEOUT,
-        "dead": Outcome.INVALID,
+        "quick": CompileOutcome.COMPILED,
+        "slow": CompileOutcome.COMPILED,
+        "late": CompileOutcome.TIMEOUT,
+        "dead": CompileOutcome.INVALID,
     }
     for index, text in enumerate(texts):
-        assert outcomes[text] in {possible[kinds[index]]} | ({Outcome.CANCELLED} if index in cancelled else set())
+        assert outcomes[text] in {possible[kinds[index]]} | ({CompileOutcome.CANCELED} if index in cancelled else set())

@@ -1,4 +1,4 @@
-"""The audit: replays of speculated outputs, what counts where, and what a disagreement does."""
+"""The audit: speculated requests that are repeated, what counts where, and what a disagreement does."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from engine.config import SchedulingPolicy
 from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, ServiceClass, StepOutputs, StepStats, TokenLogprobs
-from engine.speculation.audit import compare
+from engine.speculation.audit import compare_outputs
 from tests.helpers.drafting import AlwaysFull, Oracle, speculating_engine
 from tests.helpers.engines import expected_ids, make_prompt, make_request
-from tests.helpers.ledger import LedgerRunner
+from tests.helpers.ledger import LedgerRow, LedgerRunner
 
 
 def _auditing_engine(**options: object) -> tuple[Engine, LedgerRunner]:
@@ -23,19 +23,19 @@ def _scores(*top: tuple[int, float]) -> TokenLogprobs:
 def test_outputs_may_diverge_at_a_near_tie_and_nowhere_else() -> None:
     sure = _scores((5, -0.1), (6, -3.0))
     tie = _scores((7, -0.70), (8, -0.74))
-    assert compare([5, 7], [5, 7], [sure, tie]) is AuditVerdict.EQUAL
-    assert compare([5, 8, 1], [5, 7, 2], [sure, tie, sure]) is AuditVerdict.NEAR_TIE
-    assert compare([6, 7], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT
-    assert compare([5, 9], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT  # neither of the two
+    assert compare_outputs([5, 7], [5, 7], [sure, tie]) is AuditVerdict.EQUAL
+    assert compare_outputs([5, 8, 1], [5, 7, 2], [sure, tie, sure]) is AuditVerdict.NEAR_TIE
+    assert compare_outputs([6, 7], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT
+    assert compare_outputs([5, 9], [5, 7], [sure, tie]) is AuditVerdict.DISAGREEMENT  # neither of the two
 
 
 def test_outputs_may_diverge_where_three_tokens_are_almost_equal() -> None:
     tie = _scores((7, -1.10), (8, -1.11), (9, -1.14), (6, -1.16))
-    assert compare([9], [7], [tie]) is AuditVerdict.NEAR_TIE
-    assert compare([6], [7], [tie]) is AuditVerdict.DISAGREEMENT
+    assert compare_outputs([9], [7], [tie]) is AuditVerdict.NEAR_TIE
+    assert compare_outputs([6], [7], [tie]) is AuditVerdict.DISAGREEMENT
 
 
-def test_a_replay_is_invisible_and_counted_nowhere() -> None:
+def test_a_repeat_is_invisible_and_counted_nowhere() -> None:
     engine, runner = _auditing_engine()
     request = make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True)
     client = LocalClient(engine)
@@ -57,8 +57,8 @@ def test_requests_whose_drafts_were_all_rejected_are_audited_too() -> None:
     assert [step.audit for step in client.steps if step.audit] == [AuditVerdict.EQUAL]
 
 
-def _start_replay(engine: Engine, **request: object) -> list[StepStats]:
-    """Steps until the replay of a request has begun."""
+def _start_repeat(engine: Engine, **request: object) -> list[StepStats]:
+    """Steps until the repeat of a request has started."""
     engine.add(make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True, **request))  # type: ignore[arg-type]
     steps = []
     while not any(sequence.request.service_class is ServiceClass.AUDIT for sequence in engine._scheduler.running):
@@ -67,10 +67,10 @@ def _start_replay(engine: Engine, **request: object) -> list[StepStats]:
 
 
 @pytest.mark.parametrize("policy", SchedulingPolicy)
-def test_a_replay_gives_way_to_whoever_waits(policy: SchedulingPolicy) -> None:
-    """In a pool that holds one sequence, under any policy: the newcomer is computed at once, and then the replay."""
+def test_a_repeat_yields_to_any_request_that_waits(policy: SchedulingPolicy) -> None:
+    """In a pool that holds one sequence, under any policy: the newcomer is computed first, then the repeat."""
     engine, _ = _auditing_engine(num_blocks=8, policy=policy)
-    steps = _start_replay(engine, priority=-9)
+    steps = _start_repeat(engine, priority=-9)
     request = make_request("b", make_prompt(9, seed=1), max_tokens=20, temperature=0.0, ignore_eos=True, priority=9)
     engine.add(request)
     outputs = engine.step().outputs
@@ -82,9 +82,9 @@ def test_a_replay_gives_way_to_whoever_waits(policy: SchedulingPolicy) -> None:
     assert AuditVerdict.EQUAL in [step.audit for step in steps]
 
 
-def test_steps_with_nothing_but_a_replay_take_no_time_and_leave_nothing_in_the_cache() -> None:
+def test_steps_with_nothing_but_a_repeat_take_no_time_and_leave_nothing_in_the_cache() -> None:
     engine, _ = _auditing_engine()
-    steps = _start_replay(engine)
+    steps = _start_repeat(engine)
     cached = steps[-1].blocks_cached
     while engine.has_work:
         steps.append(engine.step().stats)
@@ -117,16 +117,17 @@ def test_only_what_the_raw_logits_decide_is_audited(sampling: dict[str, object])
 
 def test_a_disagreement_switches_speculation_off(caplog: pytest.LogCaptureFixture) -> None:
     engine, runner = _auditing_engine()
-    verify = runner._verify
-    runner._verify = (
-        lambda history, sequence: (  # type: ignore[method-assign]  # a fault: what is drafted is accepted
-            [*sequence.draft, *verify(history, sequence)][: len(sequence.draft) + 1]
-        )
-    )
+    verify, result = runner._verify, runner._result
+
+    def accept_all(row: LedgerRow) -> list[int]:
+        """A fault: all drafted tokens are accepted."""
+        drafted = row.history[row.item.num_certain :]
+        return [*drafted, *verify(row)][: len(drafted) + 1]
+
+    runner._verify = accept_all  # type: ignore[method-assign]
+    runner._result = lambda row: _with_scores(result(row))  # type: ignore[method-assign]
     steps: list[StepOutputs] = []
     engine.add(make_request("a", make_prompt(9), max_tokens=20, temperature=0.0, ignore_eos=True, logprobs=2))
-    runner_row = runner._row
-    runner._row = lambda item: _with_scores(runner_row(item))  # type: ignore[method-assign]
     while engine.has_work:
         steps.append(engine.step())
     assert AuditVerdict.DISAGREEMENT in [step.stats.audit for step in steps]

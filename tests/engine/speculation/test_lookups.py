@@ -128,7 +128,7 @@ def test_an_output_that_repeats_its_prediction_is_counted_once() -> None:
     proposer = PredictionProposer()
     for _ in range(3):
         sequence.tokens += [2, 3, 4, 5, 6]
-        assert proposer.match_counts(sequence, 5)[-1] == 5
+        assert proposer.match_counts(sequence, len(sequence.tokens) - 5, 5)[-1] == 5
 
 
 def test_the_counts_do_not_depend_on_how_the_tokens_come() -> None:
@@ -142,7 +142,8 @@ def test_the_counts_do_not_depend_on_how_the_tokens_come() -> None:
             proposer.begin_step()
             proposer.propose(sequence, 3)
             sequence.tokens += text[start : start + step]
-            found += proposer.match_counts(sequence, len(text[start : start + step]))
+            num_new = len(text[start : start + step])
+            found += proposer.match_counts(sequence, len(sequence.tokens) - num_new, num_new)
         counts.append(found)
     assert counts == [counts[0]] * 4
     assert len(counts[0]) == len(text)
@@ -165,7 +166,7 @@ def test_a_long_prediction_is_indexed_over_several_steps_and_then_tracked() -> N
         assert proposer.propose(sequence, 2) == []
         proposer.begin_step()
     assert proposer.propose(sequence, 2) == [5, 6]
-    assert proposer.match_counts(sequence, 3)[-1] == 3
+    assert proposer.match_counts(sequence, len(sequence.tokens) - 3, 3)[-1] == 3
 
 
 def test_choices_share_the_index_of_their_prediction() -> None:

@@ -25,7 +25,7 @@ from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStat
 from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
 from engine.runner.runner import TorchRunner
 from engine.scheduling import scheduler
-from engine.speculation.audit import compare
+from engine.speculation.audit import compare_outputs
 from engine.speculation.ngram import NgramProposer
 from models.loaded_model import LoadedModel
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
@@ -225,7 +225,7 @@ def test_bf16_diverges_from_the_plain_output_only_at_a_near_tie(bf16_pair: Pair,
     outputs = client.generate(requests) if batched else {r.id: client.generate([r])[r.id] for r in requests}
     assert sum(step.accepted_tokens for step in client.steps) > 50
     for id, output in outputs.items():
-        verdict = compare(output.new_ids, expected[id].new_ids, expected[id].logprobs or [])
+        verdict = compare_outputs(output.new_ids, expected[id].new_ids, expected[id].logprobs or [])
         assert verdict is not AuditVerdict.DISAGREEMENT, id
 
 
