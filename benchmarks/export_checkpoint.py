@@ -14,7 +14,7 @@ import torch
 from models.errors import ModelError, UnsupportedModelError
 from models.export.hugging_face import make_layout
 from models.export.shards import ShardWriter
-from models.loading.layer_stream import LayerStream
+from models.forward.layer_stream import LayerStream
 from models.loading.open import open_model
 from models.sources.resolve import ModelFiles, resolve_model
 

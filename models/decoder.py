@@ -8,12 +8,13 @@ from torch import nn
 
 from models.architecture.decoder import DecoderSpec
 from models.architecture.norm import NormSpec
-from models.attention.layer_groups import group_layers
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.decoder_layer import make_layer
 from models.kernels.row_input import IDENTITY
+from models.kv.groups import group_layers
+from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.expert_counts import ExpertCounts
@@ -28,7 +29,6 @@ from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 from models.progress import StepProgress, ignore_progress
-from models.recurrence.state import LayerCache, LayerState
 
 
 def allocate_module(module: nn.Module, device: torch.device) -> None:

@@ -12,6 +12,7 @@ from models.architecture.recurrence import GatedDeltaSpec, ShortConvSpec
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, GroupBatch
 from models.compute import ComputeConfig
+from models.kv.layer import LayerCache
 from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
 from models.layers.mlp import make_mlp
@@ -21,7 +22,6 @@ from models.layers.residual import NORMS_OF_SUBLAYER, make_residual, skip_sublay
 from models.linear.method import LinearMethod
 from models.recurrence.gated_delta import GatedDelta
 from models.recurrence.short_conv import ShortConv
-from models.recurrence.state import LayerCache
 
 
 class DecoderLayer(nn.Module):

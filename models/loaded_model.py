@@ -9,7 +9,7 @@ import torch
 from models.architecture.attention import AttentionSpec
 from models.architecture.recurrence import RecurrenceSpec
 from models.attention.base import AttentionBackend
-from models.attention.layer_groups import LayerGroup
+from models.kv.groups import LayerGroup
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.pooling.traits import PoolingTraits

@@ -24,10 +24,10 @@ from benchmarks.tables import markdown
 from engine.quality.eval_chunks import BLOCK_SIZE, CHUNK_LEN, bos_prefix, step_batches
 from models.errors import ModelError
 from models.kernels.cpu.library import set_num_threads
-from models.kv_cache import allocate_kv
+from models.kv.cache import allocate_kv
+from models.kv.layer import LayerCache
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
-from models.recurrence.state import LayerCache
 from models.sources.resolve import resolve_model
 from models.system.cores import usable_cores
 from models.tokenizer.assets import TokenizerAssets

@@ -22,8 +22,8 @@ from engine.commands.quantize.calibration import linears_of, rounded_inputs
 from engine.quality.eval_chunks import builtin_text, joint_batch, split_into_chunks
 from engine.quality.measure import NUM_TOP, kl_divergence_of
 from models.errors import ModelError
+from models.forward.layer_stream import LayerStream, LayerwiseForward
 from models.linear.storage import WeightOptions
-from models.loading.layer_stream import LayerStream, LayerwiseForward
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.quant.tensor import Encoding

@@ -16,7 +16,7 @@ from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from models.kernels.ops import select_operations
 from models.kernels.torch.draw import draw
-from models.kv_cache import allocate_unshared_kv
+from models.kv.cache import allocate_unshared_kv
 from models.loaded_model import LoadedModel
 
 

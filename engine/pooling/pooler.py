@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from engine.protocol import PoolingRequest, PoolingTask
 from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
-from models.packing.forward import PackedForward
+from models.forward.packed import PackedForward
 from models.pooling.scheme import PoolingScheme, pool_tokens
 from models.pooling.traits import ScoreActivation
 

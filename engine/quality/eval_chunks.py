@@ -13,8 +13,8 @@ from engine.runner.kv_groups import kv_groups
 from engine.scheduling.kv.groups import KVGroup, standalone_tables
 from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
-from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
+from models.kv.groups import LayerGroup
 from models.tokenizer.assets import TokenizerAssets
 
 BLOCK_SIZE = 16

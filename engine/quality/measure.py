@@ -14,9 +14,9 @@ import torch
 
 from engine.protocol import Quality
 from engine.quality.eval_chunks import BLOCK_SIZE, EvalChunks, step_batches
-from models.kv_cache import allocate_kv
+from models.forward.layer_stream import LayerStream
+from models.kv.cache import allocate_kv
 from models.loaded_model import LoadedModel
-from models.loading.layer_stream import LayerStream
 from models.progress import ProgressReport
 
 NUM_TOP = 1024

@@ -16,10 +16,10 @@ from engine.quality.eval_chunks import builtin_text, split_into_chunks
 from engine.quality.measure import ReferenceModel, compare_predictions, predict
 from engine.quality.records import QualityRecords
 from models.config.overrides import parse_overrides
+from models.forward.layer_stream import LayerStream
 from models.kernels.ops import select_operations
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
-from models.loading.layer_stream import LayerStream
 from models.loading.load import resolve_dtype
 from models.loading.open import OpenedModel, open_model
 from models.progress import ProgressReport

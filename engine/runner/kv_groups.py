@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from engine.scheduling.kv.groups import KVGroup
-from models.attention.layer_groups import LayerGroup
+from models.kv.groups import LayerGroup
 
 
 def kv_groups(groups: Iterable[LayerGroup], block_size: int) -> tuple[KVGroup, ...]:

@@ -22,7 +22,7 @@ from engine.scheduling.plan import RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
 from models.decoder import Decoder
-from models.kv_cache import allocate_kv
+from models.kv.cache import allocate_kv
 from models.loaded_model import LoadedModel
 
 _DECAY = 0.99  # of the load, a step: a few hundred steps count

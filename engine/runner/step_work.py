@@ -15,7 +15,7 @@ from torch import nn
 from engine.scheduling.plan import StepPlan, StepWork
 from models.architecture.attention import AttentionSpec
 from models.decoder import Decoder
-from models.kv_cache import bytes_per_state
+from models.kv.cache import bytes_per_state
 from models.layers.moe import MoE
 from models.linear.linear import Linear
 from models.loaded_model import LoadedModel

@@ -39,7 +39,7 @@ from engine.startup.threads import compute_threads
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
-from models.kv_cache import bytes_per_block, bytes_per_state, unshared_bytes_per_block
+from models.kv.cache import bytes_per_block, bytes_per_state, unshared_bytes_per_block
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel

@@ -18,8 +18,8 @@ from engine.startup.description import tokenizer_info
 from engine.startup.task import pooling_tasks, pools
 from models.architecture.pooling import TokenPooling
 from models.decoder import Decoder
+from models.forward.packed import PackedForward
 from models.loaded_model import LoadedModel
-from models.packing.forward import PackedForward
 from models.pooling.scheme import PoolingScheme
 from models.pooling.traits import PoolingTraits
 from models.progress import ProgressReport

@@ -9,11 +9,11 @@ from models.kernels.cpu.recurrence import (
     DeltaGates,
     DeltaWeights,
 )
+from models.kv.layer import LayerState
 from models.layers.norm import make_norm
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 from models.recurrence.layer import Recurrence
-from models.recurrence.state import LayerState
 
 
 class GatedDelta(Recurrence):

@@ -8,8 +8,8 @@ from torch import nn
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.kernels.row_input import Prologue
+from models.kv.layer import LayerState
 from models.linear.linear import Linear
-from models.recurrence.state import LayerState
 
 
 class Recurrence(nn.Module):

@@ -5,10 +5,10 @@ import torch
 from models.architecture.recurrence import ShortConvSpec
 from models.batch import StateGroupBatch
 from models.compute import ComputeConfig
+from models.kv.layer import LayerState
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 from models.recurrence.layer import Recurrence
-from models.recurrence.state import LayerState
 
 
 class ShortConv(Recurrence):

@@ -7,7 +7,7 @@ import torch
 from models.architecture.attention import AttentionSpec
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
-from models.recurrence.state import LayerCache, empty_state, state_parts
+from models.kv.layer import LayerCache, empty_state, state_parts
 from models.training.attention import SequenceRows
 
 

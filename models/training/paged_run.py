@@ -8,7 +8,7 @@ import torch
 from models.architecture.attention import AttentionSpec
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
-from models.recurrence.state import LayerCache, empty_state, state_parts
+from models.kv.layer import LayerCache, empty_state, state_parts
 
 _BLOCK_SIZE = 16
 _LOGIT_BYTES = 12  # per logit: the logit and its probability in fp32, and the temporaries of the draw

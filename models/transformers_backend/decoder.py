@@ -10,9 +10,9 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
-from models.attention.layer_groups import group_layers
 from models.batch import ForwardBatch
 from models.errors import UnsupportedModelError
+from models.kv.groups import group_layers
 from models.progress import StepProgress, ignore_progress
 from models.transformers_backend.interface import CurrentStep, PagedLayer
 

@@ -13,7 +13,7 @@ from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
 from models.decoder import Decoder
-from models.recurrence.state import LayerCache, LayerState, empty_state, state_parts
+from models.kv.layer import LayerCache, LayerState, empty_state, state_parts
 
 
 @dataclass

@@ -14,9 +14,9 @@ from torch import nn
 from engine.command_io.quantize_config import CALIBRATION_TOKENS, MIN_TOKENS
 from engine.errors import StartupError
 from engine.quality.eval_chunks import joint_batch
-from models.attention.layer_groups import LayerGroup
 from models.batch import ForwardBatch
 from models.kernels.row_input import IDENTITY
+from models.kv.groups import LayerGroup
 from models.layers.moe import MoE
 from models.linear.linear import Linear
 from models.quant.activations import round_by_token

@@ -14,10 +14,10 @@ from models.decoder import Decoder
 from models.export.compressed_tensors import ExportFormat, compressed_tensors_config, module_tensors
 from models.export.hugging_face import Layout
 from models.export.shards import ShardWriter
+from models.forward.layer_stream import layer_of
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 from models.loading.assign import Assignment, check_finite
-from models.loading.layer_stream import layer_of
 from models.quant.tensor import Encoding, QuantTensor
 
 _STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # written as they are read

@@ -18,9 +18,9 @@ from models.batch import ForwardBatch
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.export.hugging_face import Layout, make_layout
+from models.forward.layer_stream import LayerStream, layer_of
 from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, check_finite
-from models.loading.layer_stream import LayerStream, layer_of
 from models.loading.open import OpenedModel
 from models.progress import ProgressReport
 from models.quant.gptq import quantize_to_nearest

@@ -20,9 +20,9 @@ from engine.commands.quantize.checkpoint_writer import CheckpointWriter
 from engine.commands.quantize.folding import Folding, fold
 from models.decoder_layer import DecoderLayer
 from models.export.hugging_face import Layout
+from models.forward.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.linear.linear import Linear
 from models.loading.assign import Assignment, check_finite
-from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.quant.dequantize import dequantize
 from models.quant.equalize import EQUALIZED, column_factors
 from models.quant.gptq import factor_inputs, quantize_for_inputs

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from engine.runner.executors.eager import EagerExecutor
 from engine.runner.executors.executor import Executor
 from engine.runner.executors.recorded import recorded_executor
+from models.kv.layer import LayerCache
 from models.loaded_model import LoadedModel
-from models.recurrence.state import LayerCache
 
 
 def make_executor(model: LoadedModel, kv: Sequence[LayerCache], block_size: int) -> Executor:

@@ -7,7 +7,7 @@ import torch
 from engine.runner.executors.executor import PendingForward
 from models.batch import ForwardBatch
 from models.decoder import Decoder
-from models.recurrence.state import LayerCache
+from models.kv.layer import LayerCache
 
 
 class EagerExecutor:

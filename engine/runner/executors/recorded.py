@@ -14,8 +14,8 @@ from models.batch import ForwardBatch, StateGroupBatch
 from models.decoder import Decoder
 from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.kernels.cpu.tape import Tape, Workspace, record
+from models.kv.layer import LayerCache
 from models.loaded_model import LoadedModel
-from models.recurrence.state import LayerCache
 
 logger = logging.getLogger(__name__)
 

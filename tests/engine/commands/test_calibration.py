@@ -17,9 +17,9 @@ from engine.commands.quantize.calibration import (
 )
 from engine.commands.quantize.folding import fold
 from models.decoder_layer import DecoderLayer
+from models.forward.layer_stream import LayerStream, layer_of
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
-from models.loading.layer_stream import LayerStream, layer_of
 from models.loading.open import open_model
 from models.quant.activations import round_by_token
 from models.quant.dequantize import dequantize

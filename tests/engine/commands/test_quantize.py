@@ -26,8 +26,8 @@ from models.errors import CheckpointError, UnsupportedModelError
 from models.export import hugging_face
 from models.export.compressed_tensors import ExportFormat, compressed_tensors_config, module_tensors
 from models.export.shards import ShardWriter
+from models.forward.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.linear.storage import WeightOptions
-from models.loading.layer_stream import LayerStream, LayerwiseForward, layer_of
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
 from models.quant.dequantize import dequantize

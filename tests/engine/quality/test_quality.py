@@ -26,7 +26,7 @@ from engine.quality.eval_chunks import (
 from engine.quality.measure import Predictions, ReferenceModel
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
-from models.kv_cache import allocate_kv
+from models.kv.cache import allocate_kv
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import ModelFiles, resolve_model

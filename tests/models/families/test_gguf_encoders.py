@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
 from models.errors import UnsupportedModelError
-from models.packing.forward import PackedForward
+from models.forward.packed import PackedForward
 from tests.helpers.checkpoints import VOCAB_SIZE, load_gguf, random_model
 from tests.helpers.gguf_encoders import ENCODER_LAYOUTS
 from tests.helpers.gguf_writer import write_gguf

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, XLMRobertaTokenizer
 from models.attention.select import PREFERENCE, load_backend
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
+from models.forward.packed import PackedForward
 from models.loading.load import LoadOptions, load_model
 from models.loading.open import open_model
-from models.packing.forward import PackedForward
 from models.pooling.scheme import pool_tokens
 from models.pooling.traits import ScoreActivation, pooling_traits
 from models.sources.resolve import ModelFiles

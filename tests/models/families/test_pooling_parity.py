@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.families.registry import POOLING_FAMILIES
+from models.forward.packed import PackedForward
 from models.kernels.ops import Operations
 from models.linear.storage import WeightOptions
-from models.packing.forward import PackedForward
 from models.pooling.scheme import pool_tokens
 from models.quant.tensor import Encoding
 from tests.helpers.checkpoints import VOCAB_SIZE, exact_attention, load_folder, random_model

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
-from models.kv_cache import bytes_per_block
+from models.kv.cache import bytes_per_block
 from models.linear.storage import WeightOptions
 from models.loaded_model import LoadedModel
 from models.loading.load import build_decoder

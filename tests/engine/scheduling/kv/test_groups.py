@@ -7,7 +7,7 @@ import pytest
 from engine.scheduling.kv.groups import KVGroup, peak_blocks
 from models.architecture.attention import AttentionSpec
 from models.architecture.recurrence import ShortConvSpec
-from models.attention.layer_groups import LayerGroup, group_layers
+from models.kv.groups import LayerGroup, group_layers
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 
 pytestmark = pytest.mark.fast

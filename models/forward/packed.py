@@ -7,7 +7,7 @@ import torch
 from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.decoder import Decoder
-from models.packing.batch import BLOCK_SIZE, num_blocks_of, pack_texts
+from models.forward.packed_batch import BLOCK_SIZE, num_blocks_of, pack_texts
 
 _GROWTH_BLOCKS = 64
 

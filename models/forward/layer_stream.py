@@ -12,12 +12,12 @@ from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.decoder import allocate_module
 from models.kernels.ops import select_operations
+from models.kv.layer import LayerCache, empty_state, state_parts
 from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, load_weights
 from models.loading.load import build_skeleton
 from models.loading.open import OpenedModel
 from models.progress import ProgressReport
-from models.recurrence.state import LayerCache, empty_state, state_parts
 
 
 @dataclass(slots=True, eq=False)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from models.architecture.attention import AttentionSpec
-from models.attention.layer_groups import LayerGroup
+from models.kv.groups import LayerGroup
+from models.kv.layer import LayerCache, LayerState, StatePart, empty_state, state_parts
 from models.loaded_model import LoadedModel
-from models.recurrence.state import LayerCache, LayerState, StatePart, empty_state, state_parts
 
 
 def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int, *, num_states: int = 0) -> list[LayerCache]:
