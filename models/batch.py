@@ -1,5 +1,6 @@
 """ForwardBatch: one step's token rows and where their KV lives; an explicit argument of every forward."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVGroupBatch:
-    """Addresses of one KV group: layers that see the same positions (attention/layer_groups.py).
+    """Addresses of one KV group: layers that see the same positions (kv/groups.py).
 
     slot_mapping: [T] int64, slot (block * block_size + offset) that each row's K and V are written to.
     block_tables: [S, M] int32, each sequence's blocks in order of position, 0 where there is none: after the end, and
@@ -39,6 +40,21 @@ class StateGroupBatch:
     query_lens: tuple[int, ...]
     source_blocks: tuple[int, ...]
     target_blocks: tuple[int, ...]
+
+    @classmethod
+    def from_blocks(
+        cls, lengths: Sequence[int], sources: Sequence[int], targets: Sequence[int], device: torch.device
+    ) -> "StateGroupBatch":
+        """Return the addresses without speculative rows. lengths: rows of each sequence; the others as the fields."""
+        return cls(
+            sources=torch.tensor(sources, dtype=torch.int32, device=device),
+            targets=torch.tensor(targets, dtype=torch.int32, device=device),
+            cu_seqlens=torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32),
+            speculative_rows=None,
+            query_lens=tuple(lengths),
+            source_blocks=tuple(sources),
+            target_blocks=tuple(targets),
+        )
 
 
 GroupBatch = KVGroupBatch | StateGroupBatch
@@ -81,7 +97,7 @@ class ForwardBatch:
     positions: torch.Tensor
     cu_seqlens_q: torch.Tensor
     seq_lens: torch.Tensor
-    groups: tuple[GroupBatch, ...]  # in the order of Decoder.layer_groups
+    groups: tuple[GroupBatch, ...]  # in the order of CacheLayout.groups
     logit_rows: torch.Tensor
     query_lens: tuple[int, ...]  # [S] rows of each sequence
     context_lens: tuple[int, ...]  # [S] seq_lens
@@ -89,3 +105,58 @@ class ForwardBatch:
     adapter_slots: torch.Tensor | None = None
     token_type_ids: torch.Tensor | None = None  # [T] int64; None: all 0, or the model has no types
     distance_bias: DistanceBias | None = None
+
+
+def forward_batch(
+    token_ids: Sequence[int],
+    lengths: Sequence[int],
+    tables: Sequence[torch.Tensor],
+    *,
+    block_size: int,
+    device: torch.device,
+    starts: Sequence[int] | None = None,
+    states: StateGroupBatch | None = None,
+    logit_rows: torch.Tensor | None = None,
+    adapter_slots: torch.Tensor | None = None,
+    token_type_ids: Sequence[int] | None = None,
+) -> ForwardBatch:
+    """Build the batch of any step but the engine's own, which are built in buffers.
+
+    token_ids, token_type_ids: of all sequences, one after the other. lengths: rows of each sequence, none 0. starts:
+    position of each sequence's first row, by default 0. tables: the block tables [S, M] int32 of each KV group, on the
+    CPU; without columns if attention does not use the cache. states: of the state group, if the decoder has one.
+    logit_rows: by default the last row of each sequence.
+    """
+    counts = torch.tensor(lengths)
+    ends = counts.cumsum(0)
+    firsts = torch.zeros_like(counts) if starts is None else torch.tensor(starts)
+    sequences = torch.arange(len(counts)).repeat_interleave(counts)  # of the rows
+    positions = torch.arange(len(sequences)) - (ends - counts - firsts)[sequences]
+    by_table: dict[int, KVGroupBatch] = {}  # groups with the same table share their addresses
+    groups = []
+    for table in tables:
+        if id(table) not in by_table:
+            slots = _slots(table, sequences, positions, block_size)
+            by_table[id(table)] = KVGroupBatch(slots.to(device), table.to(device))
+        groups.append(by_table[id(table)])
+    contexts = firsts + counts
+    return ForwardBatch(
+        token_ids=torch.tensor(token_ids, device=device),
+        positions=positions.to(device),
+        cu_seqlens_q=torch.cat((torch.zeros(1, dtype=torch.int32), ends.to(torch.int32))).to(device),
+        seq_lens=contexts.to(device, torch.int32),
+        groups=(*groups, *(() if states is None else (states,))),
+        logit_rows=(ends - 1).to(device) if logit_rows is None else logit_rows,
+        query_lens=tuple(lengths),
+        context_lens=tuple(contexts.tolist()),
+        block_size=block_size,
+        adapter_slots=adapter_slots,
+        token_type_ids=None if token_type_ids is None else torch.tensor(token_type_ids, device=device),
+    )
+
+
+def _slots(table: torch.Tensor, sequences: torch.Tensor, positions: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Return the slot of each row: [T] int64."""
+    if not table.shape[1]:
+        return torch.empty(0, dtype=torch.int64)
+    return table[sequences, positions // block_size].long() * block_size + positions % block_size

@@ -1,18 +1,37 @@
-"""ComputeConfig: the attention, operations, dtype and device that a decoder computes with."""
+"""ComputeConfig: the attention, operations, dtypes and device that a decoder computes with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import LayerLayout, state_layout
+from models.architecture.recurrence import RecurrenceSpec
 from models.attention.base import AttentionBackend
 from models.kernels.ops import Operations
+from models.kv.cache import CacheLayout
+from models.kv.groups import group_layers
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeConfig:
-    """Chosen once for a model, before its decoder is built. dtype: of activations and dense weights."""
+    """Chosen once for a model, before its decoder is built.
+
+    dtype: of activations and dense weights. kv_dtype: in which keys and values are stored.
+    """
 
     backend: AttentionBackend
     ops: Operations
     dtype: torch.dtype
+    kv_dtype: torch.dtype
     device: torch.device
+
+    def cache_layout(self, mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> CacheLayout:
+        """Return the layout of the cache of a decoder. mixers: of its layers."""
+        return CacheLayout(tuple(map(self._layer_layout, mixers)), group_layers(mixers))
+
+    def _layer_layout(self, mixer: AttentionSpec | RecurrenceSpec) -> LayerLayout:
+        if isinstance(mixer, AttentionSpec):
+            return self.backend.layout(mixer, self.dtype, self.kv_dtype)
+        return state_layout(mixer, self.dtype)

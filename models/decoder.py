@@ -13,7 +13,6 @@ from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.decoder_layer import make_layer
 from models.kernels.row_input import IDENTITY
-from models.kv.groups import group_layers
 from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
 from models.layers.decoder_rotary import DecoderRotary
@@ -52,7 +51,7 @@ class Decoder(nn.Module):
         super().__init__()
         method = DenseLinearMethod(compute.dtype)  # of all linear layers at first
         self.spec = spec
-        self.dtype = compute.dtype
+        self.compute_dtype = compute.dtype
         self.residual_dtype = compute.dtype  # of the residual stream
         hidden_size = spec.hidden_size
         self.embed = Embedding(spec.vocab_size, spec.embedding_size or hidden_size, method=method)
@@ -77,8 +76,8 @@ class Decoder(nn.Module):
         self.score_head = None if spec.score_head is None else ScoreHead(spec.score_head, hidden_size, method=method)
         self.rotary = DecoderRotary(spec.layers)
         self.mixers = [layer.mixer for layer in spec.layers]
-        self.layer_groups = group_layers(self.mixers)
-        self._group_of_layer = {layer: n for n, group in enumerate(self.layer_groups) for layer in group.layers}
+        self.cache_layout = compute.cache_layout(self.mixers)
+        self._group_of_layer = {layer: n for n, group in enumerate(self.cache_layout.groups) for layer in group.layers}
         self._expert_counts = ExpertCounts([module for module in self.modules() if isinstance(module, MoE)])
         self._device = torch.device("meta")
         self._adapters: DecoderAdapters | None = None

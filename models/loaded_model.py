@@ -3,16 +3,20 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from models.architecture.attention import AttentionSpec
 from models.architecture.recurrence import RecurrenceSpec
-from models.attention.base import AttentionBackend
-from models.kv.groups import LayerGroup
+from models.batch import ForwardBatch, StateGroupBatch
+from models.compute import ComputeConfig
+from models.kv.cache import CacheLayout
+from models.kv.layer import LayerCache
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.pooling.traits import PoolingTraits
+from models.progress import StepProgress
 from models.tokenizer.assets import TokenizerAssets
 
 
@@ -25,21 +29,46 @@ class LoadedWeights:
     mapped_bytes: int = 0  # of a cached file, which the system counts as free memory
 
 
+class ModelDecoder(Protocol):
+    """A decoder as the engine runs it: Decoder, or transformers' code in a TransformersDecoder."""
+
+    mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one a layer
+    cache_layout: CacheLayout
+    on_progress: StepProgress  # called before each layer
+
+    def __call__(
+        self, batch: ForwardBatch, kv: Sequence[LayerCache], output_rows: torch.Tensor | None = None
+    ) -> torch.Tensor: ...
+
+    def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor: ...
+
+    def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None: ...
+
+    def serve_context(self, max_len: int) -> None: ...
+
+    def weight_bytes(self) -> int: ...
+
+    @property
+    def num_experts(self) -> list[int]: ...
+
+    def take_rows_per_expert(self) -> torch.Tensor: ...
+
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None: ...
+
+    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter: ...
+
+    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run. `decoder` is the torch module; the rest is what the engine plans with."""
+    """A model ready to run: its decoder, and the facts that the engine plans with."""
 
-    # forward(batch, kv) -> hidden [T, hidden]; logits(hidden [L, hidden]) -> [L, V] fp32; serve_context(length) before;
-    # on_progress, called before each layer
-    decoder: "torch.nn.Module"
+    decoder: ModelDecoder
     architecture: str
-    dtype: torch.dtype
-    device: torch.device
+    compute: ComputeConfig
     vocab_size: int  # width of the output layer
     max_position: int  # longest context the checkpoint claims
-    mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one a layer
-    layer_groups: tuple[LayerGroup, ...]
-    attention_backend: AttentionBackend
     weight_bytes: int
     tokenizer: TokenizerAssets
     generation_defaults: dict[str, float]  # temperature, top_p, top_k, min_p, repetition_penalty where given
@@ -47,6 +76,19 @@ class LoadedModel:
     weight_formats: dict[str, int] = field(default_factory=dict)  # number of tensors by the format they are stored in
     mapped_bytes: int = 0  # as in LoadedWeights
     pooling: PoolingTraits | None = None  # None where transformers' code computes the model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of activations and dense weights."""
+        return self.compute.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.compute.device
+
+    @property
+    def cache_layout(self) -> CacheLayout:
+        return self.decoder.cache_layout
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
         """Let rows have adapters of up to `max_rank`, of slots 0 .. max_slots - 1; once, before the first step.
@@ -60,8 +102,7 @@ class LoadedModel:
 
         Raises AdapterError if its rank is above `max_rank`, and MemoryError.
         """
-        prepared: PreparedAdapter = self.decoder.prepare_adapter(adapter)
-        return prepared
+        return self.decoder.prepare_adapter(adapter)
 
     def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
         """Put an adapter into a slot, or empty it, between two steps: rows of the slot have it from the next step on.

@@ -21,10 +21,10 @@ from benchmarks.results import machine_name
 from benchmarks.rivals import rival_command, rival_version
 from benchmarks.servers import CompareError
 from benchmarks.tables import markdown
-from engine.quality.eval_chunks import BLOCK_SIZE, CHUNK_LEN, bos_prefix, step_batches
+from engine.quality.eval_chunks import CHUNK_LEN, bos_prefix
 from models.errors import ModelError
+from models.forward.chunk_batches import BLOCK_SIZE, step_batches
 from models.kernels.cpu.library import set_num_threads
-from models.kv.cache import allocate_kv
 from models.kv.layer import LayerCache
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
@@ -81,15 +81,17 @@ def headrace_perplexity(model: Path, text: str) -> float:
     chunks = chunks_of(text, loaded.tokenizer)
     if len(chunks) < 2:
         raise CompareError(f"the text has {len(chunks)} chunks of {CHUNK_LEN} tokens; give one of at least two")
-    num_groups = len(loaded.layer_groups)
-    kv = allocate_kv(loaded, num_groups * (CHUNK_LEN // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
+    num_groups = len(loaded.cache_layout.groups)
+    kv = loaded.cache_layout.allocate(num_groups * (CHUNK_LEN // BLOCK_SIZE), BLOCK_SIZE, loaded.device, num_states=1)
     scores = torch.cat([_scores(loaded, chunk, kv) for chunk in chunks])
     return math.exp(-float(scores.mean()))
 
 
 def _scores(model: LoadedModel, chunk: Sequence[int], kv: Sequence[LayerCache]) -> torch.Tensor:
     """Return the log probabilities of the second half's tokens except its first, like llama-perplexity."""
-    rows = torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk, model.layer_groups, model.device)])
+    rows = torch.cat(
+        [model.decoder(batch, kv) for batch in step_batches(chunk, model.cache_layout.groups, model.device)]
+    )
     first = CHUNK_LEN // 2
     log_probs = model.decoder.logits(rows[first:-1]).log_softmax(-1)
     return log_probs.gather(1, torch.tensor(chunk[first + 1 :])[:, None]).squeeze(1)

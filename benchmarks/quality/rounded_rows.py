@@ -19,9 +19,10 @@ from torch import nn
 from benchmarks.tables import markdown
 from engine.command_io.progress import foreground_progress
 from engine.commands.quantize.calibration import linears_of, rounded_inputs
-from engine.quality.eval_chunks import builtin_text, joint_batch, split_into_chunks
+from engine.quality.eval_chunks import builtin_text, split_into_chunks
 from engine.quality.measure import NUM_TOP, kl_divergence_of
 from models.errors import ModelError
+from models.forward.chunk_batches import joint_batch
 from models.forward.layer_stream import LayerStream, LayerwiseForward
 from models.linear.storage import WeightOptions
 from models.loading.open import open_model
@@ -66,7 +67,7 @@ def measure(model: Path, encoding: Encoding, progress: ProgressReport) -> list[l
     device = torch.device("cpu")
     stream = LayerStream(opened, dtype=torch.float32, device=device, weights=WeightOptions(keeps_quantized=False))
     stream.load_non_layer_weights()
-    groups = stream.decoder.layer_groups
+    groups = stream.decoder.cache_layout.groups
     steps = [joint_batch([chunk[:-1]], groups, device) for chunk in eval_chunks.chunks]
     forwards: dict[str, list[LayerwiseForward]] = {
         kind: [stream.begin([step]) for step in steps] for kind in (_NONE, _ALL)

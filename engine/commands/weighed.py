@@ -14,7 +14,7 @@ from engine.startup.adapter_memory import adapter_memory
 from engine.startup.load import USE_TRANSFORMERS
 from engine.startup.task import pooling_tasks, pools
 from models.architecture.attention import AttentionSpec
-from models.attention.cpu import CpuAttention
+from models.attention.reference import ReferenceAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.compute import ComputeConfig
 from models.config.overrides import parse_overrides
@@ -78,8 +78,9 @@ def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) 
     """Return the fields about adapters; none if the model is computed by transformers' code, which has no adapters."""
     if not config.enable_lora or not isinstance(opened, OpenedModel):
         return {}
-    dtype = torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
-    decoder = Decoder(opened.spec, ComputeConfig(CpuAttention(), Operations(), dtype, torch.device("cpu")))
+    dtype = _dtype(config)
+    compute = ComputeConfig(ReferenceAttention(), Operations(), dtype, dtype, torch.device("cpu"))
+    decoder = Decoder(opened.spec, compute)
     layers = trainable_layers(decoder, family_of(opened.config.architecture()).names)
     return {
         "adapter_bytes": adapter_memory(config, decoder, dtype, device).device_bytes,
@@ -88,11 +89,13 @@ def _adapter_fields(opened: object, config: EngineConfig, device: torch.device) 
 
 
 def _kv_bytes(layers: Sequence[AttentionSpec], config: EngineConfig) -> int:
-    """Return the bytes of a token's keys and values in all layers."""
-    numbers = (
-        each.num_kv_heads * (each.head_dim + (each.value_dim if each.values_from is None else 0)) for each in layers
-    )
-    return _element_bytes(config) * sum(numbers)
+    """Return the bytes of a token's keys and values in all layers. Every back end stores as much as the reference."""
+    dtype = _dtype(config)
+    return sum(ReferenceAttention().layout(each, dtype, dtype).position_bytes for each in layers)
+
+
+def _dtype(config: EngineConfig) -> torch.dtype:
+    return torch.float32 if config.dtype is DType.FLOAT32 else torch.bfloat16
 
 
 def _element_bytes(config: EngineConfig) -> int:

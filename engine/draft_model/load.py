@@ -73,7 +73,7 @@ def make_drafter(
         runner,
         block_size=block_size,
         max_len=draft.max_position,
-        kv_group=widest_group(kv_groups(target.layer_groups, block_size)),
+        kv_group=widest_group(kv_groups(target.cache_layout.groups, block_size)),
         relative_size=draft.weight_bytes / target.weight_bytes,
     )
 

@@ -16,7 +16,6 @@ from engine.scheduling.plan import PlanItem, StepPlan
 from engine.scheduling.sequence import Sequence
 from models.kernels.ops import select_operations
 from models.kernels.torch.draw import draw
-from models.kv.cache import allocate_unshared_kv
 from models.loaded_model import LoadedModel
 
 
@@ -36,10 +35,12 @@ class TorchDraftRunner:
         """target_vocab_size: width of the target's output layer; the draft model's may be padded to another.
         eos_token_ids: the target's."""
         self._model = model
-        self._groups = (KVGroup(block_size),) * len(model.layer_groups)  # no group frees blocks out of a window
+        self._groups = (KVGroup(block_size),) * len(model.cache_layout.groups)  # no group frees blocks out of a window
         self._target_vocab_size = target_vocab_size
         self._sampling = sampling
-        self._executor = make_executor(model, allocate_unshared_kv(model, num_blocks, block_size), block_size)
+        self._executor = make_executor(
+            model, model.cache_layout.allocate_unshared(num_blocks, block_size, model.device), block_size
+        )
         self._logit_ops = select_operations(torch.float32, model.device).logits()
         self._editor = LogitEditor(eos_token_ids, self._logit_ops)
         self.num_tables = len(self._groups)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from engine.protocol import Quality
-from engine.quality.eval_chunks import BLOCK_SIZE, EvalChunks, step_batches
+from engine.quality.eval_chunks import EvalChunks
+from models.forward.chunk_batches import BLOCK_SIZE, step_batches
 from models.forward.layer_stream import LayerStream
-from models.kv.cache import allocate_kv
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
 
@@ -55,7 +55,7 @@ def predict(stream: LayerStream, eval_chunks: EvalChunks, progress: ProgressRepo
     decoder = stream.decoder
     device = stream.device
     stream.load_non_layer_weights()
-    groups = decoder.layer_groups
+    groups = decoder.cache_layout.groups
     forwards = [stream.begin(step_batches(chunk[:-1], groups, device)) for chunk in eval_chunks.chunks]
     for index, _ in stream.layers("reference", progress):
         for forward in forwards:
@@ -99,9 +99,9 @@ def compare_predictions(model: LoadedModel, reference: ReferenceModel, progress:
 
 def _hidden_rows(model: LoadedModel, eval_chunks: EvalChunks, progress: ProgressReport) -> Iterator[torch.Tensor]:
     """Yield the hidden rows of each chunk, in order."""
-    groups, chunks = model.layer_groups, eval_chunks.chunks
+    groups, chunks = model.cache_layout.groups, eval_chunks.chunks
     longest = max(len(chunk) for chunk in chunks)
-    kv = allocate_kv(model, len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, num_states=1)
+    kv = model.cache_layout.allocate(len(groups) * -(-longest // BLOCK_SIZE), BLOCK_SIZE, model.device, num_states=1)
     for index, chunk in enumerate(chunks):
         progress("measure quality", index, len(chunks), "chunks")
         yield torch.cat([model.decoder(batch, kv) for batch in step_batches(chunk[:-1], groups, model.device)])

@@ -21,9 +21,7 @@ from engine.sampling.sampler import Sampler, corrupted
 from engine.scheduling.plan import RowResult, StepPlan, StepResult, StepWork
 from engine.scheduling.sequence import Sequence
 from models.batch import ForwardBatch
-from models.decoder import Decoder
-from models.kv.cache import allocate_kv
-from models.loaded_model import LoadedModel
+from models.loaded_model import LoadedModel, ModelDecoder
 
 _DECAY = 0.99  # of the load, a step: a few hundred steps count
 
@@ -72,9 +70,9 @@ class TorchRunner:
         them."""
         self._model = model
         self._block_size = block_size
-        self.kv_groups = kv_groups(model.layer_groups, block_size)
+        self.kv_groups = kv_groups(model.cache_layout.groups, block_size)
         self._state_groups = [index for index, group in enumerate(self.kv_groups) if group.is_state]
-        self._kv = allocate_kv(model, num_blocks, block_size, num_states=num_states)
+        self._kv = model.cache_layout.allocate(num_blocks, block_size, model.device, num_states=num_states)
         self._executor = make_executor(model, self._kv, block_size)
         self._expert_load = ExpertLoad(model.decoder)
         self._draft_probs = {} if draft_probs is None else draft_probs
@@ -82,7 +80,7 @@ class TorchRunner:
         self._sampler = Sampler(model.tokenizer.eos_token_ids, model.device)
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> ModelDecoder:
         return self._model.decoder
 
     @property
@@ -199,7 +197,7 @@ class ExpertLoad:
     """Counts of the rows that a decoder's experts computed, which each `take` resets, and how unevenly they are spread
     lately."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: ModelDecoder) -> None:
         self._decoder = decoder
         self._num_experts = torch.tensor(decoder.num_experts, dtype=torch.float64)  # [layers with experts]
         self._recent = torch.zeros(decoder.take_rows_per_expert().shape, dtype=torch.float64)

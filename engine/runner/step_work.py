@@ -14,8 +14,8 @@ from torch import nn
 
 from engine.scheduling.plan import StepPlan, StepWork
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import KVLayout
 from models.decoder import Decoder
-from models.kv.cache import bytes_per_state
 from models.layers.moe import MoE
 from models.linear.linear import Linear
 from models.loaded_model import LoadedModel
@@ -85,7 +85,7 @@ class ModelWork:
         self._full = [each for each in attention if not each.window]
         self._windows = [each for each in attention if each.window]
         self._written_per_row = sum(each.bytes_per_position for each in attention)
-        self._state_bytes = bytes_per_state(model)
+        self._state_bytes = model.cache_layout.state_bytes
 
     @property
     def position_cost(self) -> float:
@@ -131,24 +131,19 @@ def _chosen_linears(layer: MoE) -> list[Linear]:
 
 def _attention_of(model: LoadedModel) -> list[_Attention]:
     """Return one _Attention for each kind of window."""
-    specs = [spec for spec in model.mixers if isinstance(spec, AttentionSpec)]
-    by_window: dict[tuple[int, bool], list[AttentionSpec]] = {}
-    for spec in specs:
-        by_window.setdefault((spec.sliding_window or spec.chunk or 0, spec.chunk is not None), []).append(spec)
+    by_window: dict[tuple[int, bool], list[tuple[AttentionSpec, int]]] = {}  # with the bytes of a position
+    for spec, layout in zip(model.decoder.mixers, model.cache_layout.layers, strict=True):
+        if isinstance(spec, AttentionSpec) and isinstance(layout, KVLayout):
+            window = (spec.sliding_window or spec.chunk or 0, spec.chunk is not None)
+            by_window.setdefault(window, []).append((spec, layout.position_bytes))
     return [
         _Attention(
             *window,
-            bytes_per_position=sum(_stored_numbers(spec) for spec in alike) * model.dtype.itemsize,
-            flops_per_position=sum(2 * spec.num_heads * (spec.head_dim + spec.value_dim) for spec in alike),
+            bytes_per_position=sum(position_bytes for _, position_bytes in alike),
+            flops_per_position=sum(2 * spec.num_heads * (spec.head_dim + spec.value_dim) for spec, _ in alike),
         )
         for window, alike in by_window.items()
     ]
-
-
-def _stored_numbers(spec: AttentionSpec) -> int:
-    """Return how many numbers the cache holds of one position: its key, and its value where that is not a part of the
-    key."""
-    return spec.num_kv_heads * (spec.head_dim + (spec.value_dim if spec.values_from is None else 0))
 
 
 def num_bytes(modules: Iterable[nn.Module]) -> int:

@@ -39,7 +39,6 @@ from engine.startup.threads import compute_threads
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
-from models.kv.cache import bytes_per_block, bytes_per_state, unshared_bytes_per_block
 from models.linear.adapter import Adapter
 from models.linear.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
@@ -105,7 +104,7 @@ def build_served_engine(
     if check_pooling_options(config, models.target.pooling):
         models.on_progress(on_progress)
         return build_pooling_engine(config, models.target, report, on_started, faults)
-    groups = kv_groups(models.target.layer_groups, config.block_size)
+    groups = kv_groups(models.target.cache_layout.groups, config.block_size)
     adapters = _enable_adapters(config, models.target) if config.enable_lora else None
     budget = _plan_memory(config, models, groups, adapters)
     models.serve_context(budget.max_model_len)
@@ -156,15 +155,15 @@ def _plan_memory(
 ) -> KVBudget:
     """Divide the memory that weights and adapters leave between KV blocks and recurrent states."""
     target, draft = models.target, models.draft
-    draft_bytes = 0 if draft is None else unshared_bytes_per_block(draft, config.block_size)
+    draft_bytes = 0 if draft is None else draft.cache_layout.unshared_block_bytes(config.block_size)
     # The system counts mapped weights as free, since it can read them again, but every step uses them. (In a container,
     # if another one has read the file, they are not counted as free: the KV cache is smaller than it could be.)
     free_bytes = max(0, free_memory_bytes(target.device) - models.mapped_bytes)
     budget = plan_kv_budget(
         config,
         groups=groups,
-        bytes_per_block=bytes_per_block(target, config.block_size) + draft_bytes,
-        bytes_per_state=bytes_per_state(target),
+        bytes_per_block=target.cache_layout.block_bytes(config.block_size) + draft_bytes,
+        bytes_per_state=target.cache_layout.state_bytes,
         model_max_len=target.max_position,
         free_bytes=free_bytes,
         reserved_bytes=0 if adapters is None else adapters.reserved_bytes(free_bytes),

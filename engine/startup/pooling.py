@@ -70,7 +70,7 @@ def build_pooling_engine(
     scheme = _scheme(config, traits)
     info = _pooling_info(config, model, traits, scheme)
     decoder.serve_context(info.max_input_tokens)
-    forward = PackedForward(decoder, model.attention_backend, model.device)
+    forward = PackedForward(decoder, model.device)
     pooler = Pooler(forward, decoder, scheme, traits.activation)
     step_size = PoolingStepSize(config.max_num_batched_tokens)
     _warm_up(pooler, info, step_size, report)

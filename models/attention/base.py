@@ -5,13 +5,15 @@ from abc import ABC, abstractmethod
 import torch
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import KVLayout
 from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.row_input import Prologue
+from models.kv.layer import LayerKV
 
 
 class AttentionBackend(ABC):
-    """Stateless and shared by all layers; the KV tensor of a layer is handed in.
+    """Stateless and shared by all layers; the cache of a layer is handed in.
 
     A new back end passes tests/models/kernels' oracle test against `reference` by being in the preference list.
     """
@@ -19,12 +21,17 @@ class AttentionBackend(ABC):
     name: str
 
     @abstractmethod
-    def unsupported(self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> str | None:
-        """Why this back end cannot serve such a layer here, or None if it can."""
+    def unsupported(
+        self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+    ) -> str | None:
+        """Return why this back end cannot serve such a layer on `device`, or None if it can.
+
+        dtype: of queries, keys and values. kv_dtype: in which keys and values are stored.
+        """
 
     @abstractmethod
-    def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        """Shape of one layer's KV tensor. Its layout is the back end's own."""
+    def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
+        """Return the layout of one layer's keys and values, which is the back end's own. Dtypes as in `unsupported`."""
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         """Apply a norm to each head of x [T, heads, D]. May change x; a back end with a kernel overrides this.
@@ -40,12 +47,12 @@ class AttentionBackend(ABC):
         return rotate(q, rotary), rotate(k, rotary)
 
     @abstractmethod
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         """Store k and v ([T, K, D]; v is None where it is part of k) at the group's slots."""
 
     def rotate_and_write(
         self,
-        kv: torch.Tensor,
+        kv: LayerKV,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor | None,
@@ -64,7 +71,7 @@ class AttentionBackend(ABC):
     def forward(
         self,
         q: torch.Tensor,
-        kv: torch.Tensor,
+        kv: LayerKV,
         batch: ForwardBatch,
         group: KVGroupBatch,
         spec: AttentionSpec,
@@ -72,7 +79,7 @@ class AttentionBackend(ABC):
         alibi_slopes: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention of q ([T, H, D], the KV dtype) over the written context; returns [T, H, value_dim] in q's dtype.
+        """Attend from q ([T, H, D]) to the written context. Returns [T, H, value_dim] in q's dtype.
 
         Logits have the batch's `distance_bias` added, if there is one.
         """

@@ -3,18 +3,21 @@
 import torch
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import CachePart, KVLayout
 from models.attention.base import AttentionBackend
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary, kernel_library
 from models.kernels.row_input import Prologue
+from models.kv.layer import LayerKV
 
 _TILE = 16  # slots; kTile of kv_layout.h
+_PART = "kv"
 _MAX_HEAD_DIM = 576  # kMaxDim of attention.cpp
 
 
 class CpuAttention(AttentionBackend):
-    """KV layout: [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says.
+    """KV layout: one part, [tiles of 16 slots, num_kv_heads, 2 (K, V), 16 * head_dim], inside as kv_layout.h says.
 
     Where values are part of the keys the third dimension is 1.
     """
@@ -25,11 +28,15 @@ class CpuAttention(AttentionBackend):
         """Uses `library`, by default the one for this processor."""
         self._library = library or kernel_library()
 
-    def unsupported(self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> str | None:
+    def unsupported(
+        self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+    ) -> str | None:
         if device.type != "cpu":
             return f"runs on the CPU, not on {device}"
         if dtype not in (torch.bfloat16, torch.float32):
             return f"takes bfloat16 and float32, not {dtype}"
+        if kv_dtype != dtype:
+            return f"stores keys and values in the dtype that it computes in, {dtype}, not in {kv_dtype}"
         if spec.head_dim % 16 or spec.head_dim > _MAX_HEAD_DIM:
             return f"takes head sizes that are a multiple of 16 up to {_MAX_HEAD_DIM}, not {spec.head_dim}"
         if spec.value_dim % 16:
@@ -38,9 +45,9 @@ class CpuAttention(AttentionBackend):
             return "the C++ kernels are not available (the reason is in the log)"
         return None
 
-    def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        num_parts = 2 if spec.values_from is None else 1
-        return (-(-num_blocks * block_size // _TILE), spec.num_kv_heads, num_parts, _TILE * spec.head_dim)
+    def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
+        shape = (spec.num_kv_heads, 2 if spec.values_from is None else 1, _TILE * spec.head_dim)
+        return KVLayout((CachePart(_PART, shape, kv_dtype),), _TILE, dtype)
 
     def norm_heads(self, x: torch.Tensor, norm: Prologue) -> torch.Tensor:
         assert self._library is not None
@@ -60,19 +67,19 @@ class CpuAttention(AttentionBackend):
         self._rope_kv_write(None, q, k, None, rotary._replace(q_scale=None), None)
         return q, k
 
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        self._rope_kv_write(kv, None, k, v, None, group)
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        self._rope_kv_write(kv.parts[_PART], None, k, v, None, group)
 
     def rotate_and_write(
         self,
-        kv: torch.Tensor,
+        kv: LayerKV,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor | None,
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        self._rope_kv_write(kv, q, k, v, rotary, group)
+        self._rope_kv_write(kv.parts[_PART], q, k, v, rotary, group)
         return q
 
     def _rope_kv_write(
@@ -103,7 +110,7 @@ class CpuAttention(AttentionBackend):
     def forward(
         self,
         q: torch.Tensor,
-        kv: torch.Tensor,
+        kv: LayerKV,
         batch: ForwardBatch,
         group: KVGroupBatch,
         spec: AttentionSpec,
@@ -112,14 +119,15 @@ class CpuAttention(AttentionBackend):
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         assert self._library is not None
-        assert q.dtype == kv.dtype
+        stored = kv.parts[_PART]
+        assert q.dtype == stored.dtype
         assert q.stride(1) == spec.head_dim
         out = torch.empty((*q.shape[:2], spec.value_dim), dtype=q.dtype)
         slopes = None if alibi_slopes is None else alibi_slopes.to(torch.float32).contiguous()
         bias = batch.distance_bias
         sink_logits = None if sinks is None else sinks.to(torch.float32).contiguous()
         self._library.paged_attention(
-            *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), out.data_ptr(), kv.data_ptr()),
+            *(q.dtype == torch.bfloat16, q.data_ptr(), q.stride(0), out.data_ptr(), stored.data_ptr()),
             *(batch.cu_seqlens_q.data_ptr(), batch.seq_lens.data_ptr()),
             *(group.block_tables.data_ptr(), group.block_tables.stride(0), len(batch.query_lens)),
             *(spec.num_heads, spec.num_kv_heads, spec.head_dim, -1 if spec.values_from is None else spec.values_from),

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import CachePart, KVLayout
 from models.attention.base import AttentionBackend
 from models.batch import DistanceBias, ForwardBatch, KVGroupBatch
+from models.kv.layer import LayerKV
 
 # Bounds of the fp32 temporaries, in elements: K (and V) of a tile of the context, padded, and a tile's scores.
 _MAX_GATHERED = 1 << 22
@@ -17,28 +19,35 @@ _TILE = 1024  # positions in a tile of the context of many rows
 
 
 class ReferenceAttention(AttentionBackend):
-    """KV layout: [2 (K, V), num_blocks, block_size, num_kv_heads, head_dim].
+    """KV layout: keys and values apart, [slots, num_kv_heads, head_dim] each, in any floating dtypes.
 
-    Where values are part of the keys the first dimension is 1.
+    There are no values where they are part of the keys.
     """
 
     name = "reference"
 
-    def unsupported(self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> str | None:  # noqa: ARG002
-        return None
+    def unsupported(
+        self,
+        spec: AttentionSpec,  # noqa: ARG002
+        dtype: torch.dtype,  # noqa: ARG002
+        kv_dtype: torch.dtype,
+        device: torch.device,  # noqa: ARG002
+    ) -> str | None:
+        return None if kv_dtype.is_floating_point else f"stores keys and values as numbers, not as {kv_dtype}"
 
-    def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        return (2 if spec.values_from is None else 1, num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+    def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
+        names = ("k", "v") if spec.values_from is None else ("k",)
+        shape = (spec.num_kv_heads, spec.head_dim)
+        return KVLayout(tuple(CachePart(name, shape, kv_dtype) for name in names), 1, dtype)
 
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
-        parts = (k,) if v is None else (k, v)
-        for stored, part in zip(kv.flatten(1, 2), parts, strict=True):  # [num_slots, K, D]
-            stored.index_copy_(0, group.slot_mapping, part)
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+        for stored, rows in zip(kv.parts.values(), (k,) if v is None else (k, v), strict=True):  # [slots, K, D]
+            stored.index_copy_(0, group.slot_mapping, rows.to(stored.dtype))
 
     def forward(
         self,
         q: torch.Tensor,
-        kv: torch.Tensor,
+        kv: LayerKV,
         batch: ForwardBatch,
         group: KVGroupBatch,
         spec: AttentionSpec,
@@ -115,12 +124,15 @@ def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[
 
 
 def _gather(
-    kv: torch.Tensor, tables: torch.Tensor, first: int, last: int, block_size: int, values_from: int | None
+    kv: LayerKV, tables: torch.Tensor, first: int, last: int, block_size: int, values_from: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K [N, last - first, K, D] and V [.., value_dim] of positions first .. last - 1 of each table's sequence, fp32."""
+    """Read K [N, last - first, K, D] and V [.., value_dim] of positions first .. last - 1 of each sequence, in fp32."""
     blocks = tables[:, first // block_size : -(-last // block_size)].long()
-    parts = kv[:, blocks].flatten(2, 3)[:, :, : last - first].to(torch.float32)
-    return parts[0], parts[1] if values_from is None else parts[0][..., values_from:]
+    k, *v = (
+        part.unflatten(0, (-1, block_size))[blocks].flatten(1, 2)[:, : last - first].to(torch.float32)
+        for part in kv.parts.values()
+    )
+    return k, v[0] if values_from is None else k[..., values_from:]
 
 
 class _OnlineSoftmax:

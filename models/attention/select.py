@@ -19,6 +19,7 @@ PREFERENCE: Mapping[str, Sequence[str]] = {
 def select_backend(
     specs: Sequence[AttentionSpec],
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     device: torch.device,
     preference: Mapping[str, Sequence[str]] = PREFERENCE,
 ) -> tuple[AttentionBackend, list[str]]:
@@ -26,7 +27,7 @@ def select_backend(
     refusals: list[str] = []
     for path in preference.get(device.type, ()):
         backend = load_backend(path)
-        reasons = (backend.unsupported(spec, dtype, device) for spec in dict.fromkeys(specs))
+        reasons = (backend.unsupported(spec, dtype, kv_dtype, device) for spec in dict.fromkeys(specs))
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is None:
             return backend, refusals

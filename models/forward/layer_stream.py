@@ -12,7 +12,7 @@ from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.decoder import allocate_module
 from models.kernels.ops import select_operations
-from models.kv.layer import LayerCache, empty_state, state_parts
+from models.kv.layer import LayerCache
 from models.linear.storage import WeightOptions
 from models.loading.assign import Assignment, load_weights
 from models.loading.load import build_skeleton
@@ -45,8 +45,8 @@ class LayerStream:
         """weights: as in LoadOptions. Raises a ModelError before anything large is read."""
         self.device = device
         ops = select_operations(dtype, device)
-        self._backend, _ = select_backend(opened.spec.attention_specs, dtype, device)
-        compute = ComputeConfig(self._backend, ops, dtype, device)
+        backend, _ = select_backend(opened.spec.attention_specs, dtype, dtype, device)
+        compute = ComputeConfig(backend, ops, dtype, dtype, device)
         self.decoder, self.assignments, _ = build_skeleton(opened, compute, weights or WeightOptions())
         self.decoder.eval()
 
@@ -87,14 +87,16 @@ class LayerStream:
 
     def _empty_cache(self, index: int, forward: LayerwiseForward) -> LayerCache:
         """Return an empty cache of the layer for the whole pass."""
-        spec, dtype = self.decoder.spec.layers[index], self.decoder.dtype
         groups = [group for batch in forward.batches for group in batch.groups]
-        if spec.recurrence is not None:
-            states = 1 + max(max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch))
-            return empty_state(state_parts(spec.recurrence, dtype), states, self.device)
-        blocks = 1 + max(int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch))
-        shape = self._backend.kv_shape(spec.attention, blocks, forward.batches[0].block_size)
-        return torch.empty(shape, dtype=dtype, device=self.device)
+        states = [max(group.target_blocks) for group in groups if isinstance(group, StateGroupBatch)]
+        blocks = [int(group.block_tables.max()) for group in groups if isinstance(group, KVGroupBatch)]
+        return self.decoder.cache_layout.allocate_layer(
+            index,
+            1 + max(blocks, default=-1),
+            forward.batches[0].block_size,
+            self.device,
+            num_states=1 + max(states, default=-1),
+        )
 
 
 def layer_of(assignment: Assignment) -> int | None:

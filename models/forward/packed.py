@@ -4,38 +4,40 @@ from collections.abc import Sequence
 
 import torch
 
-from models.architecture.attention import AttentionSpec
-from models.attention.base import AttentionBackend
+from models.architecture.kv_layout import KVLayout
+from models.batch import ForwardBatch, forward_batch
 from models.decoder import Decoder
-from models.forward.packed_batch import BLOCK_SIZE, num_blocks_of, pack_texts
+from models.kv.layer import LayerKV, allocate_layer_kv
 
+BLOCK_SIZE = 16  # a text begins a block, so that attention reads whole tiles of its keys, but for the last
 _GROWTH_BLOCKS = 64
 
 
 class PackedForward:
-    """Keys and values of a layer are used by that layer alone, so layers of one shape share memory, which grows to what
-    the largest batch needs."""
+    """Keys and values of a layer are used by that layer alone, so that layers of one layout share memory.
 
-    def __init__(self, decoder: Decoder, backend: AttentionBackend, device: torch.device) -> None:
-        assert all(isinstance(mixer, AttentionSpec) for mixer in decoder.mixers)
+    The memory grows to what the largest batch needs.
+    """
+
+    def __init__(self, decoder: Decoder, device: torch.device) -> None:
+        assert not decoder.cache_layout.has_states
         self._decoder = decoder
-        self._backend = backend
         self._device = device
         self._num_blocks = 0
-        self._kv: list[torch.Tensor] = []  # one a layer
+        self._kv: list[LayerKV] = []  # one a layer
 
     def reserve(self, num_blocks: int) -> None:
-        """Have memory for `num_blocks`."""
+        """Allocate memory for `num_blocks`, unless there is enough."""
         if num_blocks <= self._num_blocks:
             return
         self._num_blocks = -(-num_blocks // _GROWTH_BLOCKS) * _GROWTH_BLOCKS
         self._kv = []
-        by_shape: dict[tuple[int, ...], torch.Tensor] = {}
-        for spec in self._decoder.spec.attention_specs:
-            shape = self._backend.kv_shape(spec, self._num_blocks, BLOCK_SIZE)
-            if shape not in by_shape:
-                by_shape[shape] = torch.zeros(shape, dtype=self._decoder.dtype, device=self._device)
-            self._kv.append(by_shape[shape])
+        by_layout: dict[KVLayout, LayerKV] = {}
+        for layout in self._decoder.cache_layout.layers:
+            assert isinstance(layout, KVLayout)
+            if layout not in by_layout:
+                by_layout[layout] = allocate_layer_kv(layout, self._num_blocks, BLOCK_SIZE, self._device)
+            self._kv.append(by_layout[layout])
 
     def states(
         self,
@@ -44,16 +46,40 @@ class PackedForward:
         token_type_ids: Sequence[int] | None = None,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last hidden states of all tokens, or of `rows` ([n] int64), after the final norm: [n, hidden], fp32."""
+        """Return the last hidden states of all tokens, or of `rows` ([n] int64), after the final norm.
+
+        token_ids, token_type_ids: of all texts, one after the other. lengths: of the texts, none 0. Returns [n, hidden]
+        fp32.
+        """
         self.reserve(num_blocks_of(lengths))
         all_rows = torch.arange(len(token_ids), device=self._device) if rows is None else rows
-        batch = pack_texts(
-            token_ids,
-            lengths,
-            num_groups=len(self._decoder.layer_groups),
-            output_rows=all_rows,
-            device=self._device,
-            token_type_ids=token_type_ids,
-        )
+        batch = self._batch(token_ids, lengths, token_type_ids, all_rows)
         with torch.inference_mode():
             return self._decoder.final_states(self._decoder(batch, self._kv, rows))
+
+    def _batch(
+        self,
+        token_ids: Sequence[int],
+        lengths: Sequence[int],
+        token_type_ids: Sequence[int] | None,
+        rows: torch.Tensor,
+    ) -> ForwardBatch:
+        """The texts lie in the first blocks, one after the other."""
+        blocks = torch.tensor([-(-length // BLOCK_SIZE) for length in lengths], dtype=torch.int32)
+        ends = blocks.cumsum(0, dtype=torch.int32)
+        table = (ends - blocks).unsqueeze(1) + torch.arange(int(blocks.max()), dtype=torch.int32)
+        table.clamp_(max=int(ends[-1]) - 1)  # nothing is read behind a text's own blocks
+        return forward_batch(
+            token_ids,
+            lengths,
+            (table,) * len(self._decoder.cache_layout.groups),
+            block_size=BLOCK_SIZE,
+            device=self._device,
+            logit_rows=rows,
+            token_type_ids=token_type_ids,
+        )
+
+
+def num_blocks_of(lengths: Sequence[int]) -> int:
+    """Return the number of blocks that texts of these lengths, in tokens, take."""
+    return sum(-(-length // BLOCK_SIZE) for length in lengths)

@@ -1,78 +1,81 @@
-"""Memory of the KV cache: tensors in the attention back end's own layout, shared by layers of different groups, and the
-states of recurrent layers."""
+"""CacheLayout: the cache of a decoder, its size and its allocation."""
 
-import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
-from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import KVLayout, LayerLayout, StateLayout
 from models.kv.groups import LayerGroup
-from models.kv.layer import LayerCache, LayerState, StatePart, empty_state, state_parts
-from models.loaded_model import LoadedModel
+from models.kv.layer import LayerCache, allocate_layer_kv, allocate_states
 
 
-def allocate_kv(model: LoadedModel, num_blocks: int, block_size: int, *, num_states: int = 0) -> list[LayerCache]:
-    """The cache of each layer, uninitialized: no layer reads a slot or state that its sequence has not written.
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """The layout of each layer's cache, and the groups of layers that share block tables.
 
-    So on a CPU the pages are only taken from the system as blocks come into use; zeroing would touch them all at start.
+    Allocated memory is uninitialized, since no layer reads a slot or state that its sequence has not written. So on a
+    CPU pages are only taken from the system as blocks come into use.
     """
-    tensors = [_allocate(model, layer, num_blocks, block_size) for layer in _largest_group(model.layer_groups).layers]
-    caches: dict[int, LayerCache] = {}
-    for group in model.layer_groups:
-        for place, layer in enumerate(group.layers):
-            caches[layer] = _allocate_states(model, layer, num_states) if group.is_state else tensors[place]
-    return [caches[layer] for layer in range(len(model.mixers))]
 
+    layers: tuple[LayerLayout, ...]
+    groups: tuple[LayerGroup, ...]
 
-def allocate_unshared_kv(model: LoadedModel, num_blocks: int, block_size: int) -> list[LayerCache]:
-    """As allocate_kv, with a tensor for each layer: one block table, which covers everything, serves all groups."""
-    return [_allocate(model, layer, num_blocks, block_size) for layer in range(len(model.mixers))]
+    @property
+    def has_states(self) -> bool:
+        """Whether layers have a recurrence."""
+        return any(isinstance(layout, StateLayout) for layout in self.layers)
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one state of all recurrent layers; 0 without such layers."""
+        return sum(layout.state_bytes for layout in self.layers if isinstance(layout, StateLayout))
 
-def bytes_per_block(model: LoadedModel, block_size: int) -> int:
-    """Bytes that one block takes: its positions in the layers of one group."""
-    return _bytes_of(model, _largest_group(model.layer_groups).layers, block_size)
+    def block_bytes(self, block_size: int) -> int:
+        """Return the bytes that one block takes: its positions in the layers of one group."""
+        return self._position_bytes(self._largest_group().layers) * block_size
 
+    def unshared_block_bytes(self, block_size: int) -> int:
+        """Return the bytes that one block takes in `allocate_unshared`: its positions in all layers."""
+        return self._position_bytes(range(len(self.layers))) * block_size
 
-def unshared_bytes_per_block(model: LoadedModel, block_size: int) -> int:
-    """The same for allocate_unshared_kv: its positions in all layers."""
-    return _bytes_of(model, range(len(model.mixers)), block_size)
+    def allocate(
+        self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
+    ) -> list[LayerCache]:
+        """Allocate the cache of each layer. The n-th layers of all groups share their memory."""
+        largest = self._largest_group()
+        shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in largest.layers]
+        caches: dict[int, LayerCache] = {}
+        for group in self.groups:
+            for index, layer in enumerate(group.layers):
+                layout = self.layers[layer]
+                if isinstance(layout, StateLayout):
+                    caches[layer] = allocate_states(layout, num_states, device)
+                else:
+                    caches[layer] = shared[index]
+        return [caches[layer] for layer in range(len(self.layers))]
 
+    def allocate_unshared(
+        self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
+    ) -> list[LayerCache]:
+        """Allocate the cache of each layer apart: one block table, which covers everything, serves all groups."""
+        return [
+            self.allocate_layer(layer, num_blocks, block_size, device, num_states=num_states)
+            for layer in range(len(self.layers))
+        ]
 
-def _allocate(model: LoadedModel, layer: int, num_blocks: int, block_size: int) -> torch.Tensor:
-    shape = model.attention_backend.kv_shape(_attention(model, layer), num_blocks, block_size)
-    return torch.empty(shape, dtype=model.dtype, device=model.device)
+    def allocate_layer(
+        self, layer: int, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
+    ) -> LayerCache:
+        """Allocate the cache of one layer."""
+        layout = self.layers[layer]
+        if isinstance(layout, StateLayout):
+            return allocate_states(layout, num_states, device)
+        return allocate_layer_kv(layout, num_blocks, block_size, device)
 
+    def _position_bytes(self, layers: Iterable[int]) -> int:
+        layouts = (self.layers[layer] for layer in layers)
+        return sum(layout.position_bytes for layout in layouts if isinstance(layout, KVLayout))
 
-def _allocate_states(model: LoadedModel, layer: int, num_states: int) -> LayerState:
-    return empty_state(_state_parts(model, layer), num_states, model.device)
-
-
-def _bytes_of(model: LoadedModel, layers: Iterable[int], block_size: int) -> int:
-    blocks = 16  # a back end may round a single small block up to its tile
-    specs = [_attention(model, layer) for layer in layers]
-    numbers = sum(math.prod(model.attention_backend.kv_shape(spec, blocks, block_size)) for spec in specs)
-    return numbers * model.dtype.itemsize // blocks
-
-
-def bytes_per_state(model: LoadedModel) -> int:
-    """Bytes of one state of all recurrent layers; 0 without such layers."""
-    layers = [layer for group in model.layer_groups if group.is_state for layer in group.layers]
-    return sum(part.num_bytes for layer in layers for part in _state_parts(model, layer))
-
-
-def _state_parts(model: LoadedModel, layer: int) -> tuple[StatePart, ...]:
-    spec = model.mixers[layer]
-    assert not isinstance(spec, AttentionSpec)
-    return state_parts(spec, model.dtype)
-
-
-def _attention(model: LoadedModel, layer: int) -> AttentionSpec:
-    spec = model.mixers[layer]
-    assert isinstance(spec, AttentionSpec)
-    return spec
-
-
-def _largest_group(groups: tuple[LayerGroup, ...]) -> LayerGroup:
-    return max((group for group in groups if not group.is_state), key=lambda group: len(group.layers))
+    def _largest_group(self) -> LayerGroup:
+        return max((group for group in self.groups if not group.is_state), key=lambda group: len(group.layers))

@@ -10,6 +10,7 @@ from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import Prologue
+from models.kv.layer import LayerKV
 from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
@@ -27,6 +28,7 @@ class Attention(nn.Module):
         super().__init__()
         self.spec = spec.attention
         self.backend = compute.backend
+        self._dtype = compute.dtype
         num_heads, num_kv_heads, head_dim = self.spec.num_heads, self.spec.num_kv_heads, self.spec.head_dim
         heads = {"q": num_heads, "k": num_kv_heads, "v": num_kv_heads}
         if spec.has_output_gate:
@@ -65,14 +67,14 @@ class Attention(nn.Module):
         rotary: RotaryEmbedding | None,
         batch: ForwardBatch,
         group: KVGroupBatch,
-        kv: torch.Tensor,
+        kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """attention(norm(x)) (+ residual, used up; it may be x): [T, hidden].
 
         Writes the rows' K and V into `kv` before it attends, so that rows see themselves.
         """
-        qkv = self.qkv(x, norm, out_dtype=kv.dtype, adapter_slots=batch.adapter_slots)
+        qkv = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
         q, k = self._norm_qk(q, k)  # [T, heads, D]
         q = self._rotate_and_store(kv, q, k, v, rotary, group)
@@ -96,14 +98,14 @@ class Attention(nn.Module):
         return self._rotate_norm_store
 
     def _store_only(
-        self, kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: object, group: KVGroupBatch
+        self, kv: LayerKV, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: object, group: KVGroupBatch
     ) -> torch.Tensor:
         self.backend.write(kv, k, v, group)
         return q
 
     def _rotate_then_store(
         self,
-        kv: torch.Tensor,
+        kv: LayerKV,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
@@ -114,7 +116,7 @@ class Attention(nn.Module):
 
     def _rotate_norm_store(
         self,
-        kv: torch.Tensor,
+        kv: LayerKV,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,

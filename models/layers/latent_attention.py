@@ -8,6 +8,7 @@ from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import Prologue
+from models.kv.layer import LayerKV
 from models.layers.norm import make_norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
@@ -25,6 +26,7 @@ class LatentAttention(nn.Module):
         super().__init__()
         assert spec.latent is not None
         latent, self.spec, self.backend = spec.latent, spec.attention, compute.backend
+        self._dtype = compute.dtype
         num_heads = self.spec.num_heads
         self.rope_dim, self.value_dim = latent.rope_dim, latent.value_dim
         query_size = num_heads * (latent.rope_dim + latent.nope_dim)
@@ -47,13 +49,13 @@ class LatentAttention(nn.Module):
         rotary: RotaryEmbedding | None,
         batch: ForwardBatch,
         group: KVGroupBatch,
-        kv: torch.Tensor,
+        kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As Attention.forward."""
         assert rotary is not None
         slots = batch.adapter_slots
-        both = self.qkv(x, norm, out_dtype=kv.dtype, adapter_slots=slots)
+        both = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=slots)
         q, row = torch.split_with_sizes(both, list(self.shards.values()), dim=1)
         if self.q_up is not None:
             assert self.q_norm is not None

@@ -89,13 +89,9 @@ def load_model(
     return LoadedModel(
         decoder=decoder,
         architecture=opened.config.architecture(),
-        dtype=compute.dtype,
-        device=compute.device,
+        compute=compute,
         vocab_size=opened.vocab_size,
         max_position=opened.max_position,
-        mixers=decoder.mixers,
-        layer_groups=decoder.layer_groups,
-        attention_backend=compute.backend,
         weight_bytes=decoder.weight_bytes(),
         weight_formats=dict(weights.formats.most_common()),
         mapped_bytes=weights.mapped_bytes,
@@ -113,8 +109,8 @@ def _compute_config(
     device = torch.device(options.device)
     dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
     ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
-    backend, refusals = select_backend(opened.attention_specs, dtype, device)
-    return ComputeConfig(backend, ops, dtype, device), refusals
+    backend, refusals = select_backend(opened.attention_specs, dtype, dtype, device)
+    return ComputeConfig(backend, ops, dtype, dtype, device), refusals
 
 
 def _attention_note(backend: AttentionBackend, refusals: list[str]) -> str:

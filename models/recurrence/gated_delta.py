@@ -21,7 +21,7 @@ class GatedDelta(Recurrence):
     `dt_bias` [value heads]; `norm`; `out`."""
 
     def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
-        super().__init__()
+        super().__init__(compute)
         self.spec = spec
         heads = spec.num_value_heads
         self.shards = {"qkv": spec.conv_size, "z": spec.value_size, "b": heads, "a": heads}

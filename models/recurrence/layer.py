@@ -7,6 +7,7 @@ from torch import nn
 
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
+from models.compute import ComputeConfig
 from models.kernels.row_input import Prologue
 from models.kv.layer import LayerState
 from models.linear.linear import Linear
@@ -17,6 +18,10 @@ class Recurrence(nn.Module):
 
     in_proj: Linear
     out: Linear
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        super().__init__()
+        self._dtype = compute.dtype
 
     def forward(
         self,
@@ -29,7 +34,7 @@ class Recurrence(nn.Module):
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """recurrence(norm(x)) (+ residual, used up; it may be x): [T, hidden]. Reads and writes `state`."""
-        rows = self.in_proj(x, norm, out_dtype=state.parts[0].dtype, adapter_slots=batch.adapter_slots)
+        rows = self.in_proj(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         if group.speculative_rows is not None:
             state.pending_rows = rows[group.speculative_rows]
         y = self.scan(rows, group, state)

@@ -17,7 +17,7 @@ class ShortConv(Recurrence):
     conv_bias: torch.Tensor | None
 
     def __init__(self, spec: ShortConvSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
-        super().__init__()
+        super().__init__(compute)
         self.in_proj = Linear(hidden_size, 3 * hidden_size, has_bias=spec.has_bias, method=method)
         self.out = Linear(hidden_size, hidden_size, has_bias=spec.has_bias, method=method)
         self.conv_weight = empty_parameter((spec.kernel_size, hidden_size), torch.float32)

@@ -2,33 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 
 from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import KVLayout
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kv.layer import LayerKV
 
 
 @dataclass(slots=True, eq=False)
-class SequenceRows:
+class SequenceRows(LayerKV):
     """A layer's cache in a training step: the keys and values of the rows themselves.
 
     prefixes: for each sequence of the batch, the sequence that it continues and sees in full, which has no prefix
     itself; None for a sequence without a prefix, or in place of the list if no sequence has one.
     """
 
-    dtype: torch.dtype
     prefixes: Sequence[int | None] | None = None
     k: torch.Tensor | None = None
     v: torch.Tensor | None = None
-
-    @classmethod
-    def cache(cls, dtype: torch.dtype, prefixes: Sequence[int | None] | None = None) -> torch.Tensor:
-        """Return a layer's cache, cast to the type that it replaces; only back ends read caches."""
-        return cast(torch.Tensor, cls(dtype, prefixes))
 
     def with_prefixes(self, parts: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Return each sequence's rows, `parts`, with its prefix's rows before them."""
@@ -51,13 +46,15 @@ class TrainAttention(AttentionBackend):
     def __init__(self, serving: AttentionBackend) -> None:
         self.serving = serving
 
-    def unsupported(self, spec: AttentionSpec, dtype: torch.dtype, device: torch.device) -> str | None:
-        return self.serving.unsupported(spec, dtype, device)
+    def unsupported(
+        self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+    ) -> str | None:
+        return self.serving.unsupported(spec, dtype, kv_dtype, device)
 
-    def kv_shape(self, spec: AttentionSpec, num_blocks: int, block_size: int) -> tuple[int, ...]:
-        return self.serving.kv_shape(spec, num_blocks, block_size)
+    def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:
+        return self.serving.layout(spec, dtype, kv_dtype)
 
-    def write(self, kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
+    def write(self, kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> None:
         if isinstance(kv, SequenceRows):
             kv.k, kv.v = k, v
         else:
@@ -66,7 +63,7 @@ class TrainAttention(AttentionBackend):
     def forward(
         self,
         q: torch.Tensor,
-        kv: torch.Tensor,
+        kv: LayerKV,
         batch: ForwardBatch,
         group: KVGroupBatch,
         spec: AttentionSpec,

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from models.architecture.attention import AttentionSpec
-from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
+from models.architecture.kv_layout import KVLayout
+from models.batch import ForwardBatch, StateGroupBatch, forward_batch
 from models.decoder import Decoder
-from models.kv.layer import LayerCache, empty_state, state_parts
+from models.kv.layer import LayerCache, allocate_states
 from models.training.attention import SequenceRows
+
+_CPU = torch.device("cpu")
 
 
 def pack(
@@ -23,47 +25,32 @@ def pack(
     `shares_prefixes`.
     """
     lengths = [len(ids) for ids in sequences]
-    firsts = [0 if prefix is None else lengths[prefix] for prefix in prefixes or [None] * len(lengths)]
-    contexts = [first + length for first, length in zip(firsts, lengths, strict=True)]
-    starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    return ForwardBatch(
-        token_ids=torch.tensor([token_id for ids in sequences for token_id in ids]),
-        positions=torch.cat([torch.arange(*ends) for ends in zip(firsts, contexts, strict=True)]),
-        cu_seqlens_q=starts,
-        seq_lens=torch.tensor(contexts, dtype=torch.int32),
-        groups=tuple(_group(group.is_state, starts, lengths) for group in decoder.layer_groups),
-        logit_rows=output_rows,
-        query_lens=tuple(lengths),
-        context_lens=tuple(contexts),
+    starts = [0 if prefix is None else lengths[prefix] for prefix in prefixes or [None] * len(lengths)]
+    groups = decoder.cache_layout.groups
+    unused = torch.empty(len(lengths), 0, dtype=torch.int32)
+    states = None
+    if decoder.cache_layout.has_states:
+        states = StateGroupBatch.from_blocks(lengths, [-1] * len(lengths), [-1] * sum(lengths), _CPU)
+    return forward_batch(
+        [token_id for ids in sequences for token_id in ids],
+        lengths,
+        [unused for group in groups if not group.is_state],
         block_size=1,
+        device=_CPU,
+        starts=starts,
+        states=states,
+        logit_rows=output_rows,
     )
 
 
 def shares_prefixes(decoder: Decoder) -> bool:
     """Whether sequences can continue another one: the state of a recurrent layer belongs to one sequence."""
-    return not any(group.is_state for group in decoder.layer_groups)
+    return not decoder.cache_layout.has_states
 
 
 def training_caches(decoder: Decoder, prefixes: Sequence[int | None] | None = None) -> list[LayerCache]:
     """Return the layers' caches for a training step, which do not outlive it. prefixes: as in `pack`."""
     return [
-        SequenceRows.cache(decoder.dtype, prefixes)
-        if isinstance(mixer, AttentionSpec)
-        else empty_state(state_parts(mixer, decoder.dtype), 1, torch.device("cpu"))
-        for mixer in decoder.mixers
+        SequenceRows(layout, {}, prefixes) if isinstance(layout, KVLayout) else allocate_states(layout, 1, _CPU)
+        for layout in decoder.cache_layout.layers
     ]
-
-
-def _group(is_state: bool, starts: torch.Tensor, lengths: list[int]) -> GroupBatch:
-    num_rows, num_sequences = sum(lengths), len(lengths)
-    if not is_state:
-        return KVGroupBatch(torch.empty(0, dtype=torch.int64), torch.empty(num_sequences, 0, dtype=torch.int32))
-    return StateGroupBatch(
-        sources=torch.full((num_sequences,), -1, dtype=torch.int32),
-        targets=torch.full((num_rows,), -1, dtype=torch.int32),
-        cu_seqlens=starts,
-        speculative_rows=None,
-        query_lens=tuple(lengths),
-        source_blocks=(-1,) * num_sequences,
-        target_blocks=(-1,) * num_rows,
-    )

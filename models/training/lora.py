@@ -122,7 +122,7 @@ class Lora:
             self._adapters[name] = self._make(layers[name], linears, decoder, generator)
         self._methods: list[tuple[Linear, TrainableMethod]] = []
         for name, layer in layers.items():
-            method = TrainableMethod(layer, self._adapters.get(name), decoder.dtype)
+            method = TrainableMethod(layer, self._adapters.get(name), decoder.compute_dtype)
             layer.method = method
             self._methods.append((layer, method))
 

@@ -1,16 +1,14 @@
 """PagedRun: sequences that a decoder in training generates together, with their caches and steps."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 
-from models.architecture.attention import AttentionSpec
-from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
+from models.batch import StateGroupBatch, forward_batch
 from models.decoder import Decoder
-from models.kv.layer import LayerCache, empty_state, state_parts
 
 _BLOCK_SIZE = 16
+_CPU = torch.device("cpu")
 _LOGIT_BYTES = 12  # per logit: the logit and its probability in fp32, and the temporaries of the draw
 
 
@@ -46,7 +44,7 @@ class PagedRun:
         self._tables, num_blocks = self._lay_out(max_tokens)
         self._computed = [0] * count
         self._states = [-1] * count  # the block of each sequence's last state
-        self._caches = [self._cache(mixer, num_blocks, 2 * count) for mixer in decoder.mixers]
+        self._caches = decoder.cache_layout.allocate_unshared(num_blocks, _BLOCK_SIZE, _CPU, num_states=2 * count)
 
     def begin(self) -> torch.Tensor:
         """Compute the prompts and return logits after the last token of each sequence: [prompts * num_samples, V]."""
@@ -71,52 +69,33 @@ class PagedRun:
 
     def _hidden(self, sequences: Sequence[int], rows: Sequence[Sequence[int]]) -> torch.Tensor:
         lengths = [len(ids) for ids in rows]
-        starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-        positions = torch.tensor(
-            [self._computed[index] + offset for index, n in zip(sequences, lengths, strict=True) for offset in range(n)]
+        starts = [self._computed[index] for index in sequences]
+        layout = self._decoder.cache_layout
+        states = self._states_of(sequences, lengths) if layout.has_states else None
+        table = self._tables[list(sequences)]
+        batch = forward_batch(
+            [token_id for ids in rows for token_id in ids],
+            lengths,
+            [table for group in layout.groups if not group.is_state],
+            block_size=_BLOCK_SIZE,
+            device=_CPU,
+            starts=starts,
+            states=states,
+            adapter_slots=torch.zeros(sum(lengths), dtype=torch.int32) if self._has_adapter else None,
         )
-        tables = self._tables[list(sequences)]
-        blocks = tables.repeat_interleave(torch.tensor(lengths), dim=0).gather(1, (positions // _BLOCK_SIZE)[:, None])
-        slots = blocks[:, 0].long() * _BLOCK_SIZE + positions % _BLOCK_SIZE
         for index, length in zip(sequences, lengths, strict=True):
             self._computed[index] += length
-        contexts = [self._computed[index] for index in sequences]
-        last_rows = starts[1:].long() - 1
-        attended = KVGroupBatch(slots, tables)
-        batch = ForwardBatch(
-            token_ids=torch.tensor([token_id for ids in rows for token_id in ids]),
-            positions=positions,
-            cu_seqlens_q=starts,
-            seq_lens=torch.tensor(contexts, dtype=torch.int32),
-            groups=tuple(
-                self._states_of(sequences, starts, lengths) if group.is_state else attended
-                for group in self._decoder.layer_groups
-            ),
-            logit_rows=last_rows,
-            query_lens=tuple(lengths),
-            context_lens=tuple(contexts),
-            block_size=_BLOCK_SIZE,
-            adapter_slots=torch.zeros(len(positions), dtype=torch.int32) if self._has_adapter else None,
-        )
-        hidden: torch.Tensor = self._decoder(batch, self._caches, last_rows)
+        hidden: torch.Tensor = self._decoder(batch, self._caches, batch.logit_rows)
         return hidden
 
-    def _states_of(self, sequences: Sequence[int], starts: torch.Tensor, lengths: list[int]) -> GroupBatch:
+    def _states_of(self, sequences: Sequence[int], lengths: list[int]) -> StateGroupBatch:
         sources, targets = [], []
         for index, length in zip(sequences, lengths, strict=True):
             source = self._states[index]
             self._states[index] = 2 * index + (source == 2 * index)
             sources.append(source)
             targets += [-1] * (length - 1) + [self._states[index]]
-        return StateGroupBatch(
-            sources=torch.tensor(sources, dtype=torch.int32),
-            targets=torch.tensor(targets, dtype=torch.int32),
-            cu_seqlens=starts,
-            speculative_rows=None,
-            query_lens=tuple(lengths),
-            source_blocks=tuple(sources),
-            target_blocks=tuple(targets),
-        )
+        return StateGroupBatch.from_blocks(lengths, sources, targets, _CPU)
 
     def _lay_out(self, max_tokens: int) -> tuple[torch.Tensor, int]:
         """Return every sequence's blocks, [sequences, M] int32, and the number of blocks."""
@@ -132,26 +111,10 @@ class PagedRun:
         longest = max(map(len, tables))
         return torch.tensor([table + [0] * (longest - len(table)) for table in tables], dtype=torch.int32), end
 
-    def _cache(self, mixer: object, num_blocks: int, num_states: int) -> LayerCache:
-        decoder = self._decoder
-        if not isinstance(mixer, AttentionSpec):
-            return empty_state(state_parts(mixer, decoder.dtype), num_states, torch.device("cpu"))  # type: ignore[arg-type]
-        return torch.zeros(_kv_shape(decoder, mixer, num_blocks), dtype=decoder.dtype)
-
 
 def cache_bytes(decoder: Decoder, num_sequences: int, num_tokens: int) -> int:
     """Return the largest memory of a PagedRun with sequences of `num_tokens` each, including their logits."""
     num_blocks = num_sequences * -(-num_tokens // _BLOCK_SIZE)
-    total = num_sequences * decoder.spec.vocab_size * _LOGIT_BYTES
-    for mixer in decoder.mixers:
-        if isinstance(mixer, AttentionSpec):
-            total += math.prod(_kv_shape(decoder, mixer, num_blocks)) * decoder.dtype.itemsize
-        else:
-            total += 2 * num_sequences * sum(part.num_bytes for part in state_parts(mixer, decoder.dtype))
-    return total
-
-
-def _kv_shape(decoder: Decoder, spec: AttentionSpec, num_blocks: int) -> tuple[int, ...]:
-    backend = next(layer.attn.backend for layer in decoder.layers if hasattr(layer.attn, "backend"))
-    shape: tuple[int, ...] = backend.kv_shape(spec, num_blocks, _BLOCK_SIZE)
-    return shape
+    layout = decoder.cache_layout
+    num_bytes = num_blocks * layout.unshared_block_bytes(_BLOCK_SIZE) + 2 * num_sequences * layout.state_bytes
+    return num_bytes + num_sequences * decoder.spec.vocab_size * _LOGIT_BYTES

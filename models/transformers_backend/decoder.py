@@ -9,10 +9,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from models.architecture.attention import AttentionSpec
-from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch
+from models.compute import ComputeConfig
 from models.errors import UnsupportedModelError
-from models.kv.groups import group_layers
+from models.kv.layer import LayerKV
+from models.linear.adapter import Adapter
+from models.linear.decoder_adapters import PreparedAdapter
 from models.progress import StepProgress, ignore_progress
 from models.transformers_backend.interface import CurrentStep, PagedLayer
 
@@ -27,17 +29,17 @@ class TransformersDecoder(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], backend: AttentionBackend
+        self, model: PreTrainedModel, layers: Sequence[tuple[str, AttentionSpec]], compute: ComputeConfig
     ) -> None:
         """model: made for `interface.PAGED`, with its weights. layers: from `observe`."""
         super().__init__()
         self.mixers = [spec for _, spec in layers]
-        self.layer_groups = group_layers(self.mixers)
-        self.dtype = model.dtype
+        self.cache_layout = compute.cache_layout(self.mixers)
+        self.compute_dtype = compute.dtype
         self._step = CurrentStep()
-        group_of_layer = {layer: number for number, group in enumerate(self.layer_groups) for layer in group.layers}
+        group_of_layer = {layer: n for n, group in enumerate(self.cache_layout.groups) for layer in group.layers}
         for index, (name, spec) in enumerate(layers):
-            paged = PagedLayer(spec, index, group_of_layer[index], backend, self._step)
+            paged = PagedLayer(spec, index, group_of_layer[index], compute.backend, self._step)
             model.get_submodule(name).paged = paged
         self.on_progress: StepProgress = ignore_progress  # called before each layer's attention
         self.body = model.base_model
@@ -45,7 +47,7 @@ class TransformersDecoder(nn.Module):
         self.head = model
 
     def forward(
-        self, batch: ForwardBatch, kv: Sequence[torch.Tensor], output_rows: torch.Tensor | None = None
+        self, batch: ForwardBatch, kv: Sequence[LayerKV], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return hidden states [T, hidden], the head's input; write the rows' K and V into `kv`, one tensor per layer.
 
@@ -68,6 +70,9 @@ class TransformersDecoder(nn.Module):
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
+    def commit_states(self, *_: object) -> None:
+        raise AssertionError("models with recurrent layers are refused")
+
     def serve_context(self, max_len: int) -> None:
         """Do nothing: scalings that depend on the length are refused."""
 
@@ -76,10 +81,13 @@ class TransformersDecoder(nn.Module):
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:  # noqa: ARG002
         """Raise UnsupportedModelError, since transformers' code does not distinguish the rows of a batch."""
-        raise UnsupportedModelError(
-            "adapters are supported only by headrace's own families, and transformers' code computes this model; "
-            "serve a merged checkpoint"
-        )
+        raise _adapters_refusal()
+
+    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:  # noqa: ARG002
+        raise _adapters_refusal()
+
+    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:  # noqa: ARG002
+        raise _adapters_refusal()
 
     # --- experts are not counted --------------------------------------------------------------------------------------
 
@@ -89,6 +97,13 @@ class TransformersDecoder(nn.Module):
 
     def take_rows_per_expert(self) -> torch.Tensor:
         return torch.zeros(0, 0, dtype=torch.int64)
+
+
+def _adapters_refusal() -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "adapters are supported by headrace's own families, and transformers' code computes this model; serve a merged "
+        "checkpoint"
+    )
 
 
 class _BodyStandIn(nn.Module):

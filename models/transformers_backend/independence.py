@@ -7,26 +7,23 @@ wrong.
 
 import torch
 
-from models.attention.base import AttentionBackend
-from models.batch import ForwardBatch, KVGroupBatch
+from models.batch import ForwardBatch, forward_batch
 from models.errors import UnsupportedModelError, shorten_error
 from models.transformers_backend.config import FOREIGN_ERRORS
 from models.transformers_backend.decoder import TransformersDecoder
 
 _BLOCK_SIZE = 16
+_NUM_BLOCKS = 2
 _LENGTH = 12  # of a sequence, which fits into a block
 _MAX_DIFFERENCE = 0.2  # relative to a row's norm; rounding in bf16 makes some hundredths, a wrong neighbor about 1
 
 
 @torch.inference_mode()
-def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, vocab_size: int, name: str) -> None:
+def check_independence(decoder: TransformersDecoder, vocab_size: int, name: str) -> None:
     """Raise UnsupportedModelError if a sequence's rows change in chunks and together with another sequence."""
     device = next(decoder.parameters()).device
     first, second = torch.randint(vocab_size, (2, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
-    kv = [
-        torch.zeros(backend.kv_shape(spec, 16, _BLOCK_SIZE), dtype=decoder.dtype, device=device)
-        for spec in decoder.mixers
-    ]
+    kv = decoder.cache_layout.allocate_unshared(_NUM_BLOCKS, _BLOCK_SIZE, device)
     alone = decoder(_batch(decoder, [(0, 0, first)]), kv)
     try:
         decoder.logits(alone[-1:])
@@ -52,20 +49,12 @@ def check_independence(decoder: TransformersDecoder, backend: AttentionBackend, 
 
 def _batch(decoder: TransformersDecoder, parts: list[tuple[int, int, torch.Tensor]]) -> ForwardBatch:
     """Return a batch. parts: (sequence, position of the first row, tokens). A sequence's only block has its number."""
-    device = parts[0][2].device
-    positions = [torch.arange(start, start + len(tokens), device=device) for _, start, tokens in parts]
-    slots = [sequence * _BLOCK_SIZE + rows for (sequence, _, _), rows in zip(parts, positions, strict=True)]
-    lengths = [len(tokens) for _, _, tokens in parts]
-    context_lens = [start + len(tokens) for _, start, tokens in parts]
-    tables = torch.tensor([[sequence] for sequence, _, _ in parts], dtype=torch.int32, device=device)
-    return ForwardBatch(
-        token_ids=torch.cat([tokens for _, _, tokens in parts]),
-        positions=torch.cat(positions),
-        cu_seqlens_q=torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32),
-        seq_lens=torch.tensor(context_lens, dtype=torch.int32, device=device),
-        groups=(KVGroupBatch(torch.cat(slots), tables),) * len(decoder.layer_groups),
-        logit_rows=torch.arange(sum(lengths), device=device),
-        query_lens=tuple(lengths),
-        context_lens=tuple(context_lens),
+    table = torch.tensor([[sequence] for sequence, _, _ in parts], dtype=torch.int32)
+    return forward_batch(
+        [token_id for _, _, tokens in parts for token_id in tokens.tolist()],
+        [len(tokens) for _, _, tokens in parts],
+        (table,) * len(decoder.cache_layout.groups),
         block_size=_BLOCK_SIZE,
+        device=parts[0][2].device,
+        starts=[start for _, start, _ in parts],
     )

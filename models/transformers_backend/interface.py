@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kv.layer import LayerKV
 from models.progress import StepProgress, ignore_progress
 
 PAGED = "headrace"  # transformers makes no masks for a name without a registered one; back ends do not need them
@@ -21,7 +22,7 @@ class CurrentStep:
     """The step that is being computed, set during a forward pass, since models do not pass on all arguments."""
 
     batch: ForwardBatch | None = None
-    kv: Sequence[torch.Tensor] = ()
+    kv: Sequence[LayerKV] = ()
     on_progress: StepProgress = ignore_progress
 
 
@@ -42,7 +43,7 @@ class PagedLayer:
         assert batch is not None
         group, value_dim = batch.groups[self.group], v.shape[-1]
         assert isinstance(group, KVGroupBatch)
-        q, k, v = (self._padded(part.to(kv.dtype)) for part in (q, k, v))
+        q, k, v = (self._padded(part.to(kv.layout.compute_dtype)) for part in (q, k, v))
         self.backend.write(kv, k, v, group)
         attended = self.backend.forward(q, kv, batch, group, self.spec, sinks=sinks)
         return attended[..., :value_dim]

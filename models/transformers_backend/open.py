@@ -88,8 +88,8 @@ class OpenedTransformersModel:
             model = self._read(compute.dtype).to(compute.device).eval()
         except (torch.OutOfMemoryError, MemoryError):
             raise not_enough_memory(needed_bytes, obtainable_memory_bytes(compute.device), compute.device) from None
-        decoder = TransformersDecoder(model, self.observed.layers, compute.backend)
-        check_independence(decoder, compute.backend, self.vocab_size, self.foreign.model_class.__name__)
+        decoder = TransformersDecoder(model, self.observed.layers, compute)
+        check_independence(decoder, self.vocab_size, self.foreign.model_class.__name__)
         kind = DTYPE_NAMES[compute.dtype]
         formats = Counter({kind: len(list(decoder.parameters()))})
         note = f"Weights: {decoder.weight_bytes() / 2**30:.2f} GiB: {kind} {formats[kind]} tensors"

@@ -171,7 +171,7 @@ def cpu_compute(
     ops = ops or select_operations(dtype, torch.device("cpu"))
     if isinstance(backend, TrainAttention):
         ops = TrainOperations(ops)
-    return ComputeConfig(backend or ReferenceAttention(), ops, dtype, torch.device("cpu"))
+    return ComputeConfig(backend or ReferenceAttention(), ops, dtype, dtype, torch.device("cpu"))
 
 
 def _built(files: ModelFiles, compute: ComputeConfig, weights: WeightOptions | None) -> tuple[Decoder, str]:

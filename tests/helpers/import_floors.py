@@ -14,13 +14,13 @@ from tests.helpers.repository import ROOT
 FLOORS: dict[str, tuple[str, ...]] = {
     "models": (
         "architecture batch errors progress",
-        "config system",
+        "config system kv",
         "kernels",
         "attention quant",
         "checkpoints compute",
         "linear sources",
         "layers tokenizer pooling",
-        "families recurrence kv loaded_model",
+        "families recurrence loaded_model",
         "decoder_layer transformers_backend",
         "decoder",
         "weight_cache adapters",

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 
 from models.attention.base import AttentionBackend
-from models.attention.reference import ReferenceAttention
 from models.attention.select import select_backend
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
-from tests.helpers.checkpoints import load_folder
+from tests.helpers.checkpoints import cpu_compute, load_folder
 
 
 def load_random(
@@ -22,7 +21,7 @@ def load_random(
 ) -> LoadedModel:
     """What `random_model(...).save_pretrained(folder)` has written. backend: else the one that this machine prefers."""
     specs = load_folder(folder).spec.attention_specs
-    backend = backend or select_backend(specs, dtype, torch.device("cpu"))[0]
+    backend = backend or select_backend(specs, dtype, dtype, torch.device("cpu"))[0]
     return as_loaded(load_folder(folder, dtype, backend), tokenizer_json=tokenizer_json, backend=backend)
 
 
@@ -37,13 +36,9 @@ def as_loaded(
     return LoadedModel(
         decoder=decoder,
         architecture=architecture,
-        dtype=decoder.dtype,
-        device=torch.device("cpu"),
+        compute=cpu_compute(decoder.compute_dtype, backend),
         vocab_size=decoder.spec.vocab_size,
         max_position=256,
-        mixers=decoder.mixers,
-        layer_groups=decoder.layer_groups,
-        attention_backend=backend or ReferenceAttention(),
         weight_bytes=0,
         tokenizer=TokenizerAssets(tokenizer_json, None, {}, None, [2], False),
         generation_defaults={},

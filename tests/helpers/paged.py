@@ -9,11 +9,9 @@ import torch
 
 from engine.runner.batch_buffers import BatchBuffers, BatchShape
 from engine.scheduling.kv.groups import KVGroup
-from models.architecture.attention import AttentionSpec
-from models.attention.base import AttentionBackend
-from models.batch import ForwardBatch, GroupBatch, KVGroupBatch, StateGroupBatch
+from models.batch import ForwardBatch, KVGroupBatch, StateGroupBatch, forward_batch
 from models.decoder import Decoder
-from models.kv.layer import LayerCache, LayerState, empty_state, state_parts
+from models.kv.layer import LayerCache, LayerKV
 
 
 @dataclass
@@ -57,25 +55,14 @@ class PagedRun:
     NaN: a read of a wrong or unwritten slot cannot go unnoticed.
     """
 
-    def __init__(
-        self, decoder: Decoder, backend: AttentionBackend, *, num_blocks: int = 128, block_size: int = 4
-    ) -> None:
+    def __init__(self, decoder: Decoder, *, num_blocks: int = 128, block_size: int = 4) -> None:
         self.decoder = decoder
         self.block_size = block_size
         self.device = next(decoder.parameters()).device
-        shared: dict[int, torch.Tensor] = {}  # place in the group -> tensor
-        self.kv: list[LayerCache] = [torch.empty(0)] * len(decoder.mixers)
-        for group in decoder.layer_groups:
-            for place, layer in enumerate(group.layers):
-                mixer = decoder.mixers[layer]
-                if not isinstance(mixer, AttentionSpec):
-                    parts = state_parts(mixer, decoder.dtype)
-                    state = empty_state(parts, num_blocks, self.device)
-                    self.kv[layer] = LayerState(tuple(part.fill_(float("nan")) for part in state.parts))
-                    continue
-                shape = backend.kv_shape(mixer, num_blocks, block_size)
-                fresh = torch.full(shape, float("nan"), dtype=decoder.dtype, device=self.device)
-                self.kv[layer] = shared.setdefault(place, fresh)
+        self.groups = decoder.cache_layout.groups
+        self.kv = decoder.cache_layout.allocate(num_blocks, block_size, self.device, num_states=num_blocks)
+        for cache in self.kv:
+            fill(cache, float("nan"))
         self.free_blocks = list(range(num_blocks))
         random.Random(7).shuffle(self.free_blocks)
 
@@ -103,27 +90,22 @@ class PagedRun:
         self, items: list[tuple[PagedSequence, list[int]]], adapter_slots: Sequence[int] | None = None
     ) -> ForwardBatch:
         """The batch of one step with logits of every row. adapter_slots: as `step` takes them."""
-        positions: list[int] = []
         for sequence, tokens in items:
-            end = sequence.num_computed + len(tokens)
-            sequence.tables = sequence.tables or [[] for _ in self.decoder.layer_groups]
+            sequence.tables = sequence.tables or [[] for _ in self.groups]
             for table in sequence.tables:
-                while len(table) * self.block_size < end:
+                while len(table) * self.block_size < sequence.num_computed + len(tokens):
                     table.append(self.free_blocks.pop())
-            positions += range(sequence.num_computed, end)
-        query_lens = [len(tokens) for _, tokens in items]
-        context_lens = [sequence.num_computed + len(tokens) for sequence, tokens in items]
-        offsets = torch.tensor([0, *query_lens]).cumsum(0)
-        return ForwardBatch(
-            token_ids=self._tensor([token for _, tokens in items for token in tokens]),
-            positions=self._tensor(positions),
-            cu_seqlens_q=offsets.to(self.device, torch.int32),
-            seq_lens=self._tensor(context_lens, torch.int32),
-            groups=tuple(self._group_batch(index, items) for index in range(len(self.decoder.layer_groups))),
-            logit_rows=torch.arange(len(positions), device=self.device),
-            query_lens=tuple(query_lens),
-            context_lens=tuple(context_lens),
+        token_ids = [token for _, tokens in items for token in tokens]
+        is_state = [group.is_state for group in self.groups]
+        return forward_batch(
+            token_ids,
+            [len(tokens) for _, tokens in items],
+            [self._table(index, items) for index in range(len(self.groups)) if not is_state[index]],
             block_size=self.block_size,
+            device=self.device,
+            starts=[sequence.num_computed for sequence, _ in items],
+            states=self._state_batch(len(self.groups) - 1, items) if any(is_state) else None,
+            logit_rows=torch.arange(len(token_ids), device=self.device),
             adapter_slots=None if adapter_slots is None else self._slots_of_rows(items, adapter_slots),
         )
 
@@ -131,24 +113,17 @@ class PagedRun:
         self, items: list[tuple[PagedSequence, list[int]]], adapter_slots: Sequence[int]
     ) -> torch.Tensor:
         slots = [slot for slot, (_, tokens) in zip(adapter_slots, items, strict=True) for _ in tokens]
-        return self._tensor(slots, torch.int32)
+        return torch.tensor(slots, dtype=torch.int32, device=self.device)
 
-    def _group_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> GroupBatch:
-        group = self.decoder.layer_groups[index]
-        if group.is_state:
-            return self._state_batch(index, items)
+    def _table(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> torch.Tensor:
+        group = self.groups[index]
         rule = KVGroup(self.block_size, group.window, is_chunked=group.is_chunked)
-        slots: list[int] = []
         tables: list[list[int]] = []
-        for sequence, tokens in items:
-            start, table = sequence.num_computed, sequence.tables[index]
-            for position in range(start, start + len(tokens)):
-                slots.append(table[position // self.block_size] * self.block_size + position % self.block_size)
-            first = rule.first_needed_entry(start)
-            tables.append([self._unreadable] * first + table[first:])
+        for sequence, _ in items:
+            first = rule.first_needed_entry(sequence.num_computed)
+            tables.append([self._unreadable] * first + sequence.tables[index][first:])
         widest = max(map(len, tables))
-        padded = [table + [self._unreadable] * (widest - len(table)) for table in tables]
-        return KVGroupBatch(self._tensor(slots), self._tensor(padded, torch.int32))
+        return torch.tensor([table + [self._unreadable] * (widest - len(table)) for table in tables], dtype=torch.int32)
 
     def _state_batch(self, index: int, items: list[tuple[PagedSequence, list[int]]]) -> StateGroupBatch:
         """A state is written for every full block, and for the last, which is not full."""
@@ -160,21 +135,15 @@ class PagedRun:
             for num_tokens in range(start + 1, end + 1):
                 is_written = num_tokens == end or num_tokens % self.block_size == 0
                 targets.append(table[(num_tokens - 1) // self.block_size] if is_written else -1)
-        query_lens = [len(tokens) for _, tokens in items]
-        return StateGroupBatch(
-            sources=self._tensor(sources, torch.int32),
-            targets=self._tensor(targets, torch.int32),
-            cu_seqlens=self._tensor([0, *query_lens]).cumsum(0).to(torch.int32),
-            speculative_rows=None,
-            query_lens=tuple(query_lens),
-            source_blocks=tuple(sources),
-            target_blocks=tuple(targets),
-        )
+        return StateGroupBatch.from_blocks([len(tokens) for _, tokens in items], sources, targets, self.device)
 
     @property
     def _unreadable(self) -> int:
-        """A block that nobody writes to, so that it stays NaN."""
+        """A block that is not written, so that it stays NaN."""
         return self.free_blocks[0]
 
-    def _tensor(self, values: list, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype, device=self.device)
+
+def fill(cache: LayerCache, value: float) -> None:
+    """Fill all tensors of a layer's cache."""
+    for part in cache.parts.values() if isinstance(cache, LayerKV) else cache.parts:
+        part.fill_(value)

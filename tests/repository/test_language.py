@@ -53,7 +53,7 @@ _UNREAD: set[str] = {
     "models/decoder.py",
     "models/decoder_layer.py",
     "models/kernels",
-    "models/kv/cache.py",
+    "models/kv_cache.py",
     "models/layers",
     "models/linear",
     "models/loaded_model.py",

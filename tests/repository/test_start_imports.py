@@ -28,7 +28,7 @@ others = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embe
 config = HFConfig({"architectures": ["LlamaForCausalLM"], **sizes, **others, "rms_norm_eps": 1e-5}, "config.json")
 spec = family_of("LlamaForCausalLM").describe(config)
 bf16 = torch.bfloat16
-decoder = Decoder(spec, ComputeConfig(ReferenceAttention(), Operations(), bf16, torch.device("cpu")))
+decoder = Decoder(spec, ComputeConfig(ReferenceAttention(), Operations(), bf16, bf16, torch.device("cpu")))
 decoder.allocate(torch.device("cpu"))
 assert {parameter.device.type for parameter in decoder.parameters()} == {"cpu"}
 layer = Fields(rope=Fields(rotary_dim=4), attention=Fields(num_heads=4, num_kv_heads=2, head_dim=8))

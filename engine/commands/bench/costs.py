@@ -8,6 +8,7 @@ from torch import nn
 
 from models.architecture.attention import AttentionSpec
 from models.batch import ForwardBatch, KVGroupBatch
+from models.kv.layer import LayerKV
 from models.layers.mlp import MLP
 from models.linear.linear import Linear
 
@@ -69,7 +70,7 @@ def _tensors_in(values: object) -> Iterator[torch.Tensor]:
 
 
 def attention_cost(
-    q: torch.Tensor, kv: torch.Tensor, batch: ForwardBatch, group: KVGroupBatch, spec: AttentionSpec, **_: object
+    q: torch.Tensor, kv: LayerKV, batch: ForwardBatch, group: KVGroupBatch, spec: AttentionSpec, **_: object
 ) -> Cost:
     """Return the cost of attention: visible keys and values once for each sequence, queries and results once, and two
     products of each row with each position that it sees."""
@@ -83,22 +84,21 @@ def attention_cost(
             visible += rows * first + rows * (rows + 1) // 2
         else:
             visible += sum(position + 1 - spec.first_seen(position) for position in range(first, context))
-    stored_dim = spec.head_dim + (spec.value_dim if spec.values_from is None else 0)
-    kv_bytes = read * spec.num_kv_heads * stored_dim * kv.element_size()
+    kv_bytes = read * kv.layout.position_bytes
     product_dims = spec.head_dim + spec.value_dim
     flops = 2 * spec.num_heads * product_dims * visible
     row_bytes = q.shape[0] * spec.num_heads * product_dims * q.element_size()
     return Cost(kv_bytes + row_bytes, flops, str(q.dtype).removeprefix("torch."))
 
 
-def kv_write_cost(kv: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
+def kv_write_cost(kv: LayerKV, k: torch.Tensor, v: torch.Tensor | None, group: KVGroupBatch) -> Cost:
     """Return the cost of writing keys and values to the cache: each is read and written."""
-    del kv, group
-    return Cost(2 * (k.nbytes + (0 if v is None else v.nbytes)))
+    del group
+    return Cost(k.nbytes + (0 if v is None else v.nbytes) + len(k) * kv.layout.position_bytes)
 
 
 def rotate_and_write_cost(
-    kv: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
+    kv: LayerKV, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor | None, by: object, group: KVGroupBatch
 ) -> Cost:
     """Return the cost of `kv_write_cost`, and of rotating the queries."""
     del by

@@ -128,7 +128,7 @@ def instrumented(engine: Engine, clock: PhaseClock, *, uses_tapes: bool = False)
     """
     scheduler, runner = engine._scheduler, engine._runner
     model, kv, sampler = runner._model, runner._kv, runner._sampler  # type: ignore[attr-defined]
-    backend = model.attention_backend
+    backend = model.compute.backend
     with contextlib.ExitStack() as stack:
         if uses_tapes:
             stack.enter_context(mock.patch.object(Tape, "replay", lambda tape: _replay_clocked(clock, tape)))

@@ -13,8 +13,8 @@ from torch import nn
 
 from engine.command_io.quantize_config import CALIBRATION_TOKENS, MIN_TOKENS
 from engine.errors import StartupError
-from engine.quality.eval_chunks import joint_batch
 from models.batch import ForwardBatch
+from models.forward.chunk_batches import joint_batch
 from models.kernels.row_input import IDENTITY
 from models.kv.groups import LayerGroup
 from models.layers.moe import MoE

@@ -6,8 +6,8 @@ import torch
 
 from engine.runner.executors.executor import PendingForward
 from models.batch import ForwardBatch
-from models.decoder import Decoder
 from models.kv.layer import LayerCache
+from models.loaded_model import ModelDecoder
 
 
 class EagerExecutor:
@@ -15,7 +15,7 @@ class EagerExecutor:
 
     buffers = None
 
-    def __init__(self, decoder: Decoder, kv: Sequence[LayerCache]) -> None:
+    def __init__(self, decoder: ModelDecoder, kv: Sequence[LayerCache]) -> None:
         self._decoder = decoder
         self._kv = kv
 

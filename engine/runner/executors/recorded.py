@@ -68,7 +68,7 @@ class RecordedExecutor:
         self._tapes: dict[_Key, Tape | None] = {}  # None: cannot be recorded
         self._adapters_version = decoder.adapters_version
         self._workspace = Workspace()
-        num_groups = sum(not group.is_state for group in decoder.layer_groups)
+        num_groups = sum(not group.is_state for group in decoder.cache_layout.groups)
         self.buffers = BatchBuffers(MAX_ROWS, MAX_ROWS, max_blocks, num_groups)
         x = torch.empty(MAX_ROWS, decoder.spec.hidden_size, dtype=decoder.residual_dtype)
         rotary_embeddings = [

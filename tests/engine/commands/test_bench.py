@@ -31,6 +31,8 @@ from engine.errors import OptionError, StartupError
 from engine.protocol import EngineInfo
 from engine.startup.build import build_engine
 from models.architecture.attention import AttentionSpec
+from models.attention.reference import ReferenceAttention
+from models.kv.layer import LayerKV
 from server import cli
 from tests.helpers.engines import make_engine, make_prompt, make_request
 
@@ -182,7 +184,8 @@ def test_packed_weights_are_counted_and_multiplied_in_int8() -> None:
 def test_attention_cost_counts_what_rows_see(window: int | None, visible: int, read: int) -> None:
     spec = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=16, scale=1.0, sliding_window=window)
     batch = types.SimpleNamespace(query_lens=(3, 1), context_lens=(10, 5))
-    q, kv = torch.zeros(4, 4, 16, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16)
+    q = torch.zeros(4, 4, 16, dtype=torch.bfloat16)
+    kv = LayerKV(ReferenceAttention().layout(spec, q.dtype, q.dtype), {})
     cost = attention_cost(q, kv, batch, None, spec)  # type: ignore[arg-type]
     assert cost.flops == 4 * 4 * 16 * visible
     assert cost.num_bytes == read * 2 * 2 * 16 * 2 + 2 * q.numel() * 2

@@ -149,7 +149,7 @@ def test_a_layer_may_be_computed_in_two_parts(tmp_path: Path) -> None:
     folder = write_model_folder(tmp_path, llama_config(**SIZES))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
     stream.load_non_layer_weights()
-    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
+    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.cache_layout.groups, stream.device)
     whole, parts = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))
     assert isinstance(layer, DecoderLayer)
@@ -168,7 +168,7 @@ def test_outputs_that_are_aimed_at_have_the_factors_of_their_rows(tmp_path: Path
     folder = write_model_folder(tmp_path, llama_config(**{**SIZES, "intermediate_size": 32}))
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
     stream.load_non_layer_weights()
-    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.layer_groups, stream.device)
+    batches = calibration_batches((tuple(range(5, 45)),) * 16, 640, stream.decoder.cache_layout.groups, stream.device)
     reference, forward = stream.begin(batches[:1]), stream.begin(batches[:1])
     index, layer = next(stream.layers("read", lambda *_: None))
     with watched_inputs(layer, None, keeps_targets=True) as stats:

@@ -194,7 +194,7 @@ def test_matrices_without_a_group_stay_as_they_are(tmp_path: Path) -> None:
 def logits_of(folder: Path, tokens: Sequence[int] = range(5, 45)) -> torch.Tensor:
     files = resolve_model(str(folder), None, lambda *_: None)
     model = load_model(files, LoadOptions(dtype="float32"), lambda *_: None)
-    [logits] = PagedRun(model.decoder, model.attention_backend).step([(PagedSequence(), list(tokens))])
+    [logits] = PagedRun(model.decoder).step([(PagedSequence(), list(tokens))])
     return logits
 
 
@@ -248,7 +248,7 @@ def test_factors_leave_the_model_as_it_was(request: pytest.FixtureRequest, sourc
     """Folded into norms and matrices, any factors cancel out."""
     folder = request.getfixturevalue(source)
     stream = LayerStream(open_model(ModelFiles(folder, (), "x")), dtype=torch.float32, device=torch.device("cpu"))
-    run = PagedRun(load_decoder(folder), stream._backend)
+    run = PagedRun(load_decoder(folder))
     [before] = run.step([(PagedSequence(), list(range(5, 45)))])
     random = torch.Generator().manual_seed(3)
     for index, layer in enumerate(run.decoder.layers):

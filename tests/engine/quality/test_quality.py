@@ -15,18 +15,11 @@ from engine.config import DType, EngineConfig, Quantization
 from engine.errors import StartupError
 from engine.protocol import EngineInfo, Quality
 from engine.quality import measure, records, report
-from engine.quality.eval_chunks import (
-    BLOCK_SIZE,
-    EvalChunks,
-    builtin_text,
-    split_into_chunks,
-    step_batches,
-    step_lengths,
-)
+from engine.quality.eval_chunks import EvalChunks, builtin_text, split_into_chunks
 from engine.quality.measure import Predictions, ReferenceModel
 from engine.quality.records import FILE_NAME
 from engine.startup.build import build_engine
-from models.kv.cache import allocate_kv
+from models.forward.chunk_batches import BLOCK_SIZE, step_batches, step_lengths
 from models.loaded_model import LoadedModel
 from models.loading.load import LoadOptions, load_model
 from models.sources.resolve import ModelFiles, resolve_model
@@ -334,9 +327,9 @@ def loaded(folder: Path) -> LoadedModel:
 @torch.inference_mode()
 def hidden_rows(model: LoadedModel, tokens: tuple[int, ...]) -> torch.Tensor:
     """Of all tokens but the last."""
-    kv = allocate_kv(model, -(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE)
+    kv = model.cache_layout.allocate(-(-len(tokens) // BLOCK_SIZE), BLOCK_SIZE, model.device)
     return torch.cat(
-        [model.decoder(batch, kv) for batch in step_batches(tokens[:-1], model.layer_groups, model.device)]
+        [model.decoder(batch, kv) for batch in step_batches(tokens[:-1], model.cache_layout.groups, model.device)]
     )
 
 

@@ -15,7 +15,6 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
-from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from tests.helpers.checkpoints import SMALL, VOCAB_SIZE, cpu_compute, random_model
 from tests.helpers.engines import make_request
@@ -47,7 +46,7 @@ def test_layers_of_different_numbers_of_experts_are_counted_together() -> None:
     decoder = random_decoder(layer(experts(3, 1)), layer(MLP), layer(experts(5, 2)))
     load = ExpertLoad(decoder)
 
-    PagedRun(decoder, ReferenceAttention()).step([(PagedSequence(), list(range(10)))])
+    PagedRun(decoder).step([(PagedSequence(), list(range(10)))])
     rows, imbalance = load.take()
 
     assert len(rows) == 5
@@ -93,7 +92,7 @@ def test_an_expert_computes_all_its_rows_at_once() -> None:
     for expert in decoder.layers[0].mlp.experts:
         expert.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
 
-    PagedRun(decoder, ReferenceAttention()).step([(PagedSequence(), list(range(20))), (PagedSequence(), [3, 4, 5])])
+    PagedRun(decoder).step([(PagedSequence(), list(range(20))), (PagedSequence(), [3, 4, 5])])
 
     assert len(calls) <= 4
     assert sum(calls) == 23 * 2

@@ -14,7 +14,6 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec, MoESpec, RouterScore, RouterSpec
 from models.architecture.layer import LayerSpec
 from models.architecture.norm import NormKind, NormSpec
-from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.loaded_model import LoadedModel
 from models.tokenizer.assets import TokenizerAssets
@@ -43,13 +42,9 @@ def _work(*layers: LayerSpec) -> tuple[ModelWork, Decoder]:
     model = LoadedModel(
         decoder=decoder,
         architecture="LlamaForCausalLM",
-        dtype=dtype,
-        device=torch.device("cpu"),
+        compute=cpu_compute(dtype),
         vocab_size=VOCAB,
         max_position=64,
-        mixers=decoder.mixers,
-        layer_groups=decoder.layer_groups,
-        attention_backend=ReferenceAttention(),
         weight_bytes=0,
         tokenizer=TokenizerAssets(b"", None, {}, None, [2], False),
         generation_defaults={},

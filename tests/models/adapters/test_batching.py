@@ -75,7 +75,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def _logits(decoder: Decoder, places: list[int]) -> list[torch.Tensor]:
     """Return logits of a prompt and the three tokens after it, for each of these sequences, which run together."""
-    run, sequences = PagedRun(decoder, CpuAttention()), [PagedSequence() for _ in places]
+    run, sequences = PagedRun(decoder), [PagedSequence() for _ in places]
     parts: list[list[torch.Tensor]] = []
     for texts in (PROMPTS, NEXT, NEXT, NEXT):
         items = [(sequence, texts[place]) for sequence, place in zip(sequences, places, strict=True)]
@@ -97,7 +97,7 @@ def test_logits_are_the_same_for_every_chunk_size(decoder: Decoder, slot: int) -
     prompt = torch.randint(NUM_IDS, (130,), generator=torch.Generator().manual_seed(1)).tolist()
 
     def logits(chunk: int) -> torch.Tensor:
-        run, sequence = PagedRun(decoder, CpuAttention()), PagedSequence()
+        run, sequence = PagedRun(decoder), PagedSequence()
         chunks = [prompt[at : at + chunk] for at in range(0, len(prompt), chunk)]
         return torch.cat([run.step([(sequence, tokens)], [slot])[0] for tokens in chunks])
 
@@ -107,6 +107,6 @@ def test_logits_are_the_same_for_every_chunk_size(decoder: Decoder, slot: int) -
 
 
 def test_a_slot_changes_what_a_sequence_says(decoder: Decoder) -> None:
-    run = PagedRun(decoder, CpuAttention())
+    run = PagedRun(decoder)
     plain, adapted = run.step([(PagedSequence(), PROMPTS[0]) for _ in range(2)], [-1, 0])
     assert (plain - adapted).abs().mean() > 0.01

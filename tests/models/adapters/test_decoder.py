@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def _logits(decoder: Decoder, slots: list[int]) -> torch.Tensor:
     """Return logits of the prompt in each slot: [slots, tokens, V]."""
-    run = PagedRun(decoder, CpuAttention())
+    run = PagedRun(decoder)
     return torch.stack(run.step([(PagedSequence(), PROMPT) for _ in slots], slots))
 
 
@@ -134,7 +134,7 @@ def recorded() -> Callable[[Decoder, int], torch.Tensor]:
 
     def step(decoder: Decoder, slot: int) -> torch.Tensor:
         if id(decoder) not in runs:
-            run, other = PagedRun(decoder, CpuAttention()), PagedRun(decoder, CpuAttention())
+            run, other = PagedRun(decoder), PagedRun(decoder)
             sequence = PagedSequence()
             run.step([(sequence, PROMPT)])
             other.step([(PagedSequence(), PROMPT)])
@@ -182,7 +182,7 @@ def test_steps_of_gguf_layers_are_recorded_beside_dora(
 
 def test_steps_of_other_layers_are_recorded_again_without_dora(files: Files) -> None:
     decoder = files.decoder(torch.bfloat16)
-    run, other = PagedRun(decoder, CpuAttention()), PagedRun(decoder, CpuAttention())
+    run, other = PagedRun(decoder), PagedRun(decoder)
     sequence = PagedSequence()
     run.step([(sequence, PROMPT)])
     other.step([(PagedSequence(), PROMPT)])

@@ -74,7 +74,7 @@ def test_fp32_logits_equal_those_of_peft(saved: tuple[Path, Any]) -> None:
     adapter = read_adapter(folder / "adapter", model)
     model.enable_adapters(2, 16)
     model.set_adapter(1, model.prepare_adapter(adapter))
-    run = PagedRun(decoder, model.attention_backend)
+    run = PagedRun(decoder)
     with torch.inference_mode():
         expected = adapted(torch.tensor([PROMPT])).logits[0]
         with adapted.disable_adapter():

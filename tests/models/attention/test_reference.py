@@ -9,7 +9,8 @@ import torch
 from models.architecture.attention import AttentionSpec
 from models.attention import reference
 from models.attention.reference import ReferenceAttention
-from models.batch import ForwardBatch, KVGroupBatch
+from models.batch import ForwardBatch, KVGroupBatch, forward_batch
+from tests.models.kernels.paged_batches import full_kv
 
 BLOCK_SIZE = 4
 PLAIN = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, scale=0.3)
@@ -68,7 +69,7 @@ def test_reference_equals_a_written_out_softmax(name: str, bound: int, monkeypat
     backend = ReferenceAttention()
     num_blocks = sum(-(-context // BLOCK_SIZE) for context, _ in SEQUENCES)
     free = torch.randperm(num_blocks, generator=generator).tolist()
-    kv = torch.full(backend.kv_shape(spec, num_blocks, BLOCK_SIZE), float("nan"))  # unwritten slots must not be read
+    kv = full_kv(backend, spec, num_blocks, BLOCK_SIZE, value=float("nan"))  # unwritten slots must not be read
     tables = torch.zeros(len(SEQUENCES), 8, dtype=torch.int32)
     queries, expected = [], []
     slopes = draw(spec.num_heads).abs() if spec.has_alibi else None
@@ -94,19 +95,10 @@ def test_reference_equals_a_written_out_softmax(name: str, bound: int, monkeypat
 
 
 def batch_of(tables: torch.Tensor) -> ForwardBatch:
-    contexts, rows = zip(*SEQUENCES, strict=True)
-    positions = torch.cat([torch.arange(context - num, context) for context, num in SEQUENCES])
-    return ForwardBatch(
-        token_ids=torch.zeros_like(positions),
-        positions=positions,
-        cu_seqlens_q=torch.tensor([0, *rows]).cumsum(0).int(),
-        seq_lens=torch.tensor(contexts).int(),
-        groups=(KVGroupBatch(torch.empty(0), tables),),
-        logit_rows=torch.arange(len(positions)),
-        query_lens=rows,
-        context_lens=contexts,
-        block_size=BLOCK_SIZE,
-    )
+    _, rows = zip(*SEQUENCES, strict=True)
+    starts = [context - num for context, num in SEQUENCES]
+    cpu = torch.device("cpu")
+    return forward_batch([0] * sum(rows), rows, [tables], block_size=BLOCK_SIZE, device=cpu, starts=starts)
 
 
 @pytest.mark.parametrize("rows", [1, 40])
@@ -123,14 +115,10 @@ def test_reference_gathers_a_long_context_in_tiles(rows: int, monkeypatch: pytes
 
     monkeypatch.setattr(reference, "_gather", watched)
     backend, context, num_blocks = ReferenceAttention(), 1000, 250
-    kv = torch.zeros(backend.kv_shape(PLAIN, num_blocks, BLOCK_SIZE))
+    kv = full_kv(backend, PLAIN, num_blocks, BLOCK_SIZE)
     tables = torch.arange(num_blocks, dtype=torch.int32)[None]
-    batch = dataclasses.replace(
-        batch_of(tables),
-        positions=torch.arange(context - rows, context),
-        query_lens=(rows,),
-        context_lens=(context,),
-    )
+    cpu = torch.device("cpu")
+    batch = forward_batch([0] * rows, [rows], [tables], block_size=BLOCK_SIZE, device=cpu, starts=[context - rows])
 
     backend.forward(torch.zeros(rows, 4, 8), kv, batch, batch.groups[0], PLAIN)
 

@@ -66,7 +66,7 @@ def true_states(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def states(path: Path, dtype: torch.dtype = torch.float32, backend: AttentionBackend = BACKEND) -> list[torch.Tensor]:
-    packed = PackedForward(load_gguf([path], dtype, backend), backend, torch.device("cpu"))
+    packed = PackedForward(load_gguf([path], dtype, backend), torch.device("cpu"))
     return list(packed.states([each for ids in texts() for each in ids], LENGTHS).split(LENGTHS))
 
 
@@ -101,7 +101,7 @@ def test_files_of_causal_models_are_refused(tmp_path: Path) -> None:
 def test_types_of_a_model_with_only_one_are_that_one(tmp_path: Path) -> None:
     """A tokenizer may number the two texts of a pair although the model has no such types, as RoBERTa."""
     write(("XLMRobertaModel", ""), tmp_path / "m.gguf")
-    packed = PackedForward(load_gguf([tmp_path / "m.gguf"], torch.float32, BACKEND), BACKEND, torch.device("cpu"))
+    packed = PackedForward(load_gguf([tmp_path / "m.gguf"], torch.float32, BACKEND), torch.device("cpu"))
     ids = texts()[0]
     numbered = packed.states(ids, [len(ids)], [index % 2 for index in range(len(ids))])
     torch.testing.assert_close(numbered, packed.states(ids, [len(ids)]), rtol=0.0, atol=0.0)

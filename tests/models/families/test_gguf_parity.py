@@ -7,7 +7,6 @@ import torch
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType
 from transformers import PretrainedConfig, PreTrainedModel
 
-from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.families.registry import FAMILIES
 from tests.helpers.checkpoints import llama_config, load_folder, load_gguf, mistral_config, random_model
@@ -80,7 +79,7 @@ def without_what_gguf_omits(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def logits_of(decoder: Decoder) -> torch.Tensor:
-    run = PagedRun(decoder, ReferenceAttention())
+    run = PagedRun(decoder)
     return run.step([(PagedSequence(), PROMPT)])[0]
 
 

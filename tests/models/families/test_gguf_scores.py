@@ -47,7 +47,7 @@ def scores_of(decoder: Decoder, texts: list[list[int]]) -> torch.Tensor:
     assert decoder.score_head is not None
     assert decoder.spec.score_head is not None
     lengths = [len(ids) for ids in texts]
-    packed = PackedForward(decoder, BACKEND, torch.device("cpu"))
+    packed = PackedForward(decoder, torch.device("cpu"))
     states = packed.states([each for ids in texts for each in ids], lengths)
     with torch.inference_mode():
         return decoder.score_head(pool_tokens(states, lengths, decoder.spec.score_head.pooling))

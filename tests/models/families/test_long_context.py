@@ -80,7 +80,7 @@ def test_scaling_by_length_equals_transformers_at_the_served_length(name: str, p
         expected = model(torch.tensor([prompt])).logits[0]
 
     decoder.serve_context(served)
-    run, sequence = PagedRun(decoder, backend), PagedSequence()
+    run, sequence = PagedRun(decoder), PagedSequence()
     logits = [run.step([(sequence, prompt[start : start + 5])])[0] for start in range(0, served, 5)]
 
     torch.testing.assert_close(torch.cat(logits), expected, rtol=0.0, atol=1e-4)

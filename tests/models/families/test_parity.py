@@ -33,6 +33,7 @@ class Column(NamedTuple):
 
     backend: AttentionBackend
     ops: Operations | None
+    tolerance: float = 1e-4  # of fp32 logits
 
 
 CPU = Column(CpuAttention(), None)
@@ -55,9 +56,14 @@ class Pair:
             self.decoders[dtype] = load_folder(self.folder, dtype, backend, ops=self.column.ops)
         decoder = self.decoders[dtype]
         for attention in decoder.spec.attention_specs:
-            if reason := backend.unsupported(attention, dtype, torch.device("cpu")):
+            if reason := backend.unsupported(attention, dtype, dtype, torch.device("cpu")):
                 pytest.skip(f"{backend.name} {reason}")
-        return PagedRun(decoder, backend, block_size=BLOCK_SIZE)
+        return PagedRun(decoder, block_size=BLOCK_SIZE)
+
+    def check(self, actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+        """Compare fp32 logits of each sequence."""
+        for rows, expected_rows in zip(actual, expected, strict=True):
+            torch.testing.assert_close(rows, expected_rows, rtol=0.0, atol=self.column.tolerance)
 
 
 @pytest.fixture(scope="module", params=["cpu", "torch"])
@@ -68,8 +74,11 @@ def column(request: pytest.FixtureRequest) -> Column:
 
 @pytest.fixture(scope="module", params=ALL_VARIANTS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, column: Column) -> Pair:
-    model = random_model(ALL_VARIANTS[request.param]())
-    folder = tmp_path_factory.mktemp(request.param)
+    return make_pair(request.param, tmp_path_factory.mktemp(request.param), column)
+
+
+def make_pair(variant: str, folder: Path, column: Column) -> Pair:
+    model = random_model(ALL_VARIANTS[variant]())
     model.save_pretrained(folder)
     prompts = random_prompts(LENGTHS)
     return Pair(model, folder, prompts, [truth(model, prompt) for prompt in prompts], column)
@@ -99,11 +108,6 @@ def run_in_chunks(run: PagedRun, prompts: list[list[int]], chunk: int) -> list[t
     return [torch.cat(rows) for rows in parts]
 
 
-def assert_all_close(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    for rows, expected_rows in zip(actual, expected, strict=True):
-        torch.testing.assert_close(rows, expected_rows, rtol=0.0, atol=1e-4)
-
-
 def test_every_supported_architecture_has_two_variants() -> None:
     counts = Counter(model_class(make()).__name__ for make in ALL_VARIANTS.values())
 
@@ -115,12 +119,12 @@ def test_logits_of_the_random_models_are_spread(pair: Pair) -> None:
 
 
 def test_fp32_logits_equal_transformers(pair: Pair) -> None:
-    assert_all_close(run_in_chunks(pair.run(), pair.prompts, chunk=max(LENGTHS)), pair.truths)
+    pair.check(run_in_chunks(pair.run(), pair.prompts, chunk=max(LENGTHS)), pair.truths)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, BLOCK_SIZE + 1])
 def test_fp32_logits_do_not_depend_on_chunks(pair: Pair, chunk: int) -> None:
-    assert_all_close(run_in_chunks(pair.run(), pair.prompts, chunk), pair.truths)
+    pair.check(run_in_chunks(pair.run(), pair.prompts, chunk), pair.truths)
 
 
 def test_fp32_logits_of_prefill_and_decode_in_one_batch(pair: Pair) -> None:
@@ -130,7 +134,7 @@ def test_fp32_logits_of_prefill_and_decode_in_one_batch(pair: Pair) -> None:
 
     decoded, prefilled = run.step([(long, pair.prompts[0][-1:]), (short, pair.prompts[1])])
 
-    assert_all_close([decoded, prefilled], [pair.truths[0][-1:], pair.truths[1]])
+    pair.check([decoded, prefilled], [pair.truths[0][-1:], pair.truths[1]])
 
 
 def test_fp32_logits_of_output_rows_and_of_what_follows_them(pair: Pair) -> None:
@@ -144,7 +148,7 @@ def test_fp32_logits_of_output_rows_and_of_what_follows_them(pair: Pair) -> None
     sequence.num_computed = len(prompt) - 1
     last = run.step([(sequence, prompt[-1:])])
 
-    assert_all_close([logits, *last], [pair.truths[0][output_rows], pair.truths[0][-1:]])
+    pair.check([logits, *last], [pair.truths[0][output_rows], pair.truths[0][-1:]])
 
 
 @pytest.mark.parametrize("column", ["cpu"], indirect=True)
@@ -164,7 +168,7 @@ def test_fp32_logits_with_an_adapter_on_every_layer(pair: Pair, tmp_path: Path) 
 
     logits = run.step([(PagedSequence(), prompt) for prompt in (*prompts, prompts[1])], adapter_slots=[2, 1, -1])
 
-    assert_all_close(logits, [*truths, plain_truth])
+    pair.check(logits, [*truths, plain_truth])
     assert (truths[1] - plain_truth).abs().mean() > 0.1
 
 
@@ -180,8 +184,8 @@ def test_fp32_logits_after_a_prefix_hit(pair: Pair) -> None:
         [(first, pair.prompts[0][num_shared:]), (second, second_prompt[num_shared:])]
     )
 
-    assert_all_close([first_logits], [pair.truths[0][num_shared:]])
-    assert_all_close([second_logits], [truth(pair.model, second_prompt)[num_shared:]])
+    pair.check([first_logits], [pair.truths[0][num_shared:]])
+    pair.check([second_logits], [truth(pair.model, second_prompt)[num_shared:]])
 
 
 def test_bf16_errors_are_within_twice_those_of_transformers(pair: Pair) -> None:

@@ -53,7 +53,7 @@ class Pair:
 
     def states(self, decoder: Decoder, order: Sequence[int]) -> list[torch.Tensor]:
         """Return states of the texts in `order`, computed in one pass."""
-        packed = PackedForward(decoder, self.column.backend, torch.device("cpu"))
+        packed = PackedForward(decoder, torch.device("cpu"))
         lengths = [len(self.texts[index]) for index in order]
         ids, types = ([each for index in order for each in parts[index]] for parts in (self.texts, self.types))
         return list(packed.states(ids, lengths, types).split(lengths))

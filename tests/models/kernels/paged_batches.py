@@ -6,7 +6,9 @@ import torch
 
 from models.architecture.attention import AttentionSpec
 from models.attention.base import AttentionBackend
-from models.batch import ForwardBatch, KVGroupBatch
+from models.batch import ForwardBatch, KVGroupBatch, forward_batch
+from models.kv.layer import LayerKV, allocate_layer_kv
+from tests.helpers.paged import fill
 
 
 @dataclass(frozen=True)
@@ -23,26 +25,14 @@ def paged_batch(lengths: list[Lengths], block_size: int, generator: torch.Genera
     num_blocks = sum(needed) + 3
     order = torch.randperm(num_blocks, generator=generator, dtype=torch.int32)
     tables = torch.zeros(len(lengths), max(needed), dtype=torch.int32)
-    slots, positions, taken = [], [], 0
-    for i, item in enumerate(lengths):
-        tables[i, : needed[i]] = order[taken : taken + needed[i]]
-        taken += needed[i]
-        at = torch.arange(item.context - item.rows, item.context)
-        positions.append(at)
-        slots.append(tables[i].long()[at // block_size] * block_size + at % block_size)
+    taken = 0
+    for i, count in enumerate(needed):
+        tables[i, :count] = order[taken : taken + count]
+        taken += count
     rows = [item.rows for item in lengths]
-    offsets = torch.tensor([0, *rows]).cumsum(0)
-    batch = ForwardBatch(
-        token_ids=torch.zeros(int(offsets[-1]), dtype=torch.int64),
-        positions=torch.cat(positions),
-        cu_seqlens_q=offsets.to(torch.int32),
-        seq_lens=torch.tensor([item.context for item in lengths], dtype=torch.int32),
-        groups=(KVGroupBatch(slot_mapping=torch.cat(slots), block_tables=tables),),
-        logit_rows=offsets[1:] - 1,
-        query_lens=tuple(rows),
-        context_lens=tuple(item.context for item in lengths),
-        block_size=block_size,
-    )
+    starts = [item.context - item.rows for item in lengths]
+    cpu = torch.device("cpu")
+    batch = forward_batch([0] * sum(rows), rows, [tables], block_size=block_size, device=cpu, starts=starts)
     return batch, num_blocks
 
 
@@ -53,6 +43,20 @@ def context_slots(batch: ForwardBatch) -> torch.Tensor:
     return torch.cat([tables[i][at // size] * size + at % size for i, at in enumerate(spans)])
 
 
+def full_kv(
+    backend: AttentionBackend,
+    spec: AttentionSpec,
+    num_blocks: int,
+    block_size: int,
+    dtype: torch.dtype = torch.float32,
+    value: float = 0.0,
+) -> LayerKV:
+    """A cache in which every number is `value`."""
+    kv = allocate_layer_kv(backend.layout(spec, dtype, dtype), num_blocks, block_size, torch.device("cpu"))
+    fill(kv, value)
+    return kv
+
+
 def filled_kv(
     backend: AttentionBackend,
     spec: AttentionSpec,
@@ -60,9 +64,9 @@ def filled_kv(
     batch: ForwardBatch,
     k: torch.Tensor,
     v: torch.Tensor | None,
-) -> torch.Tensor:
-    """A KV tensor with k and v ([sum of contexts, K, D]) at the batch's slots, and NaN everywhere else."""
-    kv = torch.full(backend.kv_shape(spec, num_blocks, batch.block_size), float("nan"), dtype=k.dtype)
+) -> LayerKV:
+    """A cache with k and v ([sum of contexts, K, D]) at the batch's slots, and NaN everywhere else."""
+    kv = full_kv(backend, spec, num_blocks, batch.block_size, k.dtype, float("nan"))
     group = KVGroupBatch(slot_mapping=context_slots(batch), block_tables=batch.groups[0].block_tables)
     backend.write(kv, k, v, group)
     return kv

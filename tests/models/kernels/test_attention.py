@@ -46,7 +46,7 @@ def _check(
         "sinks": torch.randn(spec.num_heads, generator=generator) * 3 if spec.has_sinks else None,
     }
     native, reference = CpuAttention(kernels), ReferenceAttention()
-    assert native.unsupported(spec, dtype, torch.device("cpu")) is None
+    assert native.unsupported(spec, dtype, dtype, torch.device("cpu")) is None
 
     got = native.forward(q, filled_kv(native, spec, num_blocks, batch, k, v), batch, batch.groups[0], spec, **extras)
     truth_kv = filled_kv(reference, spec, num_blocks, batch, k.float(), None if v is None else v.float())
@@ -161,7 +161,7 @@ def test_attention_of_a_sequence_does_not_depend_on_its_batch(kernels: KernelLib
     ],
 )
 def test_attention_refuses_what_it_cannot_do(spec: AttentionSpec, dtype: torch.dtype, device: str, reason: str) -> None:
-    message = CpuAttention().unsupported(spec, dtype, torch.device(device))
+    message = CpuAttention().unsupported(spec, dtype, dtype, torch.device(device))
     assert message is not None
     assert reason in message
 

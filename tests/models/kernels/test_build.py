@@ -137,7 +137,7 @@ def test_missing_compiler_is_said_once_and_refused_by_the_back_end(
         assert library.kernel_library() is None
     assert [record.getMessage().count("no-such-compiler") for record in caplog.records] == [1]
     assert library.describe_kernels().startswith("Native kernels: none (no C++ compiler found (tried no-such-compiler)")
-    reason = CpuAttention().unsupported(AttentionSpec(4, 4, 64, 1.0), torch.float32, torch.device("cpu"))
+    reason = CpuAttention().unsupported(AttentionSpec(4, 4, 64, 1.0), torch.float32, torch.float32, torch.device("cpu"))
     assert reason is not None
     assert "not available" in reason
 

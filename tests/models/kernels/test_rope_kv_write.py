@@ -10,7 +10,7 @@ from models.attention.cpu import CpuAttention
 from models.attention.rotary import RotaryEmbedding, rotate, scale_queries
 from models.batch import KVGroupBatch
 from models.kernels.cpu.library import KernelLibrary
-from tests.models.kernels.paged_batches import Lengths, paged_batch
+from tests.models.kernels.paged_batches import Lengths, full_kv, paged_batch
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 
@@ -28,13 +28,13 @@ def test_rotate_and_write_equals_torch(
     rotary = RotaryEmbedding(angles.cos(), angles.sin())
     fused = torch.randn(rows + 1, (heads + 2 * kv_heads) * dim, generator=generator).to(dtype)
     q, k, v = fused.unflatten(1, (-1, dim)).split((heads, kv_heads, kv_heads), dim=1)
-    want_q, want_kv = rotate(q, rotary), torch.zeros(backend.kv_shape(spec, num_blocks, 8), dtype=dtype)
-    kv = want_kv.clone()
+    want_q = rotate(q, rotary)
+    want_kv, kv = (full_kv(backend, spec, num_blocks, 8, dtype) for _ in range(2))
     backend.write(want_kv, rotate(k, rotary), v, batch.groups[0])
 
     got_q = backend.rotate_and_write(kv, q, k, v, rotary, batch.groups[0])
 
-    for got, want in ((got_q, want_q), (kv, want_kv)):
+    for got, want in ((got_q, want_q), (kv.parts["kv"], want_kv.parts["kv"])):
         torch.testing.assert_close(got, want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
@@ -47,7 +47,7 @@ def test_queries_are_scaled_by_row(kernels: KernelLibrary, rotary_dim: int, dtyp
     q, k, v = torch.randn(5, 8, 48, generator=generator).to(dtype).split((4, 2, 2), dim=1)
     want_q, want_k = scale_queries(rotate(q, rotary), rotary), rotate(k, rotary)
     backend, group = CpuAttention(kernels), KVGroupBatch(slot_mapping=torch.arange(5), block_tables=torch.zeros(1, 1))
-    kv = torch.zeros(backend.kv_shape(AttentionSpec(4, 2, 48, 1.0), 1, 16), dtype=dtype)
+    kv = full_kv(backend, AttentionSpec(4, 2, 48, 1.0), 1, 16, dtype)
 
     got_q = backend.rotate_and_write(kv, q, k, v, rotary, group)
 
@@ -75,18 +75,18 @@ def test_keys_that_hold_values_are_stored_once(kernels: KernelLibrary, dtype: to
     rotary = RotaryEmbedding(*torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0)))
     q, k = torch.randn(2, 2, 4, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
     k = k[:, :1]
-    kv, both = (torch.zeros(backend.kv_shape(one, 2, 16), dtype=dtype) for one in (spec, beside))
+    kv, both = (full_kv(backend, one, 2, 16, dtype) for one in (spec, beside))
 
     backend.rotate_and_write(both, q.clone(), k.clone(), k, rotary, group)
     backend.rotate_and_write(kv, q.clone(), k.clone(), None, rotary, group)
 
-    assert torch.equal(kv, both[:, :, :1])
+    assert torch.equal(kv.parts["kv"], both.parts["kv"][:, :, :1])
 
 
 def test_write_skips_negative_slots(kernels: KernelLibrary) -> None:
     backend = CpuAttention(kernels)
-    kv = torch.zeros(backend.kv_shape(AttentionSpec(2, 2, 16, 1.0), 2, 16))
+    kv = full_kv(backend, AttentionSpec(2, 2, 16, 1.0), 2, 16)
     rows = torch.ones(2, 2, 16)
     group = KVGroupBatch(slot_mapping=torch.tensor([-1, 3]), block_tables=torch.zeros(1, 1, dtype=torch.int32))
     backend.write(kv, rows, rows, group)
-    assert kv.sum() == 2 * 2 * 16
+    assert kv.parts["kv"].sum() == 2 * 2 * 16

@@ -10,7 +10,6 @@ from models.architecture.decoder import DecoderSpec
 from models.architecture.feed_forward import Activation, MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.architecture.norm import NormKind, NormSpec
-from models.attention.reference import ReferenceAttention
 from models.decoder import Decoder
 from models.kernels.ops import Operations
 from tests.helpers.checkpoints import cpu_compute
@@ -63,7 +62,7 @@ def deepnorm(decoder: nn.Module, ids: list[int]) -> torch.Tensor:
 def test_deepnorm_equals_a_written_out_decoder(ops: Operations | None) -> None:
     decoder = random_decoder(ops)
     ids = torch.randint(VOCAB, (21,), generator=torch.Generator().manual_seed(2)).tolist()
-    run, sequence = PagedRun(decoder, ReferenceAttention()), PagedSequence()
+    run, sequence = PagedRun(decoder), PagedSequence()
 
     logits = torch.cat([run.step([(sequence, ids[start : start + 5])])[0] for start in range(0, 21, 5)])
 

@@ -7,15 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.attention.base import AttentionBackend
 from models.attention.select import PREFERENCE, load_backend
-from models.kv.cache import bytes_per_block
 from models.linear.storage import WeightOptions
-from models.loaded_model import LoadedModel
 from models.loading.load import build_decoder
 from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
-from models.tokenizer.assets import TokenizerAssets
 from tests.helpers.checkpoints import cpu_compute, load_folder, random_model
 from tests.helpers.paged import PagedRun, PagedSequence
 from tests.models.families.deepseek_variants import deepseek_v3
@@ -96,7 +92,7 @@ def test_fp8_in_blocks_with_an_extra_last_layer(
     compute = cpu_compute(dtype, backend)
     decoder, _ = build_decoder(opened, compute, WeightOptions(keeps_quantized=keeps_quantized), lambda *_: None)
 
-    [logits] = PagedRun(decoder, backend).step([(PagedSequence(), PROMPT)])
+    [logits] = PagedRun(decoder).step([(PagedSequence(), PROMPT)])
 
     errors = (logits - expected).norm(dim=1) / expected.norm(dim=1)
     assert float(errors.median()) < bound  # in a few rows rounding to FP8 decides between two experts
@@ -105,24 +101,6 @@ def test_fp8_in_blocks_with_an_extra_last_layer(
 @pytest.mark.parametrize("path", PREFERENCE["cpu"])
 def test_cache_holds_one_row_a_token_and_layer(tmp_path: Path, path: str) -> None:
     random_model(deepseek_v3()).save_pretrained(tmp_path)
-    model = loaded(tmp_path, load_backend(path))
+    layout = load_folder(tmp_path, torch.bfloat16, load_backend(path)).cache_layout
 
-    assert bytes_per_block(model, block_size=16) == 2 * 16 * (32 + 16) * 2  # layers, tokens, latent + rotary part, bf16
-
-
-def loaded(folder: Path, backend: AttentionBackend) -> LoadedModel:
-    decoder = load_folder(folder, torch.bfloat16, backend)
-    return LoadedModel(
-        decoder=decoder,
-        architecture="DeepseekV3ForCausalLM",
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        vocab_size=128,
-        max_position=256,
-        mixers=decoder.mixers,
-        layer_groups=decoder.layer_groups,
-        attention_backend=backend,
-        weight_bytes=0,
-        tokenizer=TokenizerAssets(b"{}", None, {}, None, [2], False),
-        generation_defaults={},
-    )
+    assert layout.block_bytes(16) == 2 * 16 * (32 + 16) * 2  # layers, tokens, latent + rotary part, bf16

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from gguf import GGMLQuantizationType as Kind
 from transformers import PretrainedConfig
 
-from models.attention.reference import ReferenceAttention
 from models.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from models.decoder import Decoder
 from models.families.gguf_config import gguf_config
@@ -239,7 +238,7 @@ def linears(decoder: Decoder) -> dict[str, Linear]:
 
 def logits_of(decoder: Decoder, chunk: int = len(PROMPT)) -> torch.Tensor:
     """Logits of all rows of PROMPT, fed `chunk` tokens a step."""
-    run, sequence = PagedRun(decoder, ReferenceAttention()), PagedSequence()
+    run, sequence = PagedRun(decoder), PagedSequence()
     return torch.cat([run.step([(sequence, PROMPT[at : at + chunk])])[0] for at in range(0, len(PROMPT), chunk)])
 
 

@@ -44,7 +44,7 @@ def encode(model: LoadedModel, text: str) -> list[int]:
 
 def in_small_steps(model: LoadedModel, ids: list[int], rows: int = 8) -> torch.Tensor:
     """Logits of all rows, with so few in a step that the kernels round them to int8."""
-    run, sequence = PagedRun(model.decoder, model.attention_backend), PagedSequence()
+    run, sequence = PagedRun(model.decoder), PagedSequence()
     return torch.cat([run.step([(sequence, ids[at : at + rows])])[0] for at in range(0, len(ids), rows)])
 
 
@@ -67,7 +67,7 @@ def test_packed_predictions_are_near_dequantized_ones(packed: LoadedModel) -> No
 
 def test_greedy_text_is_sensible(packed: LoadedModel) -> None:
     prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-    run, sequence = PagedRun(packed.decoder, packed.attention_backend), PagedSequence()
+    run, sequence = PagedRun(packed.decoder), PagedSequence()
     feed, answer = encode(packed, prompt), []
     while len(answer) < 20 and feed != [2]:
         (logits,) = run.step([(sequence, feed)])

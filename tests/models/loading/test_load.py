@@ -163,8 +163,7 @@ def test_quantized_checkpoint_is_found_by_its_configuration(tmp_path: Path) -> N
 
     model = load(tmp_path)
 
-    backend = model.attention_backend
-    [found] = PagedRun(model.decoder, backend).step([(PagedSequence(), ids[0].tolist())])
+    [found] = PagedRun(model.decoder).step([(PagedSequence(), ids[0].tolist())])
     torch.testing.assert_close(found, logits, rtol=0, atol=1e-2)  # the library's weights are rounded to fp16
 
 
@@ -194,7 +193,7 @@ def test_loaded_model_describes_itself(folder: Path) -> None:
     model = load(folder)
 
     assert (model.architecture, model.vocab_size, model.max_position) == ("LlamaForCausalLM", VOCAB_SIZE, 256)
-    assert model.mixers == [AttentionSpec(4, 2, 16, 0.25)] * 2
+    assert model.decoder.mixers == [AttentionSpec(4, 2, 16, 0.25)] * 2
     assert model.weight_bytes == sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
     assert model.tokenizer.eos_token_ids == [2]
 
@@ -264,7 +263,7 @@ HEADS_OF_24 = AttentionSpec(4, 2, 24, 0.25)
 
 
 def test_back_end_that_refuses_one_layer_is_passed_over_with_its_reason() -> None:
-    backend, refusals = select_backend([AttentionSpec(4, 2, 16, 0.25), HEADS_OF_24], torch.float32, CPU)
+    backend, refusals = select_backend([AttentionSpec(4, 2, 16, 0.25), HEADS_OF_24], torch.float32, torch.float32, CPU)
 
     assert backend.name == "reference"
     assert len(refusals) == 1
@@ -274,9 +273,9 @@ def test_back_end_that_refuses_one_layer_is_passed_over_with_its_reason() -> Non
 
 def test_no_back_end_is_an_error_with_every_reason() -> None:
     with pytest.raises(ModelError, match=r"cpu: takes head sizes .* not 24.*choose another --dtype or --device"):
-        select_backend([HEADS_OF_24], torch.float32, CPU, {"cpu": [PREFERENCE["cpu"][0]]})
+        select_backend([HEADS_OF_24], torch.float32, torch.float32, CPU, {"cpu": [PREFERENCE["cpu"][0]]})
     with pytest.raises(ModelError, match="there is none for this device"):
-        select_backend([HEADS_OF_24], torch.float32, CPU, {})
+        select_backend([HEADS_OF_24], torch.float32, torch.float32, CPU, {})
 
 
 # --- generation_config.json ------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ def kib(field):
 path, encoding = pathlib.Path(sys.argv[1]), sys.argv[2]
 files = ModelFiles(path, (), "m") if path.is_dir() else ModelFiles(None, (path,), "m")
 weights = WeightOptions(quantize_to=Encoding[encoding] if encoding else None)
-cpu = torch.device("cpu")
-compute = ComputeConfig(ReferenceAttention(), select_operations(torch.bfloat16, cpu), torch.bfloat16, cpu)
+cpu, bf16 = torch.device("cpu"), torch.bfloat16
+compute = ComputeConfig(ReferenceAttention(), select_operations(bf16, cpu), bf16, bf16, cpu)
 opened = open_model(files)
 before = kib("VmRSS")
 pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -72,7 +72,7 @@ def saved(config: PretrainedConfig, folder: Path) -> Path:
 def built(folder: Path, backend: AttentionBackend) -> TransformersDecoder:
     opened = open_through_transformers(ModelFiles(folder, (), "m"), {})
     for spec in opened.attention_specs:
-        if reason := backend.unsupported(spec, torch.float32, torch.device("cpu")):
+        if reason := backend.unsupported(spec, torch.float32, torch.float32, torch.device("cpu")):
             pytest.skip(f"{backend.name} {reason}")
     compute = cpu_compute(backend=backend)
     return opened.build(compute, WeightOptions(), lambda *_: None)[0]
@@ -83,8 +83,7 @@ def built(folder: Path, backend: AttentionBackend) -> TransformersDecoder:
 def test_fp32_logits_in_uneven_batches_equal_those_of_transformers(tmp_path: Path, name: str, backend: str) -> None:
     model = random_model(FOREIGN[name])
     model.save_pretrained(tmp_path)
-    attention = load_backend(backend)
-    run = PagedRun(built(tmp_path, attention), attention, block_size=BLOCK_SIZE)
+    run = PagedRun(built(tmp_path, load_backend(backend)), block_size=BLOCK_SIZE)
     prompts = torch.randint(VOCAB_SIZE, (2, 23), generator=torch.Generator().manual_seed(1)).tolist()
     long, short = PagedSequence(), PagedSequence()
 
@@ -103,8 +102,8 @@ def test_fp32_logits_in_uneven_batches_equal_those_of_transformers(tmp_path: Pat
 def test_own_code_and_that_of_transformers_compute_the_same(tmp_path: Path) -> None:
     """Also of a class that has a family: --model-impl transformers."""
     backend = load_backend(PREFERENCE["cpu"][-1])
-    run = PagedRun(built(saved(llama_config(), tmp_path), backend), backend)
-    ours = PagedRun(load_folder(tmp_path), backend)
+    run = PagedRun(built(saved(llama_config(), tmp_path), backend))
+    ours = PagedRun(load_folder(tmp_path))
     prompt = torch.randint(VOCAB_SIZE, (23,), generator=torch.Generator().manual_seed(1)).tolist()
 
     theirs = run.step([(PagedSequence(), prompt)])[0]
@@ -177,7 +176,7 @@ def test_rows_that_depend_on_their_neighbors_are_found(tmp_path: Path) -> None:
     embed.register_forward_hook(lambda _module, _ids, rows: rows + rows.roll(1, dims=1))  # as token shifts do
 
     with pytest.raises(UnsupportedModelError, match="computes different rows if several sequences are in a batch"):
-        check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
+        check_independence(decoder, VOCAB_SIZE, "CwmForCausalLM")
 
 
 def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_positions_counted_from_the_first_row_are_found(tmp_path: Path) -> None:
     decoder.body.forward = miscounted  # type: ignore[method-assign]
 
     with pytest.raises(UnsupportedModelError, match="computes different rows"):
-        check_independence(decoder, backend, VOCAB_SIZE, "CwmForCausalLM")
+        check_independence(decoder, VOCAB_SIZE, "CwmForCausalLM")
 
 
 def test_a_head_that_computes_the_body_again_is_found(tmp_path: Path) -> None:

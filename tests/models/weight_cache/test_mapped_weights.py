@@ -55,7 +55,7 @@ def check_both_starts(files: ModelFiles, folder: Path, weights: WeightOptions | 
 
 def logits_of(decoder: Decoder) -> torch.Tensor:
     """Return logits of a prompt and of one more token in a separate step, since kernels depend on the rows."""
-    run, sequence = PagedRun(decoder, BACKEND), PagedSequence()
+    run, sequence = PagedRun(decoder), PagedSequence()
     return torch.cat([*run.step([(sequence, PROMPT)]), *run.step([(sequence, PROMPT[:1])])])
 
 

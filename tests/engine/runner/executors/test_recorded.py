@@ -55,7 +55,7 @@ class TwoRuns:
         self, folder: Path, dtype: torch.dtype, backend: AttentionBackend, quantize_to: Encoding | None = None
     ) -> None:
         decoder = load_folder(folder, dtype, backend, WeightOptions(quantize_to=quantize_to))
-        self.plain, other = PagedRun(decoder, backend), PagedRun(decoder, backend)
+        self.plain, other = PagedRun(decoder), PagedRun(decoder)
         library = kernel_library()
         assert library is not None
         self.recorded = RecordedExecutor(decoder, other.kv, library, max_blocks=64)

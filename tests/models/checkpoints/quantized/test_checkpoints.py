@@ -90,7 +90,7 @@ def logits_of(folder: Path, checkpoint: Checkpoint, ids: list[int], dtype: torch
     backend = ReferenceAttention()
     compute = cpu_compute(dtype, backend)
     decoder, _ = build_decoder(opened, compute, WeightOptions(), lambda *_: None)
-    [logits] = PagedRun(decoder, backend).step([(PagedSequence(), ids)])
+    [logits] = PagedRun(decoder).step([(PagedSequence(), ids)])
     return logits
 
 

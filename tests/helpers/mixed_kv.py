@@ -1,0 +1,20 @@
+"""MixedKV: a second layout of the KV cache, for tests that no code beside back ends depends on the first."""
+
+import torch
+
+from models.architecture.attention import AttentionSpec
+from models.architecture.kv_layout import CachePart, KVLayout
+from models.attention.reference import ReferenceAttention
+
+
+class MixedKV(ReferenceAttention):
+    """Keys in fp32 and values in bf16, whatever the dtype of arithmetic."""
+
+    name = "mixed"
+
+    def layout(self, spec: AttentionSpec, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVLayout:  # noqa: ARG002
+        shape = (spec.num_kv_heads, spec.head_dim)
+        parts = [CachePart("keys", shape, torch.float32)]
+        if spec.values_from is None:
+            parts.append(CachePart("values", shape, torch.bfloat16))
+        return KVLayout(tuple(parts), 1, dtype)
