@@ -23,17 +23,17 @@ def test_generate_returns_each_output_merged() -> None:
         assert [entry.token_id for entry in output.logprobs] == output.new_ids
 
 
-def test_requests_are_told_before_the_first_step_that_computes_them() -> None:
-    told: list[list[str]] = []
-    engine, runner = make_engine(max_num_seqs=1, max_num_batched_tokens=4, on_started=told.append)
+def test_requests_are_reported_before_the_first_step_that_computes_them() -> None:
+    reported: list[list[str]] = []
+    engine, runner = make_engine(max_num_seqs=1, max_num_batched_tokens=4, on_started=reported.append)
     for id in ("a", "b"):
         engine.add(make_request(id, make_prompt(10, seed=ord(id)), max_tokens=2))
     engine.step()
-    assert told == [["a"]]
+    assert reported == [["a"]]
     assert runner.num_tokens == 4
     while engine.has_work:
         engine.step()
-    assert told == [["a"], ["b"]]
+    assert reported == [["a"], ["b"]]
 
 
 def test_a_request_that_cannot_fit_ends_with_an_error_output() -> None:

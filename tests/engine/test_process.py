@@ -74,7 +74,7 @@ def test_a_load_that_an_engine_without_adapters_gets_is_refused(
     assert sent == [AdapterRefused(7, NO_ADAPTERS)]
 
 
-def test_compiling_a_grammar_is_told_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_a_grammar_is_reported_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _ = make_engine()
     monkeypatch.setattr(process, "_PULSE_INTERVAL_S", 0.001)
     monkeypatch.setattr(type(engine), "is_preparing", True)

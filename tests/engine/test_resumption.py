@@ -1,4 +1,5 @@
-"""Requests that another engine has begun: the rest of the text is the one that this engine would have had itself."""
+"""Requests that another engine has started: the rest of the text is the one that this engine would have generated
+itself."""
 
 import msgspec
 import pytest
@@ -30,7 +31,7 @@ def resumed(request: EngineRequest, output_ids: list[int], *, num_cached_tokens:
 
 @pytest.mark.parametrize("name", list(_SCHEDULES))
 def test_the_rest_is_the_same_wherever_the_first_engine_ended(name: str) -> None:
-    """Several at once, of which each has come to another place."""
+    """Several together, and each has come to another place."""
     originals = [
         make_request(f"r{n}", make_prompt(5 + 2 * n, seed=n), max_tokens=14, seed=n, min_tokens=9) for n in range(4)
     ]
@@ -81,7 +82,7 @@ def test_output_that_does_not_match_the_grammar_ends_its_request_alone() -> None
     assert transcript.ids["b"] == expected_ids(neighbor)
 
 
-def test_what_was_told_of_the_prompt_is_not_told_again() -> None:
+def test_progress_of_the_prompt_is_not_reported_again() -> None:
     engine, _ = make_engine()
     request = make_request("a", make_prompt(20), max_tokens=6, ignore_eos=True, reports_progress=True)
     whole = expected_ids(request)
@@ -110,13 +111,13 @@ def test_its_tokens_count_as_computed_again() -> None:
     assert sum(stats.prefix_queries for stats in client.steps) == 0
 
 
-def test_it_is_told_before_the_step_that_computes_it() -> None:
+def test_it_is_reported_before_the_step_that_computes_it() -> None:
     """It may be the cause if this engine ends, too."""
-    told: list[list[str]] = []
-    engine, _ = make_engine(on_started=told.append)
+    reported: list[list[str]] = []
+    engine, _ = make_engine(on_started=reported.append)
     request = make_request("a", make_prompt(20), max_tokens=6, ignore_eos=True)
     _steps(engine, resumed(request, expected_ids(request)[:2], num_cached_tokens=8))
-    assert told == [["a"]]
+    assert reported == [["a"]]
 
 
 def test_a_request_without_a_seed_goes_on_with_the_one_that_was_drawn() -> None:

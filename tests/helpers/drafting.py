@@ -1,4 +1,4 @@
-"""Speculation over the ledger: a proposer that knows the right tokens, and proposes them as often as it is told to."""
+"""Speculation over the ledger: a proposer that knows the right tokens, and proposes them at a given rate."""
 
 import sys
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ class Oracle:
 
 
 class Unforgiving(Speculator):
-    """A fault ends the test: an engine goes on without drafts, and its outputs would be right all the same."""
+    """A fault ends the test: an engine would continue without drafts, with the right outputs."""
 
     def record_fault(self) -> None:
         error = sys.exception()

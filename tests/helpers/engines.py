@@ -262,7 +262,7 @@ class SchedulerRun:
                 self.scheduler.adapters.filled(fill.slot)
 
     def _check_first(self, first: Sequence, plan: StepPlan) -> None:
-        """The first in the order goes on, unless it has ended or given way to one that comes before it."""
+        """The first in the order continues, unless it has ended or yielded to one that comes before it."""
         if first.status is SequenceStatus.RUNNING:
             first = self.scheduler.running[0]
             assert any(item.sequence is first for item in plan.items), f"{first.id} gets nothing of the step"
@@ -270,7 +270,7 @@ class SchedulerRun:
             assert self.scheduler.running[0].order < first.order, f"{first.id} was preempted, the first in the order"
 
     def _draft(self, propose: Callable[[Sequence], list[int]]) -> None:
-        """As the speculator does: request blocks, then set as many tokens as were granted."""
+        """Request blocks, then set as many tokens as were granted, like the speculator."""
         drafting = [s for s in self.scheduler.running if s.num_pending == 1 and s.num_remaining > 1]
         drafts = [propose(s)[: s.num_remaining - 1] for s in drafting]
         granted = self.scheduler.grant_drafts([(s, len(ids)) for s, ids in zip(drafting, drafts, strict=True)])

@@ -26,7 +26,7 @@ def _lark_grammar(text: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
-# With keys that are forced, lists that may end, numbers that may go on, choices with common beginnings, and free text.
+# Keys that are forced, lists that may end, numbers that may continue, choices with common beginnings, and free text.
 GRAMMARS = (
     _json_grammar(
         {
@@ -83,7 +83,7 @@ def decode(ids: list[int]) -> str:
 
 
 def expected_output(request: EngineRequest) -> tuple[list[int], FinishReason]:
-    """What a request with a grammar must get under every schedule: each token is chosen by itself, none is forced."""
+    """The output of a request with a grammar under every schedule: each token is chosen by itself, none is forced."""
     assert request.grammar is not None
     grammar = sequence_grammar(request.grammar, appends_forced=False)
     sampling = request.sampling

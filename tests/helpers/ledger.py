@@ -33,7 +33,7 @@ def origin_of(request: EngineRequest) -> Origin:
 
 
 def adapted_seed(request: EngineRequest, seed: int) -> int:
-    """What stands for the seed of a request's tokens: each version of an adapter gives other tokens."""
+    """The seed of a request's tokens: each version of an adapter gives other tokens."""
     if request.adapter is None:
         return seed
     return (seed ^ int.from_bytes(blake2b(request.adapter.digest, digest_size=7).digest())) % 2**62
@@ -46,7 +46,7 @@ def next_token(history: list[int], seed: int = 0, allowed: abc.Sequence[int] = r
 
 
 def allowed_ids(grammar: OutputGrammar) -> abc.Sequence[int]:
-    """What a mask would allow next."""
+    """The ids that a mask would allow next."""
     if grammar.forced_next is not None:
         return [grammar.forced_next]
     mask = grammar.matcher.compute_bitmask()
@@ -253,7 +253,7 @@ class LedgerRunner:
         with row.grammar.following(draft) as matches:
             if not matches:
                 assert draft[-1] == EOS_ID, f"{row.sequence_id}: the draft {draft} does not match its grammar"
-                return EOS_ID  # which nobody gets: the text has ended
+                return EOS_ID  # which no sequence gets: the text has ended
             return next_token(known + draft, seed, allowed_ids(row.grammar))
 
     def _prompt_logprobs(self, row: LedgerRow) -> list[TokenLogprobs] | None:

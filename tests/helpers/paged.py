@@ -82,7 +82,7 @@ class PagedRun:
         return list(logits.split([len(tokens) for _, tokens in items]))
 
     def fork(self, sequence: PagedSequence) -> PagedSequence:
-        """Another sequence that shares the blocks of this one, all of which are full."""
+        """Another sequence that shares the blocks of this one; all are full."""
         assert sequence.num_computed % self.block_size == 0
         return PagedSequence([list(table) for table in sequence.tables], sequence.num_computed)
 

@@ -31,7 +31,7 @@ def typical_survivors(probs: np.ndarray, mass: float) -> set[int]:
 
 
 def xtc_survivors(probs: np.ndarray, threshold: float) -> set[int]:
-    """Of tokens with probabilities that differ."""
+    """Survivors among tokens whose probabilities differ."""
     top = [i for i, p in enumerate(probs.tolist()) if p >= threshold]
     survivors = {i for i, p in enumerate(probs.tolist()) if p > 0}
     return survivors - set(sorted(top, key=lambda i: probs[i])[1:])
@@ -46,7 +46,7 @@ def dry_penalties(
     window: int,
     breakers: abc.Sequence[abc.Sequence[int]] = (),
 ) -> dict[int, float]:
-    """What each token's logit loses. Every token is tried as the next one, and every earlier place as the beginning of
+    """The penalty of each token. Every token is tried as the next one, and every earlier place as the beginning of
     the repetition that it continues."""
     recent = list(tokens)[-window:]
     after_breaker = _after_last_breaker(recent, breakers)
@@ -78,7 +78,7 @@ def _after_last_breaker(tokens: list[int], breakers: abc.Sequence[abc.Sequence[i
 
 
 def mirostat_survivors(probs: np.ndarray, version: int, mu: float) -> list[int]:
-    """The likeliest token always survives. Probabilities that differ; those of 0 are ruled out."""
+    """Survivors, if probabilities differ; the likeliest token always survives, and tokens with 0 never."""
     order = [i for i in np.argsort(-probs).tolist() if probs[i] > 0]
     if version == 2:
         return [i for i in order if -math.log2(probs[i]) <= mu] or order[:1]

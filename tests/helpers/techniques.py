@@ -28,14 +28,14 @@ def described(config: PretrainedConfig) -> tuple[str, DecoderSpec]:
 
 
 def described_as(architecture: str, config: PretrainedConfig) -> DecoderSpec:
-    """What the family of `architecture` makes of a configuration."""
+    """The spec that the family of `architecture` makes of a configuration."""
     family = family_of(architecture)
     fields = {**config.to_dict(), "architectures": [architecture]}
     return family.describe(family.text_config(HFConfig(fields, architecture)))
 
 
 def techniques_of(spec: DecoderSpec) -> list[str]:
-    """Those of any layer, in the order below."""
+    """Techniques of any layer, in the order below."""
     attention = spec.attention_specs
     routers = [layer.mlp.router for layer in spec.layers if isinstance(layer.mlp, MoESpec)]
     return [

@@ -1,10 +1,10 @@
-"""Which threads a test has begun: by themselves, since those of the tests before may end at any moment."""
+"""The threads that a test has started; threads of the tests before may end at any moment."""
 
 import threading
 
 
 class NewThreads:
-    """Threads begun since this was made, but for those of asyncio's own executor.
+    """Threads started since this was made, without those in asyncio's own executor.
 
     That one begins another whenever the last has not yet said that it is idle, so that their number is chance.
     """
@@ -14,6 +14,6 @@ class NewThreads:
 
     def names(self, *prefixes: str) -> list[str]:
         """The names of those that live, if they begin so."""
-        begun = set(threading.enumerate()) - self._before
-        names = sorted(thread.name for thread in begun if not thread.name.startswith("asyncio_"))
+        started = set(threading.enumerate()) - self._before
+        names = sorted(thread.name for thread in started if not thread.name.startswith("asyncio_"))
         return [name for name in names if name.startswith(prefixes or "")]

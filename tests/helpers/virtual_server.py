@@ -18,7 +18,7 @@ from tests.helpers.ledger import EOS_ID
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One request that comes: what it is, and how long its answer will be, which nobody knows."""
+    """One request that comes: what it is, and how long its answer will be, which the server does not know."""
 
     arrival_s: float
     num_prompt: int
@@ -29,7 +29,7 @@ class Work:
 
 @dataclass(slots=True)
 class Fate:
-    """What became of it."""
+    """The outcome of one request."""
 
     work: Work
     predicted: FirstToken
@@ -92,7 +92,7 @@ class VirtualServer:
         return fates
 
     def _take(self, coming: list[Work], fates: list[Fate], is_accepted: Callable[[FirstToken, Work], bool]) -> None:
-        """Those that have come by now."""
+        """Take the requests that have come by now."""
         while coming and coming[-1].arrival_s <= self.now_s:
             work = coming.pop()
             predicted = self._predictor.predict(work.num_prompt, work.service_class)

@@ -61,7 +61,7 @@ def test_a_draft_with_recurrent_layers_is_refused_before_the_model_is_loaded(
         _start(target, draft)
 
 
-def test_a_broken_draft_is_told_apart_from_the_model(target: Path, tmp_path: Path) -> None:
+def test_a_broken_draft_is_distinct_from_the_model(target: Path, tmp_path: Path) -> None:
     draft = write_model_folder(tmp_path)
     (draft / "model.safetensors").write_bytes((draft / "model.safetensors").read_bytes()[:-2000])
     with pytest.raises(StartupError, match=f"the draft model {draft} cannot be used: .*safetensors"):

@@ -25,7 +25,7 @@ def test_a_block_is_known_for_what_was_written_last_and_for_nothing_else() -> No
     drafter = DraftModel(runner, block_size=SIZE, max_len=100)
 
     def num_rows(id: str, tokens: list[int], blocks: list[int]) -> int:
-        """That the draft model computed, to draft one token."""
+        """Rows that the draft model computes to draft one token."""
         before = runner.num_rows
         sequence = _sequence(id, tokens, blocks)
         drafter.draft([(sequence, 1)], min_path_prob=0.0)

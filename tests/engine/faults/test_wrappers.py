@@ -20,7 +20,7 @@ class Pooler:
 
 
 def _ends(plan: str, *batches: str) -> dict[str, FinishReason]:
-    """How each text ends, which is named by one letter; those of a batch come together."""
+    """How each text ends, which is named by one letter; texts of a batch come together."""
     queue, step_size = PoolingQueue(honors_priority=False), PoolingStepSize(100)
     pooler = FaultyPooler(Pooler(), FaultPlan(plan))
     engine = PoolingEngine(pooler, pooling_info(), queue, step_size, vocab_size=50, max_num_seqs=8)

@@ -37,7 +37,7 @@ class CompilerRun:
         )
 
     def collect(self) -> list[tuple[str, Compilation]]:
-        """What is refused when the next grammar is done."""
+        """Wait for the next grammar; returns the refused ones."""
         assert self._compiled.acquire(timeout=60)
         assert self.compiler.has_compiled
         return self.compiler.collect()
@@ -225,7 +225,7 @@ def _runs(process_id: int) -> bool:
 
 
 def _state(process_id: int) -> str:
-    """As /proc has it; X where there is no such process."""
+    """The state in /proc; X where there is no such process."""
     try:
         return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -15,7 +15,7 @@ from tests.helpers.grammars import ledger_vocabulary
 
 pytestmark = pytest.mark.fast
 
-PATIENCE_S = 0.125  # what a script knows the fast lane's question by; nobody waits so long
+PATIENCE_S = 0.125  # scripts know the fast lane's question by this number; no test waits so long
 TIMEOUT_S = 8.0
 
 
@@ -58,7 +58,7 @@ class ScriptedTrial:
 class ScriptedTrials:
     def __init__(self) -> None:
         self.released = threading.Event()  # all of them
-        self.begun: list[ScriptedTrial] = []
+        self.started: list[ScriptedTrial] = []
         self.idle: list[ScriptedTrial] = []
         self._lock = threading.Lock()
         self._of_text: dict[str, threading.Event] = {}
@@ -66,7 +66,7 @@ class ScriptedTrials:
     def start(self, grammar: str) -> ScriptedTrial:
         with self._lock:
             trial = ScriptedTrial(grammar, self._of_text.setdefault(grammar, threading.Event()))
-            self.begun.append(trial)
+            self.started.append(trial)
             if self.released.is_set():
                 self._of_text[grammar].set()
         return trial
@@ -81,11 +81,11 @@ class ScriptedTrials:
                 event.set()
 
     def of(self, text: str) -> list[ScriptedTrial]:
-        return [trial for trial in self.begun if trial.text == text]
+        return [trial for trial in self.started if trial.text == text]
 
     @property
     def num_running(self) -> int:
-        return sum(not trial.has_ended for trial in self.begun) - len(self.idle)
+        return sum(not trial.has_ended for trial in self.started) - len(self.idle)
 
 
 class LanesRun:
@@ -105,7 +105,7 @@ class LanesRun:
             self.lanes.submit(text)
 
     def outcomes(self, number: int) -> dict[str, CompileOutcome]:
-        """Of the next ones to be done."""
+        """The outcomes of the next grammars to be done."""
         compilations = [self.done.get(timeout=60) for _ in range(number)]
         return {each.text: each.outcome for each in compilations}
 
@@ -159,9 +159,9 @@ def test_a_slow_grammar_without_a_place_begins_again_with_all_its_time(run: Lane
     run.lanes._fast.shutdown()
     run.trials.release()
     run.outcomes(len(SLOW))
-    begun_again = [run.trials.of(text) for text in SLOW if len(run.trials.of(text)) > 1]
-    assert len(begun_again) == len(SLOW) - MAX_SLOW
-    assert all(second.timeouts_s == [TIMEOUT_S] and second.has_given_way for _, second in begun_again)
+    started_again = [run.trials.of(text) for text in SLOW if len(run.trials.of(text)) > 1]
+    assert len(started_again) == len(SLOW) - MAX_SLOW
+    assert all(second.timeouts_s == [TIMEOUT_S] and second.has_given_way for _, second in started_again)
 
 
 def test_a_quick_grammars_process_is_used_again(run: LanesRun) -> None:
@@ -189,7 +189,7 @@ def test_a_grammar_whose_process_dies_is_refused(run: LanesRun) -> None:
 
 def test_what_runs_in_the_slow_lane_can_be_canceled(run: LanesRun) -> None:
     run.submit("slow")
-    while not (run.trials.begun and len(run.trials.begun[0].timeouts_s) == 2):
+    while not (run.trials.started and len(run.trials.started[0].timeouts_s) == 2):
         threading.Event().wait(0.001)
     run.lanes.cancel("slow")
     assert run.outcomes(1) == {"slow": CompileOutcome.CANCELED}

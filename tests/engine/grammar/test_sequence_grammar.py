@@ -100,7 +100,7 @@ def test_a_matcher_that_failed_is_not_complete() -> None:
     draft=st.lists(st.integers(0, 39), max_size=5),
 )
 def test_appended_tokens_and_drafts_change_nothing(text: str, seed: int, cut: list[int], draft: list[int]) -> None:
-    """Whatever part of an output comes in one step, and whatever is looked at ahead, the output is the same."""
+    """The output is the same whatever part of it comes in one step, and whatever is looked at ahead."""
     request = make_request("r", [7], max_tokens=24, seed=seed, grammar=text)
     expected, _ = expected_output(request)
     grammar = sequence_grammar(text)
@@ -135,7 +135,7 @@ def test_a_token_can_follow_if_a_mask_allows_it_and_it_is_no_end(text: str, choi
 
 
 def test_the_given_grammars_force_and_choose() -> None:
-    """So that the tests that use them mean something."""
+    """The tests that use them depend on it."""
     requests = [
         make_request("r", [7], max_tokens=30, seed=seed, grammar=text) for text in GRAMMARS for seed in range(20)
     ]

@@ -1,4 +1,4 @@
-"""try_grammar: what a client is told of a schema that contradicts itself."""
+"""try_grammar: the errors that a client gets for a schema that contradicts itself."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ _NO_VALUE = {"properties": {"k": {"$ref": "#/$defs/text", "type": "integer"}}, "
         (_NO_VALUE, "the required property k can have no value"),
     ],
 )
-def test_a_contradiction_is_told_in_plain_words(schema: dict[str, Any], reason: str) -> None:
+def test_a_contradiction_is_reported_in_plain_words(schema: dict[str, Any], reason: str) -> None:
     grammar = json.dumps(
         {"grammars": [{"lark_grammar": f"start: %json {json.dumps({**schema, '$defs': _DEFINITIONS})}"}]}
     )

@@ -1,4 +1,4 @@
-"""GrammarVocabulary: text that spells a special token is text, and ids are those of the model."""
+"""GrammarVocabulary: text that spells a special token is text, and ids are the model's."""
 
 import json
 

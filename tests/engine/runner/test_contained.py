@@ -67,7 +67,7 @@ def test_a_step_that_may_have_overwritten_states_ends_all_its_sequences() -> Non
     "options", [{}, {"enable_prefix_caching": False}, {"windows": (None, 6)}, {"num_states": 6}], ids=str
 )
 def test_a_step_without_memory_is_computed_in_smaller_ones(most_tokens: int, options: dict[str, Any]) -> None:
-    """Whatever the step had written before memory ran out."""
+    """The step may have written anything before memory ran out."""
     engine, ledger = make_engine(max_num_seqs=6, num_blocks=96, **options)
     shortage = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     engine._runner = FaultyRunner(ledger, lambda plan: plan.num_tokens > most_tokens, shortage)

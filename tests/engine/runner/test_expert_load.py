@@ -71,7 +71,7 @@ def test_dense_model_has_no_load() -> None:
     assert ExpertLoad(random_decoder(layer(MLP))).take() == ([], None)
 
 
-def test_steps_tell_the_load_without_the_warm_up(tmp_path: Path) -> None:
+def test_steps_report_the_load_without_the_warm_up(tmp_path: Path) -> None:
     config = {**SMALL, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2}
     random_model(MixtralConfig(**config)).save_pretrained(tmp_path)
     words = {f"w{index}": index for index in range(VOCAB_SIZE)}

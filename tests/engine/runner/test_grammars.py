@@ -49,10 +49,10 @@ def grammars() -> Iterator[GrammarCompiler]:
 
 
 def _requests() -> list[EngineRequest]:
-    places = [(grammar, fields) for grammar in (GRAMMARS[1], GRAMMARS[3], _LETTERS) for fields in _CHOICES]
+    cases = [(grammar, fields) for grammar in (GRAMMARS[1], GRAMMARS[3], _LETTERS) for fields in _CHOICES]
     return [
         make_request(f"r{number}", [5, 6, 7, number % 30], max_tokens=16, seed=number, grammar=grammar, **fields)
-        for number, (grammar, fields) in enumerate(places)
+        for number, (grammar, fields) in enumerate(cases)
     ]
 
 

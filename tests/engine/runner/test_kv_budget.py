@@ -72,7 +72,7 @@ def test_the_context_shrinks_to_what_the_pool_holds() -> None:
         ({"kv_cache_memory_bytes": 2 * MIB, "max_model_len": 32}, 2048, False),  # asked for
     ],
 )
-def test_a_context_that_nobody_asked_for_to_be_so_short_is_told(
+def test_a_context_that_is_short_by_accident_is_reported(
     options: dict[str, int], model_max_len: int, is_short: bool
 ) -> None:
     assert bool(_plan(model_max_len=model_max_len, **options).warnings) == is_short

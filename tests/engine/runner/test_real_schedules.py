@@ -175,7 +175,7 @@ def test_another_engine_goes_on_with_the_same_tokens(model: LoadedModel) -> None
         assert rest[request.id].finish_reason == whole[request.id].finish_reason
 
 
-def test_a_step_tells_its_progress_at_each_layer(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_reports_its_progress_at_each_layer(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """And between parts of long work after them: the watchdog takes silence for a hang."""
     calls: list[bool] = []
     monkeypatch.setattr(model.decoder, "on_progress", lambda: calls.append(True))

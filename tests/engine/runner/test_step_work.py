@@ -35,7 +35,7 @@ SEEN_FLOPS = 2 * HEADS * 2 * HEAD
 
 
 def _work(*layers: LayerSpec) -> tuple[ModelWork, Decoder]:
-    """Of a model without memory: its sizes are what counts."""
+    """The work of a model without memory: only its sizes count."""
     spec = DecoderSpec(VOCAB, HIDDEN, 64, layers, NORM, has_tied_head=True)
     dtype = torch.bfloat16
     decoder = Decoder(spec, cpu_compute(dtype))

@@ -104,7 +104,7 @@ def test_a_row_that_needs_more_than_its_best_token_is_masked(fields: dict[str, A
 
 
 def test_a_row_behind_a_draft_that_does_not_match_is_left_alone() -> None:
-    """Its predecessor's mask rules the drafted token out, and nobody needs this row."""
+    """Its predecessor's mask rules the drafted token out, so this row is not needed."""
     rows = _rows(sequence_grammar(GRAMMARS[3]), encode("[")[:1])
     logits = torch.zeros((2, VOCAB_SIZE))
     GrammarMasks(CPU_OPS).apply(logits, rows)

@@ -14,7 +14,7 @@ def test_a_rank_counts_the_tokens_that_are_likelier() -> None:
     assert entries[1].top[0][0] == 3
 
 
-def test_ranks_are_left_out_unless_asked_for() -> None:
+def test_ranks_are_left_out_unless_requested() -> None:
     assert token_logprobs(LOGITS, [0, 0], [0, 0])[0].rank is None
 
 

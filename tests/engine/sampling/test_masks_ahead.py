@@ -23,7 +23,7 @@ from tests.helpers.threads import NewThreads
 
 
 class _HeldWriter(MaskWriter):
-    """Writes when it is let go."""
+    """Writes when it is released."""
 
     def __init__(self) -> None:
         super().__init__(num_threads=1)
@@ -49,8 +49,8 @@ def test_masks_are_computed_beside_other_work_and_waited_for_when_they_are_taken
     pending = MasksAhead(writer).start(rows, [1], VOCAB_SIZE)
     assert not writer.has_written  # the caller continues meanwhile
     writer.may_go.set()
-    places, masks = pending.take()
-    assert places == {1: 0}
+    mask_of_row, masks = pending.take()
+    assert mask_of_row == {1: 0}
     assert masks is not None
     assert np.array_equal(masks, MaskWriter(1).masks(rows[1:], VOCAB_SIZE))
     assert pending.take() == ({}, None)

@@ -143,17 +143,17 @@ class Case:
         return np.repeat(drafts, N, axis=0)
 
     def p_values(self, drafts: np.ndarray, num_accepted: np.ndarray, next_ids: np.ndarray) -> dict[str, float]:
-        """Of all emitted tokens, against the exact distributions after what was emitted before.
+        """p-values of all emitted tokens, against the exact distributions after the tokens before.
 
-        One a position, with the tokens of those runs that reached it.
+        One a position, with the tokens of the runs that reached it.
         """
         rows = self.rows_along(drafts)
         emitted = np.concatenate([drafts, np.zeros((N, 1), np.int64)], axis=1)
         emitted[np.arange(N), num_accepted] = next_ids
         found = {}
         for place in range(self.k + 1):
-            reached = num_accepted >= place
-            cell_of = rows[reached, place] * V + emitted[reached, place]
+            has_place = num_accepted >= place
+            cell_of = rows[has_place, place] * V + emitted[has_place, place]
             counts = np.bincount(cell_of, minlength=len(self.prefixes) * V).reshape(-1, V)
             expected = counts.sum(axis=1, keepdims=True) * self.exact
             assert counts[expected == 0].sum() == 0, "a token that the parameters rule out"
@@ -165,7 +165,7 @@ class Case:
 
 
 def _more_of(name: str, ids: list[int]) -> list[int]:
-    """What the distribution after a prefix depends on, beside its last token."""
+    """The tokens on which the distribution after a prefix depends, besides the last one."""
     match name:
         case "penalties":
             return sorted(ids)
@@ -216,7 +216,7 @@ def _verify_drawn(case: Case, *, redraws: bool = False) -> PValues:
 
 @pytest.fixture(scope="module")
 def family() -> PValues:
-    """Of every kind of draft, length, sampling step and position: judged together."""
+    """p-values of every kind of draft, length, sampling step and position, judged together."""
     return {
         f"{verified.__name__}, {name}, {test}": p
         for verified in (_verify_sampled, _verify_drawn)

@@ -32,7 +32,7 @@ def _sequences(num: int, **sampling: Any) -> list[Sequence]:
 
 
 def _num_calls(sequences: list[Sequence]) -> int:
-    """Of a step after the first, in which states are made."""
+    """Calls of a step after the first one, which makes states."""
     sampler = Sampler([])
     sampler.sample(torch.zeros(len(sequences), 50), rows_of(*sequences))
     logits = torch.zeros(len(sequences), 50)
@@ -56,8 +56,8 @@ def calls_among_its_like() -> float:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_the_rows_beside_one_that_uses_a_step_do_not_enter_it(step: str, calls_among_its_like: float) -> None:
-    """What a plain row costs is the same beside such a row as among its like."""
+def test_rows_beside_one_that_uses_a_step_do_not_enter_it(step: str, calls_among_its_like: float) -> None:
+    """A plain row costs the same beside such a row as among plain rows."""
 
     def using() -> list[Sequence]:
         (sequence,) = _sequences(1, **STEPS[step])

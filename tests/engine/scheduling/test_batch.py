@@ -60,12 +60,12 @@ def test_what_a_batch_does_is_counted_apart() -> None:
     assert (second.prefill_tokens, second.decode_tokens) == (0, 0)
 
 
-def test_what_preemption_costs_a_batch_is_told_apart() -> None:
+def test_what_preemption_costs_a_batch_is_counted_apart() -> None:
     run = SchedulerRun(make_config(num_blocks=8, block_size=4))
     run.add(line("a", 6))
     run.step()
     run.step()  # 7 tokens are computed, of them one full block of 4
-    run.add(client("c", 28, max_tokens=1))  # takes 7 of 8 blocks, of which the line has 2
+    run.add(client("c", 28, max_tokens=1))  # takes 7 of 8 blocks; the line has 2
     run.step()
     assert (run.stats[-1].batch_preemptions, run.stats[-1].preemptions) == (1, 0)
     run.step()

@@ -69,18 +69,18 @@ def test_a_better_priority_takes_as_many_blocks_as_it_needs() -> None:
     for name in "abc":
         run.add(request(name, 17, max_tokens=3, priority=5))  # 5 blocks each
     run.step()
-    run.add(request("d", 21, max_tokens=3, priority=0))  # 6 blocks, of which 1 is free
+    run.add(request("d", 21, max_tokens=3, priority=0))  # 6 blocks; 1 is free
     assert planned(run) == {"d": 21, "a": 1, "b": 1}
     assert preemptions(run) == {"priority": 1}
 
 
-def test_nobody_is_preempted_in_vain() -> None:
-    """What a better priority could take is too little for it, since others have the rest."""
+def test_no_sequence_is_preempted_in_vain() -> None:
+    """The blocks that a better priority could take are too few for it, since others have the rest."""
     run = by_priority(num_blocks=16)
     run.add(request("a", 41, max_tokens=3, priority=0))  # 11 blocks
     run.add(request("b", 9, max_tokens=3, priority=9))  # 3 blocks
     run.step()
-    run.add(request("c", 25, max_tokens=3, priority=1))  # 7 blocks, of which 5 are free without b
+    run.add(request("c", 25, max_tokens=3, priority=1))  # 7 blocks; 5 are free without b
     assert planned(run) == {"a": 1, "b": 1}
     assert preemptions(run) == {}
     run.finish()

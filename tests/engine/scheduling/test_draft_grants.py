@@ -1,4 +1,4 @@
-"""Blocks that drafts may have: those that nobody needs for known tokens, and only as long as they need them."""
+"""Blocks for drafts: those not needed for known tokens, and only as long as the drafts need them."""
 
 from tests.helpers.engines import SchedulerRun, expected_ids, make_config, make_prompt, make_request
 

@@ -1,4 +1,4 @@
-"""What ends a sequence, and what the outputs and the statistics say."""
+"""The ends of sequences, and what the outputs and the statistics say."""
 
 import pytest
 
@@ -138,7 +138,7 @@ def test_a_draft_gives_way_before_a_sequence_does() -> None:
     assert sum(s.preemptions for s in run.stats) == 0
 
 
-def test_first_output_tells_queue_time_and_each_tells_cached_tokens() -> None:
+def test_first_output_reports_queue_time_and_each_reports_cached_tokens() -> None:
     prompt = make_prompt(9)
     run = SchedulerRun(make_config())
     run.run([make_request("a", prompt, arrival_s=97.5)])
@@ -156,7 +156,7 @@ def test_prefill_and_decode_tokens_add_up() -> None:
     assert [s.pending_prompt_tokens for s in run.stats] == [5, 1, 0] + [0] * 4  # beside the last one
 
 
-def test_recomputation_counts_as_prefill_and_is_told_apart() -> None:
+def test_recomputation_counts_as_prefill_and_is_counted_apart() -> None:
     requests = [make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=12, ignore_eos=True) for i in range(3)]
     run = SchedulerRun(make_config(num_blocks=8, enable_prefix_caching=False))
     run.run(requests)
@@ -191,12 +191,12 @@ def test_drafts_shorten_a_run_and_change_no_output() -> None:
     assert len(drafted.plans) < len(plain.plans)
 
 
-def test_outputs_tell_when_a_sequence_had_its_first_token_lost_its_blocks_and_ended() -> None:
+def test_outputs_report_when_a_sequence_had_its_first_token_lost_its_blocks_and_ended() -> None:
     run = SchedulerRun(make_config(num_blocks=8))
     requests = [make_request(f"r{i}", make_prompt(3, seed=i), max_tokens=12, ignore_eos=True) for i in range(3)]
     for request in requests:
         run.add(request)
-    told: dict[str, RequestOutput] = {}
+    reported: dict[str, RequestOutput] = {}
     preempted_s = []
     while run.scheduler.has_work:
         run.now_s += 1.0
@@ -205,10 +205,10 @@ def test_outputs_tell_when_a_sequence_had_its_first_token_lost_its_blocks_and_en
         preempted_s += [run.now_s] * run.scheduler.take_stats().preemptions
         for output in outputs:
             assert (output.ended_s is None) == (output.finish_reason is None)
-            told[output.id] = merge_outputs(told[output.id], output) if output.id in told else output
-    assert [told[request.id].first_token_s for request in requests] == [101.0] * 3
-    assert told["r0"].ended_s == 112.0
-    assert max(output.ended_s or 0.0 for output in told.values()) == run.now_s
+            reported[output.id] = merge_outputs(reported[output.id], output) if output.id in reported else output
+    assert [reported[request.id].first_token_s for request in requests] == [101.0] * 3
+    assert reported["r0"].ended_s == 112.0
+    assert max(output.ended_s or 0.0 for output in reported.values()) == run.now_s
     assert preempted_s
-    assert sorted(at_s for output in told.values() for at_s in output.preempted_s) == preempted_s
-    assert told["r0"].preempted_s == []
+    assert sorted(at_s for output in reported.values() for at_s in output.preempted_s) == preempted_s
+    assert reported["r0"].preempted_s == []

@@ -1,4 +1,4 @@
-"""A burst with one new prefix: those behind the first are set aside, and hold up nobody meanwhile."""
+"""A burst with one new prefix: requests behind the first are set aside, and hold up no other meanwhile."""
 
 import pytest
 

@@ -55,8 +55,8 @@ def test_at_most_max_num_seqs_run() -> None:
     assert_at_rest(run)
 
 
-def test_a_prompt_is_not_begun_while_its_blocks_are_reserved_for_others() -> None:
-    """Two prompts of 5 blocks in 8 blocks: begun together, one would be preempted half way."""
+def test_a_prompt_is_not_started_while_its_blocks_are_reserved_for_others() -> None:
+    """Two prompts of 5 blocks in 8 blocks: started together, one would be preempted half way."""
     run = SchedulerRun(make_config(num_blocks=8, max_num_batched_tokens=8, long_prefill_token_threshold=4))
     run.run(
         [make_request("a", make_prompt(20), max_tokens=1), make_request("b", make_prompt(20, seed=1), max_tokens=1)]
@@ -277,7 +277,7 @@ def test_a_grammar_refused_after_an_abort_ends_the_sequence_once() -> None:
     request = make_request("a", make_prompt(5), grammar=GRAMMARS[0])
     run.scheduler.add(request, SequenceGrammar(frozenset([EOS_ID]), appends_forced=True))
     run.scheduler.abort("a", AbortReason.CLIENT_GONE)
-    run.scheduler.refuse("a", "told to be refused")
+    run.scheduler.refuse("a", "reported to be refused")
     run.step()
     assert run.transcript.finish_reasons == {"a": FinishReason.ERROR}
 

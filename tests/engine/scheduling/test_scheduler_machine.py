@@ -31,7 +31,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.requests: dict[str, EngineRequest] = {}
-        self.disturbed: set[str] = set()  # aborted, or told to fail
+        self.disturbed: set[str] = set()  # aborted, or made to fail
         self.compiling: dict[str, SequenceGrammar] = {}  # of requests that wait for them
 
     @initialize(
@@ -160,7 +160,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end_compiling(self, request_id: str, *, is_refused: bool) -> None:
         grammar = self.compiling.pop(request_id)
         if is_refused:
-            self.run.scheduler.refuse(request_id, "told to be refused")
+            self.run.scheduler.refuse(request_id, "reported to be refused")
         else:
             grammar.start(ledger_vocabulary().matcher(self.requests[request_id].grammar or ""))
 
@@ -177,7 +177,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.run.now_s += seconds
 
     def check_deadlines(self) -> None:
-        """After a step nothing goes on whose time is over."""
+        """After a step no sequence continues whose time is over."""
         ended = self.run.transcript.finish_reasons
         for request in self.requests.values():
             assert request.id in ended or request.deadline_s is None or request.deadline_s > self.run.now_s

@@ -1,4 +1,4 @@
-"""What the scheduler tells of each sequence: why it waited, what was computed, and how it ended."""
+"""The events of each sequence: why it waited, what was computed, and how it ended."""
 
 import itertools
 from typing import Any
@@ -54,7 +54,7 @@ def test_a_sequence_alone_is_admitted_computed_in_chunks_and_ended() -> None:
     ]
 
 
-def test_what_the_cache_had_is_told() -> None:
+def test_what_the_cache_had_is_reported() -> None:
     run = SchedulerRun(make_config())
     for name in ("a", "b"):
         run.add(make_request(name, make_prompt(13), max_tokens=2, ignore_eos=True))
@@ -63,7 +63,7 @@ def test_what_the_cache_had_is_told() -> None:
     assert Computed("b", 100.0, num_tokens=1, num_left=0) in events(run, "b")
 
 
-def test_a_wait_for_a_place_is_told_once() -> None:
+def test_a_wait_for_a_slot_is_reported_once() -> None:
     run = SchedulerRun(make_config(max_num_seqs=1))
     begin(run, "a", max_tokens=9)
     run.step()
@@ -77,7 +77,7 @@ def test_a_wait_for_a_place_is_told_once() -> None:
     assert waits(run, "a") == []
 
 
-def test_a_wait_for_a_place_that_another_tenant_has_is_told_as_shared() -> None:
+def test_a_wait_for_a_slot_that_another_tenant_has_is_reported_as_shared() -> None:
     run = SchedulerRun(make_config(max_num_seqs=2))
     begin(run, "a", tenant="x", max_tokens=9)
     begin(run, "b", tenant="y", max_tokens=9)
@@ -87,7 +87,7 @@ def test_a_wait_for_a_place_that_another_tenant_has_is_told_as_shared() -> None:
     assert waits(run, "c") == [(WaitReason.SLOTS, True)]
 
 
-def test_a_wait_for_blocks_is_told() -> None:
+def test_a_wait_for_blocks_is_reported() -> None:
     run = SchedulerRun(make_config(num_blocks=8))
     begin(run, "a", 20, max_tokens=9)
     run.step()
@@ -108,7 +108,7 @@ def test_behind_a_prompt_that_needs_the_room_another_tenant_waits_for_it() -> No
     run.finish()
 
 
-def test_a_wait_for_the_tokens_of_the_step_is_told() -> None:
+def test_a_wait_for_the_tokens_of_the_step_is_reported() -> None:
     run = SchedulerRun(make_config(max_num_batched_tokens=8))
     begin(run, "a", 20, max_tokens=1)
     begin(run, "b", 20, max_tokens=1)
@@ -117,7 +117,7 @@ def test_a_wait_for_the_tokens_of_the_step_is_told() -> None:
     run.finish()
 
 
-def test_a_wait_for_a_prefix_that_another_computes_is_told() -> None:
+def test_a_wait_for_a_prefix_that_another_computes_is_reported() -> None:
     run = SchedulerRun(make_config())
     for name in ("a", "b"):
         run.add(make_request(name, make_prompt(16), max_tokens=1, ignore_eos=True))
@@ -126,7 +126,7 @@ def test_a_wait_for_a_prefix_that_another_computes_is_told() -> None:
     assert Admitted("b", 100.0, num_cached=12) in events(run, "b")
 
 
-def test_a_wait_for_a_grammar_is_told() -> None:
+def test_a_wait_for_a_grammar_is_reported() -> None:
     run = SchedulerRun(make_config())
     run.scheduler.add(
         make_request("a", make_prompt(5), grammar=GRAMMARS[0], deadline_s=101.0),
@@ -138,7 +138,7 @@ def test_a_wait_for_a_grammar_is_told() -> None:
     assert waits(run, "b") == []
 
 
-def test_a_preemption_is_told_with_what_it_lost_and_recomputation_as_prompt() -> None:
+def test_a_preemption_is_reported_with_what_it_lost_and_recomputation_as_prompt() -> None:
     run = SchedulerRun(make_config(enable_prefix_caching=False))
     for name in ("a", "b"):
         begin(run, name, max_tokens=5)
@@ -154,7 +154,7 @@ def test_a_preemption_is_told_with_what_it_lost_and_recomputation_as_prompt() ->
     ]
 
 
-def test_a_step_without_memory_is_told() -> None:
+def test_a_step_without_memory_is_reported() -> None:
     run = SchedulerRun(make_config())
     begin(run, "a")
     run.scheduler.withdraw(run.scheduler.schedule())
@@ -169,7 +169,7 @@ def test_an_abort_ends_it() -> None:
     assert events(run, "a")[-1] == Ended("a", 100.0, "abort", num_decode_steps=0, num_drafted=0, num_accepted=0)
 
 
-def test_the_engines_own_sequences_are_not_told() -> None:
+def test_the_engines_own_sequences_are_not_reported() -> None:
     run = SchedulerRun(make_config())
     begin(run, "a", service_class=ServiceClass.AUDIT)
     run.finish()
@@ -194,16 +194,16 @@ def test_the_events_account_for_every_computed_token(
     run.finish()
     computed = 0
     for request in requests:
-        told = events(run, request.id)
-        kinds = [type(event) for event in told]
+        reported = events(run, request.id)
+        kinds = [type(event) for event in reported]
         assert kinds[0] is Queued
         assert kinds.index(Ended) == len(kinds) - 1
         assert 0 <= kinds.count(Admitted) - kinds.count(Preempted) <= 1
-        for before, after in itertools.pairwise(told):
+        for before, after in itertools.pairwise(reported):
             if isinstance(after, Waits):
                 assert not isinstance(before, Admitted | Computed), "it runs"
                 assert not isinstance(before, Waits) or before.reason is not after.reason
             if isinstance(after, Computed | Preempted):
                 assert not isinstance(before, Queued | Waits | Preempted), "it does not run"
-        computed += sum(event.num_tokens for event in told if isinstance(event, Computed))
+        computed += sum(event.num_tokens for event in reported if isinstance(event, Computed))
     assert computed == sum(stats.prefill_tokens + stats.batch_prefill_tokens for stats in run.stats)

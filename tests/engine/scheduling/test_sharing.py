@@ -141,7 +141,7 @@ def test_an_error_takes_the_blocks_of_its_sequence_out_of_the_cache() -> None:
     assert run.transcript.last["next"].num_cached_tokens == 0
 
 
-def test_prefixes_that_give_way_are_told_with_their_age() -> None:
+def test_prefixes_that_give_way_are_reported_with_their_age() -> None:
     run = SchedulerRun(make_config(num_blocks=4, max_num_seqs=1))
     run.run([make_request("old", make_prompt(11, 1), max_tokens=1, ignore_eos=True)])  # leaves two full blocks cached
     run.run([make_request("new", make_prompt(15, 2), max_tokens=1, ignore_eos=True)])

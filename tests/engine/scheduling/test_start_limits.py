@@ -1,4 +1,4 @@
-"""Limits of the time in the queue: what has not begun by then ends, and what has begun goes on."""
+"""Limits of the time in the queue: a sequence that has not started by then ends, and one that has started continues."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_it_ends_although_a_place_is_free_by_then() -> None:
     assert run.runner.num_tokens == 0
 
 
-def test_what_has_begun_goes_on_even_if_it_is_preempted() -> None:
+def test_a_started_sequence_continues_even_if_it_is_preempted() -> None:
     run = SchedulerRun(make_config())
     run.add(make_request("a", make_prompt(5), ignore_eos=True, max_tokens=9, start_by_s=101.0))
     run.add(make_request("b", make_prompt(5, seed=1), ignore_eos=True, max_tokens=9, start_by_s=101.0))

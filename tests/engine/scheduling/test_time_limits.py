@@ -35,7 +35,7 @@ def test_the_heap_agrees_with_a_list(field: str, operations: list[tuple[str, int
     limit, limits, unfinished, now_s = _limit(field), _MAKERS[field](), list[Sequence](), 0
 
     def holding() -> dict[Sequence, float]:
-        """What has begun has no limit of its time in the queue any more."""
+        """A started sequence no longer has a limit of its time in the queue."""
         known = {each: limit(each) for each in unfinished if field == "deadline_s" or each.num_admitted == 0}
         return {each: limit_s for each, limit_s in known.items() if limit_s is not None}
 

@@ -13,7 +13,7 @@ from tests.helpers.engines import expected_ids, make_prompt, make_request
 
 
 class Forgiving(AlwaysFull):
-    """Goes on after a fault, as the server does."""
+    """Continues after a fault, as the server does."""
 
     def record_fault(self) -> None:
         Speculator.record_fault(self)

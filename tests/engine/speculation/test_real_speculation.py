@@ -293,7 +293,7 @@ def _p_values(first: Texts, second: Texts) -> dict[str, float]:
 
 
 def _next_probabilities(pair: Pair) -> Probabilities:
-    """Of each token of a text, given those before it: the model's own, as `_sampled_texts` has it sample."""
+    """The model's own probabilities of each token of a text, with the parameters of `_sampled_texts`."""
     client = _client(pair, "none", num_blocks=2000)
     found: Probabilities = {}
     prefixes: list[tuple[int, ...]] = [()]

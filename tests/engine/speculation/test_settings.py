@@ -10,7 +10,7 @@ from engine.speculation.settings import AUTO_TOKENS, speculation_settings
 pytestmark = pytest.mark.fast
 
 
-def test_nothing_asked_for_is_no_method() -> None:
+def test_no_option_is_no_method() -> None:
     settings = speculation_settings(EngineConfig())
     assert (settings.method, settings.max_tokens) == (SpeculativeMethod.NONE, AUTO_TOKENS)
 
@@ -29,7 +29,7 @@ def test_naming_a_draft_model_is_enough() -> None:
     assert speculation_settings(EngineConfig(draft_model="x")).method is SpeculativeMethod.DRAFT_MODEL
 
 
-def test_sources_are_those_that_were_asked_for() -> None:
+def test_sources_are_those_that_were_requested() -> None:
     assert speculation_settings(EngineConfig()).sources == {DraftSource.PREDICTION}
     assert speculation_settings(EngineConfig(draft_model="x")).sources == {
         DraftSource.PREDICTION,

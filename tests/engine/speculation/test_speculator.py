@@ -66,7 +66,7 @@ def test_good_drafts_are_as_long_as_pays() -> None:
 
 
 def test_steps_without_drafts_have_a_speedup_of_one() -> None:
-    """Whatever was estimated for them."""
+    """The estimate for them does not matter."""
     report = SpeculationReport()
     report.begin_step()
     report.count_decoding_step(4, 4, has_drafts=False, plain_s=0.013, step_s=0.010, drafting_s=0.0)
@@ -112,7 +112,7 @@ def _unwilling(**options: Any) -> Speculator:
 
 
 def _forwards(speculator: Speculator | None) -> list[list[tuple[str, int, int, bool]]]:
-    """What each forward of the model computed: of each sequence its rows, drafted ones, and whether it got a token."""
+    """Each forward pass of the model: for each sequence its rows, drafted ones, and whether it got a token."""
     engine, runner = make_engine(speculator=speculator)
     forwards = []
     launch = runner.launch
@@ -140,7 +140,7 @@ def test_with_no_drafts_chosen_the_forwards_are_those_without_speculation() -> N
 
 @pytest.mark.parametrize("kind", ["lookup", "model"])
 def test_an_abort_between_steps_leaves_nothing_of_a_draft(kind: str) -> None:
-    """Every step of a request is aborted after; others go on, and the aborted one's tokens can be had again."""
+    """A request is aborted after each of its steps; others continue, and its tokens can be generated again."""
     for num_steps in range(1, 8):
         drafter = DraftModel(LedgerDraftRunner(64, 4, 0.7), block_size=4, max_len=1000)
         sources: dict[str, Any] = {"lookups": [Oracle(0.7)]} if kind == "lookup" else {"drafter": drafter}

@@ -33,7 +33,7 @@ def _sequence(
 
 
 def _logits(*best: int, vocab_size: int = 10) -> torch.Tensor:
-    """Rows that prefer these tokens, and after them those of low ids."""
+    """Rows that prefer these tokens, and after them tokens with low ids."""
     logits = torch.zeros(len(best), vocab_size) - torch.arange(vocab_size) / 10
     logits[range(len(best)), list(best)] = 5.0
     return logits

@@ -109,7 +109,7 @@ def test_penalties_are_those_of_the_definition_at_every_row(
 
 
 def test_a_row_costs_the_window_and_not_its_square() -> None:
-    """Of a text that repeats one token, in which every place repeats all that is before it."""
+    """The text repeats one token, so every place repeats all that is before it."""
     window = 8192
     sequence = _sequence([1] * 3 * window, 3 * window, window=window)
     step = DryPenalties()

@@ -24,7 +24,7 @@ def _sequence(version: int, *, seed: int = 1, name: str = "a", **params: float) 
 
 
 def _logits(num_rows: int, scale: float = 3.0, *, seed: int = 0) -> torch.Tensor:
-    """As language models have them: a few likely tokens."""
+    """Rows with a few likely tokens, as language models have them."""
     return torch.randn(num_rows, V, generator=torch.Generator().manual_seed(seed)) * scale
 
 
@@ -86,7 +86,7 @@ def test_tokens_that_were_dropped_or_forced_are_accounted_for(version: int) -> N
     for row in logits:
         while sequence.num_output in forced:
             sequence.tokens.append(forced[sequence.num_output])
-        sampler.sample(row[None].clone(), rows_of(sequence))  # a result that nobody uses
+        sampler.sample(row[None].clone(), rows_of(sequence))  # a result that is dropped
         sequence.tokens += sampler.sample(row[None].clone(), rows_of(sequence))[0].token_ids
     assert sequence.tokens[1:] == _reference(logits, sequence, forced)
 
@@ -94,7 +94,7 @@ def test_tokens_that_were_dropped_or_forced_are_accounted_for(version: int) -> N
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("tau", [2.0, 3.0])
 def test_the_surprise_of_a_text_comes_to_the_target(version: int, tau: float) -> None:
-    """Of rows that follow Zipf's law with several exponents, where the model alone would have another one."""
+    """The rows follow Zipf's law with several exponents, and without mirostat the surprise would be another."""
     generator = torch.Generator().manual_seed(0)
     sampler, sequence = Sampler([]), _sequence(version, tau=tau, eta=0.2)
     surprises, unlimited = [], []

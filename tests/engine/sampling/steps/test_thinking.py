@@ -42,7 +42,7 @@ def test_a_thought_that_the_prompt_opens(output: list[int], draft: list[int], du
 @pytest.mark.parametrize(
     ("output", "draft", "due"),
     [
-        ([1, 1, 1, 1], [1], [False, False]),  # no thought has begun
+        ([1, 1, 1, 1], [1], [False, False]),  # there is no thought
         ([1, START, 1, 1, 1], [], [True]),
         ([1], [START, 1, 1, 1], [False, False, False, False, True]),
         ([START, 1, END, 1, 1, START, 1, 1, 1], [], [False]),  # one thought an answer

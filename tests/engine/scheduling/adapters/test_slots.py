@@ -1,4 +1,4 @@
-"""Slots of adapters: who gets one, who waits, and that nobody computes with another version than its own."""
+"""Slots of adapters: which sequences get one, which wait, and that each computes with its own version."""
 
 from typing import Any
 
@@ -235,7 +235,7 @@ ADAPTERS = [None, None, *(make_adapter(name, version) for name in "xyz" for vers
 
 @st.composite
 def adapted_workloads(draw: st.DrawFn) -> list[EngineRequest]:
-    """As workloads, with adapters; versions of one name are different adapters."""
+    """Workloads with adapters; versions of one name are different adapters."""
     prefix = make_prompt(24)
     return [
         make_request(
@@ -276,7 +276,7 @@ def test_tokens_are_those_of_the_adapter_that_a_request_began_with(
     gone: set[int],
 ) -> None:
     """meanwhile: steps after each request came, so that versions are reloaded while others run. seconds: that a
-    step takes. gone: requests that nobody waits for when the next one comes."""
+    step takes. gone: requests that are aborted when the next one comes."""
     config = make_config(num_blocks=blocks_of_pool(schedule, spare), num_adapter_slots=num_slots, **schedule)
     run = SchedulerRun(config, half_right_draft if drafts else None, fill_steps=fill_steps)
     for index, request in enumerate(requests):

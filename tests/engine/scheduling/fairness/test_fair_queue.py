@@ -88,7 +88,7 @@ def test_a_sequence_joins_the_line_when_its_grammar_is_compiled() -> None:
 
 
 def test_one_that_others_set_aside_is_work_all_the_same() -> None:
-    """Whoever set it aside puts it back within a step, for which there must be work."""
+    """The caller that set it aside puts it back within a step, for which there must be work."""
     queue = FairQueue()
     queue.add(each := sequence(0, TenantAccount()))
     queue.set_aside(each)

@@ -112,8 +112,8 @@ def test_places_follow_weights() -> None:
     assert num_running(run) == {"a": 4, "b": 12}
 
 
-def test_blocks_are_shared_as_places_are() -> None:
-    """What counts is the larger part: few sequences with all the blocks are more than a share too."""
+def test_blocks_are_shared_as_slots_are() -> None:
+    """The larger part counts: few sequences with all the blocks are more than a share too."""
     run = SchedulerRun(make_config(num_blocks=32, max_num_seqs=64, max_num_batched_tokens=200))
     for number in range(8):
         run.add(request("a", number, 28, max_tokens=4))  # 7 blocks each

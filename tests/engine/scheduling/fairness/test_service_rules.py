@@ -142,7 +142,7 @@ def test_a_class_that_yields_is_preempted_for_one_that_waits_and_for_no_other() 
     assert [item.sequence.id for item in run.scheduler.schedule().items] == ["c"]
 
 
-def test_waiting_sequences_are_told_by_class() -> None:
+def test_waiting_sequences_are_counted_by_class() -> None:
     run = SchedulerRun(make_config(max_num_seqs=1))
     run.add(_request("u", 5, ServiceClass.URGENT))
     run.add(_request("v", 5, ServiceClass.URGENT))

@@ -55,7 +55,7 @@ def test_a_short_one_behind_any_number_of_long_ones_is_found() -> None:
 
 @pytest.mark.parametrize(("num_longer", "is_found"), [(63, True), (65, False)])
 def test_of_those_about_as_long_as_the_limit_the_first_64_are_looked_at(num_longer: int, is_found: bool) -> None:
-    """What is promised: one no longer than the limit is found behind any number of those more than twice as long, and
+    """A sequence no longer than the limit is found behind any number of those more than twice as long, and
     one of at most half of the limit always; one in between behind up to 63 that are somewhat too long."""
     queue = TenantQueue()
     for number in range(num_longer):

@@ -139,7 +139,7 @@ def test_whole_conversations_go_before_the_head_that_they_share() -> None:
     assert order == [*reversed(tails[0]), *reversed(tails[1]), *reversed(tails[2]), *reversed(head)]
 
 
-def test_evicted_blocks_tell_how_long_they_were_free() -> None:
+def test_evicted_blocks_report_how_long_they_were_free() -> None:
     now_s = 0.0
     evicted = EvictionTally(lambda: now_s)
     pool = BlockPool(4, clock=lambda: now_s, on_evicted=evicted.add)

@@ -23,14 +23,14 @@ def test_salts_part_equal_prompts() -> None:
     assert block_digest(root_digest("a"), [1, 2]) != block_digest(root_digest("b"), [1, 2])
 
 
-def test_digest_tells_tokens_apart_that_share_bytes() -> None:
+def test_digest_distinguishes_tokens_that_share_bytes() -> None:
     root = root_digest("")
     assert block_digest(root, [1, 0]) != block_digest(root, [256, 0])
     assert block_digest(root, [2**31]) != block_digest(root, [-(2**31)])
 
 
 def test_a_salt_cannot_imitate_a_block() -> None:
-    """A salt whose bytes are those of a parent and its tokens would otherwise lead into another salt's prefix."""
+    """A salt with the bytes of a parent and its tokens would otherwise lead into another salt's prefix."""
     parent = b"0123456789abcdef"
     salt = (parent + (7).to_bytes(8, "little")).decode()
     assert root_digest(salt) != block_digest(parent, [7])

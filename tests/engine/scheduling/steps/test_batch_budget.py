@@ -94,7 +94,7 @@ def test_what_a_batch_takes_changes_no_step_of_clients() -> None:
     assert (budget.target_s(1), budget.tokens(1), budget.costs(1)(5000)) == before
 
 
-def test_a_number_of_tokens_that_was_asked_for_bounds_a_batch_too() -> None:
+def test_a_number_of_tokens_that_was_set_bounds_a_batch_too() -> None:
     budget = StepBudget(32, 1e-6, decode_s=1e-3, batch_step_s=TARGET_S)
     assert (budget.tokens(3, is_batch=True), budget.tokens(3)) == (32, 32)
     slow = StepBudget(32, 1e-2, decode_s=1e-2, batch_step_s=TARGET_S)

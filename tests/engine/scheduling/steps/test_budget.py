@@ -20,7 +20,7 @@ def observe_steps(
         budget.observe(StepSample(num_prompt_tokens, num_prompt_tokens, position, step_s))
 
 
-def test_a_number_that_was_asked_for_stays() -> None:
+def test_a_number_that_was_set_stays() -> None:
     budget = StepBudget(100)
 
     observe_steps(budget, 100, 100.0)
@@ -68,7 +68,7 @@ def test_a_disturbed_step_shortens_the_next_ones_little() -> None:
 
 
 def test_short_prompts_beside_many_streams_make_later_steps_no_longer() -> None:
-    """What they take is less than what streams take now more, now less."""
+    """Their time is less than the variation of the streams' time."""
     source, budget = random.Random(1), StepBudget(None, seconds_per_token=1e-3)
     for _ in range(300):
         observe_steps(budget, 0, 0.1 * source.uniform(0.85, 1.15))
@@ -78,7 +78,7 @@ def test_short_prompts_beside_many_streams_make_later_steps_no_longer() -> None:
 
 
 def test_steps_that_are_shorter_than_generation_was_say_nothing_of_prompts() -> None:
-    """As when most streams have ended at once."""
+    """For example when most streams have ended together."""
     budget = StepBudget(None, seconds_per_token=1e-3)
     observe_steps(budget, 0, 0.1, times=30)
 
@@ -143,7 +143,7 @@ class Machine:
         return num_tokens, step_s
 
     def prefill(self, budget: StepBudget, num_generating: int, *, begin: int = 0, end: int = 30_000) -> list[float]:
-        """The seconds of each step of a prompt, of which `begin` tokens are cached."""
+        """The seconds of each step of a prompt with `begin` cached tokens."""
         position, steps = begin, []
         while position < end:
             num_tokens, step_s = self.step(budget, num_generating, position, end - position)
@@ -158,7 +158,7 @@ class Machine:
 def test_gaps_beside_a_long_prompt_are_short_and_it_keeps_half_its_rate(
     decode_s: float, noise: float, read_part: float
 ) -> None:
-    """30,000 tokens, of which the last takes five times as long as the first."""
+    """30,000 tokens; the last takes five times as long as the first."""
     machine = Machine(decode_s=decode_s, token_s=1e-3, far_s=1.4e-3, noise=noise, read_part=read_part)
     alone_s = sum(machine.prefill(StepBudget(None, 1e-3), 0))
     budget = StepBudget(None, 1e-3)
@@ -171,7 +171,7 @@ def test_gaps_beside_a_long_prompt_are_short_and_it_keeps_half_its_rate(
 
 
 def test_a_prompt_keeps_half_its_rate_where_few_of_its_tokens_fit_a_step() -> None:
-    """As measured of a small model on two cores: reading the 29,000 tokens before takes as long as one of its own."""
+    """Measured on a small model and two cores: reading the 29,000 tokens before takes as long as one more token."""
     machine = Machine(decode_s=0.011, token_s=1.3e-3, far_s=4e-3, read_part=1.2)
     alone_s = sum(machine.prefill(StepBudget(None, 1.3e-3), 0, begin=28_000))
     budget = StepBudget(None, 1.3e-3)
@@ -185,7 +185,7 @@ def test_a_prompt_keeps_half_its_rate_where_few_of_its_tokens_fit_a_step() -> No
 
 
 def test_a_step_is_somewhat_longer_where_its_prompt_would_have_less_than_half_its_rate_else() -> None:
-    """Beside 18 ms of streams and 17 of reading one token of 18 ms fits in 70 ms, and two are half of 71."""
+    """With 18 ms of streams and 17 of reading, one token of 18 ms fits in 70 ms, and two are half of 71."""
     machine = Machine(decode_s=0.018, token_s=1e-3, far_s=5.7e-3)
     alone_s = sum(machine.prefill(StepBudget(None, 1e-3), 0, begin=29_000))
     budget = StepBudget(None, 1e-3)
@@ -205,7 +205,7 @@ def test_several_prompts_in_a_step_read_what_is_before_each() -> None:
 
 
 @pytest.mark.parametrize("misjudged", [0.5, 1.0, 2.0])
-def test_what_a_model_tells_of_positions_makes_the_first_steps_near_to_right(misjudged: float) -> None:
+def test_what_a_model_says_of_positions_makes_the_first_steps_near_to_right(misjudged: float) -> None:
     machine = Machine(decode_s=0.02, token_s=1e-3, far_s=1.4e-3, noise=0.1)
     budget = StepBudget(None, 1e-3, position_cost=misjudged * 0.7e-4)
     observe_steps(budget, 0, machine.decode_s, times=20)

@@ -116,7 +116,7 @@ def test_time_is_divided_where_tokens_cost_more_the_farther_they_are() -> None:
 
 
 def test_a_prompt_whose_tokens_cost_more_than_a_step_has_gets_on_all_the_same() -> None:
-    """Beside streams that came before it, and short prompts of its own tenant and of others."""
+    """There are streams that came before it, and short prompts of its own tenant and of others."""
     a, b = TenantAccount("a"), TenantAccount("b")
     stream, far = prompt_of(0, 5, a, num_output=3), prompt_of(1, 5000, a)
     far.num_computed = 4000
