@@ -1,4 +1,4 @@
-"""How large the KV cache may be: from free memory, the container's limit, and what requests can use."""
+"""The size of the KV cache: from free memory, the container's limit, and what requests can use."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from models.system.devices import is_host
 # On a CPU other programs use the same memory, and few can use a larger pool than this.
 _CPU_SHARE = 0.4
 _CPU_LIMIT_BYTES = 4 << 30
-# On a device all memory is ours, less what activations and the allocator's fragmentation need.
+# A device's memory is for the engine alone, except for activations and the allocator's fragmentation.
 _CUDA_SHARE = 0.85
-# How memory is divided between keys and values, which grow with a sequence, and recurrent states, which do not: a
+# The division of memory between keys and values, which grow with a sequence, and recurrent states, which do not: a
 # sequence of the usual length needs the state with which it runs, one at the end of its prompt and one at its own end.
 _USUAL_LEN = 8192
 _STATES_PER_SEQUENCE = 3
-_SMALL_SHARE = 0.125  # of the memory: below it there are states for all running sequences
-# A context that nobody asked for to be so short: less than a chat needs, or than a small part of the model's.
+_SMALL_SHARE = 0.125  # of the memory: if states need less, there are some for all running sequences
+# A context this short was probably not intended: less than a chat needs, or than a small part of the model's.
 _SHORT_LEN, _SHORT_PART = 512, 8
 
 
 @dataclass(frozen=True, slots=True)
 class KVBudget:
-    """The pools that were chosen. `reason` says why, for the operator; `warnings` what they probably did not mean."""
+    """The pools that were chosen. `reason` says why, for the operator; `warnings` say what was probably not
+    intended."""
 
     num_blocks: int
     kv_bytes: int
@@ -48,11 +49,11 @@ def plan_kv_budget(
     reserved_bytes: int = 0,
     device: torch.device,
 ) -> KVBudget:
-    """Blocks of the pool and the longest request it admits, and the recurrent states beside them.
+    """Return the blocks of the pool, the longest request that it admits, and the number of recurrent states.
 
-    bytes_per_state: of all recurrent layers of the model; 0 without such layers. reserved_bytes: those of the free ones
-    that are for something else, unless the size of the cache is asked for. Raises StartupError if not even one block
-    fits, or if model or pool cannot hold the requested context.
+    bytes_per_state: of all recurrent layers of the model; 0 without such layers. reserved_bytes: free bytes that are
+    for other things, unless the size of the cache is set by the user. Raises StartupError if not even one block fits,
+    or if model or pool cannot hold the requested context.
     """
     requested_len = config.max_model_len or model_max_len
     if requested_len > model_max_len:
@@ -78,18 +79,18 @@ def plan_kv_budget(
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """What sequences need."""
+    """The memory that sequences need."""
 
     groups: tuple[KVGroup, ...]
     bytes_per_block: int
     bytes_per_state: int
 
     def sequence_bytes(self, num_tokens: int, num_states: int = 1) -> int:
-        """Bytes of the keys and values of one sequence, and of its recurrent states."""
+        """Return the bytes of the keys and values of one sequence, and of its recurrent states."""
         return peak_blocks(self.groups, num_tokens) * self.bytes_per_block + num_states * self.bytes_per_state
 
     def num_states(self, num_bytes: int, max_num_seqs: int, requested_len: int, *, min_len: int) -> int:
-        """How many states to allocate of `num_bytes`, beside a sequence of at least `min_len` tokens.
+        """Return how many states to allocate of `num_bytes`, besides a sequence of at least `min_len` tokens.
 
         As many as sequences of the usual length need; as many as running sequences can use if those are small.
         """
@@ -105,7 +106,8 @@ class _Demand:
 
 
 def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
-    """The longest sequence that the pool holds, up to `requested_len`. Raises StartupError if that is too short."""
+    """Return the longest sequence that the pool holds, up to `requested_len`. Raises StartupError if that is too
+    short."""
     if num_blocks < peak_blocks(demand.groups, 1):
         state = "and one recurrent state " if demand.bytes_per_state else ""
         raise StartupError(
@@ -140,7 +142,7 @@ def _total_bytes(
     reserved_bytes: int,
     device: torch.device,
 ) -> tuple[int, str]:
-    """The cache's size, and where the number comes from."""
+    """Return the cache's size, and where the number comes from."""
     if config.kv_cache_memory_bytes is not None:
         num_bytes = config.kv_cache_memory_bytes
         if num_bytes > free_bytes:
@@ -157,7 +159,7 @@ def _total_bytes(
 
 
 def format_bytes(count: int) -> str:
-    """1,932,735,283 as '1.8 GiB'."""
+    """Return 1,932,735,283 as '1.8 GiB'."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
@@ -176,5 +178,5 @@ def _default_bytes(free_bytes: int, device: torch.device) -> tuple[int, str]:
 
 
 def _max_len_that_fits(groups: tuple[KVGroup, ...], num_blocks: int, requested_len: int) -> int:
-    """The most tokens of one sequence, up to `requested_len`, for which the pool has blocks."""
+    """Return the most tokens of one sequence, up to `requested_len`, for which the pool has blocks."""
     return bisect_right(range(1, requested_len + 1), num_blocks, key=lambda num_tokens: peak_blocks(groups, num_tokens))

@@ -7,7 +7,7 @@ from models.kv.groups import LayerGroup
 
 
 def kv_groups(groups: Iterable[LayerGroup], block_size: int) -> tuple[KVGroup, ...]:
-    """What the scheduler has to know of a model's layer groups."""
+    """Return the scheduler's view of a model's layer groups."""
     return tuple(
         KVGroup(block_size, group.window, is_chunked=group.is_chunked, is_state=group.is_state) for group in groups
     )

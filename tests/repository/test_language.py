@@ -46,8 +46,6 @@ _UNREAD: set[str] = {
     "server/schemas",
     "server/text",
     "server/text_model.py",
-    "engine/runner/kv_budget.py",
-    "engine/runner/kv_groups.py",
     "models/attention",
     "models/batch.py",
     "models/decoder.py",
