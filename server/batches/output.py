@@ -60,8 +60,8 @@ def _digests(lines: list[bytes]) -> set[bytes]:
 
 
 class Output:
-    """The output of one batch, for the one task that works on it. All methods raise StorageFailed, and may be called
-    again then."""
+    """The output of one batch, for the only task that works on it. All methods raise StorageFailed, and may then be
+    called again."""
 
     def __init__(self, files: Files, record: BatchRecord) -> None:
         self.journal = Journal(files, BATCHES, record)
@@ -191,7 +191,8 @@ class Output:
 
 
 class Storing:
-    """Invariant: an answer is here until it counts in the output. `run` stores answers as they come."""
+    """Answers that are not stored yet; `run` stores them as they come. Invariant: an answer is here until it counts in
+    the output."""
 
     def __init__(self, output: Output, env: JobEnvironment, on_room: Callable[[], None]) -> None:
         """on_room: called when answers were stored."""

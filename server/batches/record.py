@@ -67,7 +67,7 @@ class BatchRecord(msgspec.Struct, kw_only=True):
 
     @property
     def ended_s(self) -> int | None:
-        """The time of its end; None before."""
+        """The time of the batch's end; None before."""
         times = (self.completed_at, self.failed_at, self.expired_at, self.cancelled_at)
         return next((each for each in times if each is not None), None)
 

@@ -115,7 +115,7 @@ class TemporaryDisk(FolderDisk):
 
 
 def disk_of(data_dir: str | None) -> Disk:
-    """Return the disk in --data-dir, or without that one whose files end with the process."""
+    """Return the disk in --data-dir; without that option, a disk whose files end with the process."""
     return TemporaryDisk() if data_dir is None else FolderDisk(Path(data_dir) / "files")
 
 

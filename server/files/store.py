@@ -181,7 +181,7 @@ class Upload:
         self._buffer = bytearray()
 
     async def write(self, data: bytes) -> None:
-        """Raises RequestTooLarge."""
+        """Write more of the file. Raises RequestTooLarge."""
         limit = self._files.config.max_file_bytes
         if self.num_bytes + len(data) > limit:
             raise RequestTooLarge(f"the file has more than {limit} bytes (--max-file-bytes)")

@@ -14,7 +14,7 @@ ADAPTER_FILES = (CONFIG_FILE, "adapter_model.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """layers: kinds of layers that the adapter changes; empty if that is not known."""
+    """The shape of an adapter. layers: the kinds of layers that it changes; empty if not known."""
 
     rank: int
     alpha: float
@@ -36,7 +36,7 @@ def read_shape(folder: Path) -> AdapterShape:
         config = msgspec.json.decode((folder / CONFIG_FILE).read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError):
         raise InvalidRequest(
-            "training cannot go on with this adapter, which is not a folder in PEFT's format; name its base model",
+            "training cannot continue from this adapter, which is not a folder in PEFT's format; name its base model",
             param="model",
         ) from None
     names = config.target_modules if isinstance(config.target_modules, list) else []

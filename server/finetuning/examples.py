@@ -11,7 +11,7 @@ Example = TrainingItem | GradedPrompt
 
 
 def chats_of(content: Line) -> list[TrainingChat]:
-    """Return the chat of a line, if the model can be asked its question."""
+    """Return the chats of a line whose question the model can answer: one or none."""
     match content:
         case TrainingChat():
             return [content]

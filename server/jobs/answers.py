@@ -36,7 +36,7 @@ class BodyAnswer:
 
     @property
     def usage(self) -> AnswerUsage:
-        """The usage that the answer states, in the words of any protocol; nothing for an error."""
+        """The token counts that the answer states, in the words of any protocol; zeros for an error."""
         return _read_usage(self.body) if self.is_completed else AnswerUsage()
 
 

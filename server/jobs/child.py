@@ -22,38 +22,38 @@ _STATE, _USER, _SYSTEM = 0, 11, 12  # fields of /proc/PID/stat, counted from beh
 
 @dataclass(frozen=True, slots=True)
 class ProcessorUse:
-    """seconds: of all threads of a process, since its start. is_ready: whether a thread runs, or only lacks a
-    processor; otherwise all wait for something else, such as a disk, or are stopped."""
+    """Processor time of a process. seconds: of all its threads, since its start. is_ready: whether a thread runs, or
+    only lacks a processor; otherwise all threads wait for something else, such as a disk, or are stopped."""
 
     seconds: float
     is_ready: bool
 
 
 class Child(Protocol):
-    """The server's view of such a process. It has its own session, and ends with the server."""
+    """The server's view of a child process, which has its own session, and ends with the server."""
 
     async def wait(self) -> int:
-        """Return its exit status, or the negative number of the signal that ended it."""
+        """Return the exit status, or the negative number of the signal that ended the process."""
 
     async def output(self) -> bytes:
-        """Return everything that it wrote to stdout, when it has ended."""
+        """Return everything that the process has written to stdout, at its end."""
 
     def suspend(self) -> None:
-        """Stop the process until `resume`. Both are idempotent."""
+        """Stop the process until `resume` is called. Idempotent, as `resume` is."""
 
     def resume(self) -> None: ...
 
     def kill(self) -> None: ...
 
     def processor_use(self) -> ProcessorUse | None:
-        """Return None if the system does not say."""
+        """Return the processor time so far; None if the system does not say."""
 
     def raise_priority(self) -> None:
         """Give the process the usual priority from now on, if the system allows it."""
 
     async def end(self) -> None:
-        """Make the process save its work and end, or else kill it. Return when it is gone; a `kill` in between ends
-        the wait."""
+        """Make the process save its work and end, or kill it if that takes too long. Return when it is gone, early if
+        `kill` is called."""
 
 
 # Starts a module of ours with arguments as a child, whose lock is the file, at a priority of
@@ -63,7 +63,7 @@ StartChild = Callable[[str, list[str], Path, str], Coroutine[Any, Any, Child]]
 
 @dataclass(slots=True)
 class ChildEnding:
-    """The way in which a task that is canceled ends its child: at once, or after the child has saved its work."""
+    """The way in which a canceled task ends its child: immediately, or after the child has saved its work."""
 
     is_saving: bool = True
     child: Child | None = field(default=None, init=False)
@@ -75,7 +75,7 @@ class ChildEnding:
             self.child.kill()
 
     def kill_after(self, seconds: float) -> None:
-        """Leave the child this time to save its work, at the usual priority since the end of the server waits for
+        """Give the child this time to save its work, at the usual priority, since the end of the server waits for
         it."""
         if self.child is not None:
             self.child.raise_priority()
@@ -173,7 +173,7 @@ def traceback_of(lock: Path) -> str:
 
 
 def processor_use(pid: int) -> ProcessorUse | None:
-    """Return None if the system does not say, or the process has ended."""
+    """Return the processor time of a process; None if the system does not say, or the process has ended."""
     folder = Path(f"/proc/{pid}")
     try:
         whole = _fields(folder / "stat")

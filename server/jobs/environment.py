@@ -30,7 +30,8 @@ _LOOK_S = 1.0  # at a process that cannot start yet
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """gate: suspends child processes while clients have work. sleep: waits before another attempt at what failed."""
+    """The environment of all jobs. gate: suspends child processes while clients have work. start_child: starts them.
+    sleep: waits before another attempt at what failed."""
 
     context: ServerContext
     answer: AnswerBody
@@ -53,7 +54,7 @@ class JobEnvironment:
 
     @property
     def data_dir(self) -> str:
-        """--data-dir. A kind that needs it is not available without."""
+        """The folder --data-dir. Kinds that need it are not available without."""
         data_dir = self.context.config.data_dir
         assert data_dir is not None
         return data_dir
@@ -117,7 +118,7 @@ class JobEnvironment:
 def new_environment(
     context: ServerContext, answer: AnswerBody, *, start: StartChild = start_child, sleep: Sleep = asyncio.sleep
 ) -> JobEnvironment:
-    """start: of child processes."""
+    """Return the environment of a server's jobs. start: starts child processes."""
     gate = IdleGate(
         lambda: context.models.has_work,
         is_active=context.config.finetuning.finetune_yield is FinetuningYield.ALWAYS,

@@ -1,4 +1,4 @@
-"""shielded and persist: work that is waited for to its end though the caller is canceled, or the disk fails."""
+"""shielded and persist: wait for work to its end, although the caller is canceled, or the disk fails."""
 
 import asyncio
 import contextlib

@@ -46,14 +46,14 @@ Record = TypeVar("Record", bound=JobRecord)
 
 @dataclass(frozen=True, slots=True)
 class NumberedEvent:
-    """number: from 1 on, in the order of a job's events."""
+    """One event of a job. number: counted from 1 in each job."""
 
     number: int
     event: JobEvent
 
 
 class JobTable(Generic[Record]):
-    """A table with a row for each job: its number, id, owner, status and record, and what else jobs are found by."""
+    """A table with a row for each job: number, id, owner, status, the record as JSON, and columns to find jobs by."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class JobTable(Generic[Record]):
 
     @property
     def schema(self) -> list[str]:
-        """Statements that create what is missing of the table, its indexes and the table of events."""
+        """Statements that create the table, its indexes and the table of events, unless they exist."""
         more = "".join(f"{name}, " for name in self._columns)
         statements = [
             f"CREATE TABLE IF NOT EXISTS {self.name} (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL "
@@ -96,25 +96,26 @@ class JobTable(Generic[Record]):
         return statements
 
     def attach(self, files: Files) -> None:
-        """Create the table where it is missing, and keep the files that its jobs read from being deleted."""
+        """Create the table if it is missing, and protect the files that its jobs read from deletion."""
         files.database.require(self.schema)
         files.users.append(self.use_of)
 
     # --- one job ------------------------------------------------------------------------------------------------------
 
     def insert(self, connection: Connection, record: Record, **more: Column) -> None:
-        """more: values of columns that do not follow from the record."""
+        """Insert a job. more: values of columns that do not follow from the record."""
         values = {"id": record.id, "owner": record.owner, **self._values(record), **more}
         marks = ", ".join("?" * len(values))
         connection.execute(f"INSERT INTO {self.name} ({', '.join(values)}) VALUES ({marks})", (*values.values(),))
 
     def find(self, connection: Connection, job_id: str, owner: str | None = None) -> Record | None:
-        """Return the job; None if there is none, or it has another owner than the given one."""
+        """Return the job; None if there is no such job of the owner. owner: None for any."""
         found = self.select(connection, "id = ? AND (? IS NULL OR owner = ?)", job_id, owner, owner)
         return found[0] if found else None
 
     def change(self, connection: Connection, job_id: str, edit: Callable[[Record], None]) -> Record | None:
-        """Store and return the job as `edit`, which changes it in place, leaves it; None if there is no such job."""
+        """Change a job by `edit`, which changes the record in place. Return the new record; None if there is no such
+        job."""
         record = self.find(connection, job_id)
         if record is None:
             return None

@@ -96,7 +96,7 @@ def _size(grader: Grader, body: GraderRunRequest) -> int:
 
 
 async def _scored(context: ServerContext, caller: Caller, question: ScoreQuestion) -> Scored:
-    """Answer one question, in a task of its own, which is marked as work of a batch."""
+    """Answer one question, in a task of its own, which this marks as work of a batch."""
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             answer = await run_body(context, caller, ENDPOINT, chat_body(question))

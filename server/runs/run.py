@@ -30,7 +30,7 @@ class Memory(Protocol):
         """Reserve `size` bytes more; return False if there is no room."""
 
     def reserve(self, size: int) -> None:
-        """Reserve them although there is no room."""
+        """Reserve `size` bytes more, even if there is no room."""
 
     def release(self, size: int) -> None: ...
 

@@ -24,8 +24,8 @@ _NO_TURN = ("failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class PromptItems:
-    """items: everything that the model reads; the first `num_stored` items are from earlier requests. given: the
-    request's own items, as they are stored.
+    """The items of a request. items: everything that the model reads; the first `num_stored` items are from earlier
+    requests. given: the request's own items, as they are stored.
     """
 
     items: list[InputItem]

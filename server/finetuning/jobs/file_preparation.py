@@ -46,7 +46,7 @@ class _EndedEarly(Exception):
 
 
 class FilePreparation(ProcessWork):
-    """Leaves the job QUEUED or FAILED; canceled, as it is."""
+    """Checks and prepares the files. Leaves the job QUEUED or FAILED; if canceled, as it is."""
 
     status = FinetuningStatus.VALIDATING_FILES
 
@@ -64,7 +64,7 @@ class FilePreparation(ProcessWork):
             await self._store(outcome)
 
     async def _outcome(self, model: ServedModel) -> Outcome | None:
-        """Return None if the job has ended, or a client has stopped it."""
+        """Run the process until there is an outcome; None if the job has ended, or a client has stopped it."""
         num_deaths = 0
         while True:
             try:
@@ -101,7 +101,7 @@ class FilePreparation(ProcessWork):
         return True
 
     async def _prepare(self, model: ServedModel) -> Outcome:
-        """Raises OSError, and _EndedEarly."""
+        """Prepare the files once. Raises OSError, and _EndedEarly."""
         task = self._task(model)
         await asyncio.to_thread(_write, self._folder, task, model.info)
         if model.info is None:  # the model has not been loaded yet

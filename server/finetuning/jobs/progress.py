@@ -128,7 +128,7 @@ class Progress:
         return int(self._journal.now_s + step_s * (resolved.total_steps - last))
 
     async def _update_estimate(self) -> None:
-        """Store a later finish, since nothing is new."""
+        """Store the estimate again: without new steps, it gets later."""
         if time.monotonic() - self._estimated_s < _ESTIMATE_S or (estimated_s := self._estimate_finish()) is None:
             return
         self._estimated_s = time.monotonic()
@@ -140,7 +140,7 @@ class Progress:
 
 
 def _apply(record: FinetuningRecord, event: JobEvent) -> None:
-    """Take from an event what it says of the whole job."""
+    """Apply what an event says about the whole job."""
     data = event.data
     if "n_epochs" in data and "total_steps" in data:
         record.resolved = Resolved(
@@ -173,7 +173,8 @@ class _NewEvents:
 
 
 def _new_events(record: FinetuningRecord, data: bytes) -> _NewEvents:
-    """data: the lines behind those that the record counts. A trainer that was killed reports some steps again."""
+    """Read new events. A trainer that was killed reports some steps again. data: the lines behind those that the record
+    counts."""
     events = [event for line in data.splitlines() if (event := _read(line)) is not None]
     steps: list[JobEvent] = []
     kept: list[JobEvent] = []

@@ -111,8 +111,8 @@ def new_job_id() -> str:
 
 
 def new_model_name(base: str, suffix: str | None) -> str:
-    """base: the name that the model is served under; only the last part of a path counts. suffix: as the schema has
-    checked it, so that a name has five parts."""
+    """Return a new name for an adapter. base: the name that the model is served under; only the last part of a path
+    counts. suffix: checked by the schema, so that a name has five parts."""
     return f"ft:{_base_part(base)}:{ORGANIZATION}:{suffix or ''}:{_random(_NAME_CHARACTERS)}"
 
 

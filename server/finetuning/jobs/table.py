@@ -38,7 +38,7 @@ _HAS_PAIR = "EXISTS (SELECT 1 FROM json_each(finetune_jobs.metadata) WHERE key =
 
 
 def insert_job(connection: Connection, record: FinetuningRecord, request: tuple[str, str] | None = None) -> None:
-    """request: the client's Idempotency-Key, and a digest of the request's body."""
+    """Insert a job. request: the client's Idempotency-Key, and a digest of the request's body."""
     key, digest = request or (None, None)
     FINETUNING_JOBS.insert(connection, record, request_key=key, request_digest=digest)
 

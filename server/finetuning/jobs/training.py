@@ -209,7 +209,7 @@ class GraderMailbox:
         await asyncio.to_thread(write_answers, self._folder, Answers(questions.id, answers))
 
     async def _score(self, question: ScoreQuestion) -> ScoreAnswer:
-        """Answer one question, in a task of its own since the caller is set for the task."""
+        """Answer one question, in a task of its own, because the caller is set per task."""
         caller = self._env.find_caller(self._owner)
         if caller is None:
             return unscored(_NO_KEY)
