@@ -28,7 +28,7 @@ class EngineLife:
         self._info: EngineInfo | None = None
         self._failure: str | None = None
         self._is_option_wrong = False
-        self._restarts = RestartLimit()
+        self._restart_times: deque[float] = deque()  # within the window
         self._decided = asyncio.Event()  # set with the first READY, or DEAD
         self._dead = asyncio.Event()
 
@@ -99,8 +99,12 @@ class EngineLife:
         started again."""
         if self.is_stopping or self._failure is not None or self._info is None:
             return False
-        if not self._restarts.take(time.monotonic()):
+        now = time.monotonic()
+        while self._restart_times and now - self._restart_times[0] > RESTART_WINDOW_S:
+            self._restart_times.popleft()
+        if len(self._restart_times) >= MAX_RESTARTS:
             return False
+        self._restart_times.append(now)
         self.num_restarts += 1
         return True
 
@@ -124,19 +128,3 @@ class EngineLife:
         self.state = EngineState.LOADING
         self.reason = reason
         self.loading = None
-
-
-class RestartLimit:
-    """The restarts within a sliding window, which may be MAX_RESTARTS."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque()
-
-    def take(self, now: float) -> bool:
-        """Return whether a restart at `now` (time.monotonic()) is within the limit, and count it if so."""
-        while self._times and now - self._times[0] > RESTART_WINDOW_S:
-            self._times.popleft()
-        if len(self._times) >= MAX_RESTARTS:
-            return False
-        self._times.append(now)
-        return True

@@ -1,5 +1,6 @@
 """weigh_files: the memory that a model would need, from its files' headers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -109,15 +110,8 @@ def _weight_bytes(files: ModelFiles, opened: OpenedModel | None, config: EngineC
     if opened is None:
         return stored
     tensors = opened.checkpoint.tensors.values()
-    num_elements = sum(_product(tensor.shape) for tensor in tensors)
+    num_elements = sum(math.prod(tensor.shape) for tensor in tensors)
     if config.quantization is Quantization.NONE or config.dtype is DType.FLOAT32:
         return max(stored, num_elements * _element_bytes(config))
     is_quantized = isinstance(opened.checkpoint, GGUFCheckpoint) and stored < num_elements * 2
     return int(stored * _PACKED_ALLOWANCE) if is_quantized else stored
-
-
-def _product(shape: Sequence[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product

@@ -136,28 +136,5 @@ class TrainingConfig:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(
-            n_epochs=self.n_epochs,
-            batch_size=self.batch_size,
-            learning_rate_multiplier=self.learning_rate_multiplier,
-            beta=self.beta,
-            rpo_alpha=self.rpo_alpha,
-            lora_rank=self.lora_rank,
-            lora_alpha=self.lora_alpha,
-            target_modules=list(self.target_modules),
-            max_length=self.max_length,
-            warmup_ratio=self.warmup_ratio,
-            schedule=self.schedule,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            replay=self.replay,
-            early_stopping=self.early_stopping,
-            order=self.order,
-            pacing=self.pacing,
-            eval_interval=self.eval_interval,
-            eval_samples=self.eval_samples,
-            group_size=self.group_size,
-            max_completion_tokens=self.max_completion_tokens,
-            kl_weight=self.kl_weight,
-            scale_rewards=self.scale_rewards,
-        )
+        given = {name: getattr(self, name) for name in Hyperparameters.__struct_fields__ if hasattr(self, name)}
+        return Hyperparameters(**{**given, "target_modules": list(self.target_modules)})
