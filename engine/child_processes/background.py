@@ -8,6 +8,7 @@ short, the system ends this process first.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import runpy
@@ -23,6 +24,8 @@ _LOW_NICENESS, _LOWEST_NICENESS = 10, 19
 READY = b"ready\n"
 TRY_AGAIN = os.EX_TEMPFAIL  # exit status: the obstacle, such as a full disk, will pass
 LOCK_HELD = os.EX_UNAVAILABLE  # exit status: another process holds the lock
+REASON_PREFIX = "headrace: "  # prefix of the line on stderr with the reason of an exit status
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _LOCK_TIMEOUT_S = 30.0  # for the end of a process whose parent was killed
 _POLL_S = 0.02
@@ -58,6 +61,11 @@ def give_way(priority: str) -> None:
     # Where the kernel shares processors out among sessions, priorities count within one, and this is the session's.
     if os.getsid(0) == os.getpid():  # the session is this process's own
         _write("/proc/self/autogroup", str(niceness))
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Return whether an error came from a full disk, so that the same work may succeed later."""
+    return isinstance(error, OSError) and error.errno in _FULL_DISK
 
 
 def restore_priority(pid: int) -> None:

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.child_processes.background import TRY_AGAIN
+from engine.child_processes.background import TRY_AGAIN, is_full_disk
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
-from engine.command_io.finetuning.endings import is_full_disk
 from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.progress import foreground_progress

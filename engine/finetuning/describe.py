@@ -12,9 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine.child_processes.background import TRY_AGAIN
+from engine.child_processes.background import REASON_PREFIX, TRY_AGAIN, is_full_disk
 from engine.child_processes.lifetime import end_with_parent, exit_on_sigterm
-from engine.command_io.finetuning.endings import REASON, is_full_disk
 from engine.command_io.finetuning.job import write_atomically
 from engine.command_io.progress import foreground_progress
 from engine.config import EngineConfig
@@ -43,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         write_atomically(folder / "tokenizer.msgpack", msgspec.msgpack.encode(tokenizer_info(assets)))
     except (HeadraceError, ModelError, OSError) as error:
         progress.close()
-        sys.stderr.write(f"{REASON}{error}\n")
+        sys.stderr.write(f"{REASON_PREFIX}{error}\n")
         return TRY_AGAIN if is_full_disk(error) else 1
     finally:
         progress.close()

@@ -10,12 +10,11 @@ import msgspec
 
 from engine.child_processes.allocator import retain_freed_memory
 from engine.command_io.finetuning.auto import ResolvedHyperparameters, resolve_hyperparameters
-from engine.command_io.finetuning.curve import Curve
 from engine.command_io.finetuning.events import JobEvent, JobEventLog, read_events
 from engine.command_io.finetuning.items import Passage, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline
-from engine.command_io.finetuning.results import ResultRow
+from engine.command_io.finetuning.results import Curve, ResultRow
 from engine.errors import StartupError
 from engine.finetuning.examples.setup import ExampleSetup
 from engine.finetuning.loss.anchor import Anchor, AnchorWeights

@@ -1,12 +1,13 @@
 """TaskSetup: the part of a job's preparation that depends on the training method."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.command_io.finetuning.auto import ResolvedHyperparameters
-from engine.command_io.finetuning.curve import Curve
+from engine.command_io.finetuning.results import Curve
 from engine.finetuning.loss.anchor import Anchor
+from engine.finetuning.order import BatchOrder, Item, ReplayOrder, ranked
 from engine.finetuning.replay import ReplayedAnswers
 from engine.finetuning.task import TrainingTask
 from models.decoder import Decoder
@@ -25,6 +26,15 @@ class TaskContext:
     answers: ReplayedAnswers
     anchor: Anchor
     progress: ProgressReport
+
+    def orders(
+        self, items: Sequence[Item], difficulty: Callable[[Item], float], seed: int
+    ) -> tuple[BatchOrder, ReplayOrder]:
+        """Return the order of the file's items and of the replayed answers. difficulty: see `ranked`."""
+        resolved, given = self.resolved, self.resolved.given
+        ranks = ranked(given.order, items, difficulty, self.progress)
+        order = BatchOrder(len(items), resolved.batch_size, resolved.num_steps, seed, ranks, given.pacing)
+        return order, ReplayOrder(len(self.answers.pool), resolved.replayed_per_step, seed)
 
 
 class TaskSetup(Protocol):
@@ -50,5 +60,5 @@ class TaskSetup(Protocol):
     def describe(self, resolved: ResolvedHyperparameters) -> tuple[str, Mapping[str, Any]]:
         """Describe the data for people, and return the method's own hyperparameters for programs."""
 
-    def make_task(self, setting: TaskContext) -> TrainingTask:
+    def make_task(self, context: TaskContext) -> TrainingTask:
         """Make the task. Raises StartupError if the model cannot do it."""

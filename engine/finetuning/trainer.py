@@ -8,11 +8,10 @@ from pathlib import Path
 import msgspec
 
 from engine.command_io.finetuning.auto import ResolvedHyperparameters
-from engine.command_io.finetuning.curve import Curve
 from engine.command_io.finetuning.events import JobEventLog
 from engine.command_io.finetuning.job import JobFolder
 from engine.command_io.finetuning.plot import write_training_plot
-from engine.command_io.finetuning.results import write_result_rows
+from engine.command_io.finetuning.results import Curve, write_result_rows
 from engine.finetuning.order import learning_rate
 from engine.finetuning.state import Measurements, TrainingState
 from engine.finetuning.task import TrainingTask

@@ -24,7 +24,7 @@ from engine.protocol import (
 )
 from engine.protocol.adapters import NO_ADAPTERS
 from engine.protocol.pooling import MAX_TOKEN_VALUES
-from engine.protocol.sampler_params import check_range
+from engine.protocol.sampling_params import check_range
 from models.errors import is_out_of_memory
 
 if TYPE_CHECKING:  # the process that runs this reports its progress before torch is there

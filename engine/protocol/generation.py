@@ -4,8 +4,7 @@ import msgspec
 
 from engine.protocol.adapters import AdapterRef
 from engine.protocol.kinds import FinishReason, ServiceClass
-from engine.protocol.sampler_params import check_range
-from engine.protocol.sampling_params import SamplingParams
+from engine.protocol.sampling_params import SamplingParams, check_range
 
 MIN_TENANT_WEIGHT, MAX_TENANT_WEIGHT = 0.001, 1000.0
 

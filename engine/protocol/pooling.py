@@ -12,7 +12,7 @@ import msgspec
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.protocol.generation import MAX_TENANT_WEIGHT, MIN_TENANT_WEIGHT
 from engine.protocol.kinds import FinishReason, ServiceClass
-from engine.protocol.sampler_params import check_range
+from engine.protocol.sampling_params import check_range
 
 MAX_DIMENSIONS = 2**20
 # Tokens times dimensions, 64 MiB in fp32, of token_embed in one request and in one batch: see MAX_FRAME_BYTES.

@@ -11,8 +11,7 @@ from engine.child_processes.background import TRY_AGAIN
 from engine.command_io.finetuning.config import TrainingConfig
 from engine.command_io.finetuning.graders.definitions import needed_models
 from engine.command_io.finetuning.graders.parsing import ignored_fields, parse_grader
-from engine.command_io.finetuning.job import JobFolder
-from engine.command_io.finetuning.lock import locked
+from engine.command_io.finetuning.job import JobFolder, locked
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import run_module

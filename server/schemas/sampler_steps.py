@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from engine.errors import InvalidRequest
-from engine.protocol.sampler_params import MAX_DRY_WINDOW, DryParams, MirostatParams, XtcParams
+from engine.protocol.sampling_params import MAX_DRY_WINDOW, DryParams, MirostatParams, XtcParams
 from server.schemas.base import StrictModel, quote
 
 DEFAULT_BREAKERS = ("\n", ":", '"', "*")  # llama-server's

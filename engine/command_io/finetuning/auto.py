@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
+from engine.command_io.finetuning.job import Hyperparameters, ScaleRewards, TrainingMethod
 
 # After 30 steps, SmolLM2 gave a fact of 32 chats to 7 of 8 questions in other words, and after 45 to all.
 _LEAST_STEPS = {
@@ -46,6 +46,10 @@ _REPLAY = {
 }
 _MOST_ANSWERS = 4  # by the base, to one question
 _COMPLETION_TOKENS = 256
+_GROUP_SIZE = 8
+_LEAST_GROUP = 2  # a single answer cannot be compared
+_VALIDATED = 64  # answers, enough for a mean reward
+_KL_WEIGHT = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +109,30 @@ def resolve_hyperparameters(
         replayed_per_step=replay * batch_size,
         num_replayed=min(math.ceil(replay * batch_size * n_epochs * steps_per_epoch), _MOST_ANSWERS * num_questions),
         steps_per_epoch=steps_per_epoch,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings:
+    """Numbers of reinforcement. group_size: answers to each prompt of a step. max_tokens: of an answer. eval_samples:
+    answers to each prompt of the validation file. kl_weight: of the divergence from the base, in nats per token."""
+
+    group_size: int
+    max_tokens: int
+    eval_samples: int
+    scale: ScaleRewards
+    kl_weight: float
+
+
+def rollout_settings(given: Hyperparameters, num_valid: int) -> RolloutSettings:
+    """Choose the numbers that the user has not given. num_valid: prompts of the validation file."""
+    multiplier = 1.0 if given.compute_multiplier is None else given.compute_multiplier
+    group_size = given.group_size or max(_LEAST_GROUP, round(multiplier * _GROUP_SIZE))
+    eval_samples = min(group_size, math.ceil(_VALIDATED / max(1, num_valid)))
+    return RolloutSettings(
+        group_size=group_size,
+        max_tokens=given.max_completion_tokens or _COMPLETION_TOKENS,
+        eval_samples=given.eval_samples or eval_samples,
+        scale=given.scale_rewards or ScaleRewards.BATCH,
+        kl_weight=_KL_WEIGHT if given.kl_weight is None else given.kl_weight,
     )

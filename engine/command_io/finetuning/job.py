@@ -1,8 +1,10 @@
 """FinetuningJob: the request of a training, as job.json; JobFolder: the paths of a job's files."""
 
+import contextlib
 import enum
+import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import msgspec
 
 from engine.command_io.finetuning.thoughts import ThoughtMarks
 from engine.config import EngineConfig
+from engine.errors import StartupError
 
 
 class TrainingMethod(enum.StrEnum):
@@ -189,3 +192,20 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def locked(folder: JobFolder) -> Iterator[None]:
+    """Lock the folder, which must exist, for this process.
+
+    The kernel releases the lock however the process ends. The empty lock file stays: if it were removed, it could be
+    locked twice. Raises StartupError if another process holds the lock, and OSError.
+    """
+    with folder.lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartupError(
+                f"another process is training in {folder.path}; wait until it has ended, or give another --out"
+            ) from None
+        yield

@@ -5,8 +5,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.command_io.finetuning.curve import Curve
-from engine.command_io.finetuning.results import ResultRow
+from engine.command_io.finetuning.results import Curve, ResultRow
 from engine.command_io.plotting import save_plot
 
 _BLOCKS = "▁▂▃▄▅▆▇█"

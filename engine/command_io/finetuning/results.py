@@ -1,13 +1,13 @@
-"""The results file of a job: one row per step, in OpenAI's columns."""
+"""The results of a job: one row per step, in OpenAI's columns, and the two of them that are drawn."""
 
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from engine.command_io.finetuning.curve import Curve
 from engine.command_io.finetuning.job import write_atomically
 
 
@@ -29,6 +29,31 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
     completion_tokens_mean: float | None = None
     mean_unresponsive_rewards: float | None = None
     has_signal: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A method's results. columns: of the results file after the step, by ResultRow's names, which are OpenAI's. train,
+    valid: the two columns that are drawn; their quantity is `name`."""
+
+    name: str
+    columns: tuple[str, ...]
+    train: str
+    valid: str
+
+
+LOSS = Curve(
+    "loss",
+    ("train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"),
+    train="train_loss",
+    valid="valid_loss",
+)
+REWARD = Curve(
+    "reward",
+    ("train_mean_reward", "full_valid_mean_reward", "completion_tokens_mean", "mean_unresponsive_rewards"),
+    train="train_mean_reward",
+    valid="full_valid_mean_reward",
+)
 
 
 def write_result_rows(path: Path, results: Iterable[ResultRow], curve: Curve) -> None:

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.command_io.finetuning.auto import ResolvedHyperparameters
-from engine.command_io.finetuning.curve import LOSS
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder, TrainingMethod
+from engine.command_io.finetuning.results import LOSS
 from engine.errors import StartupError
 from engine.finetuning.examples.task import ExampleTask, TrainingData
 from engine.finetuning.loss.objective import Objective, PreferenceObjective, TokenObjective, evaluate
 from engine.finetuning.memory import check_memory, most_tokens
-from engine.finetuning.order import BatchOrder, ReplayOrder, ranked
 from engine.finetuning.samples import load_job_tokenizer
 from engine.finetuning.setup import TaskContext
 from engine.quality.eval_chunks import CHUNK_LEN, builtin_text
@@ -51,33 +50,24 @@ class ExampleSetup:
         own = {"beta": resolved.beta, "rpo_alpha": resolved.rpo_alpha} if is_dpo else {"beta": None, "rpo_alpha": None}
         return counted(self.num_items, "example"), own
 
-    def make_task(self, setting: TaskContext) -> ExampleTask:
-        decoder, resolved, seed, answers = setting.decoder, setting.resolved, self._job.seed, setting.answers
+    def make_task(self, context: TaskContext) -> ExampleTask:
+        decoder, answers = context.decoder, context.answers
         is_text = self._job.method is TrainingMethod.PRETRAINING
         text = general_text(self._folder, decoder.spec.max_position) if is_text else []
         data = TrainingData(self._items, self._valid, answers.pool, answers.held_out, text)
-        given = resolved.given
 
         def difficulty(item: TrainingItem) -> float:
             """Return the loss of an example before training; all examples together take a third of an epoch."""
             return evaluate(TokenObjective(decoder), [TrainingItem(item.passages[:1])], decoder).loss
 
-        order = BatchOrder(
-            len(self._items),
-            resolved.batch_size,
-            resolved.num_steps,
-            seed,
-            ranked(given.order, self._items, difficulty, setting.progress),
-            given.pacing,
-        )
-        orders = order, ReplayOrder(len(answers.pool), resolved.replayed_per_step, seed)
-        objective = self._objective(setting)
-        return ExampleTask(decoder, setting.lora, objective, setting.anchor, data, orders)
+        orders = context.orders(self._items, difficulty, self._job.seed)
+        objective = self._objective(context)
+        return ExampleTask(decoder, context.lora, objective, context.anchor, data, orders)
 
-    def _objective(self, setting: TaskContext) -> Objective:
+    def _objective(self, context: TaskContext) -> Objective:
         if self._job.method is not TrainingMethod.DPO:
-            return TokenObjective(setting.decoder)
-        objective = PreferenceObjective(setting.decoder, setting.resolved.beta, setting.resolved.rpo_alpha)
+            return TokenObjective(context.decoder)
+        objective = PreferenceObjective(context.decoder, context.resolved.beta, context.resolved.rpo_alpha)
         objective.remember([*self._items, *self._valid])  # before the first step, or the state of an earlier run
         return objective
 

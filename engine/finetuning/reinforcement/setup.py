@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.command_io.finetuning.auto import ResolvedHyperparameters
-from engine.command_io.finetuning.curve import REWARD
+from engine.command_io.finetuning.auto import ResolvedHyperparameters, rollout_settings
 from engine.command_io.finetuning.grader_mailbox import asker
 from engine.command_io.finetuning.graders.grading import Grade, grade_all
 from engine.command_io.finetuning.graders.parsing import parse_grader
 from engine.command_io.finetuning.graders.sample import Sample
 from engine.command_io.finetuning.items import GradedPrompt, read_rows
 from engine.command_io.finetuning.job import FinetuningJob, JobFolder
-from engine.command_io.finetuning.rollout_settings import rollout_settings
+from engine.command_io.finetuning.results import REWARD
 from engine.errors import StartupError
 from engine.finetuning.memory import GenerationMemory, check_memory, most_tokens
-from engine.finetuning.order import BatchOrder, ReplayOrder, ranked
 from engine.finetuning.reinforcement.report import mean_reward
 from engine.finetuning.reinforcement.rollouts import Rollout, RolloutSampler, num_together
 from engine.finetuning.reinforcement.task import GradeAll, PromptData, ReinforcementTask
@@ -78,9 +76,9 @@ class ReinforcementSetup:
         prompts, answers = counted(self.num_items, "prompt"), counted(settings.group_size, "answer")
         return f"{prompts}, {answers} of at most {counted(settings.max_tokens, 'token')} to each", own
 
-    def make_task(self, setting: TaskContext) -> ReinforcementTask:
-        resolved, settings, seed, answers = setting.resolved, self._settings, self._job.seed, setting.answers
-        sampler, grade = self._sampler(setting.decoder, setting.lora), self._grade()
+    def make_task(self, context: TaskContext) -> ReinforcementTask:
+        settings, seed, answers = self._settings, self._job.seed, context.answers
+        sampler, grade = self._sampler(context.decoder, context.lora), self._grade()
 
         def difficulty(prompt: GradedPrompt) -> float:
             """Return the negative mean reward of a prompt's answers."""
@@ -88,18 +86,10 @@ class ReinforcementSetup:
             reward = mean_reward(grade(group))
             return 0.0 if reward is None else -reward
 
-        order = BatchOrder(
-            len(self._prompts),
-            resolved.batch_size,
-            resolved.num_steps,
-            seed,
-            ranked(resolved.given.order, self._prompts, difficulty, setting.progress),
-            resolved.given.pacing,
-        )
         data = PromptData(self._prompts, self._valid, answers.pool, answers.held_out)
-        orders = order, ReplayOrder(len(answers.pool), resolved.replayed_per_step, seed)
+        orders = context.orders(self._prompts, difficulty, seed)
         return ReinforcementTask(
-            setting.decoder, setting.lora, sampler, grade, setting.anchor, data, orders, settings, seed
+            context.decoder, context.lora, sampler, grade, context.anchor, data, orders, settings, seed
         )
 
     def _sampler(self, decoder: Decoder, lora: Lora) -> RolloutSampler:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from engine.command_io.finetuning.auto import RolloutSettings
 from engine.command_io.finetuning.graders.faults import GradingFault
 from engine.command_io.finetuning.graders.grading import Grade
 from engine.command_io.finetuning.items import GradedPrompt, TrainingItem
 from engine.command_io.finetuning.results import ResultRow
-from engine.command_io.finetuning.rollout_settings import RolloutSettings
 from engine.errors import StartupError
 from engine.finetuning.loss.anchor import Anchor
 from engine.finetuning.loss.objective import add_gradients

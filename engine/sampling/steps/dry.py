@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from engine.protocol import SamplingParams
-from engine.protocol.sampler_params import DryParams
+from engine.protocol.sampling_params import DryParams
 from engine.sampling.rows import LogitsRow
 
 # The largest penalty. It rules a token out as well as any, and is finite: it never leaves a row without a token.

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import torch
 
-from engine.protocol.sampler_params import MirostatParams
+from engine.protocol.sampling_params import MirostatParams
 from engine.sampling.draw import uniform
 from engine.sampling.rows import LogitsRow
 from models.kernels.torch.draw import draw

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import msgspec
 
-from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, TRY_AGAIN
+from engine.child_processes.background import LOCK_HELD, LOW, NORMAL, REASON_PREFIX, TRY_AGAIN
 from engine.child_processes.lifetime import describe_exit
-from engine.command_io.finetuning.endings import REASON
 from engine.command_io.finetuning.job import JobFolder, write_atomically
 from engine.config import EngineConfig
 from engine.protocol import EngineInfo
@@ -195,4 +194,4 @@ def _reported_reason(folder: JobFolder) -> str | None:
     except OSError:
         return None
     last = next((line for line in reversed(lines) if line.strip()), "")
-    return last.removeprefix(REASON) if last.startswith(REASON) else None
+    return last.removeprefix(REASON_PREFIX) if last.startswith(REASON_PREFIX) else None

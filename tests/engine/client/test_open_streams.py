@@ -12,7 +12,7 @@ from engine.client.open_streams import MAX_DEATHS, OpenStreams
 from engine.client.output_stream import OutputStream
 from engine.errors import EngineDied
 from engine.protocol import AbortReason, EngineRequest, FinishReason, RequestOutput, Resumption, SamplingParams
-from engine.protocol.sampler_params import MirostatParams
+from engine.protocol.sampling_params import MirostatParams
 from tests.helpers.deadline import DEADLINE_S
 
 pytestmark = pytest.mark.fast

@@ -13,7 +13,7 @@ import pytest
 from engine.client.interface import EngineCallbacks, EngineState, RestartReason
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable
 from engine.protocol import AbortReason, EngineInfo, FinishReason, SamplingParams
-from engine.protocol.sampler_params import MirostatParams
+from engine.protocol.sampling_params import MirostatParams
 from tests.helpers.deadline import DEADLINE_S, until, wait_until
 from tests.helpers.scripted_client import read_all, scripted_client, scripted_pid, scripted_request
 

@@ -12,7 +12,7 @@ from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.local import LocalClient
 from engine.protocol import EngineRequest, RequestOutput, Resumption, SamplingParams
-from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
+from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
 from engine.runner.kv_groups import kv_groups
 from engine.runner.runner import TorchRunner
 from engine.scheduling.kv.groups import peak_blocks

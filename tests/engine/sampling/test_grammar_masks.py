@@ -7,7 +7,7 @@ import torch
 
 from engine.grammar.sequence_grammar import SequenceGrammar
 from engine.protocol import ThinkingBudget
-from engine.protocol.sampler_params import DryParams
+from engine.protocol.sampling_params import DryParams
 from engine.sampling.grammar_masks import GrammarMasks
 from engine.sampling.rows import LogitsRow
 from engine.scheduling.sequence import Sequence

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.protocol.sampler_params import DryParams, XtcParams
+from engine.protocol.sampling_params import DryParams, XtcParams
 from engine.sampling.distribution import probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.logit_edits import LogitEditor

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
+from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
 from engine.sampling.sampler import Sampler
 from engine.scheduling.sequence import Sequence
 from tests.helpers.calls import num_calls

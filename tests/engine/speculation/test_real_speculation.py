@@ -22,7 +22,7 @@ from engine.grammar.compiler import GrammarCompiler
 from engine.grammar.vocabulary import TokenizerSource
 from engine.local import LocalClient
 from engine.protocol import AuditVerdict, EngineRequest, RequestOutput, StepStats, ThinkingBudget
-from engine.protocol.sampler_params import DryParams, MirostatParams, XtcParams
+from engine.protocol.sampling_params import DryParams, MirostatParams, XtcParams
 from engine.runner.runner import TorchRunner
 from engine.scheduling import scheduler
 from engine.speculation.audit import compare_outputs

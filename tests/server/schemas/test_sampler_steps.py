@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.protocol import FinishReason, RequestOutput, SamplingParams
-from engine.protocol.sampler_params import MAX_DRY_WINDOW, DryParams, MirostatParams, XtcParams
+from engine.protocol.sampling_params import MAX_DRY_WINDOW, DryParams, MirostatParams, XtcParams
 from server.schemas.sampler_steps import DEFAULT_BREAKERS
 from tests.helpers.fake_client import IM_END, FakeClient, engine_info, http, make_app, says
 

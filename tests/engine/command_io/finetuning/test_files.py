@@ -7,12 +7,11 @@ import pytest
 
 from engine.command_io.finetuning.auto import resolve_hyperparameters
 from engine.command_io.finetuning.config import TrainingConfig
-from engine.command_io.finetuning.curve import LOSS, REWARD
 from engine.command_io.finetuning.events import JobEventLog, read_events
 from engine.command_io.finetuning.items import Passage, TrainingItem, read_rows, write_rows
 from engine.command_io.finetuning.job import Hyperparameters, TrainingMethod
 from engine.command_io.finetuning.plot import sparkline, write_training_plot
-from engine.command_io.finetuning.results import ResultRow, write_result_rows
+from engine.command_io.finetuning.results import LOSS, REWARD, ResultRow, write_result_rows
 
 pytestmark = pytest.mark.fast
 

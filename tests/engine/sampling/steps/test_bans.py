@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.protocol.sampler_params import DryParams
+from engine.protocol.sampling_params import DryParams
 from engine.sampling.sampler import Sampler
 from engine.sampling.steps.bad_words import BadWords
 from engine.scheduling.plan import RowResult

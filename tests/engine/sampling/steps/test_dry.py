@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.protocol.sampler_params import DryParams
+from engine.protocol.sampling_params import DryParams
 from engine.sampling.rows import LogitsRow
 from engine.sampling.steps.dry import DryPenalties
 from engine.scheduling.sequence import Sequence

@@ -6,7 +6,7 @@ import torch
 from transformers.generation.logits_process import TypicalLogitsWarper
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.protocol.sampler_params import XtcParams
+from engine.protocol.sampling_params import XtcParams
 from engine.sampling.distribution import draw_ids, probabilities
 from engine.sampling.draw import Purpose, uniform
 from engine.sampling.rows import LogitsRow

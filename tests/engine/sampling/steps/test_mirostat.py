@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.protocol import EngineRequest, SamplingParams
-from engine.protocol.sampler_params import MirostatParams
+from engine.protocol.sampling_params import MirostatParams
 from engine.sampling.draw import uniform
 from engine.sampling.sampler import Sampler
 from engine.scheduling.sequence import Sequence
