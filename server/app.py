@@ -1,4 +1,4 @@
-"""create_app: the HTTP application around one engine client."""
+"""create_app: the HTTP application around one or several engine clients."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ ROUTERS = (
 # The kinds of background jobs.
 JOB_KINDS: tuple[type[JobKind[Any]], ...] = (BatchJobs, FinetuningJobs)
 
-# Those that are the same for every request: few enough to be a metric's label.
+# Paths without parameters: few enough to be a label of metrics.
 _KNOWN_PATHS = frozenset(
     route.path for router in ROUTERS for route in router.routes if isinstance(route, APIRoute) and "{" not in route.path
 )
@@ -110,13 +110,14 @@ def create_app(
     *,
     templates: TemplateRunner | None = None,
 ) -> FastAPI:
-    """The application; its state is one ServerContext, at `app.state.context`.
+    """Return the application, whose state is one ServerContext at `app.state.context`.
 
-    client: of several models, by their names. metrics: of the first model.
+    client: or the clients of several models by their names. metrics: of the first model. store: None keeps stored
+    objects in memory. templates: the processes that chat templates run in; None runs them in this process, which is for
+    templates of one's own.
 
-    The caller starts and stops `client`, and closes `store`; without one, what is stored is in memory. templates: what
-    the chat template runs on, by default this process, as for a template that one has written oneself. Raises
-    OptionError for a keys file or usage log that cannot be used.
+    The caller starts and stops `client`, and closes `store`. Raises OptionError for a keys file or usage log that
+    cannot be used.
     """
     store = store or entries_in(memory_database(), config)
     drain, workers = Drain(), TextWorkers()
@@ -147,7 +148,7 @@ def create_app(
     for kind in JOB_KINDS:
         kind.table.attach(context.files)
     app.state.context = context
-    # The application's own list of routes has the routers alone.
+    # The application's own list has routers, not routes.
     app.state.description = docs.description_of([r for router in ROUTERS for r in router.routes], config.root_path)
     for router in ROUTERS:
         app.include_router(router)
@@ -187,7 +188,8 @@ def _served_models(
 
 
 def _middleware(context: ServerContext) -> list[Middleware]:
-    """The layers, outermost first. CORS is outside, since a preflight carries no key and errors need its headers."""
+    """Return the layers, outermost first. CORS is outermost, since a preflight carries no key and errors need its
+    headers."""
     config = context.config
     layers = [
         Middleware(RequestMiddleware, context=context),

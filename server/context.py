@@ -1,4 +1,4 @@
-"""What every route shares: the models that are served, the options, the metrics, and what is stored."""
+"""ServerContext: models, options, metrics and storage, which all routes share."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ServerContext:
-    """One server's state; create_app makes one, and there is no other."""
+    """The state of one server, made by create_app."""
 
     models: ServedModels
     config: ServerConfig
@@ -33,11 +33,11 @@ class ServerContext:
     keys: KeyManager
     workers: TextWorkers
     drain: Drain
-    wake_job: Callable[[str], None] = lambda _: None  # a background job, by its id, was made, or its status changed
+    wake_job: Callable[[str], None] = lambda _: None  # called with a job's id when it was created or its status changed
     tracing: "Tracing | None" = None
     created_s: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def live(self) -> LiveFeed:
-        """What the first model does."""
+        """Live feed of the first model."""
         return self.models.default.live

@@ -16,7 +16,7 @@ ContentPart = TextPart  # a part of another kind, such as an image, joins this t
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class EarlierCall:
     """A call in an earlier answer. path: of the call in the client's request, if it differs from OpenAI's."""
 
     name: str
@@ -27,11 +27,11 @@ class ToolCall:
 
 @dataclass(slots=True)
 class ChatMessage:
-    """One message. fields: passed to the chat template unchanged. path: as in ToolCall."""
+    """One message. fields: passed to the chat template unchanged. path: as in EarlierCall."""
 
     role: Role
     parts: list[ContentPart] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
+    calls: list[EarlierCall] = field(default_factory=list)
     tool_call_id: str | None = None  # of a tool's result: the call that it answers
     fields: dict[str, Any] = field(default_factory=dict)
     path: str | None = None
@@ -62,7 +62,7 @@ def _content(parts: Sequence[ContentPart]) -> str | list[Mapping[str, Any]]:
     return [{"type": "text", "text": part.text} for part in parts]
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: EarlierCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     written = {"type": "function", "function": function}
     return written if call.id is None else {"id": call.id, **written}

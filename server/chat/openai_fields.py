@@ -1,23 +1,23 @@
-"""chat_of: the conversation in the fields of OpenAI's API."""
+"""The conversation in the fields of OpenAI's chat completions."""
 
 from collections.abc import Sequence
 
 from engine.errors import InvalidRequest
-from server.chat.content import ChatMessage, TextPart, ToolCall
+from server.chat.content import ChatMessage, EarlierCall, TextPart
 from server.chat.request import Chat, ChatRequest
-from server.chat.tools import OfferedTools, ToolChoice, ToolDefinition
+from server.chat.tools import OfferedTool, ToolChoice, ToolOffer
 from server.schemas.chat import ChatCompletionRequest, ChatContent, Message, ToolFields
 from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
 from server.schemas.tools import ToolCall as CallFields
 
 
 def request_of(body: ChatCompletionRequest) -> ChatRequest:
-    """Raises InvalidRequest for fields that do not go together."""
+    """Return the body as a ChatRequest. Raises InvalidRequest for fields that do not go together."""
     return ChatRequest(chat_of(body), body, extra=body.extra, passed_on=body.passed_on)
 
 
 def chat_of(fields: ChatContent) -> Chat:
-    """Raises InvalidRequest for old and new names of tools together."""
+    """Return messages and tools. Raises InvalidRequest for old and new names of tools together."""
     return Chat([_message(message) for message in fields.messages], offered_tools(fields))
 
 
@@ -28,13 +28,13 @@ def _message(given: Message) -> ChatMessage:
     return ChatMessage(
         role="tool" if given.role == "function" else given.role,
         parts=[TextPart(part.text) for part in given.content or []],
-        calls=[ToolCall(call.function.name, call.function.arguments, call.id) for call in calls],
+        calls=[EarlierCall(call.function.name, call.function.arguments, call.id) for call in calls],
         tool_call_id=given.tool_call_id,
         fields={name: value for name, value in (given.model_extra or {}).items() if value is not None},
     )
 
 
-def offered_tools(fields: ToolFields) -> OfferedTools:
+def offered_tools(fields: ToolFields) -> ToolOffer:
     if fields.tools and fields.functions:
         raise InvalidRequest("functions is the old name of tools, and both are given; give one", param="functions")
     if fields.function_call is not None and fields.tool_choice is not None:
@@ -42,7 +42,7 @@ def offered_tools(fields: ToolFields) -> OfferedTools:
             "function_call is the old name of tool_choice, and both are given; give one", param="function_call"
         )
     functions: Sequence[FunctionDefinition] = fields.functions or [tool.function for tool in fields.tools or []]
-    return OfferedTools(
+    return ToolOffer(
         definitions=[definition_of(function) for function in functions],
         choice=_choice(fields),
         is_parallel=fields.parallel_tool_calls is not False,
@@ -50,8 +50,8 @@ def offered_tools(fields: ToolFields) -> OfferedTools:
     )
 
 
-def definition_of(function: FunctionDefinition) -> ToolDefinition:
-    return ToolDefinition(
+def definition_of(function: FunctionDefinition) -> OfferedTool:
+    return OfferedTool(
         function.name,
         function.description,
         function.parameters,

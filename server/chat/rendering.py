@@ -1,4 +1,4 @@
-"""render: a conversation as the text of a prompt, by the model's chat template."""
+"""render_chat: a conversation as the text of a prompt, by the model's chat template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from server.tools.history import GENERIC, template_chat
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """ignored: the paths of what the template, or the format of calls, does not honor.
+    """A prompt as text, and its tools. ignored: paths of what the template, or the format of calls, does not honor.
 
-    is_generic: the template shows no tools, so the prompt says in our words how to call them.
+    is_generic: whether the template shows no tools, so that the prompt explains in the server's words how to call them.
     """
 
     rendered: RenderedChat
@@ -28,8 +28,8 @@ class RenderedPrompt:
     is_generic: bool
 
 
-def render(chat: Chat, options: TemplateOptions, model: ChatModel) -> RenderedPrompt:
-    """Render the conversation. A template may take as long as its limit. Raises InvalidRequest."""
+def render_chat(chat: Chat, options: TemplateOptions, model: ChatModel) -> RenderedPrompt:
+    """Render the conversation. The template may take as long as its limit allows. Raises InvalidRequest."""
     tools = chat_tools(chat.tools)
     definitions = [] if tools is None else tools.definitions
     messages = template_messages(chat.messages, model)

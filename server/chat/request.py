@@ -1,4 +1,4 @@
-"""ChatRequest: a chat to be answered, as every protocol's request is translated to it."""
+"""ChatRequest: a chat to be answered, to which every protocol's request is translated."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.chat.content import ChatMessage
-from server.chat.tools import OfferedTools
+from server.chat.tools import ToolOffer
 from server.schemas.base import MAX_MESSAGES, validate
 from server.schemas.chat import ChatOptions
 
@@ -18,7 +18,7 @@ class Chat:
     """A conversation, with the tools that it offers."""
 
     messages: Sequence[ChatMessage]
-    tools: OfferedTools = field(default_factory=OfferedTools)
+    tools: ToolOffer = field(default_factory=ToolOffer)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ClientPaths:
 
     @contextlib.contextmanager
     def in_errors(self) -> Iterator[None]:
-        """Within it, an InvalidRequest about a field is raised with the client's name of the field."""
+        """Raise an InvalidRequest from within the context with the client's name of the field."""
         try:
             yield
         except InvalidRequest as error:

@@ -16,7 +16,7 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 
 
 @dataclass(frozen=True, slots=True)
-class ToolDefinition:
+class OfferedTool:
     """A function that the client runs.
 
     fields: passed to the chat template unchanged. paths: what the client's request calls the function ("") and parts
@@ -45,10 +45,10 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedTools:
+class ToolOffer:
     """The tools of a conversation. is_legacy: they came as `functions`, and the answer has a `function_call`."""
 
-    definitions: Sequence[ToolDefinition] = ()
+    definitions: Sequence[OfferedTool] = ()
     choice: ToolChoice = ToolChoice()
     is_parallel: bool = True
     is_legacy: bool = False
@@ -65,9 +65,10 @@ class OfferedTools:
 
 @dataclass(frozen=True, slots=True)
 class ChatTools:
-    """definitions: all tools, as the template shows them. callable: the tools that this answer may call.
+    """Tools ready for the template, the grammar and the reader of an answer.
 
-    ignored: paths of what is given and not enforced.
+    definitions: all tools, as the template shows them. callable: the tools that this answer may call. ignored: paths of
+    what is given and not enforced.
     """
 
     definitions: list[dict[str, Any]]
@@ -77,7 +78,7 @@ class ChatTools:
     ignored: list[str]
 
 
-def chat_tools(offered: OfferedTools) -> ChatTools | None:
+def chat_tools(offered: ToolOffer) -> ChatTools | None:
     """Check the tools, and prepare their schemas. None if there are no tools, or none may be called.
 
     Raises InvalidRequest.
@@ -144,7 +145,7 @@ def _as_given(tool: Tool, place: Location) -> Location:
     return place
 
 
-def check_name(name: str, path: str) -> None:
+def check_tool_name(name: str, path: str) -> None:
     """Raise InvalidRequest for a name that OpenAI's API does not allow."""
     if not is_tool_name(name):
         raise InvalidRequest(f"{path} is {quote(name)}; it must be {NAME_RULE}", param=path)
@@ -157,7 +158,7 @@ def _known(name: str, path: str, names: list[str]) -> str:
     return name
 
 
-def _tool(given: ToolDefinition, path: str, ignored: list[str]) -> Tool:
+def _tool(given: OfferedTool, path: str, ignored: list[str]) -> Tool:
     schema = _NO_ARGUMENTS if given.parameters is None else _closed(given.parameters, f"{path}.parameters")
     prepared = prepare_schema(schema, param=f"{path}.parameters", is_strict=given.is_strict is True)
     ignored += prepared.ignored

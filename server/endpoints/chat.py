@@ -46,11 +46,11 @@ async def _request(body: ChatCompletionRequest, request: EndpointRequest) -> Cha
 def check_results(messages: Sequence[Message]) -> None:
     """Raise InvalidRequest for a result without an id, and for one that follows calls and answers none of them.
 
-    A result of a call that is not in the conversation is accepted, unless it follows other calls: agents that forget
-    the beginning of a long conversation may keep a result and not its call. OpenAI's API refuses these as well.
+    The result of a call that is not in the conversation is accepted, unless it follows other calls: agents that forget
+    the beginning of a long conversation may keep a result and not its call. OpenAI's API refuses these too.
     """
     known: set[str] = set()
-    calls: list[str] = []  # those that the results here answer; none where one of them has no id
+    calls: list[str] = []  # calls that results may answer now; empty if one of them has no id
     for index, message in enumerate(messages):
         if message.role == "assistant":
             ids = [call.id for call in message.tool_calls or []]

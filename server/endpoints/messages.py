@@ -13,7 +13,7 @@ from server.generation.params.prompts import chat_prompt
 from server.openapi.operation import EVENTS, JSON
 from server.protocols.messages.answer import MessagesFormatter
 from server.protocols.messages.errors import anthropic_words, messages_loading_error
-from server.protocols.messages.request import translate
+from server.protocols.messages.request import translate_message
 from server.schemas.messages import MessagesPrompt, MessagesRequest
 from server.schemas.messages_answers import Event, MessageAnswer
 from server.schemas.parameters import ignored_header
@@ -26,7 +26,8 @@ _MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 async def _check(body: MessagesPrompt, request: EndpointRequest) -> None:
-    """Without the chat template, which is not known of a model that was never loaded, less is checked."""
+    """Check the translated chat. Less is checked for a model that was never loaded, whose chat
+    template is not known."""
     model = request.model
     chat, _ = await _translated(body, model, None if model.info is None else await model.text_model())
     with anthropic_words():
@@ -39,7 +40,7 @@ async def _prepare(body: MessagesRequest, request: EndpointRequest) -> Generatio
         chat, ignored = await _translated(body, model, await model.text_model())
         with anthropic_words():
             params = await chat_params(chat, model, request.arrival_s)
-    room = params.sampling.max_tokens  # all that fits: the chat has no limit of its own
+    room = params.sampling.max_tokens  # the rest of the context, since the chat has no limit of its own
     sampling = msgspec.structs.replace(params.sampling, max_tokens=min(room, body.max_tokens))
     params = replace(params, sampling=sampling)
     formatter = MessagesFormatter(
@@ -73,7 +74,7 @@ async def _translated(
     body: MessagesPrompt, model: ServedModel, text_model: TextModel | None
 ) -> tuple[ChatRequest, list[str]]:
     template = None if text_model is None else text_model.chat
-    work = partial(translate, body, template, strict=model.config.strict_parameters)
+    work = partial(translate_message, body, template, strict=model.config.strict_parameters)
     return await model.workers.run_unless_short(work, size=ITEM_SIZE * len(body.messages))
 
 

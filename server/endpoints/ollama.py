@@ -18,10 +18,10 @@ from server.protocols.ollama.names import served_name
 from server.protocols.ollama.options import output_limit
 from server.protocols.ollama.requests import (
     GENERATE_NAMES,
-    chat_of,
-    generation_of,
     is_load,
     is_unload,
+    translate_chat,
+    translate_generation,
     unhonored_fields,
 )
 from server.schemas.completions import CompletionRequest
@@ -59,7 +59,7 @@ async def _prepare_chat(body: OllamaChatRequest, request: EndpointRequest) -> Wo
     async with request.preparing():
         text_model = await model.text_model()
         size = ITEM_SIZE * len(body.messages or [])
-        chat = await model.workers.run_unless_short(partial(chat_of, body, name, text_model.chat), size=size)
+        chat = await model.workers.run_unless_short(partial(translate_chat, body, name, text_model.chat), size=size)
         params = await chat_params(chat, model, request.arrival_s)
     ignored += [chat.paths[path] for path in params.ignored]
     return _generating(body, request, params, chat_answer, ignored)
@@ -75,7 +75,7 @@ async def _prepare_generate(body: OllamaGenerateRequest, request: EndpointReques
     model = request.model
     async with request.preparing():
         text_model = await model.text_model()
-        translated = generation_of(body, name, text_model.chat)
+        translated = translate_generation(body, name, text_model.chat)
         if isinstance(translated, CompletionRequest):
             paths = ClientPaths(GENERATE_NAMES)
             with paths.in_errors():
@@ -121,7 +121,7 @@ def _generating(
 ) -> GenerationWork:
     limit = output_limit(body.options or {})
     if limit is not None:
-        sampling = params.sampling  # which has all that fits the context
+        sampling = params.sampling  # limited only by the context
         sampling = msgspec.structs.replace(sampling, max_tokens=min(limit, sampling.max_tokens))
         params = replace(params, sampling=sampling)
     formatter = OllamaFormatter(

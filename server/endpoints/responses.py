@@ -68,7 +68,7 @@ async def _prepare(body: ResponsesRequest, request: EndpointRequest) -> Work:
     prompt = await prompt_items(body, request.context.store, request.owner)
     async with request.preparing():
         params = await response_params(body, prompt.items, model, request.arrival_s, num_stored=prompt.num_stored)
-    # A line of a batch is stored only if it says so: a batch would displace what others stored.
+    # A line of a batch is stored only on request: a batch would displace what others stored.
     is_stored = body.store is True if request.is_batch else body.store is not False
     kept = kept_response(
         body, params, prompt, model, request.context, owner=request.owner, request_id=request.id, is_stored=is_stored

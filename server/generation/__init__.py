@@ -1,1 +1,1 @@
-"""One request's generation: prompts in, choices of text deltas out, counted."""
+"""The generation of one request: prompts become choices, choices become deltas of text, and all of it is counted."""

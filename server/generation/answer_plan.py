@@ -1,4 +1,4 @@
-"""AnswerPlan: how one chat's answer is constrained, and how its text is read."""
+"""AnswerPlan: the constraints on a chat's answer, and the reader of its text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _BLANKS = r"[ \t\r\n]{0,4}"  # between a thought and the answer
 
 @dataclass(frozen=True, slots=True)
 class ThoughtPlan:
-    """What the prompt's end says about the answer's thought."""
+    """Thought marks of the model, and whether the prompt opens a thought."""
 
     marks: ReasoningMarks
     is_open: bool  # the prompt ends inside it
@@ -31,19 +31,19 @@ class ThoughtPlan:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """The default is an answer of any text, which is content alone."""
+    """Grammar, thinking budget and reader of an answer. By default, an answer is any text, which is all content."""
 
     grammar: str | None = None
-    grammar_param: str | None = None  # the field to blame if the engine refuses the grammar
+    grammar_param: str | None = None  # the field to name if the engine refuses the grammar
     thinking: ThinkingBudget | None = None
     thought: ThoughtPlan | None = None
     tools: ChatTools | None = None
     tool_format: ToolFormat | None = None
-    kept_ids: frozenset[int] = frozenset()  # special tokens whose texts the reader needs
+    kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
     ignored: list[str] = field(default_factory=list)
 
     def reader(self, metrics: Metrics) -> ChoiceReader | None:
-        """A reader for one choice; None where there is nothing to find in its text."""
+        """Return a reader for one choice; None if its text has neither thoughts nor calls."""
         if self.thought is None and self.tools is None:
             return None
         thought, tools, tool_format = self.thought, self.tools, self.tool_format
@@ -60,7 +60,7 @@ class AnswerPlan:
 
 
 def plan_text(constraint_fields: Mapping[str, Any], tokenizer: Tokenizer) -> AnswerPlan:
-    """Of a text completion, which has neither thought nor calls. Raises InvalidRequest."""
+    """Plan the answer of a text completion, which has neither thoughts nor calls. Raises InvalidRequest."""
     constraint = constraint_of(constraint_fields)
     if constraint is None:
         return AnswerPlan()
@@ -101,7 +101,7 @@ def plan_answer(
 
 def _thought_of(prompt: str, chat: ChatModel) -> ThoughtPlan | None:
     marks = chat.reasoning
-    if marks is None or prompt.rstrip().endswith(marks.end):  # with a thought that is over before it began
+    if marks is None or prompt.rstrip().endswith(marks.end):  # the prompt already has an empty thought
         return None
     return ThoughtPlan(marks, opens_thought(prompt, marks))
 
@@ -117,7 +117,7 @@ def _grammar(
     if wanted is not None and thought is not None and thought.marks.answer_header:
         wanted = f"{builder.literal(thought.marks.answer_header)} {wanted}"
     if tools is not None:
-        # With a constraint an answer is either calls or what the constraint says; without one, text may stand by calls.
+        # With a constraint, an answer is either calls or matches the constraint. Without one, text may precede calls.
         min_calls = 1 if tools.must_call or constraint is not None else 0
         body = tool_format.grammar(builder, tools.callable, min_calls=min_calls, is_parallel=tools.is_parallel)
         if wanted is not None and not tools.must_call:

@@ -1,4 +1,4 @@
-"""One choice of a generation: an engine request's outputs become deltas of text."""
+"""Choice: the outputs of one engine request become deltas of text."""
 
 from dataclasses import dataclass, field, replace
 
@@ -17,27 +17,27 @@ TIMEOUT_STOP_REASON = "timeout"
 @dataclass(frozen=True, slots=True)
 class Prompt:
     ids: list[int]
-    text: str  # what echo repeats: as the client wrote it, or decoded from its ids
+    text: str  # for echo: as the client wrote it, or decoded from its ids
 
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """What the server, not the engine, does with a choice's tokens."""
+    """Options for a choice's tokens that the server applies, not the engine."""
 
     stop: tuple[str, ...] = ()
     include_stop: bool = False  # keep the stop string, or the text of the stop token, at the end
     skip_special_tokens: bool = True
-    min_tokens: int = 0  # stop strings count from the token that makes it so many
+    min_tokens: int = 0  # stop strings are ignored before this many tokens
     echo: bool = False
     logprobs: bool = False
-    echo_top: int = 0  # how many of the best tokens the echoed prompt's log probabilities have
+    echo_top: int = 0  # number of top tokens in the echoed prompt's log probabilities
     kept_ids: frozenset[int] = frozenset()  # special tokens that the reader needs to see
-    lines: LineOptions = field(default_factory=LineOptions)  # of a text without a reader
+    lines: LineOptions = field(default_factory=LineOptions)  # only without a reader
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token with its log probability; `logprob` and `top` are None for a prompt's first token."""
+    """A token with its log probability. For a prompt's first token, `logprob` and `top` are None."""
 
     token_id: int
     logprob: float | None
@@ -48,27 +48,27 @@ class ScoredToken:
 @dataclass(frozen=True, slots=True)
 class Finish:
     reason: FinishReason  # STOP or LENGTH; the others are exceptions
-    stop_reason: int | str | None  # the stop string or token id that the client gave, or what else there is to say
+    stop_reason: int | str | None  # the client's stop string or token id, or TIMEOUT_STOP_REASON
     is_timeout: bool = False  # LENGTH because the request's time was over
     is_within_call: bool = False  # the last call's arguments are cut off
 
 
 @dataclass(slots=True)
-class Delta:
-    """What one engine output added to one choice. Its text may be empty while a stop string could be beginning."""
+class ChoiceDelta:
+    """The addition of one engine output to one choice. The text may be empty while a stop string could be starting."""
 
     index: int
-    text: str = ""  # of a choice without a reader
-    pieces: list[ChoicePiece] = field(default_factory=list)  # of one with a reader
-    token_ids: list[int] = field(default_factory=list)  # that count as the choice's, EOS included
-    tokens: list[ScoredToken] = field(default_factory=list)  # where logprobs were asked for
-    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, where they were asked for
-    num_prompt_computed: int | None = None  # where that is asked for, until the first token and with it
+    text: str = ""  # without a reader
+    pieces: list[ChoicePiece] = field(default_factory=list)  # with a reader
+    token_ids: list[int] = field(default_factory=list)  # ids that count, EOS included
+    tokens: list[ScoredToken] = field(default_factory=list)  # if the request has logprobs
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # once, if requested
+    num_prompt_computed: int | None = None  # if the request reports progress, up to the first token
     finish: Finish | None = None  # in the last delta
 
 
 class Choice:
-    """The state of one choice between two outputs. Nothing may be pushed after the delta with a `finish`."""
+    """State of one choice between two outputs. Nothing may be pushed after the delta with a `finish`."""
 
     def __init__(
         self,
@@ -82,18 +82,18 @@ class Choice:
         reader: ChoiceReader | None = None,
         grammar_param: str | None = None,
     ) -> None:
-        """`eos_ids`: the ids that end a text by themselves, without being a stop token of the client's.
-        `grammar_param`: the field to blame for a grammar that the engine refuses."""
+        """eos_ids: tokens that end a text and are no stop tokens of the client. grammar_param: the field to name in the
+        error if the engine refuses the grammar."""
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
-        self.num_prompt_computed = len(prompt.ids)  # less while progress is told
+        self.num_prompt_computed = len(prompt.ids)  # fewer while progress is reported
         self.queue_s = 0.0  # from the request's arrival to its first step
         self.num_drafted = 0
         self.num_draft_accepted = 0
         self.num_predicted = 0
         self.num_reasoning = 0
-        self.total_logprob = 0.0  # of the tokens that count, where log probabilities were asked for
+        self.total_logprob = 0.0  # of counted tokens, if the request has log probabilities
         self.meter = meter
         self._reader = reader
         self._grammar_param = grammar_param
@@ -112,13 +112,14 @@ class Choice:
         if options.logprobs:
             self._offsets = Detokenizer(tokenizer, skip_special_tokens=skip, continues=not options.echo)
 
-    def push(self, output: RequestOutput) -> Delta:
-        """The delta of one output. Raises RequestFailed or EngineUnavailable if the engine ended the request."""
+    def push(self, output: RequestOutput) -> ChoiceDelta:
+        """Return the delta of one output. Raises RequestFailed or EngineUnavailable if the engine ended the request,
+        and InvalidRequest if it refused the grammar."""
         self.num_cached_tokens = output.num_cached_tokens
         self.num_drafted = max(self.num_drafted, output.num_drafted)
         self.num_draft_accepted = max(self.num_draft_accepted, output.num_draft_accepted)
         self.queue_s = self.queue_s if output.queue_s is None else output.queue_s
-        delta = Delta(self.index, num_prompt_computed=output.num_prompt_computed)
+        delta = ChoiceDelta(self.index, num_prompt_computed=output.num_prompt_computed)
         if output.num_prompt_computed is not None:
             self.num_prompt_computed = output.num_prompt_computed
         if output.num_prompt_computed is not None and not output.new_ids and output.finish_reason is None:
@@ -151,7 +152,7 @@ class Choice:
                 delta.finish = replace(delta.finish, is_within_call=True)
         return delta
 
-    def _push_prompt(self, output: RequestOutput, delta: Delta) -> None:
+    def _push_prompt(self, output: RequestOutput, delta: ChoiceDelta) -> None:
         delta.text = self._prompt.text
         if self._offsets is None:
             return
@@ -162,8 +163,9 @@ class Choice:
             logprob = 0.0 if score is None else score.logprob
             delta.tokens.append(self._scored(TokenLogprobs(token_id, logprob, top), is_first=score is None))
 
-    def _read(self, reader: ChoiceReader, output: RequestOutput, delta: Delta) -> tuple[int, str | None]:
-        """Add what the reader finds, id by id: so the thought's can be counted. As `_push_ids` beside that."""
+    def _read(self, reader: ChoiceReader, output: RequestOutput, delta: ChoiceDelta) -> tuple[int, str | None]:
+        """Push the output's ids one by one, so that tokens of the thought can be counted, and add the pieces that the
+        reader finds. Returns the number of counted ids and the stop string, as `_push_ids` does."""
         num_counted, stop = 0, None
         ids = output.new_ids
         for position in range(max(1, len(ids))):
@@ -181,9 +183,10 @@ class Choice:
     def _push_ids(
         self, ids: list[int], output: RequestOutput | None, num_before: int = 0
     ) -> tuple[str, int, str | None]:
-        """The text that `ids` release, how many of them count as the choice's, and the stop string found.
+        """Return the text that `ids` release, how many of them count as the choice's, and the stop string found.
 
-        output: that ends with `ids`; None if it goes on. num_before: ids of the output that count, and come before.
+        output: the output that ends with `ids`; None if more of its ids follow. num_before: counted ids of the output
+        before `ids`.
         """
         ended = output is not None and output.finish_reason is not None
         is_hidden = output is not None and output.stop_token_id is not None and not self._options.include_stop

@@ -1,4 +1,4 @@
-"""ChoiceReader: a choice's text, delta by delta, as thought, content and tool calls."""
+"""ChoiceReader: separates a choice's text into thought, content and tool calls, delta by delta."""
 
 import secrets
 import string
@@ -25,7 +25,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class CallPiece:
-    """A part of the answer's call number `index`. name and id come once, with its first piece."""
+    """A piece of call number `index`. Only the first piece of a call has its name and id."""
 
     index: int
     arguments: str
@@ -37,7 +37,7 @@ ChoicePiece = Thought | Content | CallPiece
 
 
 def merged(pieces: list[ChoicePiece]) -> list[ChoicePiece]:
-    """The pieces, neighbors of one kind as one: what came together is sent together."""
+    """Return the pieces with neighbors of one kind joined, so that text that came together is sent together."""
     result: list[ChoicePiece] = []
     for piece in pieces:
         match result[-1] if result else None, piece:
@@ -64,7 +64,8 @@ class ChoiceReader:
         format_name: str = "",
         call_id_length: int | None = None,
     ) -> None:
-        """format_name: of the calls, for the metrics. call_id_length: that the chat template demands of ids."""
+        """format_name: the format of calls, for the metrics. call_id_length: the length of ids that the chat template
+        requires."""
         self._reasoning = reasoning
         self._tools = tools
         self._metrics = metrics
@@ -73,14 +74,14 @@ class ChoiceReader:
         self._pending_space = ""
         self._num_calls = 0
         self._arguments: list[str] = []  # of the last call
-        self.is_within_call = False  # the answer has ended, and the last call's arguments are cut off
+        self.is_within_call = False  # the answer ended within the last call's arguments
 
     @property
     def is_thinking(self) -> bool:
         return self._reasoning is not None and self._reasoning.is_thinking
 
     def push(self, text: str, *, is_last: bool = False) -> list[ChoicePiece]:
-        """What `text` adds. is_last: no text will follow, so nothing stays pending."""
+        """Return the pieces that `text` adds. is_last: no text follows, so nothing stays pending."""
         thought, content = ("", text) if self._reasoning is None else self._reasoning.push(text)
         if is_last and self._reasoning is not None:
             rest = self._reasoning.finish()

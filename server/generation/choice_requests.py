@@ -1,4 +1,4 @@
-"""The choices of a generation, one by one: what the engine is asked for, and what reads its outputs."""
+"""The engine request of each choice, and the Choice that reads its outputs."""
 
 import msgspec
 
@@ -8,16 +8,16 @@ from server.generation.choice import Choice
 from server.generation.params.generation_params import GenerationParams
 from server.served.model import ServedModel
 
-_BATCH_TOKENS = 32  # of an output that nobody follows
+_BATCH_TOKENS = 32  # per output of a batch line, whose text no client reads along
 
 
 def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_id: str | None) -> Choice:
-    """index: among the choices of all prompts, `params.n` of each."""
+    """Return the state of choice number `index`, counted over all prompts with `params.n` choices each."""
     prompt = params.prompts[index // params.n]
     meter = ChoiceMeter(
         model.metrics,
         params.terms.arrival_s,
-        len(prompt.ids) if index % params.n == 0 else 0,  # of a prompt that several share, the first counts the tokens
+        len(prompt.ids) if index % params.n == 0 else 0,  # the first choice of a shared prompt counts its tokens
         knows_wait=params.beams is None,
         trace_id=trace_id,
         is_timed=not params.terms.is_batch,
@@ -35,7 +35,7 @@ def new_choice(model: ServedModel, params: GenerationParams, index: int, trace_i
 
 
 def engine_request(params: GenerationParams, index: int, request_id: str) -> EngineRequest:
-    """index: as in new_choice."""
+    """Return the engine request of choice number `index`, counted as in new_choice."""
     sampling = params.sampling
     if sampling.seed is not None and params.n > 1:
         seed = (sampling.seed + index % params.n + 2**63) % 2**64 - 2**63  # wraps around as int64 does
@@ -48,7 +48,7 @@ def engine_request(params: GenerationParams, index: int, request_id: str) -> Eng
         sampling=sampling,
         arrival_s=params.terms.arrival_s,
         deadline_s=params.terms.deadline_s,
-        start_by_s=params.terms.start_by_s if index == 0 else None,  # once that has begun the others may wait
+        start_by_s=params.terms.start_by_s if index == 0 else None,  # once the first has started, the others may wait
         priority=params.terms.priority,
         service_class=params.terms.service_class,
         tenant=params.terms.tenant,

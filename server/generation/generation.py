@@ -1,4 +1,4 @@
-"""Generation: prompts and parameters become deltas of text; what every generation route shares."""
+"""Generation: submits prompts to the engine, and yields the deltas of all choices."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,15 @@ from server.generation.accounting.metering import ChoiceMeter
 from server.generation.accounting.reservation import Reservation, reserve
 from server.generation.accounting.totals import (
     RequestTimes,
-    count_asked,
     count_longest,
+    count_request,
     note_end,
     progress,
     request_times,
     usage_of,
 )
 from server.generation.beams.requests import BeamRequests
-from server.generation.choice import Choice, Delta
+from server.generation.choice import Choice, ChoiceDelta
 from server.generation.choice_requests import engine_request, new_choice
 from server.generation.params.generation_params import GenerationParams
 from server.generation.slo import check_first_token
@@ -36,10 +36,10 @@ from server.served.model import ServedModel
 
 
 class Generation:
-    """All choices of one HTTP request, as an async context manager around an async iterator of their deltas.
+    """All choices of one request, as an async context manager around an async iterator of their deltas.
 
-    Entering submits every choice or none; leaving ends whatever has not ended. Choices are numbered as in OpenAI's
-    responses: those of the first prompt come first.
+    Entering submits every choice or none. Leaving aborts the choices that have not ended. Choices are numbered as in
+    OpenAI's responses: the choices of the first prompt come first.
     """
 
     def __init__(self, model: ServedModel, params: GenerationParams) -> None:
@@ -57,7 +57,7 @@ class Generation:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the answer, beside those of the params; known once the context is entered."""
+        """Headers of the answer in addition to those of the params, known once the context is entered."""
         return {} if self._predicted is None else {TTFT_HEADER: f"{self._predicted.expected_s:.3f}"}
 
     @property
@@ -65,8 +65,10 @@ class Generation:
         return len(self._choices)
 
     def best(self, num: int) -> list[int]:
-        """The numbers of the `num` best choices of each prompt, best first: those with the highest log probability a
-        token. All must have ended."""
+        """Return the numbers of the `num` best choices of each prompt, best first, by log probability per token.
+
+        All choices must have ended.
+        """
         n = self._params.n
         return [
             choice.index
@@ -80,35 +82,36 @@ class Generation:
 
     @property
     def num_cached_tokens(self) -> int:
-        """Tokens of the prompts that the prefix cache had."""
+        """Prompt tokens that the prefix cache had."""
         return sum(choice.num_cached_tokens for choice in self._choices[:: self._params.n])
 
     def siblings(self, index: int) -> range:
-        """The numbers of all choices that have their prompt in common with number `index`."""
+        """Return the numbers of all choices that share the prompt of choice number `index`."""
         first = index - index % self._params.n
         return range(first, first + self._params.n)
 
     def prompt_ids(self, index: int) -> list[int]:
-        """Of the prompt of choice number `index`."""
+        """Return the prompt's token ids of choice number `index`."""
         return self._params.prompts[index // self._params.n].ids
 
     @property
     def queue_s(self) -> float:
-        """From the request's arrival to the first step of its first choice; 0 until then."""
+        """Seconds from the request's arrival to the first step of its first choice; 0 until then."""
         return self._choices[0].queue_s
 
     @property
     def num_prompt_computed(self) -> int:
-        """Tokens of the prompts that are computed or were in the prefix cache: all, but while progress is told."""
+        """Prompt tokens that are computed or came from the prefix cache. All of them, unless the request reports
+        progress."""
         return sum(choice.num_prompt_computed for choice in self._choices[:: self._params.n])
 
     def num_cached(self, index: int) -> int:
-        """Tokens of the prompt of choice number `index` that the prefix cache had."""
+        """Return how many prompt tokens of choice number `index` the prefix cache had."""
         return self._choices[index].num_cached_tokens
 
     @property
     def has_metrics(self) -> bool:
-        """Whether answers tell where their time went without being asked."""
+        """Whether answers report their times without being asked to (--enable-per-request-metrics)."""
         return self._model.config.enable_per_request_metrics
 
     @property
@@ -124,19 +127,22 @@ class Generation:
         return self._record
 
     def progress(self) -> GenerationProgress:
-        """What a watcher of the server is told of it."""
+        """Return the progress that the dashboard shows."""
         prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
         return progress(self._params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
 
     def times(self) -> RequestTimes:
-        """Where the time went, up to the last token that has come."""
+        """Return where the time went, up to the last token so far."""
         return request_times(self._params.terms.arrival_s, self._meters)
 
     async def __aenter__(self) -> Self:
-        """Hand all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then none has started."""
-        self._model.check_engine()  # a drain that began while its prompt was made waits for it
+        """Submit all choices to the engine.
+
+        Raises RateLimited, Shed or EngineUnavailable, and then no choice was submitted.
+        """
+        self._model.check_engine()  # a drain that started while the prompt was made waits for this request
         self._predicted = check_first_token(self._model, self._params.terms, len(self._params.prompts[0].ids))
-        count_asked(self._model.metrics, self._params, self._record)
+        count_request(self._model.metrics, self._params, self._record)
         self._reservation = reserve(self._params, self._model.client.info.max_model_len)
         try:
             if self._beams is None:
@@ -159,9 +165,9 @@ class Generation:
         num_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
         client.check_capacity(len(self._choices), num_tokens, self._params.terms.service_class)
         group = uuid.uuid4().hex
-        for choice in self._choices:  # no await in this loop: the room just checked is still there
+        for choice in self._choices:  # no await in this loop, so the capacity just checked is still free
             request = engine_request(self._params, choice.index, f"{group}-{choice.index}")
-            shared = 0 if choice.index % self._params.n else None  # the prompt's first choice computes it for all
+            shared = 0 if choice.index % self._params.n else None  # the first choice computes the prompt for all
             self._streams.append(client.submit(request, num_new_tokens=shared))
             if self._record is not None:
                 self._record.sequence_ids.append(request.id)
@@ -171,7 +177,7 @@ class Generation:
     ) -> None:
         self._model.live.requests.end(self)
         for stream in self._streams:
-            stream.abort(AbortReason.CLIENT_GONE)  # does nothing to a stream that has ended
+            stream.abort(AbortReason.CLIENT_GONE)  # no effect on a stream that has ended
         meters = self._meters
         for meter in meters:
             meter.end(FinishReason.ABORT)
@@ -182,11 +188,14 @@ class Generation:
             note_end(self._record, meters, self.num_cached_tokens)
             self._record.release()
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        """The deltas of all choices as they come. Raises EngineDied, RequestFailed, EngineUnavailable or QueueTimeout,
-        and AnswerTimeout if the request's time is over before any choice has a token."""
+    async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
+        """Yield the deltas of all choices as they come.
+
+        Raises EngineDied, RequestFailed, EngineUnavailable or QueueTimeout, and AnswerTimeout if the request's time is
+        over before any choice has a token.
+        """
         num_open = len(self._choices)
-        withheld: list[Delta] = []  # ends of choices without a token, which may be an error
+        withheld: list[ChoiceDelta] = []  # ends of choices without a token, which may become an error
         try:
             async with contextlib.aclosing(self._outputs()) as outputs:
                 async for index, output in outputs:
@@ -197,7 +206,7 @@ class Generation:
                     if delta.finish is not None:
                         num_open -= 1
                         if self._beams is None:
-                            self._streams[index].abort(AbortReason.STOP_STRING)  # nothing if the engine ended it
+                            self._streams[index].abort(AbortReason.STOP_STRING)  # no effect if the engine ended it
                     withheld.append(delta)
                     if not self._is_late(delta):
                         for each in withheld:
@@ -220,14 +229,14 @@ class Generation:
     def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
         return interleaved(self._streams) if self._beams is None else self._beams.outputs()
 
-    def _is_late(self, delta: Delta) -> bool:
-        """Whether a choice ended for want of time while no choice has a token."""
+    def _is_late(self, delta: ChoiceDelta) -> bool:
+        """Whether the delta ends a choice by timeout while no choice has a token."""
         return (
             delta.finish is not None and delta.finish.is_timeout and not any(each.num_tokens for each in self._choices)
         )
 
     def usage(self) -> Usage:
-        """Tokens so far."""
+        """Return the usage so far."""
         return usage_of(self._params, self._choices, self.num_cached_tokens)
 
 
@@ -236,8 +245,8 @@ def _logprob_per_token(choice: Choice) -> float:
 
 
 async def interleaved(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
-    """The outputs of all streams with their index, each stream read only as fast as the caller takes them."""
-    if len(streams) == 1:  # spares the common case a task an output
+    """Yield the outputs of all streams with the stream's index, each read only as fast as the caller reads."""
+    if len(streams) == 1:  # the common case, without a task per output
         async for output in streams[0]:
             yield 0, output
         return

@@ -1,4 +1,4 @@
-"""--ttft-slo: requests are refused at once whose first token is likely to come later."""
+"""--ttft-slo: requests whose first token is likely to come later are refused when they arrive."""
 
 import math
 import time
@@ -12,10 +12,10 @@ _MIN_RETRY_S, _MAX_RETRY_S = 1.0, 120.0
 
 
 def check_first_token(model: ServedModel, terms: RequestTerms, num_prompt_tokens: int) -> FirstToken | None:
-    """When the first token is predicted, from the request's arrival; None without --ttft-slo.
+    """Return the predicted time of the first token, from the request's arrival; None without --ttft-slo.
 
-    num_prompt_tokens: 1 before they are known. Raises WaitTooLong if that is likely to be too late, unless the request
-    is one that yields to all others.
+    num_prompt_tokens: 1 before the number is known. Raises WaitTooLong if the first token is likely to be too late,
+    unless the request yields to all others.
     """
     slo_s = model.config.ttft_slo
     if slo_s is None:

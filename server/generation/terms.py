@@ -1,4 +1,4 @@
-"""RequestTerms: whose a request is, when it came, how long it may wait and take, and who is served before it."""
+"""RequestTerms: the sender of a request, its arrival, its time limits, and its rank in the order of service."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from server.keys.caller import current_caller
 from server.served.model import ServedModel
 
 DEFAULT_TIER = "default"
-# OpenAI's names. Which rules a class has is the engine's.
+# OpenAI's names. The engine defines the rules of each class.
 _TIERS = {
     "auto": ServiceClass.INTERACTIVE,
     DEFAULT_TIER: ServiceClass.INTERACTIVE,
@@ -33,10 +33,10 @@ class RequestTerms:
     priority: int = 0
     service_tier: str = DEFAULT_TIER
     queue_timeout_s: float | None = None  # from the arrival to its first step
-    tenant: str = ""  # whom the engine counts it for, and their share
+    tenant: str = ""  # who is charged for it in the order of service
     tenant_weight: float = 1.0
-    cache_salt: str = ""  # who shares cached prefixes with it
-    is_batch: bool = False  # a line of a batch, for which nobody waits
+    cache_salt: str = ""  # requests with the same salt share cached prefixes
+    is_batch: bool = False  # a line of a batch
 
     @property
     def service_class(self) -> ServiceClass:
@@ -44,7 +44,7 @@ class RequestTerms:
 
     @property
     def yields_to_all(self) -> bool:
-        """Whether it waits as long as others have work, so that no limit is set to that."""
+        """Whether the request waits as long as others have work, so that no limit applies to its waiting."""
         return self.is_batch or self.service_class is ServiceClass.BACKGROUND
 
     @property
@@ -59,9 +59,9 @@ class RequestTerms:
 
     @contextlib.asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
-        """Within it, before the engine has the request, AnswerTimeout is raised when its time is over."""
+        """Raise AnswerTimeout if the request's time is over within the context, before the engine has the request."""
         try:
-            async with asyncio.timeout_at(self.deadline_s) as limit:  # whose clock is time.monotonic(), too
+            async with asyncio.timeout_at(self.deadline_s) as limit:  # the loop's clock is time.monotonic()
                 yield
         except TimeoutError:
             if not limit.expired():
@@ -76,7 +76,7 @@ class RequestTerms:
 
 
 class TermsFields(Protocol):
-    """What a body says of them."""
+    """Fields of a body that terms are made from."""
 
     timeout: float | None
     priority: int | None
@@ -85,7 +85,10 @@ class TermsFields(Protocol):
 
 
 def request_terms(body: TermsFields, model: ServedModel, arrival_s: float) -> RequestTerms:
-    """As the request says, or else the options. No option limits how long a line of a batch may wait."""
+    """Return the terms of the body, or else of the server's options.
+
+    No option limits how long a line of a batch may wait.
+    """
     caller = current_caller()
     timeout_s = body.timeout
     if timeout_s is None and not _is_batch.get():
@@ -107,17 +110,17 @@ _is_batch: ContextVar[bool] = ContextVar("is_batch", default=False)
 
 
 def serve_as_batch() -> None:
-    """Have what this task asks for, and the tasks that it begins, served as lines of a batch."""
+    """Serve requests of this task, and of tasks that it starts, as lines of a batch."""
     _is_batch.set(True)
 
 
 def served_tier(body: TermsFields) -> str | None:
-    """What an answer says of the request's service_tier; None where it asked for none."""
+    """Return the service_tier for the answer; None if the request has none."""
     return DEFAULT_TIER if body.service_tier == "auto" else body.service_tier
 
 
 def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
-    """The error of a request whose turn did not come before `start_by_s`."""
+    """Return the error of a request that did not start before `start_by_s`."""
     retry_after_s = client.drain_s()
     parts = (
         f"the request did not begin within {terms.queue_timeout_s:g} s (--queue-timeout)",
@@ -128,7 +131,7 @@ def waited_too_long(terms: RequestTerms, client: EngineClient) -> QueueTimeout:
 
 
 def _before_it(status: EngineStatus) -> Iterator[str]:
-    """What a request waited for that waits no longer; nothing if it was alone, with its grammar perhaps."""
+    """Yield what kept the engine busy; nothing if it was idle and the request may have waited for its own grammar."""
     if status.state is not EngineState.READY:
         yield status.reason
         return

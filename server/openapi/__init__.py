@@ -1,1 +1,1 @@
-"""The API's description: OpenAPI's document of all routes, made of the schemas that bodies and answers have."""
+"""The OpenAPI document: the API's description, made of routes, operations and the schemas of bodies and answers."""

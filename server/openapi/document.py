@@ -1,4 +1,4 @@
-"""openapi_document: OpenAPI's description of the routes, as version 3.1 has it."""
+"""openapi_document: the description of all routes in OpenAPI 3.1."""
 
 import importlib.metadata
 import re
@@ -29,7 +29,7 @@ FORM = "multipart/form-data"
 _EVERY = (InvalidRequest, HeadersTooLarge, Exception)
 _OF_BODIES = (RequestTimeout, RequestTooLarge)
 _OF_OTHERS_THAN_PROBES = (InvalidApiKey, ForeignName, TooManyConnections)
-_OF_REQUESTS = (RateLimited,)  # that count as such
+_OF_REQUESTS = (RateLimited,)  # errors of requests that count for a key
 _EACH = {EVENTS: "each event", LINES: "each line"}
 
 
@@ -42,7 +42,7 @@ def operations(routes: Iterable[Any]) -> Iterator[tuple[str, str, APIRoute]]:
 
 
 def body_models(route: APIRoute) -> list[type[BaseModel]]:
-    """What the route's dependencies read its body as."""
+    """Return the types that the route's dependencies read its body as."""
     found = (getattr(dependency.call, "body_model", None) for dependency in route.dependant.dependencies)
     return [model for model in found if model is not None]
 
@@ -107,7 +107,7 @@ def _operation(
     is_open: bool,
     is_request: bool,
 ) -> dict[str, Any]:
-    """is_request: it counts as a request of its key."""
+    """Describe one operation. is_request: whether it counts as a request of its key."""
     described: dict[str, Any] = {
         "operationId": route.name,
         "tags": list(route.tags),
@@ -157,7 +157,7 @@ def _responses(
 def _request_body(
     models: list[type[BaseModel]], operation: Operation, bodies: Mapping[type[BaseModel], Schema]
 ) -> dict[str, Any]:
-    """By media type."""
+    """Return the schema and example of the body by media type."""
     if operation.form is not None:
         return {FORM: {"schema": dict(operation.form)}}
     if not models:
@@ -169,7 +169,10 @@ def _request_body(
 
 
 def _answer_schema(media: str, kind: Any, operation: Operation, answers: AnswerSchemas) -> Schema:
-    """An event is an object with the data, which is JSON, in it, as OpenAPI 3.2 says of streams' items."""
+    """Return the schema of an answer.
+
+    An event is an object whose data is JSON, as OpenAPI 3.2 describes the items of streams.
+    """
     text: Schema = {"type": "string"}
     if media != EVENTS:
         return text if kind is None else answers.of(kind)

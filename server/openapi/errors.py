@@ -1,4 +1,4 @@
-"""Errors as OpenAPI describes them, from the one table of errors (server/errors.py)."""
+"""Errors in the OpenAPI document, from the one table of errors (server/errors.py)."""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -8,17 +8,17 @@ from server.errors import ERRORS
 from server.openapi.schemas import AnswerSchemas
 from server.schemas.errors import AnthropicError, OllamaError, OpenAIError
 
-# The objects by the beginnings of paths, the longest that fits; as server/http/error_forms.py answers.
+# Error objects by prefixes of paths, of which the longest applies, as in server/http/error_forms.py.
 ERROR_FORMS: Mapping[str, type] = {"/": OpenAIError, "/v1/messages": AnthropicError, "/api/": OllamaError}
 
 
 def error_answers(errors: Iterable[type[Exception]], path: str, answers: AnswerSchemas) -> dict[str, Any]:
-    """By status, in the form of the path's protocol."""
+    """Return the errors by status, in the form of the path's protocol."""
     form = ERROR_FORMS[max((prefix for prefix in ERROR_FORMS if path.startswith(prefix)), key=len)]
     content = {"application/json": {"schema": answers.of(form)}}
     listed = set(errors)
     by_status: dict[int, list[type[Exception]]] = {}
-    for error in ERRORS:  # in the table's order, and each once
+    for error in ERRORS:  # in the table's order, each once
         if error in listed:
             by_status.setdefault(ERRORS[error].status, []).append(error)
     return {
@@ -28,7 +28,7 @@ def error_answers(errors: Iterable[type[Exception]], path: str, answers: AnswerS
 
 
 def _description(status: int, errors: Iterable[type[Exception]]) -> str:
-    """What these errors of one status are, with their codes."""
+    """Return the codes and first lines of the errors of one status."""
     found = [
         f"`{ERRORS[error].code}`: {_first_line(error)}" if ERRORS[error].code else _first_line(error)
         for error in errors

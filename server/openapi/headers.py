@@ -1,4 +1,4 @@
-"""Headers of answers as OpenAPI describes them: what is left of a key's rates."""
+"""Headers of answers in the OpenAPI document: the rest of a key's rates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +23,6 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def rate_header_references(path: str) -> dict[str, Any]:
-    """Of the answers of a path, in its protocol's form."""
+    """Return the rate headers of a path, in the form of its protocol."""
     prefix = "anthropic-" if path.startswith(_ANTHROPIC_PATH) else "x-"
     return {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS if name.startswith(prefix)}

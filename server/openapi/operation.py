@@ -1,4 +1,4 @@
-"""Operation, Query: what a route's signature does not say, and what routes have in common."""
+"""Operation: the parts of a route's description that its signature does not have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,11 +40,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """answers: of status 200, by media type; a stream's is what each of its events or lines is. None is plain text.
+    """Description of one operation.
 
-    form: the schema of a body of several parts, one of which may be a file. example: of the body. bodies: where the
-    route reads its body by hand. errors: beside those that every route, and every route with a body, may answer.
-    unready: what 503 is, where it is no error.
+    answers: of status 200, by media type; for a stream, the type of its events or lines. None is plain text. form: the
+    schema of a multipart body, which may have a file. example: of the body. bodies: types of a body that the route
+    reads by hand. errors: in addition to those of every route, and of every route with a body. unready: the type of 503
+    answers that are no errors.
     """
 
     answers: Mapping[str, Any]
@@ -55,7 +56,7 @@ class Operation:
     unready: Any = None
     query: Sequence[Query] = ()
     has_end_mark: bool = False  # the stream's last data is [DONE]
-    has_constraints: bool = False  # the body takes the fields of structured outputs too
+    has_constraints: bool = False  # the body also takes the fields of structured outputs
 
 
 PAGE = (

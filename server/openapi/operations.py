@@ -1,4 +1,4 @@
-"""Descriptions of the routes that are no endpoints: answers, examples and errors, which a signature does not say."""
+"""Descriptions of the routes that are no endpoints: answers, examples and errors."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The schemas of bodies, from pydantic's models, and of answers, from msgspec's structs, under names of their own."""
+"""JSON schemas of bodies, from pydantic's models, and of answers, from msgspec's structs."""
 
 import enum
 import types
@@ -27,7 +27,7 @@ _PRIMITIVES: Mapping[Any, Schema] = {
 
 
 def body_schemas(models: Iterable[type[BaseModel]]) -> tuple[Mapping[type[BaseModel], Schema], dict[str, Schema]]:
-    """Of each model a reference, and the schemas by their names."""
+    """Return a reference for each model, and the schemas by their names."""
     wanted = [*dict.fromkeys(models)]
     found, definitions = models_json_schema([(model, "validation") for model in wanted], ref_template=REF + "{model}")
     references = {model: _renamed(found[model, "validation"]) for model in wanted}
@@ -36,12 +36,13 @@ def body_schemas(models: Iterable[type[BaseModel]]) -> tuple[Mapping[type[BaseMo
 
 
 def _short(name: str) -> str:
-    """pydantic writes the whole module before names that two models share; its last part tells them apart."""
+    """Return the name of a schema. If two models share a name, pydantic puts the module in front; its last part is
+    enough."""
     return ".".join(name.split("__")[-2:])
 
 
 def _renamed(value: Any) -> Any:
-    """The schema with short names in its references."""
+    """Return the schema with short names in its references."""
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):
@@ -53,16 +54,16 @@ def _renamed(value: Any) -> Any:
 
 
 class AnswerSchemas:
-    """Schemas of types made of structs. msgspec's own function refuses unions of structs whose tag is a plain field."""
+    """Schemas of structs. msgspec's own function refuses unions of structs whose tag is a plain field."""
 
     def __init__(self, taken: Iterable[str]) -> None:
-        """taken: names that no struct may have."""
+        """taken: names that structs may not have."""
         self.components: dict[str, Schema] = {}
         self._names: dict[type, str] = {}
         self._taken = {*taken}
 
     def of(self, kind: Any) -> Schema:
-        """The schema of `kind`; structs become references to components."""
+        """Return the schema of `kind`. Structs become references to components."""
         if kind in _PRIMITIVES:
             return dict(_PRIMITIVES[kind])
         origin, arguments = get_origin(kind), get_args(kind)
@@ -88,7 +89,7 @@ class AnswerSchemas:
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
     def _struct(self, kind: type[msgspec.Struct]) -> str:
-        """The struct's name among the components."""
+        """Return the struct's name among the components."""
         if kind in self._names:
             return self._names[kind]
         name = kind.__name__
@@ -115,7 +116,7 @@ class AnswerSchemas:
 
 
 def _plain(schema: Schema) -> Schema:
-    """The schema without titles, which only repeat names, and with the first sentence of its docstring."""
+    """Return the schema without titles, which only repeat names, and with the first paragraph of its docstring."""
     plain: Schema = _untitled(schema)
     text = plain.get("description")
     if isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Operations of files, batches and fine-tuning jobs."""
+"""Descriptions of the routes of files, batches and fine-tuning jobs."""
 
 from collections.abc import Mapping
 

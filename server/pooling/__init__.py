@@ -1,1 +1,1 @@
-"""One request to a pooling model: its texts encoded, computed together, counted, and written as numbers."""
+"""Requests to pooling models: texts are encoded, computed together, counted, and written as numbers."""

@@ -8,7 +8,7 @@ from server.schemas.pooling_parameters import POOLING_PARAMETERS
 from server.served.model import ServedModel
 
 
-def check_fields(body: PoolingFields, model: ServedModel) -> list[str]:
+def check_pooling_fields(body: PoolingFields, model: ServedModel) -> list[str]:
     """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest."""
     body.check()
     is_strict = model.config.strict_parameters

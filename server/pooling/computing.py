@@ -15,12 +15,12 @@ from server.served.model import ServedModel
 
 
 async def pool(model: ServedModel, inputs: EncodedInputs) -> list[PoolingOutput]:
-    """Return the outputs of all inputs, in order. Canceling it ends what the engine has not started.
+    """Return the outputs of all inputs, in order. Canceling it ends the inputs that the engine has not started.
 
     Raises RateLimited, Shed or EngineUnavailable before anything is computed, and EngineDied, AnswerTimeout,
     QueueTimeout, RequestFailed and InvalidRequest after.
     """
-    model.check_engine()  # a drain that began while the inputs were encoded waits for them
+    model.check_engine()  # a drain that started while the inputs were encoded waits for them
     meter = PoolingMeter(model.metrics, current_record(), current_caller().account, inputs)
     model.live.requests.begin(meter)
     try:
@@ -58,7 +58,7 @@ def _requests(inputs: EncodedInputs) -> list[PoolingRequest]:
             params=inputs.params,
             arrival_s=terms.arrival_s,
             deadline_s=terms.deadline_s,
-            start_by_s=terms.start_by_s if number == 0 else None,  # once that has begun the others may wait
+            start_by_s=terms.start_by_s if number == 0 else None,  # once the first has started, the others may wait
             priority=terms.priority,
             service_class=terms.service_class,
             tenant=terms.tenant,

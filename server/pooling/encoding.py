@@ -1,4 +1,4 @@
-"""What a client sends as inputs -> token ids, checked against the model, in slices beside which others are served."""
+"""Inputs of a pooling model as token ids, checked against the model, encoded slice by slice beside other requests."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 MAX_CHARACTERS = 1 << 20  # of one text: some tokenizers need a hundred times its size
 _ANY_OUTPUT = RequestLimits()
-_SLICE_TEXTS, _SLICE_CHARACTERS = 64, 1 << 16  # encoded at once, some 30 ms
+_SLICE_TEXTS, _SLICE_CHARACTERS = 64, 1 << 16  # encoded in one call, of about 30 ms
 
 
 async def encoded_inputs(
@@ -72,8 +72,11 @@ async def encoded_texts(
     max_text_tokens: int | None = None,
     limits: RequestLimits = _ANY_OUTPUT,
 ) -> list[EncodedInput]:
-    """One input a text. name: what the client calls them. max_text_tokens: that stay of each, special ones not counted.
-    Raises InvalidRequest, which names the text."""
+    """Encode each text as one input.
+
+    name: of the texts in the request, for errors. max_text_tokens: tokens that stay of each text, without special ones.
+    Raises InvalidRequest.
+    """
     paths = paths_of(name, len(texts))
     _check_characters(texts, paths)
     encoder = text_model.inputs
@@ -92,21 +95,23 @@ async def encoded_pairs(
     first_name: str,
     max_second_tokens: int | None = None,
 ) -> list[EncodedInput]:
-    """One input a pair. name, first_name: what the client calls the second texts, and the first. Raises InvalidRequest,
-    which names the second text."""
+    """Encode each pair as one input.
+
+    name, first_name: of the second and the first texts in the request, for errors. Raises InvalidRequest.
+    """
     paths = paths_of(name, len(pairs))
     _check_characters([first for first, _ in pairs], [first_name] * len(pairs))
     _check_characters([second for _, second in pairs], paths)
     encoder = text_model.inputs
     check_cut(cut, encoder.num_added(is_pair=True) + 1)
-    known: dict[str, FirstText] = {}  # over all slices
+    known: dict[str, FirstText] = {}  # shared by all slices
     encode = partial(encoder.pairs, cut=cut, max_second_tokens=max_second_tokens, known=known)
     sizes = [len(first) + len(second) for first, second in pairs]
     return await _in_slices(encode, pairs, sizes, text_model, pooling, paths, _ANY_OUTPUT)
 
 
 def cut_of(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
-    """None for inputs that are taken whole or refused."""
+    """Return the cut that the request asks for; None for inputs that are taken whole or refused."""
     if not body.is_truncated:
         return None
     limit = pooling.max_input_tokens
@@ -125,7 +130,7 @@ def check_cut(cut: Cut | None, num_added: int) -> None:
 
 
 def check_lengths(inputs: Sequence[EncodedInput], pooling: PoolingInfo, paths: Sequence[str]) -> None:
-    """Raise ContextLengthExceeded for the first that is too long, and InvalidRequest for one without tokens."""
+    """Raise ContextLengthExceeded for the first input that is too long, and InvalidRequest for one without tokens."""
     limit = pooling.max_input_tokens
     for encoded, path in zip(inputs, paths, strict=True):
         if len(encoded.ids) > limit:
@@ -164,8 +169,10 @@ async def _in_slices(
     paths: Sequence[str],
     limits: RequestLimits,
 ) -> list[EncodedInput]:
-    """All items encoded, a slice at a time, so that a client that goes away leaves little behind, and that the first
-    item that is too long is the last one that is looked at."""
+    """Encode all items, one slice at a time.
+
+    If the client disconnects, at most one slice is encoded in vain. No slice follows the first item that is too long.
+    """
     total = sum(sizes)
     encoded: list[EncodedInput] = []
     num_tokens = 0
@@ -180,7 +187,7 @@ async def _in_slices(
 
 
 def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Start and end of each slice."""
+    """Yield start and end of each slice."""
     start, size = 0, 0
     for number, each in enumerate(sizes):
         if number > start and (number - start >= _SLICE_TEXTS or size + each > _SLICE_CHARACTERS):
@@ -192,7 +199,7 @@ def _slices(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def paths_of(name: str, num_items: int) -> list[str]:
-    """What the client calls each of its items."""
+    """Return the paths of the items in the request."""
     return [name] if num_items == 1 else [f"{name}[{number}]" for number in range(num_items)]
 
 
@@ -205,7 +212,7 @@ def _check_characters(texts: Sequence[str], paths: Sequence[str]) -> None:
 
 
 def _checked_ids(inputs: Sequence[list[int]], vocab_size: int, cut: Cut | None, name: str) -> list[EncodedInput]:
-    """Check token ids, and take them as they are: the client has put the special tokens there."""
+    """Check token ids. They stay as they are: the client has put the special tokens there."""
     encoded = []
     for ids, path in zip(inputs, paths_of(name, len(inputs)), strict=True):
         if not (min(ids) >= 0 and max(ids) < vocab_size):

@@ -1,4 +1,4 @@
-"""RequestLimits: how much the inputs of one request to a pooling model may have together."""
+"""RequestLimits: limits of all inputs of one request to a pooling model together."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ MAX_TOKENS = 1 << 20  # of all inputs of a request together
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """values_per_token: numbers that the answer has for each token of the inputs; 0 if they do not depend on tokens."""
+    """values_per_token: numbers in the answer for each token of the inputs; 0 if they do not depend on tokens."""
 
     values_per_token: int = 0
 
     def check(self, num_tokens: int, num_inputs: int, name: str) -> None:
-        """Raise InvalidRequest if the inputs so far have too many tokens. name: what the client calls all inputs."""
+        """Raise InvalidRequest if the inputs so far have too many tokens. name: of all inputs in the request."""
         inputs = f"the first {num_inputs} inputs have" if num_inputs > 1 else f"{name} has"
         if num_tokens > MAX_TOKENS:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""PoolingMeter: what is counted of one request to a pooling model, in metrics, its record and its key's limits."""
+"""PoolingMeter: counts one request to a pooling model in metrics, in its record and against its key's limits."""
 
 import time
 from collections import Counter
@@ -13,12 +13,12 @@ from server.pooling.encoded_inputs import EncodedInputs
 
 
 class PoolingMeter:
-    """Made before anything is computed; then `begin`, and one of `refuse`, `end` and `take`."""
+    """Created before anything is computed. `begin` follows, and then one of `refuse`, `end` and `take`."""
 
     def __init__(
         self, metrics: Metrics, record: RequestRecord | None, account: Account | None, inputs: EncodedInputs
     ) -> None:
-        """Reserve the inputs of the caller's limits. Raises RateLimited."""
+        """Reserve the tokens of the inputs. Raises RateLimited."""
         self._metrics = metrics
         self.record = record
         self._account = account
@@ -28,36 +28,41 @@ class PoolingMeter:
         self._lengths = [len(each.ids) for each in inputs.items]
         self._num_tokens = sum(self._lengths)
         metrics.observe("pooling_request_inputs", len(self._lengths))
-        metrics.observe("pooling_request_tokens", self._num_tokens)  # of each text it would take too long
+        metrics.observe(
+            "pooling_request_tokens", self._num_tokens
+        )  # once per request: one observation per text would take too long
         if record is not None:
             record.num_inputs += len(self._lengths)
             record.prompt_tokens += self._num_tokens
         self._reserved = None if account is None else account.reserve(self._num_tokens, 0, is_open_ended=False)
 
     def progress(self) -> GenerationProgress:
-        """What a watcher of the server is told of it."""
+        """Return the progress that the dashboard shows."""
         return GenerationProgress(self._num_tokens, 0, 0, queue_s=None, first_token_s=None)
 
     def begin(self) -> None:
-        """The engine gets it now."""
+        """Record that the request is submitted to the engine."""
         self._metrics.count_tier(self._tier)
         if self.record is not None:
             self.record.has_started = True
 
     def refuse(self) -> None:
-        """The engine did not take it."""
+        """Record that the engine refused the request."""
         if self.record is not None:
             self.record.has_started = False
         self._settle(0)
 
     def end(self, reason: FinishReason) -> None:
-        """It is over, and nobody knows how much of it was computed: its key has used all of it, or what is left in time
-        would be free."""
+        """Record an end without outputs.
+
+        How much was computed is not known. After an abort, the key is charged for all of it: otherwise, requests that
+        are left in time would be free.
+        """
         self._count_ends({reason: len(self._lengths)})
         self._settle(self._num_tokens if reason is FinishReason.ABORT else 0)
 
     def take(self, outputs: Sequence[PoolingOutput]) -> None:
-        """It is over, and this came of it."""
+        """Record the outputs of a request that was computed."""
         computed = sum(
             length
             for length, output in zip(self._lengths, outputs, strict=True)

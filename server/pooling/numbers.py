@@ -1,4 +1,4 @@
-"""Vectors and scores as they are sent: JSON's numbers, or base64 of little-endian fp32."""
+"""Vectors and scores in answers: JSON's numbers, or base64 of little-endian fp32."""
 
 import base64
 import math
@@ -13,7 +13,7 @@ from engine.protocol import PoolingOutput
 from server.text.workers import TextWorkers
 
 _ENCODE = msgspec.json.Encoder().encode
-_NUMBER_SIZE = 2  # numbers are written about that many times as fast as characters are tokenized
+_NUMBER_SIZE = 2  # numbers are written about twice as fast as characters are tokenized
 
 
 def floats_of(values: bytes) -> "array[float]":
@@ -27,8 +27,11 @@ def floats_of(values: bytes) -> "array[float]":
 async def written(
     outputs: Sequence[PoolingOutput], workers: TextWorkers, *, is_base64: bool = False
 ) -> list[msgspec.Raw]:
-    """Each output's values as JSON. Other threads run between them: one call for all would hold Python's lock for
-    tenths of a second."""
+    """Return each output's values as JSON.
+
+    Outputs are encoded one by one, so that other threads run between them: one call for all would hold Python's lock
+    for tenths of a second.
+    """
     num_values = sum(len(output.values) for output in outputs) // 4
     write: Callable[[PoolingOutput], msgspec.Raw] = as_base64 if is_base64 else as_numbers
     size = num_values // (16 if is_base64 else _NUMBER_SIZE)
@@ -40,7 +43,7 @@ def _each(outputs: Sequence[PoolingOutput], write: Callable[[PoolingOutput], msg
 
 
 def as_numbers(output: PoolingOutput) -> msgspec.Raw:
-    """A list of numbers, or of lists where the output has rows."""
+    """Return a list of numbers, or a list of lists if the output has rows."""
     numbers = floats_of(output.values)
     if len(output.shape) < 2:
         return msgspec.Raw(_ENCODE(numbers.tolist()))
@@ -54,7 +57,7 @@ def as_base64(output: PoolingOutput) -> msgspec.Raw:
 
 
 def cosine(first: Sequence[float], second: Sequence[float]) -> float:
-    """Of the angle between two vectors with as many numbers; 0 where one has no length."""
+    """Return the cosine of the angle between two vectors of one length; 0 if one of them is zero."""
     product = sum(a * b for a, b in zip(first, second, strict=True))
     norms = math.hypot(*first) * math.hypot(*second)
     return max(-1.0, min(1.0, product / norms)) if norms else 0.0

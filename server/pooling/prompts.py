@@ -1,10 +1,10 @@
-"""The text that a model wants in front of an input: by the name of its prompt, or by what the input is for."""
+"""Prompts in front of inputs: by the name of the model's prompt, or by the purpose of the input."""
 
 from engine.errors import InvalidRequest
 from engine.protocol import PoolingInfo
 from server.schemas.base import quote
 
-# What clients of other services say an input is for, and how models call the prompt for it, the likeliest first.
+# Input types of other services, with the names that models have for the same prompt, the likeliest first.
 _QUERIES = ("query", "search_query", "retrieval.query", "s2p_query")
 _PASSAGES = ("document", "passage", "search_document", "retrieval.passage", "corpus", "text")
 _OTHERS = (
@@ -16,7 +16,8 @@ _ALIKE = {name: group for group in (_QUERIES, _PASSAGES, *_OTHERS) for name in g
 
 
 def prompt_text(info: PoolingInfo, prompt_name: str | None, input_type: str | None) -> str:
-    """Raises InvalidRequest for a prompt that the model does not have."""
+    """Return the text in front of inputs, "" for none. Raises InvalidRequest for a prompt that
+    the model does not have."""
     if prompt_name is not None:
         if prompt_name not in info.prompts:
             raise InvalidRequest(
@@ -29,7 +30,7 @@ def prompt_text(info: PoolingInfo, prompt_name: str | None, input_type: str | No
 
 
 def is_input_type_ignored(info: PoolingInfo, input_type: str | None) -> bool:
-    """Whether the model makes no difference between inputs."""
+    """Whether the request has an input_type and the model has no prompts."""
     return input_type is not None and not info.prompts
 
 
@@ -39,7 +40,7 @@ def _text_for(info: PoolingInfo, input_type: str) -> str:
         if name in info.prompts:
             return info.prompts[name]
     if wanted in _PASSAGES and any(name in info.prompts for name in _QUERIES):
-        return ""  # a model with a prompt for queries alone takes passages as they are
+        return ""  # a model with a prompt only for queries takes passages as they are
     raise InvalidRequest(f"input_type is {quote(input_type)}; this model {_prompts(info)}", param="input_type")
 
 

@@ -1,4 +1,4 @@
-"""How well pairs of texts match: by a cross-encoder, which reads both together, or by the angle between embeddings."""
+"""Scores of pairs of texts: by a cross-encoder, which reads both texts together, or by the angle between embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from server.served.model import ServedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairNames:
-    """What the client calls the two sides of pairs, and how it may cut the second."""
+    """Names of the two sides of pairs in the request, and the limit for the second."""
 
     first: str
     second: str
@@ -26,8 +26,11 @@ class PairNames:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPairs:
-    """The encoded texts of pairs. places: the indices of each pair's embeddings among the inputs; None for a
-    cross-encoder, whose inputs are the pairs and whose outputs are the scores."""
+    """The encoded texts of pairs.
+
+    places: indices of each pair's embeddings among the inputs; None for a cross-encoder, whose inputs are the pairs and
+    whose outputs are the scores.
+    """
 
     inputs: EncodedInputs
     places: list[tuple[int, int]] | None
@@ -43,7 +46,7 @@ async def encoded_pairs_of(
     task: PoolingTask,
     use_activation: bool | None,
 ) -> EncodedPairs:
-    """Encode what the model has to compute for the pairs' scores. task: SCORE or EMBED.
+    """Encode what the model must compute for the pairs' scores. task: SCORE or EMBED.
 
     Raises AnswerTimeout, and InvalidRequest, which names the text at fault.
     """
@@ -78,7 +81,7 @@ async def _separately_encoded(
     names: PairNames,
     info: PoolingInfo,
 ) -> EncodedPairs:
-    """Encode each text once, however many pairs it is in."""
+    """Encode each first text once, however many pairs it is in, and each second text."""
     params = checked_params(model, PoolingTask.EMBED)
     text_model, cut = await model.text_model(), cut_of(body, info)
     firsts = list(dict.fromkeys(first for first, _ in pairs))

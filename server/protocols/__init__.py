@@ -1,1 +1,1 @@
-"""The protocols that clients speak: how each writes a generation, as a whole and as a stream of events."""
+"""Protocols of clients: how a request is translated, and how a generation is written, as a whole and as a stream."""

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.protocol import FinishReason, TokenLogprobs
 from server.errors import ErrorReply
-from server.generation.choice import Delta, Finish, ScoredToken
+from server.generation.choice import ChoiceDelta, Finish, ScoredToken
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.metrics.request_record import note_response_id
@@ -34,7 +34,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class _Answer:
-    """One choice, as far as it has come."""
+    """Parts of one choice so far."""
 
     content: list[str] = field(default_factory=list)
     thought: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class _Answer:
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     finish: Finish | None = None
 
-    def add(self, delta: Delta) -> None:
+    def add(self, delta: ChoiceDelta) -> None:
         self.content.append(delta.text)
         self.tokens += delta.tokens
         self.token_ids += delta.token_ids
@@ -64,7 +64,7 @@ class _Answer:
 
 
 class ChatFormatter:
-    """Writes one chat completion; all its chunks share one id and time."""
+    """Writes one chat completion. All its chunks have the same id and time."""
 
     stream_form = OPENAI_STREAM
 
@@ -80,7 +80,7 @@ class ChatFormatter:
         self._has_ids = bool(body.return_token_ids)
         self._reports = Reports(body)
         self._include_reasoning = body.include_reasoning is not False
-        self._is_legacy = bool(body.functions)  # and expects a function_call instead of tool_calls
+        self._is_legacy = bool(body.functions)  # the answer has function_call in place of tool_calls
 
     async def collect(self, generation: Generation) -> ChatCompletion:
         answers = [_Answer() for _ in range(generation.num_choices)]
@@ -119,8 +119,8 @@ class ChatFormatter:
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         is_first = True
-        calling: set[int] = set()  # choices that have called
-        unsent_ids: dict[int, list[int]] = {}  # token ids of each choice, where they are asked for
+        calling: set[int] = set()  # choices with calls
+        unsent_ids: dict[int, list[int]] = {}  # token ids of each choice, if requested
         async for delta in generation:
             index = delta.index
             if is_first:
@@ -140,7 +140,7 @@ class ChatFormatter:
                     calling.add(index)
                 choice = ChatChunkChoice(index, chat_delta, logprobs, token_ids=unsent_ids.pop(index, UNSET))
                 yield self._chunk([choice], self._reports.of_chunk(generation))
-                logprobs = self._logprobs([])  # each token's once
+                logprobs = self._logprobs([])  # once per token
             if (finish := delta.finish) is not None:
                 reason = self._finish_reason(finish, has_calls=index in calling)
                 choice = ChatChunkChoice(index, ChatDelta(), None, reason, finish.stop_reason)
@@ -149,8 +149,8 @@ class ChatFormatter:
         if self._reports.has_usage_chunk:
             yield self._chunk([], self._reports.of_answer(generation))
 
-    def _deltas(self, delta: Delta) -> Iterable[ChatDelta]:
-        """What a delta adds, in order. One with tokens and nothing to show still carries their log probabilities."""
+    def _deltas(self, delta: ChoiceDelta) -> Iterable[ChatDelta]:
+        """Yield what a delta adds, in order. A delta with tokens and no text still carries their log probabilities."""
         if delta.text:
             yield ChatDelta(content=delta.text)
         for piece in delta.pieces:

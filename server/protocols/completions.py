@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from server.errors import ErrorReply
-from server.generation.choice import Delta, ScoredToken
+from server.generation.choice import ChoiceDelta, ScoredToken
 from server.generation.generation import Generation
 from server.metrics.request_record import note_response_id
 from server.protocols.frame import OPENAI_STREAM, frame, openai_error
@@ -18,7 +18,7 @@ from server.text.tokenizer import Tokenizer
 
 
 class CompletionFormatter:
-    """Writes one text completion; its chunks are completions of one choice, with one id and time."""
+    """Writes one text completion. Its chunks are completions of one choice, with the same id and time."""
 
     stream_form = OPENAI_STREAM
 
@@ -34,7 +34,7 @@ class CompletionFormatter:
         self._has_ids = bool(body.return_token_ids)
         self._num_best = body.num_choices if body.num_candidates > body.num_choices else None
         if body.use_beam_search:
-            self._num_best = None  # they come chosen
+            self._num_best = None  # the search has chosen them
         self._reports = Reports(body)
 
     async def collect(self, generation: Generation) -> TextCompletion:
@@ -68,8 +68,8 @@ class CompletionFormatter:
             **self._reports.of_answer(generation),
         )
 
-    def _add_prompt_logprobs(self, choices: list[TextChoice], delta: Delta, generation: Generation) -> None:
-        """To all choices of the prompt, of which the first brings them."""
+    def _add_prompt_logprobs(self, choices: list[TextChoice], delta: ChoiceDelta, generation: Generation) -> None:
+        """Add them to all choices of the prompt. The first choice has them."""
         if self._num_prompt_logprobs is None or delta.prompt_logprobs is None:
             return
         scores = prompt_logprobs(delta.prompt_logprobs, self._num_prompt_logprobs, self._tokenizer)
@@ -77,7 +77,7 @@ class CompletionFormatter:
             choices[index].prompt_logprobs = scores
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        begun: set[int] = set()  # choices whose first chunk is sent
+        started: set[int] = set()  # choices whose first chunk is sent
         async for delta in generation:
             if delta.num_prompt_computed is not None:
                 yield self._chunk([TextChoice(delta.index, "")], self._reports.of_progress(generation, delta))
@@ -85,8 +85,8 @@ class CompletionFormatter:
                 choice = TextChoice(delta.index, delta.text, self._logprobs(delta.tokens))
                 if self._has_ids:
                     choice.token_ids = delta.token_ids
-                    if delta.index not in begun:
-                        begun.add(delta.index)
+                    if delta.index not in started:
+                        started.add(delta.index)
                         choice.prompt_token_ids = generation.prompt_ids(delta.index)
                 yield self._chunk([choice], self._reports.of_chunk(generation))
             if (finish := delta.finish) is not None:

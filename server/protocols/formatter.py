@@ -1,4 +1,4 @@
-"""AnswerFormatter: what a protocol is to the routes."""
+"""AnswerFormatter: the interface between a protocol and the endpoints."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
@@ -9,16 +9,16 @@ from server.protocols.frame import StreamForm
 
 
 class AnswerFormatter(Protocol):
-    """How one endpoint writes a generation."""
+    """Writes the generation of one request."""
 
     @property
     def stream_form(self) -> StreamForm: ...
 
     async def collect(self, generation: Generation) -> Any:
-        """The whole answer, once all choices have ended."""
+        """Return the whole answer, when all choices have ended."""
 
     def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        """The stream's events, the first not before the generation's first delta."""
+        """Yield the events of the stream. The first event comes after the generation's first delta."""
 
     def broken(self, reply: ErrorReply) -> bytes:
-        """The event that ends a stream when an error breaks it off."""
+        """Return the event that ends a stream after an error."""

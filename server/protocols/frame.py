@@ -1,4 +1,4 @@
-"""Frames of streams: server-sent events, and what each protocol's streams have between and after them."""
+"""Frames of streams: server-sent events, pings and end marks of each protocol."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +11,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 def frame(message: Any) -> bytes:
-    """One event. JSON escapes line breaks, so a message is always one data line."""
+    """Return one event. JSON escapes line breaks, so a message is always one data line."""
     return b"data: " + _encode(message) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamForm:
-    """What a protocol's streams have in common, whatever they carry."""
+    """Media type, ping and end mark of a protocol's streams."""
 
     media_type: str
-    ping: bytes  # sent in silences; empty where the protocol has nothing that clients skip
-    end: bytes  # after the last event, an error's too; empty where there is no such mark
+    ping: bytes  # sent when nothing else is; empty if the protocol has nothing that clients skip
+    end: bytes  # after the last event, also after an error; empty for none
 
 
 OPENAI_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"data: [DONE]\n\n")
@@ -33,5 +33,5 @@ def openai_loading_error(body: bytes) -> bytes:
 
 
 def openai_error(reply: ErrorReply) -> bytes:
-    """OpenAI's clients raise an APIError at an event with a truthy `error`."""
+    """Return an error as an event. OpenAI's clients raise an APIError at an event with a truthy `error`."""
     return b"data: " + reply.body() + b"\n\n"

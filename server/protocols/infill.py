@@ -1,4 +1,4 @@
-"""InfillFormatter: a generation as llama-server answers /infill."""
+"""InfillFormatter: a generation as llama-server's answer to /infill."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -13,11 +13,11 @@ from server.protocols.frame import StreamForm, frame, openai_error
 from server.protocols.reports import timings_of
 from server.schemas.infill import InfillRequest
 
-_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"")  # it ends with the event that has stop: true
+_STREAM = StreamForm("text/event-stream", b": ping\n\n", b"")  # the event with stop: true is the end
 
 
 class InfillFormatter:
-    """Writes one infill, whose last event is, in a stream, what the whole answer is without its content."""
+    """Writes one infill. The last event of a stream is the whole answer without its content."""
 
     stream_form = _STREAM
 
@@ -79,7 +79,7 @@ class InfillFormatter:
         }
 
     def _chosen(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The fields that response_fields name; one inside an object stands outside, under its path."""
+        """Return the fields that response_fields names. A nested field is at the top, under its path."""
         if not self._fields:
             return answer
         chosen = {}
@@ -93,7 +93,7 @@ class InfillFormatter:
 
 
 def _settings(sampling: SamplingParams, stop: tuple[str, ...]) -> dict[str, Any]:
-    """What was asked for, with the defaults that stood in."""
+    """Return the parameters in effect, with defaults for those that the request leaves out."""
     return {
         "n_predict": sampling.max_tokens,
         "seed": sampling.seed,

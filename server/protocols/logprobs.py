@@ -1,4 +1,4 @@
-"""Scored tokens in the formats in which OpenAI's APIs, and vLLM's extensions of them, report log probabilities."""
+"""Log probabilities of tokens in the formats of OpenAI's APIs and of vLLM's extensions."""
 
 from engine.protocol import TokenLogprobs
 from server.generation.choice import ScoredToken
@@ -14,10 +14,10 @@ from server.text.tokenizer import Tokenizer
 
 
 class LogprobsFormat:
-    """How one answer names its tokens."""
+    """Names of tokens in one answer."""
 
     def __init__(self, tokenizer: Tokenizer, *, as_token_ids: bool = False) -> None:
-        """as_token_ids: names are of the form token_id:5, and so no two tokens have one name."""
+        """as_token_ids: whether names have the form token_id:5, so that no two tokens share a name."""
         self._tokenizer = tokenizer
         self._as_token_ids = as_token_ids
 
@@ -25,10 +25,10 @@ class LogprobsFormat:
         return f"token_id:{token_id}" if self._as_token_ids else token_name(token_id, self._tokenizer)
 
     def of_chat(self, tokens: list[ScoredToken]) -> ChatLogprobs:
-        """Chat's format: one object a token, with the best tokens as a list."""
+        """Return the format of chats: one object per token, with the best tokens as a list."""
         content = []
         for token in tokens:
-            assert token.logprob is not None  # that is a prompt's first token, which chat never shows
+            assert token.logprob is not None  # only a prompt's first token has none, and chats never show it
             top = [TopLogprob(*self._named(token_id, logprob)) for token_id, logprob in token.top or []]
             content.append(ChatLogprob(*self._named(token.token_id, token.logprob), top))
         return ChatLogprobs(content)
@@ -37,7 +37,7 @@ class LogprobsFormat:
         return self.name(token_id), logprob, list(self._tokenizer.token_bytes(token_id))
 
     def of_text(self, tokens: list[ScoredToken]) -> TextLogprobs:
-        """The text completions' format: parallel lists, with the best tokens and the token itself as a map."""
+        """Return the format of text completions: parallel lists, with the best tokens and the token itself as a map."""
         return TextLogprobs(
             tokens=[self.name(token.token_id) for token in tokens],
             token_logprobs=[token.logprob for token in tokens],
@@ -51,12 +51,14 @@ class LogprobsFormat:
         by_name: dict[str, float] = {}
         for token_id, logprob in [*token.top, (token.token_id, token.logprob)]:
             name = self.name(token_id)
-            by_name[name] = max(logprob, by_name.get(name, logprob))  # of two tokens with one text the likelier stays
+            by_name[name] = max(
+                logprob, by_name.get(name, logprob)
+            )  # of two tokens with the same text, the likelier stays
         return by_name
 
 
 def prompt_logprobs(scores: list[TokenLogprobs | None], num_top: int, tokenizer: Tokenizer) -> PromptLogprobs:
-    """A prompt's tokens in vLLM's format: for each a map of itself and the best `num_top`."""
+    """Return a prompt's tokens in vLLM's format: for each a map of itself and the best `num_top`."""
     return [None if score is None else _candidates(score, num_top, tokenizer) for score in scores]
 
 
@@ -71,7 +73,7 @@ def _candidates(score: TokenLogprobs, num_top: int, tokenizer: Tokenizer) -> dic
 
 
 def token_name(token_id: int, tokenizer: Tokenizer) -> str:
-    r"""A token's text; for bytes that are no whole characters OpenAI's spelling, as in bytes:\xe2\x80."""
+    r"""Return a token's text. Bytes that are no whole characters have OpenAI's spelling, such as bytes:\xe2\x80."""
     data = tokenizer.token_bytes(token_id)
     try:
         return data.decode()

@@ -1,10 +1,10 @@
-"""What OpenAI's answers say beside the text: usage, the tier, and where the time went, if that is asked for."""
+"""Reports in OpenAI's answers: usage, the service tier, and times if the request asks for them."""
 
 from typing import Any
 
 from msgspec import UNSET
 
-from server.generation.choice import Delta
+from server.generation.choice import ChoiceDelta
 from server.generation.generation import Generation
 from server.generation.terms import served_tier
 from server.schemas.answers import PromptProgress, RequestMetrics, Timings
@@ -12,7 +12,7 @@ from server.schemas.sampling import GenerationRequest
 
 
 class Reports:
-    """Fields of one request's answer or chunks, to be set by their names; what is not asked for is absent."""
+    """Fields of one request's answer or chunks by their names. Fields that the request does not ask for are absent."""
 
     def __init__(self, body: GenerationRequest) -> None:
         self.has_usage_chunk = body.include_usage
@@ -22,8 +22,8 @@ class Reports:
         self._of_chunk = {"usage": None if body.include_usage else UNSET, "service_tier": self._tier}
 
     def of_chunk(self, generation: Generation) -> dict[str, Any]:
-        """Of a chunk with choices."""
-        if not (self._has_timings or self._has_chunk_usage):  # each token's cost
+        """Return the fields of a chunk with choices."""
+        if not (self._has_timings or self._has_chunk_usage):  # the common case, once per token
             return self._of_chunk
         fields: dict[str, Any] = dict(self._of_chunk)
         if self._has_chunk_usage:
@@ -32,8 +32,8 @@ class Reports:
             fields["timings"] = timings_of(generation)
         return fields
 
-    def of_progress(self, generation: Generation, delta: Delta) -> dict[str, Any]:
-        """Of a chunk without news of the answer, while the prompt is computed."""
+    def of_progress(self, generation: Generation, delta: ChoiceDelta) -> dict[str, Any]:
+        """Return the fields of a chunk without text, while the prompt is computed."""
         assert delta.num_prompt_computed is not None
         progress = PromptProgress(
             total=len(generation.prompt_ids(delta.index)),
@@ -44,7 +44,7 @@ class Reports:
         return {**self.of_chunk(generation), "prompt_progress": progress}
 
     def of_answer(self, generation: Generation) -> dict[str, Any]:
-        """Of a whole answer, or of the chunk with usage that ends a stream."""
+        """Return the fields of a whole answer, or of the chunk with usage that ends a stream."""
         fields: dict[str, Any] = {"usage": generation.usage(), "service_tier": self._tier}
         if self._has_timings:
             fields["timings"] = timings_of(generation)
@@ -54,7 +54,7 @@ class Reports:
 
 
 def timings_of(generation: Generation) -> Timings:
-    """As far as the answer has come, of all choices together."""
+    """Return the times of all choices together, so far."""
     usage, times = generation.usage(), generation.times()
     cache_n = usage.prompt_tokens_details.cached_tokens
     prompt_n, predicted_n = generation.num_prompt_computed - cache_n, usage.completion_tokens
@@ -77,7 +77,7 @@ def timings_of(generation: Generation) -> Timings:
 
 
 def metrics_of(generation: Generation) -> RequestMetrics:
-    """Of an answer with one choice, once it has ended."""
+    """Return the times of an answer with one choice, which has ended."""
     times, num_tokens = generation.times(), generation.usage().completion_tokens
     output_ms = times.output_s * 1000
     computed_s = times.prompt_s + times.output_s
@@ -91,5 +91,5 @@ def metrics_of(generation: Generation) -> RequestMetrics:
 
 
 def _ratio(dividend: float, divisor: float) -> float:
-    """0 where there is nothing to divide by."""
+    """Return the ratio; 0 if the divisor is 0."""
     return dividend / divisor if divisor > 0 else 0.0

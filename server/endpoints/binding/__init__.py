@@ -1,1 +1,1 @@
-"""The parts that all endpoints share: the Endpoint object, the kinds of work, the registry, and the routes."""
+"""Parts that all endpoints share: the Endpoint object, the kinds of work, the registry, and the routes."""

@@ -41,7 +41,7 @@ class Capability(enum.Enum):
 _ENGINE = (EngineUnavailable, ModelNotLoaded, EngineDied, EngineStopped)
 _LIMITS = (QueueFull, QueueTimeout, TokensLimited, BudgetSpent, RequestFailed, AnswerTimeout)
 
-# Errors of every endpoint with the capability, beside those that every route with a body may answer.
+# Errors of every endpoint with the capability, in addition to those of every route with a body.
 ERRORS: Mapping[Capability, Sequence[type[Exception]]] = {
     Capability.GENERATES: (ModelNotFound, WaitTooLong, *_LIMITS, *_ENGINE),
     Capability.POOLS: (ModelNotFound, *_LIMITS, *_ENGINE),
@@ -112,18 +112,20 @@ def _always(_body: Any, _model: ServedModel) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint(Generic[B]):
-    """One POST endpoint. `prepare` is all that its route and a batch line of it have of their own.
+    """One POST endpoint. Its route and its batch lines have nothing of their own but `prepare`.
 
     name: the operation's id in the API's description. summary: the row in the documents.
 
-    bodies: the types of its body. read: makes a body of its JSON; None validates it as the first type.
+    bodies: types of its body. read: makes the body of its JSON; None validates it as the first type.
 
-    check: raises InvalidRequest for what can be refused before the model is loaded; `prepare` checks the same again.
-    It is called for a model that is not loaded, and may be called twice.
+    check: raises InvalidRequest for what can be refused before the model is loaded. `prepare` checks the same again.
 
     prepare: turns a body into work, within `request.preparing()` for all that takes time.
 
     model: finds the model that the body is for, or raises ModelNotFound. needs_model: whether the body needs it loaded.
+
+    loading_error: returns the end of a stream that started while the model was loaded, from the body of the error's
+    answer. None: streams of the protocol cannot start before their first event.
     """
 
     path: str
@@ -139,10 +141,9 @@ class Endpoint(Generic[B]):
     check: Callable[[B, EndpointRequest], Awaitable[None]] = _no_check
     model: Callable[[B, ServedModels], ServedModel] = _named_model
     needs_model: Callable[[B, ServedModel], bool] = _always
-    errors: Sequence[type[Exception]] = ()  # beside those of its capability
-    loading_error: Callable[[bytes], bytes] | None = None  # ends a stream that began while the model was loaded; None:
-    # its streams cannot begin before their first event
-    tasks: tuple[PoolingTask, ...] = ()  # that the endpoint is suggested for in errors, what it is made for first
+    errors: Sequence[type[Exception]] = ()  # in addition to those of its capability
+    loading_error: Callable[[bytes], bytes] | None = None
+    tasks: tuple[PoolingTask, ...] = ()  # tasks for which errors suggest the endpoint, its main task first
     is_batchable: bool = False
     is_resumable: bool = False  # its streams outlive their connections if the body says `resumable`
     has_end_mark: bool = False  # its streams end with [DONE]
@@ -151,7 +152,7 @@ class Endpoint(Generic[B]):
     span_operation: str = "chat"  # gen_ai.operation.name of its traces
 
     def body(self, raw: dict[str, Any]) -> B:
-        """Return the body that `raw` spells. Raises InvalidRequest."""
+        """Validate the JSON of a body. Raises InvalidRequest."""
         return validate(self.bodies[0], raw) if self.read is None else self.read(raw)
 
     async def check_before_loading(self, body: B, request: EndpointRequest) -> None:

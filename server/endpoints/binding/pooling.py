@@ -7,7 +7,7 @@ from engine.protocol import PoolingOutput, PoolingTask
 from server.endpoints.binding.endpoint import EndpointRequest
 from server.endpoints.binding.work import PoolingWork
 from server.generation.terms import request_terms
-from server.pooling.checks import check_fields, checked_params, pooling_info
+from server.pooling.checks import check_pooling_fields, checked_params, pooling_info
 from server.pooling.encoded_inputs import EncodedInputs
 from server.pooling.encoding import encoded_inputs, paths_of
 from server.pooling.limits import RequestLimits
@@ -19,7 +19,7 @@ from server.schemas.pooling import InputFields, PoolingFields
 
 async def check_pooling(body: PoolingFields, request: EndpointRequest) -> None:
     """Check what needs no engine, and the model's kind if it is known. Raises InvalidRequest."""
-    check_fields(body, request.model)
+    check_pooling_fields(body, request.model)
     if request.model.info is not None:
         pooling_info(request.model)
 
@@ -43,7 +43,7 @@ async def pooling_work(
     """
     model = request.model
     async with request.preparing():
-        ignored, terms = check_fields(body, model), request_terms(body, model, request.arrival_s)
+        ignored, terms = check_pooling_fields(body, model), request_terms(body, model, request.arrival_s)
         task = request.suitable.chosen_task(model, tasks)
         params = checked_params(model, task, dimensions=dimensions, normalize=normalize)
         info = pooling_info(model)
@@ -73,7 +73,7 @@ async def score_work(
     """
     model = request.model
     async with request.preparing():
-        ignored, terms = check_fields(body, model), request_terms(body, model, request.arrival_s)
+        ignored, terms = check_pooling_fields(body, model), request_terms(body, model, request.arrival_s)
         task = request.suitable.chosen_task(model, (PoolingTask.SCORE, PoolingTask.EMBED))
         encoded = await encoded_pairs_of(pairs, body, model, terms, names, task=task, use_activation=use_activation)
 

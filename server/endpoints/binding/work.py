@@ -1,4 +1,5 @@
-"""Work: a prepared request, which only has to be computed. A route answers it; a line of a batch takes its answer."""
+"""Work: a request that is prepared and not yet computed. A route responds with it, and a batch line collects its
+answer."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from server.served.model import ServedModel
 
 
 class Work(Protocol):
-    """headers: of the answer, which say what the body's fields led to."""
+    """A prepared request. headers: of the answer, which say what happened to the body's fields."""
 
     @property
     def headers(self) -> dict[str, str]: ...
@@ -89,7 +90,7 @@ class PoolingWork:
 
 @dataclass(frozen=True, slots=True)
 class FinishedWork:
-    """An answer that preparing the request has already made, such as a number of tokens."""
+    """An answer that is ready when the request is prepared, such as a number of tokens."""
 
     answer: Any
     headers: dict[str, str]

@@ -1,4 +1,4 @@
-"""One choice's entries in the metrics: what usage counts, the times, and exactly one end."""
+"""ChoiceMeter: tokens, times and the end of one choice, for usage and metrics."""
 
 import time
 
@@ -10,7 +10,7 @@ _SCHEDULED = "scheduled"
 
 
 class ChoiceMeter:
-    """Follows one accepted choice. `end` counts once, however often it is called."""
+    """Follows one accepted choice. `end` may be called several times and counts once."""
 
     __slots__ = (
         "_arrival_s",
@@ -38,10 +38,10 @@ class ChoiceMeter:
         trace_id: str | None = None,
         is_timed: bool = True,
     ) -> None:
-        """`prompt_tokens` is 0 for all but a prompt's first choice, since usage counts a prompt once. `knows_wait`:
-        without an output it has not run; a search has its first output when it is over. `trace_id`: of a request that
-        is traced, which makes its observations examples. `is_timed`: whether its times are observed: those of a batch,
-        for which nobody waits, would hide those of clients."""
+        """prompt_tokens: 0 for all but a prompt's first choice, since usage counts a prompt once. knows_wait: whether a
+        choice without output has not run; a beam search has its first output at its end. trace_id: of a traced request,
+        whose observations become exemplars. is_timed: whether times are observed; a batch's times would hide those of
+        clients."""
         self._metrics = metrics
         self._arrival_s = arrival_s
         self._prompt_tokens = prompt_tokens
@@ -58,7 +58,7 @@ class ChoiceMeter:
 
     @property
     def counted_prompt_tokens(self) -> int:
-        """As they are in the metrics: of a prompt that ended before any output none are."""
+        """Prompt tokens as the metrics count them: 0 if the choice ended before any output."""
         return self._prompt_tokens if self._seen_output else 0
 
     def count(self, output: RequestOutput, num_tokens: int) -> None:
@@ -74,7 +74,6 @@ class ChoiceMeter:
             self._observe_tokens(num_tokens)
 
     def _note_times(self, output: RequestOutput) -> None:
-        """Take note of the engine's times."""
         times = self._times
         if times.first_token_s is None:
             times.first_token_s = output.first_token_s
@@ -82,13 +81,13 @@ class ChoiceMeter:
         times.preempted_s += output.preempted_s
 
     def times(self) -> ChoiceTimes:
-        """When the stretches of a traced choice ended, which has ended."""
+        """Return when the phases of a traced choice ended. The choice must have ended."""
         times = self._times
         times.scheduled_s = None if self.queue_s is None else self._arrival_s + self.queue_s
         return times
 
     def _count_start(self, output: RequestOutput) -> None:
-        """Take note of the first output, which a sequence that never ran has too, at its end."""
+        """Record the first output. A sequence that never ran has one too, at its end."""
         if self._prompt_tokens:
             self._metrics.add("prompt_tokens_total", self._prompt_tokens)
         if output.queue_s is None:
@@ -100,7 +99,7 @@ class ChoiceMeter:
             self._metrics.count_prompt_sources(self._prompt_tokens, output.num_cached_tokens)
 
     def _observe_tokens(self, num_tokens: int) -> None:
-        """Time the tokens; those that came merged into one output share the time since the last one."""
+        """Record the tokens' times. Tokens of one output share the time since the last output."""
         self._metrics.add("generation_tokens_total", num_tokens)
         self.num_tokens += num_tokens
         now = time.monotonic()
@@ -109,7 +108,7 @@ class ChoiceMeter:
             num_tokens -= 1
             self.first_token_s = self.last_token_s = now
         for _ in range(num_tokens if self._is_timed else 0):
-            # Without an example, which would cost more than the rest: there is an observation for each token.
+            # Without an exemplar, which would cost more than the rest: there is one observation per token.
             self._metrics.observe("inter_token_latency_seconds", (now - self.last_token_s) / num_tokens)
         self.last_token_s = now
 
@@ -130,7 +129,7 @@ class ChoiceMeter:
             self._metrics.count_queue_time(reason.value, now - self._arrival_s, self._trace_id)
 
     def _observe_stretches(self, began_s: float, ended_s: float) -> None:
-        """Where the time since its first step went, as far as it came."""
+        """Record the times of prefill and decode, as far as the choice came."""
         first_s, last_s = self.first_token_s, self.last_token_s
         if first_s is None or last_s is None:
             self._observe("request_prefill_time_seconds", max(0.0, ended_s - began_s))

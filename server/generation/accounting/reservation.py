@@ -1,4 +1,4 @@
-"""Reservation: a generation's part in its caller's limits, from before its first token to its end."""
+"""Reservation: tokens of the caller's limits that a generation holds, from before its first token to its end."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from server.keys.caller import current_caller
 
 
 class Reservation:
-    """Made before anything is submitted, and settled exactly once however that ends."""
+    """Tokens reserved before a generation is submitted, and settled exactly once."""
 
     def __init__(self, account: Account | None, params: GenerationParams, max_model_len: int) -> None:
-        """Reserve the prompts and what the answers may have at most. Raises RateLimited."""
+        """Reserve the prompts and the most that the answers may have. Raises RateLimited."""
         self._account = account
         self._tokens: TokenReservation | None = None
         self._num_prompt_tokens = 0
@@ -22,17 +22,17 @@ class Reservation:
         lengths = [len(prompt.ids) for prompt in params.prompts]
         self._num_prompt_tokens = sum(lengths)
         max_tokens = params.sampling.max_tokens
-        is_open_ended = max_tokens >= max_model_len - max(lengths)  # all that fits, asked for or not
+        is_open_ended = max_tokens >= max_model_len - max(lengths)  # the whole rest of the context, requested or not
         if is_open_ended:
             max_tokens = min(max_tokens, OPEN_ENDED_TOKENS)
         num_choices = len(params.prompts) * params.n
         self._tokens = account.reserve(self._num_prompt_tokens, num_choices * max_tokens, is_open_ended=is_open_ended)
 
     def settle(self, meters: Sequence[ChoiceMeter]) -> None:
-        """Count what the choices used; none of them if they were not begun.
+        """Count the tokens that the choices used; no meters mean that no choice was started.
 
-        Nobody knows how much of its prompt a request was computed that its client left before the first token. It
-        counts as a whole: else prompts that are left in time would be free.
+        The server does not know how much of a prompt was computed when the client leaves before the first token. The
+        whole prompt counts: otherwise, prompts that are left in time would be free.
         """
         if self._account is not None and self._tokens is not None:
             used = sum(meter.counted_prompt_tokens + meter.num_tokens for meter in meters)
@@ -42,5 +42,5 @@ class Reservation:
 
 
 def reserve(params: GenerationParams, max_model_len: int) -> Reservation:
-    """For the caller of the request that this task works for. Raises RateLimited."""
+    """Reserve for the caller of this task's request. Raises RateLimited."""
     return Reservation(current_caller().account, params, max_model_len)

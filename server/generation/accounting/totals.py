@@ -16,8 +16,8 @@ from server.metrics.values import Metrics
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 
 
-def count_asked(metrics: Metrics, params: GenerationParams, record: RequestRecord | None) -> None:
-    """Count what is asked for, before it is known whether there is room for it."""
+def count_request(metrics: Metrics, params: GenerationParams, record: RequestRecord | None) -> None:
+    """Count prompts and params before it is known whether the engine has room."""
     for prompt in params.prompts:
         metrics.observe("request_prompt_tokens", len(prompt.ids))
         metrics.observe("request_params_n", params.n)
@@ -49,7 +49,7 @@ def count_longest(metrics: Metrics, meters: Sequence[ChoiceMeter], n: int) -> No
 
 
 def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_tokens: int) -> None:
-    """Tell the record what came of the choices, all of which have ended."""
+    """Record the results of the choices, all of which have ended."""
     record.counted_prompt_tokens = sum(meter.counted_prompt_tokens for meter in meters)
     record.cached_tokens = num_cached_tokens
     record.output_tokens = sum(meter.num_tokens for meter in meters)
@@ -63,15 +63,15 @@ def note_end(record: RequestRecord, meters: Sequence[ChoiceMeter], num_cached_to
 
 @dataclass(frozen=True, slots=True)
 class RequestTimes:
-    """Three stretches that follow one another; together they are the time from arrival to the last token."""
+    """Three phases in sequence, together the time from arrival to the last token."""
 
     queue_s: float  # until the first step with a part of its prompt
     prompt_s: float  # until the first token
-    output_s: float  # until the last one; 0 with a single token
+    output_s: float  # until the last token; 0 with a single token
 
 
 def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTimes:
-    """meters: of all choices. Several of them are in one stretch as soon as the first is."""
+    """Return the phases of a request. A phase has started when it has for the first choice. meters: of all choices."""
     firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
     lasts = [meter.last_token_s for meter in meters if meter.last_token_s is not None]
     first_s = min(firsts) if firsts else time.monotonic()
@@ -82,7 +82,7 @@ def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTim
 def progress(
     arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
 ) -> GenerationProgress:
-    """meters: of all choices."""
+    """Return the progress that the dashboard shows. meters: of all choices."""
     firsts = [meter.first_token_s for meter in meters if meter.first_token_s is not None]
     return GenerationProgress(
         prompt_tokens=prompt_tokens,
@@ -94,9 +94,9 @@ def progress(
 
 
 def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: int) -> Usage:
-    """Tokens so far: each prompt counts once, each choice's output counts up to the end of its text.
+    """Return the usage so far: each prompt counts once, each choice's output counts up to the end of its text.
 
-    num_cached: tokens of the prompts that the prefix cache had.
+    num_cached: prompt tokens that the prefix cache had.
     """
     prompt_tokens = sum(len(prompt.ids) for prompt in params.prompts)
     completion_tokens = sum(choice.num_tokens for choice in choices)
@@ -110,7 +110,7 @@ def usage_of(params: GenerationParams, choices: Sequence[Choice], num_cached: in
 
 
 def _completion_details(params: GenerationParams, choices: Sequence[Choice]) -> CompletionTokensDetails | UnsetType:
-    """Each choice has its own share of the prediction."""
+    """Return the counts of predictions, drafts and thoughts. Each choice has its own share of the prediction."""
     num_drafted = sum(choice.num_drafted for choice in choices)
     if not (params.plan.thought is not None or params.prediction_ids or num_drafted):
         return UNSET

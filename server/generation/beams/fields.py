@@ -1,4 +1,4 @@
-"""What a request for beam search says: its options, and what does not go with it."""
+"""Fields of a beam search: its options, and the fields that it refuses or ignores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from server.schemas.sampling import GenerationRequest
 
 _MAX_WIDTH = 32
 
-# Fields that would change which tokens are likely, or end an answer by its text, with the values that do not.
+# Fields that would change which tokens are likely, or end an answer by its text, with their neutral values.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "stop": (None, []),
     "presence_penalty": (None, 0.0),
@@ -24,7 +24,7 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "thinking_token_budget": (None,),
 }
 
-# Of a random draw, which there is none of; and of what would come sooner and no other way.
+# Fields of random draws, which a beam search does not make, and hints that only make an answer come sooner.
 _IGNORED = (
     "temperature",
     "top_p",
@@ -40,7 +40,10 @@ _IGNORED = (
 
 
 def beam_options(body: GenerationRequest) -> tuple[BeamOptions | None, list[str]]:
-    """The options, None for a request that samples, and the names of fields that are ignored. Raises InvalidRequest."""
+    """Return the options of a beam search, None for a request that samples, and the names of ignored fields.
+
+    Raises InvalidRequest.
+    """
     if not body.use_beam_search:
         for name, neutral in (("length_penalty", 1.0), ("early_stopping", False)):
             if getattr(body, name) not in (None, neutral):
@@ -73,8 +76,8 @@ def beam_options(body: GenerationRequest) -> tuple[BeamOptions | None, list[str]
 
 
 def check_beam_plan(plan: AnswerPlan) -> None:
-    """Raise InvalidRequest for an answer that must follow a grammar: the engine masks what it draws, not what it
-    reports as likely."""
+    """Raise InvalidRequest for an answer that must follow a grammar: the engine masks the tokens that it draws, but not
+    the log probabilities that it reports."""
     if plan.grammar is not None:
         raise InvalidRequest(
             f"use_beam_search and {plan.grammar_param} are both given; beams cannot follow a grammar, which tools need "

@@ -1,8 +1,8 @@
-"""BeamRequests: beam searches over an engine that knows nothing of them, as requests of one token each.
+"""BeamRequests: beam searches as engine requests of one token each. The engine knows nothing of beams.
 
-Each step of a search asks for the likeliest next tokens of its beams. What the beams have in common, and what was
-computed for each in the step before, is in the prefix cache; so a step computes a block at most for each beam, and the
-engine batches it with all else that it does.
+Each step of a search asks for the likeliest next tokens of its beams. The prefix cache has what the beams share and
+what the step before computed, so a step computes at most one block for each beam, and the engine batches it with its
+other work.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from server.generation.beams.search import Beam, BeamOptions, BeamSearch, Finish
 from server.generation.params.generation_params import GenerationParams
 from server.metrics.values import Metrics
 
-_RETRY_S = 0.02  # while the queue is full between two steps
+_RETRY_S = 0.02  # between two attempts while the queue is full
 
 
 class _Ended(Exception):
-    """The engine ended a request of a search."""
+    """An engine request of the search ended without a token."""
 
     def __init__(self, output: RequestOutput) -> None:
         self.output = output
 
 
 class BeamRequests:
-    """The searches of one HTTP request, one for each prompt."""
+    """The searches of one request, one for each prompt."""
 
     def __init__(self, client: EngineClient, metrics: Metrics, params: GenerationParams, options: BeamOptions) -> None:
         self._client = client
@@ -49,8 +49,10 @@ class BeamRequests:
         self._client.check_capacity(self._options.width * len(prompts), num_tokens, self._params.terms.service_class)
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
-        """One terminal output for each choice: the best beams of each prompt, best first. Raises as the streams of
-        requests do; whatever runs is aborted when the generator is closed."""
+        """Yield one terminal output for each choice: the best beams of each prompt, best first.
+
+        Raises as the streams of requests do. Closing the generator aborts running requests.
+        """
         tasks = [asyncio.create_task(self._search(index)) for index in range(len(self._params.prompts))]
         try:
             for index, task in enumerate(tasks):
@@ -62,7 +64,7 @@ class BeamRequests:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _search(self, index: int) -> list[RequestOutput]:
-        """The outputs of the choices of prompt number `index`."""
+        """Return the outputs of the choices of prompt number `index`."""
         sampling = self._params.sampling
         search = BeamSearch(
             self._options,
@@ -92,17 +94,17 @@ class BeamRequests:
         return [self._output(each, first, is_timeout=timeout is not None) for each in chosen]
 
     async def _step(self, requests: list[EngineRequest], *, is_first: bool) -> list[RequestOutput]:
-        """The outputs of the requests, all of which end with a token. Raises _Ended for one that does not."""
+        """Return the outputs of the requests, which must all end with a token. Raises _Ended otherwise."""
         async with contextlib.AsyncExitStack() as stack:
             streams = []
             for request in requests:
                 stream = await self._submit(request, None if is_first else 1)
-                stack.callback(stream.abort, AbortReason.CLIENT_GONE)  # does nothing to one that has ended
+                stack.callback(stream.abort, AbortReason.CLIENT_GONE)  # no effect on a stream that has ended
                 streams.append(stream)
             return [await _token(stream) for stream in streams]
 
     async def _submit(self, request: EngineRequest, num_new_tokens: int | None) -> RequestStream:
-        """Hand over a request; while the queue is full a search that has begun waits, as a running sequence does."""
+        """Submit a request. While the queue is full, a search that has started waits, as a running sequence does."""
         while True:
             try:
                 return self._client.submit(request, num_new_tokens=num_new_tokens)
@@ -132,7 +134,7 @@ class BeamRequests:
         )
 
     def _output(self, finished: FinishedBeam, first: RequestOutput, *, is_timeout: bool) -> RequestOutput:
-        """What the engine would send for a sequence of this beam's tokens. first: of the prompt."""
+        """Return the output that the engine would send for a sequence of this beam's tokens. first: of the prompt."""
         tokens, num_top = finished.beam.tokens, self._params.sampling.logprobs
         reason = FinishReason.LENGTH if finished.end_id is None else FinishReason.STOP
         return msgspec.structs.replace(
@@ -141,14 +143,14 @@ class BeamRequests:
             logprobs=None
             if num_top is None
             else [msgspec.structs.replace(token, top=token.top[:num_top]) for token in tokens],
-            ended_s=None,  # that was the first step's
+            ended_s=None,  # `first` has the end of the first step
             finish_reason=FinishReason.TIMEOUT if is_timeout and finished.end_id is None else reason,
             stop_token_id=finished.end_id,
         )
 
 
 async def _token(stream: RequestStream) -> RequestOutput:
-    """The output of a request of one token."""
+    """Return the output of a request of one token."""
     async for output in stream:
         if output.finish_reason is not None:
             if output.finish_reason is not FinishReason.LENGTH or not output.logprobs:

@@ -1,8 +1,8 @@
-"""BeamSearch: the likeliest continuations of one prompt, as a state that is advanced by one token a step.
+"""BeamSearch: the likeliest continuations of one prompt, as a state that advances by one token per step.
 
-At each step every running beam is continued by its likeliest tokens, and the best `width` of all continuations run on.
-One that ends counts as finished if it is among the best `width`, with its log probability divided by a power of its
-length (Wu et al., 2016, arXiv:1609.08144, in the form that transformers has: length ** length_penalty). The beams,
+Each step continues every running beam with its likeliest tokens, and keeps the best `width` of all continuations. A
+continuation that ends counts as finished if it is among the best `width`, with its log probability divided by a power
+of its length (Wu et al., 2016, arXiv:1609.08144, in the form of transformers: length ** length_penalty). The beams,
 their order and the end are those of transformers' `generate(num_beams=width)`.
 """
 
@@ -15,11 +15,11 @@ from engine.protocol import TokenLogprobs
 
 
 class EarlyStopping(enum.Enum):
-    """When a search is over before max_tokens."""
+    """Condition that ends a search before max_tokens."""
 
     WHEN_FULL = True  # when `width` beams have finished
-    WHEN_HOPELESS = False  # when the best running beam, if it ended now, would be worse than all finished ones
-    NEVER = "never"  # when it could not get better than they are by max_tokens
+    WHEN_HOPELESS = False  # when the best running beam, ending now, would be worse than all finished beams
+    NEVER = "never"  # when no running beam could become better by max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class BeamOptions:
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A continuation, as its last token and the beam before."""
+    """A continuation, as its last token and the beam before it."""
 
     parent: Self | None
-    token: TokenLogprobs | None  # None of the empty one
+    token: TokenLogprobs | None  # None for the empty continuation
     length: int
     logprob: float  # of all tokens
 
@@ -56,13 +56,13 @@ class FinishedBeam:
 
 
 class BeamSearch:
-    """Invariants: `running` is sorted, best first, and has `width` beams but for the first step; `finished` is sorted
+    """Invariants: `running` is sorted, best first, and has `width` beams except in the first step; `finished` is sorted
     and has at most `width`; once `is_over`, nothing changes and `finished` is not empty."""
 
     def __init__(
         self, options: BeamOptions, *, max_tokens: int, min_tokens: int = 0, end_ids: frozenset[int] = frozenset()
     ) -> None:
-        """end_ids: that end a beam, and cannot be among its first min_tokens."""
+        """end_ids: tokens that end a beam, and are not allowed among its first min_tokens."""
         assert max_tokens > 0
         self._options = options
         self._max_tokens = max_tokens
@@ -75,12 +75,12 @@ class BeamSearch:
 
     @property
     def num_continuations(self) -> int:
-        """How many of its likeliest tokens `advance` needs of each beam: even if all ends are among them, enough are
-        left to fill the beams."""
+        """Number of tokens that `advance` needs of each beam. If all end tokens are among them, the others still fill
+        the beams."""
         return self._options.width + len(self._end_ids)
 
     def advance(self, continuations: list[list[TokenLogprobs]]) -> None:
-        """Go on by one token. continuations: for each running beam the likeliest tokens, best first."""
+        """Advance by one token. continuations: the likeliest tokens of each running beam, best first."""
         assert not self.is_over
         width = self._options.width
         self._length += 1
@@ -98,7 +98,7 @@ class BeamSearch:
         self.is_over = is_last or not self.running or not self._could_improve()
 
     def give_up(self) -> None:
-        """End now, with what is there: running beams count as if they were finished."""
+        """End now. Running beams count as finished."""
         if not self.is_over and self._length:
             self._finish(self.running)
         self.is_over = True
@@ -114,7 +114,7 @@ class BeamSearch:
         self.finished = best
 
     def _could_improve(self) -> bool:
-        """Whether a running beam may still get among the finished."""
+        """Whether a running beam could still be better than the worst finished beam."""
         options = self._options
         if len(self.finished) < options.width:
             return True

@@ -1,4 +1,4 @@
-"""GenerationParams of /infill: a gap in a file, with what editors' plugins ask for."""
+"""GenerationParams of /infill: a gap in a file, with the fields that editors' plugins send."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from server.schemas.parameters import ignored_header
 from server.served.model import ServedModel
 from server.text_model import fill_in_middle_of
 
-_ANSWER_SHARE = 4  # one token of the context in four is for an answer of any length
+_ANSWER_SHARE = 4  # without a limit, a quarter of the context is reserved for the answer
 
 
 def check_infill(body: InfillRequest, model: ServedModel) -> list[str]:
@@ -27,7 +27,10 @@ def check_infill(body: InfillRequest, model: ServedModel) -> list[str]:
 
 
 async def infill_params(body: InfillRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Of a gap in a file. Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
+    """Return what a gap in a file asks of the engine.
+
+    Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout.
+    """
     ignored, terms = check_infill(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():

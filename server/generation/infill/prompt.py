@@ -1,4 +1,4 @@
-"""Prompts for filling in the middle: of completions with a suffix, and of /infill with pieces of other files."""
+"""Prompts for filling in the middle: completions with a suffix, and /infill with pieces of other files."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,19 @@ from server.text.fill_in_middle import FillInMiddle
 from server.text.tokenizer import Tokenizer
 from server.text_model import TextModel
 
-# Names that the format asks for and that an editor does not send.
+# Names that the format has and that editors do not send.
 _REPOSITORY = "project"
 _CURRENT_FILE = "current"
 _UNNAMED_FILE = "other"
 
-_SUFFIX_SHARE = 4  # one token in four is the suffix's, where the code around the gap does not fit
+_SUFFIX_SHARE = 4  # if the code around the gap does not fit, a quarter of the prompt is for the suffix
 
 
 def infill_prompt(body: InfillRequest, fim: FillInMiddle, tokenizer: Tokenizer, max_tokens: int) -> tuple[Prompt, bool]:
-    """The prompt, and whether something of what was sent had no place in `max_tokens`: what is far from the gap, and
-    first of all the files that were sent first. Raises ContextLengthExceeded."""
+    """Return the prompt, and whether a part of the input was left out to stay within `max_tokens`.
+
+    Code far from the gap is left out, and first of all the files that were sent first. Raises ContextLengthExceeded.
+    """
     bos = _bos(body.add_special_tokens, tokenizer)
     room = max_tokens - fim.num_marks - len(bos)
     if room < 1:
@@ -61,7 +63,7 @@ def _foot(fim: FillInMiddle, tokenizer: Tokenizer) -> list[int]:
 
 
 def _that_fit(files: list[list[int]], head: list[int], foot: list[int], room: int) -> tuple[list[int], int]:
-    """The ids of the last files that fit together, between head and foot, and how many those files are."""
+    """Return the ids of the last files that fit, between head and foot, and the number of those files."""
     room -= len(head) + len(foot)
     num_files = 0
     for file in reversed(files):
@@ -89,8 +91,10 @@ async def suffix_prompts(
     add_special_tokens: bool,
     max_model_len: int,
 ) -> list[Prompt]:
-    """Of a text completion with a suffix. Raises InvalidRequest, and ContextLengthExceeded for one that is far too
-    long."""
+    """Return the prompts of a text completion with a suffix.
+
+    Raises InvalidRequest, and ContextLengthExceeded for a prompt that is far too long.
+    """
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:

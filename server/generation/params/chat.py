@@ -32,7 +32,7 @@ _GENERIC_HEADER = "x-tool-call-format"
 
 
 async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Return what a chat asks of the engine. What costs little is checked before the template is rendered.
+    """Return what a chat asks of the engine. Cheap checks come before the template is rendered.
 
     Raises InvalidRequest, in the client's words, WaitTooLong, EngineUnavailable and AnswerTimeout.
     """
@@ -55,7 +55,7 @@ def check_chat(request: ChatRequest, model: ServedModel) -> CheckedBody:
 
 
 def check_chat_fields(request: ChatRequest, model: ServedModel) -> list[str]:
-    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest."""
+    """Return the names of ignored fields. Needs no engine. Raises InvalidRequest."""
     return check_fields(request.options, model, extra=request.extra, passed_on=request.passed_on)
 
 
@@ -117,7 +117,7 @@ async def _planned_prompt(
 
 
 async def _prediction_ids(options: ChatOptions, text_model: TextModel, max_model_len: int) -> list[int]:
-    """What the client expects as the answer. Raises InvalidRequest if no answer can be that long."""
+    """Return the token ids of the predicted answer. Raises InvalidRequest if no answer can be that long."""
     if options.prediction is None:
         return []
     text = options.prediction.text

@@ -1,4 +1,4 @@
-"""What is checked of every generation request before its prompt is looked at."""
+"""Checks of every generation request before its prompt is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def check_fields(
     extra: Mapping[str, Any] | None = None,
     passed_on: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return the names of the fields that are ignored. Needs no engine. Raises InvalidRequest.
+    """Return the names of ignored fields. Needs no engine. Raises InvalidRequest.
 
     extra, passed_on: undeclared fields of the request, if they are not the body's own.
     """

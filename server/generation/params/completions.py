@@ -79,7 +79,7 @@ async def _completion_params(
     scored = [num for num in (body.logprobs if echo else None, body.prompt_logprobs) if num is not None]
     prompt_logprobs = max(scored, default=None)
     tokens = await step_tokens(body, text_model, info.vocab_size)
-    # The best of several candidates are those whose tokens are likeliest, whether the client wants to see that or not.
+    # The best candidates are chosen by log probability, whether or not the client asks to see it.
     needs_logprobs = beams is None and body.num_candidates > body.num_choices
     num_logprobs = 0 if body.logprobs is None and needs_logprobs else body.logprobs
     fields = constraint_fields(body)
@@ -104,7 +104,7 @@ async def _completion_params(
 async def _prompts(
     body: CompletionRequest, text_model: TextModel, info: EngineInfo
 ) -> tuple[list[Prompt], FillInMiddle | None]:
-    """And how the model fills in the middle, where there is a suffix."""
+    """Return the prompts, and with a suffix the model's format for filling in the middle."""
     add_special_tokens = body.add_special_tokens is not False
     num_reserved = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     truncation = truncation_of(body, info.max_model_len, num_reserved=num_reserved)

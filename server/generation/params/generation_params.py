@@ -1,4 +1,4 @@
-"""GenerationParams: what a request's body asks of the engine, prompts encoded and limits checked."""
+"""GenerationParams: a request to the engine, with prompts encoded and limits checked."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams:
-    """What to generate for each of the prompts, n times."""
+    """Prompts, each to be answered `n` times, and how."""
 
     tokenizer: Tokenizer
     prompts: list[Prompt]
@@ -29,26 +29,26 @@ class GenerationParams:
     prediction_ids: list[int]
     plan: AnswerPlan
     ignored: list[str]  # fields that are not honored
-    headers: dict[str, str]  # of the response, which list them too
-    reports_progress: bool = False  # deltas while the prompt is computed
-    beams: BeamOptions | None = None  # a search for the likeliest answers, and not a draw
-    end_ids: frozenset[int] = frozenset()  # that end an answer beside the model's EOS
-    is_prompt_cut: bool = False  # of /infill: not all that was sent had a place in the context
+    headers: dict[str, str]  # of the response; they list `ignored`
+    reports_progress: bool = False  # with deltas while the prompt is computed
+    beams: BeamOptions | None = None  # a beam search in place of sampling
+    end_ids: frozenset[int] = frozenset()  # tokens that end an answer in addition to EOS
+    is_prompt_cut: bool = False  # /infill left out a part of its input
 
     @property
     def is_followed(self) -> bool:
-        """Whether its text is needed token by token: a client may read along, and the server looks for what ends it."""
+        """Whether the text is needed token by token: a client may read along, or the server may end it by its text."""
         ends_by_text = bool(self.options.stop) or self.options.lines.limits() is not None
         return not self.terms.is_batch or ends_by_text
 
     @property
     def num_sequences(self) -> int:
-        """That the engine may have of it at once."""
+        """Number of sequences that the engine may have of the request at once."""
         return len(self.prompts) * (self.n if self.beams is None else self.beams.width)
 
 
 def with_ends(params: GenerationParams, end_ids: frozenset[int]) -> GenerationParams:
-    """The params, with tokens that end an answer as EOS does, unless EOS is ignored."""
+    """Return the params with more tokens that end an answer as EOS does, unless EOS is ignored."""
     sampling = params.sampling
     if sampling.ignore_eos:
         return params

@@ -1,4 +1,4 @@
-"""What a client sends as its prompt -> token ids, checked against the model."""
+"""Prompts: the client's text, token ids or messages as token ids, checked against the model."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from functools import partial
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
 from engine.protocol import EngineInfo
-from server.chat.rendering import RenderedPrompt, render
+from server.chat.rendering import RenderedPrompt, render_chat
 from server.chat.request import Chat
 from server.generation.choice import Prompt
 from server.generation.params.truncation import Truncation
@@ -31,7 +31,10 @@ async def text_prompts(
     echo: bool,
     truncation: Truncation | None = None,
 ) -> list[Prompt]:
-    """The prompts of a text completion. Raises InvalidRequest, and ContextLengthExceeded for one far too long."""
+    """Return the prompts of a text completion.
+
+    Raises InvalidRequest, and ContextLengthExceeded for a prompt that is far too long.
+    """
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:
@@ -46,7 +49,7 @@ async def text_prompts(
             encoded = Prompt(ids, prompt)
         else:
             check_token_ids(prompt, info.vocab_size, "prompt")
-            # One that is too long will be refused; it is not worth decoding.
+            # A prompt that is too long will be refused, so it is not decoded.
             has_text = echo and len(prompt) <= info.max_model_len
             encoded = Prompt(prompt, decode(tokenizer, prompt) if has_text else "")
         if not encoded.ids:
@@ -59,7 +62,7 @@ async def text_prompts(
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """The prompt of a chat. ignored: the paths of fields that it does not honor."""
+    """The prompt of a chat. ignored: paths of fields that it does not honor."""
 
     prompt: Prompt
     source: RenderedPrompt
@@ -84,7 +87,7 @@ async def chat_prompt(
 
 
 def chat_model(text_model: TextModel) -> ChatModel:
-    """Raises InvalidRequest for a model without a chat template."""
+    """Return how the model holds a chat. Raises InvalidRequest if it has no chat template."""
     if text_model.chat is None:
         raise InvalidRequest(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template",
@@ -103,11 +106,11 @@ def render_prompt(
     truncation: Truncation | None = None,
     at_most: int | None = None,
 ) -> ChatPrompt:
-    """Render and tokenize a chat, for as long as its template takes.
+    """Render and tokenize a chat. The template may take as long as its limit allows.
 
     Raises InvalidRequest, and ContextLengthExceeded for a prompt that surely has more than `at_most` tokens.
     """
-    source = render(chat, options, model)
+    source = render_chat(chat, options, model)
     with refusing_long_prompts(info.max_model_len, "messages"):
         ids = _chat_ids(source.rendered, tokenizer, truncation, at_most=at_most)
     if options.add_special_tokens:
@@ -120,7 +123,7 @@ def render_prompt(
 def _chat_ids(
     rendered: RenderedChat, tokenizer: Tokenizer, truncation: Truncation | None, *, at_most: int | None
 ) -> list[int]:
-    """Return all token ids; of a prompt whose end stays when it is cut, only that end and one more.
+    """Return all token ids; for a prompt that keeps its end when it is cut, that end and one id more.
 
     Raises TooManyTokens beyond `at_most`.
     """
@@ -142,7 +145,7 @@ def _with_bos(ids: list[int], info: EngineInfo) -> list[int]:
 
 
 def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
-    """Raise InvalidRequest unless all ids lie within the width of the model's output layer."""
+    """Raise InvalidRequest unless all ids are within the width of the model's output layer."""
     if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
         wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
         raise InvalidRequest(
@@ -152,7 +155,7 @@ def check_token_ids(ids: list[int], vocab_size: int, param: str) -> None:
 
 @contextlib.contextmanager
 def refusing_long_prompts(max_model_len: int, param: str) -> Iterator[None]:
-    """Within it, a prompt that need not be tokenized to be too long raises ContextLengthExceeded of `param`."""
+    """Raise ContextLengthExceeded for `param` if a prompt is found to be too long before it is tokenized."""
     try:
         yield
     except TooManyTokens as error:
@@ -179,9 +182,9 @@ def room_for_output(
     default: int | None,
     prompt_param: str,
 ) -> int:
-    """max_tokens: what the field `param` requests, else what fits, up to `default`.
+    """Return max_tokens: the value of the field `param`, or else the rest of the context, at most `default`.
 
-    Raises ContextLengthExceeded, of `prompt_param` where the prompt leaves no room for a single token.
+    Raises ContextLengthExceeded, for `prompt_param` if the prompt leaves no room for a single token.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest

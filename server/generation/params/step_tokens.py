@@ -1,4 +1,4 @@
-"""The tokens of those sampling fields that are texts: bad words, and the breakers of repetitions."""
+"""Token ids of the sampling fields that are texts: bad words, and breakers of repetitions."""
 
 from functools import partial
 from itertools import chain
@@ -9,7 +9,7 @@ from server.text_model import TextModel
 
 
 async def step_tokens(body: SamplerStepFields, text_model: TextModel, vocab_size: int) -> StepTokens:
-    """In a thread where there is anything to look up; the event loop goes on meanwhile. Raises InvalidRequest.
+    """Look up the tokens in a thread, if there are texts to look up. Raises InvalidRequest.
 
     vocab_size: of the output layer. Words with a token beyond it cannot be generated and are left out.
     """

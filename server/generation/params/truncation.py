@@ -1,4 +1,4 @@
-"""Prompts cut to the number of tokens that a client wants them to have at most."""
+"""Truncation: prompts cut to the number of tokens that the client sets."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ _ALL_THAT_FITS = -1
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """How long a prompt may be, and which end of a longer one stays."""
+    """Limit of a prompt's length, and the end of a longer prompt that stays."""
 
     max_tokens: int
     keeps_end: bool
 
     def apply(self, prompt: Prompt, tokenizer: Tokenizer, *, echo: bool = False) -> Prompt:
-        """The prompt with at most `max_tokens` tokens; with `echo`, its text is that of the tokens that stay.
+        """Return the prompt with at most `max_tokens` tokens; with `echo`, its text is that of the tokens that stay.
 
         A BOS that the tokenizer puts first stays first, and counts: models are trained with it there, and some produce
         nonsense without it.
@@ -38,7 +38,7 @@ class Truncation:
 
 
 def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
-    """What the request wants; None for a prompt that is taken whole or refused.
+    """Return the truncation that the request asks for; None for a prompt that is taken whole or refused.
 
     num_reserved: tokens of the context that -1 leaves to the answer. Raises InvalidRequest.
     """
@@ -57,7 +57,7 @@ def truncation_of(body: GenerationRequest, max_model_len: int, *, num_reserved: 
 
 
 def chat_truncation(body: GenerationRequest, max_model_len: int, *, num_reserved: int) -> Truncation | None:
-    """As `truncation_of`, of a chat. Raises InvalidRequest."""
+    """Return the truncation of a chat, whose end must stay. See `truncation_of`. Raises InvalidRequest."""
     truncation = truncation_of(body, max_model_len, num_reserved=num_reserved)
     if truncation is not None and not truncation.keeps_end:
         raise InvalidRequest(

@@ -10,7 +10,7 @@ import pydantic_core
 
 from engine.protocol import FinishReason
 from server.errors import ErrorReply
-from server.generation.choice import Delta, Finish
+from server.generation.choice import ChoiceDelta, Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.metrics.request_record import note_response_id
@@ -39,7 +39,7 @@ from server.schemas.messages_answers import (
     ThinkingDelta,
 )
 
-# Anthropic signs thoughts to know its own again, and clients want a text there. Ours are not signed, which this says.
+# Anthropic signs its thoughts, and clients require a text. Thoughts of this server are not signed.
 SIGNATURE = "unsigned"
 
 _encode = msgspec.json.Encoder().encode
@@ -47,7 +47,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class _Block:
-    """One content block of a whole answer, as far as it has come."""
+    """One content block of a whole answer so far."""
 
     first: ChoicePiece
     texts: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class MessagesFormatter:
     stream_form = StreamForm("text/event-stream", b'event: ping\ndata: {"type":"ping"}\n\n', b"")
 
     def __init__(self, model: str, request_id: str, *, is_cut_to_context: bool, omits_thoughts: bool) -> None:
-        """is_cut_to_context: what ends the longest answer is the context, which takes fewer tokens than max_tokens."""
+        """is_cut_to_context: whether the rest of the context is smaller than max_tokens and so limits the answer."""
         self._id = f"msg_{uuid.uuid4().hex}"
         note_response_id(self._id)
         self._model = model
@@ -94,7 +94,7 @@ class MessagesFormatter:
 
     async def events(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         index = -1
-        opened: ChoicePiece | None = None  # the piece that the open block began with
+        opened: ChoicePiece | None = None  # the first piece of the open block
         has_started = has_calls = False
         async for delta in generation:
             if not has_started:
@@ -138,14 +138,14 @@ class MessagesFormatter:
         return Stop("tool_use" if has_calls and not finish.is_within_call else "end_turn", None)
 
 
-def _pieces(delta: Delta) -> Iterator[ChoicePiece]:
-    if delta.text:  # of an answer without a reader
+def _pieces(delta: ChoiceDelta) -> Iterator[ChoicePiece]:
+    if delta.text:  # an answer without a reader
         yield Content(delta.text)
     yield from delta.pieces
 
 
 def _continues(first: ChoicePiece, piece: ChoicePiece) -> bool:
-    """Whether `piece` belongs to the block that began with `first`."""
+    """Whether `piece` belongs to the block that started with `first`."""
     match first, piece:
         case (Content(), Content()) | (Thought(), Thought()):
             return True
@@ -159,7 +159,7 @@ def _text_of(piece: ChoicePiece) -> str:
 
 
 def _opening(piece: ChoicePiece) -> BlockContent:
-    """The block that begins with `piece`, still empty."""
+    """Return the block that starts with `piece`, still empty."""
     match piece:
         case Content():
             return ContentText()
@@ -170,7 +170,8 @@ def _opening(piece: ChoicePiece) -> BlockContent:
 
 
 def _tool_use_id(call_id: str) -> str:
-    """An id of the server's with Anthropic's prefix; one that the model wrote stays, since it will read it again."""
+    """Return a server-made id with Anthropic's prefix. An id that the model wrote stays, since
+    it reads the id again."""
     return f"toolu_{call_id.removeprefix('call_')}" if call_id.startswith("call_") else call_id
 
 
@@ -182,7 +183,7 @@ def _closing(opened: ChoicePiece | None, index: int) -> Iterator[Event]:
 
 
 def _input_of(arguments: str) -> dict[str, Any]:
-    """The arguments as far as they go: what is cut off within a value loses that value, as in Anthropic's clients."""
+    """Return the complete part of the arguments. A value that is cut off is left out, as by Anthropic's clients."""
     try:
         value = pydantic_core.from_json(arguments or "{}", allow_partial=True)
     except ValueError:  # a call that the model wrote as text, outside of the grammar

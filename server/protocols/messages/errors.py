@@ -9,7 +9,7 @@ from starlette.responses import Response
 from engine.errors import ContextLengthExceeded
 from server.errors import ErrorReply
 
-# A model that loads is overloaded for the client: it comes back, and 503 with retry-after says when.
+# A model that is loading counts as overloaded: the client tries again after the time in retry-after.
 _TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
@@ -22,7 +22,7 @@ _TYPES: Mapping[int, str] = {
 
 
 def error_body(reply: ErrorReply, request_id: str) -> bytes:
-    """The field is named in the message, and the code stands where Anthropic's own codes do."""
+    """Return the error object. The message names the field, and the code is where Anthropic's own codes are."""
     kind = _TYPES.get(reply.status, "invalid_request_error" if reply.status < 500 else "api_error")
     error: dict[str, object] = {"type": kind, "message": reply.message}
     if reply.code is not None:
@@ -41,7 +41,7 @@ def messages_loading_error(body: bytes) -> bytes:
 
 @contextlib.contextmanager
 def anthropic_words() -> Iterator[None]:
-    """Within it, a prompt that is too long is told as Anthropic tells it: agents read the numbers, and shorten it."""
+    """Describe a prompt that is too long as Anthropic does: agents read the numbers and shorten it."""
     try:
         yield
     except ContextLengthExceeded as error:

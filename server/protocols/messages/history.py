@@ -1,11 +1,11 @@
-"""chat_messages: Anthropic's messages of content blocks as a chat's messages."""
+"""messages_of_blocks: Anthropic's messages of content blocks as a chat's messages."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import InvalidRequest
-from server.chat.content import ChatMessage, ContentPart, Role, TextPart, ToolCall
+from server.chat.content import ChatMessage, ContentPart, EarlierCall, Role, TextPart
 from server.schemas.messages import (
     ContentBlock,
     Message,
@@ -18,8 +18,8 @@ from server.schemas.messages import (
 
 _THOUGHT = "reasoning_content"
 
-# Anthropic's command-line agent says in a first block what its servers should bill. It is no instruction, and it
-# changes from request to request, so no cached prompt would ever be found again.
+# A first block of Anthropic's command-line agent that is for billing. It is no instruction, and it changes with every
+# request, so no prompt would be found in the prefix cache.
 BILLING_MARK = "x-anthropic-billing-header:"
 
 _ALLOWED = {
@@ -29,11 +29,11 @@ _ALLOWED = {
 }
 
 
-def chat_messages(body: MessagesPrompt, *, takes_late_system: bool) -> tuple[list[ChatMessage], list[str]]:
+def messages_of_blocks(body: MessagesPrompt, *, takes_late_system: bool) -> tuple[list[ChatMessage], list[str]]:
     """Return the chat's messages, neighbors of one role as one, and the paths of what is not in them.
 
-    takes_late_system: whether the template shows a system's message after the first; else it becomes the user's.
-    Raises InvalidRequest for a block in a message of the wrong role, a user's message without blocks, and calls at the
+    takes_late_system: whether the template shows a system message after the first; otherwise it becomes the user's.
+    Raises InvalidRequest for a block in a message of the wrong role, a user message without blocks, and calls at the
     end.
     """
     ignored = [f"system[{i}]" for i, block in enumerate(body.system or []) if is_billing(block)]
@@ -88,8 +88,8 @@ def _assistant(message: Message) -> ChatMessage:
     return ChatMessage("assistant", _texts(message.content), calls, fields=_thought_fields(thoughts))
 
 
-def _call(block: ToolUseBlock) -> ToolCall:
-    return ToolCall(block.name, json.dumps(block.input, ensure_ascii=False), block.id)
+def _call(block: ToolUseBlock) -> EarlierCall:
+    return EarlierCall(block.name, json.dumps(block.input, ensure_ascii=False), block.id)
 
 
 def _result(block: ToolResultBlock, called: dict[str, str]) -> ChatMessage:

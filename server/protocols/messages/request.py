@@ -1,4 +1,4 @@
-"""translate: a Messages request as the chat that it asks for."""
+"""translate_message: a Messages request as a chat."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Any
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.chat.content import ChatMessage
 from server.chat.request import Chat, ChatRequest, chat_request
-from server.chat.tools import OfferedTools, ToolChoice, ToolDefinition, check_name
-from server.protocols.messages.history import chat_messages
+from server.chat.tools import OfferedTool, ToolChoice, ToolOffer, check_tool_name
+from server.protocols.messages.history import messages_of_blocks
 from server.reasoning.probe import SWITCHES
 from server.schemas.base import quote
 from server.schemas.messages import DefinedTool, MessagesPrompt, MessagesRequest, OutputFormat
@@ -21,14 +21,14 @@ _SAME = ("model", "temperature", "top_p", "top_k", "stream")
 
 @dataclass(slots=True)
 class TranslatedMessage:
-    """A chat's parts as they come together, and the paths of what is not honored.
+    """A chat's parts as they are collected, and the paths of what is not honored.
 
     names: what the client calls the chat's options, as in ChatRequest.
     """
 
     messages: list[ChatMessage]
     options: dict[str, Any] = field(default_factory=dict)
-    tools: OfferedTools = field(default_factory=OfferedTools)
+    tools: ToolOffer = field(default_factory=ToolOffer)
     names: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
@@ -37,20 +37,22 @@ class TranslatedMessage:
         self.names[name] = called
 
 
-def translate(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> tuple[ChatRequest, list[str]]:
+def translate_message(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> tuple[ChatRequest, list[str]]:
     """Return the chat, which has no limit of its answer, and the paths of what is not honored.
 
-    chat: how the model holds a chat; None if it cannot, which is refused when the prompt is made, or if that is not
-    known yet. Raises InvalidRequest in the client's words.
+    chat: how the model holds a chat. None if it cannot, or if that is not known yet; making the prompt refuses the
+    former.
+
+    Raises InvalidRequest in the client's words.
     """
     if body.thread is not None:
         raise InvalidRequest(
             "thread is not supported: this server stores no threads; leave it out, and send all messages",
             param="thread",
-            code="thread_unsupported_request",  # at which Anthropic's clients do so by themselves
+            code="thread_unsupported_request",  # at this code, Anthropic's clients do so by themselves
         )
     ignored = ignored_parameters(body.extra, strict=strict, table=MESSAGES_PARAMETERS)
-    messages, left_out = chat_messages(body, takes_late_system=chat is not None and chat.takes_late_system)
+    messages, left_out = messages_of_blocks(body, takes_late_system=chat is not None and chat.takes_late_system)
     translated = TranslatedMessage(messages, ignored=[*ignored, *left_out])
     if messages and messages[-1].role == "assistant":  # the answer continues it
         translated.options["continue_final_message"] = True
@@ -67,20 +69,20 @@ def translate(body: MessagesPrompt, chat: ChatModel | None, *, strict: bool) -> 
 
 
 def _tools(body: MessagesPrompt, translated: TranslatedMessage) -> None:
-    definitions: list[ToolDefinition] = []
+    definitions: list[OfferedTool] = []
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"
         if isinstance(tool, DefinedTool):
             translated.ignored.append(path)
             continue
-        check_name(tool.name, f"{path}.name")
+        check_tool_name(tool.name, f"{path}.name")
         paths = {"": path, ".parameters": f"{path}.input_schema"}
-        definitions.append(ToolDefinition(tool.name, tool.description, tool.input_schema, tool.strict, paths=paths))
+        definitions.append(OfferedTool(tool.name, tool.description, tool.input_schema, tool.strict, paths=paths))
     if len(definitions) > MAX_TOOLS:
         raise InvalidRequest(f"tools has {len(definitions)} tools; it must have at most {MAX_TOOLS}", param="tools")
     choice = body.tool_choice
     is_parallel = choice is None or not choice.disable_parallel_tool_use
-    translated.tools = OfferedTools(definitions, _choice(body), is_parallel=is_parallel)
+    translated.tools = ToolOffer(definitions, _choice(body), is_parallel=is_parallel)
 
 
 def _choice(body: MessagesPrompt) -> ToolChoice:
@@ -118,7 +120,7 @@ def _output_format(body: MessagesPrompt, translated: TranslatedMessage) -> None:
 
 
 def _thinking(body: MessagesPrompt, chat: ChatModel | None, translated: TranslatedMessage) -> None:
-    """An effort and `thinking` as the template's variables. A model that does not think cannot be made to."""
+    """Translate effort and `thinking` to the template's variables. A model without thoughts ignores them."""
     effort = None if body.output_config is None else body.output_config.effort
     if effort is not None:
         translated.set("reasoning_effort", "xhigh" if effort == "max" else effort, called="output_config.effort")

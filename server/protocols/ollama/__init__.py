@@ -1,1 +1,1 @@
-"""Ollama's protocol: its requests as chats and completions, and a generation as its lines of JSON."""
+"""Ollama's protocol: requests as chats and completions, and a generation as lines of JSON."""

@@ -1,4 +1,4 @@
-"""Ollama's requests for embeddings as OpenAI's, so that they go the way of all others."""
+"""Ollama's requests for embeddings as OpenAI's."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from server.schemas.pooling import EmbeddingRequest
 
 
 def embedding_of(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
-    """Of inputs that are not empty. They are cut where they are too long, unless the request says not to. The vectors
-    have length 1, as Ollama's have.
+    """Translate a request with inputs. Inputs that are too long are cut, unless the request says not to. Vectors have
+    length 1, as Ollama's.
 
     model: the served name. Raises InvalidRequest.
     """
@@ -25,8 +25,10 @@ def old_embedding_of(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequ
 
 
 def unhonored_embed_fields(body: OllamaEmbedRequest | OllamaEmbeddingsRequest, max_tokens: int) -> dict[str, Any]:
-    """What is not given on, by its path; for `ignored_parameters`. A num_ctx that is the model's limit asks for
-    nothing, and how tokens are chosen is nothing to embeddings."""
+    """Return the fields that are not translated, by their paths, for `ignored_parameters`.
+
+    A num_ctx that equals the model's limit changes nothing.
+    """
     options = {
         f"options.{name}": value
         for name, value in (body.options or {}).items()

@@ -1,4 +1,4 @@
-"""OllamaFormatter: a generation as the lines of /api/chat or /api/generate, or as one answer that sums them up."""
+"""OllamaFormatter: a generation as the lines of /api/chat or /api/generate, or as one answer."""
 
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -28,7 +28,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Part:
-    """What one line adds, or a whole answer has."""
+    """Content of one line, or of a whole answer."""
 
     content: str = ""
     thinking: str = ""
@@ -45,7 +45,7 @@ class Part:
         return bool(self.content or self.thinking or self.calls or self.tokens)
 
 
-# Of a part, the model's name and whether it is the last.
+# Takes a part, the model's name, and whether the part is the last.
 AnswerWriter = Callable[[Part, str, bool], OllamaAnswer]
 
 
@@ -65,7 +65,7 @@ def generate_answer(part: Part, model: str, is_done: bool) -> OllamaGenerateAnsw
 
 
 def timestamp(seconds: float | None = None) -> str:
-    """RFC 3339, in UTC; of now, or of seconds since the epoch."""
+    """Return the time in RFC 3339, in UTC. seconds: since the epoch; None is now."""
     moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return moment.isoformat().replace("+00:00", "Z")
 
@@ -78,7 +78,7 @@ class OllamaFormatter:
     def __init__(
         self, write: AnswerWriter, model: str, tokenizer: Tokenizer, arrival_s: float, *, has_logprobs: bool
     ) -> None:
-        """model: as the client calls it. arrival_s: time.monotonic() when the request came."""
+        """model: the client's name of it. arrival_s: time.monotonic() when the request came."""
         self._write = write
         self._model = model
         self._logprobs = LogprobsFormat(tokenizer)
@@ -147,14 +147,14 @@ class OllamaFormatter:
 
 
 class _Calls:
-    """Calls that come in pieces, until each is whole."""
+    """Collects calls that come in pieces."""
 
     def __init__(self) -> None:
         self._open: OllamaAnswerCall | None = None
         self._arguments: list[str] = []
 
     def push(self, piece: CallPiece) -> list[OllamaAnswerCall]:
-        """The call that ends because `piece` begins another one."""
+        """Return the call that ends because `piece` starts another one."""
         ended = []
         if piece.name is not None:
             ended = self.end()
@@ -163,8 +163,7 @@ class _Calls:
         return ended
 
     def end(self, *, is_cut_off: bool = False) -> list[OllamaAnswerCall]:
-        """The open call. One whose arguments are no object, as those cut off are not, has no place in this protocol
-        and is left out."""
+        """Return the open call. A call whose arguments are not an object, for instance cut off, is left out."""
         call, arguments = self._open, "".join(self._arguments)
         self._open, self._arguments = None, []
         if call is None or is_cut_off or not _is_object(arguments := arguments.strip() or "{}"):
@@ -186,5 +185,5 @@ def _done_reason(finish: Finish) -> DoneReason:
 
 
 def _nanoseconds(seconds: float) -> int:
-    """At least 1: clients divide by durations."""
+    """Return at least 1, since clients divide by durations."""
     return max(1, round(seconds * 1e9))

@@ -1,4 +1,4 @@
-"""Ollama's streams: a JSON object a line, with nothing in between and no mark at the end."""
+"""Ollama's streams: one JSON object per line, without pings or an end mark."""
 
 from typing import Any
 
@@ -22,5 +22,5 @@ def ollama_error(reply: ErrorReply, _request_id: str) -> Response:
 
 
 def error_object(reply: ErrorReply) -> bytes:
-    """The same in a response and in a stream."""
+    """Return the error object, which is the same in a response and in a stream."""
     return _encode({"error": reply.message})

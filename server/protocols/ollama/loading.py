@@ -1,4 +1,4 @@
-"""Which model a request of Ollama's means, and how long the model stays loaded for it."""
+"""The model that an Ollama client means, and how long it stays loaded."""
 
 from server.protocols.ollama.keep_alive import keep_alive_s
 from server.protocols.ollama.names import served_name

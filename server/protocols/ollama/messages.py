@@ -6,14 +6,14 @@ from typing import get_args
 import msgspec
 
 from engine.errors import InvalidRequest
-from server.chat.content import ChatMessage, Role, ToolCall, text_parts
+from server.chat.content import ChatMessage, EarlierCall, Role, text_parts
 from server.schemas.base import quote
 from server.schemas.ollama import OllamaMessage
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "function": "tool"}
 
 
-def chat_messages(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
+def messages_with_ids(messages: Sequence[OllamaMessage]) -> list[ChatMessage]:
     """Return the chat's messages. Calls get ids where they have none. A tool's result gets the id of the call that it
     answers: the first call of its tool without a result, or the first of all if the result does not name its tool.
 
@@ -50,9 +50,9 @@ def _fields(given: OllamaMessage) -> dict[str, object]:
     return fields
 
 
-def _calls(given: OllamaMessage, index: int) -> list[ToolCall]:
+def _calls(given: OllamaMessage, index: int) -> list[EarlierCall]:
     return [
-        ToolCall(
+        EarlierCall(
             call.function.name,
             msgspec.json.encode(call.function.arguments or {}).decode(),
             call.id or f"call_{index}_{position}",

@@ -1,4 +1,4 @@
-"""The served model as Ollama's clients see it: what is known of it from the engine and the chat template."""
+"""The served model in Ollama's forms, from the engine's facts and the chat template."""
 
 import hashlib
 from typing import Any
@@ -16,7 +16,7 @@ _NEVER = "9999-12-31T23:59:59Z"
 
 
 def model_card(name: str, info: EngineInfo | None, created_s: int) -> OllamaModel:
-    """info: None while the model loads."""
+    """Return the model's entry in a list. info: None while the model loads."""
     card = OllamaModel(name=tagged(name), model=tagged(name), modified_at=timestamp(created_s))
     if info is not None:
         card.size = info.weight_bytes
@@ -26,7 +26,7 @@ def model_card(name: str, info: EngineInfo | None, created_s: int) -> OllamaMode
 
 
 def running_model(name: str, info: EngineInfo, expires_s: float | None = None) -> OllamaRunningModel:
-    """expires_s: when it is unloaded, in Unix time; None is never."""
+    """Return the entry of a loaded model. expires_s: Unix time when it will be unloaded; None is never."""
     return OllamaRunningModel(
         name=tagged(name),
         model=tagged(name),
@@ -53,13 +53,13 @@ def shown_model(info: EngineInfo, text_model: TextModel, capabilities: list[str]
 
 def _details(info: EngineInfo) -> OllamaDetails:
     family = _family(info)
-    # The format of most of the weights; norms and the like are stored otherwise.
+    # The format of most weights; norms and others have another one.
     level = max(info.weight_formats, key=info.weight_formats.__getitem__, default=None)
     return OllamaDetails(family=family, families=[family], quantization_level=UNSET if level is None else level.upper())
 
 
 def _model_info(info: EngineInfo) -> dict[str, Any]:
-    """Under the names of GGUF's metadata, where there are such."""
+    """Return the model's facts under the names of GGUF's metadata."""
     tokenizer = info.tokenizer
     family = _family(info)
     found: dict[str, Any] = {
@@ -78,12 +78,12 @@ def _model_info(info: EngineInfo) -> dict[str, Any]:
 
 
 def _family(info: EngineInfo) -> str:
-    """The architecture in GGUF's way: qwen2 for Qwen2ForCausalLM."""
+    """Return the architecture in GGUF's form: qwen2 for Qwen2ForCausalLM."""
     return info.architecture.removesuffix("ForCausalLM").lower()
 
 
 def _digest(info: EngineInfo) -> str:
-    """Tells models and their formats apart; the same at every start with the same options."""
+    """Return a digest that differs between models and formats, and is the same at every start with the same options."""
     known = (
         info.architecture,
         info.dtype,

@@ -1,4 +1,4 @@
-"""Names of models as Ollama's clients write them: NAME:TAG, where an absent tag is `latest`."""
+"""Names of models in Ollama's form: NAME:TAG, where a missing tag means `latest`."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ _LATEST = ":latest"
 
 
 def tagged(name: str) -> str:
-    """`name` with a tag."""
+    """Return `name` with a tag."""
     return name if ":" in name.rpartition("/")[2] else name + _LATEST
 
 
 def served_name(name: str, served: Sequence[str]) -> str:
-    """The one of `served` that `name` means. Raises ModelNotFound."""
+    """Return the served name that `name` means. Raises ModelNotFound."""
     if name in served:
         return name
     for known in served:

@@ -1,4 +1,4 @@
-"""Ollama's `options` as the fields of a chat or completion. What becomes of the others, schemas/parameters.py says."""
+"""Ollama's `options` as fields of a chat or completion. schemas/parameters.py says what happens to other options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from engine.errors import InvalidRequest
 from server.schemas.base import quote
 
-# Options by the names of the fields that honor them.
+# The field that honors each option.
 _FIELDS: Mapping[str, str] = {
     "temperature": "temperature",
     "top_k": "top_k",
@@ -23,15 +23,15 @@ _FIELDS: Mapping[str, str] = {
     "stop": "stop",
 }
 
-# For errors and ignored fields: chat's names of what the client calls an option.
+# For errors and ignored fields: the client's option behind each field of a chat.
 OPTION_NAMES: Mapping[str, str] = {field: f"options.{option}" for option, field in _FIELDS.items()}
 
-_UNLIMITED = (-1, -2)  # without end, and until the context is full: here both end with the context
+_UNLIMITED = (-1, -2)  # unlimited, and until the context is full: here both end with the context
 _RANDOM_SEED = -1
 
 
 def option_fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that `options` set."""
+    """Return the fields that `options` set."""
     fields = {field: options[option] for option, field in _FIELDS.items() if options.get(option) is not None}
     if fields.get("seed") == _RANDOM_SEED:
         del fields["seed"]
@@ -39,7 +39,7 @@ def option_fields(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def output_limit(options: Mapping[str, Any]) -> int | None:
-    """num_predict; None where it sets no limit. Raises InvalidRequest."""
+    """Return num_predict; None if it sets no limit. Raises InvalidRequest."""
     limit = options.get("num_predict")
     if limit is None or limit in _UNLIMITED:
         return None
@@ -52,7 +52,7 @@ def output_limit(options: Mapping[str, Any]) -> int | None:
 
 
 def other_options(options: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
-    """Those that are not honored, by their path. A num_ctx that is the context's length asks for nothing."""
+    """Return the options that are not honored, by their paths. A num_ctx that equals the context changes nothing."""
     return {
         f"options.{option}": value
         for option, value in options.items()

@@ -1,4 +1,4 @@
-"""Ollama's requests as chats and completions, so that they go the way of all others."""
+"""Ollama's requests as chats and completions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from server.chat.content import ChatMessage, text_parts
 from server.chat.openai_fields import offered_tools
 from server.chat.request import Chat, ChatRequest, ClientPaths, chat_request
 from server.protocols.ollama.keep_alive import keep_alive_s
-from server.protocols.ollama.messages import chat_messages
+from server.protocols.ollama.messages import messages_with_ids
 from server.protocols.ollama.options import OPTION_NAMES, option_fields, other_options
 from server.schemas.base import validate
 from server.schemas.chat import ToolFields
@@ -18,7 +18,7 @@ from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
 from server.text_model import ChatModel
 
-# Chat's fields and what Ollama's clients call them.
+# What Ollama's clients call the fields of a chat.
 FIELD_NAMES: Mapping[str, str] = {**OPTION_NAMES, "guided_json": "format", "reasoning_effort": "think"}
 GENERATE_NAMES: Mapping[str, str] = {**FIELD_NAMES, "messages": "prompt"}
 
@@ -26,32 +26,34 @@ _LEVELS = {"low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
 
 
 def is_load(body: OllamaChatRequest | OllamaGenerateRequest) -> bool:
-    """Whether the request asks for nothing but that the model be loaded."""
+    """Whether the request only loads the model."""
     if isinstance(body, OllamaChatRequest):
         return not body.messages
     return not body.prompt and not body.suffix
 
 
 def is_unload(body: OllamaChatRequest | OllamaGenerateRequest) -> bool:
-    """Whether the request asks for nothing but that the model be unloaded."""
+    """Whether the request only unloads the model."""
     return is_load(body) and body.keep_alive is not None and keep_alive_s(body.keep_alive) == 0
 
 
 def unhonored_fields(body: OllamaRequest, info: EngineInfo) -> dict[str, Any]:
-    """What no chat or completion is given, by its path; for `ignored_parameters`."""
+    """Return the fields that are not translated, by their paths, for `ignored_parameters`."""
     given = {"keep_alive": body.keep_alive, "truncate": body.truncate, "shift": body.shift}
     return {**body.extra, **given, **other_options(body.options or {}, info.max_model_len)}
 
 
-def chat_of(body: OllamaChatRequest, model: str, chat: ChatModel | None) -> ChatRequest:
+def translate_chat(body: OllamaChatRequest, model: str, chat: ChatModel | None) -> ChatRequest:
     """Translate a chat. model: the served name. Raises InvalidRequest in the client's words."""
-    messages = chat_messages(body.messages or [])
+    messages = messages_with_ids(body.messages or [])
     with ClientPaths(FIELD_NAMES).in_errors():
         tools = validate(ToolFields, {"tools": [{"type": "function", **tool} for tool in body.tools or []] or None})
     return _chat(body, model, chat, messages, tools, FIELD_NAMES)
 
 
-def generation_of(body: OllamaGenerateRequest, model: str, chat: ChatModel | None) -> ChatRequest | CompletionRequest:
+def translate_generation(
+    body: OllamaGenerateRequest, model: str, chat: ChatModel | None
+) -> ChatRequest | CompletionRequest:
     """Translate a generation: to a chat of one message, or to a completion of a raw prompt, around a suffix, or by a
     model without a template.
 
@@ -97,7 +99,7 @@ def _completion(body: OllamaGenerateRequest, fields: dict[str, Any]) -> Completi
 
 
 def _fields(body: OllamaRequest, model: str) -> dict[str, Any]:
-    """What chats and completions have in common."""
+    """Return the fields that chats and completions share."""
     fields: dict[str, Any] = {**option_fields(body.options or {}), "model": model}
     if body.format == "json":
         fields["guided_json"] = {"type": "object"}

@@ -10,8 +10,7 @@ import msgspec
 
 from engine.protocol import FinishReason
 from server.errors import ErrorReply
-from server.generation.choice import Delta as ChoiceDelta
-from server.generation.choice import Finish
+from server.generation.choice import ChoiceDelta, Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought
 from server.generation.generation import Generation
 from server.generation.params.generation_params import GenerationParams
@@ -49,12 +48,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def event_frame(event: Event) -> bytes:
-    """An event with its type on a line of its own, as OpenAI sends it."""
+    """Return an event with its type on a line of its own, as OpenAI sends it."""
     return b"event: " + event.type.encode() + b"\ndata: " + _encode(event) + b"\n\n"
 
 
 class ResponseFormatter:
-    """Writes one response. `response` is at every moment what has become of it; its items are in it when they end."""
+    """Writes one response. `response` is always its current state, with the items that have ended."""
 
     stream_form = RESPONSES_STREAM
 
@@ -86,7 +85,8 @@ class ResponseFormatter:
             yield event_frame(event)
 
     def broken(self, reply: ErrorReply) -> bytes:
-        """With the stream's beginning, if nothing has come: clients take no other event for the first one."""
+        """Return the event of the error, after the stream's first events if none were sent: clients accept no other
+        event as the first."""
         beginning = [event_frame(self._numbered(event)) for event in self._begin_stream()]
         if self._open is not None:
             self.response.output.append(self._open.item("incomplete"))
@@ -111,7 +111,7 @@ class ResponseFormatter:
                         yield self._numbered(event)
 
     def _begin_stream(self) -> Iterator[Event]:
-        """Its first events; none the second time."""
+        """Yield the stream's first events, once."""
         if not self._has_begun:
             self._has_begun = True
             for kind in ("response.created", "response.in_progress"):
@@ -126,7 +126,7 @@ class ResponseFormatter:
     def _of_delta(self, delta: ChoiceDelta) -> Iterator[Event]:
         self._tokens.add(delta.tokens)
         pieces = [Content(delta.text), *delta.pieces] if delta.text else delta.pieces
-        has_other = False  # than content
+        has_other = False  # pieces other than content
         for piece in pieces:
             yield from self._of_piece(piece, has_other=has_other)
             has_other = has_other or not isinstance(piece, Content)
@@ -162,7 +162,7 @@ class ResponseFormatter:
 
     @property
     def _next_index(self) -> int:
-        """The index of the item that begins now, which ends the open one."""
+        """End the open item, and return the index of the next."""
         return len(self.response.output) + (self._open is not None)
 
     def _begin(self, item: OpenItem) -> Iterator[Event]:
@@ -181,7 +181,7 @@ class ResponseFormatter:
         in_call = isinstance(self._open, OpenFunctionCall | OpenCustomCall)
         yield from self._close("incomplete" if finish.is_within_call or (is_cut and not in_call) else "completed")
         if not is_cut and not any(item.type != "reasoning" for item in self.response.output):
-            # An answer of nothing is still an answer: agents take a response without one for a turn that goes on.
+            # An empty answer is still an answer: agents take a response without a message for a turn that continues.
             yield from self._begin(OpenMessage(self._next_index))
             yield from self._close("completed")
         self.response.status = "incomplete" if is_cut else "completed"
@@ -201,12 +201,12 @@ class ResponseFormatter:
 
 
 def _padding(text: str) -> str:
-    """Random characters that hide how long the text is, up to a multiple of _PADDED."""
+    """Return random characters that hide the length of the text, up to a multiple of _PADDED."""
     return secrets.token_urlsafe(_PADDED)[: _PADDED - len(text) % _PADDED]
 
 
 def _error_code(reply: ErrorReply) -> str:
-    """One of the codes that OpenAI's clients know."""
+    """Return one of the codes that OpenAI's clients know."""
     if reply.status >= 500:
         return "server_error"
     return "rate_limit_exceeded" if reply.status == 429 else "invalid_prompt"

@@ -1,4 +1,4 @@
-"""A custom tool's input inside the arguments of the function that stands for the tool."""
+"""Inputs of custom tools, inside the arguments of the functions that stand for the tools."""
 
 import json
 import re
@@ -12,12 +12,12 @@ _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r"
 
 
 def arguments_of(text: str) -> str:
-    """The arguments of a call with this input."""
+    """Return the arguments of a call with this input."""
     return json.dumps({FIELD: text}, ensure_ascii=False)
 
 
 def parameters_of(pattern: str | None) -> dict[str, Any]:
-    """The parameters of the function. pattern: a regular expression that the whole input matches."""
+    """Return the parameters of the function. pattern: a regular expression that must match the whole input."""
     limit = {} if pattern is None else {"pattern": f"^(?:{pattern})$"}
     return {
         "type": "object",
@@ -28,14 +28,15 @@ def parameters_of(pattern: str | None) -> dict[str, Any]:
 
 
 class CustomInput:
-    """Reads the arguments' JSON piece by piece, and gives the input's text as it comes.
+    """Reads the arguments' JSON piece by piece, and returns the input's text as it comes.
 
-    Arguments that are no object with an input first are the input as they are: nothing that the model wrote is lost.
+    Arguments that are not an object with an input first count as the input itself, so nothing that the model wrote is
+    lost.
     """
 
     def __init__(self) -> None:
-        self._pending = ""  # read, and not yet understood
-        self._is_within = False  # the string
+        self._pending = ""  # not yet decoded
+        self._is_within = False  # within the string
         self._is_over = False
         self._high: int | None = None  # the first half of a surrogate pair
 
@@ -52,14 +53,14 @@ class CustomInput:
         return self._decoded()
 
     def finish(self) -> str:
-        """The rest: what is no input of the expected form, or half a pair at the end."""
+        """Return the rest: arguments of another form, or half a surrogate pair at the end."""
         if not self._is_within:
             rest, self._pending = self._pending, ""
             return rest
         return self._flushed()
 
     def _decoded(self) -> str:
-        """The text of the string as far as `_pending` has it whole."""
+        """Return the complete part of the string in `_pending`."""
         decoded: list[str] = []
         position, pending = 0, self._pending
         while position < len(pending):
@@ -94,6 +95,6 @@ class CustomInput:
         return before + ("\ufffd" if 0xDC00 <= unit < 0xE000 else chr(unit))
 
     def _flushed(self) -> str:
-        """A half of a pair that is not followed by the other half has no text."""
+        """Return a replacement for half a surrogate pair without its other half."""
         half, self._high = self._high, None
         return "" if half is None else "\ufffd"

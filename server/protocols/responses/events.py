@@ -1,4 +1,4 @@
-"""The events of a streamed response, as the objects that are sent. The stream's writer numbers them."""
+"""Events of a streamed response. The formatter numbers them."""
 
 import msgspec
 from msgspec import UNSET, UnsetType

@@ -1,4 +1,4 @@
-"""new_id: ids in OpenAI's form, which say what they are of."""
+"""new_id: an id in OpenAI's form, whose prefix names the kind of object."""
 
 import secrets
 

@@ -1,11 +1,11 @@
-"""chat_messages: the items of a request as the messages of a chat."""
+"""messages_of_items: the items of a request as the messages of a chat."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import InvalidRequest
 from server.chat import content
-from server.chat.content import ChatMessage, ContentPart, ToolCall, text_parts
+from server.chat.content import ChatMessage, ContentPart, EarlierCall, text_parts
 from server.protocols.responses.custom_input import arguments_of
 from server.protocols.responses.thoughts import decode_thought
 from server.protocols.responses.tools import chat_name
@@ -30,13 +30,14 @@ _THOUGHT = "reasoning_content"
 
 @dataclass(slots=True)
 class _Turn:
-    """One message of the assistant: all items between two messages of others."""
+    """One message of the assistant: all its items between two messages of others."""
 
     message: ChatMessage
     has_content: bool = False
 
     def takes_thought(self) -> bool:
-        """Whether a thought belongs to this turn. It begins a new one after content, unless calls are being made."""
+        """Whether a thought belongs to this turn. After content a thought starts a new turn,
+        unless the turn has calls."""
         return bool(self.message.calls) or not self.has_content
 
     def takes_content(self) -> bool:
@@ -51,7 +52,7 @@ class _Turn:
         self.message.parts += _texts(parts)
 
 
-def chat_messages(
+def messages_of_items(
     items: Sequence[InputItem],
     *,
     num_stored: int = 0,
@@ -60,7 +61,7 @@ def chat_messages(
 ) -> tuple[list[ChatMessage], list[str]]:
     """Return the messages, and the paths of items, or parts of items, that the model is not shown.
 
-    num_stored: how many of the items come from earlier responses. left_out: positions of items to pass over.
+    num_stored: how many of the items come from earlier responses. left_out: positions of items to leave out.
 
     Raises InvalidRequest for a reference, and for the output of a call that is not among the items before it.
     """
@@ -111,7 +112,8 @@ def chat_messages(
 def _without_call(
     item: FunctionCallOutputItem | CustomToolCallOutputItem, path: str, *, is_stored: bool
 ) -> InvalidRequest:
-    """Only a conversation can have a stored output without its call: any item may be added to it or deleted."""
+    """Return the error. Only a conversation can have a stored output without its call, since items are added and
+    deleted."""
     missing = f"{quote(item.call_id)}, and no item before it is a call of that id"
     if is_stored:
         return InvalidRequest(
@@ -142,6 +144,6 @@ def _thought(item: ReasoningItem) -> str | None:
     return "\n".join(part.text for part in item.summary or []) or None
 
 
-def _call(item: FunctionCallItem | CustomToolCallItem, path: str) -> ToolCall:
+def _call(item: FunctionCallItem | CustomToolCallItem, path: str) -> EarlierCall:
     arguments = item.arguments if isinstance(item, FunctionCallItem) else arguments_of(item.input)
-    return ToolCall(chat_name(item.name, item.namespace), arguments, item.call_id, path)
+    return EarlierCall(chat_name(item.name, item.namespace), arguments, item.call_id, path)

@@ -1,4 +1,4 @@
-"""The objects of OpenAI's Responses API that this server sends: the response, its items, their parts."""
+"""Objects of OpenAI's Responses API that this server sends: the response, its items, their parts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Output items while they are written: the events of each from its beginning to its end."""
+"""Output items while they are written, and the events of each from start to end."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -27,7 +27,7 @@ class OpenItem(Protocol):
     def begin(self) -> Iterator[Event]: ...
 
     def end(self, status: str) -> Iterator[Event]:
-        """status: completed, or incomplete if the answer broke off in it."""
+        """Yield the events of the item's end. status: completed, or incomplete if the answer broke off in it."""
         ...
 
     def item(self, status: str) -> OutputItem: ...
@@ -79,7 +79,7 @@ class OpenMessage:
 
 class OpenReasoning:
     def __init__(self, index: int, *, is_encoded: bool) -> None:
-        """is_encoded: the item carries its thought a second time, in encrypted_content."""
+        """is_encoded: whether the item carries its thought a second time, in encrypted_content."""
         self._id = new_id("rs")
         self._index = index
         self._text: list[str] = []
@@ -151,7 +151,7 @@ class OpenFunctionCall:
 
 
 class OpenCustomCall:
-    """A custom tool's call, which the model wrote as a function's."""
+    """A custom tool's call, which the model wrote as a function's call."""
 
     def __init__(self, index: int, call_id: str, name: str, namespace: str | None) -> None:
         self._id = new_id("ctc")

@@ -1,4 +1,4 @@
-"""response_params: a response's body as the chat that answers it, and what that asks of the engine."""
+"""response_params: a response as the chat that answers it, and as params for the engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from functools import partial
 from server.generation.params.chat import chat_params, check_chat, check_chat_fields
 from server.generation.params.generation_params import GenerationParams
 from server.generation.params.prompts import chat_prompt
-from server.protocols.responses.request import TranslatedResponse, translate
+from server.protocols.responses.request import TranslatedResponse, translate_response
 from server.protocols.responses.truncation import Attempt, T, within_context
 from server.schemas.parameters import ignored_header
 from server.schemas.response_items import InputItem
@@ -18,7 +18,7 @@ from server.text.workers import ITEM_SIZE
 
 @dataclass(frozen=True, slots=True)
 class ResponseParams:
-    """headers: of the HTTP response."""
+    """Params of a response. headers: of the HTTP response."""
 
     request: TranslatedResponse
     generation: GenerationParams
@@ -28,9 +28,10 @@ class ResponseParams:
 async def response_params(
     body: ResponsesRequest, items: Sequence[InputItem], model: ServedModel, arrival_s: float, *, num_stored: int = 0
 ) -> ResponseParams:
-    """items: all that the model is shown, of which the first `num_stored` come from earlier responses.
+    """Return the params of a response.
 
-    Raises as chat_params, in the client's names.
+    items: all items that the model is shown. num_stored: how many of them come from earlier responses. Raises as
+    chat_params.
     """
 
     async def attempt(left_out: frozenset[int]) -> ResponseParams:
@@ -45,7 +46,7 @@ async def response_params(
 async def check_response(
     body: PromptFields, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> None:
-    """Raise InvalidRequest, in the client's names, for what can be refused without the model."""
+    """Check what needs no engine. Raises InvalidRequest, in the client's words."""
     request = await _translated(body, items, model, num_stored)
     check_chat(request.chat, model)
 
@@ -53,7 +54,7 @@ async def check_response(
 async def num_input_tokens(
     body: InputTokensRequest, items: Sequence[InputItem], model: ServedModel, *, num_stored: int = 0
 ) -> tuple[int, dict[str, str]]:
-    """The length of the prompt, and headers. Raises as response_params, but for a prompt that is too long."""
+    """Return the length of the prompt, which may be longer than the context, and headers. Raises as response_params."""
     request = await _translated(body, items, model, num_stored)
     with request.chat.paths.in_errors():
         ignored = check_chat_fields(request.chat, model)
@@ -69,7 +70,7 @@ async def _translated(
     num_stored: int,
     left_out: frozenset[int] = frozenset(),
 ) -> TranslatedResponse:
-    request = partial(translate, body, items, num_stored=num_stored, left_out=left_out)
+    request = partial(translate_response, body, items, num_stored=num_stored, left_out=left_out)
     return await model.workers.run_unless_short(request, size=ITEM_SIZE * len(items))
 
 
@@ -80,5 +81,5 @@ async def _fitted(body: PromptFields, items: Sequence[InputItem], attempt: Attem
 
 
 def _ignored(request: TranslatedResponse, of_chat: Sequence[str]) -> dict[str, str]:
-    """The header that lists what is not honored, in the client's names."""
+    """Return the header that lists what is not honored, in the client's words."""
     return ignored_header([*request.ignored, *(request.chat.paths[path] for path in of_chat)])

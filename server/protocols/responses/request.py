@@ -1,4 +1,4 @@
-"""translate: a response's body as the chat that answers it."""
+"""translate_response: a response's body as the chat that answers it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.chat.request import Chat, ChatRequest, chat_request
-from server.chat.tools import OfferedTools
-from server.protocols.responses.items import chat_messages
+from server.chat.tools import ToolOffer
+from server.protocols.responses.items import messages_of_items
 from server.protocols.responses.tools import CalledTool, chat_choice, tool_table
 from server.schemas.response_items import InputItem
 from server.schemas.responses import Includable, JsonSchemaFormat, PromptFields, ResponsesRequest, TextConfig
@@ -27,9 +27,9 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TranslatedResponse:
-    """chat: the chat that answers the response. called: for the answer's calls.
+    """A response as a chat. called: tools by the names that the answer's calls have.
 
-    ignored: paths of what is given and not honored, in the client's names.
+    ignored: paths of what is given and not honored, in the client's words.
     """
 
     chat: ChatRequest
@@ -37,21 +37,23 @@ class TranslatedResponse:
     ignored: list[str]
 
 
-def translate(
+def translate_response(
     body: PromptFields, items: Sequence[InputItem], *, num_stored: int = 0, left_out: frozenset[int] = frozenset()
 ) -> TranslatedResponse:
-    """Translate a response whose model is shown the items but for those at the positions `left_out`.
+    """Translate a response.
 
-    num_stored: how many of the items come from earlier responses. Raises InvalidRequest and UnsupportedParameter in
-    the client's names.
+    items: shown to the model, except those at the positions `left_out`. num_stored: how many of them come from earlier
+    responses. Raises InvalidRequest and UnsupportedParameter in the client's words.
     """
-    messages, ignored = chat_messages(items, num_stored=num_stored, left_out=left_out, instructions=body.instructions)
+    messages, ignored = messages_of_items(
+        items, num_stored=num_stored, left_out=left_out, instructions=body.instructions
+    )
     table = tool_table(body)
     options = {**body.chat_fields, "response_format": _response_format(body.text), "reasoning_effort": _effort(body)}
     options["model"] = body.model
     if isinstance(body, ResponsesRequest):
         options |= _answer_fields(body)
-    tools = OfferedTools(table.definitions, chat_choice(body), is_parallel=body.parallel_tool_calls is not False)
+    tools = ToolOffer(table.definitions, chat_choice(body), is_parallel=body.parallel_tool_calls is not False)
     if not messages:
         raise InvalidRequest("input is missing; a response needs input or instructions", param="input")
     given = {name: value for name, value in options.items() if value is not None}
@@ -91,11 +93,11 @@ def _response_format(text: TextConfig | None) -> dict[str, Any] | None:
 
 def _effort(body: PromptFields) -> str | None:
     effort = None if body.reasoning is None else body.reasoning.effort
-    return "xhigh" if effort == "max" else effort  # templates that know one of them by either name take it
+    return "xhigh" if effort == "max" else effort  # templates that know either name take it
 
 
 def _ignored(body: PromptFields) -> list[str]:
-    """What is given and changes nothing here."""
+    """Return the paths of fields that change nothing."""
     ignored = []
     if body.text is not None:
         ignored += [f"text.{name}" for name in body.text.extra]

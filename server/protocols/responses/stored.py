@@ -1,4 +1,4 @@
-"""Items as they are stored and listed: as JSON objects, each with an id."""
+"""Stored and listed items: JSON objects, each with an id."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ _PREFIXES = {
 
 
 def input_objects(items: Sequence[InputItem]) -> list[dict[str, Any]]:
-    """The items of a request; one that has no id gets one, and content is a list of parts."""
+    """Return the items of a request as objects. An item without an id gets one, and content becomes a list of parts."""
     return [_object(item) for item in items]
 
 
@@ -36,10 +36,10 @@ def _object(item: InputItem) -> dict[str, Any]:
 
 
 def output_objects(items: Sequence[OutputItem]) -> list[dict[str, Any]]:
-    """The items of an answer."""
+    """Return the items of an answer as objects."""
     return [msgspec.to_builtins(item) for item in items]
 
 
 def items_of(objects: Sequence[dict[str, Any]]) -> list[InputItem]:
-    """Stored objects, of a request or an answer, as items for `translate`."""
+    """Return stored objects, of a request or an answer, as items for `translate_response`."""
     return validate(ItemList, {"items": list(objects)}).items

@@ -1,11 +1,11 @@
-"""TextTokens: which of an answer's tokens belong to its message, where thoughts and calls stand beside it."""
+"""TextTokens: the tokens of an answer's message, without those of thoughts and calls."""
 
 from server.generation.choice import ScoredToken
 from server.text.tokenizer import Tokenizer
 
 
 class TextTokens:
-    """Tokens that came and whose text is not sent yet, since a stop string or the end of a character could follow."""
+    """Tokens whose text is not sent yet, since a stop string or the end of a character could follow."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -15,7 +15,8 @@ class TextTokens:
         self._pending += tokens
 
     def pass_over(self, text: str) -> None:
-        """Forget the tokens up to the end of `text`, of a thought or a call; all if they do not spell it."""
+        """Forget the tokens up to the end of `text`, which belongs to a thought or a call. Forgets all tokens if they
+        do not spell the text."""
         pieces, spelled = self._spelled()
         wanted = text.encode()
         start = spelled.rfind(wanted) if wanted else -1
@@ -23,9 +24,10 @@ class TextTokens:
         self._pending = self._pending[last:]
 
     def take(self, text: str, *, is_last: bool) -> list[ScoredToken]:
-        """The tokens that `text` was made of, all of them if they do not spell it. Those before it are forgotten.
+        """Return the tokens that spell `text`, and forget those before them. Returns all tokens if they do not spell
+        it.
 
-        is_last: the text is the last part of the pending tokens' that spells so, else the first.
+        is_last: whether to take the last occurrence of the text among the pending tokens; otherwise the first.
         """
         pieces, spelled = self._spelled()
         wanted = text.encode()
@@ -43,7 +45,7 @@ class TextTokens:
 
 
 def _overlapping(pieces: list[bytes], start: int, end: int) -> tuple[int, int]:
-    """The first of the pieces that has a byte between `start` and `end`, and the one behind the last."""
+    """Return the index of the first piece with a byte between `start` and `end`, and the index after the last."""
     first, last, position = len(pieces), 0, 0
     for index, piece in enumerate(pieces):
         after = position + len(piece)

@@ -1,7 +1,7 @@
-"""Thoughts in `encrypted_content`, which some clients send back where they drop the text itself.
+"""Thoughts in `encrypted_content`, which some clients send back in place of the text.
 
-It is no secret: this server gives clients the thought in clear beside it. It is the text in base64, behind a mark by
-which other servers' contents, which nobody here can read, are told from our own.
+Nothing is secret: the server also sends the thought in clear. The content is base64 of the text after a mark that
+distinguishes it from other servers' contents, which cannot be read here.
 """
 
 import base64
@@ -15,7 +15,7 @@ def encode_thought(text: str) -> str:
 
 
 def decode_thought(encoded: str) -> str | None:
-    """None: it is not of this server."""
+    """Return the thought; None if the content is not from this server."""
     if not encoded.startswith(_MARK):
         return None
     try:

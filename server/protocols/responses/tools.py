@@ -1,11 +1,11 @@
-"""ToolTable: a response's tools as the functions of a chat, and back from a call to the tool that it is of."""
+"""ToolTable: a response's tools as the functions of a chat, and the tool of each call."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.chat.tools import ToolChoice, ToolDefinition, check_name
+from server.chat.tools import OfferedTool, ToolChoice, check_tool_name
 from server.protocols.responses.custom_input import FIELD, parameters_of
 from server.schemas.base import quote
 from server.schemas.response_tools import (
@@ -26,7 +26,7 @@ _SEPARATOR = "__"
 
 
 def chat_name(name: str, namespace: str | None) -> str:
-    """The name by which the model knows a tool: of one in a namespace the two together."""
+    """Return the name by which the model knows a tool. A namespace is put in front."""
     if not namespace:
         return name
     return namespace + ("" if namespace.endswith(_SEPARATOR) else _SEPARATOR) + name
@@ -34,7 +34,7 @@ def chat_name(name: str, namespace: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CalledTool:
-    """What a call of one of the chat's functions is to the client."""
+    """The client's tool behind a function of the chat."""
 
     name: str
     namespace: str | None
@@ -43,10 +43,10 @@ class CalledTool:
 
 @dataclass(slots=True)
 class ToolTable:
-    """called: tools by the names of the chat's functions. ignored: paths of tools that are not offered to the model,
-    and of what is not enforced."""
+    """The chat's functions. called: the client's tools by the functions' names. ignored: paths of tools that are not
+    offered to the model, and of what is not enforced."""
 
-    definitions: list[ToolDefinition] = field(default_factory=list)
+    definitions: list[OfferedTool] = field(default_factory=list)
     called: dict[str, CalledTool] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
 
@@ -55,7 +55,7 @@ class ToolTable:
         name = chat_name(tool.name, space)
         if name in self.called:
             raise InvalidRequest(f"{path} is the second tool called {quote(name)}; give each its own name", param=path)
-        check_name(name, f"{path}.name")
+        check_tool_name(name, f"{path}.name")
         if len(self.definitions) == MAX_TOOLS:
             raise InvalidRequest(f"tools has more than {MAX_TOOLS} tools; give fewer", param="tools")
         self.called[name] = CalledTool(tool.name, space, isinstance(tool, CustomTool))
@@ -63,31 +63,34 @@ class ToolTable:
         if isinstance(tool, CustomTool):
             self.definitions.append(self._custom(tool, name, path))
         else:
-            self.definitions.append(
-                ToolDefinition(name, tool.description, tool.parameters, tool.strict, paths={"": path})
-            )
+            self.definitions.append(OfferedTool(name, tool.description, tool.parameters, tool.strict, paths={"": path}))
 
-    def _custom(self, tool: CustomTool, name: str, path: str) -> ToolDefinition:
+    def _custom(self, tool: CustomTool, name: str, path: str) -> OfferedTool:
         described = [tool.description] if tool.description else []
         described.append(f"Its only argument, {FIELD}, is the text that the tool is given, as it is.")
         pattern = None
         if isinstance(tool.format, GrammarFormat):
             kind = "regular expression" if tool.format.syntax == "regex" else "Lark grammar"
             described.append(f"That text matches this {kind}:\n{tool.format.definition}")
-            # Inside JSON's escapes a pattern can be followed, and a grammar cannot.
+            # A pattern can be enforced inside JSON's escapes, a grammar cannot.
             if tool.format.syntax == "regex":
                 pattern = tool.format.definition
-                checked_construct(pattern, f"{path}.format.definition")  # alone: inside others it may mean more
+                checked_construct(
+                    pattern, f"{path}.format.definition"
+                )  # checked alone: within the larger pattern it could mean something else
             else:
                 pattern = pattern_of_lark(tool.format.definition)
             if pattern is None:
                 self.ignored.append(f"{path}.format")
         paths = {"": path, f".parameters.properties.{FIELD}.pattern": f"{path}.format.definition"}
-        return ToolDefinition(name, "\n".join(described), parameters_of(pattern), paths=paths)
+        return OfferedTool(name, "\n".join(described), parameters_of(pattern), paths=paths)
 
 
 def tool_table(body: PromptFields) -> ToolTable:
-    """Raises InvalidRequest for two tools of one name, and for a format that is not a regular expression."""
+    """Return the table of a body's tools.
+
+    Raises InvalidRequest for two tools of one name, and for a format that is not a regular expression.
+    """
     table = ToolTable()
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"
@@ -104,7 +107,7 @@ def tool_table(body: PromptFields) -> ToolTable:
 
 
 def chat_choice(body: PromptFields) -> ToolChoice:
-    """Raises InvalidRequest and UnsupportedParameter."""
+    """Translate tool_choice. Raises InvalidRequest and UnsupportedParameter."""
     match body.tool_choice:
         case NamedChoice(name=name, namespace=namespace):
             return ToolChoice("required", (chat_name(name, namespace),), is_single=True)
@@ -122,7 +125,7 @@ def _allowed(tools: list[dict[str, Any]]) -> tuple[str, ...]:
     names = []
     for index, tool in enumerate(tools):
         if tool.get("type") not in ("function", "custom"):
-            continue  # a tool that is not run here is not called either
+            continue  # a tool that this server does not run cannot be called
         name, namespace = tool.get("name"), tool.get("namespace")
         if not isinstance(name, str) or not isinstance(namespace, str | None):
             raise InvalidRequest(f"{path}[{index}] has no name; it is required", param=f"{path}[{index}].name")

@@ -1,4 +1,4 @@
-"""within_context: `truncation: auto`, which drops the oldest items until the rest fits."""
+"""within_context: `truncation: auto`, which leaves out the oldest items until the rest fits."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, overload
@@ -14,16 +14,16 @@ from server.schemas.response_items import (
 )
 
 T = TypeVar("T")
-Attempt = Callable[[frozenset[int]], Awaitable[T]]  # with the items of these positions left out
+Attempt = Callable[[frozenset[int]], Awaitable[T]]  # leaves out the items at these positions
 
 _CALLS = (FunctionCallItem, CustomToolCallItem)
 _OUTPUTS = (FunctionCallOutputItem, CustomToolCallOutputItem)
 
 
 async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
-    """What the first attempt gives that raises no ContextLengthExceeded, with as few items left out as possible.
+    """Return the result of the attempt that leaves out the fewest items and raises no ContextLengthExceeded.
 
-    System and developer messages stay, and so does what came last. Raises ContextLengthExceeded if that is too long.
+    System and developer messages stay, and so does the last item. Raises ContextLengthExceeded if these are too long.
     """
     try:
         return await attempt(frozenset())
@@ -32,9 +32,9 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
         if not choices:
             raise
     high = len(choices) - 1
-    best = await attempt(choices[high])  # if this is too long everything is
-    # What fits is mostly a small part of what is too long: so it is looked for from the end on, in doubled steps, and
-    # the attempts cost as much as what they keep.
+    best = await attempt(choices[high])  # if this is too long, everything is
+    # What fits is usually a small part of what is too long. So the search starts at the end and doubles its steps, and
+    # an attempt costs about as much as what it keeps.
     low, step = 0, 1
     is_between = False  # choices[low - 1] is too long
     while low < high:
@@ -48,11 +48,11 @@ async def within_context(items: Sequence[InputItem], attempt: Attempt[T]) -> T:
 
 
 class Choices(Sequence[frozenset[int]]):
-    """What may be left out, each more than the one before: made when it is asked for, since all of them together have
-    as many positions as the square of the items' number."""
+    """Sets of positions that may be left out, each larger than the one before. A set is made when it is read, since all
+    together have as many positions as the square of the number of items."""
 
     def __init__(self, positions: Sequence[int], sizes: Sequence[int]) -> None:
-        """The choice of a number has the first positions, as many as the size of that number."""
+        """positions: in the order in which they are left out. sizes: how many of them each choice has."""
         self._positions = positions
         self._sizes = sizes
 
@@ -70,10 +70,10 @@ class Choices(Sequence[frozenset[int]]):
 
 
 def droppable(items: Sequence[InputItem]) -> Choices:
-    """What may be left out. A call and its output go together."""
+    """Return the sets of positions that may be left out. A call and its output go together."""
     positions: list[int] = []
     sizes: list[int] = []
-    due: set[str] = set()  # calls that are dropped, and whose outputs are not yet
+    due: set[str] = set()  # dropped calls whose outputs come later
     last = max((index for index, item in enumerate(items) if not _stays(item)), default=0)
     for index, item in enumerate(items[:last]):
         if _stays(item):

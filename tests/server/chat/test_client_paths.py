@@ -3,9 +3,9 @@
 import pytest
 
 from engine.errors import ContextLengthExceeded, InvalidRequest
-from server.chat.content import ChatMessage, ToolCall
+from server.chat.content import ChatMessage, EarlierCall
 from server.chat.request import Chat, ClientPaths
-from server.chat.tools import OfferedTools, ToolDefinition
+from server.chat.tools import OfferedTool, ToolOffer
 
 pytestmark = pytest.mark.fast
 
@@ -52,9 +52,9 @@ def test_a_path_is_renamed_by_its_longest_known_beginning() -> None:
 
 
 def test_messages_calls_and_tools_know_their_places() -> None:
-    call = ToolCall("f", "{}", "a", path="input[2]")
+    call = EarlierCall("f", "{}", "a", path="input[2]")
     messages = [ChatMessage("user"), ChatMessage("assistant", calls=[call], path="input[1]")]
-    tools = OfferedTools([ToolDefinition("f", paths={"": "tools[3]", ".parameters": "tools[3].input_schema"})])
+    tools = ToolOffer([OfferedTool("f", paths={"": "tools[3]", ".parameters": "tools[3].input_schema"})])
     paths = ClientPaths({"messages": "input"}, Chat(messages, tools))
     assert paths["messages[0].content"] == "input[0].content"
     assert paths["messages[1].content"] == "input[1].content"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from engine.protocol import FinishReason
-from server.generation.choice import Delta, Finish
+from server.generation.choice import ChoiceDelta, Finish
 from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought, merged
 from server.protocols.messages.answer import SIGNATURE, MessagesFormatter
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
@@ -25,11 +25,11 @@ STOP = Finish(FinishReason.STOP, None)
 class _Generation:
     """What a formatter sees of a generation: these deltas, and usage that grows with them."""
 
-    def __init__(self, deltas: list[Delta]) -> None:
+    def __init__(self, deltas: list[ChoiceDelta]) -> None:
         self._deltas = deltas
         self._num_tokens = 0
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
         for delta in self._deltas:
             self._num_tokens += 1
             yield delta
@@ -49,13 +49,13 @@ def _formatter(**options: bool) -> MessagesFormatter:
     return MessagesFormatter("m", "req_1", **{"is_cut_to_context": False, "omits_thoughts": False, **options})
 
 
-def _whole(deltas: list[Delta], formatter: MessagesFormatter) -> dict[str, Any]:
+def _whole(deltas: list[ChoiceDelta], formatter: MessagesFormatter) -> dict[str, Any]:
     answer = asyncio.run(formatter.collect(_Generation(deltas)))  # type: ignore[arg-type]
     message: dict[str, Any] = json.loads(msgspec.json.encode(answer))
     return message
 
 
-def _events(deltas: list[Delta], formatter: MessagesFormatter) -> list[Any]:
+def _events(deltas: list[ChoiceDelta], formatter: MessagesFormatter) -> list[Any]:
     async def joined() -> bytes:
         return b"".join([event async for event in formatter.events(_Generation(deltas))])  # type: ignore[arg-type]
 
@@ -103,7 +103,7 @@ ENDS = (STOP, Finish(FinishReason.LENGTH, None), Finish(FinishReason.STOP, "END"
 
 
 @st.composite
-def _answers(draw: st.DrawFn) -> list[Delta]:
+def _answers(draw: st.DrawFn) -> list[ChoiceDelta]:
     """Deltas of an answer: thought, content and calls in the order that readers find them, cut anywhere."""
     pieces: list[ChoicePiece] = [Thought(text) for text in draw(TEXTS)]
     for index, arguments in enumerate(draw(st.lists(ARGUMENTS, max_size=3))):
@@ -114,18 +114,18 @@ def _answers(draw: st.DrawFn) -> list[Delta]:
     pieces += [Content(text) for text in draw(TEXTS)]
     cuts = sorted(draw(st.lists(st.integers(0, len(pieces)), max_size=4)))
     bounds = zip([0, *cuts], [*cuts, len(pieces)], strict=True)
-    deltas = [Delta(0, pieces=merged(pieces[start:end])) for start, end in bounds]
-    return [*deltas, Delta(0, finish=draw(st.sampled_from(ENDS)))]
+    deltas = [ChoiceDelta(0, pieces=merged(pieces[start:end])) for start, end in bounds]
+    return [*deltas, ChoiceDelta(0, finish=draw(st.sampled_from(ENDS)))]
 
 
 @given(_answers(), st.booleans())
-def test_the_events_fold_into_the_whole_answer(deltas: list[Delta], omits_thoughts: bool) -> None:
+def test_the_events_fold_into_the_whole_answer(deltas: list[ChoiceDelta], omits_thoughts: bool) -> None:
     formatter = _formatter(omits_thoughts=omits_thoughts)
     assert _folded(_events(deltas, formatter)) == _whole(deltas, formatter)
 
 
 def _block(*pieces: ChoicePiece, finish: Finish = STOP, **options: bool) -> dict[str, Any]:
-    return _whole([Delta(0, pieces=list(pieces)), Delta(0, finish=finish)], _formatter(**options))
+    return _whole([ChoiceDelta(0, pieces=list(pieces)), ChoiceDelta(0, finish=finish)], _formatter(**options))
 
 
 def test_blocks_come_in_order_with_ids_of_anthropics_form() -> None:

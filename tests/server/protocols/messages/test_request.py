@@ -8,7 +8,7 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.chat.content import template_message
 from server.chat.request import ChatRequest
 from server.chat.tools import ToolChoice
-from server.protocols.messages.request import translate
+from server.protocols.messages.request import translate_message
 from server.schemas.base import validate
 from server.schemas.messages import MessagesRequest
 
@@ -22,7 +22,7 @@ CALL = {"type": "tool_use", "id": "toolu_1", "name": "plus", "input": {"a": 1, "
 
 def _translated(*messages: dict[str, Any], **fields: Any) -> tuple[ChatRequest, list[str]]:
     body = validate(MessagesRequest, {"max_tokens": 5, "messages": list(messages or (USER,)), **fields})
-    return translate(body, None, strict=False)
+    return translate_message(body, None, strict=False)
 
 
 def _chat(*messages: dict[str, Any], **fields: Any) -> ChatRequest:
@@ -220,13 +220,13 @@ def test_what_tools_ask_for_is_listed_even_under_strict_parameters() -> None:
             "tools": [{**TOOL, **quiet}, {**TOOL, "name": "b", "defer_loading": True}],
         },
     )
-    assert translate(body, None, strict=True)[1] == ["tools[1].defer_loading"]
+    assert translate_message(body, None, strict=True)[1] == ["tools[1].defer_loading"]
 
 
 def test_strict_parameters_refuse_unknown_ones() -> None:
     body = validate(MessagesRequest, {"max_tokens": 5, "messages": [USER], "surprise": 1})
     with pytest.raises(InvalidRequest, match="--strict-parameters"):
-        translate(body, None, strict=True)
+        translate_message(body, None, strict=True)
 
 
 def test_fields_with_the_same_meaning_go_on_and_faults_have_the_clients_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import InvalidRequest
 from server.chat.content import ChatMessage
-from server.protocols.ollama.messages import chat_messages
+from server.protocols.ollama.messages import messages_with_ids
 from server.schemas.ollama import OllamaMessage
 
 pytestmark = pytest.mark.fast
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 
 def _ids(*messages: dict[str, Any]) -> list[Any]:
     """The ids of each message's calls, or of the call that it answers."""
-    chat = chat_messages([OllamaMessage.model_validate(message) for message in messages])
+    chat = messages_with_ids([OllamaMessage.model_validate(message) for message in messages])
     return [[call.id for call in each.calls] or each.tool_call_id for each in chat]
 
 
@@ -47,7 +47,7 @@ def test_ids_of_the_client_stay() -> None:
 
 
 def test_roles_are_read_in_any_case_and_only_tools_answer() -> None:
-    chat = chat_messages([OllamaMessage(role="User"), OllamaMessage(role="assistant", content=None)])
+    chat = messages_with_ids([OllamaMessage(role="User"), OllamaMessage(role="assistant", content=None)])
     assert chat == [ChatMessage("user"), ChatMessage("assistant")]
 
 
@@ -55,4 +55,4 @@ def test_a_role_that_is_not_known_is_refused() -> None:
     with pytest.raises(
         InvalidRequest, match=r"messages\[0\].role is 'robot'; it must be 'developer', .* or 'function'"
     ):
-        chat_messages([OllamaMessage(role="Robot")])
+        messages_with_ids([OllamaMessage(role="Robot")])

@@ -7,7 +7,7 @@ import pytest
 from engine.errors import InvalidRequest
 from server.chat.content import ChatMessage
 from server.chat.request import Chat, ClientPaths, content_paths
-from server.protocols.responses.items import chat_messages
+from server.protocols.responses.items import messages_of_items
 from server.protocols.responses.stored import items_of
 from server.protocols.responses.thoughts import decode_thought, encode_thought
 
@@ -27,7 +27,7 @@ def _output(call_id: str, output: Any = "5") -> dict[str, Any]:
 
 
 def _chat(*items: dict[str, Any], **options: Any) -> list[ChatMessage]:
-    messages, _ = chat_messages(items_of(list(items)), **options)
+    messages, _ = messages_of_items(items_of(list(items)), **options)
     return messages
 
 
@@ -131,7 +131,7 @@ def test_what_nobody_here_can_read_is_listed() -> None:
         {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {}},
         {**USER, "phase": "commentary"},
     ]
-    messages, ignored = chat_messages(items_of(items))
+    messages, ignored = messages_of_items(items_of(items))
     assert ignored == ["input[0]", "input[1]", "input[2].phase"]
     assert len(messages) == 1
     assert decode_thought("headrace1:!") is None

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.protocols.responses.items import chat_messages
+from server.protocols.responses.items import messages_of_items
 from server.protocols.responses.stored import input_objects, items_of
 
 pytestmark = pytest.mark.fast
@@ -23,9 +23,9 @@ ITEMS: list[dict[str, Any]] = [
 def test_stored_items_make_the_same_messages() -> None:
     items = items_of(ITEMS)
     again = items_of(input_objects(items))
-    expected, _ = chat_messages(items)
+    expected, _ = messages_of_items(items)
     assert len(expected) == 6  # the assistant's answer and the thought after it are two
-    assert chat_messages(again) == (expected, [])
+    assert messages_of_items(again) == (expected, [])
 
 
 def test_every_stored_item_has_an_id_of_its_kind_and_a_status() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.chat.tools import ToolDefinition
-from server.protocols.responses.request import TranslatedResponse, translate
+from server.chat.tools import OfferedTool
+from server.protocols.responses.request import TranslatedResponse, translate_response
 from server.protocols.responses.tools import CalledTool, chat_name
 from server.schemas.base import validate
 from server.schemas.responses import ResponsesRequest
@@ -20,14 +20,14 @@ FILES = {"type": "namespace", "name": "files", "description": "", "tools": [{"ty
 
 def _request(**fields: Any) -> TranslatedResponse:
     body = validate(ResponsesRequest, {"input": "hi", **fields})
-    return translate(body, body.input or [])
+    return translate_response(body, body.input or [])
 
 
-def _functions(request: TranslatedResponse) -> list[ToolDefinition]:
+def _functions(request: TranslatedResponse) -> list[OfferedTool]:
     return list(request.chat.chat.tools.definitions)
 
 
-def _parameters(function: ToolDefinition) -> dict[str, Any]:
+def _parameters(function: OfferedTool) -> dict[str, Any]:
     assert function.parameters is not None
     return function.parameters
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.chat.tools import ChatTools, OfferedTools, ToolDefinition, chat_tools, tools_in_format
+from server.chat.tools import ChatTools, OfferedTool, ToolOffer, chat_tools, tools_in_format
 from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.layout import CallField, CallLayout
 from server.tools.registry import FORMATS, named_format
@@ -65,7 +65,7 @@ def _format(name: str) -> ToolFormat:
 
 
 def _tools(name: str, parameters: dict[str, Any], *, is_strict: bool = False) -> ChatTools:
-    found = chat_tools(OfferedTools([ToolDefinition("f", None, parameters, is_strict)]))
+    found = chat_tools(ToolOffer([OfferedTool("f", None, parameters, is_strict)]))
     assert found is not None
     return tools_in_format(found, _format(name))
 
