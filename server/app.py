@@ -25,7 +25,7 @@ from server.errors import TTFT_HEADER
 from server.files.disk import disk_of
 from server.files.store import Files
 from server.finetuning.jobs.kind import FinetuningJobs
-from server.http.error_forms import error_response, told
+from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import AuthMiddleware
 from server.http.middleware.queue_check import QueueMiddleware
 from server.http.middleware.rate_headers import RATE_HEADERS
@@ -222,4 +222,4 @@ def _middleware(context: ServerContext) -> list[Middleware]:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     request_id = request.state.request_id
-    return error_response(told(error, request_id), request_id, request.scope)
+    return error_response(reply_to(error, request_id), request_id, request.scope)

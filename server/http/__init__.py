@@ -1,1 +1,1 @@
-"""HTTP beneath the routes: bodies, server-sent events, disconnects, what surrounds every request."""
+"""HTTP below the endpoints and routes: connections, layers around requests, bodies, streams, disconnects."""

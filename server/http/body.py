@@ -1,4 +1,4 @@
-"""What routes are given: the server's context, and the request's body as a checked object."""
+"""The body of a request as a checked object, and the server's context as a dependency."""
 
 import asyncio
 import functools
@@ -19,8 +19,8 @@ M = TypeVar("M", bound=StrictModel)
 T = TypeVar("T")
 
 _ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "br", "zstd"})
-_INLINE_BYTES = 1 << 14  # read on the event loop, in some milliseconds at worst
-_BODY_TIMEOUT_S = 60.0  # from the request's head to the end of its body
+_INLINE_BYTES = 1 << 14  # parsed on the event loop, in a few milliseconds at most
+_BODY_TIMEOUT_S = 60.0  # from the end of the request's head to the end of its body
 
 
 def context_of(request: Request) -> ServerContext:
@@ -28,17 +28,17 @@ def context_of(request: Request) -> ServerContext:
 
 
 async def _context_dependency(request: Request) -> ServerContext:
-    return context_of(request)  # FastAPI would run one that is no coroutine in a thread, of up to forty
+    return context_of(request)  # FastAPI runs dependencies that are not coroutines in threads, up to forty
 
 
 Context = Annotated[ServerContext, Depends(_context_dependency)]
 
 
-@functools.cache  # one dependency for each type: a route and what it depends on share the body
+@functools.cache  # one dependency per type, so that a route and its dependencies share the body
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
-    """A dependency that reads the body as `model`. It raises InvalidRequest, RequestTooLarge or RequestTimeout.
+    """Return a dependency that reads the body as `model`. It raises InvalidRequest, RequestTooLarge or RequestTimeout.
 
-    FastAPI's own body parameters would take NaN, coerce types, answer 422, and read bodies of any size.
+    FastAPI's own body parameters would accept NaN, coerce types, answer 422, and read bodies of any size.
     """
 
     async def read(request: Request) -> M:
@@ -49,13 +49,13 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
 
 
 async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
-    """What `read` makes of the body, a JSON object. Raises as json_body, and ClientGone.
+    """Return the result of `read` for the body, a JSON object. Raises as json_body, and ClientGone.
 
-    A long body is parsed and read in a thread, and not at all once its client has gone.
+    A long body is parsed and read in a thread, unless its client has disconnected.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and _is_from_page(request):
-        # Anything else, or nothing, is what a foreign web page may send without asking.
+        # A foreign web page may send other types, or none, without a preflight.
         raise InvalidRequest(f"the content-type is {content_type[:60]!r}; from a web page it must be application/json")
     if (encoding := request.headers.get("content-encoding", "").strip().lower()) in _ENCODINGS:
         raise InvalidRequest(f"the content-encoding is {encoding!r}; send the body unencoded")
@@ -77,13 +77,15 @@ def _json_object(data: bytes) -> dict[str, Any]:
 
 
 def _is_from_page(request: Request) -> bool:
-    """Whether a browser sends this for a page: it says so with each POST. Ollama's clients often name no type at all,
-    and curl another one."""
+    """Whether a browser sends the request for a page, which it marks in each POST.
+
+    Programs are not required to name a type: Ollama's clients often name none, and curl another one.
+    """
     return "origin" in request.headers or "sec-fetch-site" in request.headers
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """The whole body, of which never more than `limit` bytes are held."""
+    """Return the whole body. At most `limit` bytes are held in memory."""
     too_large = RequestTooLarge(f"the body has more than {limit} bytes (--max-request-bytes)")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:

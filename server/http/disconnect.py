@@ -1,4 +1,4 @@
-"""Work that ends when its client goes away."""
+"""until_disconnect: work that ends when its client disconnects."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 async def until_disconnect(work: Awaitable[T], receive: Receive) -> T:
-    """The result of `work`, which is canceled, with ClientGone raised, if the connection closes first.
+    """Return the result of `work`. If the connection closes first, cancel it and raise ClientGone.
 
-    The request's body must have been read: the only message still to come is the disconnect.
+    The request's body must have been read, so that the disconnect is the only message still to come.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))

@@ -1,4 +1,4 @@
-"""read_form: a form of several parts (multipart/form-data), of which one is a file that is streamed and never held."""
+"""read_form: a multipart/form-data body, one part of which may be a file that is streamed and never held in memory."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 FORM = "multipart/form-data"
 
 _MAX_PARTS = 32
-_MAX_FIELD_BYTES = 1 << 16  # of all values but the file's together
+_MAX_FIELD_BYTES = 1 << 16  # of all values together, without the file
 _MAX_HEAD_BYTES = 1 << 14  # of one part
-_MAX_CHUNK_BYTES = 1 << 16  # what is looked through at a time
+_MAX_CHUNK_BYTES = 1 << 16  # searched in one piece
 _SILENCE_S = 60.0  # between two pieces of the body
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -28,14 +28,14 @@ Write = Callable[[bytes], Awaitable[None]]
 
 @dataclass(slots=True)
 class Form:
-    """fields: values by name, the file left out. filename: as the client gave it; None without a file."""
+    """fields: values by name, without the file. filename: the client's name of the file; None without a file."""
 
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
 
 
 async def read_form(request: Request, file_field: str, write: Write) -> Form:
-    """The form, its file given to `write` piece by piece.
+    """Return the form. Its file is passed to `write` piece by piece.
 
     Raises InvalidRequest, RequestTimeout, ClientGone, and what `write` raises.
     """
@@ -59,7 +59,7 @@ async def read_form(request: Request, file_field: str, write: Write) -> Form:
 
 
 def _check_page(request: Request) -> None:
-    """A foreign web page may send a form without asking, but no key."""
+    """Raise InvalidRequest for a form of a foreign web page: browsers send it without a preflight, but with no key."""
     from_page = "origin" in request.headers or "sec-fetch-site" in request.headers
     if from_page and "authorization" not in request.headers and "x-api-key" not in request.headers:
         raise InvalidRequest(
@@ -68,7 +68,7 @@ def _check_page(request: Request) -> None:
 
 
 def _decoder(request: Request) -> "MultipartDecoder":
-    """Raises InvalidRequest for a body that is no form."""
+    """Return a decoder of the body. Raises InvalidRequest for a body that is not a form."""
     from werkzeug.http import parse_options_header  # slow to import
     from werkzeug.sansio.multipart import MultipartDecoder
 
@@ -81,19 +81,19 @@ def _decoder(request: Request) -> "MultipartDecoder":
 
 
 class _Reader:
-    """Takes the body's pieces as they come."""
+    """Reads the body piece by piece."""
 
     def __init__(self, decoder: "MultipartDecoder", file_field: str, write: Write) -> None:
         self.form = Form()
         self._decoder = decoder
         self._file_field = file_field
         self._write = write
-        self._name: str | None = None  # of the field that is being read; None is the file
+        self._name: str | None = None  # of the field being read; None for the file
         self._value = bytearray()
         self._num_field_bytes = 0
 
     async def take(self, data: bytes | None) -> None:
-        """None is the body's end. Raises InvalidRequest."""
+        """Read a piece; None is the end of the body. Raises InvalidRequest."""
         from werkzeug.exceptions import RequestEntityTooLarge
         from werkzeug.sansio.multipart import Data, Epilogue, Field, File, NeedData
 
@@ -126,7 +126,7 @@ class _Reader:
         self._name = None
 
     def _add(self, piece: bytes, *, is_last: bool) -> None:
-        """To the value of a field."""
+        """Add a piece to the value of a field."""
         self._num_field_bytes += len(piece)
         if self._num_field_bytes > _MAX_FIELD_BYTES:
             raise InvalidRequest(f"the form's fields have more than {_MAX_FIELD_BYTES} bytes beside the file")

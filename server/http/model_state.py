@@ -1,4 +1,4 @@
-"""model_state: what is told of a model's being loaded, the same in its card and on /health."""
+"""model_state: the loading state of a model, the same in its card and on /health."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from server.served.model import ServedModel
 
 
 def model_state(model: ServedModel) -> dict[str, Any]:
-    """`state`, and while it is not loaded why, and how far loading has come."""
+    """Return `state`, and for a model that is not loaded the reason and the progress."""
     state, status = model.state, model.client.status()
-    told: dict[str, Any] = {"state": state.value}
+    shown: dict[str, Any] = {"state": state.value}
     if state is ModelState.LOADED and status.state is not EngineState.READY:
-        state = ModelState.LOADING  # its engine is started again
-        told["state"] = state.value
+        state = ModelState.LOADING  # its engine is being restarted
+        shown["state"] = state.value
     if state is ModelState.FAILED:
-        told["reason"] = "it could not be loaded, or has failed; the server's log has the reason"
+        shown["reason"] = "it could not be loaded, or has failed; the server's log has the reason"
     if state is ModelState.LOADING:
-        told |= {"reason": status.reason, "stage": status.stage, "progress": status.progress}
+        shown |= {"reason": status.reason, "stage": status.stage, "progress": status.progress}
     if model.loadable is not None and (waiting := len(model.loadable.waiters)):
-        told["waiting"] = waiting
-    return told
+        shown["waiting"] = waiting
+    return shown

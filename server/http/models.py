@@ -14,7 +14,7 @@ from server.http.waiting_stream import WaitingStream
 from server.metrics.request_record import current_record
 from server.served.model import ServedModel
 
-_POLL_INTERVAL_S = 1.0  # between looks at the progress of loading, for comments
+_POLL_INTERVAL_S = 1.0  # between two looks at the progress of loading
 
 
 async def acquire_model(
@@ -27,9 +27,9 @@ async def acquire_model(
 ) -> None:
     """Load the model if necessary, keep it loaded until the request ends, and name it in the request's record.
 
-    loading_error: of a request for a stream, which gets comments about the progress if loading takes long; it makes the
-    event that ends the stream of the body of an error's answer. timeout_s: the request's own limit from its arrival;
-    None is --request-timeout. is_patient: whether --queue-timeout does not apply.
+    loading_error: for a request for a stream, which gets comments about the progress if loading takes long; as in
+    Endpoint. timeout_s: the request's own limit from its arrival; None is --request-timeout. is_patient: whether
+    --queue-timeout does not apply.
 
     Raises ClientGone, QueueFull, QueueTimeout, ModelNotLoaded, EngineUnavailable, AnswerTimeout, and InvalidRequest.
     """
@@ -54,7 +54,7 @@ async def _load_in_time(request: Request, model: ServedModel, timeout_s: float |
     limit_s = min((each for each in (timeout_s, queue_timeout_s) if each is not None), default=None)
     try:
         async with asyncio.timeout_at(None if limit_s is None else request.state.arrival_s + limit_s) as limit:
-            await model.acquire(current_record())  # the loop's clock is time.monotonic(), as that of arrivals
+            await model.acquire(current_record())  # the loop's clock is time.monotonic(), as for arrival_s
     except TimeoutError:
         if not limit.expired():
             raise
@@ -68,7 +68,7 @@ async def _load_in_time(request: Request, model: ServedModel, timeout_s: float |
 
 
 async def _comment(request: Request, model: ServedModel, loading_error: Callable[[bytes], bytes]) -> None:
-    """Send comments about the model's loading, once a proxy could take the silence for the end."""
+    """Send comments about the model's loading, before a proxy could take the silence for the end."""
     interval_s = model.config.sse_ping_interval
     await asyncio.sleep(interval_s)
     stream: WaitingStream = await request.state.begin_waiting(loading_error)

@@ -1,4 +1,4 @@
-"""OPERATORS_ONLY, METRICS_READERS: dependencies of routes that are for whoever runs the server."""
+"""OPERATORS_ONLY, METRICS_READERS: dependencies of routes for the server's operator."""
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
@@ -10,15 +10,15 @@ from server.http.connections.peer import is_local
 from server.http.middleware.own_names import host_name, is_address
 from server.keys.caller import ANYBODY, caller_of
 
-# A proxy on this machine is a local peer, whoever it speaks for; these say that there is one, or a web page.
+# A proxy on this machine is a local peer for remote clients. These headers show a proxy, or a web page.
 _OF_OTHERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via", "origin")
 
 
 def require_operator(scope: Scope) -> None:
     """Raise InsufficientPermissions unless the request is an operator's.
 
-    With keys that is whoever has an admin's key. Without any it is whoever sits at this machine: the peer of the
-    connection counts, and nothing that a header says.
+    If the server has keys, an operator sends an admin's key. Without keys, an operator is at this machine: the peer of
+    the connection counts, and no header does.
     """
     caller = caller_of(scope)
     if caller.is_operator or (caller is ANYBODY and _is_from_here(scope)):
@@ -38,7 +38,7 @@ def _is_from_here(scope: Scope) -> bool:
     match headers.get("sec-fetch-site", "none"):
         case "none":
             pass
-        case "same-origin":  # the server's own pages; a name other than this may be another page's, and lead here
+        case "same-origin":  # the server's own pages, unless a foreign page's name resolves to this machine
             if (name := host_name(headers)) != "localhost" and not is_address(name):
                 return False
         case _:
@@ -47,7 +47,7 @@ def _is_from_here(scope: Scope) -> bool:
     return is_local(state[PEER_STATE] if PEER_STATE in state else scope.get("client"))
 
 
-async def _operator(request: Request) -> None:  # FastAPI would run one that is no coroutine in a thread
+async def _operator(request: Request) -> None:  # FastAPI runs dependencies that are not coroutines in threads
     require_operator(request.scope)
 
 

@@ -1,4 +1,4 @@
-"""What stands behind the question mark of a URL, checked as strictly as a body."""
+"""Parameters of a URL's query, checked as strictly as a body."""
 
 from collections.abc import Collection
 from typing import TypeVar
@@ -16,7 +16,7 @@ _MAX_DIGITS = 12
 
 
 def query_int(request: Request, name: str) -> int | None:
-    """Raises InvalidRequest for what is no whole number from 0 on."""
+    """Return the value of a parameter. Raises InvalidRequest unless it is a whole number of at least 0."""
     given = request.query_params.get(name)
     if given is None:
         return None
@@ -26,7 +26,7 @@ def query_int(request: Request, name: str) -> int | None:
 
 
 def query_bool(request: Request, name: str) -> bool | None:
-    """Raises InvalidRequest."""
+    """Return the value of a parameter. Raises InvalidRequest unless it is true or false."""
     given = request.query_params.get(name)
     if given is not None and given.lower() not in _BOOLEANS:
         raise InvalidRequest(f"{name} is {quote(given)}; it must be true or false", param=name)
@@ -34,14 +34,14 @@ def query_bool(request: Request, name: str) -> bool | None:
 
 
 def list_query(request: Request) -> ListQuery:
-    """Raises InvalidRequest."""
+    """Return `after`, `order` and `limit`. Raises InvalidRequest."""
     given = {name: request.query_params[name] for name in ("after", "order") if name in request.query_params}
     limit = query_int(request, "limit")
     return validate(ListQuery, given if limit is None else {**given, "limit": limit})
 
 
 def page_query(request: Request, model: type[M]) -> M:
-    """What a list asks for with `after` and `limit`. Raises InvalidRequest."""
+    """Return `after` and `limit` as `model`. Raises InvalidRequest."""
     given: dict[str, object] = {"after": request.query_params["after"]} if "after" in request.query_params else {}
     if (limit := query_int(request, "limit")) is not None:
         given["limit"] = limit
@@ -49,5 +49,5 @@ def page_query(request: Request, model: type[M]) -> M:
 
 
 def unhonored(request: Request, honored: Collection[str]) -> list[str]:
-    """The names of the parameters that are given and not among the honored ones, each once."""
+    """Return the names of parameters that are given and not honored, each once."""
     return [name for name in dict.fromkeys(request.query_params) if name not in honored]

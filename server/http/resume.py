@@ -1,4 +1,4 @@
-"""Streams that clients can come back to: how they begin, and how they are read again."""
+"""Resumable streams: how they start, and how clients read the rest of them."""
 
 import contextlib
 import re
@@ -23,9 +23,9 @@ _EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
 async def resumable(
     request: Request, generation: Generation, formatter: AnswerFormatter, headers: dict[str, str]
 ) -> Response:
-    """Run the generation apart from the request, and return a response that streams it.
+    """Run the generation independently of the request, and return a response that streams it.
 
-    Raises what the engine refuses it with, before anything has begun.
+    Raises what the engine refuses it with, before anything has started.
     """
     runs = _runs(request)
     source = contextlib.AsyncExitStack()
@@ -46,7 +46,7 @@ async def resumable(
 
 
 def resumed_by_header(request: Request) -> Response | None:
-    """For a request that is sent again as it was: the rest of its stream, if Last-Event-ID says where it broke off.
+    """Return the rest of a stream if the same request is sent again with the Last-Event-ID where it broke off.
 
     Raises InvalidRequest, StreamNotFound or EventsDropped.
     """
@@ -61,7 +61,8 @@ def resumed_by_header(request: Request) -> Response | None:
 
 
 def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
-    """The events of a stream behind number `after`, which Last-Event-ID overrides, and then what is still to come.
+    """Return a response with the events of a stream after number `after`, and those to come. Last-Event-ID overrides
+    `after`.
 
     Raises InvalidRequest, StreamNotFound or EventsDropped.
     """
@@ -77,8 +78,8 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
         )
     _runs(request).count_resumed()
     if run.log.has_ended and after and after == run.log.num_events:
-        return Response(status_code=204)  # browsers' EventSource comes back until it gets this
-    run.log.after(after or 0, 0)  # raises EventsDropped while that can still be a status
+        return Response(status_code=204)  # browsers' EventSource reconnects until it gets this status
+    run.log.after(after or 0, 0)  # raises EventsDropped while it can still become a status
     ignored = ignored_header(unhonored(request, ("starting_after",)))
     return stream_run(request, run, after=after or 0, headers=ignored)
 
@@ -86,7 +87,7 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
 def stream_run(
     request: Request, run: Run, *, after: int, with_ids: bool = True, headers: Mapping[str, str] | None = None
 ) -> EventStream:
-    """A response that streams the run's events behind number `after`. headers: beside the run's own."""
+    """Return a response that streams the run's events after number `after`. headers: in addition to the run's own."""
     form = run.options.form
     return EventStream(
         _read(run, after, with_ids),
@@ -104,7 +105,7 @@ async def _read(run: Run, after: int, with_ids: bool) -> AsyncIterator[AsyncIter
 
 
 async def _with_ids(run_id: str, number: int, batches: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-    """Each batch as one piece, its events with their ids. number: that of the event before."""
+    """Yield each batch of events as one piece, with the events' ids. number: of the event before."""
     async for events in batches:
         yield b"".join(b"id: %s:%d\n%s" % (run_id.encode(), i, event) for i, event in enumerate(events, number + 1))
         number += len(events)

@@ -1,4 +1,4 @@
-"""Streams of events: the end mark, keep-alive comments, errors, and clients that go away."""
+"""Streams of events: end marks, keep-alive comments, errors, and clients that disconnect."""
 
 import asyncio
 import contextlib
@@ -12,32 +12,34 @@ from starlette.types import Receive, Scope, Send
 from server.config.server import ServerConfig
 from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
-from server.http.error_forms import told
+from server.http.error_forms import reply_to
 from server.protocols.formatter import AnswerFormatter
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """What a stream has around its events."""
+    """Media type, ping, end mark and error events of one stream."""
 
     media_type: str
-    ping: bytes  # sent in silences; empty for none
-    end: bytes  # after the last event, an error's too; empty for none
-    broken: Callable[[Exception], bytes]  # the event that ends it when an error breaks it off
+    ping: bytes  # sent when nothing else is; empty for none
+    end: bytes  # after the last event, also after an error; empty for none
+    broken: Callable[[Exception], bytes]  # returns the event that ends it after an error
 
 
 def framing_of(formatter: AnswerFormatter, request_id: str) -> Framing:
     form = formatter.stream_form
-    return Framing(form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(told(error, request_id)))
+    return Framing(
+        form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(reply_to(error, request_id))
+    )
 
 
 _MAX_STATUS_WAIT_S = 45.0  # most proxies wait 60 s for the head of an answer
-_DROP_S = 1.0  # until a request whose time in the queue is over is known to be dropped, steps being as long as they are
+_DROP_S = 1.0  # from the end of its time in the queue until a request is dropped, which takes up to a step
 
 
 def status_wait_s(config: ServerConfig) -> float:
-    """How long a stream's status waits for its first event: a ping interval, or until the request can no longer run
-    into --queue-timeout, which is a status then."""
+    """Return how long a stream's status waits for its first event: one ping interval, or as long as the request can
+    still fail by --queue-timeout, which is a status then."""
     wait_s = 0.0 if config.queue_timeout is None else config.queue_timeout + _DROP_S
     return max(config.sse_ping_interval, wait_s if wait_s <= _MAX_STATUS_WAIT_S else 0.0)
 
@@ -47,16 +49,16 @@ Source = contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]
 
 @contextlib.asynccontextmanager
 async def generated(generation: Generation, formatter: AnswerFormatter) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The events of a generation, which ends with the context."""
+    """Yield the events of a generation, which ends with the context."""
     async with generation, contextlib.aclosing(formatter.events(generation)) as events:
         yield events
 
 
 class EventStream(Response):
-    """Streams events from a source, which is closed when they end or the client goes away.
+    """Streams events from a source, which is closed when they end or the client disconnects.
 
-    The status waits for the first event, so that what goes wrong until then is an ordinary HTTP error. But not for
-    longer than `status_wait_s`: a request far back in the queue must not look dead to the proxies on its way.
+    The status waits for the first event, so that an error until then is an ordinary HTTP error. It does not wait longer
+    than `status_wait_s`, since a request far back in the queue must not look dead to proxies.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class EventStream(Response):
         headers: dict[str, str],
         late_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """late_headers: those that are known when the source is entered."""
+        """late_headers: returns the headers that are known when the source is entered."""
         self.status_code = 200
         self.media_type = framing.media_type
         self.background = None
@@ -82,19 +84,19 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         async with self._source as events:
-            first = asyncio.ensure_future(anext(events, b""))  # a client that has all but the end gets just that
+            first = asyncio.ensure_future(anext(events, b""))  # b"" if there are no events
             try:
                 waiting = asyncio.wait({first}, timeout=self._status_wait_s)
                 await until_disconnect(waiting, receive)
                 if first.done():
-                    first.result()  # raises what the client should get as a plain error
+                    first.result()  # raises an error that becomes an ordinary HTTP error
                 self.headers.update(self._late_headers())
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 if not first.done() and self._framing.ping:
                     await self._send(self._framing.ping, send)
                 await until_disconnect(self._send_all(first, events, send), receive)
             finally:
-                first.cancel()  # the generator cannot be closed while somebody waits for its first event
+                first.cancel()  # the generator cannot be closed while its first event is awaited
                 await asyncio.gather(first, return_exceptions=True)
 
     async def _send_all(self, first: asyncio.Future[bytes], events: AsyncIterator[bytes], send: Send) -> None:
@@ -109,7 +111,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _with_end(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The events, an error event if they break off, and the end mark."""
+        """Yield the events, an error event if they break off, and the end mark."""
         try:
             async for event in events:
                 yield event
@@ -123,7 +125,7 @@ class EventStream(Response):
         self._last_sent_s = time.monotonic()
 
     async def _ping(self, send: Send) -> None:
-        """Send a comment in each silence, so that nobody between here and the client takes it for dead."""
+        """Send a comment in each silence, so that proxies do not take the stream for dead."""
         while self._framing.ping:
             silent_s = time.monotonic() - self._last_sent_s
             if silent_s >= self._ping_interval_s:

@@ -1,4 +1,4 @@
-"""WaitingStream: a stream that begins before it is known what it will hold, since its model is still being loaded."""
+"""WaitingStream: a stream that starts while its model is still being loaded, before its content is known."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ from starlette.types import Message, Send
 
 
 class WaitingStream:
-    """Stands between the application and its client from the first comment on: the head is sent, and what the
-    application answers later goes on behind it, an error as an event."""
+    """Stands between the application and its client from the first comment on. The head is sent, and the application's
+    answer follows later, an error as an event."""
 
     def __init__(self, send: Send, error_event: Callable[[bytes], bytes]) -> None:
-        """error_event: makes the event that ends the stream of the body of an error's answer."""
+        """error_event: returns the event that ends the stream, from the body of an error's answer."""
         self._send = send
         self._error_event = error_event
-        self._is_stream = False  # what the application answers
-        self._body = b""  # of an answer that is none
+        self._is_stream = False  # whether the application's answer is a stream
+        self._body = b""  # of an answer that is not a stream
 
     async def begin(self) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -27,7 +27,7 @@ class WaitingStream:
         await self._send({"type": "http.response.body", "body": f": {line}\n\n".encode(), "more_body": True})
 
     async def forward(self, message: Message) -> None:
-        """Take a message of the application's."""
+        """Send a message of the application."""
         if message["type"] == "http.response.start":
             content_type = Headers(raw=message["headers"]).get("content-type", "")
             self._is_stream = message["status"] == 200 and content_type.startswith("text/event-stream")

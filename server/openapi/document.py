@@ -18,9 +18,8 @@ from server.errors import (
     RequestTooLarge,
     TooManyConnections,
 )
-from server.openapi.errors import error_answers
-from server.openapi.headers import HEADERS, rate_header_references
 from server.openapi.operation import EVENTS, JSON, LINES, TAGS, Operation
+from server.openapi.responses import HEADERS, error_answers, rate_header_references
 from server.openapi.schemas import AnswerSchemas, Schema, body_schemas
 from server.structured_outputs.fields import StructuredFields
 

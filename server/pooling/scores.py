@@ -28,12 +28,12 @@ class PairNames:
 class EncodedPairs:
     """The encoded texts of pairs.
 
-    places: indices of each pair's embeddings among the inputs; None for a cross-encoder, whose inputs are the pairs and
-    whose outputs are the scores.
+    pair_indices: where each pair's embeddings are among the inputs. None for a cross-encoder, whose inputs are the
+    pairs and whose outputs are the scores.
     """
 
     inputs: EncodedInputs
-    places: list[tuple[int, int]] | None
+    pair_indices: list[tuple[int, int]] | None
 
 
 async def encoded_pairs_of(
@@ -91,24 +91,24 @@ async def _separately_encoded(
     limit = names.max_second_tokens
     items += await encoded_texts(seconds, text_model, info, cut, name=names.second, max_text_tokens=limit)
     paths = paths_of(names.first, len(firsts)) + paths_of(names.second, len(pairs))
-    places = [(place_of[first], len(firsts) + number) for number, (first, _) in enumerate(pairs)]
-    return EncodedPairs(EncodedInputs(items=items, paths=paths, params=params, terms=terms), places)
+    pair_indices = [(place_of[first], len(firsts) + number) for number, (first, _) in enumerate(pairs)]
+    return EncodedPairs(EncodedInputs(items=items, paths=paths, params=params, terms=terms), pair_indices)
 
 
 async def scores_of(
-    outputs: Sequence[PoolingOutput], places: list[tuple[int, int]] | None, model: ServedModel
+    outputs: Sequence[PoolingOutput], pair_indices: list[tuple[int, int]] | None, model: ServedModel
 ) -> list[float]:
-    """Return the score of each pair, in order. places: as in EncodedPairs."""
-    if places is None:
+    """Return the score of each pair, in order. pair_indices: as in EncodedPairs."""
+    if pair_indices is None:
         return [floats_of(output.values)[0] for output in outputs]
     num_values = sum(len(output.values) for output in outputs) // 4
-    return await model.workers.run_unless_short(partial(_cosines, outputs, places), size=num_values // 4)
+    return await model.workers.run_unless_short(partial(_cosines, outputs, pair_indices), size=num_values // 4)
 
 
-def _cosines(outputs: Sequence[PoolingOutput], places: Sequence[tuple[int, int]]) -> list[float]:
+def _cosines(outputs: Sequence[PoolingOutput], pair_indices: Sequence[tuple[int, int]]) -> list[float]:
     vectors: dict[int, list[float]] = {}
     scores = []
-    for first, second in places:
+    for first, second in pair_indices:
         if first not in vectors:
             vectors[first] = floats_of(outputs[first].values).tolist()
         scores.append(cosine(vectors[first], floats_of(outputs[second].values).tolist()))

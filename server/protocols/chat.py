@@ -157,8 +157,8 @@ class ChatFormatter:
             chat_delta = self._of_piece(piece)
             if chat_delta is not None:
                 yield chat_delta
-        has_news = delta.tokens or (self._has_ids and delta.token_ids)
-        if has_news and not delta.text and not delta.pieces:
+        has_tokens = delta.tokens or (self._has_ids and delta.token_ids)
+        if has_tokens and not delta.text and not delta.pieces:
             yield ChatDelta(content="")
 
     def _of_piece(self, piece: ChoicePiece) -> ChatDelta | None:

@@ -1,1 +1,1 @@
-"""The endpoints, a file each family."""
+"""Routes that are no endpoints, one file each family: files, jobs, models, health, pages and others."""

@@ -80,13 +80,13 @@ async def delete_model(request: Request, name: str, context: Context) -> JSONRes
 
 
 def _remove(name: str, context: ServerContext) -> None:
-    """Raises ModelNotFound."""
+    """Stop serving an adapter. Raises ModelNotFound."""
     adapter = context.models.adapters.current(name)
     context.models.adapters.remove(name, context.models.base_model(adapter.base_name))
 
 
 def _path(given: str, context: ServerContext) -> Path:
-    """Raises InvalidRequest."""
+    """Return the adapter's folder. Raises InvalidRequest."""
     folder = context.config.lora.adapter_dir
     if folder is None:
         raise InvalidRequest(

@@ -113,7 +113,7 @@ async def cancel_batch(request: Request, context: Context, batch_id: str) -> Res
             raise InvalidRequest(
                 f"Cannot cancel a batch with status '{record.status.value}'.", param="batch_id", code="batch_has_ended"
             )
-        if record.status in (BatchStatus.CANCELLING, BatchStatus.FINALIZING):  # the latter is over in a moment
+        if record.status in (BatchStatus.CANCELLING, BatchStatus.FINALIZING):  # finalizing takes a moment
             return record
         return BATCHES.change(
             connection, batch_id, lambda each: each.enter(BatchStatus.CANCELLING, context.files.clock())

@@ -23,7 +23,7 @@ router = APIRouter(tags=["Operations"])
 async def events(request: Request, context: Context) -> Response:
     """Stream what an engine and its requests are doing, four times a second: that of `model`, or of the first model.
 
-    It is the dashboard's: its form may change.
+    The stream is for the dashboard, and its form may change.
     """
     num_frames = query_int(request, "frames")
     if num_frames == 0:

@@ -19,7 +19,7 @@ from server.openapi.operations import ROUTE_OPERATIONS
 
 router = APIRouter()
 
-# Of all routes, by method and path.
+# Descriptions of all routes by method and path.
 OPERATIONS: Mapping[str, Operation] = {**ENDPOINT_OPERATIONS, **ROUTE_OPERATIONS}
 
 _TYPES = {
@@ -33,7 +33,7 @@ _POLICY = (
 )
 _HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
-# Relative addresses: a proxy may have put the server under a prefix.
+# Relative URLs: a proxy may put the server under a prefix.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>headrace: API</title>
@@ -51,7 +51,7 @@ async def openapi(request: Request) -> Response:
 
 
 def description_of(routes: Iterable[BaseRoute], root_path: str) -> Callable[[], bytes]:
-    """A function that describes the routes; it does the work, some 0.1 s, at its first call."""
+    """Return a function that describes the routes, which takes 0.1 s at its first call."""
 
     @functools.cache
     def describe() -> bytes:
@@ -69,7 +69,7 @@ async def page() -> Response:
 
 @router.api_route("/docs/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 async def asset(request: Request, name: str) -> Response:
-    """Give the page what it is made of."""
+    """Send a file of the page."""
     if name not in _TYPES:
         raise HTTPException(404)
     headers = {**_HEADERS, "cache-control": "max-age=3600", "vary": "accept-encoding"}

@@ -1,4 +1,4 @@
-"""POST and DELETE /drain: take nothing new and finish what runs, without an end of the process."""
+"""POST and DELETE /drain: accept nothing new and finish running requests, without ending the process."""
 
 import asyncio
 import logging
@@ -32,14 +32,14 @@ async def drain(request: Request, context: Context) -> JSONResponse:
         raise InvalidRequest(f"wait is {wait_s} seconds; it may be {_MAX_WAIT_S} at most", param="wait")
     if not context.drain.is_active:
         are_open = counted(context.models.num_unfinished, "request is open", "requests are open")
-        logger.warning("draining, as an operator asked: %s", are_open)
+        logger.warning("draining at an operator's request: %s", are_open)
     context.drain.start(time.monotonic())
     await until_disconnect(_finished(context, wait_s), request.receive)
     return _state(request, context)
 
 
 async def _finished(context: ServerContext, wait_s: float) -> None:
-    """Return when nothing runs any more, the drain is taken back, or the time is over."""
+    """Return when nothing runs, the drain has been canceled, or the time is over."""
     end_s = time.monotonic() + wait_s
     while context.drain.is_active and context.models.num_unfinished and time.monotonic() < end_s:
         await asyncio.sleep(_POLL_S)
@@ -51,7 +51,7 @@ async def end_drain(request: Request, context: Context) -> JSONResponse:
     was_active = context.drain.is_active
     context.drain.cancel()
     if was_active:
-        logger.warning("accepting requests again, as an operator asked")
+        logger.warning("accepting requests again at an operator's request")
     return _state(request, context)
 
 

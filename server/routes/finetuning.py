@@ -28,7 +28,7 @@ from server.schemas.parameters import ignored_header, ignored_parameters, refuse
 
 router = APIRouter(tags=["Fine-tuning"])
 
-_MAX_PAIRS = 16  # of metadata, which a job has at most
+_MAX_PAIRS = 16  # of metadata, at most
 _MAX_ACTIVE = 100  # jobs of one owner that have not ended
 _MAX_KEY = 255  # characters of an Idempotency-Key
 _PAIR = "metadata["

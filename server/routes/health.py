@@ -1,4 +1,4 @@
-"""/live, /ready and /health: open to all, and quick under any load."""
+"""/live, /ready and /health: probes, open to all, and quick under any load."""
 
 import time
 
@@ -16,7 +16,7 @@ from server.served.model import ServedModel
 
 router = APIRouter(tags=["Operations"])
 
-_HUNG_AFTER_S = 60.0  # without progress while there is work, where --engine-hang-timeout does not say it
+_HUNG_AFTER_S = 60.0  # without progress although there is work, if --engine-hang-timeout is off
 
 
 @router.api_route("/live", methods=["GET", "HEAD"])
@@ -50,7 +50,10 @@ async def health(context: Context) -> JSONResponse:
 
 
 def _fine(context: ServerContext) -> JSONResponse:
-    """Of several models, each is told, without its name: whoever has no key may ask for this."""
+    """Return the answer of a healthy server.
+
+    States of several models have no names, since callers need no key.
+    """
     models = context.models
     if len(models) == 1 and models.default.loader is None:
         return JSONResponse({"status": "ok"})
@@ -60,7 +63,7 @@ def _fine(context: ServerContext) -> JSONResponse:
 
 
 def _problem(context: ServerContext) -> JSONResponse | None:
-    """The answer while the engine takes no requests, or does not get on with those it took."""
+    """Return the answer while the engine takes no requests, or makes no progress; None for a healthy server."""
     if context.drain.is_active:
         return _unavailable("draining", context.drain.reason, may_retry=True)
     found = [_engine_problem(model, context) for model in context.models]
@@ -71,7 +74,10 @@ def _problem(context: ServerContext) -> JSONResponse | None:
 
 
 def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse | None:
-    """None also of a model that a request would have loaded, unless that is just being tried after a failure."""
+    """Return the problem of one model's engine.
+
+    A model that is loaded on demand has none while it is not loaded, unless it is being loaded again after a failure.
+    """
     comes_and_goes = model.loader is not None and context.models.have_started
     if comes_and_goes and model.state not in (ModelState.LOADED, ModelState.FAILED) and not _is_tried_again(model):
         return None
@@ -79,7 +85,10 @@ def _engine_problem(model: ServedModel, context: ServerContext) -> JSONResponse 
     if model.loader is not None and model.state is ModelState.FAILED:
         return _unavailable("failed", "a model could not be loaded, or has failed; the server's log says why")
     if status.state is not EngineState.READY:
-        is_loading = status.state in (EngineState.LOADING, EngineState.UNLOADED)  # the latter has its turn yet to come
+        is_loading = status.state in (
+            EngineState.LOADING,
+            EngineState.UNLOADED,
+        )  # the latter waits for its turn
         state = EngineState.LOADING if is_loading else status.state
         return _unavailable(state.value, status.reason, status.stage, status.progress, may_retry=is_loading)
     if (silent_s := status.seconds_since_progress) > (context.config.engine_hang_timeout or _HUNG_AFTER_S):

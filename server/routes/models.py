@@ -1,4 +1,4 @@
-"""/v1/models: the ids that this server answers to, and the models behind them."""
+"""/v1/models: the names of models that this server answers to, and operators' control of loading."""
 
 import datetime
 from typing import Any
@@ -26,7 +26,7 @@ async def list_models(context: Context) -> JSONResponse:
     names = context.models.visible_names
     cards = [_card(name, context.models.find(name), context.created_s) for name in names]
     first, last = (names[0], names[-1]) if names else (None, None)
-    page = {"has_more": False, "first_id": first, "last_id": last}  # as Anthropic's clients read it
+    page = {"has_more": False, "first_id": first, "last_id": last}  # for Anthropic's clients
     return JSONResponse({"object": "list", "data": cards, **page})
 
 
@@ -53,12 +53,12 @@ async def unload_model(request: Request, name: str, context: Context) -> JSONRes
 
 
 def _changeable(name: str, context: ServerContext) -> tuple[ServedModel, ModelLoader]:
-    """Raises EngineUnavailable while the server drains, ModelNotFound, and InvalidRequest."""
+    """Return the model. Raises EngineUnavailable while the server drains, ModelNotFound, and InvalidRequest."""
     context.drain.check()
     model = context.models.find(name)
     if model.loader is None:
         if len(context.models) > 1 or context.config.models.loads_on_demand:
-            model.check_engine()  # which says how far the start is
+            model.check_engine()  # whose error says how far the start is
         raise InvalidRequest(
             "this server has one model, which stays loaded; models come and go with --load-on-demand or --idle-unload"
         )
@@ -78,13 +78,13 @@ def _card(name: str, model: ServedModel, created_s: int) -> dict[str, Any]:
         "parent": None if model.adapter is None else model.base_name,
         "max_model_len": None if info is None else info.max_model_len,
         **_anthropic_fields(name, created_s, info),
-        "status": {"value": state["state"]},  # as llama-server's router says it
+        "status": {"value": state["state"]},  # in the form of llama-server's router
         "headrace": {"name": model.base_name, **state, **_own_fields(model, info)},
     }
 
 
 def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dict[str, Any]:
-    """What a card of Anthropic's has beside the id; clients of either kind skip the other's fields."""
+    """Return the fields of Anthropic's card. Clients of either kind skip the other's fields."""
     created = datetime.datetime.fromtimestamp(created_s, datetime.UTC)
     max_tokens = None if info is None else info.max_model_len
     return {
@@ -98,7 +98,7 @@ def _anthropic_fields(name: str, created_s: int, info: EngineInfo | None) -> dic
 
 
 def _own_fields(model: ServedModel, info: EngineInfo | None) -> dict[str, Any]:
-    """What OpenAI's and vLLM's cards have no place for; most of it is known once the model has been loaded."""
+    """Return the fields that OpenAI's and vLLM's cards do not have. Most are known once the model has been loaded."""
     needs = {} if model.loadable is None else {"memory_bytes": model.loadable.need_bytes}
     if info is None:
         return {**needs, "capabilities": model.capabilities} if model.capabilities else needs

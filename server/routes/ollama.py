@@ -1,4 +1,4 @@
-"""GET /api/tags and the like: what Ollama's clients ask about models, and what is not served of its API."""
+"""GET /api/tags and others: Ollama's questions about models, and refusals of what is not served of its API."""
 
 import importlib.metadata
 import time
@@ -22,10 +22,10 @@ from server.served.model import ServedModel
 
 router = APIRouter(tags=["Ollama's"])
 
-# Clients compare it to know what they may use. Log probabilities came with this one; nothing here is newer.
+# Clients compare it to know which features they may use. This version brought log probabilities, the newest here.
 _OLLAMA_VERSION = "0.12.11"
 
-# What Ollama does and this server does not, by method and path.
+# Operations of Ollama that this server does not have, by method and path.
 _NOT_SERVED = {
     ("POST", "/api/pull"): "does not fetch models; it serves the one that it was started with",
     ("POST", "/api/push"): "does not publish models",
@@ -80,7 +80,7 @@ async def ollama_version() -> Response:
 
 
 async def _not_served(request: Request) -> Response:
-    """Refuse what Ollama does with its models."""
+    """Refuse an operation on models."""
     path = request.scope["route"].path
     raise NotServed(f"{path} is not served here: this server {_NOT_SERVED[request.method, path]}")
 
@@ -90,7 +90,7 @@ for _method, _path in _NOT_SERVED:
 
 
 def _expires_at(model: ServedModel) -> float | None:
-    """When the model is unloaded, in Unix time, unless it is used before; None is never."""
+    """Return the Unix time when the model is unloaded if it is not used before; None is never."""
     if model.loadable is None:
         return None
     idle_s = model.loadable.idle_left_s(time.monotonic())

@@ -1,4 +1,4 @@
-"""GET /metrics, /version and /log-level, PUT /log-level: for whoever runs the server."""
+"""GET /metrics, /version and /log-level, PUT /log-level: for operators."""
 
 import importlib.metadata
 import logging

@@ -1,4 +1,4 @@
-"""GET / and /dashboard: the pages for browsers, and the files that they are made of."""
+"""GET / and /dashboard: the pages for browsers, and their files."""
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
@@ -8,8 +8,8 @@ from server.pages.files import NAMES, page_file
 
 router = APIRouter()
 
-# The pages' own scripts run, and nothing else; they talk to this server alone. 'unsafe-inline' is missing for styles
-# too, so what a model writes cannot draw over a page.
+# Only the pages' own scripts run, and they talk only to this server. Styles have no 'unsafe-inline' either, so text of
+# a model cannot draw over a page.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -18,14 +18,14 @@ _HEADERS = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # browsers ask whether the file is still the same: a new version shows at once
+    "cache-control": "no-cache",  # browsers check whether the file has changed, so a new version shows immediately
     "vary": "accept-encoding",
 }
 
 
 @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def chat(request: Request) -> Response:
-    """Show the chat page to browsers. Programs that ask whether an Ollama server is there get a line of text."""
+    """Show the chat page to browsers. Programs that look for an Ollama server get a line of text."""
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("headrace is running", headers={"vary": "accept"})
     return _answer("chat.html", request)
@@ -33,13 +33,13 @@ async def chat(request: Request) -> Response:
 
 @router.api_route("/dashboard", methods=["GET", "HEAD"], include_in_schema=False)
 async def dashboard(request: Request) -> Response:
-    """Show the page of the engine at work; what it shows it asks for as an operator."""
+    """Show the page of the engine at work. The page requests its data as an operator."""
     return _answer("dashboard.html", request)
 
 
 @router.api_route("/assets/{name:path}", methods=["GET", "HEAD"], include_in_schema=False)
 async def asset(request: Request, name: str) -> Response:
-    """Give a page what it is made of."""
+    """Send a file of a page."""
     if name not in NAMES or name.endswith(".html"):
         raise HTTPException(404)
     return _answer(name, request)

@@ -1,4 +1,4 @@
-"""/v1/responses/{response_id}: responses that were stored, or that run in the background."""
+"""/v1/responses/{response_id}: stored responses, and responses that run in the background."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ router = APIRouter(tags=["Responses"])
 
 @router.post("/v1/responses/compact", include_in_schema=False)
 async def compact_responses() -> None:
-    """Refused: this server does not compact."""
+    """Refuse to compact, which this server does not do."""
     raise UnsupportedParameter(
         "this server does not compact; with truncation: auto a response leaves out the oldest items",
         param="input",
@@ -40,7 +40,7 @@ async def get_response(request: Request, context: Context, response_id: str) -> 
 
 
 async def _current(request: Request, context: Context, response_id: str) -> dict[str, Any]:
-    """The response as it is now. Raises NotStored."""
+    """Return the response in its current state. Raises NotStored."""
     if (found := running_response(context, request.state.owner, response_id)) is not None:
         current: dict[str, Any] = msgspec.to_builtins(found[1].response)
         return current
@@ -58,12 +58,12 @@ async def _stream(request: Request, context: Context, response_id: str, after: i
             "--stream-resume-grace seconds after their end; retrieve it without stream",
             param="stream",
         )
-    number = 0 if after is None else after + 1  # of the event, which counts from 1
+    number = 0 if after is None else after + 1  # of the event; events count from 1
     if number > run.log.num_events:
         raise InvalidRequest(
             f"starting_after is {after}; the last event so far is {run.log.num_events - 1}", param="starting_after"
         )
-    run.log.after(number, 0)  # raises EventsDropped while that can still be a status
+    run.log.after(number, 0)  # raises EventsDropped while it can still become a status
     context.runs.count_resumed()
     return stream_run(request, run, after=number, with_ids=False, headers=_ignored(request))
 
@@ -101,7 +101,8 @@ async def list_input_items(request: Request, context: Context, response_id: str)
 
 
 def _ignored(request: Request) -> dict[str, str]:
-    """What `include` asks for is in an answer if it was asked for when it was made, and nothing is added later."""
+    """Return the header that lists ignored parameters. `include` is ignored: it has an effect only when the response is
+    made."""
     return ignored_header(unhonored(request, ("stream", "starting_after", "after", "limit", "order")))
 
 

@@ -1,4 +1,4 @@
-"""GET and DELETE /v1/streams/{stream_id}: streams that go on without their clients."""
+"""GET and DELETE /v1/streams/{stream_id}: resumable streams."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response

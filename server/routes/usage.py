@@ -1,4 +1,4 @@
-"""GET /v1/usage: what a key has used; an operator sees all."""
+"""GET /v1/usage: the usage of a key, or of all keys for an operator."""
 
 import datetime
 import re
@@ -47,24 +47,24 @@ async def usage(request: Request, context: Context) -> Response:
             "shorter time, or wider buckets",
             param="since",
         ) from None
-    telling = partial(usage_report, rows, width, since_s, until_s)
-    buckets = await context.workers.run_unless_short(telling, size=ITEM_SIZE * len(rows))
+    report_of = partial(usage_report, rows, width, since_s, until_s)
+    buckets = await context.workers.run_unless_short(report_of, size=ITEM_SIZE * len(rows))
     report = UsageReport(data=buckets, budgets=_budgets(context, key))
     headers = ignored_header(unhonored(request, ("since", "until", "bucket", "key")))
     return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")
 
 
 def _whose(request: Request) -> str | None:
-    """The name of the key to tell of; None for all. Raises InsufficientPermissions."""
-    caller, asked = caller_of(request.scope), request.query_params.get("key")
-    if caller.name is not None and not caller.is_operator and asked in (None, caller.name):
+    """Return the name of the key to report; None for all. Raises InsufficientPermissions."""
+    caller, wanted = caller_of(request.scope), request.query_params.get("key")
+    if caller.name is not None and not caller.is_operator and wanted in (None, caller.name):
         return caller.name
     require_operator(request.scope)
-    return asked
+    return wanted
 
 
 def _moment(request: Request, name: str, default: datetime.datetime) -> int:
-    """Seconds since 1970. Raises InvalidRequest."""
+    """Return seconds since 1970. Raises InvalidRequest."""
     given = request.query_params.get(name)
     if given is None:
         return int(default.timestamp())
@@ -84,7 +84,7 @@ def _moment(request: Request, name: str, default: datetime.datetime) -> int:
 
 
 def _width(request: Request) -> BucketWidth:
-    """Raises InvalidRequest."""
+    """Return the length of a bucket. Raises InvalidRequest."""
     given = request.query_params.get("bucket", BucketWidth.ALL.value)
     try:
         return BucketWidth(given)

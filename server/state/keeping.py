@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from server.context import ServerContext
 from server.errors import ErrorReply, StorageFailed
 from server.generation.generation import Generation
-from server.http.error_forms import told
+from server.http.error_forms import reply_to
 from server.protocols.frame import StreamForm
 from server.protocols.responses.answer import ResponseFormatter
 from server.protocols.responses.objects import Response
@@ -80,7 +80,7 @@ class KeptResponse:
         except Exception as error:
             if is_over or (is_first and not self.response.background):
                 raise
-            event = self.broken(told(error, self._request_id))
+            event = self.broken(reply_to(error, self._request_id))
             await self.save()
             yield event
 

@@ -78,6 +78,6 @@ async def score_work(
         encoded = await encoded_pairs_of(pairs, body, model, terms, names, task=task, use_activation=use_activation)
 
     async def write_scores(outputs: list[PoolingOutput], num_tokens: int) -> Any:
-        return write(await scores_of(outputs, encoded.places, model), num_tokens)
+        return write(await scores_of(outputs, encoded.pair_indices, model), num_tokens)
 
     return PoolingWork(model=model, inputs=encoded.inputs, write=write_scores, headers=ignored_header(ignored))

@@ -1,4 +1,4 @@
-"""Certificates: the TLS of new connections, made anew when its files change."""
+"""Certificates: the TLS contexts of new connections, renewed when the files change."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from server.config.network import CertReqs, NetworkConfig
 
 logger = logging.getLogger(__name__)
 
-SUBJECT_STATE = "client_subject"  # in a scope's state: whose certificate the client showed, or None
+SUBJECT_STATE = "client_subject"  # in a scope's state: the subject of the client's certificate, or None
 
 _POLL_S = 1.0
 _VERIFY = {
@@ -28,13 +28,13 @@ class Certificates:
     """A TLS context for each set of files. A connection keeps the context that it began with."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        """Raises StartupError."""
+        """Raises StartupError if the files cannot be used."""
         self._config = config
         self._stamp = self._look()
         self.context = make_context(config)
 
     def reload(self) -> None:
-        """Take the files up again. A fault in them is logged, and what was taken before stays."""
+        """Read the files again. A fault in them is logged, and the last context stays."""
         self._stamp = self._look()
         try:
             self.context = make_context(self._config)
@@ -44,7 +44,8 @@ class Certificates:
             logger.info("new connections get the certificate that is now in %s", self._config.ssl_certfile)
 
     async def watch(self, poll_s: float = _POLL_S) -> None:
-        """Reload when the files have changed, and then not for one poll: certificate and key are written in turn."""
+        """Reload when the files have changed and stay unchanged for one poll: certificate and
+        key are written in turn."""
         last = self._stamp
         while True:
             await asyncio.sleep(poll_s)
@@ -54,7 +55,7 @@ class Certificates:
             last = now
 
     def _look(self) -> _Stamp:
-        """What differs once a file is another one."""
+        """Return what identifies the versions of the files."""
         config = self._config
         return tuple(_stamp(path) for path in (config.ssl_certfile, config.ssl_keyfile, config.ssl_ca_certs) if path)
 
@@ -68,7 +69,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def make_context(config: NetworkConfig) -> ssl.SSLContext:
-    """TLS 1.2 and later with the certificate of the options. Raises StartupError."""
+    """Return a context for TLS 1.2 and later with the certificate of the options. Raises StartupError."""
     assert config.ssl_certfile is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -93,7 +94,7 @@ def _load_own(context: ssl.SSLContext, certfile: str, keyfile: str | None, passw
     if is_encrypted and password is None:
         raise StartupError(f"the key in {path} is encrypted; give its password in HEADRACE_SSL_KEYFILE_PASSWORD")
     try:
-        context.load_cert_chain(certfile, keyfile, lambda: password or "")  # without one OpenSSL asks the terminal
+        context.load_cert_chain(certfile, keyfile, lambda: password or "")  # else OpenSSL asks on the terminal
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise StartupError(f"the key in {path} is not that of the certificate in {certfile}") from error
@@ -101,7 +102,7 @@ def _load_own(context: ssl.SSLContext, certfile: str, keyfile: str | None, passw
         raise StartupError(
             f"the certificate in {certfile} or its key in {path} cannot be read{hint} ({error})"
         ) from error
-    except (OSError, ValueError) as error:  # gone meanwhile, or a password beyond OpenSSL's length
+    except (OSError, ValueError) as error:  # the file is gone, or the password is too long for OpenSSL
         raise StartupError(f"the certificate in {certfile} or its key in {path} cannot be read ({error})") from error
 
 
@@ -111,13 +112,13 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise StartupError(f"--ssl-ca-certs {path} has no certificates in PEM form ({error})") from error
-    except OSError as error:  # gone meanwhile
+    except OSError as error:  # the file is gone
         raise StartupError(f"cannot read --ssl-ca-certs {path}: {error.strerror}") from error
 
 
 def _read(flag: str, path: str) -> str:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would have the whole server wait for a writer
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block the server until something is written
             raise StartupError(f"{flag} {path} is not a regular file; name a file in PEM form")
         return Path(path).read_text(encoding="latin-1")
     except OSError as error:
@@ -135,9 +136,9 @@ _SHORT = {
 
 
 def subject_of(certificate: dict[str, Any] | None) -> str | None:
-    """Whose certificate it is, as "CN=alice,O=Example", from what ssl tells of a checked one; None if there is none.
+    """Return the subject of a checked certificate, such as "CN=alice,O=Example"; None if there is none.
 
-    What could be taken for the end of a value or of a line is escaped as RFC 4514 has it, and so are blanks.
+    Characters that could end a value or a line are escaped as RFC 4514 has it, and so are blanks.
     """
     if not certificate:
         return None

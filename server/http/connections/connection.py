@@ -27,17 +27,17 @@ from server.http.connections.proxies import TrustedProxies
 from server.http.connections.slow_reader import SlowReader
 from server.http.connections.upgrades import new_parser, without_upgrade
 
-PEER_STATE = "peer"  # in a scope's state: the connection's other end, where `client` may be what a proxy's header says
+PEER_STATE = "peer"  # in a scope's state: the connection's other end; `client` may come from a proxy's header
 
-_MAX_HEAD_BYTES = 128 * 1024  # while a head is incomplete; RequestMiddleware is stricter with complete ones
+_MAX_HEAD_BYTES = 128 * 1024  # of an incomplete head; RequestMiddleware is stricter with complete heads
 _MAX_HEADER_LINES = 400  # trailers included
-_MAX_CHUNK_OVERHEAD = 16  # bytes on the wire for one of a body, beyond as many as a head may have
-_MAX_OFFERS = 8  # of another protocol, in bytes that come together
-_REFUSED_HEAD_S = 2.0  # for a connection too many to send its request, and again to send the rest behind the answer
+_MAX_CHUNK_OVERHEAD = 16  # bytes on the wire per byte of a body, beyond the size of a head
+_MAX_OFFERS = 8  # offers of another protocol in one piece of data
+_REFUSED_HEAD_S = 2.0  # for a surplus connection to send its request, and again for the rest of it after the answer
 
 
-class _Place(enum.Enum):
-    """What the next byte belongs to."""
+class _Section(enum.Enum):
+    """Part of a request that the next byte belongs to."""
 
     HEAD = "head"
     BODY = "body"
@@ -45,7 +45,7 @@ class _Place(enum.Enum):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol with limits; it stays the one that parses and answers."""
+    """uvicorn's protocol with limits. uvicorn parses and answers."""
 
     def __init__(
         self,
@@ -65,27 +65,27 @@ class Connection(HttpToolsProtocol):
         self._trusted = trusted
         self._on_closed = on_closed
         self._admission = Admission.SERVED
-        self._place = _Place.HEAD
+        self._section = _Section.HEAD
         self._head_bytes = 0  # of an incomplete head
-        self._raw_body_bytes = 0  # of an incomplete body, from the bytes after those that its head came with
+        self._raw_body_bytes = 0  # of an incomplete body, from the first piece of data after its head
         self._body_bytes = 0
         self._is_head_too_large = False
-        self._is_counted = False  # among those that the server closed by itself
+        self._is_counted = False  # whether the metric of closed connections has counted it
         self._head_timer: TimerHandle | None = None
 
-    # --- the transport's calls ----------------------------------------------------------------------------------------
+    # --- called by the transport --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._ending = LingeringTransport(
             transport,
             self.loop,
-            is_client_sending=lambda: self._place is _Place.BODY,
+            is_client_sending=lambda: self._section is _Section.BODY,
             on_limit=lambda: self._count(CloseReason.BODY_TIMEOUT),
         )
         self._slow_reader = SlowReader(self.loop, self._ending, self._limits.write_s, self._end_slow_reader)
-        self._late_body = LateBytes(self.loop, self._end_late_body, self._end_late_body)  # before a next request
+        self._late_body = LateBytes(self.loop, self._end_late_body, self._end_late_body)  # until the next request
         super().connection_made(self._ending)
-        transport.set_write_buffer_limits(high=0)  # so that writing is paused whenever the client does not keep up
+        transport.set_write_buffer_limits(high=0)  # writing is paused whenever the client does not keep up
         self.app_state = {**self.app_state, PEER_STATE: self.client}
         address = self.client[0] if self.client is not None else None
         self._counted_as = None if address is None or self._trusted.trusts(address) else address
@@ -105,35 +105,35 @@ class Connection(HttpToolsProtocol):
         self._slow_reader.stop()
         self._late_body.stop()
         self._ending.end()
-        if isinstance(exc, TimeoutError):  # the system's: see server/commands/serve/listener.py
+        if isinstance(exc, TimeoutError):  # from the system: see server/commands/serve/listener.py
             self._count(CloseReason.WRITE_TIMEOUT)
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
         super().shutdown()
         if self._ending.is_closing():
-            self._ending.end()  # the server's own end waits for nobody who has been answered
+            self._ending.end()  # a server that stops does not wait for clients that have their answer
 
     def data_received(self, data: bytes) -> None:
         if self._ending.is_closing():
             self._ending.drop(len(data))
             return
         self._late_body.note(len(data))
-        if self._place is _Place.BETWEEN:
+        if self._section is _Section.BETWEEN:
             self._begin_head()
-        if self._place is _Place.HEAD:
+        if self._section is _Section.HEAD:
             self._head_bytes += len(data)
         else:
             self._raw_body_bytes += len(data)
         self._unset_keepalive_if_required()
         self._feed(data)
-        if self._place is _Place.HEAD and self._head_bytes > _MAX_HEAD_BYTES:
+        if self._section is _Section.HEAD and self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse_head()
         elif self._raw_body_bytes > _MAX_CHUNK_OVERHEAD * self._body_bytes + _MAX_HEAD_BYTES:
             self._refuse_message("the lines between the body's chunks are too long")
 
     def _feed(self, data: bytes) -> None:
-        """Let the parser read, and go on behind what it takes for the beginning of another protocol."""
+        """Feed the parser, and continue after what it takes for the start of another protocol."""
         try:
             for _ in range(_MAX_OFFERS):
                 try:
@@ -161,27 +161,27 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._slow_reader.stop()
 
-    # --- the parser's calls -------------------------------------------------------------------------------------------
+    # --- called by the parser -----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._place is not _Place.HEAD:
+        if self._section is not _Section.HEAD:
             self._begin_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         if len(self.headers) > _MAX_HEADER_LINES:
             self._is_head_too_large = True
-            raise HeadersTooLarge  # the parser gives up
+            raise HeadersTooLarge  # makes the parser stop
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():  # `_feed` lets the parser read this head again, without the offer
+        if self.parser.should_upgrade():  # `_feed` feeds this head again, without the offer
             return
         if self.scheme == "https" and SUBJECT_STATE not in self.app_state:
             subject = subject_of(self.transport.get_extra_info("peercert"))
             self.app_state = {**self.app_state, SUBJECT_STATE: subject}
             self.scope["state"][SUBJECT_STATE] = subject
-        self._place, self._head_bytes = _Place.BODY, 0
+        self._section, self._head_bytes = _Section.BODY, 0
         self._raw_body_bytes = self._body_bytes = 0
         self._stop_head_timer()
         super().on_headers_complete()
@@ -195,11 +195,11 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._place, self._raw_body_bytes = _Place.BETWEEN, 0
+        self._section, self._raw_body_bytes = _Section.BETWEEN, 0
         self._late_body.stop()
         super().on_message_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._unset_keepalive_if_required()  # the rest of the body has stopped the one that began with the answer
+            self._unset_keepalive_if_required()  # the rest of the body stopped the timer that started with the answer
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -208,14 +208,14 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._admission is Admission.REFUSED:
             self._count(CloseReason.LIMIT)
-        is_own_body = self._place is _Place.BODY and self.cycle.response_complete  # and not a pipelined request's
+        is_own_body = self._section is _Section.BODY and self.cycle.response_complete  # not that of a pipelined request
         if is_own_body and not self._ending.is_closing():
             self._late_body.begin()
 
     # --- limits -------------------------------------------------------------------------------------------------------
 
     def _begin_head(self) -> None:
-        self._place, self._head_bytes = _Place.HEAD, 0
+        self._section, self._head_bytes = _Section.HEAD, 0
         head_s = self._limits.head_s
         self._set_head_timer(head_s if self._is_served else min(head_s, _REFUSED_HEAD_S))
 
@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _end_late_head(self) -> None:
-        if self._is_answering:  # the request before it; the next one may be as late as that takes
+        if self._is_answering:  # the request before; the next one may take as long
             self._set_head_timer(self._limits.head_s)
             return
         self._count(CloseReason.HEADER_TIMEOUT if self._is_served else CloseReason.LIMIT)
@@ -261,7 +261,7 @@ class Connection(HttpToolsProtocol):
         self._end(InvalidRequest(why))
 
     def _end(self, error: HeadraceError) -> None:
-        """Answer what is no complete request, where that can be, and close."""
+        """Answer an incomplete request, if an answer is possible, and close."""
         if self._ending.is_closing():
             return
         if not self._may_answer:
@@ -271,16 +271,16 @@ class Connection(HttpToolsProtocol):
         body = reply.body()
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self._ending.write(STATUS_LINE[reply.status] + head.encode() + body)
-        if self._place is _Place.BODY:
-            self.cycle.disconnected = True  # its application is told so, and what it sends is dropped
+        if self._section is _Section.BODY:
+            self.cycle.disconnected = True  # the application sees a disconnect, and what it sends is dropped
             self.cycle.message_event.set()
         self._ending.linger()
 
     @property
     def _may_answer(self) -> bool:
-        """Whether an error is the answer to the request that is being read: the one before it is answered, and no byte
-        of its own answer has been sent."""
-        if self._place is _Place.BODY:
+        """Whether an error may be the answer to the request that is being read: the request before it is answered, and
+        no byte of its own answer has been sent."""
+        if self._section is _Section.BODY:
             return not self.cycle.response_started and not self.pipeline
         return not self._is_answering
 

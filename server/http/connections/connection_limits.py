@@ -1,24 +1,24 @@
-"""ConnectionLimits of a connection, and CloseReason: which limit, or what else, ended it."""
+"""ConnectionLimits: limits of one connection. CloseReason: the reason why the server ended one."""
 
 import enum
 from dataclasses import dataclass
 
 
 class CloseReason(enum.StrEnum):
-    """Why the server ended a connection that its client would have gone on with."""
+    """Reason why the server ended a connection that its client did not end."""
 
     LIMIT = "limit"  # --max-connections, --max-connections-per-client
     HEADER_TIMEOUT = "header_timeout"
     HEADER_SIZE = "header_size"
-    INVALID = "invalid"  # no HTTP/1.1
-    BODY_TIMEOUT = "body_timeout"  # of a body that came after its answer, or was too large for that
+    INVALID = "invalid"  # not HTTP/1.1
+    BODY_TIMEOUT = "body_timeout"  # of the rest of a body after its answer, or the rest was too large
     WRITE_TIMEOUT = "write_timeout"
-    TLS_HANDSHAKE = "tls_handshake"  # that failed
+    TLS_HANDSHAKE = "tls_handshake"  # it failed
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Times in seconds."""
+    """Limits in seconds."""
 
     head_s: float  # from the connection, or the first byte of a later request, to the end of its head
-    write_s: float  # without a byte taken by the client, while some wait to be sent
+    write_s: float  # in which the client takes no byte although some wait to be sent

@@ -1,4 +1,4 @@
-"""LateBytes: how much and how long a client may still send behind the answer to its request."""
+"""LateBytes: limits of what a client may still send after the answer to its request."""
 
 import asyncio
 from asyncio.events import TimerHandle
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 _SILENCE_S = 5.0
 _TOTAL_S = 30.0
-_MAX_BYTES = 1 << 30  # a file too large for --max-file-bytes is mostly read to its end
+_MAX_BYTES = 1 << 30  # usually enough to read the rest of a file that is too large for --max-file-bytes
 
 
 class LateBytes:
-    """Counts dropped bytes, and calls `on_silence` or `on_limit` once when a limit is reached."""
+    """Counts dropped bytes, and calls `on_silence` or `on_limit` once at a limit."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_silence: Callable[[], None], on_limit: Callable[[], None]
@@ -33,7 +33,7 @@ class LateBytes:
         self._silence_timer = self._loop.call_later(_SILENCE_S, self._end, self._on_silence)
 
     def note(self, num_bytes: int) -> None:
-        """Count bytes that came. Does nothing before `begin` and after the end."""
+        """Count bytes that came. Has no effect before `begin` and after the end."""
         if self._silence_timer is None:
             return
         self._silence_timer.cancel()

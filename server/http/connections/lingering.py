@@ -1,10 +1,10 @@
 """LingeringTransport: closes a connection so that its client reads the answer, although it is still sending.
 
-A system that gets bytes for a closed socket resets the connection, and the client's system then throws away what its
-program has not read: mostly the answer that says why. So a lingering transport says that nothing more comes, drops what
-still does, and closes when the client does, or at the limits of LateBytes. nginx calls this a lingering close.
+A system that gets bytes for a closed socket resets the connection. The client's system then drops what its program has
+not read, usually the answer. So a lingering transport shuts down its sending side, drops what it receives,
+and closes when the client does, or at the limits of LateBytes. nginx calls this a lingering close.
 
-open ──close, nothing more comes──────────────────────────────────> closed
+open ──close, client is not sending───────────────────────────────> closed
  └─────close while the client sends──> lingering ──client's end, silence, limit──┘
 """
 
@@ -17,7 +17,8 @@ from server.http.connections.transport_over import TransportOver
 
 
 class LingeringTransport(TransportOver):
-    """The transport of a connection, and `below` in all but its close. While it lingers it counts as closing."""
+    """The transport of a connection, which differs from `below` only in closing. While it
+    lingers it counts as closing."""
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class LingeringTransport(TransportOver):
         self._on_limit = on_limit
         self._late = LateBytes(loop, below.close, self._cut_off)
         self._is_lingering = False
-        self.total_s: float | None = None  # shorter than LateBytes has it
+        self.total_s: float | None = None  # if shorter than in LateBytes
 
     def close(self) -> None:
         if self._is_client_sending():
@@ -47,7 +48,7 @@ class LingeringTransport(TransportOver):
         self._is_lingering = True
         try:
             self._below.write_eof()
-        except OSError:  # the client is gone
+        except OSError:  # the client has disconnected
             self._below.abort()
             return
         self._below.resume_reading()
@@ -57,11 +58,11 @@ class LingeringTransport(TransportOver):
             self._late.begin(self.total_s)
 
     def drop(self, num_bytes: int) -> None:
-        """Note bytes that came while it lingers."""
+        """Count bytes that came while it lingers."""
         self._late.note(num_bytes)
 
     def end(self) -> None:
-        """Close without lingering, or no longer."""
+        """Close without lingering, or stop lingering."""
         self._late.stop()
         self._below.close()
 
@@ -76,7 +77,7 @@ class LingeringTransport(TransportOver):
     def is_closing(self) -> bool:
         return self._is_lingering or self._below.is_closing()
 
-    # --- the same as below ------------------------------------------------------------------------------------------
+    # --- forwarded to the transport below -----------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._is_lingering:

@@ -1,18 +1,18 @@
-"""OpenConnections: how many are open, in all and by client, and which of them are served."""
+"""OpenConnections: the number of open connections, in all and by client, and the admission of new ones."""
 
 import enum
 from collections import Counter
 
 REFUSED_STATE = "connection_refused"  # in a scope's state: RequestMiddleware answers with 503
 
-_SURPLUS = 4  # beyond the limit, one for each so many within it is told why it is refused
+_SURPLUS = 4  # for every 4 connections within the limit, 1 beyond it gets an answer that says why it is refused
 
 
 class Admission(enum.Enum):
-    """What becomes of a new connection."""
+    """Treatment of a new connection."""
 
     SERVED = "served"
-    REFUSED = "refused"  # its request is answered with 503; probes are answered as ever
+    REFUSED = "refused"  # its request is answered with 503, a probe as usual
     DROPPED = "dropped"  # even refusing would cost too much
 
 
@@ -29,7 +29,7 @@ class OpenConnections:
         return self._total
 
     def enter(self, client: str | None) -> Admission:
-        """Count a new connection of `client`, an address; None for one that is shared by clients, as a proxy's is."""
+        """Count a new connection. client: its address; None for an address that clients share, such as a proxy's."""
         self._total += 1
         in_all = _admission(self._total, self._limit)
         if client is None:
@@ -47,13 +47,13 @@ class OpenConnections:
             del self._by_client[client]
 
     def check(self) -> None:
-        """Assert the invariant."""
+        """Assert the invariants."""
         assert self._total >= self._by_client.total()
         assert all(number > 0 for number in self._by_client.values())
 
 
 def _admission(number: int, limit: int | None) -> Admission:
-    """Of the connection that makes it `number`."""
+    """Return the admission of connection number `number`."""
     if limit is None or number <= limit:
         return Admission.SERVED
     return Admission.REFUSED if number <= limit + max(1, limit // _SURPLUS) else Admission.DROPPED

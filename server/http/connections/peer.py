@@ -4,16 +4,15 @@ import ipaddress
 
 
 def is_local(peer: tuple[str, int] | None) -> bool:
-    """peer: as the socket has it; None is that of a Unix socket, which has no address and cannot be reached from
-    elsewhere."""
+    """Whether the peer is on this machine. peer: as the socket has it; None for a Unix socket, which is local."""
     return peer is None or is_loopback(peer[0])
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine is reached by it, or comes from it. A name is no address."""
+    """Whether an address is a loopback address. A name is not an address."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    mapped = getattr(parsed, "ipv4_mapped", None)  # an IPv4 client of a socket for both
+    mapped = getattr(parsed, "ipv4_mapped", None)  # an IPv4 client of a dual-stack socket
     return (mapped or parsed).is_loopback

@@ -1,4 +1,4 @@
-"""Who a request's client is: what trusted proxies say of it, and nobody else."""
+"""The client of a request: trusted proxies say who it is, and other peers are not believed."""
 
 import ipaddress
 from collections import Counter
@@ -15,7 +15,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class TrustedProxies:
-    """--forwarded-allow-ips."""
+    """Proxies of --forwarded-allow-ips."""
 
     def __init__(self, proxies: Iterable[str]) -> None:
         """proxies: addresses, networks, UNIX_PROXY and ANY_PROXY."""
@@ -23,7 +23,7 @@ class TrustedProxies:
         self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy not in self._words]
 
     def trusts(self, peer: str | None) -> bool:
-        """Whether what this peer says of a client is believed. peer: an address; None is the Unix socket's."""
+        """Whether headers of this peer about its client are believed. peer: an address; None is the Unix socket."""
         if ANY_PROXY in self._words:
             return True
         if peer is None:
@@ -32,10 +32,10 @@ class TrustedProxies:
         return address is not None and any(address in network for network in self._networks)
 
     def client_of(self, forwarded_for: str) -> str | None:
-        """The nearest client that no trusted proxy speaks for, from the values of X-Forwarded-For joined by commas.
+        """Return the nearest client that is not a trusted proxy, from the values of X-Forwarded-For joined by commas.
 
-        Each proxy adds whom it was asked by at the right, and all to the left of a stranger is the stranger's word. If
-        every address is trusted, it is the first one. None where the header holds no address in that place.
+        Each proxy adds its own client at the right, so everything to the left of an untrusted address is unverified. If
+        every address is trusted, the client is the first one. None if the header has no address in that position.
         """
         addresses = [_address(part) for part in forwarded_for.split(",")]
         if ANY_PROXY in self._words:
@@ -51,7 +51,8 @@ def _text(address: _Address | None) -> str | None:
 
 
 def _address(text: str) -> _Address | None:
-    """Of "10.0.0.1", "10.0.0.1:80", "2001:db8::1" or "[2001:db8::1]:80"; "::ffff:10.0.0.1" is the first."""
+    """Return the address in "10.0.0.1", "10.0.0.1:80", "2001:db8::1" or "[2001:db8::1]:80". The address of
+    "::ffff:10.0.0.1" is "10.0.0.1"."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -66,10 +67,9 @@ def _address(text: str) -> _Address | None:
 
 
 class ProxiedClients:
-    """The outermost layer: gives a request that comes through a trusted proxy its client's address and scheme.
+    """The outermost layer: gives a request from a trusted proxy its client's address and scheme.
 
-    --max-connections-per-client then counts the requests that are open for each such client, in place of the proxy's
-    connections.
+    --max-connections-per-client then counts the open requests of each such client in place of the proxy's connections.
     """
 
     def __init__(self, app: ASGIApp, trusted: TrustedProxies, limit_per_client: int | None) -> None:
@@ -101,10 +101,10 @@ class ProxiedClients:
 
 
 def _host(client: tuple[str, int] | None) -> str | None:
-    """The address; None for who came through the Unix socket."""
+    """Return the client's address; None for the Unix socket."""
     return client[0] if client is not None else None
 
 
 def _joined(headers: Headers, wanted: bytes) -> str:
-    """All values of a header, as one."""
+    """Return all values of a header, joined by commas."""
     return ",".join(value.decode("latin-1") for name, value in headers if name == wanted)

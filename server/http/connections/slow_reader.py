@@ -1,4 +1,4 @@
-"""SlowReader: notices a client that takes no byte while some wait to be sent."""
+"""SlowReader: detects a client that takes no bytes although some wait to be sent."""
 
 import asyncio
 from asyncio.events import TimerHandle
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class SlowReader:
-    """Calls `on_stuck` when a time has passed in which the transport's unsent bytes did not become fewer."""
+    """Calls `on_stuck` when the transport's unsent bytes have not become fewer for a time."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class SlowReader:
             self._timer = None
 
     def _look(self) -> None:
-        if self._transport.get_write_buffer_size() < self._unsent_bytes:  # slow, and not stuck
+        if self._transport.get_write_buffer_size() < self._unsent_bytes:  # slow, but not stuck
             self.begin()
         else:
             self._on_stuck()

@@ -1,8 +1,9 @@
-"""TlsLayer: TLS between a connection's transport and the protocol of what is inside it.
+"""TlsLayer: TLS between a connection's transport and the protocol inside it.
 
-asyncio's own (`create_server(ssl=...)`) tells a protocol of a connection after its handshake. Then connections in their
-handshake are counted by nobody, and one has 60 s for it. Here the protocol sees its connection at once, so that its
-limits on number and time hold for handshakes too, and writing is paused by the state of the transport alone.
+asyncio's own TLS (`create_server(ssl=...)`) reports a connection to the protocol only after its handshake. Connections
+in their handshake are then not counted, and a handshake may take 60 s. Here the protocol sees its connection
+immediately, so that its limits on number and time hold for handshakes too. Only the state of the transport pauses
+writing.
 """
 
 import asyncio
@@ -21,19 +22,20 @@ _PLAIN_ANSWER = (
 
 
 class TlsLayer(asyncio.Protocol):
-    """The transport's protocol. It gives `inner` a transport of its own, decrypted bytes, and all other calls."""
+    """The transport's protocol. It gives `inner` a transport of its own and decrypted bytes, and forwards all other
+    calls."""
 
     def __init__(self, context: ssl.SSLContext, inner: asyncio.Protocol, on_failed: Callable[[], None]) -> None:
-        """on_failed: called when a handshake fails, but not for one that its client does not finish."""
+        """on_failed: called when a handshake fails, but not if its client does not finish it."""
         self._inner = inner
         self._on_failed = on_failed
         self._received = ssl.MemoryBIO()  # encrypted bytes from the client
         self._to_send = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
         self._is_open = False  # the handshake is done
-        self._is_over = False  # nothing more is sent
+        self._is_over = False  # close_notify is sent
 
-    # --- the transport's calls ----------------------------------------------------------------------------------------
+    # --- called by the transport --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -55,7 +57,7 @@ class TlsLayer(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self._is_over:
-            self._inner.data_received(data)  # still encrypted: it is only counted
+            self._inner.data_received(data)  # still encrypted, and only counted
             return
         self._received.write(data)
         if not self._is_open:
@@ -72,7 +74,7 @@ class TlsLayer(asyncio.Protocol):
             if error.reason == "HTTP_REQUEST":
                 self._transport.write(_PLAIN_ANSWER)
             else:
-                self._flush()  # the alert that says why
+                self._flush()  # the alert with the reason
             self._on_failed()
             self._transport.close()
         else:
@@ -90,36 +92,36 @@ class TlsLayer(asyncio.Protocol):
             pass
         except ssl.SSLError:
             is_over = True
-        self._flush()  # alerts, and answers to new keys
+        self._flush()  # alerts, and answers to key updates
         if pieces:
             self._inner.data_received(b"".join(pieces))
         if is_over and not self.eof_received():
             self._transport.close()
 
-    # --- the inner transport's calls ----------------------------------------------------------------------------------
+    # --- called by the inner transport --------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        assert self._is_open, "nothing is written before it is asked for"
+        assert self._is_open, "nothing is written before the handshake"
         view = memoryview(data)
         while view:
             view = view[self._tls.write(view) :]
         self._flush()
 
     def close(self) -> None:
-        """Say that nothing more comes, and close when that is sent. The client's own word is not waited for."""
+        """Send close_notify, and close when it is sent. The client's own close_notify is not awaited."""
         if self._transport.is_closing():
             return
         self._say_over()
         self._transport.close()
 
     def write_eof(self) -> None:
-        """Say that nothing more comes, and let the protocol inside know how many bytes the client still sends."""
+        """Send close_notify, and report to the protocol inside how many bytes the client still sends."""
         self._say_over()
         self._transport.write_eof()
 
     def _say_over(self) -> None:
         if self._is_open and not self._is_over:
-            with contextlib.suppress(ssl.SSLError):  # mostly: the client has not said so itself
+            with contextlib.suppress(ssl.SSLError):  # usually since the client has not sent close_notify
                 self._tls.unwrap()
             self._flush()
         self._is_over = True
@@ -130,7 +132,7 @@ class TlsLayer(asyncio.Protocol):
 
 
 class _Inside(TransportOver):
-    """What the inner protocol takes for its connection: unencrypted, and else the transport below."""
+    """The connection that the inner protocol sees: unencrypted, and otherwise the transport below."""
 
     def __init__(self, layer: TlsLayer, below: asyncio.Transport, tls: ssl.SSLObject) -> None:
         super().__init__(below)
@@ -143,7 +145,7 @@ class _Inside(TransportOver):
                 return self._tls.context
             case "ssl_object":
                 return self._tls
-            case "peercert":  # {} for one that was not checked
+            case "peercert":  # {} for a certificate that was not checked
                 return self._tls.getpeercert()
         return self._below.get_extra_info(name, default)
 

@@ -1,10 +1,10 @@
-"""TransportOver: what transports that stand between a connection and its protocol have in common."""
+"""TransportOver: base of the transports between a connection and its protocol."""
 
 import asyncio
 
 
 class TransportOver(asyncio.Transport):
-    """Flow control is that of the transport below."""
+    """A transport whose flow control is that of the transport below."""
 
     def __init__(self, below: asyncio.Transport) -> None:
         super().__init__()

@@ -13,23 +13,25 @@ from server.pages.files import NAMES as page_names
 from server.paths import PROBES, route_path
 from server.schemas.base import quote
 
-# The description of the API is the same for every server of a version, and a page cannot send a key for its parts.
+# The description of the API is the same for all servers of a version, and a page cannot send a key for its files.
 _DESCRIPTION = frozenset(
     {"/openapi.json", "/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/start.js"}
 )
-# The pages' own files hold nothing of this server's. What the pages show they ask for, with a key.
+# The pages' files have no data of this server. The pages request their data with a key.
 _PAGES = frozenset({"/", "/dashboard", *(f"/assets/{name}" for name in page_names)})
 OPEN_PATHS = PROBES | _DESCRIPTION | _PAGES
 
-COUNTED_STATE = "counted"  # in a scope's state: what the request takes of its key's rate
+COUNTED_STATE = "counted"  # in a scope's state: the share of its key's rate that the request takes
 
 
 class AuthMiddleware:
-    """Asks for a key on every path but OPEN_PATHS, if there are keys: a route added later is closed until it is listed
-    there. A POST counts as a request of its key, unless the server has no room for it, or no engine."""
+    """Requires a key on every path but OPEN_PATHS, if there are keys. A new route is closed until it is listed there.
+
+    A POST counts as a request of its key, unless the server has no room or no engine for it.
+    """
 
     def __init__(self, app: ASGIApp, ring: KeyRing, known_paths: frozenset[str]) -> None:
-        """known_paths: of routes, for records of requests that do not come so far."""
+        """known_paths: paths of routes, for the records of requests that are refused before they are routed."""
         self._app = app
         self._ring = ring
         self._known_paths = known_paths
@@ -45,7 +47,7 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
-        """Raises InvalidApiKey, ForeignName or RateLimited."""
+        """Find the caller and count the request. Raises InvalidApiKey, ForeignName or RateLimited."""
         headers = Headers(scope=scope)
         caller = self._ring.find(_given_key(headers)) if self._ring.asks_for_keys else _anybody(scope)
         set_caller(scope, caller)
@@ -57,7 +59,7 @@ class AuthMiddleware:
 
 
 def _anybody(scope: Scope) -> Caller:
-    """Raises ForeignName."""
+    """Return the caller of a server without keys. Raises ForeignName."""
     if FOREIGN_NAME_STATE in scope["state"]:
         name = quote(host_name(Headers(scope=scope)))
         raise ForeignName(
@@ -68,7 +70,7 @@ def _anybody(scope: Scope) -> Caller:
 
 
 def _given_key(headers: Headers) -> bytes:
-    """A bearer token is OpenAI's way and most others'; x-api-key is Anthropic's."""
+    """Return the key in a bearer token, as OpenAI and most others have it, or in x-api-key, as Anthropic has it."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         given = headers.get("x-api-key", "")
@@ -76,6 +78,6 @@ def _given_key(headers: Headers) -> bytes:
 
 
 def set_caller(scope: Scope, caller: Caller) -> None:
-    """Tell routes, and all that works for them, whose request it is."""
+    """Set the caller for routes and for everything that works on the request."""
     scope["state"].update(caller=caller, owner=caller.owner)
     set_current_caller(caller)

@@ -1,8 +1,8 @@
-"""OwnNames: who asks on this machine for a name that is not this machine's may be a web page.
+"""OwnNames: detects requests of this machine for another host's name, which may come from a web page.
 
-A page can have its own name lead to 127.0.0.1 (DNS rebinding). To the browser the server is then the page's own origin,
-and no rule for other origins holds; but the name stands in the Host header. Keys help against it as well, so that only
-a server without any looks at names.
+A page can let its own name resolve to 127.0.0.1 (DNS rebinding). The browser then takes the server for the page's own
+origin, and no rule for other origins applies, but the Host header still has the page's name. Keys protect from this
+too, so only a server without keys looks at names.
 """
 
 import ipaddress
@@ -16,8 +16,8 @@ from server.http.connections.peer import is_local
 
 FOREIGN_NAME_STATE = "foreign_name"  # in a scope's state: AuthMiddleware refuses the request if there are no keys
 
-# A proxy on this machine asks for its clients' name. Of the headers that say so, this is the only one that browsers let
-# no page set: X-Forwarded-For and its like are a page's to forge.
+# A proxy on this machine forwards its clients' Host. This is the only header of proxies that browsers let no page set:
+# a page can forge X-Forwarded-For and others.
 _OF_PROXIES = "via"
 
 
@@ -25,7 +25,7 @@ class OwnNames:
     """Marks requests of this machine for foreign names."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
-        """names: those under which programs on this machine ask for this server, beside localhost."""
+        """names: names of this server that programs on this machine use, in addition to localhost."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
@@ -46,7 +46,7 @@ class OwnNames:
 
 
 def host_name(headers: Headers) -> str:
-    """The Host header without its port, in lower case."""
+    """Return the Host header without its port, in lower case."""
     host = headers.get("host", "").strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]

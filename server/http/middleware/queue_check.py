@@ -12,7 +12,7 @@ class QueueMiddleware:
     """Refuses what a full queue would not take before looking for a route, which costs less than half."""
 
     def __init__(self, app: ASGIApp, context: ServerContext, paths: frozenset[str]) -> None:
-        """paths: of endpoints of which every request waits for the engine."""
+        """paths: of endpoints whose requests all wait for the engine."""
         self._app = app
         self._context = context
         self._paths = paths

@@ -1,4 +1,4 @@
-"""rate_headers: what is left of a key's limits, in the headers of OpenAI's API or of Anthropic's."""
+"""rate_headers: the rest of a key's limits, in the headers of OpenAI's or Anthropic's API."""
 
 import datetime
 import math
@@ -10,12 +10,12 @@ from server.keys.account import LimitStatus
 from server.keys.caller import caller_of
 from server.keys.spending import utc_now
 from server.paths import route_path
+from server.protocols.path_forms import form_of
 
 _KINDS = ("requests", "tokens")
 _PARTS = ("limit", "remaining", "reset")
-_ANTHROPIC_PATH = "/v1/messages"
 
-# All that there are, for browsers to be let read them.
+# All of them, so that CORS can expose them to browsers.
 RATE_HEADERS = (
     *(f"x-ratelimit-{part}-{kind}" for part in _PARTS for kind in _KINDS),
     *(f"anthropic-ratelimit-{kind}-{part}" for kind in _KINDS for part in _PARTS),
@@ -23,11 +23,11 @@ RATE_HEADERS = (
 
 
 def rate_headers(scope: Scope) -> Mapping[str, str]:
-    """None for a caller without limits of requests and tokens."""
+    """Return the headers; {} for a caller without limits of requests and tokens."""
     account = caller_of(scope).account
     if account is None:
         return {}
-    form = _anthropic if route_path(scope).startswith(_ANTHROPIC_PATH) else _openai
+    form = _anthropic if form_of(route_path(scope)).has_anthropic_headers else _openai
     parts = zip(_KINDS, (account.requests_left, account.tokens_left), strict=True)
     return {name: value for kind, left in parts if left is not None for name, value in form(kind, left)}
 
@@ -39,7 +39,7 @@ def _openai(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
 
 
 def _anthropic(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
-    """The reset as a time, to the second, by which all is there."""
+    """Yield the headers. The reset is the time, to the second, when the limit is fully available."""
     full = utc_now() + datetime.timedelta(seconds=math.ceil(left.reset_s))
     yield f"anthropic-ratelimit-{kind}-limit", str(left.limit)
     yield f"anthropic-ratelimit-{kind}-remaining", str(left.remaining)
@@ -47,7 +47,7 @@ def _anthropic(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
 
 
 def duration_text(seconds: float) -> str:
-    """As Go writes durations, rounded up to the millisecond: 0s, 28ms, 8.64s, 6m0s, 1h0m0.5s."""
+    """Return the duration in Go's form, rounded up to the millisecond: 0s, 28ms, 8.64s, 6m0s, 1h0m0.5s."""
     milliseconds = math.ceil(seconds * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds else "0s"

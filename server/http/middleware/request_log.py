@@ -1,4 +1,4 @@
-"""RequestLog: one line for a request that is over, without prompt, answer, key, or the path as it was sent."""
+"""RequestLog: one line for each finished request, without prompt, answer, key, or the path as it was sent."""
 
 import asyncio
 import logging
@@ -10,31 +10,31 @@ from server.paths import MONITORING
 
 logger = logging.getLogger(__name__)
 
-_FIRST = ("method", "route", "status")  # a line begins with their values
-_QUIET_ROUTES = MONITORING | {"/assets/{name:path}"}  # a page asks for two dozen of the latter at a time
-# Refusals come as fast as clients send. Those of one code beyond the first in a window are counted, and told together.
+_FIRST = ("method", "route", "status")  # whose values start a line
+_QUIET_ROUTES = MONITORING | {"/assets/{name:path}"}  # a page loads two dozen assets at once
+# Refusals come as fast as clients send. Of each error code, those beyond the first in a window are only counted.
 _MAX_REFUSALS = 10
 _WINDOW_S = 10.0
 
 
 class RequestLog:
-    """Writes at INFO; at DEBUG what monitoring asks for, and refusals beyond the first of a window."""
+    """Logs at INFO. Requests of monitoring, and refusals beyond the first ones of a window, are logged at DEBUG."""
 
     def __init__(self) -> None:
-        self._refused: dict[str, int] = {}  # by error code, in the window that is open
+        self._refused: dict[str, int] = {}  # by error code, in the open window
 
     def log(self, record: RequestRecord) -> None:
-        """Called on the event loop, once for each request."""
+        """Log a request. Called on the event loop, once for each request."""
         level = logging.DEBUG if record.route in _QUIET_ROUTES or self._is_one_of_many(record) else logging.INFO
         if not logger.isEnabledFor(level):
             return
         fields = _fields(record)
-        told = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _FIRST)
+        rest = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _FIRST)
         extra = with_fields(**fields)
-        logger.log(level, "%s %s %d %s", record.method, record.route, record.status, told, extra=extra)
+        logger.log(level, "%s %s %d %s", record.method, record.route, record.status, rest, extra=extra)
 
     def _is_one_of_many(self, record: RequestRecord) -> bool:
-        """Whether it is a refusal of which there have been enough lines."""
+        """Whether the request is a refusal and there have been enough lines about refusals."""
         if record.outcome is not RequestOutcome.REFUSED:
             return False
         if not self._refused:
@@ -44,24 +44,24 @@ class RequestLog:
         return count > _MAX_REFUSALS
 
     def close_window(self) -> None:
-        """Tell of the refusals without a line of their own; the next one begins another window."""
+        """Report the refusals without a line of their own. The next refusal opens another window."""
         refused, self._refused = self._refused, {}
         for code, count in refused.items():
             if count > _MAX_REFUSALS:
-                untold = count - _MAX_REFUSALS
-                fields = with_fields(error=code, refusals=count, untold=untold)
+                num_omitted = count - _MAX_REFUSALS
+                fields = with_fields(error=code, refusals=count, untold=num_omitted)
                 logger.info(
                     "%d requests were refused in %g s with error=%s; %d have no line of their own",
                     count,
                     _WINDOW_S,
                     code,
-                    untold,
+                    num_omitted,
                     extra=fields,
                 )
 
 
 def _fields(record: RequestRecord) -> dict[str, object]:
-    """What is known of the request, in the order of its line."""
+    """Return the fields of the request's line, in order."""
     fields: dict[str, object] = {
         "method": record.method,
         "route": record.route,

@@ -1,4 +1,7 @@
-"""The layers around the routes, in pure ASGI: Starlette's BaseHTTPMiddleware would hide disconnects from handlers."""
+"""RequestMiddleware: the layer around every request.
+
+It is pure ASGI, since Starlette's BaseHTTPMiddleware would hide disconnects from handlers.
+"""
 
 import re
 import time
@@ -13,7 +16,7 @@ from server.context import ServerContext
 from server.errors import AmbiguousRequest, ClientGone, HeadersTooLarge, TooManyConnections
 from server.http.connections.certificates import SUBJECT_STATE
 from server.http.connections.open_connections import REFUSED_STATE
-from server.http.error_forms import error_response, told
+from server.http.error_forms import error_response, reply_to
 from server.http.middleware.auth import COUNTED_STATE, set_caller
 from server.http.middleware.rate_headers import rate_headers
 from server.http.middleware.request_log import RequestLog
@@ -26,7 +29,7 @@ if TYPE_CHECKING:  # OpenTelemetry is an extra
     from server.tracing.request_trace import RequestTrace
 
 _MAX_HEADERS = 200
-_MAX_HEAD_BYTES = 64 * 1024  # of names, values and the request's target
+_MAX_HEAD_BYTES = 64 * 1024  # of names, values and the request's target together
 _HOST = re.compile(
     rb"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?"
 )  # RFC 3986's reg-name, or an address
@@ -61,16 +64,16 @@ class RequestMiddleware:
         except ClientGone:
             exchange.status = CLIENT_GONE
         except Exception as error:  # the route boundary
-            reply = told(error, exchange.request_id)
+            reply = reply_to(error, exchange.request_id)
             if exchange.has_answered:
-                raise  # too late for an answer: the server closes the connection
+                raise  # too late for an answer, so the server closes the connection
             await error_response(reply, exchange.request_id, scope)(scope, receive, exchange.send)
         finally:
             exchange.end()
 
 
 class _Exchange:
-    """One request and what was sent in answer."""
+    """One request and its answer so far."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, context: ServerContext, request_log: RequestLog
@@ -95,7 +98,7 @@ class _Exchange:
         set_caller(scope, ANYBODY)
 
     def begin(self) -> None:
-        """Note who asks, and begin the trace. What fails here, as nothing before it can, has an answer."""
+        """Note the client, and start the trace. A failure here has an answer, unlike one before it."""
         scope, tracing = self._scope, self._context.tracing
         self._record.client = scope["client"][0] if scope.get("client") else None
         self._record.client_subject = scope["state"].get(SUBJECT_STATE)
@@ -115,18 +118,18 @@ class _Exchange:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self._record.route = getattr(self._scope.get("route"), "path", self._record.route)  # known by now
+        self._record.route = getattr(self._scope.get("route"), "path", self._record.route)  # if routed by now
         if message["type"] == "http.request":
             self._record.request_bytes += len(message.get("body", b""))
         return message
 
     @property
     def has_answered(self) -> bool:
-        """Whether no other answer can be given any more."""
+        """Whether it is too late for another answer."""
         return self.status is not None and self._waiting is None
 
     async def begin_waiting(self, error_event: Callable[[bytes], bytes]) -> WaitingStream:
-        """Begin a stream before there is an answer, which continues it. error_event: as WaitingStream takes it."""
+        """Start a stream before there is an answer, which continues it. error_event: as in WaitingStream."""
         waiting = WaitingStream(self._deliver, error_event)
         await waiting.begin()
         self._waiting = waiting
@@ -145,12 +148,12 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
-            headers["request-id"] = self.request_id  # Anthropic's name of it
+            headers["request-id"] = self.request_id  # Anthropic's name for it
             if self._trace is not None and (traceresponse := self._trace.response_header) is not None:
                 headers["traceresponse"] = traceresponse
             self._record.is_stream = headers.get("content-type", "").startswith(_STREAMS)
             headers["openai-processing-ms"] = str(round((time.monotonic() - self._arrival_s) * 1000))
-            if self._record.was_not_taken:  # before it is told what is left
+            if self._record.was_not_taken:  # before the headers report what is left
                 self._settle_rate()
             for name, value in rate_headers(self._scope).items():
                 headers[name] = value
@@ -168,13 +171,13 @@ class _Exchange:
         record.release()
 
     def _settle_rate(self) -> None:
-        """The request counts as one of its key's, unless the server had no room for it, or no engine."""
+        """Count the request for its key, unless the server had no room or no engine for it."""
         if (account := caller_of(self._scope).account) is not None:
             account.end_request(self._scope["state"].get(COUNTED_STATE), is_counted=not self._record.was_not_taken)
 
 
 def _check_connection(scope: Scope) -> None:
-    """Refuse what comes over a connection too many, but for probes: a full server is alive."""
+    """Refuse requests of a surplus connection, except probes: a full server is alive."""
     if REFUSED_STATE in scope["state"] and route_path(scope) not in PROBES:
         raise TooManyConnections(
             "too many connections are open, in all (--max-connections) or from this address "
@@ -183,7 +186,7 @@ def _check_connection(scope: Scope) -> None:
 
 
 def check_head(scope: Scope) -> None:
-    """Raises HeadersTooLarge or AmbiguousRequest, after either of which the connection is closed."""
+    """Raise HeadersTooLarge or AmbiguousRequest, after which the connection is closed."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers)
     if len(headers) > _MAX_HEADERS or size > _MAX_HEAD_BYTES:
@@ -203,7 +206,7 @@ def check_head(scope: Scope) -> None:
 
 
 def _check_length(headers: list[tuple[bytes, bytes]], version: str) -> None:
-    """How long the body is must be said once, and in one way."""
+    """Raise AmbiguousRequest unless the length of the body is given once and in one way."""
     encodings = [value for name, value in headers if name == b"transfer-encoding"]
     lengths = [value for name, value in headers if name == b"content-length"]
     if encodings and lengths:

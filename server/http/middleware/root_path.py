@@ -1,4 +1,4 @@
-"""RootPath: the server under a prefix (--root-path), whether or not the proxy in front takes it off."""
+"""RootPath: the server under a prefix (--root-path), whether or not the proxy in front removes it."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,15 @@ from server.paths import is_below
 
 
 class RootPath:
-    """Gives each request the prefix and a path that begins with it, as ASGI has them.
+    """Gives each request the prefix and a path that starts with it, as ASGI requires.
 
-    A path that has the prefix comes from a proxy that leaves it on; one without, from a proxy that takes it off. Where
-    a route of our own begins like the prefix (/v1, /api) one cannot tell, and every path is one without.
+    A path with the prefix comes from a proxy that leaves it, a path without from a proxy that removes it. If a route of
+    the server starts like the prefix (/v1, /api), the two cannot be distinguished, and every path counts as one
+    without.
     """
 
     def __init__(self, app: ASGIApp, root_path: str, routes: Iterable[str]) -> None:
-        """root_path: "", or "/llm" and the like. routes: the paths of all routes."""
+        """root_path: "", or a prefix such as "/llm". routes: the paths of all routes."""
         self._app = app
         self._root = root_path
         self._may_be_left_on = not any(is_below(route, root_path) for route in routes)

@@ -108,12 +108,12 @@ def _output_format(body: MessagesPrompt, translated: TranslatedMessage) -> None:
         "output_config.format": config_format,
         "output_format": body.output_format,
     }
-    asked = {path: each for path, each in given.items() if each is not None}
-    if len(asked) > 1:
+    wanted = {path: each for path, each in given.items() if each is not None}
+    if len(wanted) > 1:
         raise InvalidRequest(
             "output_format is the old name of output_config.format, and both are given; give one", param="output_format"
         )
-    for path, each in asked.items():
+    for path, each in wanted.items():
         json_schema = {"name": "output", "schema": each.schema_}
         translated.set("response_format", {"type": "json_schema", "json_schema": json_schema}, called=path)
         translated.names["response_format.json_schema.schema"] = f"{path}.schema"

@@ -70,7 +70,7 @@ class ResponseFormatter:
         self._open: OpenItem | None = None
         self._tokens = TextTokens(params.generation.tokenizer)
         self._numbers = count()
-        self._has_begun = False
+        self._has_started = False
         self._generation: Generation | None = None
         options = body.stream_options
         self._is_obfuscated = options is not None and options.include_obfuscation is True
@@ -112,8 +112,8 @@ class ResponseFormatter:
 
     def _begin_stream(self) -> Iterator[Event]:
         """Yield the stream's first events, once."""
-        if not self._has_begun:
-            self._has_begun = True
+        if not self._has_started:
+            self._has_started = True
             for kind in ("response.created", "response.in_progress"):
                 yield ResponseEvent(type=kind, response=self.response)
 

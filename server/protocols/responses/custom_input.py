@@ -45,11 +45,11 @@ class CustomInput:
             return ""
         self._pending += text
         if not self._is_within:
-            begun = _BEGINNING.match(self._pending)
-            if begun is None:
+            opening = _BEGINNING.match(self._pending)
+            if opening is None:
                 return ""
             self._is_within = True
-            self._pending = self._pending[begun.end() :]
+            self._pending = self._pending[opening.end() :]
         return self._decoded()
 
     def finish(self) -> str:

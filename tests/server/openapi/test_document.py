@@ -11,9 +11,7 @@ from engine.protocol import AdapterInfo, PoolingTask
 from server.app import ROUTERS
 from server.config.lora import LoraConfig
 from server.errors import ERRORS
-from server.http.error_forms import FORM_PREFIXES
 from server.openapi.document import body_models, openapi_document, operations
-from server.openapi.errors import ERROR_FORMS
 from server.routes.docs import OPERATIONS
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, pooling_client, says
 from tests.helpers.openapi import POOLING, fim_info
@@ -103,10 +101,6 @@ def test_a_route_is_said_to_have_its_own_errors_alone() -> None:
     assert "storage" not in chat["500"]["description"]
     assert conversation["404"]["description"] == "There is no such stored object, or it belongs to another key."
     assert "`storage_failed`" in conversation["500"]["description"]
-
-
-def test_errors_have_the_forms_that_are_sent() -> None:
-    assert {prefix for prefix in ERROR_FORMS if prefix != "/"} == set(FORM_PREFIXES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
