@@ -5,7 +5,7 @@ from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequ
 from server.endpoints.binding.pooling import check_pooling, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
-from server.pooling.numbers import written
+from server.pooling.numbers import values_as_json
 from server.schemas.pooling import EmbeddingRequest
 from server.schemas.pooling_answers import Embedding, EmbeddingList, InputUsage
 
@@ -14,7 +14,7 @@ async def _prepare(body: EmbeddingRequest, request: EndpointRequest) -> PoolingW
     model = request.model
 
     async def write(outputs: list[PoolingOutput], num_tokens: int) -> EmbeddingList:
-        vectors = await written(outputs, model.workers, is_base64=body.is_base64)
+        vectors = await values_as_json(outputs, model.workers, is_base64=body.is_base64)
         data = [Embedding(index=number, embedding=vector) for number, vector in enumerate(vectors)]
         return EmbeddingList(data=data, model=model.name, usage=InputUsage(num_tokens, num_tokens))
 

@@ -5,14 +5,14 @@ from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequ
 from server.endpoints.binding.pooling import check_pooling, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
-from server.pooling.numbers import written
+from server.pooling.numbers import values_as_json
 from server.schemas.pooling import LlamaEmbeddingRequest
 from server.schemas.pooling_answers import LlamaEmbedding
 
 
 async def _prepare(body: LlamaEmbeddingRequest, request: EndpointRequest) -> PoolingWork:
     async def write(outputs: list[PoolingOutput], _num_tokens: int) -> list[LlamaEmbedding]:
-        vectors = await written(outputs, request.model.workers)
+        vectors = await values_as_json(outputs, request.model.workers)
         return [LlamaEmbedding(number, [vector]) for number, vector in enumerate(vectors)]
 
     return await pooling_work(

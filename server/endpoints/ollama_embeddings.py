@@ -13,8 +13,8 @@ from server.endpoints.binding.pooling import pooling_work
 from server.endpoints.binding.work import FinishedWork, PoolingWork, Work
 from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
-from server.pooling.numbers import written
-from server.protocols.ollama.embeddings import embedding_of, old_embedding_of, unhonored_embed_fields
+from server.pooling.numbers import values_as_json
+from server.protocols.ollama.embeddings import translate_embed, translate_embeddings, unhonored_embed_fields
 from server.protocols.ollama.loading import check_keep_alive, keep_loaded, ollama_model
 from server.protocols.ollama.names import served_name
 from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
@@ -50,7 +50,7 @@ async def _prepare_embed(body: OllamaEmbedRequest, request: EndpointRequest) -> 
 
     if not body.input:
         return FinishedWork(write([], 0), ignored_header(ignored))
-    return await _work(embedding_of(body, name), request, write, ignored, name="input")
+    return await _work(translate_embed(body, name), request, write, ignored, name="input")
 
 
 async def _prepare_embeddings(body: OllamaEmbeddingsRequest, request: EndpointRequest) -> Work:
@@ -62,7 +62,7 @@ async def _prepare_embeddings(body: OllamaEmbeddingsRequest, request: EndpointRe
         (vector,) = vectors
         return OllamaEmbedding(vector)
 
-    return await _work(old_embedding_of(body, name), request, write, ignored, name="prompt")
+    return await _work(translate_embeddings(body, name), request, write, ignored, name="prompt")
 
 
 def _accepted(body: OllamaBody, model: ServedModel) -> tuple[str, list[str]]:
@@ -88,7 +88,7 @@ async def _work(
     name: str,
 ) -> PoolingWork:
     async def write_vectors(outputs: list[PoolingOutput], num_tokens: int) -> Any:
-        return write(await written(outputs, request.model.workers), num_tokens)
+        return write(await values_as_json(outputs, request.model.workers), num_tokens)
 
     work = await pooling_work(
         translated,

@@ -9,7 +9,7 @@ from server.endpoints.binding.pooling import check_pooling, pooling_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
-from server.pooling.numbers import written
+from server.pooling.numbers import values_as_json
 from server.schemas.pooling import PoolingBody
 from server.schemas.pooling_answers import InputUsage, Pooled, PooledList
 
@@ -18,7 +18,7 @@ async def _prepare(body: PoolingBody, request: EndpointRequest) -> PoolingWork:
     model = request.model
 
     async def write(outputs: list[PoolingOutput], num_tokens: int) -> PooledList:
-        values = await written(outputs, model.workers, is_base64=body.is_base64)
+        values = await values_as_json(outputs, model.workers, is_base64=body.is_base64)
         return PooledList(
             id=f"pool-{uuid.uuid4().hex}",
             created=int(time.time()),

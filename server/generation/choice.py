@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from engine.errors import EngineUnavailable, InvalidRequest, RequestFailed
 from engine.protocol import FinishReason, RequestOutput, TokenLogprobs
 from server.generation.accounting.metering import ChoiceMeter
-from server.generation.choice_reader import ChoicePiece, ChoiceReader, merged
+from server.generation.choice_reader import ChoicePiece, ChoiceReader, join_pieces
 from server.generation.infill.line_limits import LineOptions
 from server.text.detokenizer import Detokenizer
 from server.text.stop_strings import ChoiceText, StopStringMatcher
@@ -177,7 +177,7 @@ class Choice:
             self.num_reasoning += num if reader.is_thinking else 0
             if has_ended:
                 break
-        delta.pieces = merged(delta.pieces)
+        delta.pieces = join_pieces(delta.pieces)
         return num_counted, stop
 
     def _push_ids(

@@ -36,7 +36,7 @@ class CallPiece:
 ChoicePiece = Thought | Content | CallPiece
 
 
-def merged(pieces: list[ChoicePiece]) -> list[ChoicePiece]:
+def join_pieces(pieces: list[ChoicePiece]) -> list[ChoicePiece]:
     """Return the pieces with neighbors of one kind joined, so that text that came together is sent together."""
     result: list[ChoicePiece] = []
     for piece in pieces:

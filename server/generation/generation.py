@@ -18,8 +18,8 @@ from server.generation.accounting.totals import (
     RequestTimes,
     count_longest,
     count_request,
+    generation_progress,
     note_end,
-    progress,
     request_times,
     usage_of,
 )
@@ -129,7 +129,7 @@ class Generation:
     def progress(self) -> GenerationProgress:
         """Return the progress that the dashboard shows."""
         prompt_tokens = sum(len(prompt.ids) for prompt in self._params.prompts)
-        return progress(self._params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
+        return generation_progress(self._params.terms.arrival_s, prompt_tokens, self.num_cached_tokens, self._meters)
 
     def times(self) -> RequestTimes:
         """Return where the time went, up to the last token so far."""
@@ -227,7 +227,7 @@ class Generation:
         return [choice.meter for choice in self._choices]
 
     def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
-        return interleaved(self._streams) if self._beams is None else self._beams.outputs()
+        return interleave(self._streams) if self._beams is None else self._beams.outputs()
 
     def _is_late(self, delta: ChoiceDelta) -> bool:
         """Whether the delta ends a choice by timeout while no choice has a token."""
@@ -244,7 +244,7 @@ def _logprob_per_token(choice: Choice) -> float:
     return choice.total_logprob / max(1, choice.num_tokens)
 
 
-async def interleaved(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
+async def interleave(streams: list[RequestStream]) -> AsyncGenerator[tuple[int, RequestOutput]]:
     """Yield the outputs of all streams with the stream's index, each read only as fast as the caller reads."""
     if len(streams) == 1:  # the common case, without a task per output
         async for output in streams[0]:

@@ -48,6 +48,6 @@ def page_query(request: Request, model: type[M]) -> M:
     return validate(model, given)
 
 
-def unhonored(request: Request, honored: Collection[str]) -> list[str]:
+def unhonored_names(request: Request, honored: Collection[str]) -> list[str]:
     """Return the names of parameters that are given and not honored, each once."""
     return [name for name in dict.fromkeys(request.query_params) if name not in honored]

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.generation.generation import Generation
-from server.http.query import unhonored
+from server.http.query import unhonored_names
 from server.http.sse import EventStream, Framing, framing_of, generated
 from server.protocols.formatter import AnswerFormatter
 from server.runs.registry import Runs, new_stream_id
@@ -80,7 +80,7 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     if run.log.has_ended and after and after == run.log.num_events:
         return Response(status_code=204)  # browsers' EventSource reconnects until it gets this status
     run.log.after(after or 0, 0)  # raises EventsDropped while it can still become a status
-    ignored = ignored_header(unhonored(request, ("starting_after",)))
+    ignored = ignored_header(unhonored_names(request, ("starting_after",)))
     return stream_run(request, run, after=after or 0, headers=ignored)
 
 

@@ -36,7 +36,7 @@ async def encoded_inputs(
 
     Raises InvalidRequest.
     """
-    cut = cut_of(body, pooling)
+    cut = requested_cut(body, pooling)
     if body.messages is not None:
         encoded_chat = await _encoded_chat(body, text_model, info, pooling, cut)
         limits.check(len(encoded_chat.ids), 1, "messages")
@@ -110,7 +110,7 @@ async def encoded_pairs(
     return await _in_slices(encode, pairs, sizes, text_model, pooling, paths, _ANY_OUTPUT)
 
 
-def cut_of(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
+def requested_cut(body: PoolingFields, pooling: PoolingInfo) -> Cut | None:
     """Return the cut that the request asks for; None for inputs that are taken whole or refused."""
     if not body.is_truncated:
         return None

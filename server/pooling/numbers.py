@@ -24,7 +24,7 @@ def floats_of(values: bytes) -> "array[float]":
     return numbers
 
 
-async def written(
+async def values_as_json(
     outputs: Sequence[PoolingOutput], workers: TextWorkers, *, is_base64: bool = False
 ) -> list[msgspec.Raw]:
     """Return each output's values as JSON.

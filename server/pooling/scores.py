@@ -9,7 +9,7 @@ from engine.protocol import PoolingInfo, PoolingOutput, PoolingTask
 from server.generation.terms import RequestTerms
 from server.pooling.checks import checked_params, pooling_info
 from server.pooling.encoded_inputs import EncodedInputs
-from server.pooling.encoding import cut_of, encoded_pairs, encoded_texts, paths_of
+from server.pooling.encoding import encoded_pairs, encoded_texts, paths_of, requested_cut
 from server.pooling.numbers import cosine, floats_of
 from server.schemas.pooling import PoolingFields
 from server.served.model import ServedModel
@@ -58,7 +58,7 @@ async def encoded_pairs_of(
                 pairs,
                 await model.text_model(),
                 info,
-                cut_of(body, info),
+                requested_cut(body, info),
                 name=names.second,
                 first_name=names.first,
                 max_second_tokens=names.max_second_tokens,
@@ -83,7 +83,7 @@ async def _separately_encoded(
 ) -> EncodedPairs:
     """Encode each first text once, however many pairs it is in, and each second text."""
     params = checked_params(model, PoolingTask.EMBED)
-    text_model, cut = await model.text_model(), cut_of(body, info)
+    text_model, cut = await model.text_model(), requested_cut(body, info)
     firsts = list(dict.fromkeys(first for first, _ in pairs))
     place_of = {text: number for number, text in enumerate(firsts)}
     items = await encoded_texts(firsts, text_model, info, cut, name=names.first)

@@ -1,4 +1,4 @@
-"""PathForm: the form of errors and rate headers below a path, which every protocol has its own of."""
+"""PathForm: the form of errors and rate headers of a protocol, by the prefix of its paths."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

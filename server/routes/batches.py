@@ -13,7 +13,7 @@ from server.context import ServerContext
 from server.endpoints.binding.registry import BATCH_ENDPOINTS
 from server.errors import NotStored
 from server.http.body import Context, json_body
-from server.http.query import page_query, unhonored
+from server.http.query import page_query, unhonored_names
 from server.protocols.responses.ids import new_id
 from server.schemas.base import quote
 from server.schemas.batch_answers import BatchList, BatchStatus
@@ -86,7 +86,7 @@ async def list_batches(request: Request, context: Context) -> Response:
     records, has_more = page
     first, last = (records[0].id, records[-1].id) if records else (None, None)
     shown = BatchList(data=[batch_object(each) for each in records], first_id=first, last_id=last, has_more=has_more)
-    headers = ignored_header(unhonored(request, ("after", "limit")))
+    headers = ignored_header(unhonored_names(request, ("after", "limit")))
     return Response(msgspec.json.encode(shown), headers=headers, media_type="application/json")
 
 

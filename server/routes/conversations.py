@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.http.body import Context, json_body
-from server.http.query import list_query, unhonored
+from server.http.query import list_query, unhonored_names
 from server.protocols.responses.ids import new_id
 from server.protocols.responses.stored import input_objects
 from server.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
@@ -105,7 +105,7 @@ async def list_items(request: Request, context: Context, conversation_id: str) -
     """List a conversation's items, newest first."""
     query = list_query(request)
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
-    headers = ignored_header(unhonored(request, ("after", "limit", "order")))
+    headers = ignored_header(unhonored_names(request, ("after", "limit", "order")))
     return JSONResponse(item_list(await context.store.items(entry.id), query), headers=headers)
 
 
@@ -115,7 +115,7 @@ async def get_item(request: Request, context: Context, conversation_id: str, ite
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
     for item in await context.store.items(entry.id):
         if item["id"] == item_id:
-            return JSONResponse(item, headers=ignored_header(unhonored(request, ())))
+            return JSONResponse(item, headers=ignored_header(unhonored_names(request, ())))
     raise no_item(item_id)
 
 

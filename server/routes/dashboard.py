@@ -11,7 +11,7 @@ from engine.errors import InvalidRequest
 from server.errors import describe
 from server.http.body import Context
 from server.http.operators import OPERATORS_ONLY
-from server.http.query import query_int, unhonored
+from server.http.query import query_int, unhonored_names
 from server.http.sse import EventStream, Framing
 from server.live.feed import LiveFeed
 from server.schemas.parameters import ignored_header
@@ -28,7 +28,7 @@ async def events(request: Request, context: Context) -> Response:
     num_frames = query_int(request, "frames")
     if num_frames == 0:
         raise InvalidRequest("frames is 0; it must be at least 1, or left out for frames without end", param="frames")
-    headers = ignored_header(unhonored(request, ("frames", "model")))
+    headers = ignored_header(unhonored_names(request, ("frames", "model")))
     name = request.query_params.get("model")
     live = context.live if name is None else context.models.find(name).live
     return EventStream(_watched(live, num_frames), _FRAMING, context.config, headers=headers)

@@ -13,7 +13,7 @@ from server.errors import NotStored
 from server.files.table import File
 from server.http.body import Context
 from server.http.form import read_form
-from server.http.query import query_int, unhonored
+from server.http.query import query_int, unhonored_names
 from server.schemas.base import quote, validate
 from server.schemas.files import BATCH, FileList, FileListQuery, FileObject, UploadFields
 from server.schemas.parameters import ignored_header, ignored_parameters
@@ -65,7 +65,7 @@ async def list_files(request: Request, context: Context) -> Response:
     shown = [file_object(each) for each in page.files]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
     answer = FileList(data=shown, first_id=first, last_id=last, has_more=page.has_more)
-    return _json(answer, ignored_header(unhonored(request, (*names, "limit"))))
+    return _json(answer, ignored_header(unhonored_names(request, (*names, "limit"))))
 
 
 @router.get("/v1/files/{file_id}")

@@ -20,7 +20,7 @@ from server.finetuning.jobs.objects import job_object
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.requested_grader import requested_grader
 from server.http.body import Context, json_body
-from server.http.query import page_query, unhonored
+from server.http.query import page_query, unhonored_names
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningPageQuery, FinetuningRequest
 from server.schemas.finetuning_answers import FinetuningJobList
@@ -121,7 +121,7 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
     shown = FinetuningJobList(
         data=[job_object(each) for each in records], first_id=first, last_id=last, has_more=has_more
     )
-    names = [name for name in unhonored(request, ("after", "limit", "metadata")) if not name.startswith(_PAIR)]
+    names = [name for name in unhonored_names(request, ("after", "limit", "metadata")) if not name.startswith(_PAIR)]
     return Response(msgspec.json.encode(shown), headers=ignored_header(names), media_type="application/json")
 
 

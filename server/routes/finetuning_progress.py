@@ -10,7 +10,7 @@ from server.finetuning.jobs.objects import checkpoint_object, event_object
 from server.finetuning.jobs.record import event_number
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.http.body import Context
-from server.http.query import page_query, unhonored
+from server.http.query import page_query, unhonored_names
 from server.routes.finetuning import find_job
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningPageQuery
@@ -65,7 +65,7 @@ async def list_fine_tuning_checkpoints(request: Request, context: Context, job_i
 
 
 def _json(request: Request, body: object) -> Response:
-    headers = ignored_header(unhonored(request, _HONORED))
+    headers = ignored_header(unhonored_names(request, _HONORED))
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 

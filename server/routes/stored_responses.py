@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.http.body import Context
-from server.http.query import list_query, query_bool, query_int, unhonored
+from server.http.query import list_query, query_bool, query_int, unhonored_names
 from server.http.resume import stream_run
 from server.schemas.base import quote
 from server.schemas.parameters import ignored_header
@@ -103,7 +103,7 @@ async def list_input_items(request: Request, context: Context, response_id: str)
 def _ignored(request: Request) -> dict[str, str]:
     """Return the header that lists ignored parameters. `include` is ignored: it has an effect only when the response is
     made."""
-    return ignored_header(unhonored(request, ("stream", "starting_after", "after", "limit", "order")))
+    return ignored_header(unhonored_names(request, ("stream", "starting_after", "after", "limit", "order")))
 
 
 def _json(body: dict[str, Any], headers: dict[str, str]) -> Response:

@@ -12,7 +12,7 @@ from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.http.body import Context
 from server.http.operators import require_operator
-from server.http.query import unhonored
+from server.http.query import unhonored_names
 from server.keys.caller import caller_of
 from server.keys.key import BudgetPeriod
 from server.keys.spending import period_start, utc_now
@@ -50,7 +50,7 @@ async def usage(request: Request, context: Context) -> Response:
     report_of = partial(usage_report, rows, width, since_s, until_s)
     buckets = await context.workers.run_unless_short(report_of, size=ITEM_SIZE * len(rows))
     report = UsageReport(data=buckets, budgets=_budgets(context, key))
-    headers = ignored_header(unhonored(request, ("since", "until", "bucket", "key")))
+    headers = ignored_header(unhonored_names(request, ("since", "until", "bucket", "key")))
     return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")
 
 

@@ -79,7 +79,7 @@ def request_times(arrival_s: float, meters: Sequence[ChoiceMeter]) -> RequestTim
     return RequestTimes(queue_s, max(0.0, first_s - arrival_s - queue_s), max(lasts, default=first_s) - first_s)
 
 
-def progress(
+def generation_progress(
     arrival_s: float, prompt_tokens: int, cached_tokens: int, meters: Sequence[ChoiceMeter]
 ) -> GenerationProgress:
     """Return the progress that the dashboard shows. meters: of all choices."""

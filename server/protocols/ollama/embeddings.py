@@ -7,7 +7,7 @@ from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
 from server.schemas.pooling import EmbeddingRequest
 
 
-def embedding_of(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
+def translate_embed(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
     """Translate a request with inputs. Inputs that are too long are cut, unless the request says not to. Vectors have
     length 1, as Ollama's.
 
@@ -19,7 +19,7 @@ def embedding_of(body: OllamaEmbedRequest, model: str) -> EmbeddingRequest:
     return validate(EmbeddingRequest, fields)
 
 
-def old_embedding_of(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequest:
+def translate_embeddings(body: OllamaEmbeddingsRequest, model: str) -> EmbeddingRequest:
     """Translate a request to the older endpoint, whose vectors are as the model makes them. Raises InvalidRequest."""
     return validate(EmbeddingRequest, {"model": model, "input": body.prompt or "", "truncate_prompt_tokens": -1})
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.generation.choice_reader import CallPiece, ChoicePiece, ChoiceReader, Content, Thought, merged
+from server.generation.choice_reader import CallPiece, ChoicePiece, ChoiceReader, Content, Thought, join_pieces
 from server.metrics.values import Metrics
 from server.reasoning.marks import THINK
 from server.reasoning.reader import reasoning_reader
@@ -28,7 +28,7 @@ def _read(text: str, *, size: int, has_tools: bool = True, is_open: bool = False
     ids = [piece.id for piece in pieces if isinstance(piece, CallPiece) and piece.id is not None]
     assert len(set(ids)) == len(ids)
     plain = [CallPiece(p.index, p.arguments, p.name) if isinstance(p, CallPiece) else p for p in pieces]
-    return merged(plain), metrics.render().decode()
+    return join_pieces(plain), metrics.render().decode()
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])

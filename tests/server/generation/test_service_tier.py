@@ -1,4 +1,4 @@
-"""service_tier: what the engine is told, what the answer says of it, and what is counted."""
+"""service_tier: the class that the engine gets, the answer's field, and the counts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What tests of keys share."""
+"""Fixtures of tests of keys."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is left of a key's limits, and what is refused beyond them."""
+"""The rest of a key's limits in headers, and refusals beyond the limits."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a key has used: /v1/usage, and the log of usage."""
+"""The usage of a key: /v1/usage, and the log of usage."""
 
 import json
 from collections.abc import Callable

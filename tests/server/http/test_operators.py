@@ -1,4 +1,4 @@
-"""What is for the server's operator: with keys an admin's key, without any a peer on this machine."""
+"""Routes for the server's operator: with keys an admin's key, without keys a peer on this machine."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What requests that are drawn from the description may change of this process."""
+"""Protection of this process from requests that are drawn from the description."""
 
 import logging
 import os

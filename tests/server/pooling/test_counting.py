@@ -1,4 +1,4 @@
-"""What is counted of requests to a pooling model: metrics, the line in the log, what a key has used."""
+"""Counts of requests to a pooling model: metrics, the line in the log, the use of a key."""
 
 import asyncio
 import logging

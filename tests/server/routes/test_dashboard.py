@@ -1,4 +1,4 @@
-"""The dashboard's events: for operators, as long as they watch, and at no cost while nobody does."""
+"""The dashboard's events: for operators, as long as they watch, and at no cost otherwise."""
 
 import asyncio
 import json

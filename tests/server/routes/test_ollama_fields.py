@@ -1,4 +1,4 @@
-"""What becomes of each field and option of Ollama's requests."""
+"""Each field and option of Ollama's requests: honored, ignored or refused."""
 
 from typing import Any
 

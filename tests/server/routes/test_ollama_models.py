@@ -1,4 +1,4 @@
-"""Ollama's lists and descriptions of models, names, and errors in its form."""
+"""keep_alive of Ollama's clients: how long a model stays loaded."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""What is said of certificates and keys that will not do, and whose a client's certificate is."""
+"""Certificates and keys that cannot be used, and the subject of a client's certificate."""
 
 import os
 import re
