@@ -57,7 +57,7 @@ class ClientPaths:
 
     @contextlib.contextmanager
     def in_errors(self) -> Iterator[None]:
-        """Raise an InvalidRequest from within the context with the client's name of the field."""
+        """Give the field of an InvalidRequest that is raised within the context the client's name."""
         try:
             yield
         except InvalidRequest as error:

@@ -33,7 +33,7 @@ class OfferedTool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Which tools may be called. names: None for all. is_single: exactly one call, of the named tool.
+    """Tools that an answer may or must call. names: None for all. is_single: exactly one call, of the named tool.
 
     path: of the field that says so, in OpenAI's API.
     """
@@ -110,7 +110,7 @@ def chat_tools(offered: ToolOffer) -> ChatTools | None:
 
 
 def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
-    """Return the tools with the paths of what the format does not enforce added to `ignored`.
+    """Return the tools, with `ignored` extended by the paths of what the format does not enforce.
 
     Raises InvalidRequest for a tool whose calls cannot be written in the format, and UnsupportedParameter for a strict
     tool that the format does not enforce.
@@ -136,7 +136,7 @@ def tools_in_format(tools: ChatTools, tool_format: ToolFormat) -> ChatTools:
 
 
 def _as_given(tool: Tool, place: Location) -> Location:
-    """Return the beginning of the place that exists in the client's schema; the rest may be behind references."""
+    """Return the first part of `place`, as far as it exists in the client's schema. References lead elsewhere."""
     node: Any = tool.definition["function"].get("parameters")
     for size, part in enumerate(place):
         if not isinstance(node, dict) or part not in node:
@@ -169,7 +169,7 @@ def _tool(given: OfferedTool, path: str, ignored: list[str]) -> Tool:
 
 
 def _closed(parameters: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the schema as one of an object that takes no properties but those it declares, unless it says otherwise.
+    """Return the schema of an object that takes no undeclared properties, unless the schema says otherwise.
 
     A function that is called with an argument that it does not have fails.
     """

@@ -156,7 +156,8 @@ class Endpoint(Generic[B]):
         return validate(self.bodies[0], raw) if self.read is None else self.read(raw)
 
     async def check_before_loading(self, body: B, request: EndpointRequest) -> None:
-        """Raise InvalidRequest for a body for which its model, if it is not loaded, need not be loaded."""
+        """Raise InvalidRequest for a body that can be refused before its model is loaded. Has no effect for a loaded
+        model."""
         if not request.model.is_loaded:
             await self.check(body, request)
 

@@ -1,4 +1,4 @@
-"""The routes of all endpoints: one loop binds them, and one function answers."""
+"""Routes of all endpoints: one loop binds them, and one function answers requests."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -22,7 +22,7 @@ _OF_PROXIES = "via"
 
 
 class OwnNames:
-    """Marks requests of this machine for foreign names."""
+    """Marks requests from this machine that ask for foreign names."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
         """names: names of this server that programs on this machine use, in addition to localhost."""

@@ -185,5 +185,5 @@ def _done_reason(finish: Finish) -> DoneReason:
 
 
 def _nanoseconds(seconds: float) -> int:
-    """Return at least 1, since clients divide by durations."""
+    """Return nanoseconds, at least 1 since clients divide by durations."""
     return max(1, round(seconds * 1e9))

@@ -124,7 +124,7 @@ def _without_call(
 
 
 def _continued(turn: _Turn | None, chat: list[ChatMessage], path: str, fits: bool) -> _Turn:
-    """Return the turn, or begin a new one if the next item does not fit into it."""
+    """Return the turn, or a new one if the next item does not fit into it."""
     if turn is not None and fits:
         return turn
     chat.append(ChatMessage("assistant", path=path))

@@ -12,7 +12,7 @@ from hypothesis import given
 
 from engine.protocol import FinishReason
 from server.generation.choice import ChoiceDelta, Finish
-from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought, merged
+from server.generation.choice_reader import CallPiece, ChoicePiece, Content, Thought, join_pieces
 from server.protocols.messages.answer import SIGNATURE, MessagesFormatter
 from server.schemas.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from tests.helpers.sse import named_events
@@ -114,7 +114,7 @@ def _answers(draw: st.DrawFn) -> list[ChoiceDelta]:
     pieces += [Content(text) for text in draw(TEXTS)]
     cuts = sorted(draw(st.lists(st.integers(0, len(pieces)), max_size=4)))
     bounds = zip([0, *cuts], [*cuts, len(pieces)], strict=True)
-    deltas = [ChoiceDelta(0, pieces=merged(pieces[start:end])) for start, end in bounds]
+    deltas = [ChoiceDelta(0, pieces=join_pieces(pieces[start:end])) for start, end in bounds]
     return [*deltas, ChoiceDelta(0, finish=draw(st.sampled_from(ENDS)))]
 
 
