@@ -109,7 +109,7 @@ class Engine:
         return is_compiling or (self.adapters is not None and self.adapters.is_reading)
 
     def wait_for_prepared(self) -> None:
-        """Return when a grammar has been compiled, or else an adapter read; call it only while `is_preparing`."""
+        """Return when a grammar has been compiled, or an adapter read; call it only while `is_preparing`."""
         if self._grammars is not None and self._grammars.is_compiling:
             self._grammars.wait()
         else:
@@ -160,8 +160,7 @@ class Engine:
         self._scheduler.abort(request_id, reason)
 
     def step(self) -> StepOutputs:
-        """Compute one batch; returns the outputs of all sequences with something to report. With nothing to compute it
-        reports aborts and refusals."""
+        """Compute one batch; returns the outputs of all sequences with something to report, aborts and refusals too."""
         start_s = time.perf_counter()
         self._collect_grammars()
         if self.adapters is not None:
@@ -216,8 +215,8 @@ class Engine:
         scheduled_s: float,
         executed_s: float,
     ) -> dict[str, float]:
-        """Return fields of StepStats: how long the step took that ends now, and its work. The times are by
-        time.perf_counter(), in order."""
+        """Return the step's times and work as fields of StepStats. The given times are by time.perf_counter(), in
+        order."""
         if not _is_counted(plan):
             return {}
         now_s = time.perf_counter()
@@ -238,15 +237,14 @@ class Engine:
         return self._speculator.all_sources
 
     def set_draft_sources(self, sources: Collection[DraftSource]) -> None:
-        """Take drafts from these sources only, or from none: for comparisons. A source that a fault switched off stays
-        off."""
+        """Take drafts from these sources only, for comparisons. What a fault switched off stays off."""
         assert self.draft_sources.issuperset(sources)
         self._speculator.sources = frozenset(sources)
 
     def _collect_grammars(self) -> None:
         """Open the gates of sequences whose grammars are compiled, and end those whose grammars are refused."""
         for sequence_id, refused in () if self._grammars is None else self._grammars.collect():
-            self._scheduler.refuse(sequence_id, refused.error)
+            self._scheduler.fail(sequence_id, refused.error, is_refused=True)
 
     def _grammar_stats(self) -> dict[str, Any]:
         """Return fields of StepStats."""

@@ -100,8 +100,7 @@ def _faulty(sock: socket.socket, faults: FaultPlan) -> "Sender":
 
 
 def _serve(engine: ServedEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[], None]) -> None:
-    """Step while there is work, and sleep on the inbox while there is none. `pulse` is called while something is
-    prepared beside the steps."""
+    """Step while there is work; otherwise wait for messages, and call `pulse` while something is prepared."""
     while True:
         if not engine.has_work:
             if engine.is_preparing:
@@ -119,8 +118,7 @@ def _serve(engine: ServedEngine, inbox: Inbox, sock: "Sender", pulse: Callable[[
 
 
 def _handle_next(engine: ServedEngine, inbox: Inbox, sock: "Sender") -> bool:
-    """Wait for a message and handle it, unless a waiting request runs out of time first, or a pulse is due. Returns
-    False to stop."""
+    """Handle the next message, unless a time limit or a pulse is due first. Returns False to stop."""
     wait_s = engine.seconds_to_deadline
     if engine.is_preparing:
         wait_s = _PULSE_INTERVAL_S if wait_s is None else min(wait_s, _PULSE_INTERVAL_S)
@@ -146,8 +144,7 @@ def _handle(engine: ServedEngine, message: ToEngine | None, sock: "Sender") -> b
 
 
 def _read(sock: socket.socket, inbox: Inbox) -> None:
-    """Feed the inbox. Exit when the API process is gone, even inside a long step: nothing reads the outputs any
-    longer."""
+    """Feed the inbox. Exit when the API process is gone, even inside a long step: nothing reads the outputs."""
     try:
         while (frame := receive_frame(sock)) is not None:
             inbox.put(decode_to_engine(frame))

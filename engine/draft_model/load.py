@@ -20,8 +20,7 @@ from models.weight_cache.cache import WeightCache
 
 
 def resolve_draft(settings: SpeculationSettings, report: ProgressReport) -> ModelFiles | None:
-    """Return the draft model's files, None without a draft model. Raises StartupError if they cannot be found, or for
-    recurrent layers."""
+    """Return the draft model's files, or None. Raises StartupError if there are none, or for recurrent layers."""
     if settings.draft_model is None:
         return None
     with _named(settings):

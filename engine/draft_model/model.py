@@ -95,24 +95,21 @@ class DraftModel:
         self.probabilities: dict[str, torch.Tensor] = {}
 
     def begin_step(self) -> None:
-        """Forget the last step's drafts, which have been verified or dropped."""
         self.probabilities.clear()
 
     def max_draft_len(self, target: Sequence) -> int:
-        """Return the longest draft that fits in the context; 0 for a sequence with tokens that the model does not know,
-        and for one whose beginning has left the target's widest window."""
+        """Return the longest draft that fits in the context; 0 for unknown tokens, or if the beginning left all
+        windows."""
         if target.tables[self._kv_group][0] == NO_BLOCK or not self._synced(target).can_draft:
             return 0
         return max(0, self._max_len - len(target.tokens))
 
     def num_behind(self, target: Sequence) -> int:
-        """Return the tokens to catch up with before the model drafts for this sequence; 0 where the first pass can
-        include them."""
+        """Return the tokens to catch up with; 0 where the first pass of a draft can include them."""
         num_behind = self._synced(target).sequence.num_pending - 1
         return num_behind if num_behind >= _MAX_BEHIND else 0
 
     def catch_up(self, chunks: list[tuple[Sequence, int]]) -> float | None:
-        """Compute the given number of context tokens of each sequence in one pass; returns its seconds if typical."""
         start_s = time.perf_counter()
         items = [
             PlanItem(sequence, sequence.num_computed, num_new, num_draft=0, needs_logits=False)
@@ -124,11 +121,6 @@ class DraftModel:
     def draft(
         self, lengths: list[tuple[Sequence, int]], *, min_path_prob: float
     ) -> tuple[list[list[int]], float | None]:
-        """Return the drafts of sequences that need no catching up, of at most the given lengths, and the seconds of a
-        pass, if typical. The blocks of each sequence cover its tokens and its draft.
-
-        min_path_prob: a draft ends when the product of its tokens' confidences is less.
-        """
         drafting = [(self._synced(target), length) for target, length in lengths]
         start_s = time.perf_counter()
         num_passes, is_representative = self._run_passes(drafting, min_path_prob)
@@ -201,8 +193,7 @@ class DraftModel:
     # --- passes -------------------------------------------------------------------------------------------------------
 
     def _run_passes(self, active: list[tuple[DraftSequence, int]], min_path_prob: float) -> tuple[int, bool]:
-        """Draft one token a sequence and pass, until each draft has its length or is unsure; returns the number of
-        passes, and whether all were typical."""
+        """Draft a token a sequence and pass; returns the number of passes, and whether all were typical."""
         num_passes, is_representative = 0, True
         path_probs = {each.sequence.id: 1.0 for each, _ in active}
         distributions: dict[str, list[torch.Tensor]] = {}

@@ -32,8 +32,8 @@ class TorchDraftRunner:
         eos_token_ids: list[int],
         sampling: DraftSampling,
     ) -> None:
-        """target_vocab_size: width of the target's output layer; the draft model's may be padded to another.
-        eos_token_ids: the target's."""
+        """target_vocab_size: of the target's output layer; the draft model's may differ. eos_token_ids: the
+        target's."""
         self._model = model
         self._groups = (KVGroup(block_size),) * len(model.cache_layout.groups)  # no group frees blocks out of a window
         self._target_vocab_size = target_vocab_size

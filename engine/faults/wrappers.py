@@ -1,5 +1,4 @@
-"""FaultyRunner, FaultyPooler and FaultySocket: do the work of the objects that they wrap, and inject the faults of a
-plan.
+"""FaultyRunner, FaultyPooler and FaultySocket: wrap the real ones, and inject the faults of a plan.
 
 engine/child_processes/fault_plan.py lists the faults. Each fault is logged when it happens.
 """
@@ -9,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -29,29 +28,20 @@ class FaultyRunner:
     def __init__(self, runner: TorchRunner, faults: FaultPlan) -> None:
         self.kv_groups = runner.kv_groups
         self._runner = runner
-        self._faults = faults
-        self._failing_ids: set[str] = set()
+        self._faults = _Faults(faults)
 
     def launch(self, plan: StepPlan) -> PendingStep:
-        for fault in self._faults.due("logits"):
-            _log(fault)
+        for _ in self._faults.due("logits"):
             self._spoil_next_logits()
         return self._runner.launch(plan)
 
     def collect(self, pending: PendingStep) -> StepResult:
         result = self._runner.collect(pending)
-        for fault in self._faults.due("step"):
-            _log(fault)
-            _break_step(fault)
-        for fault in self._faults.due("request"):
-            _log(fault)
-            self._failing_ids.add(pending.plan.items[0].sequence.id)
-        if self._failing_ids and any(item.sequence.id in self._failing_ids for item in pending.plan.items):
-            raise RuntimeError("an injected fault of a request")
+        self._faults.inject([item.sequence.id for item in pending.plan.items])
         return result
 
     def release(self, sequence: EngineSequence) -> None:
-        self._failing_ids.discard(sequence.id)
+        self._faults.failing_ids.discard(sequence.id)
         self._runner.release(sequence)
 
     def _spoil_next_logits(self) -> None:
@@ -72,23 +62,36 @@ class FaultyPooler:
 
     def __init__(self, pooler: TextPooler, faults: FaultPlan) -> None:
         self._pooler = pooler
-        self._faults = faults
-        self._failing_ids: set[str] = set()
+        self._faults = _Faults(faults)
 
     def compute(self, requests: Sequence[PoolingRequest]) -> list[torch.Tensor]:
         results = self._pooler.compute(requests)
-        for fault in self._faults.due("logits"):
-            _log(fault)
+        for _ in self._faults.due("logits"):
             results[0] = torch.full_like(results[0], torch.nan)
-        for fault in self._faults.due("step"):
-            _log(fault)
-            _break_step(fault)
-        for fault in self._faults.due("request"):
-            _log(fault)
-            self._failing_ids.add(requests[0].id)
-        if any(request.id in self._failing_ids for request in requests):
-            raise RuntimeError("an injected fault of a request")
+        self._faults.inject([request.id for request in requests])
         return results
+
+
+class _Faults:
+    """Faults that are due once, and requests whose steps fail from then on."""
+
+    def __init__(self, faults: FaultPlan) -> None:
+        self._faults = faults
+        self.failing_ids: set[str] = set()
+
+    def due(self, point: str) -> Iterator[PlannedFault]:
+        for fault in self._faults.due(point):
+            logger.warning("injected fault: %s %s", fault.point, fault.action)
+            yield fault
+
+    def inject(self, ids: list[str]) -> None:
+        """Break a step of these requests, if that is due."""
+        for fault in self.due("step"):
+            _break_step(fault)
+        for _ in self.due("request"):
+            self.failing_ids.add(ids[0])
+        if not self.failing_ids.isdisjoint(ids):
+            raise RuntimeError("an injected fault of a request")
 
 
 def _break_step(fault: PlannedFault) -> None:
@@ -110,17 +113,12 @@ class FaultySocket:
 
     def __init__(self, sock: socket.socket, faults: FaultPlan) -> None:
         self._sock = sock
-        self._faults = faults
+        self._faults = _Faults(faults)
 
     def sendall(self, frame: bytes) -> None:
         for fault in self._faults.due("output"):
-            _log(fault)
             if fault.action == "delay":
                 time.sleep(fault.seconds)
             else:
                 frame = frame[:4] + b"\xc1" * (len(frame) - 4)  # msgpack uses this byte for nothing
         self._sock.sendall(frame)
-
-
-def _log(fault: PlannedFault) -> None:
-    logger.warning("injected fault: %s %s", fault.point, fault.action)

@@ -72,8 +72,7 @@ class CompileLanes(Generic[Running]):
         on_done: abc.Callable[[Compilation], None],
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """make: compiles in this process a grammar whose trial succeeded. on_done: called once for each grammar that is
-        submitted, by another thread."""
+        """make: compiles here, after a good trial. on_done: called once for each grammar, by another thread."""
         self._trials = trials
         self._make = make
         self._timeout_s = timeout_s
@@ -165,8 +164,7 @@ class CompileLanes(Generic[Running]):
         return trial
 
     def _reply(self, text: str, process: Running, timeout_s: float) -> Trial | Compilation | None:
-        """Return the outcome of the trial; a Compilation where the process has died, or was killed; None if not in
-        time."""
+        """Return the outcome of the trial; a Compilation where the process has died; None if not in time."""
         start_s = time.perf_counter()
         try:
             with self._killable(text, process):

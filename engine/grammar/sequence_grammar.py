@@ -10,7 +10,7 @@ from engine.scheduling.grammar import GrammarError, GrammarTooComplex
 
 
 class SequenceGrammar:
-    """Follows a sequence's output, token by token.
+    """An OutputGrammar, which follows a sequence's output token by token.
 
     Where the grammar leaves one text only (a key, a bracket), the tokens of that text are *forced*. They are the tokens
     that the model's own tokenizer makes of it, up to the first that a longer token, reaching beyond the text, could
@@ -37,17 +37,14 @@ class SequenceGrammar:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the grammar is compiled; until then the sequence waits."""
         return self._matcher is not None
 
     def when_ready(self, callback: abc.Callable[[], None]) -> None:
-        """Call `callback` when the grammar becomes ready; do nothing if it is ready already."""
         if not self.is_ready:
             self._when_ready = callback
 
     @property
     def is_complete(self) -> bool:
-        """Whether the output matches and nothing but its end can follow."""
         return self._has_ended or (self.matcher.is_stopped() and not self.matcher.is_error())
 
     @property
@@ -73,12 +70,7 @@ class SequenceGrammar:
             self._failure = error
 
     def advance(self, token_ids: abc.Sequence[int], *, max_tokens: int) -> list[int]:
-        """Follow tokens that the sequence got. Returns them up to the one that completes the output, and the forced
-        tokens that follow, at most `max_tokens` in all.
-
-        Raises GrammarError for a token that does not match, which masks rule out, and where the mask that the tokens
-        were chosen by could not be computed.
-        """
+        """See OutputGrammar. Raises GrammarError also where the mask that chose the tokens could not be computed."""
         self._check()
         output: list[int] = []
         for token_id in token_ids:
@@ -98,25 +90,21 @@ class SequenceGrammar:
         return output
 
     def num_matching(self, draft: abc.Sequence[int]) -> int:
-        """Return how many of the draft's tokens could follow."""
         for index, token_id in enumerate(draft[: len(self._forced)]):
             if token_id != self._forced[index]:
                 return index
         return self.matcher.validate_tokens(list(draft))
 
     def can_follow(self, token_id: int) -> bool:
-        """Whether the token could follow and does not end the text. Takes microseconds, where a mask takes up to some
-        milliseconds."""
+        """Whether the token could follow and does not end the text, in microseconds; a mask may take milliseconds."""
         return token_id not in self._eos_token_ids and self.num_matching([token_id]) == 1
 
     @property
     def forced_next(self) -> int | None:
-        """The only token that can follow, or None where there are several."""
         return self._forced[0] if self._forced else None
 
     @contextmanager
     def following(self, draft: abc.Sequence[int]) -> abc.Iterator[bool]:
-        """Count the draft as output inside the block; yields False if it does not match, and then it does not count."""
         forced = self._forced.copy()
         num_consumed = 0
         try:
@@ -142,8 +130,7 @@ class SequenceGrammar:
         self._check()
 
     def _check(self) -> None:
-        """Raise if following the grammar failed. After an error a matcher is stopped, as if it were complete, and its
-        mask allows the end of the text."""
+        """Raise after an error: the matcher is stopped then, as if it were complete, and its mask allows the end."""
         if self._failure is not None:
             raise self._failure
         if self.matcher.is_error():

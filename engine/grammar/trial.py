@@ -58,8 +58,7 @@ def _plain(error: str) -> str:
 
 
 def _plain_contradiction(reason: str) -> str:
-    """Return the library's words about a schema that contradicts itself; messages that name numbers are plain
-    enough."""
+    """Return a contradiction in a schema in plain words; messages that name numbers are plain enough."""
     if reason.startswith("Regex is empty"):
         return "no text has the pattern, format, length and constants that are asked for together"
     if reason == "incompatible types":

@@ -43,8 +43,7 @@ class TrialProcess:
             send_frame(self._channel, grammar.encode())
 
     def reply(self, timeout_s: float) -> Trial | None:
-        """Return the outcome of the grammar; None if it is not known in time. Raises EOFError if the process has
-        died."""
+        """Return the outcome; None if it is not known in time. Raises EOFError if the process has died."""
         if not _is_readable(self._channel, timeout_s):
             return None
         try:

@@ -86,8 +86,7 @@ class Pooler:
         return values.cpu()
 
     def _only_rows(self, requests: Sequence[PoolingRequest], lengths: list[int]) -> torch.Tensor | None:
-        """Return the rows of the texts whose last states are used, if it is the first or the last of each; None for
-        all."""
+        """Return the rows whose last states are used, if these are the first or last of all texts; else None."""
         used = {self._only_row(request.params.task) for request in requests}
         if used == {TokenPooling.CLS}:
             return torch.tensor([0, *lengths[:-1]]).cumsum(0)

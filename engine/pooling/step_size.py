@@ -19,8 +19,7 @@ class PoolingStepSize:
         self.seconds_per_token = 0.0  # 0 is unknown
 
     def tokens(self, service_class: ServiceClass) -> int:
-        """Return the limit of a batch whose first text is of this class. At least one text is computed, whatever its
-        length."""
+        """Return the limit of a batch whose first text is of this class; one text may exceed it."""
         if self._max_tokens is not None:
             return min(self._limit, self._max_tokens)
         if not self.seconds_per_token:

@@ -97,7 +97,6 @@ def _rows(items: list[PlanItem], groups: tuple[KVGroup, ...], block_size: int, *
 
 
 def _adapter_slots(items: list[PlanItem]) -> list[int] | None:
-    """Return the adapter slot of each row; None if no sequence has an adapter."""
     if all(item.sequence.adapter_slot < 0 for item in items):
         return None
     return [item.sequence.adapter_slot for item in items for _ in range(item.num_new)]

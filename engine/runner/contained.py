@@ -13,8 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def execute_contained(runner: Runner[Any], plan: StepPlan, budget: StepBudget) -> StepResult | None:
-    """Compute a plan. Returns None if memory did not suffice for it; then the budget is smaller. The budget learns from
-    plans that succeed."""
+    """Compute a plan. Returns None after a shortage of memory, which makes the budget smaller."""
     start_s = time.perf_counter()
     try:
         result = run_step(runner, plan)

@@ -26,8 +26,7 @@ _SHORT_LEN, _SHORT_PART = 512, 8
 
 @dataclass(frozen=True, slots=True)
 class KVBudget:
-    """The pools that were chosen. `reason` says why, for the operator; `warnings` say what was probably not
-    intended."""
+    """The pools that were chosen. `reason` and `warnings` are for the operator."""
 
     num_blocks: int
     kv_bytes: int
@@ -106,8 +105,7 @@ class _Demand:
 
 
 def _served_len(config: EngineConfig, demand: _Demand, num_bytes: int, num_blocks: int, requested_len: int) -> int:
-    """Return the longest sequence that the pool holds, up to `requested_len`. Raises StartupError if that is too
-    short."""
+    """Return the longest sequence that the pool holds, up to `requested_len`. Raises StartupError if too short."""
     if num_blocks < peak_blocks(demand.groups, 1):
         state = "and one recurrent state " if demand.bytes_per_state else ""
         raise StartupError(

@@ -66,8 +66,7 @@ class TorchRunner:
         num_states: int = 0,
         draft_probs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """draft_probs: the distributions from which drafts of the current step were drawn, as Sampler.sample takes
-        them."""
+        """draft_probs: the distributions of the current step's drafts, as Sampler.sample takes them."""
         self._model = model
         self._block_size = block_size
         self.kv_groups = kv_groups(model.cache_layout.groups, block_size)
@@ -85,8 +84,7 @@ class TorchRunner:
 
     @property
     def position_cost(self) -> float:
-        """Operations that each position before a prompt's token adds to it, relative to the token's own; 0 is
-        unknown."""
+        """Operations for each position before a prompt's token, relative to the token's own; 0 is unknown."""
         return 0.0 if self._work is None else self._work.position_cost
 
     def release(self, sequence: Sequence) -> None:
@@ -154,8 +152,7 @@ class TorchRunner:
     def _with_prompt_logprobs(
         self, prompts: list[_PromptRows], rows: list[RowResult], hidden: torch.Tensor
     ) -> list[RowResult]:
-        """Return the results with the requested log probabilities of prompts. hidden: [T, hidden], of all rows of the
-        step."""
+        """Return the results with log probabilities of prompts. hidden: [T, hidden], of all rows of the step."""
         result = []
         end = 0
         for prompt, row in zip(prompts, rows, strict=True):
@@ -194,8 +191,7 @@ def _prompts(plan: StepPlan, batch: ForwardBatch) -> list[_PromptRows]:
 
 
 class ExpertLoad:
-    """Counts of the rows that a decoder's experts computed, which each `take` resets, and how unevenly they are spread
-    lately."""
+    """The rows that a decoder's experts computed, and how unevenly they are spread lately."""
 
     def __init__(self, decoder: ModelDecoder) -> None:
         self._decoder = decoder
@@ -214,6 +210,5 @@ class ExpertLoad:
         return rows.sum(dim=0).tolist(), imbalance
 
     def reset(self) -> None:
-        """Set all counts to 0, as after warm-up."""
         self._decoder.take_rows_per_expert()
         self._recent.zero_()

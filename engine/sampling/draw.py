@@ -21,7 +21,6 @@ class Purpose(enum.Enum):
 
 
 def uniform(seed: int, position: int, purpose: Purpose = Purpose.SAMPLE) -> float:
-    """Return a number in [0, 1) with 53 random bits, a pure function of its arguments (blake2b as the mixing
-    function)."""
+    """Return a number in [0, 1) with 53 random bits, a pure function of its arguments, mixed by blake2b."""
     digest = hashlib.blake2b(_KEY.pack(seed, position), digest_size=8, person=purpose.value).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53

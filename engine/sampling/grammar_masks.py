@@ -73,8 +73,7 @@ class GrammarMasks:
 
 
 def _needs_mask(row: LogitsRow, grammar: OutputGrammar) -> bool:
-    """Whether a row will need a mask, as far as that is known before there are logits. A row with one token left takes
-    no time."""
+    """Whether it is clear before there are logits that a row needs a mask. A row with one token left takes no time."""
     return not row.takes_best and (bool(row.num_drafted) or grammar.forced_next is None)
 
 

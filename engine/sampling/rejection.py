@@ -20,8 +20,7 @@ from models.kernels.torch.draw import draw
 
 
 def agreeing_prefix(drafted: abc.Sequence[int], sampled: abc.Sequence[int]) -> int:
-    """Return how many drafted tokens equal the tokens that the target sampled at their positions, up to the first
-    difference."""
+    """Return how many drafted tokens equal the sampled ones at their positions, up to the first difference."""
     for index, (proposed, token_id) in enumerate(zip(drafted, sampled, strict=False)):
         if proposed != token_id:
             return index
@@ -62,7 +61,6 @@ def verify(
 
 
 def _residual(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Return max(p - q, 0) row by row; p itself where rounding leaves nothing, since p and q are equal then, and where
-    q has NaN."""
+    """Return max(p - q, 0) by row; p itself where rounding leaves nothing, or where q has NaN."""
     rest = (p - q).clamp(min=0.0)
     return torch.where(rest.sum(dim=-1, keepdim=True) > 0, rest, p)

@@ -70,8 +70,8 @@ def row_of(sequence: Sequence, num_known: int, num_drafted: int = 0) -> LogitsRo
 
 
 def rows_of_plan(plan: StepPlan) -> list[LogitsRow]:
-    """Return the rows of a step's logits, in their order: for each item that needs logits one for each token of its
-    draft, and one more."""
+    """Return the rows of a step's logits in order: for each item that needs logits, one a drafted token and one
+    more."""
     return [
         row_of(sequence, start + num_new - num_draft, num_drafted)
         for sequence, start, num_new, num_draft, needs_logits in plan.items

@@ -47,13 +47,11 @@ class Sampler:
         self._mirostat.release(sequence_id)
 
     def take_mask_tally(self) -> tuple[int, float]:
-        """Return the number of rows that grammars have masked since the last call, and the seconds that steps waited
-        for masks."""
+        """Return (masked rows, seconds that steps waited for their masks) since the last call."""
         return self._editor.masks.take_tally()
 
     def start_masks(self, rows: list[LogitsRow], vocab_size: int) -> PendingMasks:
-        """Start to compute, on another thread, the masks that `sample` needs for these rows. vocab_size: the width of
-        the logits."""
+        """Start to compute the masks of these rows on another thread. vocab_size: the width of their logits."""
         return self._editor.masks.start(rows, vocab_size)
 
     def sample(

@@ -77,8 +77,7 @@ class AdmissionRound:
         return self._newcomers
 
     def _has_others_before(self, rank: int) -> bool:
-        """Whether sequences of lower ranks run, or are ready to run although their turn has passed; or whether
-        sequences that such ones have paused have not been resumed."""
+        """Whether sequences of lower ranks run or could have run, or have paused sequences that were not resumed."""
         running = self._lifecycle.running
         if (running and running[0].service.rank < rank) or self._lifecycle.paused:
             return True
@@ -86,8 +85,7 @@ class AdmissionRound:
         return first_rank is not None and first_rank < rank
 
     def _block(self, sequence: Sequence) -> bool:
-        """Note that a sequence cannot be admitted; returns whether to try others, since one of another tenant may
-        preempt."""
+        """Note that a sequence cannot be admitted; returns whether another tenant's may still preempt."""
         self._lifecycle.note_wait(sequence, self._wait_reason())
         self._most_pending[sequence.account] = 0
         self._blocked_rank = sequence.service.rank
@@ -145,8 +143,7 @@ class AdmissionRound:
     # --- slots and blocks ---------------------------------------------------------------------------------------------
 
     def _make_room(self, sequence: Sequence, match: PrefixMatch) -> bool:
-        """Whether a sequence can be admitted, if need be after preempting others: as few as possible, and none in
-        vain."""
+        """Whether a sequence can be admitted, if need be after preempting others: few, and none in vain."""
         if self._blocked_rank is None and self._can_admit(sequence, match):
             return True
         victims = self._claims.victims(sequence, self._kv.capacity.blocks_taken(sequence, match))

@@ -96,8 +96,7 @@ class Claims:
         return self._shares(last.service.rank).largest(but=running[0])
 
     def _shares(self, rank: int) -> TenantShares:
-        """Return the tenants' shares of one service class. Classes of lower ranks have their slots and blocks
-        before."""
+        """Return the tenants' shares of one class, without the slots and blocks of classes of lower ranks."""
         running = [
             (each, self._capacity.blocks_used(each)) for each in self._lifecycle.running if each.service.rank <= rank
         ]

@@ -43,8 +43,7 @@ class OutputGrammar(Protocol):
         """Whether the token could follow and does not end the text."""
 
     def following(self, draft: abc.Sequence[int]) -> AbstractContextManager[bool]:
-        """Count the draft as output inside the block; yields False if the draft does not match, and then it does not
-        count."""
+        """Count the draft as output inside the block; yields False, and counts nothing, if it does not match."""
 
     @property
     def forced_next(self) -> int | None:

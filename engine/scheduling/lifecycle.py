@@ -112,8 +112,7 @@ class Lifecycle:
             self.tally.note(sequence, Waits(sequence.id, self._clock(), reason, is_shared))
 
     def preempt(self, sequence: Sequence, reason: PreemptionReason) -> None:
-        """Free the blocks of a running or paused sequence. It waits, and is computed again, without the part that is
-        still cached then."""
+        """Free the blocks of a running or paused sequence. It waits, and its uncached part is computed again."""
         num_with_blocks = len(self.running) + len(self.paused)
         assert num_with_blocks > 1 or reason is not PreemptionReason.MEMORY, "a sequence that runs alone always fits"
         self._requeue(sequence, reason.value)

@@ -47,8 +47,7 @@ def apply_row(item: PlanItem, row: RowResult, eos_token_ids: frozenset[int], *, 
 
 
 def _progress_output(sequence: Sequence) -> RequestOutput | None:
-    """Report how far the prompt is computed, if the request wants that. The number never falls, even after a
-    preemption."""
+    """Report how far the prompt is computed, on request. The number never falls, even after a preemption."""
     if sequence.has_output or not sequence.request.reports_progress:
         return None
     num_computed = max(sequence.num_computed, sequence.num_computed_at_preemption)

@@ -23,8 +23,7 @@ class Pauses:
         self._num_used: dict[BlockPool, int] = {}  # their blocks; shared ones count once
 
     def resume(self) -> bool:
-        """Run all paused sequences again if no sequence that comes before them runs or is ready to; returns whether it
-        was so."""
+        """Resume all paused sequences, unless others before them run or are ready to; returns whether it did so."""
         paused, running = self._lifecycle.paused, self._lifecycle.running
         if not paused:
             self._forget()

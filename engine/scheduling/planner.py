@@ -226,8 +226,7 @@ class StepPlanner:
 
 
 class DraftGrants:
-    """Gives drafts blocks before they are known, and frees the blocks that they turn out not to need. No sequence is
-    preempted for a draft."""
+    """Gives drafts free blocks before they are known. No sequence is preempted for a draft."""
 
     def __init__(self, kv: KVManager, lifecycle: Lifecycle) -> None:
         self._kv = kv
@@ -257,8 +256,7 @@ class DraftGrants:
         self._kv.trim(sequence, sequence.num_with_draft)
 
     def _num_unreserved_blocks(self) -> int:
-        """Return the number of free blocks beyond those needed for known tokens: of running sequences, and of the
-        sequence to admit next."""
+        """Return the free blocks that neither running sequences nor the next to admit need for known tokens."""
         lifecycle = self._lifecycle
         num_reserved = sum(self._kv.capacity.blocks_needed(sequence) for sequence in lifecycle.running)
         num_free = self._kv.pool.num_free - num_reserved

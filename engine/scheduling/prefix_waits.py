@@ -61,8 +61,7 @@ class PrefixWaits:
                 self._put_back(each)
 
     def _put_back(self, sequence: Sequence) -> None:
-        """Put a sequence back in line, by the tokens that are left to compute: fewer by those that the other has
-        computed."""
+        """Put a sequence back in line, by the tokens that it still has to compute now."""
         self._end_wait(sequence)
         sequence.num_to_compute = self._num_uncached(sequence)
         self._waiting.put_back(sequence)

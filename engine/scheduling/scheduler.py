@@ -74,8 +74,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute something or has something to report. Sequences whose grammars are still being
-        compiled are no work."""
+        """Whether a step would compute or report something. Sequences whose grammars are compiled do not count."""
         lifecycle = self._lifecycle
         has_started = lifecycle.running or lifecycle.paused
         if has_started or self._outputs or self._aborts or lifecycle.waiting.has_ready:
@@ -85,8 +84,7 @@ class Scheduler:
 
     @property
     def seconds_to_deadline(self) -> float | None:
-        """Seconds until the time of the first unfinished sequence is over, after which there is work; None if none has
-        a limit."""
+        """Seconds until the first sequence's time is over, after which there is work; None without limits."""
         next_s = self._next_limit_s
         return None if next_s is None else max(0.0, next_s - self._clock())
 
@@ -160,17 +158,11 @@ class Scheduler:
         if request_id in self._lifecycle.sequences:
             self._aborts.setdefault(request_id, reason)
 
-    def refuse(self, request_id: str, error: str) -> None:
-        """End a request whose grammar cannot be compiled; its terminal output comes with the next update."""
+    def fail(self, request_id: str, error: str, *, is_refused: bool = False) -> None:
+        """End a request that cannot run; its terminal output comes with the next update. is_refused: it is at fault."""
         if request_id in self._lifecycle.sequences:
             sequence = self._lifecycle.sequences[request_id]
-            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, is_refused=True))
-
-    def fail(self, request_id: str, error: str) -> None:
-        """End a request that cannot continue and is not at fault; its terminal output comes with the next update."""
-        if request_id in self._lifecycle.sequences:
-            sequence = self._lifecycle.sequences[request_id]
-            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error))
+            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, is_refused=is_refused))
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 

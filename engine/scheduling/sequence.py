@@ -93,8 +93,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Number of tokens still to compute: the prompt at first, one while decoding, one and the draft when
-        speculating."""
+        """Number of tokens still to compute: the prompt at first; while decoding one, and the draft."""
         return len(self.tokens) + len(self.draft) - self.num_computed
 
     @property

@@ -34,8 +34,7 @@ class TimeLimits:
 
     @classmethod
     def start_limits(cls) -> "TimeLimits":
-        """Return the limits of the time in the queue: a sequence that has started by then continues, even if it is
-        preempted."""
+        """Return the limits of the time in the queue: a started sequence continues, even if it is preempted."""
         return cls(lambda sequence: sequence.request.start_by_s, _has_not_started)
 
     @property

@@ -49,8 +49,7 @@ class Acceptance:
         self._requests: dict[str, dict[DraftSource, _RequestState]] = {}
 
     def acceptance_probs(self, request_id: str, source: DraftSource, num_tokens: int) -> list[float]:
-        """Return the probability for each position. A request that has paused for long has the probabilities of all
-        requests."""
+        """Return the probability for each position; after a long pause of the request, that of all requests."""
         state = self._requests.get(request_id, {}).get(source)
         general = _means(self._by_position[source], _PRIOR, num_tokens)
         if state is None or state.idle_steps >= state.pause_steps:
@@ -58,8 +57,7 @@ class Acceptance:
         return [state.rate.mean(prob, _REQUEST_WEIGHT) for prob in general]
 
     def continue_probs(self, source: DraftSource, num_tokens: int) -> list[float]:
-        """Return the probability that a position is drafted, given that the one before is: a draft model stops where it
-        is unsure."""
+        """Return the probability of each position to be drafted, given the one before: a draft model may stop."""
         if source is not DraftSource.DRAFT_MODEL:
             return [1.0] * num_tokens
         return [1.0, *_means(self._continuing, _CONTINUE_PRIOR, num_tokens - 1)]
@@ -93,8 +91,7 @@ class Acceptance:
         self._state(request_id, source).idle_steps += 1
 
     def observe_idle_step(self) -> None:
-        """Lower the weight of all that is known, after a step in which no request drafted: otherwise no request would
-        ever draft again."""
+        """Lower the weight of all that is known after a step without drafts: otherwise there would never be any."""
         for rates in (*self._by_position.values(), self._continuing):
             for rate in rates:
                 rate.decay(_IDLE_DECAY)

@@ -17,8 +17,7 @@ _NUM_TOP = 5  # tokens of each position that are compared: more are never almost
 
 
 def compare_outputs(speculated: list[int], repeated: list[int], logprobs: list[TokenLogprobs]) -> AuditVerdict:
-    """Compare a speculated request's tokens with its repeat's. logprobs: of the repeated tokens, with the best few of
-    each position."""
+    """Compare a request's tokens with its repeat's. logprobs: of the repeat, with the best few of each position."""
     for ours, theirs, scores in zip(speculated, repeated, logprobs, strict=False):
         if ours == theirs:
             continue
@@ -29,8 +28,7 @@ def compare_outputs(speculated: list[int], repeated: list[int], logprobs: list[T
 
 
 class Auditor:
-    """Turns finished sequences into repeated requests, and their outputs into verdicts. One request is repeated at a
-    time."""
+    """Turns finished sequences into repeated requests, one at a time, and their outputs into verdicts."""
 
     def __init__(self, rate: float) -> None:
         """rate: share of the eligible requests, 0 to 1."""

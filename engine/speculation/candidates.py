@@ -83,8 +83,7 @@ class DraftCandidates:
         return candidates
 
     def _best(self, candidates: list[DraftCandidate]) -> list[DraftCandidate]:
-        """Return the candidate whose first token is the likeliest to be accepted, less its cost; of equals the
-        first."""
+        """Return the candidate whose first token is the likeliest to be accepted, less its cost."""
         if len(candidates) < 2:
             return candidates
         best = max(candidates, key=self._first_token_gain)

@@ -15,8 +15,7 @@ _MIN_CHUNK = 16  # tokens of a step, however slow the draft model is
 
 
 class CatchUp:
-    """Learns how long outputs become, and compares what drafts will save of the rest of an output with the cost of its
-    context."""
+    """Learns how long outputs become, and compares what drafts save of the rest with the cost of the context."""
 
     def __init__(
         self,
@@ -79,8 +78,7 @@ class CatchUp:
         return min(sequence.num_remaining, max(self._mean_output_len - sequence.num_output, sequence.num_output / 2))
 
     def _max_pause_s(self, load: StepLoad, num_behind: int) -> float | None:
-        """Return how long catching up may delay the other sequences; None if there are no others. num_behind: sequences
-        that catch up."""
+        """Return how long catching up of `num_behind` sequences may delay the others; None without others."""
         if load.num_sequences == num_behind:
             return None
         return self._costs.step_s(load.num_sequences, load.num_rows)

@@ -10,8 +10,7 @@ class CostModel:
     """Estimates are for one machine and model; quantities that have not been measured are estimated from below."""
 
     def __init__(self, relative_size: float) -> None:
-        """relative_size: bytes that a pass of the draft model reads, over the target's; 0 without a draft
-        model."""
+        """relative_size: bytes that a pass of the draft model reads, over the target's; 0 without one."""
         self._relative_size = relative_size
         self._steps = StepTimes()
         self._passes = StepTimes()
@@ -54,15 +53,14 @@ class CostModel:
         return self._steps.mean(num_sequences, num_rows)
 
     def pass_s(self, num_drafting: int, plain_s: float) -> float:
-        """Return the seconds of a pass of the draft model; until it has been measured, the model's relative size
-        decides."""
+        """Return the seconds of a draft model's pass; from the model's relative size until it is measured."""
         if self._passes.knows(num_drafting, num_drafting):
             return self._passes.estimate(num_drafting, num_drafting)
         return plain_s * self._relative_size
 
     def context_s(self, num_tokens: int) -> float:
-        """Return the seconds of catching up with `num_tokens` tokens; at first from the target's prefills and the
-        relative size."""
+        """Return the seconds to catch up with `num_tokens` tokens; at first by the target's prefills and relative
+        size."""
         if self._context_s_per_token is None:
             return num_tokens * self._steps.seconds_per_row * self._relative_size
         return num_tokens * self._context_s_per_token

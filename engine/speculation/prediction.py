@@ -40,8 +40,7 @@ class PredictionProposer:
         return tracker.next_tokens(sequence.tokens, num_tokens)
 
     def count_matches(self, plan: StepPlan, outputs: list[RequestOutput]) -> list[RequestOutput]:
-        """Return the outputs of a step, where outputs of requests with a prediction say how much of it they have
-        had."""
+        """Return the outputs of a step, with the part of their prediction that they have had."""
         predicting = {
             item.sequence.id: (item.sequence, item.num_certain)
             for item in plan.items

@@ -57,8 +57,8 @@ class Drafter(Protocol):
         """Return the drafts of sequences that need no catching up, of at most the given lengths, and the seconds of one
         pass.
 
-        min_path_prob: a draft ends when the probability that all of its tokens are accepted, as the model estimates it,
-        is less than this.
+        The blocks of each sequence cover its tokens and its draft. min_path_prob: a draft ends when the probability
+        that all of its tokens are accepted, as the model estimates it, is less than this.
         """
 
     def release(self, sequence: Sequence) -> None:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Collection, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from engine.protocol import RequestOutput
 from engine.scheduling.plan import PlanItem, StepPlan, StepResult
+from engine.scheduling.scheduler import Scheduler
 from engine.scheduling.sequence import Sequence
 from engine.speculation.acceptance import Acceptance
 from engine.speculation.candidates import DraftCandidate, DraftCandidates
@@ -16,23 +17,6 @@ from engine.speculation.planner import DraftPlanner, StepLoad
 from engine.speculation.prediction import PredictionProposer
 from engine.speculation.proposers import Drafter, DraftSource, LookupProposer
 from engine.speculation.report import SpeculationReport
-
-
-class DraftScheduler(Protocol):
-    """The part of the scheduler that the speculator uses."""
-
-    @property
-    def running(self) -> list[Sequence]: ...
-
-    @property
-    def max_num_batched_tokens(self) -> int: ...
-
-    @property
-    def most_batched_tokens(self) -> int: ...
-
-    def grant_drafts(self, requested: list[tuple[Sequence, int]]) -> list[int]: ...
-
-    def set_draft(self, sequence: Sequence, token_ids: list[int]) -> None: ...
 
 
 class Speculator:
@@ -90,7 +74,7 @@ class Speculator:
 
     # --- before a step ------------------------------------------------------------------------------------------------
 
-    def draft(self, scheduler: DraftScheduler) -> None:
+    def draft(self, scheduler: Scheduler) -> None:
         """Set the drafts of the running sequences for which it pays. If it raises, `record_fault` must follow."""
         self._draft_sources = {}
         self._draft_s = 0.0
@@ -107,7 +91,7 @@ class Speculator:
                 self._draft(scheduler, candidates, load)
         self._draft_s = time.perf_counter() - start_s
 
-    def _draft(self, scheduler: DraftScheduler, candidates: list[DraftCandidate], load: StepLoad) -> None:
+    def _draft(self, scheduler: Scheduler, candidates: list[DraftCandidate], load: StepLoad) -> None:
         self._catch_up.compute(candidates, load, scheduler.most_batched_tokens)
         drafting_now = [each.fallback if each.num_behind else each for each in candidates]
         ready = [candidate for candidate in drafting_now if candidate is not None]
@@ -133,9 +117,7 @@ class Speculator:
         if modeled:
             self._run_drafter(scheduler, modeled, self._planner.min_path_prob(plan, load, len(modeled)))
 
-    def _run_drafter(
-        self, scheduler: DraftScheduler, lengths: list[tuple[Sequence, int]], min_path_prob: float
-    ) -> None:
+    def _run_drafter(self, scheduler: Scheduler, lengths: list[tuple[Sequence, int]], min_path_prob: float) -> None:
         assert self._drafter is not None
         with self._faults.suspecting([sequence for sequence, _ in lengths]):
             drafts, pass_s = self._drafter.draft(lengths, min_path_prob=min_path_prob)
@@ -145,7 +127,7 @@ class Speculator:
             self._acceptance.observe_length(length, len(token_ids))
             self._set(scheduler, sequence, DraftSource.DRAFT_MODEL, token_ids)
 
-    def _set(self, scheduler: DraftScheduler, sequence: Sequence, source: DraftSource, token_ids: list[int]) -> None:
+    def _set(self, scheduler: Scheduler, sequence: Sequence, source: DraftSource, token_ids: list[int]) -> None:
         scheduler.set_draft(sequence, token_ids)
         self._draft_sources[sequence.id] = source
 

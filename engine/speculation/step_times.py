@@ -14,8 +14,7 @@ _NEW_WEIGHT = 0.1  # of a new measurement of a prefill
 
 @dataclass(slots=True)
 class _Bucket:
-    """Measurements of one number of rows. Disturbances make a step longer, so of few measurements the lower ones
-    count."""
+    """Measurements of one number of rows. Disturbances only lengthen a step, so of few the lower ones count."""
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     measured_at: int = 0

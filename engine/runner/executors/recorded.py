@@ -29,7 +29,6 @@ class _Inputs(NamedTuple):
     rotary_embeddings: list[RotaryEmbedding]
 
     def first(self, num_rows: int) -> "_Inputs":
-        """Return views of the first rows."""
         rotary_embeddings = [
             RotaryEmbedding(*(None if part is None else part[:num_rows] for part in rotary))
             for rotary in self.rotary_embeddings
@@ -37,7 +36,6 @@ class _Inputs(NamedTuple):
         return _Inputs(self.x[:num_rows], rotary_embeddings)
 
     def copy_from(self, x: torch.Tensor, rotary_embeddings: Sequence[RotaryEmbedding]) -> None:
-        """Copy a step's inputs here."""
         self.x.copy_(x)
         for buffers, rotary in zip(self.rotary_embeddings, rotary_embeddings, strict=True):
             for buffer, part in zip(buffers, rotary, strict=True):

@@ -62,8 +62,7 @@ class Repetitions:
         return longer
 
     def lengths(self) -> np.ndarray:
-        """Return the length of the repetition that ends at each token but the last, and that the next token could
-        continue: [n - 1]."""
+        """Return the length of the repetition that ends at each token, except the last: [n - 1]."""
         inside = np.arange(1, len(self.tokens))  # tokens of the window up to each place
         return np.minimum(self._lengths[:-1], inside)
 

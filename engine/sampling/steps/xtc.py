@@ -1,8 +1,8 @@
 """XTC, "exclude top choices" (p-e-w, 2024): with some probability, a row loses its likeliest tokens.
 
 Of the tokens whose probability is at least the threshold, all but the least likely are excluded; if several are the
-least likely, all of these stay. XTC comes after all other limits, and the probabilities are those of the tokens that
-these leave.
+least likely, all of these stay. XTC comes after all other limits, and the probabilities are taken among the tokens that
+survive these.
 """
 
 import torch

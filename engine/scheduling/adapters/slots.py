@@ -48,8 +48,7 @@ class AdapterSlots:
     # --- sequences ----------------------------------------------------------------------------------------------------
 
     def offer(self, sequence: Sequence) -> bool:
-        """Whether a waiting sequence may be admitted as far as its adapter is concerned; its slot is promised to it
-        then. Otherwise it is set aside until it may."""
+        """Promise a waiting sequence the slot of its adapter, or else set it aside; returns whether it may run."""
         slot = self._by_digest.get(adapter_of(sequence).digest)
         if slot is not None and slot.admits(sequence):
             if not slot.is_filling:
@@ -61,7 +60,6 @@ class AdapterSlots:
         return False
 
     def join(self, sequence: Sequence) -> None:
-        """Count a sequence that has come to wait."""
         self._waiters.join(sequence)
 
     def admit(self, sequence: Sequence) -> None:
@@ -91,8 +89,7 @@ class AdapterSlots:
         self.leave(sequence)
 
     def begin_step(self) -> list[Sequence]:
-        """Close slots for sequences that have waited long enough. Returns running sequences to preempt, since sequences
-        that come before them lack a slot."""
+        """Close slots for sequences that have waited long enough; returns running sequences to preempt for others."""
         groups = self._groups_without_slot()
         if not groups:
             return []
@@ -114,8 +111,7 @@ class AdapterSlots:
             slot.closed_from = min(slot.closed_from, rank)
 
     def _victims(self, rank: int) -> list[Sequence]:
-        """Return the running users of one slot, if all its users yield to a waiting sequence of this rank. Promises to
-        waiting sequences end."""
+        """Return the running users of a slot whose users all yield to this rank; promises to waiting ones end."""
         for slot in self._slots:
             if not slot.is_filling and all(each.service.yields and each.service.rank > rank for each in slot.users):
                 victims = [each for each in slot.users if each.adapter_slot >= 0]
@@ -154,7 +150,6 @@ class AdapterSlots:
 
     @property
     def has_fills(self) -> bool:
-        """Whether `take_fills` returns any."""
         return bool(self._fills)
 
     @property
@@ -163,7 +158,6 @@ class AdapterSlots:
         return any(slot.is_filling for slot in self._slots)
 
     def digests(self) -> set[bytes]:
-        """Return the digests of the adapters in slots."""
         return set(self._by_digest)
 
     # --- statistics ---------------------------------------------------------------------------------------------------

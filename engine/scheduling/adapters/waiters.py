@@ -21,8 +21,7 @@ class WaitingGroup(NamedTuple):
 
 
 class AdapterWaiters:
-    """Invariants: a sequence that is set aside here is set aside in the queue; each waiting sequence with an adapter is
-    counted once."""
+    """Invariants: a sequence set aside here is so in the queue; each waiting sequence with an adapter counts once."""
 
     def __init__(self, queue: FairQueue, clock: Callable[[], float]) -> None:
         """queue: of all waiting sequences."""
@@ -38,11 +37,9 @@ class AdapterWaiters:
         return sorted(+self._names)
 
     def join(self, sequence: Sequence) -> None:
-        """Count a sequence that has come to wait."""
         self._count(sequence, 1)
 
     def leave(self, sequence: Sequence) -> None:
-        """Forget a sequence that waits no more, or runs."""
         self._count(sequence, -1)
         self.end_wait(sequence)
 
@@ -59,7 +56,6 @@ class AdapterWaiters:
         self._aside.setdefault(WaitingGroup.of(sequence), {})[sequence] = self._clock()
 
     def put_back(self, sequence: Sequence) -> None:
-        """Put a sequence back in line."""
         self.end_wait(sequence)
         self._queue.put_back(sequence)
 

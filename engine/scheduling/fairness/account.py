@@ -14,8 +14,7 @@ _PROMPT_COST, _OUTPUT_COST = 1.0, 2.0  # as in the paper: an output token takes 
 
 @dataclass(slots=True, eq=False)
 class TenantAccount:
-    """Invariant: `counter` >= `floor`, to which the last lift raised it. So a refund brings back no credit that a lift
-    has taken."""
+    """Invariant: `counter` >= `floor`, set by the last lift: a refund brings back no credit that a lift took."""
 
     name: str = ""
     weight: float = 1.0  # of the tenant's latest request

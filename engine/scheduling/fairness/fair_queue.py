@@ -23,7 +23,6 @@ class FairQueue(ClassCounts):
         return self._num_waiting
 
     def __iter__(self) -> abc.Iterator[Sequence]:
-        """Iterate over all sequences, in no order."""
         return (each for turns in self._ranks.values() for queue in turns.queues.values() for each in queue)
 
     def in_turn(self, limits: abc.Mapping[TenantAccount, int]) -> abc.Iterator[Sequence]:

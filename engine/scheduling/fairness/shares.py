@@ -72,8 +72,7 @@ class TenantShares:
         return victims
 
     def largest(self, *, but: Sequence) -> Sequence:
-        """Return the last sequence of the tenant with the most blocks for its weight. but: a sequence that is left
-        out."""
+        """Return the last sequence of the tenant with the most blocks for its weight, except `but`."""
         lasts = {account: usage.sequences[-1] for account, usage in self._usage.items() if usage.sequences}
         return lasts[max((account for account in lasts if lasts[account] is not but), key=self._relative_blocks)]
 

@@ -27,7 +27,6 @@ class TenantQueue:
         return self._num_in_line + len(self._aside)
 
     def __iter__(self) -> abc.Iterator[Sequence]:
-        """Iterate over all sequences, in no order."""
         return itertools.chain(self._aside, *self._by_length.values())
 
     @property
@@ -67,8 +66,7 @@ class TenantQueue:
         self._line_up(sequence)
 
     def next_after(self, order: Order | None = None, most: int | None = None) -> Sequence | None:
-        """Return the first sequence behind a position in the order, or of all, that has at most `most` tokens to
-        compute."""
+        """Return the first sequence behind a position, or of all, with at most `most` tokens to compute."""
         first: Sequence | None = None
         for length_class, queue in self._by_length.items():
             if most is not None and 1 << length_class > 2 * most:

@@ -28,8 +28,7 @@ class Tenants:
         return account
 
     def count_step(self, plan: StepPlan, demands: abc.Iterable[Demand]) -> None:
-        """Count the prompt tokens that a step gives to each tenant, if there are several tenants. demands: of the step,
-        for the cost of its tokens."""
+        """Count the prompt tokens of each tenant in a step. demands: of the step, for the cost of its tokens."""
         if len(self._accounts) > 1:
             prices = {demand.sequence: demand.price for demand in demands}
             num_tokens: dict[TenantAccount, float] = defaultdict(float)

@@ -73,8 +73,7 @@ class TenantTurns:
         return queue
 
     def advance(self, account: TenantAccount) -> None:
-        """Note that a tenant's turn may come earlier than before: a sequence joined the line, or tokens were
-        refunded."""
+        """Update a tenant's turn, which may come earlier: a sequence joined the line, or tokens were refunded."""
         queue = self.queues.get(account)
         if account in self._held or queue is None or (first := queue.next_after()) is None:
             return

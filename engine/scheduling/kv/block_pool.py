@@ -129,8 +129,7 @@ class BlockPool:
         return blocks
 
     def share(self, blocks: Iterable[int], *, is_evicted_first: bool = False) -> None:
-        """Add one reference to each of these cached blocks. is_evicted_first: the new user does not need them to stay
-        cached."""
+        """Add a reference to each of these cached blocks. is_evicted_first: the new user does not need them cached."""
         for block in blocks:
             assert self._digests[block] is not None, f"block {block} is shared but has no known prefix"
             if self._references[block] == 0:

@@ -50,16 +50,14 @@ class KVCapacity:
         return num_free - self.blocks_taken(sequence, match, without=without)
 
     def blocks_taken(self, sequence: Sequence, match: PrefixMatch, *, without: abc.Collection[Sequence] = ()) -> int:
-        """Return the number of free blocks that a waiting sequence takes for all its tokens: new ones, and cached ones
-        that no other sequence uses."""
+        """Return how many free blocks a waiting sequence takes for all its tokens, unused cached ones included."""
         shared = blocks_of(match.tables, self._pools, self._pool)
         freed = {block for other in without for block in blocks_of(other.tables, self._pools, self._pool)}
         num_unused = sum(self._pool.is_free(block) or block in freed for block in shared)
         return num_unused + peak_blocks(self._groups, len(sequence.tokens)) - len(shared)
 
     def blocks_needed(self, sequence: Sequence) -> int:
-        """Return the number of blocks that a running sequence still needs for its known tokens. It has the state that
-        it needs."""
+        """Return how many blocks a running sequence still needs for its known tokens. It has its state."""
         blocks_needed, num_tokens = 0, sequence.num_with_draft
         for group, table in zip(self._groups, sequence.tables, strict=True):
             num_new_entries = group.num_entries(num_tokens) - len(table)

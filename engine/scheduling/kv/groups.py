@@ -48,8 +48,7 @@ class KVGroup:
 
 
 def peak_blocks(groups: tuple[KVGroup, ...], num_tokens: int) -> int:
-    """Return the number of KV blocks that suffices to compute `num_tokens` tokens of one sequence, one block of tokens
-    at a time."""
+    """Return how many KV blocks suffice to compute `num_tokens` tokens of a sequence, one block of tokens at a time."""
     step = min(group.block_size for group in groups)
     return sum(group.peak_blocks(num_tokens, step) for group in groups if not group.is_state)
 
@@ -57,8 +56,7 @@ def peak_blocks(groups: tuple[KVGroup, ...], num_tokens: int) -> int:
 def standalone_tables(
     groups: tuple[KVGroup, ...], num_tokens: int, first_block: int = 0, state: int = 0
 ) -> list[list[int]]:
-    """Return the tables of a sequence outside the scheduler: blocks from `first_block` on for all its tokens, and one
-    state."""
+    """Return tables outside the scheduler: blocks from `first_block` on for all tokens, and one state."""
     width = -(-num_tokens // groups[0].block_size)
     starts = itertools.count(first_block, width)
     return [

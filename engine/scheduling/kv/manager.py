@@ -86,8 +86,7 @@ class KVManager:
         return full is None or self._prefixes.find(full, hashes[index]) is not None
 
     def add_branch_point(self, sequence: Sequence, num_blocks: int) -> None:
-        """Make a running sequence leave in the cache what waiting ones need to continue after its first
-        `num_blocks`."""
+        """Make a running sequence cache what waiting ones need to continue after its first `num_blocks`."""
         if num_blocks not in sequence.branch_points:
             sequence.branch_points += (num_blocks,)
         for allocator in self._state_allocators:
@@ -118,13 +117,11 @@ class KVManager:
     # --- allocation ---------------------------------------------------------------------------------------------------
 
     def is_allocated(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Whether a running sequence has all blocks that its first `num_tokens` tokens need. Never with recurrent
-        states, which move with every step."""
+        """Whether a running sequence has all blocks of its first `num_tokens` tokens; never with recurrent states."""
         return not self._state_allocators and min(map(len, sequence.tables)) * self._block_size >= num_tokens
 
     def max_tokens_that_fit(self, sequence: Sequence, num_tokens: int, *, num_free: int) -> int:
-        """Return how many of the first `num_tokens` tokens fit in the sequence's blocks, `num_free` more, and free
-        states."""
+        """Return how many of the first `num_tokens` tokens fit, with `num_free` more blocks and the free states."""
         while num_tokens > sequence.num_computed and not self._can_allocate(sequence, num_tokens, num_free):
             num_tokens = max(sequence.num_computed, (num_tokens - 1) // self._block_size * self._block_size)
         return num_tokens
@@ -223,8 +220,7 @@ class KVManager:
         )
 
     def _replace_checkpoint(self, sequence: Sequence, index: int, position: int) -> None:
-        """Note the sequence's last checkpoint, and give the one before it low priority unless it is at a branch
-        point."""
+        """Note the last checkpoint, and give the one before low priority unless it is at a branch point."""
         previous, sequence.checkpoint = sequence.checkpoint, position
         if previous is None or not self._enable_prefix_caching or self._is_at_branch(sequence, index, previous):
             return

@@ -19,8 +19,7 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class PrefixMatch:
-    """A cached prefix: a table for each group, with NO_BLOCK where the group needs nothing. No reference is counted
-    yet."""
+    """A cached prefix: a table a group, with NO_BLOCK where nothing is needed. No reference is counted yet."""
 
     num_tokens: int
     tables: list[list[int]]
@@ -53,8 +52,7 @@ class PrefixIndex:
         return self._pools[index].find(group_key(index, digest))
 
     def _longest_in_all(self, hashes: abc.Sequence[bytes]) -> int:
-        """Return the largest number of blocks that suits every group. The search begins at the top: each group can only
-        lower the number."""
+        """Return the largest number of blocks that suits every group; each group can only lower it."""
         num_blocks, num_agreeing, index = len(hashes), 0, 0
         while num_agreeing < len(self._groups):
             longest = self._longest_in_group(index, hashes[:num_blocks])

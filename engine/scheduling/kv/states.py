@@ -33,8 +33,7 @@ def source_state(table: abc.Sequence[int], start: int, num_certain: int, block_s
 
 
 class StateAllocator:
-    """Allocates entries of the state group's table. A full entry is never written again; other entries are in one table
-    only."""
+    """Allocates the state group's table. Full entries are never written again; others are in one table only."""
 
     def __init__(self, pool: BlockPool, group: KVGroup, index: int, *, saves_checkpoints: bool) -> None:
         """index: the group's index in Sequence.tables."""

@@ -34,8 +34,7 @@ class BatchBudget:
         return min(num_generating, max(1, num_fitting))
 
     def num_prompt_tokens(self, num_generating: int) -> int:
-        """Return how many tokens of prompts fit beside the generating sequences; at least one where no sequence
-        generates."""
+        """Return how many tokens of prompts fit as well; at least one where no sequence generates."""
         left_s = self.target_s - self._step_s(self.num_rows(num_generating))
         return max(int(num_generating == 0), int(left_s / self._cost.prompt_token_s(0)))
 

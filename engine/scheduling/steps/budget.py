@@ -50,8 +50,7 @@ class StepBudget:
 
     @property
     def most_s(self) -> float:
-        """The seconds that a step may take beside streams where a prompt would otherwise have less than about half of
-        its rate."""
+        """Seconds of a step beside streams where a prompt would otherwise have less than about half of its rate."""
         return max(_MIXED_MOST_S, _MIXED_MOST_STEPS * self._cost.decode_s)
 
     def tokens(self, num_generating: int, *, is_batch: bool = False) -> int:
@@ -85,8 +84,7 @@ class StepBudget:
         return PromptCost(max(1.0, token_s / first_s), prompt_s / first_s)
 
     def _cost_beside_streams(self, position: int, num_prompt_tokens: int) -> PromptCost:
-        """Return a lower cost where a step may take longer than `num_prompt_tokens` take at the beginning of a
-        prompt."""
+        """Return a lower cost where a step may take longer than `num_prompt_tokens` do at a beginning."""
         cost = self._cost_of(position)
         token_s = self._cost.prompt_token_s(position)
         others_s = self._cost.decode_s + self._cost.prompt_s(position)
@@ -115,8 +113,7 @@ class StepBudget:
             self._batch.observe(sample)
 
     def shrink(self, num_tokens: int) -> bool:
-        """Halve the tokens of a step after one of `num_tokens` ran out of memory. Returns False if less than one token
-        would be left."""
+        """Halve the tokens of a step after a shortage of memory. Returns False if less than one would be left."""
         return self._memory.shrink(num_tokens)
 
 
@@ -150,8 +147,7 @@ class StepMemory:
                 self._limit, self._patience = None, _FULL_STEPS
 
     def shrink(self, num_tokens: int) -> bool:
-        """Allow half of `num_tokens`, for which memory did not suffice. Returns False if less than one token would be
-        left."""
+        """Allow half of `num_tokens`, which ran out of memory. Returns False if less than one would be left."""
         num_tokens = self.limit(num_tokens)  # a failure never raises the limit
         if num_tokens < 2:
             return False

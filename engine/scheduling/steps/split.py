@@ -68,7 +68,7 @@ class StepSplit:
         threshold: int,
         cost: abc.Callable[[int], PromptCost] = lambda _: PromptCost(),
     ) -> None:
-        """threshold: most prompt tokens of one sequence in one step; 0 is no limit. cost: of a prompt's tokens at a
+        """threshold: most prompt tokens of a sequence in a step; 0 is no limit. cost: of prompt tokens at a
         position."""
         self._threshold = threshold
         self._cost = cost
@@ -122,8 +122,7 @@ def _order(demand: Demand) -> Order:
 
 
 def split_step(demands: abc.Sequence[Demand], budget: float) -> dict[Sequence, int]:
-    """Return the number of tokens of each sequence. demands: in the order of service; the first gets at least one
-    token."""
+    """Return the tokens of each sequence. demands: in the order of service; the first gets at least one token."""
     tokens: dict[Sequence, int] = {}
     for _, group in groupby(demands, lambda demand: demand.sequence.service.yields):
         budget = _split_group(list(group), budget, tokens)
@@ -215,8 +214,7 @@ def _split_in_order(prompts: list[Demand], budget: float, tokens: dict[Sequence,
 
 
 def _may_pass(demand: Demand, other: Demand) -> bool:
-    """Whether a prompt gets a part of the step from another of its tenant, which comes before it and takes longer than
-    the step."""
+    """Whether a prompt gets a part of the step from a longer one of its tenant that comes before it."""
     return is_much_shorter(demand.num_pending, other.num_pending) and demand.precedence == other.precedence
 
 

@@ -277,7 +277,7 @@ def test_a_grammar_refused_after_an_abort_ends_the_sequence_once() -> None:
     request = make_request("a", make_prompt(5), grammar=GRAMMARS[0])
     run.scheduler.add(request, SequenceGrammar(frozenset([EOS_ID]), appends_forced=True))
     run.scheduler.abort("a", AbortReason.CLIENT_GONE)
-    run.scheduler.refuse("a", "reported to be refused")
+    run.scheduler.fail("a", "made to be refused", is_refused=True)
     run.step()
     assert run.transcript.finish_reasons == {"a": FinishReason.ERROR}
 

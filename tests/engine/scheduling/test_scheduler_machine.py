@@ -160,7 +160,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end_compiling(self, request_id: str, *, is_refused: bool) -> None:
         grammar = self.compiling.pop(request_id)
         if is_refused:
-            self.run.scheduler.refuse(request_id, "reported to be refused")
+            self.run.scheduler.fail(request_id, "made to be refused", is_refused=True)
         else:
             grammar.start(ledger_vocabulary().matcher(self.requests[request_id].grammar or ""))
 
