@@ -64,9 +64,9 @@ def serve(port: int, loop: str) -> None:
     from server.errors import describe
     from server.http.connections.connection import Connection
     from server.http.connections.connection_limits import ConnectionLimits
-    from server.http.connections.connections import Connections
+    from server.http.connections.open_connections import OpenConnections
     from server.http.connections.proxies import TrustedProxies
-    from server.http.head import check_head
+    from server.http.middleware.requests import check_head
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -79,7 +79,7 @@ def serve(port: int, loop: str) -> None:
     protocol = partial(
         Connection,
         limits=ConnectionLimits(head_s=10, write_s=10),
-        connections=Connections(2048, None),
+        connections=OpenConnections(2048, None),
         trusted=TrustedProxies(()),
         on_closed=lambda _: None,
     )

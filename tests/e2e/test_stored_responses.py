@@ -110,7 +110,7 @@ def test_what_was_stored_outlives_a_killed_server(tmp_path: Path) -> None:
         with server.client() as client:
             assert client.get(f"/v1/responses/{second['id']}").json() == second
             assert client.get(f"/v1/responses/{running['id']}").json()["status"] == "failed"
-            assert "1 background responses were cut off" in server.log
+            assert "1 background responses were interrupted" in server.log
             _wait_answered(client, batch_id, 8)
             assert client.get(f"/v1/batches/{batch_id}").json()["status"] == "in_progress"
             os.kill(server.engine_pid(), signal.SIGKILL)
