@@ -1,4 +1,4 @@
-"""TextModel: the model's way with text: its tokenizer, chat template, tool calls and thoughts."""
+"""TextModel: the text side of a model: its tokenizer, chat template, tool calls and thoughts."""
 
 from dataclasses import dataclass
 
@@ -23,29 +23,31 @@ from server.tools.history import GENERIC
 
 @dataclass(frozen=True, slots=True)
 class ChatModel:
-    """How the model holds a conversation."""
+    """The chat template of a model, and the properties of its chats."""
 
     template: ChatTemplate
-    tool_format: ToolFormat  # the generic one where the template shows no tools
+    tool_format: ToolFormat  # the generic format if the template shows no tools
     has_system_role: bool
-    takes_late_system: bool  # also after a message of the user's
-    reasoning: ReasoningMarks | None  # None: it does not think
-    thought_field: str | None  # of a message, that the template reads an earlier thought from
+    takes_late_system: bool  # also after a user message
+    reasoning: ReasoningMarks | None  # None: the model does not think
+    thought_field: str | None  # field of a message from which the template reads an earlier thought
     effort: EffortVariables
 
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
+    """Everything that turns a model's text into tokens and back."""
+
     tokenizer: Tokenizer
     words: TokenWords
     inputs: InputEncoder  # of pooling models
-    workers: TextWorkers  # for all that takes long with any of this
+    workers: TextWorkers  # for slow work with any of these
     chat: ChatModel | None  # None: a model without a chat template, and no --chat-template
     fill_in_middle: FillInMiddle | None = None  # None: a vocabulary without the tokens for it
 
     @property
     def capabilities(self) -> list[str]:
-        """What clients may ask of the model, in Ollama's words."""
+        """Capabilities of the model, in Ollama's words."""
         found = ["completion"]
         if self.fill_in_middle is not None:
             found.append("insert")
@@ -57,14 +59,14 @@ class TextModel:
 
 
 def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> FillInMiddle:
-    """The model's, for a request whose field `param` needs it. instead: what a client can do without such a model.
+    """Return the model's tokens for filling in the middle, which a request's field `param` needs.
 
-    Raises InvalidRequest.
+    instead: the remedy for a model without them. Raises InvalidRequest if the model has none.
     """
     if text_model.fill_in_middle is None:
         raise InvalidRequest(
-            f"{param} needs a model that fills in the middle, and this one's vocabulary has no tokens for it (such as "
-            f"<|fim_prefix|>); use a code model that has them, or {instead}",
+            f"{param} needs a model that can fill in the middle, but the vocabulary of this model has no tokens for it "
+            f"(such as <|fim_prefix|>); use a code model that has them, or {instead}",
             param=param,
         )
     return text_model.fill_in_middle
@@ -73,11 +75,10 @@ def fill_in_middle_of(text_model: TextModel, param: str, *, instead: str) -> Fil
 def build_text_model(
     info: TokenizerInfo, config: ServerConfig, workers: TextWorkers, templates: TemplateRunner
 ) -> TextModel:
-    """The text model, whose works run on `workers`, and its chat template on `templates`. Takes a second for a large
-    vocabulary.
+    """Return the text model, which works on `workers` and runs its chat template on `templates`.
 
-    Raises StartupError if the model's tokenizer or template cannot be used, and OptionError for a parser that is not
-    known.
+    Takes a second for a large vocabulary. Raises StartupError if the model's tokenizer or template cannot be used, and
+    OptionError for an unknown parser.
     """
     tokenizer = Tokenizer(info)
     template = load_chat_template(

@@ -1,1 +1,1 @@
-"""Thoughts apart from the answer: the marks around them, found from the chat template."""
+"""Reasoning: the marks around thoughts, detected from the chat template, and readers that separate thoughts."""

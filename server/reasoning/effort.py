@@ -1,4 +1,4 @@
-"""reasoning_effort -> the variables of the chat template that say so."""
+"""EffortVariables: the variables of a chat template that set the reasoning effort."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,26 +22,26 @@ class ReasoningEffort(StrEnum):
 
 
 _LEVEL_VARIABLES = ("reasoning_effort", "thinking_effort")
-# Other words of templates for the same level.
+# The words of templates for a level, if they differ from its name
 _SPELLINGS: Mapping[ReasoningEffort, tuple[str, ...]] = {
     ReasoningEffort.NONE: ("none", "no_think"),
     ReasoningEffort.XHIGH: ("xhigh", "max"),
 }
-# Harmony's template writes any level into the prompt; the models were trained on these.
+# The levels that Harmony's models were trained on; their template accepts any
 _HARMONY_LEVELS = frozenset({"low", "medium", "high"})
 
 
 @dataclass(frozen=True, slots=True)
 class EffortKwargs:
-    """What a template is given for an effort. A client's own chat_template_kwargs go before it."""
+    """Variables of a template for an effort. A client's own chat_template_kwargs take precedence."""
 
     kwargs: Mapping[str, Any]
-    # False: the template knows no such level. `kwargs` may still turn thinking on, as every level but none wants it.
+    # False: the template does not have the level. `kwargs` may still turn thinking on, for every level but none.
     is_honored: bool
 
 
 class EffortVariables:
-    """The variables by which one template lets a client say how much to think."""
+    """The variables of one template that control how much the model thinks."""
 
     def __init__(self, template: ChatTemplate) -> None:
         read, texts = template.facts.variables, template.facts.texts
@@ -52,16 +52,16 @@ class EffortVariables:
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """Of the variables, those that turn thinking on and off."""
+        """Variables that turn thinking on and off."""
         return self._switches
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variables that the template reads."""
+        """All variables for thinking that the template reads."""
         return self._switches if self._level_variable is None else (*self._switches, self._level_variable)
 
     def kwargs(self, effort: ReasoningEffort) -> EffortKwargs:
-        """What the template is given for `effort`."""
+        """Return the template's variables for `effort`."""
         switches: dict[str, Any] = dict.fromkeys(self._switches, effort is not ReasoningEffort.NONE)
         if effort is ReasoningEffort.NONE and switches:
             return EffortKwargs(switches, is_honored=True)

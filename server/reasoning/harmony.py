@@ -1,4 +1,4 @@
-"""HarmonyReader: the text of a model that writes Harmony (gpt-oss), as thought and answer.
+"""HarmonyReader: a reader that separates thought and answer in the text of a model that writes Harmony (gpt-oss).
 
     <|channel|>analysis<|message|>THOUGHT<|end|>
     <|start|>assistant<|channel|>commentary<|message|>PREAMBLE<|end|>
@@ -19,7 +19,7 @@ _MESSAGE = "<|message|>"
 _CALL = "<|call|>"
 _ENDS = ("<|end|>", "<|return|>", _CALL)
 _HEADER_STARTS = (_START, _CHANNEL, _MESSAGE, "to=")
-# A message whose end was left out ends where the next header starts.
+# A message without an end ends at the next header.
 _BODY_MARKS = (*_ENDS, _START, _CHANNEL)
 _BODY_END = re.compile("|".join(map(re.escape, _BODY_MARKS)))
 _RECIPIENT = re.compile(r"\s*\bto=[^\s<]+")
@@ -33,13 +33,13 @@ class _Part(Enum):
 
 
 class HarmonyReader:
-    """Reads any number of messages; see ReasoningReader for the interface.
+    """A ReasoningReader of any number of messages.
 
-    Messages of the channel "analysis" are reasoning, others content, without their headers and ends. Two messages of
-    the same kind are a line break apart. A message to a recipient is a tool call, whatever its channel: it is content
-    with its marks, for the tool parser, in one form: the recipient behind the channel, and <|call|> at its end. A call
-    that the text ends with has no <|call|> where the text has none: it may be cut off. Text outside any message is
-    content. A header that the text ends in is left out.
+    Messages of the channel "analysis" are reasoning, other messages are content, without headers and ends. A line break
+    separates two messages of the same kind. A message to a recipient is a tool call in any channel: it is content with
+    its marks, for the tool parser, always with the recipient after the channel and <|call|> at its end. A call at the
+    end of the text has no <|call|> if the text has none, since it may be cut off. Text outside of messages is content.
+    An incomplete header at the end is dropped.
     """
 
     def __init__(self, *, is_open: bool) -> None:
@@ -47,7 +47,7 @@ class HarmonyReader:
         self._pending = ""
         self._part = _Part.ANALYSIS if is_open else _Part.HEADER
         self._sent_parts: set[_Part] = set()
-        self._is_new = True  # nothing of the message was sent yet
+        self._is_new = True  # no text of the message was sent
 
     @property
     def is_thinking(self) -> bool:
@@ -72,11 +72,11 @@ class HarmonyReader:
         return (text, "") if self._part is _Part.ANALYSIS else ("", text)
 
     def check(self) -> None:
-        """Assert that no text is pending that is certain to belong to a message."""
+        """Assert that no text is pending that certainly belongs to a message."""
         assert self._part is _Part.HEADER or len(self._pending) == partial_mark(self._pending, _BODY_MARKS)
 
     def _read_header(self) -> str:
-        """The header's text, if it is one of a tool call. The next part is known unless the header is incomplete."""
+        """Return the header's text if it starts a tool call. Sets the next part unless the header is incomplete."""
         text = self._pending.lstrip()
         if not any(text.startswith(start) or start.startswith(text) for start in _HEADER_STARTS):
             self._part = _Part.ANSWER
@@ -108,7 +108,7 @@ class HarmonyReader:
         return text + _CALL if part is _Part.CALL else text
 
     def _apart(self, text: str) -> str:
-        """`text`, with a line break before it if it begins another message of the same kind."""
+        """Return `text`, with a line break before it if it begins another message of the same kind."""
         if not text or not self._is_new or self._part is _Part.CALL:
             return text
         self._is_new = False

@@ -1,4 +1,4 @@
-"""Thoughts of earlier answers, given to the chat template where it reads them; which ones it shows is its decision."""
+"""Thoughts of earlier answers, in the field from which the chat template reads them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +10,17 @@ from server.text.message_content import text_of
 
 
 def find_thought_field(template: ChatTemplate) -> str | None:
-    """The field of an assistant's message that the template reads its thought from; None for a template without one.
+    """Return the field of an assistant's message from which the template reads its thought, or None.
 
-    A template without one shows no earlier thoughts: its model was trained to see answers alone.
+    A template without such a field renders no earlier thoughts, since its model was trained on answers only.
     """
     return next((field for field in THOUGHT_FIELDS if any(shown_thoughts(template, (field,)))), None)
 
 
-def for_template(message: Mapping[str, Any], field: str | None) -> dict[str, Any]:
-    """A copy of `message` with its thought, whatever field it came in, in `field` alone, or nowhere if that is None.
+def with_thought_in(message: Mapping[str, Any], field: str | None) -> dict[str, Any]:
+    """Return a copy of `message` with its thought, from any field, only in `field`, or without it if `field` is None.
 
-    Raises InvalidRequest for a thought that is no text, and for two that differ.
+    Raises InvalidRequest for a thought that is not a text, and for two different ones.
     """
     if message.get("role") != "assistant":
         return dict(message)
@@ -29,7 +29,7 @@ def for_template(message: Mapping[str, Any], field: str | None) -> dict[str, Any
     if thought is None or field is None:
         return plain
     if field == "thinking" and plain.get("tool_calls") and plain.get("content"):
-        # gpt-oss's template writes either of them as the thought before a call, and refuses both.
+        # gpt-oss's template accepts only one of the two, as the thought before a call.
         return {**plain, field: f"{thought}\n{text_of(plain['content'])}", "content": ""}
     return {**plain, field: thought}
 

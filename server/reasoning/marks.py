@@ -1,4 +1,4 @@
-"""ReasoningMarks: the texts around a model's thought, found from its chat template."""
+"""ReasoningMarks: the texts around a model's thought, detected from its chat template."""
 
 import re
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from server.text.chat_template import ChatTemplate
 
 @dataclass(frozen=True, slots=True)
 class ReasoningMarks:
-    """What a model writes before and after its thought, without the whitespace around them."""
+    """Texts that a model writes before and after its thought, without surrounding whitespace."""
 
     start: str
     end: str
-    answer_header: str = ""  # the last part of `end`, where it belongs to the answer: a tool call has another there
+    answer_header: str = ""  # the last part of `end` if it belongs to the answer; tool calls have another header
 
     @property
     def thought_end(self) -> str:
-        """What follows a thought, whatever comes then."""
+        """Text after a thought, without the answer's header."""
         return self.end.removesuffix(self.answer_header)
 
     @property
     def special_texts(self) -> tuple[str, ...]:
-        """The pieces that may be special tokens, and must not be dropped by the detokenizer."""
+        """Parts of the marks that may be special tokens, which the detokenizer must keep."""
         tags = re.findall(_TAG, self.start + self.end)
         return tuple(dict.fromkeys([*tags, *_MORE_OF_HARMONY] if self == HARMONY else tags))
 
@@ -38,7 +38,7 @@ GRANITE = ReasoningMarks("Here is my thought process:", "Here is my response:")
 APERTUS = ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>")
 APRIEL = ReasoningMarks("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")
 KIMI_K3 = ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>")
-# Harmony has more channels than these two; HarmonyReader reads them all.
+# Harmony has more channels than these two; HarmonyReader reads all of them.
 _FINAL = "<|channel|>final<|message|>"
 HARMONY = ReasoningMarks("<|channel|>analysis<|message|>", f"<|end|><|start|>assistant{_FINAL}", _FINAL)
 _MORE_OF_HARMONY = ("<|constrain|>", "<|call|>", "<|return|>")
@@ -50,15 +50,15 @@ _ABOUT_THOUGHTS = re.compile("think|thought|reason", re.IGNORECASE)
 
 
 def find_reasoning_marks(template: ChatTemplate) -> ReasoningMarks | None:
-    """The marks of the model that the template belongs to; None for one that does not think as far as can be seen.
+    """Return the marks of the template's model; None if the template shows none, as for models that do not think.
 
-    Looked for where the template shows a message's thought, then at the end of its prompts, then in its source.
+    The marks are searched around a rendered thought, then at the end of prompts, then in the template's source.
     """
     return _marks_around_thought(template) or _marks_at_prompt_end(template) or _marks_in_source(template)
 
 
 def opens_thought(prompt: str, marks: ReasoningMarks) -> bool:
-    """Whether the prompt ends with an open thought, so that the model's text begins inside it."""
+    """Whether the prompt ends with an open thought, in which the model's text begins."""
     return prompt.rstrip().endswith(marks.start)
 
 
@@ -74,7 +74,7 @@ def _marks_around_thought(template: ChatTemplate) -> ReasoningMarks | None:
         end = _FIRST_TAG.search(after)
         if end is not None and _ABOUT_THOUGHTS.search(end[0]):
             return ReasoningMarks(start[0], end[0])
-        # The thought ends with the opening of the answer.
+        # The text that opens the answer ends the thought.
         opening, has_answer, _ = after.partition(ANSWER)
         if has_answer and opening.strip():
             return ReasoningMarks(start[0], opening.strip())
@@ -90,5 +90,5 @@ def _marks_at_prompt_end(template: ChatTemplate) -> ReasoningMarks | None:
 
 
 def _marks_in_source(template: ChatTemplate) -> ReasoningMarks | None:
-    # The end alone is enough: templates that only cut thoughts out of earlier answers need no start.
+    # The end is enough, since templates that only remove thoughts from earlier answers need no start.
     return next((marks for marks in _KNOWN if marks.end in template.source), None)

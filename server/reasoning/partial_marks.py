@@ -1,10 +1,10 @@
-"""partial_mark: how much of a text's end may be the beginning of a mark."""
+"""partial_mark: the part at a text's end that may be the beginning of a mark."""
 
 from collections.abc import Iterable
 
 
 def partial_mark(text: str, marks: Iterable[str]) -> int:
-    """The number of characters at the end of `text` that a mark begins with, the whole mark excepted; the most."""
+    """Return the largest number of characters at the end of `text` that begin a mark without completing it."""
     return max((_partial(text, mark) for mark in marks), default=0)
 
 

@@ -1,4 +1,4 @@
-"""Trial renderings: small chats with a thought, by which a chat template shows what it does with thoughts."""
+"""Trial renderings: small chats with a thought, from which the marks of a chat template are detected."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,9 +8,9 @@ from server.text.chat_template import ChatTemplate
 
 THOUGHT = "xthoughtx"
 ANSWER = "xanswerx"
-# Where a message may carry its thought; templates read one of these.
+# Fields of a message's thought; templates read one of them.
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-# The two names under which templates let a client turn thinking on and off.
+# The two names of the variable that turns thinking on and off
 SWITCHES = ("enable_thinking", "thinking")
 
 _USER = {"role": "user", "content": "Hello"}
@@ -18,9 +18,9 @@ _TOOL_RESULT = {"role": "tool", "content": "4", "tool_call_id": "call00000", "na
 
 
 def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIELDS) -> Iterator[tuple[str, str]]:
-    """What stands before and after an assistant's thought, for each trial chat in which the template shows it.
+    """Yield the text before and after an assistant's thought, for each trial chat whose prompt has the thought.
 
-    fields: where the trial message carries the thought.
+    fields: fields of the trial message that have the thought.
     """
     thought = dict.fromkeys(fields, THOUGHT)
     for messages in _chats(thought):
@@ -32,7 +32,7 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
 
 
 def prompt_ends(template: ChatTemplate) -> Iterator[str]:
-    """Prompts that open an answer: by default, with thinking turned on, and with it turned off."""
+    """Yield prompts that open an answer: by default, with thinking turned on, and with thinking turned off."""
     for kwargs in (*_thinking_or_default(), dict.fromkeys(SWITCHES, False)):
         prompt = render(template, [_USER], kwargs=kwargs)
         if prompt is not None:
@@ -46,7 +46,7 @@ def render(
     kwargs: Mapping[str, Any],
     add_generation_prompt: bool = True,
 ) -> str | None:
-    """The prompt for a trial chat, by default of one user's message; None where the template refuses it."""
+    """Return the prompt for a trial chat, by default one user message; None if the template refuses it."""
     try:
         return template.render(messages or [_USER], kwargs=kwargs, add_generation_prompt=add_generation_prompt).prompt
     except InvalidRequest:
@@ -59,8 +59,8 @@ def _thinking_or_default() -> tuple[dict[str, bool], dict[str, bool]]:
 
 def _chats(thought: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
     yield [_USER, {"role": "assistant", "content": ANSWER, **thought}]
-    # Many templates show a thought only while the model is in the middle of calling tools. Some of them read the
-    # arguments as an object, others as its JSON text.
+    # Many templates render a thought only between tool calls. Some of them read the arguments as an object, others as
+    # JSON text.
     for arguments in ({"a": 2}, '{"a": 2}'):
         call = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": arguments}}
         yield [_USER, {"role": "assistant", "content": "", **thought, "tool_calls": [call]}, _TOOL_RESULT]

@@ -1,4 +1,4 @@
-"""ThoughtReader: a model's text, delta by delta, as thought and answer."""
+"""ThoughtReader: a reader that separates thought and answer in the deltas of a model's text."""
 
 from typing import Protocol
 
@@ -8,44 +8,44 @@ from server.reasoning.partial_marks import partial_mark
 
 
 class ReasoningReader(Protocol):
-    """Reads one choice's text. What its results join to does not depend on how the text is cut into deltas."""
+    """A reader of one choice's text. Its joined results do not depend on how the text is cut into deltas."""
 
     @property
     def is_thinking(self) -> bool:
-        """Whether the next text belongs to the thought, as far as the text pushed so far tells."""
+        """Whether the next text belongs to the thought, judged from the text so far."""
         ...
 
     def push(self, text: str) -> tuple[str, str]:
-        """The reasoning and the content that can be sent now. What may be part of a mark is held back."""
+        """Return the reasoning and the content that can be sent now. Text that may be part of a mark is held back."""
         ...
 
     def finish(self) -> tuple[str, str]:
-        """The pending rest, as reasoning and content. Nothing may be pushed after it."""
+        """Return the pending text as reasoning and content. Nothing may be pushed after this call."""
         ...
 
 
 def reasoning_reader(marks: ReasoningMarks, *, is_open: bool) -> ReasoningReader:
-    """A reader for one choice. is_open: the prompt ends inside a thought, see opens_thought."""
+    """Return a reader for one choice. is_open: the prompt ends inside a thought; see opens_thought."""
     return HarmonyReader(is_open=is_open) if marks == HARMONY else ThoughtReader(marks, is_open=is_open)
 
 
 class ThoughtReader:
-    """Reads a text of at most one thought, which comes first.
+    """A reader of a text with at most one thought, at its beginning.
 
         whitespace  start  whitespace   thought   whitespace  end  whitespace   content
         `------- both absent if is_open -------'
 
-    The whitespace around the marks belongs to neither. A thought that does not end is reasoning to the last character.
-    A text that does not begin with the start mark is content as it is, marks included: an answer may speak of them. A
-    model that repeats the start mark although the prompt ended with it did not mean it as text.
+    The whitespace around the marks belongs to neither. A thought without an end is reasoning to the last character. A
+    text that does not begin with the start mark is content, marks included, since an answer may mention them. A start
+    mark that the model repeats after the prompt ended with it is not text.
     """
 
     def __init__(self, marks: ReasoningMarks, *, is_open: bool) -> None:
         self._marks = marks
         self._pending = ""
         self._is_thinking = is_open
-        self._may_start = True  # nothing was read yet but whitespace and what may be the start mark
-        self._skips_space = is_open  # the last thing read was a mark
+        self._may_start = True  # only whitespace, and perhaps a part of the start mark, was read
+        self._skips_space = is_open  # the last text read was a mark
 
     @property
     def is_thinking(self) -> bool:
@@ -66,7 +66,7 @@ class ThoughtReader:
         return (rest, "") if self._is_thinking else ("", rest)
 
     def check(self) -> None:
-        """Assert that no more is pending than what may be the whitespace before a mark and a part of the mark."""
+        """Assert that the pending text is only whitespace before a mark and a part of the mark."""
         mark = self._marks.start if self._may_start else self._marks.end
         rest = self._pending.lstrip()
         assert not self._pending or self._may_start or self._is_thinking
@@ -84,7 +84,7 @@ class ThoughtReader:
             self._may_start = start.startswith(text)
 
     def _read_thought(self) -> str:
-        """What can be sent of the thought; the thought is over if its end mark is there."""
+        """Return the thought's text that can be sent, and end the thought at its end mark."""
         self._skip_space()
         thought, end, rest = self._pending.partition(self._marks.end)
         if end:

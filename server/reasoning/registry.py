@@ -1,4 +1,4 @@
-"""The names that --reasoning-parser takes, vLLM's where it has the model, with the marks that each stands for."""
+"""Registry of the names that --reasoning-parser takes, which are vLLM's if it has the model, and their marks."""
 
 from collections.abc import Mapping
 
@@ -49,7 +49,7 @@ REASONING_PARSERS: Mapping[str, ReasoningMarks] = {
 
 
 def marks_of_parser(name: str) -> ReasoningMarks:
-    """The marks of a name of --reasoning-parser. Raises OptionError for one that is not in the list."""
+    """Return the marks for a name of --reasoning-parser. Raises OptionError for an unknown name."""
     marks = REASONING_PARSERS.get(name)
     if marks is None:
         raise OptionError(

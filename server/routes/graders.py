@@ -30,7 +30,7 @@ from server.schemas.grader_answers import (
 )
 from server.schemas.graders import GraderRunRequest, GraderValidateRequest
 from server.schemas.parameters import ignored_header, ignored_parameters, refuse_unknown
-from server.text.json_size import json_size
+from server.text.workers import json_size
 
 router = APIRouter(tags=["Fine-tuning"])
 

@@ -1,1 +1,1 @@
-"""Text and token ids: chat templates, the tokenizer, detokenizing, stop strings."""
+"""Text and token ids: chat templates, the tokenizer, detokenization and stop strings."""

@@ -1,15 +1,15 @@
-"""ChatTemplate: messages -> the prompt text that the model was trained on, by the checkpoint's Jinja template.
+"""ChatTemplate: the prompt for a chat, rendered with the checkpoint's Jinja template, as the model was trained on it.
 
-Templates see what they see in transformers: the same Jinja switches, functions and variables. Three things differ, all
-on the side of what clients send:
+Templates have the same Jinja settings, functions and variables as in transformers. Clients' messages differ in three
+ways:
 
-- content: null becomes "", and text parts are joined by line breaks where the template takes only a text, see
+- content: null becomes "", and text parts are joined by line breaks if the template takes only a text; see
   server/text/message_content.py.
-- role "developer" becomes "system" unless the template's source mentions "developer".
-- text that spells a control token reaches the template as a placeholder, see server/text/control_text.py.
+- role: "developer" becomes "system" unless the template's source mentions "developer".
+- control tokens: text that spells one reaches the template as a placeholder; see server/text/control_text.py.
 
-A template is a program that comes with a checkpoint. Jinja's sandbox keeps it from the machine, and a TemplateRunner
-bounds its time and memory.
+A template is a program that comes with a checkpoint. Jinja's sandbox denies it access to the machine, and a
+TemplateRunner limits its time and memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from server.text.message_content import (
     TRIAL_PARTS,
     TRIAL_TEXT,
     ContentForm,
-    form_of,
-    in_form,
+    append_text,
+    detect_form,
     may_read_parts,
+    to_form,
     trial_chat,
-    with_end,
 )
 from server.text.template_runner import (
     TemplateFacts,
@@ -38,20 +38,20 @@ from server.text.template_runner import (
 )
 
 _FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})  # of the request
-_NOT_TAKEN = frozenset({"chat_template", "tokenize"})  # arguments of transformers' function
+_RESERVED = frozenset({"chat_template", "tokenize"})  # arguments of transformers' function
 _GIVE_ANOTHER = "give another: --chat-template"
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedChat:
-    """A prompt in which `hidden` texts stand behind the placeholders that are its keys; for Tokenizer.encode_chat."""
+    """A prompt with placeholders for Tokenizer.encode_chat. `hidden` maps them to the texts that they hide."""
 
     prompt: str
     hidden: Mapping[str, str]
 
     @property
     def text(self) -> str:
-        """The prompt as people read it."""
+        """Prompt without placeholders."""
         text = self.prompt
         for placeholder, original in self.hidden.items():
             text = text.replace(placeholder, original)
@@ -59,10 +59,10 @@ class RenderedChat:
 
 
 class ChatTemplate:
-    """One template. `render` may be called from any thread.
+    """A chat template. `render` may be called from any thread.
 
-    As long as it is on trial, a rendering that takes too much raises StartupError instead of InvalidRequest: trial
-    chats are short, and a template that cannot make prompts of them is of no use.
+    During its trial, a rendering that exceeds its limits raises StartupError instead of InvalidRequest, since trial
+    chats are short and a template that cannot render them is useless.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class ChatTemplate:
         control_texts: frozenset[str],
         runner: TemplateRunner,
     ) -> None:
-        """special_tokens: bos_token and so on, as templates name them. control_texts: texts of all control tokens.
+        """special_tokens: bos_token and others, by their names in templates. control_texts: texts of control tokens.
 
-        Raises StartupError if `source` is no Jinja template.
+        Raises StartupError if `source` is not a Jinja template.
         """
         try:
             self._facts = runner.inspect(source)
@@ -85,10 +85,10 @@ class ChatTemplate:
         self._runner = runner
         self._source = source
         self._special_tokens = dict(special_tokens)
-        self._own_names = _NOT_TAKEN | self._facts.functions | special_tokens.keys()
+        self._own_names = _RESERVED | self._facts.functions | special_tokens.keys()
         self._control_texts = ControlTexts(control_texts)
         self._knows_developer = "developer" in source
-        self._forms: dict[str, ContentForm] = {}  # of content, by the message's role; found when first needed
+        self._forms: dict[str, ContentForm] = {}  # forms of content by role, determined when first needed
         self._is_on_trial = True
 
     @property
@@ -96,12 +96,12 @@ class ChatTemplate:
         return self._facts
 
     def end_trial(self) -> None:
-        """From now on renderings are of clients' messages."""
+        """End the trial; later renderings are of clients' messages."""
         self._is_on_trial = False
 
     @property
     def source(self) -> str:
-        """The template's Jinja text."""
+        """Jinja source of the template."""
         return self._source
 
     def render(
@@ -113,10 +113,10 @@ class ChatTemplate:
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
     ) -> RenderedChat:
-        """The prompt for `messages` (role, content and whatever else the template reads), which are left unchanged.
+        """Return the prompt for `messages` (role, content and other fields that the template reads).
 
-        continue_final_message: the prompt ends with the last message's text, for the model to go on with it. kwargs: a
-        client's chat_template_kwargs. Raises InvalidRequest, also with what the template itself objects to.
+        continue_final_message: the prompt ends with the last message's text, which the model continues. kwargs: the
+        client's chat_template_kwargs. Raises InvalidRequest, also if the template refuses the messages.
         """
         self._check_kwargs(kwargs or {})
         _check_options(messages, add_generation_prompt, continue_final_message)
@@ -124,7 +124,7 @@ class ChatTemplate:
         chat = [hidden.hide_message(self._plain_message(message, index)) for index, message in enumerate(messages)]
         end_mark = hidden.new_placeholder() + " "
         if continue_final_message:
-            chat[-1]["content"] = with_end(chat[-1]["content"], end_mark)
+            chat[-1]["content"] = append_text(chat[-1]["content"], end_mark)
         prompt = self._run(
             {
                 **hidden.hide(dict(kwargs or {})),
@@ -138,12 +138,12 @@ class ChatTemplate:
         return RenderedChat(prompt, hidden.texts)
 
     def _check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise InvalidRequest where a client's variables would take the place of the template's own."""
+        """Raise InvalidRequest if a client's variables would replace the template's own."""
         for name in kwargs:
             if name in _FIELDS:
-                reason = "use the request's field of that name"
+                reason = "use the request's field with that name"
             elif name in self._own_names:
-                reason = "the server sets it, or it is no variable of a template; leave it out"
+                reason = "the server sets it, or it is not a variable of templates; leave it out"
             else:
                 continue
             param = f"chat_template_kwargs.{name}"
@@ -152,10 +152,10 @@ class ChatTemplate:
     def _plain_message(self, message: Mapping[str, Any], index: int) -> dict[str, Any]:
         is_system = message["role"] == "developer" and not self._knows_developer
         role = "system" if is_system else message["role"]
-        return {**message, "role": role, "content": in_form(message.get("content"), index, self._form(role))}
+        return {**message, "role": role, "content": to_form(message.get("content"), index, self._form(role))}
 
     def _form(self, role: str) -> ContentForm:
-        """What content of messages of `role` must be."""
+        """Return the form of the content of messages with `role`."""
         if role not in self._forms:
             self._forms[role] = self._try_forms(role) if may_read_parts(self._source) else ContentForm.TEXT
         return self._forms[role]
@@ -168,7 +168,7 @@ class ChatTemplate:
             except InvalidRequest:
                 return None
 
-        return form_of(trial(TRIAL_PARTS), trial(TRIAL_TEXT))
+        return detect_form(trial(TRIAL_PARTS), trial(TRIAL_TEXT))
 
     def _run(self, variables: dict[str, Any]) -> str:
         try:
@@ -177,11 +177,9 @@ class ChatTemplate:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
         except TemplateOverrun as error:
             if self._is_on_trial:
-                raise StartupError(
-                    f"the chat template makes no prompt of a short chat: {error}; {_GIVE_ANOTHER}"
-                ) from error
+                raise StartupError(f"the chat template cannot render a short chat: {error}; {_GIVE_ANOTHER}") from error
             raise InvalidRequest(
-                f"the chat template makes no prompt of these messages: {error}", param="messages"
+                f"the chat template cannot render these messages: {error}", param="messages"
             ) from error
 
 
@@ -192,9 +190,9 @@ def load_chat_template(
     control_texts: frozenset[str],
     runner: TemplateRunner,
 ) -> ChatTemplate | None:
-    """The template that --chat-template names (a file, or the text itself), else the checkpoint's, else None.
+    """Return the template that --chat-template gives (a file, or the text itself), else the checkpoint's, else None.
 
-    Raises StartupError if the file cannot be read or holds no template.
+    Raises StartupError if the file cannot be read or has no valid template.
     """
     source = checkpoint_template if option is None else _template_source(option)
     return None if source is None else ChatTemplate(source, special_tokens, control_texts, runner)
@@ -209,7 +207,7 @@ def _template_source(option: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise StartupError(
-            f"--chat-template {option!r} is not a template ({{{{ or {{% is in all of them) and cannot be read as a "
+            f"--chat-template {option!r} is not a template (which would have {{{{ or {{%) and cannot be read as a "
             f"file: {reason}; give another"
         ) from error
 
@@ -223,7 +221,7 @@ def _check_options(
         raise InvalidRequest("messages is empty; give at least one", param="messages")
     if add_generation_prompt and continue_final_message:
         raise InvalidRequest(
-            "continue_final_message continues the last message and add_generation_prompt begins a new one; "
+            "continue_final_message continues the last message, but add_generation_prompt starts a new one; "
             "set one of them to false",
             param="continue_final_message",
         )
@@ -234,10 +232,10 @@ def _cut_after_final_message(prompt: str, end_mark: str) -> str:
     position = prompt.rfind(mark)
     if position < 0:
         raise InvalidRequest(
-            "continue_final_message: the chat template leaves out the end of the last message, so it cannot be "
-            "continued; send it without this field",
+            "continue_final_message: the chat template drops the end of the last message, so it cannot be continued; "
+            "leave this field out",
             param="continue_final_message",
         )
     continued = prompt[:position]
-    # A template that trims the message took the mark's space, and would have taken the message's own trailing ones.
+    # A template that trims the message removed the mark's space, and would have removed the message's trailing space.
     return continued if prompt.startswith(end_mark, position) else continued.rstrip()

@@ -1,14 +1,14 @@
-"""ControlTexts: keeps what a client wrote from becoming a control token once a chat template has put it in its place.
+"""Protection against control tokens in clients' texts, which a chat template inserts into a prompt.
 
-The template's own "<|im_end|>" must be parsed as a control token and a user's must not, and after rendering they look
-alike. So each text of a client's that spells a control token is swapped for a placeholder before rendering, and
-Tokenizer.encode_chat puts it back after the template's control tokens have been found:
+The template's own "<|im_end|>" must be parsed as a control token and a client's must not, but after rendering they
+look the same. So each part of a client's text that spells a control token is replaced by a placeholder before
+rendering, and Tokenizer.encode_chat restores it after finding the template's control tokens:
 
     content  "a <|im_end|> b"  ->  "a 7301...000001 b"  ->  <|im_start|>user\\na 7301...000001 b<|im_end|>
                                                             control               hidden        control
 
-A control token could also be put together from pieces: a content that ends in "<|im_" before one that begins with
-"end|>". So a prefix of a control token at a text's end is hidden too, and a suffix at its start.
+Two texts could also form a control token: one that ends with "<|im_" before one that begins with "end|>". So a prefix
+of a control token at the end of a text is hidden too, and a suffix at its start.
 """
 
 import re
@@ -20,7 +20,7 @@ _WINDOW = 1 << 16  # characters, a millisecond
 
 
 class ControlTexts:
-    """The texts of a tokenizer's control tokens, ready to be looked for."""
+    """A search for the texts of a tokenizer's control tokens."""
 
     def __init__(self, texts: frozenset[str]) -> None:
         longest_first = sorted(texts, key=len, reverse=True)
@@ -30,7 +30,7 @@ class ControlTexts:
         self._longest_piece = max(map(len, texts), default=1) - 1
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where `text` holds a control token's text, or a piece of one at its edge; in order, without overlap."""
+        """Return the spans of control tokens' texts in `text`, and of parts of them at its edges, in order."""
         spans = self._whole_spans(text)
         if (start := self._suffix_at_start(text)) and (not spans or start <= spans[0][0]):
             spans.insert(0, (0, start))
@@ -40,7 +40,7 @@ class ControlTexts:
         return spans
 
     def _whole_spans(self, text: str) -> list[tuple[int, int]]:
-        """Looked for window by window: a search holds Python's lock, and one through "<<<..." takes long."""
+        """Search in windows, since a search holds Python's lock, and takes long for texts like "<<<..."."""
         spans: list[tuple[int, int]] = []
         position = 0
         while self._whole is not None and position < len(text):
@@ -62,27 +62,27 @@ class ControlTexts:
 
 
 class HiddenTexts:
-    """The placeholders of one request. One without control tokens' texts passes unchanged, and `texts` is empty."""
+    """The placeholders of one request. Texts without control tokens stay unchanged and need no placeholders."""
 
     def __init__(self, control_texts: ControlTexts) -> None:
         self._control_texts = control_texts
         self._placeholders: dict[str, str] = {}  # hidden text -> placeholder
-        # Digits alone, since they pass through whatever a template does to text (trim, upper, tojson).
+        # Only digits, which no operation of a template on text (trim, upper, tojson) changes
         self._nonce = f"{secrets.randbelow(10**36):036}"
         self._count = 0
 
     @property
     def texts(self) -> dict[str, str]:
-        """Placeholder -> the text that it stands for."""
+        """Hidden texts by their placeholders."""
         return {placeholder: text for text, placeholder in self._placeholders.items()}
 
     def hide_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `message` with hidden texts. Its role is left alone: the API takes only roles that it knows, and
-        templates compare them and write them into control tokens."""
+        """Return a copy of `message` with hidden texts. Its role stays as it is: the API accepts only known roles, and
+        templates compare roles and write them into control tokens."""
         return {key: value if key == "role" else self.hide(value) for key, value in message.items()}
 
     def hide(self, value: Any) -> Any:
-        """A copy of a JSON value with hidden texts, keys included."""
+        """Return a copy of a JSON value with hidden texts, also in keys."""
         if isinstance(value, str):
             return self._hide_text(value)
         if isinstance(value, Mapping):
@@ -92,7 +92,7 @@ class HiddenTexts:
         return value
 
     def new_placeholder(self) -> str:
-        """A text that occurs nowhere else."""
+        """Return a text that occurs nowhere else."""
         self._count += 1
         return f"{self._nonce}{self._count:06}"
 

@@ -1,4 +1,4 @@
-"""Token ids -> text, a delta at a time: never half a character, and the deltas join to the text of all ids."""
+"""Detokenizer: text from token ids, in deltas of whole characters that join to the text of all ids."""
 
 import codecs
 from collections.abc import Iterable
@@ -7,9 +7,9 @@ from server.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """The text of one sequence of ids. Each id costs its own bytes, whatever came before.
+    """The text of one sequence of ids. The cost of an id does not depend on the ids before it.
 
-    Bytes that may be the start of a character are held back until it is complete or cannot become one.
+    Bytes that may start a character are held back until the character is complete or invalid.
     """
 
     def __init__(
@@ -20,15 +20,15 @@ class Detokenizer:
         kept_ids: frozenset[int] = frozenset(),
         continues: bool = True,
     ) -> None:
-        """`kept_ids`: special tokens that are not skipped. `continues`: the ids go on after a prompt, so a space that
-        they begin with is part of the text."""
+        """`kept_ids`: special tokens that are not skipped. `continues`: the ids continue a prompt, so a space at their
+        beginning is part of the text."""
         self._tokenizer = tokenizer
         self._skipped_ids = tokenizer.special_ids - kept_ids if skip_special_tokens else frozenset[int]()
         self._strips_space = tokenizer.strips_space and not continues
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, ids: Iterable[int]) -> str:
-        """The text that `ids` complete."""
+        """Return the text that `ids` complete."""
         return "".join(map(self.push_one, ids))
 
     def push_one(self, token_id: int) -> str:
@@ -37,7 +37,7 @@ class Detokenizer:
         return self._strip(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
 
     def finish(self) -> str:
-        """The pending rest, as U+FFFD. No push may follow."""
+        """Return the pending bytes as U+FFFD. No push may follow."""
         return self._strip(self._utf8.decode(b"", final=True))
 
     def _strip(self, text: str) -> str:
@@ -50,9 +50,9 @@ class Detokenizer:
 def decode(
     tokenizer: Tokenizer, ids: Iterable[int], *, skip_special_tokens: bool = True, continues: bool = False
 ) -> str:
-    """The text of `ids`, with U+FFFD for bytes that are not UTF-8. Equal to a Detokenizer's deltas joined.
+    """Return the text of `ids`, with U+FFFD for bytes that are not UTF-8; the same as a Detokenizer's joined deltas.
 
-    `continues`: as in Detokenizer. Ids that the vocabulary lacks (a padded output layer has some) have no text.
+    `continues`: see Detokenizer. Ids that are not in the vocabulary (a padded output layer has some) have no text.
     """
     detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=continues)
     return detokenizer.push(ids) + detokenizer.finish()

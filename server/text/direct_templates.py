@@ -1,8 +1,7 @@
-"""DirectTemplates: runs templates in this process, where only a part of what they can do is bounded.
+"""DirectTemplates: a TemplateRunner in this process, which limits templates only in part.
 
-The budget ends loops and texts that grow out of hand by accident. A single operation of Jinja's or Python's own can
-still take any time or memory, so the server runs templates in processes that it can kill:
-server/text/template_processes.py.
+The budget ends loops and texts that grow too large by accident. A single operation of Jinja or Python can still take
+any time or memory, so the server runs templates in processes that it can kill: server/text/template_processes.py.
 """
 
 import functools
@@ -14,7 +13,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from server.text.template_environment import BUDGET, Budget, BudgetSpent, TemplateEnvironment
+from server.text.template_environment import BUDGET, Budget, RenderingBudgetSpent, TemplateEnvironment
 from server.text.template_runner import (
     TemplateFacts,
     TemplateLimits,
@@ -23,7 +22,7 @@ from server.text.template_runner import (
     TemplateUnreadable,
 )
 
-# What a template's own expressions can raise when the messages are not as it expects.
+# Exceptions of a template's expressions if the messages are not as it expects
 _EXPRESSION_ERRORS = (
     jinja2.TemplateError,
     TypeError,
@@ -33,14 +32,14 @@ _EXPRESSION_ERRORS = (
     ArithmeticError,
     RecursionError,
 )
-# What Jinja and Python's compiler raise for a source that is no template, or is nested too deeply.
+# Exceptions of Jinja and Python's compiler for a source that is not a template, or is nested too deeply
 _SOURCE_ERRORS = (jinja2.TemplateError, SyntaxError, ValueError, RecursionError)
 _MAX_COMPILED = 4
-_MAX_REASON = 2000  # characters of what a template says itself
+_MAX_REASON = 2000  # characters of a template's own message
 
 
 class DirectTemplates:
-    """A TemplateRunner."""
+    """A TemplateRunner that runs templates in this process."""
 
     def __init__(
         self,
@@ -56,14 +55,14 @@ class DirectTemplates:
 
     @property
     def no_memory(self) -> str:
-        """What to say of a template for which memory ran out."""
+        """Reason for an overrun if memory ran out."""
         return f"it needs more than {self._limits.num_bytes >> 20} MiB of memory"
 
     def inspect(self, source: str) -> TemplateFacts:
         try:
             self._compiled(source)
             tree = self._environment.parse(source)
-            # Before the variables, the search for which folds the tree's constants.
+            # Texts first, since the search for variables folds the tree's constants.
             texts = {constant.value for constant in tree.find_all(nodes.Const) if isinstance(constant.value, str)}
             variables = meta.find_undeclared_variables(tree)
         except MemoryError:
@@ -81,7 +80,7 @@ class DirectTemplates:
                 budget.spend(len(piece))
                 pieces.append(piece)
             return "".join(pieces)
-        except BudgetSpent as error:
+        except RenderingBudgetSpent as error:
             raise TemplateOverrun(_reason(error)) from error
         except MemoryError:
             raise TemplateOverrun(self.no_memory) from None

@@ -1,9 +1,9 @@
-"""Tokens for filling in the middle: which a vocabulary has, and in which order its model reads prefix and suffix.
+"""Tokens for filling in the middle, and the order in which a model reads prefix and suffix.
 
-A model that was trained for it reads what is before a gap and what is after it, each behind a token of its own, and
-writes what belongs between (Bavarian et al., 2022, arXiv:2207.14255). What in a checkpoint says so are the spellings of
-the tokens, and in some GGUF files their ids. Some models were trained with more files of the repository before the one
-with the gap (Hui et al., 2024, arXiv:2409.12186).
+A model that was trained for it reads the text before a gap and the text after it, each after a token of its own, and
+writes the text between (Bavarian et al., 2022, arXiv:2207.14255). A checkpoint shows this only by the spellings of the
+tokens, and in some GGUF files by their ids. Some models were trained with other files of the repository before the
+file with the gap (Hui et al., 2024, arXiv:2409.12186).
 """
 
 import re
@@ -15,20 +15,20 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The spellings of one family of vocabularies. Those from `repository` on need not exist."""
+    """Spellings of the tokens in one family of vocabularies. From `repository` on, the tokens may be missing."""
 
     prefix: str
     suffix: str
-    middle: str | None  # None: the answer begins right after the part that is read last
+    middle: str | None  # None: the answer begins directly after the last part of the prompt
     suffix_first: bool = False
     repository: tuple[str, ...] = ()  # before a repository's name
     file: tuple[str, ...] = ()  # before each file's path
-    ends: tuple[str, ...] = ()  # what such a model writes after the middle, beside EOS and all the above
+    ends: tuple[str, ...] = ()  # texts that end the middle, besides EOS and all of the above
 
 
 _END_OF_TEXT = "<|endoftext|>"
 
-# The first whose tokens the vocabulary has.
+# The first family whose tokens the vocabulary has is used.
 _FAMILIES = (
     _Names(  # Qwen2.5-Coder, Qwen3-Coder, CodeGemma
         "<|fim_prefix|>",
@@ -57,7 +57,7 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class FillInMiddle:
-    """One model's tokens, and how a prompt is made with them."""
+    """Tokens of one model for filling in the middle."""
 
     prefix_id: int
     suffix_id: int
@@ -69,33 +69,33 @@ class FillInMiddle:
     texts: re.Pattern[str]  # the spellings of all of these
 
     def prompt(self, prefix_ids: list[int], suffix_ids: list[int]) -> list[int]:
-        """The prompt after which the model writes the middle."""
+        """Return the prompt after which the model writes the middle."""
         prefix, suffix = [self.prefix_id, *prefix_ids], [self.suffix_id, *suffix_ids]
         parts = [*suffix, *prefix] if self.suffix_first else [*prefix, *suffix]
         return parts if self.middle_id is None else [*parts, self.middle_id]
 
     @property
     def roles(self) -> Mapping[str, int | None]:
-        """The ids that make the prompt."""
+        """Ids in the prompt, by their roles."""
         return {"prefix": self.prefix_id, "suffix": self.suffix_id, "middle": self.middle_id}
 
     @property
     def num_marks(self) -> int:
-        """How many tokens `prompt` adds."""
+        """Number of tokens that `prompt` adds."""
         return len(self.prompt([], []))
 
     def encode(
         self, text: str, tokenizer: Tokenizer, *, continues: bool = False, at_most: int | None = None
     ) -> list[int]:
-        """The ids of a client's text, which cannot spell any of these tokens, nor another control token.
+        """Return the ids of a client's text, without parsing these tokens or other control tokens in it.
 
-        continues: the text does not begin one, so the tokenizer puts no space before it. Raises TooManyTokens for a
-        long text with more than `at_most`, before all of it is tokenized where the tokenizer allows that.
+        continues: the text continues another one, so the tokenizer adds no space before it. Raises TooManyTokens for a
+        long text with more than `at_most` tokens, before all of it is tokenized if the tokenizer allows that.
         """
         tokenizer.check_bound(text, at_most)
         ids: list[int] = []
         start = 0
-        for match in self.texts.finditer(text):  # a vocabulary may hold them as ordinary tokens, so they are cut in two
+        for match in self.texts.finditer(text):  # split, since a vocabulary may have them as ordinary tokens
             ids += _plain(tokenizer, text[start : match.start() + 1], continues or start > 0)
             start = match.start() + 1
         return ids + _plain(tokenizer, text[start:], continues or start > 0)
@@ -106,7 +106,7 @@ def _plain(tokenizer: Tokenizer, text: str, continues: bool) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False, parse_special=False)
 
     if continues and tokenizer.strips_space and text:
-        before = encode("\u263a")  # no word of a vocabulary goes across it
+        before = encode("\u263a")  # no word of a vocabulary crosses it
         ids = encode("\u263a" + text)
         if ids[: len(before)] == before:
             return ids[len(before) :]
@@ -114,10 +114,10 @@ def _plain(tokenizer: Tokenizer, text: str, continues: bool) -> list[int]:
 
 
 def find_fill_in_middle(tokenizer: Tokenizer, named: Mapping[str, int] | None = None) -> FillInMiddle | None:
-    """What the vocabulary has; None for a model that cannot fill in the middle.
+    """Return the vocabulary's tokens; None for a model that cannot fill in the middle.
 
-    named: ids that the checkpoint names, by their roles. They count before any spelling; but a family that has them
-    tells more, such as which part is read first.
+    named: ids that the checkpoint names, by their roles. They take precedence over spellings, but a family with the
+    same ids has more information, such as the order of the parts.
     """
     family = _find_family(tokenizer)
     named = {role: token_id for role, token_id in (named or {}).items() if tokenizer.id_to_token(token_id) is not None}
@@ -138,7 +138,7 @@ def _find_family(tokenizer: Tokenizer) -> FillInMiddle | None:
 
 
 def _from_ids(named: Mapping[str, int], tokenizer: Tokenizer) -> FillInMiddle:
-    """The prefix first, as in most families."""
+    """Return tokens with the given ids, with the prefix first, as in most families."""
     known = {text: token_id for token_id in named.values() if (text := tokenizer.id_to_token(token_id)) is not None}
     if (end_id := tokenizer.token_to_id(_END_OF_TEXT)) is not None:
         known[_END_OF_TEXT] = end_id

@@ -1,4 +1,4 @@
-"""InputEncoder: texts and pairs of texts -> what a pooling model reads, cut to a length where that is asked for."""
+"""InputEncoder: the inputs of pooling models, from texts and pairs of texts, truncated if requested."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedInput:
-    """The token ids of one input, with the model's special tokens. type_ids: as many; None where all are 0."""
+    """Token ids of one input, with the model's special tokens. type_ids: a type for each id; None if all are 0."""
 
     ids: list[int]
     type_ids: list[int] | None = None
@@ -20,7 +20,7 @@ class EncodedInput:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How many tokens an input may have, the model's special ones among them, and which end of a longer one stays."""
+    """The limit of an input's tokens, special tokens included, and whether a longer input keeps its end."""
 
     max_tokens: int
     keeps_end: bool = False
@@ -28,17 +28,18 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class FirstText:
-    """A first text of pairs, without special tokens. num_tokens: of all of it. encoding: as much as a pair can have."""
+    """The first text of pairs, without special tokens. num_tokens: all its tokens. encoding: the part that a pair can
+    have."""
 
     num_tokens: int
     encoding: tokenizers.Encoding
 
 
 class InputEncoder:
-    """Encodes for one model. All methods may be called from any thread; while the library works, others run.
+    """The encoder of one model. All methods may be called from any thread; other threads run while the library works.
 
-    A text is encoded without special tokens, cut, and then completed by the tokenizer's own post-processor, so that an
-    input that was cut has the same special tokens as one that fits.
+    A text is encoded without special tokens, truncated, and then completed by the tokenizer's own post-processor, so
+    that truncated inputs have the same special tokens as others.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -46,12 +47,12 @@ class InputEncoder:
         self._library = tokenizer.library
 
     def num_added(self, *, is_pair: bool) -> int:
-        """Special tokens of an input."""
+        """Return the number of special tokens in an input."""
         return int(self._library.num_special_tokens_to_add(is_pair)) + self._num_bos
 
     @functools.cached_property
     def _num_bos(self) -> int:
-        """1 for a BOS that the post-processor does not add."""
+        """1 for a BOS that the post-processor does not add, else 0."""
         return len(self._tokenizer.encode("")) - int(self._library.num_special_tokens_to_add(False))
 
     def texts(
@@ -62,7 +63,8 @@ class InputEncoder:
         cut: Cut | None = None,
         max_text_tokens: int | None = None,
     ) -> list[EncodedInput]:
-        """One input a text. max_text_tokens: that stay of each text, from its beginning, special ones not counted."""
+        """Return one input for each text. max_text_tokens: tokens to keep of each text's beginning, without special
+        tokens."""
         if cut is None and max_text_tokens is None:
             encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
             return [self._input(each) if add_special_tokens else EncodedInput(each.ids) for each in encodings]
@@ -84,11 +86,11 @@ class InputEncoder:
         max_second_tokens: int | None = None,
         known: dict[str, FirstText] | None = None,
     ) -> list[EncodedInput]:
-        """One input a pair, joined as the model's tokenizer does.
+        """Return one input for each pair, joined like the model's tokenizer does.
 
-        max_second_tokens: that stay of each second text. What is still too long for `cut` loses tokens of its longer
-        text, until both are equally long and both lose some. known: first texts of the last call with the same cut, in
-        whose place are those of this one afterwards: a query that has many documents is encoded once.
+        max_second_tokens: tokens to keep of each second text. A pair that is still too long loses tokens of its longer
+        text until both are equally long, and then of both. known: first texts of the last call with the same cut,
+        which this call replaces by its own, so that a query with many documents is encoded once.
         """
         known = {} if known is None else known
         firsts = dict.fromkeys(first for first, _ in pairs)
@@ -122,27 +124,27 @@ class InputEncoder:
         ids, type_ids = encoding.ids, encoding.type_ids
         num_ids = len(ids)
         ids = self._tokenizer.with_one_bos(ids)
-        if len(ids) != num_ids:  # a BOS that the post-processor does not add, or one too many
+        if len(ids) != num_ids:  # a BOS was added or removed
             type_ids = [0, *type_ids] if len(ids) > num_ids else type_ids[1:]
         return EncodedInput(ids, type_ids if any(type_ids) else None)
 
 
 def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:
-    """How many tokens of the two texts of a pair stay, `room` together: the longer one is cut first."""
+    """Return the numbers of tokens to keep of a pair's texts, together at most `room`. The longer text is cut first."""
     if num_first + num_second <= room:
         return num_first, num_second
     half = room // 2
     if min(num_first, num_second) >= half:
-        rest = room - half  # the longer text has the odd one; of equals the second
+        rest = room - half  # an odd token goes to the longer text, or to the second of equal ones
         return (rest, half) if num_first > num_second else (half, rest)
     return (num_first, room - num_first) if num_first < num_second else (room - num_second, num_second)
 
 
 def _shortened(encoding: tokenizers.Encoding, num_tokens: int, *, keeps_end: bool) -> tokenizers.Encoding:
-    """The encoding itself if it is no longer than this, else one of its first or last tokens.
+    """Return the encoding itself if it is short enough, else an encoding of its first or last tokens.
 
-    Not by Encoding.truncate, which keeps all that it cuts off: the post-processor then completes each such part of one
-    text with each of the other, which takes minutes for two texts of a megabyte.
+    Encoding.truncate is not used, since it keeps the parts that it cuts off. The post-processor would combine each such
+    part of one text with each of the other, which takes minutes for two texts of a megabyte.
     """
     if len(encoding) <= num_tokens:
         return encoding
@@ -153,7 +155,7 @@ def _shortened(encoding: tokenizers.Encoding, num_tokens: int, *, keeps_end: boo
     state = {
         "ids": ids,
         "type_ids": zeros,
-        "tokens": [""] * num_tokens,  # as encode_batch_fast leaves them, like the offsets
+        "tokens": [""] * num_tokens,  # empty like the offsets, as from encode_batch_fast
         "words": [None] * num_tokens,
         "offsets": [(0, 0)] * num_tokens,
         "special_tokens_mask": zeros,
@@ -162,5 +164,5 @@ def _shortened(encoding: tokenizers.Encoding, num_tokens: int, *, keeps_end: boo
         "sequence_ranges": {},
     }
     part = tokenizers.Encoding()
-    part.__setstate__(msgspec.json.encode(state))  # what it is pickled as: there is no constructor with ids
+    part.__setstate__(msgspec.json.encode(state))  # its pickled form, since no constructor takes ids
     return part

@@ -1,4 +1,4 @@
-"""KnownPieces: the ids of what was tokenized before. A conversation comes back with each turn, a message longer."""
+"""KnownPieces: ids of text that was tokenized before, since each turn sends the whole conversation again."""
 
 import re
 import sys
@@ -10,27 +10,26 @@ from typing import Protocol
 
 import tokenizers
 
-_MAX_BYTES = 32 * 2**20  # remembered: of prose some 16 million characters, of what has a token a letter a fifth of that
-_MIN_CHARACTERS = 256  # less is tokenized as fast as it is looked up
+_MAX_BYTES = 32 * 2**20  # about 16 million characters of prose, or a fifth of that with a token for each letter
+_MIN_CHARACTERS = 256  # shorter pieces are tokenized as fast as they are found
 
 
 class Encode(Protocol):
     def __call__(self, text: str, *, at_most: int | None) -> list[int]:
-        """The ids of `text`, control tokens parsed and nothing added. May raise TooManyTokens."""
+        """Return the ids of `text`, with control tokens parsed and nothing added. May raise TooManyTokens."""
 
 
 class KnownPieces:
-    """Remembers the ids of the pieces between a text's control tokens, the most recently used ones.
+    """A cache of the ids of pieces between control tokens, which keeps the most recently used ones.
 
-    A tokenizer cuts a text at its added tokens before it does anything else, so what stands between two of them has the
-    same ids wherever it stands. Only the beginning of a text may differ, where some write a space. May be used by
-    several threads.
+    A tokenizer first splits a text at its added tokens, so a piece between two of them has the same ids everywhere.
+    Only the beginning of a text may differ, where some tokenizers add a space. May be used by several threads.
     """
 
     def __init__(
         self, added: dict[str, int], control: frozenset[str], encode: Encode, *, max_bytes: int = _MAX_BYTES
     ) -> None:
-        """added: the ids of all added tokens by their texts, of which `control` are those to cut at."""
+        """added: ids of all added tokens by their texts. control: the added tokens to split at."""
         self._added = re.compile("|".join(re.escape(text) for text in sorted(added, key=len, reverse=True)))
         self._ids = added
         self._control = control
@@ -41,7 +40,7 @@ class KnownPieces:
         self._lock = threading.Lock()
 
     def ids(self, text: str, *, at_most: int | None = None) -> list[int]:
-        """As `encode` gives them. Raises TooManyTokens as it does, of a piece."""
+        """Return the same ids as `encode`. Raises TooManyTokens for one piece."""
         ids: list[int] = []
         for control, piece in self._pieces(text):
             if control:
@@ -53,7 +52,7 @@ class KnownPieces:
         return ids
 
     def _pieces(self, text: str) -> Iterator[tuple[str, str]]:
-        """Each control token with the piece behind it; "" with the beginning."""
+        """Yield each control token with the piece after it, and "" with the piece at the beginning."""
         control, start = "", 0
         for match in self._added.finditer(text):
             if match[0] in self._control:
@@ -83,7 +82,7 @@ class KnownPieces:
 
 
 def find_known_pieces(tokenizer: tokenizers.Tokenizer, encode: Encode) -> KnownPieces | None:
-    """None for a tokenizer without control tokens, or with added ones that depend on the text about them."""
+    """Return None for a tokenizer without control tokens, or with added tokens that depend on the text around them."""
     added = tokenizer.get_added_tokens_decoder()
     control = frozenset(token.content for token in added.values() if token.special)
     if not control or any(

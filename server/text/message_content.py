@@ -1,8 +1,8 @@
-"""In which form a chat template takes a message's content: one text, a list of parts, or either.
+"""The form in which a chat template takes a message's content: one text, a list of parts, or either.
 
-Templates of models that read texts alone put content into a string, those of models that see iterate over parts, and
-some ask which it is. Jinja raises no error where a list becomes its Python spelling or where characters have no type,
-so what a template does is seen from what it makes of a trial.
+Templates of text models insert content as a string, templates of vision models iterate over parts, and some test
+which it is. Jinja raises no error if a list is rendered as Python's text, or if characters have no type, so the form
+is determined from the prompts of trial chats.
 """
 
 import enum
@@ -13,7 +13,7 @@ from typing import Any
 from engine.errors import InvalidRequest
 
 _FIRST, _SECOND = "xfirstx", "xsecondx"
-_READS_PARTS = re.compile(r"\.text\b|['\"]text['\"]")  # in each template that looks into parts
+_READS_PARTS = re.compile(r"\.text\b|['\"]text['\"]")  # in every template that reads parts
 
 _USER = {"role": "user", "content": "Hello"}
 _CALL = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": {}}}
@@ -30,12 +30,12 @@ class ContentForm(enum.Enum):
 
 
 def may_read_parts(source: str) -> bool:
-    """Whether a template could look into content parts; if not, its form is TEXT without a trial."""
+    """Whether a template may read content parts. If not, its form is TEXT without a trial."""
     return _READS_PARTS.search(source) is not None
 
 
 def trial_chat(role: str, content: object) -> list[dict[str, Any]]:
-    """A chat that most templates take, with `content` in a message of `role`."""
+    """Return a chat that most templates accept, with `content` in a message of `role`."""
     message = {"role": role, "content": content}
     match role:
         case "user":
@@ -47,23 +47,25 @@ def trial_chat(role: str, content: object) -> list[dict[str, Any]]:
     return [message, _USER]
 
 
-def form_of(of_parts: str | None, of_text: str | None) -> ContentForm:
-    """The form, from the prompts that TRIAL_PARTS and TRIAL_TEXT became; None is a refusal."""
+def detect_form(of_parts: str | None, of_text: str | None) -> ContentForm:
+    """Return the form, from the prompts for TRIAL_PARTS and TRIAL_TEXT. A prompt of None is a refusal."""
     if of_parts is None or not _shows_parts(of_parts):
         return ContentForm.TEXT
     return ContentForm.PARTS if of_text is None or _FIRST not in of_text else ContentForm.EITHER
 
 
 def _shows_parts(prompt: str) -> bool:
-    """Whether both texts are there without the list that they stood in."""
+    """Whether the prompt has both texts, and not the list around them."""
     _, first, rest = prompt.partition(_FIRST)
     between, second, _ = rest.partition(_SECOND)
     return bool(first and second) and "type" not in between
 
 
-def in_form(content: object, index: int, form: ContentForm) -> str | list[dict[str, Any]]:
-    """The content of message `index`: as text, parts joined by line breaks, or as parts. Raises InvalidRequest for a
-    part that is not text."""
+def to_form(content: object, index: int, form: ContentForm) -> str | list[dict[str, Any]]:
+    """Return the content of message `index` as text, with parts joined by line breaks, or as parts.
+
+    Raises InvalidRequest for a part that is not text.
+    """
     if content is None or isinstance(content, str):
         text = content or ""
         return text if form is not ContentForm.PARTS else [{"type": "text", "text": text}]
@@ -72,14 +74,14 @@ def in_form(content: object, index: int, form: ContentForm) -> str | list[dict[s
 
 
 def text_of(content: object) -> str:
-    """Content in any form as one text."""
+    """Return content of any form as one text."""
     if isinstance(content, list):
         return "\n".join(part["text"] for part in content)
     return "" if content is None else str(content)
 
 
-def with_end(content: str | list[dict[str, Any]], end: str) -> str | list[dict[str, Any]]:
-    """The content with `end` behind its text."""
+def append_text(content: str | list[dict[str, Any]], end: str) -> str | list[dict[str, Any]]:
+    """Return the content with `end` after its text."""
     if isinstance(content, str):
         return content + end
     if not content:
@@ -90,7 +92,7 @@ def with_end(content: str | list[dict[str, Any]], end: str) -> str | list[dict[s
 def _checked(part: object, index: int) -> dict[str, Any]:
     if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         raise InvalidRequest(
-            f"messages[{index}].content has a part that is not of type text; this model only takes text",
+            f"messages[{index}].content has a part that is not of type text; this model takes only text",
             param=f"messages[{index}].content",
         )
     return dict(part)

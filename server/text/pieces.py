@@ -1,11 +1,11 @@
-"""Cuts a long text where the tokens of the pieces, one after another, are those of the whole.
+"""Cuts of long texts into pieces whose tokens, joined, are the tokens of the whole text.
 
-The place is an ASCII letter, a space, and an ASCII letter. Three things make it exact there:
+Texts are cut between an ASCII letter and a space that another ASCII letter follows. This is exact for three reasons:
 
-- No entry of the vocabulary holds a letter before a space, so no merge of BPE goes across; nor does a control token.
-- Word patterns look at nothing behind them, and ahead of a word only whether a space follows, as at a text's end.
-  So the words before the cut are those of the whole.
-- The words behind it are, if one begins there. That is tried on the text around each cut.
+- No entry of the vocabulary has a letter before a space, so no merge of BPE and no control token crosses the cut.
+- Word patterns do not look back, and look ahead only for a space after a word, as at the end of a text. So the words
+  before the cut are the same as in the whole text.
+- The words after the cut are the same if a word begins there, which is tested on the text around each cut.
 """
 
 import re
@@ -17,25 +17,25 @@ import tokenizers
 
 from server.text.token_bound import TokenBound, steps_of
 
-PIECE_SIZE = 1 << 16  # characters, at least; some 30 ms and 6 MB of memory
+PIECE_SIZE = 1 << 16  # characters, at least; about 30 ms and 6 MB of memory
 
 _PLACE = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
-_AROUND = 128  # characters on both sides of a cut that are split into words
-_MAX_TRIES = 8  # cuts that no word begins at, for a piece
+_CONTEXT_CHARS = 128  # on both sides of a cut, which are split into words
+_MAX_TRIES = 8  # positions to try for a cut
 _HARMLESS = (r"(?!\S)", r"\s+$", "(?:", "(?i:", r"\$", r"\^")
-# What would let a pattern see beyond a word: groups that look around or name something, anchors, back references.
+# Constructs that may depend on text beyond a word: lookarounds, named groups, anchors and back references
 _SEES_FAR = re.compile(r"\(\?|\\[bBAzZGK1-9]|\$|(?<!\[)\^")
 
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """How one tokenizer's texts are cut."""
+    """Properties of a tokenizer that determine its cuts."""
 
-    pre_tokenizer: Any  # None: the tokenizer takes a text as one word
-    drops_space: bool  # the tokenizer writes a space before each text, which stands for the one at the cut
+    pre_tokenizer: Any  # None: the tokenizer reads a text as one word
+    drops_space: bool  # the tokenizer adds a space before each text, which replaces the space at the cut
 
     def pieces(self, text: str) -> Iterator[tuple[int, int]]:
-        """Start and end of each piece, in order. A text without places to cut is one piece."""
+        """Yield the start and end of each piece, in order. A text that cannot be cut is one piece."""
         start = 0
         while (cut := self._next_cut(text, start + PIECE_SIZE)) is not None:
             yield start, cut
@@ -55,13 +55,13 @@ class Cuts:
     def _begins_word(self, text: str, cut: int) -> bool:
         if self.pre_tokenizer is None:
             return True
-        start = max(0, cut - _AROUND)
-        words = self.pre_tokenizer.pre_tokenize_str(text[start : cut + _AROUND])
+        start = max(0, cut - _CONTEXT_CHARS)
+        words = self.pre_tokenizer.pre_tokenize_str(text[start : cut + _CONTEXT_CHARS])
         return any(start + begin == cut for _, (begin, _) in words)
 
 
 def find_cuts(tokenizer: tokenizers.Tokenizer, bound: TokenBound | None) -> Cuts | None:
-    """How texts of `tokenizer` are cut; None where that is not known to be exact."""
+    """Return the cuts of the tokenizer's texts; None if cuts are not known to be exact."""
     if bound is None or bound.max_seams or tokenizer.model.dropout:
         return None
     pre_tokenizer = steps_of(tokenizer.pre_tokenizer)

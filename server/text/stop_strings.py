@@ -1,4 +1,4 @@
-"""Stop strings: found however a text is cut into deltas, and one choice's text that ends with them."""
+"""Stop strings: their search in a text that arrives in deltas, and the text of one choice, which they end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from server.text.detokenizer import Detokenizer
 
 
 class StopStringMatcher:
-    """Finds the stop string that a text completes first, however the text is cut into deltas.
+    """A search for the stop string that a text completes first, which does not depend on how the text is cut.
 
-    If one character completes several, the longest counts. Text that could be the beginning of a stop string stays
-    pending: at most one character less than the longest of them.
+    If one character completes several stop strings, the longest is found. Text that may be the beginning of a stop
+    string stays pending, at most one character less than the longest one.
 
-    One automaton a stop string (Knuth, Morris and Pratt), so a character costs the same whatever the strings are.
+    Each stop string has an automaton (Knuth, Morris and Pratt), so the cost of a character does not depend on them.
     """
 
     def __init__(self, stops: Sequence[str], *, include_in_output: bool = False) -> None:
-        """No stop string may be empty."""
+        """stops: no stop string may be empty."""
         assert all(stops)
         self._stops = list(stops)
         self._borders = [_borders(stop) for stop in self._stops]
-        self._matched = [0] * len(self._stops)  # characters of each stop that the text now ends with
+        self._matched = [0] * len(self._stops)  # characters of each stop string at the end of the text
         self._pending = ""
         self._include_in_output = include_in_output
-        self.found: str | None = None  # the stop string that ended the text; nothing may be pushed then
+        self.found: str | None = None  # the stop string that ended the text; nothing may be pushed after that
 
     def push(self, delta: str) -> str:
-        """The text that can be sent now. After the stop string was found, what follows it in `delta` is dropped."""
+        """Return the text that can be sent now. The text after a stop string is dropped."""
         assert self.found is None
         if not self._stops:
             return delta
@@ -42,7 +42,7 @@ class StopStringMatcher:
         return text[:sent]
 
     def finish(self) -> str:
-        """The pending rest, of a text that ended without a stop string."""
+        """Return the pending text, if the text has ended without a stop string."""
         pending, self._pending = self._pending, ""
         return pending
 
@@ -61,7 +61,7 @@ class StopStringMatcher:
 
 
 def _borders(text: str) -> list[int]:
-    """For each prefix of `text`, the length of its longest proper prefix that is also its suffix."""
+    """Return, for each prefix of `text`, the length of its longest proper prefix that is also its suffix."""
     borders = [0] * len(text)
     length = 0
     for i in range(1, len(text)):
@@ -74,33 +74,33 @@ def _borders(text: str) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class TextDelta:
-    """What some ids did to a choice's text."""
+class ReleasedText:
+    """Text of a choice that some ids released."""
 
     text: str
-    num_ids: int  # of the pushed ids, those that belong to the text: all, or up to the one that completed `stop`
+    num_ids: int  # pushed ids that belong to the text: all, or the ids up to the one that completed `stop`
     stop: str | None = None  # the stop string that ended the text
 
 
 class ChoiceText:
-    """One choice's text: ids in, deltas out, ended by its stop strings."""
+    """The text of one choice, from its ids, up to a stop string."""
 
     def __init__(self, detokenizer: Detokenizer, matcher: StopStringMatcher) -> None:
         self._detokenizer = detokenizer
         self._matcher = matcher
 
-    def push(self, ids: Sequence[int], *, is_last: bool = False) -> TextDelta:
-        """The text that `ids` release. `is_last`: no id will follow, so nothing stays pending.
+    def push(self, ids: Sequence[int], *, is_last: bool = False) -> ReleasedText:
+        """Return the text that `ids` release. `is_last`: no id will follow, so nothing stays pending.
 
-        Must not be called after a delta with a `stop`, nor after the last one.
+        Must not be called after a result with a `stop`, or after the last ids.
         """
         released = []
         for count, token_id in enumerate(ids, start=1):
             released.append(self._matcher.push(self._detokenizer.push_one(token_id)))
             if self._matcher.found is not None:
-                return TextDelta("".join(released), count, self._matcher.found)
+                return ReleasedText("".join(released), count, self._matcher.found)
         if is_last:
             released.append(self._matcher.push(self._detokenizer.finish()))
             if self._matcher.found is None:
                 released.append(self._matcher.finish())
-        return TextDelta("".join(released), len(ids), self._matcher.found)
+        return ReleasedText("".join(released), len(ids), self._matcher.found)

@@ -1,4 +1,4 @@
-"""The Jinja environment of chat templates: transformers' settings in a sandbox, with a budget for time and size."""
+"""The Jinja environment of chat templates: transformers' settings in a sandbox, with a budget of time and size."""
 
 import json
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-BUDGET = " budget"  # the variable that holds a rendering's Budget; no name of a template's can hold a space
+BUDGET = " budget"  # the variable of a rendering's Budget; a name in a template cannot have a space
 _MAX_CHARACTERS = 32 * 2**20
-_MAX_BITS = 4096  # of an integer that ** makes
+_MAX_BITS = 4096  # of an integer from **
 
 
-class BudgetSpent(jinja2.TemplateRuntimeError):
-    """A rendering went beyond its budget."""
+class RenderingBudgetSpent(jinja2.TemplateRuntimeError):
+    """A rendering exceeded its budget."""
 
 
 class Budget:
-    """What is left of one rendering's time and size."""
+    """The remaining time and size of one rendering."""
 
     def __init__(self, clock: Callable[[], float], max_seconds: float) -> None:
         self._clock = clock
@@ -33,13 +33,13 @@ class Budget:
     def spend(self, characters: int = 0) -> None:
         self._characters -= characters
         if self._characters < 0:
-            raise BudgetSpent(f"its text has more than {_MAX_CHARACTERS:,} characters")
+            raise RenderingBudgetSpent(f"its text has more than {_MAX_CHARACTERS:,} characters")
         if self._clock() > self._deadline_s:
-            raise BudgetSpent(f"it ran for more than {self._max_seconds:g} s")
+            raise RenderingBudgetSpent(f"it ran for more than {self._max_seconds:g} s")
 
 
 class _GenerationTag(Extension):
-    """{% generation %}...{% endgeneration %} marks what training learns from; here it is its body."""
+    """The tag {% generation %}, which marks text for training. Its content is rendered as it is."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own protocol
 
@@ -49,7 +49,7 @@ class _GenerationTag(Extension):
 
 
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
-    """transformers' settings. Calls and the operators that can make a text grow are charged to the budget."""
+    """The environment with transformers' settings. Calls, and operators that can make a text grow, spend the budget."""
 
     intercepted_binops = frozenset({"+", "*", "**"})
 
@@ -68,9 +68,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if operator == "*":
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(times, int) and hasattr(sequence, "__len__") and len(sequence) * times > _MAX_CHARACTERS:
-                    raise BudgetSpent(f"it repeats a text to more than {_MAX_CHARACTERS:,} characters")
+                    raise RenderingBudgetSpent(f"it repeats a text to more than {_MAX_CHARACTERS:,} characters")
         if operator == "**" and isinstance(left, int) and isinstance(right, int) and _bits(left, right) > _MAX_BITS:
-            raise BudgetSpent(f"it computes an integer of more than {_MAX_BITS} bits")
+            raise RenderingBudgetSpent(f"it computes an integer of more than {_MAX_BITS} bits")
         return super().call_binop(context, operator, left, right)
 
 
@@ -85,7 +85,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes <, > and &, which no model was trained on."""
+    """Return JSON without Jinja's escapes of <, > and &, which no model was trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

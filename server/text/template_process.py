@@ -1,9 +1,8 @@
-"""`python -m server.text.template_process SECONDS BYTES`: runs templates for the server, one after the other, within
-these TemplateLimits. stdin is a socket.
+"""`python -m server.text.template_process SECONDS BYTES`: a process that runs templates for the server, one at a time,
+within these TemplateLimits. stdin is a socket.
 
-What a template takes is bounded by the system, whatever it does: memory by RLIMIT_AS (on Linux), processor time by
-RLIMIT_CPU, which ends this process also where the server has died, and files by RLIMIT_FSIZE. The server ends it after
-a time by the clock.
+The system limits a template's memory with RLIMIT_AS (on Linux), its processor time with RLIMIT_CPU, which ends this
+process even if the server has died, and its files with RLIMIT_FSIZE. The server limits the real time.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.text.direct_templates import DirectTemplates
-from server.text.template_frames import Kind, receive_frame, send_frame
+from server.text.template_frames import MessageKind, receive_message, send_message
 from server.text.template_runner import (
     TemplateFacts,
     TemplateLimits,
@@ -29,37 +28,37 @@ from server.text.template_runner import (
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # a service manager signals all processes: the server still drains
+    for number in (signal.SIGINT, signal.SIGTERM):  # a service manager signals all processes, but the server drains
         signal.signal(number, signal.SIG_IGN)
     channel = socket.socket(fileno=sys.stdin.fileno())
     limits = TemplateLimits(float(sys.argv[1]), int(sys.argv[2]))
     templates = DirectTemplates(limits)
     _limit(limits)
     with contextlib.suppress(EOFError, ConnectionError):
-        send_frame(channel, Kind.STARTED, b"")
+        send_message(channel, MessageKind.STARTED, b"")
         while True:
-            kind, request = receive_frame(channel)
+            kind, request = receive_message(channel)
             _allow_time(limits)
             try:
                 reply = _reply(templates, kind, *marshal.loads(request))
             except MemoryError:
-                reply = Kind.OVERRUN, templates.no_memory.encode()
-            send_frame(channel, *reply)
+                reply = MessageKind.OVERRUN, templates.no_memory.encode()
+            send_message(channel, *reply)
 
 
 def _reply(
-    templates: DirectTemplates, kind: Kind, source: str, variables: Mapping[str, Any] | None
-) -> tuple[Kind, bytes]:
+    templates: DirectTemplates, kind: MessageKind, source: str, variables: Mapping[str, Any] | None
+) -> tuple[MessageKind, bytes]:
     try:
-        if kind is Kind.INSPECT or variables is None:
-            return Kind.FACTS, _to_json(templates.inspect(source))
-        return Kind.TEXT, _encoded(templates.render(source, variables))
+        if kind is MessageKind.INSPECT or variables is None:
+            return MessageKind.FACTS, _to_json(templates.inspect(source))
+        return MessageKind.TEXT, _encoded(templates.render(source, variables))
     except TemplateUnreadable as error:
-        return Kind.UNREADABLE, _encoded(str(error))
+        return MessageKind.UNREADABLE, _encoded(str(error))
     except TemplateRefusal as error:
-        return Kind.REFUSAL, _encoded(str(error))
+        return MessageKind.REFUSAL, _encoded(str(error))
     except TemplateOverrun as error:
-        return Kind.OVERRUN, _encoded(str(error))
+        return MessageKind.OVERRUN, _encoded(str(error))
 
 
 def _to_json(facts: TemplateFacts) -> bytes:
@@ -81,7 +80,7 @@ def _limit(limits: TemplateLimits) -> None:
 
 
 def _allow_time(limits: TemplateLimits) -> None:
-    """Have the system end this process when the next template has used its time, and a second."""
+    """Set the processor time after which the system ends this process: the limit of the next template, and a second."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(usage.ru_utime + usage.ru_stime + limits.seconds) + 1, hard))

@@ -1,7 +1,8 @@
-"""TemplateProcesses: runs templates in processes that are killed when they take too long or too much.
+"""TemplateProcesses: a TemplateRunner with processes that are killed if they exceed their limits.
 
-A process is started for the first template, and one more whenever all are busy; so there are never more than threads
-that render. A rendering costs a tenth of a millisecond more than in this process, and does not hold its lock.
+A process is started for the first template, and another one whenever all are busy, so there are never more processes
+than threads that render. A rendering takes a tenth of a millisecond longer than in this process, and does not hold
+Python's lock.
 """
 
 import json
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.child_processes.lifetime import describe_exit
-from server.text.template_frames import Kind, receive_frame, send_frame
+from server.text.template_frames import MessageKind, receive_message, send_message
 from server.text.template_runner import (
     TemplateFacts,
     TemplateLimits,
@@ -26,13 +27,13 @@ from server.text.template_runner import (
 )
 
 _COMMAND = (sys.executable, "-P", "-m", "server.text.template_process")  # -P: not from the current folder
-_CLOCK_FACTOR = 2  # seconds by the clock for one of the processor, on a machine that has other work too
+_CLOCK_FACTOR = 2  # seconds of real time for one of processor time, on a busy machine
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 1.0
 
 
 class TemplateProcesses:
-    """A TemplateRunner. Whoever makes it closes it."""
+    """A TemplateRunner whose templates run in other processes. Its creator must close it."""
 
     def __init__(self, limits: TemplateLimits = TemplateLimits()) -> None:  # noqa: B008 - it is frozen
         self._limits = limits
@@ -42,15 +43,15 @@ class TemplateProcesses:
         self._is_closed = False
 
     def begin(self) -> None:
-        """Start a process ahead of the first template."""
+        """Start a process in advance of the first template."""
         self._put_back(self._new())
 
     def inspect(self, source: str) -> TemplateFacts:
-        facts = json.loads(self._run(Kind.INSPECT, source, None))
+        facts = json.loads(self._run(MessageKind.INSPECT, source, None))
         return TemplateFacts(**{name: frozenset(values) for name, values in facts.items()})
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        return self._run(Kind.RENDER, source, variables).decode("utf-8", "surrogatepass")
+        return self._run(MessageKind.RENDER, source, variables).decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
         """End all processes; templates that run raise TemplateOverrun."""
@@ -59,12 +60,12 @@ class TemplateProcesses:
             busy, idle = self._all.difference(self._idle), self._idle
             self._all, self._idle = set(), []
         for process in busy:
-            process.kill()  # and the thread that waits for it discards it
+            process.kill()  # the thread that waits for it discards it
         for process in idle:
             process.discard()
 
-    def _run(self, kind: Kind, source: str, variables: Mapping[str, Any] | None) -> bytearray:
-        """The reply's payload. Raises as the methods of TemplateRunner."""
+    def _run(self, kind: MessageKind, source: str, variables: Mapping[str, Any] | None) -> bytearray:
+        """Return the payload of the reply. Raises the exceptions of TemplateRunner's methods."""
         process = self._take()
         try:
             reply, payload = process.ask(kind, marshal.dumps((source, None if variables is None else dict(variables))))
@@ -72,12 +73,12 @@ class TemplateProcesses:
             self._end(process)
             raise
         self._put_back(process)
-        if reply in (Kind.FACTS, Kind.TEXT):
+        if reply in (MessageKind.FACTS, MessageKind.TEXT):
             return payload
         message = payload.decode("utf-8", "replace")
-        if reply is Kind.UNREADABLE:
+        if reply is MessageKind.UNREADABLE:
             raise TemplateUnreadable(message)
-        raise TemplateRefusal(message) if reply is Kind.REFUSAL else TemplateOverrun(message)
+        raise TemplateRefusal(message) if reply is MessageKind.REFUSAL else TemplateOverrun(message)
 
     def _take(self) -> "_Process":
         while True:
@@ -87,7 +88,7 @@ class TemplateProcesses:
                 return self._new()
             if process.is_alive:
                 return process
-            self._end(process)  # the system's out-of-memory killer, say
+            self._end(process)  # ended by the system's out-of-memory killer, for example
 
     def _new(self) -> "_Process":
         process = _Process(self._limits)
@@ -96,7 +97,7 @@ class TemplateProcesses:
                 self._all.add(process)
                 return process
         process.discard()
-        raise TemplateOverrun("the server ends")
+        raise TemplateOverrun("the server is shutting down")
 
     def _put_back(self, process: "_Process") -> None:
         with self._lock:
@@ -112,18 +113,18 @@ class TemplateProcesses:
 
 
 class _Process:
-    """One process; for one thread at a time, but for `kill`."""
+    """A process that runs templates. Only `kill` may be called by several threads at a time."""
 
     def __init__(self, limits: TemplateLimits) -> None:
         self._channel, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [*_COMMAND, str(limits.seconds), str(limits.num_bytes)],
-                # Of the server's own variables, keys are among them, a template's process needs none.
+                # The process needs none of the server's variables, which include keys.
                 env={name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")},
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # a terminal's Ctrl-C is the server's to handle
+                start_new_session=True,  # the server handles a terminal's Ctrl-C
             )
         self._limits = limits
         self._has_started = False
@@ -132,24 +133,24 @@ class _Process:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, kind: Kind, request: bytes) -> tuple[Kind, bytearray]:
-        """The reply. Raises TemplateOverrun; the process has to be discarded then."""
+    def ask(self, kind: MessageKind, request: bytes) -> tuple[MessageKind, bytearray]:
+        """Return the reply. Raises TemplateOverrun, after which the process must be discarded."""
         timeout_s = _CLOCK_FACTOR * self._limits.seconds
         try:
             self._await_start()
             self._channel.settimeout(timeout_s)
-            send_frame(self._channel, kind, request)
-            return receive_frame(self._channel)
+            send_message(self._channel, kind, request)
+            return receive_message(self._channel)
         except TimeoutError:
             raise TemplateOverrun(f"it ran for more than {timeout_s:g} s and was ended") from None
         except (EOFError, OSError):
             raise TemplateOverrun(self._describe_end()) from None
 
     def _await_start(self) -> None:
-        """What it imports takes a while, on a busy machine a long one."""
+        """Wait for the process's imports, which take long on a busy machine."""
         if not self._has_started:
             self._channel.settimeout(_START_TIMEOUT_S)
-            receive_frame(self._channel)
+            receive_message(self._channel)
             self._has_started = True
 
     def _describe_end(self) -> str:
@@ -162,7 +163,7 @@ class _Process:
         return f"the process that it ran in was ended ({describe_exit(code)})"
 
     def kill(self) -> None:
-        """End it, for any thread; what it was asked is not answered."""
+        """End the process without an answer to its request. May be called from any thread."""
         self._process.kill()
 
     def discard(self) -> None:

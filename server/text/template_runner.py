@@ -1,4 +1,4 @@
-"""TemplateRunner: what runs a chat template's Jinja program, in this process or in one that can be killed."""
+"""TemplateRunner: the interface for running a chat template, in this process or in one that can be killed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class TemplateLimits:
-    """What one rendering may take: far more than real templates need."""
+    """Limits of one rendering, far above the needs of real templates."""
 
     seconds: float = 5.0
-    num_bytes: int = 512 << 20  # of memory, beside what the program itself takes
+    num_bytes: int = 512 << 20  # of memory, besides the program's own
 
 
 class TemplateUnreadable(Exception):
-    """The source is no template. The message says where and why."""
+    """The source is not a template. The message says where and why."""
 
 
 class TemplateRefusal(Exception):
-    """The template, or one of its expressions, objects to what it is given."""
+    """The template, or one of its expressions, refuses its input."""
 
 
 class TemplateOverrun(Exception):
-    """Reading or rendering the template took more than it may have, or ended the process that did it."""
+    """Reading or rendering the template exceeded a limit, or ended its process."""
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateFacts:
-    """What is known of a template from its source. Names in it: of the variables that it reads and does not set; all
-    texts that it spells; and of the functions that every template has."""
+    """Facts from a template's source: the names of variables that it reads and does not set, all texts in it, and the
+    names of the functions that every template has."""
 
     variables: frozenset[str]
     texts: frozenset[str]
@@ -36,11 +36,11 @@ class TemplateFacts:
 
 
 class TemplateRunner(Protocol):
-    """Both methods may be called from any thread, and raise TemplateOverrun."""
+    """A runner of templates. Both methods may be called from any thread, and raise TemplateOverrun."""
 
     def inspect(self, source: str) -> TemplateFacts:
-        """Raises TemplateUnreadable."""
+        """Return the facts of a template. Raises TemplateUnreadable."""
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """The text that the template makes of `variables`: of dicts with texts as keys, lists, texts, numbers, booleans
-        and None. Raises TemplateRefusal."""
+        """Return the rendered text. The variables may be dicts with texts as keys, lists, texts, numbers, booleans and
+        None. Raises TemplateRefusal."""

@@ -1,12 +1,12 @@
-"""How few tokens a text can have: a bound from its bytes, in milliseconds, where tokenizing it takes seconds.
+"""A lower bound of a text's tokens, computed from its bytes in milliseconds, while tokenization takes seconds.
 
-It holds for tokenizers that keep every byte of a text: byte-level BPE, and BPE of SentencePiece with byte fallback.
-Each byte then lies in one token, and each token is an entry of the vocabulary, so two things follow:
+The bound holds for tokenizers that keep every byte of a text: byte-level BPE, and SentencePiece's BPE with byte
+fallback. Each byte is then in one token, and each token is an entry of the vocabulary. Two bounds follow:
 
-- Let w(b) be 1 / (length of the longest entry with the byte b). The weights of a token's bytes are together at most 1,
-  hence a text has at least as many tokens as its bytes' weights come to.
-- Entries hold at most S seams, which are places where a space follows an ASCII letter (mostly S is 0). A text with N
-  seams has at least (N + 1) / (S + 1) tokens, since n tokens meet at n - 1 places.
+- Let w(b) be 1 / (length of the longest entry with the byte b). The weights of a token's bytes add up to at most 1, so
+  a text has at least as many tokens as the sum of its bytes' weights.
+- A seam is a position where a space follows an ASCII letter. An entry has at most S seams (usually S is 0). A text with
+  N seams has at least (N + 1) / (S + 1) tokens, since n tokens meet at n - 1 positions.
 """
 
 import json
@@ -18,8 +18,9 @@ from typing import Any
 import tokenizers
 
 _METASPACE = "▁"
-_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)  # that longest entries are rounded up to
-_CHUNK_BYTES = 1 << 19  # looked through at a time, with Python's lock held
+# Lengths of longest entries are rounded up to these.
+_LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+_CHUNK_BYTES = 1 << 19  # processed at a time, with Python's lock held
 _ASCII_SPACES = frozenset(b" \t\n\v\f\r\x1c\x1d\x1e\x1f")
 _LETTERS_AS_A = bytes(ord("a") if chr(byte).isascii() and chr(byte).isalpha() else byte for byte in range(256))
 _SEAM = b"a "
@@ -27,7 +28,7 @@ _PRE_TOKENIZERS = frozenset({"ByteLevel", "Split", "Metaspace", "Digits", "Punct
 
 
 class TooManyTokens(Exception):
-    """A text has at least `num_tokens` tokens, more than its reader takes."""
+    """A text has at least `num_tokens` tokens, which is more than the limit."""
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__(f"at least {num_tokens} tokens")
@@ -36,18 +37,18 @@ class TooManyTokens(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenBound:
-    """One vocabulary's weights and seams."""
+    """The weights and seams of one vocabulary."""
 
     classes: bytes  # byte -> index into `weights`
     weights: tuple[float, ...]
     max_seams: int  # of one entry
-    has_metaspace: bool  # "▁" stands for a space
+    has_metaspace: bool  # "▁" means a space
     needs_nfc: bool  # the tokenizer composes characters first
 
     def at_least(self, text: str, *, enough: int) -> int:
-        """A number of tokens that `text` has or exceeds. Once `enough` is exceeded no more is looked for.
+        """Return a lower bound of the tokens of `text`. The search for a better bound stops above `enough`.
 
-        Control tokens that the text spells may count as tokens or as text; what the tokenizer adds does not count.
+        Control tokens in the text may count as tokens or as text. Tokens that the tokenizer adds do not count.
         """
         if self.needs_nfc and not unicodedata.is_normalized("NFC", text):
             return 0
@@ -65,16 +66,16 @@ class TokenBound:
 
 
 def _num_seams(data: bytes, start: int) -> int:
-    """Those that begin in a chunk."""
+    """Return the number of seams that begin in a chunk."""
     return data[start : start + _CHUNK_BYTES + 1].translate(_LETTERS_AS_A).count(_SEAM)
 
 
 def find_token_bound(
     tokenizer: tokenizers.Tokenizer, entries: Sequence[bytes], *, is_byte_level: bool
 ) -> TokenBound | None:
-    """The bound of a tokenizer with these entries (the bytes of each id); None if it may drop or replace text.
+    """Return the bound of a tokenizer with these entries (the bytes of each id); None if it may drop or replace text.
 
-    is_byte_level: entries are written in the byte alphabet, and not with "▁" and byte pieces.
+    is_byte_level: entries are written in the byte alphabet, not with "▁" and byte pieces.
     """
     normalizer, pre_tokenizer = steps_of(tokenizer.normalizer), steps_of(tokenizer.pre_tokenizer)
     if not _keeps_bytes(tokenizer, normalizer, pre_tokenizer, is_byte_level=is_byte_level):
@@ -118,7 +119,7 @@ def _writes_metaspace(step: dict[str, Any]) -> bool:
 
 
 def steps_of(component: Any) -> list[dict[str, Any]]:
-    """What a normalizer or pre-tokenizer of `tokenizers` does, sequences flattened; empty for None."""
+    """Return the steps of a normalizer or pre-tokenizer of `tokenizers`, with sequences flattened."""
     if component is None:
         return []
     return _flat(json.loads(component.__getstate__()))
@@ -131,10 +132,10 @@ def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _weights(texts: Sequence[bytes], known: frozenset[int], *, strips: bool) -> tuple[bytes, tuple[float, ...]]:
-    """(class of each byte, weight of each class).
+    """Return the class of each byte, and the weight of each class.
 
-    A byte that is no entry by itself may be dropped, or taken as unknown with any number of neighbors. Some control
-    tokens strip the space beside them, of any length, which may be written in ASCII or not.
+    A byte without an entry of its own may be dropped, or become an unknown token together with any number of neighbors.
+    Some control tokens strip any amount of space next to them, in ASCII or not.
     """
     longest = [0] * 256
     for text in sorted(set(texts), key=len):

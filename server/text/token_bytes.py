@@ -1,9 +1,9 @@
-"""Which bytes of text each token id stands for.
+"""TokenBytes: the bytes of text that each token stands for.
 
-Text is the concatenation of its tokens' bytes, read as UTF-8 with U+FFFD for what is not valid. That holds for the two
-ways in which tokenizers of language models write bytes, byte-level alphabets and SentencePiece with byte fallback, and
-it is what makes streaming exact: a token's bytes depend on no other token. The words of encoders (WordPiece) are taken
-for words with a space in front, which is not always how the text had them.
+Text is the concatenation of its tokens' bytes, decoded as UTF-8 with U+FFFD for invalid bytes. This holds for the two
+ways in which tokenizers of language models write bytes, byte-level alphabets and SentencePiece with byte fallback. It
+makes streaming exact, since a token's bytes depend on no other token. Words of encoders (WordPiece) are written with a
+space before them, which the original text may not have had.
 """
 
 import json
@@ -19,25 +19,25 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """A tokenizer's decoder, token by token.
+    """The decoder of a tokenizer, for single tokens.
 
-    `strips_space`: a text's first space is not part of it, since encoding put it there. `is_byte_level`: tokens are
+    `strips_space`: the first space of a text is not part of it, since encoding adds it. `is_byte_level`: tokens are
     written in the byte alphabet.
     """
 
     def __init__(self, decoder: Decoder | None) -> None:
-        """Raises StartupError if the tokenizer decodes in a way that is not known here."""
+        """Raises StartupError if the decoder has an unknown step."""
         self.strips_space = False
         self._replacements: list[tuple[str, str]] = []
         self._has_byte_pieces = False
-        self._subword_prefix: str | None = None  # of entries that go on with a word; others begin one
+        self._subword_prefix: str | None = None  # of entries that continue a word; others start one
         self.is_byte_level = False
         for step in _steps(None if decoder is None else json.loads(decoder.__getstate__())):
             self._read(step)
         self._convert: Callable[[str], bytes] = _from_byte_level if self.is_byte_level else self._from_pieces
 
     def of(self, token: str) -> bytes:
-        """The bytes that the vocabulary entry `token` adds to a text."""
+        """Return the bytes that the vocabulary entry `token` adds to a text."""
         return self._convert(token)
 
     def _read(self, step: dict[str, Any]) -> None:
@@ -53,11 +53,11 @@ class TokenBytes:
             self.strips_space = step.get("prepend_scheme", "always") != "never"
         elif kind == "Strip" and (step["content"], step["start"], step["stop"]) == (" ", 1, 0):
             self.strips_space = True
-        elif kind == "WordPiece":  # what its `cleanup` would do depends on neighbors, and is left out
+        elif kind == "WordPiece":  # without its `cleanup`, which depends on neighbors
             self._subword_prefix, self.strips_space = step["prefix"], True
         elif kind != "Fuse":
             raise StartupError(
-                f"the tokenizer decodes with {step}, which headrace does not know; it knows ByteLevel, ByteFallback, "
+                f"the tokenizer's decoder has the unknown step {step}; headrace supports ByteLevel, ByteFallback, "
                 "Metaspace, WordPiece, Replace of a text, Strip of one leading space, and Fuse"
             )
 
@@ -73,14 +73,14 @@ class TokenBytes:
 
 def _steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
     if decoder is None:
-        raise StartupError("the tokenizer has no decoder, so ids cannot be turned into text; use a complete one")
+        raise StartupError("the tokenizer has no decoder, so ids cannot be decoded to text; use a complete tokenizer")
     if decoder["type"] == "Sequence":
         return [step for inner in decoder["decoders"] for step in _steps(inner)]
     return [decoder]
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Character -> byte, as GPT-2 defined it: printable Latin-1 as itself, the other 68 bytes from U+0100 on."""
+    """Return GPT-2's alphabet, from character to byte: printable Latin-1 as itself, the other 68 bytes from U+0100."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -92,7 +92,7 @@ _ALPHABET = _byte_level_alphabet()
 
 
 def _from_byte_level(token: str) -> bytes:
-    """Added tokens may hold characters outside the alphabet; then the token is plain text."""
+    """Return the bytes of a token in the alphabet. An added token with other characters is plain text."""
     try:
         return bytes([_ALPHABET[character] for character in token])
     except KeyError:

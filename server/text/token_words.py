@@ -1,4 +1,4 @@
-"""The token sequences that spell a text, and the tokens that contain one."""
+"""TokenWords: token sequences that spell a text, and tokens that contain one."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -6,31 +6,31 @@ from functools import lru_cache
 from engine.errors import InvalidRequest
 from server.text.tokenizer import Tokenizer
 
-_LEAD = "\n"  # a text in front that no tokenizer joins with a letter
-_MAX_TAIL = 20  # tokens of a breaker after its first, as in llama.cpp
-_MAX_SEQUENCES = 10_000  # of breakers of several tokens, in a request
+_LEAD = "\n"  # a text that no tokenizer joins with a following letter
+_MAX_TAIL = 20  # tokens of a breaker after its first token, as in llama.cpp
+_MAX_SEQUENCES = 10_000  # sequences of several tokens for the breakers of a request
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBreakers:
-    """Where some texts end: at the tokens whose bit is set (the lowest first), and at these sequences."""
+    """Tokens and sequences that end a repetition. mask: a bit for each token, the lowest first."""
 
     mask: bytes = b""
     sequences: tuple[tuple[int, ...], ...] = ()
 
 
 class TokenWords:
-    """Looks texts up in a vocabulary. All methods may be called from any thread."""
+    """A search for texts in a vocabulary. All methods may be called from any thread."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._vocabulary: list[bytes] | None = None  # of each id, once it is needed
+        self._vocabulary: list[bytes] | None = None  # bytes of each id, read when first needed
         self._breaker = lru_cache(maxsize=256)(self._find_breaker)
 
     def spellings(self, word: str) -> list[tuple[int, ...]]:
-        """The sequences by which the tokenizer writes `word` inside a text, without and with a space in front.
+        """Return the sequences with which the tokenizer writes `word` inside a text, without and with a space before.
 
-        Spaces that it begins with count for nothing, unless it has nothing else. The text of a control token is that
+        Spaces at its beginning are ignored, unless the word is only spaces. The text of a control token becomes that
         token.
         """
         stripped = word.lstrip(" ") or word
@@ -38,10 +38,11 @@ class TokenWords:
         return list(dict.fromkeys(tuple(ids) for ids in found if ids))
 
     def breakers(self, texts: list[str]) -> TokenBreakers:
-        """All tokens that contain one of the texts, and sequences that spell one from the end of their first token on.
+        """Return all tokens that contain one of the texts, and the sequences that spell one of them, beginning at the
+        end of their first token.
 
-        The first call for a text reads the whole vocabulary, tenths of a second. Raises InvalidRequest if there are too
-        many sequences.
+        The first call for a text reads the whole vocabulary, which takes tenths of a second. Raises InvalidRequest if
+        there are too many sequences.
         """
         mask, sequences = 0, dict[tuple[int, ...], None]()
         for text in texts:
@@ -50,24 +51,24 @@ class TokenWords:
             sequences.update(dict.fromkeys(text_sequences))
             if len(sequences) > _MAX_SEQUENCES:
                 raise InvalidRequest(
-                    f"dry_sequence_breakers can be written in {len(sequences):,} ways with several tokens; at most "
-                    f"{_MAX_SEQUENCES:,} are taken; give shorter ones, or fewer",
+                    f"dry_sequence_breakers have {len(sequences):,} spellings with several tokens; the limit is "
+                    f"{_MAX_SEQUENCES:,}; give shorter or fewer ones",
                     param="dry_sequence_breakers",
                 )
         return TokenBreakers(mask.to_bytes(-(-mask.bit_length() // 8), "little"), tuple(sequences))
 
     def _inside(self, text: str) -> list[int]:
-        """The ids of `text` as it goes on another one: without the space that some tokenizers put in front."""
+        """Return the ids of `text` within another text, without the space that some tokenizers add at the beginning."""
         if not self._tokenizer.strips_space:
             return self._tokenizer.encode(text, add_special_tokens=False)
         lead = self._tokenizer.encode(_LEAD, add_special_tokens=False)
         ids = self._tokenizer.encode(_LEAD + text, add_special_tokens=False)
         if ids[: len(lead)] == lead:
             return ids[len(lead) :]
-        return self._tokenizer.encode(text, add_special_tokens=False)  # that begins with a line break
+        return self._tokenizer.encode(text, add_special_tokens=False)  # the text begins with a line break
 
     def _find_breaker(self, text: str) -> tuple[int, tuple[tuple[int, ...], ...]]:
-        """(bits of the tokens that contain it, sequences that spell it)."""
+        """Return the bits of the tokens that contain the text, and the sequences that spell it."""
         pattern = text.encode()
         beginnings = tuple(pattern[:size] for size in range(1, len(pattern)))
         bits = bytearray(-(-self._tokenizer.vocab_size // 8))
@@ -80,13 +81,13 @@ class TokenWords:
         return int.from_bytes(bits, "little"), tuple(dict.fromkeys(sequences))
 
     def _tails(self, token: bytes, pattern: bytes) -> list[tuple[int, ...]]:
-        """What completes the pattern after a token that ends with a beginning of it, for each of its beginnings."""
+        """Return the ids that complete the pattern, for each beginning of it that the token ends with."""
         tails = []
         for size in range(1, len(pattern)):
             if token.endswith(pattern[:size]):
                 try:
                     rest = pattern[size:].decode()
-                except UnicodeDecodeError:  # within a character: no text has such a rest
+                except UnicodeDecodeError:  # the rest starts within a character, as no text does
                     continue
                 tails.append(tuple(self._inside(rest)[:_MAX_TAIL]))
         return [tail for tail in tails if tail]

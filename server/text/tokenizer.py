@@ -1,4 +1,4 @@
-"""Tokenizer: text <-> token ids in the API process, with control over which text may become a control token."""
+"""Tokenizer: conversion between text and token ids, with control over the text that may become control tokens."""
 
 import functools
 import itertools
@@ -13,19 +13,19 @@ from server.text.known_pieces import find_known_pieces
 from server.text.pieces import PIECE_SIZE, Cuts, find_cuts
 from server.text.token_bound import TokenBound, TooManyTokens, find_token_bound
 from server.text.token_bytes import TokenBytes
-from server.text.tokenizer_json import read_tokenizer
+from server.text.tokenizer_json import parse_tokenizer
 
-# Prompts come one by one, so the library's own threads gain nothing, and once started they warn at every fork.
+# Prompts come one at a time, so the library's own threads gain nothing, and they warn at every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 _MAX_VOCAB_SIZE = 1 << 21  # ids need not be dense
 
 
 class Tokenizer:
-    """A model's tokenizer. All methods may be called from any thread.
+    """The tokenizer of a model. All methods may be called from any thread.
 
-    Two `tokenizers` objects, because the switch that keeps control tokens' text from being parsed is a property of the
-    object: `_parsing` turns it into control tokens, `_plain` into ordinary ones.
+    It has two objects of `tokenizers`, because whether the text of control tokens is parsed is a property of the
+    object: `_parsing` turns such text into control tokens, `_plain` into ordinary tokens.
     """
 
     def __init__(self, info: TokenizerInfo) -> None:
@@ -42,7 +42,7 @@ class Tokenizer:
         added = self._parsing.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.special_texts = frozenset(token.content for token in added.values() if token.special)
-        # What a grammar takes for special, as llguidance does: <tool_call> is, whatever the tokenizer says.
+        # Tokens that grammars treat as special, like llguidance: <tool_call> is, whatever the tokenizer declares.
         self.ids_of_marks = {
             token.content: token_id for token_id, token in added.items() if token.special or _is_tag(token.content)
         }
@@ -50,7 +50,7 @@ class Tokenizer:
         self.vocab_size: int = self._parsing.get_vocab_size()
         self.adds_bos = self.bos_token_id is not None and self.encode("")[:1] == [self.bos_token_id]
         self._bytes_of: dict[int, bytes] = {}  # filled as ids are met
-        # Stands in for a control token in text that is encoded as plain. No text of a user's can contain it.
+        # Replaces control tokens in text that is encoded as plain text. No client's text can contain it.
         self._marker = f"\ue000{secrets.token_hex(16)}\ue000"
         self._plain.add_tokens([tokenizers.AddedToken(self._marker, normalized=False)])
         self._marker_id = self._plain.token_to_id(self._marker)
@@ -58,7 +58,7 @@ class Tokenizer:
 
     @property
     def library(self) -> tokenizers.Tokenizer:
-        """The library's own, which turns text that spells a control token into that token. Nobody may change it."""
+        """The tokenizer of `tokenizers` that parses control tokens. It must not be changed."""
         return self._parsing
 
     # --- text -> ids -------------------------------------------------------------------------------------------------
@@ -71,11 +71,11 @@ class Tokenizer:
         parse_special: bool = True,
         at_most: int | None = None,
     ) -> list[int]:
-        """The ids of `text`.
+        """Return the ids of `text`.
 
-        add_special_tokens: begin with BOS where the model wants one, and never with two. parse_special: text that
-        spells a control token becomes that token; else it becomes ordinary tokens. Raises TooManyTokens for a long text
-        with more than `at_most`, before all of it is tokenized where the tokenizer allows that.
+        add_special_tokens: begin with exactly one BOS if the model needs it. parse_special: text that spells a control
+        token becomes that token, else ordinary tokens. Raises TooManyTokens for a long text with more than `at_most`
+        tokens, before all of it is tokenized if the tokenizer allows that.
         """
         tokenizer = self._parsing if parse_special else self._plain
         pieces = self._ids_of_pieces(tokenizer, text, add_special_tokens)
@@ -83,19 +83,18 @@ class Tokenizer:
         return self.with_one_bos(ids) if add_special_tokens else ids
 
     def encode_start(self, text: str, num_tokens: int, *, add_special_tokens: bool = True) -> list[int]:
-        """The first ids of `text`, at least `num_tokens` if it has them, and maybe all."""
+        """Return the first ids of `text`: at least `num_tokens`, perhaps all."""
         ids: list[int] = []
         for _, more in self._ids_of_pieces(self._parsing, text, add_special_tokens):
             ids += more
-            if len(ids) > num_tokens:  # a BOS may still be dropped
+            if len(ids) > num_tokens:  # one more than needed, since a BOS may be dropped
                 break
         return self.with_one_bos(ids) if add_special_tokens else ids
 
     def encode_end(
         self, text: str, num_tokens: int, *, add_special_tokens: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """The last ids of `text`, at least `num_tokens` if it has them, and maybe all. A BOS that `encode` puts
-        first comes first."""
+        """Return the last ids of `text`: at least `num_tokens`, perhaps all, after a BOS if `encode` adds one."""
         tokenizer = self._parsing if parse_special else self._plain
         cuts = None if len(text) <= PIECE_SIZE else self._cuts
         if cuts is None or (add_special_tokens and not self._adds_in_front):
@@ -108,10 +107,10 @@ class Tokenizer:
         return self.with_one_bos(tail) if add_special_tokens else tail
 
     def encode_chat(self, prompt: str, hidden: Mapping[str, str], *, at_most: int | None = None) -> list[int]:
-        """The ids of a rendered chat template, in which `hidden` texts stand behind the placeholders that are its keys.
+        """Return the ids of a rendered chat template. `hidden` maps placeholders in the prompt to the texts they hide.
 
-        Control tokens are parsed in the template's own text and never in the hidden ones; apart from that the ids are
-        those of the whole text, with no seam where a placeholder was. Raises TooManyTokens as `encode`.
+        Control tokens are parsed in the template's own text and never in hidden texts. Otherwise the ids are the same
+        as for the whole text without placeholders. Raises TooManyTokens like `encode`.
         """
         if not hidden:
             self.check_bound(prompt, at_most)
@@ -140,7 +139,7 @@ class Tokenizer:
         return self.encode(text, add_special_tokens=False, at_most=at_most)
 
     def _control_tokens(self, prompt: str) -> Iterator[tuple[int, int, int]]:
-        """(id, start, end) of each control token that the prompt spells, in order."""
+        """Yield (id, start, end) of each control token that the prompt spells, in order."""
         for first, last in self._pieces(prompt):
             (encoding,) = self._parsing.encode_batch([prompt[first:last]], add_special_tokens=False)
             for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
@@ -148,14 +147,14 @@ class Tokenizer:
                     yield token_id, first + start, first + stop
 
     def _pieces(self, text: str) -> Iterator[tuple[int, int]]:
-        """Start and end of pieces whose ids joined are those of the text."""
+        """Yield the start and end of pieces whose joined ids are the ids of the text."""
         cuts = None if len(text) <= PIECE_SIZE else self._cuts
         return iter([(0, len(text))]) if cuts is None else cuts.pieces(text)
 
     def _ids_of_pieces(
         self, tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool
     ) -> Iterator[tuple[int, list[int]]]:
-        """(end, ids) of each of its pieces."""
+        """Yield (end, ids) of each piece of the text."""
         if len(text) > PIECE_SIZE and add_special_tokens and not self._adds_in_front:
             yield len(text), _ids(tokenizer, text, add_special_tokens)
             return
@@ -174,19 +173,19 @@ class Tokenizer:
         return ids
 
     def check_bound(self, text: str, at_most: int | None) -> None:
-        """Raise TooManyTokens if a long text surely has more than `at_most`."""
+        """Raise TooManyTokens if a long text certainly has more than `at_most` tokens."""
         if at_most is None or len(text) <= PIECE_SIZE or (bound := self._bound) is None:
             return
         if (num_tokens := bound.at_least(text, enough=at_most)) > at_most:
             raise TooManyTokens(num_tokens)
 
     def prepare_for_long_texts(self) -> None:
-        """Find out now what the first long text needs."""
+        """Compute in advance the properties that the first long text needs."""
         _ = self._cuts
 
     @functools.cached_property
     def _bound(self) -> TokenBound | None:
-        """Found with the first long text, tenths of a second for a large vocabulary."""
+        """Bound of a text's tokens; None if unknown. A large vocabulary takes tenths of a second."""
         ids = (token_id for token_id in range(_MAX_VOCAB_SIZE) if self.id_to_token(token_id) is not None)
         entries = [self.token_bytes(token_id) for token_id in itertools.islice(ids, self.vocab_size)]
         if len(entries) < self.vocab_size:
@@ -199,22 +198,22 @@ class Tokenizer:
 
     @functools.cached_property
     def _adds_in_front(self) -> bool:
-        """Whether the post-processor adds tokens at the beginning alone."""
+        """Whether the post-processor adds tokens only at the beginning."""
         return _ids(self._parsing, "a", True)[-1:] == _ids(self._parsing, "a", False)[-1:]
 
     def with_one_bos(self, ids: list[int]) -> list[int]:
-        """The ids with the BOS in front that the model wants, and never two. They are those of a whole text."""
+        """Return the ids of a whole text with one BOS at the beginning if the model needs it, and never two."""
         bos = self.bos_token_id
         if self._add_bos_token and bos is not None and ids[:1] != [bos]:
             return [bos, *ids]
-        if bos is not None and ids[:2] == [bos, bos]:  # the post-processor's, before one that the text spells
+        if bos is not None and ids[:2] == [bos, bos]:  # one from the post-processor, one spelled by the text
             return ids[1:]
         return ids
 
     # --- ids -> text -------------------------------------------------------------------------------------------------
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that `token_id` adds to a text; they need not be whole characters."""
+        """Return the bytes that `token_id` adds to a text, which may be incomplete characters."""
         found = self._bytes_of.get(token_id)
         if found is None:
             token = self.id_to_token(token_id)
@@ -223,12 +222,12 @@ class Tokenizer:
         return found
 
     def token_to_id(self, text: str) -> int | None:
-        """The id of the vocabulary's entry that is spelled `text`, control tokens included."""
+        """Return the id of the vocabulary's entry `text`, control tokens included."""
         token_id: int | None = self._parsing.token_to_id(text)
         return token_id
 
     def id_to_token(self, token_id: int) -> str | None:
-        """The vocabulary's own spelling ("Ġthe", "<0x0A>"), or None if it has no such id."""
+        """Return the vocabulary's own spelling ("Ġthe", "<0x0A>"), or None if it has no such id."""
         if not 0 <= token_id < 2**32:
             return None
         token: str | None = self._parsing.id_to_token(token_id)
@@ -240,7 +239,7 @@ def _is_tag(text: str) -> bool:
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> list[int]:
-    """Ids without offsets. A batch of one, since `tokenizers` keeps the GIL in `encode` and releases it for batches."""
+    """Return ids without offsets, from a batch of one, since `tokenizers` releases the GIL only for batches."""
     (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
     ids: list[int] = encoding.ids
     return ids
@@ -251,16 +250,16 @@ def _joined(pieces: Iterable[tuple[int, list[int]]]) -> list[int]:
 
 
 def _load(tokenizer_json: bytes) -> tokenizers.Tokenizer:
-    tokenizer = read_tokenizer(tokenizer_json)
-    # A tokenizer.json may carry the settings of its training runs; a prompt is never cut or padded.
+    tokenizer = parse_tokenizer(tokenizer_json)
+    # A tokenizer.json may have the settings of its training runs, but prompts are never truncated or padded.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _twin(tokenizer: tokenizers.Tokenizer, tokenizer_json: bytes) -> tokenizers.Tokenizer:
-    """A second one with switches of its own, on the same vocabulary: to read that again takes tenths of a second, with
-    Python's lock held, and as much memory."""
+    """Return a second tokenizer with its own switches that shares the vocabulary. Reading the vocabulary again would
+    take tenths of a second with Python's lock held, and as much memory."""
     twin = tokenizers.Tokenizer(tokenizer.model)
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if (component := getattr(tokenizer, name)) is not None:
@@ -269,4 +268,4 @@ def _twin(tokenizer: tokenizers.Tokenizer, tokenizer_json: bytes) -> tokenizers.
     twin.add_tokens([added[token_id] for token_id in sorted(added)])
     if twin.get_added_tokens_decoder() == added:
         return twin
-    return _load(tokenizer_json)  # ids with a gap, which adding the tokens one by one does not leave
+    return _load(tokenizer_json)  # the ids have a gap, which adding the tokens one by one does not leave

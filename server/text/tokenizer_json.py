@@ -1,7 +1,7 @@
-"""read_tokenizer: a tokenizer.json, read in steps between which other threads run.
+"""parse_tokenizer: reads a tokenizer.json in steps, between which other threads run.
 
-The library reads it whole with Python's lock held: 0.4 s for a vocabulary of 150,000, in which nobody is answered, nor
-any probe. Vocabulary and merges are most of that, and can be given to it apart from the rest.
+The library reads the whole file with Python's lock held: 0.4 s for a vocabulary of 150,000, in which no request and no
+health probe is answered. Vocabulary and merges take most of that time, and can be passed separately.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ import msgspec
 import tokenizers
 from tokenizers import AddedToken, models
 
-_MIN_BYTES = 1 << 20  # what is shorter is read in some 50 ms
-_TAKEN_APART = frozenset({"type", "vocab", "merges"})
-# Of a BPE, by the library's names of its arguments.
+_MIN_BYTES = 1 << 20  # shorter files take at most 50 ms
+_PASSED_SEPARATELY = frozenset({"type", "vocab", "merges"})
+# The other settings of a BPE model, by the names of the library's arguments
 _SETTINGS = frozenset(
     {
         "dropout",
@@ -27,29 +27,29 @@ _SETTINGS = frozenset(
 )
 
 
-def read_tokenizer(tokenizer_json: bytes) -> tokenizers.Tokenizer:
-    """The tokenizer as the library itself reads it; raises what that raises."""
+def parse_tokenizer(tokenizer_json: bytes) -> tokenizers.Tokenizer:
+    """Return the tokenizer as the library itself reads it, and raise the library's exceptions."""
     if len(tokenizer_json) >= _MIN_BYTES and (tokenizer := _in_steps(tokenizer_json)) is not None:
         return tokenizer
     return tokenizers.Tokenizer.from_buffer(tokenizer_json)
 
 
 def _in_steps(tokenizer_json: bytes) -> tokenizers.Tokenizer | None:
-    """None for what is not as expected; the library may know better, or say what is wrong."""
+    """Return None if the file has unexpected parts, which the library may know, or report as errors."""
     try:
         document = msgspec.json.decode(tokenizer_json)
         model = _bpe(document["model"])
         if model is None:
             return None
-        tokenizer = _around(model, document)
+        tokenizer = _with_model(model, document)
         return tokenizer if _added(tokenizer) == document["added_tokens"] else None
     except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None
 
 
 def _bpe(model: Mapping[str, Any]) -> models.BPE | None:
-    """None for a model of another kind, or with what we do not know."""
-    if model["type"] != "BPE" or model.keys() - _TAKEN_APART - _SETTINGS:
+    """Return None for a model of another kind, or with unknown settings."""
+    if model["type"] != "BPE" or model.keys() - _PASSED_SEPARATELY - _SETTINGS:
         return None
     merges = [(left, right) for left, right in map(_pair, model["merges"])]
     settings = {name: value for name, value in model.items() if name in _SETTINGS and value is not None}
@@ -57,12 +57,12 @@ def _bpe(model: Mapping[str, Any]) -> models.BPE | None:
 
 
 def _pair(merge: str | list[str]) -> list[str]:
-    """As newer files have it; older ones have a text."""
+    """Return a merge as a list, as in newer files; older files have a text."""
     return merge.split(" ") if isinstance(merge, str) else merge
 
 
-def _around(model: models.BPE, document: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """All but the model, and then the model; added tokens last, which look for their ids in it."""
+def _with_model(model: models.BPE, document: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Return the document's tokenizer with `model`. Tokens are added last, since the model determines their ids."""
     empty = {**document["model"], "vocab": {}, "merges": []}
     rest = {**document, "model": empty, "added_tokens": []}
     tokenizer = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(rest))
@@ -76,7 +76,7 @@ def _added_token(token: Mapping[str, Any]) -> AddedToken:
 
 
 def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-    """As a tokenizer.json has them: their ids are those that adding them one by one gave."""
+    """Return the added tokens in the form of a tokenizer.json, with the ids that they got."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return [
         {"id": token_id, "content": token.content, **{flag: getattr(token, flag) for flag in flags}}

@@ -1,28 +1,27 @@
-"""Threads for what takes long with a request's text: parsing, rendering, tokenizing.
+"""Threads for slow work with a request's text: parsing, rendering and tokenization.
 
-They are few, and their own. More at once would only take processors from the engine, and each that runs Python code
-makes the event loop wait for its turn. What a request that is canceled, since its client has gone, still waits for is
-dropped before it runs.
+They are few, and used for nothing else. More threads would only take processors from the engine, and each thread that
+runs Python code delays the event loop. The waiting work of a canceled request is dropped before it runs.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engine.child_processes.allocator import give_back_memory
 
 T = TypeVar("T")
 
-MAX_SHORT, MAX_LONG = 2, 2  # works of each lane that run at once
-LONG_SIZE = 1 << 16  # characters or bytes; a longer text is in the long lane
-ITEM_SIZE = 64  # of text, that takes as long as a message or another item does by itself
+MAX_SHORT, MAX_LONG = 2, 2  # threads of each lane
+LONG_SIZE = 1 << 16  # characters or bytes; longer texts use the long lane
+ITEM_SIZE = 64  # characters of text that take as long as a message or another item itself
 _INLINE_SIZE = 1 << 12
-_SETTLED_S = 1.0  # after a long text: its request's own objects are gone then, and it is looked for but once
+_TRIM_DELAY_S = 1.0  # after a long text, when its request's objects are freed
 
 
 class TextWorkers:
-    """Two lanes, so that short texts do not wait behind long ones. For one event loop; threads start when needed."""
+    """Threads in two lanes, so that short texts do not wait for long ones. For one event loop; threads start lazily."""
 
     def __init__(self) -> None:
         self._short = ThreadPoolExecutor(MAX_SHORT, "text")
@@ -30,16 +29,16 @@ class TextWorkers:
         self._giving_back: asyncio.TimerHandle | None = None
 
     async def run(self, work: Callable[[], T], *, size: int) -> T:
-        """The result of `work`, whose text has `size` characters or bytes. Raises what it raises."""
+        """Return the result of `work`, whose text has `size` characters or bytes, or raise its exception."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._long if size > LONG_SIZE else self._short, work)
         finally:
             if size > LONG_SIZE and self._giving_back is None:
-                self._giving_back = loop.call_later(_SETTLED_S, self._give_back, loop)
+                self._giving_back = loop.call_later(_TRIM_DELAY_S, self._give_back, loop)
 
     async def run_unless_short(self, work: Callable[[], T], *, size: int) -> T:
-        """As `run`, but at once, on the event loop, for a text that takes it less than to hand it over."""
+        """Return the result of `work` like `run`, but run it directly on the event loop if its text is short."""
         return work() if size <= _INLINE_SIZE else await self.run(work, size=size)
 
     def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,8 +46,27 @@ class TextWorkers:
         loop.run_in_executor(self._long, give_back_memory)
 
     def close(self) -> None:
-        """Drop what waits; what runs is left to its end."""
+        """Drop waiting work. Running work continues to its end."""
         if self._giving_back is not None:
             self._giving_back.cancel()
         for lane in (self._short, self._long):
             lane.shutdown(wait=False, cancel_futures=True)
+
+
+def json_size(*values: Any) -> int:
+    """Return the characters of all texts and names, plus ITEM_SIZE for each value. Counting stops above LONG_SIZE."""
+    size = 0
+    pending = list(values)
+    while pending and size <= LONG_SIZE:
+        value = pending.pop()
+        size += ITEM_SIZE
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, dict | list) and size + ITEM_SIZE * len(value) > LONG_SIZE:
+            return LONG_SIZE + ITEM_SIZE  # without counting each item, since the event loop waits
+        elif isinstance(value, dict):
+            size += sum(map(len, value))
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return size

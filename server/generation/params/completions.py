@@ -24,7 +24,7 @@ from server.schemas.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel
 from server.text.fill_in_middle import FillInMiddle
-from server.text.json_size import json_size
+from server.text.workers import json_size
 from server.text_model import TextModel, fill_in_middle_of
 
 

@@ -15,10 +15,9 @@ from server.schemas.base import quote
 from server.schemas.chat import TemplateOptions
 from server.text.chat_template import RenderedChat
 from server.text.detokenizer import decode
-from server.text.json_size import json_size
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer
-from server.text.workers import ITEM_SIZE
+from server.text.workers import ITEM_SIZE, json_size
 from server.text_model import ChatModel, TextModel
 
 

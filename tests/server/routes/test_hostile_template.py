@@ -40,5 +40,5 @@ async def test_a_template_that_loops_for_ever_costs_its_own_request_alone(api: h
     refused = await looping
     assert refused.status_code == 400
     error = refused.json()["error"]
-    assert error["message"].startswith("the chat template makes no prompt of these messages: it ran for more than")
+    assert error["message"].startswith("the chat template cannot render these messages: it ran for more than")
     assert error["param"] == "messages"

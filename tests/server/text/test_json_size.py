@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from server.text.json_size import json_size
-from server.text.workers import ITEM_SIZE, LONG_SIZE
+from server.text.workers import ITEM_SIZE, LONG_SIZE, json_size
 
 pytestmark = pytest.mark.fast
 

@@ -8,7 +8,7 @@ from transformers.utils import chat_template_utils
 from engine.errors import InvalidRequest
 from server.text.chat_template import ChatTemplate
 from server.text.direct_templates import DirectTemplates
-from server.text.message_content import ContentForm, form_of, in_form, with_end
+from server.text.message_content import ContentForm, append_text, detect_form, to_form
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 CONTROL = frozenset({"<s>", "</s>", "<|im_end|>"})
@@ -91,12 +91,12 @@ def test_control_tokens_in_any_form_are_hidden(source: str, content: object) -> 
 
 def test_a_part_that_is_no_text_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"messages\[3\].content has a part"):
-        in_form([{"type": "image", "url": "x"}], 3, ContentForm.EITHER)
+        to_form([{"type": "image", "url": "x"}], 3, ContentForm.EITHER)
 
 
 def test_the_end_of_no_parts_is_a_part() -> None:
-    assert with_end([], "x") == [{"type": "text", "text": "x"}]
+    assert append_text([], "x") == [{"type": "text", "text": "x"}]
 
 
 def test_a_template_that_refuses_the_trials_takes_texts() -> None:
-    assert form_of(None, None) is ContentForm.TEXT
+    assert detect_form(None, None) is ContentForm.TEXT

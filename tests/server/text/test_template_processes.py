@@ -152,7 +152,7 @@ def test_closing_ends_what_runs() -> None:
     processes.close()
     thread.join(DEADLINE_S)
     assert len(errors) == 1
-    with pytest.raises(TemplateOverrun, match="the server ends"):
+    with pytest.raises(TemplateOverrun, match="the server is shutting down"):
         processes.render("x", {})
 
 

@@ -72,5 +72,5 @@ def test_no_breakers_are_no_tokens(tokenizer: Tokenizer) -> None:
 
 def test_too_many_sequences_are_refused(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.text.token_words._MAX_SEQUENCES", 1)
-    with pytest.raises(InvalidRequest, match=r"can be written in .* ways with several tokens; at most 1 are taken"):
+    with pytest.raises(InvalidRequest, match=r"have .* spellings with several tokens; the limit is 1;"):
         TokenWords(tokenizer).breakers(["the hello the hello"])

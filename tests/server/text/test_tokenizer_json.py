@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from server.text import tokenizer_json
-from server.text.tokenizer_json import read_tokenizer
+from server.text.tokenizer_json import parse_tokenizer
 from tests.helpers.fake_client import byte_tokenizer
 from tests.helpers.tokenizers import DEMO_MODEL, QWEN_MODEL, byte_level_info, gguf_assets, sentencepiece_info
 
@@ -58,14 +58,14 @@ def _with_a_gap() -> bytes:
     ids=["bytes", "byte level", "sentencepiece", "prefix", "suffix", "all parts", "gap", "unigram", "words"],
 )
 def test_it_is_the_same(text: bytes) -> None:
-    assert read_tokenizer(text).to_str() == tokenizers.Tokenizer.from_buffer(text).to_str()
+    assert parse_tokenizer(text).to_str() == tokenizers.Tokenizer.from_buffer(text).to_str()
 
 
 def test_merges_may_be_texts() -> None:
     document = json.loads(_small().to_str())
     document["model"]["merges"] = ["a b"]
     text = json.dumps(document).encode()
-    assert read_tokenizer(text).to_str() == tokenizers.Tokenizer.from_buffer(text).to_str()
+    assert parse_tokenizer(text).to_str() == tokenizers.Tokenizer.from_buffer(text).to_str()
 
 
 def test_real_vocabularies_are_read_in_steps() -> None:
@@ -82,4 +82,4 @@ def test_what_is_no_tokenizer_fails_as_in_the_library(text: bytes) -> None:
     with pytest.raises(Exception, match=r".") as expected:
         tokenizers.Tokenizer.from_buffer(text)
     with pytest.raises(type(expected.value)):
-        read_tokenizer(text)
+        parse_tokenizer(text)
