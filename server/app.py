@@ -64,8 +64,8 @@ from server.served.models import ServedModels
 from server.store.database import memory_database
 from server.store.entries import Entries
 from server.store.opening import entries_in
-from server.text.direct_templates import DirectTemplates
-from server.text.template_runner import TemplateRunner
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.runner import TemplateRunner
 from server.text.workers import TextWorkers
 
 ROUTERS = (

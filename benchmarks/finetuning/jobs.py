@@ -24,7 +24,7 @@ from models.training.lora import Lora, LoraShape
 from models.weight_cache.cache import WeightCache
 from server.config.server import ServerConfig
 from server.finetuning.rendering import Renderer
-from server.text.template_processes import TemplateProcesses
+from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 

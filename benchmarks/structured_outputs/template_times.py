@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from benchmarks.tables import markdown
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
-from server.text.template_processes import TemplateProcesses
-from server.text.template_runner import TemplateRunner
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.processes import TemplateProcesses
+from server.text.chat_templates.runner import TemplateRunner
 
 _DEFAULT = Path(__file__).parents[2] / "tests/fixtures/tokenizer/templates/qwen2.5.jinja"
 _ROUNDS = 101

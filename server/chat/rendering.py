@@ -10,7 +10,7 @@ from server.chat.tools import ChatTools, chat_tools, tools_in_format
 from server.reasoning.effort import ReasoningEffort
 from server.reasoning.history import for_template
 from server.schemas.chat import TemplateOptions
-from server.text.chat_template import RenderedChat
+from server.text.chat_templates.chat_template import RenderedChat
 from server.text_model import ChatModel
 from server.tools.history import GENERIC, template_chat
 

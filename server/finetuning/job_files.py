@@ -22,7 +22,7 @@ from server.finetuning.preparation import PreparationReport, PreparedFiles, prep
 from server.finetuning.prompt_lines import PromptRules
 from server.finetuning.rendering import Renderer
 from server.finetuning.replay_prompts import REPLAY_PROMPTS
-from server.text.template_processes import TemplateProcesses
+from server.text.chat_templates.processes import TemplateProcesses
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from server.reasoning.marks import HARMONY
 from server.reasoning.probe import SWITCHES, render
-from server.text.chat_template import ChatTemplate
+from server.text.chat_templates.chat_template import ChatTemplate
 
 
 class ReasoningEffort(StrEnum):

@@ -5,8 +5,8 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from server.reasoning.probe import THOUGHT_FIELDS, shown_thoughts
-from server.text.chat_template import ChatTemplate
-from server.text.message_content import text_of
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.message_content import text_of
 
 
 def find_thought_field(template: ChatTemplate) -> str | None:

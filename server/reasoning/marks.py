@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from server.reasoning.probe import ANSWER, prompt_ends, shown_thoughts
-from server.text.chat_template import ChatTemplate
+from server.text.chat_templates.chat_template import ChatTemplate
 
 
 @dataclass(frozen=True, slots=True)

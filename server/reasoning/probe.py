@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.errors import InvalidRequest
-from server.text.chat_template import ChatTemplate
+from server.text.chat_templates.chat_template import ChatTemplate
 
 THOUGHT = "xthoughtx"
 ANSWER = "xanswerx"

@@ -20,7 +20,7 @@ from server.served.adapter import AdapterClient, ServedAdapter
 from server.served.arrivals import Arrivals
 from server.served.loadable_model import LoadableModel, ModelState
 from server.served.model_loader import ModelLoader
-from server.text.template_runner import TemplateRunner
+from server.text.chat_templates.runner import TemplateRunner
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
 

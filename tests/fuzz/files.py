@@ -24,7 +24,7 @@ from models.loading.open import open_model
 from models.sources.resolve import ModelFiles
 from models.tokenizer.load import load_tokenizer_assets
 from server.config.server import ServerConfig
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from server.text_model import build_text_model
 from server.tools.registry import FORMATS, named_format

@@ -31,8 +31,8 @@ from engine.protocol import (
 from server.app import create_app
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.text.direct_templates import DirectTemplates
-from server.text.template_runner import TemplateRunner
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.runner import TemplateRunner
 from tests.helpers.fake_pooling import PoolScript, pooling_info, pooling_output, pools_prompts
 
 MODEL = "org/tiny"

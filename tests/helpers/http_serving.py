@@ -19,7 +19,7 @@ from server.http.connections.connection import Connection
 from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.store.opening import open_store
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.direct_templates import DirectTemplates
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, FakeClient, says
 

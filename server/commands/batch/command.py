@@ -30,8 +30,8 @@ from server.commands.serve.shared_terminal import can_draw
 from server.commands.serve.signals import catch_signals, unless
 from server.config.server import LogLevel, ServerConfig
 from server.metrics.values import Metrics
-from server.text.chat_template import load_chat_template
-from server.text.template_processes import TemplateProcesses
+from server.text.chat_templates.chat_template import load_chat_template
+from server.text.chat_templates.processes import TemplateProcesses
 
 if TYPE_CHECKING:
     from server.commands.batch.answering import LineCounts, LineRunner

@@ -35,8 +35,8 @@ from server.metrics.loop_lag import watch_loop
 from server.metrics.values import Metrics
 from server.store.entries import Entries
 from server.store.opening import open_store
-from server.text.chat_template import load_chat_template
-from server.text.template_processes import TemplateProcesses
+from server.text.chat_templates.chat_template import load_chat_template
+from server.text.chat_templates.processes import TemplateProcesses
 from server.tracing.start import start_tracing
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from server.http.middleware.own_names import OwnNames
 from server.http.middleware.root_path import RootPath
 from server.metrics.values import Metrics
 from server.store.entries import Entries
-from server.text.template_runner import TemplateRunner
+from server.text.chat_templates.runner import TemplateRunner
 
 _FLUSH_TIMEOUT_S = 3  # for finished or cut-off responses to reach their clients
 

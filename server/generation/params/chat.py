@@ -24,8 +24,8 @@ from server.schemas.chat import ChatOptions
 from server.schemas.sampling import check_scores
 from server.served.model import ServedModel
 from server.structured_outputs.request import constraint_of
-from server.text.json_size import json_size
 from server.text.token_bound import TooManyTokens
+from server.text.workers import json_size
 from server.text_model import TextModel
 
 _GENERIC_HEADER = "x-tool-call-format"

@@ -13,7 +13,7 @@ from server.generation.choice import Prompt
 from server.generation.params.truncation import Truncation
 from server.schemas.base import quote
 from server.schemas.chat import TemplateOptions
-from server.text.chat_template import RenderedChat
+from server.text.chat_templates.chat_template import RenderedChat
 from server.text.detokenizer import decode
 from server.text.token_bound import TooManyTokens
 from server.text.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InvalidRequest
-from server.text.chat_template import ChatTemplate
+from server.text.chat_templates.chat_template import ChatTemplate
 
 USER = "zqxuser"
 TEXT = "zqxtext"

@@ -9,7 +9,7 @@ The text around names and arguments in a rendered chat is the text to search for
 import dataclasses
 
 from engine.errors import InvalidRequest
-from server.text.chat_template import ChatTemplate
+from server.text.chat_templates.chat_template import ChatTemplate
 from server.tools.detection.call_layout import find_layout
 from server.tools.detection.renderings import (
     ARGUMENTS,

@@ -13,8 +13,8 @@ from engine.command_io.finetuning.job import TrainingMethod
 from server.config.server import ServerConfig
 from server.finetuning.preparation import FaultyFile, prepare
 from server.finetuning.rendering import Renderer
+from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.detokenizer import decode
-from server.text.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from server.text_model import TextModel, build_text_model
 from tests.helpers.tokenizers import byte_level_info

@@ -13,8 +13,8 @@ from server.generation.answer_plan import plan_answer
 from server.schemas.base import validate
 from server.schemas.chat import ChatCompletionRequest
 from server.structured_outputs.request import constraint_of
-from server.text.chat_template import RenderedChat
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.chat_template import RenderedChat
+from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from server.text_model import ChatModel, TextModel, build_text_model
 from tests.helpers.fake_client import byte_tokenizer

@@ -16,7 +16,7 @@ from server.config.server import ServerConfig
 from server.metrics.values import Metrics
 from server.schemas.finetuning_answers import FinetuningStatus
 from server.store.opening import open_store
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.direct_templates import DirectTemplates
 from tests.helpers.batches import batches_run, read_jsonl
 from tests.helpers.deadline import DEADLINE_S
 from tests.helpers.fake_client import MODEL, http

@@ -14,7 +14,7 @@ from server.config.server import ServerConfig
 from server.jobs import runner
 from server.metrics.values import Metrics
 from server.store.opening import open_store
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.direct_templates import DirectTemplates
 from tests.helpers import counting_jobs
 from tests.helpers.counting_jobs import (
     COUNTING_JOBS,

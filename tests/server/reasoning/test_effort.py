@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from server.reasoning.effort import EffortKwargs, EffortVariables, ReasoningEffort
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
 
 pytestmark = pytest.mark.fast
 

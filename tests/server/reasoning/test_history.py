@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
-from server.reasoning.history import find_thought_field, for_template
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
+from server.reasoning.history import find_thought_field, with_thought_in
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
 
 pytestmark = pytest.mark.fast
 
@@ -34,33 +34,33 @@ def test_template_that_shows_answers_alone_has_no_field() -> None:
 @pytest.mark.parametrize("sent", FIELDS)
 @pytest.mark.parametrize("field", FIELDS)
 def test_thought_moves_to_the_field(sent: str, field: str) -> None:
-    assert for_template({**ANSWER, sent: "So."}, field) == {**ANSWER, field: "So."}
+    assert with_thought_in({**ANSWER, sent: "So."}, field) == {**ANSWER, field: "So."}
 
 
 def test_thought_in_two_fields_is_given_once() -> None:
     message = {**ANSWER, "reasoning": "So.", "reasoning_content": "So."}
-    assert for_template(message, "reasoning_content") == {**ANSWER, "reasoning_content": "So."}
+    assert with_thought_in(message, "reasoning_content") == {**ANSWER, "reasoning_content": "So."}
 
 
 def test_thought_is_dropped_where_the_template_reads_none() -> None:
-    assert for_template({**ANSWER, "reasoning": "So."}, None) == ANSWER
+    assert with_thought_in({**ANSWER, "reasoning": "So."}, None) == ANSWER
 
 
 @pytest.mark.parametrize("thought", [None, ""])
 def test_empty_thought_is_none(thought: str | None) -> None:
-    assert for_template({**ANSWER, "reasoning": thought}, "reasoning") == ANSWER
+    assert with_thought_in({**ANSWER, "reasoning": thought}, "reasoning") == ANSWER
 
 
 def test_other_roles_are_left_alone() -> None:
     message = {"role": "user", "content": "Hello", "reasoning": "So."}
-    assert for_template(message, "thinking") == message
+    assert with_thought_in(message, "thinking") == message
 
 
 def test_thought_joins_the_text_before_a_call_where_the_template_takes_one_of_them() -> None:
     calls: list[dict[str, Any]] = [{"type": "function"}]
     message = {"role": "assistant", "content": "I look.", "reasoning": "So.", "tool_calls": calls}
     expected = {"role": "assistant", "content": "", "thinking": "So.\nI look.", "tool_calls": calls}
-    assert for_template(message, "thinking") == expected
+    assert with_thought_in(message, "thinking") == expected
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_thought_joins_the_text_before_a_call_where_the_template_takes_one_of_th
 )
 def test_thought_that_cannot_be_read_is_refused(thoughts: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidRequest, match=text):
-        for_template({**ANSWER, **thoughts}, "reasoning")
+        with_thought_in({**ANSWER, **thoughts}, "reasoning")

@@ -13,8 +13,8 @@ from server.reasoning.marks import (
     find_reasoning_marks,
     opens_thought,
 )
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
 
 pytestmark = pytest.mark.fast
 

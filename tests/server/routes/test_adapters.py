@@ -16,7 +16,7 @@ from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.server import ServerConfig
 from server.metrics.values import Metrics
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.direct_templates import DirectTemplates
 from tests.helpers.fake_client import MODEL, FakeClient, http, says
 from tests.helpers.keys import bearer, entry, write_keys
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from server.text.template_processes import TemplateProcesses
-from server.text.template_runner import TemplateLimits
+from server.text.chat_templates.processes import TemplateProcesses
+from server.text.chat_templates.runner import TemplateLimits
 from tests.helpers.fake_client import MODEL, FakeClient, http, make_app, says
 
 TEMPLATE = (

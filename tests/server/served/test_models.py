@@ -15,7 +15,7 @@ from server.metrics.values import Metrics
 from server.served import model as served_model
 from server.served.model import ServedModel
 from server.served.models import ServedModels
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.workers import TextWorkers
 from tests.helpers.fake_client import FakeClient, says
 

@@ -113,7 +113,7 @@ async def test_memory_is_given_back_once_after_large_texts(
         loop.call_soon_threadsafe(given.set)
 
     monkeypatch.setattr(workers_module, "give_back_memory", give_back)
-    monkeypatch.setattr(workers_module, "_SETTLED_S", 0.0)
+    monkeypatch.setattr(workers_module, "_TRIM_DELAY_S", 0.0)
     await asyncio.gather(*_runs(workers, lambda: None, 2, 1 << 21))
     await asyncio.wait_for(given.wait(), DEADLINE_S)
     assert len(calls) in (1, 2)  # the second may have ended after the first's turn

@@ -1,7 +1,7 @@
 """Small chat templates, each of the shape of a kind of models."""
 
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
 
 _TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}"
 _TOOLS = "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"

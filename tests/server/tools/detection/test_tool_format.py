@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import StartupError
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
 from server.tools.detection.tool_format import choose_tool_format, find_tool_format, takes_system_message
 from server.tools.format import Tool, ToolFormat, WrittenCall
 from server.tools.history import template_chat

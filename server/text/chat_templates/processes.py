@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.child_processes.lifetime import describe_exit
-from server.text.template_frames import MessageKind, receive_message, send_message
-from server.text.template_runner import (
+from server.text.chat_templates.messages import MessageKind, receive_message, send_message
+from server.text.chat_templates.runner import (
     TemplateFacts,
     TemplateLimits,
     TemplateOverrun,
@@ -26,7 +26,7 @@ from server.text.template_runner import (
     TemplateUnreadable,
 )
 
-_COMMAND = (sys.executable, "-P", "-m", "server.text.template_process")  # -P: not from the current folder
+_COMMAND = (sys.executable, "-P", "-m", "server.text.chat_templates.process")  # -P: not from the current folder
 _CLOCK_FACTOR = 2  # seconds of real time for one of processor time, on a busy machine
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 1.0

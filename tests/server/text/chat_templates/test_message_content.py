@@ -6,9 +6,9 @@ import pytest
 from transformers.utils import chat_template_utils
 
 from engine.errors import InvalidRequest
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
-from server.text.message_content import ContentForm, append_text, detect_form, to_form
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.message_content import ContentForm, append_text, detect_form, to_form
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 CONTROL = frozenset({"<s>", "</s>", "<|im_end|>"})

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from engine.errors import InvalidRequest, StartupError
-from server.text.chat_template import ChatTemplate, load_chat_template
+from server.text.chat_templates.chat_template import ChatTemplate, load_chat_template
+from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.detokenizer import decode
-from server.text.direct_templates import DirectTemplates
 from server.text.tokenizer import Tokenizer
 from tests.helpers.repository import FIXTURES
 from tests.helpers.tokenizers import DEMO_MODEL, byte_level_info, byte_level_json, gguf_assets, info_of

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.text import control_text
-from server.text.control_text import ControlTexts
+from server.text.chat_templates import control_text
+from server.text.chat_templates.control_text import ControlTexts
 
 pytestmark = pytest.mark.fast
 

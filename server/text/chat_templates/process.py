@@ -1,5 +1,6 @@
-"""`python -m server.text.template_process SECONDS BYTES`: a process that runs templates for the server, one at a time,
-within these TemplateLimits. stdin is a socket.
+"""`python -m server.text.chat_templates.process SECONDS BYTES`: a process that runs templates for the server.
+
+It runs one template at a time, within these TemplateLimits. stdin is a socket.
 
 The system limits a template's memory with RLIMIT_AS (on Linux), its processor time with RLIMIT_CPU, which ends this
 process even if the server has died, and its files with RLIMIT_FSIZE. The server limits the real time.
@@ -16,9 +17,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from server.text.direct_templates import DirectTemplates
-from server.text.template_frames import MessageKind, receive_message, send_message
-from server.text.template_runner import (
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.messages import MessageKind, receive_message, send_message
+from server.text.chat_templates.runner import (
     TemplateFacts,
     TemplateLimits,
     TemplateOverrun,

@@ -1,7 +1,7 @@
 """DirectTemplates: a TemplateRunner in this process, which limits templates only in part.
 
 The budget ends loops and texts that grow too large by accident. A single operation of Jinja or Python can still take
-any time or memory, so the server runs templates in processes that it can kill: server/text/template_processes.py.
+any time or memory, so the server runs templates in processes that it can kill: server/text/chat_templates/processes.py.
 """
 
 import functools
@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from server.text.template_environment import BUDGET, Budget, RenderingBudgetSpent, TemplateEnvironment
-from server.text.template_runner import (
+from server.text.chat_templates.environment import BUDGET, Budget, RenderingBudgetSpent, TemplateEnvironment
+from server.text.chat_templates.runner import (
     TemplateFacts,
     TemplateLimits,
     TemplateOverrun,

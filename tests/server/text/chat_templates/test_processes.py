@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest, StartupError
-from server.text.chat_template import ChatTemplate
-from server.text.direct_templates import DirectTemplates
-from server.text.template_processes import TemplateProcesses
-from server.text.template_runner import TemplateLimits, TemplateOverrun, TemplateRefusal, TemplateUnreadable
+from server.text.chat_templates.chat_template import ChatTemplate
+from server.text.chat_templates.direct_templates import DirectTemplates
+from server.text.chat_templates.processes import TemplateProcesses
+from server.text.chat_templates.runner import TemplateLimits, TemplateOverrun, TemplateRefusal, TemplateUnreadable
 from tests.helpers.deadline import DEADLINE_S, wait_until
 
 NUM_BYTES = 64 << 20
@@ -159,8 +159,10 @@ def test_closing_ends_what_runs() -> None:
 def test_a_template_on_trial_fails_the_start_and_later_the_request(impatient: TemplateProcesses) -> None:
     template = ChatTemplate(LOOP, {}, frozenset(), impatient)
     chat = [{"role": "user", "content": "Hello"}]
-    with pytest.raises(StartupError, match=r"of a short chat: it ran for more than .*give another: --chat-template"):
+    with pytest.raises(
+        StartupError, match=r"render a short chat: it ran for more than .*give another: --chat-template"
+    ):
         template.render(chat)
     template.end_trial()
-    with pytest.raises(InvalidRequest, match="no prompt of these messages: it ran for more than"):
+    with pytest.raises(InvalidRequest, match="cannot render these messages: it ran for more than"):
         template.render(chat)

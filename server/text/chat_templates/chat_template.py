@@ -4,9 +4,10 @@ Templates have the same Jinja settings, functions and variables as in transforme
 ways:
 
 - content: null becomes "", and text parts are joined by line breaks if the template takes only a text; see
-  server/text/message_content.py.
+  server/text/chat_templates/message_content.py.
 - role: "developer" becomes "system" unless the template's source mentions "developer".
-- control tokens: text that spells one reaches the template as a placeholder; see server/text/control_text.py.
+- control tokens: text that spells one reaches the template as a placeholder; see
+  server/text/chat_templates/control_text.py.
 
 A template is a program that comes with a checkpoint. Jinja's sandbox denies it access to the machine, and a
 TemplateRunner limits its time and memory.
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidRequest, StartupError
-from server.text.control_text import ControlTexts, HiddenTexts
-from server.text.message_content import (
+from server.text.chat_templates.control_text import ControlTexts, HiddenTexts
+from server.text.chat_templates.message_content import (
     TRIAL_PARTS,
     TRIAL_TEXT,
     ContentForm,
@@ -29,7 +30,7 @@ from server.text.message_content import (
     to_form,
     trial_chat,
 )
-from server.text.template_runner import (
+from server.text.chat_templates.runner import (
     TemplateFacts,
     TemplateOverrun,
     TemplateRefusal,
