@@ -1,1 +1,1 @@
-"""Bodies of requests and answers, and what becomes of each parameter."""
+"""Bodies of requests and answers, their validation, and the parameters that are not honored."""

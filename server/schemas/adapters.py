@@ -1,11 +1,11 @@
-"""The bodies of the routes that load and unload LoRA adapters, as vLLM has them."""
+"""Bodies of the routes that load and unload LoRA adapters, in vLLM's shapes."""
 
 from server.schemas.base import StrictModel
 
 
 class LoadAdapterRequest(StrictModel):
-    """load_inplace: whether to replace an adapter of the same name. base_model_name: the served model of the adapter;
-    may be omitted if only one model can have adapters."""
+    """An adapter to load. load_inplace: whether to replace an adapter with the same name. base_model_name: the served
+    model of the adapter; may be omitted if only one model can have adapters."""
 
     lora_name: str
     lora_path: str
@@ -14,7 +14,7 @@ class LoadAdapterRequest(StrictModel):
 
 
 class UnloadAdapterRequest(StrictModel):
-    """lora_int_id: vLLM's own number of the adapter, which is ignored here."""
+    """An adapter to unload. lora_int_id: vLLM's own number of the adapter, which is ignored."""
 
     lora_name: str
     lora_int_id: int | None = None

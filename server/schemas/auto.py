@@ -1,4 +1,4 @@
-"""Whole, Number, Named, Names: types of values that a client may leave to the server: "auto" and null become None."""
+"""Types of values that a client may leave to the server. Both "auto" and null become None."""
 
 import enum
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _LARGEST = 1e9
 @dataclass(frozen=True)
 class _Checked:
     def check(self, value: Any) -> Any:
-        """The value as it is used. Raises PydanticCustomError."""
+        """Return the value in the form in which it is used. Raises PydanticCustomError."""
         raise NotImplementedError
 
     def described(self) -> dict[str, Any]:
-        """Its JSON schema, but for "auto" and null."""
+        """Return the JSON schema of the values other than "auto" and null."""
         raise NotImplementedError
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -53,7 +53,7 @@ class Whole(_Checked):
 
 @dataclass(frozen=True)
 class Number(_Checked):
-    """A number within limits. is_above: whether `least` itself is out of them."""
+    """A number within limits. is_above: whether `least` itself is excluded."""
 
     least: float
     most: float = _LARGEST
@@ -75,7 +75,7 @@ class Number(_Checked):
 
 @dataclass(frozen=True)
 class Named(_Checked):
-    """A member of an enum, by its value."""
+    """A member of an enum, given by its value."""
 
     kind: type[enum.StrEnum]
 
@@ -91,7 +91,7 @@ class Named(_Checked):
 
 @dataclass(frozen=True)
 class Names(_Checked):
-    """A list of texts that are not empty."""
+    """A list of nonempty texts."""
 
     def check(self, value: Any) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):

@@ -1,4 +1,4 @@
-"""Strict request bodies: no coercion, no 422, and errors that say field, value and limit."""
+"""Strict request bodies: no coercion, no 422, and errors that name the field, the value and the limit."""
 
 from typing import Any, TypeVar
 
@@ -8,15 +8,15 @@ from pydantic_core import ErrorDetails
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.wording import quote as quote
 
-UNSUPPORTED = "unsupported"  # the PydanticCustomError type of what is known and not supported
+UNSUPPORTED = "unsupported"  # type of the PydanticCustomError for known values that are not supported
 
-Location = tuple[int | str, ...]  # the keys and indices that lead to a value
+Location = tuple[int | str, ...]  # keys and indices of a value
 
-MAX_MESSAGES = 1 << 13  # of one request: to check that many takes a twentieth of a second
+MAX_MESSAGES = 1 << 13  # of one request; checking them takes 50 ms
 
-_MAX_WHOLES = 64  # integers of a body that may be spelled as other numbers: for each one what holds it is copied
+_MAX_WHOLES = 64  # integers of a body that may be spelled as 16.0; for each, its containers are copied
 
-# Pydantic's names of faults that JSON has a plainer word for.
+# JSON's words for Pydantic's types of errors
 _EXPECTED = {
     "bool_type": "true or false",
     "dict_type": "an object",
@@ -35,18 +35,18 @@ _COMPARISONS = {
 
 
 class StrictModel(BaseModel):
-    """A JSON object whose fields have exactly the declared JSON types; unknown fields are kept in model_extra."""
+    """A JSON object with fields of exactly the declared JSON types. Unknown fields are kept in model_extra."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
     @property
     def extra(self) -> dict[str, Any]:
-        """The fields that are not declared, by their path."""
+        """Undeclared fields, by their paths."""
         return dict(self.model_extra or {})
 
     @property
     def passed_on(self) -> dict[str, Any]:
-        """The fields that are not declared and yet not ignored, since the chat template gets them, by their path."""
+        """Undeclared fields that are passed to the chat template and therefore not ignored, by their paths."""
         return {}
 
 
@@ -54,7 +54,7 @@ M = TypeVar("M", bound=StrictModel)
 
 
 def validate(model: type[M], body: dict[str, Any]) -> M:
-    """The body as `model`; raises InvalidRequest for the first fault."""
+    """Return the body as `model`. Raises InvalidRequest for the first error."""
     try:
         return _validate(model, body)
     except ValidationError as error:
@@ -68,8 +68,8 @@ def validate(model: type[M], body: dict[str, Any]) -> M:
 
 
 def _validate(model: type[M], body: dict[str, Any]) -> M:
-    """Raises ValidationError. An integer may be spelled 16.0 or 1e3: JSON has one kind of numbers, and JSON Schema, in
-    which our API is described, takes all of these for integers."""
+    """Return the body as `model`, or raise ValidationError. Integers may be spelled 16.0 or 1e3, which JSON Schema, the
+    language of the API's description, treats as integers."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -87,8 +87,8 @@ def _is_whole(value: object) -> bool:
 
 
 def _with(value: Any, location: Location, new: int) -> Any:
-    """A copy that has `new` at the location; the value itself where the location names what is no part of it, such as
-    one of several forms that the value may have."""
+    """Return a copy with `new` at the location. Parts of the location that are not in the value, such as the name of one
+    of its possible forms, leave it unchanged."""
     if not location:
         return new
     key = location[0]
@@ -100,7 +100,7 @@ def _with(value: Any, location: Location, new: int) -> Any:
 
 
 def path_text(location: Location) -> str:
-    """A fault's place as clients write it: messages[0].content[1].type."""
+    """Return the location as clients write it: messages[0].content[1].type."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
@@ -108,7 +108,7 @@ def path_text(location: Location) -> str:
 
 
 def _limit(fault: ErrorDetails) -> str:
-    """What the value must be."""
+    """Return the end of an error message, with the allowed values."""
     if (expected := _EXPECTED.get(fault["type"])) is not None:
         return f"it must be {expected}"
     match fault["type"]:

@@ -18,16 +18,16 @@ from server.schemas.tools import (
     ToolDefinition,
 )
 
-# Parts that other servers take, by any of their names; one of no known type is a mistake rather than a want.
+# Types of parts that other servers accept; any other unknown type is a client's error
 _MEDIA = ("image", "audio", "video", "file")
 _FORMS = ("{}", "{}_url", "{}_embeds", "input_{}")
 _OTHER_PARTS = frozenset(form.format(medium) for medium in _MEDIA for form in _FORMS)
-_NEED_CONTENT = frozenset({"developer", "system", "user", "tool", "function"})  # an assistant may have called instead
+_NEED_CONTENT = frozenset({"developer", "system", "user", "tool", "function"})  # an assistant may have calls instead
 
 
 def _known_type(value: Any) -> Any:
     if isinstance(value, str) and value in _OTHER_PARTS:
-        raise PydanticCustomError(UNSUPPORTED, "this server takes text parts only")
+        raise PydanticCustomError(UNSUPPORTED, "this server takes only text parts")
     return value
 
 
@@ -37,7 +37,7 @@ class TextPart(StrictModel):
 
 
 def _parts(content: Any, info: ValidationInfo) -> Any:
-    """Content that is one string as a list of one part."""
+    """Return content that is a string as a list of one part."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if content is None and (role := info.data.get("role")) in _NEED_CONTENT:
@@ -52,7 +52,7 @@ def _parts(content: Any, info: ValidationInfo) -> Any:
 
 
 def _refusal_as_text(part: Any) -> Any:
-    """A refusal in an earlier answer, as clients send it back, is what the assistant said."""
+    """Return a refusal in an earlier answer, which clients send back, as text of the assistant."""
     if isinstance(part, dict) and part.get("type") == "refusal" and isinstance(part.get("refusal"), str):
         others = {name: value for name, value in part.items() if name != "refusal"}
         return {**others, "type": "text", "text": part["refusal"]}
@@ -60,27 +60,27 @@ def _refusal_as_text(part: Any) -> Any:
 
 
 class Message(StrictModel):
-    """One message. Undeclared fields are passed to the chat template unchanged."""
+    """A message. Undeclared fields are passed to the chat template unchanged."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Annotated[
         Annotated[list[TextPart], Field(fail_fast=True)] | None,
         BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None),
-        Field(validate_default=True),  # a field that is missing is null
+        Field(validate_default=True),  # a missing field is null
     ] = None
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None  # the old name of a single call
-    tool_call_id: str | None = None  # of a tool's result: the call that it answers
+    tool_call_id: str | None = None  # id of the call whose result this message has
 
     @property
     def text(self) -> str:
-        """The content as one string, "" where there is none."""
+        """Content as one string; "" if there is none."""
         return "\n".join(part.text for part in self.content or [])
 
 
 def _function_call(value: Any) -> Any:
     if isinstance(value, dict):
-        return FunctionName.model_validate(value)  # else pydantic complains that it is none of the words
+        return FunctionName.model_validate(value)  # pydantic's error for the union would be unclear
     if value not in (None, "none", "auto"):
         raise PydanticCustomError("function_call", "it must be none, auto or an object with a name")
     return value
@@ -138,12 +138,12 @@ class TemplateOptions(StrictModel):
 
     @property
     def opens_answer(self) -> bool:
-        """Whether the prompt ends with the opening of a new answer, the default. Raises InvalidRequest."""
+        """Whether the prompt ends with the opening of a new answer, which is the default. Raises InvalidRequest."""
         if not self.continue_final_message:
             return self.add_generation_prompt is not False
         if self.add_generation_prompt:
             raise InvalidRequest(
-                "add_generation_prompt and continue_final_message are both true; only one of them can be",
+                "add_generation_prompt and continue_final_message are both true; set one of them to false",
                 param="continue_final_message",
             )
         return False
@@ -157,7 +157,7 @@ _Content = str | list[TextPart]
 
 
 class Prediction(StrictModel):
-    """Text that the client expects most of the answer to be, such as a file before an edit."""
+    """Text that the client expects in the answer, such as a file before an edit."""
 
     type: Literal["content"]
     content: Annotated[
@@ -187,7 +187,7 @@ class ChatOptions(GenerationRequest, TemplateOptions):
 
     @property
     def requested_max_tokens(self) -> int | None:
-        """max_completion_tokens, or its old name; None asks for the rest of the context."""
+        """max_completion_tokens, or its old name max_tokens; None means the rest of the context."""
         new, old = self.max_completion_tokens, self.max_tokens
         if new is not None and old is not None and new != old:
             raise InvalidRequest(
@@ -196,7 +196,7 @@ class ChatOptions(GenerationRequest, TemplateOptions):
         return new if new is not None else old
 
     def num_logprobs(self, limit: int) -> int | None:
-        """How many of the best tokens to report beside each sampled one; None for no logprobs."""
+        """Return the number of top tokens to report with each sampled token; None for no logprobs."""
         if self.top_logprobs is not None:
             check_logprobs(self.top_logprobs, limit, "top_logprobs")
             if self.top_logprobs and not self.logprobs:

@@ -17,7 +17,7 @@ def _is_ids(value: Any) -> bool:
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
-    """A prompt in any of its four spellings as a list of prompts. By hand: a union would report a fault per item."""
+    """Return a prompt in any of its four forms as a list of prompts. A union would report an error for each item."""
     if isinstance(value, str):
         return [value]
     if _is_ids(value):
@@ -57,27 +57,27 @@ class CompletionRequest(GenerationRequest):
         return self.num_choices if self.best_of is None else self.best_of
 
     def check(self, max_logprobs: int) -> None:
-        """Raise InvalidRequest where fields do not go together."""
+        """Raise InvalidRequest for fields that exclude each other."""
         if self.num_candidates < self.num_choices:
             raise InvalidRequest(
                 f"best_of is {self.best_of} and n is {self.num_choices}; best_of must be at least n", param="best_of"
             )
         if self.num_candidates > self.num_choices and self.stream:
             raise InvalidRequest(
-                f"best_of is {self.best_of} and n is {self.num_choices}; which answers are the best is known when all "
-                "have ended, so they cannot be streamed: leave out stream, or best_of",
+                f"best_of is {self.best_of} and n is {self.num_choices}; the best answers are known only when all have "
+                "ended, so they cannot be streamed; leave out stream or best_of",
                 param="best_of",
             )
         if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
             raise InvalidRequest(f"max_tokens is 0; {_LEAST_TOKENS}", param="max_tokens")
         if self.max_tokens == 0 and self.logprob_token_ids:
             raise InvalidRequest(
-                "logprob_token_ids is about generated tokens, and max_tokens is 0", param="logprob_token_ids"
+                "logprob_token_ids needs generated tokens, but max_tokens is 0", param="logprob_token_ids"
             )
         for name in ("echo", "truncate_prompt_tokens"):
             if self.suffix and getattr(self, name):
                 raise InvalidRequest(
-                    f"suffix and {name} are both given, and the prompt of a suffix is not the text before it alone; "
+                    f"suffix and {name} are both given, but the prompt with a suffix is more than the text before it; "
                     f"leave out {name}",
                     param=name,
                 )

@@ -1,4 +1,4 @@
-"""The bodies of /v1/conversations, and what its lists and those of responses' items ask for."""
+"""Bodies of /v1/conversations, and the parameters of its lists and of lists of a response's items."""
 
 from typing import Annotated, Literal
 
@@ -17,7 +17,7 @@ class ConversationRequest(StrictModel):
 
 
 class ConversationUpdate(StrictModel):
-    metadata: Metadata  # null clears it; as at OpenAI it must be said
+    metadata: Metadata  # required as in OpenAI's API; null clears it
 
 
 class ItemsRequest(StrictModel):
@@ -25,7 +25,7 @@ class ItemsRequest(StrictModel):
 
 
 class ListQuery(StrictModel):
-    """Of a list that is read in pages."""
+    """The parameters of a list that is read in pages."""
 
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20

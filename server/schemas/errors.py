@@ -1,4 +1,4 @@
-"""The objects that errors are in, by protocol."""
+"""Bodies of error responses, by protocol."""
 
 from typing import Literal
 

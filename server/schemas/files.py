@@ -1,4 +1,4 @@
-"""The fields of an upload, what a list of files asks for, and what is answered of files."""
+"""Fields of an uploaded file, parameters of lists of files, and answers about files."""
 
 from typing import Annotated, Literal, get_args
 
@@ -15,7 +15,7 @@ FINE_TUNE, FINE_TUNE_RESULTS = "fine-tune", "fine-tune-results"
 
 UploadPurpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 UPLOAD_PURPOSES: tuple[str, ...] = get_args(UploadPurpose)
-FilePurpose = Literal[UploadPurpose, "assistants_output", "batch_output", "fine-tune-results"]  # with those of ours
+FilePurpose = Literal[UploadPurpose, "assistants_output", "batch_output", "fine-tune-results"]
 FILE_PURPOSES: tuple[str, ...] = get_args(FilePurpose)
 
 
@@ -37,7 +37,7 @@ class FileListQuery(StrictModel):
 
 
 class FileObject(msgspec.Struct, kw_only=True):
-    """OpenAI's. status: always processed."""
+    """A file. status: always processed."""
 
     id: str
     object: Literal["file"] = "file"

@@ -1,4 +1,4 @@
-"""The body of POST /v1/fine_tuning/jobs, and what lists of jobs, events and checkpoints ask for."""
+"""The body of POST /v1/fine_tuning/jobs, and the parameters of lists of jobs, events and checkpoints."""
 
 import enum
 import re
@@ -16,12 +16,12 @@ MAX_SEED = 2**31 - 1  # OpenAI's
 MAX_SUFFIX = 64
 
 _SUFFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MAX_LISTED = 1000  # of jobs, events or checkpoints in one page
-_MAX_COUNT = 1 << 20  # of what the model limits anyway
+_MAX_LISTED = 1000  # jobs, events or checkpoints in one page
+_MAX_COUNT = 1 << 20  # of numbers that the model limits itself
 
 
 class TrainedEffort(enum.StrEnum):
-    """OpenAI's reasoning_effort of reinforcement."""
+    """The reasoning effort of reinforcement fine-tuning."""
 
     DEFAULT = "default"
     LOW = "low"
@@ -30,8 +30,8 @@ class TrainedEffort(enum.StrEnum):
 
 
 class GivenHyperparameters(StrictModel):
-    """The first four are OpenAI's, and so are compute_multiplier, eval_interval, eval_samples and reasoning_effort. The
-    others are options of `headrace finetune`, by the same names."""
+    """Hyperparameters of a method. OpenAI has the first four, compute_multiplier, eval_interval, eval_samples and
+    reasoning_effort. The others are options of `headrace finetune` with the same names."""
 
     n_epochs: Annotated[int | None, Whole(1, 1000)] = None
     batch_size: Annotated[int | None, Whole(1, 1024)] = None
@@ -61,20 +61,21 @@ class GivenHyperparameters(StrictModel):
 
 
 class GivenSettings(StrictModel):
-    """Of one method."""
+    """Settings of a method."""
 
     hyperparameters: GivenHyperparameters | None = None
 
 
 class GivenReinforcement(GivenSettings):
-    """grader: read by the engine's own parser. response_format: of the answers, as OpenAI has it."""
+    """Settings of reinforcement. grader: a grader in OpenAI's form. response_format: the format of the answers, as in
+    OpenAI's API."""
 
     grader: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
 
 
 class GivenMethod(StrictModel):
-    """Settings stand under the name of the method that `type` names. pretraining is this server's own."""
+    """The method of a job. Settings are in the field with the name of the method's type. OpenAI has no pretraining."""
 
     type: str
     supervised: GivenSettings | None = None
@@ -96,7 +97,7 @@ def _checked_suffix(suffix: str) -> str:
 
 
 class FinetuningRequest(StrictModel):
-    """hyperparameters: the place that OpenAI had for them before `method`."""
+    """A fine-tuning job. hyperparameters: OpenAI's older form, before `method`."""
 
     model: str
     training_file: str

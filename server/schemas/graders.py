@@ -1,4 +1,4 @@
-"""The bodies of POST /v1/fine_tuning/alpha/graders/validate and /run."""
+"""Bodies of POST /v1/fine_tuning/alpha/graders/validate and /run."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ from server.schemas.base import StrictModel
 
 
 class GraderValidateRequest(StrictModel):
-    """grader: read by the engine's own parser."""
+    """The body of POST /v1/fine_tuning/alpha/graders/validate. grader: a grader in OpenAI's form."""
 
     grader: dict[str, Any]
 
 
 class GraderRunRequest(GraderValidateRequest):
-    """model_sample: an answer of a model. item: what templates call item."""
+    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: an answer of a model. item: the value of `item`
+    in templates."""
 
     model_sample: str
     item: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""The body of POST /infill, llama-server's: code before and after a gap, and what plugins of editors send with it."""
+"""The body of POST /infill, in llama-server's shape: code before and after a gap, and other files from editors."""
 
 from typing import Annotated, Any
 
@@ -10,11 +10,11 @@ from server.schemas.base import StrictModel
 from server.schemas.sampler_steps import StepTokens
 from server.schemas.sampling import GenerationRequest
 
-_MAX_EXTRA = 1024  # files; an editor sends some sixteen
+_MAX_EXTRA = 1024  # files; editors send about sixteen
 _INT32 = 2**31 - 1
-_RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's names of a seed that is drawn
+_RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's values for a random seed
 
-# Fields of other endpoints, and of llama-server, that would change the answer.
+# Fields of other endpoints and of llama-server that would change the answer
 _REFUSED = (
     "grammar",
     "logprob_token_ids",
@@ -32,27 +32,27 @@ _REFUSED = (
 
 
 class ExtraFile(StrictModel):
-    """A piece of another file."""
+    """A part of another file."""
 
     text: str
     filename: str | None = None
-    time: Any = None  # when the editor saw it: no part of the prompt
+    time: Any = None  # time of the editor; not in the prompt
 
 
 class InfillRequest(GenerationRequest):
-    """In addition to the fields of all generating requests; llama-server's names are accepted where they differ."""
+    """Fields in addition to those of all requests that generate text. llama-server's names are accepted too."""
 
     input_prefix: str
     input_suffix: str
     input_extra: Annotated[list[ExtraFile], Field(fail_fast=True, max_length=_MAX_EXTRA)] | None = None
-    prompt: str | None = None  # the beginning of the cursor's line: continues the prefix
+    prompt: str | None = None  # the beginning of the cursor's line, which continues the prefix
     n_predict: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
     n_indent: Annotated[int, Field(ge=0, le=_INT32)] | None = None
     t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     return_tokens: bool | None = None
     response_fields: list[str] | None = None
-    # Of no effect here, and so listed as ignored:
+    # Without an effect, and therefore listed as ignored:
     cache_prompt: bool | None = None  # prefixes are always cached
     id_slot: int | None = None
     n_keep: int | None = None
@@ -75,24 +75,24 @@ class InfillRequest(GenerationRequest):
 
     @property
     def size(self) -> int:
-        """How many characters its texts have."""
+        """Number of characters in all texts."""
         files = sum(len(file.text) for file in self.input_extra or [])
         return len(self.input_prefix) + len(self.prompt or "") + len(self.input_suffix) + files
 
     @property
     def requested_max_tokens(self) -> int | None:
-        """None asks for the rest of the context."""
+        """Limit of generated tokens; None means the rest of the context."""
         requested = self.max_tokens if self.n_predict is None else self.n_predict
         return None if requested == -1 else requested
 
     def check(self) -> list[str]:
-        """The names of the fields that are ignored. Raises InvalidRequest for those that cannot be honored."""
+        """Return the names of ignored fields. Raises InvalidRequest for fields that cannot be honored."""
         for name in _REFUSED:
             value = getattr(self, name)
             if not (value is None or value is False or value in ("", []) or (name, value) == ("n_probs", 0)):
                 raise UnsupportedParameter(f"{name} is not supported by this endpoint; leave it out", param=name)
         if self.num_choices > 1:
-            raise InvalidRequest(f"n is {self.num_choices}; /infill gives one answer", param="n")
+            raise InvalidRequest(f"n is {self.num_choices}; /infill returns one answer; leave n out", param="n")
         if self.max_tokens is not None and self.n_predict is not None and self.max_tokens != self.n_predict:
             raise InvalidRequest(
                 f"max_tokens is {self.max_tokens} and n_predict is {self.n_predict}; give one of them",
@@ -124,7 +124,7 @@ class InfillRequest(GenerationRequest):
         tokens: StepTokens,
         is_constrained: bool = False,
     ) -> SamplingParams:
-        """As of every request, with llama-server's ways to spell two of the fields."""
+        """Return the engine's parameters like GenerationRequest.sampling, with llama-server's form of two fields."""
         own = self.model_copy(
             update={
                 "repeat_penalty": None,

@@ -1,4 +1,4 @@
-"""ListPage: OpenAI's lists, a page at a time."""
+"""ListPage: a page of one of OpenAI's lists."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class ListPage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a page has beside its `data`. first_id, last_id: of what is on it."""
+    """A page of a list. first_id, last_id: ids of the first and the last item in its `data`."""
 
     object: Literal["list"] = "list"
     first_id: str | None

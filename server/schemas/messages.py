@@ -1,4 +1,4 @@
-"""The bodies of POST /v1/messages and /v1/messages/count_tokens, in Anthropic's shapes."""
+"""Bodies of POST /v1/messages and /v1/messages/count_tokens, in Anthropic's shapes."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
 
 _INT32 = 2**31 - 1
-# Tools that Anthropic defines, by a name and the date of their version; what they take is known to its own models.
+# Tools that Anthropic defines, by a name and the date of a version; only its own models know their inputs.
 _DEFINED_TOOL = re.compile(r"\w+_20\d{6}")
 
 
 class _Block(StrictModel):
-    """One content block; where a cache ends is the server's business, so cache_control asks for nothing."""
+    """A content block. cache_control has no effect, since the server caches automatically."""
 
     cache_control: Any = None
 
@@ -31,7 +31,7 @@ class TextBlock(_Block):
 def _text_block(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind != "text":
         raise PydanticCustomError(
-            UNSUPPORTED, "blocks of type {kind} are not supported here, only text", {"kind": kind}
+            UNSUPPORTED, "blocks of type {kind} are not supported here; give text", {"kind": kind}
         )
     return value
 
@@ -40,7 +40,7 @@ TextBlocks = list[Annotated[TextBlock, BeforeValidator(_text_block)]]
 
 
 def _listed(value: Any) -> Any:
-    """Content that is one string as a list of one block."""
+    """Return content that is a string as a list of one block."""
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if not isinstance(value, list):
@@ -75,7 +75,7 @@ class ThinkingBlock(_Block):
 
 
 class RedactedThinkingBlock(_Block):
-    """Reasoning that only Anthropic's servers can read."""
+    """A thought that only Anthropic's servers can read."""
 
     type: Literal["redacted_thinking"]
     data: str | None = None
@@ -92,7 +92,7 @@ _BLOCKS: dict[str, type[ContentBlock]] = {
 
 
 def _block(value: Any) -> ContentBlock:
-    """A block as its type says: pydantic would otherwise complain that it is none of them all."""
+    """Return a block as the model of its type, since pydantic's error for the union would be unclear."""
     kind = value.get("type") if isinstance(value, dict) else None
     if not isinstance(kind, str):
         raise PydanticCustomError("block", "it must be an object with a type")
@@ -121,11 +121,11 @@ class CustomTool(_Block):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
-    eager_input_streaming: bool | None = None  # a call's input is streamed as it comes, in any case
+    eager_input_streaming: bool | None = None  # no effect; a call's input is always streamed
 
 
 class DefinedTool(StrictModel):
-    """A tool of Anthropic's own, such as web_search_20250305."""
+    """A tool that Anthropic defines, such as web_search_20250305."""
 
     type: str
     name: str | None = None
@@ -165,7 +165,7 @@ class OutputConfig(StrictModel):
 
 
 class MessagesPrompt(StrictModel):
-    """The fields of the prompt, which are the whole body of count_tokens."""
+    """The fields of the prompt; the body of POST /v1/messages/count_tokens."""
 
     model: str | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
@@ -180,7 +180,7 @@ class MessagesPrompt(StrictModel):
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None  # the name of output_config.format in earlier betas
     cache_control: Any = None
-    thread: Any = None  # a conversation that the server holds, in a beta
+    thread: Any = None  # a conversation stored by the server, in a beta
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -210,4 +210,4 @@ class MessagesRequest(MessagesPrompt):
     top_p: float | None = None
     top_k: int | None = None
     stream: bool | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None  # there is one tier, and answers say "standard"
+    service_tier: Literal["auto", "standard_only"] | None = None  # answers always have the tier "standard"

@@ -1,4 +1,4 @@
-"""The bodies of Ollama's endpoints. What becomes a chat's field as it is, the chat's own schema checks."""
+"""Bodies of Ollama's endpoints. Fields that are passed to a chat unchanged are checked by the chat's schema."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ _MAX_DURATION = 32  # characters of a keep_alive
 def _no_images(images: Any) -> Any:
     if images is None or images == []:
         return None
-    raise PydanticCustomError(UNSUPPORTED, "this server takes text only")
+    raise PydanticCustomError(UNSUPPORTED, "this server takes only text")
 
 
 def _format(value: Any) -> Any:
@@ -55,7 +55,7 @@ class OllamaToolCall(StrictModel):
 
 
 class OllamaMessage(StrictModel):
-    """One message; missing content is empty."""
+    """A message. Missing content is empty."""
 
     role: str
     content: str | None = None
@@ -67,7 +67,7 @@ class OllamaMessage(StrictModel):
 
 
 class OllamaRequest(StrictModel):
-    """What a chat and a generation have in common. `options` are looked at one by one (protocols/ollama/options.py)."""
+    """The fields that POST /api/chat and /api/generate share. Each of the `options` is checked separately."""
 
     model: Annotated[str, Field(min_length=1)]
     stream: bool | None = None  # true unless it is false
@@ -86,14 +86,14 @@ class OllamaRequest(StrictModel):
 
 
 class OllamaChatRequest(OllamaRequest):
-    """The body of POST /api/chat. Without messages, it only loads the model."""
+    """The body of POST /api/chat. Without messages, the request only loads the model."""
 
     messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)] | None = None
     tools: list[dict[str, Any]] | None = None
 
 
 class OllamaGenerateRequest(OllamaRequest):
-    """The body of POST /api/generate. Without a prompt, it only loads the model."""
+    """The body of POST /api/generate. Without a prompt, the request only loads the model."""
 
     prompt: str | None = None
     suffix: str | None = None
@@ -103,7 +103,7 @@ class OllamaGenerateRequest(OllamaRequest):
 
 
 def _inputs(value: Any) -> list[str]:
-    """One text or several as a list; "" is none. Raises InvalidRequest, which names the item."""
+    """Return one or several texts as a list, which is empty for "". Raises InvalidRequest with the path of the item."""
     if value is None or value == "":
         return []
     items = value if isinstance(value, list) else [value]
@@ -115,7 +115,7 @@ def _inputs(value: Any) -> list[str]:
 
 
 class OllamaEmbedRequest(StrictModel):
-    """The body of POST /api/embed. Without input, it only loads the model."""
+    """The body of POST /api/embed. Without input, the request only loads the model."""
 
     model: Annotated[str, Field(min_length=1)]
     input: Annotated[
@@ -128,7 +128,7 @@ class OllamaEmbedRequest(StrictModel):
 
 
 class OllamaEmbeddingsRequest(StrictModel):
-    """The body of POST /api/embeddings, Ollama's older form. Without a prompt, it only loads the model."""
+    """The body of POST /api/embeddings, Ollama's older form. Without a prompt, the request only loads the model."""
 
     model: Annotated[str, Field(min_length=1)]
     prompt: str | None = None
@@ -137,7 +137,7 @@ class OllamaEmbeddingsRequest(StrictModel):
 
 
 class OllamaShowRequest(StrictModel):
-    """The body of POST /api/show; `name` is the old name of `model`."""
+    """The body of POST /api/show. `name` is the old name of `model`."""
 
     model: str | None = None
     name: str | None = None

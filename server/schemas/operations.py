@@ -1,4 +1,4 @@
-"""The bodies of routes for the server's operator."""
+"""Bodies of routes for the server's operator."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What becomes of request fields that this server does not honor. Nothing is ignored in silence."""
+"""Request fields that this server does not honor: refused, or listed as ignored. Nothing is ignored silently."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +17,11 @@ def _never(_value: Any) -> bool:
     return False
 
 
-# Fields that would change the answer, with the values (beside null and []) that ask for nothing.
+# Fields that would change the answer, with the values (besides null and []) that have no effect
 _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "audio": _never,
     "best_of": _is(1),  # on chat; completions check their own
-    "chat_template": _never,  # a request's own template is code that we do not run
+    "chat_template": _never,  # a client's template is code, which is not run
     "documents": _never,
     "echo": _is(False),  # on chat
     "function_call": _is("none", "auto"),  # on completions, which have no tools
@@ -40,11 +40,11 @@ _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "tool_choice": _is("none", "auto"),  # on completions
     "tools": _never,  # on completions
     "top_logprobs": _is(0),  # on completions, which count them in logprobs
-    "truncate_prompt_tokens": _never,  # of /tokenize, which shows what a text is
+    "truncate_prompt_tokens": _never,  # on /tokenize, which shows the whole text
     "web_search_options": _never,
 }
 
-# Fields that cannot change the text, with the values for which there is nothing to honor.
+# Fields that cannot change the text, with the values that have no effect
 _IGNORED: Mapping[str, Callable[[Any], bool]] = {
     "metadata": _is({}),
     "parallel_tool_calls": _is(True, False),  # on completions
@@ -58,7 +58,7 @@ _IGNORED: Mapping[str, Callable[[Any], bool]] = {
     "verbosity": _never,
 }
 
-# What OpenAI's API takes for some of these; another type is a client's mistake even where the value is not used.
+# Types of some fields in OpenAI's API. Another type is a client's error, even if the value is not used.
 _TYPES: Mapping[str, tuple[type, str]] = {
     "metadata": (dict, "an object"),
     "parallel_tool_calls": (bool, "true or false"),
@@ -68,22 +68,22 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "user": (str, "a string"),
 }
 
-# Fields of chats that text completions have under another name.
+# Fields of chats that have another name in text completions
 _TEXT_NAMES: Mapping[str, str] = {"max_completion_tokens": "max_tokens", "top_logprobs": "logprobs"}
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterTable:
-    """What becomes of a protocol's fields that are not honored.
+    """Fields of a protocol that are not honored.
 
-    unsupported: those that would change the answer. ignored: those that cannot. Both by their paths without indices,
-    with a test for values that ask for nothing.
+    unsupported: fields that would change the answer. ignored: fields that cannot. Both are by their paths without
+    indices, with a test for values that have no effect.
     """
 
     unsupported: Mapping[str, Callable[[Any], bool]]
     ignored: Mapping[str, Callable[[Any], bool]]
     types: Mapping[str, tuple[type, str]]
-    other_names: Mapping[str, str] = field(default_factory=dict)  # by which text completions take a field
+    other_names: Mapping[str, str] = field(default_factory=dict)  # names of fields in text completions
 
 
 OPENAI_PARAMETERS = ParameterTable(_UNSUPPORTED, _IGNORED, _TYPES, _TEXT_NAMES)
@@ -107,14 +107,14 @@ MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
         "system.citations": _is([]),
         "thinking.block_binding": _never,
         "tools.allowed_callers": _is(["direct"]),
-        "tools.defer_loading": _is(False),  # true would hide the tool until a tool of Anthropic's finds it
+        "tools.defer_loading": _is(False),  # true would hide the tool until Anthropic's tool search finds it
         "tools.input_examples": _is([]),
         "user_profile_id": _never,
         "workspace_id": _never,
     },
     types={"context_management": (dict, "an object"), "metadata": (dict, "an object")},
 )
-# Of how a model is loaded and computed, which the server's own options decide.
+# Options of loading and computing a model, which the server's own options determine
 _OLLAMA_LOADING = (
     "draft_num_predict",
     "embedding_only",
@@ -136,13 +136,13 @@ OLLAMA_PARAMETERS = ParameterTable(
     unsupported={
         "context": _never,  # an earlier conversation, as token ids
         "options.tfs_z": _is(1.0, 1),
-        "template": _is(""),  # a request's own template is code that we do not run
+        "template": _is(""),  # a client's template is code, which is not run
     },
     ignored={
         **{f"options.{name}": _never for name in _OLLAMA_LOADING},
-        "keep_alive": _never,  # where models stay loaded
-        "options.repeat_last_n": _is(-1),  # penalties look at the whole text
-        "shift": _is(False),  # what does not fit the context is refused
+        "keep_alive": _never,  # if models stay loaded
+        "options.repeat_last_n": _is(-1),  # penalties consider the whole text
+        "shift": _is(False),  # requests that do not fit the context are refused
         "truncate": _is(False),
     },
     types={},
@@ -156,10 +156,10 @@ _INDEX = re.compile(r"\[\d+\]")
 def ignored_parameters(
     extra: Mapping[str, Any], *, strict: bool, table: ParameterTable = OPENAI_PARAMETERS
 ) -> list[str]:
-    """The names of the fields in `extra` that are not honored and cannot change the text.
+    """Return the names of the fields in `extra` that are not honored and cannot change the text.
 
-    Raises UnsupportedParameter for a field that would change it, and InvalidRequest for one of a wrong type and, if
-    `strict`, for an unknown one.
+    Raises UnsupportedParameter for a field that would change the text, and InvalidRequest for a field of a wrong type
+    and, if `strict`, for an unknown field.
     """
     ignored = []
     for name, value in extra.items():
@@ -181,7 +181,7 @@ def ignored_parameters(
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise InvalidRequest for the first field, if there is one: under --strict-parameters none may be unknown."""
+    """Raise InvalidRequest for the first name, if any, since --strict-parameters allows no unknown field."""
     for name in names:
         raise InvalidRequest(
             f"{name} is not a parameter of this endpoint, and the server was started with --strict-parameters",
@@ -197,7 +197,7 @@ def _check_type(name: str, value: Any, table: ParameterTable) -> None:
 
 
 def ignored_header(names: list[str]) -> dict[str, str]:
-    """The response header that lists `names`; a client's spelling is never trusted as header text."""
+    """Return the response header that lists `names`, without characters that are unsafe in headers."""
     if not names:
         return {}
     listed = [_UNSAFE.sub("?", name[:64]) for name in names[:_MAX_LISTED]]

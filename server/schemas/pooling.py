@@ -1,4 +1,4 @@
-"""The bodies of embeddings, /classify and /pooling: inputs or a conversation, and what is asked of them."""
+"""Bodies of embeddings, /classify and /pooling: inputs or a conversation, and options for their results."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
 from server.schemas.chat import ChatTemplateFields, Message
 from server.schemas.sampling import MAX_TIMEOUT_S
 
-MAX_INPUTS = 2048  # of one request, as OpenAI's API has it
+MAX_INPUTS = 2048  # OpenAI's limit for one request
 _INT32 = 2**31 - 1
 
 
@@ -27,8 +27,10 @@ def _contents(value: Any) -> list[str] | list[list[int]]:
 
 
 def listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
-    """Inputs in any of their four spellings as a list of inputs. By hand: a union would report a fault per item. name:
-    what the client calls them. Raises InvalidRequest, which names the item."""
+    """Return inputs in any of their four forms as a list of inputs. name: the client's name of the inputs.
+
+    A union would report an error for each item. Raises InvalidRequest with the path of the first invalid item.
+    """
     inputs = [value] if isinstance(value, str) or _is_ids(value) else value
     if not isinstance(inputs, list) or not inputs:
         raise PydanticCustomError(
@@ -46,15 +48,15 @@ def listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
 
 
 def check_number(num_inputs: int, name: str) -> None:
-    """Raise InvalidRequest for more than a request may have."""
+    """Raise InvalidRequest if there are more inputs than a request may have."""
     if num_inputs > MAX_INPUTS:
         raise InvalidRequest(
-            f"{name} has {num_inputs} items; a request may have {MAX_INPUTS}; send several requests", param=name
+            f"{name} has {num_inputs} items; the limit is {MAX_INPUTS}; send several requests", param=name
         )
 
 
 def _truncate(value: Any) -> Any:
-    """Cohere's words, and the yes or no of others."""
+    """Check Cohere's words, or the true and false of others."""
     if isinstance(value, str):
         value = value.upper()
     if value is None or isinstance(value, bool) or value in ("NONE", "START", "END"):
@@ -64,7 +66,9 @@ def _truncate(value: Any) -> Any:
 
 def _at_least_one(value: int) -> int:
     if value == 0:
-        raise PydanticCustomError("truncate_prompt_tokens", "it must be at least 1, or -1 for all that the model takes")
+        raise PydanticCustomError(
+            "truncate_prompt_tokens", "it must be at least 1, or -1 for as many as the model takes"
+        )
     return value
 
 
@@ -92,7 +96,7 @@ Truncate = Annotated[
 
 
 class PoolingFields(StrictModel):
-    """What all requests to a pooling model may say."""
+    """The fields of all requests to a pooling model."""
 
     model: str | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_INT32), AfterValidator(_at_least_one)] | None = (
@@ -103,24 +107,27 @@ class PoolingFields(StrictModel):
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
-    cache_salt: str | None = None  # ignored: nothing of an input is cached
+    cache_salt: str | None = None  # ignored, since inputs are not cached
 
     @property
     def is_truncated(self) -> bool:
-        """Whether an input that is too long is cut."""
+        """Whether inputs that are too long are truncated."""
         return self.truncate_prompt_tokens is not None or self.truncate not in (None, False, "NONE")
 
     @property
     def keeps_end(self) -> bool:
-        """Which end of an input that is too long stays."""
+        """Whether a truncated input keeps its end."""
         return self.truncation_side == "left" or self.truncate == "START"
 
     def check(self) -> None:
-        """Raise InvalidRequest where the fields do not go together."""
+        """Raise InvalidRequest for fields that exclude each other."""
         if self.truncation_side is not None and not self.is_truncated:
             raise InvalidRequest("truncation_side needs truncate_prompt_tokens or truncate", param="truncation_side")
         if self.truncate_prompt_tokens is not None and self.truncate in (False, "NONE"):
-            raise InvalidRequest("truncate_prompt_tokens is given, and truncate says not to cut", param="truncate")
+            raise InvalidRequest(
+                f"truncate_prompt_tokens is given, but truncate is {self.truncate!r}; leave out one of them",
+                param="truncate",
+            )
         if (self.truncation_side, self.truncate) in (("left", "END"), ("right", "START")):
             raise InvalidRequest(
                 f"truncation_side is {self.truncation_side!r} and truncate is {self.truncate!r}, which cut different "
@@ -130,22 +137,22 @@ class PoolingFields(StrictModel):
 
 
 class InputFields(PoolingFields):
-    """Inputs one by one, or a conversation that the chat template makes one input of."""
+    """Several inputs, or a conversation that the chat template renders as one input."""
 
     input: Inputs | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
-    add_special_tokens: bool | None = None  # to texts; a chat template writes its own
+    add_special_tokens: bool | None = None  # for texts; a chat template has its own
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    prompt_name: str | None = None  # of the model's prompts
-    input_type: str | None = None  # what the inputs are for, such as query or document
+    prompt_name: str | None = None  # name of one of the model's prompts
+    input_type: str | None = None  # use of the inputs, such as query or document
 
     def check(self) -> None:
-        """Raise InvalidRequest unless there is one of input and messages, and what goes with it."""
+        """Raise InvalidRequest unless there is either input or messages, and only fields that belong to it."""
         super().check()
         if self.input is None and self.messages is None:
-            raise InvalidRequest("input is missing; it is required, unless messages are given", param="input")
+            raise InvalidRequest("input is missing; it is required unless messages are given", param="input")
         if self.input is not None and self.messages is not None:
             raise InvalidRequest("input and messages are both given; leave out one of them", param="messages")
         names = _OF_CHATS if self.messages is None else _OF_TEXTS
@@ -158,7 +165,7 @@ class InputFields(PoolingFields):
 
     @property
     def chat(self) -> ChatTemplateFields:
-        """The conversation."""
+        """Conversation in the form of a chat's fields."""
         return ChatTemplateFields.model_construct(
             messages=self.messages,
             add_generation_prompt=bool(self.add_generation_prompt),
@@ -183,7 +190,7 @@ class VectorFields(InputFields):
     ] = None
     dimensions: Annotated[int, Field(ge=1, le=_INT32)] | None = None
     normalize: bool | None = None
-    use_activation: bool | None = None  # vLLM's name of it
+    use_activation: bool | None = None  # vLLM's name of normalize
 
     @property
     def is_base64(self) -> bool:
@@ -191,7 +198,7 @@ class VectorFields(InputFields):
 
     @property
     def normalized(self) -> bool | None:
-        """None: as the model says. Raises InvalidRequest where the two names of it say different things."""
+        """Whether to normalize vectors; None leaves it to the model. Raises InvalidRequest if its two names differ."""
         first, second = self.normalize, self.use_activation
         if first is not None and second is not None and first != second:
             raise InvalidRequest(
@@ -208,7 +215,7 @@ class EmbeddingRequest(VectorFields):
 def _norm(value: Any) -> Any:
     if value in (None, -1, 2) and not isinstance(value, bool):
         return value
-    raise PydanticCustomError("embd_normalize", "it must be 2 (length 1) or -1 (as the model makes them)")
+    raise PydanticCustomError("embd_normalize", "it must be 2 (length 1) or -1 (the model's own length)")
 
 
 class LlamaEmbeddingRequest(PoolingFields):
@@ -219,7 +226,7 @@ class LlamaEmbeddingRequest(PoolingFields):
 
     @property
     def embedding(self) -> EmbeddingRequest:
-        """The same as OpenAI's request."""
+        """Same request in OpenAI's form."""
         fields = {name: getattr(self, name) for name in PoolingFields.model_fields}
         return EmbeddingRequest.model_construct(**fields, **(self.model_extra or {}), input=self.content)
 

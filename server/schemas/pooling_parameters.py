@@ -1,4 +1,4 @@
-"""What becomes of fields that requests to pooling models have elsewhere, and that are not honored here."""
+"""Fields of requests to other servers' pooling models that are not honored."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The items of a Responses request: messages, calls and their outputs, thoughts."""
+"""Items of a Responses request: messages, calls and their outputs, and thoughts."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,10 +9,10 @@ from pydantic_core import PydanticCustomError
 from server.schemas.base import StrictModel
 from server.schemas.tagged import by_type
 
-_TEXT_ONLY = "this server takes text alone"
+_TEXT_ONLY = "this server takes only text"
 _OTHER_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot", "image_url", "file", "audio")
 
-# Calls that a server makes by itself, and what comes of them. They are listed as ignored: nothing here made them.
+# Calls that other servers make themselves, and their results, which are listed as ignored
 HOSTED_ITEMS = (
     "web_search_call",
     "file_search_call",
@@ -29,7 +29,7 @@ HOSTED_ITEMS = (
     "configuration_update",
 )
 
-_AS_FUNCTION = "give the call as function_call and what came of it as function_call_output"
+_AS_FUNCTION = "give the call as function_call and its result as function_call_output"
 _REFUSED_ITEMS = {
     **dict.fromkeys(
         (
@@ -45,13 +45,13 @@ _REFUSED_ITEMS = {
         f"models here call functions and custom tools; {_AS_FUNCTION}",
     ),
     "additional_tools": "give all tools in tools",
-    "compaction": "this server does not compact; give the items themselves",
+    "compaction": "this server does not compact; give the items",
     "compaction_trigger": "this server does not compact; leave it out",
 }
 
 
 class TextPart(StrictModel):
-    """annotations and logprobs: those of an earlier answer."""
+    """A part of a message with text. annotations and logprobs are from an earlier answer."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
@@ -86,7 +86,7 @@ Part = Annotated[TextPart | RefusalPart, BeforeValidator(_read_part)]
 
 
 def _parts(content: Any) -> Any:
-    """Content that is one string as a list of one part."""
+    """Return content that is a string as a list of one part."""
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
     if not isinstance(content, list):
@@ -101,14 +101,14 @@ _Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class Item(StrictModel):
-    """Of every item: its id and status, which a client sends back as it got them."""
+    """An item. Clients send back the id and status that they received."""
 
     id: str | None = None
     status: _Status | None = None
 
     @property
     def parts(self) -> list[TextPart | RefusalPart]:
-        """The parts of its content or output."""
+        """Parts of the item's content or output."""
         return []
 
     @property
@@ -140,7 +140,7 @@ class FunctionCallItem(Item):
 
 
 class FunctionCallOutputItem(Item):
-    """name and namespace: those of the tool, as in the call."""
+    """The result of a function call. name, namespace: of the tool, as in the call."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -184,14 +184,14 @@ class ItemReference(Item):
 
 
 class HostedItem(Item):
-    """The result of a tool that ran on another server."""
+    """A call of a tool that ran on another server, or its result."""
 
     type: Literal[HOSTED_ITEMS]  # type: ignore[valid-type]
     status: str | None = None  # type: ignore[assignment]  # each kind has its own
 
     @property
     def extra(self) -> dict[str, Any]:
-        return {}  # the item is listed as a whole
+        return {}  # the whole item is listed as ignored
 
 
 InputItem = (
@@ -219,7 +219,7 @@ _read_item = by_type(_MODELS, refused=_REFUSED_ITEMS, default="message")
 
 
 def _typed(value: Any) -> Any:
-    """An item without a type is a message, or, where it has an id alone, a reference."""
+    """Return the item. An item without a type is a message, or a reference if it has only an id."""
     if isinstance(value, dict) and value.get("type") is None:
         kind = "item_reference" if value.keys() <= {"id", "type"} else "message"
         return _read_item({**value, "type": kind})
@@ -227,7 +227,7 @@ def _typed(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """A string as a message of the user's."""
+    """Return a string as a user message."""
     if isinstance(value, str):
         return [{"type": "message", "role": "user", "content": value}]
     if value is not None and not isinstance(value, list):
@@ -243,6 +243,6 @@ Input = Annotated[Items | None, BeforeValidator(_listed, json_schema_input_type=
 
 
 class ItemList(StrictModel):
-    """Items that were stored, to be read again: `validate(ItemList, {"items": ...}).items`."""
+    """Stored items, to read them again: `validate(ItemList, {"items": ...}).items`."""
 
     items: Items

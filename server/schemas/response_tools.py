@@ -1,4 +1,4 @@
-"""The tools of a Responses request, and which of them may be called."""
+"""Tools of a Responses request, and the choice between them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from server.schemas.base import StrictModel
 from server.schemas.tagged import by_type
 from server.schemas.tools import MAX_TOOLS, Name
 
-# Tools that OpenAI's servers run, or that their models alone know how to call.
+# Tools that OpenAI's servers run, or that only OpenAI's models can call
 HOSTED_TOOLS = (
     "web_search",
     "web_search_2025_08_26",
@@ -73,7 +73,7 @@ _Callable = Annotated[FunctionTool | CustomTool, BeforeValidator(by_type(_CALLAB
 
 
 class NamespaceTool(StrictModel):
-    """Tools under a common name."""
+    """Tools with a common namespace."""
 
     type: Literal["namespace"]
     name: Name
@@ -101,7 +101,7 @@ class NamedChoice(StrictModel):
 
 
 class AllowedChoice(StrictModel):
-    """tools: the tools that may be called; tools of other servers are never called here."""
+    """A choice between several tools. tools: the tools that may be called; hosted tools are never called."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]

@@ -1,4 +1,4 @@
-"""The bodies of POST /v1/responses and /v1/responses/input_tokens."""
+"""Bodies of POST /v1/responses and /v1/responses/input_tokens."""
 
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ Includable = Literal[
     "code_interpreter_call.outputs",
 ]
 
-# Fields of chats that have another name here, which would otherwise do something else than what they ask for.
+# Fields of chats that have another name here
 _CHAT_NAMES = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
@@ -40,7 +40,7 @@ _CHAT_NAMES = {
 }
 
 
-# Without a place in a response, or what this server does not do.
+# Fields that a response has no place for, or that this server does not support
 _UNSUPPORTED = ("prompt", "context_management", "prompt_logprobs", "return_token_ids")
 
 
@@ -94,7 +94,7 @@ def _checked_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     if long is not None:
         raise PydanticCustomError(
             "metadata",
-            "its keys must have at most {key} characters and its values {value}; of {long} one has more",
+            "its keys must have at most {key} characters and its values at most {value}; {long} or its value has more",
             {"key": _MAX_KEY, "value": _MAX_VALUE, "long": quote(long)},
         )
     return metadata
@@ -104,7 +104,7 @@ Metadata = Annotated[dict[str, str] | None, AfterValidator(_checked_metadata)]
 
 
 class PromptFields(StrictModel):
-    """What becomes the prompt. Every field may be null, which means the same as leaving it out."""
+    """The fields of the prompt. A field that is null counts as left out."""
 
     model: str | None = None
     input: Input = None
@@ -120,14 +120,14 @@ class PromptFields(StrictModel):
 
     @property
     def chat_fields(self) -> dict[str, Any]:
-        """The fields that are not declared: those that chats have under the same name, and unknown ones.
+        """Undeclared fields: fields of chats with the same name, and unknown fields.
 
-        Raises InvalidRequest for one that has another name here, and UnsupportedParameter.
+        Raises InvalidRequest for a field of chats with another name here, and UnsupportedParameter.
         """
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         for name, ours in _CHAT_NAMES.items():
             if name in extra:
-                raise InvalidRequest(f"{name} is a chat's; this endpoint calls it {ours}", param=name)
+                raise InvalidRequest(f"{name} is a field of chats; this endpoint calls it {ours}", param=name)
         if extra.get("n", 1) != 1:
             raise UnsupportedParameter("n is not supported by this endpoint; a response is one answer", param="n")
         for name in _UNSUPPORTED:
@@ -138,7 +138,7 @@ class PromptFields(StrictModel):
 
 class ResponsesRequest(PromptFields):
     max_output_tokens: OutputLimit | None = None
-    max_tool_calls: Annotated[int, Field(ge=1, le=_INT32)] | None = None  # of tools that the server itself runs
+    max_tool_calls: Annotated[int, Field(ge=1, le=_INT32)] | None = None  # calls of tools that the server runs
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     metadata: Metadata = None
@@ -153,4 +153,4 @@ class ResponsesRequest(PromptFields):
 
 
 class InputTokensRequest(PromptFields):
-    """Counts the prompt that a response with the same fields would have."""
+    """The body of POST /v1/responses/input_tokens, which counts the prompt of a response with the same fields."""

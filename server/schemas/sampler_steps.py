@@ -1,4 +1,4 @@
-"""The fields of sampling steps that vLLM and llama-server have beyond OpenAI's, under their names."""
+"""Fields of sampling steps that vLLM and llama-server have and OpenAI has not, with their names."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,9 +11,9 @@ from server.schemas.base import StrictModel, quote
 
 DEFAULT_BREAKERS = ("\n", ":", '"', "*")  # llama-server's
 _MAX_BAD_WORDS, _MAX_BAD_WORD_LENGTH = 1024, 256
-_MAX_BREAKERS, _MAX_BREAKER_LENGTH = 16, 40  # each new one is looked for in the whole vocabulary
+_MAX_BREAKERS, _MAX_BREAKER_LENGTH = 16, 40  # a new breaker is searched in the whole vocabulary
 
-# What limits the tokens of a row, with the values that do not; mirostat does that by itself.
+# Fields that limit the tokens of a row, with the values that turn them off. Mirostat limits tokens itself.
 _LIMITS_OFF: dict[str, tuple[float | None, ...]] = {
     "top_k": (None, 0, -1),
     "top_p": (None, 1.0),
@@ -28,7 +28,7 @@ LIMITS = frozenset(_LIMITS_OFF)
 
 @dataclass(frozen=True, slots=True)
 class StepTokens:
-    """The tokens of those fields that are texts."""
+    """Tokens of the fields that are texts."""
 
     bad_words: tuple[tuple[int, ...], ...] = ()
     breaker_mask: bytes = b""
@@ -65,7 +65,7 @@ class SamplerStepFields(StrictModel):
 
     @property
     def breakers(self) -> list[str]:
-        """Texts that a repetition does not reach over; none where DRY is off."""
+        """Texts that end a repetition; none if DRY is off."""
         if not self.has_dry:
             return []
         given = self.dry_sequence_breakers
@@ -96,17 +96,17 @@ class SamplerStepFields(StrictModel):
             return None
         given = {} if self.xtc_threshold is None else {"threshold": self.xtc_threshold}
         params = XtcParams(probability=self.xtc_probability, **given)
-        return params if params.threshold <= 0.5 else None  # at most one token is likelier, and the least likely stays
+        return params if params.threshold <= 0.5 else None  # above, at most one token is likelier, so none is removed
 
     def mirostat_params(self) -> MirostatParams | None:
-        """Raises InvalidRequest if another limit is set, too."""
+        """Return mirostat's parameters, or None if it is off. Raises InvalidRequest if another limit is also set."""
         if not self.mirostat:
             return None
         for name, off in _LIMITS_OFF.items():
             if (value := getattr(self, name, None)) not in off:
                 raise InvalidRequest(
-                    f"{name} is {quote(value)} and mirostat is {self.mirostat}, which limits the tokens by itself; "
-                    "leave out one of the two",
+                    f"{name} is {quote(value)}, but mirostat is {self.mirostat}, which limits the tokens itself; leave "
+                    "out one of the two",
                     param=name,
                 )
         given = {"tau": self.mirostat_tau, "eta": self.mirostat_eta}

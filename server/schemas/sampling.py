@@ -1,4 +1,4 @@
-"""The fields that chat and text completions share, and how they become SamplingParams."""
+"""Fields that chat and text completions share, and their conversion to SamplingParams."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ MAX_CHOICES = 128  # OpenAI's limit of n
 MAX_TIMEOUT_S = 7 * 86400.0
 _MAX_STOPS = 64
 _MAX_STOP_TOKENS = 256  # every token is compared with all of them
-_MAX_TEMPERATURE = 100  # OpenAI's 2 is no limit of the mathematics; far above, every token is all but equally likely
+_MAX_TEMPERATURE = 100  # above, all tokens are almost equally likely; OpenAI's limit of 2 has no mathematical reason
 _MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
 _MAX_LOGPROB_TOKEN_IDS = 128  # vLLM's limit
 INT32 = 2**31 - 1
@@ -23,7 +23,7 @@ OutputLimit = Annotated[int, Field(ge=1, le=INT32)]  # of generated tokens
 
 
 def _listed(value: Any) -> Any:
-    """A single stop string as a list of one."""
+    """Return a single stop string as a list."""
     if isinstance(value, str):
         value = [value]
     if value is not None and not (isinstance(value, list) and all(isinstance(stop, str) for stop in value)):
@@ -55,7 +55,7 @@ class StreamOptions(StrictModel):
 
 
 class GenerationRequest(SamplerStepFields):
-    """Every field may be null, which means the same as leaving it out."""
+    """The fields of all requests that generate text. A field that is null counts as left out."""
 
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
@@ -106,7 +106,7 @@ class GenerationRequest(SamplerStepFields):
 
     @property
     def num_candidates(self) -> int:
-        """How many answers are generated for each prompt; the best `num_choices` of them are given."""
+        """Number of answers to generate for each prompt, of which the best `num_choices` are returned."""
         return self.num_choices
 
     @property
@@ -116,7 +116,7 @@ class GenerationRequest(SamplerStepFields):
 
     @property
     def has_continuous_usage(self) -> bool:
-        """Whether all chunks of a stream tell the usage so far."""
+        """Whether all chunks of a stream have the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
 
     @property
@@ -134,10 +134,11 @@ class GenerationRequest(SamplerStepFields):
         tokens: StepTokens,
         is_constrained: bool = False,
     ) -> SamplingParams:
-        """What the engine needs; an absent value is the checkpoint's default, else neutral. Raises InvalidRequest.
+        """Return the engine's parameters. Absent values are the checkpoint's defaults, else neutral.
 
-        tokens: of this body's own bad words and breakers. is_constrained: by a grammar. Such an answer is often made of
-        what the prompt says, which the checkpoint's own repetition_penalty would have it avoid.
+        tokens: tokens of this body's bad words and breakers. is_constrained: whether a grammar constrains the answer.
+        Such an answer often repeats the prompt, so the checkpoint's repetition_penalty is not applied. Raises
+        InvalidRequest.
         """
         mirostat = self.mirostat_params()
         default = info.generation_defaults
@@ -176,15 +177,15 @@ class GenerationRequest(SamplerStepFields):
 
 
 def check_scores(body: GenerationRequest, num_logprobs: int | None, max_logprobs: int) -> list[str]:
-    """The names of the fields about log probabilities that have nothing to apply to. Raises InvalidRequest.
+    """Return the names of the fields about log probabilities that have no effect. Raises InvalidRequest.
 
-    num_logprobs: of each generated token; None for no log probabilities.
+    num_logprobs: log probabilities for each generated token; None for none.
     """
     if body.prompt_logprobs is not None:
         check_logprobs(body.prompt_logprobs, max_logprobs, "prompt_logprobs")
         if body.stream:
             raise InvalidRequest(
-                "prompt_logprobs are given with whole answers only; leave out stream", param="prompt_logprobs"
+                "prompt_logprobs are only available without stream; leave one of them out", param="prompt_logprobs"
             )
     if body.logprob_token_ids is not None:
         given = len(body.logprob_token_ids)
@@ -204,18 +205,18 @@ def _first(*values: float | None) -> float:
 
 
 def _token_biases(biases: dict[str, float], vocab_size: int) -> dict[int, float]:
-    """logit_bias with its keys, which JSON makes strings, as token ids. Raises InvalidRequest."""
+    """Return logit_bias with its keys, which are strings in JSON, as token ids. Raises InvalidRequest."""
     for key in biases:
         if not (key.isascii() and key.isdecimal() and len(key) < 20 and int(key) < vocab_size):
             raise InvalidRequest(
                 f"logit_bias has the key {quote(key)}; keys are token ids of this model, at least 0 and at most "
-                f"{vocab_size - 1}; POST /tokenize tells those of a text",
+                f"{vocab_size - 1}; POST /tokenize returns the ids of a text",
                 param="logit_bias",
             )
     return {int(key): float(bias) for key, bias in biases.items()}
 
 
 def check_logprobs(requested: int, limit: int, param: str) -> None:
-    """Raise InvalidRequest if more logprobs a token are asked for than --max-logprobs."""
+    """Raise InvalidRequest if the request has more logprobs per token than --max-logprobs."""
     if not 0 <= requested <= limit:
         raise InvalidRequest(f"{param} is {quote(requested)}; it must be at least 0 and at most {limit}", param=param)

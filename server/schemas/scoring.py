@@ -1,4 +1,4 @@
-"""The bodies of /score and /rerank: a text and those that it is compared with."""
+"""Bodies of /score and /rerank: a text, and the texts to compare it with."""
 
 from typing import Annotated, Any
 
@@ -13,11 +13,13 @@ _INT32 = 2**31 - 1
 
 
 def _texts(value: Any, name: str) -> list[str]:
-    """One text or several, each a string or an object with a text, as a list of strings. Raises InvalidRequest, which
-    names the item."""
+    """Return one or several texts, each a string or an object with a text, as a list of strings.
+
+    Raises InvalidRequest with the path of the first invalid item.
+    """
     items = value if isinstance(value, list) else [value]
     if not items:
-        raise PydanticCustomError("texts", "it must be a string or a list of strings that is not empty")
+        raise PydanticCustomError("texts", "it must be a string or a nonempty list of strings")
     check_number(len(items), name)
     return [_text(item, f"{name}[{number}]" if items is value else name) for number, item in enumerate(items)]
 
@@ -27,7 +29,7 @@ def _text(item: Any, path: str) -> str:
         others = [key for key in item if key not in ("text", "type")]
         if others:
             raise UnsupportedParameter(
-                f"{path}.{others[0][:40]} is not supported: this server takes text alone; leave it out",
+                f"{path}.{others[0][:40]} is not supported, since this server takes only text; leave it out",
                 param=f"{path}.{others[0][:40]}",
             )
         item = item["text"]
@@ -52,7 +54,7 @@ def _query(value: Any) -> str:
 
 
 class RerankRequest(PoolingFields):
-    """The body of POST /rerank, in the shape of Cohere, Jina and vLLM."""
+    """The body of POST /rerank, in the shape of Cohere's, Jina's and vLLM's APIs."""
 
     query: Annotated[str, PlainValidator(_query, json_schema_input_type=str | TextObject)]
     documents: Annotated[list[str], _named("documents")]
@@ -67,7 +69,7 @@ class ScoreRequest(PoolingFields):
 
     text_1: Annotated[list[str], _named("text_1")] | None = None
     text_2: Annotated[list[str], _named("text_2")] | None = None
-    queries: Annotated[list[str], _named("queries")] | None = None  # other names of the same
+    queries: Annotated[list[str], _named("queries")] | None = None  # other names of text_1 and text_2
     documents: Annotated[list[str], _named("documents")] | None = None
     use_activation: bool | None = None
 
@@ -77,25 +79,25 @@ class ScoreRequest(PoolingFields):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Raises InvalidRequest where the two sides do not go together."""
+        """Pairs of texts to compare. Raises InvalidRequest if the numbers of texts do not match."""
         first_name, first = self._side("text_1", "queries")
         second_name, second = self._side("text_2", "documents")
         if len(first) not in (1, len(second)):
             raise InvalidRequest(
-                f"{first_name} has {len(first)} texts and {second_name} {len(second)}; {first_name} must have one, or "
-                "as many",
+                f"{first_name} has {len(first)} texts and {second_name} has {len(second)}; give {first_name} one text, "
+                "or as many",
                 param=first_name,
             )
         return list(zip(first * (len(second) if len(first) == 1 else 1), second, strict=True))
 
     @property
     def first_name(self) -> str:
-        """What the client calls the texts that the second are compared with."""
+        """Client's name of the first texts."""
         return "queries" if self.text_1 is None else "text_1"
 
     @property
     def second_name(self) -> str:
-        """What the client calls the texts that are compared with the first."""
+        """Client's name of the second texts."""
         return "documents" if self.text_2 is None else "text_2"
 
     def _side(self, name: str, other: str) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""A request's bytes as JSON: strict, bounded in depth, and with faults said in terms of the client's fields."""
+"""parse_json: strict parsing of a request's bytes, with limits, and errors that name the client's fields."""
 
 import json
 import math
@@ -11,17 +11,17 @@ import msgspec
 from engine.errors import InvalidRequest
 from server.schemas.base import Location, path_text
 
-MAX_CONTAINERS = 1 << 16  # objects and lists in a body; each costs microseconds, and half a kilobyte
-MAX_VALUES = 1 << 21  # and values with a comma behind them, such as a prompt's token ids
-MAX_DEPTH = 64  # objects and lists within each other; templates and validators walk bodies recursively
+MAX_CONTAINERS = 1 << 16  # objects and lists in a body; each costs microseconds and half a kilobyte
+MAX_VALUES = 1 << 21  # values followed by a comma, such as a prompt's token ids
+MAX_DEPTH = 64  # nested objects and lists, which templates and validators process recursively
 
-_MAX_SEARCHED = 1 << 16  # bytes, some 50 ms; in a longer body the place of a fault is not looked for
+_MAX_SEARCHED = 1 << 16  # bytes, about 50 ms; in longer bodies, the field of an error is not determined
 _BODY = "the body"
 _MAX_SHOWN = 40  # characters of a client's token in a message
 
-# Refuses NaN, infinities, numbers beyond float64 and lone surrogates.
+# msgspec refuses NaN, infinities, numbers beyond float64 and lone surrogates.
 _decode = msgspec.json.Decoder().decode
-# A string may lack its end: were that no match, text full of quotes would be searched in quadratic time.
+# A string without an end matches too, since texts full of quotes would otherwise take quadratic time.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}:,]|[^\s\[\]{}:,"]+', re.DOTALL)
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]', re.DOTALL)
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -29,7 +29,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(data: bytes, what: str = _BODY) -> Any:
-    """The value that `data` spells, within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. what: it is called in messages.
+    """Return the value of `data`, within MAX_DEPTH, MAX_CONTAINERS and MAX_VALUES. what: its name in error messages.
 
     Raises InvalidRequest.
     """
@@ -48,9 +48,9 @@ def parse_json(data: bytes, what: str = _BODY) -> Any:
 
 
 def _check_size(data: bytes, what: str) -> None:
-    """Raise InvalidRequest for more objects, lists or values than a request needs, before any is made.
+    """Raise InvalidRequest for more objects, lists or values than a request needs, before they are created.
 
-    Those in texts do not count, so a body with many brackets is looked through, which takes up to a second.
+    Brackets in texts do not count, so a body with many of them is scanned, which takes up to a second.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_CONTAINERS and data.count(b",") <= MAX_VALUES:
         return
@@ -69,7 +69,7 @@ def _check_size(data: bytes, what: str) -> None:
 
 
 def _depth(value: Any) -> int:
-    """How many objects and lists are within each other, counted level by level."""
+    """Return the number of nested levels of objects and lists."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
@@ -78,7 +78,7 @@ def _depth(value: Any) -> int:
 
 
 def _explain(data: bytes, error: ValueError, what: str) -> InvalidRequest:
-    """What is wrong with `data`, which the decoder refused with `error`, and in which field."""
+    """Return an error that says why `data`, which the decoder refused with `error`, is invalid, and in which field."""
     try:
         text = data.decode()
     except UnicodeDecodeError as fault:
@@ -105,9 +105,9 @@ def _explain_utf8(data: bytes, fault: UnicodeDecodeError, what: str) -> InvalidR
 
 
 def _strings_and_scalars(text: str) -> Iterator[tuple[Location, str, int]]:
-    """Each string, number and name in `text` with the path of its field and its offset.
+    """Yield each string, number and name in `text`, with the path of its field and its offset.
 
-    It must bear text that is no JSON, and gives up beyond MAX_DEPTH. A key comes with the path of its object.
+    The text need not be valid JSON. The search stops beyond MAX_DEPTH. Keys have the paths of their objects.
     """
     path: list[int | str] = []  # an entry for each open object (the current key) and list (the current index)
     previous = ""
@@ -138,9 +138,9 @@ def _unquoted(token: str) -> str:
 
 
 def _problem(token: str) -> str | None:
-    """Why a string, number or name cannot be taken, as the end of a sentence; None if it is not its fault."""
+    """Return the reason why a string, number or name is invalid, as the end of a sentence; None if it is valid."""
     if token in ("NaN", "Infinity", "-Infinity"):
-        return f"is {token}; JSON has finite numbers only"
+        return f"is {token}; JSON has only finite numbers"
     if _NUMBER.fullmatch(token) and math.isinf(float(token)):
         return f"is {token[:_MAX_SHOWN]}; it must be a number that fits 64-bit floating point"
     if "\\u" in token and (lone := _LONE_SURROGATE.search(_unquoted(token))):

@@ -1,4 +1,4 @@
-"""by_type: objects that are one of several models, as their `type` says."""
+"""by_type: a validator of objects whose `type` selects one of several models."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,15 +7,15 @@ from pydantic_core import PydanticCustomError
 
 from server.schemas.base import UNSUPPORTED, StrictModel, quote
 
-_MAX_NAMED = 8  # types that a message names
+_MAX_NAMED = 8  # types that an error message lists
 
 
 def by_type(
     models: Mapping[str, type[StrictModel]], *, refused: Mapping[str, str], default: str | None = None
 ) -> Callable[[Any], Any]:
-    """A validator that reads an object as the model of its type. A union would complain that it is none of its members.
+    """Return a validator that reads an object as the model of its type, with better errors than a union's.
 
-    refused: types that are known and not supported, with the reason. default: the type of an object without one.
+    refused: known types that are not supported, with the reason. default: the type of an object without a type.
     """
 
     def read(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The bodies of POST /tokenize and /detokenize, in vLLM's shapes."""
+"""Bodies of POST /tokenize and /detokenize, in vLLM's shapes."""
 
 from typing import Annotated
 

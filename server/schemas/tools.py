@@ -1,4 +1,4 @@
-"""The fields of a chat that say which tools the model may call."""
+"""Fields of a chat that define the tools that the model may call."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -30,7 +30,7 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 
 def _only_functions(kind: Any) -> Any:
     if isinstance(kind, str) and kind != "function":
-        raise PydanticCustomError(UNSUPPORTED, "this server takes tools of type function only")
+        raise PydanticCustomError(UNSUPPORTED, "this server takes only tools of type function")
     return kind
 
 
@@ -69,7 +69,7 @@ _CHOICES: dict[Any, type[NamedTool | AllowedToolsChoice]] = {"function": NamedTo
 
 
 def _choice(value: Any) -> Any:
-    """An object as its type says: pydantic would otherwise complain that it is none of the words."""
+    """Return an object as the model of its type, since pydantic's error for the union would be unclear."""
     if isinstance(value, dict):
         kind = value.get("type")
         model = _CHOICES.get(kind) if isinstance(kind, str) else None
@@ -92,7 +92,7 @@ class FunctionCall(StrictModel):
 
 
 class ToolCall(StrictModel):
-    """One call in an earlier answer."""
+    """A call in an earlier answer."""
 
     id: str | None = None
     type: Literal["function"] = "function"

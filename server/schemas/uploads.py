@@ -1,4 +1,4 @@
-"""The bodies of /v1/uploads, and what is answered of uploads and their parts."""
+"""Bodies and answers of /v1/uploads."""
 
 from typing import Annotated, Any, Literal
 

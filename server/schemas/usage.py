@@ -1,4 +1,4 @@
-"""What /v1/usage answers."""
+"""The answer of /v1/usage."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class UsageBucket(msgspec.Struct, kw_only=True):
-    """The usage of one key in one period; both ends are in seconds since 1970."""
+    """The usage of one key in one period. Times are in seconds since 1970."""
 
     key: str | None  # null for keys without a name, and for clients without a key
     start_time: int
@@ -19,7 +19,7 @@ class UsageBucket(msgspec.Struct, kw_only=True):
 
 
 class BudgetState(msgspec.Struct, kw_only=True):
-    """A key's token budget for a period."""
+    """The token budget of a key for a period."""
 
     key: str
     budget_tokens: int
