@@ -7,7 +7,7 @@ from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.numbers import values_as_json
 from server.schemas.pooling import EmbeddingRequest
-from server.schemas.pooling_answers import Embedding, EmbeddingList, InputUsage
+from server.schemas.pooling_answers import EmbeddingList, EmbeddingObject, InputUsage
 
 
 async def _prepare(body: EmbeddingRequest, request: EndpointRequest) -> PoolingWork:

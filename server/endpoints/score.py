@@ -10,7 +10,7 @@ from server.endpoints.binding.pooling import check_pooling, score_work
 from server.endpoints.binding.work import PoolingWork
 from server.openapi.operation import JSON
 from server.pooling.scores import PairNames
-from server.schemas.pooling_answers import InputUsage, Score, ScoreList
+from server.schemas.pooling_answers import InputUsage, ScoreList, ScoreObject
 from server.schemas.scoring import ScoreRequest
 
 
@@ -20,7 +20,7 @@ async def _prepare(body: ScoreRequest, request: EndpointRequest) -> PoolingWork:
             id=f"score-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=request.model.name,
-            data=[Score(index=number, score=each) for number, each in enumerate(scores)],
+            data=[ScoreObject(index=number, score=each) for number, each in enumerate(scores)],
             usage=InputUsage(num_tokens, num_tokens),
         )
 

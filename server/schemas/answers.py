@@ -1,4 +1,4 @@
-"""The objects that generation routes send, as msgspec structs: one encode a streamed delta is the API's hot path."""
+"""Answers of generation routes, as msgspec structs, since encoding each streamed delta is the API's hot path."""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -11,11 +11,11 @@ class PromptTokensDetails(msgspec.Struct):
 
 
 class CompletionTokensDetails(msgspec.Struct, kw_only=True):
-    accepted_prediction_tokens: int  # of the request's prediction, those that the answer has
-    rejected_prediction_tokens: int  # and those that it has not; no part of completion_tokens
+    accepted_prediction_tokens: int  # tokens of the request's prediction that are in the answer
+    rejected_prediction_tokens: int  # tokens of the prediction that are not, and not in completion_tokens
     drafted_tokens: int  # an extension: tokens that speculation proposed for this answer
-    accepted_draft_tokens: int  # and those of them that were accepted
-    reasoning_tokens: int = 0  # of completion_tokens, those of the thought
+    accepted_draft_tokens: int  # an extension: proposed tokens that were accepted
+    reasoning_tokens: int = 0  # tokens of the thought, included in completion_tokens
 
 
 class Usage(msgspec.Struct):
@@ -23,11 +23,11 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # where there was a prediction or a draft
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET  # with a prediction, a draft or a thought
 
 
 class Timings(msgspec.Struct, kw_only=True):
-    """An extension, in llama-server's shape. Rates are 0 if their time is 0."""
+    """Times of a request, an extension in llama-server's shape. Rates are 0 if their time is 0."""
 
     cache_n: int  # prompt tokens from the prefix cache
     prompt_n: int  # prompt tokens that were computed
@@ -38,39 +38,39 @@ class Timings(msgspec.Struct, kw_only=True):
     predicted_ms: float  # from the first token to the last
     predicted_per_token_ms: float
     predicted_per_second: float
-    draft_n: int | UnsetType = UNSET  # where there was a draft
+    draft_n: int | UnsetType = UNSET  # with a draft
     draft_n_accepted: int | UnsetType = UNSET
     queue_ms: float  # not llama-server's: from the arrival to the first step
 
 
 class PromptProgress(msgspec.Struct):
-    """An extension, in llama-server's shape."""
+    """Progress of a prompt, an extension in llama-server's shape."""
 
     total: int  # tokens of the prompt
-    cache: int  # of them, from the prefix cache
-    processed: int  # of them, computed by now or from the cache
+    cache: int  # tokens from the prefix cache
+    processed: int  # tokens that are computed or from the cache
     time_ms: float  # since the first step
 
 
 class RequestMetrics(msgspec.Struct, kw_only=True):
-    """An extension, in vLLM's shape, with --enable-per-request-metrics."""
+    """Metrics of a request, an extension in vLLM's shape, with --enable-per-request-metrics."""
 
     time_to_first_token_ms: float  # from the first step, without queue_time_ms
     generation_time_ms: float  # from the first token to the last
     queue_time_ms: float  # from the arrival to the first step
-    mean_itl_ms: float | None  # with two tokens and more
+    mean_itl_ms: float | None  # null with less than two tokens
     tokens_per_second: float | None  # since the first step
 
 
 class PromptLogprob(msgspec.Struct):
-    """One candidate for a position in the prompt. An extension, in vLLM's shape."""
+    """A candidate for a position in the prompt, an extension in vLLM's shape."""
 
     logprob: float
     rank: int  # among all tokens, from 1
     decoded_token: str
 
 
-PromptLogprobs = list[dict[int, PromptLogprob] | None]  # by token id; None for the first token, which nothing predicts
+PromptLogprobs = list[dict[int, PromptLogprob] | None]  # by token id; None for the first token, which is not predicted
 
 
 # --- chat ------------------------------------------------------------------------------------------------------------
@@ -95,14 +95,14 @@ class ChatLogprobs(msgspec.Struct):
 
 
 class CalledFunction(msgspec.Struct):
-    """In a stream, a piece of a call: the name comes once, with the first piece."""
+    """A called function. In a stream, a part of it: the name comes only with the first part."""
 
     name: str | UnsetType
     arguments: str
 
 
 class ChatToolCall(msgspec.Struct, omit_defaults=True):
-    """In a stream, a piece of a call, with its index; id and type come once, with the first piece."""
+    """A tool call. In a stream, a part of it with its index: id and type come only with the first part."""
 
     function: CalledFunction
     index: int | UnsetType = UNSET
@@ -126,7 +126,7 @@ class ChatChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: int | str | None
-    token_ids: list[int] | UnsetType = UNSET  # where return_token_ids asks for them
+    token_ids: list[int] | UnsetType = UNSET  # if return_token_ids is true
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -137,8 +137,8 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: None = None
-    service_tier: str | UnsetType = UNSET  # where the request gives one
-    timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
+    service_tier: str | UnsetType = UNSET  # if the request has one
+    timings: Timings | UnsetType = UNSET  # if timings_per_token is true
     metrics: RequestMetrics | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
@@ -169,12 +169,12 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
+    usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, if include_usage is true
     system_fingerprint: None = None
-    service_tier: str | UnsetType = UNSET  # where the request gives one
-    timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
+    service_tier: str | UnsetType = UNSET  # if the request has one
+    timings: Timings | UnsetType = UNSET  # if timings_per_token is true
     metrics: RequestMetrics | UnsetType = UNSET
-    prompt_progress: PromptProgress | UnsetType = UNSET  # where return_progress asks for it
+    prompt_progress: PromptProgress | UnsetType = UNSET  # if return_progress is true
     prompt_token_ids: list[int] | UnsetType = UNSET  # in the first chunk
 
 
@@ -182,7 +182,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 class TextLogprobs(msgspec.Struct):
-    """Parallel lists with one entry per token."""
+    """Log probabilities as parallel lists with one entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -196,22 +196,22 @@ class TextChoice(msgspec.Struct):
     logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | UnsetType | None = UNSET  # with finish_reason
-    token_ids: list[int] | UnsetType = UNSET  # where return_token_ids asks for them
-    prompt_token_ids: list[int] | UnsetType = UNSET  # in a stream with the choice's first chunk
+    token_ids: list[int] | UnsetType = UNSET  # if return_token_ids is true
+    prompt_token_ids: list[int] | UnsetType = UNSET  # in a stream, in the choice's first chunk
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class TextCompletion(msgspec.Struct, kw_only=True):
-    """A whole completion, or a chunk of a stream."""
+    """A completion, or a chunk of a stream."""
 
     id: str
     object: str = "text_completion"
     created: int
     model: str
     choices: list[TextChoice]
-    usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, where usage is asked for
+    usage: Usage | UnsetType | None = UNSET  # null in all chunks but the last, if include_usage is true
     system_fingerprint: None = None
-    service_tier: str | UnsetType = UNSET  # where the request gives one
-    timings: Timings | UnsetType = UNSET  # where timings_per_token asks for them
+    service_tier: str | UnsetType = UNSET  # if the request has one
+    timings: Timings | UnsetType = UNSET  # if timings_per_token is true
     metrics: RequestMetrics | UnsetType = UNSET
-    prompt_progress: PromptProgress | UnsetType = UNSET  # where return_progress asks for it, in streams
+    prompt_progress: PromptProgress | UnsetType = UNSET  # in streams, if return_progress is true

@@ -87,8 +87,8 @@ def _is_whole(value: object) -> bool:
 
 
 def _with(value: Any, location: Location, new: int) -> Any:
-    """Return a copy with `new` at the location. Parts of the location that are not in the value, such as the name of one
-    of its possible forms, leave it unchanged."""
+    """Return a copy with `new` at the location. A location that is not in the value, such as the name of one of its
+    possible forms, leaves it unchanged."""
     if not location:
         return new
     key = location[0]

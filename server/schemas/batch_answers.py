@@ -1,4 +1,4 @@
-"""What is answered of a batch, in OpenAI's form."""
+"""Answers about batches, in OpenAI's shape."""
 
 import enum
 from typing import Literal
@@ -9,14 +9,14 @@ from server.schemas.list_page import ListPage
 
 
 class BatchStatus(enum.StrEnum):
-    """OpenAI's. A batch goes down this list; failed, expired and cancelled are other ends than completed."""
+    """The status of a batch, in order. A batch may also end as failed, expired or cancelled."""
 
     VALIDATING = "validating"
     IN_PROGRESS = "in_progress"
     CANCELLING = "cancelling"
-    FINALIZING = "finalizing"  # all lines are answered, and its files are not there yet
+    FINALIZING = "finalizing"  # all lines are answered, but the files are not written
     COMPLETED = "completed"
-    FAILED = "failed"  # its input is no batch
+    FAILED = "failed"  # the input file is not valid
     EXPIRED = "expired"
     CANCELLED = "cancelled"
 
@@ -29,7 +29,7 @@ ENDED = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchSt
 
 
 class LineFault(msgspec.Struct, frozen=True):
-    """What is wrong with a file, or with the line of this number (from 1)."""
+    """An error in the input file. line: number of the line, from 1; null for the whole file."""
 
     code: str
     message: str
@@ -65,7 +65,7 @@ class BatchErrors(msgspec.Struct, frozen=True):
 
 
 class BatchObject(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's."""
+    """A batch."""
 
     id: str
     object: Literal["batch"] = "batch"

@@ -1,4 +1,4 @@
-"""What is answered of fine-tuning jobs, in OpenAI's form."""
+"""Answers about fine-tuning jobs, in OpenAI's shape."""
 
 import enum
 from typing import Any, Literal
@@ -11,7 +11,7 @@ ORGANIZATION: Literal["headrace"] = "headrace"
 
 
 class FinetuningStatus(enum.StrEnum):
-    """OpenAI's. A job goes down this list to `running`; it may be paused at any time before its end, and goes on."""
+    """The status of a fine-tuning job, in order up to running. A job may be paused at any time, and continues later."""
 
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
@@ -30,7 +30,7 @@ ENDED = (FinetuningStatus.SUCCEEDED, FinetuningStatus.FAILED, FinetuningStatus.C
 
 
 class FinetuningError(msgspec.Struct, frozen=True):
-    """Why a job failed. param: the field of the request that names what is wrong."""
+    """The reason why a job failed. param: the field of the request that caused it."""
 
     code: str
     message: str
@@ -38,8 +38,8 @@ class FinetuningError(msgspec.Struct, frozen=True):
 
 
 class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """OpenAI's three are always there; "auto" until they are chosen, when the training begins. The others are there
-    where they were given, or have been chosen."""
+    """Hyperparameters of a job. The first three are always there, and "auto" until training starts. The others are
+    there if they were given, or have been chosen."""
 
     n_epochs: int | Literal["auto"]
     batch_size: int | Literal["auto"]
@@ -68,14 +68,14 @@ class HyperparametersObject(msgspec.Struct, frozen=True, kw_only=True, omit_defa
 
 
 class MethodSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """grader: of reinforcement alone."""
+    """Settings of a method. grader: only for reinforcement."""
 
     grader: dict[str, Any] | None = None
     hyperparameters: HyperparametersObject
 
 
 class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The settings stand under the method's own name."""
+    """The method of a job. Its settings are in the field with the name of its type."""
 
     type: str
     supervised: MethodSettings | None = None
@@ -85,7 +85,7 @@ class MethodObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's."""
+    """A fine-tuning job."""
 
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -110,7 +110,7 @@ class FinetuningJobObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinetuningEventObject(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's. type: "metrics" for each step."""
+    """An event of a job. Each step has an event of the type "metrics"."""
 
     id: str
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
@@ -122,9 +122,9 @@ class FinetuningEventObject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Losses in nats, accuracies as shares of the learned tokens, or of pairs. general_divergence: from the base model,
-    on its own answers to everyday questions. general_text_loss: on plain text that is not the file's. Of
-    reinforcement, means of rewards and of answers' tokens."""
+    """Metrics of a checkpoint. Losses are in nats, accuracies are shares of the learned tokens or of pairs.
+    general_divergence: divergence from the base model, on its own answers to everyday questions. general_text_loss:
+    loss on plain text that is not in the file. For reinforcement, means of rewards and of answers' tokens."""
 
     step: int
     train_loss: float | None = None
@@ -141,7 +141,7 @@ class CheckpointMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
 
 class FinetuningCheckpointObject(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's. The model is served under the checkpoint's name."""
+    """A checkpoint of a job. The model is served under the checkpoint's name."""
 
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"

@@ -1,4 +1,4 @@
-"""What is answered when a grader is checked or run, in OpenAI's form."""
+"""Answers to the validation and the run of a grader, in OpenAI's shape."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import msgspec
 
 
 class GraderValidation(msgspec.Struct, frozen=True):
-    """The grader, with the names that were left out."""
+    """The grader, with names for the parts that had none."""
 
     grader: dict[str, Any]
 
 
 class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's flags. Nothing here runs Python, or cuts what it grades."""
+    """OpenAI's flags for errors. This server runs no Python, and truncates no observations."""
 
     formula_parse_error: bool = False
     sample_parse_error: bool = False
@@ -31,7 +31,8 @@ class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GraderMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """scores: the rewards of the graders that a multi grader combines. token_usage: of all models together."""
+    """Results of a grader's run. scores: rewards of the graders that a multi grader combines. token_usage: tokens of
+    all models together."""
 
     name: str
     type: str

@@ -40,7 +40,8 @@ class ExtraFile(StrictModel):
 
 
 class InfillRequest(GenerationRequest):
-    """Fields in addition to those of all requests that generate text. llama-server's names are accepted too."""
+    """The body of POST /infill. It also takes the fields of other requests that generate text, with llama-server's
+    names as well."""
 
     input_prefix: str
     input_suffix: str

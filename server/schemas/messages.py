@@ -105,7 +105,7 @@ def _block(value: Any) -> ContentBlock:
     return _BLOCKS[kind].model_validate(value)
 
 
-class Message(StrictModel):
+class MessageParam(StrictModel):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
         Annotated[list[Annotated[ContentBlock, BeforeValidator(_block)]], Field(fail_fast=True)],
@@ -113,7 +113,7 @@ class Message(StrictModel):
     ]
 
 
-class CustomTool(_Block):
+class ClientTool(_Block):
     """A tool that the client runs."""
 
     type: Literal["custom"] | None = None
@@ -131,7 +131,7 @@ class DefinedTool(StrictModel):
     name: str | None = None
 
 
-def _tool(value: Any) -> CustomTool | DefinedTool:
+def _tool(value: Any) -> ClientTool | DefinedTool:
     kind = value.get("type") if isinstance(value, dict) else None
     if isinstance(kind, str) and _DEFINED_TOOL.fullmatch(kind):
         return DefinedTool.model_validate(value)
@@ -139,7 +139,7 @@ def _tool(value: Any) -> CustomTool | DefinedTool:
         raise PydanticCustomError(
             UNSUPPORTED, "tools of type {kind} are not supported; this server takes custom ones", {"kind": kind[:60]}
         )
-    return CustomTool.model_validate(value)
+    return ClientTool.model_validate(value)
 
 
 class ToolChoice(StrictModel):
@@ -168,12 +168,12 @@ class MessagesPrompt(StrictModel):
     """The fields of the prompt; the body of POST /v1/messages/count_tokens."""
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[MessageParam], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     system: Annotated[
         TextBlocks | None, BeforeValidator(_listed_or_none, json_schema_input_type=str | TextBlocks | None)
     ] = None
     tools: (
-        Annotated[list[Annotated[CustomTool | DefinedTool, BeforeValidator(_tool)]], Field(fail_fast=True)] | None
+        Annotated[list[Annotated[ClientTool | DefinedTool, BeforeValidator(_tool)]], Field(fail_fast=True)] | None
     ) = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
@@ -190,7 +190,7 @@ class MessagesPrompt(StrictModel):
             "output_config": self.output_config,
         }
         nested |= {f"system[{i}]": block for i, block in enumerate(self.system or [])}
-        nested |= {f"tools[{i}]": tool for i, tool in enumerate(self.tools or []) if isinstance(tool, CustomTool)}
+        nested |= {f"tools[{i}]": tool for i, tool in enumerate(self.tools or []) if isinstance(tool, ClientTool)}
         for i, message in enumerate(self.messages):
             nested[f"messages[{i}]"] = message
             nested |= {f"messages[{i}].content[{j}]": block for j, block in enumerate(message.content)}

@@ -6,18 +6,18 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 
-class OutputTokensDetails(msgspec.Struct):
+class MessageTokensDetails(msgspec.Struct):
     thinking_tokens: int
 
 
 class MessageUsage(msgspec.Struct, kw_only=True):
-    """The prompt's tokens are input_tokens and those read from the cache, together."""
+    """Usage of a message. The prompt has input_tokens and cache_read_input_tokens together."""
 
     input_tokens: int
-    cache_creation_input_tokens: int = 0  # caching is automatic, and costs nothing
+    cache_creation_input_tokens: int = 0  # caching is automatic and free
     cache_read_input_tokens: int
     output_tokens: int
-    output_tokens_details: OutputTokensDetails | UnsetType = UNSET  # where the model thinks
+    output_tokens_details: MessageTokensDetails | UnsetType = UNSET  # if the model thinks
     service_tier: str = "standard"
 
 

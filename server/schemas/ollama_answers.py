@@ -1,4 +1,4 @@
-"""What Ollama's endpoints answer, as msgspec structs. Times are RFC 3339, durations are in nanoseconds."""
+"""Answers of Ollama's endpoints, as msgspec structs. Times are in RFC 3339, durations in nanoseconds."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 from server.schemas.answers import ChatLogprob
 from server.schemas.pooling_answers import Numbers
 
-# As the model wrote it: its order of names and its numbers of any size.
+# The model's own text, with its order of names and numbers of any size
 Arguments = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
 DoneReason = Literal["stop", "length", "load", "unload"]
 
@@ -32,14 +32,14 @@ class OllamaAnswerMessage(msgspec.Struct):
 
 
 class OllamaAnswer(msgspec.Struct, kw_only=True):
-    """A line of a stream or a whole answer; the counts and durations are in the last line."""
+    """A line of a stream, or a whole answer. Counts and durations are in the last line."""
 
     model: str
     created_at: str
     done: bool
     done_reason: DoneReason | UnsetType = UNSET
     logprobs: list[ChatLogprob] | UnsetType = UNSET
-    total_duration: int | UnsetType = UNSET  # since the request came
+    total_duration: int | UnsetType = UNSET  # since the request's arrival
     load_duration: int | UnsetType = UNSET  # 0: the model was loaded when the server started
     prompt_eval_count: int | UnsetType = UNSET
     prompt_eval_duration: int | UnsetType = UNSET
@@ -65,13 +65,13 @@ class OllamaDetails(msgspec.Struct, kw_only=True):
 
 
 class OllamaModel(msgspec.Struct, kw_only=True):
-    """One served name. While the model loads, fields about its weights are missing."""
+    """A served name of a model. While the model loads, fields about its weights are missing."""
 
     name: str
     model: str
     modified_at: str  # when the server started
-    size: int | UnsetType = UNSET  # bytes of the weights, as they are stored in memory
-    digest: str | UnsetType = UNSET  # SHA-256 of what is known of the model, not of its weights
+    size: int | UnsetType = UNSET  # bytes of the weights in memory
+    digest: str | UnsetType = UNSET  # SHA-256 of the model's properties, not of its weights
     details: OllamaDetails | UnsetType = UNSET
 
 
@@ -83,7 +83,7 @@ class OllamaRunningModel(msgspec.Struct, kw_only=True):
     name: str
     model: str
     size: int
-    size_vram: int  # of it on a GPU
+    size_vram: int  # bytes of the size that are on a GPU
     digest: str
     details: OllamaDetails
     expires_at: str
@@ -96,7 +96,7 @@ class OllamaRunningModels(msgspec.Struct):
 
 class OllamaShown(msgspec.Struct, kw_only=True):
     parameters: str  # a line for each default of the checkpoint
-    template: str | UnsetType = UNSET  # in Jinja, where Ollama's own are in Go's language
+    template: str | UnsetType = UNSET  # in Jinja, not in Go's language like Ollama's
     details: OllamaDetails
     model_info: dict[str, Any]
     capabilities: list[str]
@@ -104,14 +104,14 @@ class OllamaShown(msgspec.Struct, kw_only=True):
 
 
 class OllamaVersion(msgspec.Struct):
-    version: str  # of Ollama, whose API this is
+    version: str  # version of Ollama's API
     headrace: str
 
 
 class OllamaEmbedded(msgspec.Struct, kw_only=True):
     model: str
     embeddings: list[Numbers]
-    total_duration: int  # since the request came
+    total_duration: int  # since the request's arrival
     load_duration: int  # until the model was loaded
     prompt_eval_count: int
 

@@ -1,4 +1,4 @@
-"""What the routes beside generation answer."""
+"""Answers of routes other than generation."""
 
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ class ModelQuality(msgspec.Struct):
 
 
 class ModelLoad(msgspec.Struct):
-    """Whether a model is loaded, and how far loading is. waiting: requests that wait for it."""
+    """The state of a model, and the progress of loading. waiting: requests that wait for the model."""
 
     state: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
     reason: str | UnsetType | None = UNSET
@@ -38,7 +38,7 @@ class ModelLoad(msgspec.Struct):
 
 
 class AdapterExtras(msgspec.Struct):
-    """trained_on: what the adapter's files call their model."""
+    """Properties of an adapter. trained_on: the name of its model in the adapter's files."""
 
     rank: int
     size_bytes: int
@@ -52,10 +52,10 @@ class AdapterDeleted(msgspec.Struct):
 
 
 class ModelExtras(ModelLoad, kw_only=True):
-    """What OpenAI's and vLLM's cards have no place for. name: the first of the model's names, the same in the cards of
-    all its names and adapters. memory_bytes: what the model takes while it is loaded, with its process.
-    adapter_memory_bytes: what its adapters may take of that. capabilities: before it has been loaded, without those
-    that depend on its chat template and vocabulary. The rest is known once it has been loaded."""
+    """Properties of a model that OpenAI's and vLLM's cards do not have. name: the first of the model's names, the same
+    in the cards of all its names and adapters. memory_bytes: memory of the loaded model and its process.
+    adapter_memory_bytes: the part of it for adapters. capabilities: before the model was loaded, without the ones that
+    depend on its chat template and vocabulary. Other fields are known once the model has been loaded."""
 
     name: str
     memory_bytes: int | UnsetType = UNSET
@@ -71,20 +71,20 @@ class ModelExtras(ModelLoad, kw_only=True):
 
 
 class LoadStatus(msgspec.Struct):
-    """As in llama-server's router."""
+    """The state of a model, as in llama-server's router."""
 
     value: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
 
 
 class ModelCard(msgspec.Struct):
-    """Much is null while the model loads."""
+    """A model. Many fields are null while it loads."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     root: str
-    parent: str | None  # of an adapter, its model
+    parent: str | None  # the model of an adapter
     max_model_len: int | None
     status: LoadStatus
     headrace: ModelExtras
@@ -104,8 +104,8 @@ class LogLevelAnswer(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """`models`: only with several models, or with models that are loaded on demand. The other fields: only if the
-    status is not ok."""
+    """The state of the server. `models` is only there with several models, or with models that are loaded on demand;
+    the other fields only if the status is not ok."""
 
     status: str
     models: list[ModelLoad] | UnsetType = UNSET
@@ -115,7 +115,8 @@ class Health(msgspec.Struct):
 
 
 class DrainState(msgspec.Struct):
-    """drained: nothing runs, and no new requests are accepted. unfinished: waiting or running requests."""
+    """The state of draining. drained: no request runs, and no new ones are accepted. unfinished: number of waiting and
+    running requests."""
 
     status: str
     drained: bool
@@ -123,20 +124,20 @@ class DrainState(msgspec.Struct):
 
 
 class InputTokens(msgspec.Struct):
-    """Of Anthropic's protocol."""
+    """The number of tokens in a prompt of Anthropic's API."""
 
     input_tokens: int
 
 
 class ResponseInputTokens(msgspec.Struct):
-    """Of the Responses API."""
+    """The number of tokens in a prompt of the Responses API."""
 
     object: Literal["response.input_tokens"]
     input_tokens: int
 
 
 class InfillAnswer(msgspec.Struct, kw_only=True):
-    """llama-server's answer, as a whole and as a stream's last event; `response_fields` selects fields."""
+    """A whole answer, or the last event of a stream, in llama-server's shape. `response_fields` selects its fields."""
 
     index: int | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -156,7 +157,7 @@ class InfillAnswer(msgspec.Struct, kw_only=True):
 
 
 class InfillPiece(msgspec.Struct):
-    """A stream's event before the last one."""
+    """An event of a stream before the last one."""
 
     index: int
     content: str
@@ -175,7 +176,7 @@ class Conversation(msgspec.Struct):
 
 
 class ItemList(msgspec.Struct):
-    """A page of items, as they were sent or generated."""
+    """A page of items in the form in which they were sent or generated."""
 
     object: Literal["list"]
     data: list[dict[str, Any]]

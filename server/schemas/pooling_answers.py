@@ -1,4 +1,4 @@
-"""What the routes of pooling models answer, as msgspec structs. Vectors are numbers, or base64 of fp32."""
+"""Answers of pooling models, as msgspec structs. Vectors are numbers, or base64 of fp32."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 _LIST = {"type": "array", "items": {"type": "number"}}
 _ROWS = {"type": "array", "items": _LIST}
 _TEXT = {"type": "string"}
-# Written one by one, so that other threads run between them.
+# Vectors are encoded one by one, so that other threads run in between.
 Numbers = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_LIST)]
 Vector = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"anyOf": [_LIST, _TEXT]})]
 Vectors = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"anyOf": [_LIST, _ROWS, _TEXT]})]
@@ -19,7 +19,7 @@ class InputUsage(msgspec.Struct):
     total_tokens: int
 
 
-class Embedding(msgspec.Struct, kw_only=True):
+class EmbeddingObject(msgspec.Struct, kw_only=True):
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: Vector
@@ -27,13 +27,13 @@ class Embedding(msgspec.Struct, kw_only=True):
 
 class EmbeddingList(msgspec.Struct, kw_only=True):
     object: Literal["list"] = "list"
-    data: list[Embedding]
+    data: list[EmbeddingObject]
     model: str
     usage: InputUsage
 
 
 class ValueList(msgspec.Struct, kw_only=True):
-    """What vLLM's lists have beside their `data`."""
+    """The fields of vLLM's lists other than `data`."""
 
     id: str
     object: Literal["list"] = "list"
@@ -54,7 +54,7 @@ class PooledList(ValueList, kw_only=True):
 
 class Classified(msgspec.Struct, kw_only=True):
     index: int
-    label: str | None  # the likeliest; None where the model does not name its labels
+    label: str | None  # the likeliest label; null if the model has no names of labels
     probs: list[float]
     num_classes: int
 
@@ -63,14 +63,14 @@ class ClassifiedList(ValueList, kw_only=True):
     data: list[Classified]
 
 
-class Score(msgspec.Struct, kw_only=True):
+class ScoreObject(msgspec.Struct, kw_only=True):
     object: Literal["score"] = "score"
     index: int
     score: float
 
 
 class ScoreList(ValueList, kw_only=True):
-    data: list[Score]
+    data: list[ScoreObject]
 
 
 class RankedDocument(msgspec.Struct):
@@ -78,7 +78,7 @@ class RankedDocument(msgspec.Struct):
 
 
 class Ranked(msgspec.Struct, kw_only=True):
-    index: int  # among the request's documents
+    index: int  # index in the request's documents
     relevance_score: float
     document: RankedDocument | UnsetType = UNSET
 
@@ -92,14 +92,14 @@ class RankTokens(msgspec.Struct):
 
 
 class RankMeta(msgspec.Struct):
-    """In the form that Cohere's clients read."""
+    """Metadata for Cohere's clients."""
 
     api_version: ApiVersion
     tokens: RankTokens
 
 
 class Ranking(msgspec.Struct, kw_only=True):
-    """The documents, best first."""
+    """The documents, the best first."""
 
     id: str
     object: Literal["list"] = "list"
@@ -110,7 +110,7 @@ class Ranking(msgspec.Struct, kw_only=True):
 
 
 class LlamaEmbedding(msgspec.Struct):
-    """llama-server's shape: a list of one vector per input."""
+    """The embedding of one input, in llama-server's shape: a list of one vector."""
 
     index: int
     embedding: list[Numbers]

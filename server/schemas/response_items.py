@@ -50,7 +50,7 @@ _REFUSED_ITEMS = {
 }
 
 
-class TextPart(StrictModel):
+class TextContentPart(StrictModel):
     """A part of a message with text. annotations and logprobs are from an earlier answer."""
 
     type: Literal["input_text", "output_text", "text"]
@@ -79,10 +79,10 @@ class ThoughtPart(StrictModel):
 
 
 _read_part = by_type(
-    {"input_text": TextPart, "output_text": TextPart, "text": TextPart, "refusal": RefusalPart},
+    {"input_text": TextContentPart, "output_text": TextContentPart, "text": TextContentPart, "refusal": RefusalPart},
     refused=dict.fromkeys(_OTHER_PARTS, _TEXT_ONLY),
 )
-Part = Annotated[TextPart | RefusalPart, BeforeValidator(_read_part)]
+Part = Annotated[TextContentPart | RefusalPart, BeforeValidator(_read_part)]
 
 
 def _parts(content: Any) -> Any:
@@ -107,7 +107,7 @@ class Item(StrictModel):
     status: _Status | None = None
 
     @property
-    def parts(self) -> list[TextPart | RefusalPart]:
+    def parts(self) -> list[TextContentPart | RefusalPart]:
         """Parts of the item's content or output."""
         return []
 
@@ -127,7 +127,7 @@ class MessageItem(Item):
     content: Parts
 
     @property
-    def parts(self) -> list[TextPart | RefusalPart]:
+    def parts(self) -> list[TextContentPart | RefusalPart]:
         return self.content
 
 
@@ -149,7 +149,7 @@ class FunctionCallOutputItem(Item):
     namespace: str | None = None
 
     @property
-    def parts(self) -> list[TextPart | RefusalPart]:
+    def parts(self) -> list[TextContentPart | RefusalPart]:
         return self.output
 
 
@@ -167,7 +167,7 @@ class CustomToolCallOutputItem(Item):
     output: Parts
 
     @property
-    def parts(self) -> list[TextPart | RefusalPart]:
+    def parts(self) -> list[TextContentPart | RefusalPart]:
         return self.output
 
 
@@ -242,7 +242,7 @@ Items = Annotated[
 Input = Annotated[Items | None, BeforeValidator(_listed, json_schema_input_type=str | Items | None)]
 
 
-class ItemList(StrictModel):
-    """Stored items, to read them again: `validate(ItemList, {"items": ...}).items`."""
+class StoredItems(StrictModel):
+    """Stored items, to read them again: `validate(StoredItems, {"items": ...}).items`."""
 
     items: Items

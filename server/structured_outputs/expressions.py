@@ -31,7 +31,7 @@ def schema_expression(
     Raises InvalidRequest and UnsupportedParameter.
     """
     if isinstance(schema, str):
-        schema = parse_json(schema, param)
+        schema = decode_field(schema, param)
     prepared = prepare_schema(schema, param=param, is_strict=is_strict, whitespace=whitespace)
     return lambda builder: builder.json(prepared.schema), prepared
 
@@ -77,7 +77,7 @@ def json_whitespace(pattern: str, param: str) -> str:
     return pattern.replace(r"\s", r"[ \t\r\n]")
 
 
-def parse_json(text: str, param: str) -> Any:
+def decode_field(text: str, param: str) -> Any:
     """Return the value of a field that holds JSON text."""
     try:
         return msgspec.json.decode(text)

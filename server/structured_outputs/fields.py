@@ -9,7 +9,7 @@ from server.schemas.base import StrictModel
 Texts = Annotated[list[str], Field(fail_fast=True)]
 
 
-class JsonSchemaFormat(StrictModel):
+class ResponseSchema(StrictModel):
     name: str | None = None
     description: str | None = None
     schema_: Any = Field(default=None, alias="schema")
@@ -20,7 +20,7 @@ class ResponseFormat(StrictModel):
     """OpenAI's `response_format`. `structures` and `triggers`, or `format`, belong to a structural tag."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
-    json_schema: JsonSchemaFormat | None = None
+    json_schema: ResponseSchema | None = None
     structures: Any = None
     triggers: Any = None
     format: Any = None

@@ -9,9 +9,9 @@ from server.schemas.base import validate
 from server.structured_outputs.expressions import (
     Expression,
     choices_expression,
+    decode_field,
     grammar_expression,
     json_whitespace,
-    parse_json,
     regex_expression,
     schema_expression,
 )
@@ -167,7 +167,7 @@ def _json_constraint(
 
 
 def _structural_tag_constraint(tag: Any, path: str, ignored: list[str], whitespace: str | None) -> Constraint:
-    tag = parse_json(tag, path) if isinstance(tag, str) else tag
+    tag = decode_field(tag, path) if isinstance(tag, str) else tag
     write = structural_tag_expression(tag, path, ignored, whitespace=whitespace)
     return Constraint(path, ignored, write)
 

@@ -75,7 +75,7 @@ FIELDS: list[tuple[str, Any, str]] = [
         {str(VOCAB_SIZE): 1},
         f"has the key '{VOCAB_SIZE}'; keys are token ids of this model, at least 0 and ",
     ),
-    ("logit_bias", {str(VOCAB_SIZE): 1}, f"at most {VOCAB_SIZE - 1}; POST /tokenize tells those of a text"),
+    ("logit_bias", {str(VOCAB_SIZE): 1}, f"at most {VOCAB_SIZE - 1}; POST /tokenize returns the ids of a text"),
     ("logit_bias", [1], "it must be an object"),
     ("stream", 1, "it must be true or false"),
     ("stream_options", {"include_usage": True}, "needs stream: true"),

@@ -31,8 +31,8 @@ from server.schemas.messages_answers import (
     MessageDelta,
     MessageStart,
     MessageStop,
+    MessageTokensDetails,
     MessageUsage,
-    OutputTokensDetails,
     SignatureDelta,
     Stop,
     TextDelta,
@@ -200,7 +200,7 @@ def _usage(generation: Generation) -> MessageUsage:
         output_tokens=usage.completion_tokens,
     )
     if (details := usage.completion_tokens_details) is not msgspec.UNSET:
-        answer.output_tokens_details = OutputTokensDetails(details.reasoning_tokens)
+        answer.output_tokens_details = MessageTokensDetails(details.reasoning_tokens)
     return answer
 
 

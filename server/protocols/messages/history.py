@@ -8,7 +8,7 @@ from engine.errors import InvalidRequest
 from server.chat.content import ChatMessage, ContentPart, EarlierCall, Role, TextPart
 from server.schemas.messages import (
     ContentBlock,
-    Message,
+    MessageParam,
     MessagesPrompt,
     TextBlock,
     ThinkingBlock,
@@ -70,7 +70,7 @@ def is_billing(block: TextBlock) -> bool:
     return block.text.startswith(BILLING_MARK)
 
 
-def _check_roles(message: Message, index: int) -> None:
+def _check_roles(message: MessageParam, index: int) -> None:
     allowed = _ALLOWED[message.role]
     for position, block in enumerate(message.content):
         if block.type not in allowed:
@@ -82,7 +82,7 @@ def _check_roles(message: Message, index: int) -> None:
             )
 
 
-def _assistant(message: Message) -> ChatMessage:
+def _assistant(message: MessageParam) -> ChatMessage:
     thoughts = [block.thinking for block in message.content if isinstance(block, ThinkingBlock) and block.thinking]
     calls = [_call(block) for block in message.content if isinstance(block, ToolUseBlock)]
     return ChatMessage("assistant", _texts(message.content), calls, fields=_thought_fields(thoughts))

@@ -21,10 +21,10 @@ from server.schemas.response_items import (
     MessageItem,
     ReasoningItem,
     RefusalPart,
-    TextPart,
+    TextContentPart,
 )
 
-_Parts = Sequence[TextPart | RefusalPart]
+_Parts = Sequence[TextContentPart | RefusalPart]
 _THOUGHT = "reasoning_content"
 
 

@@ -8,7 +8,7 @@ import msgspec
 from server.protocols.responses.ids import new_id
 from server.protocols.responses.objects import OutputItem
 from server.schemas.base import validate
-from server.schemas.response_items import InputItem, ItemList, MessageItem
+from server.schemas.response_items import InputItem, MessageItem, StoredItems
 
 _PREFIXES = {
     "message": "msg",

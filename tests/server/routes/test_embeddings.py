@@ -83,7 +83,7 @@ BAD_INPUTS: list[tuple[Any, str, str]] = [
     ([[1], "a"], "input[1]", "all items"),
     ([1, VOCAB_SIZE], "input", f"at most {VOCAB_SIZE - 1}"),
     ([[1], [2, -1]], "input[1]", "check_embedding_ctx_length=False"),
-    (["a"] * 2049, "input", "has 2049 items; a request may have 2048"),
+    (["a"] * 2049, "input", "has 2049 items; the limit is 2048"),
     (["a", "b" * 200], "input[1]", "input[1] has 201 tokens; this model takes 200"),
     ([[1] * 201], "input", "input has 201 tokens"),
     (["a", "b" * (2**20 + 1)], "input[1]", "has 1048577 characters"),

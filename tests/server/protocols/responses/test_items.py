@@ -145,7 +145,7 @@ def test_what_nobody_here_can_read_is_listed() -> None:
         ([USER, {"type": "item_reference", "id": "msg_1"}], "input[1]", "'msg_1', which is not stored here"),
         ([USER, {"id": "msg_1"}], "input[1]", "not stored here"),
         ([{"type": "shell_call"}], "items[0]", "give the call as function_call"),
-        ([{"role": "user", "content": [{"type": "input_image"}]}], "items[0].content[0]", "takes text alone"),
+        ([{"role": "user", "content": [{"type": "input_image"}]}], "items[0].content[0]", "takes only text"),
         ([{"role": "tool", "content": "x"}], "items[0].role", "it must be 'user', 'assistant'"),
         ([5], "items[0]", "it must be an object"),
     ],
