@@ -22,7 +22,7 @@ def read(reader: ReasoningReader, *deltas: str) -> tuple[str, str]:
 
 
 def read_whole(text: str, marks: ReasoningMarks, is_open: bool) -> tuple[str, str]:
-    """What a ThoughtReader must make of a text, written for a whole text."""
+    """Return the reasoning and content that a ThoughtReader must find in a whole text."""
     start = re.match(r"\s*" + re.escape(marks.start), text)
     if not start and not is_open:
         return "", text

@@ -1,4 +1,4 @@
-"""What becomes of each field: to the engine, to the header of ignored ones, or refused."""
+"""Every field is passed to the engine, listed in the header of ignored fields, or refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the tests of grammars share: whether a text matches one, by llguidance itself."""
+"""Fixtures of the tests of grammars: whether llguidance matches a text with a grammar."""
 
 import json
 from collections.abc import Callable

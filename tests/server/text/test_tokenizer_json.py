@@ -18,7 +18,7 @@ def _in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _small(second: str = "b", merged: str = "ab", **settings: object) -> tokenizers.Tokenizer:
-    """Of one merge, of "a" and `second`."""
+    """Return a tokenizer.json with one merge, of "a" and `second`."""
     vocabulary = {"a": 0, second: 1, merged: 2, "<unk>": 3, "a b": 4}
     return tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", second)], **settings))
 

@@ -16,16 +16,16 @@ pytestmark = pytest.mark.fast
 
 
 class Gate:
-    """Works that wait until it opens, and how many have begun."""
+    """Works that wait until the gate opens, and the number of started ones."""
 
     def __init__(self) -> None:
-        self.begun = threading.Semaphore(0)
-        self.num_begun = 0
+        self.started = threading.Semaphore(0)
+        self.num_started = 0
         self._open = threading.Event()
 
     def work(self) -> None:
-        self.num_begun += 1
-        self.begun.release()
+        self.num_started += 1
+        self.started.release()
         assert self._open.wait(DEADLINE_S)
 
     def open(self) -> None:
@@ -39,9 +39,9 @@ async def workers() -> AsyncIterator[TextWorkers]:
     workers.close()
 
 
-async def _begun(gate: Gate, count: int) -> None:
+async def _started(gate: Gate, count: int) -> None:
     for _ in range(count):
-        assert await asyncio.to_thread(gate.begun.acquire, timeout=DEADLINE_S)
+        assert await asyncio.to_thread(gate.started.acquire, timeout=DEADLINE_S)
 
 
 def _runs(workers: TextWorkers, work: Callable[[], None], count: int, size: int) -> list[asyncio.Task[None]]:
@@ -52,19 +52,19 @@ def _runs(workers: TextWorkers, work: Callable[[], None], count: int, size: int)
 async def test_so_many_works_run_at_once_and_no_more(workers: TextWorkers, size: int, limit: int) -> None:
     gate = Gate()
     tasks = _runs(workers, gate.work, 40, size)
-    await _begun(gate, limit)
+    await _started(gate, limit)
     await asyncio.sleep(0)
-    assert gate.num_begun == limit
+    assert gate.num_started == limit
     gate.open()
     await asyncio.gather(*tasks)
-    assert gate.num_begun == 40
+    assert gate.num_started == 40
 
 
 async def test_canceled_works_that_wait_never_run(workers: TextWorkers) -> None:
     new_threads = NewThreads()
     gate, dropped, later = Gate(), Gate(), Gate()
     running = _runs(workers, gate.work, MAX_LONG, LONG_SIZE + 1)
-    await _begun(gate, MAX_LONG)
+    await _started(gate, MAX_LONG)
     waiting = _runs(workers, dropped.work, 100, LONG_SIZE + 1)
     await asyncio.sleep(0)
     for task in waiting:
@@ -73,14 +73,14 @@ async def test_canceled_works_that_wait_never_run(workers: TextWorkers) -> None:
     gate.open()
     later.open()
     await asyncio.gather(*running, *_runs(workers, later.work, 1, LONG_SIZE + 1))
-    assert (dropped.num_begun, later.num_begun) == (0, 1)
+    assert (dropped.num_started, later.num_started) == (0, 1)
     assert len(new_threads.names()) <= MAX_LONG
 
 
 async def test_short_texts_do_not_wait_for_long_ones(workers: TextWorkers) -> None:
     gate = Gate()
     running = _runs(workers, gate.work, 2 * MAX_LONG, LONG_SIZE + 1)
-    await _begun(gate, MAX_LONG)
+    await _started(gate, MAX_LONG)
     async with asyncio.timeout(DEADLINE_S):
         assert await workers.run(lambda: "short", size=10) == "short"
     gate.open()

@@ -23,7 +23,7 @@ class BranchKeywords:
             with self._writer.attempt():
                 return self._negation.schema(node, place, kinds)
         except InexpressibleError as error:
-            self._writer.drop(place, f"a grammar cannot express the opposite of {error}")
+            self._writer.drop(place, f"a grammar cannot express the negation of {error}")
             return True
 
     def one_of(self, node: Node, place: Location, kinds: Kinds) -> Schema:
@@ -42,7 +42,7 @@ class BranchKeywords:
                 }
         except InexpressibleError as error:
             self._writer.drop(
-                place, f"its branches may match at the same time, and a grammar cannot express the opposite of {error}"
+                place, f"its branches may match at the same time, and a grammar cannot express the negation of {error}"
             )
             return any_of(written)
         return any_of(
@@ -61,7 +61,7 @@ class BranchKeywords:
             with self._writer.attempt():
                 fails = self._negation.schema(node["if"], place, kinds)
         except InexpressibleError as error:
-            self._writer.drop(place, f"a grammar cannot express the opposite of {error}")
+            self._writer.drop(place, f"a grammar cannot express the negation of {error}")
             fails = True
         return any_of([all_of([holds, then]), all_of([fails, otherwise])])
 

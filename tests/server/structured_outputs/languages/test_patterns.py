@@ -1,4 +1,4 @@
-"""What regular expressions lack, and those that are written."""
+"""Regular expressions: unsupported constructs, and patterns that are written."""
 
 import re
 

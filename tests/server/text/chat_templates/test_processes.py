@@ -72,7 +72,7 @@ LARGE = {
 def test_a_template_that_takes_too_much_is_ended(impatient: TemplateProcesses, source: str) -> None:
     with pytest.raises(TemplateOverrun, match=r"ran for more than|64 MiB of memory|was ended|characters"):
         impatient.render(source, {})
-    wait_until(lambda: _works(impatient), "it goes on")
+    wait_until(lambda: _works(impatient), "templates still run")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_constants_are_computed_within_the_limits(impatient: TemplateProcesses, 
     """When a template is read: Jinja computes what is constant then."""
     with contextlib.suppress(TemplateOverrun):
         impatient.inspect(source)
-    wait_until(lambda: _works(impatient), "it goes on")
+    wait_until(lambda: _works(impatient), "templates still run")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_constants_are_computed_within_the_limits(impatient: TemplateProcesses, 
 def test_a_source_that_cannot_be_compiled_is_unreadable(impatient: TemplateProcesses, source: str) -> None:
     with pytest.raises((TemplateUnreadable, TemplateOverrun)):
         impatient.inspect(source)
-    wait_until(lambda: _works(impatient), "it goes on")
+    wait_until(lambda: _works(impatient), "templates still run")
 
 
 def test_memory_is_limited_by_the_system(templates: TemplateProcesses) -> None:

@@ -76,7 +76,7 @@ TEMPLATES = {
         + ("<arg_key>{{ k }}</arg_key>{{ '\n' }}<arg_value>" + _VALUE + "</arg_value>{{ '\n' }}")
         + "{% endfor %}</tool_call>{% endfor %}"
     ),
-    "strings told apart": _turns(
+    "strings marked": _turns(
         ("<calls>{{ '\n' }}" + _ALL + '<invoke name="{{ f.name }}">{{ "\n" }}' + _ARGUMENTS)
         + """<parameter name="{{ k }}" string="{{ 'true' if v is string else 'false' }}">"""
         + (_VALUE + '</parameter>{{ "\n" }}{% endfor %}</invoke>{{ "\n" }}{% endfor %}</calls>')

@@ -36,7 +36,7 @@ _FOUND = {
     "one object": ("template", True),
     "parameters": ("template", True),
     "keys and values": ("template", True),
-    "strings told apart": ("template", True),
+    "strings marked": ("template", True),
     "bare keys": ("gemma4", True),
     "harmony": ("openai", True),
     "ids alone": ("kimi_k2", False),

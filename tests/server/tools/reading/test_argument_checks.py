@@ -1,4 +1,4 @@
-"""json_fits: which values a schema excludes, beside what the validator of schemas says."""
+"""json_fits: the values that a schema excludes, besides the checks of the tests' validator."""
 
 import json
 from typing import Any
