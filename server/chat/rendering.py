@@ -8,7 +8,7 @@ from server.chat.content import ChatMessage, template_message
 from server.chat.request import Chat
 from server.chat.tools import ChatTools, chat_tools, tools_in_format
 from server.reasoning.effort import ReasoningEffort
-from server.reasoning.history import for_template
+from server.reasoning.history import with_thought_in
 from server.schemas.chat import TemplateOptions
 from server.text.chat_templates.chat_template import RenderedChat
 from server.text_model import ChatModel
@@ -51,7 +51,7 @@ def render_chat(chat: Chat, options: TemplateOptions, model: ChatModel) -> Rende
 
 def template_messages(messages: Sequence[ChatMessage], model: ChatModel) -> list[dict[str, Any]]:
     """Return the messages for `template_chat`, with thoughts where the template reads them. Raises InvalidRequest."""
-    return [for_template(template_message(message), model.thought_field) for message in messages]
+    return [with_thought_in(template_message(message), model.thought_field) for message in messages]
 
 
 def _effort(options: TemplateOptions, model: ChatModel) -> tuple[Mapping[str, Any], list[str]]:

@@ -2,9 +2,8 @@
 
 from engine.errors import InvalidRequest
 from engine.protocol import PoolingInfo, PoolingParams, PoolingTask
-from server.schemas.parameters import ignored_parameters, refuse_unknown
+from server.schemas.parameters import POOLING_PARAMETERS, ignored_parameters, refuse_unknown
 from server.schemas.pooling import PoolingFields
-from server.schemas.pooling_parameters import POOLING_PARAMETERS
 from server.served.model import ServedModel
 
 

@@ -12,6 +12,7 @@ UNSUPPORTED = "unsupported"  # type of the PydanticCustomError for known values 
 
 Location = tuple[int | str, ...]  # keys and indices of a value
 
+INT32 = 2**31 - 1
 MAX_MESSAGES = 1 << 13  # of one request; checking them takes 50 ms
 
 _MAX_WHOLES = 64  # integers of a body that may be spelled as 16.0; for each, its containers are copied
@@ -48,6 +49,11 @@ class StrictModel(BaseModel):
     def passed_on(self) -> dict[str, Any]:
         """Undeclared fields that are passed to the chat template and therefore not ignored, by their paths."""
         return {}
+
+
+def extra_at(path: str, part: StrictModel | None) -> dict[str, Any]:
+    """Return the undeclared fields of a part of a body, which is at `path`, by their whole paths."""
+    return {} if part is None else {f"{path}.{name}": value for name, value in part.extra.items()}
 
 
 M = TypeVar("M", bound=StrictModel)

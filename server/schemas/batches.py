@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel
+from server.schemas.base import StrictModel, extra_at
 from server.schemas.files import ExpiresAfter
 from server.schemas.responses import Metadata
 
@@ -37,8 +37,7 @@ class BatchRequest(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        below = {} if self.output_expires_after is None else self.output_expires_after.extra
-        return {**super().extra, **{f"output_expires_after.{name}": value for name, value in below.items()}}
+        return {**super().extra, **extra_at("output_expires_after", self.output_expires_after)}
 
 
 class BatchListQuery(StrictModel):

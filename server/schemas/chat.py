@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
+from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel, extra_at
 from server.schemas.sampling import GenerationRequest, OutputLimit, check_logprobs
 from server.schemas.tools import (
     MAX_TOOLS,
@@ -87,7 +87,7 @@ def _function_call(value: Any) -> Any:
 
 
 class ToolFields(StrictModel):
-    """The tools that an answer may call."""
+    """Fields for the tools that an answer may call."""
 
     tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
@@ -97,16 +97,19 @@ class ToolFields(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        tools = {
-            f"tools[{i}].{name}": value for i, tool in enumerate(self.tools or []) for name, value in tool.extra.items()
-        }
-        return {**super().extra, **tools}
+        extra = super().extra
+        for i, tool in enumerate(self.tools or []):
+            extra |= extra_at(f"tools[{i}]", tool)
+        return extra
 
     @property
     def passed_on(self) -> dict[str, Any]:
-        functions = {f"tools[{i}].function": tool.function for i, tool in enumerate(self.tools or [])}
-        functions |= {f"functions[{i}]": function for i, function in enumerate(self.functions or [])}
-        return {f"{path}.{name}": value for path, each in functions.items() for name, value in each.extra.items()}
+        passed_on: dict[str, Any] = {}
+        for i, tool in enumerate(self.tools or []):
+            passed_on |= extra_at(f"tools[{i}].function", tool.function)
+        for i, function in enumerate(self.functions or []):
+            passed_on |= extra_at(f"functions[{i}]", function)
+        return passed_on
 
 
 class MessageFields(StrictModel):
@@ -114,21 +117,19 @@ class MessageFields(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        parts = {
-            f"messages[{i}].content[{j}].{name}": value
-            for i, message in enumerate(self.messages)
-            for j, part in enumerate(message.content or [])
-            for name, value in part.extra.items()
-        }
-        return {**super().extra, **parts}
+        extra = super().extra
+        for i, message in enumerate(self.messages):
+            for j, part in enumerate(message.content or []):
+                extra |= extra_at(f"messages[{i}].content[{j}]", part)
+        return extra
 
 
 class ChatContent(ToolFields, MessageFields):
-    """Messages, and the tools that their answer may call."""
+    """Fields for messages and tools."""
 
 
 class TemplateOptions(StrictModel):
-    """How the chat template writes a conversation."""
+    """Fields for rendering a conversation with the chat template."""
 
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     add_generation_prompt: bool | None = None
@@ -170,20 +171,19 @@ class Prediction(StrictModel):
 
 
 class ChatOptions(GenerationRequest, TemplateOptions):
-    """How a chat is answered: all of a request but its messages and tools."""
+    """All fields of a chat request except its messages and tools."""
 
     max_tokens: OutputLimit | None = None
     max_completion_tokens: OutputLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     prediction: Prediction | None = None
-    thinking_token_budget: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0, le=INT32)] | None = None
     include_reasoning: bool | None = None
 
     @property
     def extra(self) -> dict[str, Any]:
-        fields = {} if self.prediction is None else self.prediction.extra
-        return {**super().extra, **{f"prediction.{name}": value for name, value in fields.items()}}
+        return {**super().extra, **extra_at("prediction", self.prediction)}
 
     @property
     def requested_max_tokens(self) -> int | None:

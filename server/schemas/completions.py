@@ -6,23 +6,24 @@ from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.sampling import INT32, MAX_CHOICES, GenerationRequest, check_logprobs
+from server.schemas.base import INT32
+from server.schemas.sampling import MAX_CHOICES, GenerationRequest, check_logprobs, is_token_ids
 
 DEFAULT_MAX_TOKENS = 16
 _LEAST_TOKENS = "it must be at least 1, or 0 with echo or prompt_logprobs"
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(type(item) is int for item in value)
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
     """Return a prompt in any of its four forms as a list of prompts. A union would report an error for each item."""
     if isinstance(value, str):
         return [value]
-    if _is_ids(value):
+    if is_token_ids(value):
         return [value]
-    if isinstance(value, list) and value and (all(isinstance(item, str) for item in value) or all(map(_is_ids, value))):
+    if (
+        isinstance(value, list)
+        and value
+        and (all(isinstance(item, str) for item in value) or all(map(is_token_ids, value)))
+    ):
         return value
     raise PydanticCustomError(
         "prompt", "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"

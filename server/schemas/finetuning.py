@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.command_io.finetuning.job import Order, Pacing, ScaleRewards, Schedule
 from server.schemas.auto import Named, Names, Number, Whole
-from server.schemas.base import StrictModel
+from server.schemas.base import StrictModel, extra_at
 from server.schemas.responses import Metadata
 
 MAX_SEED = 2**31 - 1  # OpenAI's
@@ -111,8 +111,7 @@ class FinetuningRequest(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        settings = {} if self.method is None else {f"method.{name}": value for name, value in self.method.extra.items()}
-        return {**super().extra, **settings}
+        return {**super().extra, **extra_at("method", self.method)}
 
 
 class FinetuningPageQuery(StrictModel):

@@ -6,12 +6,11 @@ from pydantic import Field
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from engine.protocol import EngineInfo, SamplingParams
-from server.schemas.base import StrictModel
+from server.schemas.base import INT32, StrictModel, extra_at
 from server.schemas.sampler_steps import StepTokens
 from server.schemas.sampling import GenerationRequest
 
 _MAX_EXTRA = 1024  # files; editors send about sixteen
-_INT32 = 2**31 - 1
 _RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's values for a random seed
 
 # Fields of other endpoints and of llama-server that would change the answer
@@ -47,8 +46,8 @@ class InfillRequest(GenerationRequest):
     input_suffix: str
     input_extra: Annotated[list[ExtraFile], Field(fail_fast=True, max_length=_MAX_EXTRA)] | None = None
     prompt: str | None = None  # the beginning of the cursor's line, which continues the prefix
-    n_predict: Annotated[int, Field(ge=-1, le=_INT32)] | None = None
-    n_indent: Annotated[int, Field(ge=0, le=_INT32)] | None = None
+    n_predict: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    n_indent: Annotated[int, Field(ge=0, le=INT32)] | None = None
     t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     return_tokens: bool | None = None
@@ -67,12 +66,10 @@ class InfillRequest(GenerationRequest):
 
     @property
     def extra(self) -> dict[str, Any]:
-        files = {
-            f"input_extra[{i}].{name}": value
-            for i, file in enumerate(self.input_extra or [])
-            for name, value in file.extra.items()
-        }
-        return {**super().extra, **files}
+        extra = super().extra
+        for i, file in enumerate(self.input_extra or []):
+            extra |= extra_at(f"input_extra[{i}]", file)
+        return extra
 
     @property
     def size(self) -> int:

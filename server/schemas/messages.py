@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel
+from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel, extra_at
 
-_INT32 = 2**31 - 1
 # Tools that Anthropic defines, by a name and the date of a version; only its own models know their inputs.
 _DEFINED_TOOL = re.compile(r"\w+_20\d{6}")
 
@@ -150,7 +149,7 @@ class ToolChoice(StrictModel):
 
 class Thinking(StrictModel):
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
     display: Literal["summarized", "omitted", "updates"] | None = None
 
 
@@ -184,27 +183,22 @@ class MessagesPrompt(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        nested: dict[str, StrictModel | None] = {
-            "tool_choice": self.tool_choice,
-            "thinking": self.thinking,
-            "output_config": self.output_config,
-        }
-        nested |= {f"system[{i}]": block for i, block in enumerate(self.system or [])}
-        nested |= {f"tools[{i}]": tool for i, tool in enumerate(self.tools or []) if isinstance(tool, ClientTool)}
+        extra = super().extra
+        for name in ("tool_choice", "thinking", "output_config"):
+            extra |= extra_at(name, getattr(self, name))
+        for i, block in enumerate(self.system or []):
+            extra |= extra_at(f"system[{i}]", block)
+        for i, tool in enumerate(self.tools or []):
+            extra |= extra_at(f"tools[{i}]", tool if isinstance(tool, ClientTool) else None)
         for i, message in enumerate(self.messages):
-            nested[f"messages[{i}]"] = message
-            nested |= {f"messages[{i}].content[{j}]": block for j, block in enumerate(message.content)}
-        fields = {
-            f"{path}.{name}": value
-            for path, model in nested.items()
-            if model is not None
-            for name, value in model.extra.items()
-        }
-        return {**super().extra, **fields}
+            extra |= extra_at(f"messages[{i}]", message)
+            for j, each in enumerate(message.content):
+                extra |= extra_at(f"messages[{i}].content[{j}]", each)
+        return extra
 
 
 class MessagesRequest(MessagesPrompt):
-    max_tokens: Annotated[int, Field(ge=0, le=_INT32)]
+    max_tokens: Annotated[int, Field(ge=0, le=INT32)]
     stop_sequences: list[str] | None = None
     temperature: float | None = None
     top_p: float | None = None

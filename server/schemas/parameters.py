@@ -9,8 +9,8 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.schemas.base import quote
 
 
-def _is(*neutral: object) -> Callable[[Any], bool]:
-    return lambda value: any(type(value) is type(other) and value == other for other in neutral)
+def _neutral(*values: object) -> Callable[[Any], bool]:
+    return lambda value: any(type(value) is type(each) and value == each for each in values)
 
 
 def _never(_value: Any) -> bool:
@@ -20,40 +20,40 @@ def _never(_value: Any) -> bool:
 # Fields that would change the answer, with the values (besides null and []) that have no effect
 _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
     "audio": _never,
-    "best_of": _is(1),  # on chat; completions check their own
+    "best_of": _neutral(1),  # on chat; completions check their own
     "chat_template": _never,  # a client's template is code, which is not run
     "documents": _never,
-    "echo": _is(False),  # on chat
-    "function_call": _is("none", "auto"),  # on completions, which have no tools
+    "echo": _neutral(False),  # on chat
+    "function_call": _neutral("none", "auto"),  # on completions, which have no tools
     "functions": _never,  # on completions
     "logits_processors": _never,
     "max_completion_tokens": _never,  # on completions, whose limit is max_tokens
     "mm_processor_kwargs": _never,
-    "modalities": _is(["text"]),
+    "modalities": _neutral(["text"]),
     "moderation": _never,
     "prediction": _never,  # on completions
     "prompt_embeds": _never,
     "reasoning_effort": _never,  # on completions
     "repetition_detection": _never,
-    "suffix": _is(""),  # on chat
+    "suffix": _neutral(""),  # on chat
     "thinking_token_budget": _never,  # on completions
-    "tool_choice": _is("none", "auto"),  # on completions
+    "tool_choice": _neutral("none", "auto"),  # on completions
     "tools": _never,  # on completions
-    "top_logprobs": _is(0),  # on completions, which count them in logprobs
+    "top_logprobs": _neutral(0),  # on completions, which count them in logprobs
     "truncate_prompt_tokens": _never,  # on /tokenize, which shows the whole text
     "web_search_options": _never,
 }
 
 # Fields that cannot change the text, with the values that have no effect
 _IGNORED: Mapping[str, Callable[[Any], bool]] = {
-    "metadata": _is({}),
-    "parallel_tool_calls": _is(True, False),  # on completions
+    "metadata": _neutral({}),
+    "parallel_tool_calls": _neutral(True, False),  # on completions
     "prompt_cache_key": _never,
     "prompt_cache_options": _never,
     "prompt_cache_retention": _never,
     "safety_identifier": _never,
-    "store": _is(False),
-    "stream_options.include_obfuscation": _is(False),
+    "store": _neutral(False),
+    "stream_options.include_obfuscation": _neutral(False),
     "user": _never,
     "verbosity": _never,
 }
@@ -90,7 +90,7 @@ OPENAI_PARAMETERS = ParameterTable(_UNSUPPORTED, _IGNORED, _TYPES, _TEXT_NAMES)
 MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
     unsupported={"container": _never, "mcp_servers": _never},
     ignored={
-        "betas": _is([]),
+        "betas": _neutral([]),
         "billing_policy": _never,
         "compaction": _never,
         "context_management": _never,
@@ -98,17 +98,17 @@ MESSAGES_PARAMETERS = ParameterTable(  # Anthropic's
         "fallback_credit_token": _never,
         "fallbacks": _never,
         "inference_geo": _never,
-        "messages.content.caller": _is({"type": "direct"}),
-        "messages.content.citations": _is([]),
+        "messages.content.caller": _neutral({"type": "direct"}),
+        "messages.content.citations": _neutral([]),
         "messages.content.toolset_name": _never,
-        "metadata": _is({}),
+        "metadata": _neutral({}),
         "output_config.task_budget": _never,
-        "speed": _is("standard"),
-        "system.citations": _is([]),
+        "speed": _neutral("standard"),
+        "system.citations": _neutral([]),
         "thinking.block_binding": _never,
-        "tools.allowed_callers": _is(["direct"]),
-        "tools.defer_loading": _is(False),  # true would hide the tool until Anthropic's tool search finds it
-        "tools.input_examples": _is([]),
+        "tools.allowed_callers": _neutral(["direct"]),
+        "tools.defer_loading": _neutral(False),  # true would hide the tool until Anthropic's tool search finds it
+        "tools.input_examples": _neutral([]),
         "user_profile_id": _never,
         "workspace_id": _never,
     },
@@ -135,17 +135,39 @@ _OLLAMA_LOADING = (
 OLLAMA_PARAMETERS = ParameterTable(
     unsupported={
         "context": _never,  # an earlier conversation, as token ids
-        "options.tfs_z": _is(1.0, 1),
-        "template": _is(""),  # a client's template is code, which is not run
+        "options.tfs_z": _neutral(1.0, 1),
+        "template": _neutral(""),  # a client's template is code, which is not run
     },
     ignored={
         **{f"options.{name}": _never for name in _OLLAMA_LOADING},
         "keep_alive": _never,  # if models stay loaded
-        "options.repeat_last_n": _is(-1),  # penalties consider the whole text
-        "shift": _is(False),  # requests that do not fit the context are refused
-        "truncate": _is(False),
+        "options.repeat_last_n": _neutral(-1),  # penalties consider the whole text
+        "shift": _neutral(False),  # requests that do not fit the context are refused
+        "truncate": _neutral(False),
     },
     types={},
+)
+POOLING_PARAMETERS = ParameterTable(
+    unsupported={
+        "chat_template": _never,  # a request's own template is code that we do not run
+        "embed_dtype": _neutral("float32"),
+        "embedding_types": _neutral(["float"]),  # Cohere's
+        "endianness": _neutral("native", "little"),
+        "images": _never,
+        "inputs": _never,  # Cohere's, of texts and images
+        "instruction": _never,
+        "items": _never,
+        "late_chunking": _neutral(False),  # Jina's
+        "max_chunks_per_doc": _never,  # Cohere's, of its first version
+        "media_io_kwargs": _never,
+        "mm_processor_kwargs": _never,
+        "padding": _neutral("do_not_pad"),
+        "rank_fields": _never,
+        "stream": _neutral(False),
+        "tools": _never,
+    },
+    ignored={"cache_salt": _never, "metadata": _neutral({}), "request_id": _never, "user": _never},
+    types={"user": (str, "a string")},
 )
 
 _MAX_LISTED = 32

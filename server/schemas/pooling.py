@@ -6,16 +6,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
-from server.schemas.base import MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
+from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel, quote
 from server.schemas.chat import ChatTemplateFields, Message
-from server.schemas.sampling import MAX_TIMEOUT_S
+from server.schemas.sampling import MAX_TIMEOUT_S, is_token_ids
 
 MAX_INPUTS = 2048  # OpenAI's limit for one request
-_INT32 = 2**31 - 1
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(type(item) is int for item in value)
 
 
 def _inputs(value: Any) -> list[str] | list[list[int]]:
@@ -31,7 +26,7 @@ def listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
 
     A union would report an error for each item. Raises InvalidRequest with the path of the first invalid item.
     """
-    inputs = [value] if isinstance(value, str) or _is_ids(value) else value
+    inputs = [value] if isinstance(value, str) or is_token_ids(value) else value
     if not isinstance(inputs, list) or not inputs:
         raise PydanticCustomError(
             "input", "it must be a string, a list of strings, a list of token ids, or a list of such lists, none empty"
@@ -39,7 +34,7 @@ def listed_inputs(value: Any, name: str) -> list[str] | list[list[int]]:
     check_number(len(inputs), name)
     is_text = isinstance(inputs[0], str)
     for number, item in enumerate(inputs):
-        if not (isinstance(item, str) if is_text else _is_ids(item)):
+        if not (isinstance(item, str) if is_text else is_token_ids(item)):
             raise InvalidRequest(
                 f"{name}[{number}] is {quote(item)}; all items must be strings, or all lists of token ids, none empty",
                 param=f"{name}[{number}]",
@@ -99,14 +94,14 @@ class PoolingFields(StrictModel):
     """The fields of all requests to a pooling model."""
 
     model: str | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=_INT32), AfterValidator(_at_least_one)] | None = (
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32), AfterValidator(_at_least_one)] | None = (
         None  # -1: as many as the model takes
     )
     truncation_side: Literal["left", "right"] | None = None
     truncate: Truncate = None
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None  # seconds from the request's arrival
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-    priority: Annotated[int, Field(ge=-_INT32, le=_INT32)] | None = None
+    priority: Annotated[int, Field(ge=-INT32, le=INT32)] | None = None
     cache_salt: str | None = None  # ignored, since inputs are not cached
 
     @property
@@ -188,7 +183,7 @@ class VectorFields(InputFields):
         Literal["float", "base64"] | None,
         BeforeValidator(_encoding, json_schema_input_type=Literal["float", "base64"] | None),
     ] = None
-    dimensions: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=INT32)] | None = None
     normalize: bool | None = None
     use_activation: bool | None = None  # vLLM's name of normalize
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel
+from server.schemas.base import StrictModel, extra_at
 from server.schemas.tagged import by_type
 
 _TEXT_ONLY = "this server takes only text"
@@ -113,12 +113,10 @@ class Item(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        below = {
-            f"content[{index}].{name}": value
-            for index, part in enumerate(self.parts)
-            for name, value in part.extra.items()
-        }
-        return {**super().extra, **below}
+        extra = super().extra
+        for index, part in enumerate(self.parts):
+            extra |= extra_at(f"content[{index}]", part)
+        return extra
 
 
 class MessageItem(Item):

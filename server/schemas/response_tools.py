@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.schemas.base import StrictModel
+from server.schemas.base import StrictModel, extra_at
 from server.schemas.tagged import by_type
 from server.schemas.tools import MAX_TOOLS, Name
 
@@ -64,8 +64,7 @@ class CustomTool(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        below = {} if self.format is None else self.format.extra
-        return {**super().extra, **{f"format.{name}": value for name, value in below.items()}}
+        return {**super().extra, **extra_at("format", self.format)}
 
 
 _CALLABLE: Mapping[str, type[StrictModel]] = {"function": FunctionTool, "custom": CustomTool}

@@ -6,13 +6,12 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import StrictModel, quote
+from server.schemas.base import INT32, StrictModel, extra_at, quote
 from server.schemas.response_items import Input
 from server.schemas.response_tools import ResponseToolChoice, ResponseTools
 from server.schemas.sampling import OutputLimit
 from server.schemas.tagged import by_type
 
-_INT32 = 2**31 - 1
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits of metadata
 
 Includable = Literal[
@@ -67,8 +66,7 @@ class TextConfig(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        below = {} if self.format is None else self.format.extra
-        return {**super().extra, **{f"format.{name}": value for name, value in below.items()}}
+        return {**super().extra, **extra_at("format", self.format)}
 
 
 class Reasoning(StrictModel):
@@ -138,7 +136,7 @@ class PromptFields(StrictModel):
 
 class ResponsesRequest(PromptFields):
     max_output_tokens: OutputLimit | None = None
-    max_tool_calls: Annotated[int, Field(ge=1, le=_INT32)] | None = None  # calls of tools that the server runs
+    max_tool_calls: Annotated[int, Field(ge=1, le=INT32)] | None = None  # calls of tools that the server runs
     include: list[Includable] | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     metadata: Metadata = None

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest
 from engine.protocol import EngineInfo, SamplingParams
-from server.schemas.base import StrictModel, quote
+from server.schemas.base import INT32, StrictModel, extra_at, quote
 from server.schemas.sampler_steps import LIMITS, SamplerStepFields, StepTokens
 
 MAX_CHOICES = 128  # OpenAI's limit of n
@@ -17,9 +17,12 @@ _MAX_STOP_TOKENS = 256  # every token is compared with all of them
 _MAX_TEMPERATURE = 100  # above, all tokens are almost equally likely; OpenAI's limit of 2 has no mathematical reason
 _MAX_STOP_LENGTH = 1024  # characters; every token is compared with every stop string
 _MAX_LOGPROB_TOKEN_IDS = 128  # vLLM's limit
-INT32 = 2**31 - 1
 
 OutputLimit = Annotated[int, Field(ge=1, le=INT32)]  # of generated tokens
+
+
+def is_token_ids(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(item) is int for item in value)
 
 
 def _listed(value: Any) -> Any:
@@ -121,8 +124,7 @@ class GenerationRequest(SamplerStepFields):
 
     @property
     def extra(self) -> dict[str, Any]:
-        options = {} if self.stream_options is None else self.stream_options.extra
-        return {**super().extra, **{f"stream_options.{name}": value for name, value in options.items()}}
+        return {**super().extra, **extra_at("stream_options", self.stream_options)}
 
     def sampling(
         self,

@@ -6,10 +6,8 @@ from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.schemas.base import StrictModel, quote
+from server.schemas.base import INT32, StrictModel, quote
 from server.schemas.pooling import PoolingFields, check_number
-
-_INT32 = 2**31 - 1
 
 
 def _texts(value: Any, name: str) -> list[str]:
@@ -58,9 +56,9 @@ class RerankRequest(PoolingFields):
 
     query: Annotated[str, PlainValidator(_query, json_schema_input_type=str | TextObject)]
     documents: Annotated[list[str], _named("documents")]
-    top_n: Annotated[int, Field(ge=0, le=_INT32)] | None = None  # 0 is all
+    top_n: Annotated[int, Field(ge=0, le=INT32)] | None = None  # 0 is all
     return_documents: bool | None = None
-    max_tokens_per_doc: Annotated[int, Field(ge=1, le=_INT32)] | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1, le=INT32)] | None = None
     use_activation: bool | None = None
 
 

@@ -42,7 +42,7 @@ def parse_json(data: bytes, what: str = _BODY) -> Any:
         ) from None
     except ValueError as error:  # msgspec's errors and invalid UTF-8
         raise _explain(data, error, what) from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and (depth := _depth(value)) > MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and (depth := nesting_depth(value)) > MAX_DEPTH:
         raise InvalidRequest(f"{what} is nested {depth} levels deep; the limit is {MAX_DEPTH}")
     return value
 
@@ -68,7 +68,7 @@ def _check_size(data: bytes, what: str) -> None:
             raise InvalidRequest(f"{what} has more than {MAX_VALUES:,} values, which is the limit; send fewer")
 
 
-def _depth(value: Any) -> int:
+def nesting_depth(value: Any) -> int:
     """Return the number of nested levels of objects and lists."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field
 
-from server.schemas.base import StrictModel
+from server.schemas.base import StrictModel, extra_at
 from server.schemas.files import ExpiresAfter, FileObject, UploadPurpose
 
 
@@ -18,8 +18,7 @@ class UploadRequest(StrictModel):
 
     @property
     def extra(self) -> dict[str, Any]:
-        below = {} if self.expires_after is None else self.expires_after.extra
-        return {**super().extra, **{f"expires_after.{name}": value for name, value in below.items()}}
+        return {**super().extra, **extra_at("expires_after", self.expires_after)}
 
 
 class UploadCompletion(StrictModel):

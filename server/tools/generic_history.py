@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import InvalidRequest
+from server.schemas.strict_json import nesting_depth
 from server.tools.format import ToolFormat, WrittenCall
 from server.tools.formats import generic
 
@@ -112,7 +113,7 @@ def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-            depth = _depth(arguments)
+            depth = nesting_depth(arguments)
         except (ValueError, RecursionError):
             arguments = None
         else:
@@ -125,18 +126,3 @@ def arguments_object(arguments: object, path: str) -> Mapping[str, Any]:
             param=path,
         )
     return arguments
-
-
-def _depth(value: object) -> int:
-    """Return the number of nested levels of objects and lists, the value itself included."""
-    depth = 0
-    level = [value]
-    while level:
-        depth += 1
-        level = [
-            inner
-            for item in level
-            if isinstance(item, list | dict)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
