@@ -151,7 +151,7 @@ class TemplateOptions(StrictModel):
 
 
 class ChatTemplateFields(TemplateOptions, ChatContent):
-    """How messages become a prompt."""
+    """Fields that turn messages into a prompt."""
 
 
 _Content = str | list[TextPart]

@@ -108,7 +108,7 @@ CHAT_FIELDS: list[tuple[str, Any, str]] = [
     ("max_completion_tokens", 0, "at least 1"),
     ("tools", 5, "it must be a list"),
     ("response_format.type", {"type": "yaml"}, "it must be"),
-    ("tools[0].type", [{"type": "web_search"}], "function only"),
+    ("tools[0].type", [{"type": "web_search"}], "only tools of type function"),
     ("tools[0].function.name", [{"type": "function", "function": {"name": "a b"}}], "letters, digits"),
     ("tool_choice", "required", "there are no tools; give tools"),
     ("tool_choice", "always", "it must be none, auto, required"),

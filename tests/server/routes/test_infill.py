@@ -117,7 +117,7 @@ async def test_a_model_without_the_tokens_says_so(path: str, body: dict[str, Any
     response = await _post(FakeClient(says("x")), path, body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
-    assert "vocabulary has no tokens for it" in response.json()["error"]["message"]
+    assert "has no tokens for it" in response.json()["error"]["message"]
 
 
 # --- /infill ---------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ async def test_one_text_is_scored_against_many_and_pairs_with_each_other(path: s
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("/rerank", {"documents": ["a"]}, "query", "missing"),
     ("/rerank", {"query": "a"}, "documents", "missing"),
-    ("/rerank", {"query": "a", "documents": []}, "documents", "not empty"),
+    ("/rerank", {"query": "a", "documents": []}, "documents", "a nonempty list"),
     ("/rerank", {"query": 3, "documents": ["a"]}, "query", "is 3; it must be a string"),
     ("/rerank", {"query": "a", "documents": ["a", 3]}, "documents[1]", "is 3; it must be a string"),
     ("/rerank", {"query": "a", "documents": [{"txt": "a"}]}, "documents[0]", "an object with a text"),

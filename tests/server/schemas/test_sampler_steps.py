@@ -99,7 +99,7 @@ async def test_values_that_switch_a_step_off_are_accepted(fields: dict[str, Any]
 async def test_mirostat_and_another_limit_are_refused(name: str, value: float) -> None:
     error = await _refused({"mirostat": 2, name: value})
     assert error["param"] == name
-    assert f"{name} is {value} and mirostat is 2" in error["message"]
+    assert f"{name} is {value}, but mirostat is 2" in error["message"]
 
 
 async def test_mirostat_comes_instead_of_the_checkpoints_limits() -> None:
