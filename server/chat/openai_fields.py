@@ -7,8 +7,7 @@ from server.chat.content import ChatMessage, EarlierCall, TextPart
 from server.chat.request import Chat, ChatRequest
 from server.chat.tools import OfferedTool, ToolChoice, ToolOffer
 from server.schemas.chat import ChatCompletionRequest, ChatContent, Message, ToolFields
-from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, NamedTool
-from server.schemas.tools import ToolCall as CallFields
+from server.schemas.tools import AllowedToolsChoice, FunctionDefinition, FunctionName, MessageToolCall, NamedTool
 
 
 def request_of(body: ChatCompletionRequest) -> ChatRequest:
@@ -24,7 +23,7 @@ def chat_of(fields: ChatContent) -> Chat:
 def _message(given: Message) -> ChatMessage:
     calls = given.tool_calls or []
     if given.function_call is not None:
-        calls = [*calls, CallFields(function=given.function_call)]
+        calls = [*calls, MessageToolCall(function=given.function_call)]
     return ChatMessage(
         role="tool" if given.role == "function" else given.role,
         parts=[TextPart(part.text) for part in given.content or []],

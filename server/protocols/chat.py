@@ -19,13 +19,13 @@ from server.protocols.logprobs import LogprobsFormat, prompt_logprobs
 from server.protocols.reports import Reports
 from server.schemas.answers import (
     CalledFunction,
+    ChatAnswerMessage,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
-    ChatMessage,
     ChatToolCall,
 )
 from server.schemas.chat import ChatCompletionRequest
@@ -104,7 +104,7 @@ class ChatFormatter:
     def _choice(self, index: int, answer: _Answer) -> ChatChoice:
         assert answer.finish is not None
         content, thought = "".join(answer.content), "".join(answer.thought)
-        message = ChatMessage(content=None if answer.calls and not content else content)
+        message = ChatAnswerMessage(content=None if answer.calls and not content else content)
         if thought and self._include_reasoning:
             message.reasoning_content = message.reasoning = thought
         if answer.calls and self._is_legacy:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from server.reasoning.marks import HARMONY
-from server.reasoning.probe import SWITCHES, render
+from server.reasoning.probe import SWITCHES, render_trial
 from server.text.chat_templates.chat_template import ChatTemplate
 
 
@@ -68,6 +68,6 @@ class EffortVariables:
         for level in _SPELLINGS.get(effort, (effort.value,)):
             if self._level_variable is not None and level in self._levels:
                 kwargs = {**switches, self._level_variable: level}
-                if render(self._template, kwargs=kwargs) is not None:
+                if render_trial(self._template, kwargs=kwargs) is not None:
                     return EffortKwargs(kwargs, is_honored=True)
         return EffortKwargs(switches, is_honored=False)

@@ -25,7 +25,7 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
     thought = dict.fromkeys(fields, THOUGHT)
     for messages in _chats(thought):
         for kwargs in _thinking_or_default():
-            prompt = render(template, messages, kwargs=kwargs, add_generation_prompt=False)
+            prompt = render_trial(template, messages, kwargs=kwargs, add_generation_prompt=False)
             before, found, after = (prompt or "").partition(THOUGHT)
             if found:
                 yield before, after
@@ -34,12 +34,12 @@ def shown_thoughts(template: ChatTemplate, fields: tuple[str, ...] = THOUGHT_FIE
 def prompt_ends(template: ChatTemplate) -> Iterator[str]:
     """Yield prompts that open an answer: by default, with thinking turned on, and with thinking turned off."""
     for kwargs in (*_thinking_or_default(), dict.fromkeys(SWITCHES, False)):
-        prompt = render(template, [_USER], kwargs=kwargs)
+        prompt = render_trial(template, [_USER], kwargs=kwargs)
         if prompt is not None:
             yield prompt
 
 
-def render(
+def render_trial(
     template: ChatTemplate,
     messages: list[dict[str, Any]] | None = None,
     *,

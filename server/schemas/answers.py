@@ -110,7 +110,7 @@ class ChatToolCall(msgspec.Struct, omit_defaults=True):
     type: str | UnsetType = UNSET
 
 
-class ChatMessage(msgspec.Struct, kw_only=True):
+class ChatAnswerMessage(msgspec.Struct, kw_only=True):
     role: str = "assistant"
     content: str | None
     refusal: None = None
@@ -122,7 +122,7 @@ class ChatMessage(msgspec.Struct, kw_only=True):
 
 class ChatChoice(msgspec.Struct):
     index: int
-    message: ChatMessage
+    message: ChatAnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: int | str | None

@@ -10,12 +10,12 @@ from server.schemas.base import INT32, MAX_MESSAGES, UNSUPPORTED, StrictModel, e
 from server.schemas.sampling import GenerationRequest, OutputLimit, check_logprobs
 from server.schemas.tools import (
     MAX_TOOLS,
+    ChatTool,
     FunctionCall,
     FunctionDefinition,
     FunctionName,
-    ToolCall,
+    MessageToolCall,
     ToolChoice,
-    ToolDefinition,
 )
 
 # Types of parts that other servers accept; any other unknown type is a client's error
@@ -31,7 +31,7 @@ def _known_type(value: Any) -> Any:
     return value
 
 
-class TextPart(StrictModel):
+class MessageText(StrictModel):
     type: Annotated[Literal["text"], BeforeValidator(_known_type)]
     text: str
 
@@ -64,11 +64,11 @@ class Message(StrictModel):
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: Annotated[
-        Annotated[list[TextPart], Field(fail_fast=True)] | None,
-        BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None),
+        Annotated[list[MessageText], Field(fail_fast=True)] | None,
+        BeforeValidator(_parts, json_schema_input_type=str | list[MessageText] | None),
         Field(validate_default=True),  # a missing field is null
     ] = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[MessageToolCall] | None = None
     function_call: FunctionCall | None = None  # the old name of a single call
     tool_call_id: str | None = None  # id of the call whose result this message has
 
@@ -89,7 +89,7 @@ def _function_call(value: Any) -> Any:
 class ToolFields(StrictModel):
     """Fields for the tools that an answer may call."""
 
-    tools: Annotated[list[ToolDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[ChatTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionDefinition], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
@@ -154,7 +154,7 @@ class ChatTemplateFields(TemplateOptions, ChatContent):
     """Fields that turn messages into a prompt."""
 
 
-_Content = str | list[TextPart]
+_Content = str | list[MessageText]
 
 
 class Prediction(StrictModel):
@@ -162,7 +162,7 @@ class Prediction(StrictModel):
 
     type: Literal["content"]
     content: Annotated[
-        Annotated[list[TextPart], Field(fail_fast=True)], BeforeValidator(_parts, json_schema_input_type=_Content)
+        Annotated[list[MessageText], Field(fail_fast=True)], BeforeValidator(_parts, json_schema_input_type=_Content)
     ]
 
     @property

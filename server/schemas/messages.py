@@ -141,7 +141,7 @@ def _tool(value: Any) -> ClientTool | DefinedTool:
     return ClientTool.model_validate(value)
 
 
-class ToolChoice(StrictModel):
+class MessagesToolChoice(StrictModel):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
@@ -174,7 +174,7 @@ class MessagesPrompt(StrictModel):
     tools: (
         Annotated[list[Annotated[ClientTool | DefinedTool, BeforeValidator(_tool)]], Field(fail_fast=True)] | None
     ) = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None  # the name of output_config.format in earlier betas

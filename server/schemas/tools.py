@@ -41,7 +41,7 @@ class FunctionDefinition(StrictModel):
     strict: bool | None = None
 
 
-class ToolDefinition(StrictModel):
+class ChatTool(StrictModel):
     type: Annotated[Literal["function"], BeforeValidator(_only_functions)]
     function: FunctionDefinition
 
@@ -91,7 +91,7 @@ class FunctionCall(StrictModel):
     arguments: str
 
 
-class ToolCall(StrictModel):
+class MessageToolCall(StrictModel):
     """A call in an earlier answer."""
 
     id: str | None = None
