@@ -141,7 +141,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("/rerank", {"query": "a", "documents": ["a"] * 2049}, "documents", "the limit is 2048"),
     ("/rerank", {"query": "a", "documents": ["a"], "top_n": -1}, "top_n", "at least 0"),
     ("/rerank", {"query": "a", "documents": ["a"], "rank_fields": ["b"]}, "rank_fields", "not supported"),
-    ("/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1", "text_1 has 2 texts and text_2 3"),
+    ("/score", {"text_1": ["a", "b"], "text_2": ["a", "b", "c"]}, "text_1", "text_1 has 2 texts and text_2 has 3"),
     ("/score", {"text_1": "a"}, "text_2", "missing"),
     ("/score", {"text_1": "a", "queries": "a", "text_2": "b"}, "queries", "two names"),
     ("/score", {"text_1": "a", "text_2": ["b", None]}, "text_2[1]", "must be a string"),
