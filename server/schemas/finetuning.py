@@ -67,8 +67,7 @@ class GivenSettings(StrictModel):
 
 
 class GivenReinforcement(GivenSettings):
-    """Settings of reinforcement. grader: a grader in OpenAI's form. response_format: the format of the answers, as in
-    OpenAI's API."""
+    """Settings of reinforcement. grader, response_format: in OpenAI's form."""
 
     grader: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None

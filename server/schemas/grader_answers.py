@@ -31,8 +31,7 @@ class GraderErrors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GraderMetadata(msgspec.Struct, frozen=True, kw_only=True):
-    """Results of a grader's run. scores: rewards of the graders that a multi grader combines. token_usage: tokens of
-    all models together."""
+    """Results of a grader's run. scores: rewards of the graders in a multi grader. token_usage: of all models."""
 
     name: str
     type: str

@@ -12,8 +12,7 @@ class GraderValidateRequest(StrictModel):
 
 
 class GraderRunRequest(GraderValidateRequest):
-    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: an answer of a model. item: the value of `item`
-    in templates."""
+    """The body of POST /v1/fine_tuning/alpha/graders/run. model_sample: an answer. item: the `item` of templates."""
 
     model_sample: str
     item: dict[str, Any] | None = None

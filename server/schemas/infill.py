@@ -39,8 +39,7 @@ class ExtraFile(StrictModel):
 
 
 class InfillRequest(GenerationRequest):
-    """The body of POST /infill. It also takes the fields of other requests that generate text, with llama-server's
-    names as well."""
+    """The body of POST /infill. It also takes the fields of other requests, with llama-server's names as well."""
 
     input_prefix: str
     input_suffix: str

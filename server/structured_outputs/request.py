@@ -20,9 +20,7 @@ from server.structured_outputs.grammar import GrammarBuilder
 from server.structured_outputs.json_schema.preparation import ANY_WHITESPACE
 from server.structured_outputs.structural_tags import structural_tag_expression
 
-__all__ = ["FIELDS", "Constraint", "ResponseFormat", "StructuredOutputs", "constraint_of", "unknown_fields"]
-
-FIELDS = frozenset(StructuredFields.model_fields)  # the fields of a body that constraint_of reads
+CONSTRAINT_FIELDS = frozenset(StructuredFields.model_fields)  # the fields of a body that constraint_of reads
 
 _CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")  # in structured_outputs
 _JSON_OBJECT = {"type": "object"}
@@ -51,7 +49,7 @@ def unknown_fields(fields: Mapping[str, Any]) -> list[str]:
 
 
 def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
-    """Return the constraint that the fields set; None if they set none. fields: the body's fields that are in FIELDS.
+    """Return the constraint that the body's CONSTRAINT_FIELDS set; None if they set none.
 
     Raises InvalidRequest and UnsupportedParameter with the path of the field.
     """
@@ -68,7 +66,7 @@ def constraint_of(fields: Mapping[str, Any]) -> Constraint | None:
 
 
 def _validated(fields: Mapping[str, Any]) -> StructuredFields:
-    return validate(StructuredFields, {name: fields[name] for name in FIELDS & fields.keys()})
+    return validate(StructuredFields, {name: fields[name] for name in CONSTRAINT_FIELDS & fields.keys()})
 
 
 def _constraint_paths(body: StructuredFields) -> Iterator[str]:
@@ -173,8 +171,7 @@ def _structural_tag_constraint(tag: Any, path: str, ignored: list[str], whitespa
 
 
 def _whitespace(body: StructuredFields) -> str | None:
-    """Return a pattern of the whitespace between JSON tokens: the client's pattern, or any if the client allows it;
-    None means no whitespace."""
+    """Return the client's pattern of whitespace between JSON tokens, or any if the client allows it, or None."""
     outputs = body.structured_outputs
     given = _whitespace_fields(body)
     if len(given) > 1:

@@ -28,8 +28,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class FirstText:
-    """The first text of pairs, without special tokens. num_tokens: all its tokens. encoding: the part that a pair can
-    have."""
+    """The first text of pairs, without special tokens. num_tokens: of all of it. encoding: the part that fits."""
 
     num_tokens: int
     encoding: tokenizers.Encoding
@@ -63,8 +62,7 @@ class InputEncoder:
         cut: Cut | None = None,
         max_text_tokens: int | None = None,
     ) -> list[EncodedInput]:
-        """Return one input for each text. max_text_tokens: tokens to keep of each text's beginning, without special
-        tokens."""
+        """Return one input for each text. max_text_tokens: tokens to keep of each text, without special tokens."""
         if cut is None and max_text_tokens is None:
             encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
             return [self._input(each) if add_special_tokens else EncodedInput(each.ids) for each in encodings]

@@ -40,7 +40,7 @@ class KnownPieces:
         self._lock = threading.Lock()
 
     def ids(self, text: str, *, at_most: int | None = None) -> list[int]:
-        """Return the same ids as `encode`. Raises TooManyTokens for one piece."""
+        """Return the ids of `text`, as `encode` would. Raises TooManyTokens if a piece has more than `at_most`."""
         ids: list[int] = []
         for control, piece in self._pieces(text):
             if control:

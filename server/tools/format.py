@@ -106,8 +106,7 @@ class ToolFormat(Protocol):
         ...
 
     def describe_unwritable(self, tool: Tool, /) -> str | None:
-        """Return a property or value of the tool's schema, in words, that this format cannot write; None if there is
-        none."""
+        """Return a property or value of the tool's schema, in words, that this format cannot write, or None."""
         ...
 
     def unenforced_paths(self, tool: Tool, /) -> list[Location]:

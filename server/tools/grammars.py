@@ -13,8 +13,7 @@ _INDEX = "[0-9]{1,3}"  # bounded, since a model may otherwise write digits until
 
 
 def answer_grammar(builder: GrammarBuilder, layout: CallLayout, body: str, *, min_calls: int, is_parallel: bool) -> str:
-    """Return the grammar of an answer; see ToolFormat.grammar. body: the grammar of the text after the layout's open
-    in each call."""
+    """Return the grammar of an answer; see ToolFormat.grammar. body: grammar of a call after the layout's open."""
     is_parallel = is_parallel and layout.takes_several
     rest = builder.literal(layout.end) if layout.end else ""
     if is_parallel:
@@ -78,8 +77,7 @@ def members_grammar(
     separator: str,
     value: Callable[[Schema], str],
 ) -> str:
-    """Return a grammar of the properties `keys` in this order, without any that are not required. Each is written as
-    key, `assign`, value."""
+    """Return a grammar of the properties `keys` in this order, optional unless required: key, `assign`, value."""
     required = schema.get("required", ())
     after_some = '""'  # the grammar of the text after a member
     after_none = '""'

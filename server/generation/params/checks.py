@@ -10,8 +10,7 @@ from server.generation.beams.search import BeamOptions
 from server.schemas.parameters import ignored_parameters, refuse_unknown
 from server.schemas.sampling import GenerationRequest
 from server.served.model import ServedModel
-from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
-from server.structured_outputs.request import unknown_fields
+from server.structured_outputs.request import CONSTRAINT_FIELDS, unknown_fields
 
 
 @dataclass(frozen=True, slots=True)

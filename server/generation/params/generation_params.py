@@ -12,7 +12,7 @@ from server.generation.choice import Prompt, TextOptions
 from server.generation.terms import RequestTerms
 from server.schemas.parameters import ignored_header
 from server.schemas.sampling import GenerationRequest
-from server.structured_outputs.request import FIELDS as CONSTRAINT_FIELDS
+from server.structured_outputs.request import CONSTRAINT_FIELDS
 from server.text.tokenizer import Tokenizer
 
 

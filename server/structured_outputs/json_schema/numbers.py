@@ -22,8 +22,7 @@ UPPER = ("maximum", "exclusiveMaximum")
 
 
 def inexact_limit(keyword: str, value: float, *, is_integer: bool) -> str | None:
-    """Return the reason why a grammar cannot enforce the limit; None if it can. is_integer: the limit is for integers
-    only."""
+    """Return the reason why a grammar cannot enforce the limit, or None. is_integer: it limits only integers."""
     if is_integer and _is_exact_integer(keyword, value):
         return None
     if _is_beyond(value):

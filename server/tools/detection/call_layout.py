@@ -42,8 +42,7 @@ class _Tags:
 
 
 def find_layout(renderings: Renderings, *, takes_object: bool) -> CallLayout | TaggedLayout | None:
-    """Return the layout of the template's calls; None if the template writes no calls, or no layout can describe
-    them."""
+    """Return the layout of the template's calls; None if it writes none, or none that a layout can describe."""
     one = renderings.answer(1, takes_object=takes_object)
     tags = None if one is None else _find_tags(one, CALLS[0])
     spans = None if one is None else _find_spans(one, CALLS[0], tags, 0)
@@ -123,8 +122,7 @@ def _with_index(
 
 
 def _find_spans(text: str, call: ProbeCall, tags: _Tags | None, start: int) -> list[_Span] | None:
-    """Return the spans of the call's name, id and arguments, in order; None if the name or the arguments are
-    missing."""
+    """Return the spans of the call's name, id and arguments, in order; None without a name or arguments."""
     name = text.find(call.name, start)
     if name < 0:
         return None

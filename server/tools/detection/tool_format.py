@@ -81,16 +81,15 @@ def choose_tool_format(template: ChatTemplate, name: str | None) -> ToolFormat |
 
 def takes_system_message(template: ChatTemplate) -> bool:
     """Whether the template renders a system message. If not, instructions go into the user's first message."""
-    messages = [{"role": "system", "content": TEXT}, {"role": "user", "content": USER}]
-    try:
-        return TEXT in template.render(messages).text
-    except InvalidRequest:
-        return False
+    return _renders_text(template, [{"role": "system", "content": TEXT}, {"role": "user", "content": USER}])
 
 
 def takes_late_system_message(template: ChatTemplate) -> bool:
     """Whether the template renders a system message after a user message."""
-    messages = [{"role": "user", "content": USER}, {"role": "system", "content": TEXT}]
+    return _renders_text(template, [{"role": "user", "content": USER}, {"role": "system", "content": TEXT}])
+
+
+def _renders_text(template: ChatTemplate, messages: list[dict[str, str]]) -> bool:
     try:
         return TEXT in template.render(messages).text
     except InvalidRequest:
@@ -156,8 +155,7 @@ def _round_trips(found: ToolFormat, answer: str, num_calls: int) -> bool:
 
 
 def _adapt(found: ToolFormat, renderings: Renderings, takes_object: bool | None) -> ToolFormat:
-    """Return the format, adapted to the way in which the template takes earlier calls. takes_object None: the template
-    drops them."""
+    """Return the format with the template's way of taking earlier calls. takes_object None: the template drops them."""
     assert dataclasses.is_dataclass(found)
     assert not isinstance(found, type)
     renders_calls = takes_object is not None

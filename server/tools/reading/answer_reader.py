@@ -116,8 +116,7 @@ class AnswerReader:
         return False
 
     def _sees_stray(self, reader: TextReader) -> Steps[bool]:
-        """Return whether a call's first characters follow, with any space between them. Only leading space is
-        consumed."""
+        """Return whether a call's first characters follow, with any space between. Only leading space is consumed."""
         assert self._stray is not None
         while True:
             yield from reader.skip_space()

@@ -171,8 +171,7 @@ def _read_quoted(reader: TextReader, emit: Emit) -> Steps[bool]:
 
 
 def _read_escape(reader: TextReader, emit: Emit) -> Steps[None]:
-    """Read the text after a backslash and emit the escape. A backslash that starts no escape of JSON is emitted as a
-    character."""
+    """Read and emit the escape after a backslash. A backslash that starts no escape of JSON is emitted as text."""
     char = yield from reader.peek()
     if not char:
         return

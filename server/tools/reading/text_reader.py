@@ -111,8 +111,7 @@ class TextReader:
         return True
 
     def read_until(self, marks: "Marks | None", emit: Callable[[str], object]) -> Steps[str | None]:
-        """Consume and emit the text up to the first mark, and return the mark, which stays unread; None if there is
-        none."""
+        """Consume and emit the text up to the first mark, and return the mark, which stays unread, or None."""
         while (yield from self.peek()):
             if marks is None:
                 start, mark = len(self._text), None

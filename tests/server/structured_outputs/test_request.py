@@ -8,7 +8,7 @@ from engine.errors import InvalidRequest, UnsupportedParameter
 from server.structured_outputs.expressions import MAX_CHOICES, MAX_TEXT
 from server.structured_outputs.grammar import GrammarBuilder
 from server.structured_outputs.languages.ebnf import MAX_RULES
-from server.structured_outputs.request import FIELDS, Constraint, constraint_of
+from server.structured_outputs.request import CONSTRAINT_FIELDS, Constraint, constraint_of
 from tests.server.structured_outputs.conftest import SPECIAL_IDS, Matches
 
 pytestmark = pytest.mark.fast
@@ -53,7 +53,7 @@ def test_nothing_is_asked(fields: dict[str, Any]) -> None:
 
 def test_fields_of_a_body_that_are_not_ours_are_left_alone() -> None:
     assert constraint_of({"temperature": "hot", "response_format": {"type": "text"}}) is None
-    assert "temperature" not in FIELDS
+    assert "temperature" not in CONSTRAINT_FIELDS
 
 
 @pytest.mark.parametrize(

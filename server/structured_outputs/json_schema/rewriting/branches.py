@@ -27,8 +27,7 @@ class BranchKeywords:
             return True
 
     def one_of(self, node: Node, place: Location, kinds: Kinds) -> Schema:
-        """Write branches that exclude each other unchanged, and other branches with the opposites of those that may
-        match at the same time."""
+        """Write the branches. A branch that others may match too is combined with the opposites of these."""
         branches: list[Any] = node["oneOf"]
         beside = {keyword: value for keyword, value in node.items() if keyword not in ("oneOf", "anyOf")}
         written = [self._writer.schema(branch, (*place, index), kinds) for index, branch in enumerate(branches)]

@@ -35,8 +35,7 @@ class InexpressibleError(Exception):
 
 
 class Negation:
-    """The writer of opposites. An opposite is exact, or InexpressibleError is raised, since an inexact one would accept
-    invalid values."""
+    """The writer of opposites, which are exact, since others would accept invalid values. Raises InexpressibleError."""
 
     def __init__(self, writer: Writer, references: References) -> None:
         self._writer = writer
