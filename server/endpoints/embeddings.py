@@ -15,7 +15,7 @@ async def _prepare(body: EmbeddingRequest, request: EndpointRequest) -> PoolingW
 
     async def write(outputs: list[PoolingOutput], num_tokens: int) -> EmbeddingList:
         vectors = await values_as_json(outputs, model.workers, is_base64=body.is_base64)
-        data = [Embedding(index=number, embedding=vector) for number, vector in enumerate(vectors)]
+        data = [EmbeddingObject(index=number, embedding=vector) for number, vector in enumerate(vectors)]
         return EmbeddingList(data=data, model=model.name, usage=InputUsage(num_tokens, num_tokens))
 
     return await pooling_work(

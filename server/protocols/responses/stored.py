@@ -42,4 +42,4 @@ def output_objects(items: Sequence[OutputItem]) -> list[dict[str, Any]]:
 
 def items_of(objects: Sequence[dict[str, Any]]) -> list[InputItem]:
     """Return stored objects, of a request or an answer, as items for `translate_response`."""
-    return validate(ItemList, {"items": list(objects)}).items
+    return validate(StoredItems, {"items": list(objects)}).items
