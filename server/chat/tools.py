@@ -79,10 +79,8 @@ class ChatTools:
 
 
 def chat_tools(offered: ToolOffer) -> ChatTools | None:
-    """Check the tools, and prepare their schemas. None if there are no tools, or none may be called.
-
-    Raises InvalidRequest.
-    """
+    """Check the tools, and prepare their schemas. None if there are no tools, or none may be called. Raises
+    InvalidRequest."""
     choice, choice_path = offered.choice, offered.choice.path
     if not offered.definitions:
         if choice.mode == "required" or choice.names is not None:

@@ -29,13 +29,9 @@ async def _prepare(body: ChatCompletionRequest, request: EndpointRequest) -> Gen
     check_results(body.messages)
     async with request.preparing():
         params = await chat_params(await _request(body, request), request.model, request.arrival_s)
+    formatter = ChatFormatter(body, request.model.name, params.tokenizer)
     return GenerationWork(
-        model=request.model,
-        params=params,
-        formatter=ChatFormatter(body, request.model.name, params.tokenizer),
-        headers=params.headers,
-        is_stream=bool(body.stream),
-        is_resumable=bool(body.resumable),
+        request.model, params, formatter, is_stream=bool(body.stream), is_resumable=bool(body.resumable)
     )
 
 

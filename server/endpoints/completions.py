@@ -17,13 +17,9 @@ async def _check(body: CompletionRequest, request: EndpointRequest) -> None:
 async def _prepare(body: CompletionRequest, request: EndpointRequest) -> GenerationWork:
     async with request.preparing():
         params = await completion_params(body, request.model, request.arrival_s)
+    formatter = CompletionFormatter(body, request.model.name, params.tokenizer)
     return GenerationWork(
-        model=request.model,
-        params=params,
-        formatter=CompletionFormatter(body, request.model.name, params.tokenizer),
-        headers=params.headers,
-        is_stream=bool(body.stream),
-        is_resumable=bool(body.resumable),
+        request.model, params, formatter, is_stream=bool(body.stream), is_resumable=bool(body.resumable)
     )
 
 

@@ -16,13 +16,8 @@ async def _check(body: InfillRequest, request: EndpointRequest) -> None:
 async def _prepare(body: InfillRequest, request: EndpointRequest) -> GenerationWork:
     async with request.preparing():
         params = await infill_params(body, request.model, request.arrival_s)
-    return GenerationWork(
-        model=request.model,
-        params=params,
-        formatter=InfillFormatter(body, request.model.name),
-        headers=params.headers,
-        is_stream=bool(body.stream),
-    )
+    formatter = InfillFormatter(body, request.model.name)
+    return GenerationWork(request.model, params, formatter, is_stream=bool(body.stream))
 
 
 INFILL = Endpoint(

@@ -50,13 +50,7 @@ async def _prepare(body: MessagesRequest, request: EndpointRequest) -> Generatio
         omits_thoughts=body.thinking is not None and body.thinking.display == "omitted",
     )
     ignored += [chat.paths[path] for path in params.ignored]
-    return GenerationWork(
-        model=model,
-        params=params,
-        formatter=formatter,
-        headers={**params.headers, **ignored_header(ignored)},
-        is_stream=bool(body.stream),
-    )
+    return GenerationWork(model, params, formatter, ignored_header(ignored), is_stream=bool(body.stream))
 
 
 async def _prepare_count(body: MessagesPrompt, request: EndpointRequest) -> FinishedWork:

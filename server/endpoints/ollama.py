@@ -13,8 +13,7 @@ from server.generation.params.completions import completion_params
 from server.generation.params.generation_params import GenerationParams
 from server.openapi.operation import JSON, LINES
 from server.protocols.ollama.formatter import AnswerWriter, OllamaFormatter, Part, chat_answer, generate_answer
-from server.protocols.ollama.loading import check_keep_alive, follows_keep_alive, keep_loaded, ollama_model
-from server.protocols.ollama.names import served_name
+from server.protocols.ollama.loading import accept_fields, check_keep_alive, follows_keep_alive, ollama_model
 from server.protocols.ollama.options import output_limit
 from server.protocols.ollama.requests import (
     GENERATE_NAMES,
@@ -27,7 +26,7 @@ from server.protocols.ollama.requests import (
 from server.schemas.completions import CompletionRequest
 from server.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest, OllamaRequest
 from server.schemas.ollama_answers import OllamaChatAnswer, OllamaGenerateAnswer
-from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.schemas.parameters import ignored_header
 from server.served.model import ServedModel
 from server.served.models import ServedModels
 from server.text.workers import ITEM_SIZE
@@ -88,16 +87,9 @@ async def _prepare_generate(body: OllamaGenerateRequest, request: EndpointReques
 
 
 def _accepted(body: OllamaRequest, model: ServedModel) -> tuple[str, list[str]]:
-    """Return the served name and the names of ignored fields, and keep the model loaded as long as the body says.
-
-    Raises InvalidRequest and EngineUnavailable.
-    """
+    """Return the served name and the names of ignored fields. Raises InvalidRequest and EngineUnavailable."""
     model.check_admission()
-    unhonored = unhonored_fields(body, model.client.info)
-    if keep_loaded(model, body.keep_alive):
-        del unhonored["keep_alive"]
-    ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
-    return served_name(body.model, model.visible_names), ignored
+    return accept_fields(body, model, unhonored_fields(body, model.client.info))
 
 
 def _unloading(body: OllamaRequest, model: ServedModel, write: AnswerWriter) -> FinishedWork:
@@ -127,13 +119,7 @@ def _generating(
     formatter = OllamaFormatter(
         write, body.model, params.tokenizer, request.arrival_s, has_logprobs=bool(body.logprobs)
     )
-    return GenerationWork(
-        model=request.model,
-        params=params,
-        formatter=formatter,
-        headers={**params.headers, **ignored_header(ignored)},
-        is_stream=body.is_streamed,
-    )
+    return GenerationWork(request.model, params, formatter, ignored_header(ignored), is_stream=body.is_streamed)
 
 
 OLLAMA_CHAT = Endpoint(

@@ -15,11 +15,10 @@ from server.openapi.operation import JSON
 from server.pooling.checks import pooling_info
 from server.pooling.numbers import values_as_json
 from server.protocols.ollama.embeddings import translate_embed, translate_embeddings, unhonored_embed_fields
-from server.protocols.ollama.loading import check_keep_alive, keep_loaded, ollama_model
-from server.protocols.ollama.names import served_name
+from server.protocols.ollama.loading import accept_fields, check_keep_alive, ollama_model
 from server.schemas.ollama import OllamaEmbeddingsRequest, OllamaEmbedRequest
 from server.schemas.ollama_answers import OllamaEmbedded, OllamaEmbedding
-from server.schemas.parameters import OLLAMA_PARAMETERS, ignored_header, ignored_parameters
+from server.schemas.parameters import ignored_header
 from server.schemas.pooling import EmbeddingRequest
 from server.served.model import ServedModel
 from server.served.models import ServedModels
@@ -66,17 +65,10 @@ async def _prepare_embeddings(body: OllamaEmbeddingsRequest, request: EndpointRe
 
 
 def _accepted(body: OllamaBody, model: ServedModel) -> tuple[str, list[str]]:
-    """Return the served name and the names of ignored fields, and keep the model loaded as long as the body says.
-
-    Raises InvalidRequest and EngineUnavailable.
-    """
+    """Return the served name and the names of ignored fields. Raises InvalidRequest and EngineUnavailable."""
     check_keep_alive(body.keep_alive)
     model.check_admission()
-    unhonored = unhonored_embed_fields(body, pooling_info(model).max_input_tokens)
-    if keep_loaded(model, body.keep_alive):
-        del unhonored["keep_alive"]
-    ignored = ignored_parameters(unhonored, strict=model.config.strict_parameters, table=OLLAMA_PARAMETERS)
-    return served_name(body.model, model.visible_names), ignored
+    return accept_fields(body, model, unhonored_embed_fields(body, pooling_info(model).max_input_tokens))
 
 
 async def _work(

@@ -9,9 +9,10 @@ from starlette.responses import Response
 from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.endpoints.binding.endpoint import Capability, Endpoint, EndpointRequest
-from server.endpoints.binding.work import FinishedWork, GenerationWork, Work, json_response
+from server.endpoints.binding.work import FinishedWork, GenerationWork, Work
 from server.generation.generation import Generation
 from server.generation.params.generation_params import GenerationParams
+from server.http.body import json_response
 from server.http.resume import stream_run
 from server.openapi.operation import EVENTS, JSON, STORED_ERRORS
 from server.protocols.responses.events import StreamEvent, responses_loading_error
@@ -83,10 +84,10 @@ async def _prepare(body: ResponsesRequest, request: EndpointRequest) -> Work:
             is_stream=bool(body.stream),
         )
     return GenerationWork(
-        model=model,
-        params=params.generation,
-        formatter=kept,
-        headers=params.headers,
+        model,
+        params.generation,
+        kept,
+        params.headers,
         is_stream=bool(body.stream),
         is_resumable=bool(body.resumable),
     )

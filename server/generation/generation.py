@@ -136,10 +136,8 @@ class Generation:
         return request_times(self._params.terms.arrival_s, self._meters)
 
     async def __aenter__(self) -> Self:
-        """Submit all choices to the engine.
-
-        Raises RateLimited, Shed or EngineUnavailable, and then no choice was submitted.
-        """
+        """Submit all choices to the engine. Raises RateLimited, Shed or EngineUnavailable, and then no choice was
+        submitted."""
         self._model.check_engine()  # a drain that started while the prompt was made waits for this request
         self._predicted = check_first_token(self._model, self._params.terms, len(self._params.prompts[0].ids))
         count_request(self._model.metrics, self._params, self._record)
@@ -189,11 +187,8 @@ class Generation:
             self._record.release()
 
     async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
-        """Yield the deltas of all choices as they come.
-
-        Raises EngineDied, RequestFailed, EngineUnavailable or QueueTimeout, and AnswerTimeout if the request's time is
-        over before any choice has a token.
-        """
+        """Yield the deltas of all choices as they come. Raises EngineDied, RequestFailed, EngineUnavailable or
+        QueueTimeout, and AnswerTimeout if the request's time is over before any choice has a token."""
         num_open = len(self._choices)
         withheld: list[ChoiceDelta] = []  # ends of choices without a token, which may become an error
         try:

@@ -1,12 +1,14 @@
-"""The body of a request as a checked object, and the server's context as a dependency."""
+"""Bodies of requests as checked objects, bodies of answers as JSON, and the server's context as a dependency."""
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar, cast
 
+import msgspec
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
@@ -82,6 +84,11 @@ def _is_from_page(request: Request) -> bool:
     Programs are not required to name a type: Ollama's clients often name none, and curl another one.
     """
     return "origin" in request.headers or "sec-fetch-site" in request.headers
+
+
+def json_response(answer: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `answer`, of msgspec's structs or plain values, as a response."""
+    return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -35,10 +35,8 @@ class Form:
 
 
 async def read_form(request: Request, file_field: str, write: Write) -> Form:
-    """Return the form. Its file is passed to `write` piece by piece.
-
-    Raises InvalidRequest, RequestTimeout, ClientGone, and what `write` raises.
-    """
+    """Return the form. Its file is passed to `write` piece by piece. Raises InvalidRequest, RequestTimeout, ClientGone,
+    and what `write` raises."""
     _check_page(request)
     reader = _Reader(_decoder(request), file_field, write)
     try:

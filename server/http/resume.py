@@ -23,10 +23,8 @@ _EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
 async def resumable(
     request: Request, generation: Generation, formatter: AnswerFormatter, headers: dict[str, str]
 ) -> Response:
-    """Run the generation independently of the request, and return a response that streams it.
-
-    Raises what the engine refuses it with, before anything has started.
-    """
+    """Run the generation independently of the request, and return a response that streams it. Raises what the engine
+    refuses it with, before anything has started."""
     runs = _runs(request)
     source = contextlib.AsyncExitStack()
     framing = framing_of(formatter, request.state.request_id)
@@ -46,10 +44,8 @@ async def resumable(
 
 
 def resumed_by_header(request: Request) -> Response | None:
-    """Return the rest of a stream if the same request is sent again with the Last-Event-ID where it broke off.
-
-    Raises InvalidRequest, StreamNotFound or EventsDropped.
-    """
+    """Return the rest of a stream if the same request is sent again with the Last-Event-ID where it broke off. Raises
+    InvalidRequest, StreamNotFound or EventsDropped."""
     last_event_id = request.headers.get("last-event-id")
     if not last_event_id:
         return None
@@ -62,10 +58,7 @@ def resumed_by_header(request: Request) -> Response | None:
 
 def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     """Return a response with the events of a stream after number `after`, and those to come. Last-Event-ID overrides
-    `after`.
-
-    Raises InvalidRequest, StreamNotFound or EventsDropped.
-    """
+    `after`. Raises InvalidRequest, StreamNotFound or EventsDropped."""
     run = _runs(request).get(run_id, request.state.owner)
     if last_event_id := request.headers.get("last-event-id"):
         given_id, after = _parse(last_event_id)

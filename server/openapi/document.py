@@ -54,10 +54,7 @@ def openapi_document(
     root_path: str = "",
 ) -> dict[str, Any]:
     """Describe the routes. described_as: their operations, by method and path. open_paths: paths that need no key.
-    root_path: what a proxy strips.
-
-    Raises KeyError for a route without an operation.
-    """
+    root_path: what a proxy strips. Raises KeyError for a route without an operation."""
     described = [(method, path, route, described_as[f"{method} {path}"]) for method, path, route in operations(routes)]
     bodies, components = body_schemas(
         [

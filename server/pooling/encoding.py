@@ -32,10 +32,8 @@ async def encoded_inputs(
     *,
     name: str = "input",
 ) -> list[EncodedInput]:
-    """Encode the inputs one by one, or the conversation. name: of the inputs in the request, for errors.
-
-    Raises InvalidRequest.
-    """
+    """Encode the inputs one by one, or the conversation. name: of the inputs in the request, for errors. Raises
+    InvalidRequest."""
     cut = requested_cut(body, pooling)
     if body.messages is not None:
         encoded_chat = await _encoded_chat(body, text_model, info, pooling, cut)

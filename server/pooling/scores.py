@@ -46,10 +46,8 @@ async def encoded_pairs_of(
     task: PoolingTask,
     use_activation: bool | None,
 ) -> EncodedPairs:
-    """Encode what the model must compute for the pairs' scores. task: SCORE or EMBED.
-
-    Raises AnswerTimeout, and InvalidRequest, which names the text at fault.
-    """
+    """Encode what the model must compute for the pairs' scores. task: SCORE or EMBED. Raises AnswerTimeout, and
+    InvalidRequest, which names the text at fault."""
     async with terms.in_time():
         info = pooling_info(model)
         if task is PoolingTask.SCORE:

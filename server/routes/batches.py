@@ -3,7 +3,6 @@
 from sqlite3 import Connection
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -12,7 +11,7 @@ from server.batches.record import BATCHES, BatchRecord, batch_object
 from server.context import ServerContext
 from server.endpoints.binding.registry import BATCH_ENDPOINTS
 from server.errors import NotStored
-from server.http.body import Context, json_body
+from server.http.body import Context, json_body, json_response
 from server.http.query import page_query, unhonored_names
 from server.protocols.responses.ids import new_id
 from server.schemas.base import quote
@@ -87,7 +86,7 @@ async def list_batches(request: Request, context: Context) -> Response:
     first, last = (records[0].id, records[-1].id) if records else (None, None)
     shown = BatchList(data=[batch_object(each) for each in records], first_id=first, last_id=last, has_more=has_more)
     headers = ignored_header(unhonored_names(request, ("after", "limit")))
-    return Response(msgspec.json.encode(shown), headers=headers, media_type="application/json")
+    return json_response(shown, headers)
 
 
 @router.get("/v1/batches/{batch_id}")
@@ -131,4 +130,4 @@ def _no_batch(batch_id: str) -> NotStored:
 
 
 def _json(record: BatchRecord, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(batch_object(record)), headers=headers, media_type="application/json")
+    return json_response(batch_object(record), headers)

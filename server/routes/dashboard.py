@@ -3,13 +3,12 @@
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.errors import describe
-from server.http.body import Context
+from server.http.body import Context, json_response
 from server.http.operators import OPERATORS_ONLY
 from server.http.query import query_int, unhonored_names
 from server.http.sse import EventStream, Framing
@@ -38,7 +37,7 @@ async def events(request: Request, context: Context) -> Response:
 async def request_story(context: Context, request_id: str) -> Response:
     """Report what the engine did with a request, when and why, by the request's id or its answer's."""
     story = context.models.story(request_id)
-    return Response(msgspec.json.encode(story), media_type="application/json", headers={"cache-control": "no-store"})
+    return json_response(story, {"cache-control": "no-store"})
 
 
 @contextlib.asynccontextmanager

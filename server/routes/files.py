@@ -4,14 +4,13 @@ import re
 from typing import Any
 from urllib.parse import quote as percent_encoded
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from engine.errors import InvalidRequest
 from server.errors import NotStored
 from server.files.table import File
-from server.http.body import Context
+from server.http.body import Context, json_response
 from server.http.form import read_form
 from server.http.query import query_int, unhonored_names
 from server.schemas.base import quote, validate
@@ -42,7 +41,7 @@ async def create_file(request: Request, context: Context) -> Response:
             filename=plain_name(form.filename),
             expires_after_s=default_s if after is None else after.seconds,
         )
-    return _json(file_object(file), ignored_header(ignored))
+    return json_response(file_object(file), ignored_header(ignored))
 
 
 @router.get("/v1/files")
@@ -65,13 +64,13 @@ async def list_files(request: Request, context: Context) -> Response:
     shown = [file_object(each) for each in page.files]
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
     answer = FileList(data=shown, first_id=first, last_id=last, has_more=page.has_more)
-    return _json(answer, ignored_header(unhonored_names(request, (*names, "limit"))))
+    return json_response(answer, ignored_header(unhonored_names(request, (*names, "limit"))))
 
 
 @router.get("/v1/files/{file_id}")
 async def get_file(request: Request, context: Context, file_id: str) -> Response:
     """Describe a file."""
-    return _json(file_object(await _find(request, context, file_id)), {})
+    return json_response(file_object(await _find(request, context, file_id)), {})
 
 
 @router.get("/v1/files/{file_id}/content")
@@ -132,7 +131,3 @@ def plain_name(filename: str) -> str:
     """Return the last part of a client's filename, which people read; the server never uses it as a path."""
     name = _UNPRINTABLE.sub("", re.split(r"[/\\]", filename)[-1])[-_MAX_FILENAME:]
     return name or "file"
-
-
-def _json(body: object, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")

@@ -19,7 +19,7 @@ from server.finetuning.jobs.creation import ignored_integrations, new_record
 from server.finetuning.jobs.objects import job_object
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.requested_grader import requested_grader
-from server.http.body import Context, json_body
+from server.http.body import Context, json_body, json_response
 from server.http.query import page_query, unhonored_names
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningPageQuery, FinetuningRequest
@@ -122,7 +122,7 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
         data=[job_object(each) for each in records], first_id=first, last_id=last, has_more=has_more
     )
     names = [name for name in unhonored_names(request, ("after", "limit", "metadata")) if not name.startswith(_PAIR)]
-    return Response(msgspec.json.encode(shown), headers=ignored_header(names), media_type="application/json")
+    return json_response(shown, ignored_header(names))
 
 
 def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:
@@ -168,4 +168,4 @@ def no_job(job_id: str) -> NotStored:
 
 
 def job_answer(record: FinetuningRecord, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(job_object(record)), headers=headers, media_type="application/json")
+    return json_response(job_object(record), headers)

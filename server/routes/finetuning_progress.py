@@ -1,6 +1,5 @@
 """/v1/fine_tuning/jobs/ID/events and /checkpoints; and refusals of OpenAI's endpoints that are not served."""
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -9,7 +8,7 @@ from server.errors import NotServed
 from server.finetuning.jobs.objects import checkpoint_object, event_object
 from server.finetuning.jobs.record import event_number
 from server.finetuning.jobs.table import FINETUNING_JOBS
-from server.http.body import Context
+from server.http.body import Context, json_response
 from server.http.query import page_query, unhonored_names
 from server.routes.finetuning import find_job
 from server.schemas.base import quote
@@ -66,7 +65,7 @@ async def list_fine_tuning_checkpoints(request: Request, context: Context, job_i
 
 def _json(request: Request, body: object) -> Response:
     headers = ignored_header(unhonored_names(request, _HONORED))
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
+    return json_response(body, headers)
 
 
 async def _not_served(request: Request) -> Response:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
@@ -18,7 +17,7 @@ from server.batches.running import run_body
 from server.context import ServerContext
 from server.finetuning.jobs.requested_grader import check_models
 from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, read_chat_score, unscored
-from server.http.body import Context, json_body
+from server.http.body import Context, json_body, json_response
 from server.http.disconnect import until_disconnect
 from server.keys.caller import Caller, current_caller
 from server.schemas.grader_answers import (
@@ -43,7 +42,7 @@ async def validate_grader(
 ) -> Response:
     """Check a grader."""
     _, headers = await _checked(context, body)
-    return _json(GraderValidation(with_names(body.grader)), headers)
+    return json_response(GraderValidation(with_names(body.grader)), headers)
 
 
 @router.post("/v1/fine_tuning/alpha/graders/run")
@@ -53,7 +52,7 @@ async def run_grader(
     """Grade one sample. Requests to models that grade run behind clients' requests, as lines of batches do."""
     context.drain.check()
     grader, headers = await _checked(context, body)
-    return _json(await until_disconnect(_graded(context, grader, body), request.receive), headers)
+    return json_response(await until_disconnect(_graded(context, grader, body), request.receive), headers)
 
 
 async def _checked(context: ServerContext, body: GraderValidateRequest) -> tuple[Grader, dict[str, str]]:
@@ -139,7 +138,3 @@ def _token_usage(usage: TokenUsage) -> ModelTokenUsage:
         cached_tokens=usage.cached_tokens,
         total_tokens=usage.total_tokens,
     )
-
-
-def _json(answer: GraderRun | GraderValidation, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")

@@ -4,13 +4,12 @@ import importlib.metadata
 import time
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.errors import NotServed
-from server.http.body import Context, json_body
+from server.http.body import Context, json_body, json_response
 from server.http.models import acquire_model
 from server.protocols.ollama.keep_alive import LONGEST_S
 from server.protocols.ollama.loading import ollama_model
@@ -41,7 +40,7 @@ async def ollama_tags(context: Context) -> Response:
     """List the names of the served models, as Ollama does."""
     models = context.models
     cards = [model_card(name, models.find(name).info, context.created_s) for name in models.visible_names]
-    return _json(OllamaModels(cards))
+    return json_response(OllamaModels(cards))
 
 
 @router.get("/api/ps")
@@ -52,7 +51,7 @@ async def ollama_ps(context: Context) -> Response:
         for model in context.models
         if model.state is ModelState.LOADED and (info := model.info) is not None and (names := model.visible_names)
     ]
-    return _json(OllamaRunningModels(running))
+    return json_response(OllamaRunningModels(running))
 
 
 @router.post("/api/show")
@@ -68,7 +67,7 @@ async def ollama_show(
         await acquire_model(request, model)
         model.check_admission()
     model.drain.check()
-    return _json(
+    return json_response(
         shown_model(model.info or model.client.info, await model.text_model(), model.capabilities, context.created_s)
     )
 
@@ -76,7 +75,7 @@ async def ollama_show(
 @router.api_route("/api/version", methods=["GET", "HEAD"])
 async def ollama_version() -> Response:
     """Report the version of Ollama that this server is compatible with."""
-    return _json(OllamaVersion(_OLLAMA_VERSION, importlib.metadata.version("headrace")))
+    return json_response(OllamaVersion(_OLLAMA_VERSION, importlib.metadata.version("headrace")))
 
 
 async def _not_served(request: Request) -> Response:
@@ -95,7 +94,3 @@ def _expires_at(model: ServedModel) -> float | None:
         return None
     idle_s = model.loadable.idle_left_s(time.monotonic())
     return None if idle_s is None or idle_s > LONGEST_S else time.time() + idle_s
-
-
-def _json(message: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(message), media_type="application/json")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from engine.errors import InvalidRequest, UnsupportedParameter
-from server.http.body import Context
+from server.http.body import Context, json_response
 from server.http.query import list_query, query_bool, query_int, unhonored_names
 from server.http.resume import stream_run
 from server.schemas.base import quote
@@ -36,7 +36,7 @@ async def get_response(request: Request, context: Context, response_id: str) -> 
         return await _stream(request, context, response_id, after)
     if after is not None:
         raise InvalidRequest("starting_after needs stream=true", param="starting_after")
-    return _json(await _current(request, context, response_id), _ignored(request))
+    return json_response(await _current(request, context, response_id), _ignored(request))
 
 
 async def _current(request: Request, context: Context, response_id: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ async def cancel_response(request: Request, context: Context, response_id: str) 
     response = await _current(request, context, response_id)
     if not response["background"]:
         raise InvalidRequest("Cannot cancel a synchronous response.", param="response_id")
-    return _json(response, {})
+    return json_response(response, {})
 
 
 @router.get("/v1/responses/{response_id}/input_items")
@@ -97,14 +97,10 @@ async def list_input_items(request: Request, context: Context, response_id: str)
     """List the items that a response was made from, including those of earlier turns, newest first."""
     query = list_query(request)
     entry = await find_response(context.store, request.state.owner, response_id)
-    return _json(item_list(await used_items(entry, context.store), query), _ignored(request))
+    return json_response(item_list(await used_items(entry, context.store), query), _ignored(request))
 
 
 def _ignored(request: Request) -> dict[str, str]:
     """Return the header that lists ignored parameters. `include` is ignored: it has an effect only when the response is
     made."""
     return ignored_header(unhonored_names(request, ("stream", "starting_after", "after", "limit", "order")))
-
-
-def _json(body: dict[str, Any], headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")

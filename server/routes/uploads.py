@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.files.table import File, PartedUpload
 from server.files.uploads import Uploads
-from server.http.body import Context, json_body
+from server.http.body import Context, json_body, json_response
 from server.http.form import read_form
 from server.routes.files import file_object, plain_name
 from server.schemas.files import BATCH
@@ -33,7 +32,7 @@ async def create_upload(
         num_bytes=body.bytes,
         file_expires_after_s=default_s if body.expires_after is None else body.expires_after.seconds,
     )
-    return _json(_shown(upload), ignored_header(["mime_type", *ignored]))
+    return json_response(_shown(upload), ignored_header(["mime_type", *ignored]))
 
 
 @router.post("/v1/uploads/{upload_id}/parts")
@@ -46,7 +45,7 @@ async def add_upload_part(request: Request, context: Context, upload_id: str) ->
         ignored = ignored_parameters(form.fields, strict=context.config.strict_parameters)
     assert writer.part is not None
     answer = UploadPartObject(id=writer.part.id, created_at=int(context.files.clock()), upload_id=upload_id)
-    return _json(answer, ignored_header(ignored))
+    return json_response(answer, ignored_header(ignored))
 
 
 @router.post("/v1/uploads/{upload_id}/complete")
@@ -60,13 +59,13 @@ async def complete_upload(
     headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
     uploads = Uploads(context.files)
     upload, file = await uploads.complete(upload_id, request.state.owner, body.part_ids, body.md5)
-    return _json(_shown(upload, file), headers)
+    return json_response(_shown(upload, file), headers)
 
 
 @router.post("/v1/uploads/{upload_id}/cancel")
 async def cancel_upload(request: Request, context: Context, upload_id: str) -> Response:
     """Drop the parts that were sent."""
-    return _json(_shown(await Uploads(context.files).cancel(upload_id, request.state.owner)), {})
+    return json_response(_shown(await Uploads(context.files).cancel(upload_id, request.state.owner)), {})
 
 
 def _shown(upload: PartedUpload, file: File | None = None) -> UploadObject:
@@ -80,7 +79,3 @@ def _shown(upload: PartedUpload, file: File | None = None) -> UploadObject:
         status=upload.status.value,
         file=None if file is None else file_object(file),
     )
-
-
-def _json(body: object, headers: dict[str, str]) -> Response:
-    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")

@@ -4,13 +4,12 @@ import datetime
 import re
 from functools import partial
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
-from server.http.body import Context
+from server.http.body import Context, json_response
 from server.http.operators import require_operator
 from server.http.query import unhonored_names
 from server.keys.caller import caller_of
@@ -51,7 +50,7 @@ async def usage(request: Request, context: Context) -> Response:
     buckets = await context.workers.run_unless_short(report_of, size=ITEM_SIZE * len(rows))
     report = UsageReport(data=buckets, budgets=_budgets(context, key))
     headers = ignored_header(unhonored_names(request, ("since", "until", "bucket", "key")))
-    return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")
+    return json_response(report, headers)
 
 
 def _whose(request: Request) -> str | None:

@@ -67,10 +67,8 @@ async def score_work(
     *,
     use_activation: bool | None,
 ) -> PoolingWork:
-    """Prepare pairs of texts for their scores. write: makes the answer of the scores and the number of tokens.
-
-    Raises as `pooling_work`.
-    """
+    """Prepare pairs of texts for their scores. write: makes the answer of the scores and the number of tokens. Raises
+    as `pooling_work`."""
     model = request.model
     async with request.preparing():
         ignored, terms = check_pooling_fields(body, model), request_terms(body, model, request.arrival_s)

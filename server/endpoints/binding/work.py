@@ -1,17 +1,17 @@
 """Work: a request that is prepared and not yet computed. A route responds with it, and a batch line collects its
 answer."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
 from engine.protocol import PoolingOutput
 from server.generation.generation import Generation
 from server.generation.params.generation_params import GenerationParams
+from server.http.body import json_response
 from server.http.disconnect import until_disconnect
 from server.http.resume import resumable
 from server.http.sse import EventStream, framing_of, generated
@@ -34,16 +34,20 @@ class Work(Protocol):
         """Compute the work when the batch lane has room, and return the whole answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class GenerationWork:
-    """Answers to be generated."""
+    """Answers to be generated. protocol_headers: in addition to those of the params."""
 
     model: ServedModel
     params: GenerationParams
     formatter: AnswerFormatter
-    headers: dict[str, str]
-    is_stream: bool
-    is_resumable: bool = False
+    protocol_headers: dict[str, str] = field(default_factory=dict)
+    is_stream: bool = field(kw_only=True)
+    is_resumable: bool = field(default=False, kw_only=True)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**self.params.headers, **self.protocol_headers}
 
     async def respond(self, request: Request) -> Response:
         generation = Generation(self.model, self.params)
@@ -100,7 +104,3 @@ class FinishedWork:
 
     async def collect(self) -> Any:
         return self.answer
-
-
-def json_response(answer: Any, headers: Mapping[str, str]) -> Response:
-    return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")

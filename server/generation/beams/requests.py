@@ -49,10 +49,8 @@ class BeamRequests:
         self._client.check_capacity(self._options.width * len(prompts), num_tokens, self._params.terms.service_class)
 
     async def outputs(self) -> AsyncGenerator[tuple[int, RequestOutput]]:
-        """Yield one terminal output for each choice: the best beams of each prompt, best first.
-
-        Raises as the streams of requests do. Closing the generator aborts running requests.
-        """
+        """Yield one terminal output for each choice: the best beams of each prompt, best first. Raises as the streams
+        of requests do. Closing the generator aborts running requests."""
         tasks = [asyncio.create_task(self._search(index)) for index in range(len(self._params.prompts))]
         try:
             for index, task in enumerate(tasks):

@@ -91,10 +91,8 @@ async def suffix_prompts(
     add_special_tokens: bool,
     max_model_len: int,
 ) -> list[Prompt]:
-    """Return the prompts of a text completion with a suffix.
-
-    Raises InvalidRequest, and ContextLengthExceeded for a prompt that is far too long.
-    """
+    """Return the prompts of a text completion with a suffix. Raises InvalidRequest, and ContextLengthExceeded for a
+    prompt that is far too long."""
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:

@@ -32,10 +32,8 @@ _GENERIC_HEADER = "x-tool-call-format"
 
 
 async def chat_params(request: ChatRequest, model: ServedModel, arrival_s: float) -> GenerationParams:
-    """Return what a chat asks of the engine. Cheap checks come before the template is rendered.
-
-    Raises InvalidRequest, in the client's words, WaitTooLong, EngineUnavailable and AnswerTimeout.
-    """
+    """Return what a chat asks of the engine. Cheap checks come before the template is rendered. Raises InvalidRequest,
+    in the client's words, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_chat(request, model), request_terms(request.options, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():

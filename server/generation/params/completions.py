@@ -45,10 +45,8 @@ async def completion_params(
     *,
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS,
 ) -> GenerationParams:
-    """Return what a text completion asks of the engine. default_max_tokens: None is the rest of the context.
-
-    Raises InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout.
-    """
+    """Return what a text completion asks of the engine. default_max_tokens: None is the rest of the context. Raises
+    InvalidRequest, WaitTooLong, EngineUnavailable and AnswerTimeout."""
     checked, terms = check_completion(body, model), request_terms(body, model, arrival_s)
     check_first_token(model, terms, 1)
     async with terms.in_time():

@@ -30,10 +30,8 @@ async def text_prompts(
     echo: bool,
     truncation: Truncation | None = None,
 ) -> list[Prompt]:
-    """Return the prompts of a text completion.
-
-    Raises InvalidRequest, and ContextLengthExceeded for a prompt that is far too long.
-    """
+    """Return the prompts of a text completion. Raises InvalidRequest, and ContextLengthExceeded for a prompt that is
+    far too long."""
     tokenizer = text_model.tokenizer
 
     def encode(prompt: str | list[int]) -> Prompt:
@@ -105,10 +103,8 @@ def render_prompt(
     truncation: Truncation | None = None,
     at_most: int | None = None,
 ) -> ChatPrompt:
-    """Render and tokenize a chat. The template may take as long as its limit allows.
-
-    Raises InvalidRequest, and ContextLengthExceeded for a prompt that surely has more than `at_most` tokens.
-    """
+    """Render and tokenize a chat. The template may take as long as its limit allows. Raises InvalidRequest, and
+    ContextLengthExceeded for a prompt that surely has more than `at_most` tokens."""
     source = render_chat(chat, options, model)
     with refusing_long_prompts(info.max_model_len, "messages"):
         ids = _chat_ids(source.rendered, tokenizer, truncation, at_most=at_most)
@@ -122,10 +118,8 @@ def render_prompt(
 def _chat_ids(
     rendered: RenderedChat, tokenizer: Tokenizer, truncation: Truncation | None, *, at_most: int | None
 ) -> list[int]:
-    """Return all token ids; for a prompt that keeps its end when it is cut, that end and one id more.
-
-    Raises TooManyTokens beyond `at_most`.
-    """
+    """Return all token ids; for a prompt that keeps its end when it is cut, that end and one id more. Raises
+    TooManyTokens beyond `at_most`."""
     if truncation is not None and truncation.keeps_end and not rendered.hidden:
         return tokenizer.encode_end(rendered.prompt, truncation.max_tokens + 1, add_special_tokens=False)
     return tokenizer.encode_chat(rendered.prompt, rendered.hidden, at_most=at_most)
@@ -181,10 +175,8 @@ def room_for_output(
     default: int | None,
     prompt_param: str,
 ) -> int:
-    """Return max_tokens: the value of the field `param`, or else the rest of the context, at most `default`.
-
-    Raises ContextLengthExceeded, for `prompt_param` if the prompt leaves no room for a single token.
-    """
+    """Return max_tokens: the value of the field `param`, or else the rest of the context, at most `default`. Raises
+    ContextLengthExceeded, for `prompt_param` if the prompt leaves no room for a single token."""
     longest = max(len(prompt.ids) for prompt in prompts)
     room = max_model_len - longest
     if room < (1 if requested is None else min(requested, 1)):

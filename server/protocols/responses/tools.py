@@ -87,10 +87,8 @@ class ToolTable:
 
 
 def tool_table(body: PromptFields) -> ToolTable:
-    """Return the table of a body's tools.
-
-    Raises InvalidRequest for two tools of one name, and for a format that is not a regular expression.
-    """
+    """Return the table of a body's tools. Raises InvalidRequest for two tools of one name, and for a format that is not
+    a regular expression."""
     table = ToolTable()
     for index, tool in enumerate(body.tools or []):
         path = f"tools[{index}]"
