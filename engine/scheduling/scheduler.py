@@ -161,8 +161,7 @@ class Scheduler:
     def fail(self, request_id: str, error: str, *, is_refused: bool = False) -> None:
         """End a request that cannot run; its terminal output comes with the next update. is_refused: it is at fault."""
         if request_id in self._lifecycle.sequences:
-            sequence = self._lifecycle.sequences[request_id]
-            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, is_refused=is_refused))
+            self._fail(self._lifecycle.sequences[request_id], error, is_refused=is_refused)
 
     # --- drafts -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +200,7 @@ class Scheduler:
         for item in reversed(plan.items):
             self._lifecycle.withdraw(item.sequence)
             if item.sequence.num_withdrawn > _MAX_WITHDRAWN:
-                self._finish(item.sequence, terminal_output(item.sequence, FinishReason.ERROR, error=_NO_MEMORY))
+                self._fail(item.sequence, _NO_MEMORY)
 
     def take_stats(self, **known: Any) -> StepStats:
         """Return the stats of the step that was updated last. known: fields that others fill in."""
@@ -216,13 +215,7 @@ class Scheduler:
         sequence = item.sequence
         if row.error is not None:
             self._lifecycle.tally.corrupted += row.is_corrupted
-            is_refused, param = row.refused_param is not None, row.refused_param
-            self._finish(
-                sequence,
-                terminal_output(
-                    sequence, FinishReason.ERROR, error=row.error, is_refused=is_refused, refused_param=param
-                ),
-            )
+            self._fail(sequence, row.error, is_refused=row.refused_param is not None, refused_param=row.refused_param)
             return
         grammar = sequence.grammar
         num_forced = 0 if grammar is None else grammar.num_forced
@@ -230,13 +223,11 @@ class Scheduler:
             output = apply_row(item, row, self._config.eos_token_ids, now_s=now_s)
         except GrammarTooComplex as error:
             logger.warning("request %s ends: its grammar is too complex: %s", sequence.id, error)
-            self._finish(
-                sequence, terminal_output(sequence, FinishReason.ERROR, error=_GRAMMAR_TOO_COMPLEX, is_refused=True)
-            )
+            self._fail(sequence, _GRAMMAR_TOO_COMPLEX, is_refused=True)
             return
         except GrammarError as error:
             logger.error("request %s ends: %s", sequence.id, error)
-            self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=_GRAMMAR_FAILED))
+            self._fail(sequence, _GRAMMAR_FAILED)
             return
         if grammar is not None:
             self._lifecycle.tally.forced_tokens += grammar.num_forced - num_forced
@@ -262,8 +253,11 @@ class Scheduler:
         for sequence in self._start_limits.take_due(now_s):
             self._finish(sequence, terminal_output(sequence, FinishReason.QUEUE_TIMEOUT))
         for sequence in self._deadlines.take_due(now_s):
-            reason = finish_reason_of_abort(AbortReason.DEADLINE)
-            self._finish(sequence, terminal_output(sequence, reason))
+            self._finish(sequence, terminal_output(sequence, finish_reason_of_abort(AbortReason.DEADLINE)))
+
+    def _fail(self, sequence: Sequence, error: str, **details: Any) -> None:
+        """details: see `terminal_output`."""
+        self._finish(sequence, terminal_output(sequence, FinishReason.ERROR, error=error, **details))
 
     def _finish(self, sequence: Sequence, output: RequestOutput) -> None:
         """Emit the terminal output and forget the sequence."""
