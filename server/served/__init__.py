@@ -1,1 +1,1 @@
-"""The models that this server has, and which one a request means."""
+"""The served models: which model a request uses, when models are loaded, and their adapters."""

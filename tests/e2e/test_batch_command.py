@@ -42,7 +42,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path) -> None:
     assert all(answer["response"]["body"]["usage"]["completion_tokens"] == 30 for answer in answers)
     assert 0 < num_before <= NUM_LINES
     if num_before < NUM_LINES:
-        assert "going on with the others" in shown
+        assert "continuing with the rest" in shown
         assert re.search("✓ answer lines +━+ 24 lines", shown), shown
 
 

@@ -28,7 +28,7 @@ sys.exit(130)
 """
 
 
-# As `headrace quantize` does: what was begun is removed, which takes a while. It waits for what never comes.
+# As `headrace quantize` does: partial output is removed, which takes a while. It waits for what never comes.
 _CLEANING = """
 import sys, time
 from pathlib import Path
@@ -159,7 +159,7 @@ def test_a_process_ends_with_the_one_that_waits_for_it(start: Starter, tmp_path:
 
 
 def test_a_process_whose_parent_is_dead_already_does_not_begin() -> None:
-    """As where it was killed while this one was starting."""
+    """The parent was killed while the process was starting."""
     source = "from engine.child_processes.lifetime import end_with_parent; end_with_parent(); print('begun')"
     for parent, code, printed in ((0, 128 + signal.SIGTERM, ""), (os.getpid(), 0, "begun\n")):
         environment = {**os.environ, PARENT_VARIABLE: str(parent), "PYTHONPATH": str(ROOT)}
@@ -168,7 +168,7 @@ def test_a_process_whose_parent_is_dead_already_does_not_begin() -> None:
 
 
 def test_a_signal_that_is_ignored_stays_so(start: Starter) -> None:
-    """As under nohup."""
+    """nohup ignores SIGHUP."""
     process = start(_CLEANING, ignored=signal.SIGHUP)
     assert line_of(process) == b"working\n"
     os.killpg(process.pid, signal.SIGHUP)

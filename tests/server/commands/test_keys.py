@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fast
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[str, str]:
-    """What was written on standard output, without its line's end, and on standard error."""
+    """Return the line on standard output, without its newline, and the text on standard error."""
     assert keys.run([str(each) for each in arguments]) == 0
     out, err = capsys.readouterr()
     return out.removesuffix("\n"), err

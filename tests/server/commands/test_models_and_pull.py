@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What would have been run."""
+    """The jobs that would have been run."""
     seen: list[tuple[str, str]] = []
 
     def run_module(name: str, job: str) -> int:

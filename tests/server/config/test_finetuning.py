@@ -1,4 +1,4 @@
-"""What the options of fine-tuning jobs refuse at the start."""
+"""Options of fine-tuning jobs that are refused at the start."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a ServerConfig makes of what it is given."""
+"""ServerConfig: accepted and refused values."""
 
 import pytest
 

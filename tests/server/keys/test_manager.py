@@ -1,4 +1,4 @@
-"""What goes on for a server's keys in the background, from its start to its end."""
+"""The background tasks for a server's keys, from the server's start to its end."""
 
 import asyncio
 from pathlib import Path

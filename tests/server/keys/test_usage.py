@@ -1,4 +1,4 @@
-"""What keys used: counted as requests end, written once a second, and there again after a restart."""
+"""Usage by key: counted as requests end, stored once a second, and still there after a restart."""
 
 import asyncio
 import datetime

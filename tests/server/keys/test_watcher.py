@@ -121,7 +121,7 @@ async def test_a_pipe_in_the_place_of_the_file_holds_up_nothing(
     ring = _ring(metrics, path)
     watcher = KeysWatcher(path, ring, metrics)
     path.unlink()
-    os.mkfifo(path)  # to open one waits for whoever writes to it
+    os.mkfifo(path)  # opening a pipe waits for a writer
     for _ in range(2):
         await watcher.check()
     assert f"cannot read {path}: it is not a regular file" in caplog.text

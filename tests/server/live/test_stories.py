@@ -1,4 +1,4 @@
-"""What is kept of a sequence's events: enough to tell what became of it, and never more than a bound."""
+"""A sequence's story: enough to explain its course, in bounded memory."""
 
 import pytest
 from hypothesis import given, settings

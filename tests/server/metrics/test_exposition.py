@@ -48,7 +48,7 @@ async def _used() -> tuple[FastAPI, Metrics]:
 
 
 def _samples(families: list[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Of both formats, less what the process itself does meanwhile."""
+    """Return the samples of both formats, without those of the process, which change meanwhile."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families

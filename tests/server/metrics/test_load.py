@@ -66,7 +66,7 @@ LEFT: tuple[Request, ...] = (_chat("hang", **_streamed()), ("/v1/completions", {
 
 
 def _script(request: EngineRequest) -> list[Step]:
-    """What the engine does is in the prompt."""
+    """Return the engine's outputs, which the prompt describes."""
     text = bytes(token_id for token_id in request.prompt_ids if token_id < 256).decode()
     if request.sampling.max_tokens == 0:
         return says("")(request)

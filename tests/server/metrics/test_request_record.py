@@ -1,4 +1,4 @@
-"""What became of a request, from what was noted on its way."""
+"""The outcome of a request, from the facts in its record."""
 
 import pytest
 

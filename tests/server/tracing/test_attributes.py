@@ -1,4 +1,4 @@
-"""What a span says of a request, as far as no library is needed for it."""
+"""Attributes of a span, as far as they need no library."""
 
 import pytest
 

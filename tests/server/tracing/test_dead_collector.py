@@ -43,7 +43,7 @@ def _closed_port() -> int:
 
 
 async def _send(url: str, num_requests: int, close_s: float) -> tuple[Counter[str], list[int]]:
-    """What became of the spans, and the answers' statuses."""
+    """Return the number of spans by outcome, and the statuses of the answers."""
     counts: Counter[str] = Counter()
     app = make_app(FakeClient(says("hi")))
     tracing = start_tracing(url, lambda outcome, count: counts.update({outcome: count}))

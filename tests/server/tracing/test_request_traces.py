@@ -1,4 +1,4 @@
-"""What a collector gets of a request: one trace with its stretches, and nothing that a client wrote."""
+"""The trace of a request at the collector: one span per phase, and nothing that a client wrote."""
 
 import logging
 import time
@@ -63,7 +63,7 @@ class Traced:
 
 
 def timed(request: EngineRequest) -> list[Step]:
-    """What the engine sends of a request that was preempted twice, each of whose stretches took ten seconds."""
+    """Outputs of a request that was preempted twice, with phases of ten seconds each."""
     now_s = request.arrival_s
     outputs = [
         RequestOutput(id=request.id, new_ids=[72], queue_s=10.0, first_token_s=now_s + 20.0),

@@ -1,4 +1,4 @@
-"""Which collector the option names, and what is said where that cannot be."""
+"""The collector that the option names, and the errors of invalid options."""
 
 import sys
 

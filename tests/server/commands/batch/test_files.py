@@ -1,4 +1,5 @@
-"""The files of `headrace batch`: what is no request is told before anything runs, and a run goes on from any cut."""
+"""The files of `headrace batch`: lines that are not requests are reported before anything runs, and a run resumes from
+any cut."""
 
 import errno
 import json

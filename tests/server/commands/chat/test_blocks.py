@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fast
     ("text", "complete", "rest"),
     [
         ("a line", "", "a line"),
-        ("one\n\n", "", "one\n\n"),  # what follows may be a list that goes on
+        ("one\n\n", "", "one\n\n"),  # the next line may continue a list
         ("one\n\ntwo", "one", "two"),
         ("one\n\ntwo\n\nthree", "one\n\ntwo", "three"),
         ("- a\n\n- b\n", "", "- a\n\n- b\n"),

@@ -1,4 +1,4 @@
-"""What /commands do to a conversation."""
+"""The effects of /commands on a conversation."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `headrace doctor` says of a certificate."""
+"""Findings of `headrace doctor` about a certificate."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.helpers.certificates import Authority
     [(-38, Severity.OK, "is valid until"), (0, Severity.WARNING, "renew it"), (3, Severity.PROBLEM, "expired on")],
 )
 def test_its_end_is_told(tmp_path: Path, days: int, severity: Severity, text: str) -> None:
-    """Of a certificate that is valid for two days, so many days from now."""
+    """The certificate is valid for two days; the time is that many days from now."""
     issued = Authority(tmp_path / "ca").issue("server")
     network = NetworkConfig(ssl_certfile=issued.cert, ssl_keyfile=issued.key)
     found = certificate_finding(network, time.time() + days * 86400)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the engine's part finds, by assignment; and the models that it was given, by name."""
+    """Findings of the engine's part, set by assignment, and the models that it received, by name."""
     part: dict[str, Any] = {"findings": [ok("torch", "2")], "weighed": None, "stdout": None}
 
     def run(arguments: list[str], **_: object) -> "subprocess.CompletedProcess[bytes]":
@@ -153,7 +153,7 @@ def test_variables_that_bind_threads_are_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 class _Machine:
-    """Of the module os, what the function asks for."""
+    """The part of the module os that the function uses."""
 
     def __init__(self, environ: dict[str, str], *, cpus: int, allowed: int) -> None:
         self.environ = environ

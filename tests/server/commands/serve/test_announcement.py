@@ -1,4 +1,4 @@
-"""What the server's log says when it is ready."""
+"""Log lines and the example of a request when the server is ready."""
 
 import errno
 import io

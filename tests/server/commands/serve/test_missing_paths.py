@@ -1,4 +1,4 @@
-"""Paths that do not exist are told within a second, in the words that the engine would have for them."""
+"""Paths that do not exist are reported within a second, with the engine's messages."""
 
 from pathlib import Path
 

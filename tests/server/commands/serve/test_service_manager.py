@@ -1,4 +1,4 @@
-"""What systemd is told about the server's state, read from the other end of the socket."""
+"""Messages about the server's state for systemd, read from the other end of the socket."""
 
 import asyncio
 import os

@@ -30,7 +30,7 @@ sys.stdin.read(1)
 
 
 def run(terminal: str) -> tuple[str, int]:
-    """What a terminal gets, and the exit code."""
+    """Return the text on the terminal, and the exit code."""
     master, slave = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": terminal, "COLUMNS": "80"}
     process = subprocess.Popen([sys.executable, "-c", _CODE], stdin=subprocess.PIPE, stderr=slave, env=environment)
