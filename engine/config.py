@@ -70,8 +70,8 @@ class DraftSampling(enum.StrEnum):
 
 
 def option(default: object, help: str, **metadata: object) -> Any:
-    """Return a dataclass field that is an option; server/commands/options/options.py reads `help`, `type`, `metavar`,
-    `group`, `minimum` and `maximum`."""
+    """Return a dataclass field that is an option; server/commands/options/definitions.py reads `help`, `type`,
+    `metavar`, `group`, `minimum` and `maximum`."""
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
     from server.commands.options.arguments import import_function, parse_arguments
-    from server.commands.options.options import CONFIG_VARIABLE
+    from server.commands.options.definitions import CONFIG_VARIABLE
     from server.commands.options.sources import resolve_options
     from server.commands.process_setup import ensure_home, open_standard_streams
     from server.commands.table import COMMANDS

@@ -14,7 +14,7 @@ from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.commands.child_process import run_module
 from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, options_of
 from server.commands.options.sources import resolve_options
 from server.loadtest.config import LoadConfig, StartupConfig
 

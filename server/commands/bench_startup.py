@@ -27,7 +27,7 @@ from engine.command_io.results import check_results_file, write_results
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.wording import counted
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 from server.loadtest.config import StartupConfig
 
 _START_PYTHON = "start Python"  # until the program's first line runs; includes the delay of polling /health

@@ -16,7 +16,7 @@ from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import run_module
 from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.commands.options.options import OPTIONS, Option, options_of
+from server.commands.options.definitions import OPTIONS, Option, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
 from server.finetuning.jobs.requested_grader import check_samples

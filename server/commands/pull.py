@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from server.commands.child_process import run_job
 from server.commands.options.arguments import HelpFormatter, Parser
-from server.commands.options.options import OPTIONS
+from server.commands.options.definitions import OPTIONS
 
 _EPILOG = """\
 Models of the Hugging Face hub go into its own cache (HF_HOME), others into HEADRACE_CACHE. HF_TOKEN gives access to

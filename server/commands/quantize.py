@@ -11,7 +11,7 @@ from engine.command_io.quantize_config import QuantizeConfig
 from engine.errors import OptionError, StartupError
 from server.commands.child_process import run_module
 from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.commands.options.options import OPTIONS, options_of
+from server.commands.options.definitions import OPTIONS, options_of
 
 _EPILOG = """\
 examples:

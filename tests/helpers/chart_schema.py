@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from server.commands.options.options import OPTIONS, Option
+from server.commands.options.definitions import OPTIONS, Option
 from tests.helpers.deploy_files import CHART
 
 SCHEMA = CHART / "values.schema.json"

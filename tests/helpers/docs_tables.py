@@ -7,7 +7,7 @@ from pathlib import Path
 from models.families.registry import FAMILIES, POOLING_FAMILIES, Architecture
 from server.app import ROUTERS
 from server.commands.options.arguments import show_default
-from server.commands.options.options import OPTIONS, OTHER_VARIABLES, Option
+from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, Option
 from server.metrics.table import METRICS
 from server.openapi.document import operations
 from tests.helpers.api_docs import api_text

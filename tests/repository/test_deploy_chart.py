@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from server.app import ROUTERS
-from server.commands.options.options import OPTIONS
+from server.commands.options.definitions import OPTIONS
 from server.config.server import ServerConfig
 from server.metrics.spec import MetricType
 from server.metrics.table import METRICS

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from server.app import ROUTERS
-from server.commands.options.options import OPTIONS, OTHER_VARIABLES, options_of
+from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, options_of
 from server.loadtest.config import LoadConfig
 from server.metrics.table import METRICS
 from tests.helpers.deploy_files import DEPLOY

@@ -11,7 +11,7 @@ from engine.command_io.program import as_typed
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from server import cli
-from server.commands.options.options import OPTIONS
+from server.commands.options.definitions import OPTIONS
 from server.config.server import ServerConfig
 
 Given = list[tuple[ServerConfig, EngineConfig]]

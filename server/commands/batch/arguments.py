@@ -5,7 +5,7 @@ import textwrap
 
 from engine.config import EngineConfig
 from server.commands.options.arguments import HelpFormatter, Parser, add_options
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, options_of
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, options_of
 
 # Options of the server about requests and the log; the others are about HTTP, keys and queues.
 _OF_SERVER = (

@@ -23,7 +23,7 @@ from engine.wording import counted
 from server.commands.batch.arguments import batch_options, batch_parser
 from server.commands.batch.output_file import OutputFile
 from server.commands.options.arguments import explain_unknown_flag
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 from server.commands.options.sources import resolve_options
 from server.commands.serve.engines import OneEngine
 from server.commands.serve.shared_terminal import can_draw

@@ -6,7 +6,7 @@ import textwrap
 from server.commands.chat.connecting import CA_VARIABLE
 from server.commands.chat.server import DEFAULT_URL
 from server.commands.options.arguments import HelpFormatter, Parser
-from server.commands.options.options import CLIENT_KEY_VARIABLE
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 
 _CHAT_EXAMPLES = """\
 examples:

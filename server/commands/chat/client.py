@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from server.commands.options.options import CLIENT_KEY_VARIABLE
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word
 _TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=5.0)

@@ -19,7 +19,7 @@ from server.commands.chat.connecting import connect, connect_or_start
 from server.commands.chat.monitor import requests_table, screen, summary
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
-from server.commands.options.options import suggest
+from server.commands.options.definitions import suggest
 
 _HISTORY = Path("~/.local/state/headrace/chat_history")
 _PIPED_WIDTH = 240

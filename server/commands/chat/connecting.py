@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.errors import OptionError
 from server.commands.chat.client import ChatClient
 from server.commands.chat.server import DEFAULT_URL, is_running, is_url, start_server
-from server.commands.options.options import CLIENT_KEY_VARIABLE
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 
 CA_VARIABLE = "SSL_CERT_FILE"  # OpenSSL's own
 

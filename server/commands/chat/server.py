@@ -12,7 +12,7 @@ import httpx
 
 from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.errors import StartupError
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _STOP_TIMEOUT_S = 20.0

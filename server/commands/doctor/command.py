@@ -20,7 +20,7 @@ from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
 from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 from server.commands.options.sources import resolve_options
 from server.config.server import ServerConfig
 

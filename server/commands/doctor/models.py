@@ -6,7 +6,7 @@ from engine.command_io.findings import Finding, ok, problem
 from engine.command_io.weighing import Weighed
 from engine.config import EngineConfig
 from engine.errors import StartupError
-from server.commands.options.options import OPTIONS
+from server.commands.options.definitions import OPTIONS
 from server.config.models import ModelEntry, ModelsConfig
 from server.served.memory_plan import MemoryPlan, memory_need, plan_memory
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from engine.command_io.program import as_typed
 from engine.errors import OptionError
-from server.commands.options.options import CONFIG_VARIABLE, OPTIONS, Option, suggest
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, suggest
 from server.commands.table import COMMANDS, GROUPS
 
 _START = """\

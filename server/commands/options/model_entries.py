@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from server.commands.options.options import OPTIONS, suggest
+from server.commands.options.definitions import OPTIONS, suggest
 from server.config.models import ModelEntry
 
 # Options that a model may have of its own, in addition to all options of the engine.

@@ -10,8 +10,8 @@ import yaml
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
+from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, PREFIX, suggest
 from server.commands.options.model_entries import entries_of_arguments, entries_of_file
-from server.commands.options.options import OPTIONS, OTHER_VARIABLES, PREFIX, suggest
 from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelEntry, ModelsConfig

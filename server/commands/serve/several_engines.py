@@ -19,7 +19,7 @@ from engine.command_io.weighing import Weighed, Weighing, WeighMessage
 from engine.config import EngineConfig
 from engine.errors import HeadraceError, OptionError, StartupError
 from engine.protocol import Loading, StepStats, TokenizerInfo
-from server.commands.options.options import OPTIONS
+from server.commands.options.definitions import OPTIONS
 from server.commands.serve.engines import Engines, OneEngine, engine_client, note_restart
 from server.commands.serve.loading_display import loading_display
 from server.config.models import ModelEntry

@@ -12,7 +12,7 @@ from engine.errors import OptionError, StartupError
 from server import cli
 from server.commands.chat import command
 from server.commands.chat.client import ChatClient
-from server.commands.options.options import CLIENT_KEY_VARIABLE
+from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 from server.config.models import ModelEntry, ModelsConfig
 from server.config.network import NetworkConfig
 from tests.helpers.certificates import Authority

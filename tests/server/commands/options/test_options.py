@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import Device, EngineConfig, SchedulingPolicy
 from engine.errors import OptionError, StartupError
-from server.commands.options.options import OPTIONS, OTHER_VARIABLES, options_of
+from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, options_of
 from server.commands.options.sources import resolve_options
 from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
