@@ -20,8 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
     from server.commands.options.arguments import import_function, parse_arguments
-    from server.commands.options.definitions import CONFIG_VARIABLE
-    from server.commands.options.sources import resolve_options
+    from server.commands.options.sources import options_file, resolve_options
     from server.commands.process_setup import ensure_home, open_standard_streams
     from server.commands.table import COMMANDS
 
@@ -35,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command is not None and command not in SERVING:
             return int(import_function(COMMANDS[command].run)(argv[1:]))
         arguments = parse_arguments(argv)
-        file = arguments.config or os.environ.get(CONFIG_VARIABLE)
-        configs = resolve_options(arguments.flags, os.environ, Path(file) if file else None, arguments.models)
+        configs = resolve_options(arguments.flags, os.environ, options_file(arguments.config), arguments.models)
         return int(import_function(SERVING[arguments.command])(*configs))
     except OptionError as error:
         return _fail(as_typed(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)"), 2)

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +12,9 @@ from engine.command_io.bench_config import BENCH_CONFIGS
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, options_of
-from server.commands.options.sources import resolve_options
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown
+from server.commands.options.definitions import OPTIONS, Option, options_of
+from server.commands.options.sources import options_file, resolve_options
 from server.loadtest.config import LoadConfig, StartupConfig
 
 _EPILOG = """\
@@ -46,12 +45,9 @@ def run(argv: Sequence[str]) -> int:
     namespace, unknown = parser.parse_known_args(argv)
     if namespace.benchmark is None:
         raise OptionError("no benchmark given; try headrace bench serve, or headrace bench --help")
-    own = {option.name: option for option in options_of(_config_class(namespace.benchmark))}
-    if unknown:
-        _refuse(unknown[0], [*own.values(), *([] if namespace.benchmark == "serve" else _engine_options())])
-    given = {name: value for name, value in vars(namespace).items() if name in own}
-    values = {name: own[name].parse(value, own[name].flag) for name, value in given.items()}
-    config = _config_class(namespace.benchmark)(**values)
+    own = options_of(_config_class(namespace.benchmark))
+    refuse_unknown(unknown, [*own, *([] if namespace.benchmark == "serve" else _engine_options())])
+    config = _config_class(namespace.benchmark)(**parse_values(own, namespace))
     if namespace.benchmark == "serve":
         # Imported by name, like every command, so that `headrace --help` does not load the load generator's libraries.
         return int(importlib.import_module("server.loadtest.serve").run(config))
@@ -65,8 +61,7 @@ def _run_engine_benchmark(namespace: argparse.Namespace, config: Any) -> int:
         if "model" in flags:
             raise OptionError(f"the model is given twice: {namespace.positional_model} and --model {flags['model']}")
         flags["model"] = namespace.positional_model
-    file = namespace.config or os.environ.get(CONFIG_VARIABLE)
-    _, engine_config = resolve_options(flags, os.environ, Path(file) if file else None)
+    _, engine_config = resolve_options(flags, os.environ, options_file(namespace.config))
     if namespace.benchmark == "startup":
         return int(importlib.import_module("server.commands.bench_startup").run(config, engine_config))
     job = msgspec.json.encode([engine_config, config]).decode()
@@ -80,13 +75,6 @@ def _config_class(benchmark: str) -> type[Any]:
 
 def _engine_options() -> list[Option]:
     return [OPTIONS[option.name] for option in options_of(EngineConfig)]
-
-
-def _refuse(argument: str, options: list[Option]) -> None:
-    flag = argument.partition("=")[0]
-    raise OptionError(
-        explain_unknown_flag(flag, options) if flag.startswith("-") else f"unexpected argument {argument}"
-    )
 
 
 def bench_parser() -> argparse.ArgumentParser:

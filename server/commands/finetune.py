@@ -15,7 +15,7 @@ from engine.command_io.finetuning.job import JobFolder, locked
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown
 from server.commands.options.definitions import OPTIONS, Option, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
@@ -38,14 +38,11 @@ def run(argv: Sequence[str]) -> int:
     Raises OptionError or StartupError; exits for --help.
     """
     namespace, unknown = finetune_parser().parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        every = [*options_of(TrainingConfig), *_model_options()]
-        raise OptionError(explain_unknown_flag(flag, every) if flag.startswith("-") else f"unexpected argument {flag}")
+    refuse_unknown(unknown, [*options_of(TrainingConfig), *_model_options()])
     if namespace.model is None or namespace.train is None:
         raise OptionError("MODEL or the training file is missing; headrace finetune MODEL TRAIN.jsonl --out FOLDER")
-    config = _config(TrainingConfig, options_of(TrainingConfig), vars(namespace), {})
-    engine = _config(EngineConfig, _model_options(), vars(namespace), {"model": namespace.model})
+    config = _config(TrainingConfig, parse_values(options_of(TrainingConfig), namespace))
+    engine = _config(EngineConfig, {**parse_values(_model_options(), namespace), "model": namespace.model})
     if engine.threads is not None:
         refuse_more_than_cpus("--threads", engine.threads)
     assert config.out is not None
@@ -67,11 +64,9 @@ def run(argv: Sequence[str]) -> int:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error
 
 
-def _config(kind: type[Any], options: Sequence[Option], given: dict[str, Any], others: dict[str, Any]) -> Any:
-    known = {option.name: option for option in options}
-    values = {name: known[name].parse(value, known[name].flag) for name, value in given.items() if name in known}
+def _config(kind: type[Any], values: dict[str, Any]) -> Any:
     try:
-        return kind(**others, **values)
+        return kind(**values)
     except StartupError as error:
         raise OptionError(str(error)) from error
 

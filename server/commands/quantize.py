@@ -10,7 +10,7 @@ from engine.command_io.output_folder import OutputFolder
 from engine.command_io.quantize_config import QuantizeConfig
 from engine.errors import OptionError, StartupError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown
 from server.commands.options.definitions import OPTIONS, options_of
 
 _EPILOG = """\
@@ -26,19 +26,13 @@ def run(argv: Sequence[str]) -> int:
 
     Raises OptionError; exits for --help.
     """
-    options = {option.name: option for option in options_of(QuantizeConfig)}
+    options = options_of(QuantizeConfig)
     namespace, unknown = quantize_parser().parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        raise OptionError(
-            explain_unknown_flag(flag, options.values()) if flag.startswith("-") else f"unexpected argument {flag}"
-        )
+    refuse_unknown(unknown, options)
     if namespace.model is None:
         raise OptionError("no model given; headrace quantize MODEL --out FOLDER")
-    given = {name: value for name, value in vars(namespace).items() if name in options}
-    values = {name: options[name].parse(value, options[name].flag) for name, value in given.items()}
     try:
-        config = QuantizeConfig(**values)
+        config = QuantizeConfig(**parse_values(options, namespace))
     except StartupError as error:
         raise OptionError(str(error)) from error
     assert config.out is not None, "QuantizeConfig requires --out"

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,9 +21,9 @@ from engine.errors import OptionError, StartupError
 from engine.wording import counted
 from server.commands.batch.arguments import batch_options, batch_parser
 from server.commands.batch.output_file import OutputFile
-from server.commands.options.arguments import explain_unknown_flag
-from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
-from server.commands.options.sources import resolve_options
+from server.commands.options.arguments import refuse_unknown
+from server.commands.options.definitions import OPTIONS
+from server.commands.options.sources import options_file, resolve_options
 from server.commands.serve.engines import OneEngine
 from server.commands.serve.shared_terminal import can_draw
 from server.commands.serve.signals import catch_signals, unless
@@ -89,10 +88,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     namespace, unknown = batch_parser().parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        is_flag = flag.startswith("-")
-        raise OptionError(explain_unknown_flag(flag, batch_options()) if is_flag else f"unexpected argument {flag}")
+    refuse_unknown(unknown, batch_options())
     for name, flag in (("input", "-i"), ("output", "-o")):
         by_flag = getattr(namespace, f"{name}_file")
         if by_flag is not None and getattr(namespace, name) is not None:
@@ -106,10 +102,10 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]:
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
-    file = namespace.config or os.environ.get(CONFIG_VARIABLE)
+    file = options_file(namespace.config)
     if "model" not in flags and file is None and OPTIONS["model"].variable not in os.environ:
         raise OptionError("no model given; headrace batch INPUT OUTPUT --model MODEL")
-    server, engine = resolve_options(flags, os.environ, Path(file) if file else None)
+    server, engine = resolve_options(flags, os.environ, file)
     step = OPTIONS["batch_step_ms"]
     if engine.batch_step_ms == step.default and step.name not in flags and step.variable not in os.environ:
         engine = dataclasses.replace(engine, batch_step_ms=_ALONE_STEP_MS)

@@ -19,9 +19,9 @@ from engine.wording import counted
 from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, explain_unknown_flag
-from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
-from server.commands.options.sources import resolve_options
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, refuse_unknown, serve_options
+from server.commands.options.definitions import OPTIONS
+from server.commands.options.sources import options_file, resolve_options
 from server.config.server import ServerConfig
 
 _DESCRIPTION = """\
@@ -43,17 +43,9 @@ def run(argv: Sequence[str]) -> int:
     """Check, print the findings and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
     parser = doctor_parser()
     namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        raise OptionError(
-            explain_unknown_flag(flag, OPTIONS.values()) if flag.startswith("-") else f"unexpected argument {flag}"
-        )
-    flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
-    models: list[str] = namespace.positional_models
-    if models and "model" in flags:
-        raise OptionError(f"the model is given twice: {models[0]} and --model {flags['model']}")
-    file = namespace.config or os.environ.get(CONFIG_VARIABLE)
-    findings = list(all_findings(flags, os.environ, file, models))
+    refuse_unknown(unknown, OPTIONS.values())
+    flags, models = serve_options(namespace)
+    findings = list(all_findings(flags, os.environ, options_file(namespace.config), models))
     if namespace.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
     else:
@@ -62,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def all_findings(
-    flags: Mapping[str, object], environ: Mapping[str, str], file: str | None, models: Sequence[str] = ()
+    flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None, models: Sequence[str] = ()
 ) -> Iterator[Finding]:
     """Yield the findings of all checks. If the options are wrong, that is a finding, the machine is checked with
     default options, and no model is checked.
@@ -70,7 +62,7 @@ def all_findings(
     file: of options, or None. models: arguments without a flag.
     """
     try:
-        server_config, engine_config = resolve_options(flags, environ, Path(file) if file else None, models)
+        server_config, engine_config = resolve_options(flags, environ, file, models)
         yield ok("options", f"from {file}, variables and flags" if file else "from variables and flags")
     except OptionError as error:
         yield problem("options", str(error))

@@ -88,11 +88,26 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if namespace.command is None:
         parser.print_help(sys.stderr)
         parser.exit(2)
+    flags, models = serve_options(namespace)
+    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags, models=models)
+
+
+def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
+    """Return the given options of `headrace serve` by field name, as typed, and the models without a flag.
+
+    Raises OptionError if there are both --model and models without a flag.
+    """
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     models: list[str] = namespace.positional_models
     if models and "model" in flags:
         raise OptionError(f"the model is given twice: {models[0]} and --model {flags['model']}")
-    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags, models=models)
+    return flags, models
+
+
+def parse_values(options: Iterable[Option], namespace: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of the given options, by field name. Raises OptionError."""
+    given = vars(namespace)
+    return {each.name: each.parse(given[each.name], each.flag) for each in options if each.name in given}
 
 
 def _explain_unknown(argument: str) -> str:
@@ -102,10 +117,18 @@ def _explain_unknown(argument: str) -> str:
             f"unexpected argument {argument}; write models one after another, and repeat an option before each of "
             "its values"
         )
-    return explain_unknown_flag(flag, OPTIONS.values())
+    return _explain_unknown_flag(flag, OPTIONS.values())
 
 
-def explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
+def refuse_unknown(arguments: Sequence[str], options: Collection[Option]) -> None:
+    """Raise OptionError for the first of the arguments that a parser did not know, if there is one."""
+    if arguments:
+        flag = arguments[0].partition("=")[0]
+        is_flag = flag.startswith("-")
+        raise OptionError(_explain_unknown_flag(flag, options) if is_flag else f"unexpected argument {flag}")
+
+
+def _explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
     """Return the error for a flag that is not among the options, nor --config or --help."""
     flags = [option.flag for option in options] + ["--config", "--help"]
     flags += [option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool]

@@ -1,6 +1,7 @@
 """resolve_options: values of options from flags, HEADRACE_* variables and a YAML file, in this order of precedence."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
-from server.commands.options.definitions import OPTIONS, OTHER_VARIABLES, PREFIX, suggest
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, OTHER_VARIABLES, PREFIX, suggest
 from server.commands.options.model_entries import entries_of_arguments, entries_of_file
 from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
@@ -24,6 +25,12 @@ from server.config.storage import StorageConfig
 _SERVICE_LINK_NAME = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
 _MODELS = "models"  # the file's mapping of several models
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+
+def options_file(given: str | None) -> Path | None:
+    """Return the path of --config, or else of HEADRACE_CONFIG; None if there is neither."""
+    path = given or os.environ.get(CONFIG_VARIABLE)
+    return Path(path) if path else None
 
 
 def resolve_options(
