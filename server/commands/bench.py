@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     parser = bench_parser()
     namespace, unknown = parser.parse_known_args(argv)
     if namespace.benchmark is None:
-        raise OptionError("no benchmark given; try headrace bench serve, or headrace bench --help")
+        raise OptionError("no benchmark given; usage: headrace bench BENCHMARK [options]")
     own = options_of(_config_class(namespace.benchmark))
     refuse_unknown(unknown, [*own, *([] if namespace.benchmark == "serve" else _engine_options())])
     config = _config_class(namespace.benchmark)(**parse_values(own, namespace))

@@ -40,7 +40,9 @@ def run(argv: Sequence[str]) -> int:
     namespace, unknown = finetune_parser().parse_known_args(argv)
     refuse_unknown(unknown, [*options_of(TrainingConfig), *_model_options()])
     if namespace.model is None or namespace.train is None:
-        raise OptionError("MODEL or the training file is missing; headrace finetune MODEL TRAIN.jsonl --out FOLDER")
+        raise OptionError(
+            "MODEL or the training file is missing; usage: headrace finetune MODEL TRAIN.jsonl --out FOLDER"
+        )
     config = _config(TrainingConfig, parse_values(options_of(TrainingConfig), namespace))
     engine = _config(EngineConfig, {**parse_values(_model_options(), namespace), "model": namespace.model})
     if engine.threads is not None:
@@ -130,13 +132,15 @@ def finetune_parser() -> Parser:
     parser = Parser(
         prog="headrace finetune",
         usage="headrace finetune MODEL TRAIN.jsonl --out FOLDER [options]",
-        description="Train a LoRA adapter of MODEL, over the weights as they are served.",
+        description="Train a LoRA adapter of MODEL, on the weights as they are served.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "train"))
-    parser.add_argument("train", nargs="?", metavar="TRAIN.jsonl", help="Examples, one a line; docs/fine-tuning.md.")
+    parser.add_argument(
+        "train", nargs="?", metavar="TRAIN.jsonl", help="Examples, one per line; see docs/fine-tuning.md."
+    )
     add_options(parser, options_of(TrainingConfig), many="extend")
     add_options(parser, _model_options(), many="append")
     return parser

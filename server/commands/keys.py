@@ -52,7 +52,9 @@ def run(argv: Sequence[str]) -> int:
             if is_open_to_others(arguments.file):
                 sys.stderr.write(f"{arguments.file} can be read or written by others: chmod 600 {arguments.file}\n")
         case _:
-            raise OptionError("no action given; try headrace keys new NAME --file FILE, or headrace keys --help")
+            raise OptionError(
+                "no action given; usage: headrace keys ACTION, such as headrace keys new NAME --file FILE"
+            )
     return 0
 
 

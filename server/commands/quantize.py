@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     namespace, unknown = quantize_parser().parse_known_args(argv)
     refuse_unknown(unknown, options)
     if namespace.model is None:
-        raise OptionError("no model given; headrace quantize MODEL --out FOLDER")
+        raise OptionError("no model given; usage: headrace quantize MODEL --out FOLDER")
     try:
         config = QuantizeConfig(**parse_values(options, namespace))
     except StartupError as error:

@@ -22,8 +22,8 @@ _OF_SERVER = (
     "log_format",
 )
 _DESCRIPTION = (
-    "Answer the requests of INPUT, a file as for /v1/batches, and write the answers to OUTPUT, without a server. "
-    "If it is interrupted, the same command resumes where it stopped."
+    "Answer the requests of INPUT, a file in the format of /v1/batches, and write the answers to OUTPUT, without a "
+    "server. If it is interrupted, the same command resumes where it stopped."
 )
 _EPILOG = """\
 exit codes: 0 if all requests succeeded; 3 if some failed; 1 if the command could not run or resume; 2 for a wrong

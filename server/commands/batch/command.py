@@ -96,7 +96,7 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
         if by_flag is not None:
             setattr(namespace, name, by_flag)
         if getattr(namespace, name) is None:
-            raise OptionError(f"no {name.upper()} given; headrace batch INPUT OUTPUT --model MODEL")
+            raise OptionError(f"no {name.upper()} given; usage: headrace batch INPUT OUTPUT --model MODEL")
     return namespace
 
 
@@ -104,7 +104,7 @@ def _configs(namespace: argparse.Namespace) -> tuple[ServerConfig, EngineConfig]
     flags = {name: value for name, value in vars(namespace).items() if name in OPTIONS}
     file = options_file(namespace.config)
     if "model" not in flags and file is None and OPTIONS["model"].variable not in os.environ:
-        raise OptionError("no model given; headrace batch INPUT OUTPUT --model MODEL")
+        raise OptionError("no model given; usage: headrace batch INPUT OUTPUT --model MODEL")
     server, engine = resolve_options(flags, os.environ, file)
     step = OPTIONS["batch_step_ms"]
     if engine.batch_step_ms == step.default and step.name not in flags and step.variable not in os.environ:
