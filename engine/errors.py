@@ -1,4 +1,4 @@
-"""Every error that a user, a checkpoint or a client can cause.
+"""Errors that a user, a checkpoint or a client can cause.
 
 A message says what was given, the limit, and the remedy. server/errors.py maps each class to an HTTP status once.
 """

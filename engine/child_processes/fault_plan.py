@@ -33,7 +33,7 @@ _WITH_SECONDS = ("hang", "delay")
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """One entry of a plan."""
+    """An entry of a plan."""
 
     point: str
     action: str
@@ -50,7 +50,7 @@ class FaultPlan:
     """All faults, with a count of visits to each point. A point must be visited by one thread at a time."""
 
     def __init__(self, text: str) -> None:
-        """Raises OptionError."""
+        """Parse a plan. Raises OptionError."""
         self._faults = [_parse(entry.strip()) for entry in text.split(",")]
         self._counts = dict.fromkeys(_ACTIONS, 0)
 

@@ -9,7 +9,7 @@ from engine.protocol import AdapterInfo, AdapterLoaded, AdapterRefused, LoadAdap
 
 
 class AdapterLoads:
-    """Requests by number. A request that is open when the engine ends raises EngineDied, and is not sent again."""
+    """Open requests to read an adapter, by number. If the engine ends, they raise EngineDied and are not sent again."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()

@@ -71,7 +71,7 @@ class RequestStream(Protocol):
 
 
 class EngineClient(Protocol):
-    """One engine. All methods are called from the event loop's thread."""
+    """The client of one engine. All methods must be called from the event loop's thread."""
 
     @property
     def info(self) -> EngineInfo:

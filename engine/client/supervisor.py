@@ -43,7 +43,7 @@ class EngineSupervisor:
         *,
         hang_timeout_s: float,
     ) -> None:
-        """hang_timeout_s: 0 is no limit."""
+        """hang_timeout_s: see ProcessClient; 0 is no limit."""
         self._config = config
         self._command = command
         self._life = life
@@ -154,7 +154,7 @@ class ProgressClock:
         self._read_s, self._silent_s = now, 0.0
 
     def silent_s(self, now: float) -> float:
-        """Read the clock, which counts as a look."""
+        """Read the clock: return the seconds without a sign of progress."""
         self._silent_s += min(now - self._read_s, self._max_gap_s)
         self._read_s = now
         return self._silent_s

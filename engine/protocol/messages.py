@@ -140,12 +140,13 @@ _from_engine = msgspec.msgpack.Decoder(FromEngine)
 
 
 def decode_to_engine(payload: bytes | bytearray) -> ToEngine:
-    """Raises msgspec.DecodeError for bytes that are not a message, and InvalidRequest for parameters out of range."""
+    """Decode a message to the engine. Raises msgspec.DecodeError if the bytes are not a message, and InvalidRequest for
+    parameters out of range."""
     return _decoded(_to_engine, payload)
 
 
 def decode_from_engine(payload: bytes | bytearray) -> FromEngine:
-    """Raises msgspec.DecodeError for bytes that are not a message."""
+    """Decode a message from the engine. Raises msgspec.DecodeError if the bytes are not a message."""
     return _decoded(_from_engine, payload)
 
 

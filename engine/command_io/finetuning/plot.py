@@ -56,7 +56,7 @@ def _points(results: Sequence[ResultRow], name: str) -> list[tuple[int, float]]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return running means over the last tenth of all values."""
+    """Return running means: of each value and the ones before it, over a tenth of all values."""
     count = max(1, len(values) // 10)
     windows = (values[max(0, end - count) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]

@@ -51,7 +51,7 @@ def measure_machine(device: torch.device, probe: "ReadProbe") -> Machine:
 
 
 class ReadProbe:
-    """A buffer to read, as large as the weights, far larger than the last-level cache, in pages like theirs."""
+    """A buffer whose reads are timed: as large as the weights, far larger than the last-level cache, in equal pages."""
 
     def __init__(self, device: torch.device, weight_bytes: int) -> None:
         min_bytes = max(_MIN_BUFFER_BYTES, _CACHES_IN_BUFFER * _last_level_cache_bytes())

@@ -73,8 +73,10 @@ class ExampleSetup:
 
 
 def general_text(folder: JobFolder, max_position: int) -> list[TrainingItem]:
-    """Return the text that ships with the project, on which pretraining measures how much it makes worse: about 2,500
-    tokens of prose, code, tables and talk, in separate sequences. Empty without the model's tokenizer."""
+    """Return the text that ships with the project, in separate sequences; empty without the model's tokenizer.
+
+    On these 2,500 tokens of prose, code, tables and talk, pretraining measures its damage to other texts.
+    """
     tokenizer = load_job_tokenizer(folder)
     if tokenizer is None:
         return []

@@ -1,1 +1,1 @@
-"""The loss of a step: what the examples ask for, what holds the adapter to its base, and the gradients of both."""
+"""The loss of a step and its gradients: of the examples, and of the anchor that keeps the adapter near its base."""

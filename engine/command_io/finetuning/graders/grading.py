@@ -122,7 +122,7 @@ class Grading:
             return PartGrade(key, grader.name, grader.type, 0.0, error.fault)
 
     def _reward(self, path: str, grader: Single, answers: Mapping[str, ScoreAnswer]) -> float:
-        """Raises Ungradable."""
+        """Return the reward by a single grader. Raises Ungradable."""
         match grader:
             case StringCheck(operation=operation):
                 return float(_matches(operation, *self._texts(grader)))
