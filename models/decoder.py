@@ -11,18 +11,17 @@ from models.architecture.norm import NormSpec
 from models.attention.rotary import RotaryEmbedding
 from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
-from models.decoder_layer import make_layer
 from models.kernels.row_input import IDENTITY
 from models.kv.layer import LayerCache, LayerState
 from models.layers.attention import Attention
+from models.layers.decoder_layer import make_layer
 from models.layers.decoder_rotary import DecoderRotary
-from models.layers.expert_counts import ExpertCounts
-from models.layers.moe import MoE
+from models.layers.moe import ExpertCounts, MoE
 from models.layers.norm import Norm, make_norm
 from models.layers.relative_bias import RelativeBias
 from models.layers.score_head import ScoreHead
-from models.linear.adapter import Adapter
-from models.linear.decoder_adapters import DecoderAdapters, PreparedAdapter
+from models.linear.adapters.adapter import Adapter
+from models.linear.adapters.decoder_adapters import DecoderAdapters, PreparedAdapter
 from models.linear.dense import DenseLinearMethod
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear

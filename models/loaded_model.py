@@ -13,8 +13,8 @@ from models.batch import ForwardBatch, StateGroupBatch
 from models.compute import ComputeConfig
 from models.kv.cache import CacheLayout
 from models.kv.layer import LayerCache
-from models.linear.adapter import Adapter
-from models.linear.decoder_adapters import PreparedAdapter
+from models.linear.adapters.adapter import Adapter
+from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.pooling.traits import PoolingTraits
 from models.progress import StepProgress
 from models.tokenizer.assets import TokenizerAssets

@@ -25,7 +25,7 @@ from engine.scheduling.plan import PlanItem, StepPlan, run_step
 from engine.scheduling.sequence import Sequence as EngineSequence
 from engine.startup.build import build_engine
 from models.decoder import Decoder
-from models.linear.adapter import Adapter, LayerAdapter, LowRankPair
+from models.linear.adapters.adapter import Adapter, LayerAdapter, LowRankPair
 
 _CONTEXT, _PROMPT, _KV_BYTES = 64, 256, 1 << 28
 _RANKS = (8, 32, 64)

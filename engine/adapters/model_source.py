@@ -4,8 +4,8 @@ from pathlib import Path
 
 from models.adapters.read import read_adapter
 from models.kernels.cpu.library import computing_alone
-from models.linear.adapter import Adapter
-from models.linear.decoder_adapters import PreparedAdapter
+from models.linear.adapters.adapter import Adapter
+from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 
 

@@ -8,7 +8,7 @@ from engine.config import EngineConfig
 from engine.runner.kv_budget import format_bytes
 from engine.wording import counted
 from models.decoder import Decoder
-from models.linear.adapter_memory import packed_numbers, pair_numbers
+from models.linear.adapters.memory import packed_numbers, pair_numbers
 from models.system.devices import is_host
 
 _COPY_ELEMENT_BYTES = 4  # PEFT often saves fp32

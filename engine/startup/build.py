@@ -39,8 +39,8 @@ from engine.startup.threads import compute_threads
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError, is_out_of_memory
 from models.kernels.cpu.library import set_num_threads
-from models.linear.adapter import Adapter
-from models.linear.decoder_adapters import PreparedAdapter
+from models.linear.adapters.adapter import Adapter
+from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.loaded_model import LoadedModel
 from models.progress import ProgressReport
 from models.system.devices import is_host

@@ -12,7 +12,7 @@ from models.decoder import Decoder
 from models.errors import AdapterError
 from models.families.name_map import Destination, NameMap, Rules
 from models.families.transforms import transpose
-from models.linear.adapter import LayerAdapter, LowRankPair
+from models.linear.adapters.adapter import LayerAdapter, LowRankPair
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
 

@@ -12,7 +12,7 @@ from models.adapters.place import num_bytes_of, place_adapter, targets_of
 from models.decoder import Decoder
 from models.errors import AdapterError, UnsupportedModelError
 from models.families.registry import FAMILIES, family_of
-from models.linear.adapter import Adapter, LayerAdapter
+from models.linear.adapters.adapter import Adapter, LayerAdapter
 from models.loaded_model import LoadedModel
 
 _DIGEST_BYTES = 32

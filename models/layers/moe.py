@@ -4,6 +4,7 @@ An expert is a pair of ordinary Linear layers, so every quantization and kernel 
 computes the experts groups rows, so that each chosen expert's weights are read once a step.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -72,6 +73,22 @@ class MoE(nn.Module):
         router = self.router
         weights = RouterWeights(router.weight, router.bias, router.correction, self.shared_gate)
         return self._ops.experts(ExpertLayer(router.spec, weights, list(self.experts), self.rows_per_expert))
+
+
+class ExpertCounts:
+    """One tensor backs `rows_per_expert` of all layers, so that one read takes the counts of all."""
+
+    def __init__(self, layers: Sequence[MoE]) -> None:
+        self.num_experts = [len(moe.rows_per_expert) for moe in layers]  # of each layer with experts
+        self._rows = torch.zeros(len(layers), max(self.num_experts, default=0), dtype=torch.int64)
+        for moe, rows, num_experts in zip(layers, self._rows, self.num_experts, strict=True):
+            moe.rows_per_expert = rows[:num_experts]
+
+    def take(self) -> torch.Tensor:
+        """Counts since the last call: [layers with experts, most experts of one], int64."""
+        taken = self._rows.clone()
+        self._rows.zero_()
+        return taken
 
 
 def make_feed_forward(

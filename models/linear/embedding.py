@@ -2,8 +2,8 @@
 
 import torch
 
+from models.linear.adapters.look_up_bank import LookUpBank
 from models.linear.linear import Linear
-from models.linear.look_up_bank import LookUpBank
 from models.linear.method import LinearMethod
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.kernels.row_input import IDENTITY, Prologue
-from models.linear.adapter_bank import AdapterBank, make_bank
+from models.linear.adapters.bank import AdapterBank, make_bank
 from models.linear.method import LinearMethod
 
 

@@ -8,7 +8,7 @@ import torch
 
 from models.decoder import Decoder
 from models.kernels.cpu.arena import HugePageArena
-from models.linear.adapter_bank import AdapterBank, make_bank
+from models.linear.adapters.bank import AdapterBank, make_bank
 from models.training.lora import Lora
 from models.training.paged_run import PagedRun
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from models.errors import ModelError
-from models.linear.adapter import LayerAdapter, LowRankPair
+from models.linear.adapters.adapter import LayerAdapter, LowRankPair
 from models.training.frozen_weight import FrozenWeight
 
 

@@ -13,8 +13,8 @@ from models.batch import ForwardBatch
 from models.compute import ComputeConfig
 from models.errors import UnsupportedModelError
 from models.kv.layer import LayerKV
-from models.linear.adapter import Adapter
-from models.linear.decoder_adapters import PreparedAdapter
+from models.linear.adapters.adapter import Adapter
+from models.linear.adapters.decoder_adapters import PreparedAdapter
 from models.progress import StepProgress, ignore_progress
 from models.transformers_backend.interface import CurrentStep, PagedLayer
 

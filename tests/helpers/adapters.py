@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from models.adapters.read import read_adapter
 from models.decoder import Decoder
-from models.linear.adapter import Adapter
+from models.linear.adapters.adapter import Adapter
 from tests.helpers.loaded import as_loaded
 
 # Routers, experts, what makes keys and values from DeepSeek's latents, and what sees images: not supported, or not run.

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
-from models.decoder_layer import DecoderLayer
+from models.layers.decoder_layer import DecoderLayer
 from models.layers.mlp import MLP, GatedMLP
 from models.layers.norm import Norm
 from models.linear.linear import Linear

@@ -18,9 +18,9 @@ from engine.commands.quantize.calibration import (
 )
 from engine.commands.quantize.checkpoint_writer import CheckpointWriter
 from engine.commands.quantize.folding import Folding, fold
-from models.decoder_layer import DecoderLayer
 from models.export.hugging_face import Layout
 from models.forward.layer_stream import LayerStream, LayerwiseForward, layer_of
+from models.layers.decoder_layer import DecoderLayer
 from models.linear.linear import Linear
 from models.loading.assign import Assignment, check_finite
 from models.quant.dequantize import dequantize

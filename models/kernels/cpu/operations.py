@@ -1,15 +1,17 @@
 """CpuOperations: the column of the table of operations that the C++ kernels fill."""
 
 import functools
+from array import array
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
-from models.kernels.cpu import head_linear, recurrence, rows
+from models.kernels.cpu import recurrence, rows
 from models.kernels.cpu.library import KernelLibrary, describe_kernels, kernel_library, load_kernels
-from models.kernels.cpu.linear import PackedLinear
+from models.kernels.cpu.linear import PackedLinear, multiply_heads, pack_heads, unpack_heads
 from models.kernels.cpu.moe import NativeExperts, supports_experts
-from models.kernels.cpu.sampling import CpuLogitOperations
-from models.kernels.operands import ExpertLayer
+from models.kernels.operands import Draw, ExpertLayer
 from models.kernels.ops import (
     Convolve,
     CopyHeads,
@@ -21,6 +23,7 @@ from models.kernels.ops import (
     Operations,
     RunGatedDelta,
 )
+from models.kernels.torch.logits import LogitOperations
 
 _MISSING = "the native kernels are not available (the reason is in the log)"
 _DTYPES = (torch.bfloat16, torch.float32)
@@ -68,9 +71,9 @@ class CpuOperations(Operations):
         if self._dtype != torch.bfloat16 or not self._supports(in_features, out_features):
             return super().head_product(in_features, out_features)
         return HeadProduct(
-            functools.partial(head_linear.pack_heads, library=self._library),
-            functools.partial(head_linear.multiply_heads, library=self._library),
-            functools.partial(head_linear.unpack_heads, library=self._library),
+            functools.partial(pack_heads, library=self._library),
+            functools.partial(multiply_heads, library=self._library),
+            functools.partial(unpack_heads, library=self._library),
         )
 
     def experts(self, layer: ExpertLayer) -> Experts:
@@ -91,8 +94,47 @@ class CpuOperations(Operations):
             return super().gated_delta(key_dim, value_dim)
         return functools.partial(recurrence.run_gated_delta, library=self._library)
 
-    def logits(self) -> CpuLogitOperations:
+    def logits(self) -> LogitOperations:
         return CpuLogitOperations(self._library)
 
     def _supports(self, *sizes: int) -> bool:
         return self._dtype in _DTYPES and all(size % _LANES == 0 for size in sizes)
+
+
+class CpuLogitOperations(LogitOperations):
+    """Operations on logits in memory of the CPU."""
+
+    def __init__(self, library: KernelLibrary) -> None:
+        self._library = library
+
+    def best_ids(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.empty(len(logits), dtype=torch.int64)
+        values = torch.empty(len(logits), dtype=torch.float32)
+        self._library.best_ids(*_rows(logits), ids.data_ptr(), values.data_ptr())
+        return values, ids
+
+    def top1_probs(self, logits: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        probs = torch.empty(len(logits), dtype=torch.float32)
+        self._library.top1_probs(*_rows(logits), values.data_ptr(), probs.data_ptr())
+        return probs
+
+    def draw_ids(self, logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
+        ids = torch.empty(len(logits), dtype=torch.int64)
+        limits = torch.frombuffer(array("d", chain.from_iterable(draws)), dtype=torch.float64)
+        self._library.draw_ids(*_rows(logits), limits.data_ptr(), ids.data_ptr())
+        result: list[int] = ids.tolist()
+        return result
+
+    def mask_rows(self, logits: torch.Tensor, rows: Sequence[int], masks: torch.Tensor) -> None:
+        indices = array("q", rows)
+        address, _ = indices.buffer_info()
+        stride, (_, num_columns) = logits.stride(0), logits.shape
+        masks_address, num_words = masks.data_ptr(), masks.shape[1]
+        self._library.mask_rows(logits.data_ptr(), stride, num_columns, address, len(rows), masks_address, num_words)
+
+
+def _rows(logits: torch.Tensor) -> tuple[int, int, int, int]:
+    """Return the address, stride and shape of the logits."""
+    assert logits.dtype == torch.float32
+    assert logits.stride(1) == 1
+    return logits.data_ptr(), logits.stride(0), *logits.shape

@@ -16,8 +16,8 @@ from engine.commands.quantize.calibration import (
     watched_inputs,
 )
 from engine.commands.quantize.folding import fold
-from models.decoder_layer import DecoderLayer
 from models.forward.layer_stream import LayerStream, layer_of
+from models.layers.decoder_layer import DecoderLayer
 from models.linear.dense import DenseLinearMethod
 from models.linear.linear import Linear
 from models.loading.open import open_model

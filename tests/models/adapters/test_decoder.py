@@ -14,7 +14,7 @@ from models.attention.cpu import CpuAttention
 from models.decoder import Decoder
 from models.errors import AdapterError, UnsupportedModelError
 from models.kernels.cpu.library import required_library
-from models.linear.adapter import Adapter
+from models.linear.adapters.adapter import Adapter
 from models.linear.storage import WeightOptions
 from models.quant.tensor import Encoding
 from models.transformers_backend.decoder import TransformersDecoder
@@ -120,7 +120,7 @@ def test_a_prepared_adapter_is_set_without_packing(files: Files, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("weights are packed between steps")
 
-    for module in ("models.kernels.cpu.adapters", "models.linear.native_bank"):
+    for module in ("models.kernels.cpu.adapters", "models.linear.adapters.native_bank"):
         monkeypatch.setattr(f"{module}.pack_weight", refuse)
     decoder.set_adapter(1, prepared)
 

@@ -7,8 +7,8 @@ import torch
 
 from models.adapters.read import read_adapter
 from models.attention.cpu import CpuAttention
-from models.linear.adapter_memory import packed_numbers, pair_numbers
-from models.linear.native_bank import NativeAdapter
+from models.linear.adapters.memory import packed_numbers, pair_numbers
+from models.linear.adapters.native_bank import NativeAdapter
 from tests.helpers.adapters import random_adapter
 from tests.helpers.checkpoints import load_folder, qwen2_config, random_model
 from tests.helpers.loaded import as_loaded

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from models.adapters.read import read_adapter
-from models.linear.adapter import Adapter
+from models.linear.adapters.adapter import Adapter
 from tests.helpers.checkpoints import VOCAB_SIZE, gpt2_config, llama_config, load_folder, random_model
 from tests.helpers.loaded import as_loaded
 from tests.helpers.paged import PagedRun, PagedSequence

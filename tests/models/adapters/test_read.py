@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from models.adapters import place
 from models.adapters.read import read_adapter
 from models.errors import AdapterError
-from models.linear.adapter import Adapter
+from models.linear.adapters.adapter import Adapter
 from models.linear.linear import Linear
 from models.loaded_model import LoadedModel
 from tests.helpers.adapters import RandomAdapter, random_adapter

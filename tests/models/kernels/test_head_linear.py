@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.kernels.cpu.head_linear import multiply_heads, pack_heads
 from models.kernels.cpu.library import KernelLibrary
+from models.kernels.cpu.linear import multiply_heads, pack_heads
 from models.kernels.cpu.operations import CpuOperations
 from tests.models.kernels.conftest import Column
 

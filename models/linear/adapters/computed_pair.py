@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from models.linear.adapter import LowRankPair
+from models.linear.adapters.adapter import LowRankPair
 from models.linear.method import LinearLayer, LinearMethod
 
 

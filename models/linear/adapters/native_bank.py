@@ -11,10 +11,10 @@ from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.packed_weight import pack_weight
 from models.kernels.formats import WeightFormat
 from models.kernels.row_input import Prologue
-from models.linear.adapter import LayerAdapter
-from models.linear.computed_pair import AdaptedLayer, computed_pair
+from models.linear.adapters.adapter import LayerAdapter
+from models.linear.adapters.computed_pair import AdaptedLayer, computed_pair
+from models.linear.adapters.torch_bank import rows_by_slot
 from models.linear.native import NativeLinearMethod
-from models.linear.torch_bank import rows_by_slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)

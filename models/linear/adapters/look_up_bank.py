@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from models.linear.adapter import LayerAdapter
-from models.linear.torch_bank import rows_by_slot
+from models.linear.adapters.adapter import LayerAdapter
+from models.linear.adapters.torch_bank import rows_by_slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,9 +11,9 @@ from models.kernels.cpu.recurrence import (
 )
 from models.kv.layer import LayerState
 from models.layers.norm import make_norm
+from models.layers.recurrence.recurrence import Recurrence
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
-from models.recurrence.layer import Recurrence
 
 
 class GatedDelta(Recurrence):

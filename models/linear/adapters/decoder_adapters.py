@@ -6,10 +6,10 @@ from typing import Any
 
 from models.errors import AdapterError
 from models.kernels.cpu.arena import HugePageArena
-from models.linear.adapter import Adapter
+from models.linear.adapters.adapter import Adapter
+from models.linear.adapters.look_up_bank import LookUpAdapter
 from models.linear.embedding import Embedding
 from models.linear.linear import Linear
-from models.linear.look_up_bank import LookUpAdapter
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.row_input import Prologue
-from models.linear.adapter import LayerAdapter
-from models.linear.computed_pair import AdaptedLayer, ComputedPair, computed_pair
+from models.linear.adapters.adapter import LayerAdapter
+from models.linear.adapters.computed_pair import AdaptedLayer, ComputedPair, computed_pair
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,10 +18,10 @@ from models.layers.latent_attention import LatentAttention
 from models.layers.mlp import make_mlp
 from models.layers.moe import make_feed_forward
 from models.layers.norm import make_norm
+from models.layers.recurrence.gated_delta import GatedDelta
+from models.layers.recurrence.short_conv import ShortConv
 from models.layers.residual import NORMS_OF_SUBLAYER, make_residual, skip_sublayer
 from models.linear.method import LinearMethod
-from models.recurrence.gated_delta import GatedDelta
-from models.recurrence.short_conv import ShortConv
 
 
 class DecoderLayer(nn.Module):

@@ -11,8 +11,8 @@ from models.kernels.cpu.linear import PackedLinear
 from models.kernels.cpu.packed_weight import pack_weight
 from models.kernels.formats import WeightFormat
 from models.kernels.row_input import IDENTITY
-from models.linear.adapter import LayerAdapter, LowRankPair
-from models.linear.native_bank import NativeBank
+from models.linear.adapters.adapter import LayerAdapter, LowRankPair
+from models.linear.adapters.native_bank import NativeBank
 from tests.models.kernels.test_quantized_linear import random_blocks
 
 pytestmark = pytest.mark.skipif(kernel_library() is None, reason="there is no C++ compiler for the native kernels")

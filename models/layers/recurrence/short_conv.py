@@ -6,9 +6,9 @@ from models.architecture.recurrence import ShortConvSpec
 from models.batch import StateGroupBatch
 from models.compute import ComputeConfig
 from models.kv.layer import LayerState
+from models.layers.recurrence.recurrence import Recurrence
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
-from models.recurrence.layer import Recurrence
 
 
 class ShortConv(Recurrence):

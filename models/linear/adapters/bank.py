@@ -6,11 +6,11 @@ import torch
 
 from models.kernels.cpu.arena import HugePageArena
 from models.kernels.row_input import Prologue
-from models.linear.adapter import LayerAdapter
-from models.linear.computed_pair import AdaptedLayer
+from models.linear.adapters.adapter import LayerAdapter
+from models.linear.adapters.computed_pair import AdaptedLayer
+from models.linear.adapters.native_bank import NativeAdapter, NativeBank
+from models.linear.adapters.torch_bank import TorchAdapter, TorchBank
 from models.linear.native import NativeLinearMethod
-from models.linear.native_bank import NativeAdapter, NativeBank
-from models.linear.torch_bank import TorchAdapter, TorchBank
 
 P = TypeVar("P")
 

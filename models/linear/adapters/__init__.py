@@ -1,0 +1,1 @@
+"""Low-rank adapters of linear layers: what a checkpoint has, and banks that compute with it by the slots of rows."""
