@@ -22,14 +22,14 @@ class KVGroupBatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StateGroupBatch:
-    """Addresses of the group of recurrent layers, whose cache has one state in a block.
+    """Addresses of the group of recurrent layers, each of whose blocks has one state.
 
     sources: [S] int32, block of the state that each sequence continues from, -1 for a new sequence.
     targets: [T] int32, block that takes the state after each row, -1 where it is not stored.
     cu_seqlens: [S + 1] int32, row offsets of each sequence.
     speculative_rows: [n] int64, rows of sequences with a draft, which may be rejected. They have no targets; each layer
-    remembers its inputs of them (LayerState.pending_rows), and `Decoder.commit_states` runs the accepted ones through
-    the recurrence. None if there are no such rows.
+    keeps its inputs for them (LayerState.pending_rows), and `Decoder.commit_states` runs the accepted ones through the
+    recurrence. None if there are no such rows.
     query_lens, source_blocks and target_blocks are the host's copy.
     """
 
@@ -62,10 +62,10 @@ GroupBatch = KVGroupBatch | StateGroupBatch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DistanceBias:
-    """What a head's logits gain by the distance of a key from its query, the same in all layers.
+    """Bias of each head's scores by the distance of a key from its query, the same in all layers.
 
-    table: [H, MARGIN + 2 * reach + 1 + MARGIN] fp32, of distances -reach .. reach. The margins mean nothing: kernels
-    read whole vectors.
+    table: [H, MARGIN + 2 * reach + 1 + MARGIN] fp32, for distances -reach .. reach. The margins have no meaning:
+    kernels read whole vectors.
     """
 
     MARGIN: ClassVar[int] = 16
@@ -75,22 +75,22 @@ class DistanceBias:
 
     @property
     def zero_column(self) -> int:
-        """Of distance 0."""
+        """The column of distance 0."""
         return self.MARGIN + self.reach
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForwardBatch:
-    """Rows of all sequences of a step, sequence after sequence; prefill chunks and decodes are not told apart.
+    """Rows of all sequences of a step, sequence after sequence. Nothing distinguishes prefill chunks from decodes.
 
     token_ids: [T] int64. positions: [T] int64. cu_seqlens_q: [S + 1] int32, row offsets of each sequence.
     seq_lens: [S] int32, context length of each sequence after this step (its rows included).
     logit_rows: [L] int64, rows whose logits are needed.
     adapter_slots: [T] int32, the slot of each row's adapter (`LoadedModel.set_adapter`), -1 for rows without one; None
     if no row has one.
-    distance_bias: filled in by a decoder that has one, for its layers.
-    All on the model's device. query_lens and context_lens are the host's copy of the lengths, so that nothing has to
-    be read back.
+    distance_bias: set by a decoder that has one, for its layers.
+    All tensors are on the model's device. query_lens and context_lens are the host's copy of the lengths, so that
+    nothing has to be read back.
     """
 
     token_ids: torch.Tensor
@@ -120,7 +120,7 @@ def forward_batch(
     adapter_slots: torch.Tensor | None = None,
     token_type_ids: Sequence[int] | None = None,
 ) -> ForwardBatch:
-    """Build the batch of any step but the engine's own, which are built in buffers.
+    """Build the batch of a step. The engine builds its own steps in buffers instead.
 
     token_ids, token_type_ids: of all sequences, one after the other. lengths: rows of each sequence, none 0. starts:
     position of each sequence's first row, by default 0. tables: the block tables [S, M] int32 of each KV group, on the

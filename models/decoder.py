@@ -30,8 +30,8 @@ from models.progress import StepProgress, ignore_progress
 
 
 def allocate_module(module: nn.Module, device: torch.device) -> None:
-    """Memory on `device` for the parameters of a part of a decoder, uninitialized. Raises torch.OutOfMemoryError."""
-    # Not to_empty: that makes tensors after those on "meta", for which torch imports sympy: a third of a second.
+    """Allocate the parameters of a part of a decoder, uninitialized. Raises torch.OutOfMemoryError."""
+    # Not to_empty: it makes tensors like those on "meta", for which torch imports sympy, a third of a second.
     module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     for inner in module.modules():
         if isinstance(inner, Attention):
@@ -39,10 +39,10 @@ def allocate_module(module: nn.Module, device: torch.device) -> None:
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states to logits, or without an output layer to hidden states alone.
+    """Token ids to hidden states to logits, or without an output layer to hidden states only.
 
-    Built without memory: the loader assigns tensors, may let layers `set_method` another one, and then allocates and
-    fills. Invariant: nothing of the batch or of the KV cache outlives a call, so one instance serves any number of
+    Built without memory: the loader assigns tensors, may set other methods of linear layers, and then allocates and
+    fills. Invariant: nothing of the batch or of the KV cache outlives a call, so one instance works with any number of
     caches.
     """
 
@@ -83,12 +83,12 @@ class Decoder(nn.Module):
         self.on_progress: StepProgress = ignore_progress  # called before each layer
 
     def allocate(self, device: torch.device) -> None:
-        """Memory on `device` for all parameters, uninitialized. Raises torch.OutOfMemoryError."""
+        """Allocate all parameters on `device`, uninitialized. Raises torch.OutOfMemoryError."""
         self.allocate_non_layer_weights(device)
         allocate_module(self.layers, device)
 
     def allocate_non_layer_weights(self, device: torch.device) -> None:
-        """Memory for all parameters outside the layers."""
+        """Allocate all parameters outside the layers."""
         for module in self.children():
             if module is not self.layers:
                 allocate_module(module, device)
@@ -98,25 +98,27 @@ class Decoder(nn.Module):
     def serve_context(self, max_len: int) -> None:
         """Make ready for contexts of up to `max_len` tokens.
 
-        Before the first forward, since keys in a cache keep the rotation that they were written with.
+        Must precede the first forward, since keys in a cache keep the rotation that they were written with.
         """
         self.rotary.serve_context(max_len, self._device)
 
     def weight_bytes(self) -> int:
-        """Bytes that parameters and packed weights take, or will once allocated."""
+        """Return the bytes that parameters and packed weights take, or will take once allocated."""
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
     def forward(
         self, batch: ForwardBatch, kv: Sequence[LayerCache], output_rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Hidden states [T, hidden] before the final norm. Writes the rows' K, V and states into `kv`, one a layer.
+        """Return hidden states [T, hidden] before the final norm. Writes the rows' K, V and states to `kv`.
+
+        kv: the cache of each layer.
 
         output_rows: [L] rows to return, by default all; the others stop before the last layer's feed-forward sublayer.
         """
         return self.run_layers(self.embedded(batch), self.rotary_embeddings(batch), batch, kv, output_rows)
 
     def embedded(self, batch: ForwardBatch) -> torch.Tensor:
-        """The first layer's input: [T, hidden]."""
+        """Return the first layer's input: [T, hidden]."""
         slots = batch.adapter_slots
         x = self.embed.look_up(batch.token_ids, slots).to(self.residual_dtype)
         if self.spec.embedding_scale != 1.0:
@@ -133,7 +135,7 @@ class Decoder(nn.Module):
         return x if self.embed_norm is None else self.embed_norm(x)
 
     def rotary_embeddings(self, batch: ForwardBatch) -> list[RotaryEmbedding]:
-        """Those of the batch's rows, for each of `rotary.specs`."""
+        """Return the rotary embeddings of the batch's rows, for each of `rotary.specs`."""
         return self.rotary.embeddings(batch.positions)
 
     def run_layers(
@@ -144,7 +146,7 @@ class Decoder(nn.Module):
         kv: Sequence[LayerCache],
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`forward` from x on, which is used up."""
+        """Run all layers on x, the result of `embedded`, which is used up. The rest is as in `forward`."""
         last = len(kv) - 1
         for index, layer_kv in enumerate(kv):
             x = self.run_layer(index, x, rotary_embeddings, batch, layer_kv, output_rows if index == last else None)
@@ -159,7 +161,7 @@ class Decoder(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One layer of `run_layers`, with its own `kv`."""
+        """Run one layer on x, which is used up. kv: the layer's own."""
         self.on_progress()
         if self.relative_bias is not None:
             batch = dataclasses.replace(batch, distance_bias=self.relative_bias.by_distance())
@@ -169,7 +171,7 @@ class Decoder(nn.Module):
         return rows
 
     def commit_states(self, accepted_rows: torch.Tensor, group: StateGroupBatch, kv: Sequence[LayerCache]) -> None:
-        """Write the recurrent states after a step's accepted speculative rows: see StateGroupBatch.
+        """Write the recurrent states after a step's accepted speculative rows; see StateGroupBatch.
 
         accepted_rows: [n] int64, indices into the speculative rows, sequence after sequence as in `group`.
         """
@@ -178,14 +180,14 @@ class Decoder(nn.Module):
                 layer.attn.commit_states(accepted_rows, group, state)
 
     def final_states(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Rows [L, hidden] of forward's result, normed here: the model's last hidden states, in fp32."""
+        """Apply the final norm to rows [L, hidden] of forward's result. Returns the last hidden states, in fp32."""
         hidden = hidden.to(torch.float32)
         return hidden if self.norm is None else self.norm(hidden)
 
     def logits(self, hidden: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
-        """Rows [L, hidden] of forward's result, normed here, to logits [L, V] in fp32.
+        """Return the logits [L, V], fp32, of rows [L, hidden] of forward's result, to which the final norm is applied.
 
-        adapter_slots: [L] int32, of these rows, as ForwardBatch has them; None if none has an adapter.
+        adapter_slots: [L] int32, of these rows, as in ForwardBatch; None if no row has an adapter.
         """
         assert self.head is not None
         norm = self.norm or IDENTITY
@@ -199,26 +201,26 @@ class Decoder(nn.Module):
         return logits
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        """LoadedModel.enable_adapters."""
+        """Make ready for adapters; see LoadedModel."""
         self._adapters = DecoderAdapters(self.embed, self.adapted_layers(), max_slots, max_rank)
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
-        """LoadedModel.prepare_adapter."""
+        """Prepare an adapter for a slot; see LoadedModel."""
         assert self._adapters is not None, "enable_adapters() comes first"
         return self._adapters.prepare(adapter)
 
     def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """LoadedModel.set_adapter."""
+        """Put an adapter into a slot, or empty it; see LoadedModel."""
         assert self._adapters is not None, "enable_adapters() comes first"
         self._adapters.set(slot, prepared)
 
     @property
     def adapters_version(self) -> int:
-        """Of the native calls of steps with adapters."""
+        """A number that changes when steps with adapters need other native calls."""
         return 0 if self._adapters is None else self._adapters.version
 
     def adapted_layers(self) -> dict[str, Linear]:
-        """The layers that can have adapters, by their names in Adapter.layers; without look-ups and experts."""
+        """Return the layers that can have adapters, by their names in Adapter.layers; not look-ups and experts."""
         modules = dict(self.named_modules())
         inner = {name: module for name, module in modules.items() if isinstance(module, Linear)}
         skipped = ("embed", "position_embedding", "token_type_embedding")
@@ -227,16 +229,16 @@ class Decoder(nn.Module):
 
     @property
     def num_experts(self) -> list[int]:
-        """Of each layer with experts."""
+        """The number of experts of each layer that has experts."""
         return self._expert_counts.num_experts
 
     def take_rows_per_expert(self) -> torch.Tensor:
-        """Rows that each expert computed since the last call: [layers with experts, most experts of one], int64."""
+        """Return the rows that each expert computed since the last call: [layers with experts, most experts], int64."""
         return self._expert_counts.take()
 
 
 def _projections(spec: DecoderSpec, method: LinearMethod) -> tuple[Linear | None, Linear | None]:
-    """From the embedding's size to the hidden size and back, where they differ."""
+    """Make the projections from the embedding's size to the hidden size and back, if the sizes differ."""
     if spec.embedding_size is None:
         return None, None
     return (

@@ -30,7 +30,7 @@ class LoadedWeights:
 
 
 class ModelDecoder(Protocol):
-    """A decoder as the engine runs it: Decoder, or transformers' code in a TransformersDecoder."""
+    """A decoder as the engine runs it: a Decoder, or transformers' code in a TransformersDecoder."""
 
     mixers: Sequence[AttentionSpec | RecurrenceSpec]  # one a layer
     cache_layout: CacheLayout
@@ -91,22 +91,22 @@ class LoadedModel:
         return self.decoder.cache_layout
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        """Let rows have adapters of up to `max_rank`, of slots 0 .. max_slots - 1; once, before the first step.
+        """Make ready for adapters of up to `max_rank` in slots 0 .. max_slots - 1; once, before the first step.
 
-        Raises UnsupportedModelError where the model cannot have any.
+        Raises UnsupportedModelError if the model cannot have adapters.
         """
         self.decoder.enable_adapters(max_slots, max_rank)
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
-        """The adapter as a slot takes it. May be called by any thread, also while a step runs.
+        """Prepare an adapter for a slot. May run on any thread, also during a step.
 
         Raises AdapterError if its rank is above `max_rank`, and MemoryError.
         """
         return self.decoder.prepare_adapter(adapter)
 
     def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """Put an adapter into a slot, or empty it, between two steps: rows of the slot have it from the next step on.
+        """Put an adapter into a slot between two steps, or empty the slot. The next step's rows use it.
 
-        Nothing is computed: it only lets the layers point to what has been prepared.
+        Nothing is computed: the layers only point to the prepared adapter.
         """
         self.decoder.set_adapter(slot, prepared)

@@ -1,1 +1,1 @@
-"""Attention over the paged KV cache: back ends, rotary embeddings, groups of layers."""
+"""Attention over the paged KV cache: back ends, their choice, and rotary embeddings."""

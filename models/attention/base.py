@@ -1,4 +1,4 @@
-"""AttentionBackend: what computes an attention layer over the paged KV cache."""
+"""AttentionBackend: computes attention layers over the paged KV cache."""
 
 from abc import ABC, abstractmethod
 
@@ -13,10 +13,7 @@ from models.kv.layer import LayerKV
 
 
 class AttentionBackend(ABC):
-    """Stateless and shared by all layers; the cache of a layer is handed in.
-
-    A new back end passes tests/models/kernels' oracle test against `reference` by being in the preference list.
-    """
+    """Stateless, and shared by all layers: each call gets the cache of its layer."""
 
     name: str
 
@@ -43,7 +40,7 @@ class AttentionBackend(ABC):
     def rotate_heads(
         self, q: torch.Tensor, k: torch.Tensor, rotary: RotaryEmbedding
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """q ([T, H, D]) and k rotated by the rows' angles. May rotate them in place."""
+        """Rotate q ([T, H, D]) and k by the rows' angles, possibly in place."""
         return rotate(q, rotary), rotate(k, rotary)
 
     @abstractmethod
@@ -59,7 +56,7 @@ class AttentionBackend(ABC):
         rotary: RotaryEmbedding,
         group: KVGroupBatch,
     ) -> torch.Tensor:
-        """Rotate q ([T, H, D]) and k by the rows' angles, store k and v as `write` does; returns q, rotated and scaled.
+        """Rotate q ([T, H, D]) and k by the rows' angles, and store k and v. Returns q, rotated and scaled.
 
         May change q and k in place. A back end with a fused kernel overrides this.
         """
@@ -81,5 +78,5 @@ class AttentionBackend(ABC):
     ) -> torch.Tensor:
         """Attend from q ([T, H, D]) to the written context. Returns [T, H, value_dim] in q's dtype.
 
-        Logits have the batch's `distance_bias` added, if there is one.
+        The batch's `distance_bias` is added to the scores, if there is one.
         """

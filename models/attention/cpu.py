@@ -1,4 +1,4 @@
-"""Native attention: one call of the C++ kernel for the whole batch. x86-64 and ARM64, bf16 and fp32."""
+"""CpuAttention: one call of the C++ kernel for the whole batch, on x86-64 and ARM64, in bf16 and fp32."""
 
 import torch
 
@@ -25,7 +25,7 @@ class CpuAttention(AttentionBackend):
     name = "cpu"
 
     def __init__(self, library: KernelLibrary | None = None) -> None:
-        """Uses `library`, by default the one for this processor."""
+        """library: by default the one for this processor."""
         self._library = library or kernel_library()
 
     def unsupported(
@@ -91,7 +91,7 @@ class CpuAttention(AttentionBackend):
         rotary: RotaryEmbedding | None,
         group: KVGroupBatch | None,
     ) -> None:
-        """Rotates if `rotary` is given, stores if `kv` is. Rows may be strided, being views of a fused projection."""
+        """Rotate if `rotary` is given, and store if `kv` is. Rows may be strided, as views of a fused projection."""
         assert self._library is not None
         num_tokens, num_kv_heads, head_dim = k.shape
         assert kv is None or kv.shape[2] == (1 if v is None else 2)
@@ -140,7 +140,7 @@ class CpuAttention(AttentionBackend):
 
 
 def _rotary_arguments(rotary: RotaryEmbedding | None) -> tuple[int | None, int | None, int, int | None]:
-    """cos, sin, rotary_dim and q_scale, as the kernel takes them."""
+    """Return cos, sin, rotary_dim and q_scale as the kernel takes them."""
     if rotary is None:
         return None, None, 0, None
     return rotary.cos.data_ptr(), rotary.sin.data_ptr(), 2 * rotary.cos.shape[1], _address(rotary.q_scale)

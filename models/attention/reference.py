@@ -1,5 +1,7 @@
-"""Reference attention: gathers the context by block table, tile by tile, and takes an fp32 softmax. Runs anywhere; the
-oracle."""
+"""ReferenceAttention: gathers the context by block table, tile by tile, and takes an fp32 softmax.
+
+It runs on every device, and other back ends are tested against it.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -71,7 +73,7 @@ class ReferenceAttention(AttentionBackend):
 
 
 class _Part(NamedTuple):
-    """Rows attended together: single rows of several sequences, or consecutive rows of one."""
+    """Rows that are computed together: single rows of several sequences, or consecutive rows of one sequence."""
 
     sequences: list[int]  # [N]
     rows: list[list[int]]  # [N, R]
@@ -80,7 +82,7 @@ class _Part(NamedTuple):
 
 
 def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
-    """All rows of the batch, in parts with bounded temporaries."""
+    """Return all rows of the batch, in parts with bounded temporaries."""
     parts: list[_Part] = []
     decodes: list[tuple[int, int, int]] = []  # (context, sequence, row)
     end = 0
@@ -99,7 +101,7 @@ def _parts(batch: ForwardBatch, spec: AttentionSpec) -> list[_Part]:
 
 
 def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> list[_Part]:
-    """Decodes in order of context, split where padding to the longest would gather too much."""
+    """Return decodes in order of context, split where padding to the longest would gather too much."""
     parts: list[_Part] = []
     for context, sequence, row in sorted(decodes):
         num_before = len(parts[-1].sequences) if parts else 0
@@ -112,7 +114,7 @@ def _decode_parts(decodes: list[tuple[int, int, int]], spec: AttentionSpec) -> l
 
 
 def _tiles(part: _Part, spec: AttentionSpec, block_size: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) positions of the tiles of a part's context, in whole blocks."""
+    """Yield (first, last + 1) positions of the tiles of a part's context, in whole blocks."""
     num_rows = sum(map(len, part.rows))
     longest = min(
         _MAX_SCORES // (num_rows * spec.num_heads),
@@ -136,7 +138,7 @@ def _gather(
 
 
 class _OnlineSoftmax:
-    """Attention over a context that comes tile by tile: sums relative to the largest score so far."""
+    """Attention over a context that is added tile by tile: sums relative to the largest score so far."""
 
     def __init__(
         self,
@@ -166,7 +168,7 @@ class _OnlineSoftmax:
         """k: [N, C, K, D], v: [N, C, K, value_dim], at positions first .. first + C - 1."""
         scores, hidden = self._scores(first, k)
         largest = torch.maximum(self._largest, scores.amax(dim=-1, keepdim=True))
-        base = largest.masked_fill(largest == float("-inf"), 0.0)  # of rows that have seen nothing yet
+        base = largest.masked_fill(largest == float("-inf"), 0.0)  # for rows that have seen no key yet
         weights, rescale = torch.exp(scores - base), torch.exp(self._largest - base)
         # Slots beyond a sequence's end hold anything, NaN too, and 0 * NaN would spread: only finite values may enter.
         seen = (~hidden).any(dim=1)[:, :, None, None]  # [N, C, 1, 1]
@@ -176,11 +178,11 @@ class _OnlineSoftmax:
         self._sum = self._sum * rescale + added
 
     def result(self) -> torch.Tensor:
-        """[N, R, H, value_dim], fp32."""
+        """Return the outputs [N, R, H, value_dim], fp32."""
         return (self._sum / self._total).movedim(3, 1).flatten(2, 3)
 
     def _scores(self, first: int, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, K, H/K, R, C], -inf where hidden; and whether a row does not see a key, [N, R, C]."""
+        """Return scores [N, K, H/K, R, C], -inf where hidden, and whether a key is hidden from a row, [N, R, C]."""
         spec = self._spec
         scores = torch.einsum("nrkgd,nckd->nkgrc", self._queries, k) * spec.scale
         if spec.logit_softcap is not None:
@@ -191,7 +193,7 @@ class _OnlineSoftmax:
             scores = scores - self._slopes * distance[:, None, None]
         if self._bias is not None:
             columns = self._bias.zero_column - distance  # [N, R, C]
-            columns = columns.clamp(0, self._bias.table.shape[1] - 1)  # of hidden keys, too
+            columns = columns.clamp(0, self._bias.table.shape[1] - 1)  # hidden keys may be beyond the table
             scores = scores + self._bias.table[:, columns].unflatten(0, self._heads).movedim(2, 0)
         if spec.is_causal:
             hidden = distance < 0
@@ -204,5 +206,5 @@ class _OnlineSoftmax:
         return scores.masked_fill(hidden[:, None, None], float("-inf")), hidden
 
     def _by_head(self, values: torch.Tensor | None) -> torch.Tensor | None:
-        """[H] -> [1, K, H/K, 1, 1], fp32."""
+        """Reshape [H] to [1, K, H/K, 1, 1], fp32."""
         return None if values is None else values.to(torch.float32).view(1, *self._heads, 1, 1)

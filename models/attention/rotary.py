@@ -8,10 +8,10 @@ from models.architecture.attention import QueryTemperature
 
 
 class RotaryEmbedding(NamedTuple):
-    """cos and sin of the rows' angles, each [T, rotary_dim / 2] fp32; made once a step for all layers that share it.
+    """cos and sin of the rows' angles, [T, rotary_dim / 2] fp32 each; computed once a step for all layers with them.
 
-    Dimension d of a head is rotated with d + rotary_dim / 2; rotary_dim may be 0. Rotated queries are multiplied by
-    `q_scale`, [T] fp32, where there is one.
+    Dimension d of a head is rotated with d + rotary_dim / 2; rotary_dim may be 0. q_scale: [T] fp32, multiplies rotated
+    queries.
     """
 
     cos: torch.Tensor
@@ -25,7 +25,7 @@ def rotary_embedding(
     attention_factor: float = 1.0,
     temperature: QueryTemperature | None = None,
 ) -> RotaryEmbedding:
-    """The angles of `positions` [T] in fp32: bf16 could not tell neighboring positions apart beyond 256.
+    """Return the embedding of `positions` [T], in fp32: bf16 has no different numbers for neighbors beyond 256.
 
     attention_factor: multiplies cos and sin, and so rotated queries and keys (yarn, longrope).
     """
@@ -37,13 +37,13 @@ def rotary_embedding(
 
 
 def _query_scale(positions: torch.Tensor, spec: QueryTemperature) -> torch.Tensor:
-    """[T], fp32."""
+    """Return the factors of queries at `positions`: [T], fp32."""
     steps = torch.floor((positions + spec.offset).to(torch.float32) / spec.floor_scale)
     return 1.0 + spec.scale * torch.log1p(steps)
 
 
 def rotate(x: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
-    """x [T, heads, D] with its first rotary_dim dimensions rotated; computed in fp32, returned in x's dtype."""
+    """Rotate the first rotary_dim dimensions of x [T, heads, D], in fp32. Returns x's dtype."""
     half = rotary.cos.shape[-1]
     cos, sin = rotary.cos.unsqueeze(1), rotary.sin.unsqueeze(1)  # [T, 1, rotary_dim / 2]
     first, second = x[..., :half].to(torch.float32), x[..., half : 2 * half].to(torch.float32)
@@ -52,5 +52,5 @@ def rotate(x: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
 
 
 def scale_queries(q: torch.Tensor, rotary: RotaryEmbedding) -> torch.Tensor:
-    """Rotated queries [T, H, D] times `q_scale`, where there is one."""
+    """Multiply rotated queries [T, H, D] by `q_scale`, if there is one."""
     return q if rotary.q_scale is None else (q * rotary.q_scale[:, None, None]).to(q.dtype)

@@ -1,4 +1,4 @@
-"""Choice of the attention back end: the first in the device's preference list that serves every layer."""
+"""Choice of the attention back end: the first in the device's preference list that supports every layer."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,10 @@ def select_backend(
     device: torch.device,
     preference: Mapping[str, Sequence[str]] = PREFERENCE,
 ) -> tuple[AttentionBackend, list[str]]:
-    """The back end, and for each one passed over a line "name: reason". Raises ModelError if none is left."""
+    """Return the back end, and a line "name: reason" for each one that was passed over.
+
+    Raises ModelError if there is none for the device and dtypes.
+    """
     refusals: list[str] = []
     for path in preference.get(device.type, ()):
         backend = load_backend(path)
@@ -33,13 +36,13 @@ def select_backend(
             return backend, refusals
         refusals.append(f"{backend.name}: {reason}")
     raise ModelError(
-        f"no attention back end serves this model with dtype {dtype} on {device} "
+        f"no attention back end supports this model with dtype {dtype} on {device} "
         f"({'; '.join(refusals) or 'there is none for this device'}); choose another --dtype or --device"
     )
 
 
 def load_backend(path: str) -> AttentionBackend:
-    """An instance of the class at "module:name"."""
+    """Make an instance of the class at "module:name"."""
     module, _, name = path.partition(":")
     backend: AttentionBackend = getattr(importlib.import_module(module), name)()
     return backend

@@ -59,7 +59,7 @@ def _batch(
     groups: Sequence[LayerGroup],
     device: torch.device,
 ) -> ForwardBatch:
-    """Return a step. chunks: its rows; those of the n-th chunk begin at position starts[n], and use state n."""
+    """Return a step over rows of each chunk; the rows of chunk n begin at position starts[n], and use state n."""
     lengths = [len(chunk) for chunk in chunks]
     states = None
     if any(group.is_state for group in groups):

@@ -64,7 +64,7 @@ class PackedForward:
         token_type_ids: Sequence[int] | None,
         rows: torch.Tensor,
     ) -> ForwardBatch:
-        """The texts lie in the first blocks, one after the other."""
+        """Build the step. The texts lie in the first blocks, one after the other."""
         blocks = torch.tensor([-(-length // BLOCK_SIZE) for length in lengths], dtype=torch.int32)
         ends = blocks.cumsum(0, dtype=torch.int32)
         table = (ends - blocks).unsqueeze(1) + torch.arange(int(blocks.max()), dtype=torch.int32)

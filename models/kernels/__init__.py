@@ -1,1 +1,1 @@
-"""Wrappers of the native kernels, and tapes of their calls."""
+"""Kernels by device: the table of operations, its columns, and tapes of native calls."""

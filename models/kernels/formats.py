@@ -6,8 +6,7 @@ import torch
 
 
 class WeightFormat(enum.IntEnum):
-    """Formats of a weight that is multiplied as stored: those of GGUF in the order of Format in codecs.h, and dense
-    ones."""
+    """Formats of weights that are multiplied as stored: of GGUF, in the order of Format in codecs.h, and dense."""
 
     Q4_0 = 0
     Q4_1 = 1

@@ -1,4 +1,4 @@
-"""The table of operations: the arithmetic of decoder layers beside attention and linear layers, by device.
+"""The table of operations: the arithmetic of decoder layers besides attention and linear layers, by device.
 
 A row of the table is a method of Operations, a column a class: Operations itself is the torch column, whose functions
 are in `models/kernels/torch/` and run anywhere, `models/kernels/cpu/operations.py` the column of the C++ kernels. A
@@ -112,9 +112,9 @@ class RunGatedDelta(Protocol):
 
 
 class Operations:
-    """The torch column of the table, and the base of the other columns.
+    """The torch column of the table, and the base class of the other columns.
 
-    Each method binds an operation for the sizes of a layer that is being built.
+    Each method binds an operation when a layer is built, for the sizes of that layer.
     """
 
     name = "torch"

@@ -1,4 +1,4 @@
-"""LayerGroup: layers that share block tables, and so a place in the KV cache's one pool of blocks.
+"""LayerGroup: layers that share block tables, and use blocks of the KV cache's one pool.
 
 A block of the pool holds the keys and values of `block_size` positions for the layers of one group. So that any group
 can use any block, all groups have the same number of layers (the last of a kind may have fewer, and wastes the rest),
@@ -26,8 +26,11 @@ _FULL_ATTENTION = (0, False)
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """`layers` that see the same positions: all before a token (window None), the window - 1 before it, or, with
-    `is_chunked`, those in the token's own chunk of `window` positions. Or layers with a recurrent state."""
+    """Layers that see the same positions, or with `is_state`, all recurrent layers.
+
+    The layers see all positions before a token (window None), the window - 1 before it, or with `is_chunked` the
+    positions of the token's own chunk of `window` positions.
+    """
 
     window: int | None
     layers: tuple[int, ...]
@@ -36,10 +39,10 @@ class LayerGroup:
 
 
 def group_layers(mixers: Sequence[AttentionSpec | RecurrenceSpec]) -> tuple[LayerGroup, ...]:
-    """All layers, those with attention in groups of equal size; groups with full attention come first.
+    """Group all layers. Groups of attention have equal size, and those with full attention come first.
 
-    Layers whose keys and values differ in shape cannot share a tensor: a model with such layers gets a single group for
-    them, which stores all positions for every layer.
+    Layers whose keys and values differ in shape cannot share a tensor: a model with such layers gets one group for all
+    attention, which stores all positions for every layer.
     """
     attending = {layer: mixer for layer, mixer in enumerate(mixers) if isinstance(mixer, AttentionSpec)}
     recurrent = tuple(layer for layer in range(len(mixers)) if layer not in attending)
@@ -63,7 +66,7 @@ def _group_attention(specs: dict[int, AttentionSpec]) -> tuple[LayerGroup, ...]:
 
 
 def _group_size(counts: dict[_Window, int]) -> int:
-    """Layers in each group, chosen to waste little memory: first of what grows with the context."""
+    """Return the number of layers in each group that wastes least memory, above all memory that grows with contexts."""
 
     def waste(size: int) -> tuple[int, int, int]:
         num_groups = {window: -(-count // size) for window, count in counts.items()}

@@ -40,7 +40,7 @@ def allocate_layer_kv(layout: KVLayout, num_blocks: int, block_size: int, device
 
 
 def allocate_states(layout: StateLayout, num_states: int, device: torch.device) -> LayerState:
-    """Allocate states, uninitialized: a sequence starts without reading one."""
+    """Allocate states, uninitialized, since a new sequence reads no state."""
     return LayerState(
         tuple(torch.empty((num_states, *part.shape), dtype=part.dtype, device=device) for part in layout.parts)
     )

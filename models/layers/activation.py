@@ -50,7 +50,7 @@ _ACTIVATIONS: dict[Activation, tuple[Callable[[torch.Tensor], torch.Tensor], Inp
 
 
 def activation_of(spec: MLPSpec) -> Prologue:
-    """The activation between an MLP's two matrices, as the prologue of the second."""
+    """Return the activation between an MLP's two matrices, as the prologue of the second."""
     if (clamp := spec.clamp) is not None:
         bounds = torch.tensor([clamp.alpha, clamp.limit], dtype=torch.float32, device="cpu")
         return Elementwise(RowInput(InputKind.SWIGLU_CLAMPED, bounds), _clamped_swiglu(clamp))

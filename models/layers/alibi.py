@@ -1,12 +1,12 @@
-"""ALiBi slopes: how much a head's logits fall with the distance to a key (Press et al. 2022)."""
+"""ALiBi slopes: by how much a head's scores fall with the distance to a key (Press et al. 2022)."""
 
 import math
 
 
 def alibi_slopes(num_heads: int, *, max_bias: float = 8.0, scale: float = 1.0) -> tuple[float, ...]:
-    """[H] slopes, a geometric series from 2^(-max_bias / n) to 2^(-max_bias) for n heads, times `scale`.
+    """Return [H] slopes, a geometric series from 2^(-max_bias / n) to 2^(-max_bias) for n heads, times `scale`.
 
-    If the number of heads is no power of two, the heads beyond the next smaller power take every second slope of the
+    If the number of heads is not a power of two, the heads beyond the next smaller power take every second slope of the
     series for twice that power.
     """
     whole = 2 ** math.floor(math.log2(num_heads))

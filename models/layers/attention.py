@@ -19,9 +19,9 @@ _Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Ten
 
 
 class Attention(nn.Module):
-    """What a family chooses (norms of q and k, rotary embedding, temperature) is bound when the layer is built.
+    """Attention. Norms of q and k, rotary embedding and temperature are bound when the layer is built.
 
-    Parameters beside the projections: `q_norm`, `k_norm`, `sinks` [H].
+    Parameters besides the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
 
     def __init__(self, spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         self._rotate_and_store = self._choose_rotate_and_store(spec)
 
     def make_constants(self, device: torch.device) -> None:
-        """Tensors that no checkpoint holds; called when memory is allocated."""
+        """Make tensors that are not in the checkpoint; called when memory is allocated."""
         if self._alibi_slopes is not None:
             self.alibi_slopes = torch.tensor(self._alibi_slopes, dtype=torch.float32, device=device)
 
@@ -70,9 +70,9 @@ class Attention(nn.Module):
         kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """attention(norm(x)) (+ residual, used up; it may be x): [T, hidden].
+        """Return attention(norm(x)) (+ residual, used up; it may be x): [T, hidden].
 
-        Writes the rows' K and V into `kv` before it attends, so that rows see themselves.
+        Writes the rows' K and V to `kv` before it attends, so that rows see themselves.
         """
         qkv = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)

@@ -1,4 +1,4 @@
-"""DecoderLayer: attention, or a recurrence in its place, and a feed-forward sublayer, as a LayerSpec composes them."""
+"""DecoderLayer and ParallelLayer: attention or a recurrence, and a feed-forward sublayer, as a LayerSpec says."""
 
 import contextlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from models.linear.method import LinearMethod
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then feed-forward. NormPlacement decides which of the four norms exist."""
+    """Attention or a recurrence, then feed-forward. NormPlacement decides which of the four norms exist."""
 
     attn_norm: nn.Module | None
     attn_post_norm: nn.Module | None
@@ -55,7 +55,7 @@ class DecoderLayer(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x [T, hidden], used up. The norms are not called here: they are prologues of the layers that follow them.
+        """Return the layer's output for x [T, hidden], which is used up. Norms are prologues of the layers after them.
 
         output_rows: [L] rows to return, by default all; the others stop before the feed-forward sublayer.
         """
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
 
     @contextlib.contextmanager
     def without_mlp(self) -> Iterator[None]:
-        """While the context lasts, the layer ends after attention."""
+        """End the layer after attention inside the context."""
         residual, self._mlp_residual = self._mlp_residual, skip_sublayer
         try:
             yield
@@ -77,7 +77,7 @@ class DecoderLayer(nn.Module):
             self._mlp_residual = residual
 
     def drop_attention(self) -> None:
-        """From now on, x are rows that have been through attention."""
+        """Skip attention from now on. The layer gets rows that attention has been added to."""
         self._attn_residual = skip_sublayer
 
 
@@ -103,7 +103,7 @@ class ParallelLayer(nn.Module):
         kv: LayerCache,
         output_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As DecoderLayer.forward. x is used up: both sublayers have read it before either adds to it."""
+        """Return the layer's output for x; see DecoderLayer. Both sublayers have read x before either adds to it."""
         slots = batch.adapter_slots
         if output_rows is not None and slots is not None:
             slots = slots[output_rows]
@@ -119,7 +119,7 @@ def make_layer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, met
 
 
 def make_mixer(spec: LayerSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> nn.Module:
-    """Attention, or the recurrence in its place."""
+    """Make the layer's attention, or the recurrence in its place."""
     match spec.recurrence:
         case ShortConvSpec():
             return ShortConv(spec.recurrence, hidden_size, compute=compute, method=method)

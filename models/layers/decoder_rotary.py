@@ -1,4 +1,4 @@
-"""DecoderRotary: the rotary embeddings of a decoder's layers, made once a step for all layers that share one."""
+"""DecoderRotary: the rotary embeddings of a decoder's layers, computed once a step for all layers that share one."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from models.layers.rotary_frequencies import attention_factor, inverse_frequenci
 
 
 class DecoderRotary:
-    """specs: each (rope, query temperature) that some layer has. frequencies: of each spec, set by `serve_context`.
+    """Frequencies of each (rope, query temperature) that a layer has; the pairs are in `specs`.
 
-    Not an nn.Module with buffers: `to(dtype)` must never round the frequencies.
+    Not an nn.Module with buffers, since `to(dtype)` must never round the frequencies.
     """
 
     def __init__(self, layers: Sequence[LayerSpec]) -> None:
@@ -22,17 +22,17 @@ class DecoderRotary:
         self._spec_of_layer = [self.specs.index(spec) if spec in self.specs else None for spec in of_layers]
 
     def serve_context(self, max_len: int, device: torch.device) -> None:
-        """Make ready for contexts of up to `max_len` tokens: some rotary scalings depend on it."""
+        """Compute the frequencies for contexts of up to `max_len` tokens, on which some rotary scalings depend."""
         self.frequencies = [inverse_frequencies(rope, device, max_len) for rope, _ in self.specs]
 
     def embeddings(self, positions: torch.Tensor) -> list[RotaryEmbedding]:
-        """Those of rows at `positions` [T], in the order of `specs`."""
+        """Return the embeddings of rows at `positions` [T], in the order of `specs`."""
         return [
             rotary_embedding(positions, frequencies, attention_factor(rope), temperature)
             for frequencies, (rope, temperature) in zip(self.frequencies, self.specs, strict=True)
         ]
 
     def of_layer(self, index: int, embeddings: Sequence[RotaryEmbedding]) -> RotaryEmbedding | None:
-        """The one that layer `index` uses; None if it uses none."""
+        """Return the embedding that layer `index` uses, or None."""
         spec = self._spec_of_layer[index]
         return None if spec is None else embeddings[spec]

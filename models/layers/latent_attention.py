@@ -1,4 +1,4 @@
-"""Latent attention: keys and values of all heads made from one small vector a token, which alone is cached."""
+"""Latent attention: keys and values of all heads are made from one small vector a token, and only it is cached."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from models.linear.per_head import PerHeadLinear
 
 
 class LatentAttention(nn.Module):
-    """See LatentSpec for the mathematics. A row of the cache is [rotated part of the keys | latent, normed].
+    """Attention as LatentSpec describes it. A row of the cache is [rotated part of the keys | latent, normed].
 
     `qkv` has the shards "q", of queries or of their latent, and "kv", of a row of the cache. `k_up` and `v_up` are the
     heads' W_k, transposed, and W_v.
@@ -52,7 +52,7 @@ class LatentAttention(nn.Module):
         kv: LayerKV,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As Attention.forward."""
+        """Return attention(norm(x)) (+ residual, used up); see Attention.forward."""
         assert rotary is not None
         slots = batch.adapter_slots
         both = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=slots)
@@ -71,7 +71,7 @@ class LatentAttention(nn.Module):
         return hidden
 
     def _absorbed_queries(self, q: torch.Tensor) -> torch.Tensor:
-        """Queries [T, H * (rope_dim + nope_dim)] with W_k absorbed, to meet cached rows: [T, H, rope_dim + kv_rank]."""
+        """Absorb W_k into queries [T, H * (rope_dim + nope_dim)]. Returns [T, H, rope_dim + kv_rank]."""
         q = q.view(len(q), self.spec.num_heads, -1)
         queries = q.new_empty(*q.shape[:2], self.spec.head_dim)
         self._copy_heads(q[..., : self.rope_dim], queries[..., : self.rope_dim])

@@ -13,7 +13,7 @@ from models.linear.method import LinearMethod
 
 
 class MLP(nn.Module):
-    """Two matrices with an activation between, which is the second one's prologue."""
+    """Two matrices, and an activation between them, which is the prologue of the second."""
 
     def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
         """dtype: of the intermediate rows, which are wide: rounding them costs less than moving them."""
@@ -25,12 +25,12 @@ class MLP(nn.Module):
     @property
     @abstractmethod
     def linears(self) -> tuple[Linear, Linear]:
-        """Before the activation, and after it."""
+        """The linear layers before and after the activation."""
 
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
-        """The first matrix: from x [T, hidden] to the intermediate rows that `contract` takes, [T, n] in `dtype`.
+        """Multiply x [T, hidden] by the first matrix. Returns the intermediate rows that `contract` takes, [T, n].
 
-        adapter_slots: as Linear.forward takes them.
+        adapter_slots: as in Linear.forward.
         """
         inner: torch.Tensor = self.linears[0](x, norm, out_dtype=self.dtype, adapter_slots=adapter_slots)
         return inner
@@ -42,9 +42,9 @@ class MLP(nn.Module):
         out_dtype: torch.dtype | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Activation and second matrix: [T, hidden] in `out_dtype`, by default the residual's.
+        """Apply the activation and the second matrix. Returns [T, hidden] in `out_dtype`, by default the residual's.
 
-        residual: added, and used up. adapter_slots: as Linear.forward takes them.
+        residual: added, and used up. adapter_slots: as in Linear.forward.
         """
         hidden: torch.Tensor = self.down(
             inner, self.activation, residual=residual, out_dtype=out_dtype, adapter_slots=adapter_slots
@@ -58,7 +58,7 @@ class MLP(nn.Module):
         residual: torch.Tensor | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]. adapter_slots: as Linear.forward takes them."""
+        """Return MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]. adapter_slots: as in Linear.forward."""
         return self.contract(self.expand(x, norm, adapter_slots), residual, x.dtype, adapter_slots)
 
 

@@ -36,7 +36,10 @@ class Router(nn.Module):
 
 
 class MoE(nn.Module):
-    """`rows_per_expert` [E] int64, on the CPU, counts the rows that each expert computed; its owner resets it."""
+    """A router, its experts, and possibly a shared expert, which computes every row.
+
+    rows_per_expert: [E] int64, on the CPU, counts the rows that each expert computed; its owner resets it.
+    """
 
     def __init__(self, spec: MoESpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class MoE(nn.Module):
     ) -> torch.Tensor:
         """Return MoE(norm(x)) (+ residual, used up; it may be x): [T, hidden].
 
-        adapter_slots: as Linear.forward takes them; of adapters of the shared expert, since others are refused.
+        adapter_slots: as in Linear.forward; for the shared expert, since adapters of other experts are refused.
         """
         shared = self.shared
         if shared is None:
@@ -69,14 +72,14 @@ class MoE(nn.Module):
 
     @cached_property
     def _experts(self) -> Experts:
-        """The operation, bound to the weights' addresses: so only after loading."""
+        """The operation, bound to the addresses of the weights, and so only after loading."""
         router = self.router
         weights = RouterWeights(router.weight, router.bias, router.correction, self.shared_gate)
         return self._ops.experts(ExpertLayer(router.spec, weights, list(self.experts), self.rows_per_expert))
 
 
 class ExpertCounts:
-    """One tensor backs `rows_per_expert` of all layers, so that one read takes the counts of all."""
+    """Counts of the rows that the experts of all layers computed: a tensor that `rows_per_expert` of each views."""
 
     def __init__(self, layers: Sequence[MoE]) -> None:
         self.num_experts = [len(moe.rows_per_expert) for moe in layers]  # of each layer with experts
@@ -85,7 +88,7 @@ class ExpertCounts:
             moe.rows_per_expert = rows[:num_experts]
 
     def take(self) -> torch.Tensor:
-        """Counts since the last call: [layers with experts, most experts of one], int64."""
+        """Return the counts since the last call: [layers with experts, most experts], int64."""
         taken = self._rows.clone()
         self._rows.zero_()
         return taken

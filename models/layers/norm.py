@@ -56,5 +56,5 @@ def make_norm(spec: NormSpec, size: int) -> Norm:
 
 
 def _or_ones(weight: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
-    """Native kernels always multiply by a weight."""
+    """Return the weight, or ones, since native kernels always multiply by a weight."""
     return torch.ones(shape, dtype=torch.float32) if weight is None else weight

@@ -17,7 +17,7 @@ _KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYER_NORM
 
 
 class OwnWeightsNorm(nn.Module):
-    """A norm of each head with weights of its own; a checkpoint may store them head by head: shards "0", "1", ..."""
+    """A norm of each head with its own weights, which a checkpoint may store by head: shards "0", "1", ..."""
 
     def __init__(self, spec: NormSpec, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class OwnWeightsNorm(nn.Module):
 
 
 def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnWeightsNorm:
-    """The module with the weights; `qk_norm_function` says how it is applied."""
+    """Make the module with the weights. `qk_norm_function` says how it is applied."""
     match spec.scope:
         case QKNormScope.HEAD:
             return make_norm(spec.norm, head_dim)
@@ -50,7 +50,7 @@ def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnW
 def qk_norm_function(
     spec: QKNormSpec, norm: Norm | OwnWeightsNorm, backend: AttentionBackend
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """From x [T, heads, D], which may be changed, to the normed x."""
+    """Return the function from x [T, heads, D], which may be changed, to the normed x."""
     if spec.scope is QKNormScope.PROJECTION:
         return lambda x: backend.norm_heads(x.flatten(1).unsqueeze(1), norm).view(x.shape)
     return lambda x: backend.norm_heads(x, norm)

@@ -1,4 +1,4 @@
-"""RelativeBias: what attention adds to its logits by the distance of keys, in buckets that widen with it."""
+"""RelativeBias: a bias of attention scores by the distance of keys, in buckets that widen with the distance."""
 
 import math
 
@@ -11,7 +11,7 @@ from models.linear.linear import empty_parameter
 
 
 class RelativeBias(nn.Module):
-    """weight: [buckets, H] fp32."""
+    """The learned bias of each bucket and head. weight: [buckets, H] fp32."""
 
     weight: torch.Tensor
 
@@ -23,7 +23,7 @@ class RelativeBias(nn.Module):
         self._bias: DistanceBias | None = None
 
     def by_distance(self) -> DistanceBias:
-        """The numbers of all distances that a text can have. Once the weight is loaded."""
+        """Return the biases of all distances that a text can have. The weight must be loaded."""
         if self._bias is None:
             distances = torch.arange(-self._reach, self._reach + 1)
             numbers = self.weight[buckets(distances, self._spec).to(self.weight.device)].T  # [H, distances]
@@ -33,10 +33,10 @@ class RelativeBias(nn.Module):
 
 
 def buckets(distances: torch.Tensor, spec: RelativeBiasSpec) -> torch.Tensor:
-    """The bucket of each distance, key minus query: int64.
+    """Return the bucket of each distance, key minus query: int64.
 
-    Keys before the query have the first half of the buckets. Of a half, the first half again is for single distances;
-    the others widen with the logarithm of the distance.
+    Keys before the query have the first half of the buckets. The first half of each half is for single distances; the
+    others widen with the logarithm of the distance.
     """
     half = spec.num_buckets // 2
     num_single = half // 2

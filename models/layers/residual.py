@@ -18,18 +18,17 @@ NORMS_OF_SUBLAYER = {
     NormPlacement.AFTER_SUM: (True, False),
 }
 
-# (rows, the norm before, what the result is added to or None) -> [T, hidden]; the third is used up. What else it takes,
-# such as the rows' adapters, is bound.
+# (rows, norm of its input, residual or None) -> [T, hidden]; the residual is used up. Other arguments are bound.
 Sublayer = Callable[[torch.Tensor, Prologue, torch.Tensor | None], torch.Tensor]
 
 
 class Residual(Protocol):
     def __call__(self, x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:
-        """The residual stream after the sublayer: [T, hidden]. x is used up."""
+        """Return the residual stream after the sublayer: [T, hidden]. x is used up."""
 
 
 class AddResidual:
-    """x + f(norm(x)): the sublayer's last matrix adds to x, so that native kernels do it all."""
+    """x + f(norm(x)): the sublayer's last matrix adds to x, so that native kernels compute all of it."""
 
     def __init__(self, norm: Prologue) -> None:
         self._norm = norm
@@ -39,7 +38,7 @@ class AddResidual:
 
 
 def skip_sublayer(x: torch.Tensor, sublayer: Sublayer) -> torch.Tensor:  # noqa: ARG001 (a Residual)
-    """x without the sublayer."""
+    """Return x without the sublayer."""
     return x
 
 
@@ -76,7 +75,7 @@ class AddAndNorm:
 def make_residual(
     spec: LayerSpec, norm: Norm | None, post_norm: Norm | None, hidden_size: int, ops: Operations
 ) -> Residual:
-    """norm, post_norm: of the sublayer, where the placement has them."""
+    """Make the residual connection of a sublayer. norm, post_norm: its norms, if the placement has them."""
     join_rows = ops.join_rows(hidden_size)
     if spec.placement is NormPlacement.AFTER_SUM:
         assert norm is not None

@@ -1,4 +1,4 @@
-"""Rotary frequencies with their scalings."""
+"""Frequencies of rotary embeddings, with their scalings."""
 
 import math
 
@@ -16,7 +16,7 @@ from models.architecture.positions import (
 
 
 def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: int) -> torch.Tensor:
-    """Radians a position for each pair of dimensions: [rotary_dim / 2], fp32; empty where nothing is rotated.
+    """Return the radians a position for each pair of dimensions: [rotary_dim / 2], fp32; empty without rotation.
 
     context: the longest that is served; dynamic scaling and longrope depend on it.
     """
@@ -45,7 +45,7 @@ def inverse_frequencies(spec: RopeSpec | None, device: torch.device, context: in
 
 
 def attention_factor(spec: RopeSpec | None) -> float:
-    """Multiplies cos and sin."""
+    """Return the factor of cos and sin."""
     scaling = None if spec is None else spec.scaling
     return scaling.attention_factor if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
 
@@ -55,7 +55,7 @@ def _unscaled(theta: float, rotary_dim: int, device: torch.device) -> torch.Tens
 
 
 def _periods(theta: float, rotary_dim: int, device: torch.device) -> torch.Tensor:
-    """Positions a radian for each pair of dimensions."""
+    """Return the positions a radian for each pair of dimensions."""
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
     return theta**exponents
 
@@ -68,10 +68,10 @@ def _llama3(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
 
 
 def _yarn_factors(spec: RopeSpec, scaling: YarnScaling, device: torch.device) -> torch.Tensor:
-    """Of each frequency: 1 where fast, 1 / factor where slow, a linear ramp over dimensions between."""
+    """Return the factor of each frequency: 1 if fast, 1 / factor if slow, a linear ramp over the dimensions between."""
 
     def dimension(num_rotations: float) -> float:
-        """The pair of dimensions that makes `num_rotations` within the original context."""
+        """Return the pair of dimensions that makes `num_rotations` within the original context."""
         length = scaling.original_max_position / (num_rotations * 2 * math.pi)
         return spec.rotary_dim * math.log(length) / (2 * math.log(spec.theta))
 

@@ -1,4 +1,4 @@
-"""ScoreHead: from one vector of a text to a score for each label."""
+"""ScoreHead: one score for each label, from the vector of a text."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class ScoreHead(nn.Module):
-    """Few rows, and small matrices: what lies between these is torch's."""
+    """A dense layer and a norm, both optional, and the output layer. Rows are few, so torch computes between them."""
 
     def __init__(self, spec: ScoreHeadSpec, hidden_size: int, *, method: LinearMethod) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ScoreHead(nn.Module):
         self.out = Linear(hidden_size, spec.num_labels, has_bias=spec.has_bias, method=method)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """pooled [S, hidden], fp32 -> [S, labels], fp32, as the model was trained to give them to its loss."""
+        """Return the scores [S, labels], fp32, of pooled [S, hidden], fp32, as the training loss takes them."""
         if self.dense is not None:
             assert self._activation is not None
             pooled = self._activation(self.dense(pooled, out_dtype=torch.float32))

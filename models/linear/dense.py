@@ -1,4 +1,4 @@
-"""Plain linear layers: the weight in the activations' dtype, torch's operators."""
+"""DenseLinearMethod: weights in the dtype of activations, multiplied by torch."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Linear layers over quantized weights in plain torch: stored as codes or blocks, and dequantized in every call."""
+"""DequantizingLinearMethod: weights stored as codes or blocks, which torch dequantizes in every call."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ _TENSORS = ("codes", "scales", "zeros", "permutation")
 
 
 class DequantizingLinearMethod:
-    """Stores the weights of one layer; not shared. Runs on every device: slow, but takes no more memory than its bits.
+    """Stores the weights of one layer; not shared. Runs on every device: slow, but in no more memory than the codes.
 
-    The tensors are buffers of the layer, so that torch knows of them.
+    The tensors are buffers of the layer, so that torch moves and counts them.
     """
 
     name = "dequantizing"

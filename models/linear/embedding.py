@@ -1,4 +1,4 @@
-"""Embedding tables of tokens and of learned positions."""
+"""Embedding: the table of tokens, of token types or of learned positions."""
 
 import torch
 
@@ -8,20 +8,20 @@ from models.linear.method import LinearMethod
 
 
 class Embedding(Linear):
-    """A matrix with a row for each id, to look up. A call multiplies by it, as the output layer that is tied to it."""
+    """A matrix with a row for each id. `look_up` reads rows; a call multiplies, as a tied output layer does."""
 
     def __init__(self, num_rows: int, size: int, *, method: LinearMethod) -> None:
         super().__init__(size, num_rows, has_bias=False, method=method)
         self.look_up_adapters: LookUpBank | None = None
 
     def enable_look_up_adapters(self) -> None:
-        """Make ready for adapters of `look_up`, which those of the multiplication are apart from."""
+        """Make ready for adapters of `look_up`; adapters of the product are separate."""
         self.look_up_adapters = LookUpBank(self.read_rows(0, 1).device)
 
     def look_up(self, ids: torch.Tensor, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
-        """ids [T] int64, each below num_rows -> [T, size], in the method's dtype, bf16 or fp32.
+        """Return the rows [T, size] of `ids` [T] int64, each below num_rows, in the method's dtype, bf16 or fp32.
 
-        adapter_slots: [T] int32, as ForwardBatch has them; None if no row has an adapter.
+        adapter_slots: [T] int32, as in ForwardBatch; None if no row has an adapter.
         """
         rows = self.method.look_up(ids, self)
         if adapter_slots is None or self.look_up_adapters is None:

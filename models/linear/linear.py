@@ -14,8 +14,8 @@ from models.linear.method import LinearMethod
 class Linear(nn.Module):
     """y = W prologue(x) + b (+ residual), with W as `method` stores it.
 
-    `shards` names the output rows that separate checkpoint tensors fill (q, k and v of a fused qkv). Rows are in
-    the order of `shard_sizes`. After `enable_adapters`, a row may have an adapter.
+    `shards` names the output rows that separate tensors of a checkpoint fill (q, k and v of a fused qkv), in the order
+    of `shard_sizes`. After `enable_adapters`, a row may have an adapter.
     """
 
     weight: torch.Tensor  # where the method has a parameter of that name
@@ -53,12 +53,12 @@ class Linear(nn.Module):
         self.register_parameter("bias", bias)
 
     def rows(self, shard: str | None) -> tuple[int, int]:
-        """(first, count) of a shard's output rows; None is the whole layer."""
+        """Return (first, count) of a shard's output rows; None is the whole layer."""
         return (0, self.out_features) if shard is None else self.shards[shard]
 
     @property
     def packed(self) -> object | None:
-        """The weights in the layout of kernels, once they are loaded; None if the method packs none."""
+        """The loaded weights in a layout of kernels; None if the method packs none."""
         return self.method.packed
 
     def enable_adapters(self, max_slots: int) -> None:
@@ -66,7 +66,7 @@ class Linear(nn.Module):
         self.adapters = make_bank(self, max_slots)
 
     def read_rows(self, first: int, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
+        """Return rows of the weight, dequantized: [count, in] in `dtype`, fp32 or bf16."""
         return self.method.read_rows(self, first, count, dtype)
 
     def forward(
@@ -78,10 +78,10 @@ class Linear(nn.Module):
         out_dtype: torch.dtype | None = None,
         adapter_slots: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x: [T, n] that `prologue` takes. Returns [T, out] in `out_dtype`, by default the residual's dtype or x's.
+        """Multiply x [T, n], as `prologue` takes it. Returns [T, out] in `out_dtype`, by default the residual's or x's.
 
-        residual: [T, out], added; it is used up, since the result may be written over it.
-        adapter_slots: [T] int32, as ForwardBatch has them; None if no row has an adapter.
+        residual: [T, out], added; it is used up, since the result may be written over it. adapter_slots: [T] int32, as
+        in ForwardBatch; None if no row has an adapter.
         """
         if adapter_slots is None or self.adapters is None:
             return self.method.apply(x, self, prologue, residual, out_dtype)
@@ -91,12 +91,12 @@ class Linear(nn.Module):
         slots = torch.tensor(last_slots, device=adapter_slots.device)
         rows = torch.isin(adapter_slots, slots).nonzero().squeeze(1)
         own = residual[rows]  # a copy
-        residual[rows] = 0  # other rows take the same way whatever is loaded
+        residual[rows] = 0  # other rows are computed alike, whatever is loaded
         y = self.adapters.multiply(x, prologue, residual, out_dtype, adapter_slots)
         y[rows] += own
         return y
 
 
 def empty_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
-    """A parameter without memory: `Decoder.allocate` gives it some, and the loader fills it."""
+    """Make a parameter without memory. `Decoder.allocate` allocates it, and the loader fills it."""
     return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)

@@ -9,7 +9,7 @@ import torch
 from models.checkpoints.base import StoredTensor
 from models.kernels.row_input import Prologue
 
-# Puts a checkpoint's rows into the decoder's order: see families/transforms.py.
+# Puts a checkpoint's rows into the decoder's order; see families/transforms.py.
 Rearrange = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -23,7 +23,7 @@ class ParameterSpec:
 
 
 class LinearLayer(Protocol):
-    """What a method sees of the layer whose weights it stores."""
+    """A linear layer as the method that stores its weights sees it."""
 
     in_features: int
     shards: dict[str, tuple[int, int]]  # name -> (first row, rows)
@@ -31,16 +31,16 @@ class LinearLayer(Protocol):
     bias: torch.Tensor | None
 
     def rows(self, shard: str | None) -> tuple[int, int]:
-        """(first, count) of a shard's output rows; None is the whole layer."""
+        """Return (first, count) of a shard's output rows; None is the whole layer."""
 
     def register_buffer(self, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
-        """Let torch know of a tensor that the method stores."""
+        """Make a tensor that the method stores known to torch."""
 
 
 def rows_of_shards(
     layer: LinearLayer, shards: Iterable[str | None], first: int, count: int
 ) -> Iterator[tuple[str | None, torch.Tensor]]:
-    """The shards that have some of the rows first .. first + count - 1, with these rows' numbers within the shard."""
+    """Yield the shards with some of the rows first .. first + count - 1, and the indices of these rows in the shard."""
     for shard in shards:
         start, size = layer.rows(shard)
         begin, end = max(first, start), min(first + count, start + size)
@@ -49,7 +49,7 @@ def rows_of_shards(
 
 
 class LinearMethod(Protocol):
-    """One way to store and multiply linear layers."""
+    """A way to store and multiply the weights of linear layers."""
 
     name: str
     bias_dtype: torch.dtype
@@ -59,7 +59,7 @@ class LinearMethod(Protocol):
         """See Linear.packed."""
 
     def parameters(self, in_features: int, out_features: int) -> tuple[ParameterSpec, ...]:
-        """The tensors to allocate for a layer before its weights are loaded, without the bias."""
+        """Return the tensors to allocate for a layer before its weights are loaded, without the bias."""
 
     def load(self, layer: LinearLayer, shard: str | None, tensor: StoredTensor, rearrange: Rearrange) -> None:
         """Store the weight of one shard, or of the whole layer (None)."""
@@ -75,13 +75,13 @@ class LinearMethod(Protocol):
         residual: torch.Tensor | None,
         out_dtype: torch.dtype | None,
     ) -> torch.Tensor:
-        """Linear.forward."""
+        """Multiply; see Linear.forward."""
 
     def look_up(self, ids: torch.Tensor, layer: LinearLayer) -> torch.Tensor:
-        """Embedding.look_up."""
+        """Look up rows; see Embedding.look_up."""
 
     def read_rows(self, layer: LinearLayer, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Linear.read_rows."""
+        """Return dequantized rows; see Linear.read_rows."""
 
     def format_of(self, shard: str | None) -> str:
-        """The format that a shard's weight is stored in, for the operator: "bf16", "q4_k"."""
+        """Return the format of a shard's stored weight, for the operator: "bf16", "q4_k"."""

@@ -1,4 +1,4 @@
-"""Linear layers on the native CPU kernels: weights in the kernels' layout, in the checkpoint's own format."""
+"""NativeLinearMethod: weights in the checkpoint's own format, packed for the CPU kernels, which multiply."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ class NativeLinearMethod:
     """Stores the weights of one layer; not shared.
 
     A weight is packed as it is loaded; neither the checkpoint's form nor a dequantized one stays in memory. The packed
-    bytes are buffers of the layer, so that torch knows of them.
+    bytes are buffers of the layer, so that torch counts them.
     """
 
     name = "native"
@@ -48,12 +48,12 @@ class NativeLinearMethod:
 
     @property
     def weights(self) -> Mapping[str | None, NativeWeight]:
-        """Of each shard that is loaded."""
+        """The packed weight of each loaded shard."""
         return self._weights
 
     @property
     def shards(self) -> list[str | None]:
-        """In the order of their rows."""
+        """The shards in the order of their rows; [None] is the whole layer."""
         return list(self._storages)
 
     def attach(self, layer: LinearLayer, weights: Mapping[str | None, NativeWeight]) -> None:

@@ -1,4 +1,4 @@
-"""WeightStorage: the form in which a weight is stored in memory; WeightOptions: what the user asks of it."""
+"""WeightStorage: the form in which a weight is stored in memory; WeightOptions: the user's choices."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class QuantizedStorage:
 
     @property
     def name(self) -> str:
-        """For the operator: "int4 g32", "fp8 128x128", "int8 w8a8"."""
+        """The name for the operator: "int4 g32", "fp8 128x128", "int8 w8a8"."""
         kind = self.kind
         name = _NAMES.get(kind.encoding, kind.encoding.name.lower())
         if kind.encoding in _GROUPED and kind.group_size < self.columns:
@@ -49,7 +49,7 @@ class QuantizedStorage:
         return name if kind.activation is ActivationQuantization.NONE else f"{name} w8a8"
 
     def read(self, tensor: StoredTensor, rearrange: Rearrange) -> QuantTensor:
-        """The matrix, its rows in the decoder's order.
+        """Return the matrix, its rows in the decoder's order.
 
         Raises UnsupportedModelError if the rows cannot be moved, and CheckpointError for numbers that are not finite,
         which codes would hide: INT4 turns a group with a NaN into zeros.
@@ -67,5 +67,5 @@ class QuantizedStorage:
         return quantize_matrix(dense, self.kind.encoding, self.kind.group_size)
 
 
-# Blocks of a GGUF format, bf16 for the native kernels, or codes. None instead of one is dense in the model's dtype.
+# Blocks of a GGUF format, bf16 for the native kernels, or codes. None in place of one is dense, in the model's dtype.
 WeightStorage = WeightFormat | QuantizedStorage

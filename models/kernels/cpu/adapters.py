@@ -1,4 +1,4 @@
-"""Adapters of linear layers, by slot (C++, src/adapters/adapt_rows.cpp)."""
+"""AdapterTable: the adapters of a linear layer by slot (C++, src/adapters/adapt_rows.cpp)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class _LayerAdapter(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelPair:
-    """Outputs first .. first + len(b) - 1 of a row become gain * out + b (a x) + shift.
+    """A low-rank change: outputs first .. first + len(b) - 1 of a row become gain * out + b (a x) + shift.
 
     a: [r, in], of any float type. b: [rows, r]. gain, shift: [rows], or None. On the CPU. Pairs may share one `a`.
     """
@@ -51,7 +51,7 @@ class KernelPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedPairs:
-    """Pairs of one layer in the kernel's layout. kept: the memory that `entry` points to."""
+    """The pairs of one layer in the kernel's layout. kept: the memory that `entry` points to."""
 
     entry: _LayerAdapter
     kept: tuple[object, ...]
@@ -59,23 +59,23 @@ class PackedPairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptedRows:
-    """Which adapter each row of a call has. slots: [T] int32, -1 for rows without one."""
+    """The adapter of each row of a call. slots: [T] int32, -1 for rows without an adapter."""
 
     table_address: int
     slots: torch.Tensor
 
     def arguments(self) -> tuple[int, int]:
-        """What kernels take."""
+        """Return the table's address and the slots', as kernels take them."""
         assert self.slots.dtype == torch.int32
         assert self.slots.is_contiguous()
         return self.table_address, self.slots.data_ptr()
 
 
 class AdapterTable:
-    """The adapters of one layer. Its address does not change, so that recorded calls stay valid when a slot changes."""
+    """The adapters of one layer, at a fixed address, so that recorded calls stay valid when a slot changes."""
 
     def __init__(self, num_slots: int, columns: int, *, library: KernelLibrary | None = None) -> None:
-        """columns: inputs of the layer, a multiple of 16."""
+        """columns: number of the layer's inputs, a multiple of 16."""
         assert columns % _LANES == 0
         self._columns = columns
         self._library = library or required_library()
@@ -83,10 +83,9 @@ class AdapterTable:
         self._kept: list[PackedPairs | None] = [None] * num_slots  # alive: what the entries point to
 
     def pack(self, pairs: Sequence[KernelPair], *, arena: HugePageArena | None = None) -> PackedPairs | None:
-        """What `set` takes; None without pairs, whose rows stay as they are. May be called by any thread, also while a
-        step runs.
+        """Return the pairs as `set` takes them, or None without pairs. May run on any thread, also during a step.
 
-        arena: where the packed pairs are stored; without one, in memory of their own.
+        arena: memory for the packed pairs; without one, they have their own.
         """
         if not pairs:
             return None
@@ -107,12 +106,12 @@ class AdapterTable:
         return PackedPairs(entry, (*kept, array))
 
     def set(self, slot: int, packed: PackedPairs | None) -> None:
-        """Replace what the slot has. Not while a step runs."""
+        """Replace the adapter of a slot; None removes it. Not while a step runs."""
         self._entries[slot] = _LayerAdapter() if packed is None else packed.entry
         self._kept[slot] = packed
 
     def _stacked(self, pairs: Sequence[KernelPair]) -> tuple[list[int], torch.Tensor]:
-        """Where each pair's ranks begin among the layer's, and all of `a` below each other: [ranks, in]."""
+        """Return the index of each pair's first rank in the layer, and all of `a` below each other: [ranks, in]."""
         begins: dict[int, int] = {}  # by the address of `a`
         parts: list[torch.Tensor] = []
         for pair in pairs:
@@ -127,13 +126,13 @@ class AdapterTable:
         return pack_weight(WeightFormat.BF16, rounded, *rounded.shape, arena=arena, library=self._library).data
 
     def rows(self, slots: torch.Tensor) -> AdaptedRows:
-        """slots: [T] int32, -1 for rows without an adapter."""
+        """Return the rows' adapters for a call. slots: [T] int32, -1 for rows without an adapter."""
         return AdaptedRows(ctypes.addressof(self._entries), slots)
 
     def adapt(self, x: torch.Tensor, slots: torch.Tensor, out: torch.Tensor, *, prepare: RowInput = PLAIN) -> None:
-        """Change `out` [T, N], what the layer made of `x` after `prepare`, to that of the rows' adapters.
+        """Apply the rows' adapters to `out` [T, N], the layer's output for `x` after `prepare`.
 
-        x, out: bf16 or fp32, rows may be strided. slots: [T] int32, -1 for rows without an adapter.
+        x, out: bf16 or fp32; rows may be strided. slots: [T] int32, -1 for rows without an adapter.
         """
         assert x.shape[1] == self._columns * (2 if prepare.is_gated else 1)
         assert x.stride(1) == out.stride(1) == 1
@@ -146,7 +145,7 @@ class AdapterTable:
 
 
 def _even_ranks(matrix: torch.Tensor, dim: int) -> torch.Tensor:
-    """With a rank of zeros more, if they are odd."""
+    """Add a rank of zeros if the number of ranks is odd."""
     if matrix.shape[dim] % 2 == 0:
         return matrix
     shape = list(matrix.shape)

@@ -10,10 +10,10 @@ _ALIGNMENT = 64  # bytes: the size of the kernels' vectors
 
 
 class HugePageArena:
-    """Allocates from chunks that ask the system for huge pages; a decode step, which reads every weight once, gains
-    5-10 % from them on Linux where they must be requested (`madvise`).
+    """Allocates from chunks that request huge pages.
 
-    Tensors are not freed one by one: a chunk lives as long as any tensor in it.
+    A decode step, which reads every weight once, is 5-10 % faster with them, on a Linux that grants them on request
+    (`madvise`). Tensors are not freed one by one: a chunk exists as long as any tensor in it.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class HugePageArena:
         self._used = 0
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
-        """An uninitialized uint8 tensor of `num_bytes`, aligned to 64 bytes. Raises MemoryError."""
+        """Return an uninitialized uint8 tensor of `num_bytes`, aligned to 64 bytes. Raises MemoryError."""
         if self._used + num_bytes > len(self._chunk):
             self._chunk, self._used = _map_chunk(max(_CHUNK, num_bytes)), 0
         start = self._used
@@ -30,7 +30,7 @@ class HugePageArena:
 
 
 def _map_chunk(num_bytes: int) -> torch.Tensor:
-    """`num_bytes` of fresh memory that starts at a huge page; physical memory is taken when it is written."""
+    """Return `num_bytes` of new memory that starts at a huge page; physical memory is taken when it is written."""
     try:
         pages = mmap.mmap(-1, num_bytes + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:  # a limit on the address space, or a system that does not overcommit

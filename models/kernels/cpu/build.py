@@ -1,10 +1,10 @@
-"""Where the compiled C++ kernels are: shipped in the wheel, or compiled at first start into the user's cache.
+"""The compiled C++ kernels: shipped in the wheel, or compiled at first start into the user's cache.
 
 There is one shared library for each instruction-set level. Its file name holds a hash of the sources, the options and
 the architecture, so that a changed source never meets an old binary: a wheel's library that does not match is not used.
-In the cache the compiler's version is hashed too, and several versions live side by side. Compilation writes to a
-temporary folder and moves the finished file into place: no process loads half a file. Of processes that start together
-one compiles, and the others wait for it.
+In the cache the compiler's version is hashed too, and several versions lie side by side. Compilation writes to a
+temporary folder and moves the finished file into place, so that no process loads half a file. If several processes
+start together, one compiles, and the others wait for it.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class KernelBuildError(Exception):
 
 
 class FolderNotWritable(KernelBuildError):
-    """There is nothing compiled in the folder, and it cannot be written to."""
+    """The folder has no compiled kernels and cannot be written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,13 @@ _X86_LEVELS = (
     Level("avx512_bf16", (*_AVX512, "-mavx512vnni", "-mavx512bf16")),
     Level("amx", (*_AVX512, "-mavx512vnni", "-mavx512bf16", *_AMX)),
 )
-# Those that a processor of this architecture may have, in the order of hr_cpu_level() in cpu_level.cpp.
+# Levels that a processor of this architecture may have, in the order of hr_cpu_level() in cpu_level.cpp.
 LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else (_PORTABLE,)
 
 
 @contextlib.contextmanager
 def watching_compilation(on_compiled: OnCompiled) -> Iterator[None]:
-    """Within it, on_compiled hears how far this thread's compilations are."""
+    """Report the progress of this thread's compilations inside the context to on_compiled."""
     token = _on_compiled.set(on_compiled)
     try:
         yield
@@ -86,12 +86,15 @@ def watching_compilation(on_compiled: OnCompiled) -> Iterator[None]:
 
 
 def kernel_folder() -> Path:
-    """The folder for compiled kernels."""
+    """Return the folder for compiled kernels."""
     return cache_folder() / "kernels"
 
 
 def find_compiler() -> str:
-    """The C++ compiler to use: $CXX, else the first of g++, c++ and clang++ on the path."""
+    """Return the C++ compiler to use: $CXX, else the first of g++, c++ and clang++ on the path.
+
+    Raises KernelBuildError if there is none.
+    """
     names = [given] if (given := os.environ.get("CXX")) else ["g++", "c++", "clang++"]
     for name in names:
         if path := shutil.which(name):
@@ -102,22 +105,22 @@ def find_compiler() -> str:
 
 
 def kernel_sources() -> list[Path]:
-    """The translation units of a level's library."""
+    """Return the translation units of a level's library."""
     return sorted(path for path in SOURCE_FOLDER.rglob("*.cpp") if path != _PROBE_SOURCE)
 
 
 def kernel_headers() -> list[Path]:
-    """What the translation units include, by paths from SOURCE_FOLDER."""
+    """Return the headers that the translation units include, by paths from SOURCE_FOLDER."""
     return sorted(SOURCE_FOLDER.rglob("*.h"))
 
 
 def prebuilt_level_library(level: Level) -> Path | None:
-    """The library of `level` that came with the wheel, if there is one made of these very sources."""
+    """Return the library of `level` in the wheel, or None if there is none that was compiled from these sources."""
     return _existing(PREBUILT_FOLDER / _file_name(_level_recipe(level)))
 
 
 def prebuilt_probe_library() -> Path | None:
-    """The probe library that came with the wheel, likewise."""
+    """Return the probe library in the wheel, or None if there is none that was compiled from these sources."""
     return _existing(PREBUILT_FOLDER / _file_name(_PROBE))
 
 
@@ -127,17 +130,20 @@ def is_level_compiled(level: Level, folder: Path) -> bool:
 
 
 def ensure_level_library(level: Level, folder: Path) -> Path:
-    """The compiled library of `level` in `folder`, compiled now if it is not there. Raises FolderNotWritable."""
+    """Return the compiled library of `level` in `folder`, and compile it first if it is missing.
+
+    Raises KernelBuildError if that fails, and FolderNotWritable.
+    """
     return _ensure(_for_this_processor(_level_recipe(level)), folder)
 
 
 def ensure_probe_library(folder: Path) -> Path:
-    """The compiled library with hr_cpu_level() alone in `folder`, likewise."""
+    """Return the compiled library that has only hr_cpu_level(); see `ensure_level_library`."""
     return _ensure(_PROBE, folder)
 
 
 def best_level(probe: Path) -> Level:
-    """The best level that this processor runs, by the probe library. Raises OSError if that cannot be loaded."""
+    """Return the best level that this processor runs, by the probe library. Raises OSError if that cannot be loaded."""
     return LEVELS[ctypes.CDLL(str(probe)).hr_cpu_level()]
 
 
@@ -153,7 +159,7 @@ def compile_prebuilt_level(level: Level, folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """What a library is compiled from. processor: identifies the processor that it is compiled for; "" is any."""
+    """The input of a library's compilation. processor: identifies the processor it is compiled for; "" is any."""
 
     name: str
     sources: tuple[Path, ...]
@@ -169,14 +175,14 @@ def _level_recipe(level: Level) -> _Recipe:
 
 
 def _for_this_processor(recipe: _Recipe) -> _Recipe:
-    """ARM64 has no levels here, so a library compiled on the machine itself uses all that its processor supports."""
+    """On ARM64, which has no levels here, add an option to use all that this machine's processor supports."""
     if platform.machine().lower() not in ("aarch64", "arm64"):
         return recipe
     return _Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
 
 
 def _processor() -> str:
-    """Identifies the processor, for caches that machines share."""
+    """Return a text that identifies the processor, for caches that machines share."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -209,7 +215,7 @@ def _file_name(recipe: _Recipe, compiler: str | None = None) -> str:
 def _ensure(recipe: _Recipe, folder: Path) -> Path:
     compiler = find_compiler()
     target = folder / _file_name(recipe, compiler)
-    if not os.path.exists(target):  # unlike Path.exists it takes what may not be looked at for absent
+    if not os.path.exists(target):  # unlike Path.exists it returns False for a path without permission
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(
@@ -225,11 +231,11 @@ def _ensure(recipe: _Recipe, folder: Path) -> Path:
 
 
 def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
-    """Compiles the units in parallel, one per usable core, then links."""
+    """Compile the units in parallel, one per usable core, then link them."""
     _remove_abandoned(target.parent)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=target.parent) as name:
         folder = Path(name)
-        # Larger files take longer. They begin first: one that began last would be waited for on a single core.
+        # Larger files take longer. They start first: one that started last would keep a single core busy at the end.
         sources = sorted(recipe.sources, key=lambda path: path.stat().st_size, reverse=True)
         objects = [str(folder / f"{index}-{path.stem}.o") for index, path in enumerate(sources)]  # stems may recur
         commands = [
@@ -243,10 +249,10 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
 
 
 def _run_all(commands: list[list[str]], folder: Path) -> None:
-    """Runs the commands, as many at once as there are cores; none begins after one that failed."""
+    """Run the commands, one per core at a time; none starts after one that failed."""
     on_compiled = (
         None if len(commands) == 1 else _on_compiled.get()
-    )  # of one file, such as the probe, there is no share
+    )  # a single file, such as the probe, has no progress
     on_compiled = on_compiled or (lambda _done, _total: None)
     on_compiled(0, len(commands))
     pool = ThreadPoolExecutor(usable_cores())
@@ -262,13 +268,16 @@ def _run_all(commands: list[list[str]], folder: Path) -> None:
 def _remove_abandoned(folder: Path) -> None:
     """Remove temporary folders of compilations that were killed."""
     for left in folder.glob(f"{_TEMPORARY}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+        with contextlib.suppress(FileNotFoundError):  # another process removes it too
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 def _run(command: list[str], temporary_folder: Path | None = None) -> str:
-    """What the compiler prints. temporary_folder: for its own files, since the system's may not be writable."""
+    """Run a command of the compiler and return its output. Raises KernelBuildError if it fails.
+
+    temporary_folder: for the compiler's own files, since the system's may not be writable.
+    """
     try:
         process = subprocess.run(
             command,
@@ -277,7 +286,7 @@ def _run(command: list[str], temporary_folder: Path | None = None) -> str:
             stdin=subprocess.DEVNULL,
             env=None if temporary_folder is None else {**os.environ, "TMPDIR": str(temporary_folder)},
             text=True,
-            errors="replace",  # it may speak another language than this process's locale can spell
+            errors="replace",  # messages may be in a language that this process's locale cannot encode
             check=False,
         )
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The loaded C++ kernels: picks the instruction-set level, loads the library, gives its functions their types.
+"""The loaded C++ kernels: the choice of the instruction-set level, the library, and the types of its functions.
 
-The functions are called through ctypes with tensors' data_ptr(): 1.4 us a call with five arguments, where the same
-function behind a torch.library operator costs 2.7 us, at some two hundred calls a step.
+The functions are called through ctypes with the data_ptr() of tensors: 1.4 us a call with five arguments. The same
+function behind a torch.library operator costs 2.7 us, and a step makes some two hundred calls.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 LEVEL_VARIABLE = "HEADRACE_CPU_LEVEL"
 SPIN_VARIABLE = "HEADRACE_SPIN_US"
 _MAX_SPIN_US = 1_000_000
-# What functions over rows, and linear layers, begin with (linear_arguments.h), in letters of tape.TYPES.
+# First arguments of functions over rows, and of linear layers (linear_arguments.h), in letters of tape.TYPES.
 _INPUT = "pilllippf"
 _LINEAR = _INPUT + "pipilpl"
 
@@ -36,7 +36,7 @@ class KernelLibrary:
     """The kernels compiled for one level. The C++ source describes the arguments of each function."""
 
     def __init__(self, path: Path, level: str) -> None:
-        """Loads the library at `path`; raises OSError if the system's loader refuses it."""
+        """Load the library at `path`. Raises OSError if the system's loader refuses it."""
         self._library = ctypes.CDLL(str(path))
         self.path = path
         self.level = level
@@ -99,30 +99,30 @@ class KernelLibrary:
 
 
 def load_kernels(on_compiled: build.OnCompiled) -> None:
-    """Load the library now, so that `kernel_library()` finds it; on_compiled hears how far a compilation is."""
+    """Load the library now, so that `kernel_library()` finds it. on_compiled: gets the progress of a compilation."""
     with build.watching_compilation(on_compiled):
         kernel_library()
 
 
 def kernel_library() -> KernelLibrary | None:
-    """The library for this processor, or None if there can be none; the reason is logged once.
+    """Return the library for this processor, or None if there can be none; the reason is logged once.
 
-    Raises SettingError for variables that ask for what does not exist.
+    Raises SettingError if an environment variable has a value that is not possible here.
     """
     return _library_and_reason()[0]
 
 
 def describe_kernels() -> str:
-    """One line for the operator: the level in use and its file, or why there is none."""
+    """Return a line for the operator: the level in use and its file, or why there is none."""
     library, reason = _library_and_reason()
     if library is None:
-        return f"Native kernels: none ({str(reason).splitlines()[0]})"  # a compiler's own words are in the log
+        return f"Native kernels: none ({str(reason).splitlines()[0]})"  # the compiler's output is in the log
     path = library.path if library.path.exists() else "compiled for this start"
     return f"Native kernels: {library.level} ({path})"
 
 
 def required_library() -> KernelLibrary:
-    """The library, for callers that know that there is one."""
+    """Return the library, for callers that know that there is one."""
     library = kernel_library()
     assert library is not None
     return library
@@ -138,7 +138,7 @@ def _library_and_reason() -> tuple[KernelLibrary | None, str | None]:
 
 
 def chosen_level() -> str:
-    """Name of the level that the user asks for, else of the best. Raises SettingError if it cannot run here."""
+    """Return the name of the requested level, by default the best. Raises SettingError if it cannot run here."""
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:
         return detect_level()
@@ -152,7 +152,7 @@ def chosen_level() -> str:
 
 
 def detect_level() -> str:
-    """Name of the best level that this processor runs."""
+    """Return the name of the best level that this processor runs."""
 
     def level(path: Path) -> str:
         try:
@@ -172,13 +172,16 @@ def _not_loaded(path: Path, error: OSError) -> build.KernelBuildError:
 
 
 def load_level(name: str) -> KernelLibrary:
-    """The library of one level, compiled if need be; KernelBuildError if that fails or `name` is no level."""
+    """Return the library of one level, and compile it first if it is missing.
+
+    Raises KernelBuildError if that fails, or if there is no level of that name.
+    """
     level = _level(name)
 
     def load(path: Path) -> KernelLibrary:
         if path.parent != build.kernel_folder():
             logger.warning(
-                "the kernels were compiled for this start alone, since they cannot be written to %s; set "
+                "the kernels were compiled for this start only, since they cannot be written to %s; set "
                 "HEADRACE_CACHE to a writable folder",
                 build.kernel_folder(),
             )
@@ -195,8 +198,11 @@ def load_level(name: str) -> KernelLibrary:
 
 
 def _with_compiled(ensure: Callable[[Path], Path], use: Callable[[Path], T]) -> T:
-    """use(path) of a library that `ensure` finds or compiles: in the cache, or where that cannot be written, in a
-    temporary folder, which is removed afterwards; what is loaded stays."""
+    """Return use(path) for a library that `ensure` finds or compiles.
+
+    It lies in the cache, or if that cannot be written, in a temporary folder, which is removed afterwards; a loaded
+    library stays loaded.
+    """
     try:
         return use(ensure(build.kernel_folder()))
     except build.FolderNotWritable as error:
@@ -206,7 +212,7 @@ def _with_compiled(ensure: Callable[[Path], Path], use: Callable[[Path], T]) -> 
 
 @contextlib.contextmanager
 def _temporary_folder(reason: build.FolderNotWritable) -> Iterator[Path]:
-    """One of this user's own: what lies there is run. Raises `reason` if there can be none."""
+    """Make a folder that only this user can write to, since code in it is run. Raises `reason` if there can be none."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="headrace-kernels-")
     except OSError:
@@ -224,7 +230,7 @@ def _level(name: str) -> build.Level:
 
 
 def _load_prebuilt(level: build.Level) -> KernelLibrary | None:
-    """The wheel's, or None where there is none or this system's loader refuses it, as one with an older libc may."""
+    """Load the library in the wheel; None if there is none, or if this system refuses it, say for an older libc."""
     path = build.prebuilt_level_library(level)
     if path is None:
         return None
@@ -244,7 +250,7 @@ def _spin_microseconds(given: str) -> int:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Set the threads of torch's operators, and of the native kernels if they are loaded."""
+    """Set the number of threads of torch's operators, and of the native kernels if they are loaded."""
     torch.set_num_threads(num_threads)
     if (library := _loaded_library()) is not None:
         library.set_num_threads(num_threads)
@@ -252,10 +258,12 @@ def set_num_threads(num_threads: int) -> None:
 
 @contextlib.contextmanager
 def computing_alone() -> Iterator[None]:
-    """Within it this thread computes alone, with torch's operators and with the native kernels if they are loaded.
-    Other threads compute as before: the kernels' own threads serve one loop at a time, and it shall be theirs."""
+    """Compute on this thread alone inside the context, with torch's operators and with native kernels if loaded.
+
+    Other threads compute as before: the kernels' own threads serve one loop at a time, and stay free for theirs.
+    """
     num_threads, library = torch.get_num_threads(), _loaded_library()
-    # Of this thread, with OpenMP; and of threads that have yet to begin with torch, so it must not stay.
+    # With OpenMP this holds for this thread, and for threads that use torch for the first time: so it must not stay.
     torch.set_num_threads(1)
     was_alone = None if library is None else library.compute_alone(True)
     try:
@@ -267,5 +275,5 @@ def computing_alone() -> Iterator[None]:
 
 
 def _loaded_library() -> KernelLibrary | None:
-    """Without loading it."""
+    """Return the library if it is loaded."""
     return kernel_library() if _library_and_reason.cache_info().currsize else None

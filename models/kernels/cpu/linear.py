@@ -1,4 +1,4 @@
-"""PackedLinear: linear layers over packed weights (C++), in as few native calls as their formats allow."""
+"""Products with packed weights (C++): PackedLinear, in as few calls as formats allow, and one matrix a head."""
 
 import ctypes
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class _Segment(ctypes.Structure):
 class FusedCall:
     """Consecutive matrices of a layer that one native call multiplies by.
 
-    row_block_bytes_address: of an array with the bytes of one block of 16 rows, for each segment.
+    row_block_bytes_address: address of an array with the bytes of a block of 16 rows, for each segment.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FusedCall:
         first_output: int,
         library: KernelLibrary,
     ) -> None:
-        """biases: fp32, contiguous. first_output: column of the layer's output where this call's outputs start."""
+        """biases: fp32, contiguous. first_output: column of the layer's output at which this call's outputs start."""
         self.first_output = first_output
         self.kernel = weights[0].kernel(library)
         self.adapted_kernel = weights[0].adapted_kernel(library)
@@ -95,12 +95,12 @@ class PackedLinear:
 
     @property
     def single_call(self) -> FusedCall | None:
-        """The call that computes the whole layer, or None if it takes several."""
+        """The call that computes the whole layer, or None if the layer takes several."""
         return self._calls[0] if len(self._calls) == 1 else None
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether a call may compute adapters on the way."""
+        """Whether the layer's call can compute adapters too."""
         return len(self._calls) == 1 and self._calls[0].adapted_kernel is not None
 
     def __call__(
@@ -113,10 +113,11 @@ class PackedLinear:
         out_dtype: torch.dtype | None = None,
         adapted: AdaptedRows | None = None,
     ) -> torch.Tensor:
-        """[T, rows] for x [T, columns] (twice as wide for a gated `prepare`); bf16 or fp32, rows may be strided.
+        """Multiply x [T, columns] (twice as wide for a gated `prepare`). Returns [T, rows]; all are bf16 or fp32.
 
-        The result is written to `out` if given (it may be `residual`), else to a new tensor of `out_dtype` (x's by
-        default). residual: [T, rows] in the output's dtype, added. adapted: only if `takes_adapters`.
+        The rows of x may be strided. The result is written to `out` if given (it may be `residual`), else to a new
+        tensor of `out_dtype`, by default x's. residual: [T, rows] in the output's dtype, added. adapted: only if
+        `takes_adapters`.
         """
         if out is None:
             out = torch.empty(x.shape[0], self.rows, dtype=out_dtype or x.dtype)

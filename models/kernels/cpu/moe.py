@@ -55,7 +55,7 @@ class _MoE(ctypes.Structure):
 
 
 def supports_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bool:
-    """Whether the kernel supports such experts: each layer must be a single call, of gate and up at most."""
+    """Whether the kernel supports these experts: each layer must be a single call, of gate and up at most."""
     return all(
         linear.single_call is not None and linear.single_call.num_segments <= _MAX_SEGMENTS
         for expert in experts
@@ -64,7 +64,7 @@ def supports_experts(experts: Sequence[tuple[PackedLinear, PackedLinear]]) -> bo
 
 
 class NativeExperts:
-    """Experts bound to the addresses of their tensors, which must not move. Implements the operation Experts."""
+    """The operation Experts in one call, bound to the addresses of its tensors, which must not move."""
 
     def __init__(
         self,

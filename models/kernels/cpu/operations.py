@@ -1,4 +1,4 @@
-"""CpuOperations: the column of the table of operations that the C++ kernels fill."""
+"""CpuOperations and CpuLogitOperations: the columns of C++ kernels in the tables of operations."""
 
 import functools
 from array import array
@@ -31,14 +31,14 @@ _LANES = 16  # rows, heads and channels must be multiples of this
 
 
 def cpu_operations(dtype: torch.dtype, device: torch.device, on_compiled: OnCompiled) -> Operations:  # noqa: ARG001
-    """Return the column of the CPU; without a kernel library, which is loaded or compiled here, the torch column."""
+    """Load or compile the kernel library, and return the column of the CPU, or the torch column without a library."""
     load_kernels(on_compiled)
     library, note = kernel_library(), describe_kernels()
     return Operations(_MISSING, note) if library is None else CpuOperations(library, dtype, note)
 
 
 class CpuOperations(Operations):
-    """The kernels compute in bf16 and fp32, and without gradients; torch has the other dtypes and sizes."""
+    """The kernels compute in bf16 and fp32, without gradients; torch computes in other dtypes and for other sizes."""
 
     name = "cpu"
 
@@ -102,7 +102,7 @@ class CpuOperations(Operations):
 
 
 class CpuLogitOperations(LogitOperations):
-    """Operations on logits in memory of the CPU."""
+    """Choices of tokens by C++ kernels (src/rows/sample.cpp), from logits in memory of the CPU."""
 
     def __init__(self, library: KernelLibrary) -> None:
         self._library = library

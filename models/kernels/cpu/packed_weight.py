@@ -1,7 +1,7 @@
 """Packed weights of linear layers (C++): packing, row look-up, dequantization of GGUF blocks.
 
-Quantized weights come as GGUF blocks and keep their format's scales; activations are then quantized to int8 on the fly,
-with a scale per row and 32 columns (src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
+Quantized weights are GGUF blocks and keep their format's scales; activations are quantized to int8 in every call, with
+a scale per row and 32 columns (src/quantized: layouts in codecs.h, arithmetic in quantized_linear.cpp). bf16
 and fp32 weights are multiplied in their own type with fp32 sums (src/dense). Weights of other checkpoints are in
 quant/scaled_weight.py.
 """
@@ -35,11 +35,10 @@ class NativeWeight(Protocol):
     def group_size(self) -> int: ...
 
     def kernel(self, library: KernelLibrary) -> Kernel:
-        """The multiplication: all kernels take the same arguments, followed by `extra_arguments`."""
+        """Return the multiplication. All kernels take the same arguments, followed by `extra_arguments`."""
 
     def adapted_kernel(self, library: KernelLibrary) -> Kernel | None:
-        """The multiplication that computes rows' adapters on the way, if there is one: its last arguments are those of
-        AdaptedRows."""
+        """Return the multiplication that computes adapters too, or None. It also takes AdaptedRows.arguments()."""
 
     def extra_arguments(self) -> tuple[int | float | None, ...]: ...
 
@@ -47,7 +46,7 @@ class NativeWeight(Protocol):
         """Whether one call may multiply an input by both."""
 
     def look_up(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """As gather_rows."""
+        """Return dequantized rows; see `gather_rows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +88,11 @@ def pack_weight(
     arena: HugePageArena | None = None,
     library: KernelLibrary | None = None,
 ) -> PackedWeight:
-    """The packed form of a matrix with `rows` outputs and `columns` inputs; no reference to `raw` remains.
+    """Pack a matrix with `rows` outputs and `columns` inputs; the result does not reference `raw`.
 
-    raw, contiguous: GGUF blocks as uint8, row after row; or for BF16 and F32 the matrix itself. columns: a multiple of
-    32, of 256 for the K formats, of 16 for BF16 and F32. arena: where the packed bytes are stored; without one, in
-    memory of their own. Raises NotFiniteError if a block's scale is not a finite number.
+    raw: contiguous; GGUF blocks as uint8, row after row, or for BF16 and F32 the matrix itself. columns: a multiple of
+    32, of 256 for the K formats, of 16 for BF16 and F32. arena: memory for the packed bytes; without one, they have
+    their own. Raises NotFiniteError if a block's scale is not a finite number.
     """
     library = library or required_library()
     assert raw.dtype == DENSE_DTYPES.get(fmt, torch.uint8)
@@ -111,7 +110,7 @@ def pack_weight(
 def gather_rows(
     weight: PackedWeight, ids: torch.Tensor, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor:
-    """Dequantized rows `ids` ([T] int64, within the matrix): [T, columns] in bf16 or fp32. An embedding look-up."""
+    """Return dequantized rows `ids` ([T] int64, within the matrix), as embeddings do: [T, columns], bf16 or fp32."""
     library = library or required_library()
     if (own_dtype := DENSE_DTYPES.get(weight.format)) is not None:
         out = torch.empty(len(ids), weight.columns, dtype=own_dtype)
@@ -131,8 +130,9 @@ def gather_rows(
 def dequantize_natively(
     fmt: WeightFormat, raw: torch.Tensor, columns: int, dtype: torch.dtype, *, library: KernelLibrary | None = None
 ) -> torch.Tensor | None:
-    """The numbers of GGUF blocks, exactly the format's and then rounded to `dtype`: [rows, columns]; None where there
-    is no kernel for it. raw: as for pack_weight, [rows, bytes per row]. Raises NotFiniteError as it does.
+    """Return the numbers of GGUF blocks, rounded to `dtype`: [rows, columns]; None without a kernel for them.
+
+    raw: as in `pack_weight`, [rows, bytes per row]. Raises NotFiniteError if a block's scale is not a finite number.
     """
     library = library or kernel_library()
     if library is None or dtype not in (torch.bfloat16, torch.float32) or raw.device.type != "cpu":

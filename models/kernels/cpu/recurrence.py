@@ -21,7 +21,7 @@ def convolve(
     out_dtype: torch.dtype,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """See Convolve. K: at most 8; C: a multiple of 16."""
+    """Run a causal convolution; see Convolve. At most 8 taps, and a multiple of 16 channels."""
     before, after = gates or (None, None)
     for gate in (before, after):
         assert gate is None or (gate.stride() == rows.stride() and gate.dtype == rows.dtype)
@@ -46,7 +46,7 @@ def run_gated_delta(
     tiles_key_heads: bool,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """See RunGatedDelta. K and V: multiples of 16."""
+    """Run the gated delta rule; see RunGatedDelta. Head sizes are multiples of 16."""
     z, b, a = gates
     num_heads, key_dim, value_dim = state.shape[1:]
     num_key_heads = (qkv.shape[1] - num_heads * value_dim) // (2 * key_dim)

@@ -1,4 +1,4 @@
-"""Whole rows outside linear layers (C++, src/rows/rows.cpp): sums with a norm in them, norms, gates, copies."""
+"""Operations on whole rows, outside linear layers (C++, src/rows/rows.cpp): sums with a norm, norms, gates, copies."""
 
 import torch
 
@@ -26,7 +26,7 @@ def join_rows(
     norms_sum: bool = False,
     library: KernelLibrary,
 ) -> torch.Tensor:
-    """See JoinRows. The result is written to x."""
+    """Add y to x with an optional norm; see JoinRows. The result is written to x."""
     assert x.is_contiguous()
     assert y.is_contiguous()
     library.join_rows(
@@ -37,7 +37,7 @@ def join_rows(
 
 
 def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary) -> torch.Tensor:
-    """See GateRows. The result is written to x; a row of `gate` is contiguous."""
+    """Multiply x by sigmoid(gate), [T, K] each. The result is written to x; a row of `gate` is contiguous."""
     assert x.is_contiguous()
     assert x.dtype == gate.dtype
     columns = x[0].numel()
@@ -46,7 +46,7 @@ def gate_rows(x: torch.Tensor, gate: torch.Tensor, *, library: KernelLibrary) ->
 
 
 def copy_heads(x: torch.Tensor, out: torch.Tensor, *, library: KernelLibrary) -> None:
-    """See CopyHeads."""
+    """Copy x to out, [T, H, K] each; rows and heads of both may be strided."""
     assert x.shape == out.shape
     assert x.dtype == out.dtype
     assert x.stride(2) == out.stride(2) == 1

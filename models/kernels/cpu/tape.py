@@ -2,8 +2,8 @@
 
 A decode step makes some two hundred native calls of a few microseconds each, and Python takes as long between them. The
 calls of two steps with equal numbers of rows and sequences differ only in the contents of their buffers. So such a step
-is recorded (function and arguments of each call; results are in a permanent workspace) and replayed later in one call,
-with new contents in the input buffers.
+is recorded (function and arguments of each call; results are in a permanent workspace). Later it is replayed in one
+call, with new contents in the input buffers.
 """
 
 import ctypes
@@ -24,12 +24,12 @@ _aten = torch.ops.aten
 
 
 class Kernel:
-    """One native function. Called by the thread that records a tape, it runs and is added to the tape."""
+    """One native function. Calls by the thread that records a tape run, and are added to the tape."""
 
     def __init__(
         self, function: Callable[..., Any], arguments: str, returns: type | None, replay_address: int | None
     ) -> None:
-        """arguments: a letter of TYPES each. replay_address: of the function's HR_REPLAYABLE twin, if it has one."""
+        """arguments: a letter of TYPES for each. replay_address: of the HR_REPLAYABLE twin, if there is one."""
         function.argtypes = [TYPES[letter] for letter in arguments]  # type: ignore[attr-defined]
         function.restype = returns  # type: ignore[attr-defined]
         self._function = function
@@ -46,7 +46,7 @@ class Kernel:
         return self._function(*arguments)
 
     def words(self, arguments: Sequence[int | float | None]) -> bytes:
-        """The arguments as replay.h reads them."""
+        """Return the arguments as replay.h reads them."""
         return self._words.pack(*(0 if argument is None else argument for argument in arguments))
 
 
@@ -57,13 +57,15 @@ class _Call(ctypes.Structure):
 
 
 class RecordedCall(NamedTuple):
+    """A call of a native function, with its arguments."""
+
     name: str  # of the kernel
     replay_address: int
     words: bytes
 
 
 class Tape:
-    """Recorded calls. Valid while weights, inputs and results live, which it does not keep alive."""
+    """Recorded calls. Valid while weights, inputs and results exist; the tape does not keep them alive."""
 
     def __init__(self, calls: Sequence[RecordedCall], workspace: "Workspace", replay: Callable[..., Any]) -> None:
         self._workspace = workspace  # kept alive
@@ -75,7 +77,7 @@ class Tape:
         self._replay(ctypes.addressof(self._calls), len(self._calls))
 
     def replay_each(self, around: Callable[[str], AbstractContextManager[object]]) -> None:
-        """As `replay`, one call at a time, each within around(name of its kernel): for measurements."""
+        """Replay the calls one by one, each inside around(name of its kernel): for measurements."""
         size = ctypes.sizeof(_Call)
         for i, call in enumerate(self._recorded):
             with around(call.name):
@@ -83,9 +85,10 @@ class Tape:
 
 
 class Workspace:
-    """Memory for results that recorded calls pass to later ones. Tapes may share it if they never run at the same time.
+    """Memory for the results that recorded calls pass to later calls.
 
-    A buffer is reused when no tensor uses it any more, as in torch's own allocator, but is never freed.
+    Tapes may share a workspace if they never run at the same time. A buffer is reused when no tensor uses it any more,
+    as in torch's own allocator, but is never freed.
     """
 
     def __init__(self) -> None:
@@ -101,6 +104,8 @@ class Workspace:
 
 
 class Recording(NamedTuple):
+    """The result of `record`."""
+
     tape: Tape | None
     unrecordable_op: str | None  # the first operator that is not a kernel with a replay; there is no tape then
 
@@ -108,7 +113,7 @@ class Recording(NamedTuple):
 def record(run: Callable[[], object], workspace: Workspace, replay: Callable[..., Any]) -> Recording:
     """Run `run`, and return a tape of its native calls if they computed everything.
 
-    Calls that other threads make meanwhile are not of it: their buffers are theirs to free.
+    Calls of other threads are not recorded, since those threads may free their buffers.
 
     run: may make new tensors with torch.empty, new_empty and views; leaves its results in buffers that outlive it.
     """
@@ -126,7 +131,7 @@ def record(run: Callable[[], object], workspace: Workspace, replay: Callable[...
 
 
 class _Recorder(TorchDispatchMode):
-    """Collects native calls, and watches for torch operators that compute."""
+    """Collects native calls, and detects torch operators that compute."""
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__()
@@ -137,7 +142,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: keeping torch.compile, which is not used here, out of this mode would import it, for half a second."""
+        """Return False: to exclude torch.compile from this mode would import it, which takes half a second."""
         return False
 
     def add(self, kernel: Kernel, arguments: Sequence[int | float | None]) -> None:
@@ -167,12 +172,12 @@ _recorder: _Recorder | None = None
 
 
 def _storages(values: object) -> set[int]:
-    """Addresses of the memory behind all tensors in `values`."""
+    """Return the addresses of the memory behind all tensors in `values`."""
     return {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)}
 
 
 def _num_users(tensor: torch.Tensor) -> int:
-    """References to the tensor's memory: itself, its views, and the one of this call."""
+    """Return the number of references to the tensor's memory: itself, its views, and the one of this call."""
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 

@@ -1,9 +1,8 @@
 """Commands of setuptools that compile the kernels into a wheel; named in pyproject.toml, used by nothing else.
 
-A wheel then holds binaries, and its name says for which system. Unless HEADRACE_WHEEL_LEVELS says otherwise, these are
-the kernels that this machine needs: whoever installs from sources waits for no others, and should the wheel get to
-another processor, its kernels are compiled at first start. Where no compiler is found it is built without binaries, for
-any system.
+A wheel then has binaries, and its name says for which system. By default they are the kernels that this machine needs:
+an installation from sources compiles no others, and on another processor the missing ones are compiled at first start.
+HEADRACE_WHEEL_LEVELS changes that. Without a compiler the wheel is built without binaries, for any system.
 """
 
 import functools
@@ -25,7 +24,7 @@ _NATIVE = "native"
 
 
 def _requested_levels() -> list[str]:
-    """The variable's names of levels, `native` among them; none if nothing is to be compiled."""
+    """Return the levels named in the variable, `native` possibly among them; none if no kernels are requested."""
     known = [level.name for level in build.LEVELS]
     given = os.environ.get(LEVELS_VARIABLE, _NATIVE)
     if given in ("all", "none"):
@@ -47,7 +46,7 @@ def _has_compiler() -> bool:
 
 
 def _compile(requested: list[str], folder: Path) -> None:
-    """Compiles the probe and the levels into `folder`, telling how far it is; pip shows that with -v."""
+    """Compile the probe and the levels into `folder`. Prints the progress, which pip shows with -v."""
     native = build.best_level(build.compile_prebuilt_probe(folder)).name
     names = {native if name == _NATIVE else name for name in requested}
     for level in build.LEVELS:
@@ -62,7 +61,7 @@ def _report(level: str, done: int, total: int) -> None:
 
 
 class BuildWithKernels(build_py):
-    """build_py that adds `prebuilt/` beside the sources; not for editable installations."""
+    """build_py that adds `prebuilt/` next to the sources, except for editable installations."""
 
     def run(self) -> None:
         super().run()

@@ -17,7 +17,7 @@ def convolve(
     has_silu: bool = False,
     out_dtype: torch.dtype,
 ) -> torch.Tensor:
-    """See Convolve."""
+    """Run a causal convolution with optional gates; see Convolve."""
     before, after = gates or (None, None)
     y = causal_conv(rows if before is None else before * rows, weight, bias, state, group)
     y = (F.silu(y) if has_silu else y).to(out_dtype)
@@ -54,11 +54,11 @@ def _prepend_states(
     width = state.shape[1]
     lengths = torch.tensor(group.query_lens, device=rows.device)
     sequences = torch.arange(len(lengths), device=rows.device)
-    places = torch.arange(len(rows), device=rows.device) + (sequences.repeat_interleave(lengths) + 1) * width
+    indices = torch.arange(len(rows), device=rows.device) + (sequences.repeat_interleave(lengths) + 1) * width
     extended = rows.new_empty(len(rows) + len(lengths) * width, rows.shape[1])
-    extended[places] = rows
+    extended[indices] = rows
     starts = group.cu_seqlens[:-1].long() + sequences * width
     before = state[group.sources.long().clamp_min(0)]
     before = torch.where(group.sources.view(-1, 1, 1) >= 0, before, torch.zeros_like(before))
     extended[starts.unsqueeze(1) + torch.arange(width, device=rows.device)] = before
-    return extended, places
+    return extended, indices

@@ -45,7 +45,7 @@ def draw_from(groups: Sequence[WeightedRows], uniforms: Sequence[float]) -> list
 
 
 def weighted_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> list[WeightedRows]:
-    """Return the weights to draw from: one group of the rows without truncation, and one of those with."""
+    """Return the weights to draw from: a group of the rows without truncation, and a group of the others."""
     device = logits.device
     temperature = torch.tensor([each.temperature for each in draws], dtype=torch.float32, device=device)
     scaled = logits / temperature.unsqueeze(-1)

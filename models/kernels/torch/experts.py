@@ -35,7 +35,7 @@ def _in_best_groups(rated: torch.Tensor, spec: RouterSpec) -> torch.Tensor:
 
 
 class RoutedExperts:
-    """Experts computed one after the other, each for all rows that chose it. Implements Experts."""
+    """The operation Experts, one expert after the other, each for all rows that chose it."""
 
     def __init__(self, layer: ExpertLayer) -> None:
         self._layer = layer

@@ -39,7 +39,7 @@ def run_gated_delta(
     *,
     tiles_key_heads: bool,
 ) -> torch.Tensor:
-    """See RunGatedDelta."""
+    """Run the gated delta rule, and the norm and gate after it; see RunGatedDelta."""
     z, b, a = gates
     num_heads, key_dim, value_dim = state.shape[1:]
     value_size = num_heads * value_dim
@@ -59,7 +59,7 @@ def run_gated_delta(
 
 
 def _unit_heads(x: torch.Tensor, repeats: int, tiles_key_heads: bool) -> torch.Tensor:
-    """Queries or keys [T, key heads, K], scaled to length 1 and repeated for each value head: [T, H, K]."""
+    """Scale queries or keys [T, key heads, K] to length 1, and repeat them for each value head: [T, H, K]."""
     x = x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + _L2_NORM_EPS)
     return x.repeat(1, repeats, 1) if tiles_key_heads else x.repeat_interleave(repeats, dim=1)
 

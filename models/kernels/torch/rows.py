@@ -14,22 +14,22 @@ def join_rows(
     scale: float = 1.0,
     norms_sum: bool = False,
 ) -> torch.Tensor:
-    """See JoinRows."""
+    """Add y to x with an optional norm; see JoinRows."""
     if norms_sum:
         return norm(torch.add(y if scale == 1.0 else y * scale, x, alpha=skip))
     return torch.add(x if skip == 1.0 else x * skip, norm(y), alpha=scale)
 
 
 def gate_rows(x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """See GateRows."""
+    """Return x times sigmoid(gate), [T, K] each."""
     return x * torch.sigmoid(gate)
 
 
 def copy_heads(x: torch.Tensor, out: torch.Tensor) -> None:
-    """See CopyHeads."""
+    """Copy x to out, [T, H, K] each."""
     out.copy_(x)
 
 
 def multiply_heads(weight: torch.Tensor, x: torch.Tensor, out: torch.Tensor) -> None:
-    """See MultiplyHeads."""
+    """Write W[h] x[t, h] to out [T, H, out]. weight: [H, out, in]; x: [T, H, in]."""
     out.copy_(torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1))

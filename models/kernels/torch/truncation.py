@@ -1,7 +1,7 @@
-"""Top-k, top-p and min-p as one step: which tokens survive, decided by thresholds on values.
+"""Top-k, top-p and min-p as one step, which keeps tokens by thresholds on their values.
 
-Ties survive or go together, and the survivors are listed in order of id. So the outcome depends neither on how a sort
-breaks ties nor on how wide a window other rows of the batch need.
+Ties are kept or dropped together, and the kept tokens are listed in order of id. So the result depends neither on how a
+sort breaks ties nor on how wide a window other rows of the batch need.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _WINDOW = 256  # candidates looked at first; most nuclei are smaller, and a full
 
 @dataclass(frozen=True, slots=True)
 class TruncationParams:
-    """Per-row limits. top_k: [L] int64, 0 is off; top_p: [L] fp64, 1 is off; min_p: [L] fp64, 0 is off."""
+    """Limits of each row. top_k: [L] int64, 0 is off; top_p: [L] fp64, 1 is off; min_p: [L] fp64, 0 is off."""
 
     top_k: torch.Tensor
     top_p: torch.Tensor
@@ -21,7 +21,7 @@ class TruncationParams:
 
 
 def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tensor, torch.Tensor]:
-    """Candidates and their weights after top-k, then top-p of what is left, then min-p.
+    """Return candidates and their weights after top-k, then top-p of the rest, then min-p.
 
     logits: [L, V] fp32, temperature already applied. Returns (token ids [L, C] int64 ascending in each row, weights
     [L, C] fp64, 0 for the others). The weights are proportional to the probabilities.
@@ -44,7 +44,7 @@ def truncate(logits: torch.Tensor, params: TruncationParams) -> tuple[torch.Tens
 
 
 def _smallest_survivor(values: torch.Tensor, weights: torch.Tensor, params: TruncationParams) -> torch.Tensor:
-    """The smallest logit of each row that survives: [L, 1]. values, weights: [L, C], descending."""
+    """Return the smallest logit of each row that is kept: [L, 1]. values, weights: [L, C], descending."""
     width = values.shape[-1]
     rank = torch.arange(width, device=values.device)
     k = torch.where(params.top_k > 0, params.top_k, width).clamp(max=width).unsqueeze(-1)

@@ -1,1 +1,1 @@
-"""Layers with a recurrence in attention's place, and their states."""
+"""Layers with a recurrence in attention's place."""

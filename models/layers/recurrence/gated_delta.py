@@ -17,8 +17,11 @@ from models.linear.method import LinearMethod
 
 
 class GatedDelta(Recurrence):
-    """Parameters: `in_proj` with the shards qkv, z, b and a; `conv_weight` [K, channels of q, k, v]; `A_log` and
-    `dt_bias` [value heads]; `norm`; `out`."""
+    """The layer of GatedDeltaSpec.
+
+    Parameters: `in_proj` with the shards qkv, z, b and a; `conv_weight` [K, channels of q, k, v]; `A_log` and `dt_bias`
+    [value heads]; `norm`; `out`.
+    """
 
     def __init__(self, spec: GatedDeltaSpec, hidden_size: int, *, compute: ComputeConfig, method: LinearMethod) -> None:
         super().__init__(compute)

@@ -1,4 +1,4 @@
-"""What recurrent layers share: how they reach their state, and how speculative rows wait for verification."""
+"""Recurrence: base of recurrent layers, with their projections, and speculative rows that wait for verification."""
 
 from abc import abstractmethod
 
@@ -14,7 +14,7 @@ from models.linear.linear import Linear
 
 
 class Recurrence(nn.Module):
-    """in_proj, recurrence (`scan`), out."""
+    """A layer of in_proj, the recurrence itself (`scan`), and out."""
 
     in_proj: Linear
     out: Linear
@@ -33,7 +33,7 @@ class Recurrence(nn.Module):
         state: LayerState,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """recurrence(norm(x)) (+ residual, used up; it may be x): [T, hidden]. Reads and writes `state`."""
+        """Return recurrence(norm(x)) (+ residual, used up; it may be x): [T, hidden]. Reads and writes `state`."""
         rows = self.in_proj(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         if group.speculative_rows is not None:
             state.pending_rows = rows[group.speculative_rows]
@@ -47,4 +47,4 @@ class Recurrence(nn.Module):
 
     @abstractmethod
     def scan(self, rows: torch.Tensor, group: StateGroupBatch, state: LayerState) -> torch.Tensor:
-        """The recurrence over rows of `in_proj`: the input of `out`."""
+        """Run the recurrence over rows of `in_proj`. Returns the input of `out`."""

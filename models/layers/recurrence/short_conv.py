@@ -12,7 +12,10 @@ from models.linear.method import LinearMethod
 
 
 class ShortConv(Recurrence):
-    """Parameters: `in_proj`, whose rows are b, c and v; `conv_weight` [K, hidden], `conv_bias`; `out`."""
+    """The layer of ShortConvSpec.
+
+    Parameters: `in_proj`, whose rows are b, c and v; `conv_weight` [K, hidden], `conv_bias`; `out`.
+    """
 
     conv_bias: torch.Tensor | None
 

@@ -1,4 +1,4 @@
-"""Adapter: low-rank changes to linear layers (Hu et al. 2021), of one fine-tuning of a model."""
+"""Adapter: low-rank changes to linear layers (Hu et al. 2021), from one fine-tuning of a model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import torch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRankPair:
-    """What is added to some outputs of a layer: scale * b (a x) + bias, for output rows first .. first + len(b) - 1.
+    """A change of some outputs of a layer: scale * b (a x) + bias is added to outputs first .. first + len(b) - 1.
 
-    gain: of DoRA (Liu et al. 2024): the rows of W + scale * b a, times these numbers, take the place of W's, so that
-    their lengths are `magnitude`, as in the file. Of an embedding, `a` has a column for each id, and a row of the table
-    gets scale * b a[:, id].
+    gain: of DoRA (Liu et al. 2024): the rows of W + scale * b a, times these numbers, replace those of W, so that their
+    lengths are `magnitude`, as in the file. In an embedding, `a` has a column for each id, and scale * b a[:, id] is
+    added to a row of the table.
     """
 
     first: int
@@ -33,13 +33,13 @@ class LowRankPair:
             yield self.gain
 
     def given(self) -> Iterator[torch.Tensor]:
-        """Those of the file; what is computed with the model's weights is not of them."""
+        """Yield the tensors of the file, without the ones that are computed with the model's weights."""
         yield from (tensor for tensor in (self.a, self.b, self.bias, self.magnitude) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerAdapter:
-    """The pairs of one layer, at most one for each output; or a weight [out, in] in the place of the layer's own."""
+    """The pairs of one layer, at most one for each output; or a weight [out, in] that replaces the layer's own."""
 
     pairs: tuple[LowRankPair, ...] = ()
     weight: torch.Tensor | None = None
@@ -55,7 +55,7 @@ class LayerAdapter:
             yield self.weight
 
     def given(self) -> Iterator[torch.Tensor]:
-        """Those of the file."""
+        """Yield the tensors of the file."""
         for pair in self.pairs:
             yield from pair.given()
         if self.weight is not None:
@@ -66,15 +66,15 @@ class LayerAdapter:
 class Adapter:
     """An adapter as it was read: on the CPU, in the file's dtype, its rows in the decoder's order.
 
-    digest: 32 bytes, of all that decides results, so that two adapters with one digest compute the same. layers: by the
-    decoder's module; "embed" is the look-up of tokens, "head" the output layer, also where that is the same table.
-    targets: the tensors of the base model that it changes, by their names in the file. base_model: what the file calls
-    the model that it was made for; "" if it does not say.
+    digest: 32 bytes, of everything that decides results, so that two adapters with one digest compute the same. layers:
+    by the decoder's module; "embed" is the look-up of tokens, "head" the output layer, also where that is the same
+    table. targets: the tensors of the base model that the adapter changes, by their names in the file. base_model: the
+    file's name of the model that the adapter was made for; "" without one.
     """
 
     digest: bytes
     rank: int  # the largest of a pair
-    alpha: float  # the usual one, where pairs have their own
+    alpha: float  # the most frequent one, if pairs have their own
     targets: tuple[str, ...]
     num_bytes: int
     base_model: str

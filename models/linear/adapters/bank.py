@@ -1,4 +1,4 @@
-"""AdapterBank: the adapters of one linear layer, one in each slot, and what they add to the layer's rows."""
+"""AdapterBank: the adapters of one linear layer, one in each slot, and their part of the layer's product."""
 
 from typing import Protocol, TypeVar
 
@@ -16,20 +16,20 @@ P = TypeVar("P")
 
 
 class AdapterBank(Protocol[P]):
-    """The adapters of one layer by slot. A slot is set between steps; a row without an adapter has slot -1."""
+    """The adapters of one layer by slot. Slots are set between steps; a row without an adapter has slot -1."""
 
     @property
     def residual_last_slots(self) -> tuple[int, ...]:
-        """Slots with a gain (DoRA) that would scale a residual too. It is added after `multiply` to rows with one."""
+        """Slots whose gain (DoRA) would scale a residual too: to their rows it is added after `multiply`."""
 
     def prepare(self, adapter: LayerAdapter, arena: HugePageArena) -> P:
-        """What `set` takes. May be called by any thread, also while a step runs.
+        """Return the adapter as `set` takes it. May run on any thread, also during a step.
 
         arena: memory of this adapter, in all layers.
         """
 
     def set(self, slot: int, prepared: P | None) -> None:
-        """Replace what the slot has. It computes nothing: streams pause for it."""
+        """Replace the adapter of a slot; None removes it. Computes nothing, since streams pause for it."""
 
     def multiply(
         self,
@@ -39,14 +39,14 @@ class AdapterBank(Protocol[P]):
         out_dtype: torch.dtype | None,
         slots: torch.Tensor,
     ) -> torch.Tensor:
-        """As the layer's method's `apply`, with what the adapters of the rows' slots change; slots: [T] int32.
+        """Multiply like `LinearMethod.apply` of the layer, and apply the adapters of the rows' slots, [T] int32.
 
         residual: zero in rows of `residual_last_slots`.
         """
 
 
 def make_bank(layer: AdaptedLayer, max_slots: int) -> AdapterBank[NativeAdapter] | AdapterBank[TorchAdapter]:
-    """The bank for a layer whose weights are loaded."""
+    """Make the bank for a layer whose weights are loaded."""
     if isinstance(layer.method, NativeLinearMethod):
         return NativeBank(layer, layer.method, max_slots)
     return TorchBank(layer, layer.method.bias_dtype)

@@ -10,12 +10,12 @@ from models.linear.method import LinearLayer, LinearMethod
 
 
 class AdaptedLayer(LinearLayer, Protocol):
-    """What a bank of adapters sees of its layer."""
+    """A layer as its bank of adapters sees it."""
 
     method: LinearMethod
 
     def read_rows(self, first: int, count: int) -> torch.Tensor:
-        """Rows of the weight, dequantized: [count, in] fp32."""
+        """Return rows of the weight, dequantized: [count, in] fp32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class ComputedPair:
 
 
 def computed_pair(layer: AdaptedLayer, pair: LowRankPair, dtype: torch.dtype) -> ComputedPair:
-    """a and b in `dtype`, on the device of the layer's weight."""
+    """Fold a pair's factors into a and b, in `dtype`, on the device of the layer's weight."""
     b = pair.b.to(torch.float32) * pair.scale
     shift = None if pair.bias is None else pair.bias.to(torch.float32) * pair.scale
     gain = pair.gain

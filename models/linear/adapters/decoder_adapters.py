@@ -1,4 +1,4 @@
-"""DecoderAdapters: the slots for adapters of a decoder's layers."""
+"""DecoderAdapters: the slots for adapters in all layers of a decoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from models.linear.linear import Linear
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedAdapter:
-    """An adapter in the form in which a decoder computes with it.
+    """An adapter as a decoder computes with it.
 
-    layers: what the layers' banks take, by the layers' names; look_up: what the embedding's takes.
+    layers: as the layers' banks take it, by the layers' names. look_up: as the embedding's bank takes it.
     """
 
     layers: Mapping[str, Any]
@@ -24,26 +24,28 @@ class PreparedAdapter:
 
 
 class DecoderAdapters:
-    """An adapter is prepared by any thread, also while a step runs, and set between two steps, which computes nothing:
-    so streams do not pause for it."""
+    """Adapters are prepared on any thread, also during a step, and set between two steps.
+
+    Setting computes nothing, so that streams do not pause for it.
+    """
 
     def __init__(self, embed: Embedding, layers: Mapping[str, Linear], max_slots: int, max_rank: int) -> None:
-        """layers: those that can have adapters, after their weights are loaded."""
+        """layers: the layers that can have adapters, by name; their weights are loaded."""
         self._embed = embed
         self._layers = layers
         self._max_slots, self._max_rank = max_slots, max_rank
-        self.version = 0  # of the native calls of steps with adapters: other adapters may need other calls
+        self.version = 0  # changes if steps with adapters need other native calls
         embed.enable_look_up_adapters()
         for layer in layers.values():
             layer.enable_adapters(max_slots)
 
     def prepare(self, adapter: Adapter) -> PreparedAdapter:
-        """Raises AdapterError if its rank is above the limit, and MemoryError."""
+        """Prepare an adapter for a slot. Raises AdapterError if its rank is above the limit, and MemoryError."""
         if adapter.rank > self._max_rank:
             raise AdapterError(
                 f"the adapter has rank {adapter.rank}; at most {self._max_rank} is served; raise --max-lora-rank"
             )
-        arena = HugePageArena()  # of its own: its memory is free again when the slot gets another adapter
+        arena = HugePageArena()  # the adapter's own, whose memory is free again when the slot gets another adapter
         layers = {}
         for name, layer in self._layers.items():
             if (change := adapter.layers.get(name)) is not None:
@@ -54,7 +56,7 @@ class DecoderAdapters:
         return PreparedAdapter(layers, None if look_up is None else self._embed.look_up_adapters.prepare(look_up))
 
     def set(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """Replace what the slot has."""
+        """Replace the adapter of a slot; None removes it."""
         assert 0 <= slot < self._max_slots, f"slot {slot} of {self._max_slots}"
         before = self._layers_with_residuals_last()
         assert self._embed.look_up_adapters is not None
@@ -65,7 +67,7 @@ class DecoderAdapters:
         self.version += self._layers_with_residuals_last() != before
 
     def _layers_with_residuals_last(self) -> list[str]:
-        """See AdapterBank.residual_last_slots."""
+        """Return the layers with slots whose residual is added last."""
         return [
             name
             for name, layer in self._layers.items()

@@ -11,14 +11,14 @@ from models.linear.adapters.torch_bank import rows_by_slot
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LookUpAdapter:
-    """What a slot has. The weight takes the place of the table."""
+    """An adapter of a look-up in a slot. The weight replaces the table."""
 
     pairs: tuple[tuple[torch.Tensor, torch.Tensor], ...]  # a transposed [V, r], and b scaled, [d, r] fp32
     weight: torch.Tensor | None  # [V, d]
 
 
 class LookUpBank:
-    """As an AdapterBank: `prepare` by any thread, `set` between steps."""
+    """The adapters of a look-up by slot: `prepare` runs on any thread, `set` between steps."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -32,18 +32,18 @@ class LookUpBank:
         return LookUpAdapter(tuple(pairs), None if adapter.weight is None else adapter.weight.to(self._device))
 
     def set(self, slot: int, prepared: LookUpAdapter | None) -> None:
-        """Replace what the slot has."""
+        """Replace the adapter of a slot; None removes it."""
         self._adapters.pop(slot, None)
         if prepared is not None:
             self._adapters[slot] = prepared
 
     def adapt(self, ids: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-        """The rows [T, d] of the ids, changed to those of their slots' adapters; `rows` itself is used up."""
-        for slot, places in rows_by_slot(slots, tuple(self._adapters)):
+        """Apply the adapters of the rows' slots to `rows` [T, d], which are looked up for `ids` and used up."""
+        for slot, indices in rows_by_slot(slots, tuple(self._adapters)):
             adapter = self._adapters[slot]
             if adapter.weight is not None:
-                rows[places] = F.embedding(ids[places], adapter.weight).to(rows.dtype)
+                rows[indices] = F.embedding(ids[indices], adapter.weight).to(rows.dtype)
             for a, b in adapter.pairs:
-                product = F.linear(F.embedding(ids[places], a).to(torch.float32), b)
-                rows[places] = (rows[places] + product).to(rows.dtype)
+                product = F.linear(F.embedding(ids[indices], a).to(torch.float32), b)
+                rows[indices] = (rows[indices] + product).to(rows.dtype)
         return rows

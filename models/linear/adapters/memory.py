@@ -1,4 +1,4 @@
-"""What an adapter takes of the memory, by the layers that it changes."""
+"""The memory that an adapter takes, by the layers that it changes."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,12 @@ _RANKS = 16  # of a packed block
 
 
 def pair_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """Numbers in an adapter with pairs of this rank for all shards of the layers."""
+    """Return how many numbers an adapter has, with pairs of this rank for all shards of the layers."""
     return sum(rank * (layer.in_features + size) for layer in layers for size in shard_sizes(layer))
 
 
 def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
-    """The same as a slot stores them: shards' ranks are even, and the ranks of a layer's inputs fill whole blocks."""
+    """Return how many numbers a slot stores: shards' ranks are even, and a layer's ranks fill whole blocks."""
     total = 0
     even_rank = rank + rank % 2
     for layer in layers:
@@ -24,5 +24,5 @@ def packed_numbers(layers: Iterable[Linear], rank: int) -> int:
 
 
 def shard_sizes(layer: Linear) -> list[int]:
-    """Outputs of each shard; a layer without shards is one."""
+    """Return the outputs of each shard; a layer without shards counts as one."""
     return [count for _, count in layer.shards.values()] or [layer.out_features]

@@ -1,4 +1,4 @@
-"""NativeBank: the adapters of one linear layer on the native kernels, in calls that can be recorded."""
+"""NativeBank: the adapters of one linear layer on native kernels, in calls that can be recorded."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from models.linear.native import NativeLinearMethod
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeAdapter:
-    """What a slot has: packed pairs, and the weight that takes the place of the layer's own."""
+    """An adapter in a slot: packed pairs, and a weight that replaces the layer's own."""
 
     packed: PackedPairs | None
     has_gain: bool
@@ -27,8 +27,11 @@ class NativeAdapter:
 
 
 class NativeBank:
-    """An AdapterBank. Calls cannot be recorded while a slot has a weight in the place of the layer's own, or is one of
-    `residual_last_slots` in a layer with a residual."""
+    """An AdapterBank on native kernels.
+
+    Calls cannot be recorded while a slot has a weight that replaces the layer's own, or is one of `residual_last_slots`
+    in a layer with a residual.
+    """
 
     def __init__(self, layer: AdaptedLayer, method: NativeLinearMethod, max_slots: int) -> None:
         """method: the layer's own."""
@@ -42,7 +45,7 @@ class NativeBank:
     def residual_last_slots(self) -> tuple[int, ...]:
         packed = self._method.multiply
         assert packed is not None, "process_after_loading() comes first"
-        # A fused call adds residuals last by itself, except for many rows on AMX.
+        # A fused call adds residuals last, except for many rows on AMX.
         is_added_last = packed.takes_adapters and required_library().level != "amx"
         return () if is_added_last else tuple(self._gain_slots)
 
@@ -82,14 +85,14 @@ class NativeBank:
         packed = self._method.multiply
         assert packed is not None, "process_after_loading() comes first"
         prepare = prologue.row_input
-        # Fused or not never depends on the other slots: the two round differently.
+        # The choice never depends on the other slots, since the two ways round differently.
         fused = self._table.rows(slots) if packed.takes_adapters else None
         y = packed(x, prepare=prepare, residual=residual, out=residual, out_dtype=out_dtype, adapted=fused)
-        for slot, places in rows_by_slot(slots, tuple(self._weights)):
-            replaced = self._weights[slot](x[places], prepare=prepare, out_dtype=y.dtype)
+        for slot, indices in rows_by_slot(slots, tuple(self._weights)):
+            replaced = self._weights[slot](x[indices], prepare=prepare, out_dtype=y.dtype)
             if fused is not None:
-                self._table.adapt(x[places], slots[places], replaced, prepare=prepare)
-            y[places] = replaced
+                self._table.adapt(x[indices], slots[indices], replaced, prepare=prepare)
+            y[indices] = replaced
         if fused is None:
             self._table.adapt(x, slots, y, prepare=prepare)
         return y

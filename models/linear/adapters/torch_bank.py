@@ -1,4 +1,4 @@
-"""TorchBank: the adapters of one linear layer, computed with torch's operators on any device."""
+"""TorchBank: the adapters of one linear layer, computed by torch on any device."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from models.linear.adapters.computed_pair import AdaptedLayer, ComputedPair, com
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TorchAdapter:
-    """What a slot has: pairs, and the weight that takes the place of the layer's own."""
+    """An adapter in a slot: pairs, and a weight that replaces the layer's own."""
 
     pairs: tuple[ComputedPair, ...]
     weight: torch.Tensor | None
 
 
 class TorchBank:
-    """An AdapterBank."""
+    """An AdapterBank that computes with torch."""
 
     def __init__(self, layer: AdaptedLayer, dtype: torch.dtype) -> None:
         """dtype: of the products."""
@@ -67,7 +67,7 @@ class TorchBank:
 
 
 def rows_by_slot(slots: torch.Tensor, loaded: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Each of the slots `loaded` that some rows have, with these rows' numbers [n] int64."""
+    """Yield each of the slots `loaded` that rows have, with the indices [n] int64 of these rows."""
     for slot in loaded:
         rows = (slots == slot).nonzero().squeeze(1)
         if len(rows):
