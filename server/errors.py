@@ -221,7 +221,7 @@ class ErrorReply:
         return Response(self.body(), self.status, self.headers, media_type="application/json")
 
 
-def describe(error: Exception, request_id: str) -> ErrorReply:
+def describe_error(error: Exception, request_id: str) -> ErrorReply:
     """Return the reply to an exception. An exception without a row in the table is logged, and its text is not sent."""
     if isinstance(error, HTTPException):
         return _describe_http(error)

@@ -32,7 +32,7 @@ from engine.speculation.ngram import NgramProposer
 from engine.speculation.settings import SpeculationSettings, speculation_settings
 from engine.speculation.speculator import Speculator
 from engine.startup.adapter_memory import AdapterMemory, adapter_memory
-from engine.startup.description import describe, describe_speculation, describe_steps
+from engine.startup.description import describe_model, describe_speculation, describe_steps
 from engine.startup.load import EngineModels, load_models
 from engine.startup.pooling import build_pooling_engine, check_pooling_options
 from engine.startup.threads import compute_threads
@@ -128,7 +128,7 @@ def build_served_engine(
         on_started=on_started,
     )
     steps = describe_steps(config, step_budget, times.prefill_token_s)
-    info = describe(engine_config, models.target, groups, budget, adapters, steps, models.quality)
+    info = describe_model(engine_config, models.target, groups, budget, adapters, steps, models.quality)
     info = msgspec.structs.replace(
         info,
         are_steps_timed=config.max_num_batched_tokens is None,

@@ -21,7 +21,7 @@ from models.tokenizer.assets import TokenizerAssets
 from models.training.trainable_layers import layer_kinds, trainable_layers
 
 
-def describe(
+def describe_model(
     config: EngineConfig,
     model: LoadedModel,
     groups: tuple[KVGroup, ...],

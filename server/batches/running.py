@@ -10,7 +10,7 @@ from engine.client.open_streams import MAX_DEATHS
 from engine.errors import EngineDied, EngineStopped, EngineUnavailable, Shed
 from server.batches.execution import answer_body
 from server.context import ServerContext
-from server.errors import RateLimited, TokensLimited, describe
+from server.errors import RateLimited, TokensLimited, describe_error
 from server.generation.terms import serve_as_batch
 from server.jobs.answers import BodyAnswer
 from server.jobs.environment import Sleep
@@ -57,7 +57,7 @@ async def run_body(
 
 
 def _refusal(error: Exception, request_id: str) -> BodyAnswer:
-    reply = describe(error, request_id)
+    reply = describe_error(error, request_id)
     return BodyAnswer(request_id, reply.status, reply.body())
 
 
@@ -74,7 +74,7 @@ async def _run_once(
         record.status = 200
         return BodyAnswer(request_id, 200, answer, headers)
     except Exception as error:  # the boundary of a line, as of a route
-        reply = describe(error, request_id)
+        reply = describe_error(error, request_id)
         record.status = reply.status
         record.note_error(reply.status, reply.code or reply.type, error.reason if isinstance(error, Shed) else None)
         if isinstance(error, _PASSING):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.errors import describe
+from server.errors import describe_error
 from server.http.body import Context, json_response
 from server.http.operators import OPERATORS_ONLY
 from server.http.query import query_int, unhonored_names
@@ -53,7 +53,7 @@ async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[byte
 
 
 def _broken(error: Exception) -> bytes:
-    return b"data: " + describe(error, "dashboard").body() + b"\n\n"
+    return b"data: " + describe_error(error, "dashboard").body() + b"\n\n"
 
 
 _FRAMING = Framing("text/event-stream", ping=b": ping\n\n", end=b"", broken=_broken)

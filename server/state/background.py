@@ -7,7 +7,7 @@ import msgspec
 from fastapi import Request
 
 from server.context import ServerContext
-from server.errors import ErrorReply, describe
+from server.errors import ErrorReply, describe_error
 from server.generation.generation import Generation
 from server.http.sse import framing_of, generated
 from server.protocols.frame import frame
@@ -34,7 +34,7 @@ async def start_background(
             route=request.scope["route"].path,
             form=kept.stream_form,
             broken=framing_of(kept, request_id).broken,
-            cut=lambda error: _error_event(describe(error, request_id)),
+            cut=lambda error: _error_event(describe_error(error, request_id)),
             waits_for_readers=False,
             headers=headers,
             subject=kept,

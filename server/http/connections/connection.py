@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from engine.errors import HeadraceError, InvalidRequest
-from server.errors import HeadersTooLarge, RequestTimeout, describe
+from server.errors import HeadersTooLarge, RequestTimeout, describe_error
 from server.http.connections.certificates import SUBJECT_STATE, subject_of
 from server.http.connections.connection_limits import CloseReason, ConnectionLimits
 from server.http.connections.late_bytes import LateBytes
@@ -267,7 +267,7 @@ class Connection(HttpToolsProtocol):
         if not self._may_answer:
             self._ending.end()
             return
-        reply = describe(error, "")
+        reply = describe_error(error, "")
         body = reply.body()
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self._ending.write(STATUS_LINE[reply.status] + head.encode() + body)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import BudgetSpent, RateLimited, TokensLimited, describe
+from server.errors import BudgetSpent, RateLimited, TokensLimited, describe_error
 from server.keys.account import Account, LimitStatus, TokenReservation
 from server.keys.key import ApiKey
 from server.keys.spending import Spending
@@ -41,7 +41,7 @@ def _begin(account: Account, prompt: int = 10, output: int = 0, *, is_open_ended
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    return describe(error, "id").headers
+    return describe_error(error, "id").headers
 
 
 def test_requests_beyond_the_rate_are_told_when_to_come_back() -> None:
@@ -50,7 +50,7 @@ def test_requests_beyond_the_rate_are_told_when_to_come_back() -> None:
         account.count_request()
     with pytest.raises(RateLimited, match="may send 6 requests a minute; the next one is accepted in 10") as raised:
         account.count_request()
-    reply = describe(raised.value, "id")
+    reply = describe_error(raised.value, "id")
     assert (reply.status, reply.code, reply.type) == (429, "rate_limit_exceeded", "requests")
     assert reply.headers == {"retry-after": "10"}
     clock.seconds += 10
@@ -82,7 +82,7 @@ def test_tokens_are_reserved_and_what_is_not_used_comes_back() -> None:
     with pytest.raises(TokensLimited, match="600 tokens a minute; 200 are available in 10") as raised:
         _begin(account, 100, 100)
     assert _headers(raised.value) == {"retry-after": "10"}
-    assert describe(raised.value, "id").type == "tokens"
+    assert describe_error(raised.value, "id").type == "tokens"
     account.settle(work, 150)
     assert account.tokens is not None
     assert account.tokens.level == 450
@@ -145,7 +145,7 @@ def test_a_budget_lasts_until_its_period_ends() -> None:
         BudgetSpent, match="has 700 of its 1000 tokens a month left, and this request may use 800"
     ) as raised:
         _begin(account, 100, 700)
-    reply = describe(raised.value, "id")
+    reply = describe_error(raised.value, "id")
     assert (reply.status, reply.code, reply.type) == (429, "insufficient_quota", "insufficient_quota")
     assert reply.headers == {"retry-after": "3600", "x-should-retry": "false"}
     account.settle(_begin(account, 100, 600), 700)
