@@ -12,7 +12,7 @@ from engine.command_io.bench_config import BENCH_CONFIGS
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown_options
 from server.commands.options.definitions import OPTIONS, Option, options_of
 from server.commands.options.sources import options_file, resolve_options
 from server.loadtest.config import LoadConfig, StartupConfig
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     if namespace.benchmark is None:
         raise OptionError("no benchmark given; usage: headrace bench BENCHMARK [options]")
     own = options_of(_config_class(namespace.benchmark))
-    refuse_unknown(unknown, [*own, *([] if namespace.benchmark == "serve" else _engine_options())])
+    refuse_unknown_options(unknown, [*own, *([] if namespace.benchmark == "serve" else _engine_options())])
     config = _config_class(namespace.benchmark)(**parse_values(own, namespace))
     if namespace.benchmark == "serve":
         # Imported by name, like every command, so that `headrace --help` does not load the load generator's libraries.

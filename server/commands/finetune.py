@@ -15,7 +15,7 @@ from engine.command_io.finetuning.job import JobFolder, locked
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown_options
 from server.commands.options.definitions import OPTIONS, Option, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
     Raises OptionError or StartupError; exits for --help.
     """
     namespace, unknown = finetune_parser().parse_known_args(argv)
-    refuse_unknown(unknown, [*options_of(TrainingConfig), *_model_options()])
+    refuse_unknown_options(unknown, [*options_of(TrainingConfig), *_model_options()])
     if namespace.model is None or namespace.train is None:
         raise OptionError(
             "MODEL or the training file is missing; usage: headrace finetune MODEL TRAIN.jsonl --out FOLDER"

@@ -10,7 +10,7 @@ from engine.command_io.output_folder import OutputFolder
 from engine.command_io.quantize_config import QuantizeConfig
 from engine.errors import OptionError, StartupError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown_options
 from server.commands.options.definitions import OPTIONS, options_of
 
 _EPILOG = """\
@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> int:
     """
     options = options_of(QuantizeConfig)
     namespace, unknown = quantize_parser().parse_known_args(argv)
-    refuse_unknown(unknown, options)
+    refuse_unknown_options(unknown, options)
     if namespace.model is None:
         raise OptionError("no model given; usage: headrace quantize MODEL --out FOLDER")
     try:

@@ -21,7 +21,7 @@ from engine.errors import OptionError, StartupError
 from engine.wording import counted
 from server.commands.batch.arguments import batch_options, batch_parser
 from server.commands.batch.output_file import OutputFile
-from server.commands.options.arguments import refuse_unknown
+from server.commands.options.arguments import refuse_unknown_options
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.commands.serve.engines import OneEngine
@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     namespace, unknown = batch_parser().parse_known_args(argv)
-    refuse_unknown(unknown, batch_options())
+    refuse_unknown_options(unknown, batch_options())
     for name, flag in (("input", "-i"), ("output", "-o")):
         by_flag = getattr(namespace, f"{name}_file")
         if by_flag is not None and getattr(namespace, name) is not None:

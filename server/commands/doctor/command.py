@@ -19,7 +19,7 @@ from engine.wording import counted
 from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, refuse_unknown, serve_options
+from server.commands.options.arguments import HelpFormatter, Parser, add_options, refuse_unknown_options, serve_options
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.config.server import ServerConfig
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     """Check, print the findings and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
     parser = doctor_parser()
     namespace, unknown = parser.parse_known_args(argv)
-    refuse_unknown(unknown, OPTIONS.values())
+    refuse_unknown_options(unknown, OPTIONS.values())
     flags, models = serve_options(namespace)
     findings = list(all_findings(flags, os.environ, options_file(namespace.config), models))
     if namespace.json:

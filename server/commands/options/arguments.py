@@ -120,7 +120,7 @@ def _explain_unknown(argument: str) -> str:
     return _explain_unknown_flag(flag, OPTIONS.values())
 
 
-def refuse_unknown(arguments: Sequence[str], options: Collection[Option]) -> None:
+def refuse_unknown_options(arguments: Sequence[str], options: Collection[Option]) -> None:
     """Raise OptionError for the first of the arguments that a parser did not know, if there is one."""
     if arguments:
         flag = arguments[0].partition("=")[0]
