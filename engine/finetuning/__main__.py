@@ -29,10 +29,10 @@ def main(argv: Sequence[str]) -> int:
     folder = JobFolder(Path(argv[0]))
     progress = foreground_progress()
     try:
-        from engine.finetuning.run import run  # imports torch, which takes seconds; until then SIGTERM just ends it
+        from engine.finetuning.run import train  # imports torch, which takes seconds; until then SIGTERM just ends it
 
         exit_on_sigterm()
-        out = run(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
+        out = train(folder, progress, lambda event: None if event.kind == "metrics" else progress.say(event.message))
     except OSError as error:
         progress.close()
         if is_full_disk(error):

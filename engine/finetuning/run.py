@@ -44,7 +44,7 @@ _ANCHORS = {TrainingMethod.SUPERVISED: AnchorWeights(mean=8.0, first=6.0)}
 _CHOSEN = ("n_epochs", "batch_size", "learning_rate", "lora_rank")  # hyperparameters that the first event has
 
 
-def run(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEvent], object] = lambda _: None) -> Path:
+def train(folder: JobFolder, progress: ProgressReport, on_event: Callable[[JobEvent], object] = lambda _: None) -> Path:
     """Train the job of a folder; return the folder of the finished adapter. on_event: called with each event.
 
     Raises StartupError or ModelError for a job that cannot be done.

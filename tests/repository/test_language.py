@@ -40,6 +40,7 @@ _SHARED_NAMES: dict[str, str] = {
     "ReasoningItem": _RESPONSE_ITEM,
     "load_model": "reads weights from a checkpoint, and is an operation of the API",
     "main": "the function that `python -m` runs",
+    "run": "the function of each subcommand",
 }
 
 # Files that implement one contract side by side: items of a registry, and columns of the table of operations.

@@ -22,7 +22,7 @@ from engine.errors import NotEnoughMemory, StartupError
 from engine.finetuning import memory, trainer
 from engine.finetuning.examples import task as example_task
 from engine.finetuning.loss.objective import StepLoss
-from engine.finetuning.run import run
+from engine.finetuning.run import train
 from models.attention.reference import ReferenceAttention
 from models.families.registry import family_of
 from models.kernels.cpu.library import set_num_threads
@@ -96,7 +96,7 @@ def _job(
 
 
 def _run(job: Job) -> None:
-    run(job.folder, lambda *_: None)
+    train(job.folder, lambda *_: None)
 
 
 def test_a_job_learns_and_leaves_its_results(model: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
                 raise Stop
 
         with pytest.raises(Stop):
-            run(stopped.folder, progress)
+            train(stopped.folder, progress)
     _run(stopped)
 
     assert whole.adapter().keys() == stopped.adapter().keys()
@@ -164,7 +164,7 @@ def test_a_job_keeps_what_was_chosen_when_it_began(
             raise SystemExit(143)
 
     with pytest.raises(SystemExit):
-        run(stopped.folder, until_third)
+        train(stopped.folder, until_third)
     for name, later in (("_LEAST_STEPS", 12), ("_LEARNING_RATES", 1e-4), ("_RANKS", 16)):  # of a later version
         monkeypatch.setattr(auto, name, dict.fromkeys(TrainingMethod, later))
     _run(stopped)
@@ -189,7 +189,7 @@ def test_a_job_goes_on_in_a_folder_that_was_moved(model: Path, tmp_path: Path) -
                 raise SystemExit(143)
 
     with pytest.raises(SystemExit):
-        run(job.folder, until_third)
+        train(job.folder, until_third)
     job.out.rename(tmp_path / "after")
     moved = Job(JobFolder(tmp_path / "after" / "job"), tmp_path / "after")
     _run(moved)

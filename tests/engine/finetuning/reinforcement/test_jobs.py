@@ -21,7 +21,7 @@ from engine.errors import NotEnoughMemory, StartupError
 from engine.finetuning import memory, trainer
 from engine.finetuning.reinforcement import setup
 from engine.finetuning.reinforcement import task as reinforcement_task
-from engine.finetuning.run import run
+from engine.finetuning.run import train
 from models.kernels.cpu.library import set_num_threads
 from tests.helpers.checkpoints import VOCAB_SIZE, llama_config, random_model
 
@@ -80,7 +80,7 @@ def _job(
 
 
 def _run(folder: JobFolder) -> None:
-    run(folder, lambda *_: None)
+    train(folder, lambda *_: None)
 
 
 def _adapter(folder: JobFolder) -> dict[str, torch.Tensor]:
@@ -132,7 +132,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_last_bit(
                 raise Stop
 
         with pytest.raises(Stop):
-            run(stopped, progress)
+            train(stopped, progress)
     with monkeypatch.context() as patch:
         patch.setattr("engine.finetuning.reinforcement.rollouts.generate", sample)
         with pytest.raises(Stop):
@@ -274,7 +274,7 @@ def _stop_after_a_step(folder: JobFolder) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        run(folder, progress)
+        train(folder, progress)
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(12, "1 step"), (6, "2 steps")])
