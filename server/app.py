@@ -1,16 +1,19 @@
 """create_app: the HTTP application around one or several engine clients."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+import server.routes
 from engine.client.interface import EngineClient
 from engine.config import EngineConfig, SchedulingPolicy
 from engine.errors import HeadraceError
@@ -34,30 +37,7 @@ from server.jobs.kind import JobKind
 from server.keys.manager import KeyManager
 from server.live.feed import LiveFeed
 from server.metrics.values import Metrics
-from server.routes import (
-    adapters,
-    batches,
-    conversations,
-    dashboard,
-    docs,
-    files,
-    finetuning,
-    finetuning_control,
-    finetuning_progress,
-    graders,
-    health,
-    models,
-    ollama,
-    operations,
-    pages,
-    stored_responses,
-    streams,
-    uploads,
-    usage,
-)
-from server.routes import (
-    drain as drain_routes,
-)
+from server.routes.docs import description_of
 from server.runs.registry import Runs
 from server.served.model import ServedModel
 from server.served.models import ServedModels
@@ -68,29 +48,15 @@ from server.text.chat_templates.direct_templates import DirectTemplates
 from server.text.chat_templates.runner import TemplateRunner
 from server.text.workers import TextWorkers
 
-ROUTERS = (
-    endpoint_router(),
-    streams.router,
-    stored_responses.router,
-    conversations.router,
-    files.router,
-    uploads.router,
-    batches.router,
-    finetuning.router,
-    finetuning_control.router,
-    finetuning_progress.router,
-    graders.router,
-    ollama.router,
-    adapters.router,
-    models.router,
-    operations.router,
-    usage.router,
-    drain_routes.router,
-    health.router,
-    docs.router,
-    pages.router,
-    dashboard.router,
-)
+
+def _routers() -> Iterator[APIRouter]:
+    """Yield the routers of the endpoints and of every file in server/routes, by the names of the files."""
+    yield endpoint_router()
+    for module in sorted(pkgutil.iter_modules(server.routes.__path__), key=lambda each: each.name):
+        yield importlib.import_module(f"{server.routes.__name__}.{module.name}").router
+
+
+ROUTERS = tuple(_routers())
 
 # The kinds of background jobs.
 JOB_KINDS: tuple[type[JobKind[Any]], ...] = (BatchJobs, FinetuningJobs)
@@ -149,7 +115,7 @@ def create_app(
         kind.table.attach(context.files)
     app.state.context = context
     # The application's own list has routers, not routes.
-    app.state.description = docs.description_of([r for router in ROUTERS for r in router.routes], config.root_path)
+    app.state.description = description_of([r for router in ROUTERS for r in router.routes], config.root_path)
     for router in ROUTERS:
         app.include_router(router)
     return app
