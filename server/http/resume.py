@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.generation.generation import Generation
-from server.http.query import unhonored_names
-from server.http.sse import EventStream, Framing, framing_of, generated
+from server.http.query import ignored_query
+from server.http.sse import EventStream, error_event, generated
 from server.protocols.formatter import AnswerFormatter
+from server.protocols.frame import StreamForm
 from server.runs.registry import Runs, new_stream_id
 from server.runs.run import Run, RunOptions
 from server.schemas.base import quote
-from server.schemas.parameters import ignored_header
 
 _EVENT_ID = re.compile(r"(stream_[0-9a-f]{1,64}):([0-9]{1,12})")
 
@@ -27,15 +27,15 @@ async def resumable(
     refuses it with, before anything has started."""
     runs = _runs(request)
     source = contextlib.AsyncExitStack()
-    framing = framing_of(formatter, request.state.request_id)
+    broken = error_event(formatter, request.state.request_id)
     stream_id = new_stream_id()
     options = RunOptions(
         id=stream_id,
         owner=request.state.owner,
         route=request.scope["route"].path,
         form=formatter.stream_form,
-        broken=framing.broken,
-        cut=framing.broken,
+        broken=broken,
+        cut=broken,
         waits_for_readers=True,
         headers={**headers, "x-stream-id": stream_id},
     )
@@ -73,7 +73,7 @@ def resumed(request: Request, run_id: str, *, after: int | None) -> Response:
     if run.log.has_ended and after and after == run.log.num_events:
         return Response(status_code=204)  # browsers' EventSource reconnects until it gets this status
     run.log.after(after or 0, 0)  # raises EventsDropped while it can still become a status
-    ignored = ignored_header(unhonored_names(request, ("starting_after",)))
+    ignored = ignored_query(request, "starting_after")
     return stream_run(request, run, after=after or 0, headers=ignored)
 
 
@@ -84,7 +84,8 @@ def stream_run(
     form = run.options.form
     return EventStream(
         _read(run, after, with_ids),
-        Framing(form.media_type, form.ping, b"", run.options.cut),  # its end mark is in the log
+        StreamForm(form.media_type, form.ping, b""),  # the end mark is in the log
+        run.options.cut,
         request.app.state.context.config,
         headers={**run.options.headers, **(headers or {})},
     )

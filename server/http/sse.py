@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,24 +13,7 @@ from server.generation.generation import Generation
 from server.http.disconnect import until_disconnect
 from server.http.error_forms import reply_to
 from server.protocols.formatter import AnswerFormatter
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """Media type, ping, end mark and error events of one stream."""
-
-    media_type: str
-    ping: bytes  # sent when nothing else is; empty for none
-    end: bytes  # after the last event, also after an error; empty for none
-    broken: Callable[[Exception], bytes]  # returns the event that ends it after an error
-
-
-def framing_of(formatter: AnswerFormatter, request_id: str) -> Framing:
-    form = formatter.stream_form
-    return Framing(
-        form.media_type, form.ping, form.end, broken=lambda error: formatter.broken(reply_to(error, request_id))
-    )
-
+from server.protocols.frame import StreamForm
 
 _MAX_STATUS_WAIT_S = 45.0  # most proxies wait 60 s for the head of an answer
 _DROP_S = 1.0  # from the end of its time in the queue until a request is dropped, which takes up to a step
@@ -45,6 +27,11 @@ def status_wait_s(config: ServerConfig) -> float:
 
 
 Source = contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]
+ErrorEvent = Callable[[Exception], bytes]  # returns the event that ends a stream after an error
+
+
+def error_event(formatter: AnswerFormatter, request_id: str) -> ErrorEvent:
+    return lambda error: formatter.broken(reply_to(error, request_id))
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +51,8 @@ class EventStream(Response):
     def __init__(
         self,
         source: Source,
-        framing: Framing,
+        form: StreamForm,
+        broken: ErrorEvent,
         config: ServerConfig,
         *,
         headers: dict[str, str],
@@ -72,12 +60,13 @@ class EventStream(Response):
     ) -> None:
         """late_headers: returns the headers that are known when the source is entered."""
         self.status_code = 200
-        self.media_type = framing.media_type
+        self.media_type = form.media_type
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         self._late_headers = late_headers
         self._source = source
-        self._framing = framing
+        self._form = form
+        self._broken = broken
         self._ping_interval_s = config.sse_ping_interval
         self._status_wait_s = status_wait_s(config)
         self._last_sent_s = 0.0
@@ -92,8 +81,8 @@ class EventStream(Response):
                     first.result()  # raises an error that becomes an ordinary HTTP error
                 self.headers.update(self._late_headers())
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                if not first.done() and self._framing.ping:
-                    await self._send(self._framing.ping, send)
+                if not first.done() and self._form.ping:
+                    await self._send(self._form.ping, send)
                 await until_disconnect(self._send_all(first, events, send), receive)
             finally:
                 first.cancel()  # the generator cannot be closed while its first event is awaited
@@ -116,9 +105,9 @@ class EventStream(Response):
             async for event in events:
                 yield event
         except Exception as error:  # noqa: BLE001 - the route boundary, inside a stream
-            yield self._framing.broken(error)
-        if self._framing.end:
-            yield self._framing.end
+            yield self._broken(error)
+        if self._form.end:
+            yield self._form.end
 
     async def _send(self, body: bytes, send: Send) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -126,10 +115,10 @@ class EventStream(Response):
 
     async def _ping(self, send: Send) -> None:
         """Send a comment in each silence, so that proxies do not take the stream for dead."""
-        while self._framing.ping:
+        while self._form.ping:
             silent_s = time.monotonic() - self._last_sent_s
             if silent_s >= self._ping_interval_s:
-                await self._send(self._framing.ping, send)
+                await self._send(self._form.ping, send)
                 silent_s = 0.0
             await asyncio.sleep(self._ping_interval_s - silent_s)
 

@@ -1,7 +1,7 @@
 """GET /dashboard/events, GET /dashboard/requests/{request_id}: the engine's work, for the dashboard."""
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -10,12 +10,14 @@ from engine.errors import InvalidRequest
 from server.errors import describe_error
 from server.http.body import Context, json_response
 from server.http.operators import OPERATORS_ONLY
-from server.http.query import query_int, unhonored_names
-from server.http.sse import EventStream, Framing
+from server.http.query import ignored_query, query_int
+from server.http.sse import EventStream
 from server.live.feed import LiveFeed
-from server.schemas.parameters import ignored_header
+from server.protocols.frame import StreamForm
 
 router = APIRouter(tags=["Operations"])
+
+_FORM = StreamForm("text/event-stream", ping=b": ping\n\n", end=b"")
 
 
 @router.get("/dashboard/events", dependencies=[OPERATORS_ONLY])
@@ -27,10 +29,10 @@ async def events(request: Request, context: Context) -> Response:
     num_frames = query_int(request, "frames")
     if num_frames == 0:
         raise InvalidRequest("frames is 0; it must be at least 1, or left out for frames without end", param="frames")
-    headers = ignored_header(unhonored_names(request, ("frames", "model")))
+    headers = ignored_query(request, "frames", "model")
     name = request.query_params.get("model")
     live = context.live if name is None else context.models.find(name).live
-    return EventStream(_watched(live, num_frames), _FRAMING, context.config, headers=headers)
+    return EventStream(contextlib.aclosing(_events(live, num_frames)), _FORM, _broken, context.config, headers=headers)
 
 
 @router.get("/dashboard/requests/{request_id}", dependencies=[OPERATORS_ONLY])
@@ -38,12 +40,6 @@ async def request_story(context: Context, request_id: str) -> Response:
     """Report what the engine did with a request, when and why, by the request's id or its answer's."""
     story = context.models.story(request_id)
     return json_response(story, {"cache-control": "no-store"})
-
-
-@contextlib.asynccontextmanager
-async def _watched(live: LiveFeed, num_frames: int | None) -> AsyncIterator[AsyncIterator[bytes]]:
-    async with contextlib.aclosing(_events(live, num_frames)) as events:
-        yield events
 
 
 async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[bytes]:
@@ -54,6 +50,3 @@ async def _events(live: LiveFeed, num_frames: int | None) -> AsyncGenerator[byte
 
 def _broken(error: Exception) -> bytes:
     return b"data: " + describe_error(error, "dashboard").body() + b"\n\n"
-
-
-_FRAMING = Framing("text/event-stream", ping=b": ping\n\n", end=b"", broken=_broken)

@@ -9,7 +9,7 @@ from fastapi import Request
 from server.context import ServerContext
 from server.errors import ErrorReply, describe_error
 from server.generation.generation import Generation
-from server.http.sse import framing_of, generated
+from server.http.sse import error_event, generated
 from server.protocols.frame import frame
 from server.runs.run import Run, RunOptions
 from server.state.keeping import KeptResponse
@@ -33,7 +33,7 @@ async def start_background(
             owner=request.state.owner,
             route=request.scope["route"].path,
             form=kept.stream_form,
-            broken=framing_of(kept, request_id).broken,
+            broken=error_event(kept, request_id),
             cut=lambda error: _error_event(describe_error(error, request_id)),
             waits_for_readers=False,
             headers=headers,

@@ -14,7 +14,7 @@ from server.generation.params.generation_params import GenerationParams
 from server.http.body import json_response
 from server.http.disconnect import until_disconnect
 from server.http.resume import resumable
-from server.http.sse import EventStream, framing_of, generated
+from server.http.sse import EventStream, error_event, generated
 from server.pooling.computing import pool
 from server.pooling.encoded_inputs import EncodedInputs
 from server.protocols.formatter import AnswerFormatter
@@ -56,7 +56,8 @@ class GenerationWork:
         if self.is_stream:
             return EventStream(
                 generated(generation, self.formatter),
-                framing_of(self.formatter, request.state.request_id),
+                self.formatter.stream_form,
+                error_event(self.formatter, request.state.request_id),
                 request.app.state.context.config,
                 headers=self.headers,
                 late_headers=lambda: generation.headers,
