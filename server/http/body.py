@@ -1,9 +1,8 @@
 """Bodies of requests as checked objects, bodies of answers as JSON, and the server's context as a dependency."""
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import msgspec
 from fastapi import Depends, Request
@@ -15,6 +14,7 @@ from server.context import ServerContext
 from server.errors import ClientGone, RequestTimeout, RequestTooLarge
 from server.http.disconnect import until_disconnect
 from server.schemas.base import StrictModel, validate
+from server.schemas.parameters import ignored_header, ignored_parameters
 from server.schemas.strict_json import parse_json
 
 M = TypeVar("M", bound=StrictModel)
@@ -36,22 +36,28 @@ async def _context_dependency(request: Request) -> ServerContext:
 Context = Annotated[ServerContext, Depends(_context_dependency)]
 
 
-@functools.cache  # one dependency per type, so that a route and its dependencies share the body
-def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
-    """Return a dependency that reads the body as `model`. It raises InvalidRequest, RequestTooLarge or RequestTimeout.
+if TYPE_CHECKING:
+    Json = Annotated[M, ...]
+else:
 
-    FastAPI's own body parameters would accept NaN, coerce types, answer 422, and read bodies of any size.
-    """
+    class Json:
+        """The type of a route's parameter `body: Json[MODEL]`: the request's body, read as the model.
 
-    async def read(request: Request) -> M:
-        return await read_body(request, lambda body: validate(model, body))
+        Reading raises InvalidRequest, RequestTooLarge or RequestTimeout. FastAPI's own body parameters would accept
+        NaN, coerce types, answer 422, and read bodies of any size.
+        """
 
-    read.body_model = model  # type: ignore[attr-defined] # for the API's description
-    return read
+        def __class_getitem__(cls, model: type[M]) -> Any:
+            async def read(request: Request) -> M:
+                return await read_body(request, lambda body: validate(model, body))
+
+            read.body_model = model  # for the API's description
+            return Annotated[model, Depends(read)]
 
 
 async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
-    """Return the result of `read` for the body, a JSON object. Raises as json_body, and ClientGone.
+    """Return the result of `read` for the body, a JSON object. Raises InvalidRequest, RequestTooLarge,
+    RequestTimeout and ClientGone.
 
     A long body is parsed and read in a thread, unless its client has disconnected.
     """
@@ -89,6 +95,11 @@ def _is_from_page(request: Request) -> bool:
 def json_response(answer: Any, headers: Mapping[str, str] | None = None) -> Response:
     """Return `answer`, of msgspec's structs or plain values, as a response."""
     return Response(msgspec.json.encode(answer), headers=headers, media_type="application/json")
+
+
+def ignored_body(body: StrictModel, context: ServerContext) -> dict[str, str]:
+    """Return the header that lists the body's ignored fields. Raises InvalidRequest for fields that are refused."""
+    return ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -1,10 +1,13 @@
 """Errors as responses, in the form of the protocol of their paths."""
 
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
 from engine.errors import Shed
-from server.errors import ErrorReply, describe_error
+from server.errors import ErrorReply, NotServed, describe_error
 from server.metrics.request_record import current_record
 from server.paths import route_path
 from server.protocols.path_forms import form_of
@@ -20,3 +23,14 @@ def reply_to(error: Exception, request_id: str) -> ErrorReply:
 
 def error_response(reply: ErrorReply, request_id: str, scope: Scope) -> Response:
     return form_of(route_path(scope)).error(reply, request_id)
+
+
+def add_refusals(router: APIRouter, reasons: Mapping[tuple[str, str], str]) -> None:
+    """Add a route that raises NotServed for each method and path. reasons: the end of the error's message."""
+
+    async def refuse(request: Request) -> Response:
+        reason = reasons[request.method, request.scope["route"].path]
+        raise NotServed(f"{request.scope['path']} is not served here: {reason}")
+
+    for method, path in reasons:
+        router.add_api_route(path, refuse, methods=[method], include_in_schema=False)

@@ -1,13 +1,12 @@
 """Parameters of a URL's query, checked as strictly as a body."""
 
-from collections.abc import Collection
 from typing import TypeVar
 
 from fastapi import Request
 
 from engine.errors import InvalidRequest
 from server.schemas.base import StrictModel, quote, validate
-from server.schemas.conversations import ListQuery
+from server.schemas.parameters import ignored_header
 
 M = TypeVar("M", bound=StrictModel)
 
@@ -33,21 +32,16 @@ def query_bool(request: Request, name: str) -> bool | None:
     return None if given is None else _BOOLEANS[given.lower()]
 
 
-def list_query(request: Request) -> ListQuery:
-    """Return `after`, `order` and `limit`. Raises InvalidRequest."""
-    given = {name: request.query_params[name] for name in ("after", "order") if name in request.query_params}
-    limit = query_int(request, "limit")
-    return validate(ListQuery, given if limit is None else {**given, "limit": limit})
-
-
-def page_query(request: Request, model: type[M]) -> M:
-    """Return `after` and `limit` as `model`. Raises InvalidRequest."""
-    given: dict[str, object] = {"after": request.query_params["after"]} if "after" in request.query_params else {}
+def page_query(request: Request, model: type[M], *names: str) -> M:
+    """Return `after`, `limit` and the parameters with these names as `model`. Raises InvalidRequest."""
+    given: dict[str, object] = {
+        name: request.query_params[name] for name in ("after", *names) if name in request.query_params
+    }
     if (limit := query_int(request, "limit")) is not None:
         given["limit"] = limit
     return validate(model, given)
 
 
-def unhonored_names(request: Request, honored: Collection[str]) -> list[str]:
-    """Return the names of parameters that are given and not honored, each once."""
-    return [name for name in dict.fromkeys(request.query_params) if name not in honored]
+def ignored_query(request: Request, *honored: str) -> dict[str, str]:
+    """Return the header that lists the parameters that are given and not honored, each once."""
+    return ignored_header([name for name in dict.fromkeys(request.query_params) if name not in honored])

@@ -1,9 +1,8 @@
 """POST /v1/load_lora_adapter and /v1/unload_lora_adapter, DELETE /v1/models/NAME: adapters of a running server."""
 
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from engine.errors import InvalidRequest
@@ -11,26 +10,21 @@ from server.context import ServerContext
 from server.errors import AdapterNotFound
 from server.finetuning.jobs.folders import delete_adapter
 from server.finetuning.jobs.record import FinetuningRecord
-from server.http.body import Context, json_body
+from server.http.body import Context, Json, ignored_body
 from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY, require_operator
 from server.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from server.schemas.base import quote
-from server.schemas.parameters import ignored_header, ignored_parameters
 from server.served.adapter_dir import OutsideFolder, resolve_inside
 
 router = APIRouter(tags=["Models"])
 
 
 @router.post("/v1/load_lora_adapter", dependencies=[OPERATORS_ONLY])
-async def load_lora_adapter(
-    request: Request,
-    context: Context,
-    body: Annotated[LoadAdapterRequest, Depends(json_body(LoadAdapterRequest))],
-) -> PlainTextResponse:
+async def load_lora_adapter(request: Request, context: Context, body: Json[LoadAdapterRequest]) -> PlainTextResponse:
     """Serve a LoRA adapter from below --adapter-dir, under its own name."""
     context.drain.check()
-    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    headers = ignored_body(body, context)
     models = context.models
     known = models.adapters.get(body.lora_name)
     model = models.base_model(body.base_model_name or (None if known is None else known.base_name))
@@ -48,11 +42,9 @@ async def load_lora_adapter(
 
 
 @router.post("/v1/unload_lora_adapter", dependencies=[OPERATORS_ONLY])
-async def unload_lora_adapter(
-    context: Context, body: Annotated[UnloadAdapterRequest, Depends(json_body(UnloadAdapterRequest))]
-) -> PlainTextResponse:
+async def unload_lora_adapter(context: Context, body: Json[UnloadAdapterRequest]) -> PlainTextResponse:
     """Stop serving a LoRA adapter. Running requests keep using it."""
-    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    headers = ignored_body(body, context)
     if context.models.adapters.get(body.lora_name) is None:
         raise AdapterNotFound(
             f"The lora adapter {quote(body.lora_name)} cannot be found. GET /v1/models lists those that are served."

@@ -1,9 +1,8 @@
 """/v1/batches: files of requests that run in the background."""
 
 from sqlite3 import Connection
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
@@ -11,14 +10,13 @@ from server.batches.record import BATCHES, BatchRecord, batch_object
 from server.context import ServerContext
 from server.endpoints.binding.registry import BATCH_ENDPOINTS
 from server.errors import NotStored
-from server.http.body import Context, json_body, json_response
-from server.http.query import page_query, unhonored_names
+from server.http.body import Context, Json, ignored_body, json_response
+from server.http.query import ignored_query, page_query
 from server.protocols.responses.ids import new_id
 from server.schemas.base import quote
 from server.schemas.batch_answers import BatchList, BatchStatus
 from server.schemas.batches import BatchListQuery, BatchRequest, window_s
 from server.schemas.files import BATCH
-from server.schemas.parameters import ignored_header, ignored_parameters
 
 router = APIRouter(tags=["Files and batches"])
 
@@ -26,11 +24,9 @@ _MAX_ACTIVE = 1000  # batches of one owner that have not ended
 
 
 @router.post("/v1/batches")
-async def create_batch(
-    request: Request, context: Context, body: Annotated[BatchRequest, Depends(json_body(BatchRequest))]
-) -> Response:
+async def create_batch(request: Request, context: Context, body: Json[BatchRequest]) -> Response:
     """Run the requests of a file in the background, within a time limit."""
-    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    headers = ignored_body(body, context)
     context.drain.check()
     if body.endpoint not in BATCH_ENDPOINTS:
         known = ", ".join(BATCH_ENDPOINTS)
@@ -83,10 +79,8 @@ async def list_batches(request: Request, context: Context) -> Response:
     if page is None:
         raise InvalidRequest(f"after is {quote(query.after)}; there is no such batch", param="after")
     records, has_more = page
-    first, last = (records[0].id, records[-1].id) if records else (None, None)
-    shown = BatchList(data=[batch_object(each) for each in records], first_id=first, last_id=last, has_more=has_more)
-    headers = ignored_header(unhonored_names(request, ("after", "limit")))
-    return json_response(shown, headers)
+    shown = BatchList.of([batch_object(each) for each in records], has_more=has_more)
+    return json_response(shown, ignored_query(request, "after", "limit"))
 
 
 @router.get("/v1/batches/{batch_id}")

@@ -2,19 +2,17 @@
 
 import time
 from dataclasses import replace
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from engine.errors import InvalidRequest
 from server.context import ServerContext
-from server.http.body import Context, json_body
-from server.http.query import list_query, unhonored_names
+from server.http.body import Context, Json, ignored_body
+from server.http.query import ignored_query, page_query
 from server.protocols.responses.ids import new_id
 from server.protocols.responses.stored import input_objects
-from server.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
-from server.schemas.parameters import ignored_header, ignored_parameters
+from server.schemas.conversations import ConversationRequest, ConversationUpdate, ItemsRequest, ListQuery
 from server.schemas.response_items import InputItem
 from server.state.history import resolved
 from server.state.records import (
@@ -33,13 +31,9 @@ router = APIRouter(tags=["Conversations"])
 
 
 @router.post("/v1/conversations")
-async def create_conversation(
-    request: Request,
-    context: Context,
-    body: Annotated[ConversationRequest, Depends(json_body(ConversationRequest))],
-) -> JSONResponse:
+async def create_conversation(request: Request, context: Context, body: Json[ConversationRequest]) -> JSONResponse:
     """Create a conversation, with or without items."""
-    headers = _ignored(body.extra, context)
+    headers = ignored_body(body, context)
     items = await _objects(body.items or [], request, context)
     entry = Entry(
         new_id("conv"), CONVERSATION, request.state.owner, int(time.time()), "", {"metadata": body.metadata or {}}
@@ -59,13 +53,10 @@ async def get_conversation(request: Request, context: Context, conversation_id: 
 
 @router.post("/v1/conversations/{conversation_id}")
 async def update_conversation(
-    request: Request,
-    context: Context,
-    conversation_id: str,
-    body: Annotated[ConversationUpdate, Depends(json_body(ConversationUpdate))],
+    request: Request, context: Context, conversation_id: str, body: Json[ConversationUpdate]
 ) -> JSONResponse:
     """Replace a conversation's metadata."""
-    headers = _ignored(body.extra, context)
+    headers = ignored_body(body, context)
 
     def change(entry: Entry) -> Entry:
         return replace(entry, body={**entry.body, "metadata": body.metadata or {}})
@@ -86,13 +77,10 @@ async def delete_conversation(request: Request, context: Context, conversation_i
 
 @router.post("/v1/conversations/{conversation_id}/items")
 async def create_items(
-    request: Request,
-    context: Context,
-    conversation_id: str,
-    body: Annotated[ItemsRequest, Depends(json_body(ItemsRequest))],
+    request: Request, context: Context, conversation_id: str, body: Json[ItemsRequest]
 ) -> JSONResponse:
     """Add items to the end of a conversation."""
-    headers = _ignored(body.extra, context)
+    headers = ignored_body(body, context)
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
     items = await _objects(body.items, request, context)
     if not await context.store.append_items(entry.id, ITEM, items):
@@ -103,9 +91,9 @@ async def create_items(
 @router.get("/v1/conversations/{conversation_id}/items")
 async def list_items(request: Request, context: Context, conversation_id: str) -> JSONResponse:
     """List a conversation's items, newest first."""
-    query = list_query(request)
+    query = page_query(request, ListQuery, "order")
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
-    headers = ignored_header(unhonored_names(request, ("after", "limit", "order")))
+    headers = ignored_query(request, "after", "limit", "order")
     return JSONResponse(item_list(await context.store.items(entry.id), query), headers=headers)
 
 
@@ -115,7 +103,7 @@ async def get_item(request: Request, context: Context, conversation_id: str, ite
     entry = await find_conversation(context.store, request.state.owner, conversation_id)
     for item in await context.store.items(entry.id):
         if item["id"] == item_id:
-            return JSONResponse(item, headers=ignored_header(unhonored_names(request, ())))
+            return JSONResponse(item, headers=ignored_query(request))
     raise no_item(item_id)
 
 
@@ -130,7 +118,3 @@ async def delete_item(request: Request, context: Context, conversation_id: str, 
 
 async def _objects(items: list[InputItem], request: Request, context: ServerContext) -> list[Item]:
     return input_objects(await resolved(items, context.store, request.state.owner, "items"))
-
-
-def _ignored(extra: dict[str, object], context: ServerContext) -> dict[str, str]:
-    return ignored_header(ignored_parameters(extra, strict=context.config.strict_parameters))

@@ -13,8 +13,7 @@ from server.context import ServerContext
 from server.http.body import Context
 from server.http.disconnect import until_disconnect
 from server.http.operators import OPERATORS_ONLY
-from server.http.query import query_int, unhonored_names
-from server.schemas.parameters import ignored_header
+from server.http.query import ignored_query, query_int
 
 logger = logging.getLogger(__name__)
 
@@ -63,4 +62,4 @@ def _state(request: Request, context: ServerContext) -> JSONResponse:
         "unfinished": num_unfinished,
     }
     honored = {"wait"} if request.method == "POST" else set()
-    return JSONResponse(state, headers=ignored_header(unhonored_names(request, honored)))
+    return JSONResponse(state, headers=ignored_query(request, *honored))

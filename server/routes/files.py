@@ -12,7 +12,7 @@ from server.errors import NotStored
 from server.files.table import File
 from server.http.body import Context, json_response
 from server.http.form import read_form
-from server.http.query import query_int, unhonored_names
+from server.http.query import ignored_query, page_query
 from server.schemas.base import quote, validate
 from server.schemas.files import BATCH, FileList, FileListQuery, FileObject, UploadFields
 from server.schemas.parameters import ignored_header, ignored_parameters
@@ -47,11 +47,7 @@ async def create_file(request: Request, context: Context) -> Response:
 @router.get("/v1/files")
 async def list_files(request: Request, context: Context) -> Response:
     """List the caller's files, newest first."""
-    names = ("after", "order", "purpose")
-    given: dict[str, Any] = {name: request.query_params[name] for name in names if name in request.query_params}
-    if (limit := query_int(request, "limit")) is not None:
-        given["limit"] = limit
-    query = validate(FileListQuery, given)
+    query = page_query(request, FileListQuery, "order", "purpose")
     page = await context.files.page(
         request.state.owner,
         purpose=query.purpose,
@@ -61,10 +57,8 @@ async def list_files(request: Request, context: Context) -> Response:
     )
     if page is None:
         raise InvalidRequest(f"after is {quote(query.after)}; there is no such file", param="after")
-    shown = [file_object(each) for each in page.files]
-    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-    answer = FileList(data=shown, first_id=first, last_id=last, has_more=page.has_more)
-    return json_response(answer, ignored_header(unhonored_names(request, (*names, "limit"))))
+    answer = FileList.of([file_object(each) for each in page.files], has_more=page.has_more)
+    return json_response(answer, ignored_query(request, "after", "limit", "order", "purpose"))
 
 
 @router.get("/v1/files/{file_id}")

@@ -4,10 +4,9 @@ import hashlib
 import time
 from collections.abc import Sequence
 from sqlite3 import Connection
-from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.command_io.finetuning.events import JobEvent
@@ -19,8 +18,8 @@ from server.finetuning.jobs.creation import ignored_integrations, new_record
 from server.finetuning.jobs.objects import job_object
 from server.finetuning.jobs.record import FinetuningRecord
 from server.finetuning.jobs.requested_grader import requested_grader
-from server.http.body import Context, json_body, json_response
-from server.http.query import page_query, unhonored_names
+from server.http.body import Context, Json, json_response
+from server.http.query import ignored_query, page_query
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningPageQuery, FinetuningRequest
 from server.schemas.finetuning_answers import FinetuningJobList
@@ -35,9 +34,7 @@ _PAIR = "metadata["
 
 
 @router.post("/v1/fine_tuning/jobs")
-async def create_fine_tuning_job(
-    request: Request, context: Context, body: Annotated[FinetuningRequest, Depends(json_body(FinetuningRequest))]
-) -> Response:
+async def create_fine_tuning_job(request: Request, context: Context, body: Json[FinetuningRequest]) -> Response:
     """Train an adapter of a served model on a file, and serve it under a name of its own."""
     context.drain.check()
     grader, integrations = requested_grader(body), ignored_integrations(body)
@@ -117,12 +114,9 @@ async def list_fine_tuning_jobs(request: Request, context: Context) -> Response:
     if page is None:
         raise InvalidRequest(f"after is {quote(query.after)}; there is no such job", param="after")
     records, has_more = page
-    first, last = (records[0].id, records[-1].id) if records else (None, None)
-    shown = FinetuningJobList(
-        data=[job_object(each) for each in records], first_id=first, last_id=last, has_more=has_more
-    )
-    names = [name for name in unhonored_names(request, ("after", "limit", "metadata")) if not name.startswith(_PAIR)]
-    return json_response(shown, ignored_header(names))
+    shown = FinetuningJobList.of([job_object(each) for each in records], has_more=has_more)
+    pairs = [name for name in request.query_params if name.startswith(_PAIR)]
+    return json_response(shown, ignored_query(request, "after", "limit", "metadata", *pairs))
 
 
 def _metadata_filter(request: Request) -> tuple[dict[str, str], bool]:

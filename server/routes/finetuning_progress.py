@@ -4,27 +4,26 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.errors import NotServed
 from server.finetuning.jobs.objects import checkpoint_object, event_object
 from server.finetuning.jobs.record import event_number
 from server.finetuning.jobs.table import FINETUNING_JOBS
 from server.http.body import Context, json_response
-from server.http.query import page_query, unhonored_names
+from server.http.error_forms import add_refusals
+from server.http.query import ignored_query, page_query
 from server.routes.finetuning import find_job
 from server.schemas.base import quote
 from server.schemas.finetuning import FinetuningPageQuery
 from server.schemas.finetuning_answers import FinetuningCheckpointList, FinetuningEventList
-from server.schemas.parameters import ignored_header
 
 router = APIRouter(tags=["Fine-tuning"])
 
-_HONORED = ("after", "limit")
 _PERMISSIONS = "/v1/fine_tuning/checkpoints/{name:path}/permissions"
 _NOT_SERVED = {
     ("GET", _PERMISSIONS): "checkpoints have no permissions: every key that may use their name can use them",
     ("POST", _PERMISSIONS): "checkpoints have no permissions: list their names under `models` in the keys file",
     ("DELETE", f"{_PERMISSIONS}/{{permission_id}}"): "checkpoints have no permissions: change the keys file",
 }
+add_refusals(router, _NOT_SERVED)
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/events")
@@ -40,9 +39,8 @@ async def list_fine_tuning_events(request: Request, context: Context, job_id: st
     found, has_more = await context.files.database.run(
         lambda connection: FINETUNING_JOBS.events_page(connection, record.id, before, query.limit)
     )
-    shown = [event_object(record.id, each) for each in found]
-    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-    return _json(request, FinetuningEventList(data=shown, first_id=first, last_id=last, has_more=has_more))
+    shown = FinetuningEventList.of([event_object(record.id, each) for each in found], has_more=has_more)
+    return json_response(shown, ignored_query(request, "after", "limit"))
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
@@ -57,22 +55,6 @@ async def list_fine_tuning_checkpoints(request: Request, context: Context, job_i
         if not ends:
             raise InvalidRequest(f"after is {quote(query.after)}; there is no such checkpoint", param="after")
         start = ends[0]
-    shown = every[start : start + query.limit]
-    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
-    has_more = len(every) > start + len(shown)
-    return _json(request, FinetuningCheckpointList(data=shown, first_id=first, last_id=last, has_more=has_more))
-
-
-def _json(request: Request, body: object) -> Response:
-    headers = ignored_header(unhonored_names(request, _HONORED))
-    return json_response(body, headers)
-
-
-async def _not_served(request: Request) -> Response:
-    """Refuse the request."""
-    path = request.scope["route"].path
-    raise NotServed(f"{request.scope['path']} is not served here: {_NOT_SERVED[request.method, path]}")
-
-
-for _method, _path in _NOT_SERVED:
-    router.add_api_route(_path, _not_served, methods=[_method], include_in_schema=False)
+    end = start + query.limit
+    shown = FinetuningCheckpointList.of(every[start:end], has_more=len(every) > end)
+    return json_response(shown, ignored_query(request, "after", "limit"))

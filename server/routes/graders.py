@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.command_io.finetuning.graders.definitions import Grader, needed_models, references
@@ -17,7 +17,7 @@ from server.batches.running import run_body
 from server.context import ServerContext
 from server.finetuning.jobs.requested_grader import check_models
 from server.finetuning.scoring import ENDPOINT, Scored, TokenUsage, chat_body, read_chat_score, unscored
-from server.http.body import Context, json_body, json_response
+from server.http.body import Context, Json, json_response
 from server.http.disconnect import until_disconnect
 from server.keys.caller import Caller, current_caller
 from server.schemas.grader_answers import (
@@ -37,18 +37,14 @@ _ANSWER_TIMEOUT_S = 300.0
 
 
 @router.post("/v1/fine_tuning/alpha/graders/validate")
-async def validate_grader(
-    context: Context, body: Annotated[GraderValidateRequest, Depends(json_body(GraderValidateRequest))]
-) -> Response:
+async def validate_grader(context: Context, body: Json[GraderValidateRequest]) -> Response:
     """Check a grader."""
     _, headers = await _checked(context, body)
     return json_response(GraderValidation(with_names(body.grader)), headers)
 
 
 @router.post("/v1/fine_tuning/alpha/graders/run")
-async def run_grader(
-    request: Request, context: Context, body: Annotated[GraderRunRequest, Depends(json_body(GraderRunRequest))]
-) -> Response:
+async def run_grader(request: Request, context: Context, body: Json[GraderRunRequest]) -> Response:
     """Grade one sample. Requests to models that grade run behind clients' requests, as lines of batches do."""
     context.drain.check()
     grader, headers = await _checked(context, body)

@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import time
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
-from server.errors import NotServed
-from server.http.body import Context, json_body, json_response
+from server.http.body import Context, Json, json_response
+from server.http.error_forms import add_refusals
 from server.http.models import acquire_model
 from server.protocols.ollama.keep_alive import LONGEST_S
 from server.protocols.ollama.loading import ollama_model
@@ -33,6 +32,7 @@ _NOT_SERVED = {
     ("DELETE", "/api/delete"): "does not delete models",
     ("POST", "/api/blobs/{digest}"): "takes no files",
 }
+add_refusals(router, {route: f"this server {reason}" for route, reason in _NOT_SERVED.items()})
 
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
@@ -55,9 +55,7 @@ async def ollama_ps(context: Context) -> Response:
 
 
 @router.post("/api/show")
-async def ollama_show(
-    request: Request, context: Context, body: Annotated[OllamaShowRequest, Depends(json_body(OllamaShowRequest))]
-) -> Response:
+async def ollama_show(request: Request, context: Context, body: Json[OllamaShowRequest]) -> Response:
     """Describe the model as Ollama does: its template, defaults, context and capabilities."""
     name = body.model or body.name
     if not name:
@@ -76,16 +74,6 @@ async def ollama_show(
 async def ollama_version() -> Response:
     """Report the version of Ollama that this server is compatible with."""
     return json_response(OllamaVersion(_OLLAMA_VERSION, importlib.metadata.version("headrace")))
-
-
-async def _not_served(request: Request) -> Response:
-    """Refuse an operation on models."""
-    path = request.scope["route"].path
-    raise NotServed(f"{path} is not served here: this server {_NOT_SERVED[request.method, path]}")
-
-
-for _method, _path in _NOT_SERVED:
-    router.add_api_route(_path, _not_served, methods=[_method], include_in_schema=False)
 
 
 def _expires_at(model: ServedModel) -> float | None:

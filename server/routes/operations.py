@@ -2,17 +2,15 @@
 
 import importlib.metadata
 import logging
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from engine.child_processes.log_format import set_log_level
 from engine.client.interface import EngineState
-from server.http.body import Context, json_body
+from server.http.body import Context, Json, ignored_body
 from server.http.operators import METRICS_READERS, OPERATORS_ONLY
 from server.schemas.operations import LogLevelRequest
-from server.schemas.parameters import ignored_header, ignored_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +39,9 @@ async def log_level() -> JSONResponse:
 
 
 @router.put("/log-level", dependencies=[OPERATORS_ONLY])
-async def change_log_level(
-    context: Context, body: Annotated[LogLevelRequest, Depends(json_body(LogLevelRequest))]
-) -> JSONResponse:
+async def change_log_level(context: Context, body: Json[LogLevelRequest]) -> JSONResponse:
     """Change the log level of the server and its engines, until the server ends."""
-    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    headers = ignored_body(body, context)
     set_log_level(body.level)
     for model in context.models:
         model.client.set_log_level(body.level)

@@ -8,10 +8,10 @@ from starlette.responses import JSONResponse, Response
 
 from engine.errors import InvalidRequest, UnsupportedParameter
 from server.http.body import Context, json_response
-from server.http.query import list_query, query_bool, query_int, unhonored_names
+from server.http.query import ignored_query, page_query, query_bool, query_int
 from server.http.resume import stream_run
 from server.schemas.base import quote
-from server.schemas.parameters import ignored_header
+from server.schemas.conversations import ListQuery
 from server.state.background import running_response, stop, unstored_end
 from server.state.history import used_items
 from server.state.records import RESPONSE, RUNNING, find_response, item_list, no_response, shown_response
@@ -95,7 +95,7 @@ async def cancel_response(request: Request, context: Context, response_id: str) 
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, context: Context, response_id: str) -> Response:
     """List the items that a response was made from, including those of earlier turns, newest first."""
-    query = list_query(request)
+    query = page_query(request, ListQuery, "order")
     entry = await find_response(context.store, request.state.owner, response_id)
     return json_response(item_list(await used_items(entry, context.store), query), _ignored(request))
 
@@ -103,4 +103,4 @@ async def list_input_items(request: Request, context: Context, response_id: str)
 def _ignored(request: Request) -> dict[str, str]:
     """Return the header that lists ignored parameters. `include` is ignored: it has an effect only when the response is
     made."""
-    return ignored_header(unhonored_names(request, ("stream", "starting_after", "after", "limit", "order")))
+    return ignored_query(request, "stream", "starting_after", "after", "limit", "order")

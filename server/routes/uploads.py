@@ -1,14 +1,12 @@
 """/v1/uploads: large files, which clients send in parts."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from server.files.table import File, PartedUpload
 from server.files.uploads import Uploads
-from server.http.body import Context, json_body, json_response
+from server.http.body import Context, Json, ignored_body, json_response
 from server.http.form import read_form
 from server.routes.files import file_object, plain_name
 from server.schemas.files import BATCH
@@ -19,9 +17,7 @@ router = APIRouter(tags=["Files and batches"])
 
 
 @router.post("/v1/uploads")
-async def create_upload(
-    request: Request, context: Context, body: Annotated[UploadRequest, Depends(json_body(UploadRequest))]
-) -> Response:
+async def create_upload(request: Request, context: Context, body: Json[UploadRequest]) -> Response:
     """Start a file that is sent in parts, within an hour."""
     ignored = ignored_parameters(body.extra, strict=context.config.strict_parameters)
     default_s = int(context.config.storage.batch_max_age) if body.purpose == BATCH else None
@@ -49,14 +45,9 @@ async def add_upload_part(request: Request, context: Context, upload_id: str) ->
 
 
 @router.post("/v1/uploads/{upload_id}/complete")
-async def complete_upload(
-    request: Request,
-    context: Context,
-    upload_id: str,
-    body: Annotated[UploadCompletion, Depends(json_body(UploadCompletion))],
-) -> Response:
+async def complete_upload(request: Request, context: Context, upload_id: str, body: Json[UploadCompletion]) -> Response:
     """Make a file of the parts."""
-    headers = ignored_header(ignored_parameters(body.extra, strict=context.config.strict_parameters))
+    headers = ignored_body(body, context)
     uploads = Uploads(context.files)
     upload, file = await uploads.complete(upload_id, request.state.owner, body.part_ids, body.md5)
     return json_response(_shown(upload, file), headers)

@@ -11,13 +11,12 @@ from engine.errors import InvalidRequest
 from server.context import ServerContext
 from server.http.body import Context, json_response
 from server.http.operators import require_operator
-from server.http.query import unhonored_names
+from server.http.query import ignored_query
 from server.keys.caller import caller_of
 from server.keys.key import BudgetPeriod
 from server.keys.spending import period_start, utc_now
 from server.keys.usage_report import usage_report
 from server.schemas.base import quote
-from server.schemas.parameters import ignored_header
 from server.schemas.usage import BudgetState, UsageReport
 from server.store.usage_table import HOUR_S, BucketWidth, TooManyBuckets
 from server.text.workers import ITEM_SIZE
@@ -49,7 +48,7 @@ async def usage(request: Request, context: Context) -> Response:
     report_of = partial(usage_report, rows, width, since_s, until_s)
     buckets = await context.workers.run_unless_short(report_of, size=ITEM_SIZE * len(rows))
     report = UsageReport(data=buckets, budgets=_budgets(context, key))
-    headers = ignored_header(unhonored_names(request, ("since", "until", "bucket", "key")))
+    headers = ignored_query(request, "since", "until", "bucket", "key")
     return json_response(report, headers)
 
 
