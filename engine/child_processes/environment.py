@@ -3,6 +3,8 @@
 import logging
 import os
 
+from engine.child_processes.lifetime import PARENT_VARIABLE
+
 logger = logging.getLogger(__name__)
 
 # Some 50 us. Without a limit libgomp's threads look for work for milliseconds after each of torch's parallel operators,
@@ -14,12 +16,14 @@ BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
 
 
 def compute_environment() -> dict[str, str]:
-    """Return this process's environment without variables that bind threads to cores, and with a limit to libgomp's
-    spinning unless the user has chosen one. Variables that are left out are logged.
+    """Return the environment for a child process that computes and ends with this process (`end_with_parent`).
 
-    libgomp reads them once, when torch is imported: so they have to be right when the process starts.
+    Variables that bind threads to cores are left out, and logged. libgomp's spinning gets a limit unless the user has
+    chosen one.
+
+    libgomp reads its variables once, when torch is imported: so they have to be right when the process starts.
     """
-    environment = dict(os.environ)
+    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     if environment.get("OMP_PROC_BIND", "").lower() != "false":  # which switches the others off
         given = [name for name in BINDING if environment.pop(name, None) is not None]
         if given:

@@ -1,17 +1,16 @@
-"""run_module: runs a command that loads torch in a process of its own, since the process that parses options never
-does."""
+"""Processes that commands start. One that loads torch runs in a process of its own (`run_module`), since the process
+that parses options never does."""
 
-import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from types import FrameType
 
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.child_processes.lifetime import PARENT_VARIABLE
+from engine.child_processes.lifetime import describe_exit
 from engine.errors import OptionError
 
 _END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,8 +41,7 @@ def run_module(name: str, *arguments: str) -> int:
     try:
         try:
             # -P: do not import a folder named engine in the current folder.
-            environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
-            process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=environment)
+            process = subprocess.Popen([sys.executable, "-P", "-m", name, *arguments], env=compute_environment())
             if received:
                 process.terminate()
         finally:
@@ -55,19 +53,13 @@ def run_module(name: str, *arguments: str) -> int:
     if received and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return 128 + received[0]
     if code < 0:
-        sys.stderr.write(f"headrace: the compute process was ended by {_name(-code)}\n")
+        sys.stderr.write(f"headrace: the compute process was ended by {describe_exit(code)}\n")
         return 128 - code
     return code
 
 
-def run_job(name: str, job: object, unknown: Sequence[str]) -> int:
-    """Run a module with `job` as JSON. unknown: arguments that the command's parser does not know.
-
-    Raises OptionError for the first unknown argument, and for names that are not valid UTF-8.
-    """
-    if unknown:
-        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
-        raise OptionError(f"{kind} {unknown[0]}")
+def run_job(name: str, job: object) -> int:
+    """Run a module with `job` as JSON, as `run_module` does. Raises OptionError for names that are not valid UTF-8."""
     try:
         encoded = msgspec.json.encode(job).decode()
     except UnicodeEncodeError as error:
@@ -75,6 +67,17 @@ def run_job(name: str, job: object, unknown: Sequence[str]) -> int:
     return run_module(name, encoded)
 
 
-def _name(number: int) -> str:
-    name = signal.Signals(number).name
-    return f"{name} (out of memory?)" if number == signal.SIGKILL else name
+def end_process(process: subprocess.Popen[bytes], number: signal.Signals, timeout_s: float) -> None:
+    """Send the signal to a process and wait for its end. Kill a process that does not end in time."""
+    process.send_signal(number)
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a port of this machine that no program listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from engine.child_processes.background import READY, restore_priority
 from engine.child_processes.environment import compute_environment
-from engine.child_processes.lifetime import PARENT_VARIABLE
 
 _OUTPUT_LIMIT = 4 << 20  # bytes of a line
 _TRACEBACK = "Traceback (most recent call last)"
@@ -145,7 +144,7 @@ async def start_child(module: str, arguments: list[str], lock: Path, priority: s
             stderr=log,
             start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
             limit=_OUTPUT_LIMIT,
-            env={**compute_environment(), PARENT_VARIABLE: str(os.getpid())},
+            env=compute_environment(),
         )
     child = ChildProcess(process)
     assert process.stdout is not None

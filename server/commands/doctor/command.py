@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.command_io.doctor_job import DoctorResult, ModelToCheck
 from engine.command_io.findings import Finding, Severity, ok, problem, warning
 from engine.command_io.program import as_typed
@@ -19,7 +18,7 @@ from engine.wording import counted
 from server.commands.doctor.models import models_findings
 from server.commands.doctor.options import options_findings
 from server.commands.doctor.process import process_findings
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, refuse_unknown_options, serve_options
+from server.commands.options.arguments import Parser, add_options, serve_options
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.config.server import ServerConfig
@@ -41,9 +40,7 @@ _MARKS: Mapping[Severity, str] = {Severity.OK: "ok  ", Severity.WARNING: "warn",
 
 def run(argv: Sequence[str]) -> int:
     """Check, print the findings and return the exit code. Raises OptionError for an unknown flag; exits for --help."""
-    parser = doctor_parser()
-    namespace, unknown = parser.parse_known_args(argv)
-    refuse_unknown_options(unknown, OPTIONS.values())
+    namespace = doctor_parser().parse_args(argv)
     flags, models = serve_options(namespace)
     findings = list(all_findings(flags, os.environ, options_file(namespace.config), models))
     if namespace.json:
@@ -84,10 +81,14 @@ def all_findings(
 def _engine_part(models: Sequence[ModelToCheck]) -> DoctorResult:
     """Return the findings of a process that loads torch."""
     command = [sys.executable, "-P", "-m", "engine.commands.doctor", msgspec.json.encode(models).decode()]
-    environment = {**compute_environment(), PARENT_VARIABLE: str(os.getpid())}
     try:
         process = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
+            command,
+            env=compute_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=False,
         )
         return msgspec.json.decode(process.stdout, type=DoctorResult)
     except subprocess.TimeoutExpired:
@@ -113,8 +114,6 @@ def doctor_parser() -> Parser:
         usage="headrace doctor [MODEL ...] [options of headrace serve] [--json]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)
     parser.add_argument("--json", action="store_true", help="Print the findings as a JSON list.")

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.child_processes.environment import compute_environment
-from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.client.interface import EngineCallbacks, EngineClient, RestartReason
 from engine.client.process_client import ProcessClient
 from engine.command_io.weighing import Weighed, Weighing, WeighMessage
@@ -214,7 +212,7 @@ async def _weigh(configs: Sequence[EngineConfig], show: Callable[[Loading], None
         msgspec.json.encode(configs).decode(),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        env={**compute_environment(), PARENT_VARIABLE: str(os.getpid())},
+        env=compute_environment(),
     )
     assert process.stdout is not None
     weighed: list[Weighed] = []
