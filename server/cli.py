@@ -8,8 +8,6 @@ from pathlib import Path
 
 # Set by the script of `headrace completion` when the shell asks for completions.
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
-# name -> path of its `run(server_config, engine_config) -> exit code`.
-SERVING = {"serve": "server.commands.serve.command:run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,23 +17,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: if another package named `engine` shadows ours, this import would fail with an unclear error.
     from engine.command_io.program import as_typed
     from engine.errors import OptionError, StartupError
-    from server.commands.options.arguments import import_function, parse_arguments
-    from server.commands.options.sources import options_file, resolve_options
+    from server.commands.options.arguments import import_function, root_parser
     from server.commands.process_setup import ensure_home, open_standard_streams
     from server.commands.table import COMMANDS
 
     open_standard_streams()
     ensure_home()
     if COMPLETION_VARIABLE in os.environ:
-        import_function("server.commands.completion:answer_shell")()
+        import_function("completion:answer_shell")()
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in COMMANDS else None
     try:
-        if command is not None and command not in SERVING:
+        if command is not None:
             return int(import_function(COMMANDS[command].run)(argv[1:]))
-        arguments = parse_arguments(argv)
-        configs = resolve_options(arguments.flags, os.environ, options_file(arguments.config), arguments.models)
-        return int(import_function(SERVING[arguments.command])(*configs))
+        parser = root_parser()
+        parser.parse_args(argv)
+        parser.print_help(sys.stderr)
+        return 2
     except OptionError as error:
         return _fail(as_typed(f"{error} (see {f'headrace {command}' if command else 'headrace'} --help)"), 2)
     except StartupError as error:

@@ -12,7 +12,7 @@ from engine.command_io.bench_config import BENCH_CONFIGS
 from engine.config import EngineConfig
 from engine.errors import OptionError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown_options
+from server.commands.options.arguments import Parser, action_examples, add_options, build_config
 from server.commands.options.definitions import OPTIONS, Option, options_of
 from server.commands.options.sources import options_file, resolve_options
 from server.loadtest.config import LoadConfig, StartupConfig
@@ -41,13 +41,10 @@ def run(argv: Sequence[str]) -> int:
 
     Raises OptionError, or StartupError if nothing can be measured; exits for --help.
     """
-    parser = bench_parser()
-    namespace, unknown = parser.parse_known_args(argv)
+    namespace = bench_parser().parse_args(argv)
     if namespace.benchmark is None:
         raise OptionError("no benchmark given; usage: headrace bench BENCHMARK [options]")
-    own = options_of(_config_class(namespace.benchmark))
-    refuse_unknown_options(unknown, [*own, *([] if namespace.benchmark == "serve" else _engine_options())])
-    config = _config_class(namespace.benchmark)(**parse_values(own, namespace))
+    config = build_config(_config_class(namespace.benchmark), namespace)
     if namespace.benchmark == "serve":
         # Imported by name, like every command, so that `headrace --help` does not load the load generator's libraries.
         return int(importlib.import_module("server.loadtest.serve").run(config))
@@ -82,10 +79,8 @@ def bench_parser() -> argparse.ArgumentParser:
         prog="headrace bench",
         description="Measure a server, or the engine without one.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
-    benchmarks = parser.add_subparsers(dest="benchmark", title="benchmarks", metavar="BENCHMARK", parser_class=Parser)
+    benchmarks = parser.add_subparsers(dest="benchmark", title="benchmarks", metavar="BENCHMARK")
     for name, text in _HELP.items():
         takes_model = name != "serve"
         benchmark = benchmarks.add_parser(
@@ -93,9 +88,7 @@ def bench_parser() -> argparse.ArgumentParser:
             help=text,
             usage=f"headrace bench {name} {'[MODEL] ' if takes_model else ''}[options]",
             description=f"{text[0].upper()}{text[1:]}.",
-            epilog="examples:\n" + "".join(f"{line}\n" for line in _EPILOG.splitlines() if f" bench {name} " in line),
-            formatter_class=HelpFormatter,
-            allow_abbrev=False,
+            epilog=action_examples(_EPILOG, f"bench {name}"),
         )
         if takes_model:
             benchmark.add_argument("positional_model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help)

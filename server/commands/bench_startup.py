@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from engine.command_io.results import check_results_file, write_results
 from engine.config import EngineConfig
 from engine.errors import StartupError
 from engine.wording import counted
+from server.commands.child_process import end_process, free_port
 from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 from server.loadtest.config import StartupConfig
 
@@ -80,7 +80,7 @@ def _options_file(engine_config: EngineConfig) -> Iterator[Path]:
 
 def _start_once(options: Path) -> Start:
     variables = {option.variable for option in OPTIONS.values()} | {CONFIG_VARIABLE}  # their values are in the file
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-P", "-m", "server.cli", "serve", "--config", str(options), "--port", str(port)]
     began_s = time.monotonic()
     with tempfile.TemporaryFile() as log:
@@ -101,24 +101,8 @@ def _start_once(options: Path) -> Start:
             total_s = time.monotonic() - began_s
             phases = _phases(_get(port, "/metrics") or "")
         finally:
-            _end(server)
+            end_process(server, signal.SIGINT, _STOP_TIMEOUT_S)  # without draining
     return Start(total_s, {_START_PYTHON: max(0.0, total_s - sum(phases.values())), **phases})
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.send_signal(signal.SIGINT)  # ends the server without draining
-    try:
-        server.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:  # if SIGINT is ignored, as in the background of a script
-        server.kill()
-        server.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _get(port: int, path: str) -> str | None:

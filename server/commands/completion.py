@@ -9,13 +9,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TextIO
 
 import msgspec
 
 from engine.command_io.models_config import ModelsJob
-from server.commands.options.arguments import HelpFormatter, Parser, root_parser
+from server.commands.options.arguments import Parser, root_parser
 from server.commands.table import COMMANDS
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -44,8 +44,6 @@ def completion_parser() -> argparse.ArgumentParser:
         prog="headrace completion",
         description="Print a script that lets SHELL complete commands, options, their values and files with Tab.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("shell", choices=_SHELLS, metavar="SHELL", help=f"One of {', '.join(_SHELLS)}.")
     return parser
@@ -60,7 +58,7 @@ def answer_shell(output: TextIO | None = None, leave: Callable[[int], object] = 
     parser = root_parser(command)
     for action in _actions(parser):
         _complete_by_metavar(action)
-    nothing: Any = _Listed([])
+    nothing: Any = partial(_complete_listed, words=())
     argcomplete.autocomplete(
         parser,
         always_complete_options=False,
@@ -75,50 +73,37 @@ def _complete_by_metavar(action: argparse.Action) -> None:
     metavar = action.metavar if isinstance(action.metavar, str) else ""
     completer: Any = None
     if metavar.startswith("{"):
-        completer = _Listed(metavar.strip("{}").split(","))
+        completer = partial(_complete_listed, words=metavar.strip("{}").split(","))
     elif metavar in _FILES:
-        completer = _Files()
+        completer = _complete_files
     elif metavar in _MODELS:
-        completer = _Models()
+        completer = _complete_models
     elif action.dest == "names":  # headrace models remove
         completer = _cached_names
     if completer is not None:
         action.completer = completer  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """Completes to the given words, without a help text, since shells would otherwise repeat the option's."""
-
-    words: Sequence[str]
-
-    def __call__(self, **_: object) -> dict[str, str]:
-        return dict.fromkeys(self.words, "")
+def _complete_listed(*, words: Sequence[str], **_: object) -> dict[str, str]:
+    """Complete to the given words, without a help text, since shells would otherwise repeat the option's."""
+    return dict.fromkeys(words, "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
-    """Completes to folders, and to files with the suffix."""
-
-    suffix: str = ""
-
-    def __call__(self, prefix: str, **_: object) -> dict[str, str]:
-        folder, slash, _name = prefix.rpartition("/")
-        try:
-            entries = sorted(os.scandir(os.path.expanduser(folder + slash) or "."), key=lambda entry: entry.name)
-        except OSError:
-            return {}
-        names = (entry.name + "/" * entry.is_dir() for entry in entries)
-        return {folder + slash + name: "" for name in names if name.endswith(("/", self.suffix))}
+def _complete_files(prefix: str, *, suffix: str = "", **_: object) -> dict[str, str]:
+    """Complete to folders, and to files with the suffix."""
+    folder, slash, _name = prefix.rpartition("/")
+    try:
+        entries = sorted(os.scandir(os.path.expanduser(folder + slash) or "."), key=lambda entry: entry.name)
+    except OSError:
+        return {}
+    names = (entry.name + "/" * entry.is_dir() for entry in entries)
+    return {folder + slash + name: "" for name in names if name.endswith(("/", suffix))}
 
 
-@dataclass(frozen=True, slots=True)
-class _Models:
-    """Completes to cached models, to folders and to GGUF files."""
-
-    def __call__(self, prefix: str, **_: object) -> dict[str, str]:
-        is_path = prefix.startswith(("/", ".", "~"))
-        return _Files(suffix=".gguf")(prefix) | ({} if is_path else _cached_names(is_model=True))
+def _complete_models(prefix: str, **_: object) -> dict[str, str]:
+    """Complete to cached models, to folders and to GGUF files."""
+    is_path = prefix.startswith(("/", ".", "~"))
+    return _complete_files(prefix, suffix=".gguf") | ({} if is_path else _cached_names(is_model=True))
 
 
 def _cached_names(*, is_model: bool = False, **_: object) -> dict[str, str]:

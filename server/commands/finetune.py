@@ -15,7 +15,7 @@ from engine.command_io.finetuning.job import JobFolder, locked
 from engine.config import EngineConfig
 from engine.errors import InvalidRequest, OptionError, StartupError
 from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown_options
+from server.commands.options.arguments import Parser, add_options, build_config
 from server.commands.options.definitions import OPTIONS, Option, options_of
 from server.config.finetuning import refuse_more_than_cpus
 from server.finetuning.job_files import MODEL_OPTIONS, JobOrder, write_job
@@ -37,14 +37,13 @@ def run(argv: Sequence[str]) -> int:
 
     Raises OptionError or StartupError; exits for --help.
     """
-    namespace, unknown = finetune_parser().parse_known_args(argv)
-    refuse_unknown_options(unknown, [*options_of(TrainingConfig), *_model_options()])
+    namespace = finetune_parser().parse_args(argv)
     if namespace.model is None or namespace.train is None:
         raise OptionError(
             "MODEL or the training file is missing; usage: headrace finetune MODEL TRAIN.jsonl --out FOLDER"
         )
-    config = _config(TrainingConfig, parse_values(options_of(TrainingConfig), namespace))
-    engine = _config(EngineConfig, {**parse_values(_model_options(), namespace), "model": namespace.model})
+    config = build_config(TrainingConfig, namespace)
+    engine = build_config(EngineConfig, namespace)
     if engine.threads is not None:
         refuse_more_than_cpus("--threads", engine.threads)
     assert config.out is not None
@@ -64,13 +63,6 @@ def run(argv: Sequence[str]) -> int:
             return 1 if code == TRY_AGAIN else code
     except OSError as error:
         raise StartupError(f"cannot write {error.filename or out}: {error.strerror}; name another --out") from error
-
-
-def _config(kind: type[Any], values: dict[str, Any]) -> Any:
-    try:
-        return kind(**values)
-    except StartupError as error:
-        raise OptionError(str(error)) from error
 
 
 def _read(path: str) -> bytes:
@@ -134,8 +126,6 @@ def finetune_parser() -> Parser:
         usage="headrace finetune MODEL TRAIN.jsonl --out FOLDER [options]",
         description="Train a LoRA adapter of MODEL, on the weights as they are served.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "train"))
     parser.add_argument(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import OptionError
-from server.commands.options.arguments import HelpFormatter, Parser
+from server.commands.options.arguments import Parser, action_examples
 from server.keys.key import ApiKey, BudgetPeriod, key_hash, new_key
 from server.keys.key_file import check_name, is_open_to_others, parse_keys, read_keys
 from server.keys.key_file_edits import append_key, entry_text, replace_hash
@@ -22,13 +22,9 @@ examples:
   headrace keys new web --file keys.yaml --requests-per-minute 60 --tokens-per-minute 100000 --max-concurrency 4
   headrace keys new prometheus --file keys.yaml --metrics --no-models
   headrace keys rotate ann --file keys.yaml
+  headrace keys hash < key.txt
   headrace keys check keys.yaml
   headrace serve --api-keys-file keys.yaml
-"""
-_NEW_EXAMPLES = """\
-  headrace keys new ann --file keys.yaml
-  headrace keys new web --file keys.yaml --requests-per-minute 60 --tokens-per-minute 100000 --max-concurrency 4
-  headrace keys new prometheus --file keys.yaml --metrics --no-models
 """
 _MIN_LENGTH = 20  # characters of a key that cannot be guessed
 
@@ -109,31 +105,23 @@ def keys_parser() -> Parser:
         prog="headrace keys",
         description="Create API keys, and check a file of keys. The file contains only their hashes.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
-    actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Parser)
+    actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION")
 
-    def add(name: str, help: str, examples: str) -> Parser:
+    def add(name: str, help: str) -> Parser:
         return actions.add_parser(
             name,
             help=help,
             description=f"{help[0].upper()}{help[1:]}.",
-            epilog=f"examples:\n{examples}",
-            formatter_class=HelpFormatter,
-            allow_abbrev=False,
+            epilog=action_examples(_EPILOG, f"keys {name}"),
         )
 
-    _add_new_options(add("new", "create a key and its entry in a file", _NEW_EXAMPLES))
-    rotate = add(
-        "rotate",
-        "replace the key of a name; the old key is no longer accepted",
-        "  headrace keys rotate ann --file keys.yaml\n",
-    )
+    _add_new_options(add("new", "create a key and its entry in a file"))
+    rotate = add("rotate", "replace the key of a name; the old key is no longer accepted")
     rotate.add_argument("name", metavar="NAME", help="Name of the key.")
     rotate.add_argument("--file", type=Path, metavar="FILE", required=True, help="Keys file to change.")
-    add("hash", "print the hash of a key read from standard input", "  headrace keys hash < key.txt\n")
-    check = add("check", "read a file as the server would, and list its keys", "  headrace keys check keys.yaml\n")
+    add("hash", "print the hash of a key read from standard input")
+    check = add("check", "read a file as the server would, and list its keys")
     check.add_argument("file", type=Path, metavar="FILE", help="Keys file.")
     return parser
 

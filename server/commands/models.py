@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.command_io.models_config import ModelsJob
 from server.commands.child_process import run_job
-from server.commands.options.arguments import HelpFormatter, Parser
+from server.commands.options.arguments import Parser
 
 _EPILOG = """\
 The list has the models in headrace's cache (HEADRACE_CACHE) and in the Hugging Face hub's (HF_HOME), by last use,
@@ -32,7 +32,7 @@ examples:
 def run(argv: Sequence[str]) -> int:
     """Run the action in `argv`, the arguments after `headrace models`; return the exit code. Raises OptionError; exits
     for --help."""
-    namespace, unknown = models_parser().parse_known_args(argv)
+    namespace = models_parser().parse_args(argv)
     job = ModelsJob(as_json=namespace.json)
     if namespace.action == "remove":
         job = ModelsJob(
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
             is_rehearsal=namespace.dry_run,
             is_forced=namespace.force,
         )
-    return run_job("engine.commands.models", job, unknown)
+    return run_job("engine.commands.models", job)
 
 
 def models_parser() -> argparse.ArgumentParser:
@@ -50,18 +50,14 @@ def models_parser() -> argparse.ArgumentParser:
         usage="headrace models [--json]\n       headrace models remove NAME... [options]",
         description="List the models on this machine, with their sizes and last use, or remove some.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="Print the list as JSON.")
-    actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION", parser_class=Parser)
+    actions = parser.add_subparsers(dest="action", title="actions", metavar="ACTION")
     remove = actions.add_parser(
         "remove",
         help="remove models, or files made from them",
         description="Remove models from the caches, with the files made from them.",
         epilog=_REMOVE_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     remove.add_argument("names", nargs="+", metavar="NAME", help="Name as headrace models lists it.")
     remove.add_argument("--yes", action="store_true", help="Do not ask for confirmation.")

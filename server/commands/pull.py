@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from server.commands.child_process import run_job
-from server.commands.options.arguments import HelpFormatter, Parser
+from server.commands.options.arguments import Parser
 from server.commands.options.definitions import OPTIONS
 
 _EPILOG = """\
@@ -25,8 +25,8 @@ def run(argv: Sequence[str]) -> int:
 
     Raises OptionError; exits for --help.
     """
-    namespace, unknown = pull_parser().parse_known_args(argv)
-    return run_job("engine.commands.pull", [namespace.model, namespace.revision], unknown)
+    namespace = pull_parser().parse_args(argv)
+    return run_job("engine.commands.pull", [namespace.model, namespace.revision])
 
 
 def pull_parser() -> argparse.ArgumentParser:
@@ -35,8 +35,6 @@ def pull_parser() -> argparse.ArgumentParser:
         usage="headrace pull [MODEL] [--revision REVISION]",
         description="Download MODEL, as headrace serve does at its first start, and verify its hashes.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     default = OPTIONS["model"].default
     parser.add_argument(

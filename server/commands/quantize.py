@@ -4,13 +4,11 @@ import secrets
 import sys
 from collections.abc import Sequence
 
-import msgspec
-
 from engine.command_io.output_folder import OutputFolder
 from engine.command_io.quantize_config import QuantizeConfig
-from engine.errors import OptionError, StartupError
-from server.commands.child_process import run_module
-from server.commands.options.arguments import HelpFormatter, Parser, add_options, parse_values, refuse_unknown_options
+from engine.errors import OptionError
+from server.commands.child_process import run_job
+from server.commands.options.arguments import Parser, add_options, build_config
 from server.commands.options.definitions import OPTIONS, options_of
 
 _EPILOG = """\
@@ -26,25 +24,16 @@ def run(argv: Sequence[str]) -> int:
 
     Raises OptionError; exits for --help.
     """
-    options = options_of(QuantizeConfig)
-    namespace, unknown = quantize_parser().parse_known_args(argv)
-    refuse_unknown_options(unknown, options)
+    namespace = quantize_parser().parse_args(argv)
     if namespace.model is None:
         raise OptionError("no model given; usage: headrace quantize MODEL --out FOLDER")
-    try:
-        config = QuantizeConfig(**parse_values(options, namespace))
-    except StartupError as error:
-        raise OptionError(str(error)) from error
+    config = build_config(QuantizeConfig, namespace)
     assert config.out is not None, "QuantizeConfig requires --out"
     token = secrets.token_hex(4)
     output = OutputFolder.of(config.out, token)
     had_content = output.has_content
     try:
-        job = msgspec.json.encode([namespace.model, config, token]).decode()
-    except UnicodeEncodeError as error:
-        raise OptionError(f"{error.object!a} is not valid UTF-8; give a name that is") from error
-    try:
-        code = run_module("engine.commands.quantize", job)
+        code = run_job("engine.commands.quantize", [namespace.model, config, token])
     finally:
         output.remove_partial()  # left by a process that was killed
     if code > 128 and not had_content:  # ended by a signal
@@ -59,8 +48,6 @@ def quantize_parser() -> Parser:
         usage="headrace quantize MODEL --out FOLDER [options]",
         description="Write a quantized checkpoint of MODEL, in the compressed-tensors format, for headrace and vLLM.",
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=OPTIONS["model"].help.replace("serve", "quantize"))
     add_options(parser, options_of(QuantizeConfig), many="append")

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from engine.config import EngineConfig
-from server.commands.options.arguments import parse_arguments
+from server.commands.options.arguments import serve_options
 from server.commands.options.sources import resolve_options
+from server.commands.serve.arguments import serve_parser
 from server.config.server import ServerConfig
 from tests.helpers.repository import ROOT
 
@@ -63,9 +64,11 @@ def unit_environment() -> dict[str, str]:
 
 def configured(command: Sequence[str], environ: Mapping[str, str]) -> tuple[ServerConfig, EngineConfig]:
     """What `headrace` would run with these arguments and variables. Raises OptionError where it would refuse them."""
-    arguments = parse_arguments(command)
+    assert command[0] == "serve"
+    arguments = serve_parser().parse_args(command[1:])
+    flags, models = serve_options(arguments)
     file = arguments.config or environ.get("HEADRACE_CONFIG")
-    return resolve_options(arguments.flags, environ, None if file is None else Path(file), arguments.models)
+    return resolve_options(flags, environ, None if file is None else Path(file), models)
 
 
 def seconds(span: str) -> float:

@@ -4,7 +4,7 @@ import argparse
 import textwrap
 
 from engine.config import EngineConfig
-from server.commands.options.arguments import HelpFormatter, Parser, add_options
+from server.commands.options.arguments import Parser, add_options
 from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, options_of
 
 # Options of the server about requests and the log; the others are about HTTP, keys and queues.
@@ -47,8 +47,6 @@ def batch_parser() -> argparse.ArgumentParser:
         usage="headrace batch INPUT OUTPUT --model MODEL [options]",
         description=textwrap.fill(_DESCRIPTION, 100),
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("input", nargs="?", metavar="INPUT", help="File of requests, one JSON object on each line.")
     parser.add_argument("output", nargs="?", metavar="OUTPUT", help="File of answers; existing answers are kept.")

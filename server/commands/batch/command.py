@@ -19,9 +19,8 @@ from engine.command_io.stage_lines import StageLines
 from engine.config import EngineConfig
 from engine.errors import OptionError, StartupError
 from engine.wording import counted
-from server.commands.batch.arguments import batch_options, batch_parser
+from server.commands.batch.arguments import batch_parser
 from server.commands.batch.output_file import OutputFile
-from server.commands.options.arguments import refuse_unknown_options
 from server.commands.options.definitions import OPTIONS
 from server.commands.options.sources import options_file, resolve_options
 from server.commands.serve.engines import OneEngine
@@ -87,8 +86,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    namespace, unknown = batch_parser().parse_known_args(argv)
-    refuse_unknown_options(unknown, batch_options())
+    namespace = batch_parser().parse_args(argv)
     for name, flag in (("input", "-i"), ("output", "-o")):
         by_flag = getattr(namespace, f"{name}_file")
         if by_flag is not None and getattr(namespace, name) is not None:

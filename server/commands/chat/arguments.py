@@ -5,7 +5,7 @@ import textwrap
 
 from server.commands.chat.connecting import CA_VARIABLE
 from server.commands.chat.server import DEFAULT_URL
-from server.commands.options.arguments import HelpFormatter, Parser
+from server.commands.options.arguments import Parser
 from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 
 _CHAT_EXAMPLES = """\
@@ -74,8 +74,6 @@ def _parser(name: str, description: str, examples: str) -> argparse.ArgumentPars
         prog=f"headrace {name}",
         description=textwrap.fill(description, 100),
         epilog=examples,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import httpx
 
+from engine.errors import StartupError
 from server.commands.options.definitions import CLIENT_KEY_VARIABLE
 
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # OpenSSL's word
 _TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=5.0)
 
 
-class ServerProblem(Exception):
+class ServerProblem(StartupError):
     """The server refused, failed, or cannot be reached; the message explains which."""
 
 

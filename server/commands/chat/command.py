@@ -1,6 +1,5 @@
 """The commands chat, complete, ps and top, which talk to a server."""
 
-import argparse
 import contextlib
 import itertools
 import sys
@@ -11,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from engine.errors import OptionError, StartupError
 from server.commands.chat.arguments import chat_parser, complete_parser, ps_parser, top_parser
 from server.commands.chat.blocks import without_control
 from server.commands.chat.client import ChatClient, ServerProblem
@@ -19,7 +17,6 @@ from server.commands.chat.connecting import connect, connect_or_start
 from server.commands.chat.monitor import requests_table, screen, summary
 from server.commands.chat.session import Session, line_editing
 from server.commands.chat.talk import Talk
-from server.commands.options.definitions import suggest
 
 _HISTORY = Path("~/.local/state/headrace/chat_history")
 _PIPED_WIDTH = 240
@@ -27,10 +24,10 @@ _PIPED_WIDTH = 240
 
 def run_chat(argv: Sequence[str]) -> int:
     """Chat with a model until the input ends. Raises OptionError or StartupError; exits for --help."""
-    namespace = _parse(chat_parser(), argv)
+    namespace = chat_parser().parse_args(argv)
     console = Console(highlight=False)
     with connect_or_start(namespace) as client:
-        talk = Talk(model=_model(client, namespace.served_model), system=namespace.system)
+        talk = Talk(model=namespace.served_model or _first_model(client), system=namespace.system)
         is_terminal = sys.stdin.isatty()
         if is_terminal:
             console.print(f"{talk.model} at {client.url}; /help lists the commands, Ctrl-D leaves", style="dim")
@@ -44,30 +41,27 @@ def run_chat(argv: Sequence[str]) -> int:
 
 def run_complete(argv: Sequence[str]) -> int:
     """Print the continuation of a text. Raises OptionError or StartupError; exits for --help."""
-    namespace = _parse(complete_parser(), argv)
+    namespace = complete_parser().parse_args(argv)
     prompt = sys.stdin.read() if namespace.prompt == "-" else namespace.prompt
     with connect_or_start(namespace) as client:
-        body: dict[str, Any] = {"model": _model(client, namespace.served_model), "prompt": prompt}
+        body: dict[str, Any] = {"model": namespace.served_model or _first_model(client), "prompt": prompt}
         body["max_tokens"] = namespace.max_tokens
         shown: Callable[[str], str] = without_control if sys.stdout.isatty() else str
         if namespace.temperature is not None:
             body["temperature"] = namespace.temperature
-        try:
-            with contextlib.closing(client.stream("/v1/completions", body)) as chunks:
-                for chunk in chunks:
-                    sys.stdout.write(shown("".join(choice["text"] for choice in chunk["choices"])))
-                    sys.stdout.flush()
-        except ServerProblem as problem:
-            raise StartupError(str(problem)) from None
+        with contextlib.closing(client.stream("/v1/completions", body)) as chunks:
+            for chunk in chunks:
+                sys.stdout.write(shown("".join(choice["text"] for choice in chunk["choices"])))
+                sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
 
 
 def run_ps(argv: Sequence[str]) -> int:
     """List the requests of a server. Raises OptionError or StartupError; exits for --help."""
-    namespace = _parse(ps_parser(), argv)
+    namespace = ps_parser().parse_args(argv)
     console = _console()
-    with connect(namespace) as client, _startup_errors():
+    with connect(namespace) as client:
         frame, _ = _snapshot(client)
         console.print(", ".join(client.models()), f"at {client.url}")
         for name, shown in _each_model(client, frame):
@@ -91,13 +85,13 @@ def _each_model(client: ChatClient, frame: dict[str, Any]) -> Iterator[tuple[str
 def run_top(argv: Sequence[str]) -> int:
     """Show the work of a server until Ctrl-C, or once if the output is not a terminal. Raises OptionError or
     StartupError; exits for --help."""
-    namespace = _parse(top_parser(), argv)
+    namespace = top_parser().parse_args(argv)
     if not sys.stdout.isatty():
-        with connect(namespace) as client, _startup_errors():
+        with connect(namespace) as client:
             _console().print(screen(*_snapshot(client)))
         return 0
     recent: list[dict[str, Any]] = []
-    with connect(namespace) as client, _startup_errors(), contextlib.suppress(KeyboardInterrupt):
+    with connect(namespace) as client, contextlib.suppress(KeyboardInterrupt):
         frames = client.frames()
         first = next(frames)  # before switching screens, so that an error appears on the current one
         with Live(screen=True, auto_refresh=False) as live:
@@ -118,37 +112,13 @@ def _snapshot(client: ChatClient, model: str | None = None) -> tuple[dict[str, A
     return last, last["recent"] or first["recent"]
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        if not flag.startswith("-"):
-            raise OptionError(f"unexpected argument {flag}")
-        flags = [each for action in parser._actions for each in action.option_strings]
-        raise OptionError(f"unknown option {flag}{suggest(flag, flags)}")
-    return namespace
-
-
-def _model(client: ChatClient, name: str | None) -> str:
-    with _startup_errors():
-        return name or _first(client)
-
-
-def _first(client: ChatClient) -> str:
+def _first_model(client: ChatClient) -> str:
+    """Return the first model that generates text. Raises ServerProblem if there is none."""
     if not (names := client.chat_models()):
         raise ServerProblem(
             f"no model of {client.url} generates text; its models are {', '.join(client.models()) or 'none'}"
         )
     return names[0]
-
-
-@contextlib.contextmanager
-def _startup_errors() -> Iterator[None]:
-    """Turn a ServerProblem into a StartupError, which ends the command with its message."""
-    try:
-        yield
-    except ServerProblem as problem:
-        raise StartupError(str(problem)) from None
 
 
 def _read_piped(_: str) -> str:

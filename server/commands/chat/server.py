@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import socket
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +12,7 @@ import httpx
 
 from engine.child_processes.lifetime import PARENT_VARIABLE
 from engine.errors import StartupError
+from server.commands.child_process import end_process, free_port
 from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -39,8 +40,7 @@ def start_server(model: str | None) -> Iterator[str]:
 
     Raises StartupError if the server does not start; it has printed the reason.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # Its log would disturb the conversation; bars show its loading. It has its own session, since Ctrl-C only stops an
     # answer. -P: do not import a folder named engine in the current folder.
     options = ["--port", str(port), "--log-level", "warning", "--no-log-requests", "--shutdown-timeout", "1"]
@@ -55,12 +55,7 @@ def start_server(model: str | None) -> Iterator[str]:
             time.sleep(_POLL_S)
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, signal.SIGTERM, _STOP_TIMEOUT_S)
 
 
 def _without_listening(environ: Mapping[str, str]) -> dict[str, str]:

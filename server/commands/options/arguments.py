@@ -4,14 +4,13 @@ import argparse
 import enum
 import importlib
 import re
-import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from engine.command_io.program import as_typed
 from engine.errors import OptionError
-from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, Option, suggest
+from server.commands.options.definitions import OPTIONS, Option, config_of_values, options_of, suggest
 from server.commands.table import COMMANDS, GROUPS
 
 _START = """\
@@ -24,22 +23,6 @@ Start here:
 _END = """\
 headrace COMMAND --help shows the options of a command.
 """
-_SERVE_EXAMPLES = """\
-examples:
-  headrace serve
-  headrace serve /path/to/model --port 9000
-  headrace serve OWNER/REPO --quantization int4 --max-model-len 8192
-  headrace serve OWNER/REPO:Q4_K_M --host 0.0.0.0 --api-keys-file keys.yaml
-  headrace serve /path/to/model OWNER/REPO --idle-unload 10m
-"""
-_SERVE_EPILOG = """\
-Every option can also be set by an environment variable or in a file: --max-model-len 4096 is
-HEADRACE_MAX_MODEL_LEN=4096, or the line 'max-model-len: 4096' in the YAML file given by --config. A flag overrides a
-variable, and a variable overrides the file. Repeat an option that takes several values; in a variable separate them by
-commas, in the file write a list. Put keys into HEADRACE_API_KEY rather than on the command line, which other users of
-the machine can read.
-
-"""
 # argparse's message for --flag=value if the flag is a switch.
 _SWITCH_WITH_VALUE = re.compile(r"argument (--[^/]+)/(--no-\S+): ignored explicit argument (.*)")
 # argparse's message for an unknown command or value; newer versions of Python write the choices without quotes.
@@ -49,6 +32,21 @@ _NO_CHOICE = re.compile(r"argument ([^:]+): invalid choice: '(.*)' \(choose from
 class Parser(argparse.ArgumentParser):
     """A parser that raises OptionError where argparse would print its usage and exit. Examples in its help can be
     pasted."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **options)
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Return the namespace, and an empty list. Raises OptionError for the first unknown argument."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if not unknown:
+            return namespace, []
+        flag = unknown[0].partition("=")[0]
+        if flag.startswith("-"):
+            known = (each for action in self._actions for each in action.option_strings)
+            raise OptionError(f"unknown option {flag}{suggest(flag, known)}")
+        hint = "; write models one after another, and repeat an option before each of its values"
+        raise OptionError(f"unexpected argument {flag}{hint if 'positional_models' in namespace else ''}")
 
     def format_help(self) -> str:
         before, mark, examples = super().format_help().partition("examples:\n")
@@ -70,26 +68,14 @@ def _explain_choice(name: str, given: str, listed: str) -> str:
     return f"{what} {given!r}{hint}"
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+def action_examples(epilog: str, action: str) -> str:
+    """Return the epilog of a subcommand, such as `keys new`: its lines of the whole command's examples."""
+    return "examples:\n" + "".join(f"{line}\n" for line in epilog.splitlines() if f" {action} " in line)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
-
-
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Return `command`, `config` (a path or absent), `models` (arguments without a flag), and `flags`: the given
-    options by field name, as typed.
-
-    Raises OptionError; exits for --help and --version, and prints the help and exits if there is no command.
-    """
-    parser = root_parser("serve" if "serve" in argv else None)
-    namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise OptionError(_explain_unknown(unknown[0]))
-    if namespace.command is None:
-        parser.print_help(sys.stderr)
-        parser.exit(2)
-    flags, models = serve_options(namespace)
-    return argparse.Namespace(command=namespace.command, config=namespace.config, flags=flags, models=models)
 
 
 def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
@@ -104,35 +90,11 @@ def serve_options(namespace: argparse.Namespace) -> tuple[dict[str, object], lis
     return flags, models
 
 
-def parse_values(options: Iterable[Option], namespace: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of the given options, by field name. Raises OptionError."""
+def build_config(config_class: type, namespace: argparse.Namespace) -> Any:
+    """Return the config with the values of its given options. Raises OptionError."""
     given = vars(namespace)
-    return {each.name: each.parse(given[each.name], each.flag) for each in options if each.name in given}
-
-
-def _explain_unknown(argument: str) -> str:
-    flag = argument.partition("=")[0]
-    if not flag.startswith("-"):
-        return (
-            f"unexpected argument {argument}; write models one after another, and repeat an option before each of "
-            "its values"
-        )
-    return _explain_unknown_flag(flag, OPTIONS.values())
-
-
-def refuse_unknown_options(arguments: Sequence[str], options: Collection[Option]) -> None:
-    """Raise OptionError for the first of the arguments that a parser did not know, if there is one."""
-    if arguments:
-        flag = arguments[0].partition("=")[0]
-        is_flag = flag.startswith("-")
-        raise OptionError(_explain_unknown_flag(flag, options) if is_flag else f"unexpected argument {flag}")
-
-
-def _explain_unknown_flag(flag: str, options: Collection[Option]) -> str:
-    """Return the error for a flag that is not among the options, nor --config or --help."""
-    flags = [option.flag for option in options] + ["--config", "--help"]
-    flags += [option.flag.replace("--", "--no-", 1) for option in options if option.kind is bool]
-    return f"unknown option {flag}{suggest(flag, flags)}"
+    options = [each for each in options_of(config_class) if given.get(each.name) is not None]
+    return config_of_values(config_class, {each.name: each.parse(given[each.name], each.flag) for each in options})
 
 
 class _RootParser(Parser):
@@ -154,7 +116,7 @@ class _RootParser(Parser):
 def root_parser(full: str | None = None) -> argparse.ArgumentParser:
     """Return the parser of the whole command line. full: a command to include with its own parser; others have only
     their names."""
-    parser = _RootParser(prog="headrace", allow_abbrev=False)
+    parser = _RootParser(prog="headrace")
     parser.add_argument("--version", action="version", version=f"headrace {version('headrace')}")
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
@@ -165,25 +127,10 @@ def root_parser(full: str | None = None) -> argparse.ArgumentParser:
 
 
 def import_function(path: str) -> Callable[..., Any]:
-    """Return the function at "module:function"."""
+    """Return the function at "module:function", with the module's path below server.commands."""
     module, _, name = path.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    function: Callable[..., Any] = getattr(importlib.import_module(f"server.commands.{module}"), name)
     return function
-
-
-def serve_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="headrace serve",
-        usage="headrace serve [MODEL ...] [options]",
-        description="Serve MODEL, or several, over the OpenAI API until interrupted.",
-        epilog=_SERVE_EPILOG + _SERVE_EXAMPLES,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)
-    parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
-    add_options(parser, OPTIONS.values(), many="append")
-    return parser
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, many: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.child_processes.fault_plan import VARIABLE
 from engine.config import EngineConfig
-from engine.errors import OptionError
+from engine.errors import OptionError, StartupError
 from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
 from server.config.models import ModelsConfig
@@ -192,6 +192,15 @@ OPTIONS: Mapping[str, Option] = {
     )
     for option in options_of(config_class)
 }
+
+
+def config_of_values(config_class: type, values: Mapping[str, Any]) -> Any:
+    """Return the config with those of the values that are its fields. Raises OptionError."""
+    names = {field.name for field in dataclasses.fields(config_class)}
+    try:
+        return config_class(**{name: value for name, value in values.items() if name in names})
+    except StartupError as error:
+        raise OptionError(str(error)) from error
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.errors import OptionError, StartupError
-from server.commands.options.definitions import OPTIONS, suggest
+from engine.errors import OptionError
+from server.commands.options.definitions import OPTIONS, config_of_values, suggest
 from server.config.models import ModelEntry
 
 # Options that a model may have of its own, in addition to all options of the engine.
@@ -72,11 +72,11 @@ def _value(option: str, value: object, where: str) -> Any:
 
 
 def _engine(values: Mapping[str, Any], where: str) -> EngineConfig:
-    names = {field.name for field in dataclasses.fields(EngineConfig)}
     try:
-        return EngineConfig(**{name: value for name, value in values.items() if name in names})
-    except StartupError as error:
+        config: EngineConfig = config_of_values(EngineConfig, values)
+    except OptionError as error:
         raise OptionError(f"{where}: {error}") from error
+    return config
 
 
 def _check_names(names: Sequence[str]) -> None:

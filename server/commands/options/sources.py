@@ -10,8 +10,15 @@ from typing import Any
 import yaml
 
 from engine.config import EngineConfig
-from engine.errors import OptionError, StartupError
-from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS, OTHER_VARIABLES, PREFIX, suggest
+from engine.errors import OptionError
+from server.commands.options.definitions import (
+    CONFIG_VARIABLE,
+    OPTIONS,
+    OTHER_VARIABLES,
+    PREFIX,
+    config_of_values,
+    suggest,
+)
 from server.commands.options.model_entries import entries_of_arguments, entries_of_file
 from server.config.finetuning import FinetuningJobsConfig
 from server.config.lora import LoraConfig
@@ -53,13 +60,13 @@ def resolve_options(
     entries = _entries(models, listed, values, f"{file}: models")
     server_values = {
         **values,
-        "network": _build(NetworkConfig, values),
-        "storage": _build(StorageConfig, values),
-        "lora": _build(LoraConfig, values),
-        "finetuning": _build(FinetuningJobsConfig, values),
-        "models": dataclasses.replace(_build(ModelsConfig, values), entries=entries),
+        "network": config_of_values(NetworkConfig, values),
+        "storage": config_of_values(StorageConfig, values),
+        "lora": config_of_values(LoraConfig, values),
+        "finetuning": config_of_values(FinetuningJobsConfig, values),
+        "models": dataclasses.replace(config_of_values(ModelsConfig, values), entries=entries),
     }
-    return _build(ServerConfig, server_values), _build(EngineConfig, values)
+    return config_of_values(ServerConfig, server_values), config_of_values(EngineConfig, values)
 
 
 def _entries(models: Sequence[str], listed: object, values: Mapping[str, Any], where: str) -> tuple[ModelEntry, ...]:
@@ -72,14 +79,6 @@ def _entries(models: Sequence[str], listed: object, values: Mapping[str, Any], w
             )
         return entries_of_file(listed, values, where)
     return entries_of_arguments(models, values) if len(models) > 1 else ()
-
-
-def _build(config_class: type, values: Mapping[str, Any]) -> Any:
-    names = {field.name for field in dataclasses.fields(config_class)}
-    try:
-        return config_class(**{name: value for name, value in values.items() if name in names})
-    except StartupError as error:
-        raise OptionError(str(error)) from error
 
 
 def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ _TRACES_TIMEOUT_S = 3.0  # for sending the rest of the traces
 _STORE_TIMEOUT_S = 3.0  # for storing background responses that were ended
 
 
-def run(server_config: ServerConfig, engine_config: EngineConfig) -> int:
+def serve(server_config: ServerConfig, engine_config: EngineConfig) -> int:
     """Serve until a signal or the engine's end; return the exit code. Raises StartupError."""
     began_s = time.monotonic()
     check_paths(server_config, engine_config)

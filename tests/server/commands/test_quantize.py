@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from server import cli
-from server.commands import quantize as command
+from server.commands import child_process
 
 pytestmark = pytest.mark.fast
 
@@ -25,7 +25,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
     monkeypatch.chdir(tmp_path)
 
-    monkeypatch.setattr(command, "run_module", start)
+    monkeypatch.setattr(child_process, "run_module", start)
     return started
 
 
@@ -49,7 +49,7 @@ def test_what_a_killed_process_leaves_is_removed(
         (partial / "part-0.safetensors").write_text("half")
         return 128 + signal.SIGKILL
 
-    monkeypatch.setattr(command, "run_module", killed)
+    monkeypatch.setattr(child_process, "run_module", killed)
     assert cli.main(["quantize", "m", "--out", str(tmp_path / "x")]) == 137
     assert list(tmp_path.iterdir()) == []
     assert f"nothing was written to {tmp_path / 'x'}" in capsys.readouterr().err

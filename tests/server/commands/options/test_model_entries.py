@@ -7,16 +7,17 @@ import pytest
 
 from engine.config import Quantization
 from engine.errors import OptionError
-from server.commands.options.arguments import parse_arguments
+from server.commands.options.arguments import serve_options
 from server.commands.options.sources import resolve_options
+from server.commands.serve.arguments import serve_parser
 from server.config.models import ModelsConfig
 
 pytestmark = pytest.mark.fast
 
 
 def _models(*argv: str, file: Path | None = None, environ: dict[str, str] | None = None) -> ModelsConfig:
-    arguments = parse_arguments(["serve", *argv])
-    server, _ = resolve_options(arguments.flags, environ or {}, file, arguments.models)
+    flags, models = serve_options(serve_parser().parse_args(argv))
+    server, _ = resolve_options(flags, environ or {}, file, models)
     return server.models
 
 
@@ -37,8 +38,8 @@ def test_several_arguments_are_models_with_the_same_options() -> None:
 
 
 def test_one_argument_is_the_engines_model() -> None:
-    arguments = parse_arguments(["serve", "a/b"])
-    server, engine = resolve_options(arguments.flags, {"HEADRACE_MODEL": "c/d"}, None, arguments.models)
+    flags, models = serve_options(serve_parser().parse_args(["a/b"]))
+    server, engine = resolve_options(flags, {"HEADRACE_MODEL": "c/d"}, None, models)
     assert (server.models.entries, engine.model) == ((), "a/b")
     assert not server.models.loads_on_demand
 

@@ -1,0 +1,47 @@
+"""The parser of `headrace serve`, apart from the command, which takes long to import."""
+
+import os
+from collections.abc import Sequence
+
+from server.commands.options.arguments import Parser, add_options, import_function, serve_options
+from server.commands.options.definitions import CONFIG_VARIABLE, OPTIONS
+from server.commands.options.sources import options_file, resolve_options
+
+_EPILOG = """\
+Every option can also be set by an environment variable or in a file: --max-model-len 4096 is
+HEADRACE_MAX_MODEL_LEN=4096, or the line 'max-model-len: 4096' in the YAML file given by --config. A flag overrides a
+variable, and a variable overrides the file. Repeat an option that takes several values; in a variable separate them by
+commas, in the file write a list. Put keys into HEADRACE_API_KEY rather than on the command line, which other users of
+the machine can read.
+
+examples:
+  headrace serve
+  headrace serve /path/to/model --port 9000
+  headrace serve OWNER/REPO --quantization int4 --max-model-len 8192
+  headrace serve OWNER/REPO:Q4_K_M --host 0.0.0.0 --api-keys-file keys.yaml
+  headrace serve /path/to/model OWNER/REPO --idle-unload 10m
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Serve as `argv`, the arguments after `headrace serve`, says; return the exit code.
+
+    Raises OptionError or StartupError; exits for --help.
+    """
+    namespace = serve_parser().parse_args(argv)
+    flags, models = serve_options(namespace)
+    configs = resolve_options(flags, os.environ, options_file(namespace.config), models)
+    return int(import_function("serve.command:serve")(*configs))
+
+
+def serve_parser() -> Parser:
+    parser = Parser(
+        prog="headrace serve",
+        usage="headrace serve [MODEL ...] [options]",
+        description="Serve MODEL, or several, over the OpenAI API until interrupted.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("positional_models", nargs="*", metavar="MODEL", help=OPTIONS["model"].help)
+    parser.add_argument("--config", metavar="FILE", help=f"YAML file of options (variable: {CONFIG_VARIABLE}).")
+    add_options(parser, OPTIONS.values(), many="append")
+    return parser
