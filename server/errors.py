@@ -81,6 +81,10 @@ class RequestTooLarge(HeadraceError):
     """The body is longer than --max-request-bytes."""
 
 
+class FileTooLarge(RequestTooLarge):
+    """The file is longer than --max-file-bytes, or a part of an upload is longer than 64 MiB."""
+
+
 class RequestTimeout(HeadraceError):
     """The client took too long to send its request."""
 
@@ -179,6 +183,7 @@ ERRORS: Mapping[type[Exception], _Kind] = {
     StreamStopped: _Kind(409, _INVALID, "stream_deleted"),
     EventsDropped: _Kind(410, _INVALID, "events_dropped"),
     RequestTooLarge: _Kind(413, _INVALID, "request_too_large"),
+    FileTooLarge: _Kind(413, _INVALID, "request_too_large"),
     ForeignName: _Kind(421, _INVALID, "foreign_host"),
     QueueFull: _Kind(429, "requests", "rate_limit_exceeded"),
     RateLimited: _Kind(429, "requests", "rate_limit_exceeded"),

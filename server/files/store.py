@@ -12,7 +12,7 @@ from typing import TypeVar
 from engine.errors import InvalidRequest
 from engine.wording import counted
 from server.config.storage import StorageConfig
-from server.errors import RequestTooLarge, StorageFailed, StorageFull
+from server.errors import FileTooLarge, StorageFailed, StorageFull
 from server.files import table
 from server.files.disk import Disk
 from server.files.table import File, FilePage
@@ -181,10 +181,10 @@ class Upload:
         self._buffer = bytearray()
 
     async def write(self, data: bytes) -> None:
-        """Write more of the file. Raises RequestTooLarge."""
+        """Write more of the file. Raises FileTooLarge."""
         limit = self._files.config.max_file_bytes
         if self.num_bytes + len(data) > limit:
-            raise RequestTooLarge(f"the file has more than {limit} bytes (--max-file-bytes)")
+            raise FileTooLarge(f"the file has more than {limit} bytes (--max-file-bytes)")
         self._buffer += data
         self.num_bytes += len(data)
         if len(self._buffer) >= _BUFFER_BYTES:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from sqlite3 import Connection
 
 from engine.errors import InvalidRequest
-from server.errors import NotStored, RequestTooLarge, StorageFailed
+from server.errors import FileTooLarge, NotStored, StorageFailed
 from server.files import table
 from server.files.store import Files
 from server.files.table import File, PartedUpload, UploadPart, UploadStatus
@@ -43,9 +43,9 @@ class Uploads:
     async def create(
         self, *, owner: str, purpose: str, filename: str, num_bytes: int, file_expires_after_s: int | None
     ) -> PartedUpload:
-        """Create an upload. Raises RequestTooLarge, and InvalidRequest if the owner has too many pending ones."""
+        """Create an upload. Raises FileTooLarge, and InvalidRequest if the owner has too many pending ones."""
         if num_bytes > self._files.config.max_file_bytes:
-            raise RequestTooLarge(
+            raise FileTooLarge(
                 f"bytes is {num_bytes}; a file may have {self._files.config.max_file_bytes} bytes (--max-file-bytes)"
             )
         now_s = int(self._files.clock())
@@ -76,14 +76,14 @@ class Uploads:
         """Write a part within the context, and store it after the context; nothing is left of it if that raises.
 
         Raises NotStored, and InvalidRequest if the upload has ended or the part is empty; `write` raises
-        RequestTooLarge.
+        FileTooLarge.
         """
         await self._files.database.run(lambda connection: self._pending(connection, upload_id, owner))
         async with self._files.upload() as written:
 
             async def write(data: bytes) -> None:
                 if written.num_bytes + len(data) > MAX_PART_BYTES:
-                    raise RequestTooLarge(f"the part has more than {MAX_PART_BYTES} bytes; send it as several")
+                    raise FileTooLarge(f"the part has more than {MAX_PART_BYTES} bytes; send it as several")
                 await written.write(data)
 
             writer = PartWriter(write)

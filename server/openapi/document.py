@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from engine.errors import InvalidRequest
 from server.errors import (
+    FileTooLarge,
     ForeignName,
     HeadersTooLarge,
     InvalidApiKey,
@@ -27,6 +28,7 @@ FORM = "multipart/form-data"
 
 _EVERY = (InvalidRequest, HeadersTooLarge, Exception)
 _OF_BODIES = (RequestTimeout, RequestTooLarge)
+_OF_FORMS = (RequestTimeout, FileTooLarge)
 _OF_OTHERS_THAN_PROBES = (InvalidApiKey, ForeignName, TooManyConnections)
 _OF_REQUESTS = (RateLimited,)  # errors of requests that count for a key
 _EACH = {EVENTS: "each event", LINES: "each line"}
@@ -122,11 +124,10 @@ def _operation(
 def _responses(
     path: str, route: APIRoute, operation: Operation, answers: AnswerSchemas, *, is_open: bool, is_request: bool
 ) -> dict[str, Any]:
-    has_body = bool(_models(route, operation)) or operation.form is not None
     errors = [
         *_EVERY,
         *operation.errors,
-        *(_OF_BODIES if has_body else ()),
+        *(_OF_FORMS if operation.form is not None else _OF_BODIES if _models(route, operation) else ()),
         *(() if is_open else _OF_OTHERS_THAN_PROBES),
         *(_OF_REQUESTS if is_request else ()),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from engine.errors import EngineUnavailable
-from server.errors import StorageFailed, StorageFull
+from server.errors import FileTooLarge, StorageFailed, StorageFull
 from server.openapi.operation import BYTES, JSON, PAGE, STORED_ERRORS, Operation, Query
 from server.schemas import plain_answers as plain
 from server.schemas.batch_answers import BatchList, BatchObject
@@ -60,7 +60,7 @@ STORED_OPERATIONS: Mapping[str, Operation] = {
     "POST /v1/uploads": Operation(
         answers={JSON: UploadObject},
         example={"bytes": 2, "filename": "lines.jsonl", "mime_type": "text/jsonl", "purpose": "batch"},
-        errors=(StorageFailed, StorageFull),
+        errors=(StorageFailed, StorageFull, FileTooLarge),
     ),
     "POST /v1/uploads/{upload_id}/parts": Operation(
         answers={JSON: UploadPartObject}, form=_PART, errors=(*STORED_ERRORS, StorageFull)
