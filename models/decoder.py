@@ -17,7 +17,7 @@ from models.layers.attention import Attention
 from models.layers.decoder_layer import make_layer
 from models.layers.decoder_rotary import DecoderRotary
 from models.layers.moe import ExpertCounts, MoE
-from models.layers.norm import Norm, make_norm
+from models.layers.norm import Norm
 from models.layers.relative_bias import RelativeBias
 from models.layers.score_head import ScoreHead
 from models.linear.adapters.adapter import Adapter
@@ -248,7 +248,7 @@ def _projections(spec: DecoderSpec, method: LinearMethod) -> tuple[Linear | None
 
 
 def _optional_norm(spec: NormSpec | None, size: int) -> Norm | None:
-    return None if spec is None else make_norm(spec, size)
+    return None if spec is None else Norm(spec, size)
 
 
 def _head(spec: DecoderSpec, embed: Embedding, method: LinearMethod) -> Linear | None:

@@ -15,11 +15,9 @@ from models.layers.qk_norm import make_qk_norm, qk_norm_function
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
 
-_Pairwise = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
 
 class Attention(nn.Module):
-    """Attention. Norms of q and k, rotary embedding and temperature are bound when the layer is built.
+    """Attention with optional norms of q and k, before or after they are rotated.
 
     Parameters besides the projections: `q_norm`, `k_norm`, `sinks` [H].
     """
@@ -41,19 +39,14 @@ class Attention(nn.Module):
         self.sinks = empty_parameter((num_heads,), torch.float32) if self.spec.has_sinks else None
         self.alibi_slopes: torch.Tensor | None = None  # [H], once memory is allocated
         self._alibi_slopes = spec.alibi_slopes
-        self._norm_qk: _Pairwise = _unchanged
-        self._norm_rotated_qk: _Pairwise = _unchanged
+        self._norms: list[Callable[[torch.Tensor], torch.Tensor]] = []  # of q and k, if they have norms
+        self._norms_rotated = False
         if spec.qk_norm is not None:
+            assert not spec.qk_norm.is_after_rope or spec.query_temperature is None, "the norm would undo it"
             self.q_norm = make_qk_norm(spec.qk_norm, num_heads, head_dim)
             self.k_norm = make_qk_norm(spec.qk_norm, num_kv_heads, head_dim)
-            norms = _pairwise(
-                *(qk_norm_function(spec.qk_norm, norm, self.backend) for norm in (self.q_norm, self.k_norm))
-            )
-            if spec.qk_norm.is_after_rope:
-                self._norm_rotated_qk = norms
-            else:
-                self._norm_qk = norms
-        self._rotate_and_store = self._choose_rotate_and_store(spec)
+            self._norms = [qk_norm_function(spec.qk_norm, norm, self.backend) for norm in (self.q_norm, self.k_norm)]
+            self._norms_rotated = spec.qk_norm.is_after_rope
 
     def make_constants(self, device: torch.device) -> None:
         """Make tensors that are not in the checkpoint; called when memory is allocated."""
@@ -76,8 +69,15 @@ class Attention(nn.Module):
         """
         qkv = self.qkv(x, norm, out_dtype=self._dtype, adapter_slots=batch.adapter_slots)
         q, k, v, *gate = torch.split_with_sizes(qkv.view(len(qkv), -1, self.spec.head_dim), self.heads, dim=1)
-        q, k = self._norm_qk(q, k)  # [T, heads, D]
-        q = self._rotate_and_store(kv, q, k, v, rotary, group)
+        if self._norms and not self._norms_rotated:
+            q, k = self._normed(q, k)
+        if rotary is None:
+            self.backend.write(kv, k, v, group)
+        elif self._norms_rotated:
+            q, k = self._normed(*self.backend.rotate_heads(q, k, rotary))
+            self.backend.write(kv, k, v, group)
+        else:
+            q = self.backend.rotate_and_write(kv, q, k, v, rotary, group)
         attended = self.backend.forward(
             q, kv, batch, group, self.spec, alibi_slopes=self.alibi_slopes, sinks=self.sinks
         )
@@ -87,52 +87,6 @@ class Attention(nn.Module):
         hidden: torch.Tensor = self.out(heads, residual=residual, adapter_slots=batch.adapter_slots)
         return hidden
 
-    # --- (kv, q, k, v, rotary, group) -> q as attention takes it; k and v are stored ----------------------------------
-
-    def _choose_rotate_and_store(self, spec: LayerSpec) -> Callable[..., torch.Tensor]:
-        if spec.rope is None and spec.query_temperature is None:
-            return self._store_only
-        if spec.qk_norm is None or not spec.qk_norm.is_after_rope:
-            return self._rotate_then_store
-        assert spec.query_temperature is None, "the norm would undo it"
-        return self._rotate_norm_store
-
-    def _store_only(
-        self, kv: LayerKV, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: object, group: KVGroupBatch
-    ) -> torch.Tensor:
-        self.backend.write(kv, k, v, group)
-        return q
-
-    def _rotate_then_store(
-        self,
-        kv: LayerKV,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        rotary: RotaryEmbedding,
-        group: KVGroupBatch,
-    ) -> torch.Tensor:
-        return self.backend.rotate_and_write(kv, q, k, v, rotary, group)
-
-    def _rotate_norm_store(
-        self,
-        kv: LayerKV,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        rotary: RotaryEmbedding,
-        group: KVGroupBatch,
-    ) -> torch.Tensor:
-        q, k = self._norm_rotated_qk(*self.backend.rotate_heads(q, k, rotary))
-        self.backend.write(kv, k, v, group)
-        return q
-
-
-def _unchanged(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return q, k
-
-
-def _pairwise(
-    norm_q: Callable[[torch.Tensor], torch.Tensor], norm_k: Callable[[torch.Tensor], torch.Tensor]
-) -> _Pairwise:
-    return lambda q, k: (norm_q(q), norm_k(k))
+    def _normed(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        norm_q, norm_k = self._norms
+        return norm_q(q), norm_k(k)  # [T, heads, D]

@@ -15,9 +15,9 @@ from models.compute import ComputeConfig
 from models.kv.layer import LayerCache
 from models.layers.attention import Attention
 from models.layers.latent_attention import LatentAttention
-from models.layers.mlp import make_mlp
+from models.layers.mlp import MLP
 from models.layers.moe import make_feed_forward
-from models.layers.norm import make_norm
+from models.layers.norm import Norm
 from models.layers.recurrence.gated_delta import GatedDelta
 from models.layers.recurrence.short_conv import ShortConv
 from models.layers.residual import NORMS_OF_SUBLAYER, make_residual, skip_sublayer
@@ -36,7 +36,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         before, after = NORMS_OF_SUBLAYER[spec.placement]
         attn_norm, attn_post_norm, mlp_norm, mlp_post_norm = (
-            make_norm(spec.norm, hidden_size) if exists else None
+            Norm(spec.norm, hidden_size) if exists else None
             for exists in (before and spec.has_attn_norm, after, before, after)
         )
         self.attn_norm, self.attn_post_norm = attn_norm, attn_post_norm
@@ -88,11 +88,11 @@ class ParallelLayer(nn.Module):
         super().__init__()
         assert isinstance(spec.mlp, MLPSpec)
         assert spec.sublayer_scale == spec.skip_scale == 1.0
-        self.attn_norm = make_norm(spec.norm, hidden_size)
+        self.attn_norm = Norm(spec.norm, hidden_size)
         self.attn = make_mixer(spec, hidden_size, compute=compute, method=method)
         has_one_norm = spec.placement is NormPlacement.PARALLEL_ONE_NORM
-        self.mlp_norm = self.attn_norm if has_one_norm else make_norm(spec.norm, hidden_size)
-        self.mlp = make_mlp(spec.mlp, hidden_size, method=method, dtype=compute.dtype)
+        self.mlp_norm = self.attn_norm if has_one_norm else Norm(spec.norm, hidden_size)
+        self.mlp = MLP(spec.mlp, hidden_size, method=method, dtype=compute.dtype)
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from models.batch import ForwardBatch, KVGroupBatch
 from models.compute import ComputeConfig
 from models.kernels.row_input import Prologue
 from models.kv.layer import LayerKV
-from models.layers.norm import make_norm
+from models.layers.norm import Norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 from models.linear.per_head import PerHeadLinear
@@ -34,9 +34,9 @@ class LatentAttention(nn.Module):
         self.qkv = Linear(hidden_size, self.shards, has_bias=spec.has_qkv_bias, method=method)
         self.q_norm, self.q_up = None, None
         if latent.q_rank is not None:
-            self.q_norm = make_norm(latent.norm, latent.q_rank)
+            self.q_norm = Norm(latent.norm, latent.q_rank)
             self.q_up = Linear(latent.q_rank, query_size, has_bias=False, method=method)
-        self.kv_norm = make_norm(latent.norm, latent.kv_rank)
+        self.kv_norm = Norm(latent.norm, latent.kv_rank)
         self.k_up = PerHeadLinear(num_heads, latent.nope_dim, latent.kv_rank, compute)
         self.v_up = PerHeadLinear(num_heads, latent.kv_rank, latent.value_dim, compute)
         self.out = Linear(num_heads * latent.value_dim, hidden_size, has_bias=spec.has_out_bias, method=method)

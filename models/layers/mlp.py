@@ -1,6 +1,4 @@
-"""Feed-forward layers: gated (gate and up in one GEMM) and plain."""
-
-from abc import abstractmethod
+"""MLP: a feed-forward layer, gated or plain."""
 
 import torch
 from torch import nn
@@ -13,19 +11,23 @@ from models.linear.method import LinearMethod
 
 
 class MLP(nn.Module):
-    """Two matrices, and an activation between them, which is the prologue of the second."""
+    """Two matrices, and an activation between them, which is the prologue of the second.
+
+    The first is `gate_up` (both in one GEMM) if the MLP is gated, else `up`; the second is `down`.
+    """
 
     def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
         """dtype: of the intermediate rows, which are wide: rounding them costs less than moving them."""
         super().__init__()
         self.dtype = dtype
+        self.is_gated = spec.is_gated
         self.activation = activation_of(spec)
-        self.down = Linear(spec.intermediate_size, hidden_size, has_bias=spec.has_down_bias, method=method)
-
-    @property
-    @abstractmethod
-    def linears(self) -> tuple[Linear, Linear]:
-        """The linear layers before and after the activation."""
+        size = spec.intermediate_size
+        self.down = Linear(size, hidden_size, has_bias=spec.has_down_bias, method=method)
+        shards = {"gate": size, "up": size} if spec.is_gated else size
+        first = Linear(hidden_size, shards, has_bias=spec.has_up_bias, method=method)
+        self.add_module("gate_up" if spec.is_gated else "up", first)
+        self.linears = first, self.down  # before and after the activation
 
     def expand(self, x: torch.Tensor, norm: Prologue, adapter_slots: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply x [T, hidden] by the first matrix. Returns the intermediate rows that `contract` takes, [T, n].
@@ -60,29 +62,3 @@ class MLP(nn.Module):
     ) -> torch.Tensor:
         """Return MLP(norm(x)) (+ residual, used up; it may be x): [T, hidden]. adapter_slots: as in Linear.forward."""
         return self.contract(self.expand(x, norm, adapter_slots), residual, x.dtype, adapter_slots)
-
-
-class PlainMLP(MLP):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
-        super().__init__(spec, hidden_size, method=method, dtype=dtype)
-        self.up = Linear(hidden_size, spec.intermediate_size, has_bias=spec.has_up_bias, method=method)
-
-    @property
-    def linears(self) -> tuple[Linear, Linear]:
-        return self.up, self.down
-
-
-class GatedMLP(MLP):
-    def __init__(self, spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> None:
-        super().__init__(spec, hidden_size, method=method, dtype=dtype)
-        shards = {"gate": spec.intermediate_size, "up": spec.intermediate_size}
-        self.gate_up = Linear(hidden_size, shards, has_bias=spec.has_up_bias, method=method)
-
-    @property
-    def linears(self) -> tuple[Linear, Linear]:
-        return self.gate_up, self.down
-
-
-def make_mlp(spec: MLPSpec, hidden_size: int, *, method: LinearMethod, dtype: torch.dtype) -> MLP:
-    kind = GatedMLP if spec.is_gated else PlainMLP
-    return kind(spec, hidden_size, method=method, dtype=dtype)

@@ -15,7 +15,7 @@ from models.compute import ComputeConfig
 from models.kernels.operands import ExpertLayer, RouterWeights
 from models.kernels.ops import Experts
 from models.kernels.row_input import IDENTITY, Prologue
-from models.layers.mlp import MLP, make_mlp
+from models.layers.mlp import MLP
 from models.linear.linear import empty_parameter
 from models.linear.method import LinearMethod
 
@@ -46,11 +46,11 @@ class MoE(nn.Module):
         self._ops = compute.ops
         self.router = Router(spec.router, spec.num_experts, hidden_size)
         self.experts = nn.ModuleList(
-            make_mlp(spec.expert, hidden_size, method=method, dtype=compute.dtype) for _ in range(spec.num_experts)
+            MLP(spec.expert, hidden_size, method=method, dtype=compute.dtype) for _ in range(spec.num_experts)
         )
         self.shared: MLP | None = None
         if spec.shared is not None:
-            self.shared = make_mlp(spec.shared, hidden_size, method=method, dtype=compute.dtype)
+            self.shared = MLP(spec.shared, hidden_size, method=method, dtype=compute.dtype)
         self.shared_gate = empty_parameter((1, hidden_size), torch.float32) if spec.has_shared_gate else None
         self.rows_per_expert = torch.zeros(spec.num_experts, dtype=torch.int64, device="cpu")
 
@@ -99,4 +99,4 @@ def make_feed_forward(
 ) -> MLP | MoE:
     if isinstance(spec, MoESpec):
         return MoE(spec, hidden_size, compute=compute, method=method)
-    return make_mlp(spec, hidden_size, method=method, dtype=compute.dtype)
+    return MLP(spec, hidden_size, method=method, dtype=compute.dtype)

@@ -1,4 +1,4 @@
-"""RMSNorm and LayerNorm, prologues of linear layers: fp32 parameters and reductions whatever the rows' dtype."""
+"""Norm: RMSNorm or LayerNorm of rows, a prologue of linear layers."""
 
 from functools import cached_property
 
@@ -10,51 +10,31 @@ from models.architecture.norm import NormKind, NormSpec
 from models.kernels.row_input import InputKind, RowInput
 from models.linear.linear import empty_parameter
 
-
-class RMSNorm(nn.Module):
-    weight: torch.Tensor | None
-
-    def __init__(self, size: int, spec: NormSpec) -> None:
-        super().__init__()
-        self.shape = (size,)
-        self.eps = spec.eps
-        self.register_parameter("weight", empty_parameter(self.shape, torch.float32) if spec.has_weight else None)
-
-    @cached_property
-    def row_input(self) -> RowInput:
-        return RowInput(InputKind.RMS_NORM, _or_ones(self.weight, self.shape), eps=self.eps)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x.to(torch.float32), self.shape, self.weight, self.eps).to(x.dtype)
+_INPUT_KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYER_NORM}
 
 
-class LayerNorm(nn.Module):
+class Norm(nn.Module):
+    """A norm with fp32 parameters and reductions, whatever the dtype of the rows."""
+
     weight: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def __init__(self, size: int, spec: NormSpec) -> None:
+    def __init__(self, spec: NormSpec, size: int) -> None:
         super().__init__()
+        assert spec.kind is NormKind.LAYER or not spec.has_bias
+        self.kind, self.eps = spec.kind, spec.eps
         self.shape = (size,)
-        self.eps = spec.eps
         self.register_parameter("weight", empty_parameter(self.shape, torch.float32) if spec.has_weight else None)
         self.register_parameter("bias", empty_parameter(self.shape, torch.float32) if spec.has_bias else None)
 
     @cached_property
     def row_input(self) -> RowInput:
-        return RowInput(InputKind.LAYER_NORM, _or_ones(self.weight, self.shape), self.bias, self.eps)
+        # Native kernels always multiply by a weight.
+        weight = torch.ones(self.shape, dtype=torch.float32) if self.weight is None else self.weight
+        return RowInput(_INPUT_KINDS[self.kind], weight, self.bias, self.eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x.to(torch.float32), self.shape, self.weight, self.bias, self.eps).to(x.dtype)
-
-
-Norm = RMSNorm | LayerNorm
-_NORMS: dict[NormKind, type[RMSNorm] | type[LayerNorm]] = {NormKind.RMS: RMSNorm, NormKind.LAYER: LayerNorm}
-
-
-def make_norm(spec: NormSpec, size: int) -> Norm:
-    return _NORMS[spec.kind](size, spec)
-
-
-def _or_ones(weight: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the weight, or ones, since native kernels always multiply by a weight."""
-    return torch.ones(shape, dtype=torch.float32) if weight is None else weight
+        rows = x.to(torch.float32)
+        if self.kind is NormKind.RMS:
+            return F.rms_norm(rows, self.shape, self.weight, self.eps).to(x.dtype)
+        return F.layer_norm(rows, self.shape, self.weight, self.bias, self.eps).to(x.dtype)

@@ -1,5 +1,6 @@
 """Norms of queries and keys."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 
@@ -7,13 +8,11 @@ import torch
 from torch import nn
 
 from models.architecture.attention import QKNormScope, QKNormSpec
-from models.architecture.norm import NormKind, NormSpec
+from models.architecture.norm import NormSpec
 from models.attention.base import AttentionBackend
-from models.kernels.row_input import InputKind, RowInput
-from models.layers.norm import Norm, make_norm
+from models.kernels.row_input import RowInput
+from models.layers.norm import Norm
 from models.linear.linear import empty_parameter
-
-_KINDS = {NormKind.RMS: InputKind.RMS_NORM, NormKind.LAYER: InputKind.LAYER_NORM}
 
 
 class OwnWeightsNorm(nn.Module):
@@ -25,12 +24,11 @@ class OwnWeightsNorm(nn.Module):
         assert not spec.has_bias
         self.weight = empty_parameter((num_heads, head_dim), torch.float32)
         self.shards = {str(head): (head, 1) for head in range(num_heads)}  # name -> (first row, rows)
-        self.kind = spec.kind
-        self._normalize = make_norm(NormSpec(spec.kind, spec.eps, has_weight=False), head_dim)
+        self._normalize = Norm(NormSpec(spec.kind, spec.eps, has_weight=False), head_dim)
 
     @cached_property
     def row_input(self) -> RowInput:
-        return RowInput(_KINDS[self.kind], self.weight, eps=self._normalize.eps)
+        return dataclasses.replace(self._normalize.row_input, weight=self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (self._normalize(x.to(torch.float32)) * self.weight).to(x.dtype)
@@ -40,11 +38,11 @@ def make_qk_norm(spec: QKNormSpec, num_heads: int, head_dim: int) -> Norm | OwnW
     """Make the module with the weights. `qk_norm_function` says how it is applied."""
     match spec.scope:
         case QKNormScope.HEAD:
-            return make_norm(spec.norm, head_dim)
+            return Norm(spec.norm, head_dim)
         case QKNormScope.HEAD_OWN_WEIGHTS:
             return OwnWeightsNorm(spec.norm, num_heads, head_dim)
         case QKNormScope.PROJECTION:
-            return make_norm(spec.norm, num_heads * head_dim)
+            return Norm(spec.norm, num_heads * head_dim)
 
 
 def qk_norm_function(

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.architecture.feed_forward import Activation
 from models.architecture.pooling import ScoreHeadSpec
-from models.layers.norm import make_norm
+from models.layers.norm import Norm
 from models.linear.linear import Linear
 from models.linear.method import LinearMethod
 
@@ -31,7 +31,7 @@ class ScoreHead(nn.Module):
             if self._activation is not None
             else None
         )
-        self.norm = None if spec.norm is None else make_norm(spec.norm, hidden_size)
+        self.norm = None if spec.norm is None else Norm(spec.norm, hidden_size)
         self.out = Linear(hidden_size, spec.num_labels, has_bias=spec.has_bias, method=method)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:

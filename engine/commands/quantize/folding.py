@@ -12,7 +12,7 @@ from torch import nn
 from models.architecture.feed_forward import MLPSpec
 from models.architecture.layer import LayerSpec, NormPlacement
 from models.layers.decoder_layer import DecoderLayer
-from models.layers.mlp import MLP, GatedMLP
+from models.layers.mlp import MLP
 from models.layers.norm import Norm
 from models.linear.linear import Linear
 from models.loading.assign import Assignment
@@ -66,12 +66,13 @@ class Folding:
         for parameter in norm.parameters():
             parameter.mul_(share)
 
-    def fold_up(self, mlp: GatedMLP, factors: torch.Tensor) -> None:
+    def fold_up(self, mlp: MLP, factors: torch.Tensor) -> None:
         """Divide up's rows by the factors of down's columns."""
         self._row_factors["mlp.gate_up", "up"] = 1.0 / factors
         self.column_factors["mlp.down"] = factors
-        if mlp.gate_up.bias is not None:
-            mlp.gate_up.bias.narrow(0, *mlp.gate_up.rows("up")).div_(factors)
+        gate_up, _ = mlp.linears
+        if gate_up.bias is not None:
+            gate_up.bias.narrow(0, *gate_up.rows("up")).div_(factors)
 
 
 def fold(
@@ -96,14 +97,15 @@ def fold(
     }
     pairs = [("attn_norm", layer.attn_norm, "attn.qkv")]
     if isinstance(layer.mlp, MLP):
-        pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if isinstance(layer.mlp, GatedMLP) else "mlp.up"))
+        pairs.append(("mlp_norm", layer.mlp_norm, "mlp.gate_up" if layer.mlp.is_gated else "mlp.up"))
     if spec.placement not in (NormPlacement.PRE, NormPlacement.SANDWICH):
         pairs = []  # no matrix reads a norm's output
     for norm_name, norm, name in pairs:
         if isinstance(norm, Norm) and _is_as_stored(assignments, norm_name, None) and _has(layer, name):
             folding.fold_norm(norm_name, norm, name, choose_factors(name, _linear(layer, name)), dtype)
     is_linear_in_up = isinstance(spec.mlp, MLPSpec) and spec.mlp.clamp is None
-    if isinstance(layer.mlp, GatedMLP) and is_linear_in_up and _is_as_stored(assignments, "mlp.gate_up", "up"):
+    is_gated = isinstance(layer.mlp, MLP) and layer.mlp.is_gated
+    if is_gated and is_linear_in_up and _is_as_stored(assignments, "mlp.gate_up", "up"):
         folding.fold_up(layer.mlp, choose_factors("mlp.down", layer.mlp.down))
     return folding
 

@@ -5,12 +5,9 @@ import torch
 from models.architecture.recurrence import GatedDeltaSpec
 from models.batch import StateGroupBatch
 from models.compute import ComputeConfig
-from models.kernels.cpu.recurrence import (
-    DeltaGates,
-    DeltaWeights,
-)
+from models.kernels.operands import DeltaGates, DeltaWeights
 from models.kv.layer import LayerState
-from models.layers.norm import make_norm
+from models.layers.norm import Norm
 from models.layers.recurrence.recurrence import Recurrence
 from models.linear.linear import Linear, empty_parameter
 from models.linear.method import LinearMethod
@@ -32,7 +29,7 @@ class GatedDelta(Recurrence):
         self.conv_weight = empty_parameter((spec.kernel_size, spec.conv_size), torch.float32)
         self.A_log = empty_parameter((heads,), torch.float32)
         self.dt_bias = empty_parameter((heads,), torch.float32)
-        self.norm = make_norm(spec.norm, spec.value_dim)
+        self.norm = Norm(spec.norm, spec.value_dim)
         self.out = Linear(spec.value_size, hidden_size, has_bias=False, method=method)
         self._convolve = compute.ops.convolve(spec.kernel_size, spec.conv_size)
         self._run_gated_delta = compute.ops.gated_delta(spec.key_dim, spec.value_dim)

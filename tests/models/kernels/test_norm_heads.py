@@ -9,15 +9,15 @@ from models.architecture.norm import NormKind, NormSpec
 from models.attention.cpu import CpuAttention
 from models.kernels.cpu.library import KernelLibrary
 from models.kernels.row_input import Prologue
-from models.layers.norm import make_norm
+from models.layers.norm import Norm
 from models.layers.qk_norm import make_qk_norm
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 RMS, LAYER = NormSpec(NormKind.RMS, 1e-5), NormSpec(NormKind.LAYER, 1e-5, has_bias=True)
 NORMS = {
-    "rms": lambda: make_norm(RMS, 48),
-    "without weight": lambda: make_norm(NormSpec(NormKind.RMS, 1e-5, has_weight=False), 48),
-    "layer": lambda: make_norm(LAYER, 48),
+    "rms": lambda: Norm(RMS, 48),
+    "without weight": lambda: Norm(NormSpec(NormKind.RMS, 1e-5, has_weight=False), 48),
+    "layer": lambda: Norm(LAYER, 48),
     "own weights": lambda: own_weights(NormKind.LAYER),
     "own weights, rms": lambda: own_weights(NormKind.RMS),
 }
