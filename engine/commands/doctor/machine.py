@@ -58,10 +58,10 @@ def kernel_finding() -> Finding:
     """Check the kernels for this processor and their level. Compiles the small library that detects the level."""
     try:
         level = chosen_level()
-        found = next(each for each in build.LEVELS if each.name == level)
-        if build.prebuilt_level_library(found) is not None:
+        recipe = build.level_recipe(level)
+        if build.prebuilt_library(recipe) is not None:
             source = "shipped with the package"
-        elif build.is_level_compiled(found, build.kernel_folder()):
+        elif build.is_compiled(recipe, build.kernel_folder()):
             source = f"compiled, in {build.kernel_folder()}"
         else:
             source = f"not compiled yet; {build.find_compiler()} {_COMPILE}"

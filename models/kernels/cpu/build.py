@@ -54,25 +54,36 @@ class FolderNotWritable(KernelBuildError):
     """The folder has no compiled kernels and cannot be written to."""
 
 
+_PORTABLE: dict[str, tuple[str, ...]] = {"portable": ()}
+_X86_LEVELS = {
+    **_PORTABLE,
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "avx512_vnni": (*_AVX512, "-mavx512vnni"),
+    "avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "amx": (*_AVX512, "-mavx512vnni", "-mavx512bf16", *_AMX),
+}
+# Levels of instruction sets that processors of this architecture have, in the order of hr_cpu_level() in cpu_level.cpp,
+# with the compiler options that select each.
+LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else _PORTABLE
+
+
 @dataclass(frozen=True, slots=True)
-class Level:
-    """One instruction-set level and the compiler options that select it."""
+class Recipe:
+    """The input of a library's compilation. processor: identifies the processor it is compiled for; "" is any."""
 
     name: str
+    sources: tuple[Path, ...]
     options: tuple[str, ...]
+    processor: str = ""
 
 
-_PORTABLE = Level("portable", ())
-_X86_LEVELS = (
-    _PORTABLE,
-    Level("avx2", _AVX2),
-    Level("avx512", _AVX512),
-    Level("avx512_vnni", (*_AVX512, "-mavx512vnni")),
-    Level("avx512_bf16", (*_AVX512, "-mavx512vnni", "-mavx512bf16")),
-    Level("amx", (*_AVX512, "-mavx512vnni", "-mavx512bf16", *_AMX)),
-)
-# Levels that a processor of this architecture may have, in the order of hr_cpu_level() in cpu_level.cpp.
-LEVELS = _X86_LEVELS if platform.machine().lower() in ("x86_64", "amd64") else (_PORTABLE,)
+PROBE = Recipe("headrace-cpu-level", (_PROBE_SOURCE,), ("-O1", "-fPIC"))  # has only hr_cpu_level()
+
+
+def level_recipe(level: str) -> Recipe:
+    """Return the recipe of a level's kernels. level: a key of LEVELS."""
+    return Recipe(f"headrace-{level}", tuple(kernel_sources()), (*_COMMON, *LEVELS[level]))
 
 
 @contextlib.contextmanager
@@ -114,106 +125,31 @@ def kernel_headers() -> list[Path]:
     return sorted(SOURCE_FOLDER.rglob("*.h"))
 
 
-def prebuilt_level_library(level: Level) -> Path | None:
-    """Return the library of `level` in the wheel, or None if there is none that was compiled from these sources."""
-    return _existing(PREBUILT_FOLDER / _file_name(_level_recipe(level)))
+def prebuilt_library(recipe: Recipe) -> Path | None:
+    """Return the library in the wheel, or None if there is none that was compiled by this recipe."""
+    path = PREBUILT_FOLDER / _file_name(recipe)
+    return path if path.exists() else None
 
 
-def prebuilt_probe_library() -> Path | None:
-    """Return the probe library in the wheel, or None if there is none that was compiled from these sources."""
-    return _existing(PREBUILT_FOLDER / _file_name(_PROBE))
-
-
-def is_level_compiled(level: Level, folder: Path) -> bool:
-    """Whether `ensure_level_library` has nothing to compile. Raises KernelBuildError without a compiler."""
-    return os.path.exists(folder / _file_name(_for_this_processor(_level_recipe(level)), find_compiler()))
-
-
-def ensure_level_library(level: Level, folder: Path) -> Path:
-    """Return the compiled library of `level` in `folder`, and compile it first if it is missing.
-
-    Raises KernelBuildError if that fails, and FolderNotWritable.
-    """
-    return _ensure(_for_this_processor(_level_recipe(level)), folder)
-
-
-def ensure_probe_library(folder: Path) -> Path:
-    """Return the compiled library that has only hr_cpu_level(); see `ensure_level_library`."""
-    return _ensure(_PROBE, folder)
-
-
-def best_level(probe: Path) -> Level:
-    """Return the best level that this processor runs, by the probe library. Raises OSError if that cannot be loaded."""
-    return LEVELS[ctypes.CDLL(str(probe)).hr_cpu_level()]
-
-
-def compile_prebuilt_probe(folder: Path) -> Path:
-    """Compile the probe library as a wheel ships it, into `folder`."""
-    return _compile_prebuilt(_PROBE, folder)
-
-
-def compile_prebuilt_level(level: Level, folder: Path) -> Path:
-    """Compile the library of `level` as a wheel ships it, for any processor that has that level, into `folder`."""
-    return _compile_prebuilt(_level_recipe(level), folder)
-
-
-@dataclass(frozen=True, slots=True)
-class _Recipe:
-    """The input of a library's compilation. processor: identifies the processor it is compiled for; "" is any."""
-
-    name: str
-    sources: tuple[Path, ...]
-    options: tuple[str, ...]
-    processor: str = ""
-
-
-_PROBE = _Recipe("headrace-cpu-level", (_PROBE_SOURCE,), ("-O1", "-fPIC"))
-
-
-def _level_recipe(level: Level) -> _Recipe:
-    return _Recipe(f"headrace-{level.name}", tuple(kernel_sources()), (*_COMMON, *level.options))
-
-
-def _for_this_processor(recipe: _Recipe) -> _Recipe:
-    """On ARM64, which has no levels here, add an option to use all that this machine's processor supports."""
-    if platform.machine().lower() not in ("aarch64", "arm64"):
-        return recipe
-    return _Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
-
-
-def _processor() -> str:
-    """Return a text that identifies the processor, for caches that machines share."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("Features", "CPU implementer", "CPU part"))}))
-
-
-def _compile_prebuilt(recipe: _Recipe, folder: Path) -> Path:
+def compile_prebuilt(recipe: Recipe, folder: Path) -> Path:
+    """Compile a library as a wheel ships it, for any processor that runs it, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _file_name(recipe)
     _compile(find_compiler(), recipe, target)
     return target
 
 
-def _existing(path: Path) -> Path | None:
-    return path if path.exists() else None
+def is_compiled(recipe: Recipe, folder: Path) -> bool:
+    """Whether `ensure_library` has nothing to compile. Raises KernelBuildError without a compiler."""
+    return os.path.exists(folder / _file_name(_for_this_processor(recipe), find_compiler()))
 
 
-def _file_name(recipe: _Recipe, compiler: str | None = None) -> str:
-    digest = hashlib.blake2b(digest_size=10)
-    if compiler is not None:
-        digest.update(_run([compiler, "--version"]).encode())
-        digest.update(_run([compiler, "-dumpmachine"]).encode())
-    digest.update("\0".join([platform.machine(), platform.system(), recipe.processor, *recipe.options]).encode())
-    for path in [*recipe.sources, *kernel_headers()]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return f"{recipe.name}-{digest.hexdigest()}.so"
+def ensure_library(recipe: Recipe, folder: Path) -> Path:
+    """Return the compiled library in `folder`, and compile it first if it is missing.
 
-
-def _ensure(recipe: _Recipe, folder: Path) -> Path:
-    compiler = find_compiler()
+    Raises KernelBuildError if that fails, and FolderNotWritable.
+    """
+    compiler, recipe = find_compiler(), _for_this_processor(recipe)
     target = folder / _file_name(recipe, compiler)
     if not os.path.exists(target):  # unlike Path.exists it returns False for a path without permission
         try:
@@ -230,7 +166,39 @@ def _ensure(recipe: _Recipe, folder: Path) -> Path:
     return target
 
 
-def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
+def best_level(probe: Path) -> str:
+    """Return the best level that this processor runs, by the probe library. Raises OSError if that cannot be loaded."""
+    return list(LEVELS)[ctypes.CDLL(str(probe)).hr_cpu_level()]
+
+
+def _for_this_processor(recipe: Recipe) -> Recipe:
+    """On ARM64, which has no levels here, add an option to use all that this machine's processor supports."""
+    if platform.machine().lower() not in ("aarch64", "arm64"):
+        return recipe
+    return Recipe(recipe.name, recipe.sources, (*recipe.options, "-mcpu=native"), _processor())
+
+
+def _processor() -> str:
+    """Return a text that identifies the processor, for caches that machines share."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("Features", "CPU implementer", "CPU part"))}))
+
+
+def _file_name(recipe: Recipe, compiler: str | None = None) -> str:
+    digest = hashlib.blake2b(digest_size=10)
+    if compiler is not None:
+        digest.update(_run([compiler, "--version"]).encode())
+        digest.update(_run([compiler, "-dumpmachine"]).encode())
+    digest.update("\0".join([platform.machine(), platform.system(), recipe.processor, *recipe.options]).encode())
+    for path in [*recipe.sources, *kernel_headers()]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return f"{recipe.name}-{digest.hexdigest()}.so"
+
+
+def _compile(compiler: str, recipe: Recipe, target: Path) -> None:
     """Compile the units in parallel, one per usable core, then link them."""
     _remove_abandoned(target.parent)
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=target.parent) as name:
@@ -250,10 +218,8 @@ def _compile(compiler: str, recipe: _Recipe, target: Path) -> None:
 
 def _run_all(commands: list[list[str]], folder: Path) -> None:
     """Run the commands, one per core at a time; none starts after one that failed."""
-    on_compiled = (
-        None if len(commands) == 1 else _on_compiled.get()
-    )  # a single file, such as the probe, has no progress
-    on_compiled = on_compiled or (lambda _done, _total: None)
+    # A single file, such as the probe, has no progress.
+    on_compiled = (_on_compiled.get() if len(commands) > 1 else None) or (lambda _done, _total: None)
     on_compiled(0, len(commands))
     pool = ThreadPoolExecutor(usable_cores())
     try:

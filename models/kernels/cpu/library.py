@@ -142,7 +142,7 @@ def chosen_level() -> str:
     given = os.environ.get(LEVEL_VARIABLE)
     if not given:
         return detect_level()
-    names = [level.name for level in build.LEVELS]
+    names = list(build.LEVELS)
     if given not in names:
         raise SettingError(f"{LEVEL_VARIABLE} is {given!r}; it must be one of {', '.join(names)}")
     runs = names[: names.index(detect_level()) + 1]
@@ -153,61 +153,55 @@ def chosen_level() -> str:
 
 def detect_level() -> str:
     """Return the name of the best level that this processor runs."""
-
-    def level(path: Path) -> str:
-        try:
-            return build.best_level(path).name
-        except OSError as error:
-            raise _not_loaded(path, error) from error
-
-    path = build.prebuilt_probe_library()
-    return _with_compiled(build.ensure_probe_library, level) if path is None else level(path)
-
-
-def _not_loaded(path: Path, error: OSError) -> build.KernelBuildError:
-    return build.KernelBuildError(
-        f"cannot load {path}: {error}; if its file system is mounted noexec, set HEADRACE_CACHE to a folder on "
-        "one that is not"
-    )
+    return _use(build.PROBE, build.best_level)
 
 
 def load_level(name: str) -> KernelLibrary:
-    """Return the library of one level, and compile it first if it is missing.
-
-    Raises KernelBuildError if that fails, or if there is no level of that name.
-    """
-    level = _level(name)
+    """Return the library of one level, and compile it first if it is missing. Raises KernelBuildError if that fails."""
 
     def load(path: Path) -> KernelLibrary:
-        if path.parent != build.kernel_folder():
+        if path.parent not in (build.kernel_folder(), build.PREBUILT_FOLDER):
             logger.warning(
                 "the kernels were compiled for this start only, since they cannot be written to %s; set "
                 "HEADRACE_CACHE to a writable folder",
                 build.kernel_folder(),
             )
-        try:
-            return KernelLibrary(path, name)
-        except OSError as error:
-            raise _not_loaded(path, error) from error
+        return KernelLibrary(path, name)
 
-    library = _load_prebuilt(level) or _with_compiled(functools.partial(build.ensure_level_library, level), load)
+    library = _use(build.level_recipe(name), load)
     library.set_num_threads(torch.get_num_threads())
     if (given := os.environ.get(SPIN_VARIABLE)) is not None:
         library.set_spin_microseconds(_spin_microseconds(given))
     return library
 
 
-def _with_compiled(ensure: Callable[[Path], Path], use: Callable[[Path], T]) -> T:
-    """Return use(path) for a library that `ensure` finds or compiles.
+def _use(recipe: build.Recipe, load: Callable[[Path], T]) -> T:
+    """Return load(path) for the library in the wheel, or else for one that is compiled, if it is missing.
 
-    It lies in the cache, or if that cannot be written, in a temporary folder, which is removed afterwards; a loaded
-    library stays loaded.
+    A compiled library lies in the cache, or if that cannot be written, in a temporary folder, which is removed
+    afterwards; a loaded library stays loaded. load: raises OSError if this system refuses the library.
     """
+    if (path := build.prebuilt_library(recipe)) is not None:
+        try:
+            return load(path)
+        except OSError as error:  # say for an older libc
+            logger.warning("the kernels of the package do not load here and are compiled instead: %s", error)
     try:
-        return use(ensure(build.kernel_folder()))
+        return _load_compiled(recipe, build.kernel_folder(), load)
     except build.FolderNotWritable as error:
         with _temporary_folder(error) as folder:
-            return use(ensure(folder))
+            return _load_compiled(recipe, folder, load)
+
+
+def _load_compiled(recipe: build.Recipe, folder: Path, load: Callable[[Path], T]) -> T:
+    path = build.ensure_library(recipe, folder)
+    try:
+        return load(path)
+    except OSError as error:
+        raise build.KernelBuildError(
+            f"cannot load {path}: {error}; if its file system is mounted noexec, set HEADRACE_CACHE to a folder on "
+            "one that is not"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -219,26 +213,6 @@ def _temporary_folder(reason: build.FolderNotWritable) -> Iterator[Path]:
         raise reason from None
     with folder as name:
         yield Path(name)
-
-
-def _level(name: str) -> build.Level:
-    level = next((level for level in build.LEVELS if level.name == name), None)
-    if level is None:
-        names = ", ".join(level.name for level in build.LEVELS)
-        raise build.KernelBuildError(f"{LEVEL_VARIABLE}={name}: no such level; use one of {names}")
-    return level
-
-
-def _load_prebuilt(level: build.Level) -> KernelLibrary | None:
-    """Load the library in the wheel; None if there is none, or if this system refuses it, say for an older libc."""
-    path = build.prebuilt_level_library(level)
-    if path is None:
-        return None
-    try:
-        return KernelLibrary(path, level.name)
-    except OSError as error:
-        logger.warning("the kernels of the package do not load here and are compiled instead: %s", error)
-        return None
 
 
 def _spin_microseconds(given: str) -> int:

@@ -25,7 +25,7 @@ _NATIVE = "native"
 
 def _requested_levels() -> list[str]:
     """Return the levels named in the variable, `native` possibly among them; none if no kernels are requested."""
-    known = [level.name for level in build.LEVELS]
+    known = list(build.LEVELS)
     given = os.environ.get(LEVELS_VARIABLE, _NATIVE)
     if given in ("all", "none"):
         return known if given == "all" else []
@@ -47,12 +47,12 @@ def _has_compiler() -> bool:
 
 def _compile(requested: list[str], folder: Path) -> None:
     """Compile the probe and the levels into `folder`. Prints the progress, which pip shows with -v."""
-    native = build.best_level(build.compile_prebuilt_probe(folder)).name
+    native = build.best_level(build.compile_prebuilt(build.PROBE, folder))
     names = {native if name == _NATIVE else name for name in requested}
     for level in build.LEVELS:
-        if level.name in names:
-            with build.watching_compilation(functools.partial(_report, level.name)):
-                build.compile_prebuilt_level(level, folder)
+        if level in names:
+            with build.watching_compilation(functools.partial(_report, level)):
+                build.compile_prebuilt(build.level_recipe(level), folder)
 
 
 def _report(level: str, done: int, total: int) -> None:

@@ -16,7 +16,7 @@ _NOT_TESTED = "avx512_vnni"
 
 
 def _levels() -> list[str]:
-    names = [level.name for level in build.LEVELS]
+    names = list(build.LEVELS)
     best = library.detect_level()
     return [name for name in names[: names.index(best)] if name != _NOT_TESTED] + [best]
 

@@ -22,12 +22,8 @@ from tests.helpers.deadline import wait_until
 @pytest.fixture(scope="module")
 def portable_libraries() -> dict[str, Path]:
     """Compiled ones in the user's own cache, by the names of their recipes."""
-    level = build.LEVELS[0]
-    folder = build.kernel_folder()
-    return {
-        "headrace-portable": build.ensure_level_library(level, folder),
-        "headrace-cpu-level": build.ensure_probe_library(folder),
-    }
+    recipes = (build.level_recipe("portable"), build.PROBE)
+    return {recipe.name: build.ensure_library(recipe, build.kernel_folder()) for recipe in recipes}
 
 
 @pytest.fixture
@@ -55,10 +51,10 @@ def test_library_is_compiled_once_and_leaves_nothing_else(fresh: Path, monkeypat
     for source in sources:
         source.write_text(f'extern "C" __attribute__((visibility("default"))) int {source.stem}() {{ return 7; }}')
     monkeypatch.setattr(build, "kernel_sources", lambda: sources)
-    level, folder = build.LEVELS[0], fresh / "cache"
-    first = build.ensure_level_library(level, folder)
+    folder = fresh / "cache"
+    first = build.ensure_library(build.level_recipe("portable"), folder)
     stamp = first.stat().st_mtime_ns
-    assert build.ensure_level_library(level, folder) == first
+    assert build.ensure_library(build.level_recipe("portable"), folder) == first
     assert first.stat().st_mtime_ns == stamp
     assert [path.name for path in folder.iterdir()] == [first.name]
     loaded = ctypes.CDLL(str(first))
@@ -72,7 +68,7 @@ def test_sources_in_two_folders_may_have_one_name(fresh: Path, monkeypatch: pyte
         name = source.parent.name
         source.write_text(f'extern "C" __attribute__((visibility("default"))) int {name}() {{ return 7; }}')
     monkeypatch.setattr(build, "kernel_sources", lambda: sources)
-    loaded = ctypes.CDLL(str(build.ensure_level_library(build.LEVELS[0], fresh / "cache")))
+    loaded = ctypes.CDLL(str(build.ensure_library(build.level_recipe("portable"), fresh / "cache")))
     assert loaded.a() + loaded.b() == 14
 
 
@@ -84,8 +80,10 @@ def test_processes_that_start_together_compile_once(
     source.write_text("int a() { return 7; }")
     monkeypatch.setattr(build, "kernel_sources", lambda: [source])
     caplog.set_level("INFO", build.__name__)
-    level, compile_, found = build.LEVELS[0], build._compile, list[Path]()
-    second = threading.Thread(target=lambda: found.append(build.ensure_level_library(level, fresh / "cache")))
+    compile_, found = build._compile, list[Path]()
+    second = threading.Thread(
+        target=lambda: found.append(build.ensure_library(build.level_recipe("portable"), fresh / "cache"))
+    )
 
     def compile_beside_another(*given: Any) -> None:
         monkeypatch.setattr(build, "_compile", None)  # nothing else compiles
@@ -94,7 +92,7 @@ def test_processes_that_start_together_compile_once(
         compile_(*given)
 
     monkeypatch.setattr(build, "_compile", compile_beside_another)
-    first = build.ensure_level_library(level, fresh / "cache")
+    first = build.ensure_library(build.level_recipe("portable"), fresh / "cache")
     second.join()
     assert found == [first]
     assert [path.name for path in first.parent.iterdir()] == [first.name]
@@ -107,11 +105,11 @@ def test_compilation_says_how_many_of_its_files_are_done(fresh: Path, monkeypatc
     monkeypatch.setattr(build, "kernel_sources", lambda: sources)
     heard: list[tuple[int, int]] = []
     with build.watching_compilation(lambda done, total: heard.append((done, total))):
-        build.ensure_level_library(build.LEVELS[0], fresh / "cache")
+        build.ensure_library(build.level_recipe("portable"), fresh / "cache")
         assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
-        build.ensure_probe_library(fresh / "cache")  # a single file has no progress to tell of
-        build.ensure_level_library(build.LEVELS[0], fresh / "cache")  # there already
-    build.ensure_level_library(build.LEVELS[0], fresh / "another")  # nobody listens any more
+        build.ensure_library(build.PROBE, fresh / "cache")  # a single file has no progress to tell of
+        build.ensure_library(build.level_recipe("portable"), fresh / "cache")  # there already
+    build.ensure_library(build.level_recipe("portable"), fresh / "another")  # nobody listens any more
     assert len(heard) == 4
 
 
@@ -147,7 +145,7 @@ def test_compiler_error_is_shown_with_its_command(fresh: Path, monkeypatch: pyte
     broken.write_text("int main( {")
     monkeypatch.setattr(build, "kernel_sources", lambda: [broken])
     with pytest.raises(build.KernelBuildError, match=r"(?s)broken\.cpp.* failed with status 1.*error:"):
-        build.ensure_level_library(build.LEVELS[0], fresh / "cache")
+        build.ensure_library(build.level_recipe("portable"), fresh / "cache")
     assert list((fresh / "cache").iterdir()) == []
 
 
@@ -159,7 +157,7 @@ def test_what_a_killed_compilation_left_is_removed(fresh: Path, monkeypatch: pyt
     for folder in (abandoned, running):
         folder.mkdir(parents=True)
     os.utime(abandoned, (0, 0))
-    build.ensure_level_library(build.LEVELS[0], fresh / "cache")
+    build.ensure_library(build.level_recipe("portable"), fresh / "cache")
     assert not abandoned.exists()
     assert running.exists()
 
@@ -168,7 +166,7 @@ def test_unwritable_cache_names_the_remedy(fresh: Path) -> None:
     blocked = fresh / "file"
     blocked.write_text("")
     with pytest.raises(build.FolderNotWritable, match="Not a directory; set HEADRACE_CACHE"):
-        build.ensure_level_library(build.LEVELS[0], blocked / "cache")
+        build.ensure_library(build.level_recipe("portable"), blocked / "cache")
 
 
 def test_without_a_writable_cache_kernels_are_compiled_in_a_temporary_folder(
@@ -179,7 +177,7 @@ def test_without_a_writable_cache_kernels_are_compiled_in_a_temporary_folder(
 ) -> None:
     compiled: list[Path] = []
 
-    def copy_instead(_: str, recipe: build._Recipe, target: Path) -> None:
+    def copy_instead(_: str, recipe: build.Recipe, target: Path) -> None:
         compiled.append(target)
         shutil.copy(portable_libraries[recipe.name], target)
 
@@ -204,20 +202,14 @@ def test_a_cache_that_nothing_can_be_run_from_is_said_with_the_remedy(
         raise OSError(f"{path}: failed to map segment from shared object")
 
     monkeypatch.delenv(library.LEVEL_VARIABLE, raising=False)
-    monkeypatch.setattr(build, "prebuilt_probe_library", lambda: None)
-    monkeypatch.setattr(build, "ensure_probe_library", lambda folder: folder / "probe.so")
+    monkeypatch.setattr(build, "prebuilt_library", lambda _: None)
+    monkeypatch.setattr(build, "ensure_library", lambda _, folder: folder / "probe.so")
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     with caplog.at_level(logging.WARNING):
         assert library.kernel_library() is None
     (line,) = (record.getMessage() for record in caplog.records)
     assert "probe.so: failed to map segment" in line
     assert "noexec, set HEADRACE_CACHE to a folder" in line
-
-
-@pytest.mark.usefixtures("fresh")
-def test_unknown_level_lists_the_known_ones() -> None:
-    with pytest.raises(build.KernelBuildError, match=r"sse9.*portable, avx2"):
-        library.load_level("sse9")
 
 
 @pytest.mark.usefixtures("fresh")
