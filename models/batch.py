@@ -86,7 +86,7 @@ class ForwardBatch:
     token_ids: [T] int64. positions: [T] int64. cu_seqlens_q: [S + 1] int32, row offsets of each sequence.
     seq_lens: [S] int32, context length of each sequence after this step (its rows included).
     logit_rows: [L] int64, rows whose logits are needed.
-    adapter_slots: [T] int32, the slot of each row's adapter (`LoadedModel.set_adapter`), -1 for rows without one; None
+    adapter_slots: [T] int32, the slot of each row's adapter (`ModelDecoder.set_adapter`), -1 for rows without one; None
     if no row has one.
     distance_bias: set by a decoder that has one, for its layers.
     All tensors are on the model's device. query_lens and context_lens are the host's copy of the lengths, so that

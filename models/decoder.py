@@ -201,16 +201,13 @@ class Decoder(nn.Module):
         return logits
 
     def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        """Make ready for adapters; see LoadedModel."""
         self._adapters = DecoderAdapters(self.embed, self.adapted_layers(), max_slots, max_rank)
 
     def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
-        """Prepare an adapter for a slot; see LoadedModel."""
         assert self._adapters is not None, "enable_adapters() comes first"
         return self._adapters.prepare(adapter)
 
     def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """Put an adapter into a slot, or empty it; see LoadedModel."""
         assert self._adapters is not None, "enable_adapters() comes first"
         self._adapters.set(slot, prepared)
 

@@ -53,11 +53,20 @@ class ModelDecoder(Protocol):
 
     def take_rows_per_expert(self) -> torch.Tensor: ...
 
-    def enable_adapters(self, max_slots: int, max_rank: int) -> None: ...
+    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
+        """Make ready for adapters of up to `max_rank` in slots 0 .. max_slots - 1; once, before the first step.
 
-    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter: ...
+        Raises UnsupportedModelError if the model cannot have adapters.
+        """
 
-    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None: ...
+    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
+        """Prepare an adapter for a slot. May run on any thread, also during a step.
+
+        Raises AdapterError if its rank is above `max_rank`, and MemoryError.
+        """
+
+    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
+        """Put an adapter into a slot between two steps, or empty the slot. The next step's rows use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +98,3 @@ class LoadedModel:
     @property
     def cache_layout(self) -> CacheLayout:
         return self.decoder.cache_layout
-
-    def enable_adapters(self, max_slots: int, max_rank: int) -> None:
-        """Make ready for adapters of up to `max_rank` in slots 0 .. max_slots - 1; once, before the first step.
-
-        Raises UnsupportedModelError if the model cannot have adapters.
-        """
-        self.decoder.enable_adapters(max_slots, max_rank)
-
-    def prepare_adapter(self, adapter: Adapter) -> PreparedAdapter:
-        """Prepare an adapter for a slot. May run on any thread, also during a step.
-
-        Raises AdapterError if its rank is above `max_rank`, and MemoryError.
-        """
-        return self.decoder.prepare_adapter(adapter)
-
-    def set_adapter(self, slot: int, prepared: PreparedAdapter | None) -> None:
-        """Put an adapter into a slot between two steps, or empty the slot. The next step's rows use it.
-
-        Nothing is computed: the layers only point to the prepared adapter.
-        """
-        self.decoder.set_adapter(slot, prepared)

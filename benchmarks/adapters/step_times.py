@@ -98,13 +98,13 @@ def _runner(options: argparse.Namespace) -> TorchRunner:
 
 def _fill_slots(runner: TorchRunner) -> dict[int, int]:
     """Fill the first slots with adapters of the usual rank; return the slots of the other ranks, by rank."""
-    model = runner._model
+    decoder = runner.decoder
     slot_of_rank = {rank: _NUM_SAME_RANK + index for index, rank in enumerate(_RANKS)}
-    model.enable_adapters(_NUM_SAME_RANK + len(_RANKS), max(_RANKS))
+    decoder.enable_adapters(_NUM_SAME_RANK + len(_RANKS), max(_RANKS))
     for slot in range(_NUM_SAME_RANK):
-        model.set_adapter(slot, model.prepare_adapter(random_adapter(runner.decoder, _USUAL_RANK, slot)))
+        decoder.set_adapter(slot, decoder.prepare_adapter(random_adapter(decoder, _USUAL_RANK, slot)))
     for rank, slot in slot_of_rank.items():
-        model.set_adapter(slot, model.prepare_adapter(random_adapter(runner.decoder, rank, slot)))
+        decoder.set_adapter(slot, decoder.prepare_adapter(random_adapter(decoder, rank, slot)))
     return slot_of_rank
 
 

@@ -22,10 +22,10 @@ class ModelAdapters:
 
     def prepare(self, adapter: Adapter) -> PreparedAdapter:
         with computing_alone():
-            return self._model.prepare_adapter(adapter)
+            return self._model.decoder.prepare_adapter(adapter)
 
     def put(self, slot: int, prepared: PreparedAdapter) -> None:
-        self._model.set_adapter(slot, prepared)
+        self._model.decoder.set_adapter(slot, prepared)
 
     def empty(self, slot: int) -> None:
-        self._model.set_adapter(slot, None)
+        self._model.decoder.set_adapter(slot, None)

@@ -178,7 +178,7 @@ def _plan_memory(
 def _enable_adapters(config: EngineConfig, model: LoadedModel) -> AdapterMemory:
     """Enable adapters in the model; return the memory that they may take."""
     try:
-        model.enable_adapters(config.max_loras, config.max_lora_rank)
+        model.decoder.enable_adapters(config.max_loras, config.max_lora_rank)
     except UnsupportedModelError as error:
         raise StartupError(f"{error}; leave --enable-lora out for this model") from error
     assert isinstance(model.decoder, Decoder)

@@ -34,6 +34,7 @@ def two_threads() -> Any:
 class _Model:
     def __init__(self) -> None:
         self.found: list[tuple[int, bool | None]] = []
+        self.decoder = self
 
     def prepare_adapter(self, adapter: object) -> None:  # noqa: ARG002
         self.found.append(_is_alone())

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> LoadedModel:
     model = load_random(folder / "model")
-    model.enable_adapters(2, 8)
+    model.decoder.enable_adapters(2, 8)
     return model
 
 

@@ -72,8 +72,8 @@ def test_fp32_logits_equal_those_of_peft(saved: tuple[Path, Any]) -> None:
     decoder = load_folder(folder / "base")
     model = as_loaded(decoder, type(adapted.base_model.model).__name__)
     adapter = read_adapter(folder / "adapter", model)
-    model.enable_adapters(2, 16)
-    model.set_adapter(1, model.prepare_adapter(adapter))
+    model.decoder.enable_adapters(2, 16)
+    model.decoder.set_adapter(1, model.decoder.prepare_adapter(adapter))
     run = PagedRun(decoder)
     with torch.inference_mode():
         expected = adapted(torch.tensor([PROMPT])).logits[0]
