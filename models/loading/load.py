@@ -73,7 +73,7 @@ def load_model(
     # Taken before anything is read, since weights are cached only if the files are still the same after loading.
     state = None if options.weight_cache is None else files_state(files)
     opened = open_with_either(files, options.overrides, use_transformers=options.use_transformers)
-    compute, refusals = _compute_config(opened, options, progress)
+    compute, refusals = compute_config(opened, options, progress)
     progress("read tokenizer", 0, 0, "")
     tokenizer = load_tokenizer_assets(files, opened.config, opened.gguf_metadata)
     traits = None
@@ -102,7 +102,7 @@ def load_model(
     )
 
 
-def _compute_config(
+def compute_config(
     opened: "OpenedModel | OpenedTransformersModel", options: LoadOptions, progress: ProgressReport
 ) -> tuple[ComputeConfig, list[str]]:
     """Return what computes the model, and why other attention back ends do not. Compiles missing kernels."""

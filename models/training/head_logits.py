@@ -1,4 +1,7 @@
-"""Logits of rows, and gradients of rows by gradients of their logits, in chunks, since vocabularies are large."""
+"""Functions of rows' logits with gradients, computed in chunks, since vocabularies are large."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -8,6 +11,12 @@ from models.training.lora import frozen_weight
 
 _MAX_LOGITS = 1 << 24  # computed together: 64 MB in fp32
 
+# Results [n] each, and a function that returns the gradient of the first by the logits, [n, V]. The function may
+# overwrite temporaries, but not the results.
+RowResults = tuple[tuple[torch.Tensor, ...], Callable[[], torch.Tensor]]
+# (logits [n, V] fp32, what is given for the rows) -> results
+RowFunction = Callable[[torch.Tensor, torch.Tensor], RowResults]
+
 
 def head_rows(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
     """Return the inputs of the output layer for `hidden` [L, hidden], rows of the decoder's forward."""
@@ -15,9 +24,15 @@ def head_rows(decoder: Decoder, hidden: torch.Tensor) -> torch.Tensor:
     return decoder.project_out(hidden, norm) if decoder.project_out is not None else norm(hidden)
 
 
-def chunk_rows(decoder: Decoder) -> int:
-    """Return the number of rows whose logits are computed together."""
-    return max(1, _MAX_LOGITS // decoder.spec.vocab_size)
+def of_logits(
+    decoder: Decoder, hidden: torch.Tensor, given: torch.Tensor, compute: RowFunction
+) -> tuple[torch.Tensor, ...]:
+    """Return the results of `compute` for all rows, [L] each; the first has a gradient by `hidden`.
+
+    hidden: [L, hidden], rows of the decoder's forward. given: [L, ...].
+    """
+    results: tuple[torch.Tensor, ...] = _OfLogits.apply(head_rows(decoder, hidden), given, decoder, compute)
+    return results
 
 
 class HeadLogits:
@@ -42,3 +57,33 @@ class HeadLogits:
         if self._spec.logit_scale != 1.0:
             by_logit *= self._spec.logit_scale
         return self._head.times(by_logit).to(self._dtype)
+
+
+class _OfLogits(torch.autograd.Function):
+    """Results whose gradient is computed in forward, chunk by chunk while the logits exist.
+
+    A row's gradient is a multiple of its result's, so backward only scales it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: torch.Tensor, given: torch.Tensor, decoder: Decoder, compute: RowFunction
+    ) -> tuple[torch.Tensor, ...]:
+        step = max(1, _MAX_LOGITS // decoder.spec.vocab_size)
+        results, gradients = [], []
+        for some, of_some in zip(rows.split(step), given.split(step), strict=True):
+            logits = HeadLogits(decoder, some)
+            values, by_logit = compute(logits.values, of_some)
+            results.append(values)
+            if ctx.needs_input_grad[0]:
+                gradients.append(logits.gradient(by_logit()))
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        first, *others = (torch.cat(parts) for parts in zip(*results, strict=True))
+        ctx.mark_non_differentiable(*others)
+        return first, *others
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (of_rows,) = ctx.saved_tensors
+        return of_rows * gradients[0].unsqueeze(1).to(of_rows.dtype), None, None, None

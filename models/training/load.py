@@ -1,18 +1,16 @@
 """Loading of a checkpoint for training: as in the server, with attention and operations that have gradients."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
-from models.attention.select import select_backend
-from models.compute import ComputeConfig
 from models.decoder import Decoder
 from models.errors import UnsupportedModelError
 from models.families.name_map import Rules
 from models.families.registry import family_of
-from models.kernels.ops import select_operations
 from models.loaded_model import LoadedWeights
-from models.loading.load import LoadOptions, build_decoder, cache_entry, resolve_dtype
+from models.loading.load import LoadOptions, build_decoder, cache_entry, compute_config
 from models.loading.open import open_model
 from models.progress import ProgressReport
 from models.sources.resolve import ModelFiles
@@ -42,10 +40,8 @@ def load_for_training(files: ModelFiles, options: LoadOptions, progress: Progres
     device = torch.device(options.device)
     if not is_host(device):
         raise UnsupportedModelError(f"training runs on the CPU, not on {device}; choose --device cpu")
-    dtype = resolve_dtype(options.dtype, opened.stored_dtype, device)
-    ops = select_operations(dtype, device, lambda done, total: progress("compile kernels", done, total, "files"))
-    serving, _ = select_backend(opened.attention_specs, dtype, dtype, device)
-    compute = ComputeConfig(TrainAttention(serving), TrainOperations(ops), dtype, dtype, device)
+    serving, _ = compute_config(opened, options, progress)
+    compute = dataclasses.replace(serving, backend=TrainAttention(serving.backend), ops=TrainOperations(serving.ops))
     cached = cache_entry(files, state, compute, options)
     decoder, weights = build_decoder(opened, compute, options.weights, progress, cached)
     opened.overridden.refuse_unread(opened.config.architecture())
