@@ -43,17 +43,13 @@ class CacheLayout:
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
     ) -> list[LayerCache]:
         """Allocate the cache of each layer. The n-th layers of all groups share their memory."""
-        largest = self._largest_group()
-        shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in largest.layers]
-        caches: dict[int, LayerCache] = {}
-        for group in self.groups:
-            for index, layer in enumerate(group.layers):
-                layout = self.layers[layer]
-                if isinstance(layout, StateLayout):
-                    caches[layer] = allocate_states(layout, num_states, device)
-                else:
-                    caches[layer] = shared[index]
-        return [caches[layer] for layer in range(len(self.layers))]
+        shared = [self.allocate_layer(layer, num_blocks, block_size, device) for layer in self._largest_group().layers]
+        attending = [group.layers for group in self.groups if not group.is_state]
+        kv = {layer: cache for layers in attending for layer, cache in zip(layers, shared, strict=False)}
+        return [
+            kv[layer] if layer in kv else self.allocate_layer(layer, 0, block_size, device, num_states=num_states)
+            for layer in range(len(self.layers))
+        ]
 
     def allocate_unshared(
         self, num_blocks: int, block_size: int, device: torch.device, *, num_states: int = 0
